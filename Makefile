@@ -1,0 +1,74 @@
+# `make` alone lists the targets. Everything runs in .venv, which the first target that needs it creates.
+# Choices: SHARD=07 MANIFEST=manifests/open.toml OUT=data/open DEVICE=cpu|cuda|cuda:1 SHARDS=0-3,7 PORT=4200
+# PYTHON=python3.12 (set-up only) TORCH=torch==2.13.0+cu130 (set-up only) ARGS='...' (passed on as they are)
+
+PYTHON ?= python3
+BIN := .venv/bin
+HMR_SKEL := $(BIN)/hmr-skel
+# The build of torch that was asked for last, so that a later set-up does not bring the CPU build back.
+TORCH ?= $(shell cat .venv/torch.txt 2>/dev/null)
+# A package index that has the asked-for build of torch, where the configured one has not.
+TORCH_INDEX ?=
+CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)")
+
+export DO_NOT_TRACK = 1
+
+.PHONY: help setup fit dataset serve test check format doctor again
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'hmr-skel: SMPL annotations of people in images to SKEL, at dataset scale'
+	@echo
+	@echo '  make fit SHARD=07    fit one shard and print its errors; on a fresh clone this is all it takes'
+	@echo '  make dataset         all shards, with progress; finished ones are skipped (SHARDS=0-3,7 for some)'
+	@echo '  make serve           Prefect server and user interface; then, in another terminal,'
+	@echo '                       prefect deployment run build-hmr-skel'
+	@echo '  make doctor          what is installed, which body models and label files are there, what is missing'
+	@echo '  make test            the whole test suite'
+	@echo '  make check           style, types and the fast tests; under a minute'
+	@echo '  make format          rewrite the sources in the project style'
+	@echo '  make setup           (re)create .venv; TORCH=torch==2.13.0+cu130 for another build of torch'
+	@echo
+	@echo '  Choices: MANIFEST=manifests/open.toml  OUT=data/open  DEVICE=cpu|cuda|cuda:1  PORT=4200'
+	@echo '  The same and more as a command line: $(HMR_SKEL) --help'
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt $(if $(filter command line environment,$(origin TORCH)),again)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, hmr-skel needs 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 2; }
+	@echo 'setting up .venv: about 130 packages, 1.6 GB, a few minutes'
+	@$(PYTHON) -m venv .venv
+	@$(if $(TORCH),sed '/^torch==/d',cat) constraints.txt > .venv/constraints.txt
+	@$(if $(TORCH),$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c .venv/constraints.txt "$(TORCH)")
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c .venv/constraints.txt -e '.[dev]' || \
+	  { echo 'error: not installed, see above. If it is torch that was not found: name a package index that has its CPU'; \
+	    echo '       build (https://pytorch.org/get-started names them), make setup TORCH_INDEX=...,'; \
+	    echo '       or another build, make setup TORCH=torch==2.13.0'; exit 2; }
+	@echo '$(TORCH)' > .venv/torch.txt
+	@touch $@
+
+fit: .venv/installed
+	@$(HMR_SKEL) fit --shard "$(SHARD)" $(CHOICES) $(ARGS)
+
+dataset: .venv/installed
+	@$(HMR_SKEL) dataset $(CHOICES) $(if $(SHARDS),--shards "$(SHARDS)") $(ARGS)
+
+serve: .venv/installed
+	@$(HMR_SKEL) serve $(if $(PORT),--port "$(PORT)") $(ARGS)
+
+doctor: .venv/installed
+	@$(HMR_SKEL) doctor $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)
+
+test: .venv/installed
+	@$(BIN)/pytest $(ARGS)
+
+check: .venv/installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ty check --quiet
+	@$(BIN)/pytest -q -m 'not slow and not gpu' $(ARGS)
+
+format: .venv/installed
+	@$(BIN)/ruff check --quiet --fix . || true
+	@$(BIN)/ruff format .

@@ -1,0 +1,50 @@
+"""The command line `hmr-skel`: parses, calls, and turns what went wrong into one clear line.
+
+Exit status: 0 done, 1 a bug (with its traceback), 2 something that the user can mend, 130 interrupted.
+Nothing heavy is imported before the command is known, so that `--help` answers at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from hmr_skel import __version__
+from hmr_skel.commands import body, build, doctor, serve
+from hmr_skel.errors import UserError
+
+DESCRIPTION = """\
+SMPL annotations of people in images to SKEL, the body model with an anatomical skeleton, at dataset scale.
+
+Lengths are metres, angles radians and image coordinates pixels in every file; what is printed in other units says so
+(mm, deg). Shards count from 0, and 07 means 7."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line. Each family of commands adds its own part."""
+    parser = argparse.ArgumentParser("hmr-skel", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"hmr-skel {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for family in (build, serve, body, doctor):
+        family.add_commands(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        print("\ninterrupted: finished shards are kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `hmr-skel ... | head`: nobody reads any more, which is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

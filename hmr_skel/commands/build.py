@@ -1,0 +1,68 @@
+"""`hmr-skel fit` and `hmr-skel dataset`: label files to shards of SKEL annotations."""
+
+import argparse
+import json
+
+DEFAULT_MANIFEST = "manifests/open.toml"
+
+FIT = """\
+Fit one shard: read its rows, check them, fit SKEL to each SMPL mesh, and write
+  OUT/data/train-00007-of-00012.parquet   the rows, one schema, units in the field metadata
+  OUT/rejects/...                         the rows left out, each with its reason
+  OUT/meta/...json                        counts, timings, error statistics; written last
+A shard that is complete and up to date is not fitted again."""
+
+DATASET = """\
+Fit all shards of a manifest through the Prefect flow build-hmr-skel, on a temporary server of its own. Complete shards
+are skipped, so an interrupted run goes on where it was. A shard that fails does not stop the others; the command then
+ends with exit status 1 and names it."""
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add `fit` and `dataset`."""
+    fit = commands.add_parser(
+        "fit", help="fit one shard", description=FIT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    fit.add_argument("--shard", required=True, metavar="N", help="which shard, counted from 0; 07 is 7")
+    _add_choices(fit)
+    fit.add_argument("--json", action="store_true", help="print the report as one JSON object, the last line of output")
+    fit.set_defaults(run=run_fit)
+
+    dataset = commands.add_parser(
+        "dataset", help="fit all shards", description=DATASET, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    dataset.add_argument("--shards", metavar="LIST", help="only these, e.g. 0-3,7 (default: all)")
+    _add_choices(dataset)
+    dataset.add_argument("--json", action="store_true", help="print the summary as one JSON object, the last line")
+    dataset.set_defaults(run=run_dataset)
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="what to build (default: %(default)s)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="where the dataset goes (default: data/<manifest name>)")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto, the first CUDA device, else the CPU)"
+    )
+    parser.add_argument("--rebuild", action="store_true", help="fit again what is complete already")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no report but errors")
+
+
+def run_fit(args: argparse.Namespace) -> int:
+    """Fit one shard in this process, without Prefect."""
+    from flows.shard import build_shard, open_manifest, parse_shard
+
+    manifest = open_manifest(args.manifest)
+    index = parse_shard(args.shard)
+    report = build_shard(manifest, index, args.out, device=args.device, rebuild=args.rebuild, progress=not args.quiet)
+    if not args.quiet:
+        print(report.text())
+    if args.json:
+        print(json.dumps(report.as_dict()))
+    return 0
+
+
+def run_dataset(args: argparse.Namespace) -> int:
+    """Run the flow in this process."""
+    raise NotImplementedError

@@ -1,0 +1,28 @@
+"""`hmr-skel serve`: the Prefect server and the deployment, in the foreground."""
+
+import argparse
+
+SERVE = """\
+Start the Prefect server (user interface and API, this machine only) and serve the deployment build-hmr-skel, both until
+Ctrl-C. In another terminal, from the same folder:
+  prefect deployment run build-hmr-skel
+  prefect deployment run build-hmr-skel -p manifest=manifests/hmr-skel.toml"""
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add `serve`."""
+    serve = commands.add_parser(
+        "serve",
+        help="Prefect server and deployment",
+        description=SERVE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.add_argument("--port", type=int, help="of the server (default: PREFECT_SERVER_API_PORT, else 4200)")
+    serve.set_defaults(run=run_serve)
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    from flows.serve import serve
+
+    return serve(args.port)
