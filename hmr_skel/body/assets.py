@@ -1,0 +1,228 @@
+"""Model files to plain arrays: the only place in the project that unpickles, and only by an allow-list.
+
+Sources: the official SMPL and SKEL files. SMPL's are pickled under Python 2 and the older ones hold chumpy objects;
+chumpy does not import on current Python and is not needed: two stand-in classes recover the arrays that it wrapped.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hmr_skel.errors import UserError
+
+_PLAIN = {
+    ("builtins", "object"), ("builtins", "set"), ("builtins", "slice"), ("builtins", "bytearray"),
+    ("collections", "OrderedDict"), ("copyreg", "_reconstructor"), ("numpy", "ndarray"), ("numpy", "dtype"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+}  # fmt: skip
+_SPARSE = {f"{kind}_matrix" for kind in ("csc", "csr", "coo")} | {f"{kind}_array" for kind in ("csc", "csr", "coo")}
+_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+
+
+class ChumpyArray:
+    """Stands in for `chumpy.ch.Ch`: the pickled state carries the array under `x`."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+    def array(self) -> np.ndarray:
+        return np.asarray(self.state["x"])
+
+
+class ChumpySelect(ChumpyArray):
+    """Stands in for `chumpy.reordering.Select`: entries `idxs` of the flattened array `a`."""
+
+    def array(self) -> np.ndarray:
+        flat = _plain(self.state["a"]).ravel()[np.asarray(self.state["idxs"])]
+        shape = self.state.get("preferred_shape")
+        return flat if shape is None else flat.reshape(shape)
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    # numpy pickles raw bytes under protocol 2 as a latin1 string; other codecs (zip bombs) have no business here.
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"codec {encoding!r} is not allowed")
+    return text.encode(encoding)
+
+
+class _AllowListUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        module = _PYTHON_2.get(module, module)
+        if (module, name) == ("_codecs", "encode"):
+            return _encode
+        if module.split(".")[0] == "chumpy":
+            return ChumpySelect if name == "Select" else ChumpyArray
+        if module.startswith("scipy.sparse") and name in _SPARSE:
+            import scipy.sparse
+
+            return getattr(scipy.sparse, name)
+        if (module, name) in _PLAIN:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"class {module}.{name} is not on the allow-list of model files")
+
+
+def load_pickle(path: str | Path) -> Any:
+    """The content of a pickle that may hold numpy arrays, scipy.sparse matrices, chumpy arrays and plain containers.
+
+    Raises:
+        UserError: no such file, not a pickle, or an object of any other class in it (which is never run).
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return _AllowListUnpickler(file, encoding="latin1").load()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. Run `hmr-skel doctor` to see which model files are in place.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    except Exception as error:  # a damaged pickle can raise anything, from EOFError to AttributeError
+        raise UserError(
+            f"{path}: cannot be read as a model file: {error}. Expected a pickle of numpy and scipy.sparse arrays, as "
+            "the official SMPL and SKEL downloads are; nothing else in it is run. Fetch the file again."
+        ) from None
+
+
+def load_smpl_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an official SMPL file, with chumpy objects made plain.
+
+    Raises:
+        UserError: the file is missing, is no SMPL file, or an array has another shape.
+    """
+    raw = _model_dict(path, "SMPL")
+    expected = {
+        "v_template": (6890, 3),
+        "f": (13776, 3),
+        "shapedirs": (6890, 3, None),
+        "posedirs": (6890, 3, 207),
+        "weights": (6890, 24),
+        "J_regressor": (24, 6890),
+        "kintree_table": (2, 24),
+    }
+    arrays = _checked(raw, expected, path, "SMPL")
+    if arrays["shapedirs"].shape[2] < 10:
+        raise UserError(f"{path}: 'shapedirs' has {arrays['shapedirs'].shape[2]} columns, expected at least 10.")
+    return arrays
+
+
+def load_skel_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an official SKEL file (version 1.1.1). Bone meshes may have any number of vertices.
+
+    Raises:
+        UserError: the file is missing, of another version, or lacks an array.
+    """
+    raw = _model_dict(path, "SKEL")
+    version = raw.get("version")
+    if version != "1.1.1":
+        found = "no version (a file from before 1.1)" if version is None else f"version {version!r}"
+        raise UserError(
+            f"{path}: found {found}, expected SKEL 1.1.1. Download `skel_models_v1.1` from the SKEL project's page."
+        )
+    expected = {
+        "skin_template_v": (6890, 3),
+        "skin_template_f": (13776, 3),
+        "skel_template_v": (None, 3),
+        "skel_template_f": (None, 3),
+        "shapedirs": (6890, 3, None),
+        "posedirs": (6890, 3, 207),
+        "J_regressor_osim": (24, 6890),
+        "per_joint_rot": (24, 3, 3),
+        "skin_weights": (6890, 24),
+        "skel_weights": (None, 24),
+        "skel_weights_rigid": (None, 24),
+        "osim_kintree_table": (2, 24),
+        "apose_rel_transfo": (24, 4, 4),
+    }
+    arrays = _checked(raw, expected, path, "SKEL")
+    if arrays["shapedirs"].shape[2] < 10:
+        raise UserError(f"{path}: 'shapedirs' has {arrays['shapedirs'].shape[2]} columns, expected at least 10.")
+    for key in ("skel_weights", "skel_weights_rigid"):
+        if len(arrays[key]) != len(arrays["skel_template_v"]):
+            raise UserError(
+                f"{path}: {key!r} has {len(arrays[key])} rows for {len(arrays['skel_template_v'])} bone vertices."
+            )
+    return arrays
+
+
+def load_regressor(path: str | Path, rows: int) -> np.ndarray:
+    """A joint regressor [rows 6890] from a `.npy` or `.pkl` file, dense or sparse.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another shape.
+    """
+    path = Path(path)
+    if path.suffix == ".npy":
+        try:
+            raw = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: no such file. Run `hmr-skel doctor` to see which model files are in place."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read as a .npy array: {error}.") from None
+    else:
+        raw = load_pickle(path)
+    matrix = _plain(raw)
+    if not isinstance(matrix, np.ndarray) or matrix.shape != (rows, 6890):
+        found = getattr(matrix, "shape", type(matrix).__name__)
+        raise UserError(f"{path}: found {found}, expected a joint regressor of shape ({rows}, 6890).")
+    return matrix
+
+
+def write_plain_smpl(source: str | Path, target: str | Path) -> None:
+    """Rewrite an SMPL file as a pickle of numpy and scipy arrays only, which any loader reads without chumpy."""
+    import os
+
+    raw = _model_dict(source, "SMPL")
+    load_smpl_arrays(source)  # refuses what is no SMPL file before anything is written
+    plain = {key: value.array() if isinstance(value, ChumpyArray) else value for key, value in raw.items()}
+    target = Path(target)
+    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with part.open("wb") as file:
+            pickle.dump(plain, file, protocol=2)
+        os.replace(part, target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}).") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _model_dict(path: str | Path, kind: str) -> dict[str, Any]:
+    raw = load_pickle(path)
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: holds a {type(raw).__name__}, expected the dict of an official {kind} file.")
+    return raw
+
+
+def _plain(value: Any) -> np.ndarray | Any:
+    if isinstance(value, ChumpyArray):
+        return value.array()
+    if hasattr(value, "toarray"):  # scipy.sparse
+        return value.toarray()
+    return value
+
+
+def _checked(raw: dict[str, Any], expected: dict[str, tuple], path: str | Path, kind: str) -> dict[str, np.ndarray]:
+    missing = sorted(set(expected) - set(raw))
+    if missing:
+        raise UserError(
+            f"{path}: is no {kind} file, or a damaged one: it lacks {', '.join(missing)} (found: "
+            f"{', '.join(sorted(map(str, raw))) or 'nothing'}). Give the official {kind} model file."
+        )
+    arrays = {}
+    for key, shape in expected.items():
+        try:
+            array = np.asarray(_plain(raw[key]))
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise UserError(f"{path}: {key!r} is damaged: {error}.") from None
+        fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+        if not fits or array.dtype.kind not in "fiu":
+            wanted = "x".join("?" if n is None else str(n) for n in shape)
+            raise UserError(f"{path}: {key!r} is {array.dtype} {array.shape}, expected numbers of shape {wanted}.")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(f"{path}: {key!r} holds values that are not finite. Fetch the file again.")
+        arrays[key] = array
+    return arrays

@@ -1,0 +1,65 @@
+"""What SMPL and SKEL share: blend shapes, the kinematic chain, linear blend skinning. Any leading batch shape.
+
+Source: Loper et al. 2015, "SMPL", equations 2-9; smplx `lbs.py` for the conventions.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def blend(basis: Float[Tensor, "K N"], coefficients: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N//3 3"]:
+    """Vertex offsets of a linear basis laid out [K 3V], metres."""
+    return (coefficients @ basis).unflatten(-1, (-1, 3))
+
+
+def levels(parents: tuple[int, ...]) -> list[list[int]]:
+    """Joints by depth, the root first: all joints of one level can be posed at once."""
+    depth: list[int] = []
+    for parent in parents:
+        depth.append(0 if parent < 0 else depth[parent] + 1)
+    return [[j for j, d in enumerate(depth) if d == level] for level in range(max(depth) + 1)]
+
+
+def chain(
+    local_rotmat: Float[Tensor, "*batch J 3 3"],
+    local_transl: Float[Tensor, "*batch J 3"],
+    parents: tuple[int, ...],
+) -> tuple[Float[Tensor, "*batch J 3 3"], Float[Tensor, "*batch J 3"]]:
+    """World rotation and position of every joint: R_j = R_parent L_j, p_j = p_parent + R_parent l_j."""
+    batch = torch.broadcast_shapes(local_rotmat.shape[:-3], local_transl.shape[:-2])
+    rotmat = local_rotmat.expand(*batch, -1, -1, -1)
+    transl = local_transl.expand(*batch, -1, -1)
+    world_r: list[Tensor] = [rotmat[..., :0, :, :]] * len(parents)
+    world_p: list[Tensor] = [transl[..., :0, :]] * len(parents)
+    for level in levels(parents):
+        if parents[level[0]] < 0:
+            r, p = rotmat[..., level, :, :], transl[..., level, :]
+        else:
+            parent_r = torch.stack([world_r[parents[j]] for j in level], -3)
+            parent_p = torch.stack([world_p[parents[j]] for j in level], -2)
+            r = parent_r @ rotmat[..., level, :, :]
+            p = parent_p + (parent_r @ transl[..., level, :, None]).squeeze(-1)
+        for i, j in enumerate(level):
+            world_r[j], world_p[j] = r[..., i, :, :], p[..., i, :]
+    return torch.stack(world_r, -3), torch.stack(world_p, -2)
+
+
+def bone_transforms(
+    rotmat: Float[Tensor, "*batch J 3 3"],
+    position: Float[Tensor, "*batch J 3"],
+    rest_position: Float[Tensor, "*batch J 3"],
+) -> Float[Tensor, "*batch J 3 4"]:
+    """G_j = [R_j | p_j - R_j J_j]: takes a rest point of bone j to the world."""
+    offset = position - (rotmat @ rest_position.unsqueeze(-1)).squeeze(-1)
+    return torch.cat((rotmat, offset.unsqueeze(-1)), -1)
+
+
+def skin(
+    weights: Float[Tensor, "V J"],
+    transforms: Float[Tensor, "*batch J 3 4"],
+    rest: Float[Tensor, "*batch V 3"],
+) -> Float[Tensor, "*batch V 3"]:
+    """v = sum_j w_vj G_j [x; 1]."""
+    blended = (weights @ transforms.flatten(-2)).unflatten(-1, (3, 4))
+    return (blended[..., :3] @ rest.unsqueeze(-1)).squeeze(-1) + blended[..., 3]

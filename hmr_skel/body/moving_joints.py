@@ -1,0 +1,82 @@
+"""The joints of SKEL that move with their own angles: scapulae glide on the ribcage, the spine bends as arcs.
+
+Offsets are added to a joint's rest offset from its parent, in the parent's frame, and vanish at zero angles. Metres,
+radians. With the offsets come their derivatives, which the fit needs in closed form.
+"""
+
+from math import pi, sqrt
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# Joint, joint below it, first dof (bending), second dof (extension).
+_SPINE = ((11, 0, 17, 18), (12, 11, 20, 21), (13, 12, 23, 24))
+# Joint, first dof (abduction), second dof (elevation), side: on the left both angles and the x component change sign.
+_SCAPULAE = ((14, 26, 27, 1.0), (19, 36, 37, -1.0))
+MOVING_DOFS = tuple(dof for _, _, bend, extend in _SPINE for dof in (bend, extend)) + (26, 27, 36, 37)
+
+# Below this angle the arc comes from its series: the terms left out are under 1e-15.
+_SMALL_ARC = 0.02
+
+
+def moving_offsets(q: Float[Tensor, "*batch 46"], joints: Float[Tensor, "*batch 24 3"]) -> Float[Tensor, "*batch 24 3"]:
+    """The extra offset of every joint, zero but for spine and scapulae."""
+    zero = torch.zeros_like(q[..., 0] + joints[..., 0, 0])
+    columns = [torch.stack((zero, zero, zero), -1)] * 24
+    for joint, below, bend, extend in _SPINE:
+        length = (joints[..., joint, 1] - joints[..., below, 1]).abs()
+        (side, up_side), (back, up_back) = arc(q[..., bend]), arc(q[..., extend])
+        columns[joint] = length.unsqueeze(-1) * torch.stack((-side, up_side + up_back, -back), -1)
+    width = (joints[..., 19, :] - joints[..., 14, :]).norm(dim=-1)
+    height = (joints[..., 12, :] - joints[..., 11, :]).norm(dim=-1)
+    rest = sqrt(0.5)  # cos(-pi/4) = -sin(-pi/4), the scapula at rest
+    for joint, abduct, elevate, sign in _SCAPULAE:
+        a, e = sign * q[..., abduct], sign * q[..., elevate] - pi / 4
+        x = -sign * width / 4 * (e.cos() * a.cos() - rest)
+        y = -height / 2 * (e.sin() + rest)
+        columns[joint] = torch.stack((x, y, width / 4 * a.sin()), -1)
+    return torch.stack(columns, -2)
+
+
+def moving_velocities(
+    q: Float[Tensor, "*batch 46"], joints: Float[Tensor, "*batch 24 3"]
+) -> Float[Tensor, "*batch 10 3"]:
+    """d offset / d q for the dofs `MOVING_DOFS`, in the frame of the joint's parent."""
+    columns = []
+    for joint, below, bend, extend in _SPINE:
+        length = (joints[..., joint, 1] - joints[..., below, 1]).abs().unsqueeze(-1)
+        (side, up_side), (back, up_back) = arc_rate(q[..., bend]), arc_rate(q[..., extend])
+        zero = torch.zeros_like(side)
+        columns.append(length * torch.stack((-side, up_side, zero), -1))
+        columns.append(length * torch.stack((zero, up_back, -back), -1))
+    width = (joints[..., 19, :] - joints[..., 14, :]).norm(dim=-1)
+    height = (joints[..., 12, :] - joints[..., 11, :]).norm(dim=-1)
+    for _, abduct, elevate, sign in _SCAPULAE:
+        a, e = sign * q[..., abduct], sign * q[..., elevate] - pi / 4
+        # The chain rule's sign of a and e cancels that of x on the left.
+        by_a = torch.stack((width / 4 * e.cos() * a.sin(), torch.zeros_like(a), sign * width / 4 * a.cos()), -1)
+        by_e = torch.stack((width / 4 * e.sin() * a.cos(), -sign * height / 2 * e.cos(), torch.zeros_like(a)), -1)
+        columns += [by_a, by_e]
+    return torch.stack(columns, -2)
+
+
+def arc(angle: Tensor) -> tuple[Tensor, Tensor]:
+    """(1 - cos t)/t and sin(t)/t - 1: where the end of an arc of unit length and turning angle t lies, less rest."""
+    t2 = angle * angle
+    small = angle.abs() < _SMALL_ARC
+    safe = torch.where(small, torch.ones_like(angle), angle)
+    across = torch.where(small, angle * (0.5 - t2 / 24 + t2**2 / 720), 2 * (safe / 2).sin() ** 2 / safe)
+    along = torch.where(small, -t2 / 6 + t2**2 / 120 - t2**3 / 5040, safe.sin() / safe - 1)
+    return across, along
+
+
+def arc_rate(angle: Tensor) -> tuple[Tensor, Tensor]:
+    """The derivatives of `arc`."""
+    t2 = angle * angle
+    small = angle.abs() < _SMALL_ARC
+    safe = torch.where(small, torch.ones_like(angle), angle)
+    sine, cosine = safe.sin(), safe.cos()
+    across = torch.where(small, 0.5 - t2 / 8 + t2**2 / 144, sine / safe - 2 * (safe / 2).sin() ** 2 / safe**2)
+    along = torch.where(small, angle * (-1 / 3 + t2 / 30 - t2**2 / 840), cosine / safe - sine / safe**2)
+    return across, along

@@ -1,0 +1,92 @@
+"""Rotations: matrices act on column vectors, `rotvec` is axis times angle in radians, any leading batch shape.
+
+Every function here has finite gradients everywhere it is finite itself, at the zero rotation too.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# Below this squared angle the Rodrigues coefficients come from their series: its next term is under 1e-12 there.
+_SMALL_ANGLE_SQUARED = 1e-4
+
+
+def skew(v: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """The matrix [v]x with [v]x p = v x p."""
+    x, y, z = v.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), -1).unflatten(-1, (3, 3))
+
+
+def rotvec_to_rotmat(rotvec: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rodrigues' formula I + a [v]x + b [v]x^2 with a = sin(t)/t and b = (1 - cos(t))/t^2, t = |v|."""
+    squared = (rotvec * rotvec).sum(-1)
+    small = squared < _SMALL_ANGLE_SQUARED
+    # `where` passes gradients through both branches, so the unused one must be finite as well.
+    safe = torch.where(small, torch.ones_like(squared), squared)
+    angle = safe.sqrt()
+    a = torch.where(small, 1 - squared / 6 + squared**2 / 120, angle.sin() / angle)
+    # 1 - cos(t) = 2 sin(t/2)^2 keeps its digits where cos(t) is near 1.
+    b = torch.where(small, 0.5 - squared / 24 + squared**2 / 720, 2 * (angle / 2).sin() ** 2 / safe)
+    outer = rotvec.unsqueeze(-1) * rotvec.unsqueeze(-2)
+    eye = torch.eye(3, dtype=rotvec.dtype, device=rotvec.device)
+    diagonal = (1 - b * squared)[..., None, None] * eye  # [v]x^2 = v v^T - |v|^2 I
+    return diagonal + a[..., None, None] * skew(rotvec) + b[..., None, None] * outer
+
+
+def rotmat_to_rotvec(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
+    """The rotation vector of length at most pi, through the quaternion's best-conditioned component (Shepperd)."""
+    r = rotmat
+    trace = r[..., 0, 0] + r[..., 1, 1] + r[..., 2, 2]
+    # The four columns hold 4 q_i q for i = w, x, y, z; the one with the largest q_i^2 is divided by its own root.
+    pairs = (
+        (1 + trace, r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]),
+        (
+            r[..., 2, 1] - r[..., 1, 2],
+            1 + 2 * r[..., 0, 0] - trace,
+            r[..., 0, 1] + r[..., 1, 0],
+            r[..., 0, 2] + r[..., 2, 0],
+        ),
+        (
+            r[..., 0, 2] - r[..., 2, 0],
+            r[..., 0, 1] + r[..., 1, 0],
+            1 + 2 * r[..., 1, 1] - trace,
+            r[..., 1, 2] + r[..., 2, 1],
+        ),
+        (
+            r[..., 1, 0] - r[..., 0, 1],
+            r[..., 0, 2] + r[..., 2, 0],
+            r[..., 1, 2] + r[..., 2, 1],
+            1 + 2 * r[..., 2, 2] - trace,
+        ),
+    )
+    table = torch.stack([torch.stack(row, -1) for row in pairs], -2)
+    best = table.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    quat = table.gather(-2, best[..., None, None].expand(*best.shape, 1, 4)).squeeze(-2)
+    quat = quat / quat.norm(dim=-1, keepdim=True)
+    quat = torch.where(quat[..., :1] < 0, -quat, quat)
+    w, xyz = quat[..., 0], quat[..., 1:]
+    squared = (xyz * xyz).sum(-1)
+    small = squared < 1e-10
+    sine = torch.where(small, torch.ones_like(squared), squared).sqrt()
+    factor = torch.where(small, 2 / w.clamp_min(0.5), 2 * torch.atan2(sine, w) / sine)
+    return factor.unsqueeze(-1) * xyz
+
+
+def shortest_arc(a: Float[Tensor, "*batch 3"], b: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """The smallest rotation that takes the direction of `a` to the direction of `b`.
+
+    Opposite directions have no smallest rotation; there the result is finite but no rotation.
+    """
+    a = torch.nn.functional.normalize(a, dim=-1)
+    b = torch.nn.functional.normalize(b, dim=-1)
+    axis = skew(torch.linalg.cross(a, b))
+    cosine = (a * b).sum(-1)
+    eye = torch.eye(3, dtype=a.dtype, device=a.device)
+    return eye + axis + axis @ axis / (1 + cosine).clamp_min(1e-7)[..., None, None]
+
+
+def geodesic_angle(a: Float[Tensor, "*batch 3 3"], b: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
+    """The angle between two rotations, rad, accurate near zero (through the chord, not the arc cosine)."""
+    chord = (a - b).flatten(-2).norm(dim=-1)
+    return 2 * torch.asin((chord / 8**0.5).clamp(max=1.0))

@@ -1,0 +1,193 @@
+"""SKEL: 46 anatomical degrees of freedom to skin, joints, joint frames and bone meshes.
+
+Written from the model's description (Keller et al. 2023, "From skin to skeleton") and the layout of its files; no code
+of the published package is used. Metres, radians, y up, the body faces +z at rest. Any leading batch shape.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hmr_skel.body.assets import load_skel_arrays
+from hmr_skel.body.dofs import DOFS, NUM_DOFS
+from hmr_skel.body.joints import SKEL_PARENTS, SKEL_TO_CORRECTIVE_SLOT
+from hmr_skel.body.lbs import blend, bone_transforms, chain, skin
+from hmr_skel.body.moving_joints import moving_offsets
+from hmr_skel.body.rotations import rotvec_to_rotmat
+from hmr_skel.body.skel_shape import SkelShape, bone_orientation, bone_scales
+from hmr_skel.body.smpl import relative
+from hmr_skel.errors import UserError
+
+# The joint whose rotation fills each of SMPL's corrective slots 1..23 (the last one that claims it), and the joints
+# that fill none.
+CORRECTIVE_JOINTS = tuple(
+    max((j for j, slot in enumerate(SKEL_TO_CORRECTIVE_SLOT) if slot == wanted), default=-1) for wanted in range(1, 24)
+)
+
+
+@dataclass(frozen=True)
+class SkelOutput:
+    """Metres, in the frame of `transl`."""
+
+    vertices: Float[Tensor, "*batch V 3"]
+    joints: Float[Tensor, "*batch 24 3"]
+    joint_frames: Float[Tensor, "*batch 24 3 3"]  # R_j K_j, the bones' own axes in the world
+    skeleton_vertices: Float[Tensor, "*batch Vb 3"] | None = None
+
+
+class Skel(nn.Module):
+    """The SKEL body model of one gender.
+
+    Attributes: `gender`, `faces` and `skeleton_faces` (numpy int64 [F 3]), and as tensors what the file holds:
+    `template` [V 3], `shapedirs` [10 3V], `posedirs` [171 3V] (the slots that SKEL fills), `joint_regressor` [24 V],
+    `weights` [V 24], `learned_rotmat` [24 3 3], `apose_rotmat` [24 3 3], `apose_offset` [24 3], `bone_template` [Vb 3],
+    `bone_weights`, `bone_weights_rigid` [Vb 24], `axes` [24 3 3] (joint, order, axis).
+    """
+
+    _BUFFERS = (
+        "template", "shapedirs", "posedirs", "joint_regressor", "weights", "learned_rotmat", "apose_rotmat",
+        "apose_offset", "bone_template", "bone_weights", "bone_weights_rigid",
+    )  # fmt: skip
+
+    def __init__(
+        self, arrays: dict[str, Tensor], faces: np.ndarray, skeleton_faces: np.ndarray, gender: str | None = None
+    ) -> None:
+        super().__init__()
+        self.gender = gender
+        self.faces = faces
+        self.skeleton_faces = skeleton_faces
+        for name in self._BUFFERS:
+            # Model data belongs to its file, not to a checkpoint.
+            self.register_buffer(name, arrays[name], persistent=False)
+        # Joints are linear in betas: regressing the ten directions once spares a pass over the vertices per row.
+        self.register_buffer("joint_template", self.joint_regressor @ self.template, persistent=False)
+        directions = self.shapedirs.unflatten(-1, (-1, 3))
+        self.register_buffer("joint_shapedirs", (self.joint_regressor @ directions).flatten(-2), persistent=False)
+        axes, index = _axis_table()
+        self.register_buffer("axes", torch.from_numpy(axes).to(self.template), persistent=False)
+        self.register_buffer("dof_index", torch.from_numpy(index).to(self.template.device), persistent=False)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        gender: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Read `skel_male.pkl` or `skel_female.pkl`, version 1.1.1. The gender is taken from the name if not given.
+
+        Raises:
+            UserError: the file is missing, damaged, of another version, or its joint tree is not SKEL's.
+        """
+        arrays = load_skel_arrays(path)
+        order, parents = arrays["osim_kintree_table"][1], arrays["osim_kintree_table"][0]
+        # The root's parent is -1, which an unsigned table holds as its largest number.
+        tree = tuple(-1 if i == 0 else int(parents[list(order).index(i)]) for i in range(24))
+        if tree != SKEL_PARENTS:
+            raise UserError(f"{path}: its joint tree is not SKEL's (parents {tree}).")
+        filled = [9 * slot + i for slot, joint in enumerate(CORRECTIVE_JOINTS) if joint >= 0 for i in range(9)]
+        tensors = {
+            "template": arrays["skin_template_v"],
+            "shapedirs": arrays["shapedirs"][:, :, :10].transpose(2, 0, 1).reshape(10, -1),
+            "posedirs": arrays["posedirs"].reshape(-1, 207).T[filled],
+            "joint_regressor": arrays["J_regressor_osim"],
+            "weights": arrays["skin_weights"],
+            "learned_rotmat": arrays["per_joint_rot"],
+            "apose_rotmat": arrays["apose_rel_transfo"][:, :3, :3],
+            "apose_offset": arrays["apose_rel_transfo"][:, :3, 3],
+            "bone_template": arrays["skel_template_v"],
+            "bone_weights": arrays["skel_weights"],
+            "bone_weights_rigid": arrays["skel_weights_rigid"],
+        }
+        if gender is None:
+            gender = next((g for g in ("female", "male") if g in Path(path).stem), None)
+        # Tables are derived in float64 and rounded once.
+        model = cls(
+            {name: torch.tensor(np.ascontiguousarray(a), dtype=torch.float64) for name, a in tensors.items()},
+            faces=arrays["skin_template_f"].astype(np.int64),
+            skeleton_faces=arrays["skel_template_f"].astype(np.int64),
+            gender=gender,
+        )
+        return model.to(device=device, dtype=dtype)
+
+    def prepare_shape(
+        self, betas: Float[Tensor, "*batch 10"], joint_offset: Float[Tensor, "*batch 24 3"] | None = None
+    ) -> SkelShape:
+        """What depends on betas alone. `joint_offset` is added to the rest joints."""
+        rest = self.template + blend(self.shapedirs, betas)
+        joints = self.joint_template + blend(self.joint_shapedirs, betas)
+        if joint_offset is not None:
+            joints = joints + joint_offset
+        offsets = relative(joints, SKEL_PARENTS)
+        bones = bone_orientation(offsets, self.learned_rotmat, self.apose_offset)
+        return SkelShape(rest, joints, offsets, bones, bones @ self.apose_rotmat.mT)
+
+    def dof_rotmats(self, q: Float[Tensor, "*batch 46"]) -> Float[Tensor, "*batch 24 3 3 3"]:
+        """The axis rotation of each joint's first, second and third dof; the identity where a joint has fewer."""
+        padded = torch.cat((q, torch.zeros_like(q[..., :1])), -1)
+        return rotvec_to_rotmat(padded[..., self.dof_index].unsqueeze(-1) * self.axes)
+
+    def local_rotmat(self, q: Float[Tensor, "*batch 46"], shape: SkelShape) -> Float[Tensor, "*batch 24 3 3"]:
+        """L_j = N_j P_j N_j^T: the rotation of each joint against its parent, the identity at q = 0."""
+        first, second, third = self.dof_rotmats(q).unbind(-3)
+        return shape.dof_frame @ third @ second @ first @ shape.dof_frame.mT
+
+    def correctives(self, local: Float[Tensor, "*batch 24 3 3"]) -> Float[Tensor, "*batch V 3"]:
+        """SMPL's pose correctives, driven by SKEL's joints put into SMPL's slots."""
+        joints = [j for j in CORRECTIVE_JOINTS if j >= 0]
+        feature = local[..., joints, :, :] - torch.eye(3, dtype=local.dtype, device=local.device)
+        return blend(self.posedirs, feature.flatten(-3))
+
+    def forward(
+        self,
+        q: Float[Tensor, "*batch 46"],
+        betas: Float[Tensor, "*batch 10"],
+        transl: Float[Tensor, "*batch 3"],
+        skeleton: bool = False,
+        joint_offset: Float[Tensor, "*batch 24 3"] | None = None,
+    ) -> SkelOutput:
+        """Skin, joints and joint frames; with `skeleton=True` the bone meshes too."""
+        shape = self.prepare_shape(betas, joint_offset)
+        return self.pose(q, shape, transl, skeleton)
+
+    def pose(
+        self,
+        q: Float[Tensor, "*batch 46"],
+        shape: SkelShape,
+        transl: Float[Tensor, "*batch 3"],
+        skeleton: bool = False,
+    ) -> SkelOutput:
+        """Pose a prepared shape."""
+        local = self.local_rotmat(q, shape)
+        rotmat, position = chain(local, shape.offsets + moving_offsets(q, shape.joints), SKEL_PARENTS)
+        transforms = bone_transforms(rotmat, position, shape.joints)
+        vertices = skin(self.weights, transforms, shape.rest + self.correctives(local))
+        bones = None
+        if skeleton:
+            bones = skin(self.bone_weights, transforms, self.bone_rest(shape)) + transl.unsqueeze(-2)
+        return SkelOutput(
+            vertices + transl.unsqueeze(-2), position + transl.unsqueeze(-2), rotmat @ shape.bone_rotmat, bones
+        )
+
+    def bone_rest(self, shape: SkelShape) -> Float[Tensor, "*batch Vb 3"]:
+        """The bone meshes in the T-pose of this shape, scaled to it."""
+        scales = bone_scales(shape.offsets, self.apose_offset, shape.rest, self.template)
+        placed = torch.cat((shape.bone_rotmat * scales.unsqueeze(-2), shape.joints.unsqueeze(-1)), -1)
+        return skin(self.bone_weights_rigid, placed, self.bone_template.expand(*placed.shape[:-3], -1, -1))
+
+
+def _axis_table() -> tuple[np.ndarray, np.ndarray]:
+    """Axes [24 3 3] and dof numbers [24 3] by joint and order; number 46 is a dof that is always zero."""
+    axes, index = np.zeros((24, 3, 3)), np.full((24, 3), NUM_DOFS)
+    filled = [0] * 24
+    for number, dof in enumerate(DOFS):
+        axes[dof.joint, filled[dof.joint]] = dof.axis
+        index[dof.joint, filled[dof.joint]] = number
+        filled[dof.joint] += 1
+    return axes, index

@@ -1,0 +1,117 @@
+"""The types that data is carried in, from a label file to a Parquet shard. Depends on nothing of ours.
+
+Units: metres, radians, pixels. Frames: as annotated, which for CameraHMR labels is the camera's (x right, y down,
+z forward). Leading batch shapes are free where the comment says `*batch`; columns have one leading axis N.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SmplParams:
+    """What poses SMPL, named as in `smplx`."""
+
+    global_orient: Tensor  # [*batch 3] axis-angle, rad
+    body_pose: Tensor  # [*batch 23 3] axis-angle, rad
+    betas: Tensor  # [*batch 10]
+    transl: Tensor  # [*batch 3] m
+
+    def __getitem__(self, rows) -> Self:
+        return _index(self, rows)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        return _to(self, device, dtype)
+
+
+@dataclass(frozen=True)
+class SkelParams:
+    """What poses SKEL. `q[0:3]` is pelvis tilt, list and rotation: three dofs, not an axis-angle."""
+
+    q: Tensor  # [*batch 46] rad
+    betas: Tensor  # [*batch 10]
+    transl: Tensor  # [*batch 3] m
+
+    def __getitem__(self, rows) -> Self:
+        return _index(self, rows)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        return _to(self, device, dtype)
+
+
+@dataclass(frozen=True)
+class AnnotationRows:
+    """A run of rows of one source, column by column, as the label file has them: None is "not annotated", never zero.
+
+    Float columns are float32. A row is annotated with SMPL (`smpl_*`, to be fitted) or with SKEL (`skel_*`, passed
+    through); a source has one kind or the other.
+    """
+
+    source: str  # the source's name in the manifest
+    source_row: np.ndarray  # int64 [N] row in the source's file
+    imgname: np.ndarray  # object (str) [N]
+    center: np.ndarray  # [N 2] centre of the square box, px in the original image
+    scale: np.ndarray  # [N 2] width and height of the box / 200 px
+    cam_int: np.ndarray  # [N 3 3] intrinsics, px
+    keypoints_2d: np.ndarray | None = None  # [N 44 3] x, y in px, confidence
+    keypoints_3d: np.ndarray | None = None  # [N 44 4] x, y, z in m, confidence
+    smpl_pose: np.ndarray | None = None  # [N 72] axis-angle, rad; the first three are global_orient
+    smpl_betas: np.ndarray | None = None  # [N 10]
+    smpl_transl: np.ndarray | None = None  # [N 3] m
+    smpl_gender: np.ndarray | None = None  # object (str) [N] neutral, male or female
+    skel_q: np.ndarray | None = None  # [N 46] rad
+    skel_betas: np.ndarray | None = None  # [N 10]
+    skel_transl: np.ndarray | None = None  # [N 3] m
+    skel_gender: np.ndarray | None = None  # object (str) [N] male or female
+
+    def __len__(self) -> int:
+        return len(self.source_row)
+
+    def take(self, rows: np.ndarray) -> Self:
+        """The given rows (indices or a boolean mask) in the given order."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "source"}
+        return replace(self, **{k: None if v is None else v[rows] for k, v in columns.items()})
+
+    @property
+    def row_id(self) -> list[str]:
+        """A stable key per row: the source's name and the row's number in its file."""
+        return [f"{self.source}/{row:08d}" for row in self.source_row]
+
+    def smpl_params(self) -> SmplParams:
+        """The SMPL annotation as tensors on the CPU. The source must be annotated with SMPL."""
+        if self.smpl_pose is None or self.smpl_betas is None or self.smpl_transl is None:
+            raise ValueError(f"source {self.source!r} holds no SMPL annotation")
+        pose = torch.from_numpy(np.ascontiguousarray(self.smpl_pose)).reshape(-1, 24, 3)
+        return SmplParams(
+            global_orient=pose[:, 0],
+            body_pose=pose[:, 1:],
+            betas=torch.from_numpy(np.ascontiguousarray(self.smpl_betas)),
+            transl=torch.from_numpy(np.ascontiguousarray(self.smpl_transl)),
+        )
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row left out, and why."""
+
+    source: str
+    source_row: int
+    imgname: str
+    reason: str  # a short machine-readable word: non_finite, betas, box, imgname, camera, fit...
+    detail: str  # what was found, for a person
+
+    @property
+    def row_id(self) -> str:
+        return f"{self.source}/{self.source_row:08d}"
+
+
+def _index(params, rows):
+    return type(params)(**{f.name: getattr(params, f.name)[rows] for f in fields(params)})
+
+
+def _to(params, device, dtype):
+    return type(params)(**{f.name: getattr(params, f.name).to(device=device, dtype=dtype) for f in fields(params)})
