@@ -56,7 +56,7 @@ class AnnotationRows:
     imgname: np.ndarray  # object (str) [N]
     center: np.ndarray  # [N 2] centre of the square box, px in the original image
     scale: np.ndarray  # [N 2] width and height of the box / 200 px
-    cam_int: np.ndarray  # [N 3 3] intrinsics, px
+    cam_int: np.ndarray | None = None  # [N 3 3] intrinsics, px
     keypoints_2d: np.ndarray | None = None  # [N 44 3] x, y in px, confidence
     keypoints_3d: np.ndarray | None = None  # [N 44 4] x, y, z in m, confidence
     smpl_pose: np.ndarray | None = None  # [N 72] axis-angle, rad; the first three are global_orient

@@ -1,0 +1,44 @@
+"""Files that appear whole or not at all: written under a temporary name beside their place, then renamed."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from hmr_skel.errors import UserError
+
+ABANDONED_AFTER_S = 3600.0
+"""A temporary file untouched for so long was left by a killed process; the next writer of the file removes it."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; rename it to `path` at the end, remove it on any exception.
+
+    Makes the folder. Raises `UserError` where the folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # a rename must not overtake the bytes when the machine goes down
+            os.replace(temporary, path)
+        except BaseException:  # Ctrl-C too
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. "
+            "Choose an output folder that is writable and has room (--out, or OUT=)."
+        ) from error
+
+
+def _remove_abandoned(path: Path) -> None:
+    for old in path.parent.glob(f".{path.name}.*.tmp"):
+        if time.time() - old.stat().st_mtime > ABANDONED_AFTER_S:
+            old.unlink(missing_ok=True)

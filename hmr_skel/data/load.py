@@ -1,0 +1,221 @@
+"""Shards back as arrays with named columns, lazily.
+
+    shards = load_shards("data/open")
+    shards["v2v_mm"].mean()                # one column of all rows
+    shards[17]["skel_q"]                   # one row
+    for shard in shards.files(): ...       # shard by shard
+
+What is null in the file comes as NaN in float arrays, None in texts and -1 in whole numbers; `valid(column)` tells.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+
+from hmr_skel.data.schema import column_shape
+from hmr_skel.errors import UserError
+
+_FILE_NAME = re.compile(r".+-(\d{5,})-of-(\d{5,})\.parquet")
+
+
+class Shards:
+    """Rows of one or more Parquet shards. Nothing is read until it is asked for, and only the columns asked for."""
+
+    def __init__(self, paths: Sequence[Path], columns: Sequence[str]):
+        self.paths = tuple(paths)
+        self.columns = tuple(columns)
+        self._schema = pq.read_schema(self.paths[0])
+        self._groups: list[tuple[int, int]] = []  # (file, row group) of each row group of all files
+        counts = [0]
+        for i, path in enumerate(self.paths):
+            metadata = pq.read_metadata(path)
+            for group in range(metadata.num_row_groups):
+                self._groups.append((i, group))
+                counts.append(metadata.row_group(group).num_rows)
+        self._starts = np.cumsum(counts)  # of each row group, and the total
+        self._row_group = lru_cache(maxsize=2)(self._read_row_group)
+
+    def __reduce__(self):
+        return Shards, (self.paths, self.columns)  # to worker processes without the cache
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __repr__(self) -> str:
+        return f"Shards({len(self):,} rows in {len(self.paths)} files; {', '.join(self.columns)})"
+
+    def __getitem__(self, key: str | int | slice | np.ndarray) -> Any:
+        """A column name: its array over all rows, [N], [N 46], [N 44 3]... A row number: that row as a dict of values
+        (null is None). A slice or an array of row numbers: a dict of arrays."""
+        if isinstance(key, str):
+            self._check_columns([key])
+            return _to_numpy(self._read(key), self._schema.field(key))
+        if isinstance(key, slice) or np.ndim(key):
+            rows = self._rows(np.arange(len(self))[key])
+            return {name: _to_numpy(column, self._schema.field(name)) for name, column in rows.items()}
+        row = self._rows(np.array([range(len(self))[key]]))
+        return {
+            name: None if not column[0].is_valid else _to_numpy(column, self._schema.field(name))[0]
+            for name, column in row.items()
+        }
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Row by row, in order; for speed, take `files()` and whole columns."""
+        return (self[i] for i in range(len(self)))
+
+    def valid(self, column: str) -> np.ndarray:
+        """[N] whether the row has a value there (is annotated, was fitted)."""
+        self._check_columns([column])
+        return self._read(column).is_valid().to_numpy()
+
+    def files(self) -> Iterator["Shards"]:
+        """One file at a time, as `Shards` of its own."""
+        return (Shards([path], self.columns) for path in self.paths)
+
+    @property
+    def arrow(self) -> pa.dataset.Dataset:
+        """The same files as a pyarrow dataset: filters, projections, `.to_table().to_pandas()`."""
+        return pa.dataset.dataset([str(path) for path in self.paths], format="parquet")
+
+    def _check_columns(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in self.columns:
+                raise _unknown_column(name, self.columns, self.paths[0])
+
+    def _read(self, column: str) -> pa.ChunkedArray:
+        tables = [pq.read_table(path, columns=[column], memory_map=True, partitioning=None) for path in self.paths]
+        return pa.chunked_array(
+            [chunk for table in tables for chunk in table.column(0).chunks], tables[0].schema[0].type
+        )
+
+    def _rows(self, rows: np.ndarray) -> dict[str, pa.ChunkedArray]:
+        """Rows in the given order: each row group in question is decoded once."""
+        if not len(rows):
+            return {name: pa.chunked_array([], self._schema.field(name).type) for name in self.columns}
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(groups, kind="stable")
+        pieces = [
+            self._row_group(*self._groups[group]).take(rows[groups == group] - self._starts[group])
+            for group in np.unique(groups).tolist()
+        ]
+        table = pa.concat_tables(pieces).take(np.argsort(order))
+        return {name: table[name] for name in self.columns}
+
+    def _read_row_group(self, file: int, group: int) -> pa.Table:
+        with pq.ParquetFile(self.paths[file], memory_map=True) as parquet:
+            return parquet.read_row_group(group, columns=list(self.columns)).select(self.columns)
+
+
+def load_shards(
+    path: str | Path | Sequence[str | Path],
+    columns: Sequence[str] | None = None,
+    *,
+    shards: Sequence[int] | None = None,
+    split: str | None = None,
+) -> Shards:
+    """Open a dataset, lazily.
+
+    Args:
+        path: a dataset's folder (the one with `data/` in it), one Parquet file, or several.
+        columns: which; all if not given.
+        shards: numbers of shards of a folder, from 0; all that are there if not given.
+        split: `train`, or `test` for the held-out shards; both if not given.
+
+    Raises `UserError` where there is no shard, a file is broken, or a column is unknown.
+    """
+    paths = _find(path, shards)
+    schemas = [_read_schema(file) for file in paths]
+    if split is not None:
+        if split not in ("train", "test"):
+            raise UserError(f"unknown split {split!r}. Expected train or test.")
+        kept = [i for i, schema in enumerate(schemas) if _split(schema) == split]
+        if not kept:
+            raise UserError(f"{path} holds no shard of split {split!r} (of {len(paths)} shards). Build it first.")
+        paths, schemas = [paths[i] for i in kept], [schemas[i] for i in kept]
+    for file, schema in zip(paths, schemas, strict=True):
+        if not schema.equals(schemas[0]):
+            raise UserError(f"{file} has other columns than {paths[0]}: they were made by different versions. Rebuild.")
+    for name in columns or ():
+        if name not in schemas[0].names:
+            raise _unknown_column(name, schemas[0].names, paths[0])
+    return Shards(paths, schemas[0].names if columns is None else columns)
+
+
+def _find(path: str | Path | Sequence[str | Path], shards: Sequence[int] | None) -> list[Path]:
+    if not isinstance(path, str | Path):
+        if not path:
+            raise UserError("no Parquet files given. Expected a dataset's folder or its files.")
+        return [Path(item) for item in path]
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    folder = path / "data" if (path / "data").is_dir() else path
+    found = {}
+    for file in sorted(folder.glob("*.parquet")):
+        if match := _FILE_NAME.fullmatch(file.name):
+            found[file] = (int(match[1]), int(match[2]))
+    if not found:
+        raise UserError(
+            f"no shards in {path}. Expected {path / 'data' / 'train-00000-of-00012.parquet'} or the like; "
+            "`hmr-skel fit` and `make dataset` make them."
+        )
+    counts = sorted({count for _, count in found.values()})
+    if len(counts) > 1:
+        raise UserError(
+            f"{folder} mixes datasets of {' and '.join(map(str, counts))} shards. Delete the files of the old one."
+        )
+    if shards is None:
+        return list(found)
+    by_index = {index: file for file, (index, _) in found.items()}
+    for index in shards:
+        if index not in by_index:
+            have = ", ".join(map(str, sorted(by_index)))
+            raise UserError(f"no shard {index} in {path}: it has {have} of {counts[0]}. `hmr-skel fit` makes one.")
+    return [by_index[index] for index in shards]
+
+
+def _read_schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except FileNotFoundError:
+        raise UserError(f"no file {path}. Expected a Parquet shard.") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is not a Parquet file that can be read: {error}. Build the shard again.") from error
+
+
+def _split(schema: pa.Schema) -> str:
+    return (schema.metadata or {}).get(b"hmr_skel.split", b"train").decode()
+
+
+def _unknown_column(name: str, known: Sequence[str], path: Path) -> UserError:
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"It has: {', '.join(known)}."
+    return UserError(f"no column {name!r} in {path}. {hint}")
+
+
+def _to_numpy(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
+    shape = column_shape(field)
+    if shape:
+        parts = [_fold(chunk) for chunk in column.chunks]
+        flat = np.concatenate(parts) if parts else np.empty((0, int(np.prod(shape))), np.float32)
+        return flat.reshape(len(flat), *shape)
+    if pa.types.is_integer(field.type):
+        return column.fill_null(-1).to_numpy()
+    return column.to_numpy()
+
+
+def _fold(chunk: pa.FixedSizeListArray) -> np.ndarray:
+    width = chunk.type.list_size
+    values = chunk.values.slice(chunk.offset * width, len(chunk) * width).to_numpy(zero_copy_only=False)
+    values = values.reshape(len(chunk), width)
+    if chunk.null_count:
+        values = np.where(chunk.is_valid().to_numpy(zero_copy_only=False)[:, None], values, np.float32(np.nan))
+    return values

@@ -1,0 +1,307 @@
+"""A manifest says what a dataset is made of: sources, body models, recipe, rows per shard. Read and validated here.
+
+Every error names the file and the key and says what was expected. Relative paths are relative to the working directory,
+as on a command line; `${NAME}` and `${NAME:-default}` are replaced by environment variables.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from hmr_skel.data.toml_table import TomlTable
+from hmr_skel.errors import UserError
+
+CAMERAHMR = "camerahmr"
+HSMR = "hsmr"
+
+FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        # CameraHMR's label files: SMPL, to be fitted.
+        CAMERAHMR: MappingProxyType(
+            {
+                "imgname": ("imgname",),
+                "center": ("center",),
+                "scale": ("scale",),
+                "cam_int": ("cam_int",),
+                "cam_ext": ("cam_ext",),
+                "keypoints_2d": ("gtkps",),
+                "keypoints_3d": ("keypoints3d",),
+                "smpl_pose": ("pose_cam", "pose"),
+                "smpl_betas": ("shape",),
+                "smpl_transl": ("trans_cam",),
+                "smpl_gender": ("gender",),
+            }
+        ),
+        # HSMR's records as arrays, and SKEL-CF's `*-release-skel.npz`: SKEL, passed through.
+        HSMR: MappingProxyType(
+            {
+                "imgname": ("imgname", "__key__"),
+                "center": ("center",),
+                "scale": ("scale",),
+                "cam_int": ("cam_int",),
+                "keypoints_2d": ("gtkps", "keypoints_2d"),
+                "keypoints_3d": ("keypoints3d", "keypoints_3d"),
+                "skel_q": ("skel_poses", "orig_poses"),
+                "skel_betas": ("skel_betas", "orig_betas"),
+                "skel_transl": ("skel_trans",),
+            }
+        ),
+    }
+)
+"""Our column -> the keys it may have in a label file of the format, the first present one wins."""
+
+REQUIRED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        CAMERAHMR: ("imgname", "center", "scale", "cam_int", "smpl_pose", "smpl_betas", "smpl_transl"),
+        HSMR: ("imgname", "center", "scale", "skel_q", "skel_betas"),
+    }
+)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
+MAX_ROWS_PER_SHARD = 1_000_000  # 2 GB in memory; a shard is read, fitted and written in one piece
+MAX_NUM_BETAS = 400  # SMPL's own releases have at most 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyModels:
+    """Where the model files are."""
+
+    kind: str
+    """`open`: the openly licensed body, exported to `path` on first use. `files`: the user's own, already there."""
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """How to make a source's label file when it is not there."""
+
+    kind: str
+    """`open`: the synthetic default set."""
+    rows: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One label file and how to read it."""
+
+    name: str
+    """Appears in every row and in `row_id`."""
+    format: str
+    """`camerahmr` (SMPL, to be fitted) or `hsmr` (SKEL, passed through)."""
+    file: Path
+    description: str = ""
+    image_root: Path | None = None
+    """The folder that `image_file` starts from."""
+    image_path: tuple[tuple[str, str], ...] = ()
+    """Pairs (regular expression, replacement), applied to imgname in order: the path below `image_root`."""
+    smpl_gender: str | None = None
+    """Of all rows. Not given: the file's own per-row gender where it has one, else neutral."""
+    skel_gender: str = "male"
+    """Of rows that hold SKEL already. HSMR and SKEL-CF know no other than male."""
+    frame: str = "camera"
+    """Of poses and translations: x right, y down, z forward. The only one that is read."""
+    scale_unit: str = "200px"
+    """`200px`: scale * 200 is the box in pixels. `px`: scale is."""
+    num_betas: int = 10
+    """The most betas a row of the file may have. The first ten are used, the others ignored because this admits it."""
+    allow_pickle: bool = False
+    """Read arrays of Python objects (names), by an allow-list of plain types. Needed for some releases only."""
+    rows: int | None = None
+    """Expected number of rows."""
+    sha256: str | None = None
+    """Expected hash of the file."""
+    exclude: tuple[str, ...] = ()
+    """File names without folder and extension: images known to be corrupt. Their rows are rejected."""
+    fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Our column -> keys in the file, for every column of the format; empty means that it is not read."""
+    generate: Generate | None = None
+
+    def image_file(self, imgname: str) -> Path:
+        """The image of a row. Raises `UserError` where the manifest names no `image_root`."""
+        if self.image_root is None:
+            raise UserError(
+                f"source {self.name!r} has no images: the manifest names no image_root for it. "
+                "Add `image_root` (and `image_path`, if names differ from files) to the source."
+            )
+        for pattern, replacement in self.image_path:
+            imgname = re.sub(pattern, replacement, imgname)
+        return self.image_root / imgname
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a dataset is made of. Same manifest, same shards, on any machine."""
+
+    name: str
+    skel_gender: str
+    """`male`, `female`, or `best`: row by row the one that fits better."""
+    rows_per_shard: int
+    sources: tuple[Source, ...]
+    body_models: BodyModels
+    description: str = ""
+    held_out_shards: int = 0
+    """The last so many shards are for evaluation, not for training."""
+    recipe: str = "default"
+    """Name of the fit recipe."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything here that determines the rows of the shards.
+
+        Not of what is merely where things are (files and models count by content, in the fingerprint), what they are
+        called for people, and what is only compared (expected rows and hashes): moving data must not fit it again.
+        """
+        content = asdict(self)
+        del content["description"], content["body_models"]
+        for source in content["sources"]:
+            for key in ("description", "file", "image_root", "image_path", "rows", "sha256", "generate"):
+                del source[key]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def source(self, name: str) -> Source:
+        """The source of that name."""
+        return next(source for source in self.sources if source.name == name)
+
+
+def load_manifest(path: str | Path) -> Manifest:
+    """Read a manifest file. Raises `UserError` for anything wrong with it."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            content = tomllib.load(file)
+    except FileNotFoundError:
+        raise UserError(f"no manifest {path}. Expected a .toml file, such as manifests/open.toml.") from None
+    except OSError as error:
+        raise UserError(f"cannot read the manifest {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}.") from error
+    return parse_manifest(content, str(path))
+
+
+def parse_manifest(content: Mapping[str, Any], where: str) -> Manifest:
+    """A manifest from parsed TOML (or a dict like it). `where` names it in errors, which are `UserError`s."""
+    top = TomlTable(_replace_variables(content, where), where)
+    sources = tuple(_parse_source(table) for table in top.tables("sources"))
+    manifest = Manifest(
+        name=top.text("name", pattern=NAME, example="open"),
+        description=top.text("description", ""),
+        skel_gender=top.choice("skel_gender", ("male", "female", "best")),
+        rows_per_shard=top.integer("rows_per_shard", 1, MAX_ROWS_PER_SHARD),
+        held_out_shards=top.integer("held_out_shards", 0, 100_000, default=0),
+        recipe=top.text("recipe", "default"),
+        body_models=_parse_body_models(top.table("body_models")),
+        sources=sources,
+    )
+    top.refuse_unknown()
+    names = [source.name for source in sources]
+    for i, source in enumerate(sources):
+        if source.name in names[:i]:
+            raise UserError(f"{where}: two sources are called {source.name!r}. row_id needs a name per source.")
+        if source.format == HSMR and manifest.skel_gender not in ("best", source.skel_gender):
+            raise UserError(
+                f"{where}: source {source.name!r} holds SKEL rows of gender {source.skel_gender!r}, which pass through "
+                f"as they are, but the manifest's skel_gender is {manifest.skel_gender!r}: one dataset has one gender. "
+                "Leave the source out, or change skel_gender."
+            )
+    return manifest
+
+
+def _parse_body_models(table: TomlTable) -> BodyModels:
+    models = BodyModels(kind=table.choice("kind", ("open", "files")), path=table.path("path"))
+    table.refuse_unknown()
+    return models
+
+
+def _parse_source(table: TomlTable) -> Source:
+    name = table.text("name", pattern=NAME, example="coco")
+    table.where += f" ({name})"
+    kind = table.choice("format", (CAMERAHMR, HSMR))
+    generate = None
+    if (inner := table.table("generate", optional=True)) is not None:
+        generate = Generate(
+            kind=inner.choice("kind", ("open",)),
+            rows=inner.integer("rows", 1, 10**9),
+            seed=inner.integer("seed", 0, 2**63 - 1, default=0),
+        )
+        inner.refuse_unknown()
+    rows = table.integer("rows", 1, 10**10, default=None)
+    if generate is not None and rows not in (None, generate.rows):
+        raise UserError(f"{table.where}: rows = {rows}, but generate.rows = {generate.rows}. Expected the same number.")
+    source = Source(
+        name=name,
+        format=kind,
+        file=table.path("file"),
+        description=table.text("description", ""),
+        image_root=table.path("image_root", optional=True),
+        image_path=_parse_image_path(table),
+        smpl_gender=table.choice("smpl_gender", ("neutral", "male", "female"), default=None),
+        skel_gender=table.choice("skel_gender", ("male", "female"), default="male"),
+        frame=table.choice("frame", ("camera",), default="camera"),
+        scale_unit=table.choice("scale_unit", ("200px", "px"), default="200px"),
+        num_betas=table.integer("num_betas", 10, MAX_NUM_BETAS, default=10),
+        allow_pickle=table.flag("allow_pickle", default=False),
+        rows=generate.rows if generate is not None else rows,
+        sha256=table.text("sha256", None, pattern=re.compile("[0-9a-f]{64}"), example="64 digits 0-9a-f"),
+        exclude=tuple(table.texts("exclude", default=())),
+        fields=_parse_fields(table.table("fields", optional=True), kind),
+        generate=generate,
+    )
+    table.refuse_unknown()
+    return source
+
+
+def _parse_fields(table: TomlTable | None, kind: str) -> dict[str, tuple[str, ...]]:
+    fields = dict(FIELDS[kind])
+    if table is None:
+        return fields
+    for column in fields:
+        fields[column] = tuple(table.texts(column, default=fields[column]))
+        if not fields[column] and column in REQUIRED[kind]:
+            raise UserError(f"{table.where}.{column} is empty, but format {kind!r} needs the column.")
+    table.refuse_unknown()
+    return fields
+
+
+def _parse_image_path(table: TomlTable) -> tuple[tuple[str, str], ...]:
+    rules = []
+    for i, rule in enumerate(table.values("image_path", default=())):
+        key = f"{table.where}.image_path[{i}]"
+        if not (isinstance(rule, list) and len(rule) == 2 and all(isinstance(part, str) for part in rule)):
+            raise UserError(f"{key} is {rule!r}. Expected a pair of texts: [regular expression, replacement].")
+        try:
+            re.sub(rule[0], rule[1], "")  # compiles both, so that a bad rule shows here and not at row two million
+        except (re.error, IndexError) as error:
+            raise UserError(f"{key} is {rule!r}, which is no regular expression and replacement: {error}.") from error
+        rules.append((rule[0], rule[1]))
+    return tuple(rules)
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def _replace_variables(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _replace_variables(inner, f"{where}: {key}") for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_replace_variables(inner, where) for inner in value]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match) -> str:
+        found = os.environ.get(match[1]) or match[2]  # as in a shell, `:-` also stands for a variable set to nothing
+        if found is None:
+            raise UserError(
+                f"{where} is {value!r}, but the environment variable {match[1]} is not set. "
+                f"Set it (export {match[1]}=/some/folder) or write the path into the manifest."
+            )
+        return found
+
+    return _VARIABLE.sub(replace, value)

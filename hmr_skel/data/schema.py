@@ -1,0 +1,193 @@
+"""The one Arrow schema of a dataset, with units and meaning in the field metadata, and tables built to it.
+
+Arrays are fixed-size lists of float32, flattened row-major; the metadata key `shape` says how to fold them back. Null
+is "not annotated", never zero.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from hmr_skel.rows import AnnotationRows, Reject
+
+SCHEMA_VERSION = "1"
+
+GIVEN = "given"
+"""`status` of rows that came as SKEL and were not fitted."""
+FROM_LABEL, FROM_SMPL_MESH = "label", "smpl_mesh"
+"""Values of `keypoints_3d_source`."""
+
+
+def _column(name: str, kind: pa.DataType, meaning: str, unit: str = "", nullable: bool = True) -> pa.Field:
+    metadata = {"meaning": meaning} | ({"unit": unit} if unit else {})
+    return pa.field(name, kind, nullable=nullable, metadata=metadata)
+
+
+def _array(name: str, shape: tuple[int, ...], unit: str, meaning: str, nullable: bool = True) -> pa.Field:
+    column = _column(name, pa.list_(pa.float32(), int(np.prod(shape))), meaning, unit, nullable)
+    return column.with_metadata({**column.metadata, "shape": " ".join(map(str, shape))})
+
+
+SCHEMA = pa.schema(
+    [
+        _column("row_id", pa.string(), "stable key: source and row in its file", nullable=False),
+        _column("source", pa.string(), "name of the source in the manifest", nullable=False),
+        _column("source_row", pa.int64(), "row in the source's label file, from 0", nullable=False),
+        _column(
+            "imgname", pa.string(), "image as the label file names it; the manifest says which file", nullable=False
+        ),
+        _array("center", (2,), "px", "centre of the square box in the original image: x, y", nullable=False),
+        _array("scale", (2,), "200 px", "width and height of the box; its side is 200 * max(scale)", nullable=False),
+        _array("cam_int", (3, 3), "px", "camera intrinsics"),
+        _array(
+            "keypoints_2d",
+            (44, 3),
+            "px, px, 1",
+            "x, y in the original image and confidence; 25 OpenPose-like, then 19 extra keypoints. Where the "
+            "confidence is 0 or not a number the keypoint is not annotated and its x, y mean nothing: mask, never multiply",
+        ),
+        _array(
+            "keypoints_3d",
+            (44, 4),
+            "m, m, m, 1",
+            "x, y, z in the camera frame and confidence; see keypoints_2d and keypoints_3d_source",
+        ),
+        _column("keypoints_3d_source", pa.string(), "label: as annotated; smpl_mesh: of the annotated SMPL mesh"),
+        _array("smpl_pose", (72,), "rad", "axis-angle of 24 joints, global_orient first, camera frame; as annotated"),
+        _array("smpl_betas", (10,), "1", "SMPL shape; as annotated"),
+        _array("smpl_transl", (3,), "m", "SMPL translation, camera frame; as annotated (cam_ext added where present)"),
+        _column("smpl_gender", pa.string(), "SMPL model of the annotation: neutral, male or female"),
+        _array("skel_q", (46,), "rad", "SKEL degrees of freedom; 0-2 are pelvis tilt, list and rotation"),
+        _array("skel_betas", (10,), "1", "SKEL shape, in the shape space of skel_gender"),
+        _array("skel_transl", (3,), "m", "SKEL translation, camera frame"),
+        _column("skel_gender", pa.string(), "SKEL model: male or female"),
+        _column("v2v_mm", pa.float32(), "mean distance of SKEL skin vertices from the annotated SMPL mesh", "mm"),
+        _column("v2v_max_mm", pa.float32(), "largest such distance", "mm"),
+        _column("joint_mm", pa.float32(), "mean distance of SKEL joints from the annotated SMPL joints", "mm"),
+        _column("max_limit_violation_deg", pa.float32(), "how far the worst dof is outside its range", "deg"),
+        _column("iterations", pa.int32(), "solver iterations of the start that won"),
+        _column("starts", pa.int32(), "starting points tried"),
+        _column(
+            "status",
+            pa.string(),
+            "given: the label held SKEL, nothing was fitted; else how the fit ended",
+            nullable=False,
+        ),
+    ]
+)
+
+REJECTS_SCHEMA = pa.schema(
+    [
+        _column("row_id", pa.string(), "stable key: source and row in its file", nullable=False),
+        _column("source", pa.string(), "name of the source in the manifest", nullable=False),
+        _column("source_row", pa.int64(), "row in the source's label file, from 0", nullable=False),
+        _column("imgname", pa.string(), "image as the label file names it", nullable=False),
+        _column("reason", pa.string(), "one word, the same for all rows of a kind", nullable=False),
+        _column("detail", pa.string(), "what was found and expected", nullable=False),
+    ]
+)
+
+FIT_COLUMNS = (
+    "skel_q",
+    "skel_betas",
+    "skel_transl",
+    "skel_gender",
+    "v2v_mm",
+    "v2v_max_mm",
+    "joint_mm",
+    "max_limit_violation_deg",
+    "iterations",
+    "starts",
+    "status",
+)
+"""What the fit of a row adds."""
+
+
+def column_shape(column: pa.Field) -> tuple[int, ...]:
+    """The shape of one value: (44, 3) for keypoints_2d, () for a scalar."""
+    shape = (column.metadata or {}).get(b"shape", b"")
+    return tuple(map(int, shape.split()))
+
+
+def shard_table(rows: AnnotationRows, fit: Mapping[str, np.ndarray] | None) -> pa.Table:
+    """Rows of one source, and what the fit found, as a table of `SCHEMA`.
+
+    Args:
+        rows: the kept rows.
+        fit: an array per name in `FIT_COLUMNS`, as long as `rows`; None for rows that hold SKEL already, which pass
+            through with `status` "given". It may also hold `keypoints_3d` [N 44 4], computed from the annotated mesh:
+            used for rows whose label has none.
+
+    Raises `ValueError` for a missing, misshapen or wrongly typed column: that is a mistake in the calling code.
+    """
+    columns: dict[str, np.ndarray | None] = {name: getattr(rows, name, None) for name in SCHEMA.names}
+    columns["source"] = np.full(len(rows), rows.source, object)
+    columns["row_id"] = np.array(rows.row_id, object)
+    _add_fit(columns, rows, fit)
+    _add_keypoints_3d(columns, len(rows), None if fit is None else fit.get("keypoints_3d"))
+    arrays = [_to_arrow(column, columns[column.name], len(rows)) for column in SCHEMA]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def rejects_table(rejects: list[Reject]) -> pa.Table:
+    """Rejects as a table of `REJECTS_SCHEMA`."""
+    return pa.Table.from_pylist(
+        [{name: getattr(reject, name) for name in REJECTS_SCHEMA.names} for reject in rejects], REJECTS_SCHEMA
+    )
+
+
+def _add_fit(columns: dict, rows: AnnotationRows, fit: Mapping[str, np.ndarray] | None) -> None:
+    if fit is None:
+        if rows.skel_q is None:
+            raise ValueError(f"rows of {rows.source!r} hold no SKEL, and no fit of them is given")
+        columns["status"] = np.full(len(rows), GIVEN, object)
+        for name in ("smpl_pose", "smpl_betas", "smpl_transl", "smpl_gender"):
+            columns[name] = None
+        return
+    if rows.skel_q is not None:
+        raise ValueError(f"rows of {rows.source!r} hold SKEL already and must not be fitted")
+    missing = [name for name in FIT_COLUMNS if name not in fit]
+    unknown = [name for name in fit if name not in (*FIT_COLUMNS, "keypoints_3d")]
+    if missing or unknown:
+        raise ValueError(f"fit columns: missing {missing}, unknown {unknown}")
+    columns.update({name: np.asarray(fit[name]) for name in FIT_COLUMNS})
+
+
+def _add_keypoints_3d(columns: dict, count: int, computed: np.ndarray | None) -> None:
+    label = columns["keypoints_3d"]
+    annotated = np.zeros(count, bool) if label is None else _is_annotated(label)
+    points = np.full((count, 44, 4), np.nan, np.float32) if label is None else label
+    origin = np.where(annotated, FROM_LABEL, None).astype(object)
+    if computed is not None:
+        if np.shape(computed) != (count, 44, 4):
+            raise ValueError(f"keypoints_3d has shape {np.shape(computed)}; expected {(count, 44, 4)}")
+        points = np.where(annotated[:, None, None], points, np.asarray(computed, np.float32))
+        origin[~annotated] = FROM_SMPL_MESH
+    columns["keypoints_3d"], columns["keypoints_3d_source"] = points, origin
+
+
+def _is_annotated(values: np.ndarray) -> np.ndarray:
+    """[N] whether any keypoint of the row has coordinates."""
+    return np.isfinite(values[..., :-1]).any(axis=tuple(range(1, values.ndim)))
+
+
+def _to_arrow(column: pa.Field, values: np.ndarray | None, count: int) -> pa.Array:
+    shape = column_shape(column)
+    if values is None:
+        array = pa.nulls(count, column.type)
+    elif values.shape != (count, *shape):
+        raise ValueError(f"{column.name} has shape {values.shape}; expected {(count, *shape)}")
+    elif column.type == pa.string():
+        array = pa.array(values.tolist(), pa.string())
+    elif values.dtype.kind not in ("f" if pa.types.is_floating(column.type) or shape else "iu"):
+        raise ValueError(f"{column.name} holds {values.dtype}; expected {column.type}")
+    elif shape:
+        flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
+        mask = pa.array(~_is_annotated(values)) if column.name.startswith("keypoints") else None
+        array = pa.FixedSizeListArray.from_arrays(flat, type=column.type, mask=mask)
+    else:
+        array = pa.array(values.astype(column.type.to_pandas_dtype(), copy=False), column.type)
+    if array.null_count and not column.nullable:
+        raise ValueError(f"{column.name} must not be null, and is in {array.null_count} of {count} rows")
+    return array

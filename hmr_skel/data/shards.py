@@ -1,0 +1,136 @@
+"""Rows -> numbered shards, and what a shard's files are called. A pure function of the manifest and the row counts."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hmr_skel.data.manifest import Manifest
+from hmr_skel.data.npz import file_sha256
+from hmr_skel.errors import UserError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of rows of one source."""
+
+    source: str
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of work: rows [index * rows_per_shard, ...) of all sources laid end to end in the manifest's order."""
+
+    index: int
+    count: int  # of shards in the dataset
+    pieces: tuple[Piece, ...]
+    held_out: bool  # for evaluation, not for training
+
+    @property
+    def num_rows(self) -> int:
+        return sum(map(len, self.pieces))
+
+    @property
+    def number(self) -> str:
+        """`00007-of-00012`"""
+        return f"{self.index:05d}-of-{self.count:05d}"
+
+    def data_file(self, out: Path) -> Path:
+        # Held-out shards are called train- too: which they are is the manifest's choice, and names must not change
+        # with it. The dataset card tells Hugging Face `datasets` which split a file belongs to.
+        return out / "data" / f"train-{self.number}.parquet"
+
+    def rejects_file(self, out: Path) -> Path:
+        return out / "rejects" / f"rejects-{self.number}.parquet"
+
+    def meta_file(self, out: Path) -> Path:
+        return out / "meta" / f"shard-{self.number}.json"
+
+
+def plan(manifest: Manifest, num_rows: Mapping[str, int]) -> list[Shard]:
+    """All shards of a manifest whose sources have so many rows (by name)."""
+    total = sum(num_rows[source.name] for source in manifest.sources)
+    size = manifest.rows_per_shard
+    count = -(-total // size)
+    if manifest.held_out_shards >= count:
+        raise UserError(
+            f"manifest {manifest.name!r} holds out {manifest.held_out_shards} shards, but {total:,} rows make {count} "
+            f"of {size:,}. Expected fewer: lower held_out_shards or rows_per_shard."
+        )
+    return [
+        Shard(
+            index=index,
+            count=count,
+            pieces=tuple(_pieces(manifest, num_rows, index * size, min((index + 1) * size, total))),
+            held_out=index >= count - manifest.held_out_shards,
+        )
+        for index in range(count)
+    ]
+
+
+def _pieces(manifest: Manifest, num_rows: Mapping[str, int], start: int, stop: int):
+    offset = 0  # of the source's first row among all rows
+    for source in manifest.sources:
+        first, last = max(start - offset, 0), min(stop - offset, num_rows[source.name])
+        if first < last:
+            yield Piece(source.name, first, last)
+        offset += num_rows[source.name]
+
+
+def pick(shards: list[Shard], index: int) -> Shard:
+    """The shard of that number. Raises `UserError` where there is none."""
+    if not 0 <= index < len(shards):
+        raise UserError(f"no shard {index}: this manifest makes {len(shards)} shards, 0 to {len(shards) - 1}.")
+    return shards[index]
+
+
+def cache_dir(out: Path) -> Path:
+    """Where unpacked label arrays are kept beside a dataset. May be deleted at any time between builds."""
+    return out / ".cache"
+
+
+def read_meta(out: Path, shard: Shard) -> dict[str, Any] | None:
+    """The shard's meta file, or None where there is none or it cannot be understood."""
+    try:
+        meta = json.loads(shard.meta_file(out).read_text())
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return meta if isinstance(meta, dict) else None
+
+
+def is_complete(out: Path, shard: Shard, fingerprint: str, *, deep: bool = False) -> bool:
+    """Whether the shard is there, whole, and made from what `fingerprint` stands for.
+
+    Sizes of its files are compared with the meta file; with `deep`, their sha256 too.
+    """
+    meta = read_meta(out, shard)
+    if meta is None or meta.get("fingerprint") != fingerprint:
+        return False
+    files = meta.get("files", {})
+    expected = [str(path.relative_to(out)) for path in (shard.data_file(out), shard.rejects_file(out))]
+    if sorted(files) != sorted(expected):
+        return False
+    for name, recorded in files.items():
+        path = out / name
+        if not path.is_file() or path.stat().st_size != recorded["bytes"]:
+            return False
+        if deep and file_sha256(path) != recorded["sha256"]:
+            return False
+    return True
+
+
+def check_no_other_plan(out: Path, count: int) -> None:
+    """Raise `UserError` where `out` holds shards of another number of shards: readers would mix the two."""
+    for folder in ("data", "rejects", "meta"):
+        for path in sorted((out / folder).glob("*-of-*.*")):
+            if not path.stem.endswith(f"-of-{count:05d}"):
+                raise UserError(
+                    f"{path} belongs to a dataset of another number of shards than the {count} of this manifest. "
+                    "Choose another output folder (--out, or OUT=), or delete this one's data, rejects and meta."
+                )
