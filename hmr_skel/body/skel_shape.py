@@ -68,14 +68,13 @@ def bone_scales(
     length = reference.norm(dim=-1)
     ratio = offsets.norm(dim=-1) / torch.where(length > 0, length, torch.ones_like(length))
     has_child = torch.tensor([c != 0 for c in CHILD], device=ratio.device)
-    scale = (
-        torch.where(has_child, ratio[..., list(CHILD)], torch.ones_like(ratio)).unsqueeze(-1).repeat_interleave(3, -1)
-    )
+    scale = torch.where(has_child, ratio[..., list(CHILD)], torch.ones_like(ratio))
+    scale = scale.unsqueeze(-1).repeat_interleave(3, -1)
     for ulna, radius in _ULNA_RADIUS:
         scale[..., ulna, :] = scale[..., radius, :]
-    lumbar = (offsets[..., _LUMBAR, 1].abs() / reference[_LUMBAR, 1].abs()).unsqueeze(-1)
-    scale[..., _LUMBAR, :] = lumbar
-    scale[..., _THORAX, :] = lumbar
+    # The ribcage grows with its distance from the lumbar body, the lumbar body with its height over the pelvis.
+    scale[..., _THORAX, :] = scale[..., _LUMBAR, :]
+    scale[..., _LUMBAR, :] = (offsets[..., _LUMBAR, 1].abs() / reference[_LUMBAR, 1].abs()).unsqueeze(-1)
 
     def width_ratio(coordinate: int, v1: int, v2: int) -> Tensor:
         # The one component is picked before dividing: others may be 0/0 on a symmetric body.
