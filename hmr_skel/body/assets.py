@@ -4,6 +4,8 @@ Sources: the official SMPL and SKEL files. SMPL's are pickled under Python 2 and
 chumpy does not import on current Python and is not needed: two stand-in classes recover the arrays that it wrapped.
 """
 
+import contextlib
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,21 +17,28 @@ from hmr_skel.errors import UserError
 _PLAIN = {
     ("builtins", "object"), ("builtins", "set"), ("builtins", "slice"), ("builtins", "bytearray"),
     ("collections", "OrderedDict"), ("copyreg", "_reconstructor"), ("numpy", "ndarray"), ("numpy", "dtype"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+    ("numpy._core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar"),
+    ("numpy._core.numeric", "_frombuffer"),
 }  # fmt: skip
 _SPARSE = {f"{kind}_matrix" for kind in ("csc", "csr", "coo")} | {f"{kind}_array" for kind in ("csc", "csr", "coo")}
-_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+# Modules as Python 2 and numpy 1 called them.
+_RENAMED = {
+    "__builtin__": "builtins", "copy_reg": "copyreg", "numpy.core.multiarray": "numpy._core.multiarray",
+    "numpy.core.numeric": "numpy._core.numeric",
+}  # fmt: skip
 
 
 class ChumpyArray:
     """Stands in for `chumpy.ch.Ch`: the pickled state carries the array under `x`."""
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
     def array(self) -> np.ndarray:
-        return np.asarray(self.state["x"])
+        """The array; any exception if the state is not that of this class (some chumpy classes compute theirs)."""
+        return np.asarray(_plain(self.state["x"]))
 
 
 class ChumpySelect(ChumpyArray):
@@ -50,7 +59,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 class _AllowListUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        module = _PYTHON_2.get(module, module)
+        module = _RENAMED.get(module, module)
         if (module, name) == ("_codecs", "encode"):
             return _encode
         if module.split(".")[0] == "chumpy":
@@ -91,7 +100,10 @@ def load_smpl_arrays(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: the file is missing, is no SMPL file, or an array has another shape.
     """
-    raw = _model_dict(path, "SMPL")
+    return _smpl_arrays(_model_dict(path, "SMPL"), path)
+
+
+def _smpl_arrays(raw: dict[str, Any], path: str | Path) -> dict[str, np.ndarray]:
     expected = {
         "v_template": (6890, 3),
         "f": (13776, 3),
@@ -101,10 +113,7 @@ def load_smpl_arrays(path: str | Path) -> dict[str, np.ndarray]:
         "J_regressor": (24, 6890),
         "kintree_table": (2, 24),
     }
-    arrays = _checked(raw, expected, path, "SMPL")
-    if arrays["shapedirs"].shape[2] < 10:
-        raise UserError(f"{path}: 'shapedirs' has {arrays['shapedirs'].shape[2]} columns, expected at least 10.")
-    return arrays
+    return _checked(raw, expected, path, "SMPL")
 
 
 def load_skel_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -115,7 +124,7 @@ def load_skel_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """
     raw = _model_dict(path, "SKEL")
     version = raw.get("version")
-    if version != "1.1.1":
+    if version != "1.1.1" and "skel_weights" in raw:  # without bones it is no SKEL file at all, which comes below
         found = "no version (a file from before 1.1)" if version is None else f"version {version!r}"
         raise UserError(
             f"{path}: found {found}, expected SKEL 1.1.1. Download `skel_models_v1.1` from the SKEL project's page."
@@ -136,8 +145,6 @@ def load_skel_arrays(path: str | Path) -> dict[str, np.ndarray]:
         "apose_rel_transfo": (24, 4, 4),
     }
     arrays = _checked(raw, expected, path, "SKEL")
-    if arrays["shapedirs"].shape[2] < 10:
-        raise UserError(f"{path}: 'shapedirs' has {arrays['shapedirs'].shape[2]} columns, expected at least 10.")
     for key in ("skel_weights", "skel_weights_rigid"):
         if len(arrays[key]) != len(arrays["skel_template_v"]):
             raise UserError(
@@ -160,24 +167,27 @@ def load_regressor(path: str | Path, rows: int) -> np.ndarray:
             raise UserError(
                 f"{path}: no such file. Run `hmr-skel doctor` to see which model files are in place."
             ) from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as a .npy array: {error}.") from None
+        except (OSError, EOFError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read as a .npy array: {error}. Fetch the file again.") from None
     else:
         raw = load_pickle(path)
-    matrix = _plain(raw)
-    if not isinstance(matrix, np.ndarray) or matrix.shape != (rows, 6890):
-        found = getattr(matrix, "shape", type(matrix).__name__)
-        raise UserError(f"{path}: found {found}, expected a joint regressor of shape ({rows}, 6890).")
-    return matrix
+    return _array(raw, (rows, 6890), f"{path}: the joint regressor")
 
 
 def write_plain_smpl(source: str | Path, target: str | Path) -> None:
-    """Rewrite an SMPL file as a pickle of numpy and scipy arrays only, which any loader reads without chumpy."""
-    import os
+    """Rewrite an SMPL file as a pickle of numpy and scipy arrays only, which any loader reads without chumpy.
 
+    Entries that no forward pass needs and that chumpy would have to compute are left out.
+
+    Raises:
+        UserError: the source is no SMPL file, or the target cannot be written.
+    """
     raw = _model_dict(source, "SMPL")
-    load_smpl_arrays(source)  # refuses what is no SMPL file before anything is written
-    plain = {key: value.array() if isinstance(value, ChumpyArray) else value for key, value in raw.items()}
+    plain = {}
+    for key, value in raw.items():
+        with contextlib.suppress(Exception):  # whatever a foreign object's state raises
+            plain[key] = _without_chumpy(value)
+    _smpl_arrays(plain, source)  # refuses what is no SMPL file before anything is written
     target = Path(target)
     part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -197,11 +207,31 @@ def _model_dict(path: str | Path, kind: str) -> dict[str, Any]:
     return raw
 
 
-def _plain(value: Any) -> np.ndarray | Any:
+def _plain(value: Any) -> Any:
+    """Dense arrays out of chumpy and scipy.sparse objects, anything else as it is. Raises on damaged ones."""
     if isinstance(value, ChumpyArray):
         return value.array()
     if hasattr(value, "toarray"):  # scipy.sparse
+        _check_indices(value)
         return value.toarray()
+    return value
+
+
+def _check_indices(matrix: Any) -> None:
+    # An unpickled matrix is not validated, and scipy's loops in C would follow wrong indices out of the array.
+    if matrix.format == "coo":
+        type(matrix)((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)
+    else:
+        matrix.check_format(full_check=True)
+
+
+def _without_chumpy(value: Any) -> Any:
+    if isinstance(value, ChumpyArray):
+        return value.array()
+    if isinstance(value, dict):
+        return {key: _without_chumpy(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_without_chumpy(entry) for entry in value)
     return value
 
 
@@ -212,17 +242,21 @@ def _checked(raw: dict[str, Any], expected: dict[str, tuple], path: str | Path, 
             f"{path}: is no {kind} file, or a damaged one: it lacks {', '.join(missing)} (found: "
             f"{', '.join(sorted(map(str, raw))) or 'nothing'}). Give the official {kind} model file."
         )
-    arrays = {}
-    for key, shape in expected.items():
-        try:
-            array = np.asarray(_plain(raw[key]))
-        except (KeyError, ValueError, IndexError, TypeError) as error:
-            raise UserError(f"{path}: {key!r} is damaged: {error}.") from None
-        fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
-        if not fits or array.dtype.kind not in "fiu":
-            wanted = "x".join("?" if n is None else str(n) for n in shape)
-            raise UserError(f"{path}: {key!r} is {array.dtype} {array.shape}, expected numbers of shape {wanted}.")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UserError(f"{path}: {key!r} holds values that are not finite. Fetch the file again.")
-        arrays[key] = array
+    arrays = {key: _array(raw[key], shape, f"{path}: {key!r}") for key, shape in expected.items()}
+    if (columns := arrays["shapedirs"].shape[2]) < 10:
+        raise UserError(f"{path}: 'shapedirs' has {columns} columns, expected at least 10 shape coefficients.")
     return arrays
+
+
+def _array(value: Any, shape: tuple[int | None, ...], what: str) -> np.ndarray:
+    try:
+        array = np.asarray(_plain(value))
+    except Exception as error:  # a damaged matrix or chumpy object can raise anything
+        raise UserError(f"{what} is damaged ({type(error).__name__}: {error}). Fetch the file again.") from None
+    fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+    if not fits or array.dtype.kind not in "fiu":
+        wanted = "x".join("?" if n is None else str(n) for n in shape)
+        raise UserError(f"{what} is {array.dtype} of shape {array.shape}, expected numbers of shape {wanted}.")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UserError(f"{what} holds values that are not finite. Fetch the file again.")
+    return array
