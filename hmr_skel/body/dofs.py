@@ -1,7 +1,8 @@
 """The 46 degrees of freedom of SKEL: names, joints, axes, mirror, and the tables of their limits. All of it is data.
 
-A joint's rotation is a product of axis rotations, the first dof applied first: P = Rot(axis_n, q_n) .. Rot(axis_1, q_1).
-Axes are used as written (their length scales the angle) and belong to the joint's OpenSim frame. Angles in radians.
+A joint's rotation is a product of axis rotations, the first dof applied first: P = Rot(axis_n, q_n) ...
+Rot(axis_1, q_1). Axes are used as written (their length scales the angle) and belong to the joint's OpenSim frame.
+Angles in radians.
 """
 
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ MIRROR = (0, 1, 2, *range(10, 17), *range(3, 10), *range(17, 26), *range(36, 46)
 _ARM_SIGN = (-1, -1, 1, -1, -1, 1, 1, 1, 1, 1)
 MIRROR_SIGN = (1, -1, -1, *(1,) * 14, *(-1, 1, -1) * 3, *_ARM_SIGN, *_ARM_SIGN)
 
-# The mean of HSMR's fitted poses (HSMR, MIT licence): what real people do on average. The pelvis is in the camera's frame.
+# The mean of HSMR's fitted poses (HSMR, MIT licence): what real people do on average. The pelvis is in the camera's
+# frame.
 HSMR_MEAN_Q = (
     3.1416, 0.0, 0.0, 0.2582, -0.0071, -0.0876, 0.4731, 0.1797, -0.0889, 0.1686, 0.2181, -0.0426, -0.0258, 0.4005,
     0.2235, -0.1282, 0.0974, 0.0080, -0.1757, 0.0128, -0.0050, -0.0140, -0.0251, 0.0334, -0.0705, 0.0118, 0.1171,

@@ -1,4 +1,5 @@
-"""What SMPL and SKEL share: blend shapes, the kinematic chain, linear blend skinning. Any leading batch shape.
+"""What SMPL and SKEL share: blend shapes, the kinematic chain, linear blend skinning. Any leading batch shape; the
+batch shapes of the arguments broadcast (one rest shape, many poses).
 
 Source: Loper et al. 2015, "SMPL", equations 2-9; smplx `lbs.py` for the conventions.
 """
@@ -22,24 +23,21 @@ def levels(parents: tuple[int, ...]) -> list[list[int]]:
 
 
 def chain(
-    local_rotmat: Float[Tensor, "*batch J 3 3"],
-    local_transl: Float[Tensor, "*batch J 3"],
+    local_rotmat: Float[Tensor, "*#batch J 3 3"],
+    local_transl: Float[Tensor, "*#batch J 3"],
     parents: tuple[int, ...],
 ) -> tuple[Float[Tensor, "*batch J 3 3"], Float[Tensor, "*batch J 3"]]:
     """World rotation and position of every joint: R_j = R_parent L_j, p_j = p_parent + R_parent l_j."""
     batch = torch.broadcast_shapes(local_rotmat.shape[:-3], local_transl.shape[:-2])
     rotmat = local_rotmat.expand(*batch, -1, -1, -1)
     transl = local_transl.expand(*batch, -1, -1)
-    world_r: list[Tensor] = [rotmat[..., :0, :, :]] * len(parents)
-    world_p: list[Tensor] = [transl[..., :0, :]] * len(parents)
-    for level in levels(parents):
-        if parents[level[0]] < 0:
-            r, p = rotmat[..., level, :, :], transl[..., level, :]
-        else:
-            parent_r = torch.stack([world_r[parents[j]] for j in level], -3)
-            parent_p = torch.stack([world_p[parents[j]] for j in level], -2)
-            r = parent_r @ rotmat[..., level, :, :]
-            p = parent_p + (parent_r @ transl[..., level, :, None]).squeeze(-1)
+    # The root is its own world; every other entry is overwritten when its level comes.
+    world_r, world_p = list(rotmat.unbind(-3)), list(transl.unbind(-2))
+    for level in levels(parents)[1:]:
+        parent_r = torch.stack([world_r[parents[j]] for j in level], -3)
+        parent_p = torch.stack([world_p[parents[j]] for j in level], -2)
+        r = parent_r @ rotmat[..., level, :, :]
+        p = parent_p + (parent_r @ transl[..., level, :, None]).squeeze(-1)
         for i, j in enumerate(level):
             world_r[j], world_p[j] = r[..., i, :, :], p[..., i, :]
     return torch.stack(world_r, -3), torch.stack(world_p, -2)
@@ -48,7 +46,7 @@ def chain(
 def bone_transforms(
     rotmat: Float[Tensor, "*batch J 3 3"],
     position: Float[Tensor, "*batch J 3"],
-    rest_position: Float[Tensor, "*batch J 3"],
+    rest_position: Float[Tensor, "*#batch J 3"],
 ) -> Float[Tensor, "*batch J 3 4"]:
     """G_j = [R_j | p_j - R_j J_j]: takes a rest point of bone j to the world."""
     offset = position - (rotmat @ rest_position.unsqueeze(-1)).squeeze(-1)
@@ -57,8 +55,8 @@ def bone_transforms(
 
 def skin(
     weights: Float[Tensor, "V J"],
-    transforms: Float[Tensor, "*batch J 3 4"],
-    rest: Float[Tensor, "*batch V 3"],
+    transforms: Float[Tensor, "*#batch J 3 4"],
+    rest: Float[Tensor, "*#batch V 3"],
 ) -> Float[Tensor, "*batch V 3"]:
     """v = sum_j w_vj G_j [x; 1]."""
     blended = (weights @ transforms.flatten(-2)).unflatten(-1, (3, 4))

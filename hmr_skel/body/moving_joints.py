@@ -14,13 +14,15 @@ from torch import Tensor
 _SPINE = ((11, 0, 17, 18), (12, 11, 20, 21), (13, 12, 23, 24))
 # Joint, first dof (abduction), second dof (elevation), side: on the left both angles and the x component change sign.
 _SCAPULAE = ((14, 26, 27, 1.0), (19, 36, 37, -1.0))
-MOVING_DOFS = tuple(dof for _, _, bend, extend in _SPINE for dof in (bend, extend)) + (26, 27, 36, 37)
+MOVING_DOFS = (*(dof for _, _, *pair in _SPINE for dof in pair), *(dof for _, *pair, _ in _SCAPULAE for dof in pair))
 
 # Below this angle the arc comes from its series: the terms left out are under 1e-15.
 _SMALL_ARC = 0.02
 
 
-def moving_offsets(q: Float[Tensor, "*batch 46"], joints: Float[Tensor, "*batch 24 3"]) -> Float[Tensor, "*batch 24 3"]:
+def moving_offsets(
+    q: Float[Tensor, "*#batch 46"], joints: Float[Tensor, "*#batch 24 3"]
+) -> Float[Tensor, "*batch 24 3"]:
     """The extra offset of every joint, zero but for spine and scapulae."""
     zero = torch.zeros_like(q[..., 0] + joints[..., 0, 0])
     columns = [torch.stack((zero, zero, zero), -1)] * 24
@@ -40,7 +42,7 @@ def moving_offsets(q: Float[Tensor, "*batch 46"], joints: Float[Tensor, "*batch 
 
 
 def moving_velocities(
-    q: Float[Tensor, "*batch 46"], joints: Float[Tensor, "*batch 24 3"]
+    q: Float[Tensor, "*#batch 46"], joints: Float[Tensor, "*#batch 24 3"]
 ) -> Float[Tensor, "*batch 10 3"]:
     """d offset / d q for the dofs `MOVING_DOFS`, in the frame of the joint's parent."""
     columns = []
@@ -55,8 +57,10 @@ def moving_velocities(
     for _, abduct, elevate, sign in _SCAPULAE:
         a, e = sign * q[..., abduct], sign * q[..., elevate] - pi / 4
         # The chain rule's sign of a and e cancels that of x on the left.
-        by_a = torch.stack((width / 4 * e.cos() * a.sin(), torch.zeros_like(a), sign * width / 4 * a.cos()), -1)
-        by_e = torch.stack((width / 4 * e.sin() * a.cos(), -sign * height / 2 * e.cos(), torch.zeros_like(a)), -1)
+        x_by_a, z_by_a = width / 4 * e.cos() * a.sin(), sign * width / 4 * a.cos()
+        x_by_e, y_by_e = width / 4 * e.sin() * a.cos(), -sign * height / 2 * e.cos()
+        by_a = torch.stack((x_by_a, torch.zeros_like(x_by_a), z_by_a), -1)
+        by_e = torch.stack((x_by_e, y_by_e, torch.zeros_like(x_by_e)), -1)
         columns += [by_a, by_e]
     return torch.stack(columns, -2)
 

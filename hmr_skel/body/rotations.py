@@ -87,6 +87,8 @@ def shortest_arc(a: Float[Tensor, "*batch 3"], b: Float[Tensor, "*batch 3"]) -> 
 
 
 def geodesic_angle(a: Float[Tensor, "*batch 3 3"], b: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
-    """The angle between two rotations, rad, accurate near zero (through the chord, not the arc cosine)."""
-    chord = (a - b).flatten(-2).norm(dim=-1)
-    return 2 * torch.asin((chord / 8**0.5).clamp(max=1.0))
+    """The angle between two rotations, rad in [0, pi]. Accurate near both ends, where an arc cosine is not."""
+    r = a.mT @ b
+    trace = r.diagonal(dim1=-2, dim2=-1).sum(-1)
+    axis = torch.stack((r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]), -1)
+    return torch.atan2(axis.norm(dim=-1), trace - 1)  # both times two

@@ -86,9 +86,10 @@ class Skel(nn.Module):
             UserError: the file is missing, damaged, of another version, or its joint tree is not SKEL's.
         """
         arrays = load_skel_arrays(path)
-        order, parents = arrays["osim_kintree_table"][1], arrays["osim_kintree_table"][0]
+        parents, joints = arrays["osim_kintree_table"].tolist()
+        parent_of = dict(zip(joints, parents, strict=True))
         # The root's parent is -1, which an unsigned table holds as its largest number.
-        tree = tuple(-1 if i == 0 else int(parents[list(order).index(i)]) for i in range(24))
+        tree = (-1, *(parent_of.get(joint) for joint in range(1, 24)))
         if tree != SKEL_PARENTS:
             raise UserError(f"{path}: its joint tree is not SKEL's (parents {tree}).")
         filled = [9 * slot + i for slot, joint in enumerate(CORRECTIVE_JOINTS) if joint >= 0 for i in range(9)]
@@ -106,7 +107,7 @@ class Skel(nn.Module):
             "bone_weights_rigid": arrays["skel_weights_rigid"],
         }
         if gender is None:
-            gender = next((g for g in ("female", "male") if g in Path(path).stem), None)
+            gender = next((g for g in ("female", "male") if g in Path(path).stem.lower()), None)
         # Tables are derived in float64 and rounded once.
         model = cls(
             {name: torch.tensor(np.ascontiguousarray(a), dtype=torch.float64) for name, a in tensors.items()},
@@ -133,7 +134,7 @@ class Skel(nn.Module):
         padded = torch.cat((q, torch.zeros_like(q[..., :1])), -1)
         return rotvec_to_rotmat(padded[..., self.dof_index].unsqueeze(-1) * self.axes)
 
-    def local_rotmat(self, q: Float[Tensor, "*batch 46"], shape: SkelShape) -> Float[Tensor, "*batch 24 3 3"]:
+    def local_rotmat(self, q: Float[Tensor, "*#batch 46"], shape: SkelShape) -> Float[Tensor, "*batch 24 3 3"]:
         """L_j = N_j P_j N_j^T: the rotation of each joint against its parent, the identity at q = 0."""
         first, second, third = self.dof_rotmats(q).unbind(-3)
         return shape.dof_frame @ third @ second @ first @ shape.dof_frame.mT
@@ -158,12 +159,12 @@ class Skel(nn.Module):
 
     def pose(
         self,
-        q: Float[Tensor, "*batch 46"],
+        q: Float[Tensor, "*#batch 46"],
         shape: SkelShape,
-        transl: Float[Tensor, "*batch 3"],
+        transl: Float[Tensor, "*#batch 3"],
         skeleton: bool = False,
     ) -> SkelOutput:
-        """Pose a prepared shape."""
+        """Pose a prepared shape. Batch shapes broadcast: one shape in many poses, or one pose of many shapes."""
         local = self.local_rotmat(q, shape)
         rotmat, position = chain(local, shape.offsets + moving_offsets(q, shape.joints), SKEL_PARENTS)
         transforms = bone_transforms(rotmat, position, shape.joints)
