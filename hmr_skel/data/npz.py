@@ -24,7 +24,9 @@ import numpy as np
 from hmr_skel.data.atomic import replacing
 from hmr_skel.errors import UserError
 
-_PIECE = 16 * 2**20
+_PIECE = 2 * 2**20
+# What zipfile and zlib raise on damaged files, depending on where the damage is.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field
 
 
@@ -58,7 +60,7 @@ class LabelFile:
                         self._members[info.filename.removesuffix(".npy")] = _read_member(archive, info, path)
         except FileNotFoundError:
             raise UserError(f"no label file {path}. Put it there, or change `file` in the manifest.") from None
-        except zipfile.BadZipFile as error:
+        except _DAMAGE as error:
             raise UserError(
                 f"{path} ({self._size:,} bytes) is not a complete .npz: {error}. "
                 "It was cut off on the way, or is another kind of file; fetch it again."
@@ -136,7 +138,7 @@ class LabelFile:
                     open(temporary, "wb") as file,
                 ):
                     shutil.copyfileobj(packed, file, _PIECE)  # zipfile stops at file_size and checks the checksum
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            except _DAMAGE as error:
                 raise self._corrupt(key, str(error)) from error
         return path
 
@@ -151,7 +153,7 @@ class LabelFile:
             with zipfile.ZipFile(self.path) as archive, archive.open(member.info) as file:
                 file.read(member.header_size)
                 array = _PlainUnpickler(io.BufferedReader(file)).load()
-        except (zipfile.BadZipFile, zlib.error, EOFError, pickle.UnpicklingError, ValueError, TypeError) as error:
+        except (*_DAMAGE, pickle.UnpicklingError, TypeError, AttributeError, IndexError, KeyError) as error:
             raise self._corrupt(key, str(error)) from error
         if not isinstance(array, np.ndarray) or array.size != math.prod(member.shape):
             raise self._corrupt(key, f"its header says shape {member.shape}, its content does not")
@@ -189,7 +191,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
             )
             shape, fortran_order, dtype = read_header(file)
             member = _Member(info, shape, dtype, fortran_order, header_size=file.tell())
-    except (ValueError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, OSError) as error:
+    except (*_DAMAGE, OSError) as error:
         raise UserError(f"{path}: {key!r} is not an array that can be read: {error}. Fetch the file again.") from error
     claimed = member.header_size + math.prod(shape) * dtype.itemsize
     if not dtype.hasobject and claimed != info.file_size:

@@ -45,7 +45,7 @@ SCHEMA = pa.schema(
             (44, 3),
             "px, px, 1",
             "x, y in the original image and confidence; 25 OpenPose-like, then 19 extra keypoints. Where the "
-            "confidence is 0 or not a number the keypoint is not annotated and its x, y mean nothing: mask, never multiply",
+            "confidence is 0 or not a number the keypoint is not annotated and its x, y mean nothing: mask them",
         ),
         _array(
             "keypoints_3d",

@@ -20,7 +20,7 @@ class TomlTable:
         self._asked: list[str] = []
 
     def text(
-        self, key: str, default: str | None = _REQUIRED, *, pattern: re.Pattern | None = None, example: str = "a text"
+        self, key: str, default: Any = _REQUIRED, *, pattern: re.Pattern | None = None, example: str = "a text"
     ) -> Any:
         value = self._take(key, default, f'a text, such as "{example}"')
         if value is default:
@@ -31,14 +31,14 @@ class TomlTable:
             self._refuse(key, value, f"a text like {pattern.pattern} (for example {example})")
         return value
 
-    def choice(self, key: str, choices: Sequence[str], default: str | None = _REQUIRED) -> Any:
+    def choice(self, key: str, choices: Sequence[str], default: Any = _REQUIRED) -> Any:
         expected = "one of " + ", ".join(f'"{choice}"' for choice in choices)
         value = self._take(key, default, expected)
         if value is not default and value not in choices:
             self._refuse(key, value, expected)
         return value
 
-    def integer(self, key: str, low: int, high: int, default: int | None = _REQUIRED) -> Any:
+    def integer(self, key: str, low: int, high: int, default: Any = _REQUIRED) -> Any:
         expected = f"a whole number from {low} to {high}"
         value = self._take(key, default, expected)
         if value is not default and (type(value) is not int or not low <= value <= high):

@@ -1,0 +1,99 @@
+"""The dataset card: a README.md beside the shards that people read and Hugging Face `datasets` obeys.
+
+Its YAML head says which files belong to which split, so that `load_dataset(folder)` gives `train` and `test` (the
+held-out shards), and `load_dataset(folder, "rejects")` the rows left out. Written anew after every shard, from the
+files that are complete.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hmr_skel.data.atomic import replacing
+from hmr_skel.data.manifest import Manifest
+from hmr_skel.data.schema import SCHEMA, column_shape
+from hmr_skel.data.shards import Shard, read_meta
+
+
+def write_card(out: Path, manifest: Manifest, shards: Sequence[Shard]) -> Path:
+    """Write `OUT/README.md` for the shards of the manifest that have a meta file."""
+    built = [(shard, meta) for shard in shards if (meta := read_meta(out, shard)) is not None]
+    path = out / "README.md"
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join([*_head(out, manifest, built), "", *_body(manifest, shards, built)]) + "\n")
+    return path
+
+
+def _head(out: Path, manifest: Manifest, built: Sequence[tuple[Shard, dict]]) -> list[str]:
+    lines = ["---", f"pretty_name: {manifest.name}", "tags:", "- human-mesh-recovery", "- SKEL", "- SMPL"]
+    if not built:
+        return [*lines, "---"]
+    lines += ["configs:", "- config_name: default", "  default: true", "  data_files:"]
+    for split, held_out in (("train", False), ("test", True)):
+        files = [shard.data_file(out) for shard, _ in built if shard.held_out == held_out]
+        lines += _split(split, [file.relative_to(out).as_posix() for file in files])
+    rejects = [shard.rejects_file(out).relative_to(out).as_posix() for shard, _ in built]
+    return [*lines, "- config_name: rejects", "  data_files:", *_split("rejects", rejects), "---"]
+
+
+def _split(name: str, files: Sequence[str]) -> list[str]:
+    return [f"  - split: {name}", "    path:", *(f"    - {file}" for file in files)] if files else []
+
+
+def _body(manifest: Manifest, shards: Sequence[Shard], built: Sequence[tuple[Shard, dict]]) -> list[str]:
+    metas = [meta for _, meta in built]
+    kept, rejected = (sum(meta.get(key, 0) for meta in metas) for key in ("kept", "rejected"))
+    held_out = [str(shard.index) for shard in shards if shard.held_out]
+    lines = [f"# {manifest.name}", ""]
+    if manifest.description:
+        lines += [manifest.description, ""]
+    lines += [
+        "SMPL annotations of people in images, and SKEL fitted to them: the body model with an anatomical skeleton and",
+        "46 degrees of freedom. Made by hmr-skel.",
+        "",
+        f"- {len(built)} of {len(shards)} shards, {kept:,} rows; {rejected:,} rows left out, each with its reason, in "
+        "`rejects/`",
+        f"- SKEL gender: {manifest.skel_gender}; fit recipe: {manifest.recipe}",
+        f"- held out for evaluation (split `test`): shards {', '.join(held_out)}"
+        if held_out
+        else "- no shards are held out for evaluation",
+        "",
+        "| source | format | about |",
+        "|---|---|---|",
+        *(f"| {source.name} | {source.format} | {_cell(source.description)} |" for source in manifest.sources),
+        "",
+        "The terms of use are those of the sources' labels and images and of the body models.",
+        "",
+        "## Columns",
+        "",
+        "Arrays are lists of float32, row-major. Null means not annotated, never zero. The camera frame is x right,",
+        "y down, z forward.",
+        "",
+        "| column | type | unit | meaning |",
+        "|---|---|---|---|",
+    ]
+    for column in SCHEMA:
+        shape = column_shape(column)
+        kind = f"float32 [{' x '.join(map(str, shape))}]" if shape else str(column.type).replace("float", "float32")
+        texts = {key.decode(): value.decode() for key, value in column.metadata.items()}
+        lines.append(f"| {column.name} | {kind} | {texts.get('unit', '')} | {_cell(texts['meaning'])} |")
+    return [
+        *lines,
+        "",
+        "## Reading",
+        "",
+        "```python",
+        "from hmr_skel import load_shards",
+        "",
+        'shards = load_shards("this folder")                          # lazy; arrays with named columns',
+        'shards["v2v_mm"].mean(), shards["keypoints_2d"].shape, shards[0]["skel_q"]',
+        "",
+        'pandas.read_parquet("data")                                  # in this folder',
+        'polars.scan_parquet("data/*.parquet")',
+        "duckdb.sql(\"select source, avg(v2v_mm) from 'data/*.parquet' group by source\")",
+        'datasets.load_dataset("this folder", split="train")',
+        "```",
+    ]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

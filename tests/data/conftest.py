@@ -1,0 +1,101 @@
+"""Small label files in the formats that the data layer reads, and fits that were never fitted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hmr_skel.data.manifest import Manifest, Source, parse_manifest
+
+
+def label_arrays(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """The arrays of a CameraHMR label file."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.normal(size=(rows, *shape)).astype(np.float32)
+
+    cam_int = np.tile(np.array([[1000, 0, 640], [0, 1000, 360], [0, 0, 1]], np.float32), (rows, 1, 1))
+    return {
+        "imgname": np.array([f"aic-train/{i:06d}.jpg" for i in range(rows)]),
+        "center": 400 + 10 * normal(2),
+        "scale": np.abs(normal()) + 1,
+        "pose_cam": 0.3 * normal(72),
+        "shape": normal(10),
+        "trans_cam": normal(3) + np.array([0, 0, 5], np.float32),
+        "cam_int": cam_int,
+        "gtkps": np.concatenate([300 + normal(44, 2), np.ones((rows, 44, 1), np.float32)], axis=-1),
+    }
+
+
+def hsmr_arrays(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """HSMR's records as arrays: SKEL, names without extension, no intrinsics."""
+    rng = np.random.default_rng(seed)
+    labels = label_arrays(rows, seed)
+    return {
+        "imgname": np.array([f"S1_{i:06d}" for i in range(rows)]),
+        "center": labels["center"],
+        "scale": labels["scale"],
+        "orig_poses": rng.normal(size=(rows, 46)).astype(np.float32),
+        "orig_betas": labels["shape"],
+        "keypoints_2d": labels["gtkps"],
+        "keypoints_3d": rng.normal(size=(rows, 44, 4)).astype(np.float32),
+    }
+
+
+def fake_fit(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """What a fitter would return for so many rows."""
+    rng = np.random.default_rng(seed)
+    floats = {"skel_q": (46,), "skel_betas": (10,), "skel_transl": (3,)} | dict.fromkeys(
+        ("v2v_mm", "v2v_max_mm", "joint_mm", "max_limit_violation_deg"), ()
+    )
+    fit = {name: rng.random((rows, *shape)).astype(np.float32) for name, shape in floats.items()}
+    return {
+        **fit,
+        "skel_gender": np.full(rows, "male", object),
+        "iterations": np.full(rows, 12, np.int32),
+        "starts": np.full(rows, 1, np.int32),
+        "status": np.full(rows, "converged", object),
+    }
+
+
+def make_manifest(sources: list[dict], **changes) -> Manifest:
+    """A manifest of the given sources."""
+    content = {
+        "name": "test",
+        "skel_gender": "male",
+        "rows_per_shard": 8,
+        "body_models": {"kind": "open", "path": "nowhere"},
+        "sources": sources,
+    }
+    return parse_manifest(content | changes, "test.toml")
+
+
+def make_source(file: Path, **changes) -> Source:
+    """A source that reads a file."""
+    return make_manifest([{"name": "aic", "format": "camerahmr", "file": str(file)} | changes]).sources[0]
+
+
+@pytest.fixture(scope="session", name="label_arrays")
+def _label_arrays():
+    return label_arrays
+
+
+@pytest.fixture(scope="session", name="hsmr_arrays")
+def _hsmr_arrays():
+    return hsmr_arrays
+
+
+@pytest.fixture(scope="session", name="fake_fit")
+def _fake_fit():
+    return fake_fit
+
+
+@pytest.fixture(scope="session", name="make_manifest")
+def _make_manifest():
+    return make_manifest
+
+
+@pytest.fixture(scope="session", name="make_source")
+def _make_source():
+    return make_source

@@ -1,0 +1,161 @@
+import copy
+from pathlib import Path
+
+import pytest
+
+from hmr_skel.data.manifest import load_manifest, parse_manifest
+from hmr_skel.errors import UserError
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+GOOD = {
+    "name": "mine",
+    "skel_gender": "male",
+    "rows_per_shard": 100,
+    "body_models": {"kind": "files", "path": "models"},
+    "sources": [{"name": "aic", "format": "camerahmr", "file": "aic.npz"}],
+}
+
+
+def changed(**changes) -> dict:
+    """GOOD with changes; `source__file="x"` changes the source, None deletes."""
+    content = copy.deepcopy(GOOD)
+    for key, value in changes.items():
+        table = content["sources"][0] if key.startswith("source__") else content
+        key = key.removeprefix("source__")
+        if value is None:
+            del table[key]
+        else:
+            table[key] = value
+    return content
+
+
+def test_shipped_manifests_load(monkeypatch):
+    monkeypatch.setenv("HMR_SKEL_BODY_MODELS", "/models")
+    monkeypatch.setenv("HMR_SKEL_DATA", "/data")
+    default = load_manifest(MANIFESTS / "open.toml")
+    assert default.sources[0].rows / default.rows_per_shard == 12
+    assert default.held_out_shards == 2
+    assert default.sources[0].file == Path("/data/open/labels.npz")
+    paper = load_manifest(MANIFESTS / "hmr-skel.toml")
+    assert [s.name for s in paper.sources] == ["aic", "insta1", "insta2", "mpii", "coco", "h36m", "mpi-inf"]
+    assert len(paper.source("aic").exclude) == 9
+    assert paper.body_models.path == Path("/models")
+
+
+@pytest.mark.parametrize(
+    ("source", "imgname", "file"),
+    [
+        ("aic", "aic-train/00ab.jpg", "aic-train/00ab.jpg"),
+        ("insta1", "some/where/a/b_c/0001.jpg", "insta-train/a/b_c/0001.jpg"),
+        ("insta2", "insta-train/a/b_c/0001.jpg", "insta-train/a/b_c/0001.jpg"),
+        ("coco", "train2014/COCO_1.jpg", "coco-train/COCO_1.jpg"),
+        ("mpii", "1.jpg", "mpii-train/1.jpg"),
+        ("h36m", "S1_Walking.55_000001", "h36m-train/S1_Walking.55_000001.jpg"),
+        ("mpi-inf", "S1/x", "mpi-inf-train/S1/x.jpg"),
+    ],
+)
+def test_image_rules_of_the_paper(monkeypatch, source, imgname, file):
+    monkeypatch.setenv("HMR_SKEL_BODY_MODELS", "/models")
+    monkeypatch.setenv("HMR_SKEL_DATA", "/data")
+    paper = load_manifest(MANIFESTS / "hmr-skel.toml")
+    assert paper.source(source).image_file(imgname) == Path("/data/images") / file
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": None}, ["test.toml: name is missing"]),
+        ({"name": "../up"}, ["test.toml: name is '../up'"]),
+        ({"name": "a/b"}, ["name is 'a/b'"]),
+        ({"source__name": "a..b"}, ["sources[0].name is 'a..b'"]),
+        ({"skel_gender": "neutral"}, ["skel_gender is 'neutral'", '"male", "female", "best"']),
+        ({"rows_per_shard": 0}, ["rows_per_shard is 0", "from 1 to"]),
+        ({"rows_per_shard": "256"}, ["rows_per_shard is '256'", "whole number"]),
+        ({"rows_per_shard": True}, ["rows_per_shard is True"]),
+        ({"row_per_shard": 5}, ["test.toml: row_per_shard: unknown key", "Did you mean 'rows_per_shard'?"]),
+        ({"rows_per_shard": None, "row_per_shard": 5}, ["rows_per_shard is missing", "Found 'row_per_shard'"]),
+        ({"sources": []}, ["sources is []", "[[sources]]"]),
+        ({"sources": "aic.npz"}, ["sources is 'aic.npz'"]),
+        ({"body_models": {"kind": "files"}}, ["body_models.path is missing"]),
+        ({"source__format": "coco"}, ["sources[0] (aic).format is 'coco'", '"camerahmr", "hsmr"']),
+        ({"source__sha256": "abc"}, ["sources[0] (aic).sha256 is 'abc'"]),
+        ({"source__scale_unit": "mm"}, ["scale_unit is 'mm'", '"200px", "px"']),
+        ({"source__frame": "world"}, ["frame is 'world'", '"camera"']),
+        ({"source__allow_pickle": "yes"}, ["allow_pickle is 'yes'", "true or false"]),
+        ({"source__fields": {"betas": "shape"}}, ["fields.betas: unknown key", "smpl_betas"]),
+        ({"source__fields": {"smpl_betas": []}}, ["fields.smpl_betas is empty"]),
+        ({"source__fields": {"smpl_betas": 3}}, ["fields.smpl_betas is 3"]),
+        ({"source__image_path": [["(", ""]]}, ["image_path[0]", "regular expression"]),
+        ({"source__image_path": [["a", "\\3"]]}, ["image_path[0]"]),
+        ({"source__image_path": ["a"]}, ["image_path[0] is 'a'", "pair"]),
+        ({"source__rows": 5, "source__generate": {"kind": "open", "rows": 6}}, ["rows = 5", "generate.rows = 6"]),
+        ({"source__format": "hsmr", "skel_gender": "female"}, ["'aic' holds SKEL rows of gender 'male'"]),
+        ({"source__file": "${NOT_SET_ANYWHERE}/a.npz"}, ["NOT_SET_ANYWHERE is not set", "file"]),
+    ],
+)
+def test_errors_name_the_key_and_what_was_expected(changes, words):
+    with pytest.raises(UserError) as caught:
+        parse_manifest(changed(**changes), "test.toml")
+    for word in ["test.toml", *words]:
+        assert word in str(caught.value)
+
+
+def test_two_sources_of_one_name():
+    content = changed(sources=GOOD["sources"] * 2)
+    with pytest.raises(UserError, match="two sources are called 'aic'"):
+        parse_manifest(content, "test.toml")
+
+
+def test_missing_and_malformed_files(tmp_path):
+    with pytest.raises(UserError, match=r"no manifest .*nowhere\.toml"):
+        load_manifest(tmp_path / "nowhere.toml")
+    (tmp_path / "bad.toml").write_text("name = [1 2]")
+    with pytest.raises(UserError, match=r"bad\.toml is not valid TOML: "):
+        load_manifest(tmp_path / "bad.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"binary\.toml is not valid TOML"):
+        load_manifest(tmp_path / "binary.toml")
+    with pytest.raises(UserError, match="cannot read the manifest"):
+        load_manifest(tmp_path)
+
+
+def test_variables_and_their_defaults(monkeypatch):
+    monkeypatch.setenv("LABELS", "/labels")
+    monkeypatch.setenv("EMPTY", "")
+    manifest = parse_manifest(changed(source__file="${LABELS}/${EMPTY:-x}/a.npz"), "test.toml")
+    assert manifest.sources[0].file == Path("/labels/x/a.npz")
+
+
+def test_sha256_follows_rows_not_places_or_formatting(tmp_path):
+    base = parse_manifest(GOOD, "a.toml").sha256
+    same = [
+        {"source__file": "elsewhere/aic.npz"},
+        {"description": "words"},
+        {"body_models": {"kind": "open", "path": "elsewhere"}},
+        {"source__rows": 7},
+        {"source__image_root": "images"},
+    ]
+    other = [
+        {"rows_per_shard": 101},
+        {"skel_gender": "female"},
+        {"recipe": "fast"},
+        {"held_out_shards": 1},
+        {"source__scale_unit": "px"},
+        {"source__exclude": ["a"]},
+        {"source__smpl_gender": "male"},
+        {"source__fields": {"smpl_betas": "betas"}},
+    ]
+    assert {parse_manifest(changed(**changes), "b.toml").sha256 for changes in same} == {base}
+    hashes = {parse_manifest(changed(**changes), "b.toml").sha256 for changes in other}
+    assert len(hashes | {base}) == len(other) + 1
+    spaced = tmp_path / "spaced.toml"
+    spaced.write_text(
+        '# comment\nskel_gender="male"\nname =   "mine"\nrows_per_shard=100\n'
+        '[[sources]]\nfile="aic.npz"\nformat="camerahmr"\nname="aic"\n[body_models]\npath="models"\nkind="files"\n'
+    )
+    assert load_manifest(spaced).sha256 == base
+
+
+def test_no_image_root_says_so():
+    with pytest.raises(UserError, match=r"source 'aic' has no images.*image_root"):
+        parse_manifest(GOOD, "a.toml").sources[0].image_file("a.jpg")

@@ -1,0 +1,214 @@
+import io
+import json
+import pickle
+import struct
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from hmr_skel.data.npz import LabelFile, check_sha256, file_sha256
+from hmr_skel.errors import UserError
+
+
+def npy_header(shape: tuple, descr: str = "<f4") -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    array=npst.arrays(
+        dtype=st.sampled_from(["<f4", "<f8", ">f4", "<i8", "<U7", "S5", "?"]),
+        shape=npst.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=5),
+    ),
+    compressed=st.booleans(),
+    fortran=st.booleans(),
+)
+def test_arrays_come_back_as_saved(tmp_path_factory, array, compressed, fortran):
+    folder = tmp_path_factory.mktemp("npz")
+    if fortran:
+        array = np.asfortranarray(array)
+    (np.savez_compressed if compressed else np.savez)(folder / "a.npz", before=np.arange(3), data=array)
+    file = LabelFile(folder / "a.npz", folder / "cache")
+    file.verify(["data"])
+    assert file.keys == ["before", "data"]
+    assert file.shape("data") == array.shape
+    np.testing.assert_array_equal(file.array("data"), array)
+    assert file.array("data").dtype == array.dtype
+    # stored: mapped inside the zip; compressed: unpacked beside
+    unpacked = list((folder / "cache").rglob("*.npy"))
+    assert len(unpacked) == compressed
+
+
+def test_compressed_and_stored_are_the_same_content(tmp_path, label_arrays):
+    np.savez(tmp_path / "a.npz", **label_arrays(5))
+    np.savez_compressed(tmp_path / "b.npz", **label_arrays(5))
+    np.savez(tmp_path / "c.npz", **label_arrays(5, seed=1))
+    a, b, c = (
+        LabelFile(tmp_path / name, tmp_path).content_id(["center", "shape"]) for name in ("a.npz", "b.npz", "c.npz")
+    )
+    assert a == b != c
+
+
+def test_a_large_file_is_not_loaded(tmp_path):
+    rows = np.ones((200_000, 72), np.float32)  # 58 MB
+    np.savez(tmp_path / "stored.npz", pose=rows)
+    np.savez_compressed(tmp_path / "packed.npz", pose=rows)
+    for name in ("stored.npz", "packed.npz"):
+        tracemalloc.start()
+        file = LabelFile(tmp_path / name, tmp_path / "cache")
+        file.verify(["pose"])
+        assert np.array(file.array("pose")[1000:1256]).sum() == 256 * 72
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 0.2 * rows.nbytes, name
+
+
+def test_unpacked_once(tmp_path, label_arrays):
+    np.savez_compressed(tmp_path / "a.npz", **label_arrays(5))
+    LabelFile(tmp_path / "a.npz", tmp_path / "cache").array("center")
+    (unpacked,) = (tmp_path / "cache").rglob("center.npy")
+    before = unpacked.stat().st_mtime_ns
+    LabelFile(tmp_path / "a.npz", tmp_path / "cache").array("center")
+    assert unpacked.stat().st_mtime_ns == before
+    unpacked.write_bytes(b"")  # of another size: not ours
+    assert LabelFile(tmp_path / "a.npz", tmp_path / "cache").array("center").shape == (5, 2)
+
+
+def test_offsets_beyond_4_gb(tmp_path):
+    """ZIP64, at no cost: the file is sparse."""
+    path = tmp_path / "far.npz"
+    array = np.arange(12, dtype=np.float32).reshape(4, 3)
+    with open(path, "wb") as file:
+        file.seek(5 * 2**30)
+        with zipfile.ZipFile(file, "w") as archive, archive.open("far.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, array)
+    opened = LabelFile(path, tmp_path)
+    np.testing.assert_array_equal(opened.array("far"), array)
+    opened.verify(["far"])
+
+
+def test_files_that_are_no_npz(tmp_path, label_arrays):
+    with pytest.raises(UserError, match=r"no label file .*gone\.npz"):
+        LabelFile(tmp_path / "gone.npz", tmp_path)
+    np.savez(tmp_path / "a.npz", **label_arrays(50))
+    content = (tmp_path / "a.npz").read_bytes()
+    for end in (0, 10, len(content) // 2, len(content) - 1):
+        (tmp_path / "cut.npz").write_bytes(content[:end])
+        with pytest.raises(UserError, match=r"cut\.npz .* is not a complete \.npz.*fetch it again"):
+            LabelFile(tmp_path / "cut.npz", tmp_path)
+    (tmp_path / "page.npz").write_text("<html>log in first</html>")
+    with pytest.raises(UserError, match="is not a complete"):
+        LabelFile(tmp_path / "page.npz", tmp_path)
+    with pytest.raises(UserError, match="cannot read the label file"):
+        LabelFile(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_flipped_bit_is_found(tmp_path, label_arrays, save):
+    save(tmp_path / "a.npz", **label_arrays(2000))  # more than what reading the header buffers
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        info = archive.getinfo("shape.npy")
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[info.header_offset + info.compress_size - 20] ^= 4
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.npz: 'shape' is corrupt.*Fetch the file again"):
+        file = LabelFile(tmp_path / "a.npz", tmp_path / "cache")
+        file.verify(["shape"])
+        file.array("shape")
+    assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_any_flipped_byte_is_found_or_harmless(tmp_path, label_arrays):
+    """Wherever the damage is: a UserError or the true arrays, never another exception or other numbers."""
+    arrays = {key: value for key, value in label_arrays(3).items() if key in ("imgname", "center", "cam_int")}
+    rng = np.random.default_rng(0)
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "whole.npz", **arrays)
+        whole = (tmp_path / "whole.npz").read_bytes()
+        found = 0
+        for i in range(300):
+            content = bytearray(whole)
+            content[rng.integers(len(content))] ^= rng.integers(1, 256)
+            (tmp_path / "a.npz").write_bytes(content)
+            try:
+                file = LabelFile(tmp_path / "a.npz", tmp_path / f"cache{save.__name__}{i}")
+                present = [key for key in arrays if key in file.keys]
+                file.verify(present)
+                for key in present:
+                    np.testing.assert_array_equal(file.array(key), arrays[key])
+            except UserError:
+                found += 1
+        assert found > 100
+
+
+def test_claimed_sizes_are_checked_before_anything_is_allocated(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pose.npy", npy_header((10**12, 72)) + bytes(100))
+    with pytest.raises(UserError, match=r"'pose' says that it is float32 \(1000000000000, 72\).*but holds"):
+        LabelFile(tmp_path / "bomb.npz", tmp_path)
+
+
+def test_unpacking_needs_room(tmp_path, monkeypatch, label_arrays):
+    np.savez_compressed(tmp_path / "a.npz", **label_arrays(5))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    with pytest.raises(UserError, match=r"'center' is compressed and needs .* bytes unpacked, but .* has 10 free"):
+        LabelFile(tmp_path / "a.npz", tmp_path / "cache").array("center")
+
+
+def test_members_that_are_no_arrays(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("pose.npy", b"not an array")
+    with pytest.raises(UserError, match="'pose' is not an array that can be read"):
+        LabelFile(tmp_path / "a.npz", tmp_path)
+
+
+def test_a_local_header_of_another_member(tmp_path):
+    np.savez(tmp_path / "a.npz", one=np.zeros(3), two=np.zeros(3))
+    content = (tmp_path / "a.npz").read_bytes()
+    second = content.index(b"PK\x03\x04", 4)
+    directory = content.index(b"PK\x01\x02")
+    # the directory's first entry points at the second member
+    changed = bytearray(content)
+    changed[directory + 42 : directory + 46] = struct.pack("<I", second)
+    (tmp_path / "a.npz").write_bytes(changed)
+    with pytest.raises(UserError, match="Fetch the file again"):
+        LabelFile(tmp_path / "a.npz", tmp_path).array("one")
+
+
+def test_objects_only_where_allowed(tmp_path):
+    names = np.array(["a.jpg", b"b.jpg", 3, None, 2.5, np.str_("c.jpg")], object)
+    np.savez(tmp_path / "a.npz", imgname=names)
+    with pytest.raises(UserError, match=r"'imgname' holds Python objects.*allow_pickle = true"):
+        LabelFile(tmp_path / "a.npz", tmp_path).array("imgname")
+    assert LabelFile(tmp_path / "a.npz", tmp_path, allow_pickle=True).array("imgname").tolist() == names.tolist()
+
+
+class _Evil:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+@pytest.mark.parametrize("evil", [_Evil(), np.array([_Evil()], object)])
+def test_objects_that_run_code_do_not(tmp_path, capsys, evil):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("imgname.npy", npy_header((1,), "|O") + pickle.dumps(evil))
+    with pytest.raises(UserError, match=r"'imgname' is corrupt: it wants builtins\.print"):
+        LabelFile(tmp_path / "a.npz", tmp_path, allow_pickle=True).array("imgname")
+    assert capsys.readouterr().out == ""
+
+
+def test_expected_hash(tmp_path, label_arrays):
+    path = tmp_path / "a.npz"
+    np.savez(path, **label_arrays(5))
+    check_sha256(path, file_sha256(path), tmp_path / "cache")
+    (note,) = (tmp_path / "cache").rglob("sha256.json")
+    assert json.loads(note.read_text())["size"] == path.stat().st_size
+    with pytest.raises(UserError, match=r"has sha256 [0-9a-f]{64}, but the manifest expects 0000"):
+        check_sha256(path, "0" * 64, tmp_path / "cache")
