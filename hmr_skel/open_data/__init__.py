@@ -1,0 +1,1 @@
+"""The default data: synthetic annotations in CameraHMR's label format, with pictures, from open models only."""

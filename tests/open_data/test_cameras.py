@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+
+from hmr_skel.open_data import cameras
+
+NUM = 400
+
+
+@pytest.fixture(scope="module")
+def views() -> cameras.Views:
+    return cameras.draw_views(np.random.default_rng(4), NUM)
+
+
+@pytest.fixture(scope="module")
+def points(views) -> torch.Tensor:
+    """Person-sized clouds about an origin of their own, in camera orientation."""
+    rng = np.random.default_rng(5)
+    cloud = torch.from_numpy(rng.uniform(-1, 1, (NUM, 200, 3)) * (0.3, 0.85, 0.2) + (0.1, -0.2, 0.05))
+    return cloud @ views.rotation_cam_world.mT
+
+
+def test_fields_of_view_span_their_range(views):
+    half = views.image_size.amax(1) / 2 / views.cam_int[:, 0, 0]
+    fov = np.degrees(2 * np.arctan(half.numpy()))
+    assert fov.min() >= 35
+    assert fov.max() <= 75
+    assert fov.min() < 37
+    assert fov.max() > 73
+
+
+def test_intrinsics_tell_the_image_size(views):
+    np.testing.assert_array_equal(2 * views.cam_int[:, :2, 2], views.image_size)
+    assert (views.cam_int[:, 0, 0] == views.cam_int[:, 1, 1]).all()
+    assert views.image_size.min() >= 480
+
+
+def test_rotations_are_rotations_and_people_stand_upright(views):
+    r = views.rotation_cam_world
+    torch.testing.assert_close(r @ r.mT, torch.eye(3, dtype=r.dtype).expand(NUM, 3, 3))
+    assert (torch.linalg.det(r) > 0).all()
+    up_in_camera = r[:, :, 1]
+    assert (up_in_camera[:, 1] < -0.7).all()  # y is down in the camera
+
+
+def test_a_camera_at_the_height_of_the_horizon_sees_what_it_faces():
+    """A point straight above the person's centre is up in the picture, one towards the camera is nearer."""
+    view = cameras.draw_views(np.random.default_rng(0), 1)
+    rotation = view.rotation_cam_world[0]
+    towards_camera = -rotation.mT @ torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    assert (rotation @ towards_camera)[2] == pytest.approx(-1)
+    assert (rotation @ torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))[1] < 0
+
+
+def test_bodies_are_where_the_views_want_them(views, points):
+    transl = cameras.place(points, views)
+    in_front = points + transl[:, None]
+    assert in_front[..., 2].min() > 0.24
+    pixels = cameras.project(in_front, views.cam_int)
+    low, high = pixels.amin(1), pixels.amax(1)
+    extent = ((high - low) / views.image_size).amax(1)
+    assert (extent / views.fill - 1).abs().median() < 1e-3
+    assert ((extent / views.fill - 1).abs() < 0.05).float().mean() > 0.97
+
+    inside = ((low > 0) & (high < views.image_size - 1)).all(1)
+    cut = (views.cut != 0).any(1)
+    assert inside[~cut].float().mean() > 0.99
+    assert not inside[cut].any()
+    beyond = torch.maximum(-low, high - views.image_size).amax(1) / (high - low).amax(1)
+    assert (beyond[cut] < 0.35).all()
+
+
+def test_projection_against_the_matrix_product(views, points):
+    in_front = points + cameras.place(points, views)[:, None]
+    homogeneous = in_front @ views.cam_int.mT
+    expected = homogeneous[..., :2] / homogeneous[..., 2:]
+    torch.testing.assert_close(cameras.project(in_front, views.cam_int), expected)
+
+
+def test_square_box():
+    pixels = torch.tensor([[[10.0, 20.0], [50.0, 120.0], [30.0, 60.0]]])
+    center, scale = cameras.square_box(pixels, torch.tensor([1.2]))
+    torch.testing.assert_close(center, torch.tensor([[30.0, 70.0]]))
+    torch.testing.assert_close(scale * 200, torch.tensor([120.0]))

@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+import torch
+
+from hmr_skel.body.joints import OPENPOSE_25_FROM_SMPL_45, SMPL_VERTEX_IDS
+from hmr_skel.body.skel import Skel
+from hmr_skel.body.smpl import Smpl
+from hmr_skel.errors import UserError
+from hmr_skel.open_data.labels import ROWS_PER_CHUNK, make_labels, truth_path
+
+
+@pytest.fixture(scope="module")
+def smplx_model(body_models):
+    """smplx's own forward pass on our file: nothing of ours between the labels and the mesh."""
+    from smplx import SMPL
+    from smplx.utils import Struct
+
+    from hmr_skel.body.assets import load_smpl_arrays
+
+    path = body_models / "SMPL_NEUTRAL.pkl"
+    return SMPL(str(path), data_struct=Struct(**load_smpl_arrays(path)), num_betas=10, batch_size=1)
+
+
+def read(path):
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def smplx_output(model, columns, rows):
+    pose, betas, transl = (torch.from_numpy(columns[k][rows]) for k in ("pose_cam", "shape", "trans_cam"))
+    with torch.no_grad():
+        return model(global_orient=pose[:, :3], body_pose=pose[:, 3:], betas=betas, transl=transl)
+
+
+def project(points, cam_int):
+    homogeneous = np.einsum("nij,npj->npi", cam_int.astype(np.float64), points.astype(np.float64))
+    return homogeneous[..., :2] / homogeneous[..., 2:]
+
+
+def test_columns_are_camerahmrs(label_set):
+    expected = {
+        "center": (2,), "scale": (), "pose_cam": (72,), "shape": (10,), "trans_cam": (3,), "cam_int": (3, 3),
+        "gtkps": (44, 3),
+    }  # fmt: skip
+    assert set(label_set.columns) == {*expected, "imgname"}
+    for name, shape in expected.items():
+        column = label_set.columns[name]
+        assert column.shape == (label_set.rows, *shape), name
+        assert column.dtype == np.float32, name
+        assert np.isfinite(column).all(), name
+    assert label_set.columns["imgname"].dtype.kind == "U"
+    assert len(set(label_set.columns["imgname"].tolist())) == label_set.rows
+
+
+def test_members_are_stored_uncompressed(label_set):
+    import zipfile
+
+    with zipfile.ZipFile(label_set.path) as archive:
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_same_seed_same_bytes_and_longer_sets_begin_with_shorter_ones(label_set, body_models, tmp_path):
+    again, shorter, other = (tmp_path / name / "labels.npz" for name in ("again", "shorter", "other"))
+    make_labels(again, label_set.rows, label_set.seed, body_models)
+    assert again.read_bytes() == label_set.path.read_bytes()
+    assert truth_path(again).read_bytes() == truth_path(label_set.path).read_bytes()
+
+    make_labels(shorter, ROWS_PER_CHUNK - 7, label_set.seed, body_models)
+    for name, column in read(shorter).items():
+        np.testing.assert_array_equal(column, label_set.columns[name][: ROWS_PER_CHUNK - 7], err_msg=name)
+    make_labels(other, 10, label_set.seed + 1, body_models)
+    assert not np.allclose(read(other)["pose_cam"], label_set.columns["pose_cam"][:10])
+
+
+def test_boxes_hold_the_projected_body(label_set, smplx_model):
+    rows = slice(0, None, 25)
+    columns = label_set.columns
+    vertices = smplx_output(smplx_model, columns, rows).vertices.numpy()
+    assert vertices[..., 2].min() > 0.2
+    pixels = project(vertices, columns["cam_int"][rows])
+    low, high = pixels.min(1), pixels.max(1)
+    side = 200 * columns["scale"][rows]
+    np.testing.assert_allclose((low + high) / 2, columns["center"][rows], atol=0.02)
+    margin = side / (high - low).max(1)
+    assert (margin > 1.1 - 1e-3).all()
+    assert (margin < 1.2 + 1e-3).all()
+    assert (columns["scale"] * 200 >= 256).all()  # a 256x256 crop is never an enlargement
+
+
+def test_most_bodies_are_inside_the_picture(label_set, body_models):
+    columns = label_set.columns
+    share = (columns["gtkps"][..., 2] == 1).all(1).mean()
+    assert 0.85 < share < 1
+
+
+def test_keypoints_by_smplx(label_set, smplx_model, body_models):
+    rows = slice(3, None, 60)
+    columns = label_set.columns
+    output = smplx_output(smplx_model, columns, rows)
+    vertices = output.vertices.numpy()
+    j45 = np.concatenate((output.joints.numpy()[:, :24], vertices[:, list(SMPL_VERTEX_IDS)]), 1)
+    regressor = np.load(body_models / "SMPL_to_J19.pkl", allow_pickle=True)
+    points = np.concatenate((j45[:, list(OPENPOSE_25_FROM_SMPL_45)], np.asarray(regressor) @ vertices), 1)
+    pixels = project(points, columns["cam_int"][rows])
+    keypoints = columns["gtkps"][rows]
+    np.testing.assert_allclose(keypoints[..., :2], pixels, atol=0.02)
+    size = 2 * columns["cam_int"][rows, None, :2, 2]
+    inside = ((pixels >= 0) & (pixels <= size - 1)).all(-1)
+    np.testing.assert_array_equal(keypoints[..., 2], inside)
+
+
+def test_betas_are_standard(label_set, body_models, tmp_path):
+    path = tmp_path / "labels.npz"
+    make_labels(path, 3072, 0, body_models)  # the default manifest's size
+    betas = read(path)["shape"]
+    persons = np.unique(betas, axis=0)
+    assert len(persons) == 64
+    assert persons.std() == pytest.approx(1, abs=0.1)
+
+
+def test_truth_is_the_motion_before_perturbation(label_set, body_models):
+    """The true SKEL body lies where the SMPL body is: what is left is the models' difference and the perturbation."""
+    rows = slice(0, None, 20)
+    columns, truth = label_set.columns, label_set.truth
+    assert set(truth["skel_gender"].tolist()) == {"male"}
+    smpl, skel = Smpl.load(body_models / "SMPL_NEUTRAL.pkl"), Skel.load(body_models / "skel_male.pkl")
+    pose = torch.from_numpy(columns["pose_cam"][rows]).reshape(-1, 24, 3)
+    betas, transl = (torch.from_numpy(columns[k][rows]) for k in ("shape", "trans_cam"))
+    with torch.no_grad():
+        target = smpl(pose[:, 0], pose[:, 1:], betas, transl).vertices
+        body = skel(*(torch.from_numpy(truth[k][rows]) for k in ("skel_q", "skel_betas", "skel_transl"))).vertices
+    v2v_mm = 1000 * (body - target).norm(dim=-1).mean(-1)
+    assert v2v_mm.mean() < 30
+    assert v2v_mm.max() < 70
+    assert np.sqrt((truth["skel_betas"] ** 2).mean()) < 2.5
+
+
+def test_an_interrupted_run_leaves_nothing(body_models, tmp_path):
+    def interrupt(rows: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_labels(tmp_path / "labels.npz", 5, 0, body_models, progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_counts_rows(body_models, tmp_path):
+    seen: list[int] = []
+    make_labels(tmp_path / "labels.npz", ROWS_PER_CHUNK + 1, 0, body_models, progress=seen.append)
+    assert seen == [ROWS_PER_CHUNK, ROWS_PER_CHUNK + 1]
+
+
+def test_missing_models_are_the_users_to_mend(tmp_path):
+    with pytest.raises(UserError, match=r"SMPL_NEUTRAL\.pkl"):
+        make_labels(tmp_path / "labels.npz", 5, 0, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("rows", "seed"), [(0, 0), (5, -1)])
+def test_rows_and_seed_must_make_sense(rows, seed, tmp_path):
+    with pytest.raises(ValueError, match="rows must be positive"):
+        make_labels(tmp_path / "labels.npz", rows, seed, tmp_path)
