@@ -1,6 +1,9 @@
 """Files that appear whole or not at all: written under a temporary name beside their place, then renamed."""
 
+import contextlib
 import os
+import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Makes the folder. Raises `UserError` where the folder cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
+    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
@@ -40,5 +43,25 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _remove_abandoned(path: Path) -> None:
     for old in path.parent.glob(f".{path.name}.*.tmp"):
-        if time.time() - old.stat().st_mtime > ABANDONED_AFTER_S:
-            old.unlink(missing_ok=True)
+        owner = _OWNER.search(old.name)
+        with contextlib.suppress(FileNotFoundError):  # renamed or removed by its owner in this moment
+            if owner is not None and owner["host"] == _host():
+                abandoned = not _is_running(int(owner["pid"]))
+            else:
+                abandoned = time.time() - old.stat().st_mtime > ABANDONED_AFTER_S
+            if abandoned:
+                old.unlink()
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32] or "host"
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
