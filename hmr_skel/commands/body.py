@@ -32,15 +32,18 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     clean.set_defaults(run=run_clean)
 
 
-def run_export(args: argparse.Namespace) -> int:
+def run_export(args: argparse.Namespace) -> None:
     """Write the open body's files and list them."""
     from hmr_skel.body.open_body.export import export_body
 
     for path in export_body(args.directory):
         print(path)
-    return 0
 
 
-def run_clean(args: argparse.Namespace) -> int:
+def run_clean(args: argparse.Namespace) -> None:
     """Rewrite one model file."""
-    raise NotImplementedError
+    from hmr_skel.body.assets import write_plain_smpl
+
+    out = args.out or args.file.with_name(f"{args.file.stem}_clean{args.file.suffix}")
+    write_plain_smpl(args.file, out)
+    print(out)

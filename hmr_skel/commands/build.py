@@ -2,6 +2,11 @@
 
 import argparse
 import json
+import os
+import signal
+import sys
+
+from hmr_skel.errors import UserError
 
 DEFAULT_MANIFEST = "manifests/open.toml"
 
@@ -15,7 +20,7 @@ A shard that is complete and up to date is not fitted again."""
 DATASET = """\
 Fit all shards of a manifest through the Prefect flow build-hmr-skel, on a temporary server of its own. Complete shards
 are skipped, so an interrupted run goes on where it was. A shard that fails does not stop the others; the command then
-ends with exit status 1 and names it."""
+names it and ends with exit status 2."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -49,20 +54,56 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no report but errors")
 
 
-def run_fit(args: argparse.Namespace) -> int:
+def run_fit(args: argparse.Namespace) -> None:
     """Fit one shard in this process, without Prefect."""
-    from flows.shard import build_shard, open_manifest, parse_shard
+    from flows.shard import build_shard, parse_shards
+    from hmr_skel.data.manifest import load_manifest
 
-    manifest = open_manifest(args.manifest)
-    index = parse_shard(args.shard)
-    report = build_shard(manifest, index, args.out, device=args.device, rebuild=args.rebuild, progress=not args.quiet)
-    if not args.quiet:
+    numbers = parse_shards(args.shard)
+    if len(numbers) != 1:
+        raise UserError(
+            f"--shard {args.shard} names {len(numbers)} shards; `hmr-skel dataset --shards` builds several."
+        )
+    manifest = load_manifest(args.manifest)
+    quiet = args.quiet
+    report = build_shard(manifest, numbers[0], args.out, device=args.device, rebuild=args.rebuild, progress=not quiet)
+    if not quiet:
         print(report.text())
     if args.json:
         print(json.dumps(report.as_dict()))
-    return 0
 
 
-def run_dataset(args: argparse.Namespace) -> int:
-    """Run the flow in this process."""
-    raise NotImplementedError
+def run_dataset(args: argparse.Namespace) -> None:
+    """Run the flow in this process, on a temporary Prefect server that ends with it."""
+    # Before Prefect is imported: no server of the user's, no telemetry, and its log only where somebody asks for it.
+    os.environ["PREFECT_API_URL"] = ""
+    os.environ["DO_NOT_TRACK"] = "1"
+    os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "0"
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    # Else a SIGTERM would end this process at once and leave the temporary server behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    from flows.build import build_hmr_skel
+    from flows.summary import DatasetSummary, ShardsFailed
+
+    try:
+        result = build_hmr_skel(
+            manifest=args.manifest,
+            out=args.out,
+            device=args.device,
+            shards=args.shards,
+            rebuild=args.rebuild,
+            progress=not args.quiet,
+        )
+    except ShardsFailed as failed:
+        print(failed.traceback, end="", file=sys.stderr)
+        _print_summary(failed.summary, args)
+        raise
+    _print_summary(DatasetSummary(**result), args)
+
+
+def _print_summary(summary, args: argparse.Namespace) -> None:
+    if not args.quiet:
+        print(summary.text())
+    if args.json:
+        print(json.dumps(summary.as_dict()))

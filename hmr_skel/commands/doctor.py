@@ -1,15 +1,144 @@
 """`hmr-skel doctor`: what is there, what is missing, what to do."""
 
 import argparse
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from hmr_skel.errors import UserError
+
+BODY_FILES = {
+    "SMPL_NEUTRAL.pkl": "SMPL, of most label files; fit",
+    "SMPL_MALE.pkl": "SMPL, of label rows of that gender; fit",
+    "SMPL_FEMALE.pkl": "SMPL, of label rows of that gender; fit",
+    "skel_male.pkl": "SKEL 1.1.1; fit, train, evaluate",
+    "skel_female.pkl": "SKEL 1.1.1; fit, train, evaluate",
+    "SMPL_to_J19.pkl": "keypoints; fit, train",
+    "J_regressor_h36m.npy": "joints of Human3.6M; evaluate",
+    "J_regressor_SKEL_mix_MALE.pkl": "SMPL-like joints of SKEL; train, evaluate",
+    "J_regressor_SMPL_MALE.pkl": "joints of SMPL; evaluate",
+    "SKEL_mean.npz": "mean pose; train",
+}
+"""Name of a model file, and what it is for."""
+
+Finding = tuple[str, str, str]  # state (ok, --, missing), what, detail
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `doctor`."""
-    doctor = commands.add_parser("doctor", help="what is installed, which files are there, what is missing")
-    doctor.add_argument("--manifest", metavar="FILE", help="check this one (default: every manifests/*.toml)")
+    doctor = commands.add_parser(
+        "doctor",
+        help="what is installed, which files are there, what is missing",
+        description="Look at the installation, the devices, the body models and the label files of manifests, and say "
+        "what is missing. Changes nothing. Exit status 1 where something that is needed is missing.",
+    )
+    doctor.add_argument(
+        "--manifest",
+        metavar="FILE",
+        help="check this one (default: every manifests/*.toml; those whose environment variables are not set count as "
+        "not set up)",
+    )
     doctor.set_defaults(run=run_doctor)
 
 
 def run_doctor(args: argparse.Namespace) -> int:
     """Print one line per finding."""
-    raise NotImplementedError
+    manifests = [Path(args.manifest)] if args.manifest else sorted(Path("manifests").glob("*.toml"))
+    sections: list[tuple[str, Iterator[Finding]]] = [("installation", _installation()), ("devices", _devices())]
+    sections += [(f"manifest {path}", _manifest(path, required=args.manifest is not None)) for path in manifests]
+    missing = 0
+    for title, findings in sections:
+        print(title)
+        for state, what, detail in findings:
+            missing += state == "missing"
+            print(f"  {state:<8} {what:<32} {detail}".rstrip())
+    if not manifests:
+        print("no manifests/*.toml here: run this from the repository's root, or name one with --manifest")
+    print(f"\n{missing} missing" if missing else "\nnothing that is needed is missing")
+    return 1 if missing else 0
+
+
+def _installation() -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+
+    yield "ok", "python", platform.python_version()
+    for text in importlib.metadata.requires("hmr-skel") or ():
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield "missing", requirement.name, "make setup"
+            continue
+        fits = requirement.specifier.contains(version, prereleases=True)
+        expected = "" if fits else f", expected {requirement.specifier}: make setup"
+        yield ("ok" if fits else "missing"), requirement.name, version + expected
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    yield "ok", "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
+    if not torch.cuda.is_available():
+        build = (
+            "this torch is built without it: make setup TORCH=..." if torch.version.cuda is None else "no device found"
+        )
+        yield "--", "cuda", f"{build} (fits run on the CPU)"
+        return
+    for i in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(i)
+        yield "ok", f"cuda:{i}", f"{device.name}, {device.total_memory / 2**30:.0f} GiB"
+
+
+def _manifest(path: Path, *, required: bool) -> Iterator[Finding]:
+    from hmr_skel.data.manifest import load_manifest
+
+    try:
+        manifest = load_manifest(path)
+    except UserError as error:
+        # The paper's manifest needs folders that nobody has on the first day: no fault of the installation.
+        unset = re.search(r"environment variable (\w+) is not set", str(error))
+        if unset and not required:
+            yield "--", "not set up", f"set {unset[1]} to use it"
+        else:
+            yield "missing", str(path), str(error)
+        return
+    models = manifest.body_models
+    made = models.kind == "open"
+    genders = ("male", "female") if manifest.skel_gender == "best" else (manifest.skel_gender,)
+    smpl = {f"SMPL_{(source.smpl_gender or 'neutral').upper()}.pkl" for source in manifest.sources}
+    needed = smpl | {"SMPL_to_J19.pkl"} | {f"skel_{gender}.pkl" for gender in genders}
+    for name, purpose in BODY_FILES.items():
+        if (models.path / name).is_file():
+            yield "ok", name, purpose
+        elif made:
+            yield "--", name, "made on first use (hmr-skel body export)"
+        elif name in needed:
+            yield "missing", name, f"{purpose}. Put it into {models.path}"
+        else:
+            yield "--", name, f"{purpose}. Not in {models.path}"
+    for source in manifest.sources:
+        if source.file.is_file():
+            yield "ok", f"labels {source.name}", f"{source.file}, {source.file.stat().st_size / 1e6:,.0f} MB"
+        elif source.generate is not None:
+            yield "--", f"labels {source.name}", f"made on first use: {source.file}"
+        else:
+            yield "missing", f"labels {source.name}", f"no {source.file}. Put it there, or leave the source out"
+        if source.image_root is not None and not source.image_root.is_dir():
+            yield "--", f"images {source.name}", f"no {source.image_root}; needed for training only"
+    yield from _output(Path("data") / manifest.name)
+
+
+def _output(out: Path) -> Iterator[Finding]:
+    built = len(list((out / "meta").glob("shard-*.json")))
+    folder = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(folder).free / 1e9
+    if os.access(folder, os.W_OK):
+        yield "ok", f"output {out}", f"{built} shards built, {free:,.0f} GB free"
+    else:
+        yield "missing", f"output {out}", f"{folder} is not writable; choose another with --out"

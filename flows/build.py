@@ -1,0 +1,148 @@
+"""The Prefect flow `build-hmr-skel`: a task per shard, on whatever task runner. `flows/shard.py` builds the shard.
+
+Done is what the output says is done (the meta file's fingerprint), never what a run's state says: a killed run, another
+machine and a deleted Prefect database make no difference.
+"""
+
+import ctypes
+import errno
+import threading
+import time
+from functools import lru_cache
+from typing import Any
+
+from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, as_completed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import exponential_backoff
+from tqdm import tqdm
+
+from flows.shard import Builder, ShardReport
+from flows.summary import DatasetSummary, ShardsFailed, summarise_build
+from hmr_skel.errors import UserError
+
+DEFAULT_MANIFEST = "manifests/open.toml"
+
+_NEVER_HEALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+
+
+def may_heal(task, task_run, state) -> bool:
+    """Is trying again worth it? Yes for trouble with storage or the device, no for wrong input and for bugs."""
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, UserError):
+        error = error.__cause__
+    if isinstance(error, OSError):
+        return error.errno not in _NEVER_HEALS
+    return isinstance(error, RuntimeError) and "CUDA" in str(error)
+
+
+@lru_cache(maxsize=1)
+def _builder(flow_run: str, manifest: str, out: str | None, device: str) -> Builder:
+    """Models and label files, opened once per flow run and process."""
+    return Builder.open(manifest, out, device)
+
+
+@task(
+    name="build-shard",
+    task_run_name="shard-{index:05d}",
+    retries=2,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=may_heal,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def build_shard_task(
+    manifest: str, index: int, out: str | None, device: str, rebuild: bool = False, progress: bool = False
+) -> dict[str, Any]:
+    """Build one shard, or skip it where it is complete. Returns `ShardReport.as_dict`, small enough for any storage."""
+    builder = _builder(str(runtime.flow_run.id), manifest, out, device)
+    report = builder.build(index, rebuild=rebuild, progress=progress)
+    get_run_logger().info(report.line())
+    return report.as_dict()
+
+
+# One worker: a shard keeps a GPU, or every core, busy. Another runner: build_hmr_skel.with_options(task_runner=...).
+@flow(name="build-hmr-skel", task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False)
+def build_hmr_skel(
+    manifest: str = DEFAULT_MANIFEST,
+    out: str | None = None,
+    device: str = "auto",
+    shards: str | None = None,
+    rebuild: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Build the shards of a manifest that are not complete yet.
+
+    Args:
+        manifest: what to build, a .toml file; relative to the folder that `make serve` runs in.
+        out: where the dataset goes; default data/<manifest name>.
+        device: cpu, cuda, cuda:1 ...; auto takes the first CUDA device, else the CPU.
+        shards: only these, counted from 0, e.g. 0-3,7; default all.
+        rebuild: build complete shards again.
+        progress: show progress bars, where the output is a terminal.
+
+    Returns:
+        `DatasetSummary.as_dict`.
+
+    Raises:
+        UserError: the manifest, a label file, a model file or the device cannot be used; before any shard.
+        ShardsFailed: shards failed; after the others are done, with each one's reason.
+    """
+    start = time.monotonic()
+    try:
+        builder = _builder(str(runtime.flow_run.id), manifest, out, device)
+        wanted = builder.choose(shards)
+        artifact = create_progress_artifact(0.0, key="build-progress", description=f"{len(wanted)} shards")
+        futures: dict[PrefectFuture, int] = {
+            build_shard_task.submit(manifest, index, out, device, rebuild, progress): index for index in wanted
+        }
+        reports: list[ShardReport] = []
+        failures: dict[int, BaseException] = {}
+        with tqdm(
+            total=len(wanted), unit="shard", desc=builder.manifest.name, disable=None if progress else True
+        ) as bar:
+            for done, future in enumerate(as_completed(list(futures)), start=1):
+                result = future.state.result(raise_on_failure=False)
+                if isinstance(result, dict):
+                    reports.append(ShardReport(**result))
+                else:
+                    failures[futures[future]] = result
+                bar.update()
+                bar.set_postfix_str(f"{len(failures)} failed" if failures else "")
+                update_progress_artifact(artifact, 100.0 * done / len(wanted))  # ty: ignore
+        summary = summarise_build(builder, reports, failures, time.monotonic() - start)
+        _publish(summary)
+        if failures:
+            raise ShardsFailed(summary, failures)
+        return summary.as_dict()
+    except (KeyboardInterrupt, SystemExit):
+        _interrupt_workers()
+        raise
+    finally:
+        _builder.cache_clear()
+
+
+def _publish(summary: DatasetSummary) -> None:
+    """Artifacts: what the user interface shows of a run."""
+    create_table_artifact(key="build-shards", table=summary.table(), description=f"Shards of {summary.name}")
+    create_markdown_artifact(key="build-summary", markdown=summary.markdown(), description=f"Summary of {summary.name}")
+
+
+def _interrupt_workers() -> None:
+    """Raise KeyboardInterrupt in the worker threads of this run.
+
+    Ctrl-C reaches the main thread only, and Python cannot leave while a thread is still fitting: without this the
+    process would stay until the shard is done, which on a CPU may take minutes.
+    """
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor") and thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt)
+            )

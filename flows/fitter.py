@@ -1,0 +1,170 @@
+"""Annotation rows in, fit columns out: picks the body models and the device, and calls the fit. No files but models."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+import fitting
+from flows.sources import J19_FILE, SKEL_FILES, SMPL_FILES, existing, model_file
+from hmr_skel.body.keypoints import keypoints_44, load_points_matrix
+from hmr_skel.body.skel import Skel
+from hmr_skel.body.smpl import Smpl
+from hmr_skel.data.fingerprint import hash_files
+from hmr_skel.data.manifest import Manifest
+from hmr_skel.data.schema import FIT_COLUMNS
+from hmr_skel.errors import UserError
+from hmr_skel.rows import AnnotationRows, Reject, SmplParams
+
+Columns = dict[str, np.ndarray]
+"""By column name, as `hmr_skel.data.schema.shard_table` takes them."""
+
+
+class Fitter:
+    """Fits rows to the SKEL body that a manifest asks for. Models are loaded when a row first needs them."""
+
+    def __init__(self, manifest: Manifest, device: torch.device) -> None:
+        """Raises `UserError` where the recipe is unknown or a model that is needed for sure is not there."""
+        self.models = manifest.body_models
+        self.device = device
+        self.config = fitting.recipe(manifest.recipe)
+        best = manifest.skel_gender == "best"
+        self.skel_genders = tuple(SKEL_FILES) if best else (manifest.skel_gender,)
+        smpl_genders = {source.smpl_gender or "neutral" for source in manifest.sources if source.format == "camerahmr"}
+        self._prepared: dict[tuple[str, str], fitting.FitModel] = {}
+        self._points: torch.Tensor | None = None
+        if smpl_genders:
+            for name in (*(SMPL_FILES[g] for g in smpl_genders), *(SKEL_FILES[g] for g in self.skel_genders)):
+                model_file(self.models, name)
+
+    def body_models_hash(self) -> str:
+        """sha256 of the model files that a fit may use."""
+        names = (*SMPL_FILES.values(), *(SKEL_FILES[gender] for gender in self.skel_genders), J19_FILE)
+        return hash_files(existing(self.models, names))
+
+    def fit(
+        self, pieces: Sequence[AnnotationRows], progress: Callable[[int], None] | None = None
+    ) -> tuple[list[tuple[AnnotationRows, Columns | None]], list[Reject], int]:
+        """Fit the rows that hold SMPL.
+
+        Returns:
+            Per piece its rows and their columns (None for a piece that holds SKEL already), without the rows that no
+            fit was found for; those, as rejects with reason `fit`; and the smallest batch that was used.
+        """
+        columns: dict[int, Columns] = {}  # by number of the piece
+        batch = self.config.batch
+        to_fit = [i for i, rows in enumerate(pieces) if rows.skel_q is None and len(rows)]
+        for gender in SMPL_FILES:
+            members = {i: np.flatnonzero(pieces[i].smpl_gender == gender) for i in to_fit}
+            members = {i: rows for i, rows in members.items() if len(rows)}
+            if not members:
+                continue
+            params = _concatenate([pieces[i].take(rows).smpl_params() for i, rows in members.items()])
+            found, used = self._fit(gender, params, progress)
+            batch = min(batch, used)
+            start = 0
+            for i, rows in members.items():
+                for name, values in found.items():
+                    column = columns.setdefault(i, {}).setdefault(
+                        name, np.empty((len(pieces[i]), *values.shape[1:]), values.dtype)
+                    )
+                    column[rows] = values[start : start + len(rows)]
+                start += len(rows)
+        fitted, rejects = [], []
+        for i, rows in enumerate(pieces):
+            if i in columns:
+                kept, out = _without_failed(rows, columns[i])
+                fitted.append(kept)
+                rejects += out
+            elif len(rows):
+                fitted.append((rows, None))
+        return fitted, rejects, batch
+
+    def _fit(self, smpl_gender: str, params: SmplParams, progress: Callable[[int], None] | None) -> tuple[Columns, int]:
+        points = self._points_matrix()
+        models = [self._model(smpl_gender, skel_gender) for skel_gender in self.skel_genders]
+        if len(models) == 1:
+            result = fitting.fit_many(params, models[0], points=points, progress=progress)
+        else:
+            result = fitting.fit_best(params, models, points=points, progress=progress)
+        return _columns(result), result.batch
+
+    def _model(self, smpl_gender: str, skel_gender: str) -> fitting.FitModel:
+        key = (smpl_gender, skel_gender)
+        if key not in self._prepared:
+            smpl = Smpl.load(model_file(self.models, SMPL_FILES[smpl_gender]))
+            skel = Skel.load(model_file(self.models, SKEL_FILES[skel_gender]))
+            self._prepared[key] = fitting.prepare(smpl, skel, self.config, skel_gender, self.device)
+        return self._prepared[key]
+
+    def _points_matrix(self) -> torch.Tensor:
+        if self._points is None:
+            self._points = load_points_matrix(model_file(self.models, J19_FILE))
+        return self._points
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1`... as a device that is there. Raises `UserError` where it is not."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}. Expected auto, cpu, cuda, or cuda:1 and so on.")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            build = (
+                f"this torch ({torch.__version__}) is built without CUDA"
+                if torch.version.cuda is None
+                else (f"this machine has {count} CUDA device{'s' if count != 1 else ''}")
+            )
+            raise UserError(
+                f"no device {name!r}: {build}. Use --device cpu, or install a CUDA build: make setup TORCH=... ."
+            )
+    return device
+
+
+def _columns(result: "fitting.FitResult") -> Columns:
+    count = len(result.v2v_mm)
+    points = keypoints_44(result.target_joints, result.target_points).float()
+    keypoints_3d = torch.cat((points, torch.ones(count, 44, 1)), -1)
+    columns = {
+        "skel_q": result.skel.q,
+        "skel_betas": result.skel.betas,
+        "skel_transl": result.skel.transl,
+        "skel_gender": np.asarray(result.skel_gender, object),
+        "status": np.array([fitting.Status(int(code)).name for code in result.status], object),
+        "keypoints_3d": keypoints_3d,
+    }
+    for name in FIT_COLUMNS:
+        columns.setdefault(name, getattr(result, name, None))
+    return {name: v.cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v) for name, v in columns.items()}
+
+
+def _without_failed(rows: AnnotationRows, columns: Columns) -> tuple[tuple[AnnotationRows, Columns], list[Reject]]:
+    bad = columns["status"] == fitting.Status.rejected.name
+    rejects = [
+        Reject(
+            source=rows.source,
+            source_row=int(rows.source_row[i]),
+            imgname=str(rows.imgname[i]),
+            reason="fit",
+            detail=f"no fit was found: v2v {columns['v2v_mm'][i]:.1f} mm after {columns['starts'][i]} starts",
+        )
+        for i in np.flatnonzero(bad).tolist()
+    ]
+    if not rejects:
+        return (rows, columns), []
+    return (rows.take(~bad), {name: values[~bad] for name, values in columns.items()}), rejects
+
+
+def _concatenate(params: Sequence[SmplParams]) -> SmplParams:
+    return SmplParams(
+        **{
+            name: torch.cat([getattr(p, name) for p in params])
+            for name in ("global_orient", "body_pose", "betas", "transl")
+        }
+    )

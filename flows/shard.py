@@ -1,0 +1,231 @@
+"""The one place where data and fit meet: rows of a shard are read, checked, fitted and written. No Prefect here.
+
+`Builder` holds what shards share (label files, body models, fit models); `build_shard` is one shard and done.
+"""
+
+import re
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from flows.fitter import Fitter, resolve_device
+from flows.sources import FIT_CODE, make_missing
+from hmr_skel.data.annotations import SourceReader, open_source
+from hmr_skel.data.card import write_card
+from hmr_skel.data.checks import check_rows
+from hmr_skel.data.fingerprint import code_version, shard_fingerprint
+from hmr_skel.data.manifest import Manifest, load_manifest
+from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
+from hmr_skel.data.schema import SCHEMA, shard_table
+from hmr_skel.data.shards import Shard, cache_dir, check_no_other_plan, is_complete, pick, plan, read_meta
+from hmr_skel.data.summary import summarise
+from hmr_skel.errors import UserError
+from hmr_skel.rows import AnnotationRows, Reject
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What became of a shard."""
+
+    shard: int
+    shards: int
+    rows: int
+    kept: int
+    rejected: int
+    rows_per_s: float
+    v2v_mm: dict[str, float] | None
+    """mean, median, p95, p99, max over the fitted rows; None where none was fitted."""
+    limit_violations: int
+    """Fitted rows with a dof outside its range."""
+    file: str
+    skipped: bool = False
+    """It was complete already: nothing was built, and the figures are those of the build."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why rows were rejected."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """One line."""
+        state = "complete already" if self.skipped else f"{self.rows_per_s:.1f} rows/s"
+        fit = f", v2v mean {self.v2v_mm['mean']:.2f} mm" if self.v2v_mm is not None else ""
+        return f"shard {self.shard} of {self.shards}: {self.kept:,} kept, {self.rejected:,} rejected, {state}{fit}"
+
+    def text(self) -> str:
+        """What `hmr-skel fit` prints."""
+        fit = describe(self.v2v_mm)
+        why = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
+        lines = [
+            (
+                "rows",
+                f"{self.rows:,} read, {self.kept:,} kept, {self.rejected:,} rejected" + (f" ({why})" if why else ""),
+            ),
+            ("speed", f"{self.rows_per_s:.1f} rows/s"),
+            ("fit error", fit),
+            ("limit violations", f"{self.limit_violations:,}"),
+            ("file", self.file),
+        ]
+        head = f"shard {self.shard} of {self.shards} (0 to {self.shards - 1})"
+        if self.skipped:
+            head += ": complete and up to date, not fitted again (--rebuild would)"
+        return "\n".join([head, *(f"  {name:<18}{value}" for name, value in lines)])
+
+
+class Builder:
+    """Builds shards of one manifest into one folder."""
+
+    def __init__(self, manifest: Manifest, out: Path, device: str = "auto", *, quiet: bool = False) -> None:
+        """Open everything that shards share, and check it, before any work.
+
+        Raises `UserError` where the device, a label file or a body model cannot be used.
+        """
+        self.manifest = manifest
+        self.out = out
+        self.device = resolve_device(device)
+        make_missing(manifest, quiet=quiet)
+        self.readers: dict[str, SourceReader] = {s.name: open_source(s, cache_dir(out)) for s in manifest.sources}
+        self.shards = plan(manifest, {name: reader.num_rows for name, reader in self.readers.items()})
+        check_no_other_plan(out, len(self.shards))
+        self.fitter = Fitter(manifest, self.device)
+        self._body_models = self.fitter.body_models_hash()
+        self._code = code_version(FIT_CODE)
+
+    @classmethod
+    def open(cls, manifest: str | Path, out: str | Path | None = None, device: str = "auto", **kwargs) -> Self:
+        """From a manifest file. `out` defaults to data/<manifest name>."""
+        loaded = load_manifest(manifest)
+        return cls(loaded, Path(out) if out is not None else default_out(loaded), device, **kwargs)
+
+    def choose(self, shards: str | None) -> list[int]:
+        """Numbers of the shards that a text such as `0-3,7` names; all for None."""
+        if shards is None:
+            return list(range(len(self.shards)))
+        return [pick(self.shards, index).index for index in parse_shards(shards)]
+
+    def fingerprint(self, shard: Shard) -> str:
+        """What the shard's rows depend on."""
+        return shard_fingerprint(
+            self.manifest,
+            shard,
+            content={name: reader.content_id for name, reader in self.readers.items()},
+            body_models=self._body_models,
+            recipe=self.fitter.config.as_dict(),
+            code=self._code,
+        )
+
+    def build(self, index: int, *, rebuild: bool = False, progress: bool = True) -> ShardReport:
+        """Build one shard, or skip it where it is complete and `rebuild` is not set.
+
+        Args:
+            index: from 0.
+            rebuild: build it although it is complete.
+            progress: show a progress bar on a terminal.
+
+        Raises:
+            UserError: there is no such shard, a model file is missing or damaged, the output cannot be written.
+        """
+        shard = pick(self.shards, index)
+        fingerprint = self.fingerprint(shard)
+        if not rebuild and is_complete(self.out, shard, fingerprint):
+            return self._report(shard, skipped=True)
+        start = time.perf_counter()
+        pieces, rejects = self._read(shard)
+        read_s = time.perf_counter() - start
+        with tqdm(
+            total=sum(map(len, pieces)),
+            unit="row",
+            desc=f"shard {index}",
+            disable=None if progress else True,
+            leave=False,
+        ) as bar:
+            fitted, not_fitted, batch = self.fitter.fit(pieces, lambda done: bar.update(done - bar.n))
+        fit_s = time.perf_counter() - start - read_s
+        rejects += not_fitted
+        table = pa.concat_tables([SCHEMA.empty_table(), *(shard_table(rows, columns) for rows, columns in fitted)])
+        assert table.num_rows + len(rejects) == shard.num_rows, (table.num_rows, len(rejects), shard.num_rows)
+        write_shard(self.out, shard, table, fingerprint=fingerprint, manifest_name=self.manifest.name, code=self._code)
+        write_rejects(self.out, shard, rejects)
+        total_s = time.perf_counter() - start
+        info = summarise(table, rejects) | {
+            "rows_per_s": shard.num_rows / total_s,
+            "seconds": {"read": read_s, "fit": fit_s, "total": total_s},
+            "device": str(self.device),
+            "batch": batch,  # less than the recipe's where memory was short: the result is then not equal in every bit
+            "recipe": self.fitter.config.as_dict(),
+            "code": self._code,
+        }
+        write_meta(self.out, shard, fingerprint, info)
+        write_card(self.out, self.manifest, self.shards)
+        return self._report(shard, skipped=False)
+
+    def _read(self, shard: Shard) -> tuple[list[AnnotationRows], list[Reject]]:
+        pieces, rejects = [], []
+        for piece in shard.pieces:
+            rows = self.readers[piece.source].read(piece.start, piece.stop)
+            kept, out = check_rows(rows, self.manifest.source(piece.source).exclude)
+            pieces.append(kept)
+            rejects += out
+        return pieces, rejects
+
+    def _report(self, shard: Shard, *, skipped: bool) -> ShardReport:
+        meta = read_meta(self.out, shard)
+        assert meta is not None  # it is complete
+        names = ("shard", "shards", "rows", "kept", "rejected", "rows_per_s", "v2v_mm", "limit_violations", "reasons")
+        return ShardReport(**{name: meta[name] for name in names}, file=str(shard.data_file(self.out)), skipped=skipped)
+
+
+def build_shard(
+    manifest: Manifest,
+    index: int,
+    out: str | Path | None = None,
+    *,
+    device: str = "auto",
+    rebuild: bool = False,
+    progress: bool = True,
+) -> ShardReport:
+    """Build one shard of a manifest; see `Builder`, which this opens for one shard.
+
+    Args:
+        manifest: what to build.
+        index: from 0.
+        out: the dataset's folder; default data/<manifest name>.
+        device: cpu, cuda, cuda:1 ...; auto takes the first CUDA device, else the CPU.
+        rebuild: build it although it is complete.
+        progress: say what is made on first use, and show a progress bar on a terminal.
+
+    Raises `UserError` for everything that a user can mend.
+    """
+    folder = Path(out) if out is not None else default_out(manifest)
+    return Builder(manifest, folder, device, quiet=not progress).build(index, rebuild=rebuild, progress=progress)
+
+
+def default_out(manifest: Manifest) -> Path:
+    """Where a dataset goes that is not told: data/<manifest name>."""
+    return Path("data") / manifest.name
+
+
+def describe(v2v_mm: dict[str, float] | None) -> str:
+    """Fit errors in words."""
+    if v2v_mm is None:
+        return "no row was fitted: all hold SKEL already, or were rejected"
+    return "v2v mean {mean:.2f} mm, p99 {p99:.2f} mm, max {max:.2f} mm".format(**v2v_mm)
+
+
+def parse_shards(text: str) -> list[int]:
+    """`0-3,7` to [0, 1, 2, 3, 7]. Numbers are decimal: 07 and 08 are 7 and 8. Raises `UserError`."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        if not (match := re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part, re.ASCII)):
+            raise UserError(f"{text!r} names no shards. Expected whole numbers from 0, such as 7, 07 or 0-3,7.")
+        first = int(match[1])
+        last = first if match[2] is None else int(match[2])
+        if last < first:
+            raise UserError(f"{part.strip()!r} in {text!r} goes backwards. Expected the smaller number first.")
+        numbers += range(first, last + 1)
+    return sorted(set(numbers))
