@@ -5,7 +5,6 @@ z forward). Leading batch shapes are free where the comment says `*batch`; colum
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
 
 import numpy as np
 import torch
@@ -21,10 +20,10 @@ class SmplParams:
     betas: Tensor  # [*batch 10]
     transl: Tensor  # [*batch 3] m
 
-    def __getitem__(self, rows) -> Self:
+    def __getitem__(self, rows) -> "SmplParams":
         return _index(self, rows)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "SmplParams":
         return _to(self, device, dtype)
 
 
@@ -36,10 +35,10 @@ class SkelParams:
     betas: Tensor  # [*batch 10]
     transl: Tensor  # [*batch 3] m
 
-    def __getitem__(self, rows) -> Self:
+    def __getitem__(self, rows) -> "SkelParams":
         return _index(self, rows)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "SkelParams":
         return _to(self, device, dtype)
 
 
@@ -71,7 +70,7 @@ class AnnotationRows:
     def __len__(self) -> int:
         return len(self.source_row)
 
-    def take(self, rows: np.ndarray) -> Self:
+    def take(self, rows: np.ndarray) -> "AnnotationRows":
         """The given rows (indices or a boolean mask) in the given order."""
         columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "source"}
         return replace(self, **{k: None if v is None else v[rows] for k, v in columns.items()})

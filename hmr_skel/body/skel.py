@@ -6,7 +6,6 @@ of the published package is used. Metres, radians, y up, the body faces +z at re
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -79,7 +78,7 @@ class Skel(nn.Module):
         gender: str | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-    ) -> Self:
+    ) -> "Skel":
         """Read `skel_male.pkl` or `skel_female.pkl`, version 1.1.1. The gender is taken from the name if not given.
 
         Raises:

@@ -6,7 +6,6 @@ is `body/lbs.py`, which SKEL shares and which the fit takes apart: a test holds 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -53,7 +52,7 @@ class Smpl(nn.Module):
         self.register_buffer("joint_shapedirs", (self.joint_regressor @ directions).flatten(-2), persistent=False)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Self:
+    def load(cls, path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> "Smpl":
         """Read `SMPL_{NEUTRAL,MALE,FEMALE}.pkl` (or `basicModel_*.pkl`).
 
         Raises:
