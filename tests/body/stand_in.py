@@ -66,7 +66,9 @@ def smpl_arrays(seed: int = 0) -> dict:
         "posedirs": rng.normal(size=(NUM_VERTICES, 3, 207)) * 0.003,
         "weights": _weights(rng, NUM_VERTICES, 24),
         "J_regressor": scipy.sparse.csc_matrix(_weights(rng, 24, NUM_VERTICES, 8)),
-        "kintree_table": np.stack((np.array(SMPL_PARENTS, dtype=np.int64).astype(np.uint32), np.arange(24, dtype=np.uint32))),
+        "kintree_table": np.stack(
+            (np.array(SMPL_PARENTS, dtype=np.int64).astype(np.uint32), np.arange(24, dtype=np.uint32))
+        ),
         "bs_style": "lbs",
         "bs_type": "lrotmin",
     }

@@ -1,0 +1,27 @@
+"""Fixtures that more than one part of the tests needs."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def open_body_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The open body's model files, exported once per test run (workers of pytest-xdist share them). Read only."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    directory, done = base / "open_body", base / "open_body.done"
+    with (base / "open_body.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            from hmr_skel.body.open_body.export import export_body
+
+            export_body(directory)
+            done.touch()
+    return directory
