@@ -13,7 +13,10 @@ from uuid import uuid4
 from hmr_skel.errors import UserError
 
 ABANDONED_AFTER_S = 3600.0
-"""A temporary file untouched for so long was left by a killed process; the next writer of the file removes it."""
+"""A temporary file of another machine, untouched for so long, was left by a killed process. (Of this machine: at once.)
+The next writer of the same file removes it."""
+
+_OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9]+)-(?P<pid>[0-9]+)-[0-9a-f]{8}\.tmp$")
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _checks(rows: AnnotationRows, exclude: frozenset[str]) -> Iterator[_Check]:
         if (values := getattr(rows, column)) is not None:
             yield _too_large("betas", column, np.abs(values), MAX_ABS_BETA, "")
     if rows.smpl_pose is not None:
-        angles = np.linalg.norm(rows.smpl_pose.reshape(-1, 24, 3), axis=-1)
+        angles = np.linalg.norm(rows.smpl_pose.reshape(len(rows), 24, 3), axis=-1)
         yield _too_large("pose", "angle of smpl_pose, joint", angles, MAX_ANGLE, " rad")
     if rows.skel_q is not None:
         yield _too_large("pose", "skel_q", np.abs(rows.skel_q), MAX_ANGLE, " rad")
@@ -121,7 +121,7 @@ def _unknown(column: str, genders: np.ndarray, known: tuple[str, ...]) -> _Check
 
 
 def _not_finite(column: str, values: np.ndarray) -> _Check:
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), int(np.prod(values.shape[1:])))  # -1 would not do for no rows
 
     def detail(i: int) -> str:
         places = np.flatnonzero(~np.isfinite(flat[i]))

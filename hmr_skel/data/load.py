@@ -52,13 +52,15 @@ class Shards:
     def __repr__(self) -> str:
         return f"Shards({len(self):,} rows in {len(self.paths)} files; {', '.join(self.columns)})"
 
-    def __getitem__(self, key: str | int | slice | np.ndarray) -> Any:
+    def __getitem__(self, key: str | int | np.integer | slice | Sequence[int] | np.ndarray) -> Any:
         """A column name: its array over all rows, [N], [N 46], [N 44 3]... A row number: that row as a dict of values
         (null is None). A slice or an array of row numbers: a dict of arrays."""
         if isinstance(key, str):
             self._check_columns([key])
             return _to_numpy(self._read(key), self._schema.field(key))
         if isinstance(key, slice) or np.ndim(key):
+            if not isinstance(key, slice):
+                key = np.asarray(key) if len(key) else np.empty(0, np.int64)
             rows = self._rows(np.arange(len(self))[key])
             return {name: _to_numpy(column, self._schema.field(name)) for name, column in rows.items()}
         row = self._rows(np.array([range(len(self))[key]]))

@@ -23,7 +23,8 @@ def write_shard(out: Path, shard: Shard, table: pa.Table, *, fingerprint: str, m
     """Write the kept rows. The old meta file, if any, goes first: from here on the shard is unfinished."""
     if not table.schema.equals(SCHEMA):
         raise ValueError("the table is not of SCHEMA")
-    shard.meta_file(out).unlink(missing_ok=True)
+    if shard.meta_file(out).exists():
+        shard.meta_file(out).unlink()
     provenance = {
         "hmr_skel.schema_version": SCHEMA_VERSION,
         "hmr_skel.manifest": manifest_name,

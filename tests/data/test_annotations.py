@@ -1,0 +1,261 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hmr_skel.data.annotations import open_source
+from hmr_skel.errors import UserError
+
+CMU = Path(__file__).parents[3] / "shared" / "data" / "cmu_mocap" / "cmu-labels.npz"
+
+
+@pytest.fixture
+def read(tmp_path, make_source):
+    """Save arrays as a label file and read all rows of it."""
+
+    def read(arrays: dict, save=np.savez, **source):
+        save(tmp_path / "labels.npz", **arrays)
+        reader = open_source(make_source(tmp_path / "labels.npz", **source), tmp_path / "cache")
+        return reader.read(0, reader.num_rows)
+
+    return read
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_float32_passes_bit_for_bit(read, label_arrays, save):
+    arrays = label_arrays(20)
+    rows = read(arrays, save)
+    for column, key in {
+        "center": "center",
+        "cam_int": "cam_int",
+        "keypoints_2d": "gtkps",
+        "smpl_pose": "pose_cam",
+        "smpl_betas": "shape",
+        "smpl_transl": "trans_cam",
+    }.items():
+        got = getattr(rows, column)
+        assert got.dtype == np.float32
+        assert got.tobytes() == arrays[key].tobytes()
+    assert rows.imgname.tolist() == arrays["imgname"].tolist()
+    assert rows.row_id[:2] == ["aic/00000000", "aic/00000001"]
+    assert rows.keypoints_3d is None
+    assert rows.skel_q is None
+    assert set(rows.smpl_gender) == {"neutral"}
+    assert rows.smpl_params().body_pose.shape == (20, 23, 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_any_run_of_rows_is_that_run(tmp_path_factory, label_arrays, make_source, a, b):
+    folder = tmp_path_factory.mktemp("run")
+    np.savez(folder / "a.npz", **label_arrays(30))
+    reader = open_source(make_source(folder / "a.npz"), folder)
+    start, stop = sorted((a, b))
+    rows, whole = reader.read(start, stop), reader.read(0, 30)
+    assert len(rows) == stop - start
+    assert rows.row_id == whole.row_id[start:stop]
+    np.testing.assert_array_equal(rows.smpl_pose, whole.smpl_pose[start:stop])
+
+
+def test_reading_twice_gives_equal_rows_that_are_ours_to_change(tmp_path, label_arrays, make_source):
+    np.savez(tmp_path / "a.npz", **label_arrays(5), cam_ext=np.tile(np.eye(4) * 2, (5, 1, 1)))
+    reader = open_source(make_source(tmp_path / "a.npz"), tmp_path)
+    first = reader.read(0, 5)
+    kept = first.smpl_transl.copy()
+    first.smpl_transl[:] = 1
+    first.keypoints_2d[:] = 0
+    np.testing.assert_array_equal(reader.read(0, 5).smpl_transl, kept)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, ">f4"])
+def test_other_numbers_are_rounded_once(read, label_arrays, dtype):
+    arrays = label_arrays(5)
+    arrays["center"] = (arrays["center"] + 0.1234567891).astype(dtype)
+    np.testing.assert_array_equal(read(arrays).center, arrays["center"].astype(np.float32))
+
+
+def test_beyond_float32_is_infinite_not_a_warning(read, label_arrays):
+    arrays = label_arrays(5)
+    arrays["shape"] = arrays["shape"].astype(np.float64)
+    arrays["shape"][2, 3] = 1e300
+    assert np.isinf(read(arrays).smpl_betas[2, 3])
+
+
+def test_both_spellings_and_layouts_of_pose(read, label_arrays):
+    arrays = label_arrays(5)
+    expected = arrays.pop("pose_cam")
+    for pose in (expected, expected.reshape(5, 24, 3)):
+        np.testing.assert_array_equal(read(arrays | {"pose": pose}).smpl_pose, expected)
+    # CameraHMR's own name wins
+    np.testing.assert_array_equal(read(arrays | {"pose": 0 * expected, "pose_cam": expected}).smpl_pose, expected)
+
+
+def test_scale_in_its_variants(read, label_arrays):
+    arrays = label_arrays(5)
+    one = arrays["scale"]
+    both = np.stack([one, one], axis=1)
+    np.testing.assert_array_equal(read(arrays).scale, both)
+    np.testing.assert_array_equal(read(arrays | {"scale": one[:, None]}).scale, both)
+    two = np.stack([one, 2 * one], axis=1)
+    np.testing.assert_array_equal(read(arrays | {"scale": two}).scale, two)
+    np.testing.assert_allclose(read(arrays | {"scale": two * 200}, scale_unit="px").scale, two, rtol=1e-6)
+
+
+def test_names_as_bytes_or_objects(read, label_arrays):
+    arrays = label_arrays(4)
+    expected = arrays["imgname"].tolist()
+    arrays["imgname"] = np.char.encode(arrays["imgname"])
+    assert read(arrays).imgname.tolist() == expected
+    arrays["imgname"] = np.array([*expected[:2], b"\xff\xfe", 7], object)
+    assert read(arrays, allow_pickle=True).imgname.tolist() == [*expected[:2], b"\xff\xfe", 7]
+    with pytest.raises(UserError, match="'imgname' holds Python objects"):
+        read(arrays)
+
+
+def test_more_betas_only_where_the_manifest_admits_them(read, label_arrays):
+    arrays = label_arrays(5)
+    ten = arrays["shape"]
+    arrays["shape"] = np.concatenate([ten, ten[:, :6]], axis=1)
+    with pytest.raises(
+        UserError, match=r"'shape' \(smpl_betas\) has shape \(5, 16\)\. Expected \(N, 10\)\..*num_betas = 16"
+    ):
+        read(arrays)
+    np.testing.assert_array_equal(read(arrays, num_betas=16).smpl_betas, ten)
+    with pytest.raises(UserError, match=r"has shape \(5, 9\)"):
+        read(arrays | {"shape": ten[:, :9]}, num_betas=16)
+
+
+def test_more_keypoints_the_first_44_count(read, label_arrays):
+    arrays = label_arrays(5)
+    expected = arrays["gtkps"]
+    arrays["gtkps"] = np.concatenate([expected, expected], axis=1)
+    np.testing.assert_array_equal(read(arrays).keypoints_2d, expected)
+
+
+def test_cam_ext_is_added_to_the_translation(read, label_arrays):
+    arrays = label_arrays(5)
+    cam_ext = np.tile(np.eye(4), (5, 1, 1))
+    cam_ext[:, :3, 3] = np.arange(15).reshape(5, 3) / 7
+    expected = (cam_ext[:, :3, 3] + arrays["trans_cam"]).astype(np.float32)
+    np.testing.assert_array_equal(read(arrays | {"cam_ext": cam_ext}).smpl_transl, expected)
+
+
+def test_keypoints_3d_get_confidence(read, label_arrays):
+    points = np.random.default_rng(0).normal(size=(5, 44, 3)).astype(np.float32)
+    points[2, 7] = np.nan
+    got = read(label_arrays(5) | {"keypoints3d": points}).keypoints_3d
+    np.testing.assert_array_equal(got[..., :3], points)
+    assert got[2, 7, 3] == 0
+    assert got[..., 3].sum() == 5 * 44 - 1
+    with_confidence = np.concatenate([points, points[..., :1]], axis=-1)
+    np.testing.assert_array_equal(
+        read(label_arrays(5) | {"keypoints3d": with_confidence}).keypoints_3d, with_confidence
+    )
+
+
+def test_gender_of_the_manifest_of_the_row_or_neutral(read, label_arrays):
+    arrays = label_arrays(4)
+    assert read(arrays).smpl_gender.tolist() == ["neutral"] * 4
+    genders = {"gender": np.array(["m", "Female", "neutral", "-1"])}
+    assert read(arrays | genders).smpl_gender.tolist() == ["male", "female", "neutral", "-1"]
+    assert read(arrays | genders, smpl_gender="female").smpl_gender.tolist() == ["female"] * 4
+
+
+def test_hsmr_rows_pass_through(read, hsmr_arrays):
+    arrays = hsmr_arrays(6)
+    rows = read(arrays, format="hsmr")
+    np.testing.assert_array_equal(rows.skel_q, arrays["orig_poses"])
+    np.testing.assert_array_equal(rows.skel_betas, arrays["orig_betas"])
+    np.testing.assert_array_equal(rows.keypoints_3d, arrays["keypoints_3d"])
+    assert set(rows.skel_gender) == {"male"}
+    assert rows.imgname[0] == "S1_000000"
+    for column in ("skel_transl", "cam_int", "smpl_pose", "smpl_betas", "smpl_transl", "smpl_gender"):
+        assert getattr(rows, column) is None, column
+
+
+def test_skel_cf_release_is_read_as_hsmr(read, hsmr_arrays, label_arrays):
+    """*-release-skel.npz: skel_* win over orig_*, and SMPL keys beside them are not mixed in."""
+    arrays = hsmr_arrays(6)
+    release = label_arrays(6) | {
+        "skel_poses": arrays["orig_poses"] + 1,
+        "skel_betas": arrays["orig_betas"],
+        "skel_trans": np.ones((6, 3), np.float32),
+        "orig_poses": arrays["orig_poses"],
+    }
+    rows = read(release, format="hsmr")
+    np.testing.assert_array_equal(rows.skel_q, arrays["orig_poses"] + 1)
+    assert (rows.skel_transl == 1).all()
+    assert rows.cam_int is not None
+    assert rows.smpl_pose is None
+
+
+def test_fields_of_the_manifest(read, label_arrays):
+    arrays = label_arrays(5)
+    arrays["betas_v2"] = arrays.pop("shape")
+    with pytest.raises(UserError, match=r"has no key 'shape' \(smpl_betas .*It has: betas_v2, cam_int.*smpl_betas = "):
+        read(arrays)
+    assert read(arrays, fields={"smpl_betas": ["shape", "betas_v2"]}).smpl_betas.shape == (5, 10)
+    assert read(arrays, fields={"smpl_betas": "betas_v2", "keypoints_2d": []}).keypoints_2d is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("cam_int", None, "has no key 'cam_int'"),
+        ("pose_cam", None, "has no key 'pose_cam' or 'pose'"),
+        (
+            "pose_cam",
+            np.zeros((5, 69)),
+            r"'pose_cam' \(smpl_pose\) has shape \(5, 69\)\. Expected \(N, 72\) or \(N, 24, 3\)",
+        ),
+        ("scale", np.zeros((5, 3)), r"'scale' \(scale\) has shape \(5, 3\)\. Expected \(N,\) or \(N, 1\) or \(N, 2\)"),
+        ("gtkps", np.zeros((5, 43, 3)), r"Expected \(N, 44 or more, 3\)"),
+        ("gtkps", np.zeros((5, 44, 2)), r"has shape \(5, 44, 2\)"),
+        ("center", np.zeros((4, 2)), r"'imgname' has shape \(5,\) but 'center' has \(4, 2\)"),
+        ("center", np.float32(1), r"'center' has \(\)"),
+        ("imgname", np.arange(5), "'imgname' .* holds int64. Expected texts"),
+        ("center", np.full((5, 2), "x"), "'center' .* holds <U1. Expected numbers"),
+        ("center", np.zeros((5, 2), complex), "holds complex128. Expected numbers"),
+    ],
+)
+def test_missing_and_misshapen_keys(read, label_arrays, key, value, words):
+    arrays = label_arrays(5)
+    del arrays[key]
+    if value is not None:
+        arrays[key] = value
+    with pytest.raises(UserError, match=words) as caught:
+        read(arrays)
+    assert "labels.npz" in str(caught.value)
+
+
+def test_empty_file_and_unexpected_row_count(read, label_arrays):
+    with pytest.raises(UserError, match="holds no rows"):
+        read(label_arrays(0))
+    with pytest.raises(UserError, match="holds 5 rows, but the manifest expects 6 of source 'aic'"):
+        read(label_arrays(5), rows=6)
+
+
+def test_content_id_is_of_the_content(tmp_path, label_arrays, make_source):
+    def content_id(name: str, arrays: dict, save=np.savez) -> str:
+        save(tmp_path / name, **arrays)
+        return open_source(make_source(tmp_path / name), tmp_path / "cache").content_id
+
+    arrays = label_arrays(5)
+    base = content_id("a.npz", arrays)
+    assert content_id("b.npz", arrays, np.savez_compressed) == base
+    assert content_id("c.npz", arrays | {"not_read": np.zeros(5)}) == base
+    changed = arrays["shape"].copy()
+    changed[4, 9] += 1e-6
+    assert content_id("d.npz", arrays | {"shape": changed}) != base
+
+
+@pytest.mark.skipif(not CMU.exists(), reason=f"no {CMU}")
+def test_real_motion(tmp_path, make_source):
+    reader = open_source(make_source(CMU), tmp_path)
+    assert reader.num_rows == 4759
+    rows = reader.read(4000, 4759)
+    assert rows.imgname[0].startswith("cmu/")
+    with np.load(CMU) as file:
+        np.testing.assert_array_equal(rows.smpl_pose, file["pose_cam"][4000:])

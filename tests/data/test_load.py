@@ -1,0 +1,297 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import hmr_skel
+from hmr_skel.data.annotations import open_source
+from hmr_skel.data.card import write_card
+from hmr_skel.data.load import load_shards
+from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
+from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA, column_shape, shard_table
+from hmr_skel.data.shards import plan
+from hmr_skel.errors import UserError
+from hmr_skel.rows import Reject
+
+ROWS = {"aic": 5000, "h36m": 1000}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, label_arrays, hsmr_arrays, fake_fit, make_manifest) -> Path:
+    """4 shards: fitted rows and given ones, the third of both; the last held out; row 7 of each shard rejected."""
+    folder = tmp_path_factory.mktemp("dataset")
+    labels = label_arrays(ROWS["aic"])
+    labels["gtkps"][3] = np.nan
+    np.savez(folder / "aic.npz", **labels)
+    np.savez(folder / "h36m.npz", **hsmr_arrays(ROWS["h36m"]))
+    sources = [
+        {"name": "aic", "format": "camerahmr", "file": str(folder / "aic.npz"), "description": "a | b"},
+        {"name": "h36m", "format": "hsmr", "file": str(folder / "h36m.npz")},
+    ]
+    manifest = make_manifest(sources, rows_per_shard=2000, held_out_shards=1)
+    readers = {source.name: open_source(source, folder / "cache") for source in manifest.sources}
+    shards = plan(manifest, ROWS)
+    out = folder / "out"
+    for shard in shards:
+        tables, rejects = [], []
+        for piece in shard.pieces:
+            rows = readers[piece.source].read(piece.start, piece.stop)
+            if not rejects:
+                rejects = [Reject(rows.source, int(rows.source_row[7]), rows.imgname[7], "test", "the seventh")]
+                rows = rows.take(np.arange(len(rows)) != 7)
+            fit = None
+            if piece.source == "aic":
+                mesh_points = np.full((len(rows), 44, 4), 0.5, np.float32)
+                fit = fake_fit(len(rows), seed=shard.index) | {"keypoints_3d": mesh_points}
+            tables.append(shard_table(rows, fit))
+        write_shard(out, shard, pa.concat_tables(tables), fingerprint="f", manifest_name="test", code="c")
+        write_rejects(out, shard, rejects)
+        write_meta(out, shard, "f", {})
+    write_card(out, manifest, shards)
+    return out
+
+
+def test_columns_are_arrays_over_all_shards(dataset, label_arrays, hsmr_arrays):
+    shards = hmr_skel.load_shards(dataset)
+    assert len(shards) == 6000 - 3
+    assert list(shards.columns) == SCHEMA.names
+    for name in SCHEMA.names:
+        assert shards[name].shape == (len(shards), *column_shape(SCHEMA.field(name))), name
+    fitted = shards["source"] == "aic"
+    kept = shards["source_row"][fitted]
+    labels = label_arrays(ROWS["aic"])
+    np.testing.assert_array_equal(shards["smpl_pose"][fitted], labels["pose_cam"][kept])
+    np.testing.assert_array_equal(shards["cam_int"][fitted], labels["cam_int"][kept])
+    given = ~fitted
+    kept = shards["source_row"][given]
+    np.testing.assert_array_equal(shards["skel_q"][given], hsmr_arrays(ROWS["h36m"])["orig_poses"][kept])
+
+
+def test_null_is_not_annotated(dataset):
+    shards = load_shards(dataset)
+    fitted = shards["source"] == "aic"
+    for name in (
+        "smpl_pose",
+        "smpl_betas",
+        "smpl_transl",
+        "smpl_gender",
+        "cam_int",
+        "v2v_mm",
+        "iterations",
+        "skel_transl",
+    ):
+        np.testing.assert_array_equal(shards.valid(name), fitted, name)
+    for name in ("skel_q", "skel_betas", "skel_gender", "status", "center", "keypoints_3d"):
+        assert shards.valid(name).all(), name
+    assert np.flatnonzero(~shards.valid("keypoints_2d")).tolist() == [3]
+    assert np.isnan(shards["smpl_pose"][~fitted]).all()
+    assert np.isnan(shards["v2v_mm"][~fitted]).all()
+    assert (shards["iterations"][~fitted] == -1).all()
+    assert set(shards["smpl_gender"][~fitted]) == {None}
+    assert set(shards["status"][~fitted]) == {"given"}
+    assert set(shards["keypoints_3d_source"][fitted]) == {"smpl_mesh"}
+    assert set(shards["keypoints_3d_source"][~fitted]) == {"label"}
+    last = shards[-1]
+    assert last["smpl_pose"] is None
+    assert last["iterations"] is None
+    assert last["skel_q"].shape == (46,)
+    assert last["keypoints_2d"].shape == (44, 3)
+
+
+def test_rows_slices_and_lists_agree_with_columns(dataset):
+    shards = load_shards(dataset, columns=["v2v_mm", "row_id", "skel_q"])
+    assert list(shards[0]) == ["v2v_mm", "row_id", "skel_q"]
+    whole = {name: shards[name] for name in shards.columns}
+    rng = np.random.default_rng(0)
+    picks = [
+        slice(None),
+        slice(1995, 2003),  # over the end of a file
+        slice(5990, None, 3),
+        slice(10, 3, -2),
+        slice(5, 5),
+        rng.integers(0, len(shards), 50),
+        np.array([], np.int64),
+        [],
+        whole["v2v_mm"] > 0.99,
+        [-1, 0, 0, 5996],
+    ]
+    for pick in picks:
+        got = shards[pick]
+        for name in shards.columns:
+            np.testing.assert_array_equal(
+                got[name], whole[name][np.array(pick, int) if isinstance(pick, list) else pick], f"{pick} {name}"
+            )
+    for i in (0, 1998, 1999, 2047, 2048, 5996, -1):
+        assert shards[i]["row_id"] == whole["row_id"][i]
+        np.testing.assert_array_equal(shards[i]["skel_q"], whole["skel_q"][i])
+    with pytest.raises(IndexError):
+        shards[len(shards)]
+    with pytest.raises(IndexError):
+        shards[[0, len(shards)]]
+
+
+def test_shard_by_shard_and_row_by_row(dataset):
+    shards = load_shards(dataset, ["row_id"])
+    by_file = [file["row_id"] for file in shards.files()]
+    assert [len(ids) for ids in by_file] == [1999, 1999, 1999]
+    np.testing.assert_array_equal(np.concatenate(by_file), shards["row_id"])
+    first = next(iter(shards.files()))
+    assert [row["row_id"] for row in first] == by_file[0].tolist()
+    assert len(set(shards["row_id"])) == len(shards)
+
+
+def test_splits_and_chosen_shards(dataset):
+    train, test = load_shards(dataset, split="train"), load_shards(dataset, split="test")
+    assert (len(train), len(test)) == (3998, 1999)
+    assert load_shards(dataset, ["row_id"], shards=[2])["row_id"].tolist() == test["row_id"].tolist()
+    assert len(load_shards([dataset / "data" / "train-00001-of-00003.parquet"])) == 1999
+    assert len(load_shards(dataset / "data" / "train-00001-of-00003.parquet")) == 1999
+
+
+def test_to_worker_processes(dataset):
+    shards = load_shards(dataset, ["v2v_mm"])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(shards))["v2v_mm"], shards["v2v_mm"])
+
+
+def test_errors(dataset, tmp_path):
+    with pytest.raises(UserError, match=r"no column 'v2v' in .*Did you mean 'v2v_mm'"):
+        load_shards(dataset, ["v2v"])
+    shards = load_shards(dataset, ["v2v_mm"])
+    with pytest.raises(UserError, match=r"no column 'qqq' .* It has: v2v_mm"):
+        shards["qqq"]
+    with pytest.raises(UserError, match="no column 'skel_q'"):
+        shards.valid("skel_q")
+    with pytest.raises(UserError, match=r"no shard 9 in .*: it has 0, 1, 2 of 3"):
+        load_shards(dataset, shards=[9])
+    with pytest.raises(UserError, match="unknown split 'val'"):
+        load_shards(dataset, split="val")
+    with pytest.raises(UserError, match=r"no shards in .*hmr-skel fit"):
+        load_shards(tmp_path)
+    with pytest.raises(UserError, match=r"no shards in"):
+        load_shards(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no Parquet files given"):
+        load_shards([])
+    file = dataset / "data" / "train-00001-of-00003.parquet"
+    with pytest.raises(UserError, match="no file"):
+        load_shards([file, tmp_path / "gone.parquet"])
+    broken = tmp_path / "data" / "train-00000-of-00003.parquet"
+    broken.parent.mkdir()
+    broken.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"train-00000-of-00003\.parquet is not a Parquet file .*Build the shard again"):
+        load_shards(tmp_path)
+    (broken.parent / "train-00000-of-00005.parquet").touch()
+    with pytest.raises(UserError, match="mixes datasets of 3 and 5 shards"):
+        load_shards(tmp_path)
+
+
+def test_the_file_explains_itself(dataset):
+    schema = pq.read_schema(dataset / "data" / "train-00002-of-00003.parquet")
+    for name in SCHEMA.names:
+        kept = schema.field(name)
+        assert kept.type == SCHEMA.field(name).type
+        for key, text in SCHEMA.field(name).metadata.items():
+            assert kept.metadata[key] == text
+        assert kept.metadata[b"meaning"]
+    assert schema.field("skel_q").metadata[b"unit"] == b"rad"
+    provenance = {key.decode(): value.decode() for key, value in schema.metadata.items()}
+    assert provenance["hmr_skel.fingerprint"] == "f"
+    assert provenance["hmr_skel.split"] == "test"
+    assert provenance["hmr_skel.shard"] == "00002-of-00003"
+    rejects = pq.read_table(dataset / "rejects" / "rejects-00000-of-00003.parquet")
+    assert rejects.schema.equals(REJECTS_SCHEMA)
+    assert rejects.to_pylist()[0]["reason"] == "test"
+
+
+def test_columns_are_those_of_the_contract():
+    expected = (
+        "row_id source source_row imgname center scale cam_int keypoints_2d keypoints_3d keypoints_3d_source smpl_pose "
+        "smpl_betas smpl_transl smpl_gender skel_q skel_betas skel_transl skel_gender v2v_mm v2v_max_mm joint_mm "
+        "max_limit_violation_deg iterations starts status"
+    )
+    assert SCHEMA.names == expected.split()
+    widths = {"keypoints_2d": 132, "keypoints_3d": 176, "smpl_pose": 72, "smpl_betas": 10, "skel_q": 46, "cam_int": 9}
+    for name, width in widths.items():
+        assert SCHEMA.field(name).type == pa.list_(pa.float32(), width)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"skel_q": np.zeros((4, 45), np.float32)}, r"skel_q has shape \(4, 45\); expected \(4, 46\)"),
+        ({"skel_q": np.zeros((4, 46), int)}, "skel_q holds int64"),
+        ({"v2v_mm": np.zeros(3, np.float32)}, "v2v_mm has shape"),
+        ({"iterations": np.zeros(4, np.float32)}, "iterations holds float32; expected int32"),
+        ({"status": np.full(4, None, object)}, "status must not be null"),
+        ({"keypoints_3d": np.zeros((4, 44, 3), np.float32)}, "keypoints_3d has shape"),
+        ({"qq": np.zeros(4)}, r"unknown \['qq'\]"),
+    ],
+)
+def test_a_wrong_fit_is_refused(tmp_path, label_arrays, fake_fit, make_source, change, words):
+    np.savez(tmp_path / "a.npz", **label_arrays(4))
+    rows = open_source(make_source(tmp_path / "a.npz"), tmp_path).read(0, 4)
+    with pytest.raises(ValueError, match=words):
+        shard_table(rows, fake_fit(4) | change)
+    with pytest.raises(ValueError, match="missing"):
+        shard_table(rows, {})
+    with pytest.raises(ValueError, match="hold no SKEL"):
+        shard_table(rows, None)
+
+
+def test_no_row_left(tmp_path, label_arrays, fake_fit, make_source):
+    np.savez(tmp_path / "a.npz", **label_arrays(4))
+    rows = open_source(make_source(tmp_path / "a.npz"), tmp_path).read(0, 0)
+    assert shard_table(rows, fake_fit(0)).num_rows == 0
+
+
+# The same files without any code of ours
+
+
+def test_pandas(dataset):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_parquet(dataset / "data")
+    shards = load_shards(dataset)
+    assert len(frame) == len(shards)
+    np.testing.assert_array_equal(np.stack(frame["skel_q"]), shards["skel_q"])
+    assert frame["smpl_pose"].isna().sum() == (~shards.valid("smpl_pose")).sum()
+
+
+def test_polars(dataset):
+    polars = pytest.importorskip("polars")
+    frame = polars.scan_parquet(dataset / "data" / "*.parquet").select("skel_q", "v2v_mm", "smpl_pose").collect()
+    shards = load_shards(dataset)
+    np.testing.assert_array_equal(np.stack(frame["skel_q"].to_list()), shards["skel_q"])
+    assert frame["v2v_mm"].null_count() == frame["smpl_pose"].null_count() == (~shards.valid("v2v_mm")).sum() > 0
+
+
+def test_duckdb(dataset):
+    duckdb = pytest.importorskip("duckdb")
+    found = duckdb.execute(
+        f"select count(*), count(smpl_pose), avg(v2v_mm), max(skel_q[46]) from '{dataset}/data/*.parquet'"
+    ).fetchone()
+    shards = load_shards(dataset)
+    assert found[:2] == (len(shards), shards.valid("smpl_pose").sum())
+    np.testing.assert_allclose(found[2:], [np.nanmean(shards["v2v_mm"]), shards["skel_q"][:, 45].max()], rtol=1e-5)
+
+
+def test_hugging_face_datasets(dataset, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.load_dataset(str(dataset), cache_dir=str(tmp_path))
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 3998, "test": 1999}
+    expected = load_shards(dataset, split="train")
+    row = loaded["train"][3]
+    np.testing.assert_array_equal(np.array(row["skel_q"], np.float32), expected["skel_q"][3])
+    assert row["keypoints_2d"] is None
+    rejects = datasets.load_dataset(str(dataset), "rejects", cache_dir=str(tmp_path))["rejects"]
+    assert rejects["reason"] == ["test"] * 3
+
+
+def test_card(dataset):
+    card = (dataset / "README.md").read_text()
+    assert "3 of 3 shards, 5,997 rows; 3 rows left out" in card
+    assert "shards 2" in card
+    for name in SCHEMA.names:
+        assert f"| {name} |" in card
+    assert "| aic | camerahmr | a \\| b |" in card

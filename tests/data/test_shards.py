@@ -1,0 +1,213 @@
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hmr_skel.data.atomic import replacing
+from hmr_skel.data.fingerprint import code_version, hash_files, shard_fingerprint
+from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
+from hmr_skel.data.schema import shard_table
+from hmr_skel.data.shards import Piece, check_no_other_plan, is_complete, pick, plan, read_meta
+from hmr_skel.errors import UserError
+from hmr_skel.rows import AnnotationRows, Reject
+
+
+def sources(*names: str) -> list[dict]:
+    return [{"name": name, "format": "camerahmr", "file": f"{name}.npz"} for name in names]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=5), st.integers(1, 60))
+def test_every_row_is_in_one_shard_in_order(make_manifest, counts, size):
+    names = [f"s{i}" for i in range(len(counts))]
+    manifest = make_manifest(sources(*names), rows_per_shard=size)
+    shards = plan(manifest, dict(zip(names, counts, strict=True)))
+    rows = [(piece.source, row) for shard in shards for piece in shard.pieces for row in range(piece.start, piece.stop)]
+    assert rows == [(name, row) for name, count in zip(names, counts, strict=True) for row in range(count)]
+    assert [shard.num_rows for shard in shards[:-1]] == [size] * (len(shards) - 1)
+    assert 0 < shards[-1].num_rows <= size
+    assert [(shard.index, shard.count) for shard in shards] == [(i, len(shards)) for i in range(len(shards))]
+
+
+def test_files_pieces_and_held_out(make_manifest, tmp_path):
+    shards = plan(make_manifest(sources("a", "b"), held_out_shards=1), {"a": 10, "b": 10})
+    assert shards[1].pieces == (Piece("a", 8, 10), Piece("b", 0, 6))
+    assert [shard.held_out for shard in shards] == [False, False, True]
+    assert shards[1].data_file(tmp_path).relative_to(tmp_path).as_posix() == "data/train-00001-of-00003.parquet"
+    assert shards[1].rejects_file(tmp_path).relative_to(tmp_path).as_posix() == "rejects/rejects-00001-of-00003.parquet"
+    assert shards[1].meta_file(tmp_path).relative_to(tmp_path).as_posix() == "meta/shard-00001-of-00003.json"
+    assert pick(shards, 2) is shards[2]
+    for index in (3, -1):
+        with pytest.raises(UserError, match=f"no shard {index}: this manifest makes 3 shards, 0 to 2"):
+            pick(shards, index)
+    with pytest.raises(UserError, match="holds out 3 shards, but 20 rows make 3"):
+        plan(make_manifest(sources("a", "b"), held_out_shards=3), {"a": 10, "b": 10})
+
+
+@pytest.fixture
+def built(make_manifest, label_arrays, fake_fit, tmp_path):
+    """A shard of 8 rows of which one is rejected, written with fingerprint "f"."""
+    (shard,) = plan(make_manifest(sources("a")), {"a": 8})
+    labels = label_arrays(8)
+    rows = AnnotationRows(
+        source="a",
+        source_row=np.arange(8),
+        imgname=labels["imgname"].astype(object),
+        center=labels["center"],
+        scale=np.stack([labels["scale"]] * 2, axis=1),
+        smpl_pose=labels["pose_cam"],
+    )
+    table = shard_table(rows.take(np.arange(8) != 3), fake_fit(7))
+    rejects = [Reject("a", 3, "x.jpg", "betas", "too large")]
+    write_shard(tmp_path, shard, table, fingerprint="f", manifest_name="test", code="c")
+    write_rejects(tmp_path, shard, rejects)
+    assert not is_complete(tmp_path, shard, "f")  # not before the meta file
+    write_meta(tmp_path, shard, "f", {"rows_per_s": 5.0})
+    return tmp_path, shard, table, rejects
+
+
+def test_complete_until_anything_changes(built):
+    out, shard, table, _ = built
+    assert is_complete(out, shard, "f")
+    assert is_complete(out, shard, "f", deep=True)
+    assert not is_complete(out, shard, "another")
+    data = shard.data_file(out)
+    content = data.read_bytes()
+    data.write_bytes(content[:-1])
+    assert not is_complete(out, shard, "f")
+    data.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    assert is_complete(out, shard, "f")
+    assert not is_complete(out, shard, "f", deep=True)
+    data.unlink()
+    assert not is_complete(out, shard, "f")
+    # writing the shard again makes it unfinished until its meta file is there
+    write_shard(out, shard, table, fingerprint="f", manifest_name="test", code="c")
+    assert not is_complete(out, shard, "f")
+    assert not shard.meta_file(out).exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": "f"}', '{"fingerprint": "f", "files": {}}'])
+def test_a_meta_file_that_says_nothing_is_not_complete(built, content):
+    out, shard, _, _ = built
+    shard.meta_file(out).write_text(content)
+    assert not is_complete(out, shard, "f")
+
+
+def test_meta_holds_the_counts(built):
+    out, shard, _, _ = built
+    meta = read_meta(out, shard)
+    assert (meta["rows"], meta["kept"], meta["rejected"], meta["rows_per_s"]) == (8, 7, 1, 5.0)
+    assert meta["pieces"] == [{"source": "a", "start": 0, "stop": 8}]
+    assert set(meta["files"]) == {"data/train-00000-of-00001.parquet", "rejects/rejects-00000-of-00001.parquet"}
+
+
+def test_a_lost_row_is_noticed(built):
+    out, shard, _, _ = built
+    write_rejects(out, shard, [])
+    with pytest.raises(ValueError, match="kept 7 \\+ rejected 0 is not read 8"):
+        write_meta(out, shard, "f", {})
+
+
+def test_same_table_same_bytes_and_no_traces(built):
+    out, shard, table, rejects = built
+    before = [shard.data_file(out).read_bytes(), shard.rejects_file(out).read_bytes()]
+    write_shard(out, shard, table, fingerprint="f", manifest_name="test", code="c")
+    write_rejects(out, shard, rejects)
+    assert [shard.data_file(out).read_bytes(), shard.rejects_file(out).read_bytes()] == before
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_ctrl_c_while_writing_leaves_nothing(built, monkeypatch):
+    out, shard, table, _ = built
+
+    def interrupted(table, path, **options):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", interrupted)
+    before = shard.data_file(out).read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(out, shard, table, fingerprint="f", manifest_name="test", code="c")
+    assert shard.data_file(out).read_bytes() == before
+    assert [path.name for path in (out / "data").iterdir()] == [shard.data_file(out).name]
+
+
+def test_traces_of_killed_processes_are_removed(built):
+    out, shard, _, rejects = built
+    file = shard.rejects_file(out)
+    with replacing(file) as ours:
+        ours.touch()
+        killed = subprocess.Popen(["true"])
+        killed.wait()
+        traces = {
+            "of a process that is gone": ours.with_name(ours.name.replace(f"-{os.getpid()}-", f"-{killed.pid}-")),
+            "of another machine, old": file.with_name(f".{file.name}.elsewhere-1-01234567.tmp"),
+            "of another machine, in work": file.with_name(f".{file.name}.elsewhere-1-89abcdef.tmp"),
+        }
+        for trace in traces.values():
+            trace.touch()
+        os.utime(traces["of another machine, old"], (0, 0))
+        write_rejects(out, shard, rejects)
+        assert ours.exists()  # of a process that runs
+        assert [name for name, trace in traces.items() if trace.exists()] == ["of another machine, in work"]
+
+
+def test_output_that_cannot_be_written(built, tmp_path):
+    _, shard, table, _ = built
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*file/data/train-00000.*Choose an output folder"):
+        write_shard(tmp_path / "file", shard, table, fingerprint="f", manifest_name="test", code="c")
+
+
+def test_shards_of_another_plan_are_refused(built):
+    out, _, _, _ = built
+    check_no_other_plan(out, 1)
+    check_no_other_plan(out / "new", 5)
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet belongs to a dataset of another number"):
+        check_no_other_plan(out, 2)
+
+
+def test_fingerprint_changes_with_everything_that_counts(make_manifest, tmp_path):
+    manifest = make_manifest(sources("a", "b"))
+    shards = plan(manifest, {"a": 8, "b": 8})
+    base = {"content": {"a": "1", "b": "2"}, "body_models": "m", "recipe": {"batch": 256}, "code": "c"}
+    changes = [
+        {"content": {"a": "3", "b": "2"}},
+        {"body_models": "n"},
+        {"recipe": {"batch": 128}},
+        {"code": "d"},
+    ]
+    expected = shard_fingerprint(manifest, shards[0], **base)
+    assert shard_fingerprint(manifest, shards[0], **base) == expected
+    # a shard depends on its own sources only
+    assert shard_fingerprint(manifest, shards[0], **base | {"content": {"a": "1", "b": "9"}}) == expected
+    others = {shard_fingerprint(manifest, shards[0], **base | change) for change in changes}
+    others.add(shard_fingerprint(manifest, shards[1], **base))
+    others.add(shard_fingerprint(make_manifest(sources("a", "b"), recipe="x"), shards[0], **base))
+    assert len(others - {expected}) == len(changes) + 2
+
+
+def test_hashes_of_files_and_code(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder / "code").mkdir(parents=True)
+        (tmp_path / folder / "a.pkl").write_bytes(b"a")
+        (tmp_path / folder / "code" / "m.py").write_text("x = 1\n")
+    one, two = ([tmp_path / folder / "a.pkl"] for folder in ("one", "two"))
+    assert hash_files(one) == hash_files(two)
+    two[0].write_bytes(b"b")
+    assert hash_files(one) != hash_files(two)
+    code = [[tmp_path / folder / "code"] for folder in ("one", "two")]
+    assert code_version(code[0]) == code_version(code[1])
+    (tmp_path / "two" / "code" / "m.py").write_text("x = 2\n")
+    assert code_version(code[0]) != code_version(code[1])
+
+
+def test_meta_is_json_without_nan(built):
+    out, shard, _, _ = built
+    with pytest.raises(ValueError, match="JSON"):
+        write_meta(out, shard, "f", {"v2v_mm": float("nan")})
+    assert json.loads(shard.meta_file(out).read_text())["fingerprint"] == "f"
