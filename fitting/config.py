@@ -1,0 +1,119 @@
+"""What a fit is made of: stages, weights, limits, tolerances. A recipe is a function that returns a `FitConfig`."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from hmr_skel.body.dofs import LIMIT_TABLES
+from hmr_skel.errors import UserError
+
+PARTS = ("lower", "upper", "full")
+SHAPES = ("convert", "copy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step of the hierarchy: which dofs move, what they are moved by, how long."""
+
+    part: str
+    """`lower` (legs), `upper` (trunk, head, arms) or `full`: the dofs that move and the vertices that count."""
+
+    vertices: int = 0
+    """How many vertices of the part stand for all of them, spread over the bones; 0 takes every vertex."""
+
+    refreshes: int = 1
+    """How often the vertices are visited. In between, the mesh is held as moments."""
+
+    iterations: int = 4
+    """Steps in the reduced system per refresh, at most."""
+
+    joint_weight: float = 0.5
+    """Weight of the mean squared distance of the anatomical joints, beside 1 for that of the vertices."""
+
+    joints: str = "all"
+    """`all` joints of the part count in the joint term, or only the `scapulae`, which otherwise drift."""
+
+    def __post_init__(self) -> None:
+        if self.part not in PARTS:
+            raise ValueError(f"stage part {self.part!r} is not one of {', '.join(PARTS)}")
+        if self.joints not in ("all", "scapulae"):
+            raise ValueError(f"stage joints {self.joints!r} is neither 'all' nor 'scapulae'")
+        if self.vertices < 0 or self.refreshes < 1 or self.iterations < 1 or self.joint_weight < 0:
+            raise ValueError(f"stage {self.part!r}: counts start at 1, weights and vertices at 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """Everything that decides a fit's result, so that it goes into a shard's fingerprint whole."""
+
+    stages: tuple[Stage, ...] = field(
+        default_factory=lambda: (
+            Stage(part="lower", vertices=384, refreshes=1, iterations=4),
+            Stage(part="upper", vertices=768, refreshes=1, iterations=4),
+            Stage(part="full", vertices=1536, refreshes=1, iterations=4, joints="scapulae", joint_weight=0.01),
+            Stage(part="full", refreshes=2, iterations=3, joints="scapulae", joint_weight=0.01),
+        )
+    )
+    """In order. The last one decides the result; the ones before it find its basin."""
+
+    shape: str = "convert"
+    """`convert`: SKEL betas by least squares between the two shape spaces. `copy`: the same numbers, as published."""
+
+    betas_rms: float = 2.2
+    """`convert` only: the map is regularised until SMPL betas of rms 1 become SKEL betas of this rms in expectation."""
+
+    limits: str = "anatomical"
+    """The table of joint limits (`hmr_skel.body.dofs.limits`); they hold exactly."""
+
+    prior_weight: float = 1.7e-7
+    """Weight, m^2, of the sum of squared dofs, each over its half range in the limit table."""
+
+    step_tolerance: float = 1e-4
+    """A row is converged when no dof would move by more than this in a step, rad."""
+
+    max_step: float = 0.5
+    """No dof moves further than this in one step, rad."""
+
+    retry_v2v_mm: float = 15.0
+    """Rows that end with a larger mean distance are fitted again from other starts; the best one is kept."""
+
+    batch: int = 512
+    """Rows fitted together. Part of the recipe because the last bits of a float32 result depend on it."""
+
+    def __post_init__(self) -> None:
+        if not self.stages or self.stages[-1].part != "full":
+            raise ValueError("a fit ends with a stage 'full'")
+        if self.shape not in SHAPES:
+            raise ValueError(f"shape {self.shape!r} is not one of {', '.join(SHAPES)}")
+        if self.limits not in LIMIT_TABLES:
+            raise ValueError(f"limits {self.limits!r} is not one of {', '.join(LIMIT_TABLES)}")
+        if self.batch < 1 or self.betas_rms <= 0 or self.step_tolerance <= 0 or self.max_step <= 0:
+            raise ValueError("batch, betas_rms, step_tolerance and max_step are positive")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, for fingerprints and meta files."""
+        return asdict(self)
+
+
+def default() -> FitConfig:
+    """Converted shape, anatomical limits: the best fit that we know how to make."""
+    return FitConfig()
+
+
+def published_shape() -> FitConfig:
+    """The default with betas copied as the published converters do, to compare."""
+    return replace(default(), shape="copy")
+
+
+RECIPES: dict[str, Callable[[], FitConfig]] = {"default": default, "published_shape": published_shape}
+
+
+def recipe(name: str) -> FitConfig:
+    """The recipe of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in RECIPES:
+        raise UserError(f"unknown fit recipe {name!r}; known: {', '.join(RECIPES)}.")
+    return RECIPES[name]()

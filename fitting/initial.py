@@ -1,0 +1,103 @@
+"""A first q from SMPL's pose: walk down SKEL's tree and let each joint's dofs reproduce the SMPL bone's rotation.
+
+Both bodies have identity bone rotations in the T-pose, so world rotations can be compared as they are. A joint with
+three dofs gets Euler angles, in the branch that violates the limits least; a joint with one the best angle about its
+axis; what a joint cannot take its child sees. Angles are clamped into the limits on the way down, so that children
+make up for what their parent could not reach.
+"""
+
+from math import pi
+
+import torch
+from torch import Tensor
+
+from fitting.kinematics import Kinematics, Skeleton
+from hmr_skel.body.dofs import DOFS
+from hmr_skel.body.joints import SKEL_PARENTS, SKEL_TO_SMPL
+
+# The hand has two dofs; a third, imagined axis completes the Euler angles and is dropped.
+_HAND_THIRD_AXIS = (0.0, 1.0, 0.0)
+
+
+def initial_q(
+    smpl_rotmat: Tensor, skeleton: Skeleton, kinematics: Kinematics, low: Tensor, high: Tensor, branch: int = 0
+) -> Tensor:
+    """q [B 46] with q[:, :3] = 0 and the rest within the limits.
+
+    Args:
+        smpl_rotmat: [B 24 3 3] world rotations of SMPL's bones in the pelvis's frame.
+        skeleton: [B] rest skeletons.
+        low, high: [46] limits, rad.
+        branch: 0 takes the Euler branch that violates the limits least, 1 the other one (another start).
+    """
+    q = torch.zeros(len(smpl_rotmat), len(DOFS), dtype=smpl_rotmat.dtype, device=smpl_rotmat.device)
+    world: list[Tensor] = [smpl_rotmat[:, 0]] * 24
+    for joint in range(1, 24):
+        numbers = [k for k, dof in enumerate(DOFS) if dof.joint == joint]
+        frame = skeleton.dof_frame[:, joint]
+        parent = world[SKEL_PARENTS[joint]]
+        # L = N P N^T should be R_parent^T R.
+        wanted = frame.mT @ parent.mT @ smpl_rotmat[:, SKEL_TO_SMPL[joint]] @ frame
+        if len(numbers) == 1:
+            axis, length = kinematics.unit[joint, 0], kinematics.length[joint, 0]
+            angles = _angle_about(axis, wanted)[:, None] / length
+            angles = _nearest_turn(angles, low[numbers], high[numbers])
+        else:
+            axes = [DOFS[k].axis for k in numbers]
+            if len(axes) == 2:
+                axes.append(_HAND_THIRD_AXIS)
+            angles = _euler(axes, wanted, low[numbers], high[numbers], branch)[:, : len(numbers)]
+        angles = torch.minimum(torch.maximum(angles, low[numbers]), high[numbers])
+        q[:, numbers] = angles
+        product = torch.eye(3, dtype=q.dtype, device=q.device)
+        for order in range(len(numbers)):
+            angle = angles[:, order, None, None] * kinematics.length[joint, order]
+            rotation = angle.sin() * kinematics.skew[joint, order]
+            rotation = rotation + (1 - angle.cos()) * kinematics.skew_squared[joint, order]
+            rotation.diagonal(dim1=-2, dim2=-1).add_(1)
+            product = rotation @ product
+        world[joint] = parent @ frame @ product @ frame.mT
+    return q
+
+
+def _angle_about(axis: Tensor, rotmat: Tensor) -> Tensor:
+    """The angle about `axis` [3] whose rotation is nearest to `rotmat` [B 3 3]."""
+    odd = rotmat - rotmat.mT
+    vee = torch.stack((odd[:, 2, 1], odd[:, 0, 2], odd[:, 1, 0]), -1)
+    trace = rotmat.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return torch.atan2(vee @ axis, trace - torch.einsum("i,bij,j->b", axis, rotmat, axis))
+
+
+def _euler(axes: list[tuple[float, float, float]], rotmat: Tensor, low: Tensor, high: Tensor, branch: int) -> Tensor:
+    """Angles [B 3], first applied first, of Rot(axis_3) Rot(axis_2) Rot(axis_1) = rotmat. Axes are signed units."""
+    index = [max(range(3), key=lambda i, a=axis: abs(a[i])) for axis in axes]
+    sign = [axis[i] for axis, i in zip(axes, index, strict=True)]
+    i2, i1, i0 = index
+    even = 1.0 if (i0, i1) in ((0, 1), (1, 2), (2, 0)) else -1.0
+    middle = torch.asin((even * rotmat[:, i0, i2]).clamp(-1, 1))
+    last = torch.atan2(-even * rotmat[:, i1, i2], rotmat[:, i2, i2])
+    first = torch.atan2(-even * rotmat[:, i0, i1], rotmat[:, i0, i0])
+    signs = rotmat.new_tensor(sign)
+    near = torch.stack((first, middle, last), -1) * signs
+    # The same rotation once more: both outer angles turned by pi, the middle one reflected.
+    far = torch.stack((first + pi, pi - middle, last + pi), -1) * signs
+    near, far = (_nearest_turn(angles, low, high) for angles in (near, far))
+    better = _violation(near, low, high) <= _violation(far, low, high)
+    if branch:
+        better = ~better
+    return torch.where(better[:, None], near, far)
+
+
+def _nearest_turn(angles: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Shift angles by full turns to where they are nearest to the middle of their range."""
+    count = low.shape[-1]
+    middle = (low + high) / 2
+    shifted = angles.clone()
+    shifted[:, :count] -= 2 * pi * torch.round((angles[:, :count] - middle) / (2 * pi))
+    return shifted
+
+
+def _violation(angles: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """How far out of their limits the angles are, summed squares [B]."""
+    bounded = angles[:, : low.shape[-1]]
+    return ((low - bounded).clamp_min(0) + (bounded - high).clamp_min(0)).square().sum(-1)

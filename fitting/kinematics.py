@@ -1,0 +1,119 @@
+"""SKEL's skeleton posed for the solver: transforms of the bones, and how every dof moves them, in closed form.
+
+The root is left out: everything is in the frame in which the pelvis does not turn, which is the frame of the T-pose.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from hmr_skel.body.dofs import DOF_JOINTS, DOFS
+from hmr_skel.body.joints import SKEL_PARENTS
+from hmr_skel.body.lbs import blend, levels
+from hmr_skel.body.moving_joints import MOVING_DOFS, moving_offsets, moving_velocities
+from hmr_skel.body.rotations import skew
+from hmr_skel.body.skel import Skel
+from hmr_skel.body.skel_shape import bone_orientation
+from hmr_skel.body.smpl import relative
+
+_PARENT = [max(parent, 0) for parent in SKEL_PARENTS]
+_LEVELS = levels(SKEL_PARENTS)[1:]
+_ORDER = [sum(d.joint == dof.joint for d in DOFS[:k]) for k, dof in enumerate(DOFS)]  # among its joint's
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A body's rest skeleton, without its vertices: what a `Pose` is made of. Any float dtype."""
+
+    joints: Tensor  # [B 24 3] J
+    offsets: Tensor  # [B 24 3] from the parent
+    dof_frame: Tensor  # [B 24 3 3] N = K A^T
+
+    @classmethod
+    def of(cls, skel: Skel, betas: Tensor) -> "Skeleton":
+        """Of betas [B 10], in float64: the reduced system's dtype."""
+        joints = skel.joint_template + blend(skel.joint_shapedirs, betas)
+        offsets = relative(joints, SKEL_PARENTS)
+        frame = bone_orientation(offsets, skel.learned_rotmat, skel.apose_offset) @ skel.apose_rotmat.mT
+        return cls(joints.double(), offsets.double(), frame.double())
+
+    def __getitem__(self, rows: Tensor) -> "Skeleton":
+        return Skeleton(self.joints[rows], self.offsets[rows], self.dof_frame[rows])
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A posed skeleton, root at rest."""
+
+    local: Tensor  # [B 24 3 3] L
+    rotmat: Tensor  # [B 24 3 3] R
+    position: Tensor  # [B 24 3] p
+    transforms: Tensor  # [B 24 4 4] G, takes a rest point of a bone to its place
+    parts: Tensor  # [B 24 3 3 3] axis rotations, first, second, third
+    parent_frame: Tensor  # [B 24 3 3] R_parent N
+
+    def __getitem__(self, rows: slice | Tensor) -> "Pose":
+        return Pose(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+class Kinematics:
+    """Poses skeletons. Holds the constants of the dofs' axes on one device, in one dtype."""
+
+    def __init__(self, axes: Tensor, dof_index: Tensor) -> None:
+        """`axes` [24 3 3] and `dof_index` [24 3] of `hmr_skel.body.Skel`: by joint and order."""
+        length = axes.norm(dim=-1)
+        unit = axes / torch.where(length > 0, length, torch.ones_like(length)).unsqueeze(-1)
+        self.length = length
+        self.unit = unit
+        self.skew = skew(unit)  # [24 3 3 3]
+        self.skew_squared = self.skew @ self.skew
+        self.dof_index = dof_index
+        self.dof_joint = torch.tensor(DOF_JOINTS, device=axes.device)
+        self.dof_order = torch.tensor(_ORDER, device=axes.device)
+        self.moving = torch.tensor(MOVING_DOFS, device=axes.device)
+        self.moving_joint = self.dof_joint[self.moving]
+
+    def pose(self, q: Tensor, skeleton: Skeleton) -> Pose:
+        """q [B 46] (its first three are ignored) to a posed skeleton."""
+        padded = torch.cat((q, torch.zeros_like(q[:, :1])), 1)
+        angle = padded[:, self.dof_index] * self.length  # [B 24 3]
+        # Rodrigues with constant axes: I + sin [u]x + (1 - cos) [u]x^2.
+        parts = angle.sin()[..., None, None] * self.skew
+        parts = parts + (2 * (angle / 2).sin() ** 2)[..., None, None] * self.skew_squared
+        parts.diagonal(dim1=-2, dim2=-1).add_(1)
+        product = parts[:, :, 2] @ parts[:, :, 1] @ parts[:, :, 0]
+        local = skeleton.dof_frame @ product @ skeleton.dof_frame.mT
+        local[:, 0] = torch.eye(3, dtype=q.dtype, device=q.device)
+        step = skeleton.offsets + moving_offsets(q, skeleton.joints)
+        rotmat, position = torch.empty_like(local), torch.empty_like(step)
+        rotmat[:, 0], position[:, 0] = local[:, 0], step[:, 0]
+        for level in _LEVELS:
+            above = [SKEL_PARENTS[j] for j in level]
+            parent = rotmat[:, above]
+            rotmat[:, level] = parent @ local[:, level]
+            position[:, level] = position[:, above] + (parent @ step[:, level, :, None]).squeeze(-1)
+        transforms = torch.zeros(*local.shape[:2], 4, 4, dtype=q.dtype, device=q.device)
+        transforms[..., :3, :3] = rotmat
+        transforms[..., :3, 3] = position - (rotmat @ skeleton.joints.unsqueeze(-1)).squeeze(-1)
+        transforms[..., 3, 3] = 1
+        return Pose(local, rotmat, position, transforms, parts, rotmat[:, _PARENT] @ skeleton.dof_frame)
+
+    def twists(self, q: Tensor, skeleton: Skeleton, pose: Pose) -> Tensor:
+        """How each dof moves the points p above its joint: [B 24 3 3 4] (joint, order), p' = twist [p; 1].
+
+        The twist is [[w]x | u].
+
+        u = t - w x p_joint, with t the joint's own velocity (spine, scapulae). Orders that a joint lacks are 0.
+        """
+        third = self.unit[:, 2].expand(len(q), -1, -1)
+        second = (pose.parts[:, :, 2] @ self.unit[:, 1].unsqueeze(-1)).squeeze(-1)
+        first = (pose.parts[:, :, 2] @ (pose.parts[:, :, 1] @ self.unit[:, 0].unsqueeze(-1))).squeeze(-1)
+        axis = torch.stack((first, second, third), -1) * self.length.unsqueeze(-2)  # [B 24 3(xyz) 3(order)]
+        world = (pose.parent_frame @ axis).mT  # [B 24 order xyz]
+        linear = -torch.linalg.cross(world, pose.position.unsqueeze(2).expand_as(world), dim=-1)
+        velocity = moving_velocities(q, skeleton.joints)  # in the parent's frame
+        parents = [_PARENT[j] for j in self.moving_joint.tolist()]
+        velocity = (pose.rotmat[:, parents] @ velocity.unsqueeze(-1)).squeeze(-1)
+        linear[:, self.moving_joint, self.dof_order[self.moving]] += velocity
+        return torch.cat((skew(world), linear.unsqueeze(-1)), -1)

@@ -1,0 +1,94 @@
+"""Any number of rows through `fit_batch`: in batches that fit the device's memory, by the better gender if asked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from fitting.fit import FitResult, fit_batch
+from fitting.model import FitModel
+from hmr_skel.errors import UserError
+from hmr_skel.rows import SkelParams, SmplParams
+
+
+def fit_many(
+    params: SmplParams,
+    model: FitModel,
+    points: Tensor | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> FitResult:
+    """Fit [N] rows in batches of the recipe's size, halved for good when the device runs out of memory.
+
+    The result is on the CPU; its `batch` is the size that memory allowed.
+
+    Args:
+        params: [N] rows on any device.
+        points: [K 6890] as in `fit_batch`.
+        progress: called with the number of rows done so far.
+
+    Raises:
+        UserError: not even one row fits into the device's memory.
+    """
+    count, size = len(params.betas), model.config.batch
+    points = None if points is None else points.to(model.device)
+    results, first = [], 0
+    while first < count or not results:
+        last = min(first + size, count)
+        try:
+            results.append(_to_cpu(fit_batch(params[first:last], model, points)))
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise UserError(
+                    f"{model.device}: out of memory at a batch of one row. Free the device, or fit with --device cpu."
+                ) from None
+            size = max(size // 2, 1)
+            torch.cuda.empty_cache()
+            continue
+        if progress is not None:
+            progress(last)
+        first = last
+        if count == 0:
+            break
+    return replace(_concatenate(results), batch=size)
+
+
+def fit_best(
+    params: SmplParams,
+    models: Sequence[FitModel],
+    points: Tensor | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> FitResult:
+    """Fit with every model (male and female) and keep, row by row, the one with the smaller mean distance."""
+    runs = [fit_many(params, model, points, progress) for model in models]
+    best = runs[0]
+    for other in runs[1:]:
+        better = (other.v2v_mm < best.v2v_mm) | (best.v2v_mm.isnan() & ~other.v2v_mm.isnan())
+        gender = [b if flag else a for a, b, flag in zip(best.skel_gender, other.skel_gender, better, strict=True)]
+        best = _merge(lambda a, b, better=better: torch.where(_column(better, a), b, a), [best, other], gender)
+    return replace(best, batch=min(run.batch for run in runs))
+
+
+def _column(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.view(-1, *(1,) * (like.ndim - 1))
+
+
+def _to_cpu(result: FitResult) -> FitResult:
+    return _merge(lambda value: value.cpu(), [result], result.skel_gender)
+
+
+def _concatenate(results: list[FitResult]) -> FitResult:
+    if len(results) == 1:
+        return results[0]
+    return _merge(lambda *values: torch.cat(values), results, [g for r in results for g in r.skel_gender])
+
+
+def _merge(combine: Callable[..., Tensor], results: list[FitResult], gender: list[str]) -> FitResult:
+    """Combine results column by column."""
+    skel = SkelParams(*(combine(*(getattr(r.skel, f.name) for r in results)) for f in fields(SkelParams)))
+    columns = {"skel": skel, "skel_gender": gender, "batch": results[0].batch}
+    for field in fields(FitResult):
+        if field.name not in columns:
+            values = [getattr(r, field.name) for r in results]
+            columns[field.name] = None if values[0] is None else combine(*values)
+    return FitResult(**columns)

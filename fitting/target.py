@@ -1,0 +1,84 @@
+"""What a row is fitted to: the annotated SMPL mesh, brought into the frame in which SKEL's pelvis rests.
+
+Both bodies' roots are tied in closed form, so the fit never sees the global orientation or the translation: with
+p_skel = R (v - J_0) + J_0 + transl_skel and the translation of `fitting.root`, the world distance of two vertices is
+that of v and y - d, with y the SMPL mesh unturned and d the mean offset of the two T-poses.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fitting.surface import Blend
+from hmr_skel.body.joints import SMPL_PARENTS
+from hmr_skel.body.lbs import blend, bone_transforms, chain
+from hmr_skel.body.rotations import rotvec_to_rotmat
+from hmr_skel.body.skel import Skel
+from hmr_skel.body.smpl import Smpl, relative
+from hmr_skel.rows import SmplParams
+
+
+@dataclass(frozen=True)
+class Target:
+    """Targets of a batch, float32, metres, in SKEL's pelvis frame but for what is marked world."""
+
+    vertices: Tensor  # [B 3 V]
+    anatomical_joints: Tensor  # [B 24 3] SKEL's joint regressor on the target mesh
+    rotmat: Tensor  # [B 24 3 3] world rotations of SMPL's bones, root unturned
+    global_rotmat: Tensor  # [B 3 3] SMPL's root, as annotated
+    pelvis: Tensor  # [B 3] SMPL's root joint at rest
+    offset: Tensor  # [B 3] d
+    joints_world: Tensor  # [B 24 3] SMPL's joints as annotated
+    points_world: Tensor | None  # [B K 3] points asked for on the annotated mesh
+
+    def __getitem__(self, rows: Tensor) -> "Target":
+        points = None if self.points_world is None else self.points_world[rows]
+        return Target(
+            self.vertices[rows], self.anatomical_joints[rows], self.rotmat[rows], self.global_rotmat[rows],
+            self.pelvis[rows], self.offset[rows], self.joints_world[rows], points,
+        )  # fmt: skip
+
+
+class TargetMaker:
+    """Poses SMPL for the fit. Tables of one pair of models."""
+
+    def __init__(self, smpl: Smpl, skel: Skel) -> None:
+        self.smpl = smpl
+        self.blend = Blend.of(smpl)
+        self.regressor = skel.joint_regressor.T.contiguous()  # [V 24]
+        smpl_mean = torch.cat((smpl.template.flatten()[None], smpl.shapedirs)).unflatten(-1, (-1, 3)).mean(1)
+        skel_mean = torch.cat((skel.template.flatten()[None], skel.shapedirs)).unflatten(-1, (-1, 3)).mean(1)
+        self.smpl_mean, self.skel_mean = smpl_mean, skel_mean  # [11 3] centroids of the T-poses, affine in betas
+
+    def __call__(self, params: SmplParams, skel_betas: Tensor, points: Tensor | None = None) -> Target:
+        """Targets of [B] rows. `skel_betas` [B 10] fix d; `points` [K V] asks for points of the annotated mesh."""
+        smpl = self.smpl
+        local = rotvec_to_rotmat(params.body_pose)
+        identity = torch.eye(3, dtype=local.dtype, device=local.device)
+        rest_joints = smpl.joint_template + blend(smpl.joint_shapedirs, params.betas)
+        unturned = torch.cat((identity.expand(len(local), 1, 3, 3), local), 1)
+        rotmat, position = chain(unturned, relative(rest_joints, SMPL_PARENTS), SMPL_PARENTS)
+        rest = self.blend.rest(params.betas, (local - identity).flatten(1))
+        vertices, _ = self.blend.skin(rest, bone_transforms(rotmat, position, rest_joints))
+        offset = _affine(self.smpl_mean, params.betas) - _affine(self.skel_mean, skel_betas)
+        global_rotmat = rotvec_to_rotmat(params.global_orient)
+        pelvis = rest_joints[:, 0]
+
+        def to_world(p: Tensor) -> Tensor:  # [B N 3]
+            return (p - pelvis[:, None]) @ global_rotmat.mT + (pelvis + params.transl)[:, None]
+
+        return Target(
+            vertices=vertices - offset.unsqueeze(-1),
+            anatomical_joints=(vertices @ self.regressor).mT - offset.unsqueeze(1),
+            rotmat=rotmat,
+            global_rotmat=global_rotmat,
+            pelvis=pelvis,
+            offset=offset,
+            joints_world=to_world(position),
+            points_world=None if points is None else to_world((vertices @ points.T).mT),
+        )
+
+
+def _affine(table: Tensor, betas: Tensor) -> Tensor:
+    return table[0] + betas @ table[1:]
