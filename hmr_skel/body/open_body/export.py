@@ -1,0 +1,181 @@
+"""Write the open body as the files that SMPL's and SKEL's own loaders read.
+
+Frame of all files: y up, facing +z, x to the left, metres. scipy matrices are pickled by whichever scipy is installed:
+make these files where they are used, never pass them on.
+"""
+
+import io
+import os
+import pathlib
+import pickle
+import tempfile
+
+import numpy as np
+
+from hmr_skel.body.open_body.unpack import SKEL_GENDERS, SKEL_PARENTS, SMPL_PARENTS, GenderedBody, OpenBody, unpack
+
+NOTICE = pathlib.Path(__file__).with_name("NOTICE")
+SKEL_VERSION = "1.1.1"
+NO_PARENT = 2**32 - 1
+"""SMPL's mark for the root's parent: -1 read as unsigned."""
+PICKLE_PROTOCOL = 4
+"""Every reader's Python has it, and it stores arrays as raw bytes; protocol 2, which the originals use, does not."""
+
+SKEL_MEAN_POSE = (
+    3.1416, 0.0, 0.0, 0.2582, -0.0071, -0.0876, 0.4731, 0.1797, -0.0889, 0.1686, 0.2181, -0.0426, -0.0258, 0.4005,
+    0.2235, -0.1282, 0.0974, 0.0080, -0.1757, 0.0128, -0.0050, -0.0140, -0.0251, 0.0334, -0.0705, 0.0118, 0.1171,
+    0.2204, -0.1529, 0.8109, -0.1505, 0.3264, 0.8769, 0.0029, 0.0093, -0.1357, -0.0722, -0.2091, -0.2010, -0.7917,
+    0.0847, 0.3904, 0.9036, -0.0237, -0.0298, -0.1886,
+)  # fmt: skip
+"""HSMR's mean q [46] in the camera's frame, radians (MIT)."""
+SKEL_MEAN_CAMERA = (0.9, 0.0, 0.0)
+
+SKEL_TO_SMPL = (0, 6, 1, 11, 7, 2, 11, 8, 3, 12, 10, 5, 12, 19, 14, 13, 20, 15, 21, 16, 23, 18, 23, 18)
+"""For each SMPL joint the SKEL joint that stands for it."""
+ANATOMICAL_SMPL_JOINTS = (1, 2, 4, 5, 7, 8, 16, 17, 18, 19, 20, 21)
+"""SMPL joints that the mixed regressor takes from SKEL: hips, knees, ankles, shoulders, elbows, wrists."""
+
+SKEL_JOINT_NAMES = (
+    "pelvis", "femur_r", "tibia_r", "talus_r", "calcn_r", "toes_r", "femur_l", "tibia_l", "talus_l", "calcn_l",
+    "toes_l", "lumbar_body", "thorax", "head", "scapula_r", "humerus_r", "ulna_r", "radius_r", "hand_r", "scapula_l",
+    "humerus_l", "ulna_l", "radius_l", "hand_l",
+)  # fmt: skip
+_LEG_DOFS = ("hip_flexion", "hip_adduction", "hip_rotation", "knee_angle", "ankle_angle", "subtalar_angle", "mtp_angle")
+_SCAPULA_DOFS = ("scapula_abduction", "scapula_elevation", "scapula_upward_rot")
+_FOREARM_DOFS = ("elbow_flexion", "pro_sup", "wrist_flexion", "wrist_deviation")
+SKEL_POSE_NAMES = (
+    "pelvis_tilt", "pelvis_list", "pelvis_rotation",
+    *(f"{dof}_{side}" for side in "rl" for dof in _LEG_DOFS),
+    *(f"{part}_{dof}" for part in ("lumbar", "thorax", "head") for dof in ("bending", "extension", "twist")),
+    *(
+        name
+        for side in "rl"
+        for name in (
+            *(f"{dof}_{side}" for dof in _SCAPULA_DOFS),
+            *(f"shoulder_{side}_{axis}" for axis in "xyz"),
+            *(f"{dof}_{side}" for dof in _FOREARM_DOFS),
+        )
+    ),
+)  # fmt: skip
+
+
+def export_body(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Write all model files and the NOTICE into `directory`; returns their paths.
+
+    Each file appears by rename, whole or not at all. Two exports on one machine give identical bytes.
+    """
+    body = unpack()
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    male = body.genders["male"]
+    written = [
+        _write_pickle(directory / f"SMPL_{gender.upper()}.pkl", smpl_file(body, one))
+        for gender, one in body.genders.items()
+    ]
+    written += [
+        _write_pickle(directory / f"skel_{gender}.pkl", skel_file(body, body.genders[gender]))
+        for gender in SKEL_GENDERS
+    ]
+    written += [
+        _write_pickle(directory / "SMPL_to_J19.pkl", body.j19_regressor),
+        _write_pickle(directory / "J_regressor_SKEL_mix_MALE.pkl", mixed_regressor(male)),
+        _write_pickle(directory / "J_regressor_SMPL_MALE.pkl", male.smpl_regressor),
+    ]
+    h36m, mean = io.BytesIO(), io.BytesIO()
+    np.save(h36m, body.h36m_regressor)
+    np.savez(
+        mean,
+        poses=np.array(SKEL_MEAN_POSE, dtype=np.float32),
+        betas=np.zeros(10, dtype=np.float32),  # the published mean betas belong to the licensed shape space
+        cam=np.array(SKEL_MEAN_CAMERA, dtype=np.float32),
+    )
+    written.append(_write_bytes(directory / "J_regressor_h36m.npy", h36m.getvalue()))
+    written.append(_write_bytes(directory / "SKEL_mean.npz", mean.getvalue()))
+    written.append(_write_bytes(directory / "NOTICE", NOTICE.read_bytes()))
+    return written
+
+
+def smpl_file(body: OpenBody, one: GenderedBody) -> dict[str, object]:
+    """Content of `SMPL_*.pkl`, with the keys and dtypes of the official files."""
+    from scipy.sparse import csc_matrix
+
+    parents = np.array(SMPL_PARENTS, dtype=np.int64)
+    parents[0] = NO_PARENT
+    return {
+        "v_template": one.template,
+        "f": body.faces.astype(np.uint32),
+        "shapedirs": one.shapedirs,
+        "posedirs": one.posedirs,
+        "weights": body.smpl_weights,
+        "J_regressor": csc_matrix(one.smpl_regressor),
+        "J": one.smpl_regressor @ one.template,
+        "kintree_table": np.stack([parents, np.arange(24)]),
+        "vert_sym_idxs": body.mirror,
+        "bs_style": "lbs",
+        "bs_type": "lrotmin",
+    }
+
+
+def skel_file(body: OpenBody, one: GenderedBody) -> dict[str, object]:
+    """Content of `skel_*.pkl`. scipy matrices must be `coo_matrix`: the official loader refuses every other kind."""
+    from scipy.sparse import coo_matrix
+
+    joints = one.skel_regressor @ one.template
+    relative = np.tile(np.eye(4), (24, 1, 1))
+    relative[:, :3, :3], relative[:, :3, 3] = one.bone_tilts, one.bone_offsets
+    standing = relative.copy()
+    for joint, parent in enumerate(SKEL_PARENTS):
+        if parent >= 0:
+            standing[joint] = standing[parent] @ relative[joint]
+    t_pose = np.tile(np.eye(4), (24, 1, 1))
+    t_pose[:, :3, :3], t_pose[:, :3, 3] = one.bone_orientations, joints
+    one_hot = np.zeros_like(body.bone_weights)
+    one_hot[np.arange(len(one_hot)), body.bone_joint] = 1
+    return {
+        "version": SKEL_VERSION,
+        "skin_template_v": one.template,
+        "skin_template_f": body.faces,
+        "skel_template_v": one.bone_vertices,
+        "skel_template_f": body.bone_faces,
+        "shapedirs": one.shapedirs,
+        "posedirs": one.posedirs,
+        "J_regressor": coo_matrix(one.smpl_regressor),
+        "J_regressor_osim": coo_matrix(one.skel_regressor),
+        "per_joint_rot": one.bone_orientations,
+        "skin_weights": coo_matrix(body.skel_weights),
+        "skel_weights": coo_matrix(body.bone_weights),
+        "skel_weights_rigid": coo_matrix(one_hot),
+        "osim_kintree_table": np.stack([np.array(SKEL_PARENTS), np.arange(24)]),
+        "apose_rel_transfo": relative,
+        "apose_transfo": standing,
+        "tpose_transfo": t_pose,
+        "parameter_mapping": np.arange(46),
+        "bone_names": list(SKEL_JOINT_NAMES),
+        "joints_name": list(SKEL_JOINT_NAMES),
+        "pose_params_name": list(SKEL_POSE_NAMES),
+    }
+
+
+def mixed_regressor(one: GenderedBody) -> np.ndarray:
+    """[24 6890] joints in SMPL's order: limbs where SKEL has them, trunk, collars, hands and feet where SMPL has them."""
+    mixed = one.smpl_regressor.copy()
+    for joint in ANATOMICAL_SMPL_JOINTS:
+        mixed[joint] = one.skel_regressor[SKEL_TO_SMPL[joint]]
+    return mixed
+
+
+def _write_pickle(path: pathlib.Path, content: object) -> pathlib.Path:
+    return _write_bytes(path, pickle.dumps(content, protocol=PICKLE_PROTOCOL))
+
+
+def _write_bytes(path: pathlib.Path, data: bytes) -> pathlib.Path:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(name, 0o644)  # mkstemp's files are private to the user
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return path
