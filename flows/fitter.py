@@ -84,9 +84,9 @@ class Fitter:
         points = self._points_matrix()
         models = [self._model(smpl_gender, skel_gender) for skel_gender in self.skel_genders]
         if len(models) == 1:
-            result = fitting.fit_many(params, models[0], points=points, progress=progress)
+            result = fitting.fit_many(params, models[0], points, progress)
         else:
-            result = fitting.fit_best(params, models, points=points, progress=progress)
+            result = fitting.fit_best(params, models, points, progress)
         return _columns(result), result.batch
 
     def _model(self, smpl_gender: str, skel_gender: str) -> fitting.FitModel:
@@ -127,10 +127,10 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def _columns(result: "fitting.FitResult") -> Columns:
-    count = len(result.v2v_mm)
+def _columns(result: fitting.FitResult) -> Columns:
+    assert result.target_points is not None  # asked for
     points = keypoints_44(result.target_joints, result.target_points).float()
-    keypoints_3d = torch.cat((points, torch.ones(count, 44, 1)), -1)
+    keypoints_3d = torch.cat((points, torch.ones(len(points), 44, 1)), -1)
     columns = {
         "skel_q": result.skel.q,
         "skel_betas": result.skel.betas,

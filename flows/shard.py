@@ -138,13 +138,13 @@ class Builder:
         pieces, rejects = self._read(shard)
         read_s = time.perf_counter() - start
         with tqdm(
-            total=sum(map(len, pieces)),
+            total=sum(map(len, pieces)) * len(self.fitter.skel_genders),
             unit="row",
             desc=f"shard {index}",
             disable=None if progress else True,
             leave=False,
         ) as bar:
-            fitted, not_fitted, batch = self.fitter.fit(pieces, lambda done: bar.update(done - bar.n))
+            fitted, not_fitted, batch = self.fitter.fit(pieces, bar.update)
         fit_s = time.perf_counter() - start - read_s
         rejects += not_fitted
         table = pa.concat_tables([SCHEMA.empty_table(), *(shard_table(rows, columns) for rows, columns in fitted)])

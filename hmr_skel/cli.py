@@ -5,6 +5,7 @@ Nothing heavy is imported before the command is known, so that `--help` answers 
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,10 @@ SMPL annotations of people in images to SKEL, the body model with an anatomical 
 
 Lengths are metres, angles radians and image coordinates pixels in every file; what is printed in other units says so
 (mm, deg). Shards count from 0, and 07 means 7."""
+
+_OF_THE_USERS_DISK = {
+    errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS
+}  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,6 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `hmr-skel ... | head`: nobody reads any more, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _OF_THE_USERS_DISK:
+            raise
+        place = error.filename or "a file"
+        print(f"error: {place}: {error.strerror}. Expected a folder that is writable and has room.", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -1,0 +1,54 @@
+"""A small dataset to build: real labels of the default kind, the open body, four shards of six rows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hmr_skel.open_data.labels import make_labels
+
+ROWS, ROWS_PER_SHARD = 24, 6
+BAD_ROW = 8  # in shard 1
+
+MANIFEST = """
+name = "small"
+skel_gender = "male"
+rows_per_shard = {rows_per_shard}
+held_out_shards = 1
+
+[body_models]
+kind = "files"
+path = "{body_models}"
+
+[[sources]]
+name = "walk"
+format = "camerahmr"
+file = "{labels}"
+"""
+
+
+@pytest.fixture(scope="session")
+def small_labels(open_body_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """The arrays of a label file with one bad row."""
+    path = tmp_path_factory.mktemp("small") / "labels.npz"
+    make_labels(path, ROWS, 3, open_body_dir)
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["shape"][BAD_ROW, 4] = np.inf
+    return arrays
+
+
+@pytest.fixture
+def small(tmp_path: Path, open_body_dir: Path, small_labels: dict[str, np.ndarray]) -> Path:
+    """The manifest of a dataset in a folder of its own."""
+    return write_small(tmp_path, open_body_dir, small_labels)
+
+
+def write_small(folder: Path, body_models: Path, labels: dict[str, np.ndarray], **extra: np.ndarray) -> Path:
+    """Write the label file and the manifest; `extra` are more columns of the label file."""
+    np.savez(folder / "labels.npz", **labels, **extra)
+    manifest = folder / "small.toml"
+    manifest.write_text(
+        MANIFEST.format(rows_per_shard=ROWS_PER_SHARD, body_models=body_models, labels=folder / "labels.npz")
+    )
+    return manifest

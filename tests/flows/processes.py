@@ -1,0 +1,61 @@
+"""Starting our commands as a user would, away from the user's Prefect, and ending them for sure."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The environment of a newcomer: a home of its own, nothing of Prefect configured, no telemetry."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "HMR_SKEL", "PYTEST"))}
+    return kept | {"HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "DO_NOT_TRACK": "1"}
+
+
+def hmr_skel(*arguments: str) -> list[str]:
+    """The command line of `hmr-skel`."""
+    return [sys.executable, "-m", "hmr_skel.cli", *arguments]
+
+
+def run(command: Sequence[str], home: Path, timeout: float = 180, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run to the end."""
+    return subprocess.run(
+        command,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@contextmanager
+def running(command: Sequence[str], home: Path, log: Path, cwd: Path = ROOT) -> Iterator[subprocess.Popen]:
+    """A process whose output goes to `log`; killed at the end, should it still be there."""
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            command, env=environment(home), stdout=output, stderr=subprocess.STDOUT, cwd=cwd, stdin=subprocess.DEVNULL
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(timeout=30)
+
+
+def processes_with(home: Path) -> list[str]:
+    """Command lines of living processes that have `home` as HOME: whatever `running` left behind. Linux only."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"HOME={home}\0".encode() in (folder / "environ").read_bytes() + b"\0":
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:  # gone, or somebody else's
+            continue
+    return [command for command in found if command.strip()]

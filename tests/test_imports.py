@@ -1,0 +1,138 @@
+"""The house's one-way import table, and that the solver path stays light."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+ALL = {
+    "body", "data", "errors", "evaluate", "fitting", "flows", "model", "open_data", "predict", "render", "rows", "train"
+}  # fmt: skip
+ALLOWED = {
+    "root": {"data"},  # hmr_skel.load_shards, on first use
+    "errors": set(),
+    "rows": set(),
+    "body": {"errors", "rows"},
+    "data": {"errors", "rows", "body.joints", "body.dofs"},
+    "render": {"errors", "rows", "body"},
+    "open_data": {"errors", "rows", "body", "data", "render"},
+    "fitting": {"errors", "rows", "body"},
+    "model": {"errors", "rows", "body"},
+    "evaluate": {"errors", "rows", "body", "data", "model"},
+    "predict": {"errors", "rows", "body", "data", "model", "render"},
+    "train": ALL - {"train", "fitting", "flows"},
+    "flows": ALL - {"flows"},
+    "cli": ALL,
+}
+"""Unit -> what it may import of ours, besides itself. `body.joints` is that module and no other of the unit."""
+
+PREFECT = {"flows/build.py", "flows/plugin.py", "flows/runner.py"}
+
+
+def unit(module: str) -> str | None:
+    """The unit that a module of ours belongs to; None for foreign ones."""
+    top, _, rest = module.partition(".")
+    if top in ("fitting", "flows"):
+        return top
+    if top != "hmr_skel":
+        return None
+    name = rest.partition(".")[0]
+    if name in ("cli", "commands"):
+        return "cli"
+    return name if name in ALLOWED else "root"
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """(line, module or module.name) of every import statement, wherever it stands."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def violations(module: str, imported: str) -> bool:
+    """Whether `module` must not import `imported`."""
+    own, other = unit(module), unit(imported)
+    if other in (None, own, "root") or own is None:
+        return False
+    allowed = ALLOWED[own]
+    narrow = {name for name in allowed if name.startswith(f"{other}.")}
+    return other not in allowed and not any(imported.startswith(f"hmr_skel.{name}") for name in narrow)
+
+
+def sources() -> list[Path]:
+    return sorted(path for top in ("hmr_skel", "fitting", "flows") for path in (ROOT / top).rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_imports_go_one_way():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {imported}"
+        for path in sources()
+        for line, imported in imports(path)
+        if violations(module_of(path), imported)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_prefect_is_imported_in_three_modules_only():
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in sources()
+        for _, imported in imports(path)
+        if imported.partition(".")[0] == "prefect"
+    }
+    assert found == PREFECT
+
+
+@pytest.mark.parametrize(
+    ("module", "imported", "wrong"),
+    [
+        ("hmr_skel.body.skel", "hmr_skel.rows.SkelParams", False),
+        ("hmr_skel.body.skel", "hmr_skel.data.load", True),
+        ("hmr_skel.data.checks", "hmr_skel.body.dofs.DOFS", False),
+        ("hmr_skel.data.checks", "hmr_skel.body.skel.Skel", True),
+        ("fitting.fit", "hmr_skel.data.schema.SCHEMA", True),
+        ("flows.shard", "hmr_skel.cli.main", True),
+        ("hmr_skel.train.loop", "fitting.fit_batch", True),
+        ("hmr_skel.commands.build", "flows.shard.build_shard", False),
+        ("hmr_skel.rows", "torch.Tensor", False),
+    ],
+)
+def test_the_table_is_able_to_fail(module, imported, wrong):
+    assert violations(module, imported) is wrong
+
+
+@pytest.mark.parametrize(
+    ("statement", "heavy"),
+    [
+        ("import fitting, hmr_skel.body.skel, hmr_skel.rows", ("pyarrow", "prefect", "scipy", "smplx")),
+        ("import flows.shard", ("prefect", "pyarrow.dataset", "scipy", "smplx")),
+        ("import hmr_skel.cli", ("torch", "numpy", "pyarrow", "prefect")),
+    ],
+)
+def test_light_imports(statement, heavy):
+    code = f"import sys; {statement}; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_package_is_installed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {module_of(path) for path in sources() if path.name == "__init__.py"}
+    assert sorted(listed) == sorted(there)
