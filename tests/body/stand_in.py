@@ -5,15 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse
+from scipy.spatial.transform import Rotation
 
-from hmr_skel.body.joints import SKEL_PARENTS, SMPL_PARENTS
+from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS, SMPL_PARENTS
 
 NUM_VERTICES, NUM_BONE_VERTICES = 6890, 500
 
 
 def _rotations(rng: np.random.Generator, angle: float, count: int = 24) -> np.ndarray:
-    from scipy.spatial.transform import Rotation
-
     return Rotation.from_rotvec(rng.normal(size=(count, 3)) * angle).as_matrix()
 
 
@@ -50,8 +49,8 @@ def skel_arrays(seed: int = 0) -> dict:
         "apose_transfo": np.tile(np.eye(4), (24, 1, 1)),
         "tpose_transfo": np.tile(np.eye(4), (24, 1, 1)),
         "parameter_mapping": [],
-        "bone_names": [],
-        "joints_name": [],
+        "bone_names": list(SKEL_JOINTS),
+        "joints_name": list(SKEL_JOINTS),
         "pose_params_name": [],
     }
 
@@ -59,6 +58,7 @@ def skel_arrays(seed: int = 0) -> dict:
 def smpl_arrays(seed: int = 0) -> dict:
     """The dict of an SMPL file."""
     rng = np.random.default_rng(seed)
+    parents = np.array(SMPL_PARENTS).astype(np.uint32)  # the root's -1 becomes 4294967295, as in the official files
     return {
         "v_template": rng.normal(size=(NUM_VERTICES, 3)) * [0.3, 0.5, 0.2],
         "f": rng.integers(0, NUM_VERTICES, (13776, 3)).astype(np.uint32),
@@ -66,9 +66,7 @@ def smpl_arrays(seed: int = 0) -> dict:
         "posedirs": rng.normal(size=(NUM_VERTICES, 3, 207)) * 0.003,
         "weights": _weights(rng, NUM_VERTICES, 24),
         "J_regressor": scipy.sparse.csc_matrix(_weights(rng, 24, NUM_VERTICES, 8)),
-        "kintree_table": np.stack(
-            (np.array(SMPL_PARENTS, dtype=np.int64).astype(np.uint32), np.arange(24, dtype=np.uint32))
-        ),
+        "kintree_table": np.stack((parents, np.arange(24, dtype=np.uint32))),
         "bs_style": "lbs",
         "bs_type": "lrotmin",
     }

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+
+from hmr_skel.body.dofs import DOF_NAMES, MIRROR, MIRROR_SIGN
+from hmr_skel.body.moving_joints import MOVING_DOFS, arc, arc_rate, moving_offsets, moving_velocities
+
+# Both sides of the change from series to closed form.
+ANGLES = (0.0, 1e-300, 1e-12, 1e-6, 0.01, 0.019999, 0.020001, 0.1, 0.7, 1.5, 3.0)
+MOVING_JOINTS = (11, 12, 13, 14, 19)
+BATCHES = ((), (3,), (2, 3))
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+def symmetric_joints() -> torch.Tensor:
+    """Rest joints of a body that is its own mirror image in x."""
+    joints = normal(24, 3, seed=4)
+    joints[[0, 11, 12, 13], 0] = 0
+    for right, left in ((1, 6), (14, 19)):
+        joints[left] = joints[right] * torch.tensor([-1.0, 1, 1], dtype=torch.float64)
+    return joints
+
+
+@pytest.mark.parametrize("angle", [sign * a for a in ANGLES for sign in (1, -1)])
+def test_arc_ends_where_its_direction_integrates_to(angle):
+    across, along = arc(torch.tensor(angle, dtype=torch.float64))
+    # A curve of unit length whose direction turns evenly from 0 to `angle`.
+    assert across.item() == pytest.approx(quad(lambda s: np.sin(angle * s), 0, 1, epsabs=1e-14)[0], abs=1e-14)
+    assert along.item() == pytest.approx(-quad(lambda s: 2 * np.sin(angle * s / 2) ** 2, 0, 1)[0], abs=1e-14)
+
+
+@pytest.mark.parametrize("angle", [sign * a for a in ANGLES for sign in (1, -1)])
+def test_arc_rate_is_the_derivative_of_the_arc(angle):
+    across, along = arc_rate(torch.tensor(angle, dtype=torch.float64))
+    assert across.item() == pytest.approx(quad(lambda s: s * np.cos(angle * s), 0, 1, epsabs=1e-14)[0], abs=1e-12)
+    assert along.item() == pytest.approx(-quad(lambda s: s * np.sin(angle * s), 0, 1, epsabs=1e-14)[0], abs=1e-12)
+
+
+@pytest.mark.parametrize("angle", ANGLES)
+def test_arc_has_finite_gradients_in_both_precisions(angle):
+    for dtype in (torch.float32, torch.float64):
+        t = torch.tensor(angle, dtype=dtype, requires_grad=True)
+        gradients = [torch.autograd.grad(arc(t)[i], t)[0] for i in range(2)]
+        for found, expected in zip(gradients, arc_rate(t.detach()), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-5 if dtype == torch.float32 else 1e-12, rtol=0)
+
+
+def test_nothing_moves_at_zero_and_only_by_the_listed_dofs():
+    joints = normal(24, 3)
+    assert moving_offsets(torch.zeros(46, dtype=torch.float64), joints).abs().max() < 1e-16
+    for dof in range(46):
+        q = torch.zeros(46, dtype=torch.float64)
+        q[dof] = 0.5
+        moved = (moving_offsets(q, joints).norm(dim=-1) > 1e-9).nonzero().flatten().tolist()
+        assert bool(moved) == (dof in MOVING_DOFS), DOF_NAMES[dof]
+        assert set(moved) <= set(MOVING_JOINTS)
+        assert len(moved) <= 1
+
+
+@pytest.mark.parametrize("case", ["random", "zero", "left and right of the series"])
+def test_velocities_are_the_derivatives_of_the_offsets(case):
+    q = {"random": normal(46), "zero": torch.zeros(46, dtype=torch.float64)}.get(case, 0.02 * normal(46).sign())
+    joints = normal(24, 3, seed=1)
+    velocities, step = moving_velocities(q, joints), 1e-5
+    for i, dof in enumerate(MOVING_DOFS):
+        nudge = torch.zeros(46, dtype=torch.float64)
+        nudge[dof] = step
+        central = (moving_offsets(q + nudge, joints) - moving_offsets(q - nudge, joints)) / (2 * step)
+        torch.testing.assert_close(velocities[i], central.sum(0), atol=1e-10, rtol=0)  # one joint moves by it
+
+
+def test_offsets_pass_gradcheck_in_pose_and_in_shape():
+    weights = normal(24, 3, seed=2)
+    for q in (normal(46), torch.zeros(46, dtype=torch.float64)):
+        inputs = q.clone().requires_grad_(), normal(24, 3, seed=1).requires_grad_()
+        assert torch.autograd.gradcheck(lambda q, joints: (moving_offsets(q, joints) * weights).sum(), inputs)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_batch_shape_and_shapes_that_broadcast(batch, dtype):
+    q, joints = normal(*batch, 46).to(dtype), normal(*batch, 24, 3, seed=1).to(dtype)
+    for function, rows in ((moving_offsets, 24), (moving_velocities, 10)):
+        found = function(q, joints)
+        assert found.shape == (*batch, rows, 3)
+        assert found.dtype == dtype
+        flat = [function(*pair) for pair in zip(q.reshape(-1, 46), joints.reshape(-1, 24, 3), strict=True)]
+        torch.testing.assert_close(found.reshape(-1, rows, 3), torch.stack(flat))
+        one_shape = joints.reshape(-1, 24, 3)[0]
+        torch.testing.assert_close(function(q, one_shape), function(q, one_shape.expand_as(joints)))
+        one_pose = q.reshape(-1, 46)[0]
+        torch.testing.assert_close(function(one_pose, joints), function(one_pose.expand_as(q), joints))
+
+
+def test_left_is_the_mirror_image_of_right():
+    joints, q = symmetric_joints(), normal(46)
+    mirrored = torch.tensor(MIRROR_SIGN) * q[list(MIRROR)]
+    swap = list(range(24))
+    swap[14], swap[19] = 19, 14
+    expected = moving_offsets(q, joints)[swap] * torch.tensor([-1.0, 1, 1], dtype=torch.float64)
+    torch.testing.assert_close(moving_offsets(mirrored, joints), expected)
+
+
+def test_a_bent_back_moves_as_it_should():
+    joints = symmetric_joints()
+    joints[[0, 11, 12, 13], 1] = torch.tensor([0.0, 0.2, 0.4, 0.6], dtype=torch.float64)
+    q = torch.zeros(46, dtype=torch.float64)
+    q[DOF_NAMES.index("lumbar_extension")] = -0.8  # flexion: forwards is +z
+    forwards = moving_offsets(q, joints)[11]
+    assert forwards[2] > 0.05
+    assert forwards[1] < 0  # an arc is lower than a rod
+    q = torch.zeros(46, dtype=torch.float64)
+    q[DOF_NAMES.index("scapula_elevation_r")] = -0.4  # a shrug: upwards is negative on the right, as in the oracle
+    assert moving_offsets(q, joints)[14, 1] > 0
