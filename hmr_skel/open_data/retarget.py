@@ -67,9 +67,9 @@ def shape_map(smpl: Smpl, skel: Skel) -> ShapeMap:
 
 
 def skel_to_smpl(
-    q: Float[Tensor, "*batch 46"],
-    skel_betas: Float[Tensor, "*batch 10"],
-    smpl_betas: Float[Tensor, "*batch 10"],
+    q: Float[Tensor, "*#batch 46"],
+    skel_betas: Float[Tensor, "*#batch 10"],
+    smpl_betas: Float[Tensor, "*#batch 10"],
     skel: Skel,
     smpl: Smpl,
 ) -> Float[Tensor, "*batch 23 3 3"]:
@@ -111,10 +111,10 @@ def perturb(
 
 
 def skel_root(
-    orient: Float[Tensor, "*batch 3 3"],
-    transl: Float[Tensor, "*batch 3"],
-    skel_betas: Float[Tensor, "*batch 10"],
-    smpl_betas: Float[Tensor, "*batch 10"],
+    orient: Float[Tensor, "*#batch 3 3"],
+    transl: Float[Tensor, "*#batch 3"],
+    skel_betas: Float[Tensor, "*#batch 10"],
+    smpl_betas: Float[Tensor, "*#batch 10"],
     skel: Skel,
     smpl: Smpl,
 ) -> tuple[Float[Tensor, "*batch 3"], Float[Tensor, "*batch 3"]]:
