@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.rows import AnnotationRows, Reject
 
 MAX_ABS_BETA = 10.0  # standard deviations; people are within 3, bad fits reach 5, and nothing of a body is left at 10
@@ -30,7 +31,6 @@ _FINITE = (
     "skel_betas",
     "skel_transl",
 )
-_PX_PER_SCALE = 200.0
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _claimed_but_missing(column: str, points: np.ndarray) -> _Check:
 
 
 def _box(rows: AnnotationRows) -> Iterator[_Check]:
-    sides = rows.scale * np.float32(_PX_PER_SCALE)
+    sides = rows.scale * np.float32(PX_PER_SCALE)
     with np.errstate(invalid="ignore"):
         small = sides.min(axis=1) < MIN_BOX_SIDE
         large = (sides.max(axis=1) > MAX_PIXEL) | (np.abs(rows.center).max(axis=1) > MAX_PIXEL)

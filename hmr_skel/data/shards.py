@@ -112,17 +112,17 @@ def is_complete(out: Path, shard: Shard, fingerprint: str, *, deep: bool = False
     meta = read_meta(out, shard)
     if meta is None or meta.get("fingerprint") != fingerprint:
         return False
-    files = meta.get("files", {})
-    expected = [str(path.relative_to(out)) for path in (shard.data_file(out), shard.rejects_file(out))]
-    if sorted(files) != sorted(expected):
+    expected = [path.relative_to(out).as_posix() for path in (shard.data_file(out), shard.rejects_file(out))]
+    files = meta.get("files")
+    if not isinstance(files, dict) or sorted(files) != sorted(expected):
         return False
-    for name, recorded in files.items():
-        path = out / name
-        if not path.is_file() or path.stat().st_size != recorded["bytes"]:
-            return False
-        if deep and file_sha256(path) != recorded["sha256"]:
-            return False
-    return True
+    return all(_is_as_recorded(out / name, recorded, deep) for name, recorded in files.items())
+
+
+def _is_as_recorded(path: Path, recorded: Any, deep: bool) -> bool:
+    if not isinstance(recorded, dict) or not path.is_file() or path.stat().st_size != recorded.get("bytes"):
+        return False
+    return not deep or file_sha256(path) == recorded.get("sha256")
 
 
 def check_no_other_plan(out: Path, count: int) -> None:
