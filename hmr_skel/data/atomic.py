@@ -5,7 +5,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -20,7 +20,7 @@ _OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9]+)-(?P<pid>[0-9]+)-[0-9a-f]{8}\.tmp$
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path, None, None]:
     """Yield a temporary path in the folder of `path`; rename it to `path` at the end, remove it on any exception.
 
     Makes the folder. Raises `UserError` where the folder cannot be written or the disk is full.

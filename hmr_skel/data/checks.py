@@ -127,7 +127,7 @@ def _not_finite(column: str, values: np.ndarray) -> _Check:
         places = np.flatnonzero(~np.isfinite(flat[i]))
         return f"{column}[{places[0]}] is {flat[i, places[0]]} ({len(places)} of {flat.shape[1]} values are not finite)"
 
-    return _Check("non_finite", ~np.isfinite(flat).all(axis=1), detail)
+    return _Check("non_finite", _any(~np.isfinite(flat)), detail)
 
 
 def _claimed_but_missing(column: str, points: np.ndarray) -> _Check:
@@ -137,7 +137,7 @@ def _claimed_but_missing(column: str, points: np.ndarray) -> _Check:
     bad = np.where(there, ~np.isfinite(confidence), ~((confidence == 0) | np.isnan(confidence)))
     return _Check(
         "non_finite",
-        bad.any(axis=-1),
+        _any(bad),
         lambda i: (
             f"{column}[{(k := int(np.argmax(bad[i])))}] is {points[i, k].tolist()}; without coordinates the "
             "confidence must be 0"
@@ -184,7 +184,12 @@ def _too_large(reason: str, what: str, sizes: np.ndarray, limit: float, unit: st
         return f"|{what}[{place}]| is {sizes[i, place]:g}{unit}; expected {limit:g}{unit} at most"
 
     with np.errstate(invalid="ignore"):  # NaN was reported above
-        return _Check(reason, (sizes > limit).any(axis=1), detail)
+        return _Check(reason, _any(sizes > limit), detail)
+
+
+def _any(bad: np.ndarray) -> np.ndarray:
+    """[N] whether any value of the row is bad."""
+    return np.asarray(bad.any(axis=1))
 
 
 def _stem(imgname: str) -> str:

@@ -58,12 +58,11 @@ class Shards:
         if isinstance(key, str):
             self._check_columns([key])
             return _to_numpy(self._read(key), self._schema.field(key))
-        if isinstance(key, slice) or np.ndim(key):
-            if not isinstance(key, slice):
-                key = np.asarray(key) if len(key) else np.empty(0, np.int64)
-            rows = self._rows(np.arange(len(self))[key])
+        if not isinstance(key, int | np.integer):
+            chosen = key if isinstance(key, slice) or len(key) else slice(0)
+            rows = self._rows(np.arange(len(self))[chosen])
             return {name: _to_numpy(column, self._schema.field(name)) for name, column in rows.items()}
-        row = self._rows(np.array([range(len(self))[key]]))
+        row = self._rows(np.array([range(len(self))[int(key)]]))
         return {
             name: None if not column[0].is_valid else _to_numpy(column, self._schema.field(name))[0]
             for name, column in row.items()

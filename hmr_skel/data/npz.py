@@ -6,7 +6,6 @@ there. Sizes that headers claim are compared with each other and with the file b
 """
 
 import hashlib
-import io
 import json
 import math
 import os
@@ -152,7 +151,7 @@ class LabelFile:
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(member.info) as file:
                 file.read(member.header_size)
-                array = _PlainUnpickler(io.BufferedReader(file)).load()
+                array = _PlainUnpickler(file).load()
         except (*_DAMAGE, pickle.UnpicklingError, TypeError, AttributeError, IndexError, KeyError) as error:
             raise self._corrupt(key, str(error)) from error
         if not isinstance(array, np.ndarray) or array.size != math.prod(member.shape):

@@ -158,7 +158,8 @@ def _add_keypoints_3d(columns: dict, count: int, computed: np.ndarray | None) ->
     label = columns["keypoints_3d"]
     annotated = np.zeros(count, bool) if label is None else _is_annotated(label)
     points = np.full((count, 44, 4), np.nan, np.float32) if label is None else label
-    origin = np.where(annotated, FROM_LABEL, None).astype(object)
+    origin = np.full(count, None, object)
+    origin[annotated] = FROM_LABEL
     if computed is not None:
         if np.shape(computed) != (count, 44, 4):
             raise ValueError(f"keypoints_3d has shape {np.shape(computed)}; expected {(count, 44, 4)}")
@@ -169,7 +170,7 @@ def _add_keypoints_3d(columns: dict, count: int, computed: np.ndarray | None) ->
 
 def _is_annotated(values: np.ndarray) -> np.ndarray:
     """[N] whether any keypoint of the row has coordinates."""
-    return np.isfinite(values[..., :-1]).any(axis=tuple(range(1, values.ndim)))
+    return np.asarray(np.isfinite(values[..., :-1]).any(axis=(1, 2)))
 
 
 def _to_arrow(column: pa.Field, values: np.ndarray | None, count: int) -> pa.Array:
