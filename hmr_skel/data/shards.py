@@ -128,7 +128,7 @@ def _is_as_recorded(path: Path, recorded: Any, deep: bool) -> bool:
 def check_no_other_plan(out: Path, count: int) -> None:
     """Raise `UserError` where `out` holds shards of another number of shards: readers would mix the two."""
     for folder in ("data", "rejects", "meta"):
-        for path in sorted((out / folder).glob("*-of-*.*")):
+        for path in sorted((out / folder).glob("[!.]*-of-*.*")):  # hidden ones are temporary
             if not path.stem.endswith(f"-of-{count:05d}"):
                 raise UserError(
                     f"{path} belongs to a dataset of another number of shards than the {count} of this manifest. "
