@@ -1,0 +1,107 @@
+"""From the crop's weak-perspective camera to the full image's perspective one, and back to crop coordinates.
+
+Frames: the camera's (x right, y down, z forward, metres); the full image (px); the crop, a square cut out of it and
+scaled to 256 px, whose coordinates are given in [-0.5, 0.5].
+
+The published code converts with the image's centre and projects with the intrinsics' principal point, which shifts
+every label whose principal point is elsewhere. Here the principal point is used throughout; where it is the image's
+centre, both agree.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+CROP_SIZE = 256
+PATCH_FOCAL = 5000.0  # px: HSMR's and HMR2's stand-in for an unknown camera, on a crop of 256 px
+# A box 20 m wide. Beyond it the scale has no meaning, but 2 f / (b s) would pass through infinity to behind the camera.
+MIN_SCALE = 0.1
+MIN_DEPTH = 0.1  # m: nearer points, and those behind the camera, are projected as if they were about here
+
+
+@dataclass(frozen=True)
+class CropGeometry:
+    """Where the crop lies in the full image, and the camera that took it."""
+
+    center: Float[Tensor, "*batch 2"]  # of the box, px in the full image
+    size: Float[Tensor, "*batch"]  # the box's side, px in the full image
+    intrinsics: Float[Tensor, "*batch 3 3"]  # px
+    affine: Float[Tensor, "*batch 2 3"]  # full image px -> crop px in [0, 256]
+
+    @classmethod
+    def from_box(
+        cls, center: Float[Tensor, "*batch 2"], size: Float[Tensor, "*batch"], intrinsics: Float[Tensor, "*batch 3 3"]
+    ) -> "CropGeometry":
+        """An upright box."""
+        return cls(center, size, intrinsics, upright_affine(center, size))
+
+    @classmethod
+    def unknown_camera(cls, like: "CropGeometry") -> "CropGeometry":
+        """The crop as an image of its own, taken with a focal length of 5000 px: what HSMR assumes."""
+        batch, options = like.size.shape, {"dtype": like.size.dtype, "device": like.size.device}
+        half = CROP_SIZE / 2
+        intrinsics = torch.tensor([[PATCH_FOCAL, 0, half], [0, PATCH_FOCAL, half], [0, 0, 1]], **options)
+        return cls(
+            torch.full((*batch, 2), half, **options),
+            torch.full(batch, float(CROP_SIZE), **options),
+            intrinsics.expand(*batch, 3, 3),
+            torch.eye(2, 3, **options).expand(*batch, 2, 3),
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "CropGeometry":
+        fields = (self.center, self.size, self.intrinsics, self.affine)
+        return CropGeometry(*(field.to(device, non_blocking=non_blocking) for field in fields))
+
+
+def upright_affine(center: Float[Tensor, "*batch 2"], size: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 2 3"]:
+    """The map from the full image to the crop of an upright box: its centre goes to (128, 128)."""
+    scale = (CROP_SIZE / size)[..., None, None]
+    linear = scale * torch.eye(2, dtype=center.dtype, device=center.device)
+    return torch.cat((linear, CROP_SIZE / 2 - scale * center.unsqueeze(-1)), -1)
+
+
+def camera_cue(geometry: CropGeometry) -> Float[Tensor, "*batch 3"]:
+    """Where the box lies in the camera's view: its centre against the principal point and its side, over f."""
+    focal = geometry.intrinsics[..., 0, 0]
+    offset = geometry.center - geometry.intrinsics[..., :2, 2]
+    return torch.cat((offset, geometry.size.unsqueeze(-1)), -1) / focal.unsqueeze(-1)
+
+
+def crop_camera_to_transl(camera: Float[Tensor, "*batch 3"], geometry: CropGeometry) -> Float[Tensor, "*batch 3"]:
+    """The body's translation in the camera's frame, m, from the crop's weak-perspective camera (s, tx, ty).
+
+    The body's origin is projected to (cx + b s tx / 2, cy + b s ty / 2), whatever the focal length.
+    """
+    focal = geometry.intrinsics[..., 0, 0]
+    half_width = geometry.size * positive(camera[..., 0], MIN_SCALE) / 2  # of the crop, px over metres
+    offset = geometry.center - geometry.intrinsics[..., :2, 2]
+    # Pixels over the focal length of x and y each, which differ in some calibrated cameras.
+    stretch = torch.stack((torch.ones_like(focal), focal / geometry.intrinsics[..., 1, 1]), -1)
+    transl_xy = (camera[..., 1:] + offset / half_width.unsqueeze(-1)) * stretch
+    return torch.cat((transl_xy, (focal / half_width).unsqueeze(-1)), -1)
+
+
+def project(
+    points: Float[Tensor, "*batch K 3"], intrinsics: Float[Tensor, "*batch 3 3"]
+) -> Float[Tensor, "*batch K 2"]:
+    """Points in the camera's frame (m) to the full image (px)."""
+    depth = positive(points[..., 2:], MIN_DEPTH)
+    rays = torch.cat((points[..., :2] / depth, torch.ones_like(depth)), -1)
+    return rays @ intrinsics[..., :2, :].mT
+
+
+def image_to_crop(points: Float[Tensor, "*batch K 2"], geometry: CropGeometry) -> Float[Tensor, "*batch K 2"]:
+    """Full image (px) to crop coordinates in [-0.5, 0.5]."""
+    linear, offset = geometry.affine[..., :2], geometry.affine[..., 2]
+    return (points @ linear.mT + offset.unsqueeze(-2)) / CROP_SIZE - 0.5
+
+
+def positive(x: Float[Tensor, "*any"], floor: float) -> Float[Tensor, "*any"]:
+    """x where it is above `floor`; below, a positive value that falls towards 0 and whose slope never vanishes.
+
+    Value and slope are continuous, so that gradient descent finds its way back from the wrong side.
+    """
+    below = floor / (2 - x.clamp_max(floor) / floor)
+    return torch.where(x > floor, x, below)

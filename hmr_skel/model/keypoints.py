@@ -1,0 +1,71 @@
+"""SKEL posed: skin and the 44 keypoints that labels have, from the parameters that a network predicts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hmr_skel.body.assets import load_regressor
+from hmr_skel.body.keypoints import keypoints_44, load_points_matrix
+from hmr_skel.body.skel import Skel
+from hmr_skel.errors import UserError
+from hmr_skel.rows import SkelParams
+
+
+@dataclass(frozen=True)
+class PosedBody:
+    """Metres, in the frame of the parameters' translation."""
+
+    vertices: Float[Tensor, "*batch 6890 3"]
+    keypoints: Float[Tensor, "*batch 44 3"]
+
+
+class SkelKeypoints(nn.Module):
+    """SKEL of one gender with the regressors of the keypoints. Frozen, float32, part of no checkpoint."""
+
+    def __init__(
+        self, skel: Skel, joints_matrix: Float[Tensor, "24 6890"], points_matrix: Float[Tensor, "40 6890"]
+    ) -> None:
+        super().__init__()
+        self.skel = skel.requires_grad_(False)
+        matrix = torch.cat((joints_matrix, points_matrix)).to(skel.template)
+        self.register_buffer("matrix", matrix, persistent=False)
+
+    @classmethod
+    def load(cls, directory: str | Path, gender: str = "male", device: str | torch.device = "cpu") -> "SkelKeypoints":
+        """Read `skel_<gender>.pkl`, `J_regressor_SKEL_mix_<GENDER>.pkl` and `SMPL_to_J19.pkl`.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        directory = Path(directory)
+        if gender not in ("male", "female"):
+            raise UserError(f"there is no SKEL of gender {gender!r}; there are male and female.")
+        skel = Skel.load(directory / f"skel_{gender}.pkl", gender=gender)
+        # HSMR publishes the male's regressor only. Both meshes have the same vertices, so it serves the female too.
+        regressor = directory / f"J_regressor_SKEL_mix_{gender.upper()}.pkl"
+        if not regressor.exists():
+            regressor = directory / "J_regressor_SKEL_mix_MALE.pkl"
+        joints = torch.from_numpy(load_regressor(regressor, 24)).float()
+        return cls(skel, joints, load_points_matrix(directory / "SMPL_to_J19.pkl")).to(device)
+
+    @property
+    def gender(self) -> str:
+        assert self.skel.gender is not None
+        return self.skel.gender
+
+    def forward(self, params: SkelParams) -> PosedBody:
+        """Skin and keypoints, in float32 whatever autocast says."""
+        with torch.autocast(params.q.device.type, enabled=False):
+            vertices = self.skel(params.q, params.betas, params.transl).vertices
+            return PosedBody(vertices, self._regress(vertices, self.matrix))
+
+    def keypoints(self, params: SkelParams) -> Float[Tensor, "*batch 44 3"]:
+        """The keypoints alone."""
+        return self(params).keypoints
+
+    def _regress(self, vertices: Tensor, matrix: Tensor) -> Float[Tensor, "*batch 44 3"]:
+        points = matrix @ vertices
+        return keypoints_44(points[..., :24, :], points[..., 24:, :])

@@ -1,0 +1,136 @@
+"""SKEL-CF: an image crop to SKEL's pose and shape and the camera, coarse first, then refined layer by layer.
+
+The variants of the paper's Tables 4 and 5 are switches of `NetworkConfig`; with `camera`, `coarse` and `refine` all off
+the architecture is HSMR's. The body model is not in here: `hmr_skel.model.keypoints` poses what this network says.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from hmr_skel.model.camera import CropGeometry, camera_cue
+from hmr_skel.model.decoder import Decoder, DecoderConfig
+from hmr_skel.model.head import HSMR_MEAN_BETAS, HSMR_MEAN_CAMERA, HSMR_MEAN_Q, Estimate, Heads
+from hmr_skel.model.vit import IMAGE_WIDTH, VIT_SIZES, Vit, VitConfig
+from hmr_skel.rows import SkelParams
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, RGB in [0, 1]
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """What the network is made of. The defaults are the paper's."""
+
+    vit: VitConfig = VIT_SIZES["vit_h"]
+    """The image encoder."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """The decoder; its width is the encoder's."""
+    head_hidden: int = 256
+    """Features in the middle of the heads."""
+    camera: bool = True
+    """Use the camera's intrinsics and the box. Off ("w/o Cam"): every crop counts as a photo taken with f = 5000 px."""
+    coarse: bool = True
+    """Estimate from the encoder's tokens first. Off ("w/o C2F"): the decoder starts from the mean body."""
+    refine: bool = True
+    """Let every decoder layer correct the estimate. Off ("w/o Refine"): the last one only."""
+    looped: bool = False
+    """Use one decoder layer over and over in place of different ones ("Looped Decoder")."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says about a batch of crops.
+
+    `stages[0]` is where the decoder starts (the coarse estimate, or the mean body without it), `stages[1:]` come after
+    the decoder's layers, `stages[-1]` is the answer. `geometry` is the one the network believes in: the crop's own, or
+    with `camera` off that of the unknown camera, in whose frame the translation then is.
+    """
+
+    stages: tuple[Estimate, ...]
+    geometry: CropGeometry
+    has_coarse: bool
+
+    @property
+    def coarse(self) -> Estimate | None:
+        """The encoder's estimate."""
+        return self.stages[0] if self.has_coarse else None
+
+    @property
+    def intermediate(self) -> tuple[Estimate, ...]:
+        """After layers 1 to T-1."""
+        return self.stages[1:-1]
+
+    @property
+    def final(self) -> Estimate:
+        return self.stages[-1]
+
+    def skel_params(self, stage: int = -1) -> SkelParams:
+        """The body in the camera's frame (x right, y down, z forward, metres)."""
+        return self.stages[stage].skel_params(self.geometry)
+
+
+class Network(nn.Module):
+    """Crops to predictions. Parameters are float32; only the encoder runs in bfloat16, where asked to."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        *,
+        mean_q: Sequence[float] = HSMR_MEAN_Q,
+        mean_betas: Sequence[float] = HSMR_MEAN_BETAS,
+        mean_camera: Sequence[float] = HSMR_MEAN_CAMERA,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Vit(config.vit, activation_checkpointing)
+        width = config.vit.width
+        self.heads = Heads(width, config.head_hidden, mean_q, mean_betas, mean_camera)
+        self.decoder = Decoder(width, config.decoder, camera=config.camera, refine=config.refine, looped=config.looped)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 256 W"] | UInt8[Tensor, "B 3 256 W"],
+        geometry: CropGeometry,
+        bf16: bool = False,
+    ) -> Prediction:
+        """Predict from crops of 256 x 256 px, or of their middle 192 columns, which is all the network looks at.
+
+        Args:
+            images: RGB; bytes, or floats that `normalize` has been applied to.
+            geometry: where the crops are from.
+            bf16: run the encoder in bfloat16.
+        """
+        device = images.device.type
+        images = middle_columns(images)
+        if images.dtype == torch.uint8:
+            images = normalize(images)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+            image = self.backbone(images)
+        with torch.autocast(device, enabled=False):
+            image = image.to(self.heads.mean_rep.dtype)
+            if not self.config.camera:
+                geometry = CropGeometry.unknown_camera(geometry)
+            estimate = self.heads.mean(len(image))
+            if self.config.coarse:
+                pooled = image.mean(1)
+                estimate = estimate.corrected(self.heads(pooled, pooled, pooled))
+            cue = camera_cue(geometry) if self.config.camera else None
+            refined = self.decoder(image, estimate, cue, self.heads)
+        return Prediction((estimate, *refined), geometry, self.config.coarse)
+
+
+def normalize(images: UInt8[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:
+    """RGB bytes to floats of about zero mean and unit variance."""
+    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
+    return (images / 255 - mean) / std
+
+
+def middle_columns(images: Tensor) -> Tensor:
+    """The middle 192 columns of crops that are wider."""
+    margin = (images.shape[-1] - IMAGE_WIDTH) // 2
+    return images[..., margin : margin + IMAGE_WIDTH]

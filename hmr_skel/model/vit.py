@@ -1,0 +1,151 @@
+"""The image encoder: a plain vision transformer (Dosovitskiy et al. 2021) as ViTPose has it (Xu et al. 2022).
+
+Crops of 256 x 192 px, patches of 16 px with a margin of 2, 16 x 12 = 192 tokens, row by row. There is no class token,
+but the position table has a slot for one (slot 0), which is added to every token. Parameters are named as in the
+published ViTPose files, so that these load by key.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+IMAGE_HEIGHT, IMAGE_WIDTH = 256, 192
+_PATCH_MARGIN = 2  # px of zeros around the image, ViTPose's choice
+_NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitConfig:
+    """A size of the encoder."""
+
+    width: int
+    """Features of a token."""
+    depth: int
+    """Number of blocks."""
+    heads: int
+    """Attention heads; must divide the width."""
+    drop_path: float = 0.0
+    """Chance that the last block's branches are skipped for a sample in training; rises linearly from 0 at block 0."""
+    patch: int = 16
+    """Side of a patch, px. The published weights have 16; 32 makes a quarter of the tokens."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path is {self.drop_path}, must be in [0, 1)")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        height, width = (
+            (side + 2 * _PATCH_MARGIN - self.patch) // self.patch + 1 for side in (IMAGE_HEIGHT, IMAGE_WIDTH)
+        )
+        return height, width
+
+    @property
+    def num_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+VIT_SIZES = {
+    "tiny": VitConfig(width=192, depth=6, heads=3),
+    "vit_b": VitConfig(width=768, depth=12, heads=12, drop_path=0.3),
+    "vit_l": VitConfig(width=1024, depth=24, heads=16, drop_path=0.5),
+    "vit_h": VitConfig(width=1280, depth=32, heads=16, drop_path=0.55),  # the paper's
+}
+
+
+class Vit(nn.Module):
+    """Normalised crops to tokens."""
+
+    def __init__(self, config: VitConfig, activation_checkpointing: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.activation_checkpointing = activation_checkpointing
+        self.patch_embed = PatchEmbed(config.width, config.patch)
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.num_tokens, config.width))
+        rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, rate) for rate in rates)
+        self.last_norm = nn.LayerNorm(config.width, eps=_NORM_EPS)
+        self.apply(_init)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, images: Float[Tensor, "B 3 256 192"]) -> Float[Tensor, "B N D"]:
+        tokens = self.patch_embed(images)
+        tokens = tokens + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
+        recompute = self.activation_checkpointing and torch.is_grad_enabled()
+        for block in self.blocks:
+            tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
+        return self.last_norm(tokens)
+
+
+class PatchEmbed(nn.Module):
+    """One linear map per patch."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch, stride=patch, padding=_PATCH_MARGIN)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+        return self.proj(images).flatten(2).mT
+
+
+class Block(nn.Module):
+    """Attention and a two-layer perceptron, each on normalised tokens and added to them."""
+
+    def __init__(self, width: int, heads: int, drop_path: float) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.norm1 = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.mlp = Mlp(width)
+
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        x = x + self._sometimes(self.attn(self.norm1(x)))
+        return x + self._sometimes(self.mlp(self.norm2(x)))
+
+    def _sometimes(self, branch: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        """Stochastic depth (Huang et al. 2016): zero for some samples, scaled up for the others."""
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
+        return branch * (keep / (1 - self.drop_path)).to(branch.dtype)
+
+
+class Attention(nn.Module):
+    """Self-attention over all tokens."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Four times as wide in the middle."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,1 @@
+"""Training SKEL-CF on shards."""

@@ -1,0 +1,168 @@
+"""The paper's losses, Eq. 1-6: one pure function per term, the weights in `LossConfig`.
+
+Every term is a sum over what one sample has, and a mean over the batch: a sample without a label adds nothing and
+counts all the same, so that batches can be split over processes and steps. Labels that are missing are masked before
+they meet a prediction, so they may be NaN. All of it is float32 (or float64) and reads keypoints, not meshes.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hmr_skel.model.camera import CropGeometry, image_to_crop, project
+from hmr_skel.model.head import Estimate
+from hmr_skel.model.keypoints import SkelKeypoints
+from hmr_skel.model.network import Prediction
+from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat, rep_to_rotmat, rows_to_rotmat
+
+ROOT_KEYPOINT = 39  # Pelvis (MPII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The weights of all terms, and which form of Eq. 5 is meant. The defaults are the paper's."""
+
+    keypoints_2d: float = 0.05
+    """Eq. 2, projected keypoints in crop units."""
+    keypoints_3d: float = 0.05
+    """Eq. 2, keypoints against the pelvis, metres."""
+    betas: float = 0.0005
+    """Eq. 3, shape."""
+    pelvis: float = 0.001
+    """Eq. 3, the pelvis' rotation matrix. The published code has 0.002."""
+    body: float = 0.001
+    """Eq. 3, the rotation matrices of the other 23 joints."""
+    coarse: float = 1.0
+    """Eq. 6, L_enc."""
+    final: float = 1.0
+    """Eq. 6, L_dec."""
+    refine: float = 0.1
+    """Eq. 6, lambda_ref, on `refine_form`."""
+    refine_form: Literal["mean", "sum", "published"] = "mean"
+    """Eq. 5. `mean`: layers 1 to T-1, rotations made of each joint's real dofs, mean over their entries. `sum`: the
+    same as the formula has it, a sum. `published`: all T layers, Gram-Schmidt of all 24 joints' six numbers, mean."""
+    full_supervision: bool = False
+    """Give layers 1 to T-1 all of Eq. 1 with weight 1 in place of Eq. 5 ("Full super.")."""
+
+    def __post_init__(self) -> None:
+        if self.refine_form not in ("mean", "sum", "published"):
+            raise ValueError(f"refine_form is {self.refine_form!r}, must be mean, sum or published")
+        negative = [
+            f.name for f in fields(self) if isinstance(getattr(self, f.name), float) and getattr(self, f.name) < 0
+        ]
+        if negative:
+            raise ValueError(f"negative loss weights: {', '.join(negative)}")
+
+
+def published_losses() -> LossConfig:
+    """What the published code computes in place of the paper's equations."""
+    return LossConfig(pelvis=0.002, refine_form="published")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The labels of a batch. Missing ones have confidence 0 or `has_skel` False, and any value."""
+
+    keypoints_2d: Float[Tensor, "B 44 3"]  # x, y in crop coordinates [-0.5, 0.5], confidence
+    keypoints_3d: Float[Tensor, "B 44 4"]  # x, y, z in m along the camera's axes, any origin; confidence
+    q: Float[Tensor, "B 46"]
+    betas: Float[Tensor, "B 10"]
+    has_skel: Bool[Tensor, "B"]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Targets":
+        return Targets(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+
+
+def total_loss(
+    prediction: Prediction, body: SkelKeypoints, targets: Targets, config: LossConfig
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """Eq. 6, and its terms by name ("final/keypoints_2d"), detached and without their weights."""
+    stages = {"coarse": (config.coarse, prediction.coarse), "final": (config.final, prediction.final)}
+    if config.full_supervision:
+        stages |= {f"layer{i}": (1.0, layer) for i, layer in enumerate(prediction.intermediate, 1)}
+    total, terms = torch.zeros((), device=targets.q.device), {}
+    for name, (weight, estimate) in stages.items():
+        if estimate is None:
+            continue
+        for term, value in stage_terms(estimate, prediction.geometry, body, targets).items():
+            total = total + weight * getattr(config, term) * value
+            terms[f"{name}/{term}"] = value.detach()
+    if not config.full_supervision and len(prediction.stages) > 2:
+        value = refine_loss(prediction, targets, config.refine_form)
+        total = total + config.refine * value
+        terms["refine"] = value.detach()
+    return total, terms
+
+
+def stage_terms(
+    estimate: Estimate, geometry: CropGeometry, body: SkelKeypoints, targets: Targets
+) -> dict[str, Float[Tensor, ""]]:
+    """The terms of Eq. 1 for one estimate; their weights have the same names in `LossConfig`."""
+    keypoints = body.keypoints(estimate.skel_params(geometry))
+    in_crop = image_to_crop(project(keypoints, geometry.intrinsics), geometry)
+    rotmat, target_rotmat = rep_to_rotmat(estimate.rep), q_to_rotmat(_given(targets.q, targets.has_skel))
+    return {
+        "keypoints_2d": keypoints_2d_loss(in_crop, targets.keypoints_2d),
+        "keypoints_3d": keypoints_3d_loss(keypoints, targets.keypoints_3d),
+        "betas": betas_loss(estimate.betas, targets.betas, targets.has_skel),
+        "pelvis": rotation_loss(rotmat[:, :1], target_rotmat[:, :1], targets.has_skel),
+        "body": rotation_loss(rotmat[:, 1:], target_rotmat[:, 1:], targets.has_skel),
+    }
+
+
+def keypoints_2d_loss(pred: Float[Tensor, "B 44 2"], gt: Float[Tensor, "B 44 3"]) -> Float[Tensor, ""]:
+    """Eq. 2, second term: L1 in crop units, weighted by confidence."""
+    return _weighted_l1(pred, gt[..., :2], gt[..., 2])
+
+
+def keypoints_3d_loss(pred: Float[Tensor, "B 44 3"], gt: Float[Tensor, "B 44 4"]) -> Float[Tensor, ""]:
+    """Eq. 2, first term: L1 of positions against the pelvis, metres, weighted by confidence.
+
+    Without a pelvis in the label there is nothing to compare against; such a sample adds nothing.
+    """
+    confidence = gt[..., 3] * (gt[..., ROOT_KEYPOINT, None, 3] > 0)
+    position = _given(gt[..., :3], confidence > 0)
+    root = slice(ROOT_KEYPOINT, ROOT_KEYPOINT + 1)
+    return _weighted_l1(pred - pred[..., root, :], position - position[..., root, :], confidence)
+
+
+def betas_loss(pred: Float[Tensor, "B 10"], gt: Float[Tensor, "B 10"], has: Bool[Tensor, "B"]) -> Float[Tensor, ""]:
+    """Eq. 3, shape: L1."""
+    return (_given(pred - _given(gt, has), has)).abs().sum(-1).mean()
+
+
+def rotation_loss(
+    pred: Float[Tensor, "B J 3 3"], gt: Float[Tensor, "B J 3 3"], has: Bool[Tensor, "B"]
+) -> Float[Tensor, ""]:
+    """Eq. 3, pose: L1 of the entries of the joints' rotation matrices."""
+    return _given(pred - gt, has).abs().sum((-1, -2, -3)).mean()
+
+
+def refine_loss(
+    prediction: Prediction, targets: Targets, form: Literal["mean", "sum", "published"]
+) -> Float[Tensor, ""]:
+    """Eq. 5: the poses of the layers against the target's, summed over layers."""
+    q = _given(targets.q, targets.has_skel)
+    if form == "published":
+        layers, to_rotmat, target = prediction.stages[1:], rows_to_rotmat, rows_to_rotmat(q_to_rep(q))
+    else:
+        layers, to_rotmat, target = prediction.intermediate, rep_to_rotmat, q_to_rotmat(q)
+    summed = sum(rotation_loss(to_rotmat(layer.rep), target, targets.has_skel) for layer in layers)
+    return summed if form == "sum" else summed / target[0].numel()
+
+
+def _weighted_l1(
+    pred: Float[Tensor, "B K C"], gt: Float[Tensor, "B K C"], confidence: Float[Tensor, "B K"]
+) -> Float[Tensor, ""]:
+    there = confidence > 0
+    difference = (pred - _given(gt, there)).abs().sum(-1)
+    return (difference * _given(confidence, there)).sum(-1).mean()
+
+
+def _given(values: Float[Tensor, "..."], there: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Zero where there is no label: NaN times zero would be NaN, in gradients too."""
+    there = there.reshape(*there.shape, *[1] * (values.ndim - there.ndim))
+    return torch.where(there, values, torch.zeros_like(values))
