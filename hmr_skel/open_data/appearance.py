@@ -65,7 +65,7 @@ def person_colors(rng: np.random.Generator, wardrobe: Wardrobe) -> Float[np.ndar
     # Hair covers the head above and behind a plane through its joint; how far down differs.
     head = rest - wardrobe.joints[SMPL_JOINTS.index("head")]
     height = head[:, 1] - 0.6 * head[:, 2] - rng.uniform(0.02, 0.06)
-    hair = share["head"] / (1 + np.exp(-height / 0.006))
+    hair = share["head"] * _sigmoid(height / 0.006)
     _paint(colors, hair, _blend_of(rng, _HAIRS))
     return colors.astype(np.float32)
 
@@ -77,9 +77,9 @@ def random_light(rng: np.random.Generator) -> Light:
     warmth = rng.uniform(-0.12, 0.12)
     return Light(
         direction=(float(np.cos(azimuth)), float(-height), float(-toward_camera)),
-        sun=float(rng.uniform(0.3, 0.9)),
-        sky=float(rng.uniform(0.3, 0.6)),
-        ground=float(rng.uniform(0.1, 0.35)),
+        sun=float(rng.uniform(0.3, 0.8)),
+        sky=float(rng.uniform(0.5, 0.8)),
+        ground=float(rng.uniform(0.25, 0.5)),
         color=(1.0 + float(warmth), 1.0, 1.0 - float(warmth)),
     )
 
@@ -98,15 +98,15 @@ def random_background(rng: np.random.Generator, width: int, height: int) -> Floa
         first, last = corner.astype(int), (corner + size).astype(int)
         cv2.rectangle(picture, first.tolist(), last.tolist(), _color(rng).tolist(), -1)
     picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.6, 2.5))
-    for cells in (5, 40):
-        blotches = rng.normal(0, 0.06, (cells, cells, 3)).astype(np.float32)
-        picture += cv2.resize(blotches, (small_width, small_height), interpolation=cv2.INTER_CUBIC)
+    for cells, strength in ((5, 0.06), (40, 0.025)):
+        blotches = rng.normal(0, strength, (cells, cells)).astype(np.float32)
+        picture += cv2.resize(blotches, (small_width, small_height), interpolation=cv2.INTER_CUBIC)[..., None]
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def _paint(colors: np.ndarray, share: np.ndarray, paint: np.ndarray) -> None:
     """Cover the vertices whose share is over a half, with a soft edge."""
-    cover = 1 / (1 + np.exp(-_SOFT_EDGE * (share - 0.5)))
+    cover = _sigmoid(_SOFT_EDGE * (share - 0.5))
     colors += cover[:, None] * (paint - colors)
 
 
@@ -119,14 +119,14 @@ def _cloth(rng: np.random.Generator, rest: np.ndarray) -> np.ndarray:
     spacing = rng.uniform(0.05, 0.14)
     wave = np.sin(2 * np.pi * rest / spacing + rng.uniform(0, 2 * np.pi, 3))
     pattern = wave[:, 1] if kind == 2 else wave[:, 0] * wave[:, 1]
-    mix = 1 / (1 + np.exp(-6 * pattern))
+    mix = _sigmoid(6 * pattern)
     return plain + mix[:, None] * (other - plain)
 
 
 def _color(rng: np.random.Generator) -> np.ndarray:
     """Any hue, mostly muted."""
     grey = rng.uniform(0.12, 0.92)
-    return np.clip(grey + rng.uniform(0.05, 0.5) * rng.uniform(-0.6, 0.6, 3), 0.03, 0.97)
+    return np.clip(grey + rng.uniform(0.05, 0.4) * rng.uniform(-0.6, 0.6, 3), 0.03, 0.97)
 
 
 def _blend_of(rng: np.random.Generator, palette: np.ndarray) -> np.ndarray:
@@ -134,3 +134,7 @@ def _blend_of(rng: np.random.Generator, palette: np.ndarray) -> np.ndarray:
     at = rng.uniform(0, len(palette) - 1)
     low = int(at)
     return palette[low] + (at - low) * (palette[low + 1] - palette[low])
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 + 0.5 * np.tanh(x / 2)  # exp would overflow far from the edge

@@ -22,7 +22,7 @@ from hmr_skel.errors import UserError
 from hmr_skel.open_data.appearance import Wardrobe, person_colors, random_background, random_light
 from hmr_skel.render import render_mesh
 
-_ROWS_PER_TASK = 32
+_ROWS_PER_TASK = 16
 _JPEG_QUALITY = 90
 _KEYS = ("imgname", "pose_cam", "shape", "trans_cam", "cam_int")
 

@@ -42,7 +42,7 @@ _BETWEEN = {
     "left_elbow": ("ulna_l", "radius_l"), "right_elbow": ("ulna_r", "radius_r"),
 }  # fmt: skip
 _COLLARS = {"left_collar": ("left_shoulder", "humerus_l"), "right_collar": ("right_shoulder", "humerus_r")}
-_SHAPE_RIDGE = 300.0  # per unit of the vertices' mean square in mm^2: keeps SKEL betas near 2 for SMPL betas of 1
+_SHAPE_RIDGE = 10.0  # mm^2 of mean squared vertex distance per unit of mean squared betas: SKEL betas stay near 2
 
 
 @dataclass(frozen=True)

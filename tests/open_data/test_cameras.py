@@ -55,7 +55,7 @@ def test_a_camera_at_the_height_of_the_horizon_sees_what_it_faces():
 def test_bodies_are_where_the_views_want_them(views, points):
     transl = cameras.place(points, views)
     in_front = points + transl[:, None]
-    assert in_front[..., 2].min() > 0.24
+    assert in_front[..., 2].min() > cameras.MIN_DEPTH - 1e-6
     pixels = cameras.project(in_front, views.cam_int)
     low, high = pixels.amin(1), pixels.amax(1)
     extent = ((high - low) / views.image_size).amax(1)

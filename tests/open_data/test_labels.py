@@ -7,6 +7,7 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.errors import UserError
 from hmr_skel.open_data.labels import ROWS_PER_CHUNK, make_labels, truth_path
+from hmr_skel.open_data.motion import FRAMES_PER_CLIP
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_boxes_hold_the_projected_body(label_set, smplx_model):
     rows = slice(0, None, 25)
     columns = label_set.columns
     vertices = smplx_output(smplx_model, columns, rows).vertices.numpy()
-    assert vertices[..., 2].min() > 0.2
+    assert vertices[..., 2].min() > 0.75
     pixels = project(vertices, columns["cam_int"][rows])
     low, high = pixels.min(1), pixels.max(1)
     side = 200 * columns["scale"][rows]
@@ -84,7 +85,9 @@ def test_boxes_hold_the_projected_body(label_set, smplx_model):
     margin = side / (high - low).max(1)
     assert (margin > 1.1 - 1e-3).all()
     assert (margin < 1.2 + 1e-3).all()
-    assert (columns["scale"] * 200 >= 256).all()  # a 256x256 crop is never an enlargement
+    # A 256x256 crop hardly ever enlarges: only where keeping the distance of 0.8 m makes a body seen end-on small.
+    assert (columns["scale"] * 200 >= 256).mean() > 0.99
+    assert columns["scale"].min() * 200 > 190
 
 
 def test_most_bodies_are_inside_the_picture(label_set, body_models):
@@ -109,13 +112,10 @@ def test_keypoints_by_smplx(label_set, smplx_model, body_models):
     np.testing.assert_array_equal(keypoints[..., 2], inside)
 
 
-def test_betas_are_standard(label_set, body_models, tmp_path):
-    path = tmp_path / "labels.npz"
-    make_labels(path, 3072, 0, body_models)  # the default manifest's size
-    betas = read(path)["shape"]
-    persons = np.unique(betas, axis=0)
-    assert len(persons) == 64
-    assert persons.std() == pytest.approx(1, abs=0.1)
+def test_a_clip_is_one_person(label_set):
+    persons = label_set.columns["shape"][: 8 * FRAMES_PER_CLIP].reshape(8, FRAMES_PER_CLIP, 10)
+    assert (persons == persons[:, :1]).all()
+    assert len(np.unique(persons[:, 0], axis=0)) == 8
 
 
 def test_truth_is_the_motion_before_perturbation(label_set, body_models):
@@ -130,8 +130,11 @@ def test_truth_is_the_motion_before_perturbation(label_set, body_models):
         target = smpl(pose[:, 0], pose[:, 1:], betas, transl).vertices
         body = skel(*(torch.from_numpy(truth[k][rows]) for k in ("skel_q", "skel_betas", "skel_transl"))).vertices
     v2v_mm = 1000 * (body - target).norm(dim=-1).mean(-1)
-    assert v2v_mm.mean() < 30
-    assert v2v_mm.max() < 70
+    strangers_mm = 1000 * (body - target.roll(1, 0)).norm(dim=-1).mean(-1)
+    # 29 mm before the perturbation (the two spines and shoulders differ), 43 mm after it, measured on 768 rows.
+    assert v2v_mm.mean() < 55
+    assert v2v_mm.max() < 120
+    assert strangers_mm.min() > 200
     assert np.sqrt((truth["skel_betas"] ** 2).mean()) < 2.5
 
 

@@ -65,6 +65,12 @@ def test_smooth_noise_is_standard_and_band_limited():
     assert rate < 2 * np.pi * 0.6
 
 
+def test_betas_are_standard():
+    betas = np.stack([clip_motion(clip_rng(0, clip), clip, 1).betas for clip in range(DEFAULT_ROWS // FRAMES_PER_CLIP)])
+    assert betas.std() == pytest.approx(1, abs=0.1)
+    assert np.abs(betas.mean(0)).max() < 0.5
+
+
 def test_left_and_right_are_coordinated(default_q):
     """Over a clip the two elbows are bound together or against each other, not strangers."""
     right, left = (default_q[..., index - 3] for index in (32, 42))

@@ -1,0 +1,104 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from hmr_skel.body.smpl import Smpl
+from hmr_skel.errors import UserError
+from hmr_skel.open_data.appearance import Wardrobe, person_colors
+from hmr_skel.open_data.images import make_images, read_labels, render_rows
+
+ROWS = [0, 60, 130, 200]
+
+
+@pytest.fixture(scope="module")
+def smpl(body_models) -> Smpl:
+    return Smpl.load(body_models / "SMPL_NEUTRAL.pkl")
+
+
+@pytest.fixture(scope="module")
+def some(label_set):
+    return {name: column[ROWS] for name, column in read_labels(label_set.path).items()}
+
+
+@pytest.fixture(scope="module")
+def pictures(some, smpl):
+    return render_rows(some, smpl, Wardrobe.of(smpl))
+
+
+def vertex_pixels(labels, smpl):
+    pose, betas, transl = (torch.from_numpy(labels[k]) for k in ("pose_cam", "shape", "trans_cam"))
+    with torch.no_grad():
+        vertices = smpl(pose[:, :3], pose[:, 3:].unflatten(1, (23, 3)), betas, transl).vertices.numpy()
+    homogeneous = np.einsum("nij,npj->npi", labels["cam_int"].astype(float), vertices)
+    return homogeneous[..., :2] / homogeneous[..., 2:]
+
+
+def test_sizes_are_those_of_the_intrinsics(pictures, some):
+    for picture, cam_int in zip(pictures, some["cam_int"], strict=True):
+        assert (picture.shape[1], picture.shape[0]) == tuple(2 * cam_int[:2, 2])
+        assert picture.dtype == np.uint8
+
+
+def test_the_body_is_where_its_labels_project_to(some, smpl, pictures):
+    """With the body behind the camera, light, background and grain stay: what changes is the silhouette."""
+    away = some | {"trans_cam": some["trans_cam"] + np.array([0, 0, -500], np.float32)}
+    empty = render_rows(away, smpl, Wardrobe.of(smpl))
+    pixels = vertex_pixels(some, smpl)
+    for i, (with_body, without) in enumerate(zip(pictures, empty, strict=True)):
+        changed = (np.abs(with_body.astype(int) - without) > 6).any(-1)
+        rows, columns = np.nonzero(changed)
+        found = np.array([columns.min(), rows.min(), columns.max(), rows.max()])
+        limit = np.array(with_body.shape[1::-1]) - 1
+        expected = np.concatenate((pixels[i].min(0).clip(0), np.minimum(pixels[i].max(0), limit)))
+        assert np.abs(found - expected).max() <= 2, (i, found, expected)
+
+        hull = np.zeros(changed.shape, np.uint8)
+        for triangle in pixels[i][smpl.faces]:
+            cv2.fillConvexPoly(hull, np.round(triangle * 16).astype(np.int32), 1, shift=4)
+        overlap = (changed & hull).sum() / (changed | hull).sum()
+        assert overlap > 0.93, (i, overlap)
+
+
+def test_people_look_alike_within_a_clip_and_differ_between(smpl):
+    wardrobe = Wardrobe.of(smpl)
+    first, again, other = (person_colors(np.random.default_rng(seed), wardrobe) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).mean() > 0.05
+    assert first.min() >= 0
+    assert first.max() <= 1
+
+
+def test_files_are_made_once_and_only_where_missing(label_set, body_models, tmp_path):
+    names = label_set.columns["imgname"]
+    seen: list[int] = []
+    made = make_images(label_set.path, tmp_path, body_models, 2, 6, workers=1, progress=seen.append)
+    assert made == 4
+    assert seen[-1] == 4
+    files = {name: (tmp_path / name).read_bytes() for name in names[2:6]}
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == set(files)
+
+    (tmp_path / names[3]).unlink()
+    (tmp_path / names[4]).write_bytes(b"somebody's own picture")
+    assert make_images(label_set.path, tmp_path, body_models, 2, 6, workers=1) == 1
+    assert (tmp_path / names[3]).read_bytes() == files[names[3]]
+    assert (tmp_path / names[4]).read_bytes() == b"somebody's own picture"
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_pictures(label_set, body_models, tmp_path):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert make_images(label_set.path, alone, body_models, 0, 18, workers=1) == 18
+    assert make_images(label_set.path, together, body_models, 0, 18, workers=2) == 18
+    for name in label_set.columns["imgname"][:18]:
+        first, second = (cv2.imread(str(root / name)).astype(int) for root in (alone, together))
+        assert np.abs(first - second).max() <= 2  # skinning rounds differently by thread count
+
+
+def test_a_broken_label_file_is_the_users_to_mend(body_models, tmp_path):
+    path = tmp_path / "labels.npz"
+    with pytest.raises(UserError, match="no such label file"):
+        make_images(path, tmp_path, body_models)
+    np.savez(path, imgname=np.array(["a.jpg"]))
+    with pytest.raises(UserError, match="pose_cam"):
+        make_images(path, tmp_path, body_models)
