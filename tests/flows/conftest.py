@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hmr_skel.open_data.labels import make_labels
 
@@ -25,6 +26,15 @@ name = "walk"
 format = "camerahmr"
 file = "{labels}"
 """
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread():
+    """Six rows are too few to share out: more threads mostly wait for each other, the more so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

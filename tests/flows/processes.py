@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 def environment(home: Path) -> dict[str, str]:
     """The environment of a newcomer: a home of its own, nothing of Prefect configured, no telemetry."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "HMR_SKEL", "PYTEST"))}
-    return kept | {"HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "DO_NOT_TRACK": "1"}
+    own = {"HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "DO_NOT_TRACK": "1"}
+    return kept | own | {"OMP_NUM_THREADS": "1"}  # as in conftest.py
 
 
 def hmr_skel(*arguments: str) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from flows.shard import Builder
 from hmr_skel.data.manifest import load_manifest
+from tests.flows.processes import ROOT, environment
 from tests.flows.test_shard import assert_equal_columns
 
 BUILD_ALL = """
@@ -26,7 +27,11 @@ for index in range(len(builder.shards)):
 
 def start(manifest: Path, out: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", BUILD_ALL, str(manifest), str(out)], stdout=subprocess.PIPE, text=True, bufsize=1
+        [sys.executable, "-c", BUILD_ALL, str(manifest), str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(manifest.parent),
+        cwd=ROOT,
     )
 
 
