@@ -109,8 +109,9 @@ _ANATOMICAL_DEG = {
     "head_extension": (-65, 75),  # AAOS 45 each way; passive 65 flexion, 75 extension
     "head_twist": (-85, 85),  # AAOS 60 rotation; passive 80-90
     "scapula_abduction": (-40, 40),  # protraction and retraction on the thorax
-    "scapula_elevation": (-25, 35),  # shrug 35, depression 10-25
-    "scapula_upward_rot": (-60, 25),  # upward rotation 60 (ISB; negative here), downward 20-25
+    "scapula_elevation": (-25, 35),  # shrug (-) 25, depression (+) 10; fits of real motion need 30
+    # Upward (+) rotation spans 60 in all (ISB), of which the T-pose has half behind it; downward 25 more at rest.
+    "scapula_upward_rot": (-60, 25),  # from the T-pose: 30 back and 25 past the resting shoulder; 25 overhead
     "shoulder_x": (-120, 135),  # arm up (-) and down (+) from the T-pose, scapula apart
     "shoulder_y": (-90, 90),  # horizontal abduction 45, adduction 135: the middle Euler angle, bounded by its branch
     "shoulder_z": (-135, 135),  # axial rotation and flexion of the raised arm
