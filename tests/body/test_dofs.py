@@ -150,6 +150,7 @@ def test_the_default_is_one_side_and_its_mirror_image():
 def test_the_default_names_a_source_for_every_range():
     source = inspect.getsource(dofs)
     table = source[source.index("_ANATOMICAL_DEG = {") :].split("\n}")[0].splitlines()[1:]
+    table = [line for line in table if '"' in line]
     assert len(table) == len(dofs._ANATOMICAL_DEG)
     assert [line for line in table if len(line.partition("#")[2]) < 15] == []
 
