@@ -40,14 +40,13 @@ class CropGeometry:
     @classmethod
     def unknown_camera(cls, like: "CropGeometry") -> "CropGeometry":
         """The crop as an image of its own, taken with a focal length of 5000 px: what HSMR assumes."""
-        batch, options = like.size.shape, {"dtype": like.size.dtype, "device": like.size.device}
-        half = CROP_SIZE / 2
-        intrinsics = torch.tensor([[PATCH_FOCAL, 0, half], [0, PATCH_FOCAL, half], [0, 0, 1]], **options)
+        batch, half = like.size.shape, CROP_SIZE / 2
+        intrinsics = like.size.new_tensor([[PATCH_FOCAL, 0, half], [0, PATCH_FOCAL, half], [0, 0, 1]])
         return cls(
-            torch.full((*batch, 2), half, **options),
-            torch.full(batch, float(CROP_SIZE), **options),
+            like.size.new_full((*batch, 2), half),
+            like.size.new_full(batch, CROP_SIZE),
             intrinsics.expand(*batch, 3, 3),
-            torch.eye(2, 3, **options).expand(*batch, 2, 3),
+            like.size.new_tensor([[1, 0, 0], [0, 1, 0]]).expand(*batch, 2, 3),
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CropGeometry":

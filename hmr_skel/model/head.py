@@ -39,6 +39,10 @@ class Heads(nn.Module):
     One instance serves the coarse estimate and every layer of the decoder.
     """
 
+    mean_rep: Tensor
+    mean_betas: Tensor
+    mean_camera: Tensor
+
     def __init__(
         self,
         width: int,

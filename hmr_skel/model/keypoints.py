@@ -25,12 +25,14 @@ class PosedBody:
 class SkelKeypoints(nn.Module):
     """SKEL of one gender with the regressors of the keypoints. Frozen, float32, part of no checkpoint."""
 
+    matrix: Tensor
+
     def __init__(
         self, skel: Skel, joints_matrix: Float[Tensor, "24 6890"], points_matrix: Float[Tensor, "40 6890"]
     ) -> None:
         super().__init__()
         self.skel = skel.requires_grad_(False)
-        matrix = torch.cat((joints_matrix, points_matrix)).to(skel.template)
+        matrix = torch.cat((joints_matrix, points_matrix)).to(next(skel.buffers()))
         self.register_buffer("matrix", matrix, persistent=False)
 
     @classmethod

@@ -150,7 +150,7 @@ def refine_loss(
         layers, to_rotmat, target = prediction.stages[1:], rows_to_rotmat, rows_to_rotmat(q_to_rep(q))
     else:
         layers, to_rotmat, target = prediction.intermediate, rep_to_rotmat, q_to_rotmat(q)
-    summed = sum(rotation_loss(to_rotmat(layer.rep), target, targets.has_skel) for layer in layers)
+    summed = torch.stack([rotation_loss(to_rotmat(layer.rep), target, targets.has_skel) for layer in layers]).sum()
     return summed if form == "sum" else summed / target[0].numel()
 
 

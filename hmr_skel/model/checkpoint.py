@@ -1,0 +1,144 @@
+"""A trained network on disk: a safetensors file whose header holds, as JSON, what the network is and belongs to.
+
+The same JSON stands beside it for people. Nothing in the file can run, and one rename makes it appear as a whole.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hmr_skel.errors import UserError
+from hmr_skel.model.decoder import DecoderConfig
+from hmr_skel.model.network import Network, NetworkConfig
+from hmr_skel.model.published import checked_state
+from hmr_skel.model.vit import VitConfig
+
+FORMAT = "hmr-skel network, version 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkInfo:
+    """What a network was trained for."""
+
+    skel_gender: str
+    """Of the body that its betas and angles belong to."""
+    recipe: str
+    """The name of the training recipe."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Anything else that JSON can hold: steps, the whole recipe, the dataset."""
+
+
+def save_network(
+    path: str | Path, network: Network, info: NetworkInfo, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write `path` (.safetensors) and a .json of the same name beside it, each by rename.
+
+    Args:
+        path: of the weights.
+        network: what to write.
+        info: what it was trained for.
+        weights: other tensors for it, averaged ones for instance; named and shaped as its state dict.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or network.state_dict()).items()}
+    assert {n: t.shape for n, t in tensors.items()} == {n: t.shape for n, t in network.state_dict().items()}
+    about = json.dumps({"format": FORMAT, "network": asdict(network.config), **asdict(info)}, indent=2, sort_keys=True)
+    temporary, beside = (path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}.{end}") for end in ("w", "j"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata={"about": about})
+        beside.write_text(about + "\n")
+        os.replace(beside, path.with_suffix(".json"))
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {path}: {error}. Choose a folder that is writable and has room.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
+
+
+def load_network(
+    path: str | Path, *, skel_gender: str | None = None, recipe: str | None = None
+) -> tuple[Network, NetworkInfo]:
+    """Read a network (on the CPU, in evaluation mode) and what it was trained for.
+
+    Args:
+        path: the .safetensors file.
+        skel_gender: of the body it is wanted for.
+        recipe: that it must have been trained with.
+
+    Raises:
+        UserError: the file is missing, damaged or foreign, or belongs to another gender or recipe.
+    """
+    about, tensors = _read(Path(path))
+    try:
+        config = config_from_dict(about["network"])
+        info = NetworkInfo(**{f.name: about[f.name] for f in dataclasses.fields(NetworkInfo)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its description does not fit this version of hmr-skel ({error}).") from error
+    if skel_gender is not None and info.skel_gender != skel_gender:
+        raise UserError(
+            f"{path}: this network was trained on the {info.skel_gender} SKEL, the {skel_gender} one is asked for. "
+            "Betas and angles of one mean nothing to the other: give a network or a dataset of the other gender."
+        )
+    if recipe is not None and info.recipe != recipe:
+        raise UserError(
+            f"{path}: this network was trained with the recipe {info.recipe!r}, not {recipe!r}. "
+            f"Give another file, or name that recipe."
+        )
+    with torch.device("meta"):
+        network = Network(config)
+    network.load_state_dict(checked_state(tensors, network, path, "the network it describes"), assign=True)
+    return network.eval(), info
+
+
+def load_mean(path: str | Path) -> dict[str, list[float]]:
+    """The mean body of `SKEL_mean.npz`, as `Network` takes it: `mean_q` [46], `mean_betas` [10], `mean_camera` [3].
+
+    Raises:
+        UserError: the file is missing, damaged, or has other arrays.
+    """
+    names = {"mean_q": ("poses", 46), "mean_betas": ("betas", 10), "mean_camera": ("cam", 3)}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {ours: np.asarray(file[theirs], np.float64) for ours, (theirs, _) in names.items()}
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: no mean parameters (expected an .npz with poses, betas, cam): {error}") from error
+    for ours, (theirs, size) in names.items():
+        if arrays[ours].size != size or not np.isfinite(arrays[ours]).all():
+            raise UserError(f"{path}: {theirs} has {arrays[ours].size} entries, expected {size} finite ones.")
+    return {name: array.ravel().tolist() for name, array in arrays.items()}
+
+
+def config_from_dict(config: Mapping[str, Any]) -> NetworkConfig:
+    """The reverse of `dataclasses.asdict`. Raises TypeError or KeyError on unknown or missing entries."""
+    parts = dict(config)
+    return NetworkConfig(vit=VitConfig(**parts.pop("vit")), decoder=DecoderConfig(**parts.pop("decoder")), **parts)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Train a network first, or give the .safetensors file of one.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("about", "null"))
+            if isinstance(about, dict) and about.get("format") == FORMAT:
+                return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged, or no safetensors file ({error}).") from error
+    found = about.get("format") if isinstance(about, dict) else None
+    raise UserError(f"{path}: no network of hmr-skel (expected {FORMAT!r} in its header, found {found!r}).")

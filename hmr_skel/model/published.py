@@ -1,0 +1,173 @@
+"""Weights that others have published, into this project's modules: ViTPose's encoder and the whole of SKEL-CF.
+
+Such files are pickles. They are read with `weights_only=True`; what else is in them (configurations, optimiser states
+of foreign classes) becomes an inert stand-in, and no code of or for it runs.
+"""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from hmr_skel.errors import UserError
+from hmr_skel.model.network import Network, NetworkConfig
+from hmr_skel.model.vit import Vit
+
+# Module and parameter names of the published SKEL-CF network -> ours, applied in this order.
+_RENAMED = (
+    (r"^decoder\.transformer\.pos_embedding$", "decoder.position"),
+    (r"^decoder\.transformer\.layers\.(\d+)\.0\.", r"decoder.layers.\1.self_attention."),
+    (r"^decoder\.transformer\.layers\.(\d+)\.1\.", r"decoder.layers.\1.cross_attention."),
+    (r"^decoder\.transformer\.layers\.(\d+)\.2\.", r"decoder.layers.\1.feed_forward."),
+    (r"\.fn\.to_qkv\.", ".qkv."),
+    (r"\.fn\.to_kv\.", ".key_value."),
+    (r"\.fn\.to_q\.", ".query."),
+    (r"\.fn\.to_out\.0\.", ".out."),
+    (r"\.fn\.net\.0\.", ".fc1."),
+    (r"\.fn\.net\.3\.", ".fc2."),
+    (r"^decoder\.poses_decoder\.", "heads.pose."),
+    (r"^decoder\.betas_decoder\.", "heads.betas."),
+    (r"^decoder\.cam_decoder\.", "heads.camera."),
+    (r"^decoder\.to_pose_embedding\.", "decoder.embed_pose."),
+    (r"^decoder\.to_betas_embedding\.", "decoder.embed_betas."),
+    (r"^decoder\.to_cam_embedding\.", "decoder.embed_camera."),
+    (r"^decoder\.mean_poses$", "heads.mean_rep"),
+    (r"^decoder\.mean_betas$", "heads.mean_betas"),
+    (r"^decoder\.mean_cam$", "heads.mean_camera"),
+)
+
+
+def load_vitpose(vit: Vit, path: str | Path) -> None:
+    """Fill the encoder from `vitpose_backbone.pth`, or from a whole ViTPose file, whose keypoint head is left out.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another size of encoder.
+    """
+    content = read_torch_file(path)
+    found = content.get("state_dict", content) if isinstance(content, dict) else content
+    unused = ("cls_token", "keypoint_head.", "head.")
+    state = checked_state(found, vit, path, "ViTPose's encoder", prefix="backbone.", unused=unused)
+    vit.load_state_dict(state)
+
+
+def load_skel_cf(path: str | Path, config: NetworkConfig | None = None) -> Network:
+    """The published SKEL-CF network with its averaged (EMA) weights, from `best.pth`.
+
+    Args:
+        path: the file.
+        config: of the network in it, if not the published one.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds another network.
+    """
+    content = read_torch_file(path)
+    if not isinstance(content, dict) or not isinstance(content.get("ema_model"), dict):
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise UserError(f"{path}: no SKEL-CF checkpoint: expected an entry 'ema_model', found {found}.")
+    averaged = content["ema_model"]
+    named = {_renamed(name.removeprefix("model.")): tensor for name, tensor in averaged.items()}
+    with torch.device("meta"):
+        network = Network(config or NetworkConfig())
+    unused = ("updates", "cam_model.", "skel_model.")
+    state = checked_state(named, network, path, "the SKEL-CF network", unused=unused)
+    network.load_state_dict(state, assign=True)
+    return network
+
+
+def _renamed(name: str) -> str:
+    for pattern, ours in _RENAMED:
+        name = re.sub(pattern, ours, name)
+    return name
+
+
+class _Inert:
+    """Stands in for an object of a foreign class."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_torch_file(path: str | Path) -> Any:
+    """What `torch.save` has written: tensors (on the CPU, mapped from the file) and plain containers.
+
+    Raises:
+        UserError: no such file, or not readable as one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Give the path of a checkpoint that is there.")
+    try:
+        if not zipfile.is_zipfile(path):  # written before torch 1.6, or no checkpoint at all
+            return torch.load(path, map_location="cpu", weights_only=True)
+        foreign = get_unsafe_globals_in_checkpoint(str(path))
+        with safe_globals([(_Inert, name) for name in foreign]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path}: cannot be read as a PyTorch checkpoint ({first_line}). Download it again, or give another file."
+        ) from error
+
+
+def checked_state(
+    found: Any, module: nn.Module, path: str | Path, what: str, prefix: str = "", unused: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """The tensors of `found` for `module.load_state_dict`, float32 where the module has floats.
+
+    Args:
+        found: the file's state dict.
+        module: whose state dict is wanted; may be on the meta device.
+        path: for the message.
+        what: that the file should hold, for the message.
+        prefix: that all names may have in front.
+        unused: beginnings of names that are passed over.
+
+    Raises:
+        UserError: tensors are missing, left over, or have another number of entries, all named in one message.
+    """
+    if not isinstance(found, Mapping):
+        raise UserError(f"{path}: does not hold {what}, but a {type(found).__name__}.")
+    tensors = {str(name).removeprefix(prefix): tensor for name, tensor in found.items()}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(unused)} if unused else tensors
+    wanted = module.state_dict()
+    problems = []
+    # Batch norm's step counter is for training only; older files have none.
+    missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
+    extra = [name for name in tensors if name not in wanted]
+    misshaped = [
+        f"{name} {_shape(tensor)} in place of {_shape(wanted[name])}"
+        for name, tensor in tensors.items()
+        if name in wanted and (not isinstance(tensor, Tensor) or _core(tensor) != _core(wanted[name]))
+    ]
+    for text, names in (("missing", missing), ("unknown", extra), ("of another shape", misshaped)):
+        if names:
+            problems.append(f"{len(names)} {text} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
+    if problems:
+        raise UserError(f"{path}: does not hold {what}; tensors are {'; '.join(problems)}.")
+    state = {name: tensors[name].reshape(like.shape).to(like.dtype) for name, like in wanted.items() if name in tensors}
+    counters = {name: torch.zeros(like.shape, dtype=like.dtype) for name, like in wanted.items() if name not in state}
+    return state | counters
+
+
+def _shape(tensor: Any) -> str:
+    return str(list(tensor.shape)) if isinstance(tensor, Tensor) else type(tensor).__name__
+
+
+def _core(tensor: Tensor) -> tuple[int, ...]:
+    """The shape without leading ones: the published means have a batch axis that ours have not."""
+    shape = tuple(tensor.shape)
+    while shape and shape[0] == 1:
+        shape = shape[1:]
+    return (144,) if shape == (24, 6) else shape
