@@ -11,6 +11,7 @@ from hmr_skel.body.assets import load_regressor
 from hmr_skel.body.keypoints import keypoints_44, load_points_matrix
 from hmr_skel.body.skel import Skel
 from hmr_skel.errors import UserError
+from hmr_skel.model.precision import autocast
 from hmr_skel.rows import SkelParams
 
 
@@ -60,7 +61,7 @@ class SkelKeypoints(nn.Module):
 
     def forward(self, params: SkelParams) -> PosedBody:
         """Skin and keypoints, in float32 whatever autocast says."""
-        with torch.autocast(params.q.device.type, enabled=False):
+        with autocast(params.q.device.type, bf16=False):
             vertices = self.skel(params.q, params.betas, params.transl).vertices
             return PosedBody(vertices, self._regress(vertices, self.matrix))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hmr_skel.model.camera import CropGeometry, camera_cue
 from hmr_skel.model.decoder import Decoder, DecoderConfig
 from hmr_skel.model.head import HSMR_MEAN_BETAS, HSMR_MEAN_CAMERA, HSMR_MEAN_Q, Estimate, Heads
+from hmr_skel.model.precision import autocast
 from hmr_skel.model.vit import IMAGE_WIDTH, VIT_SIZES, Vit, VitConfig
 from hmr_skel.rows import SkelParams
 
@@ -109,9 +110,9 @@ class Network(nn.Module):
         images = middle_columns(images)
         if images.dtype == torch.uint8:
             images = normalize(images)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+        with autocast(device, bf16):
             image = self.backbone(images)
-        with torch.autocast(device, enabled=False):
+        with autocast(device, bf16=False):
             image = image.to(self.heads.mean_rep.dtype)
             if not self.config.camera:
                 geometry = CropGeometry.unknown_camera(geometry)
