@@ -1,10 +1,11 @@
 """SKEL posed: skin and the 44 keypoints that labels have, from the parameters that a network predicts."""
 
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hmr_skel.body.assets import load_regressor
@@ -27,6 +28,7 @@ class SkelKeypoints(nn.Module):
     """SKEL of one gender with the regressors of the keypoints. Frozen, float32, part of no checkpoint."""
 
     matrix: Tensor
+    used_matrix: Tensor
 
     def __init__(
         self, skel: Skel, joints_matrix: Float[Tensor, "24 6890"], points_matrix: Float[Tensor, "40 6890"]
@@ -35,6 +37,10 @@ class SkelKeypoints(nn.Module):
         self.skel = skel.requires_grad_(False)
         matrix = torch.cat((joints_matrix, points_matrix)).to(next(skel.buffers()))
         self.register_buffer("matrix", matrix, persistent=False)
+        # Few vertices count (a few hundred): training, which needs the keypoints alone, poses only these.
+        used = matrix.any(0).nonzero().squeeze(1)
+        self.register_buffer("used_matrix", matrix[:, used], persistent=False)
+        self.used_skel = _with_vertices(skel, used)
 
     @classmethod
     def load(cls, directory: str | Path, gender: str = "male", device: str | torch.device = "cpu") -> "SkelKeypoints":
@@ -63,12 +69,26 @@ class SkelKeypoints(nn.Module):
         """Skin and keypoints, in float32 whatever autocast says."""
         with autocast(params.q.device.type, bf16=False):
             vertices = self.skel(params.q, params.betas, params.transl).vertices
-            return PosedBody(vertices, self._regress(vertices, self.matrix))
+            return PosedBody(vertices, _regress(self.matrix, vertices))
 
     def keypoints(self, params: SkelParams) -> Float[Tensor, "*batch 44 3"]:
-        """The keypoints alone."""
-        return self(params).keypoints
+        """The keypoints alone, much cheaper."""
+        with autocast(params.q.device.type, bf16=False):
+            vertices = self.used_skel(params.q, params.betas, params.transl).vertices
+            return _regress(self.used_matrix, vertices)
 
-    def _regress(self, vertices: Tensor, matrix: Tensor) -> Float[Tensor, "*batch 44 3"]:
-        points = matrix @ vertices
-        return keypoints_44(points[..., :24, :], points[..., 24:, :])
+
+def _regress(matrix: Float[Tensor, "64 V"], vertices: Float[Tensor, "*batch V 3"]) -> Float[Tensor, "*batch 44 3"]:
+    points = matrix @ vertices
+    return keypoints_44(points[..., :24, :], points[..., 24:, :])
+
+
+def _with_vertices(skel: Skel, kept: Int[Tensor, "K"]) -> Skel:
+    """The same body, its joints included, with only these vertices of the skin."""
+    part = copy(skel)
+    part._buffers = skel._buffers.copy()
+    for name in ("template", "weights"):
+        part._buffers[name] = skel.get_buffer(name)[kept]
+    for name in ("shapedirs", "posedirs"):
+        part._buffers[name] = skel.get_buffer(name).unflatten(-1, (-1, 3))[:, kept].flatten(-2)
+    return part

@@ -5,6 +5,7 @@ counts all the same, so that batches can be split over processes and steps. Labe
 they meet a prediction, so they may be NaN. All of it is float32 (or float64) and reads keypoints, not meshes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -17,6 +18,7 @@ from hmr_skel.model.head import Estimate
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat, rep_to_rotmat, rows_to_rotmat
+from hmr_skel.rows import SkelParams
 
 ROOT_KEYPOINT = 39  # Pelvis (MPII)
 
@@ -83,11 +85,11 @@ def total_loss(
     stages = {"coarse": (config.coarse, prediction.coarse), "final": (config.final, prediction.final)}
     if config.full_supervision:
         stages |= {f"layer{i}": (1.0, layer) for i, layer in enumerate(prediction.intermediate, 1)}
+    given = {name: (weight, estimate) for name, (weight, estimate) in stages.items() if estimate is not None}
+    keypoints = keypoints_of([estimate for _, estimate in given.values()], prediction.geometry, body)
     total, terms = torch.zeros((), device=targets.q.device), {}
-    for name, (weight, estimate) in stages.items():
-        if estimate is None:
-            continue
-        for term, value in stage_terms(estimate, prediction.geometry, body, targets).items():
+    for (name, (weight, estimate)), points in zip(given.items(), keypoints, strict=True):
+        for term, value in stage_terms(estimate, points, prediction.geometry, targets).items():
             total = total + weight * getattr(config, term) * value
             terms[f"{name}/{term}"] = value.detach()
     if not config.full_supervision and len(prediction.stages) > 2:
@@ -97,11 +99,18 @@ def total_loss(
     return total, terms
 
 
+def keypoints_of(
+    estimates: Sequence[Estimate], geometry: CropGeometry, body: SkelKeypoints
+) -> Float[Tensor, "S B 44 3"]:
+    """The keypoints of several stages in the camera's frame: the body is posed once for all of them."""
+    params = [estimate.skel_params(geometry) for estimate in estimates]
+    return body.keypoints(SkelParams(*(torch.stack([getattr(p, f.name) for p in params]) for f in fields(SkelParams))))
+
+
 def stage_terms(
-    estimate: Estimate, geometry: CropGeometry, body: SkelKeypoints, targets: Targets
+    estimate: Estimate, keypoints: Float[Tensor, "B 44 3"], geometry: CropGeometry, targets: Targets
 ) -> dict[str, Float[Tensor, ""]]:
     """The terms of Eq. 1 for one estimate; their weights have the same names in `LossConfig`."""
-    keypoints = body.keypoints(estimate.skel_params(geometry))
     in_crop = image_to_crop(project(keypoints, geometry.intrinsics), geometry)
     rotmat, target_rotmat = rep_to_rotmat(estimate.rep), q_to_rotmat(_given(targets.q, targets.has_skel))
     return {
