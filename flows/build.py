@@ -109,7 +109,7 @@ def build_hmr_skel(
             total=len(wanted), unit="shard", desc=builder.manifest.name, disable=None if progress else True
         ) as bar:
             for done, future in enumerate(as_completed(list(futures)), start=1):
-                result = future.state.result(raise_on_failure=False)
+                result = future.result(raise_on_failure=False)
                 if isinstance(result, dict):
                     reports.append(ShardReport(**result))
                 else:

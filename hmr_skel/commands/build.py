@@ -1,6 +1,8 @@
 """`hmr-skel fit` and `hmr-skel dataset`: label files to shards of SKEL annotations."""
 
 import argparse
+import atexit
+import contextlib
 import json
 import os
 import signal
@@ -18,9 +20,9 @@ Fit one shard: read its rows, check them, fit SKEL to each SMPL mesh, and write
 A shard that is complete and up to date is not fitted again."""
 
 DATASET = """\
-Fit all shards of a manifest through the Prefect flow build-hmr-skel, on a temporary server of its own. Complete shards
-are skipped, so an interrupted run goes on where it was. A shard that fails does not stop the others; the command then
-names it and ends with exit status 2."""
+Fit all shards of a manifest through the Prefect flow build-hmr-skel, on a temporary server. Complete shards are
+skipped, so an interrupted run goes on where it was. A shard that fails does not stop the others; the command then names
+it and ends with exit status 2."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -74,14 +76,20 @@ def run_fit(args: argparse.Namespace) -> None:
 
 
 def run_dataset(args: argparse.Namespace) -> None:
-    """Run the flow in this process, on a temporary Prefect server that ends with it."""
-    # Before Prefect is imported: no server of the user's, no telemetry, and its log only where somebody asks for it.
-    os.environ["PREFECT_API_URL"] = ""
+    """Run the flow in this process, on a Prefect server that ends with it."""
+    from flows.server import running_server
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
+    if not args.quiet:
+        print("starting a temporary Prefect server ...", file=sys.stderr, flush=True)
+    # Ended at exit, after Prefect's own exit handlers, which still send it what they have: the last one in is the first
+    # one out. For the same reason Prefect is imported only afterwards; that it finds its settings is another.
+    server = contextlib.ExitStack()
+    atexit.register(server.close)
+    _, os.environ["PREFECT_API_URL"] = server.enter_context(running_server(ui=False))
     os.environ["DO_NOT_TRACK"] = "1"
-    os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "0"
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    # Else a SIGTERM would end this process at once and leave the temporary server behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the report says what went wrong
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
 
     from flows.build import build_hmr_skel
     from flows.summary import DatasetSummary, ShardsFailed

@@ -9,14 +9,9 @@ from pathlib import Path
 import pytest
 
 from flows.serve import serve
+from flows.server import free_port
 from hmr_skel.errors import UserError
 from tests.flows.processes import ROOT, hmr_skel, processes_with, run, running
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.slow

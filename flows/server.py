@@ -1,0 +1,122 @@
+"""A Prefect server as a child process that ends with us: for `make serve`, and for the length of a `make dataset`.
+
+In the foreground of this process, in a process group of its own: `prefect server start --background` dies of a closed
+pipe sooner or later, and Prefect's own temporary server loses task runs where PREFECT_API_URL is set to nothing.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+
+from hmr_skel.errors import UserError
+
+START_TIMEOUT_S = 120.0
+"""It takes five seconds or so; the first time, when it makes its database, and on a busy machine many more."""
+STOP_TIMEOUT_S = 10.0
+"""After this long a group that was asked to end is killed."""
+HOST = "127.0.0.1"
+
+_PR_SET_PDEATHSIG = 1
+
+
+@contextlib.contextmanager
+def running_server(port: int | None = None, *, ui: bool = True) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A Prefect server on this machine only; yields it and its API address once it answers, and ends it on leaving.
+
+    Args:
+        port: to listen on; any free one if not given.
+        ui: serve the user interface too, and let the server's warnings through to the terminal.
+
+    Raises `UserError` where the port is taken or the server does not start.
+    """
+    port = free_port() if port is None else port
+    refuse_taken_port(port)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    env = os.environ | {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
+        "PREFECT_UI_ENABLED": str(int(ui)),
+    }
+    env["PREFECT_API_URL"] = url = f"http://{HOST}:{port}/api"
+    quiet = None if ui else subprocess.DEVNULL
+    with process_group(command, env, stdout=subprocess.DEVNULL, stderr=quiet) as server:
+        _wait_until_healthy(server, f"{url}/health")
+        yield server, url
+
+
+@contextlib.contextmanager
+def process_group(command: list[str], env: Mapping[str, str], **streams: int | None) -> Iterator[subprocess.Popen]:
+    """A child that leads a process group; on leaving, the group is asked to end, and killed where it does not.
+
+    Ctrl-C in the terminal does not reach it: who ends when is for this process to say.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def end_with_parent() -> None:  # even where it is killed and can say nothing
+        if libc is not None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    child = subprocess.Popen(
+        command, env=dict(env), stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=end_with_parent, **streams
+    )
+    try:
+        yield child
+    finally:
+        _end_group(child)
+
+
+def free_port() -> int:
+    """A port that nobody listens on, now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+def refuse_taken_port(port: int) -> None:
+    """Raise `UserError` where the port cannot be listened on."""
+    if not 1 <= port <= 65535:
+        raise UserError(f"port {port}: expected 1 to 65535.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: its last connections linger
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            other = port + 1 if port < 65535 else 4200
+            raise UserError(
+                f"port {port} of this machine cannot be used: {error.strerror}. Perhaps `make serve` runs already, or "
+                f"another Prefect server. Choose another port: make serve PORT={other}."
+            ) from error
+
+
+def _end_group(child: subprocess.Popen) -> None:
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            child.poll()  # reaps the leader
+            os.killpg(child.pid, 0)  # raises when nobody is left
+            time.sleep(0.05)
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait(timeout=STOP_TIMEOUT_S)
+
+
+def _wait_until_healthy(server: subprocess.Popen, url: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except OSError:  # refused, timed out, 503: not yet
+            time.sleep(0.1)
+    happened = "did not answer in time" if server.poll() is None else f"ended with exit status {server.returncode}"
+    raise UserError(
+        f"the Prefect server {happened}; `prefect server start` shows why. A database that another version of Prefect "
+        "made is one cause: choose another folder for it (export PREFECT_HOME=/some/folder)."
+    )
