@@ -48,6 +48,9 @@ class Skel(nn.Module):
     `bone_weights`, `bone_weights_rigid` [Vb 24], `axes` [24 3 3] (joint, order, axis).
     """
 
+    template: Tensor
+    shapedirs: Tensor
+
     _BUFFERS = (
         "template", "shapedirs", "posedirs", "joint_regressor", "weights", "learned_rotmat", "apose_rotmat",
         "apose_offset", "bone_template", "bone_weights", "bone_weights_rigid",

@@ -38,6 +38,7 @@ class Smpl(nn.Module):
     shapedirs: Tensor
     posedirs: Tensor
     joint_regressor: Tensor
+    joint_template: Tensor
     weights: Tensor
 
     def __init__(self, arrays: dict[str, Tensor], faces: np.ndarray) -> None:

@@ -90,17 +90,19 @@ def random_background(rng: np.random.Generator, width: int, height: int) -> Floa
     horizon = int(small_height * rng.uniform(0.35, 0.9))
     picture = np.empty((small_height, small_width, 3), np.float32)
     for part, color in ((picture[:horizon], _color(rng)), (picture[horizon:], _color(rng))):
-        slope = np.linspace(*rng.uniform(0.7, 1.3, 2), len(part), dtype=np.float32)
+        top, bottom = rng.uniform(0.7, 1.3, 2)
+        slope = np.linspace(top, bottom, len(part), dtype=np.float32)
         part[:] = color.astype(np.float32) * slope[:, None, None]
     for _ in range(rng.integers(0, 9)):
         corner = rng.uniform(-0.2, 1, 2) * (small_width, small_height)
         size = rng.uniform(0.05, 0.4, 2) * (small_width, small_height)
         first, last = corner.astype(int), (corner + size).astype(int)
         cv2.rectangle(picture, first.tolist(), last.tolist(), _color(rng).tolist(), -1)
-    picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.6, 2.5))
+    picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.6, 2.5)))
     for cells, strength in ((5, 0.06), (40, 0.025)):
         blotches = rng.normal(0, strength, (cells, cells)).astype(np.float32)
-        picture += cv2.resize(blotches, (small_width, small_height), interpolation=cv2.INTER_CUBIC)[..., None]
+        blotches = np.asarray(cv2.resize(blotches, (small_width, small_height), interpolation=cv2.INTER_CUBIC))
+        picture = picture + blotches[..., None]
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
 
 

@@ -104,7 +104,7 @@ def _picture(
     picture = body.over(random_background(rng, width, height))
     picture = cv2.GaussianBlur(picture, (3, 3), rng.uniform(0.4, 0.8))  # a lens; smooths the silhouette's steps as well
     grain = rng.standard_normal((height, width), np.float32)[..., None]
-    picture += rng.uniform(0.004, 0.02) * grain
+    picture = picture + np.float32(rng.uniform(0.004, 0.02)) * grain
     return (picture * 255 + 0.5).clip(0, 255).astype(np.uint8)
 
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +96,8 @@ def make_labels(
             (path, _COLUMNS, {}),
         ):
             temporary = Path(folder) / target.name
-            np.savez(temporary, **{name: columns[name] for name in names}, **extra)
+            members: dict[str, Any] = {name: columns[name] for name in names} | extra
+            np.savez(temporary, **members)
             os.replace(temporary, target)
 
 
