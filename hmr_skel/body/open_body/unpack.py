@@ -11,7 +11,7 @@ import numpy as np
 
 from hmr_skel.errors import UserError
 
-OPEN_BODY_VERSION = "1"
+OPEN_BODY_VERSION = "2"
 """Changes whenever the asset's content does; part of the name of anything cached from it."""
 ASSET = pathlib.Path(__file__).with_name("open_body.npz")
 GENDERS = ("neutral", "male", "female")

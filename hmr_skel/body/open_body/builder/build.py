@@ -7,6 +7,9 @@ import numpy as np
 
 from hmr_skel.body.open_body.builder import packing
 from hmr_skel.body.open_body.builder.anny_source import PHENOTYPES, AnnySource, load_anny
+from hmr_skel.body.open_body.builder.bone_placement import HandLandmarks, PlacedBones, place_bones
+from hmr_skel.body.open_body.builder.bone_segments import Bone, load_bones
+from hmr_skel.body.open_body.builder.correctives import fit_correctives
 from hmr_skel.body.open_body.builder.decimation import decimate
 from hmr_skel.body.open_body.builder.joint_centres import SKEL_JOINTS, SMPL_JOINTS, skel_joints, smpl_joints
 from hmr_skel.body.open_body.builder.keypoint_regressors import H36M_NAMES, J19_NAMES, keypoint_targets
@@ -21,7 +24,7 @@ from hmr_skel.body.open_body.builder.shape_space import (
 )
 from hmr_skel.body.open_body.builder.skeleton import build_chain
 from hmr_skel.body.open_body.builder.skin_weights import skel_weights, smpl_weights
-from hmr_skel.body.open_body.builder.vertex_numbers import assign_numbers, landmark_numbers
+from hmr_skel.body.open_body.builder.vertex_numbers import LEFT_AND_RIGHT, assign_numbers, landmark_numbers
 from hmr_skel.body.open_body.unpack import GENDERS, GenderedBody, OpenBody
 
 PEOPLE_PER_GENDER = 300
@@ -51,18 +54,22 @@ def build(out: pathlib.Path) -> None:
     neutral = genders["neutral"]
     mean_skin = neutral.shape.template
     order, number, num_left = vertex_numbers(source, neutral)
+    bones = load_bones()
+    weights = smpl_weights(source, mean_skin, neutral.smpl_regressor @ mean_skin)
+    finished = {gender: finish_gender(source, gender, one, weights, bones) for gender, one in genders.items()}
+    placed = finished["male"][1]
     body = OpenBody(
         version="",
         faces=source.faces,
         mirror=source.mirror,
-        smpl_weights=smpl_weights(source, mean_skin, neutral.smpl_regressor @ mean_skin),
+        smpl_weights=weights,
         skel_weights=skel_weights(source, mean_skin, neutral.skel_regressor @ mean_skin),
         j19_regressor=_keypoint_regressor(J19_NAMES, source, neutral),
         h36m_regressor=_keypoint_regressor(H36M_NAMES, source, neutral),
-        bone_faces=np.arange(72).reshape(24, 3),
-        bone_joint=np.repeat(np.arange(24), 3),
-        bone_weights=np.repeat(np.eye(24), 3, axis=0),
-        genders={gender: finish_gender(one) for gender, one in genders.items()},
+        bone_faces=placed.faces,
+        bone_joint=placed.joint,
+        bone_weights=placed.weights,
+        genders={gender: one for gender, (one, _) in finished.items()},
     )
     packing.write(packing.pack(body, order, number, num_left), out)
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
@@ -104,21 +111,40 @@ def build_gender(source: AnnySource, gender: str) -> Gender:
     return result
 
 
-def finish_gender(one: Gender) -> GenderedBody:
-    """The arrays of one gender's files."""
+def finish_gender(
+    source: AnnySource, gender: str, one: Gender, weights: np.ndarray, bones: list[Bone]
+) -> tuple[GenderedBody, PlacedBones]:
+    """The arrays of one gender's files, and its bones where they lie in the mean body."""
     template = one.shape.template
-    chain = build_chain(one.skel_regressor @ template)
-    return GenderedBody(
+    joints = one.skel_regressor @ template
+    chain = build_chain(joints)
+    placed = place_bones(bones, chain, joints, template, source.faces, _hand_landmarks(source, one))
+    typical = sample_phenotypes(gender, PEOPLE_PER_GENDER, np.random.default_rng(SEED)).mean(0, keepdims=True)
+    a_pose, heads = (array[0] for array in source.rest(typical))
+    correctives = fit_correctives(source, a_pose, heads, weights, one.smpl_regressor)
+    print(f"{gender}: correctives leave {correctives.after_mm:.2f} of {correctives.before_mm:.2f} mm (rms)")
+    body = GenderedBody(
         template=template,
         shapedirs=one.shape.directions,
-        posedirs=np.zeros((len(template), 3, 207)),
+        posedirs=correctives.posedirs,
         smpl_regressor=one.smpl_regressor,
         skel_regressor=one.skel_regressor,
         bone_offsets=chain.offsets,
         bone_tilts=chain.tilts,
         bone_orientations=chain.orientations,
-        bone_vertices=np.tile(np.eye(3) * 0.02, (24, 1)),
+        bone_vertices=placed.local,
     )
+    return body, placed
+
+
+def _hand_landmarks(source: AnnySource, one: Gender) -> HandLandmarks:
+    """Finger joints and tips of the mean right hand."""
+    heads = one.people.heads.mean(0)
+    thorax = one.skel_joints.mean(0)[SKEL_JOINTS.index("thorax")]
+    numbers = landmark_numbers(source, one.shape.template, heads, thorax)
+    tips = [numbers[LEFT_AND_RIGHT[f"finger{finger}"][1]] for finger in range(1, 6)]
+    joints = [[heads[source.bone(f"finger{finger}-{joint}.R")] for joint in (1, 2, 3)] for finger in range(1, 6)]
+    return HandLandmarks(heads[source.bone("wrist.R")], np.array(joints), one.shape.template[tips])
 
 
 def vertex_numbers(source: AnnySource, neutral: Gender) -> tuple[np.ndarray, np.ndarray, int]:

@@ -142,7 +142,7 @@ def decimate(
 
     for vertex in np.flatnonzero(mesh.alive).tolist():
         push(vertex)
-    while surplus > 0:
+    while surplus > 0 and queue:
         cost, removed, kept = heapq.heappop(queue)
         if not (mesh.alive[removed] and mesh.alive[kept]) or kept not in mesh.neighbours(removed):
             continue

@@ -24,7 +24,7 @@ SKEL_PARENTS = (-1, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9, 0, 11, 12, 12, 14, 15, 16, 17,
 
 SMPL_HIP_WIDTH = 0.66
 """SMPL's hip centres, as a share of Anny's lateral offset."""
-SKEL_HIP_WIDTH = 0.78
+SKEL_HIP_WIDTH = 0.74
 SCALE_LENGTH = 0.82
 """Hip to ankle of Rajagopal's generic skeleton, metres: what offsets given in its size are scaled by."""
 
@@ -56,7 +56,7 @@ def smpl_joints(source: AnnySource, heads: np.ndarray) -> np.ndarray:
         joints[:, SMPL_JOINTS.index(name)] = position
 
     hip_height = at.between("upperleg01.L", "upperleg02.L", 0.12)
-    put("pelvis", (hip_height + size * [0, 0.088, 0.008]) * [0, 1, 1])
+    put("pelvis", (hip_height + size * [0, 0.088, 0.024]) * [0, 1, 1])
     put("spine1", at.between("spine03", "spine02", 0.5))
     put("spine2", at.between("spine02", "spine01", 0.55))
     put("spine3", at.between("spine02", "spine01", 0.92))
@@ -64,7 +64,7 @@ def smpl_joints(source: AnnySource, heads: np.ndarray) -> np.ndarray:
     put("head", at.between("neck03", "head", 0.55) + size * [0, 0, 0.01])
     for side, letter in (("left", "L"), ("right", "R")):
         hip = at.between(f"upperleg01.{letter}", f"upperleg02.{letter}", 0.12)
-        put(f"{side}_hip", hip * [SMPL_HIP_WIDTH, 1, 1])
+        put(f"{side}_hip", hip * [SMPL_HIP_WIDTH, 1, 1] + size * [0, 0, 0.012])
         # The thigh runs outwards from the narrow hip: the knee stays in the leg.
         put(f"{side}_knee", at(f"lowerleg01.{letter}") * [0.97, 1, 1])
         put(f"{side}_ankle", at(f"foot.{letter}"))
@@ -88,16 +88,17 @@ def skel_joints(source: AnnySource, heads: np.ndarray) -> np.ndarray:
     def put(name: str, position: np.ndarray) -> None:
         joints[:, SKEL_JOINTS.index(name)] = position
 
-    hip_middle = at("upperleg01.L") * [0, 1, 1]
+    forwards = size * [0, 0, 0.024]  # Anny's hip bones start behind the middle of the thigh
+    hip_middle = at("upperleg01.L") * [0, 1, 1] + forwards
     put("pelvis", hip_middle + size * [0, 0.078, 0.056])  # Rajagopal: hips 56 mm behind, 78 mm below the origin
-    lumbar = hip_middle + size * [0, 0.207, -0.042]
+    lumbar = hip_middle + size * [0, 0.180, -0.028]
     put("lumbar_body", lumbar)
     # Straight above the lumbar joint: SKEL turns the ribcage by lumbar-to-thorax against thorax-to-head.
     thorax = 0.7 * (lumbar + size * [0, 0.108, 0]) + 0.3 * at.between("spine02", "spine01", 0.5) * [0, 1, 0]
-    put("thorax", thorax * [1, 1, 0] + lumbar * [0, 0, 1] - size * [0, 0, 0.004])
+    put("thorax", thorax * [1, 1, 0] + lumbar * [0, 0, 1] + size * [0, 0, 0.002])
     put("head", at.between("neck02", "neck03", 0.9) + size * [0, 0.01, -0.012])
     for side, letter, out in (("l", "L", 1.0), ("r", "R", -1.0)):
-        put(f"femur_{side}", at(f"upperleg01.{letter}") * [SKEL_HIP_WIDTH, 1, 1])
+        put(f"femur_{side}", at(f"upperleg01.{letter}") * [SKEL_HIP_WIDTH, 1, 1] + forwards)
         put(f"tibia_{side}", at(f"lowerleg01.{letter}") * [0.97, 1, 1] + size * [0, 0.008, 0])
         ankle = at(f"foot.{letter}")
         put(f"talus_{side}", ankle + size * [0, 0.004, 0])

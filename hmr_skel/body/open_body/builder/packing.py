@@ -63,13 +63,11 @@ def _pack_gender(gender: str, one: GenderedBody, half: np.ndarray, place: np.nda
     blocks = np.round(one.posedirs[half] / u.POSE_STEP).reshape(len(half), 3, 23, 9).transpose(0, 2, 1, 3)
     support = (blocks != 0).any((2, 3))
     stored = blocks[support].reshape(-1, 27)
-    if len(stored) and abs(stored).max() > 127:
-        raise RuntimeError(f"{gender}: a pose corrective of {abs(stored).max() * u.POSE_STEP:.3f} m does not fit a byte")
     return {
         f"{gender}_template": difference(_integers(one.template[half], u.TEMPLATE_STEP)),
         f"{gender}_shapedirs": difference(_integers(one.shapedirs[half], u.SHAPE_STEP)),
         f"{gender}_pose_support": np.packbits(support, axis=1),
-        f"{gender}_pose_blocks": stored.astype(np.int8),
+        f"{gender}_pose_blocks": stored.astype(np.int16),
         **_sparse(f"{gender}_smpl", one.smpl_regressor, place),
         **_sparse(f"{gender}_skel", one.skel_regressor, place),
         f"{gender}_bone_offsets": one.bone_offsets,

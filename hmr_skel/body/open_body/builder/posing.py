@@ -96,18 +96,25 @@ def skin_dual_quaternion(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Posed skin [V 3] and bone heads [B 3] (Kavan et al. 2007) of rest `vertices` [V 3] with `weights` [V B]."""
     moved = posed_heads(parents, heads, rotations)
+    translation = moved - np.einsum("bij,bj->bi", rotations, heads)
+    return blend_dual_quaternions(vertices, weights, parents, rotations, translation), moved
+
+
+def blend_dual_quaternions(
+    vertices: np.ndarray, weights: np.ndarray, parents: tuple[int, ...], rotations: np.ndarray, translation: np.ndarray
+) -> np.ndarray:
+    """`vertices` [V 3] moved by the blend, `weights` [V B], of the bones' maps x -> rotation x + translation."""
     real = _quaternions(rotations)
     for bone, parent in enumerate(parents):
         if parent >= 0 and real[bone] @ real[parent] < 0:
             real[bone] = -real[bone]
-    translation = moved - np.einsum("bij,bj->bi", rotations, heads)
     dual = 0.5 * _product(np.concatenate([np.zeros((len(real), 1)), translation], axis=1), real)
     blended = weights @ np.concatenate([real, dual], axis=1)
     blended = blended / np.linalg.norm(blended[:, :4], axis=1, keepdims=True)
     w, u = blended[:, :1], blended[:, 1:4]
     dw, du = blended[:, 4:5], blended[:, 5:]
     turned = vertices + 2 * np.cross(u, np.cross(u, vertices) + w * vertices)
-    return turned + 2 * (w * du - dw * u + np.cross(u, du)), moved
+    return turned + 2 * (w * du - dw * u + np.cross(u, du))
 
 
 def _quaternions(rotations: np.ndarray) -> np.ndarray:

@@ -11,8 +11,11 @@ from hmr_skel.body.open_body.builder.anny_source import PHENOTYPES, AnnySource
 from hmr_skel.body.open_body.builder.posing import skin_dual_quaternion, t_pose_rotations
 
 NUM_BETAS = 10
-MEAN_HEIGHT = {"male": 0.36, "female": 0.385, "neutral": 0.365}
+MEAN_HEIGHT = {"male": 0.388, "female": 0.372, "neutral": 0.371}
 """Anny's height phenotype, chosen so that the mean bodies are about 1.75, 1.64 and 1.69 m tall."""
+
+GENDER_DEVIATION = 0.2
+"""Spread of Anny's gender phenotype (0 male, 1 female) inside the male and the female model."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,11 @@ def sample_phenotypes(gender: str, count: int, rng: np.random.Generator) -> np.n
         return np.clip(rng.normal(mean, deviation, count), low, high)
 
     value = {name: np.full(count, 0.5) for name in PHENOTYPES}
-    value["gender"] = {"male": np.zeros(count), "female": np.ones(count)}.get(gender, rng.uniform(0, 1, count))
+    # People of one sex differ in how masculine their build is. Without that spread the male and female spaces could not
+    # come near an average body (8 and 13 mm at best), as those of SMPL can, and no pose would mend it in a fit.
+    towards_other = np.abs(rng.normal(0.0, GENDER_DEVIATION, count)).clip(0, 1)
+    spread = {"male": towards_other, "female": 1 - towards_other}
+    value["gender"] = spread[gender] if gender in spread else rng.uniform(0, 1, count)
     value["age"] = rng.uniform(0.62, 0.85, count)
     value["muscle"] = around(0.5, 0.2)
     value["weight"] = around(0.5, 0.22)

@@ -20,10 +20,10 @@ PRONATION = np.radians(80.0)
 """Rajagopal's neutral has the palm forwards, the T-pose has it down: the radius turns this far, the hand 90 degrees."""
 
 TORSO_IN_PELVIS = np.array([-0.1007, 0.0815, 0.0])
-LUMBAR_IN_TORSO = np.array([-0.015, 0.053, 0.0])
-"""Third disc from below; its place along x keeps lumbar, thorax and head nearly in line (see `joint_centres`)."""
-THORAX_IN_TORSO = np.array([-0.020, 0.161, 0.0])
-"""Disc between the two lowest ribs' vertebrae."""
+LUMBAR_IN_TORSO = np.array([-0.012, 0.022, 0.0])
+"""Disc L4/L5; its place along x keeps lumbar, thorax and head nearly in line (see `joint_centres`)."""
+THORAX_IN_TORSO = np.array([-0.018, 0.130, 0.0])
+"""Disc T12/L1, below the lowest rib."""
 HEAD_IN_TORSO = np.array([-0.014, 0.497, 0.0])
 """Atlas."""
 SCAPULA_IN_TORSO = np.array([-0.0105, 0.3945, 0.131])

@@ -14,40 +14,36 @@ MOST_JOINTS = 4
 """Joints that may move one vertex, as in the real models."""
 
 SMPL_SPINE = ("pelvis", "spine1", "spine2", "spine3", "neck", "head")
-SMPL_BLENDS = (0.055, 0.05, 0.035, 0.04, 0.03)
+SMPL_BLENDS = (0.075, 0.07, 0.06, 0.045, 0.035)
 """Half-widths (m) of the blends along y at spine1, spine2, spine3, neck, head."""
 SKEL_SPINE = ("pelvis", "lumbar_body", "thorax", "head")
-SKEL_BLENDS = (0.07, 0.075, 0.055)
+SKEL_BLENDS = (0.08, 0.085, 0.055)
 
 
 def smpl_weights(source: AnnySource, skin: np.ndarray, joints: np.ndarray) -> np.ndarray:
     """[V 24] weights for SMPL, for the mean skin [V 3] and its joints [24 3]."""
+    weights = spine_weights(source, skin, joints)
+    for side, letter in (("left", "L"), ("right", "R")):
+        for part, bones in SMPL_LIMBS.items():
+            weights[:, SMPL_JOINTS.index(f"{side}_{part}")] = _pool(source, [f"{bone}.{letter}" for bone in bones])
+    return finish_weights(weights, source.faces, source.mirror)
+
+
+def spine_weights(source: AnnySource, skin: np.ndarray, joints: np.ndarray) -> np.ndarray:
+    """[V 24]: only the columns of SMPL's pelvis, spine, neck and head, not yet smoothed."""
     weights = np.zeros((len(skin), 24))
-    trunk = _pool(source, _TRUNK)
+    trunk = _pool(source, TRUNK_BONES)
     levels = np.array([joints[SMPL_JOINTS.index(name), 1] for name in SMPL_SPINE[1:]])
     share = _spine_shares(skin[:, 1], levels, SMPL_BLENDS)
     for column, name in enumerate(SMPL_SPINE):
         weights[:, SMPL_JOINTS.index(name)] = trunk * share[:, column]
-    for side, letter in (("left", "L"), ("right", "R")):
-        for joint, bones in {
-            "hip": ("upperleg01", "upperleg02"),
-            "knee": ("lowerleg01", "lowerleg02"),
-            "ankle": ("foot",),
-            "foot": _TOES,
-            "collar": ("clavicle", "shoulder01"),
-            "shoulder": ("upperarm01", "upperarm02"),
-            "elbow": ("lowerarm01", "lowerarm02"),
-            "wrist": ("wrist", *_METACARPALS),
-            "hand": _FINGERS,
-        }.items():
-            weights[:, SMPL_JOINTS.index(f"{side}_{joint}")] = _pool(source, [f"{bone}.{letter}" for bone in bones])
-    return finish_weights(weights, source.faces, source.mirror)
+    return weights
 
 
 def skel_weights(source: AnnySource, skin: np.ndarray, joints: np.ndarray) -> np.ndarray:
     """[V 24] weights for SKEL's joints, for the mean skin [V 3] and its SKEL joints [24 3]."""
     weights = np.zeros((len(skin), 24))
-    trunk = _pool(source, _TRUNK)
+    trunk = _pool(source, TRUNK_BONES)
     levels = np.array([joints[SKEL_JOINTS.index(name), 1] for name in SKEL_SPINE[1:]])
     # The head's joint is the skull base: the neck's skin bends over its whole length below it.
     levels[2] -= 0.03
@@ -114,10 +110,22 @@ def _spine_shares(height: np.ndarray, levels: np.ndarray, half_widths: tuple[flo
     return np.concatenate([above[:-1] - above[1:], above[-1:]]).T
 
 
-_TRUNK = (
+TRUNK_BONES = (
     "root", "pelvis.L", "pelvis.R", "spine05", "spine04", "spine03", "spine02", "spine01", "neck01", "neck02",
     "neck03", "head", "eye.L", "eye.R",
 )  # fmt: skip
 _TOES = tuple(f"toe{toe}-{bone}" for toe in range(1, 6) for bone in range(1, 4))
 _METACARPALS = tuple(f"metacarpal{finger}" for finger in range(1, 5))
 _FINGERS = tuple(f"finger{finger}-{bone}" for finger in range(1, 6) for bone in range(1, 4))
+SMPL_LIMBS = {
+    "hip": ("upperleg01", "upperleg02"),
+    "knee": ("lowerleg01", "lowerleg02"),
+    "ankle": ("foot",),
+    "foot": _TOES,
+    "collar": ("clavicle", "shoulder01"),
+    "shoulder": ("upperarm01", "upperarm02"),
+    "elbow": ("lowerarm01", "lowerarm02"),
+    "wrist": ("wrist", *_METACARPALS),
+    "hand": _FINGERS,
+}
+"""Anny's bones, without their side, that each of SMPL's limb joints carries."""
