@@ -13,7 +13,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from flows.fitter import Fitter, resolve_device
-from flows.sources import FIT_CODE, make_missing
+from flows.sources import fit_code, make_missing
 from hmr_skel.data.annotations import SourceReader, open_source
 from hmr_skel.data.card import write_card
 from hmr_skel.data.checks import check_rows
@@ -94,7 +94,7 @@ class Builder:
         check_no_other_plan(out, len(self.shards))
         self.fitter = Fitter(manifest, self.device)
         self._body_models = self.fitter.body_models_hash()
-        self._code = code_version(FIT_CODE)
+        self._code = code_version(fit_code())
 
     @classmethod
     def open(cls, manifest: str | Path, out: str | Path | None = None, device: str = "auto", **kwargs) -> Self:

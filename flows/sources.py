@@ -12,7 +12,7 @@ from pathlib import Path
 import fitting
 import hmr_skel
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.fingerprint import code_version
+from hmr_skel.data.fingerprint import code_version, hash_files
 from hmr_skel.data.manifest import BodyModels, Manifest, Source
 from hmr_skel.errors import UserError
 
@@ -21,15 +21,28 @@ SKEL_FILES = {"male": "skel_male.pkl", "female": "skel_female.pkl"}
 J19_FILE = "SMPL_to_J19.pkl"
 
 _PACKAGE = Path(hmr_skel.__file__).parent
-FIT_CODE = (
-    Path(fitting.__file__).parent,
-    _PACKAGE / "body",
-    _PACKAGE / "data",
-    _PACKAGE / "rows.py",
-    Path(__file__).with_name("shard.py"),
-)
-"""The code that determines the rows of a shard."""
-_LABEL_CODE = (_PACKAGE / "open_data", _PACKAGE / "body")
+
+
+def fit_code() -> list[Path]:
+    """The code that determines the rows of a shard.
+
+    What only looks at them, or at how fast they are made, is left out: a change of that must not make three million
+    rows be fitted again.
+    """
+    data = ("npz", "annotations", "checks", "shards", "schema", "parquet")
+    solver = sorted(Path(fitting.__file__).parent.glob("*.py"))
+    return [
+        *(path for path in solver if path.name not in ("bench.py", "baseline.py")),
+        *sorted((_PACKAGE / "body").glob("*.py")),
+        *(_PACKAGE / "data" / f"{name}.py" for name in data),
+        _PACKAGE / "rows.py",
+        *(Path(__file__).with_name(f"{name}.py") for name in ("fitter", "shard")),
+    ]
+
+
+def _label_code() -> list[Path]:
+    names = ("labels", "motion", "cameras", "retarget")
+    return [*(_PACKAGE / "open_data" / f"{name}.py" for name in names), *sorted((_PACKAGE / "body").glob("*.py"))]
 
 
 def make_missing(manifest: Manifest, *, quiet: bool = False) -> None:
@@ -59,9 +72,7 @@ def model_file(models: BodyModels, name: str) -> Path:
 
 
 def _export_open_body(directory: Path, quiet: bool) -> None:
-    stamp, version = directory / "made-by.json", code_version([_PACKAGE / "body" / "open_body"])
-    asset = [[p.name, p.stat().st_size] for p in sorted((_PACKAGE / "body" / "open_body").glob("*.npz"))]
-    wanted = {"code": version, "asset": asset}
+    stamp, wanted = directory / "made-by.json", _open_body_version()
     names = [*SMPL_FILES.values(), *SKEL_FILES.values(), J19_FILE]
     if _is(stamp, wanted) and all((directory / name).is_file() for name in names):
         return
@@ -72,19 +83,24 @@ def _export_open_body(directory: Path, quiet: bool) -> None:
     _write_stamp(stamp, wanted)
 
 
+def _open_body_version() -> dict:
+    folder = _PACKAGE / "body" / "open_body"
+    code = code_version([folder / "export.py", folder / "unpack.py"])
+    return {"code": code, "asset": hash_files(sorted(folder.glob("*.npz")))}
+
+
 def _generate_labels(source: Source, models: BodyModels, quiet: bool) -> None:
     assert source.generate is not None
     wanted = {
-        "code": code_version(_LABEL_CODE),
+        "code": code_version(_label_code()),
+        "body": _open_body_version() if models.kind == "open" else None,
         "kind": source.generate.kind,
         "rows": source.generate.rows,
         "seed": source.generate.seed,
     }
     stamp = source.file.with_name(source.file.name + ".made-by.json")
-    if source.file.is_file() and _is(stamp, wanted):
+    if source.file.is_file() and (_is(stamp, wanted) or not stamp.exists()):  # without a stamp it is not of our making
         return
-    if source.file.is_file() and not stamp.exists():
-        return  # somebody put it there: theirs
     from hmr_skel.open_data.labels import make_labels
 
     _say(f"generating {source.generate.rows:,} rows of labels: {source.file}", quiet)

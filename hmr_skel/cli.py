@@ -21,7 +21,7 @@ Lengths are metres, angles radians and image coordinates pixels in every file; w
 (mm, deg). Shards count from 0, and 07 means 7."""
 
 _OF_THE_USERS_DISK = {
-    errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS
 }  # fmt: skip
 
 

@@ -11,10 +11,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment of a newcomer: a home of its own, nothing of Prefect configured, no telemetry."""
+    """The environment of a newcomer: a home of its own, nothing of Prefect configured, no telemetry.
+
+    Prefect's database alone is shared by all tests of a run: making one takes longer than what is tested.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "HMR_SKEL", "PYTEST"))}
-    own = {"HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "DO_NOT_TRACK": "1"}
+    own = {"HOME": str(home), "PREFECT_HOME": str(prefect_home(home)), "DO_NOT_TRACK": "1"}
     return kept | own | {"OMP_NUM_THREADS": "1"}  # as in conftest.py
+
+
+def prefect_home(home: Path) -> Path:
+    """Of the test whose folder is `home`: beside all tests' folders."""
+    return home.parent / "prefect"
 
 
 def hmr_skel(*arguments: str) -> list[str]:

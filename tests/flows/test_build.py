@@ -1,19 +1,17 @@
 """The flow, really run: on a temporary server, as `make dataset` does."""
 
 import json
-import shutil
 import signal
 import sqlite3
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hmr_skel import load_shards
-from tests.flows.conftest import ROWS, write_small
-from tests.flows.processes import hmr_skel, processes_with, run, running
+from tests.flows.conftest import ROWS
+from tests.flows.processes import hmr_skel, prefect_home, processes_with, run, running
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -25,38 +23,32 @@ def dataset(manifest: Path, *more: str) -> list[str]:
 
 @linux
 @pytest.mark.slow
-def test_a_failing_shard_names_itself_when_the_others_are_done(open_body_dir: Path, small_labels, tmp_path: Path):
-    bodies = tmp_path / "bodies"
-    shutil.copytree(open_body_dir, bodies, ignore=shutil.ignore_patterns("SMPL_FEMALE.pkl"))
-    genders = np.full(ROWS, "n")
-    genders[14] = "f"  # in shard 2
-    manifest = write_small(tmp_path, bodies, small_labels, gender=genders)
-
-    failed = run(dataset(manifest, "--json"), tmp_path)
+def test_a_failing_shard_names_itself_when_the_others_are_done(small: Path, tmp_path: Path):
+    in_the_way = tmp_path / "out" / "data" / "train-00002-of-00004.parquet"
+    in_the_way.mkdir(parents=True)
+    failed = run(dataset(small, "--json"), tmp_path)
     assert failed.returncode == 2, failed.stderr
     assert "Traceback" not in failed.stderr + failed.stdout
     assert "error: 1 of 4 shards failed" in failed.stderr
-    assert "shard 2: " in failed.stderr
-    assert "SMPL_FEMALE.pkl" in failed.stderr
+    assert f"shard 2: cannot write {in_the_way}" in failed.stderr
     summary = json.loads(failed.stdout.splitlines()[-1])
     assert (summary["built"], list(summary["failed"])) == ([0, 1, 3], ["2"])
-    assert load_shards(tmp_path / "out").paths[-1].name == "train-00003-of-00004.parquet"
 
-    shutil.copy(open_body_dir / "SMPL_FEMALE.pkl", bodies)
-    mended = run(dataset(manifest), tmp_path)
+    in_the_way.rmdir()
+    mended = run(dataset(small, "--json"), tmp_path)
     assert mended.returncode == 0, mended.stderr
-    # The new model file is part of what every shard depends on, so all are built again; a third run builds none.
-    third = run(dataset(manifest, "--json"), tmp_path)
-    summary = json.loads(third.stdout.splitlines()[-1])
-    assert (summary["skipped"], summary["built"]) == ([0, 1, 2, 3], [])
+    summary = json.loads(mended.stdout.splitlines()[-1])
+    assert (summary["skipped"], summary["built"]) == ([0, 1, 3], [2])
     assert summary["kept"] + summary["rejected"] == summary["rows"] == ROWS
-    assert "4 were complete already" in third.stdout
+    assert summary["reasons"] == {"non_finite": 1}
+    assert len(load_shards(tmp_path / "out")) == ROWS - 1
+    assert "3 were complete already" in mended.stdout
 
-    with sqlite3.connect(tmp_path / "prefect" / "prefect.db") as database:
+    with sqlite3.connect(prefect_home(tmp_path) / "prefect.db") as database:
         keys = {key for (key,) in database.execute("select key from artifact")}
-        states = database.execute("select state_type from flow_run order by created").fetchall()
+        tasks = database.execute("select name, state_type from task_run order by created desc limit 4").fetchall()
     assert keys == {"build-progress", "build-shards", "build-summary"}
-    assert [state for (state,) in states] == ["FAILED", "COMPLETED", "COMPLETED"]
+    assert sorted(tasks) == [(f"shard-{i:05d}", "COMPLETED") for i in range(4)]
     assert processes_with(tmp_path) == []
 
 

@@ -1,0 +1,126 @@
+"""The benchmark's files: label rows to time the fit with, and the whole way from a label file to Parquet, timed."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flows.shard import Builder
+from flows.sources import make_missing
+from hmr_skel.data.annotations import open_source
+from hmr_skel.data.checks import check_rows
+from hmr_skel.data.manifest import CAMERAHMR, FIELDS, Manifest, Source
+from hmr_skel.data.shards import Shard, read_meta
+from hmr_skel.errors import UserError
+from hmr_skel.rows import SmplParams
+
+
+@dataclass(frozen=True)
+class BenchRows:
+    """The good rows of a manifest's SMPL sources, of one SMPL gender."""
+
+    name: str
+    """Of the file or files."""
+    params: SmplParams
+    smpl_gender: str
+    left_out: int
+    """Rows rejected by the checks, or of another SMPL gender than most."""
+
+
+def with_labels(manifest: Manifest, labels: Path | None, rows: int) -> Manifest:
+    """The manifest for a benchmark of so many rows: its own sources, or one CameraHMR-format file in their place."""
+    sources = manifest.sources
+    if labels is not None:
+        fields = {column: tuple(keys) for column, keys in FIELDS[CAMERAHMR].items()}
+        sources = (Source(name="bench", format=CAMERAHMR, file=labels, fields=fields),)
+    gender = "male" if manifest.skel_gender == "best" else manifest.skel_gender
+    size = min(rows, 2048)
+    return replace(manifest, name="bench", sources=sources, rows_per_shard=size, held_out_shards=0, skel_gender=gender)
+
+
+def load_rows(manifest: Manifest, cache_dir: Path, *, quiet: bool = False) -> BenchRows:
+    """Read and check all rows that are SMPL. Raises `UserError` where a file is missing or broken, or holds none."""
+    make_missing(manifest, quiet=quiet)
+    pieces, left_out = [], 0
+    for source in manifest.sources:
+        if source.format != CAMERAHMR:
+            continue
+        reader = open_source(source, cache_dir)
+        kept, rejects = check_rows(reader.read(0, reader.num_rows), source.exclude)
+        pieces.append(kept)
+        left_out += len(rejects)
+    genders = Counter(gender for piece in pieces for gender in piece.smpl_gender)
+    if not genders:
+        raise UserError(f"manifest {manifest.name!r} has no rows of SMPL to fit. Expected a source of {CAMERAHMR!r}.")
+    gender = genders.most_common(1)[0][0]
+    chosen = [piece.take(piece.smpl_gender == gender).smpl_params() for piece in pieces]
+    params = SmplParams(
+        **{
+            name: torch.cat([getattr(p, name) for p in chosen])
+            for name in ("global_orient", "body_pose", "betas", "transl")
+        }
+    )
+    name = "+".join(source.file.stem for source in manifest.sources if source.format == CAMERAHMR)
+    return BenchRows(name, params, gender, left_out + genders.total() - genders[gender])
+
+
+def bench_files(
+    manifest: Manifest, rows: int, out: Path, device: str, progress: Callable[[str, int, int], object]
+) -> dict[str, Any]:
+    """Label file in, Parquet out, in this process: rows/s as a whole and of each part, JSON values.
+
+    Args:
+        manifest: from `with_labels`.
+        rows: build shards until so many rows are done, or all.
+        out: a folder for the dataset, which stays there.
+    """
+    start = time.perf_counter()
+    builder = Builder(manifest, out, device, quiet=True)
+    open_s = time.perf_counter() - start
+    wanted, done, parts, check_s, size = 0, 0, Counter(), 0.0, 0
+    shards = []
+    for shard in builder.shards:
+        if wanted >= rows:
+            break
+        wanted += shard.num_rows
+        shards.append(shard)
+    start = time.perf_counter()
+    for shard in shards:
+        progress("files", done, wanted)
+        builder.build(shard.index, rebuild=True, progress=False)
+        done += shard.num_rows
+    build_s = time.perf_counter() - start
+    progress("files", done, wanted)
+    for shard in shards:
+        meta = read_meta(out, shard)
+        assert meta is not None  # just built
+        parts.update(meta["seconds"])
+        size += sum(file["bytes"] for file in meta["files"].values())
+        check_s += _seconds_to_check(builder, shard)
+    write_s = parts["total"] - parts["read"] - parts["fit"]
+    return {
+        "end_to_end_rows_per_s": round(done / build_s, 2),
+        "end_to_end_rows_per_s_cold": round(done / (open_s + build_s), 2),
+        "end_to_end_rows": done,
+        "open_s": round(open_s, 3),
+        "read_rows_per_s": round(done / max(parts["read"] - check_s, 1e-9), 1),
+        "check_rows_per_s": round(done / check_s, 1),
+        "fit_rows_per_s": round(done / parts["fit"], 2),
+        "write_rows_per_s": round(done / write_s, 1),
+        "bytes_per_row": round(size / done, 1),
+    }
+
+
+def _seconds_to_check(builder: Builder, shard: Shard) -> float:
+    """Reading and checking are timed as one when a shard is built; the checks alone, once more."""
+    seconds = 0.0
+    for piece in shard.pieces:
+        rows = builder.readers[piece.source].read(piece.start, piece.stop)
+        start = time.perf_counter()
+        check_rows(rows)
+        seconds += time.perf_counter() - start
+    return seconds
