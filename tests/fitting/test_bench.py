@@ -1,0 +1,110 @@
+"""The benchmark: its keys, its counting of arithmetic, its judge."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import fitting
+from fitting.bench import BenchOptions, bench_fit, subset
+from fitting.bench_quality import quality_tables, without_limits
+from fitting.flops import FlopCounter, gemm_flops_per_s
+from fitting.judge import Judge
+
+torch.set_num_threads(1)
+
+KEYS = {
+    "rows", "device", "dtype", "batch", "fits_per_s", "end_to_end_rows_per_s", "compare_rows", "v2v_mm", "by_part_mm",
+    "betas_rms", "limit_violations", "peak_memory_mb", "baseline", "floor", "speedup", "mflop_per_row", "share_of_peak",
+}  # fmt: skip
+STATISTICS = {"mean", "median", "p95", "p99", "max"}
+
+
+def test_subset_spreads_over_the_file_and_is_always_the_same():
+    rows = subset(1000, 64)
+    assert len(rows) == len(set(rows)) == 64
+    assert rows[0] == 0
+    assert set(np.diff(rows)) <= {15, 16}
+    assert list(subset(5, 64)) == [0, 1, 2, 3, 4]
+    assert list(subset(1000, 64)) == list(rows)
+
+
+def test_flops_of_known_arithmetic():
+    a, b = torch.ones(3, 5, 7), torch.ones(3, 7, 11)
+    with FlopCounter() as counter:
+        product = a @ b
+    assert (counter.matrix, counter.other) == (2 * 3 * 5 * 7 * 11, 0)
+    with FlopCounter() as counter:
+        product.sin() + 1  # two passes
+        product.transpose(1, 2).reshape(3, -1)  # moves only
+    assert (counter.matrix, counter.other) == (0, 2 * product.numel())
+    with FlopCounter() as counter:
+        torch.linalg.cholesky_ex(torch.eye(30).expand(4, 30, 30).contiguous())
+    assert counter.other == 4 * 30**3 // 3
+
+
+def test_the_peak_is_positive():
+    assert gemm_flops_per_s(torch.device("cpu"), seconds=0.1) > 1e8
+
+
+def test_judge_poses_what_is_stored(people, smpl, skel, model):
+    """The judge's world-frame distances are the fit's own: root and translation are right."""
+    result = fitting.fit_batch(people, model)
+    judge = Judge(people, smpl, skel)
+    torch.testing.assert_close(judge.distances_mm(result.skel).mean(1).float(), result.v2v_mm, rtol=0, atol=5e-3)
+    report = judge.report(result.skel)
+    assert set(report["v2v_mm"]) == STATISTICS
+    assert report["v2v_mm"]["mean"] == pytest.approx(float(result.v2v_mm.mean()), abs=5e-3)
+    shifted = type(result.skel)(result.skel.q, result.skel.betas, result.skel.transl + torch.tensor([0.1, 0.0, 0.0]))
+    assert judge.report(shifted)["v2v_mm"]["mean"] > 90
+
+
+@pytest.mark.slow
+def test_report_has_all_keys_and_is_json(people, smpl, skel):
+    options = BenchOptions(
+        repeats=1,
+        sweep_batches=(2, 4),
+        sweep_rows=(2,),
+        baseline_rounds=1,
+        baseline_iterations=2,
+        floor_random_starts=1,
+    )
+    seen = []
+    report = bench_fit(
+        people, people[:2], smpl, skel, fitting.recipe("default"), torch.device("cpu"), options,
+        lambda what, done, total: seen.append((what, done, total)),
+    )  # fmt: skip
+    report = json.loads(json.dumps(report, allow_nan=False))
+    assert set(report) >= KEYS
+    assert report["rows"] == 4
+    assert report["compare_rows"] == 2
+    assert set(report["v2v_mm"]) == set(report["baseline"]["v2v_mm"]) == set(report["floor"]["v2v_mm"]) == STATISTICS
+    assert report["limit_violations"] == 0
+    assert report["speedup"] == pytest.approx(report["fits_per_s"] / report["baseline"]["fits_per_s"], rel=0.05)
+    assert 0 <= report["floor"]["energy_gap_percent"] < 100
+    assert report["mflop_per_row"] > 1
+    assert 0 < report["share_of_peak"] < 1
+    assert {what for what, _, _ in seen} == {"fit", "sweep", "published protocol", "floor"}
+    assert all(0 <= done <= total for _, done, total in seen)
+    # The bodies that were handed in are where they were.
+    assert skel.template.dtype == smpl.template.dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_quality_tables(people, smpl, skel):
+    tables = quality_tables(people[:2], smpl, {"male": skel}, "male", fitting.recipe("default"), torch.device("cpu"))
+    assert {"shape", "limits", "gender", "part"} <= set(tables)
+    limits = {row["limits"]: row for row in tables["limits"]}
+    assert limits["none"]["cost_mm"] == 0
+    assert [row["shape"] for row in tables["shape"]][:2] == ["convert", "copy"]
+    json.dumps(tables, allow_nan=False)
+
+
+def test_without_limits_nothing_binds(people, model):
+    free = without_limits(model)
+    assert bool((free.low[3:] < -torch.pi).all())
+    assert bool((free.stages[-1].high > torch.pi).all())
+    assert bool((model.high[3:] <= torch.pi).all())  # the model itself is as it was
+    result = fitting.fit_batch(people[:2], free)
+    assert bool(result.v2v_mm.isfinite().all())

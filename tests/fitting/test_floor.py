@@ -1,0 +1,112 @@
+"""The floor: its objective is the fit's, its gradient is true, its search finds what a spoiled fit has lost."""
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+
+import fitting
+from fitting.floor import box_step, descend, floor_fit
+from fitting.objective import Objective
+from fitting.surface import spread
+from hmr_skel.rows import SkelParams
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def fitted(people, model):
+    return fitting.fit_batch(people, model)
+
+
+@pytest.fixture(scope="module")
+def objective(people, fitted, smpl, model):
+    return Objective.of(people, fitted.skel.betas, smpl, model)
+
+
+def test_energy_is_the_fits_own(fitted, objective):
+    """The only difference is the fit's float32 over vertices."""
+    energy = objective.energy(fitted.skel.q[:, 3:].double())
+    torch.testing.assert_close(energy, fitted.energy.double(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        objective.v2v_mm(fitted.skel.q[:, 3:].double()).float(), fitted.v2v_mm, rtol=0, atol=1e-3
+    )
+
+
+def test_gradient_is_that_of_the_energy(objective):
+    generator = torch.Generator().manual_seed(1)
+    q = 0.3 * torch.randn(len(objective), 43, dtype=torch.float64, generator=generator)
+    energy, gradient, hessian = objective.derivatives(q)
+    torch.testing.assert_close(energy, objective.energy(q))
+    leaf = q.clone().requires_grad_()
+    objective.residuals(leaf).square().sum().backward()
+    torch.testing.assert_close(2 * gradient, leaf.grad, rtol=1e-9, atol=1e-12)
+    # J itself, along one direction: the residuals' own change.
+    along = torch.randn(43, dtype=torch.float64, generator=generator)
+    step = 1e-6 * along
+    change = (objective.residuals(q + step) - objective.residuals(q - step)) / 2e-6
+    torch.testing.assert_close(
+        torch.einsum("i,nij,j->n", along, hessian, along), change.square().sum(1), rtol=1e-6, atol=0
+    )
+
+
+def test_rows_are_independent(objective):
+    q = torch.full((len(objective), 43), 0.1, dtype=torch.float64)
+    alone = torch.cat([objective[i : i + 1].energy(q[i : i + 1]) for i in range(len(objective))])
+    torch.testing.assert_close(objective.energy(q), alone, rtol=1e-12, atol=0)
+
+
+def test_the_coarse_mesh_stands_for_the_whole(objective, fitted, model):
+    coarse = objective.coarse(spread(model.skel.weights.argmax(1), 689))
+    assert float(coarse.vertex_weight.sum()) == pytest.approx(float(objective.vertex_weight.sum()))
+    q = fitted.skel.q[:, 3:].double()
+    torch.testing.assert_close(coarse.energy(q), objective.energy(q), rtol=0.2, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_box_step_solves_the_bounded_problem(seed):
+    """Against scipy's solver of bounded least squares."""
+    rng = np.random.default_rng(seed)
+    count = 12
+    matrix, right = rng.normal(size=(20, count)), rng.normal(size=20) * 3
+    low, high = -rng.random(count), rng.random(count)
+    q = np.clip(rng.normal(size=count) * 0.8, low, high)
+    expected = scipy.optimize.lsq_linear(matrix, right - matrix @ q, (low - q, high - q + 1e-15), tol=1e-14).x
+    hessian, gradient = matrix.T @ matrix, matrix.T @ (matrix @ q - right)
+    tensors = (torch.from_numpy(np.asarray(a, np.float64))[None] for a in (hessian, gradient, q))
+    step = box_step(*tensors, torch.from_numpy(low), torch.from_numpy(high), torch.zeros(1, dtype=torch.float64))
+    np.testing.assert_allclose(step[0].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_floor_is_never_above_the_fit_and_inside_the_limits(people, fitted, smpl, model):
+    steps = []
+    two = people[:2]
+    skel = SkelParams(fitted.skel.q[:2], fitted.skel.betas[:2], fitted.skel.transl[:2])
+    found = floor_fit(
+        two, skel, smpl, model, random_starts=1, coarse_iterations=8, iterations=12,
+        progress=lambda done, total: steps.append((done, total)),
+    )  # fmt: skip
+    assert bool((found.energy <= found.own_energy).all())
+    assert bool((found.energy_gap_percent >= 0).all())
+    assert bool(((found.q >= model.low) & (found.q <= model.high)).all())
+    assert float(found.decrement.max()) < 1e-4
+    assert all(0 < done <= total for done, total in steps)
+    # A fit that was spoiled is found out, by about as much.
+    spoiled = skel.q.clone()
+    spoiled[:, 3:] += 0.1
+    low, high = model.low.float(), model.high.float()
+    spoiled = torch.minimum(torch.maximum(spoiled, low), high)
+    worse = SkelParams(spoiled, skel.betas, skel.transl)
+    again = floor_fit(two, worse, smpl, model, random_starts=1, coarse_iterations=8, iterations=12)
+    assert bool((again.energy_gap_percent > 10).all())
+    torch.testing.assert_close(again.energy, found.energy, rtol=0.05, atol=0)
+
+
+def test_descent_ends_at_rest(objective, fitted):
+    """From the fit itself a few steps with the true gradient leave nothing to gain."""
+    start = fitted.skel.q[:2, 3:].double()
+    q, energy, decrement = descend(objective[:2], start, 10, 1e-9)
+    assert float(decrement.max()) < 1e-6
+    assert bool((energy <= objective[:2].energy(start)).all())
+    assert bool(((q >= objective.low) & (q <= objective.high)).all())
