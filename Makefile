@@ -13,7 +13,7 @@ CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)")
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup fit dataset serve test check format doctor again
+.PHONY: help setup fit dataset serve bench test check format doctor again
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo '  make dataset         all shards, with progress; finished ones are skipped (SHARDS=0-3,7 for some)'
 	@echo '  make serve           Prefect server and user interface; then, in another terminal,'
 	@echo '                       prefect deployment run build-hmr-skel'
+	@echo '  make bench           speed and accuracy of the fit, against the published protocol and the best there is'
 	@echo '  make doctor          what is installed, which body models and label files are there, what is missing'
 	@echo '  make test            the whole test suite'
 	@echo '  make check           style, types and the fast tests; under a minute'
@@ -56,6 +57,9 @@ dataset: .venv/installed
 
 serve: .venv/installed
 	@$(HMR_SKEL) serve $(if $(PORT),--port "$(PORT)") $(ARGS)
+
+bench: .venv/installed
+	@$(HMR_SKEL) bench fit --json --plot data/bench-fit.png $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
 doctor: .venv/installed
 	@$(HMR_SKEL) doctor $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)
