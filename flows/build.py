@@ -6,6 +6,7 @@ machine and a deleted Prefect database make no difference.
 
 import ctypes
 import errno
+import sys
 import threading
 import time
 from functools import lru_cache
@@ -112,6 +113,8 @@ def build_hmr_skel(
                 result = future.result(raise_on_failure=False)
                 if isinstance(result, dict):
                     reports.append(ShardReport(**result))
+                    if progress and bar.disable:  # no terminal, perhaps a log file
+                        print(reports[-1].line(), file=sys.stderr, flush=True)
                 else:
                     failures[futures[future]] = result
                 bar.update()

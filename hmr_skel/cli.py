@@ -20,9 +20,9 @@ SMPL annotations of people in images to SKEL, the body model with an anatomical 
 Lengths are metres, angles radians and image coordinates pixels in every file; what is printed in other units says so
 (mm, deg). Shards count from 0, and 07 means 7."""
 
-_OF_THE_USERS_DISK = {
-    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS
-}  # fmt: skip
+_OF_THE_USERS_DISK = frozenset(
+    getattr(errno, name) for name in "EACCES EDQUOT EEXIST EISDIR ENAMETOOLONG ENOSPC ENOTDIR EPERM EROFS".split()
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -12,12 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hmr_skel.cli import build_parser, main
 from tests.flows.conftest import MANIFEST
 from tests.flows.processes import hmr_skel, run
 
 ROWS = 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Six rows are too few to share out."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
