@@ -20,8 +20,9 @@ SMPL annotations of people in images to SKEL, the body model with an anatomical 
 Lengths are metres, angles radians and image coordinates pixels in every file; what is printed in other units says so
 (mm, deg). Shards count from 0, and 07 means 7."""
 
-_OF_THE_USERS_DISK = frozenset(
-    getattr(errno, name) for name in "EACCES EDQUOT EEXIST EISDIR ENAMETOOLONG ENOSPC ENOTDIR EPERM EROFS".split()
+_OF_THE_USERS_DISK = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
 )
 
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args) or 0
     except KeyboardInterrupt:
-        print("\ninterrupted: finished shards are kept, the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
