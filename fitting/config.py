@@ -22,12 +22,13 @@ class Stage:
     """How many vertices of the part stand for all of them, spread over the bones; 0 takes every vertex."""
 
     refreshes: int = 1
-    """How often the vertices are visited. In between, the mesh is held as moments."""
+    """How often the vertices are visited, at most: in the last stage a row that is converged stops. In between, the mesh
+    is held as moments."""
 
     iterations: int = 4
     """Steps in the reduced system per refresh, at most."""
 
-    joint_weight: float = 0.5
+    joint_weight: float = 0.1
     """Weight of the mean squared distance of the anatomical joints, beside 1 for that of the vertices."""
 
     joints: str = "all"
@@ -48,10 +49,10 @@ class FitConfig:
 
     stages: tuple[Stage, ...] = field(
         default_factory=lambda: (
-            Stage(part="lower", vertices=384, refreshes=1, iterations=4),
-            Stage(part="upper", vertices=768, refreshes=1, iterations=4),
-            Stage(part="full", vertices=1536, refreshes=1, iterations=4, joints="scapulae", joint_weight=0.01),
-            Stage(part="full", refreshes=2, iterations=3, joints="scapulae", joint_weight=0.01),
+            Stage(part="lower", vertices=256, iterations=2),
+            Stage(part="upper", vertices=512, iterations=2),
+            Stage(part="full", vertices=1000, iterations=3),
+            Stage(part="full", refreshes=4, iterations=2),
         )
     )
     """In order. The last one decides the result; the ones before it find its basin."""
@@ -65,11 +66,11 @@ class FitConfig:
     limits: str = "anatomical"
     """The table of joint limits (`hmr_skel.body.dofs.limits`); they hold exactly."""
 
-    prior_weight: float = 1.7e-7
+    prior_weight: float = 1e-6
     """Weight, m^2, of the sum of squared dofs, each over its half range in the limit table."""
 
-    step_tolerance: float = 1e-4
-    """A row is converged when no dof would move by more than this in a step, rad."""
+    step_tolerance: float = 1e-3
+    """A row is converged when no dof would move by more than this in one more step of the true objective, rad."""
 
     max_step: float = 0.5
     """No dof moves further than this in one step, rad."""

@@ -1,7 +1,6 @@
 """SMPL annotations to SKEL: one batch through the stages. Arrays in, arrays out; rows never interact."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -10,14 +9,12 @@ from fitting import root
 from fitting.initial import initial_q
 from fitting.kinematics import Skeleton
 from fitting.model import FitModel, StageTables
-from fitting.quality import Status, distances_mm, limit_violation_deg
+from fitting.quality import Status, limit_violation_deg
 from fitting.reduced import ReducedProblem
-from fitting.solver import SolverState, minimise, start
+from fitting.solver import learned_bend, linearise, minimise, next_step
 from fitting.target import Target
 from hmr_skel.rows import SkelParams, SmplParams
 
-# Rows whose vertices are in memory together on a CPU: few enough to stay in its cache.
-_CPU_PASS = 32
 # Beyond these an annotation is no body: the row is rejected, not fitted.
 MAX_BETA, MAX_ANGLE, MAX_TRANSL = 10.0, 20.0, 1e4
 
@@ -54,9 +51,7 @@ def fit_batch(params: SmplParams, model: FitModel, points: Tensor | None = None)
     # A rejected row is fitted as a T-pose: it costs little, and batches keep their shape.
     safe = SmplParams(*(_where(sound, getattr(params, f.name), 0.0) for f in fields(params)))
     betas = model.shape(safe.betas)
-    target = _concatenate(
-        [model.targets(safe[rows], betas[rows], points) for rows in _passes(len(betas), model.device)]
-    )
+    target = model.targets(safe, betas, points)
     skeleton = Skeleton.of(model.skel, betas)
     problem = _Rows(model, target, betas, skeleton)
     q = initial_q(target.rotmat.double(), skeleton, model.kinematics, model.low, model.high)
@@ -82,78 +77,103 @@ class _Rows:
 class _Fitted:
     """Where the stages led, with the distances there."""
 
-    q: Tensor  # [B 46] float32, q[:, :3] = 0
-    energy: Tensor  # [B] float64
+    q: Tensor  # [B 46] float32 numbers in the solver's dtype, q[:, :3] = 0
+    energy: Tensor  # [B]
     v2v: Tensor  # [B] mm
     v2v_max: Tensor  # [B] mm
-    step: Tensor  # [B] rad
+    step: Tensor  # [B] rad, the largest change of a dof that one more step would bring
     iterations: Tensor  # [B]
     starts: Tensor  # [B]
 
 
 def _descend(rows: _Rows, q: Tensor) -> _Fitted:
     """All stages from a start."""
-    state = start(q)
-    for tables in rows.model.stages:
-        state = _run_stage(tables, rows, state)
-    return _measure(rows, state)
+    config = rows.model.config
+    iterations = torch.zeros(len(q), dtype=torch.int32, device=q.device)
+    for tables in rows.model.stages[:-1]:
+        second = tables.moments.at(rows.betas)
+        for _ in range(tables.stage.refreshes):
+            problem, _ = _collapse(tables, rows, second, q)
+            q, _, tried = minimise(
+                problem, linearise(problem, q), tables.box, tables.stage.iterations, config.step_tolerance
+            )
+            iterations = iterations + tried
+    return _finish(rows, q, iterations)
 
 
-def _run_stage(tables: StageTables, rows: _Rows, state: SolverState) -> SolverState:
-    stage, config = tables.stage, rows.model.config
+def _finish(rows: _Rows, q: Tensor, iterations: Tensor) -> _Fitted:
+    """The last stage. Every row is measured where it will be stored; rows that need no further step leave the batch."""
+    model, tables = rows.model, rows.model.stages[-1]
     second = tables.moments.at(rows.betas)
+    active = torch.arange(len(q), device=q.device)
+    best, damping, last, bend = None, None, None, None
+    for refresh in range(tables.stage.refreshes + 1):
+        q = _as_stored(q, model)
+        problem, squared = _collapse(tables, rows, second, q, correctives=True)
+        at = linearise(problem, q, damping)
+        if last is not None:
+            bend = learned_bend(last, at, bend, problem.part.dofs)
+            problem = replace(problem, bend=bend)
+            at = replace(at, curvature=at.curvature + bend)
+        ahead = next_step(problem, at, tables.box).abs().amax(1)
+        distance_mm = squared.sqrt() * 1000
+        here = _Fitted(
+            q, at.energy, distance_mm.mean(1), distance_mm.amax(1), ahead, iterations, torch.ones_like(iterations)
+        )
+        if best is None:
+            best, kept = here, here
+        else:
+            # Moments are exact where they are taken only. A row that they led astray stays where it was.
+            before = _take(best, active)
+            kept = replace(_choose(here.energy <= before.energy, here, before), iterations=iterations)
+            best = _put(best, active, kept)
+        going = ((kept.step > model.config.step_tolerance) & (here.energy <= kept.energy)).nonzero().squeeze(1)
+        if refresh == tables.stage.refreshes or len(going) == 0:
+            break
+        if len(going) < len(active):
+            active, rows, second = active[going], rows[going], second[going]
+            problem, at, iterations = problem[going], at[going], iterations[going]
+            bend = None if bend is None else bend[going]
+        last = at
+        q, damping, tried = minimise(problem, at, tables.box, tables.stage.iterations, model.config.step_tolerance)
+        iterations = iterations + tried
+    assert best is not None  # a stage has refreshes
+    return best
+
+
+def _as_stored(q: Tensor, model: FitModel) -> Tensor:
+    """q rounded to float32 inside its limits: what is measured is what is stored."""
+    low, high = _float32_box(model.low, model.high)
+    return torch.minimum(torch.maximum(q.float(), low), high).to(q.dtype)
+
+
+def _collapse(
+    tables: StageTables, rows: _Rows, second: Tensor, q: Tensor, correctives: bool = False
+) -> tuple[ReducedProblem, Tensor]:
+    """Visit the vertices at q: the reduced problem around it, and the squared distances [B V], m^2.
+
+    With `correctives` its gradient there is that of E itself.
+    """
+    model = rows.model
+    pose = model.kinematics.pose(q, rows.skeleton)
     vertices = rows.target.vertices
     if not tables.surface.whole:
         vertices = vertices[:, :, tables.surface.vertices]
-    for _ in range(stage.refreshes):
-        problem = _collapse(tables, rows, vertices, second, state.q)
-        state = minimise(
-            problem, state, tables.low, tables.high, stage.iterations, config.max_step, config.step_tolerance
-        )
-    return state
-
-
-def _collapse(tables: StageTables, rows: _Rows, vertices: Tensor, second: Tensor, q: Tensor) -> ReducedProblem:
-    """Visit the vertices at q: the reduced problem around it."""
-    model = rows.model
-    pose = model.kinematics.pose(q, rows.skeleton)
-    visits = [
-        tables.surface.visit(vertices[part], rows.betas[part], pose[part]) for part in _passes(len(q), model.device)
-    ]
-    cross = torch.cat([visit.cross for visit in visits])
-    energy = torch.cat([visit.energy for visit in visits])
+    visit = tables.surface.visit(vertices, rows.betas, pose, correctives)
     # An anatomical joint is one more point, rigid on its bone.
     weight = tables.joint_importance.double()
     apart = rows.target.anatomical_joints.double() - pose.position
-    energy = energy + apart.square().sum(-1) @ weight
+    energy = visit.energy + apart.square().sum(-1) @ weight
     joints = rows.skeleton.joints
     homogeneous = torch.cat((joints, torch.ones_like(joints[..., :1])), -1) * weight[:, None]
-    cross = cross + homogeneous.unsqueeze(-1) * apart.unsqueeze(-2)
-    return ReducedProblem(
+    cross = visit.cross + homogeneous.unsqueeze(-1) * apart.unsqueeze(-2)
+    problem = ReducedProblem(
         tables.part, model.kinematics, rows.skeleton, tables.moments.first, tables.moments.second, second,
-        second.double(), cross, pose.transforms, energy, tables.prior,
+        second.double(), cross, pose.transforms, energy, tables.prior, q,
     )  # fmt: skip
-
-
-def _measure(rows: _Rows, state: SolverState) -> _Fitted:
-    """The objective and the distances at the result as it will be stored, in float32 and inside its limits."""
-    model, tables = rows.model, rows.model.stages[-1]
-    low, high = _float32_box(model.low, model.high)
-    q = torch.minimum(torch.maximum(state.q.float(), low), high)
-    pose = model.kinematics.pose(q.double(), rows.skeleton)
-    energy, mean, largest = [], [], []
-    for part in _passes(len(q), model.device):
-        residual = tables.surface.residual(rows.target.vertices[part], rows.betas[part], pose[part])
-        energy.append((residual.square().sum(1) @ tables.surface.importance).double())
-        distances = distances_mm(residual)
-        mean.append(distances[0])
-        largest.append(distances[1])
-    apart = rows.target.anatomical_joints.double() - pose.position
-    total = torch.cat(energy) + apart.square().sum(-1) @ tables.joint_importance.double()
-    total = total + (tables.prior * q[:, tables.part.dofs].double().square()).sum(1)
-    return _Fitted(
-        q, total, torch.cat(mean), torch.cat(largest), state.step, state.iterations, torch.ones_like(state.iterations)
-    )
+    if visit.corrective is not None:
+        problem = replace(problem, tilt=problem.corrective_tilt(q, pose, visit.corrective))
+    return problem, visit.squared
 
 
 def _retry(rows: _Rows, best: _Fitted) -> _Fitted:
@@ -171,21 +191,19 @@ def _retry(rows: _Rows, best: _Fitted) -> _Fitted:
     kept = _take(best, far)
     for q in (other, halfway):
         tried = _descend(few, q)
-        better, starts = tried.energy < kept.energy, kept.starts + 1
-        columns = {f.name: _where(better, getattr(tried, f.name), getattr(kept, f.name)) for f in fields(_Fitted)}
-        kept = _Fitted(**columns | {"starts": starts})
-    return _Fitted(**{f.name: getattr(best, f.name).index_copy(0, far, getattr(kept, f.name)) for f in fields(_Fitted)})
+        kept = replace(_choose(tried.energy < kept.energy, tried, kept), starts=kept.starts + 1)
+    return _put(best, far, kept)
 
 
 def _result(rows: _Rows, params: SmplParams, best: _Fitted, sound: Tensor) -> FitResult:
     model, target, skeleton = rows.model, rows.target, rows.skeleton
     low, high = _float32_box(model.low, model.high)
-    q = best.q.clone()
+    q = best.q.float()
     q[:, :3] = root.root_dofs(target.global_rotmat, skeleton.dof_frame[:, 0].float())
     transl = root.root_transl(
         params.transl, target.global_rotmat, target.pelvis, skeleton.joints[:, 0].float(), target.offset
     )
-    pose = model.kinematics.pose(best.q.double(), skeleton)
+    pose = model.kinematics.pose(best.q, skeleton)
     joint_mm = (target.anatomical_joints - pose.position.float()).norm(dim=-1).mean(1) * 1000
     status = torch.full_like(best.iterations, Status.converged)
     status[((q <= low) | (q >= high)).any(1)] = Status.at_limit
@@ -227,11 +245,6 @@ def _float32_box(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return inner_low, inner_high
 
 
-def _passes(count: int, device: torch.device) -> Iterator[slice]:
-    size = _CPU_PASS if device.type == "cpu" else max(count, 1)
-    return (slice(first, min(first + size, count)) for first in range(0, max(count, 1), size))
-
-
 def _where(rows: Tensor, values: Tensor, other: Tensor | float) -> Tensor:
     """`values` in the rows of the mask [B], `other` elsewhere."""
     return torch.where(rows.view(-1, *(1,) * (values.ndim - 1)), values, other)
@@ -241,8 +254,12 @@ def _take(fitted: _Fitted, rows: Tensor) -> _Fitted:
     return _Fitted(**{f.name: getattr(fitted, f.name)[rows] for f in fields(_Fitted)})
 
 
-def _concatenate(parts: list[Target]) -> Target:
-    if len(parts) == 1:
-        return parts[0]
-    columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Target)}
-    return Target(**{name: None if values[0] is None else torch.cat(values) for name, values in columns.items()})
+def _choose(first: Tensor, one: _Fitted, other: _Fitted) -> _Fitted:
+    """Row by row, `one` where the mask [B] says so."""
+    return _Fitted(**{f.name: _where(first, getattr(one, f.name), getattr(other, f.name)) for f in fields(_Fitted)})
+
+
+def _put(fitted: _Fitted, rows: Tensor, values: _Fitted) -> _Fitted:
+    return _Fitted(
+        **{f.name: getattr(fitted, f.name).index_copy(0, rows, getattr(values, f.name)) for f in fields(_Fitted)}
+    )

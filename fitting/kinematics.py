@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from hmr_skel.body.dofs import DOF_JOINTS, DOFS
+from hmr_skel.body.dofs import DOFS
 from hmr_skel.body.joints import SKEL_PARENTS
 from hmr_skel.body.lbs import blend, levels
-from hmr_skel.body.moving_joints import MOVING_DOFS, moving_offsets, moving_velocities
+from hmr_skel.body.moving_joints import MOVING_JOINTS, moving_offsets, moving_velocities
 from hmr_skel.body.rotations import skew
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.skel_shape import bone_orientation
@@ -57,6 +57,16 @@ class Pose:
         return Pose(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
+@dataclass(frozen=True)
+class Twists:
+    """The motion that each dof gives to the points p below its joint, p' = [w]x p + u with u = t - w x p_joint."""
+
+    axis: Tensor  # [B 24 3 3] w, by joint and order
+    velocity: Tensor  # [B 24 3 3] t, the joint's own motion: spine and scapulae glide
+    matrix: Tensor  # [B 24 3 3 4] [[w]x | u], to be applied to [p; 1]
+    moving_parents: Tensor  # [B 5 3 3] world rotations of the parents of the gliding joints
+
+
 class Kinematics:
     """Poses skeletons. Holds the constants of the dofs' axes on one device, in one dtype."""
 
@@ -69,10 +79,10 @@ class Kinematics:
         self.skew = skew(unit)  # [24 3 3 3]
         self.skew_squared = self.skew @ self.skew
         self.dof_index = dof_index
-        self.dof_joint = torch.tensor(DOF_JOINTS, device=axes.device)
         self.dof_order = torch.tensor(_ORDER, device=axes.device)
-        self.moving = torch.tensor(MOVING_DOFS, device=axes.device)
-        self.moving_joint = self.dof_joint[self.moving]
+        # The moving dofs are the first two of their joints, joint by joint.
+        self.moving_joints = torch.tensor(MOVING_JOINTS, device=axes.device)
+        self.moving_parents = torch.tensor([_PARENT[j] for j in MOVING_JOINTS], device=axes.device)
 
     def pose(self, q: Tensor, skeleton: Skeleton) -> Pose:
         """q [B 46] (its first three are ignored) to a posed skeleton."""
@@ -99,21 +109,16 @@ class Kinematics:
         transforms[..., 3, 3] = 1
         return Pose(local, rotmat, position, transforms, parts, rotmat[:, _PARENT] @ skeleton.dof_frame)
 
-    def twists(self, q: Tensor, skeleton: Skeleton, pose: Pose) -> Tensor:
-        """How each dof moves the points p above its joint: [B 24 3 3 4] (joint, order), p' = twist [p; 1].
-
-        The twist is [[w]x | u].
-
-        u = t - w x p_joint, with t the joint's own velocity (spine, scapulae). Orders that a joint lacks are 0.
-        """
+    def twists(self, q: Tensor, skeleton: Skeleton, pose: Pose) -> "Twists":
+        """How each dof moves what hangs below it. Orders that a joint lacks are zero."""
         third = self.unit[:, 2].expand(len(q), -1, -1)
         second = (pose.parts[:, :, 2] @ self.unit[:, 1].unsqueeze(-1)).squeeze(-1)
         first = (pose.parts[:, :, 2] @ (pose.parts[:, :, 1] @ self.unit[:, 0].unsqueeze(-1))).squeeze(-1)
-        axis = torch.stack((first, second, third), -1) * self.length.unsqueeze(-2)  # [B 24 3(xyz) 3(order)]
-        world = (pose.parent_frame @ axis).mT  # [B 24 order xyz]
-        linear = -torch.linalg.cross(world, pose.position.unsqueeze(2).expand_as(world), dim=-1)
-        velocity = moving_velocities(q, skeleton.joints)  # in the parent's frame
-        parents = [_PARENT[j] for j in self.moving_joint.tolist()]
-        velocity = (pose.rotmat[:, parents] @ velocity.unsqueeze(-1)).squeeze(-1)
-        linear[:, self.moving_joint, self.dof_order[self.moving]] += velocity
-        return torch.cat((skew(world), linear.unsqueeze(-1)), -1)
+        axis = torch.stack((first, second, third), -1) * self.length.unsqueeze(-2)  # [B 24 xyz order]
+        axis = (pose.parent_frame @ axis).mT  # [B 24 order xyz]
+        parents = pose.rotmat[:, self.moving_parents]
+        velocity = torch.zeros_like(axis)
+        glide = moving_velocities(q, skeleton.joints).unflatten(1, (5, 2))
+        velocity[:, self.moving_joints, :2] = glide @ parents.mT
+        linear = velocity - torch.linalg.cross(axis, pose.position.unsqueeze(2).expand_as(axis), dim=-1)
+        return Twists(axis, velocity, torch.cat((skew(axis), linear.unsqueeze(-1)), -1), parents)

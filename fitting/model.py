@@ -10,6 +10,7 @@ from fitting.kinematics import Kinematics
 from fitting.moments import MomentTable
 from fitting.reduced import MovingPart
 from fitting.shape import ShapeMap, converted, copied
+from fitting.solver import Box
 from fitting.surface import Surface, spread
 from fitting.target import TargetMaker
 from hmr_skel.body import dofs
@@ -35,8 +36,7 @@ class StageTables:
     moments: MomentTable
     joint_importance: Tensor  # [24], of squared distances in m^2 beside the vertices' 1
     prior: Tensor  # [D]
-    low: Tensor  # [D]
-    high: Tensor  # [D]
+    box: Box
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,5 @@ def _tables(stage: Stage, skel: Skel, kinematics: Kinematics, bounds: Tensor, co
         moments=MomentTable(skel, vertices, importance, joint_importance, part.bones),
         joint_importance=joint_importance,
         prior=config.prior_weight / half_range**2,
-        low=low,
-        high=high,
+        box=Box(low, high, config.max_step),
     )

@@ -15,12 +15,6 @@ class Status(IntEnum):
     rejected = 3  # not fitted: the input is not finite or not a body
 
 
-def distances_mm(residual: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and largest length over vertices [B] of residuals [B 3 V] in metres."""
-    length = residual.square().sum(1).sqrt() * 1000
-    return length.mean(1), length.amax(1)
-
-
 def limit_violation_deg(q: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The largest excess over a limit [B] of q [B 46]; 0 inside."""
     excess = torch.maximum(low - q, q - high).clamp_min(0)

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fitting.kinematics import Kinematics, Pose, Skeleton
+from fitting.kinematics import Kinematics, Pose, Skeleton, Twists
+from fitting.surface import CORRECTED
 from hmr_skel.body.dofs import DOF_JOINTS
 from hmr_skel.body.joints import SKEL_PARENTS, subtree
+from hmr_skel.body.moving_joints import MOVING_DOFS, MOVING_JOINTS, moving_curvatures
 
 
 class MovingPart:
@@ -34,6 +36,16 @@ class MovingPart:
         for row, joint in enumerate(joints):
             below[row, subtree(SKEL_PARENTS, joint)] = 1
         self.below = below  # [J 24]
+        # outer[k, l]: dof k turns dof l's axis (it sits above it in the tree, or later in the same joint), or is l.
+        above = [[_is_outer(k, inner, kinematics) for inner in dofs] for k in dofs]
+        self.outer = torch.tensor(above, dtype=torch.float64, device=device)
+        own = torch.tensor([DOF_JOINTS[k] for k in dofs], device=device)
+        self.outer_own = self.outer * (own[:, None] == own)
+        moving = [(i, j) for i, j in enumerate(MOVING_JOINTS) if j in joints]
+        self.moving = torch.tensor([i for i, _ in moving], dtype=torch.long, device=device)
+        self.moving_rows = torch.tensor([joints.index(j) for _, j in moving], dtype=torch.long, device=device)
+        pairs = [[dofs.index(k) for k in MOVING_DOFS[2 * i : 2 * i + 2]] for i, _ in moving]
+        self.moving_slots = torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2)
 
 
 @dataclass(frozen=True)
@@ -51,11 +63,17 @@ class ReducedProblem:
     start: Tensor  # [B 24 4 4] G_0
     energy_start: Tensor  # [B] E_0 without the prior
     prior: Tensor  # [D] weight over squared scale, per dof of the part
+    anchor: Tensor  # [B 46] q where the moments were taken
+    tilt: Tensor | None = None  # [B D] dE/2 there through the pose correctives, which D leaves out
+    bend: Tensor | None = None  # [B D D] what earlier visits taught about the second derivative
 
     def __getitem__(self, rows: Tensor) -> "ReducedProblem":
+        tilt = None if self.tilt is None else self.tilt[rows]
+        bend = None if self.bend is None else self.bend[rows]
         return ReducedProblem(
             self.part, self.kinematics, self.skeleton[rows], self.first, self.second, self.second_moments[rows],
             self.second_moments_exact[rows], self.cross[rows], self.start[rows], self.energy_start[rows], self.prior,
+            self.anchor[rows], tilt, bend,
         )  # fmt: skip
 
     def pose(self, q: Tensor) -> Pose:
@@ -75,20 +93,63 @@ class ReducedProblem:
         values = (moved.mT * (force - self.cross)).flatten(1).sum(1)
         free = q[:, self.part.dofs]
         prior = (self.prior * free.square()).sum(1)
-        return self.energy_start + values + prior, force.mT
+        return self.energy_start + values + prior + 2 * (self._added(q) * self._moved(q)).sum(1), force.mT
 
-    def derivatives(self, q: Tensor, pose: Pose, force: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient [B D] and Gauss-Newton matrix [B D D] over the part's dofs, both halved."""
+    def _moved(self, q: Tensor) -> Tensor:
+        return (q - self.anchor)[:, self.part.dofs]
+
+    def _added(self, q: Tensor, share: float = 0.5) -> Tensor:
+        """What tilt and bend add: with half of the bend to the energy (per move, halved), with all to the gradient."""
+        added = torch.zeros_like(self._moved(q)) if self.tilt is None else self.tilt
+        if self.bend is not None:
+            added = added + share * (self.bend @ self._moved(q).unsqueeze(-1)).squeeze(-1)
+        return added
+
+    def gradient(self, q: Tensor, pose: Pose, force: Tensor) -> tuple[Tensor, Twists, Tensor]:
+        """dE/2 over the part's dofs [B D]; with it the twists of the dofs and the wrenches on the joints [B J 3 4]."""
         part = self.part
-        twists = self.kinematics.twists(q, self.skeleton, pose)[:, part.joints]  # [B J 3 3 4]
-        wrench = part.below.to(force) @ (force @ pose.transforms.mT).flatten(2)  # [B J 12]
-        gradient = (twists.flatten(3) * wrench.unsqueeze(2)).sum(-1).flatten(1)[:, part.slots]
-        gradient = gradient + self.prior * q[:, part.dofs]
-        hessian = self._hessian(twists.float(), pose.transforms.float()).to(q.dtype)
-        hessian.diagonal(dim1=-2, dim2=-1).add_(self.prior)
-        return gradient, hessian
+        twists = self.kinematics.twists(q, self.skeleton, pose)
+        wrench = part.below.to(force) @ (force @ pose.transforms.mT).flatten(2)
+        gradient = (twists.matrix[:, part.joints].flatten(3) * wrench.unsqueeze(2)).sum(-1).flatten(1)[:, part.slots]
+        gradient = gradient + self.prior * q[:, part.dofs] + self._added(q, share=1.0)
+        return gradient, twists, wrench.unflatten(2, (3, 4))
 
-    def _hessian(self, twists: Tensor, transforms: Tensor) -> Tensor:
+    def matrices(self, q: Tensor, pose: Pose, twists: Twists, wrench: Tensor) -> tuple[Tensor, Tensor]:
+        """The Gauss-Newton matrix [B D D] and what Newton's adds to it [B D D], both halved."""
+        part = self.part
+        motion = twists.matrix[:, part.joints]
+        gauss_newton = self._gauss_newton(motion.float(), pose.transforms.float()).to(q.dtype)
+        gauss_newton.diagonal(dim1=-2, dim2=-1).add_(self.prior)
+        # The second derivative of a point by an outer and an inner dof is the outer axis cross the inner velocity: one
+        # product of axes with moments of the force gives them all.
+        moment = torch.linalg.cross(motion, wrench.unsqueeze(2).expand_as(motion), dim=-2).sum(-1)
+        axes = twists.axis[:, part.joints].flatten(1, 2)[:, part.slots]
+        half = (axes @ moment.flatten(1, 2)[:, part.slots].mT) * part.outer
+        # A dof does not turn the glide of its own joint; that glide is curved itself.
+        pull = wrench[..., 3]
+        glide = twists.velocity[:, part.joints]
+        glide = torch.linalg.cross(glide, pull.unsqueeze(2).expand_as(glide), dim=-1).flatten(1, 2)[:, part.slots]
+        half = half - (axes @ glide.mT) * part.outer_own
+        curvature = half + half.mT
+        curvature.diagonal(dim1=-2, dim2=-1).mul_(0.5)
+        curve = moving_curvatures(q, self.skeleton.joints)[:, part.moving]
+        towards = (twists.moving_parents[:, part.moving].mT @ pull[:, part.moving_rows].unsqueeze(-1)).squeeze(-1)
+        own = (curve * towards[:, :, None, None]).sum(-1)
+        curvature[:, part.moving_slots[:, :, None], part.moving_slots[:, None, :]] += own
+        if self.bend is not None:
+            curvature = curvature + self.bend
+        return gauss_newton, curvature
+
+    def corrective_tilt(self, q: Tensor, pose: Pose, by_rotation: Tensor) -> Tensor:
+        """dE/2 over the part's dofs [B D] from dE/2 over the local rotations [B S 3 3] of the joints `CORRECTED`."""
+        axes = self.kinematics.twists(q, self.skeleton, pose).axis[:, CORRECTED]
+        axes = axes @ pose.rotmat[:, [max(SKEL_PARENTS[j], 0) for j in CORRECTED]]  # in the parent's frame
+        turn = torch.linalg.cross(pose.local[:, CORRECTED], by_rotation, dim=-2).sum(-1)
+        tilt = axes.new_zeros(len(q), 24, 3)
+        tilt[:, CORRECTED] = (axes @ turn.unsqueeze(-1)).squeeze(-1)
+        return tilt[:, self.part.joints].flatten(1)[:, self.part.slots]
+
+    def _gauss_newton(self, twists: Tensor, transforms: Tensor) -> Tensor:
         part, batch, count = self.part, len(twists), len(self.part.joints)
         world = transforms[:, self.first] @ self.second_moments @ transforms[:, self.second].mT  # Q [B P 4 4]
         dense = torch.zeros(batch, 24, 24, 16, dtype=world.dtype, device=world.device)
@@ -104,3 +165,9 @@ class ReducedProblem:
         hessian = left @ twists.flatten(3).mT  # [B l (j order) order']
         hessian = hessian.permute(0, 2, 1, 3).flatten(2)
         return hessian[:, part.slots][:, :, part.slots]
+
+
+def _is_outer(k: int, inner: int, kinematics: Kinematics) -> bool:
+    if DOF_JOINTS[k] == DOF_JOINTS[inner]:
+        return int(kinematics.dof_order[k]) >= int(kinematics.dof_order[inner])
+    return DOF_JOINTS[inner] in subtree(SKEL_PARENTS, DOF_JOINTS[k])

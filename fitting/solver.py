@@ -1,12 +1,13 @@
-"""Levenberg-Marquardt in a box, many small problems at once; every row damps, accepts and stops for itself.
+"""Newton's method in a box, many small problems at once; every row damps, accepts and stops for itself.
 
 Per row: (H + damping diag H) step = -g over the dofs that are free, that is not held at a limit by the gradient; dofs
 that the step would push over a limit are put on it and the rest is solved once more; the step is bounded. A step that
-lowers the energy is taken and the damping falls; otherwise it grows. Limits hold exactly. The solver knows nothing of
-meshes: it asks a problem for poses, energies and derivatives.
+lowers the energy is taken and the damping falls; otherwise it grows (Levenberg, Marquardt). H is Newton's matrix where
+it is positive definite and Gauss-Newton's where not. Limits hold exactly. The solver knows nothing of meshes: it asks
+a problem for poses, energies and derivatives.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -17,95 +18,127 @@ DAMPING_START, DAMPING_DOWN, DAMPING_UP, DAMPING_MIN, DAMPING_MAX = 1e-4, 0.2, 8
 
 
 @dataclass(frozen=True)
-class SolverState:
-    """Where every row stands. `q` [B 46], the others [B]."""
+class Box:
+    """Limits [D] of a part's dofs, and how far one step may go, rad."""
 
-    q: Tensor
-    energy: Tensor
-    damping: Tensor
-    step: Tensor  # the largest change of a dof in the last step tried, rad
-    iterations: Tensor  # int32, steps tried in all
-
-    def __getitem__(self, rows: Tensor) -> "SolverState":
-        return SolverState(self.q[rows], self.energy[rows], self.damping[rows], self.step[rows], self.iterations[rows])
+    low: Tensor
+    high: Tensor
+    max_step: float
 
 
-def start(q: Tensor) -> SolverState:
-    """The state before the first step."""
-    zero = q.new_zeros(len(q))
-    return SolverState(
-        q, zero + torch.inf, zero + DAMPING_START, zero + torch.inf, torch.zeros_like(zero, dtype=torch.int32)
-    )
+@dataclass(frozen=True)
+class Local:
+    """A problem seen from a point q, one row each."""
+
+    q: Tensor  # [B 46]
+    energy: Tensor  # [B]
+    gradient: Tensor  # [B D]
+    gauss_newton: Tensor  # [B D D]
+    curvature: Tensor  # [B D D] what Newton's matrix adds
+    damping: Tensor  # [B]
+
+    def __getitem__(self, rows: Tensor) -> "Local":
+        return Local(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
-def minimise(
-    problem: ReducedProblem, state: SolverState, low: Tensor, high: Tensor, iterations: int, max_step: float,
-    tolerance: float,
-) -> SolverState:  # fmt: skip
-    """At most `iterations` steps per row on the dofs of the problem's part; `low` and `high` [D] are their limits.
-
-    A row whose accepted step moved no dof by more than `tolerance` stays where it is.
-    """
-    dofs = problem.part.dofs
-    q, damping, counts = state.q, state.damping, state.iterations
+def linearise(problem: ReducedProblem, q: Tensor, damping: Tensor | None = None) -> Local:
+    """The problem at q [B 46]; `damping` [B] where rows bring theirs along."""
     pose = problem.pose(q)
     energy, force = problem.energy(q, pose)
-    gradient, hessian = problem.derivatives(q, pose, force)
-    last = torch.full_like(energy, torch.inf)
-    done = torch.zeros_like(energy, dtype=torch.bool)
-    for index in range(iterations):
-        free = q[:, dofs]
-        step = _box_step(hessian, gradient, free, low, high, damping, max_step)
-        trial = q.clone()
-        trial[:, dofs] = free + step
-        trial_pose = problem.pose(trial)
-        trial_energy, trial_force = problem.energy(trial, trial_pose)
-        better = (trial_energy <= energy) & ~done
-        moved = step.abs().amax(1)
-        counts = counts + (~done).int()
-        last = torch.where(better, moved, last)
-        damping = torch.where(better, damping * DAMPING_DOWN, torch.where(done, damping, damping * DAMPING_UP))
-        damping = damping.clamp(DAMPING_MIN, DAMPING_MAX)
-        q = torch.where(better[:, None], trial, q)
-        energy = torch.where(better, trial_energy, energy)
-        done = done | (better & (moved < tolerance)) | (moved < 1e-3 * tolerance)
-        if index + 1 < iterations:
-            new_gradient, new_hessian = problem.derivatives(trial, trial_pose, trial_force)
-            gradient = torch.where(better[:, None], new_gradient, gradient)
-            hessian = torch.where(better[:, None, None], new_hessian, hessian)
-    return SolverState(q, energy, damping, last, counts)
+    gradient, twists, wrench = problem.gradient(q, pose, force)
+    if damping is None:
+        damping = torch.full_like(energy, DAMPING_START)
+    return Local(q, energy, gradient, *problem.matrices(q, pose, twists, wrench), damping)
 
 
-def _box_step(
-    hessian: Tensor, gradient: Tensor, q: Tensor, low: Tensor, high: Tensor, damping: Tensor, max_step: float
-) -> Tensor:
-    """The damped step [B D] that stays in the box."""
-    held = ((q <= low) & (gradient > 0)) | ((q >= high) & (gradient < 0))
-    fixed = torch.zeros_like(q)
-    step = _solve(hessian, gradient, damping, held, fixed)
+def next_step(problem: ReducedProblem, at: Local, box: Box) -> Tensor:
+    """The damped step [B D] from a point that stays in the box."""
+    q, low, high = at.q[:, problem.part.dofs], box.low, box.high
+    held = ((q <= low) & (at.gradient > 0)) | ((q >= high) & (at.gradient < 0))
+    newton = at.gauss_newton + at.curvature
+    step, definite = _solve(newton, at.gradient, at.damping, held, torch.zeros_like(q))
+    # Where Newton's matrix is not definite its step means nothing; Gauss-Newton's matrix always is.
+    matrix = torch.where(definite[:, None, None], newton, at.gauss_newton)
     target = q + step
-    over = (target < low) | (target > high)
+    over = ((target < low) | (target > high)) & definite[:, None]
     # What would leave the box is put on its edge; the others make up for it.
-    fixed = torch.where(over, torch.minimum(torch.maximum(target, low), high) - q, fixed)
-    step = _solve(hessian, gradient, damping, held | over, fixed)
+    edge = torch.where(over, torch.minimum(torch.maximum(target, low), high) - q, torch.zeros_like(q))
+    step, _ = _solve(matrix, at.gradient, at.damping, held | over, edge)
     longest = step.abs().amax(1, keepdim=True)
-    step = step * (max_step / longest.clamp_min(max_step))
+    step = step * (box.max_step / longest.clamp_min(box.max_step))
     return torch.minimum(torch.maximum(q + step, low), high) - q
 
 
-def _solve(hessian: Tensor, gradient: Tensor, damping: Tensor, fixed: Tensor, value: Tensor) -> Tensor:
-    """Minimise the damped quadratic over the dofs that are not `fixed`; those take `value`."""
+def learned_bend(before: Local, now: Local, bend: Tensor | None, dofs: Tensor) -> Tensor:
+    """What the gradients of two visits say of the second derivative that the matrix at the later one misses, [B D D].
+
+    The reduced problem holds the pose correctives still. The symmetric rank-one update (Nocedal and Wright, 6.24) adds
+    the least that makes the matrix map the move between the visits onto the change of the true gradient.
+    """
+    if bend is None:
+        bend = torch.zeros_like(now.curvature)
+    move = (now.q - before.q)[:, dofs]
+    matrix = now.gauss_newton + now.curvature + bend
+    missed = now.gradient - before.gradient - (matrix @ move.unsqueeze(-1)).squeeze(-1)
+    along = (missed * move).sum(1)
+    # Too flat an angle between the two makes the update blow up: such a visit teaches nothing.
+    useful = along.abs() > 1e-2 * missed.norm(dim=1) * move.norm(dim=1)
+    scale = torch.where(useful, 1 / torch.where(useful, along, torch.ones_like(along)), torch.zeros_like(along))
+    return bend + scale[:, None, None] * missed[:, :, None] * missed[:, None, :]
+
+
+def minimise(
+    problem: ReducedProblem, at: Local, box: Box, iterations: int, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Up to `iterations` steps on the dofs of the problem's part.
+
+    A row that took a step of at most `tolerance` in every dof stays where it is.
+
+    Returns:
+        q [B 46], the damping [B] that each row ended with, and the steps that it tried [B], int32.
+    """
+    done = torch.zeros_like(at.energy, dtype=torch.bool)
+    tried = torch.zeros_like(at.energy, dtype=torch.int32)
+    dofs = problem.part.dofs
+    for index in range(iterations):
+        step = next_step(problem, at, box)
+        tried = tried + (~done).int()
+        q = at.q.clone()
+        q[:, dofs] = at.q[:, dofs] + step
+        pose = problem.pose(q)
+        energy, force = problem.energy(q, pose)
+        better = (energy <= at.energy) & ~done
+        raised = torch.where(done, at.damping, at.damping * DAMPING_UP)
+        damping = torch.where(better, at.damping * DAMPING_DOWN, raised).clamp(DAMPING_MIN, DAMPING_MAX)
+        moved = step.abs().amax(1)
+        done = done | (better & (moved <= tolerance)) | (moved <= 1e-3 * tolerance)
+        if index + 1 == iterations:
+            return torch.where(better[:, None], q, at.q), damping, tried
+        gradient, twists, wrench = problem.gradient(q, pose, force)
+        gauss_newton, curvature = problem.matrices(q, pose, twists, wrench)
+        at = Local(
+            torch.where(better[:, None], q, at.q),
+            torch.where(better, energy, at.energy),
+            torch.where(better[:, None], gradient, at.gradient),
+            torch.where(better[:, None, None], gauss_newton, at.gauss_newton),
+            torch.where(better[:, None, None], curvature, at.curvature),
+            damping,
+        )
+    raise ValueError("iterations start at 1")
+
+
+def _solve(hessian: Tensor, gradient: Tensor, damping: Tensor, fixed: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Minimise the damped quadratic over the dofs that are not `fixed`, which take `value`; and was it definite?"""
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
     right = -gradient - (hessian @ value.unsqueeze(-1)).squeeze(-1)
     free = ~fixed
     system = hessian * (free[:, :, None] & free[:, None, :])
     # The floor keeps a dof that moves nothing (no weight in this stage) from dividing by zero.
     floor = 1e-9 * diagonal.amax(1, keepdim=True) + 1e-30
-    system.diagonal(dim1=-2, dim2=-1).add_(
-        torch.where(free, damping[:, None] * diagonal + floor, torch.ones_like(diagonal))
-    )
-    factor, _ = torch.linalg.cholesky_ex(system)
+    added = torch.where(free, damping[:, None] * diagonal + floor, torch.ones_like(diagonal))
+    system.diagonal(dim1=-2, dim2=-1).add_(added)
+    factor, failed = torch.linalg.cholesky_ex(system)
+    definite = failed == 0
+    factor = torch.where(definite[:, None, None], factor, torch.eye(factor.shape[-1]).to(factor))
     solution = torch.cholesky_solve((right * free).unsqueeze(-1), factor).squeeze(-1)
-    # A matrix that is not positive definite in floating point gives no step: the damping rises and the row goes on.
-    solution = torch.where(solution.isfinite().all(1, keepdim=True), solution, torch.zeros_like(solution))
-    return torch.where(fixed, value, solution)
+    return torch.where(fixed, value, solution), definite

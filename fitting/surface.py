@@ -1,8 +1,11 @@
 """The part of the mesh that a stage looks at: SKEL's posed vertices there, and their distances collapsed to moments.
 
 All per-vertex work of the fit is here, in float32, laid out [B, 3, V] so that every contraction is one matrix product.
+On a CPU the vertices are taken in blocks, all rows of the batch at once: a block's basis is then read from memory once
+per batch, and what it produces stays in the cache.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,41 +15,71 @@ from fitting.kinematics import Pose
 from hmr_skel.body.skel import CORRECTIVE_JOINTS, Skel
 from hmr_skel.body.smpl import Smpl
 
-_SLOTS = [j for j in CORRECTIVE_JOINTS if j >= 0]
+CORRECTED = [j for j in CORRECTIVE_JOINTS if j >= 0]  # SKEL joints whose rotations drive the correctives
+_CPU_BLOCK = 576  # vertices
 
 
 @dataclass(frozen=True)
-class Blend:
-    """A linear basis of rest vertices and the skin weights of some vertices of a body.
+class Block:
+    """Some vertices of a body: a linear basis of their rest positions, and their skin weights.
 
-    `basis` [1 + 10 + P, 3V]: template, shape directions, pose correctives, columns ordered xyz then vertex.
+    `basis` [1 + 10 + P, 3V]: template, shape directions, pose correctives; columns ordered xyz, then vertex.
     `weights` [24 V].
     """
 
+    vertices: slice
     basis: Tensor
     weights: Tensor
 
-    @classmethod
-    def of(cls, model: Smpl | Skel, vertices: Tensor | None = None) -> "Blend":
+    def pose(self, coefficients: Tensor, transforms: Tensor) -> "PosedBlock":
+        """Posed by [1, betas, pose feature] [B 1+10+P] and transforms [B*12 24]."""
+        rest = (coefficients @ self.basis).unflatten(-1, (3, -1))
+        blended = (transforms @ self.weights).unflatten(0, (-1, 3, 4))
+        posed = blended[:, :, 3]
+        for k in range(3):
+            posed = torch.addcmul(posed, blended[:, :, k], rest[:, None, k])
+        return PosedBlock(self, rest, posed, blended[:, :, :3])
+
+
+@dataclass(frozen=True)
+class PosedBlock:
+    """A block in a pose: rest and posed vertices [B 3 V], and the rotations between them [B 3 3 V]."""
+
+    block: Block
+    rest: Tensor
+    posed: Tensor
+    rotations: Tensor
+
+
+class Blend:
+    """Linear blend skinning of some vertices of a body, block by block."""
+
+    def __init__(self, model: Smpl | Skel, vertices: Tensor | None = None) -> None:
         rows = torch.cat((model.template.flatten()[None], model.shapedirs, model.posedirs)).unflatten(-1, (-1, 3))
         weights = model.weights
         if vertices is not None:
             rows, weights = rows[:, vertices], weights[vertices]
-        return cls(rows.transpose(1, 2).flatten(1).contiguous(), weights.T.contiguous())
+        self.count = len(weights)
+        size = _CPU_BLOCK if weights.device.type == "cpu" else self.count
+        slices = [slice(first, min(first + size, self.count)) for first in range(0, self.count, size)]
+        self.blocks = [
+            Block(part, rows[:, part].transpose(1, 2).flatten(1).contiguous(), weights[part].T.contiguous())
+            for part in slices
+        ]
 
-    def rest(self, betas: Tensor, feature: Tensor) -> Tensor:
-        """Rest vertices with correctives [B 3 V] of betas [B 10] and the pose feature [B P]."""
-        ones = torch.ones_like(betas[:, :1])
-        return (torch.cat((ones, betas, feature), 1) @ self.basis).unflatten(-1, (3, -1))
+    def posed(self, betas: Tensor, local: Tensor, transforms: Tensor) -> Iterator["PosedBlock"]:
+        """The blocks, posed.
 
-    def skin(self, rest: Tensor, transforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Posed vertices [B 3 V] and the blended rotations [B 3 3 V] of bone transforms [B 24 3 4]."""
-        flat = transforms.permute(0, 2, 3, 1).flatten(0, 2)
-        blended = (flat @ self.weights).unflatten(0, (-1, 3, 4))
-        posed = blended[:, :, 3]
-        for k in range(3):
-            posed = torch.addcmul(posed, blended[:, :, k], rest[:, None, k])
-        return posed, blended[:, :, :3]
+        Args:
+            betas: [B 10].
+            local: [B P/9 3 3] local rotations that drive the pose correctives.
+            transforms: [B 24 3 4] of the bones.
+        """
+        eye = torch.eye(3, dtype=local.dtype, device=local.device)
+        coefficients = torch.cat((torch.ones_like(betas[:, :1]), betas, (local - eye).flatten(1)), 1)
+        flat = transforms.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
+        for block in self.blocks:
+            yield block.pose(coefficients, flat)
 
 
 @dataclass(frozen=True)
@@ -55,6 +88,8 @@ class Moments:
 
     energy: Tensor  # [B] sum_v c_v |y_v - v_v|^2, m^2
     cross: Tensor  # [B 24 4 3] B'_m = sum_v c_v w_vm [x; 1] (y - v)^T
+    squared: Tensor  # [B V] |y_v - v_v|^2, m^2
+    corrective: Tensor | None  # [B S 3 3] dE/2 by the local rotations that drive the S pose correctives, if asked for
 
 
 class Surface:
@@ -64,28 +99,36 @@ class Surface:
         self.vertices = vertices
         self.whole = len(vertices) == len(skel.weights)
         self.importance = importance
-        self.blend = Blend.of(skel, vertices)
-        self.weighted = (self.blend.weights * importance).T.contiguous()  # [V 24]
+        self.blend = Blend(skel, vertices)
+        self.weighted = (skel.weights[vertices] * importance[:, None]).contiguous()  # [V 24]
 
-    def visit(self, target: Tensor, betas: Tensor, pose: Pose) -> Moments:
-        """Moments of the residuals at a pose. `target` [B 3 V] and `betas` are float32, the pose any dtype."""
-        rest, posed = self._posed(betas, pose)
-        residual = target - posed
-        energy = (residual.square().sum(1) @ self.importance).to(pose.rotmat.dtype)
-        # One product over vertices: rows are the 12 entries of [x; 1] r^T.
-        lever = (rest[:, :, None] * residual[:, None]).flatten(1, 2)
-        cross = torch.cat((lever, residual), 1).flatten(0, 1) @ self.weighted
-        return Moments(energy, cross.unflatten(0, (-1, 4, 3)).permute(0, 3, 1, 2).to(pose.rotmat.dtype))
+    def visit(self, target: Tensor, betas: Tensor, pose: Pose, correctives: bool = False) -> Moments:
+        """Moments of the residuals at a pose, and with `correctives` how E changes through the pose correctives.
 
-    def residual(self, target: Tensor, betas: Tensor, pose: Pose) -> Tensor:
-        """y - v, [B 3 V]."""
-        return target - self._posed(betas, pose)[1]
-
-    def _posed(self, betas: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
-        local = pose.local[:, _SLOTS].float()
-        feature = (local - torch.eye(3, device=local.device)).flatten(1)
-        rest = self.blend.rest(betas, feature)
-        return rest, self.blend.skin(rest, pose.transforms[..., :3, :].float())[0]
+        `target` [B 3 V] and `betas` are float32, the pose any dtype.
+        """
+        cross, squared, feature = [], [], []
+        transforms = pose.transforms[..., :3, :].float()
+        for part in self.blend.posed(betas, pose.local[:, CORRECTED].float(), transforms):
+            numbers = part.block.vertices
+            residual = target[:, :, numbers] - part.posed
+            squared.append(residual.square().sum(1))
+            # One product over vertices: rows are the 12 entries of [x; 1] r^T.
+            lever = part.rest[:, :, None] * residual[:, None]
+            terms = torch.cat((lever.flatten(1, 2), residual), 1).flatten(0, 1)
+            cross.append(terms @ self.weighted[numbers])
+            if correctives:
+                pull = (part.rotations * residual[:, :, None]).sum(1) * self.importance[numbers]
+                feature.append(-pull.flatten(1) @ part.block.basis[11:].T)
+        dtype = pose.rotmat.dtype
+        distances = torch.cat(squared, -1)
+        moments = torch.stack(cross).sum(0).unflatten(0, (-1, 4, 3)).permute(0, 3, 1, 2)
+        return Moments(
+            energy=(distances @ self.importance).to(dtype),
+            cross=moments.to(dtype),
+            squared=distances,
+            corrective=torch.stack(feature).sum(0).unflatten(1, (-1, 3, 3)).to(dtype) if correctives else None,
+        )
 
 
 def spread(parts: Tensor, count: int) -> Tensor:

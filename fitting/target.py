@@ -45,7 +45,7 @@ class TargetMaker:
 
     def __init__(self, smpl: Smpl, skel: Skel) -> None:
         self.smpl = smpl
-        self.blend = Blend.of(smpl)
+        self.blend = Blend(smpl)
         self.regressor = skel.joint_regressor.T.contiguous()  # [V 24]
         smpl_mean = torch.cat((smpl.template.flatten()[None], smpl.shapedirs)).unflatten(-1, (-1, 3)).mean(1)
         skel_mean = torch.cat((skel.template.flatten()[None], skel.shapedirs)).unflatten(-1, (-1, 3)).mean(1)
@@ -59,8 +59,9 @@ class TargetMaker:
         rest_joints = smpl.joint_template + blend(smpl.joint_shapedirs, params.betas)
         unturned = torch.cat((identity.expand(len(local), 1, 3, 3), local), 1)
         rotmat, position = chain(unturned, relative(rest_joints, SMPL_PARENTS), SMPL_PARENTS)
-        rest = self.blend.rest(params.betas, (local - identity).flatten(1))
-        vertices, _ = self.blend.skin(rest, bone_transforms(rotmat, position, rest_joints))
+        transforms = bone_transforms(rotmat, position, rest_joints)
+        blocks = self.blend.posed(params.betas, local, transforms)
+        vertices = torch.cat([block.posed for block in blocks], -1)
         offset = _affine(self.smpl_mean, params.betas) - _affine(self.skel_mean, skel_betas)
         global_rotmat = rotvec_to_rotmat(params.global_orient)
         pelvis = rest_joints[:, 0]

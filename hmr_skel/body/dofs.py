@@ -109,12 +109,12 @@ _ANATOMICAL_DEG = {
     "head_extension": (-65, 75),  # AAOS 45 each way; passive 65 flexion, 75 extension
     "head_twist": (-85, 85),  # AAOS 60 rotation; passive 80-90
     "scapula_abduction": (-40, 40),  # protraction and retraction on the thorax
-    "scapula_elevation": (-25, 35),  # shrug (-) 25, depression (+) 10; fits of real motion need 30
+    "scapula_elevation": (-35, 35),  # shrug (-) 35 passive, depression (+) 10; fits of real motion need 30
     # Upward (+) rotation spans 60 in all (ISB), of which the T-pose has half behind it; downward 25 more at rest.
     "scapula_upward_rot": (-60, 25),  # from the T-pose: 30 back and 25 past the resting shoulder; 25 overhead
     "shoulder_x": (-120, 135),  # arm up (-) and down (+) from the T-pose, scapula apart
-    "shoulder_y": (-90, 90),  # horizontal abduction 45, adduction 135: the middle Euler angle, bounded by its branch
-    "shoulder_z": (-135, 135),  # axial rotation and flexion of the raised arm
+    "shoulder_y": (-105, 105),  # arm down: axial rotation, AAOS 70 inwards, 90 outwards; 105 passive
+    "shoulder_z": (-135, 135),  # arm down: swing forwards and back; raised: axial rotation
     "elbow_flexion": (0, 155),  # AAOS 150; passive 155
     "pro_sup": (-95, 95),  # AAOS 80 each way; passive 95
     "wrist_flexion": (-90, 90),  # AAOS 80 flexion, 70 extension; passive 90
