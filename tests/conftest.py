@@ -6,6 +6,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as hmr_skel/cli.py does; before torch is loaded
+
 import torch
 
 # A busy machine is no failure; the same examples every time, so that a failure is the change's fault.
