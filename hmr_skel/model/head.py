@@ -56,8 +56,8 @@ class Heads(nn.Module):
         self.betas = _mlp(width, hidden, 10)
         self.camera = _mlp(width, hidden, 3)
         self.register_buffer("mean_rep", q_to_rep(torch.tensor(mean_q, dtype=torch.float64)).float())
-        self.register_buffer("mean_betas", torch.tensor(mean_betas))
-        self.register_buffer("mean_camera", torch.tensor(mean_camera))
+        self.register_buffer("mean_betas", torch.tensor(mean_betas, dtype=torch.float32))
+        self.register_buffer("mean_camera", torch.tensor(mean_camera, dtype=torch.float32))
 
     def forward(
         self, pose: Float[Tensor, "B D"], betas: Float[Tensor, "B D"], camera: Float[Tensor, "B D"]

@@ -6,6 +6,7 @@ of foreign classes) becomes an inert stand-in, and no code of or for it runs.
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,11 +110,13 @@ def read_torch_file(path: str | Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give the path of a checkpoint that is there.")
     try:
-        if not zipfile.is_zipfile(path):  # written before torch 1.6, or no checkpoint at all
-            return torch.load(path, map_location="cpu", weights_only=True)
-        foreign = get_unsafe_globals_in_checkpoint(str(path))
-        with safe_globals([(_Inert, name) for name in foreign]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle's age; what it has to say comes as an error, too
+            if not zipfile.is_zipfile(path):  # written before torch 1.6, or no checkpoint at all
+                return torch.load(path, map_location="cpu", weights_only=True)
+            foreign = get_unsafe_globals_in_checkpoint(str(path))
+            with safe_globals([(_Inert, name) for name in foreign]):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(

@@ -1,0 +1,116 @@
+"""Crop camera, full image, and back."""
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import torch
+
+from hmr_skel.model.camera import (
+    MIN_SCALE,
+    CropGeometry,
+    camera_cue,
+    crop_camera_to_transl,
+    image_to_crop,
+    positive,
+    project,
+)
+
+
+def geometry_of(center, size, focal, principal, focal_y=None) -> CropGeometry:
+    intrinsics = [[focal, 0, principal[0]], [0, focal_y or focal, principal[1]], [0, 0, 1]]
+    return CropGeometry.from_box(*(torch.tensor(x, dtype=torch.float64) for x in (center, size, intrinsics)))
+
+
+def test_by_hand():
+    """W, H = 640, 480; f = 1000; box of 200 px at (420, 290); s = 0.8, tx = 0.1, ty = -0.2."""
+    geometry = geometry_of([420.0, 290.0], 200.0, 1000.0, (320.0, 240.0))
+    transl = crop_camera_to_transl(torch.tensor([0.8, 0.1, -0.2]), geometry)
+    expected = torch.tensor([0.1 + 2 * 100 / 160, -0.2 + 2 * 50 / 160, 2 * 1000 / 160])
+    torch.testing.assert_close(transl, expected.double(), check_dtype=False)
+    torch.testing.assert_close(camera_cue(geometry), torch.tensor([0.1, 0.05, 0.2]).double(), check_dtype=False)
+
+
+numbers = st.floats(-0.5, 0.5)
+
+
+@hypothesis.given(
+    st.tuples(st.floats(0.2, 3), numbers, numbers), st.tuples(numbers, numbers), st.floats(300, 3000), st.booleans()
+)
+def test_the_body_is_seen_where_the_crop_camera_has_it(camera, principal, focal, anamorphic):
+    """The origin lands at c + b s t / 2 for any focal length and principal point; in the crop at s t / 2."""
+    camera = torch.tensor(camera, dtype=torch.float64)
+    point = (320 + 100 * principal[0], 240 + 100 * principal[1])
+    geometry = geometry_of([420.0, 290.0], 200.0, focal, point, focal_y=1.3 * focal if anamorphic else None)
+    seen = project(crop_camera_to_transl(camera, geometry)[None], geometry.intrinsics)
+    torch.testing.assert_close(seen[0], geometry.center + 100 * camera[0] * camera[1:])
+    torch.testing.assert_close(image_to_crop(seen, geometry)[0], camera[0] * camera[1:] / 2, rtol=0, atol=1e-6)
+
+
+def test_a_far_body_looks_as_under_weak_perspective():
+    """The full camera against the crop's own: s (x + t) / 2 in crop coordinates."""
+    geometry = geometry_of([420.0, 290.0], 200.0, 1e6, (320.0, 240.0))
+    camera = torch.tensor([0.9, 0.1, -0.1], dtype=torch.float64)
+    points = torch.randn(50, 3, dtype=torch.float64) * 0.5
+    in_crop = image_to_crop(project(points + crop_camera_to_transl(camera, geometry), geometry.intrinsics), geometry)
+    torch.testing.assert_close(in_crop, camera[0] * (points[:, :2] + camera[1:]) / 2, rtol=0, atol=1e-3)
+
+
+def test_corners_of_the_box():
+    geometry = geometry_of([420.0, 290.0], 200.0, 1000.0, (320.0, 240.0))
+    corners = torch.tensor([[320, 190], [520, 390], [420, 290], [520, 190]]).double()
+    expected = torch.tensor([[-0.5, -0.5], [0.5, 0.5], [0, 0], [0.5, -0.5]]).double()
+    torch.testing.assert_close(image_to_crop(corners, geometry), expected)
+
+
+def test_a_turned_crop():
+    """The affine is used as it is: a quarter turn about the centre."""
+    upright = geometry_of([100.0, 100.0], 256.0, 1000.0, (100.0, 100.0))
+    turned = torch.tensor([[0, -1, 228], [1, 0, 28]]).double()
+    geometry = CropGeometry(upright.center, upright.size, upright.intrinsics, turned)
+    torch.testing.assert_close(
+        image_to_crop(torch.tensor([[164, 100]]).double(), geometry), torch.tensor([[0, 0.25]]).double()
+    )
+
+
+def test_without_a_camera_the_crop_is_its_own_photo():
+    geometry = CropGeometry.unknown_camera(geometry_of([420.0, 290.0], 200.0, 1000.0, (320.0, 240.0)))
+    transl = crop_camera_to_transl(torch.tensor([0.8, 0.1, -0.2]), geometry)
+    torch.testing.assert_close(transl, torch.tensor([0.1, -0.2, 2 * 5000 / (256 * 0.8)]), check_dtype=False)
+    corner = image_to_crop(torch.tensor([[256, 0]]).double(), geometry)
+    torch.testing.assert_close(corner, torch.tensor([[0.5, -0.5]]).double())
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5, -100.0, 1e-8])
+def test_impossible_scales_stay_finite_in_front_of_the_camera_and_can_recover(scale):
+    camera = torch.tensor([scale, 0.1, 0.1], requires_grad=True)
+    geometry = geometry_of([420.0, 290.0], 200.0, 1000.0, (320.0, 240.0))
+    transl = crop_camera_to_transl(camera, geometry)
+    assert transl.isfinite().all()
+    assert transl[2] > 0
+    transl[2].backward()
+    assert camera.grad.isfinite().all()
+    assert camera.grad[0] < 0  # a larger scale brings the body nearer
+
+
+def test_points_behind_the_camera_stay_finite_and_can_recover():
+    geometry = geometry_of([420.0, 290.0], 200.0, 1000.0, (320.0, 240.0))
+    points = torch.tensor([[0.3, 0.2, 0.0], [0.3, 0.2, -1.0], [0.3, 0.2, 1e-9]], requires_grad=True)
+    seen = project(points, geometry.intrinsics.float())
+    assert seen.isfinite().all()
+    seen[:, 0].sum().backward()
+    assert points.grad.isfinite().all()
+    assert (points.grad[:, 2] < 0).all()  # further away is nearer to the image's centre
+
+
+def test_the_guard_leaves_good_values_alone():
+    x = torch.tensor([0.11, 0.9, 50.0])
+    assert torch.equal(positive(x, MIN_SCALE), x)
+    grid = torch.linspace(-3, 1, 4001, dtype=torch.float64, requires_grad=True)
+    y = positive(grid, MIN_SCALE)
+    (slope,) = torch.autograd.grad(y.sum(), grid)
+    assert (y > 0).all()
+    assert (y.diff() > 0).all()
+    assert slope.diff().abs().max() < 0.05  # no kink
+    assert torch.autograd.gradcheck(
+        lambda v: positive(v, MIN_SCALE), torch.tensor([-1.0, 0.05, 0.2]).double().requires_grad_()
+    )

@@ -1,0 +1,67 @@
+"""SKEL posed and its 44 keypoints."""
+
+import pytest
+import torch
+
+from hmr_skel.body.joints import KEYPOINTS_44
+from hmr_skel.errors import UserError
+from hmr_skel.model.head import HSMR_MEAN_Q
+from hmr_skel.model.keypoints import SkelKeypoints
+from hmr_skel.rows import SkelParams
+
+
+def params(*batch: int) -> SkelParams:
+    g = torch.Generator().manual_seed(0)
+    q = torch.tensor(HSMR_MEAN_Q) + 0.3 * torch.randn(*batch, 46, generator=g)
+    return SkelParams(q, torch.randn(*batch, 10, generator=g), torch.randn(*batch, 3, generator=g))
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_the_cheap_way_gives_the_same_keypoints(body, batch):
+    posed = body(params(*batch))
+    assert posed.vertices.shape == (*batch, 6890, 3)
+    torch.testing.assert_close(body.keypoints(params(*batch)), posed.keypoints, rtol=0, atol=1e-5)
+
+
+def test_keypoints_are_where_they_are_called(body):
+    """In the camera's frame, where y points down and the person faces the camera: right is at smaller x."""
+    mean = SkelParams(torch.tensor(HSMR_MEAN_Q), torch.zeros(10), torch.zeros(3))
+    points = dict(zip(KEYPOINTS_44, body.keypoints(mean), strict=True))
+    assert points["OP Nose"][1] < points["OP MidHip"][1] < points["OP RHeel"][1]
+    assert points["OP RShoulder"][0] < points["OP LShoulder"][0]
+    assert points["OP LAnkle"][1] > points["OP LKnee"][1] > points["OP LHip"][1]
+    assert points["OP Nose"][2] < points["OP MidHip"][2]
+    torch.testing.assert_close(points["OP LWrist"], points["Left Wrist"], rtol=0, atol=0.04)
+    torch.testing.assert_close(points["Pelvis (MPII)"], points["OP MidHip"], rtol=0, atol=0.1)
+
+
+def test_float32_under_autocast_and_nothing_to_learn(body):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = body.keypoints(params(2))
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, body.keypoints(params(2)), rtol=0, atol=0)
+    assert not list(body.parameters())
+    assert not body.state_dict()
+
+
+def test_gradients_reach_all_parameters(body):
+    wanted = params(2)
+    leaves = [part.clone().requires_grad_() for part in (wanted.q, wanted.betas, wanted.transl)]
+    body.keypoints(SkelParams(*leaves)).square().sum().backward()
+    assert all(leaf.grad.isfinite().all() and leaf.grad.any() for leaf in leaves)
+
+
+def test_the_female_has_her_own_skin(open_body_dir, body):
+    female = SkelKeypoints.load(open_body_dir, "female")
+    assert (female.gender, body.gender) == ("female", "male")
+    assert (female(params()).vertices - body(params()).vertices).norm(dim=-1).max() > 1e-3
+
+
+def test_there_is_no_neutral(open_body_dir):
+    with pytest.raises(UserError, match="neutral"):
+        SkelKeypoints.load(open_body_dir, "neutral")
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"skel_male\.pkl"):
+        SkelKeypoints.load(tmp_path, "male")

@@ -1,0 +1,98 @@
+"""The encoder: published sizes, its positions, its randomness, its options."""
+
+import pytest
+import torch
+
+from hmr_skel.model.vit import VIT_SIZES, Block, Vit, VitConfig
+from tests.model.conftest import SMALL_VIT
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"), [("vit_h", 630.91), ("vit_l", 303.3), ("vit_b", 85.8)]
+)  # ViT-H: published; L and B: ViT's without class token and head, with our position table
+def test_parameter_counts(size, millions):
+    with torch.device("meta"):
+        assert count(Vit(VIT_SIZES[size])) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize(("patch", "grid"), [(16, (16, 12)), (32, (8, 6))])
+def test_tokens_cover_the_crop(patch, grid):
+    config = VitConfig(width=8, depth=1, heads=1, patch=patch)
+    assert config.grid == grid
+    assert Vit(config)(torch.zeros(2, 3, 256, 192)).shape == (2, config.num_tokens, 8)
+
+
+def test_tokens_are_patches_row_by_row():
+    """Token 12 r + c of the embedding sees rows 16 r - 2 to 16 r + 14 and the columns likewise."""
+    vit = Vit(VitConfig(width=8, depth=0, heads=1))
+    image = torch.zeros(1, 3, 256, 192)
+    image[..., 16 * 5 - 2 : 16 * 5 + 14, 16 * 7 - 2 : 16 * 7 + 14] = 1
+    change = (vit.patch_embed(image) - vit.patch_embed(torch.zeros_like(image))).abs().sum(-1)
+    assert change.nonzero().tolist() == [[0, 12 * 5 + 7]]
+
+
+def test_slot_zero_of_the_positions_is_added_to_every_token():
+    vit = Vit(SMALL_VIT)
+    seen = []
+    vit.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = torch.randn(1, 3, 256, 192)
+    vit(images)
+    expected = vit.patch_embed(images) + vit.pos_embed[:, 1:] + vit.pos_embed[:, 0]
+    torch.testing.assert_close(seen[0], expected)
+    assert vit.pos_embed.shape[1] == SMALL_VIT.num_tokens + 1
+
+
+def test_attention_is_the_textbooks():
+    torch.manual_seed(0)
+    attention = Block(32, 4, 0.0).attn
+    x = torch.randn(2, 5, 32)
+    q, k, v = (part.reshape(2, 5, 4, 8).transpose(1, 2) for part in attention.qkv(x).split(32, -1))
+    weights = (q * 8**-0.5 @ k.mT).softmax(-1)
+    expected = attention.proj((weights @ v).transpose(1, 2).reshape(2, 5, 32))
+    torch.testing.assert_close(attention(x), expected)
+
+
+def test_drop_path_skips_whole_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    block = Block(8, 1, 0.4)
+    branch = torch.ones(20_000, 1, 1)
+    dropped = block._sometimes(branch)
+    torch.testing.assert_close(dropped.unique(), torch.tensor([0, 1 / 0.6]))
+    assert dropped.mean().item() == pytest.approx(1, abs=0.03)
+    assert block.eval()._sometimes(branch) is branch
+
+
+def test_drop_path_rises_linearly():
+    with torch.device("meta"):
+        rates = [block.drop_path for block in Vit(VIT_SIZES["vit_h"]).blocks]
+    assert rates[0] == 0
+    assert rates[-1] == pytest.approx(0.55)
+    assert rates[16] == pytest.approx(0.55 * 16 / 31)
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    """Drop path included: the recomputation draws the same numbers again."""
+    config = VitConfig(width=32, depth=3, heads=2, patch=32, drop_path=0.5)
+    torch.manual_seed(0)
+    vit = Vit(config).train()
+    images = torch.randn(4, 3, 256, 192)
+
+    def gradients(recompute: bool) -> list[torch.Tensor]:
+        vit.activation_checkpointing = recompute
+        vit.zero_grad()
+        torch.manual_seed(1)
+        vit(images).square().sum().backward()
+        return [parameter.grad.clone() for parameter in vit.parameters()]
+
+    for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
+        torch.testing.assert_close(plain, recomputed, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [{"heads": 3}, {"drop_path": 1.0}])
+def test_impossible_sizes_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"heads|drop_path"):
+        VitConfig(**{"width": 32, "depth": 1, "heads": 2} | wrong)

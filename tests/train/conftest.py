@@ -1,0 +1,44 @@
+"""A batch with every kind of label, that some body really has."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from hmr_skel.model.camera import CropGeometry, image_to_crop, project
+from hmr_skel.model.head import HSMR_MEAN_Q, Estimate
+from hmr_skel.model.keypoints import SkelKeypoints
+from hmr_skel.model.network import Prediction
+from hmr_skel.model.pose_rep import q_to_rep
+from hmr_skel.train.losses import Targets, keypoints_of
+from tests.model.conftest import body, geometry, one_thread, small_config, small_network
+
+__all__ = ["body", "geometry", "one_thread", "small_config", "small_network"]
+
+
+def random_estimate(batch: int, seed: int) -> Estimate:
+    g = torch.Generator().manual_seed(seed)
+    q = torch.tensor(HSMR_MEAN_Q) + 0.2 * torch.randn(batch, 46, generator=g)
+    camera = torch.tensor([0.9, 0.05, 0.0]) + 0.05 * torch.randn(batch, 3, generator=g)
+    return Estimate(q_to_rep(q), 0.5 * torch.randn(batch, 10, generator=g), camera)
+
+
+def targets_of(estimate: Estimate, geometry: CropGeometry, body: SkelKeypoints) -> Targets:
+    """The labels that this estimate answers perfectly."""
+    with torch.no_grad():
+        keypoints = keypoints_of([estimate], geometry, body)[0]
+        in_crop = image_to_crop(project(keypoints, geometry.intrinsics), geometry)
+        one = torch.ones(len(keypoints), 44, 1)
+        params = estimate.skel_params(geometry)
+        has = torch.ones(len(keypoints), dtype=torch.bool)
+        return Targets(torch.cat((in_crop, one), -1), torch.cat((keypoints, one), -1), params.q, params.betas, has)
+
+
+@pytest.fixture
+def prediction(geometry) -> Callable[..., Prediction]:
+    """Of three samples, with a coarse stage and three layers, all different."""
+
+    def make(batch: int = 3) -> Prediction:
+        return Prediction(tuple(random_estimate(batch, seed) for seed in range(4)), geometry(batch), True)
+
+    return make

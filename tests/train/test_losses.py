@@ -1,0 +1,342 @@
+"""Every term of Eq. 1-6: value, gradient, masks; and that every variant of the network can learn by them."""
+
+from dataclasses import fields, replace
+
+import jaxtyping
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from hmr_skel.model.camera import CropGeometry
+from hmr_skel.model.head import Estimate
+from hmr_skel.model.network import Prediction
+from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat, rep_to_rotmat
+from hmr_skel.train.losses import (
+    LossConfig,
+    Targets,
+    betas_loss,
+    keypoints_2d_loss,
+    keypoints_3d_loss,
+    published_losses,
+    refine_loss,
+    rotation_loss,
+    total_loss,
+)
+from tests.train.conftest import random_estimate, targets_of
+
+NAN = float("nan")
+TERMS = ("keypoints_2d", "keypoints_3d", "betas", "pelvis", "body")
+
+
+def double(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# Values, by hand
+
+
+def test_keypoints_2d_by_hand():
+    pred, gt = torch.zeros(2, 44, 2), torch.zeros(2, 44, 3)
+    gt[0, 3] = torch.tensor([0.1, -0.2, 0.5])  # half as sure: 0.15
+    gt[1, 7] = torch.tensor([0.4, 0.0, 1.0])
+    gt[1, 8] = torch.tensor([9.0, 9.0, 0.0])  # not there
+    assert keypoints_2d_loss(pred, gt).item() == pytest.approx((0.15 + 0.4) / 2)
+
+
+def test_keypoints_3d_are_compared_against_the_pelvis():
+    pred, gt = double(2, 44, 3), torch.ones(2, 44, 4, dtype=torch.float64)
+    gt[..., :3] = pred + torch.tensor([5.0, -3, 8])  # elsewhere, but the same pose
+    assert keypoints_3d_loss(pred, gt).item() == pytest.approx(0, abs=1e-12)
+    gt[0, 10, :3] += torch.tensor([0.1, 0.2, -0.3])
+    gt[0, 10, 3] = 0.5
+    assert keypoints_3d_loss(pred, gt).item() == pytest.approx(0.6 * 0.5 / 2)
+
+
+def test_without_a_pelvis_there_is_nothing_to_compare_against():
+    pred, gt = double(2, 44, 3).requires_grad_(), torch.ones(2, 44, 4, dtype=torch.float64)
+    gt[0, 39] = torch.tensor([NAN, NAN, NAN, 0])
+    keypoints_3d_loss(pred, gt).backward()
+    assert pred.grad.isfinite().all()
+    assert not pred.grad[0].any()
+    assert pred.grad[1].any()
+
+
+def test_parameters_are_summed_over_entries_and_averaged_over_the_batch():
+    has = torch.tensor([True, False])
+    assert betas_loss(torch.ones(2, 10), torch.zeros(2, 10), has).item() == pytest.approx(10 / 2)
+    pred, gt = torch.zeros(2, 23, 3, 3), torch.ones(2, 23, 3, 3)
+    assert rotation_loss(pred, gt, has).item() == pytest.approx(23 * 9 / 2)
+
+
+def prediction_of(*qs: torch.Tensor) -> Prediction:
+    camera, betas = torch.zeros(len(qs[0]), 3).double(), torch.zeros(len(qs[0]), 10).double()
+    nowhere = CropGeometry(camera[:, :2], camera[:, 0], torch.zeros(len(camera), 3, 3), torch.zeros(len(camera), 2, 3))
+    return Prediction(tuple(Estimate(q_to_rep(q), betas, camera) for q in qs), nowhere, True)
+
+
+def targets_with(q: torch.Tensor, has: torch.Tensor | None = None) -> Targets:
+    batch = len(q)
+    has = torch.ones(batch, dtype=torch.bool) if has is None else has
+    return Targets(torch.zeros(batch, 44, 3), torch.zeros(batch, 44, 4), q, torch.zeros(batch, 10), has)
+
+
+def test_eq_5_covers_layers_1_to_t_minus_1():
+    """Neither the coarse estimate nor the last layer, which have their own terms."""
+    q, other = 0.3 * double(2, 46), 0.3 * double(2, 46, seed=1)
+    per_layer = (q_to_rotmat(other) - q_to_rotmat(q)).abs().sum((1, 2, 3)).mean().item()
+    one_wrong = {0: 0, 1: 1, 2: 1, 3: 0}  # of the stages coarse, layers 1, 2, 3
+    for wrong, counted in one_wrong.items():
+        stages = [q] * 4
+        stages[wrong] = other
+        value = refine_loss(prediction_of(*stages), targets_with(q), "sum").item()
+        assert value == pytest.approx(counted * per_layer), wrong
+        mean = refine_loss(prediction_of(*stages), targets_with(q), "mean").item()
+        assert mean == pytest.approx(value / 216)
+
+
+def test_eq_5_reads_only_real_dofs():
+    """What a joint does not use may be anything; in the published form it is pushed about."""
+    q = 0.3 * double(2, 46)
+    perfect = prediction_of(q, q, q, q)
+    spoiled = q_to_rep(q)
+    spoiled[:, [2, 3, 18], 2:] = 3.0
+    stage = replace(perfect.stages[1], rep=spoiled)
+    prediction = replace(perfect, stages=(perfect.stages[0], stage, *perfect.stages[2:]))
+    assert refine_loss(prediction, targets_with(q), "mean").item() == pytest.approx(0, abs=1e-12)
+    assert refine_loss(prediction, targets_with(q), "published").item() > 0.01
+
+
+def test_the_published_form_covers_all_layers():
+    q, other = 0.3 * double(2, 46), 0.3 * double(2, 46, seed=1)
+    last = refine_loss(prediction_of(q, q, q, other), targets_with(q), "published").item()
+    both = refine_loss(prediction_of(q, other, q, other), targets_with(q), "published").item()
+    assert last > 0
+    assert both == pytest.approx(2 * last)
+
+
+# Gradients, against finite differences
+
+
+@pytest.mark.parametrize("term", ["keypoints_2d", "keypoints_3d", "betas", "rotation", "mean", "sum", "published"])
+def test_gradients(term):
+    """L1 has kinks; random values stay away from them."""
+    has = torch.tensor([True, False])
+    if term.startswith("keypoints"):
+        width = 2 if term == "keypoints_2d" else 3
+        loss = keypoints_2d_loss if width == 2 else keypoints_3d_loss
+        gt = torch.cat((double(2, 44, width, seed=1), double(2, 44, 1, seed=2).clamp_min(0)), -1)
+        gt[:, 39, -1] = 1
+        assert torch.autograd.gradcheck(lambda p: loss(p, gt), double(2, 44, width).requires_grad_(), fast_mode=True)
+    elif term == "betas":
+        gt = double(2, 10, seed=1)
+        assert torch.autograd.gradcheck(lambda p: betas_loss(p, gt, has), double(2, 10).requires_grad_())
+    elif term == "rotation":
+        gt = q_to_rotmat(double(2, 46, seed=1))
+        rep = double(2, 24, 6).requires_grad_()
+        assert torch.autograd.gradcheck(lambda r: rotation_loss(rep_to_rotmat(r), gt, has), rep, fast_mode=True)
+    else:
+        base = prediction_of(*(double(2, 46, seed=s) for s in range(3)))
+        # Zero is on a kink of the published form: slots that joints do not use are zero in a target.
+        reps = [stage.rep + 0.1 * double(2, 24, 6, seed=9) for stage in base.stages]
+
+        def loss(*moved: torch.Tensor) -> torch.Tensor:
+            stages = tuple(replace(stage, rep=rep) for stage, rep in zip(base.stages, moved, strict=True))
+            return refine_loss(replace(base, stages=stages), targets_with(0.3 * double(2, 46, seed=7), has), term)
+
+        assert torch.autograd.gradcheck(loss, [rep.requires_grad_() for rep in reps], fast_mode=True)
+
+
+def test_gradients_through_body_and_camera(prediction, body):
+    """The whole of Eq. 6 in float64, along random directions."""
+    body64 = type(body)(double_skel(body), *body.matrix.double().split((24, 40)))
+    found, targets = to_double(prediction(2)), None
+    targets = targets_of_double(found, body64)
+    config = LossConfig()
+    leaves = [getattr(stage, f.name).clone() for stage in found.stages for f in fields(Estimate)]
+
+    def loss(moved: list[torch.Tensor]) -> torch.Tensor:
+        stages = tuple(Estimate(*moved[i : i + 3]) for i in range(0, len(moved), 3))
+        return total_loss(replace(found, stages=stages), body64, targets, config)[0]
+
+    required = [leaf.requires_grad_() for leaf in leaves]
+    # The layers' betas and cameras have no term.
+    gradients = torch.autograd.grad(loss(required), required, allow_unused=True, materialize_grads=True)
+    for seed in range(5):
+        direction = [double(*leaf.shape, seed=seed + i) for i, leaf in enumerate(leaves)]
+        step = 1e-7
+        with torch.no_grad():
+            ahead, behind = (
+                loss([leaf + sign * step * d for leaf, d in zip(leaves, direction, strict=True)]) for sign in (1, -1)
+            )
+        slope = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
+        assert slope.item() == pytest.approx(((ahead - behind) / (2 * step)).item(), rel=1e-5)
+
+
+def double_skel(body):
+    from copy import deepcopy
+
+    return deepcopy(body.skel).double()
+
+
+def to_double(prediction: Prediction) -> Prediction:
+    stages = tuple(Estimate(*(getattr(s, f.name).double() for f in fields(Estimate))) for s in prediction.stages)
+    geometry = CropGeometry(*(getattr(prediction.geometry, f.name).double() for f in fields(CropGeometry)))
+    return Prediction(stages, geometry, prediction.has_coarse)
+
+
+def targets_of_double(prediction: Prediction, body64) -> Targets:
+    label = random_estimate(len(prediction.final.betas), seed=17)
+    label = Estimate(*(getattr(label, f.name).double() for f in fields(Estimate)))
+    made = targets_of(label, prediction.geometry, body64)
+    return Targets(*(v.double() if v.is_floating_point() else v for v in (getattr(made, f.name) for f in fields(made))))
+
+
+# The total
+
+
+def test_the_total_is_the_weighted_sum_of_its_terms(prediction, body):
+    found = prediction()
+    targets = targets_of(random_estimate(3, seed=9), found.geometry, body)
+    config = LossConfig(coarse=0.5, final=2.0)
+    total, terms = total_loss(found, body, targets, config)
+    assert set(terms) == {f"{stage}/{term}" for stage in ("coarse", "final") for term in TERMS} | {"refine"}
+    by_hand = config.refine * terms["refine"]
+    for term in TERMS:
+        by_hand = by_hand + getattr(config, term) * (0.5 * terms[f"coarse/{term}"] + 2 * terms[f"final/{term}"])
+    torch.testing.assert_close(total, by_hand)
+    assert all(not value.requires_grad and value > 0 for value in terms.values())
+
+
+def test_a_perfect_answer_costs_nothing(geometry, body):
+    where, answer = geometry(3), random_estimate(3, seed=4)
+    total, terms = total_loss(
+        Prediction((answer,) * 4, where, True), body, targets_of(answer, where, body), LossConfig()
+    )
+    assert total.item() == pytest.approx(0, abs=1e-4)
+    assert terms["final/keypoints_2d"].item() < 1e-3
+
+
+def test_full_supervision_gives_layers_all_terms_in_place_of_eq_5(prediction, body):
+    found = prediction()
+    targets = targets_of(random_estimate(3, seed=9), found.geometry, body)
+    total, terms = total_loss(found, body, targets, LossConfig(full_supervision=True))
+    stages = ("coarse", "layer1", "layer2", "final")
+    assert set(terms) == {f"{stage}/{term}" for stage in stages for term in TERMS}
+    by_hand = sum(getattr(LossConfig(), term) * terms[f"{stage}/{term}"] for stage in stages for term in TERMS)
+    torch.testing.assert_close(total, by_hand)
+
+
+def test_variants_have_the_terms_that_they_can_have(prediction, body):
+    found = prediction()
+    targets = targets_of(random_estimate(3, seed=9), found.geometry, body)
+    hsmr = Prediction((found.stages[0], found.stages[-1]), found.geometry, has_coarse=False)
+    assert set(total_loss(hsmr, body, targets, LossConfig())[1]) == {f"final/{term}" for term in TERMS}
+
+
+@pytest.mark.parametrize("config", [LossConfig(), LossConfig(full_supervision=True), published_losses()])
+def test_missing_labels_add_nothing_and_may_be_nan(prediction, body, config):
+    """The whole batch against the batch in which one sample has no label: the others' terms stay."""
+    found = prediction()
+    stages = tuple(Estimate(*(getattr(s, f.name).requires_grad_() for f in fields(Estimate))) for s in found.stages)
+    found = replace(found, stages=stages)
+    full = targets_of(random_estimate(3, seed=9), found.geometry, body)
+    masked = Targets(*(getattr(full, f.name).clone() for f in fields(full)))
+    masked.keypoints_2d[1] = masked.keypoints_3d[1] = NAN
+    masked.keypoints_2d[1, :, -1] = masked.keypoints_3d[1, :, -1] = 0
+    masked.q[1] = masked.betas[1] = NAN
+    masked.has_skel[1] = False
+    leaves = [getattr(stage, f.name) for stage in stages for f in fields(Estimate)]
+    expected = torch.autograd.grad(total_loss(found, body, full, config)[0], leaves, allow_unused=True)
+    gradients = torch.autograd.grad(total_loss(found, body, masked, config)[0], leaves, allow_unused=True)
+    for gradient, whole in zip(gradients, expected, strict=True):
+        if whole is None:  # the refined betas and cameras of the layers have no term
+            assert gradient is None
+            continue
+        assert not gradient[1].any()
+        torch.testing.assert_close(gradient[[0, 2]], whole[[0, 2]])
+
+
+def test_two_halves_average_to_the_whole(prediction, body):
+    """What gradient accumulation and several processes rest on."""
+    found = prediction(4)
+    targets = targets_of(random_estimate(4, seed=9), found.geometry, body)
+    targets.has_skel[0] = False
+    halves = []
+    for rows in (slice(0, 2), slice(2, 4)):
+        stages = tuple(Estimate(*(getattr(s, f.name)[rows] for f in fields(Estimate))) for s in found.stages)
+        where = CropGeometry(*(getattr(found.geometry, f.name)[rows] for f in fields(CropGeometry)))
+        part = Targets(*(getattr(targets, f.name)[rows] for f in fields(Targets)))
+        halves.append(total_loss(Prediction(stages, where, True), body, part, LossConfig())[0])
+    torch.testing.assert_close(sum(halves) / 2, total_loss(found, body, targets, LossConfig())[0])
+
+
+def test_the_camera_is_learnt_by_projection_alone(prediction, body):
+    """And only of the coarse and the last stage."""
+    found = prediction()
+    cameras = [stage.camera.clone().requires_grad_() for stage in found.stages]
+    stages = tuple(replace(s, camera=c) for s, c in zip(found.stages, cameras, strict=True))
+    targets = targets_of(random_estimate(3, seed=9), found.geometry, body)
+    no_2d = LossConfig(keypoints_2d=0.0)
+    for config, learnt in ((LossConfig(), [True, False, False, True]), (no_2d, [False] * 4)):
+        total = total_loss(replace(found, stages=stages), body, targets, config)[0]
+        gradients = torch.autograd.grad(total, cameras, allow_unused=True)
+        # Against the pelvis, positions do not depend on the camera, but for rounding.
+        assert [g is not None and bool(g.abs().max() > 1e-5) for g in gradients] == learnt
+
+
+@pytest.mark.parametrize("wrong", [{"refine_form": "max"}, {"betas": -1.0}])
+def test_impossible_weights_are_refused(wrong):
+    # Under the executed annotations of the tests a wrong word does not even reach the check.
+    with pytest.raises((ValueError, TypeCheckError), match=next(iter(wrong))):
+        LossConfig(**wrong)
+
+
+# Learning
+
+
+@pytest.fixture
+def without_shape_checks():
+    """They cost three times what the steps do."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+LEARNERS = {
+    "full": ({}, LossConfig()),
+    "full supervision": ({}, LossConfig(full_supervision=True)),
+    "published losses": ({}, published_losses()),
+    "w/o camera": ({"camera": False}, LossConfig()),
+    "w/o coarse": ({"coarse": False}, LossConfig()),
+    "w/o refinement": ({"refine": False}, LossConfig()),
+    "looped": ({"looped": True}, LossConfig()),
+    "hsmr": ({"camera": False, "coarse": False, "refine": False}, LossConfig()),
+}
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[] if name in ("full", "hsmr") else [pytest.mark.slow]) for name in LEARNERS]
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_one_batch_is_learnt_by_heart(small_network, geometry, body, variant):
+    switches, config = LEARNERS[variant]
+    network = small_network(**switches, head_hidden=64)
+    where = geometry(2)
+    believed = where if network.config.camera else CropGeometry.unknown_camera(where)
+    targets = targets_of(random_estimate(2, seed=5), believed, body)
+    images = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(1))
+    steps = 100
+    optimizer = torch.optim.Adam(network.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=8e-3, total_steps=steps, pct_start=0.1)
+    losses = []
+    for _ in range(steps):
+        total, terms = total_loss(network(images, where), body, targets, config)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(total.item())
+    print(variant, losses[-1] / losses[0], terms['final/keypoints_3d'].item() / 132, terms['final/keypoints_2d'].item() / 88)
+    assert losses[-1] < 0.03 * losses[0]
+    assert terms["final/keypoints_3d"].item() / (44 * 3) < 0.003  # m, per coordinate
+    assert terms["final/keypoints_2d"].item() / (44 * 2) < 0.002  # half a pixel of the crop
