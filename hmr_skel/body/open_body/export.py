@@ -157,7 +157,7 @@ def skel_file(body: OpenBody, one: GenderedBody) -> dict[str, object]:
 
 
 def mixed_regressor(one: GenderedBody) -> np.ndarray:
-    """[24 6890] joints in SMPL's order: limbs where SKEL has them, trunk, collars, hands and feet where SMPL has them."""
+    """[24 6890] joints in SMPL's order: limbs where SKEL has them, trunk, collars, hands, feet where SMPL has them."""
     mixed = one.smpl_regressor.copy()
     for joint in ANATOMICAL_SMPL_JOINTS:
         mixed[joint] = one.skel_regressor[SKEL_TO_SMPL[joint]]

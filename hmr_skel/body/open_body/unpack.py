@@ -5,13 +5,15 @@ everything that mirrors, in steps named `*_step`. `builder/packing.py` writes it
 """
 
 import pathlib
+import zipfile
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from hmr_skel.errors import UserError
 
-OPEN_BODY_VERSION = "2"
+OPEN_BODY_VERSION = "3"
 """Changes whenever the asset's content does; part of the name of anything cached from it."""
 ASSET = pathlib.Path(__file__).with_name("open_body.npz")
 GENDERS = ("neutral", "male", "female")
@@ -88,9 +90,10 @@ class OpenBody:
 def unpack(asset: pathlib.Path = ASSET) -> OpenBody:
     """Read the asset into float64 and int64 arrays. Takes about half a second."""
     try:
-        with np.load(asset, allow_pickle=False) as archive:
+        # Opened here: np.load leaves the file open when it turns out to be damaged.
+        with asset.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             packed = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{asset}: cannot read the open body ({error}). It is part of hmr-skel: reinstall, or restore the file."
         ) from error
@@ -120,7 +123,7 @@ def unpack(asset: pathlib.Path = ASSET) -> OpenBody:
 
 @dataclass(frozen=True)
 class Layout:
-    """Order of vertices inside the asset: left half, midline, mirrored left half; `number` [V] gives the files' numbers."""
+    """Order of vertices in the asset: left half, midline, mirrored left half; `number` [V] gives the files' numbers."""
 
     number: np.ndarray
     num_left: int
@@ -138,9 +141,7 @@ class Layout:
 
     def mirror(self) -> np.ndarray:
         place = np.arange(len(self.number))
-        other = np.concatenate(
-            [place[self.num_half :], place[self.num_left : self.num_half], place[: self.num_left]]
-        )
+        other = np.concatenate([place[self.num_half :], place[self.num_left : self.num_half], place[: self.num_left]])
         result = np.empty_like(place)
         result[self.number] = self.number[other]
         return result
@@ -155,9 +156,7 @@ def mirror_posedirs(half: np.ndarray) -> np.ndarray:
     """Pose correctives [V 3 207] of the mirrored vertices."""
     blocks = half.reshape(len(half), 3, 23, 3, 3)
     pairs = np.array(SMPL_PAIRS[1:]) - 1
-    return (
-        blocks[:, :, pairs] * MIRROR[:, None, None, None] * MIRROR[:, None] * MIRROR
-    ).reshape(half.shape)
+    return (blocks[:, :, pairs] * MIRROR[:, None, None, None] * MIRROR[:, None] * MIRROR).reshape(half.shape)
 
 
 def undo_difference(differences: np.ndarray) -> np.ndarray:

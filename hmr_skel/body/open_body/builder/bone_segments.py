@@ -1,11 +1,14 @@
-"""Rajagopal's bones sorted into SKEL's 24 segments, each in its joint's own frame (x forward, y up, z right, metres)."""
+"""Rajagopal's bones sorted into SKEL's 24 segments, each in its joint's own frame.
+
+Bone frames: x forward, y up, z to the right, metres.
+"""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hmr_skel.body.open_body.builder.decimation import decimate
-from hmr_skel.body.open_body.builder.rajagopal_meshes import Mesh, components, geometry_folder, join, read_ply
+from hmr_skel.body.open_body.builder.rajagopal_meshes import Mesh, components, geometry_folder, read_ply
 from hmr_skel.body.open_body.builder.skeleton import (
     HEAD_IN_TORSO,
     LUMBAR_IN_TORSO,
@@ -17,7 +20,6 @@ KEPT_SHARE = 0.25
 """Share of the triangles that large bones keep."""
 SMALLEST_THINNED = 400
 """Parts with fewer triangles are left alone: thinning the 246-triangle hip bones destroys them."""
-MIRROR = np.array([1.0, 1.0, -1.0])
 
 PATELLA_IN_TIBIA = np.array([0.0443, -0.0144, 0.0013])
 """Rajagopal's patella at full extension, against the tibia's origin."""
@@ -34,10 +36,10 @@ class Bone:
     name: str
     segment: str
     mesh: Mesh
-    share_up: tuple[str, float] | None = None
-    """For vertebrae: the other segment that moves it, and that one's share."""
+    share_up: tuple[str, float | np.ndarray] | None = None
+    """For vertebrae and clavicles: the other segment that moves it, and that one's share (of each vertex)."""
     torso: np.ndarray | None = None
-    """For vertebrae: the vertices in Rajagopal's torso frame, before they went into the joint's."""
+    """For the same: the vertices in Rajagopal's torso frame, before they went into the joint's."""
 
 
 def load_bones() -> list[Bone]:
@@ -77,16 +79,11 @@ def thin(mesh: Mesh) -> Mesh:
         return mesh
     every = np.arange(len(mesh.vertices))
     wanted = max(int(KEPT_SHARE * len(mesh.vertices)), SMALLEST_THINNED // 2)
-    kept, faces = decimate(mesh.vertices, mesh.faces, every, np.zeros(len(every), dtype=bool), wanted)
+    _, faces = decimate(mesh.vertices, mesh.faces, every, np.zeros(len(every), dtype=bool), wanted)
     used = np.unique(faces)
     renumber = np.full(len(every), -1)
     renumber[used] = np.arange(len(used))
     return Mesh(mesh.vertices[used], renumber[faces])
-
-
-def mirrored(mesh: Mesh) -> Mesh:
-    """The same bone of the other side."""
-    return Mesh(mesh.vertices * MIRROR, mesh.faces[:, ::-1])
 
 
 def _spine_bone(number: int, piece: Mesh) -> Bone:
@@ -111,16 +108,14 @@ def _spine_bone(number: int, piece: Mesh) -> Bone:
 
 
 def _chest(number: int, piece: Mesh) -> list[Bone]:
-    """Scapulae and clavicles move with the scapula, ribs and breastbone with the thorax. Left ones are mirrored later."""
+    """Scapulae and clavicles move with the scapula, ribs and breastbone with the thorax. The left ones are mirrored."""
     centre = piece.vertices.mean(0)
     if number < 2:
         return [Bone("scapula", "scapula_r", piece.moved(-SCAPULA_IN_TORSO))] if centre[2] > 0 else []
     if number in (3, 4):
         if centre[2] < 0:
             return []
-        return [Bone("clavicle", "scapula_r", piece.moved(-SCAPULA_IN_TORSO))]
+        piece = thin(piece)
+        medial = np.clip((SCAPULA_IN_TORSO[2] - piece.vertices[:, 2]) / (SCAPULA_IN_TORSO[2] - 0.015), 0, 1)
+        return [Bone("clavicle", "scapula_r", piece.moved(-SCAPULA_IN_TORSO), ("thorax", medial), piece.vertices)]
     return [Bone(f"rib{number}", "thorax", piece.moved(-THORAX_IN_TORSO))]
-
-
-def join_segment(bones: list[Bone], segment: str) -> Mesh:
-    return join([bone.mesh for bone in bones if bone.segment == segment])

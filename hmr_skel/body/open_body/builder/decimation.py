@@ -66,7 +66,8 @@ class SymmetricMesh:
         # Link condition: the two ends share exactly the two vertices opposite the edge, else the surface pinches.
         if len(shared) != 2 or len(self.neighbours(a) & self.neighbours(b)) != 2:
             return False
-        if min(len(self.faces_of[corner]) for number in shared for corner in self.face[number] if corner not in (a, b)) < 4:
+        opposite = {corner for number in shared for corner in self.face[number]} - {a, b}
+        if min(len(self.faces_of[corner]) for corner in opposite) < 4:
             return False
         if not guard_shape:
             return True

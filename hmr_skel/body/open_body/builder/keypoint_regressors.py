@@ -43,7 +43,7 @@ def keypoint_targets(
         "spine": (joint("lumbar_body") + joint("thorax")) / 2,
         "head_top": top,
         "head": 0.5 * bone("head") + 0.5 * top,
-        "jaw": 0.45 * bone("head") + 0.55 * (eyes + [0, -0.05, 0.02]),
+        "jaw": 0.45 * bone("head") + 0.55 * (eyes + np.array([0, -0.05, 0.02])),
     }
     targets = []
     for name in names:

@@ -26,9 +26,9 @@ def pack(body: OpenBody, order: np.ndarray, number: np.ndarray, num_left: int) -
         "bone_joint": body.bone_joint.astype(np.uint8),
         "bone_weights": quantise_rows(body.bone_weights, 255).astype(np.uint8),
     }
-    packed |= _sparse("j19", body.j19_regressor, place) | _sparse("h36m", body.h36m_regressor, place)
+    packed |= _sparse("j19", body.j19_regressor, order) | _sparse("h36m", body.h36m_regressor, order)
     for gender, one in body.genders.items():
-        packed |= _pack_gender(gender, one, half, place)
+        packed |= _pack_gender(gender, one, half, order)
     return packed
 
 
@@ -59,7 +59,7 @@ def difference(values: np.ndarray) -> np.ndarray:
     return np.diff(values, axis=0, prepend=np.zeros_like(values[:1]))
 
 
-def _pack_gender(gender: str, one: GenderedBody, half: np.ndarray, place: np.ndarray) -> dict[str, np.ndarray]:
+def _pack_gender(gender: str, one: GenderedBody, half: np.ndarray, order: np.ndarray) -> dict[str, np.ndarray]:
     blocks = np.round(one.posedirs[half] / u.POSE_STEP).reshape(len(half), 3, 23, 9).transpose(0, 2, 1, 3)
     support = (blocks != 0).any((2, 3))
     stored = blocks[support].reshape(-1, 27)
@@ -68,8 +68,8 @@ def _pack_gender(gender: str, one: GenderedBody, half: np.ndarray, place: np.nda
         f"{gender}_shapedirs": difference(_integers(one.shapedirs[half], u.SHAPE_STEP)),
         f"{gender}_pose_support": np.packbits(support, axis=1),
         f"{gender}_pose_blocks": stored.astype(np.int16),
-        **_sparse(f"{gender}_smpl", one.smpl_regressor, place),
-        **_sparse(f"{gender}_skel", one.skel_regressor, place),
+        **_sparse(f"{gender}_smpl", one.smpl_regressor, order),
+        **_sparse(f"{gender}_skel", one.skel_regressor, order),
         f"{gender}_bone_offsets": one.bone_offsets,
         f"{gender}_bone_tilts": one.bone_tilts,
         f"{gender}_bone_orientations": one.bone_orientations,
@@ -84,12 +84,12 @@ def _integers(values: np.ndarray, step: float) -> np.ndarray:
     return whole.astype(np.int16)
 
 
-def _sparse(name: str, regressor: np.ndarray, place: np.ndarray) -> dict[str, np.ndarray]:
-    whole = quantise_rows(regressor, u.REGRESSOR_STEPS)
+def _sparse(name: str, regressor: np.ndarray, order: np.ndarray) -> dict[str, np.ndarray]:
+    whole = quantise_rows(regressor[:, order], u.REGRESSOR_STEPS)
     rows, columns = np.nonzero(whole)
     return {
         f"{name}_rows": rows.astype(np.uint8),
-        f"{name}_columns": place[columns].astype(np.uint16),
+        f"{name}_columns": columns.astype(np.uint16),
         f"{name}_values": whole[rows, columns].astype(np.uint16),
     }
 

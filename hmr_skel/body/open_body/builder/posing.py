@@ -5,6 +5,7 @@ its rest (A-pose) orientation to the posed one, so bones that move together shar
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hmr_skel.body.open_body.builder.anny_source import AnnySource
 
@@ -24,11 +25,11 @@ def rotation_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.eye(3) + cross + cross @ cross / (1 + (a * b).sum(-1))[..., None, None]
 
 
-def rotation_about(axis: np.ndarray, angle: np.ndarray | float) -> np.ndarray:
+def rotation_about(axis: ArrayLike, angle: ArrayLike) -> np.ndarray:
     """Rotation [... 3 3] by `angle` about unit `axis` [3]."""
     cross = skew(np.asarray(axis, dtype=float))
-    angle = np.asarray(angle, dtype=float)[..., None, None]
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+    turn = np.asarray(angle, dtype=float)[..., None, None]
+    return np.eye(3) + np.sin(turn) * cross + (1 - np.cos(turn)) * (cross @ cross)
 
 
 def skew(v: np.ndarray) -> np.ndarray:

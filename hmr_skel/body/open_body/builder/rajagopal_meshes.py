@@ -21,7 +21,7 @@ class Mesh:
 
 
 def geometry_folder() -> pathlib.Path:
-    """Folder of the PLY files inside the installed wheel. The package is not imported: it would load a physics engine."""
+    """Folder of the PLY files inside the installed wheel, which is not imported: it would load a physics engine."""
     import importlib.util
 
     spec = importlib.util.find_spec("nimblephysics")
@@ -64,14 +64,6 @@ def compact(mesh: Mesh) -> Mesh:
     """Drop vertices that no face uses."""
     used, inverse = np.unique(mesh.faces, return_inverse=True)
     return Mesh(mesh.vertices[used], inverse.reshape(-1, 3))
-
-
-def join(meshes: list[Mesh]) -> Mesh:
-    starts = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes)])
-    return Mesh(
-        np.concatenate([mesh.vertices for mesh in meshes]),
-        np.concatenate([mesh.faces + start for mesh, start in zip(meshes, starts, strict=False)]),
-    )
 
 
 def components(mesh: Mesh) -> list[Mesh]:

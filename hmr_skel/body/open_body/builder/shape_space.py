@@ -75,7 +75,7 @@ def pose_people(source: AnnySource, phenotypes: np.ndarray) -> People:
 
 
 def fit_shape_space(people: People, num_betas: int = NUM_BETAS) -> ShapeSpace:
-    """Principal components of the skins, scaled to unit variance; more of the first one makes a taller body, as in SMPL."""
+    """Principal components of the skins, scaled to unit variance; as in SMPL, a positive first one is taller."""
     count = len(people.skin)
     template = people.skin.mean(0)
     deviation = (people.skin - template).reshape(count, -1)

@@ -53,8 +53,8 @@ RIGHT_TILTS_DEG = {
     "toes": (1.0, 3.0, -2.0), "scapula": (3.0, -6.0, 4.0), "humerus": (20.0, 5.0, 3.0), "ulna": (2.0, -5.0, 2.0),
     "radius": (3.0, -10.0, 3.0), "hand": (2.0, 87.0, 1.0),
 }  # fmt: skip
-"""Rotation vectors between the default pose's axes and the bone's. The hand's quarter turn about its long axis makes the
-dof about x bend the palm; the others are small, so that a reader that forgets or transposes them is caught."""
+"""Rotation vectors between the default pose's axes and the bone's. The hand's quarter turn about its long axis makes
+the dof about x bend the palm; the others are small, enough to show a reader that forgets them."""
 MIDDLE_TILTS_DEG = {"pelvis": (0, 0, 0), "lumbar_body": (0, 0, 6.0), "thorax": (0, 0, -5.0), "head": (0, 0, 3.0)}
 
 ALIGNED_TO_NOTHING = ("pelvis", "toes_r", "toes_l", "head", "hand_r", "hand_l")
@@ -125,7 +125,7 @@ def _orientations(offsets: np.ndarray, joints: np.ndarray) -> np.ndarray:
 
 
 def _standing_to_t_pose(name: str) -> np.ndarray:
-    """Bone frame to skin frame for a middle or right bone before it is aligned: the arm goes up to -x, the palm down."""
+    """Bone to skin frame for a middle or right bone before it is aligned: the arm goes up to -x, the palm down."""
     if name not in ("humerus_r", "ulna_r", "radius_r", "hand_r"):
         return BONE_TO_SKIN
     raised = rotation_about([0, 0, 1], -np.pi / 2) @ BONE_TO_SKIN

@@ -81,7 +81,7 @@ def skel_weights(source: AnnySource, skin: np.ndarray, joints: np.ndarray) -> np
 
 
 def finish_weights(weights: np.ndarray, faces: np.ndarray, mirror: np.ndarray) -> np.ndarray:
-    """Smooth over the mesh, keep each vertex' largest weights, normalise; a midline vertex keeps both sides of a tie."""
+    """Smooth over the mesh, keep each vertex' largest weights, normalise; a midline vertex keeps both of a tie."""
     from scipy.sparse import coo_matrix
 
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])

@@ -38,16 +38,14 @@ def landmark_numbers(source: AnnySource, skin: np.ndarray, heads: np.ndarray, th
         return heads[source.bone(name)]
 
     left = {
-        "eye": near(bone("eye.L") + [0, 0, 0.015], head & (side > 0)),
+        "eye": near(bone("eye.L") + np.array([0, 0, 0.015]), head & (side > 0)),
         "ear": best(head & (side > 0), x),
         "big_toe": toward("toe1", np.array([0, 0, 1.0])),
         "small_toe": toward("toe5", np.array([0, 0, 1.0])),
         "heel": best((main == "foot.L") & (y < y.min() + 0.03), -z),
     }
     for finger in range(1, 6):
-        left[f"finger{finger}"] = toward(
-            f"finger{finger}", bone(f"finger{finger}-3.L") - bone(f"finger{finger}-2.L")
-        )
+        left[f"finger{finger}"] = toward(f"finger{finger}", bone(f"finger{finger}-3.L") - bone(f"finger{finger}-2.L"))
     eye_level, top = bone("eye.L")[1], y.max()
     chosen = {NOSE: best(head & (side == 0) & (abs(y - eye_level + 0.035) < 0.03), z)}
     for name, (left_number, right_number) in LEFT_AND_RIGHT.items():
@@ -70,7 +68,7 @@ def landmark_numbers(source: AnnySource, skin: np.ndarray, heads: np.ndarray, th
     across = np.hypot(x - palm[0], z - palm[2])
     chosen[6179] = best(hand & free & (across < 0.018), y)  # back of the hand
     chosen[6137] = best(hand & free & (across < 0.018), -y)  # palm
-    chosen[5670] = near(bone("wrist.R") + [0, 0.02, 0.008], (side < 0) & free)  # wrist
+    chosen[5670] = near(bone("wrist.R") + np.array([0, 0.02, 0.008]), (side < 0) & free)  # wrist
     tip = chosen[5905]
     beside = np.unique(source.faces[(source.faces == tip).any(1)])
     chosen[5906] = best(np.isin(np.arange(len(skin)), beside[beside != tip]), -x)  # tip of the middle finger

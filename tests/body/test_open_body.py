@@ -1,0 +1,427 @@
+"""The open body: what the packed asset holds, and that the exported files are what the models' own readers expect."""
+
+import pathlib
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import hmr_skel.body.open_body.unpack as layout
+from hmr_skel.body.open_body import export
+from hmr_skel.body.open_body.builder import packing
+from hmr_skel.body.open_body.unpack import ASSET, GENDERS, MIRROR, SKEL_GENDERS, OpenBody, unpack
+from hmr_skel.errors import UserError
+
+SMPL_FILES = {gender: f"SMPL_{gender.upper()}.pkl" for gender in GENDERS}
+SKEL_FILES = {gender: f"skel_{gender}.pkl" for gender in SKEL_GENDERS}
+HEIGHTS = {"neutral": 1.69, "male": 1.75, "female": 1.64}
+MASSES = {"neutral": (57, 68), "male": (66, 80), "female": (51, 62)}
+DENSITY = 1010.0
+
+# smplx's `vertex_ids`, with where on the body each must lie.
+LEFT_RIGHT_LANDMARKS = (
+    (2800, 6260), (583, 4071), (2746, 6191), (2319, 5782), (2445, 5905), (2556, 6016), (2673, 6133), (3216, 6617),
+    (3226, 6624), (3387, 6787),
+)  # fmt: skip
+NOSE = 332
+SCALING_PAIRS = (
+    (410, 384, 2), (414, 384, 1), (196, 3708, 0), (6179, 6137, 1), (5670, 5906, 0), (3027, 3495, 2), (3027, 3506, 2),
+)  # fmt: skip
+"""SKEL's bone scales: two skin vertices and the coordinate of their difference."""
+
+
+@pytest.fixture(scope="module")
+def body() -> OpenBody:
+    return unpack()
+
+
+@pytest.fixture(scope="module")
+def files(open_body_dir: pathlib.Path) -> dict[str, object]:
+    """Every pickle of the export, read."""
+    return {path.name: pickle.loads(path.read_bytes()) for path in open_body_dir.glob("*.pkl")}
+
+
+def volume(vertices: np.ndarray, faces: np.ndarray) -> float:
+    a, b, c = (vertices[faces[:, corner]] for corner in range(3))
+    return float((np.cross(a, b) * c).sum() / 6)
+
+
+# --- the asset ---
+
+
+def test_the_asset_is_small_and_holds_no_objects():
+    assert ASSET.stat().st_size < 2e6
+    with np.load(ASSET, allow_pickle=False) as archive:
+        assert all(archive[name].dtype != object for name in archive.files)
+
+
+def repack(body: OpenBody, path: pathlib.Path) -> OpenBody:
+    with np.load(ASSET, allow_pickle=False) as archive:
+        number, num_left = archive["number"].astype(np.int64), int(archive["num_left"])
+    packing.write(packing.pack(body, number, number, num_left), path)
+    return unpack(path)
+
+
+def test_packing_what_was_unpacked_changes_nothing(body, tmp_path):
+    again = repack(body, tmp_path / "again.npz")
+    assert (tmp_path / "again.npz").read_bytes() == ASSET.read_bytes()
+    for gender in GENDERS:
+        assert np.array_equal(again.genders[gender].posedirs, body.genders[gender].posedirs)
+
+
+def test_rounding_moves_the_body_by_less_than_a_fifth_of_a_millimetre(body, tmp_path):
+    rng = np.random.default_rng(0)
+
+    def symmetric(values: np.ndarray, step: float, flip: np.ndarray) -> np.ndarray:
+        noise = rng.uniform(-step, step, values.shape)
+        return values + (noise + noise[body.mirror] * flip) / 2
+
+    one = body.genders["male"]
+    exact = replace(
+        one,
+        template=symmetric(one.template, layout.TEMPLATE_STEP, MIRROR),
+        shapedirs=symmetric(one.shapedirs, layout.SHAPE_STEP, MIRROR[:, None]),
+        bone_vertices=one.bone_vertices + rng.uniform(-1, 1, one.bone_vertices.shape) * layout.BONE_STEP,
+    )
+    rounded = repack(replace(body, genders=body.genders | {"male": exact}), tmp_path / "b.npz").genders["male"]
+    template_mm = 1e3 * abs(rounded.template - exact.template).max()
+    shape_mm = 1e3 * abs(rounded.shapedirs - exact.shapedirs).max()
+    bones_mm = 1e3 * abs(rounded.bone_vertices - exact.bone_vertices).max()
+    assert template_mm <= 0.0251
+    assert shape_mm <= 0.0101  # per unit of beta
+    assert bones_mm <= 0.0101
+    betas = rng.normal(size=(20, 10)).clip(-3, 3)
+    moved = np.einsum("vck,nk->nvc", rounded.shapedirs - exact.shapedirs, betas) + rounded.template - exact.template
+    assert 1e3 * np.linalg.norm(moved, axis=-1).max() < 0.2
+
+
+def test_rows_are_rounded_without_losing_their_sum():
+    rows = np.random.default_rng(0).dirichlet(np.full(24, 0.1), 500)
+    for steps in (layout.WEIGHT_STEPS, layout.REGRESSOR_STEPS):
+        whole = packing.quantise_rows(rows, steps)
+        assert (whole.sum(1) == steps).all()
+        assert abs(whole / steps - rows).max() <= 1 / steps
+
+
+def test_an_unreadable_asset_and_one_of_another_release_say_so(tmp_path):
+    broken = tmp_path / "broken.npz"
+    broken.write_bytes(ASSET.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot read the open body"):
+        unpack(broken)
+    with pytest.raises(UserError, match="cannot read the open body"):
+        unpack(tmp_path / "missing.npz")
+    np.savez(tmp_path / "old.npz", version=np.array("0"))
+    with pytest.raises(UserError, match="version 0, expected"):
+        unpack(tmp_path / "old.npz")
+
+
+# --- the body ---
+
+
+def test_the_skin_is_one_closed_oriented_sphere_of_smpls_size(body):
+    faces = body.faces
+    assert body.genders["male"].template.shape == (6890, 3)
+    assert faces.shape == (13776, 3)
+    assert np.array_equal(np.unique(faces), np.arange(6890))
+    directed = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    codes = directed[:, 0] * 6890 + directed[:, 1]
+    assert len(np.unique(codes)) == len(codes)  # each edge once in each direction: closed, manifold, oriented
+    assert np.array_equal(np.sort(codes), np.sort(directed[:, 1] * 6890 + directed[:, 0]))
+    assert 6890 - len(codes) // 2 + len(faces) == 2
+    for one in body.genders.values():
+        assert volume(one.template, faces) > 0.04  # outwards
+
+
+def test_everything_mirrors(body):
+    assert np.array_equal(body.mirror[body.mirror], np.arange(6890))
+    for weights, pairs in ((body.smpl_weights, layout.SMPL_PAIRS), (body.skel_weights, layout.SKEL_PAIRS)):
+        # On the midline one of two equal weights may have got the odd step.
+        np.testing.assert_allclose(weights[body.mirror][:, pairs], weights, atol=1.01 / layout.WEIGHT_STEPS)
+    for one in body.genders.values():
+        np.testing.assert_allclose(one.template[body.mirror] * MIRROR, one.template, atol=1e-12)
+        np.testing.assert_allclose(one.shapedirs[body.mirror] * MIRROR[:, None], one.shapedirs, atol=1e-12)
+
+
+def test_pose_correctives_mirror_and_do_something(body):
+    pairs = np.array(layout.SMPL_PAIRS)
+    angles = np.random.default_rng(0).normal(0, 0.5, (24, 3))
+    rotations = torch.linalg.matrix_exp(torch.tensor(skew(angles))).numpy()
+    mirrored = torch.linalg.matrix_exp(torch.tensor(skew((angles * [1, -1, -1])[pairs]))).numpy()
+    for one in body.genders.values():
+        moved, other = (one.posedirs @ (r[1:] - np.eye(3)).reshape(-1) for r in (rotations, mirrored))
+        # Midline vertices are stored once for both sides.
+        np.testing.assert_allclose(moved[body.mirror] * MIRROR, other, atol=2e-3)
+        off_midline = body.mirror != np.arange(6890)
+        np.testing.assert_allclose((moved[body.mirror] * MIRROR)[off_midline], other[off_midline], atol=1e-9)
+        assert 1e-3 < np.linalg.norm(moved, axis=1).max() < 0.1
+
+
+def skew(v: np.ndarray) -> np.ndarray:
+    x, y, z = v.T
+    zero = np.zeros_like(x)
+    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3)
+
+
+def test_weights_and_regressors_are_convex(body):
+    rows = [body.smpl_weights, body.skel_weights, body.j19_regressor, body.h36m_regressor, body.bone_weights]
+    rows += [matrix for one in body.genders.values() for matrix in (one.smpl_regressor, one.skel_regressor)]
+    for matrix in rows:
+        assert (matrix >= 0).all()
+        np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-12)
+    assert (body.smpl_weights > 0).sum(1).max() <= 6
+    assert (body.skel_weights > 0).sum(1).max() <= 6
+    assert (body.smpl_weights.sum(0) > 1).all()
+    assert (body.skel_weights.sum(0) > 1).all()
+
+
+@pytest.mark.parametrize("gender", GENDERS)
+def test_people_have_human_sizes(body, gender):
+    one = body.genders[gender]
+    assert np.ptp(one.template[:, 1]) == pytest.approx(HEIGHTS[gender], abs=0.02)
+    low, high = MASSES[gender]
+    assert low < DENSITY * volume(one.template, body.faces) < high
+    betas = np.random.default_rng(1).normal(size=(100, 10)).clip(-3, 3)
+    skins = one.template + np.einsum("vck,nk->nvc", one.shapedirs, betas)
+    heights = np.ptp(skins[..., 1], axis=1)
+    assert 1.3 < heights.min() < heights.max() < 2.1
+    for beta in range(10):
+        for amount in (-3.0, 3.0):
+            skin = one.template + amount * one.shapedirs[..., beta]
+            assert 30 < DENSITY * volume(skin, body.faces) < 140
+    taller = one.template + one.shapedirs[..., 0]
+    assert np.ptp(taller[:, 1]) > np.ptp(one.template[:, 1]) + 0.03
+
+
+def test_the_body_stands_in_t_pose_facing_z(body):
+    for one in body.genders.values():
+        joints = one.smpl_regressor @ one.template
+        np.testing.assert_allclose(joints[0], [0, -0.225, 0.03], atol=2e-3)  # not at the origin, as in SMPL
+        left_wrist, right_wrist, head, left_ankle, left_foot = joints[[20, 21, 15, 7, 10]]
+        assert left_wrist[0] > 0.5
+        assert right_wrist[0] == pytest.approx(-left_wrist[0], abs=1e-3)
+        assert head[1] > 0.2
+        assert left_ankle[1] < -0.9
+        assert left_foot[2] > left_ankle[2] + 0.08
+
+
+@pytest.mark.parametrize("gender", SKEL_GENDERS)
+def test_the_two_pelvises_are_five_to_six_centimetres_apart(body, gender):
+    one = body.genders[gender]
+    gap = (one.smpl_regressor[0] - one.skel_regressor[0]) @ one.template
+    assert 0.045 < np.linalg.norm(gap) < 0.065
+
+
+def test_smpls_vertex_numbers_mean_what_they_mean_in_smpl(body):
+    for one in body.genders.values():
+        skin = one.template
+        for left, right in LEFT_RIGHT_LANDMARKS:
+            assert body.mirror[left] == right
+            assert skin[left, 0] > 0
+        head = skin[:, 1] > 0.3
+        assert skin[NOSE, 0] == pytest.approx(0, abs=1e-3)
+        assert skin[NOSE, 2] > skin[head, 2].max() - 0.01
+        eye, ear, thumb, index, middle, ring, little, big_toe, small_toe, heel = (
+            skin[left] for left, _ in LEFT_RIGHT_LANDMARKS
+        )
+        assert eye[2] > ear[2] + 0.05
+        assert ear[0] > eye[0] + 0.03
+        assert middle[0] > max(index[0], ring[0], little[0], thumb[0])
+        assert thumb[2] > index[2] > middle[2] > ring[2] > little[2]  # palm down, thumb forwards
+        assert big_toe[0] < small_toe[0]
+        assert big_toe[2] > small_toe[2] > heel[2] + 0.15
+        back_of_hand, palm = skin[6179], skin[6137]
+        assert back_of_hand[1] > palm[1] + 0.015
+
+
+def test_no_scaling_landmarks_share_a_coordinate(body):
+    # SKEL divides whole difference vectors, then keeps one coordinate: 0/0 elsewhere makes its gradient NaN.
+    betas = np.random.default_rng(2).normal(size=(50, 10)).clip(-3, 3)
+    for gender in SKEL_GENDERS:
+        one = body.genders[gender]
+        for a, b, coordinate in SCALING_PAIRS:
+            assert (abs(one.template[a] - one.template[b]) > 1e-4).all()
+            apart = one.template[a] - one.template[b] + betas @ (one.shapedirs[a] - one.shapedirs[b]).T
+            assert (apart[:, coordinate] / (one.template[a] - one.template[b])[coordinate] > 0.5).all()
+
+
+@pytest.mark.parametrize("gender", SKEL_GENDERS)
+def test_the_chain_is_rigid_tilted_and_jittered(body, gender):
+    one = body.genders[gender]
+    for rotations in (one.bone_tilts, one.bone_orientations):
+        np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (24, 1, 1)), atol=1e-9)
+        assert (np.linalg.det(rotations) > 0).all()
+    assert np.array_equal(one.bone_tilts[0], np.eye(3))
+    axes = one.bone_orientations[0]  # osim's forward, up, right
+    np.testing.assert_allclose(axes, [[0, 0, -1], [0, 1, 0], [1, 0, 0]], atol=1e-12)
+    assert (np.linalg.norm(one.bone_offsets, axis=1) > 0.01).all()
+    joints = one.skel_regressor @ one.template
+    for joint, child in ((1, 2), (2, 3), (14, 15), (15, 16), (20, 21)):
+        bone = one.bone_orientations[joint] @ one.bone_offsets[child]
+        skin = joints[child] - joints[joint]
+        off = np.degrees(np.arccos(bone @ skin / np.linalg.norm(bone) / np.linalg.norm(skin)))
+        assert 0.9 < off < 3.1
+
+
+@pytest.mark.parametrize("gender", SKEL_GENDERS)
+def test_every_segment_has_bones_and_they_lie_in_the_skin(body, gender, open_body_dir):
+    from scipy.spatial import KDTree
+
+    from hmr_skel.body.skel import Skel
+
+    model = Skel.load(open_body_dir / SKEL_FILES[gender])
+    posed = model(torch.zeros(1, 46), torch.zeros(1, 10), torch.zeros(1, 3), skeleton=True)
+    bones = posed.skeleton_vertices[0].numpy()
+    assert set(body.bone_joint) == set(range(24))
+    assert 15_000 < len(bones) < 25_000
+    skin, faces = body.genders[gender].template, body.faces
+    normals = np.zeros_like(skin)
+    corners = skin[faces]
+    for corner in range(3):
+        np.add.at(normals, faces[:, corner], np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    _, near = KDTree(skin).query(bones, k=4)
+    outside = ((bones[:, None] - skin[near]) * normals[near]).sum(2).mean(1)
+    assert (outside > 0).mean() < 0.02
+    assert outside.max() < 0.008
+
+
+# --- the files ---
+
+
+def test_smpl_files_have_the_official_keys_and_types(files):
+    from scipy.sparse import csc_matrix
+
+    for name in SMPL_FILES.values():
+        data = files[name]
+        shapes = {
+            "v_template": (6890, 3), "f": (13776, 3), "shapedirs": (6890, 3, 10), "posedirs": (6890, 3, 207),
+            "weights": (6890, 24), "J_regressor": (24, 6890), "kintree_table": (2, 24), "J": (24, 3),
+        }  # fmt: skip
+        assert {key: data[key].shape for key in shapes} == shapes
+        assert data["f"].dtype == np.uint32
+        assert all(data[key].dtype == np.float64 for key in ("v_template", "shapedirs", "posedirs", "weights"))
+        assert type(data["J_regressor"]) is csc_matrix
+        assert data["kintree_table"][0, 0] == 2**32 - 1
+        assert (data["bs_style"], data["bs_type"]) == ("lbs", "lrotmin")
+
+
+def test_skel_files_have_every_key(files):
+    from scipy.sparse import coo_matrix
+
+    for name in SKEL_FILES.values():
+        data = files[name]
+        bones = len(data["skel_template_v"])
+        shapes = {
+            "skin_template_v": (6890, 3), "skin_template_f": (13776, 3), "skel_template_v": (bones, 3),
+            "shapedirs": (6890, 3, 10), "posedirs": (6890, 3, 207), "J_regressor": (24, 6890),
+            "J_regressor_osim": (24, 6890), "per_joint_rot": (24, 3, 3), "skin_weights": (6890, 24),
+            "skel_weights": (bones, 24), "skel_weights_rigid": (bones, 24), "osim_kintree_table": (2, 24),
+            "apose_rel_transfo": (24, 4, 4), "apose_transfo": (24, 4, 4), "tpose_transfo": (24, 4, 4),
+        }  # fmt: skip
+        assert {key: data[key].shape for key in shapes} == shapes
+        assert data["version"] == "1.1.1"
+        # The official loader refuses every other sparse kind, `coo_array` among them.
+        sparse = ("J_regressor", "J_regressor_osim", "skin_weights", "skel_weights", "skel_weights_rigid")
+        assert all(type(data[key]) is coo_matrix for key in sparse)
+        assert data["skel_template_f"].max() == bones - 1
+        assert data["osim_kintree_table"][0, 0] == -1
+        assert data["apose_rel_transfo"][0, :3, 3].any()
+        assert (data["skel_weights_rigid"].toarray().max(1) == 1).all()
+        assert [len(data[key]) for key in ("bone_names", "joints_name", "pose_params_name")] == [24, 24, 46]
+        assert "parameter_mapping" in data
+
+
+def test_skel_names_are_the_projects():
+    from hmr_skel.body import dofs
+
+    assert tuple(export.SKEL_POSE_NAMES) == tuple(dofs.DOF_NAMES)
+
+
+def test_regressor_files(files, open_body_dir, body):
+    assert files["SMPL_to_J19.pkl"].shape == (19, 6890)
+    assert files["J_regressor_SKEL_mix_MALE.pkl"].shape == (24, 6890)
+    assert files["J_regressor_SMPL_MALE.pkl"].shape == (24, 6890)
+    h36m = np.load(open_body_dir / "J_regressor_h36m.npy", allow_pickle=False)
+    assert h36m.shape == (17, 6890)
+    skin = body.genders["neutral"].template
+    names = {"right_ankle": 0, "left_ankle": 5, "right_wrist": 6, "left_wrist": 11, "head_top": 13, "pelvis": 14}
+    j19 = {name: files["SMPL_to_J19.pkl"][row] @ skin for name, row in names.items()}
+    assert j19["right_ankle"][0] < 0 < j19["left_ankle"][0]
+    assert j19["right_wrist"][0] < -0.5
+    assert j19["left_wrist"][0] > 0.5
+    assert j19["head_top"][1] == pytest.approx(skin[:, 1].max(), abs=0.03)
+    # The 14 LSP joints of both conventions are the same places.
+    lsp = h36m[[6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10]] @ skin
+    np.testing.assert_allclose(lsp, files["SMPL_to_J19.pkl"][:14] @ skin, atol=1e-4)
+    mean = np.load(open_body_dir / "SKEL_mean.npz", allow_pickle=False)
+    assert {key: (mean[key].shape, mean[key].dtype) for key in mean.files} == {
+        "poses": ((46,), np.float32),
+        "betas": ((10,), np.float32),
+        "cam": ((3,), np.float32),
+    }
+
+
+def test_two_exports_are_equal_and_complete(open_body_dir, tmp_path):
+    written = export.export_body(tmp_path / "second")
+    assert sorted(path.name for path in written) == sorted(path.name for path in (tmp_path / "second").iterdir())
+    for path in written:
+        assert path.read_bytes() == (open_body_dir / path.name).read_bytes(), path.name
+    assert {*SMPL_FILES.values(), *SKEL_FILES.values(), "NOTICE"} <= {path.name for path in written}
+
+
+@pytest.mark.parametrize("broken", ["write", "rename"])
+def test_a_failure_leaves_no_half_file(tmp_path, monkeypatch, broken):
+    target = tmp_path / "file.pkl"
+    export._write_bytes(target, b"old")
+
+    class Full(Exception):
+        pass
+
+    def fail(*_args, **_kwargs):
+        raise Full
+
+    if broken == "rename":
+        monkeypatch.setattr(export.os, "replace", fail)
+    else:
+        monkeypatch.setattr(export.os, "fdopen", fail)
+    with pytest.raises(Full):
+        export._write_bytes(target, b"new" * 1000)
+    assert [path.name for path in tmp_path.iterdir()] == ["file.pkl"]
+    assert target.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("gender", GENDERS)
+def test_smplx_and_the_oracle_agree_on_the_smpl_files(gender, open_body_dir, files):
+    import smplx
+
+    path = open_body_dir / SMPL_FILES[gender]
+    model = smplx.SMPL(str(path), num_betas=10).double()
+    rng = torch.Generator().manual_seed(0)
+    betas = torch.randn(3, 10, generator=rng, dtype=torch.float64)
+    turns = 0.4 * torch.randn(3, 24, 3, generator=rng, dtype=torch.float64)
+    betas[0], turns[0] = 0, 0
+    root, pose = turns[:, 0], turns[:, 1:]
+    with torch.no_grad():
+        theirs = model(betas=betas, global_orient=root, body_pose=pose.reshape(3, -1))
+    # smplx keeps float32 copies.
+    np.testing.assert_allclose(theirs.vertices[0].numpy(), files[path.name]["v_template"], atol=1e-6)
+    oracle_module = pytest.importorskip("body_models.smpl.torch", reason="the oracle, body-models, is not installed")
+    oracle = oracle_module.SMPL(model_path=path).double()
+    with torch.no_grad():
+        skin = oracle.forward_vertices(shape=betas, body_pose=pose, pelvis_rotation=root)
+    np.testing.assert_allclose(skin.numpy(), theirs.vertices.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("gender", SKEL_GENDERS)
+def test_the_oracle_reads_the_skel_files(gender, open_body_dir, body):
+    oracle_module = pytest.importorskip("body_models.skel.torch", reason="the oracle, body-models, is not installed")
+    oracle = oracle_module.SKEL(model_path=open_body_dir / SKEL_FILES[gender], gender=gender).double()
+    with torch.no_grad():
+        skin = oracle.forward_vertices(
+            shape=torch.zeros(1, 10, dtype=torch.float64),
+            body_pose=torch.zeros(1, 43, dtype=torch.float64),
+            head_pose=torch.zeros(1, 3, dtype=torch.float64),
+        )
+    np.testing.assert_allclose(skin[0].numpy(), body.genders[gender].template, atol=1e-5)
