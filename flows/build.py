@@ -9,6 +9,7 @@ import errno
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +21,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectConcurrentFuture, PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 from tqdm import tqdm
@@ -97,13 +98,13 @@ def build_hmr_skel(
         ShardsFailed: shards failed; after the others are done, with each one's reason.
     """
     start = time.monotonic()
+    futures: dict[PrefectFuture, int] = {}
     try:
         builder = _builder(str(runtime.flow_run.id), manifest, out, device)
         wanted = builder.choose(shards)
         artifact = create_progress_artifact(0.0, key="build-progress", description=f"{len(wanted)} shards")
-        futures: dict[PrefectFuture, int] = {
-            build_shard_task.submit(manifest, index, out, device, rebuild, progress): index for index in wanted
-        }
+        for index in wanted:
+            futures[build_shard_task.submit(manifest, index, out, device, rebuild, progress)] = index
         reports: list[ShardReport] = []
         failures: dict[int, BaseException] = {}
         with tqdm(
@@ -126,7 +127,7 @@ def build_hmr_skel(
             raise ShardsFailed(summary, failures)
         return summary.as_dict()
     except (KeyboardInterrupt, SystemExit):
-        _interrupt_workers()
+        _interrupt(futures)
         raise
     finally:
         _builder.cache_clear()
@@ -138,12 +139,15 @@ def _publish(summary: DatasetSummary) -> None:
     create_markdown_artifact(key="build-summary", markdown=summary.markdown(), description=f"Summary of {summary.name}")
 
 
-def _interrupt_workers() -> None:
-    """Raise KeyboardInterrupt in the worker threads of this run.
+def _interrupt(futures: Iterable[PrefectFuture]) -> None:
+    """Cancel the shards that wait, and raise KeyboardInterrupt in the threads that fit.
 
-    Ctrl-C reaches the main thread only, and Python cannot leave while a thread is still fitting: without this the
-    process would stay until the shard is done, which on a CPU may take minutes.
+    Ctrl-C reaches the main thread only, and Python cannot leave while a thread is at work: without this the process would
+    stay until the shard is done, which on a CPU may take minutes. Other task runners end their workers themselves.
     """
+    for future in futures:
+        if isinstance(future, PrefectConcurrentFuture):
+            future.wrapped_future.cancel()
     for thread in threading.enumerate():
         if thread.name.startswith("ThreadPoolExecutor") and thread.ident is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(

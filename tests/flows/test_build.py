@@ -67,4 +67,5 @@ def test_interrupted(small: Path, tmp_path: Path, signum):
     assert "interrupted" in log
     assert "Traceback" not in log
     assert not list((tmp_path / "out").rglob("*.tmp"))
+    assert len(list((tmp_path / "out" / "data").iterdir())) < 4  # it did not go on with what was waiting
     assert processes_with(tmp_path) == []
