@@ -42,6 +42,7 @@ class BenchOptions:
 
     repeats: int = 3
     """Warm passes over the rows; the median counts."""
+    sweep: bool = True
     sweep_batches: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
     sweep_rows: tuple[int, ...] = (32, 128, 512, 2048)
     baseline: bool = True
@@ -50,6 +51,8 @@ class BenchOptions:
     baseline_batch: int = 32
     floor: bool = True
     floor_random_starts: int = 4
+    floor_coarse_iterations: int = 12
+    floor_iterations: int = 40
 
 
 def subset(num_rows: int, count: int) -> np.ndarray:
@@ -86,7 +89,7 @@ def bench_fit(
         "share_of_peak": None,
     }
     report |= _arithmetic(compare, smpl, skel, config, device, report["fits_per_s"])
-    report["sweep"] = _sweep(params, model, options, progress)
+    report["sweep"] = _sweep(params, model, options, progress) if options.sweep else {"by_batch": [], "by_rows": []}
     report["baseline"], report["speedup"] = None, None
     if options.baseline:
         report["baseline"] = _baseline(compare, smpl, skel, device, options, judge, progress)
@@ -187,10 +190,11 @@ def _baseline(
     compare: SmplParams, smpl: Smpl, skel: Skel, device: torch.device, options: BenchOptions, judge: Judge,
     progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
+    smpl, skel = copies(smpl, skel)
     count = len(compare.betas)
     calls = baseline.num_calls(count, options.baseline_rounds, options.baseline_batch)
     result = baseline.published_fit(
-        compare, *(body.to(device) for body in copies(smpl, skel)), rounds=options.baseline_rounds,
+        compare, smpl.to(device), skel.to(device), rounds=options.baseline_rounds,
         iterations=options.baseline_iterations, batch=options.baseline_batch,
         progress=lambda done: progress("published protocol", done, calls),
     )  # fmt: skip

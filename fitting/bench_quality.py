@@ -115,5 +115,8 @@ def without_limits(model: FitModel) -> FitModel:
     def wide(bound: torch.Tensor, sign: int) -> torch.Tensor:
         return torch.where(bound.isfinite(), torch.full_like(bound, sign * _FREE_RAD), bound)
 
-    stages = tuple(replace(s, low=wide(s.low, -1), high=wide(s.high, 1)) for s in model.stages)
+    stages = tuple(
+        replace(stage, box=replace(stage.box, low=wide(stage.box.low, -1), high=wide(stage.box.high, 1)))
+        for stage in model.stages
+    )
     return replace(model, low=wide(model.low, -1), high=wide(model.high, 1), stages=stages)

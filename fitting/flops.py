@@ -5,7 +5,7 @@ per element for everything else that computes: additions, comparisons, sines ali
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from math import prod
 
@@ -90,7 +90,7 @@ def gemm_flops_per_s(device: torch.device, dtype: torch.dtype = torch.float32, s
 
 
 @contextmanager
-def _synchronised(device: torch.device) -> Iterator[None]:
+def _synchronised(device: torch.device) -> Generator[None]:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     yield

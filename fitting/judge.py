@@ -27,7 +27,7 @@ class Judge:
 
     def __init__(self, params: SmplParams, smpl: Smpl, skel: Skel) -> None:
         self.params = params.to("cpu", torch.float64)
-        self.smpl, self.skel = (copy.deepcopy(body).cpu().double() for body in (smpl, skel))
+        self.smpl, self.skel = copy.deepcopy(smpl).cpu().double(), copy.deepcopy(skel).cpu().double()
 
     @torch.no_grad()
     def distances_mm(self, skel_params: SkelParams) -> Float[Tensor, "N V"]:

@@ -56,7 +56,7 @@ class Objective:
     def of(cls, params: SmplParams, skel_betas: Float[Tensor, "N 10"], smpl: Smpl, model: FitModel) -> "Objective":
         """What the last stage of `model` minimises for these rows at these SKEL betas. `smpl` poses the targets."""
         stage = model.stages[-1]
-        smpl, skel = (copy.deepcopy(body).cpu().double() for body in (smpl, model.skel))
+        smpl, skel = copy.deepcopy(smpl).cpu().double(), copy.deepcopy(model.skel).cpu().double()
         params, skel_betas = params.to("cpu", torch.float64), skel_betas.to("cpu", torch.float64)
         zero = torch.zeros_like(params.transl)
         target = smpl(zero, params.body_pose, params.betas, zero).vertices

@@ -50,6 +50,19 @@ class Skel(nn.Module):
 
     template: Tensor
     shapedirs: Tensor
+    posedirs: Tensor
+    joint_regressor: Tensor
+    weights: Tensor
+    learned_rotmat: Tensor
+    apose_rotmat: Tensor
+    apose_offset: Tensor
+    bone_template: Tensor
+    bone_weights: Tensor
+    bone_weights_rigid: Tensor
+    joint_template: Tensor
+    joint_shapedirs: Tensor
+    axes: Tensor
+    dof_index: Tensor
 
     _BUFFERS = (
         "template", "shapedirs", "posedirs", "joint_regressor", "weights", "learned_rotmat", "apose_rotmat",

@@ -85,7 +85,7 @@ def run_fit(args: argparse.Namespace) -> None:
             baseline_batch=args.baseline_batch,
             floor=not args.no_floor,
             floor_random_starts=args.floor_starts,
-            **({"sweep_batches": (), "sweep_rows": ()} if args.no_sweep else {}),
+            sweep=not args.no_sweep,
         )
         compare = bench.rows.params[compared]
         report = bench_fit(timed, compare, bench.smpl, bench.skel, config, bench.device, options, bars)
@@ -189,7 +189,7 @@ class _Inputs:
 
 
 class _Bars:
-    """A progress bar per thing that is measured, on a terminal."""
+    """A progress bar per thing that is measured; where there is no terminal, a line when it starts."""
 
     def __init__(self, quiet: bool) -> None:
         self.off = True if quiet else None  # None: off where nobody watches
@@ -208,6 +208,8 @@ class _Bars:
 
         if self.bar is None or what != self.what or total != self.bar.total:
             self.__exit__()
+            if what != self.what and not self.off and not sys.stderr.isatty():
+                print(f"measuring: {what}", file=sys.stderr, flush=True)
             self.bar, self.what = tqdm(total=total, desc=what, leave=False, disable=self.off), what
         self.bar.update(done - self.bar.n)
 

@@ -12,6 +12,15 @@ from hmr_skel.body.smpl import Smpl
 from hmr_skel.rows import SmplParams
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread():
+    """A few rows are too few to share out: more threads mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def smpl(open_body_dir: Path) -> Smpl:
     return Smpl.load(open_body_dir / "SMPL_NEUTRAL.pkl")

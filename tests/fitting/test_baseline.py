@@ -6,8 +6,6 @@ import torch
 from fitting.baseline import STEPS, num_calls, published_fit
 from hmr_skel.rows import SmplParams
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="module")
 def short(smpl, skel, people):

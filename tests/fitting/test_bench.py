@@ -12,8 +12,6 @@ from fitting.bench_quality import quality_tables, without_limits
 from fitting.flops import FlopCounter, gemm_flops_per_s
 from fitting.judge import Judge
 
-torch.set_num_threads(1)
-
 KEYS = {
     "rows", "device", "dtype", "batch", "fits_per_s", "end_to_end_rows_per_s", "compare_rows", "v2v_mm", "by_part_mm",
     "betas_rms", "limit_violations", "peak_memory_mb", "baseline", "floor", "speedup", "mflop_per_row", "share_of_peak",
@@ -69,6 +67,8 @@ def test_report_has_all_keys_and_is_json(people, smpl, skel):
         baseline_rounds=1,
         baseline_iterations=2,
         floor_random_starts=1,
+        floor_coarse_iterations=3,
+        floor_iterations=3,
     )
     seen = []
     report = bench_fit(
@@ -104,7 +104,7 @@ def test_quality_tables(people, smpl, skel):
 def test_without_limits_nothing_binds(people, model):
     free = without_limits(model)
     assert bool((free.low[3:] < -torch.pi).all())
-    assert bool((free.stages[-1].high > torch.pi).all())
+    assert bool((free.stages[-1].box.high > torch.pi).all())
     assert bool((model.high[3:] <= torch.pi).all())  # the model itself is as it was
     result = fitting.fit_batch(people[:2], free)
     assert bool(result.v2v_mm.isfinite().all())

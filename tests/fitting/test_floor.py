@@ -11,8 +11,6 @@ from fitting.objective import Objective
 from fitting.surface import spread
 from hmr_skel.rows import SkelParams
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="module")
 def fitted(people, model):

@@ -1,0 +1,98 @@
+"""`hmr-skel bench`, whole, on a few rows: one JSON object as the last line, tables for people, clear errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_bench import KEYS, STATISTICS
+
+from hmr_skel.cli import main
+from hmr_skel.open_data.labels import make_labels
+
+MANIFEST = """
+name = "few"
+skel_gender = "male"
+rows_per_shard = 256
+
+[body_models]
+kind = "files"
+path = "{body_models}"
+
+[[sources]]
+name = "few"
+format = "camerahmr"
+file = "{labels}"
+"""
+
+
+@pytest.fixture(scope="module")
+def few(open_body_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A manifest of twelve rows, and its label file."""
+    folder = tmp_path_factory.mktemp("few")
+    labels = folder / "some-labels.npz"
+    make_labels(labels, 12, 1, open_body_dir)
+    manifest = folder / "few.toml"
+    manifest.write_text(MANIFEST.format(body_models=open_body_dir, labels=labels))
+    return manifest, labels
+
+
+def last_line(out: str) -> dict:
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_bench_fit(few, tmp_path, capsys):
+    manifest, labels = few
+    plot = tmp_path / "new" / "plot.png"
+    arguments = [
+        "bench", "fit", "--manifest", str(manifest), "--labels", str(labels), "--rows", "16", "--compare-rows", "3",
+        "--device", "cpu", "--batch", "8", "--repeats", "1", "--baseline-rounds", "1", "--baseline-iterations", "2",
+        "--floor-starts", "1", "--plot", str(plot), "--json",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    report = last_line(out)
+    assert set(report) >= KEYS
+    assert report["rows"] == 16  # rows of the file again and again, and it says so
+    assert report["distinct_rows"] == 12
+    assert report["batch"] == 8
+    assert report["compare_subset"] == "some-labels: row i*12//3 for i in 0..2"
+    assert report["end_to_end_rows_per_s"] > 0
+    assert set(report["v2v_mm"]) == STATISTICS
+    assert "gap to the floor" in out
+    assert "measuring: published protocol" in err
+    if "no plot" not in err:
+        assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_bench_io(few, capsys):
+    manifest, _ = few
+    assert main(["bench", "io", "--manifest", str(manifest), "--rows", "10", "--device", "cpu", "--json", "-q"]) == 0
+    out, err = capsys.readouterr()
+    report = last_line(out)
+    assert len(out.splitlines()) == 1
+    assert err == ""
+    assert report["rows"] == 10
+    for part in ("read", "check", "fit", "write"):
+        assert report[f"{part}_rows_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "--labels", "nowhere.npz"], "nowhere.npz"),
+        (["quality", "--manifest", "nowhere.toml"], "nowhere.toml"),
+        (["io", "--device", "abacus"], "abacus"),
+    ],
+)
+def test_what_is_wrong_is_said(few, capsys, arguments, message):
+    manifest, _ = few
+    assert main(["bench", arguments[0], "--manifest", str(manifest), *arguments[1:]]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_counts_start_at_one(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "fit", "--rows", "0"])
+    assert "whole number from 1" in capsys.readouterr().err
