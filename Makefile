@@ -13,7 +13,7 @@ CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)")
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup fit dataset serve bench test check format doctor again
+.PHONY: help setup fit dataset serve images bench test check format doctor again
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo '  make serve           Prefect server and user interface; then, in another terminal,'
 	@echo '                       prefect deployment run build-hmr-skel'
 	@echo '  make bench           speed and accuracy of the fit, against the published protocol and the best there is'
+	@echo '  make images          render the images of the default dataset (fitting does not need them)'
 	@echo '  make doctor          what is installed, which body models and label files are there, what is missing'
 	@echo '  make test            the whole test suite'
 	@echo '  make check           style, types and the fast tests; under a minute'
@@ -60,6 +61,9 @@ serve: .venv/installed
 
 bench: .venv/installed
 	@$(HMR_SKEL) bench fit --json --plot data/bench-fit.png $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+
+images: .venv/installed
+	@$(HMR_SKEL) images $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)
 
 doctor: .venv/installed
 	@$(HMR_SKEL) doctor $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)

@@ -22,7 +22,7 @@ class Stage:
     """How many vertices of the part stand for all of them, spread over the bones; 0 takes every vertex."""
 
     refreshes: int = 1
-    """How often the vertices are visited, at most: in the last stage a row that is converged stops. In between, the mesh
+    """How often the vertices are visited; in the last stage, at most: converged rows stop. In between, the mesh
     is held as moments."""
 
     iterations: int = 4
