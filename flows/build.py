@@ -142,8 +142,8 @@ def _publish(summary: DatasetSummary) -> None:
 def _interrupt(futures: Iterable[PrefectFuture]) -> None:
     """Cancel the shards that wait, and raise KeyboardInterrupt in the threads that fit.
 
-    Ctrl-C reaches the main thread only, and Python cannot leave while a thread is at work: without this the process would
-    stay until the shard is done, which on a CPU may take minutes. Other task runners end their workers themselves.
+    Ctrl-C reaches the main thread only, and Python cannot leave while a thread is at work: without this the process
+    would stay until the shard is done, minutes on a CPU. Other task runners end their workers themselves.
     """
     for future in futures:
         if isinstance(future, PrefectConcurrentFuture):
