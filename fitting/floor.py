@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from fitting.model import FitModel
@@ -20,6 +19,7 @@ from fitting.surface import spread
 from hmr_skel.body import dofs
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.rows import SkelParams, SmplParams
+from hmr_skel.shapes import Float, Int
 
 COARSE_VERTICES = 345
 KEPT = 2

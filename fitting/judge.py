@@ -8,12 +8,12 @@ import copy
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.rows import SkelParams, SmplParams
+from hmr_skel.shapes import Float
 
 PARTS = {
     "pelvis": (0,), "thighs": (1, 6), "shanks": (2, 7), "feet": (3, 4, 5, 8, 9, 10), "trunk": (11, 12), "head": (13,),

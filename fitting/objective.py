@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from fitting.model import FitModel
@@ -24,6 +23,7 @@ from hmr_skel.body.skel import CORRECTIVE_JOINTS, Skel
 from hmr_skel.body.skel_shape import SkelShape
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.rows import SmplParams
+from hmr_skel.shapes import Float, Int
 
 _BODY = slice(3, 46)
 _CORRECTIVES = [j for j in CORRECTIVE_JOINTS if j >= 0]

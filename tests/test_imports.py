@@ -1,6 +1,7 @@
 """The house's one-way import table, and that the solver path stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,17 +12,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ALL = {
-    "body", "data", "errors", "evaluate", "fitting", "flows", "model", "open_data", "predict", "render", "rows", "train"
+    "body", "data", "errors", "evaluate", "fitting", "flows", "model", "open_data", "predict", "render", "rows",
+    "shapes", "train",
 }  # fmt: skip
 ALLOWED = {
     "root": {"data"},  # hmr_skel.load_shards, on first use
     "errors": set(),
     "rows": set(),
-    "body": {"errors", "rows"},
+    "shapes": set(),
+    "body": {"errors", "rows", "shapes"},
     "data": {"errors", "rows", "body.joints", "body.dofs"},
     "render": {"errors", "rows", "body"},
     "open_data": {"errors", "rows", "body", "data", "render"},
-    "fitting": {"errors", "rows", "body"},
+    "fitting": {"errors", "rows", "shapes", "body"},
     "model": {"errors", "rows", "body"},
     "evaluate": {"errors", "rows", "body", "data", "model"},
     "predict": {"errors", "rows", "body", "data", "model", "render"},
@@ -130,6 +133,25 @@ def test_light_imports(statement, heavy):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_fit_needs_torch_and_numpy_only():
+    """Whatever else we depend on is hidden, as if it were not installed; shapes in signatures are then plain types."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.match(r"[\w-]+", line)[0].replace("-", "_") for line in listed}
+    hidden = sorted((names | {"cv2"}) - {"torch", "numpy"})
+    assert {"jaxtyping", "scipy", "smplx", "pyarrow"} <= set(hidden)
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys({hidden!r})
+import fitting, fitting.floor, fitting.baseline, hmr_skel.body.skel, hmr_skel.body.smpl, hmr_skel.rows
+from hmr_skel.body.rotations import skew
+import torch
+assert skew.__annotations__["v"] is torch.Tensor
+assert skew(torch.ones(3)).shape == (3, 3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_package_is_installed():

@@ -7,11 +7,11 @@ The first 25 (OpenPose's) are picked from SMPL's 24 joints and 21 vertices, the 
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from hmr_skel.body.assets import load_regressor
 from hmr_skel.body.joints import OPENPOSE_25_FROM_SMPL_45, SMPL_VERTEX_IDS
+from hmr_skel.shapes import Float
 
 
 def load_points_matrix(j19_path: str | Path, dtype: torch.dtype = torch.float32) -> Float[Tensor, "40 6890"]:

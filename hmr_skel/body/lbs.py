@@ -5,8 +5,9 @@ Source: Loper et al. 2015, "SMPL", equations 2-9; smplx `lbs.py` for the convent
 """
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
+
+from hmr_skel.shapes import Float
 
 
 def blend(basis: Float[Tensor, "K N"], coefficients: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N//3 3"]:

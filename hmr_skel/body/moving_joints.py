@@ -7,8 +7,9 @@ radians. With the offsets come their derivatives, which the fit needs in closed 
 from math import pi, sqrt
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
+
+from hmr_skel.shapes import Float
 
 # Joint, joint below it, first dof (bending), second dof (extension).
 _SPINE = ((11, 0, 17, 18), (12, 11, 20, 21), (13, 12, 23, 24))

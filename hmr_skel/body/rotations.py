@@ -4,8 +4,9 @@ Every function here has finite gradients everywhere it is finite itself, at the 
 """
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
+
+from hmr_skel.shapes import Float
 
 # Below this squared angle the Rodrigues coefficients come from their series: its next term is under 1e-12 there.
 _SMALL_ANGLE_SQUARED = 1e-4

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from hmr_skel.body.assets import load_skel_arrays
@@ -21,6 +20,7 @@ from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.body.skel_shape import SkelShape, bone_orientation, bone_scales
 from hmr_skel.body.smpl import relative
 from hmr_skel.errors import UserError
+from hmr_skel.shapes import Float
 
 # The joint whose rotation fills each of SMPL's corrective slots 1..23 (the last one that claims it), and the joints
 # that fill none.

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from hmr_skel.body.joints import SKEL_PARENTS
 from hmr_skel.body.rotations import shortest_arc
+from hmr_skel.shapes import Float
 
 # The first joint that hangs below each joint, 0 where there is none.
 CHILD = tuple(next((c for c, parent in enumerate(SKEL_PARENTS) if parent == j), 0) for j in range(24))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from hmr_skel.body.assets import load_smpl_arrays
@@ -17,6 +16,7 @@ from hmr_skel.body.joints import SMPL_PARENTS
 from hmr_skel.body.lbs import blend, bone_transforms, chain, skin
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.errors import UserError
+from hmr_skel.shapes import Float
 
 
 @dataclass(frozen=True)
