@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from prefect import flow, get_run_logger, runtime, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -22,6 +22,7 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectConcurrentFuture, PrefectFuture, as_completed
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 from tqdm import tqdm
@@ -46,7 +47,7 @@ def may_heal(task, task_run, state) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _builder(flow_run: str, manifest: str, out: str | None, device: str) -> Builder:
+def _builder(run: str, manifest: str, out: str | None, device: str) -> Builder:
     """Models and label files, opened once per flow run and process."""
     return Builder.open(manifest, out, device)
 
@@ -64,14 +65,16 @@ def build_shard_task(
     manifest: str, index: int, out: str | None, device: str, rebuild: bool = False, progress: bool = False
 ) -> dict[str, Any]:
     """Build one shard, or skip it where it is complete. Returns `ShardReport.as_dict`, small enough for any storage."""
-    builder = _builder(str(runtime.flow_run.id), manifest, out, device)
+    builder = _builder(str(flow_run.id), manifest, out, device)
     report = builder.build(index, rebuild=rebuild, progress=progress)
     get_run_logger().info(report.line())
     return report.as_dict()
 
 
 # One worker: a shard keeps a GPU, or every core, busy. Another runner: build_hmr_skel.with_options(task_runner=...).
-@flow(name="build-hmr-skel", task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False)
+@flow(  # ty: ignore[no-matching-overload]: it knows task runners of futures of anything only
+    name="build-hmr-skel", task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False
+)
 def build_hmr_skel(
     manifest: str = DEFAULT_MANIFEST,
     out: str | None = None,
@@ -100,7 +103,7 @@ def build_hmr_skel(
     start = time.monotonic()
     futures: dict[PrefectFuture, int] = {}
     try:
-        builder = _builder(str(runtime.flow_run.id), manifest, out, device)
+        builder = _builder(str(flow_run.id), manifest, out, device)
         wanted = builder.choose(shards)
         artifact = create_progress_artifact(0.0, key="build-progress", description=f"{len(wanted)} shards")
         for index in wanted:

@@ -52,7 +52,9 @@ def running_server(port: int | None = None, *, ui: bool = True) -> Iterator[tupl
 
 
 @contextlib.contextmanager
-def process_group(command: list[str], env: Mapping[str, str], **streams: int | None) -> Iterator[subprocess.Popen]:
+def process_group(
+    command: list[str], env: Mapping[str, str], *, stdout: int | None = None, stderr: int | None = None
+) -> Iterator[subprocess.Popen]:
     """A child that leads a process group; on leaving, the group is asked to end, and killed where it does not.
 
     Ctrl-C in the terminal does not reach it: who ends when is for this process to say.
@@ -64,7 +66,13 @@ def process_group(command: list[str], env: Mapping[str, str], **streams: int | N
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
     child = subprocess.Popen(
-        command, env=dict(env), stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=end_with_parent, **streams
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+        preexec_fn=end_with_parent,
     )
     try:
         yield child
