@@ -47,9 +47,9 @@ def may_heal(task, task_run, state) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _builder(run: str, manifest: str, out: str | None, device: str) -> Builder:
+def _builder(run: str, manifest: str, out: str | None, device: str, quiet: bool) -> Builder:
     """Models and label files, opened once per flow run and process."""
-    return Builder.open(manifest, out, device)
+    return Builder.open(manifest, out, device, quiet=quiet)
 
 
 @task(
@@ -65,7 +65,7 @@ def build_shard_task(
     manifest: str, index: int, out: str | None, device: str, rebuild: bool = False, progress: bool = False
 ) -> dict[str, Any]:
     """Build one shard, or skip it where it is complete. Returns `ShardReport.as_dict`, small enough for any storage."""
-    builder = _builder(str(flow_run.id), manifest, out, device)
+    builder = _builder(str(flow_run.id), manifest, out, device, not progress)
     report = builder.build(index, rebuild=rebuild, progress=progress)
     get_run_logger().info(report.line())
     return report.as_dict()
@@ -103,7 +103,7 @@ def build_hmr_skel(
     start = time.monotonic()
     futures: dict[PrefectFuture, int] = {}
     try:
-        builder = _builder(str(flow_run.id), manifest, out, device)
+        builder = _builder(str(flow_run.id), manifest, out, device, not progress)
         wanted = builder.choose(shards)
         artifact = create_progress_artifact(0.0, key="build-progress", description=f"{len(wanted)} shards")
         for index in wanted:
