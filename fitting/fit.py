@@ -18,6 +18,11 @@ from hmr_skel.rows import SkelParams, SmplParams
 # Beyond these an annotation is no body: the row is rejected, not fitted.
 MAX_BETA, MAX_ANGLE, MAX_TRANSL = 10.0, 20.0, 1e4
 
+# Batches are filled up to a multiple of this. BLAS hands odd rows and small batches to other kernels, which add up in
+# another order; flat valleys of E (a shoulder near gimbal lock) make 1e-2 rad of those last bits. In whole tiles a row
+# comes out the same in any batch.
+_TILE = 16
+
 
 @dataclass(frozen=True)
 class FitResult:
@@ -46,7 +51,8 @@ def fit_batch(params: SmplParams, model: FitModel, points: Tensor | None = None)
         model: from `prepare`.
         points: [K 6890] asks for points of the annotated mesh (keypoints, say) beside the fit.
     """
-    params = params.to(model.device, torch.float32)
+    count = len(params.betas)
+    params = params.to(model.device, torch.float32)[_filled(torch.arange(count, device=model.device))]
     sound = _sound(params)
     # A rejected row is fitted as a T-pose: it costs little, and batches keep their shape.
     safe = SmplParams(*(_where(sound, getattr(params, f.name), 0.0) for f in fields(params)))
@@ -57,7 +63,8 @@ def fit_batch(params: SmplParams, model: FitModel, points: Tensor | None = None)
     q = initial_q(target.rotmat.double(), skeleton, model.kinematics, model.low, model.high)
     best = _descend(problem, q)
     best = _retry(problem, best)
-    return _result(problem, safe, best, sound)
+    real = torch.arange(count, device=model.device)
+    return _result(problem[real], safe[real], _take(best, real), sound[real])
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,7 @@ def _finish(rows: _Rows, q: Tensor, iterations: Tensor) -> _Fitted:
         if refresh == tables.stage.refreshes or len(going) == 0:
             break
         if len(going) < len(active):
+            going = _filled(going)
             active, rows, second = active[going], rows[going], second[going]
             problem, at, iterations = problem[going], at[going], iterations[going]
             bend = None if bend is None else bend[going]
@@ -182,6 +190,7 @@ def _retry(rows: _Rows, best: _Fitted) -> _Fitted:
     far = (best.v2v > model.config.retry_v2v_mm).nonzero().squeeze(1)
     if len(far) == 0:
         return best
+    far = _filled(far)
     few = rows[far]
     warm = initial_q(few.target.rotmat.double(), few.skeleton, model.kinematics, model.low, model.high)
     other = initial_q(few.target.rotmat.double(), few.skeleton, model.kinematics, model.low, model.high, branch=1)
@@ -228,6 +237,11 @@ def _result(rows: _Rows, params: SmplParams, best: _Fitted, sound: Tensor) -> Fi
         target_points=None if target.points_world is None else of_sound(target.points_world),
         batch=len(q),
     )
+
+
+def _filled(rows: Tensor) -> Tensor:
+    """Row numbers, the first of them repeated at the end up to a multiple of `_TILE`."""
+    return torch.cat((rows, rows[:1].expand(-len(rows) % _TILE if len(rows) else 0)))
 
 
 def _sound(params: SmplParams) -> Tensor:

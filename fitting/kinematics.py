@@ -33,10 +33,10 @@ class Skeleton:
     @classmethod
     def of(cls, skel: Skel, betas: Tensor) -> "Skeleton":
         """Of betas [B 10], in float64: the reduced system's dtype."""
-        joints = skel.joint_template + blend(skel.joint_shapedirs, betas)
+        joints = skel.joint_template.double() + blend(skel.joint_shapedirs.double(), betas.double())
         offsets = relative(joints, SKEL_PARENTS)
-        frame = bone_orientation(offsets, skel.learned_rotmat, skel.apose_offset) @ skel.apose_rotmat.mT
-        return cls(joints.double(), offsets.double(), frame.double())
+        bones = bone_orientation(offsets, skel.learned_rotmat.double(), skel.apose_offset.double())
+        return cls(joints, offsets, bones @ skel.apose_rotmat.double().mT)
 
     def __getitem__(self, rows: Tensor) -> "Skeleton":
         return Skeleton(self.joints[rows], self.offsets[rows], self.dof_frame[rows])

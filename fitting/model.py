@@ -76,8 +76,7 @@ def prepare(
     smpl, skel = smpl.to(device), skel.to(device)
     kinematics = Kinematics(skel.axes.double(), skel.dof_index)
     bounds = torch.from_numpy(dofs.limits(config.limits)).to(device)
-    shape = copied(skel.template) if config.shape == "copy" else converted(smpl, skel, config.betas_rms)
-    shape = ShapeMap(shape.offset.to(skel.template), shape.matrix.to(skel.template))
+    shape = copied(skel.template.device) if config.shape == "copy" else converted(smpl, skel, config.betas_rms)
     return FitModel(
         config=config,
         skel=skel,

@@ -16,16 +16,22 @@ from hmr_skel.body.smpl import Smpl
 class ShapeMap:
     """skel_betas = offset + smpl_betas @ matrix."""
 
-    offset: Tensor  # [10]
-    matrix: Tensor  # [10 10]
+    offset: Tensor  # [10] float64
+    matrix: Tensor  # [10 10] float64
 
     def __call__(self, betas: Tensor) -> Tensor:
-        return self.offset + betas @ self.matrix
+        """SKEL betas [*b 10] of SMPL betas [*b 10], in their dtype.
+
+        In float64, rounded once: in float32 a row's last bits would depend on how many others are mapped with it, and
+        the fit would carry that on.
+        """
+        return (self.offset + betas.double() @ self.matrix).to(betas.dtype)
 
 
-def copied(like: Tensor) -> ShapeMap:
+def copied(device: torch.device) -> ShapeMap:
     """The map that changes nothing."""
-    return ShapeMap(torch.zeros(10).to(like), torch.eye(10).to(like))
+    identity = torch.eye(10, dtype=torch.float64, device=device)
+    return ShapeMap(torch.zeros_like(identity[0]), identity)
 
 
 def converted(smpl: Smpl, skel: Skel, betas_rms: float) -> ShapeMap:

@@ -124,7 +124,7 @@ class Surface:
         distances = torch.cat(squared, -1)
         moments = torch.stack(cross).sum(0).unflatten(0, (-1, 4, 3)).permute(0, 3, 1, 2)
         return Moments(
-            energy=(distances @ self.importance).to(dtype),
+            energy=(distances.double() @ self.importance.double()).to(dtype),
             cross=moments.to(dtype),
             squared=distances,
             corrective=torch.stack(feature).sum(0).unflatten(1, (-1, 3, 3)).to(dtype) if correctives else None,
