@@ -91,7 +91,8 @@ def _euler(axes: list[tuple[float, float, float]], rotmat: Tensor, low: Tensor, 
 def _nearest_turn(angles: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Shift angles by full turns to where they are nearest to the middle of their range."""
     count = low.shape[-1]
-    middle = (low + high) / 2
+    # Where a table leaves a dof unbounded, the turn nearest to rest is taken.
+    middle = torch.where((high - low).isfinite(), (low + high) / 2, 0.0)
     shifted = angles.clone()
     shifted[:, :count] -= 2 * pi * torch.round((angles[:, :count] - middle) / (2 * pi))
     return shifted
