@@ -85,10 +85,15 @@ def _concatenate(results: list[FitResult]) -> FitResult:
 
 def _merge(combine: Callable[..., Tensor], results: list[FitResult], gender: list[str]) -> FitResult:
     """Combine results column by column."""
-    skel = SkelParams(*(combine(*(getattr(r.skel, f.name) for r in results)) for f in fields(SkelParams)))
-    columns = {"skel": skel, "skel_gender": gender, "batch": results[0].batch}
-    for field in fields(FitResult):
-        if field.name not in columns:
-            values = [getattr(r, field.name) for r in results]
-            columns[field.name] = None if values[0] is None else combine(*values)
-    return FitResult(**columns)
+
+    def column(name: str) -> Tensor:
+        return combine(*(getattr(result, name) for result in results))
+
+    names = [f.name for f in fields(FitResult) if f.name not in ("skel", "skel_gender", "target_points", "batch")]
+    return FitResult(
+        skel=SkelParams(*(combine(*(getattr(r.skel, f.name) for r in results)) for f in fields(SkelParams))),
+        skel_gender=gender,
+        target_points=None if results[0].target_points is None else column("target_points"),
+        batch=results[0].batch,
+        **{name: column(name) for name in names},
+    )

@@ -39,6 +39,7 @@ class Smpl(nn.Module):
     posedirs: Tensor
     joint_regressor: Tensor
     joint_template: Tensor
+    joint_shapedirs: Tensor
     weights: Tensor
 
     def __init__(self, arrays: dict[str, Tensor], faces: np.ndarray) -> None:
@@ -72,14 +73,15 @@ class Smpl(nn.Module):
                 str(path), data_struct=Struct(**arrays), num_betas=10, dtype=torch.float64,
                 create_betas=False, create_global_orient=False, create_body_pose=False, create_transl=False,
             )  # fmt: skip
-        if tuple(model.parents.tolist()) != SMPL_PARENTS:
-            raise UserError(f"{path}: its kinematic tree is not SMPL's (parents {model.parents.tolist()}).")
+        buffers: dict[str, Tensor] = dict(model.named_buffers())
+        if tuple(buffers["parents"].tolist()) != SMPL_PARENTS:
+            raise UserError(f"{path}: its kinematic tree is not SMPL's (parents {buffers['parents'].tolist()}).")
         tensors = {
-            "template": model.v_template,
-            "shapedirs": model.shapedirs.permute(2, 0, 1).flatten(1),
-            "posedirs": model.posedirs,
-            "joint_regressor": model.J_regressor,
-            "weights": model.lbs_weights,
+            "template": buffers["v_template"],
+            "shapedirs": buffers["shapedirs"].permute(2, 0, 1).flatten(1),
+            "posedirs": buffers["posedirs"],
+            "joint_regressor": buffers["J_regressor"],
+            "weights": buffers["lbs_weights"],
         }
         faces = np.asarray(arrays["f"], dtype=np.int64)
         return cls({name: t.detach().to(device, dtype).contiguous() for name, t in tensors.items()}, faces)
