@@ -1,0 +1,80 @@
+"""The solver's skeleton is SKEL's, in float64 and with the root at rest, and its twists are true derivatives."""
+
+import copy
+
+import pytest
+import torch
+
+from fitting.kinematics import Kinematics, Skeleton
+from hmr_skel.body.dofs import DOF_JOINTS, DOF_NAMES
+from hmr_skel.body.joints import SKEL_PARENTS, subtree
+from hmr_skel.body.lbs import skin
+
+
+@pytest.fixture(scope="module")
+def skel64(skel):
+    return copy.deepcopy(skel).double()
+
+
+@pytest.fixture(scope="module")
+def case(skel64):
+    """Kinematics, wide poses with the root at rest, betas, and their skeletons."""
+    generator = torch.Generator().manual_seed(1)
+    q = 0.8 * torch.randn(5, 46, dtype=torch.float64, generator=generator)
+    q[:, :3] = 0
+    q[4, 3:] = 0
+    betas = 2 * torch.randn(5, 10, dtype=torch.float64, generator=generator)
+    return Kinematics(skel64.axes, skel64.dof_index), q, betas, Skeleton.of(skel64, betas)
+
+
+def test_pose_is_that_of_skel(skel64, case):
+    kinematics, q, betas, skeleton = case
+    pose = kinematics.pose(q, skeleton)
+    shape = skel64.prepare_shape(betas)
+    expected = skel64.pose(q, shape, torch.zeros(5, 3, dtype=torch.float64))
+    torch.testing.assert_close(pose.position, expected.joints, rtol=0, atol=1e-12)
+    torch.testing.assert_close(pose.rotmat @ shape.bone_rotmat, expected.joint_frames, rtol=0, atol=1e-12)
+    torch.testing.assert_close(pose.local, skel64.local_rotmat(q, shape), rtol=0, atol=1e-12)
+    rest = shape.rest + skel64.correctives(pose.local)
+    vertices = skin(skel64.weights, pose.transforms[:, :, :3], rest)
+    torch.testing.assert_close(vertices, expected.vertices, rtol=0, atol=1e-12)
+
+
+def test_the_roots_dofs_are_ignored(case):
+    kinematics, q, _, skeleton = case
+    turned = q.clone()
+    turned[:, :3] = 1
+    assert torch.equal(kinematics.pose(turned, skeleton).transforms, kinematics.pose(q, skeleton).transforms)
+
+
+def test_skeleton_is_float64_whatever_the_model_is(skel, skel64, case):
+    *_, betas, skeleton = case
+    rounded = Skeleton.of(skel, betas.float())
+    for name in ("joints", "offsets", "dof_frame"):
+        assert getattr(rounded, name).dtype == torch.float64
+        torch.testing.assert_close(getattr(rounded, name), getattr(skeleton, name), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dof", range(3, 46), ids=DOF_NAMES[3:])
+def test_twists_are_derivatives_of_the_transforms(case, dof):
+    """dG/dq_k = twist_k G for the bones below the joint of k, and 0 for all others."""
+    kinematics, q, _, skeleton = case
+    pose = kinematics.pose(q, skeleton)
+    joint, order = DOF_JOINTS[dof], int(kinematics.dof_order[dof])
+    twist = kinematics.twists(q, skeleton, pose).matrix[:, joint, order]
+    step = torch.zeros(46, dtype=torch.float64)
+    step[dof] = 1e-5
+    ahead, behind = (kinematics.pose(q + sign * step, skeleton).transforms for sign in (1, -1))
+    below = torch.zeros(24, 1, 1, dtype=torch.float64)
+    below[subtree(SKEL_PARENTS, joint)] = 1
+    expected = below * (twist[:, None] @ pose.transforms)
+    # A model file's rotations are orthogonal to float32: the closed form takes them for exact.
+    torch.testing.assert_close((ahead - behind)[:, :, :3] / 2e-5, expected, rtol=0, atol=1e-6)
+    assert float(expected.abs().max()) > 0.1
+
+
+def test_indexing_takes_rows(case):
+    kinematics, q, _, skeleton = case
+    rows = torch.tensor([3, 1])
+    few = kinematics.pose(q[rows], skeleton[rows])
+    torch.testing.assert_close(few.transforms, kinematics.pose(q, skeleton)[rows].transforms, rtol=0, atol=1e-14)
