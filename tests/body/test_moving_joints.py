@@ -4,7 +4,15 @@ import torch
 from scipy.integrate import quad
 
 from hmr_skel.body.dofs import DOF_NAMES, MIRROR, MIRROR_SIGN
-from hmr_skel.body.moving_joints import MOVING_DOFS, arc, arc_rate, moving_offsets, moving_velocities
+from hmr_skel.body.moving_joints import (
+    MOVING_DOFS,
+    arc,
+    arc_curvature,
+    arc_rate,
+    moving_curvatures,
+    moving_offsets,
+    moving_velocities,
+)
 
 # Both sides of the change from series to closed form.
 ANGLES = (0.0, 1e-300, 1e-12, 1e-6, 0.01, 0.019999, 0.020001, 0.1, 0.7, 1.5, 3.0)
@@ -40,6 +48,13 @@ def test_arc_rate_is_the_derivative_of_the_arc(angle):
     assert along.item() == pytest.approx(-quad(lambda s: s * np.sin(angle * s), 0, 1, epsabs=1e-14)[0], abs=1e-12)
 
 
+@pytest.mark.parametrize("angle", [sign * a for a in ANGLES for sign in (1, -1)])
+def test_arc_curvature_is_the_second_derivative_of_the_arc(angle):
+    across, along = arc_curvature(torch.tensor(angle, dtype=torch.float64))
+    assert across.item() == pytest.approx(-quad(lambda s: s**2 * np.sin(angle * s), 0, 1, epsabs=1e-14)[0], abs=1e-11)
+    assert along.item() == pytest.approx(-quad(lambda s: s**2 * np.cos(angle * s), 0, 1, epsabs=1e-14)[0], abs=1e-11)
+
+
 @pytest.mark.parametrize("angle", ANGLES)
 def test_arc_has_finite_gradients_in_both_precisions(angle):
     for dtype in (torch.float32, torch.float64):
@@ -71,6 +86,20 @@ def test_velocities_are_the_derivatives_of_the_offsets(case):
         nudge[dof] = step
         central = (moving_offsets(q + nudge, joints) - moving_offsets(q - nudge, joints)) / (2 * step)
         torch.testing.assert_close(velocities[i], central.sum(0), atol=1e-10, rtol=0)  # one joint moves by it
+
+
+@pytest.mark.parametrize("case", ["random", "zero", "left and right of the series"])
+def test_curvatures_are_the_derivatives_of_the_velocities(case):
+    q = {"random": normal(46), "zero": torch.zeros(46, dtype=torch.float64)}.get(case, 0.02 * normal(46).sign())
+    joints = normal(24, 3, seed=1)
+    curvatures, step = moving_curvatures(q, joints), 1e-5
+    for i, dof in enumerate(MOVING_DOFS):
+        nudge = torch.zeros(46, dtype=torch.float64)
+        nudge[dof] = step
+        central = (moving_velocities(q + nudge, joints) - moving_velocities(q - nudge, joints)) / (2 * step)
+        expected = torch.zeros(10, 3, dtype=torch.float64)  # no dof changes how those of another joint move it
+        expected[i // 2 * 2 : i // 2 * 2 + 2] = curvatures[i // 2, i % 2]
+        torch.testing.assert_close(expected, central, atol=1e-8, rtol=0)
 
 
 def test_offsets_pass_gradcheck_in_pose_and_in_shape():

@@ -1,0 +1,143 @@
+"""The problem over the dofs: gradient and matrices against finite differences and against the mesh itself."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fitting.fit import _collapse, _Rows
+from fitting.initial import initial_q
+from fitting.kinematics import Skeleton
+from fitting.objective import Objective
+from fitting.solver import linearise
+from hmr_skel.body.dofs import DOF_NAMES
+from hmr_skel.body.lbs import skin
+
+STAGES = {0: "lower", 1: "upper", 2: "full, some vertices", 3: "full"}
+
+
+@pytest.fixture(scope="module")
+def rows(model, people):
+    betas = model.shape(people.betas)
+    return _Rows(model, model.targets(people, betas), betas, Skeleton.of(model.skel, betas))
+
+
+@pytest.fixture(scope="module")
+def q(model, rows):
+    return initial_q(rows.target.rotmat.double(), rows.skeleton, model.kinematics, model.low, model.high)
+
+
+def _problem(rows, stage, q, correctives=False):
+    tables = rows.model.stages[stage]
+    return _collapse(tables, rows, tables.moments.at(rows.betas), q, correctives)[0]
+
+
+def _away(q, seed=0):
+    moved = q.clone()
+    noise = torch.randn(len(q), 43, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    moved[:, 3:] += 0.1 * noise
+    return moved
+
+
+def _energy(problem, q):
+    return problem.energy(q, problem.pose(q))[0]
+
+
+@pytest.fixture(scope="module", params=STAGES, ids=STAGES.values())
+def bent(request, rows, q):
+    """A stage's problem with all that it can hold: tilt and bend too."""
+    problem = _problem(rows, request.param, q, correctives=True)
+    count = len(problem.part.dofs)
+    bend = 1e-3 * torch.randn(len(q), count, count, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return replace(problem, bend=bend + bend.mT)
+
+
+def test_gradient_is_half_the_derivative_of_the_energy(bent, q):
+    point = _away(q)
+    gradient = linearise(bent, point).gradient
+    for index, dof in enumerate(bent.part.dofs.tolist()):
+        ahead, behind = point.clone(), point.clone()
+        ahead[:, dof] += 1e-5
+        behind[:, dof] -= 1e-5
+        numeric = (_energy(bent, ahead) - _energy(bent, behind)) / 4e-5
+        # Two models' rotations are orthogonal to float32 only.
+        torch.testing.assert_close(
+            gradient[:, index], numeric, rtol=0, atol=2e-8, msg=lambda m, k=dof: DOF_NAMES[k] + m
+        )
+    assert float(gradient.abs().max()) > 1e-3
+
+
+def test_newtons_matrix_is_half_the_second_derivative(bent, q):
+    point = _away(q)
+    at = linearise(bent, point)
+    newton = at.gauss_newton + at.curvature
+    for index, dof in enumerate(bent.part.dofs.tolist()):
+        ahead, behind = point.clone(), point.clone()
+        ahead[:, dof] += 1e-5
+        behind[:, dof] -= 1e-5
+        numeric = (linearise(bent, ahead).gradient - linearise(bent, behind).gradient) / 2e-5
+        torch.testing.assert_close(newton[:, index], numeric, rtol=0, atol=1e-6, msg=lambda m, k=dof: DOF_NAMES[k] + m)
+    # Curvature is what Gauss and Newton leave out; it is no small change here.
+    assert float(at.curvature.abs().max()) > 1e-3
+
+
+def test_gauss_newton_is_that_of_the_mesh(rows, q):
+    """J^T C J with J by central differences of vertices and joints, rest vertices held, correctives left out."""
+    model, stage = rows.model, rows.model.stages[1]
+    problem = _problem(rows, 1, q)
+    skel = copy.deepcopy(model.skel).double()
+    numbers = stage.surface.vertices
+    rest = skel.prepare_shape(rows.betas.double()).rest[:, numbers]
+
+    def points(at):
+        pose = problem.pose(at)
+        return torch.cat((skin(skel.weights[numbers], pose.transforms[:, :, :3], rest), pose.position), 1).flatten(1)
+
+    columns = []
+    for dof in problem.part.dofs.tolist():
+        ahead, behind = q.clone(), q.clone()
+        ahead[:, dof] += 1e-5
+        behind[:, dof] -= 1e-5
+        columns.append((points(ahead) - points(behind)) / 2e-5)
+    jacobian = torch.stack(columns, -1)
+    weight = torch.cat((stage.surface.importance, stage.joint_importance)).double().repeat_interleave(3)
+    expected = jacobian.mT @ (weight[:, None] * jacobian) + torch.diag(stage.prior)
+    torch.testing.assert_close(linearise(problem, q).gauss_newton, expected, rtol=0, atol=1e-6)
+
+
+def test_gauss_newton_is_positive_definite(bent, q):
+    """The prior lifts every dof; what float32 moments take away is less."""
+    for point in (q, _away(q, seed=2)):
+        at = linearise(bent, point)
+        assert torch.equal(at.gauss_newton.isfinite().all(), torch.tensor(True))
+        assert float(torch.linalg.eigvalsh((at.gauss_newton + at.gauss_newton.mT) / 2).min()) > -1e-7
+
+
+def test_gradient_at_a_visit_is_that_of_the_true_objective(model, rows, people, smpl, q):
+    """E with its pose correctives, differentiated automatically in float64 from SKEL itself."""
+    point = _away(q)
+    problem = _problem(rows, 3, point, correctives=True)
+    objective = Objective.of(people, rows.betas, smpl, model)
+    energy, gradient, _ = objective.derivatives(point[:, 3:])
+    at = linearise(problem, point)
+    torch.testing.assert_close(at.energy, energy, rtol=1e-5, atol=0)
+    torch.testing.assert_close(at.gradient, gradient, rtol=0, atol=1e-7)
+    # The correctives' share is what makes it so.
+    assert float((at.gradient - problem.tilt - gradient).abs().max()) > 1e-5
+
+
+def test_energy_away_from_the_visit_is_that_of_a_new_visit(rows, q):
+    """With correctives left alone: what differs is how they, held still, would have followed the pose."""
+    point = _away(q, seed=3)
+    held, fresh = _problem(rows, 3, q), _problem(rows, 3, point)
+    torch.testing.assert_close(_energy(held, point), _energy(fresh, point), rtol=0.1, atol=0)
+    torch.testing.assert_close(_energy(held, q), held.energy_start + (held.prior * q[:, 3:] ** 2).sum(1))
+
+
+def test_rows_stay_themselves(rows, q):
+    problem = _problem(rows, 3, q, correctives=True)
+    picked = torch.tensor([2, 0])
+    at, few = linearise(problem, _away(q)), linearise(problem[picked], _away(q)[picked])
+    for name in ("energy", "gradient", "gauss_newton", "curvature"):
+        torch.testing.assert_close(getattr(few, name), getattr(at, name)[picked], rtol=0, atol=1e-7)
