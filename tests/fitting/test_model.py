@@ -1,0 +1,56 @@
+"""The tables of a pair of bodies."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import fitting
+from hmr_skel.body import dofs
+from hmr_skel.body.skel import Skel
+
+
+def test_stages_move_their_own_dofs_and_weigh_their_own_vertices(model):
+    lower, upper, coarse, full = model.stages
+    assert lower.part.dofs.tolist() == list(range(3, 17))
+    assert upper.part.dofs.tolist() == list(range(17, 46))
+    assert coarse.part.dofs.tolist() == full.part.dofs.tolist() == list(range(3, 46))
+    bone = model.skel.weights.argmax(1)
+    for stage in model.stages:
+        assert float(stage.surface.importance.sum()) == pytest.approx(1, abs=1e-5)
+        if stage.stage.vertices:
+            assert len(stage.surface.vertices) == stage.stage.vertices
+        if stage.stage.part != "full":
+            assert set(bone[stage.surface.vertices].tolist()) <= set(stage.part.bones)
+        weighted = stage.joint_importance.nonzero().flatten().tolist()
+        assert weighted == stage.part.bones
+        assert float(stage.joint_importance.sum()) == pytest.approx(stage.stage.joint_weight)
+    assert full.surface.whole
+    assert not coarse.surface.whole
+
+
+def test_only_the_scapulae_where_asked(smpl, skel):
+    config = fitting.recipe("default")
+    last = replace(config.stages[-1], joints="scapulae")
+    model = fitting.prepare(smpl, skel, replace(config, stages=(*config.stages[:-1], last)))
+    assert model.stages[-1].joint_importance.nonzero().flatten().tolist() == [14, 19]
+
+
+@pytest.mark.parametrize("table", dofs.LIMIT_TABLES)
+def test_the_prior_is_finite_and_the_box_is_the_tables(smpl, skel, table):
+    model = fitting.prepare(smpl, skel, replace(fitting.recipe("default"), limits=table))
+    bounds = torch.from_numpy(dofs.limits(table))
+    for stage in model.stages:
+        assert bool(stage.prior.isfinite().all())
+        assert bool((stage.prior > 0).all())
+        assert torch.equal(torch.stack((stage.box.low, stage.box.high), 1), bounds[stage.part.dofs])
+
+
+def test_gender_is_needed_and_kept(smpl, skel, model):
+    assert model.skel_gender == "male"
+    arrays = {name: getattr(skel, name) for name in Skel._BUFFERS}
+    nameless = Skel(arrays, skel.faces, skel.skeleton_faces)
+    config = fitting.recipe("default")
+    with pytest.raises(ValueError, match="give skel_gender"):
+        fitting.prepare(smpl, nameless, config)
+    assert fitting.prepare(smpl, nameless, config, "female").skel_gender == "female"

@@ -1,0 +1,58 @@
+"""The annotated mesh in SKEL's pelvis frame, and what is reported of it in the world."""
+
+import pytest
+import torch
+
+from hmr_skel.body.rotations import rotvec_to_rotmat
+
+
+@pytest.fixture(scope="module")
+def case(model, people):
+    points = torch.zeros(3, 6890)
+    points[0, 332], points[1, 3387] = 1, 1
+    points[2, :4] = 0.25
+    return points, model.targets(people, model.shape(people.betas), points)
+
+
+def test_mesh_is_smpls_turned_back(case, people, smpl):
+    """y - d in the pelvis's frame; with d added and the root applied it is SMPL as annotated."""
+    _, target = case
+    annotated = smpl(people.global_orient, people.body_pose, people.betas, people.transl)
+    local = target.vertices.mT + target.offset[:, None] - target.pelvis[:, None]
+    world = local @ rotvec_to_rotmat(people.global_orient).mT + (target.pelvis + people.transl)[:, None]
+    torch.testing.assert_close(world, annotated.vertices, rtol=0, atol=5e-6)
+
+
+def test_joints_and_points_are_those_of_the_annotated_mesh(case, people, smpl):
+    points, target = case
+    annotated = smpl(people.global_orient, people.body_pose, people.betas, people.transl)
+    torch.testing.assert_close(target.joints_world, annotated.joints, rtol=0, atol=5e-6)
+    torch.testing.assert_close(target.points_world, points @ annotated.vertices, rtol=0, atol=5e-6)
+
+
+def test_offset_is_that_of_the_t_poses(case, people, smpl, skel, model):
+    _, target = case
+    apart = smpl.shaped(people.betas)[0] - skel.prepare_shape(model.shape(people.betas)).rest
+    torch.testing.assert_close(target.offset, apart.mean(1), rtol=0, atol=1e-6)
+
+
+def test_anatomical_joints_are_skels_regressor_on_the_target(case, skel):
+    _, target = case
+    expected = skel.joint_regressor @ target.vertices.mT
+    # The regressor's rows sum to 1, so d may be taken off before or after.
+    torch.testing.assert_close(target.anatomical_joints, expected, rtol=0, atol=5e-6)
+
+
+def test_bone_rotations_leave_the_root_out(case, people):
+    _, target = case
+    assert torch.equal(target.rotmat[:, 0], torch.eye(3).expand(4, 3, 3))
+    left_hip = rotvec_to_rotmat(people.body_pose[:, 0])
+    torch.testing.assert_close(target.rotmat[:, 1], left_hip)
+    torch.testing.assert_close(target.rotmat[:, 4], left_hip @ rotvec_to_rotmat(people.body_pose[:, 3]))
+    torch.testing.assert_close(target.global_rotmat, rotvec_to_rotmat(people.global_orient))
+
+
+def test_indexing_takes_rows_with_or_without_points(case, model, people):
+    _, target = case
+    assert torch.equal(target[torch.tensor([2])].points_world, target.points_world[[2]])
+    assert model.targets(people, model.shape(people.betas))[torch.tensor([2])].points_world is None
