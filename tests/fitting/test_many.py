@@ -1,0 +1,94 @@
+"""Batches: none, many, too large for the memory; and the better of two genders."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import fitting
+import fitting.many
+from fitting import fit_batch, fit_best, fit_many
+from hmr_skel.body.skel import Skel
+from hmr_skel.errors import UserError
+from hmr_skel.rows import SmplParams
+
+
+@pytest.fixture(scope="module")
+def crowd(people):
+    """Twenty people: the four, over and over."""
+    rows = torch.arange(20) % 4
+    return people[rows]
+
+
+@pytest.fixture(scope="module")
+def quick(model):
+    """One short stage: these tests are about batches."""
+    last = replace(model.stages[-1], stage=replace(model.stages[-1].stage, refreshes=1, iterations=1))
+    return replace(model, stages=(last,), config=replace(model.config, retry_v2v_mm=1e9, batch=8))
+
+
+def test_no_rows(people, quick):
+    for fit in (fit_batch, fit_many):
+        result = fit(people[:0], quick, torch.zeros(3, 6890))
+        assert result.skel.q.shape == (0, 46)
+        assert result.target_points.shape == (0, 3, 3)
+        assert result.skel_gender == []
+    assert fit_best(people[:0], [quick, quick]).v2v_mm.shape == (0,)
+
+
+def test_batches_are_joined_in_order(crowd, quick):
+    calls = []
+    points = torch.zeros(1, 6890)
+    points[0, 0] = 1
+    result = fit_many(crowd, quick, points, calls.append)
+    assert calls == [8, 16, 20]
+    assert result.batch == 8
+    assert result.skel_gender == ["male"] * 20
+    four = fit_batch(crowd[:4], quick, points)
+    for first in range(0, 20, 4):
+        torch.testing.assert_close(result.skel.q[first : first + 4], four.skel.q, rtol=0, atol=1e-6)
+        torch.testing.assert_close(result.target_points[first : first + 4], four.target_points)
+
+
+def test_out_of_memory_halves_the_batch_for_good(crowd, quick, monkeypatch):
+    tried = []
+
+    def cramped(params, model, points=None):
+        tried.append(len(params.betas))
+        if tried[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fit_batch(params, model, points)
+
+    monkeypatch.setattr(fitting.many, "fit_batch", cramped)
+    calls = []
+    result = fit_many(crowd[:7], quick, progress=calls.append)
+    assert tried == [7, 4, 2, 2, 2, 1]
+    assert calls == [2, 4, 6, 7]
+    assert result.batch == 2
+    assert result.skel.q.shape == (7, 46)
+
+
+def test_no_memory_for_one_row_says_so(crowd, quick, monkeypatch):
+    def full(params, model, points=None):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(fitting.many, "fit_batch", full)
+    with pytest.raises(UserError, match="out of memory at a batch of one row"):
+        fit_many(crowd, quick)
+
+
+def test_the_better_gender_row_by_row(people, smpl, model, open_body_dir):
+    female = fitting.prepare(smpl, Skel.load(open_body_dir / "skel_female.pkl"), model.config)
+    spoiled = SmplParams(people.global_orient, people.body_pose, people.betas.clone(), people.transl)
+    spoiled.betas[2] = torch.nan
+    runs = [fit_many(spoiled, m) for m in (model, female)]
+    best = fit_best(spoiled, [model, female])
+    sound = torch.tensor([0, 1, 3])
+    torch.testing.assert_close(best.v2v_mm[sound], torch.minimum(*(run.v2v_mm for run in runs))[sound], rtol=0, atol=0)
+    assert bool(best.v2v_mm[2].isnan())
+    assert best.skel_gender[2] == "male"
+    for row in sound.tolist():
+        run = runs[["male", "female"].index(best.skel_gender[row])]
+        assert torch.equal(best.skel.q[row], run.skel.q[row])
+        assert torch.equal(best.skel.betas[row], run.skel.betas[row])
+        assert int(best.status[row]) == int(run.status[row])
