@@ -63,7 +63,7 @@ def fit_batch(params: SmplParams, model: FitModel, points: Tensor | None = None)
     q = initial_q(target.rotmat.double(), skeleton, model.kinematics, model.low, model.high)
     best = _descend(problem, q)
     best = _retry(problem, best)
-    real = torch.arange(count, device=model.device)
+    real = slice(count)
     return _result(problem[real], safe[real], _take(best, real), sound[real])
 
 
@@ -76,7 +76,7 @@ class _Rows:
     betas: Tensor  # [B 10] of SKEL
     skeleton: Skeleton
 
-    def __getitem__(self, rows: Tensor) -> "_Rows":
+    def __getitem__(self, rows: Tensor | slice) -> "_Rows":
         return _Rows(self.model, self.target[rows], self.betas[rows], self.skeleton[rows])
 
 
@@ -264,7 +264,7 @@ def _where(rows: Tensor, values: Tensor, other: Tensor | float) -> Tensor:
     return torch.where(rows.view(-1, *(1,) * (values.ndim - 1)), values, other)
 
 
-def _take(fitted: _Fitted, rows: Tensor) -> _Fitted:
+def _take(fitted: _Fitted, rows: Tensor | slice) -> _Fitted:
     return _Fitted(**{f.name: getattr(fitted, f.name)[rows] for f in fields(_Fitted)})
 
 

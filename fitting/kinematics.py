@@ -38,7 +38,7 @@ class Skeleton:
         bones = bone_orientation(offsets, skel.learned_rotmat.double(), skel.apose_offset.double())
         return cls(joints, offsets, bones @ skel.apose_rotmat.double().mT)
 
-    def __getitem__(self, rows: Tensor) -> "Skeleton":
+    def __getitem__(self, rows: Tensor | slice) -> "Skeleton":
         return Skeleton(self.joints[rows], self.offsets[rows], self.dof_frame[rows])
 
 

@@ -32,7 +32,7 @@ class Target:
     joints_world: Tensor  # [B 24 3] SMPL's joints as annotated
     points_world: Tensor | None  # [B K 3] points asked for on the annotated mesh
 
-    def __getitem__(self, rows: Tensor) -> "Target":
+    def __getitem__(self, rows: Tensor | slice) -> "Target":
         points = None if self.points_world is None else self.points_world[rows]
         return Target(
             self.vertices[rows], self.anatomical_joints[rows], self.rotmat[rows], self.global_rotmat[rows],
