@@ -103,7 +103,8 @@ def _checks(rows: AnnotationRows, exclude: frozenset[str]) -> Iterator[_Check]:
         if (values := getattr(rows, column)) is not None:
             yield _too_large("betas", column, np.abs(values), MAX_ABS_BETA, "")
     if rows.smpl_pose is not None:
-        angles = np.linalg.norm(rows.smpl_pose.reshape(len(rows), 24, 3), axis=-1)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is too large
+            angles = np.linalg.norm(rows.smpl_pose.reshape(len(rows), 24, 3), axis=-1)
         yield _too_large("pose", "angle of smpl_pose, joint", angles, MAX_ANGLE, " rad")
     if rows.skel_q is not None:
         yield _too_large("pose", "skel_q", np.abs(rows.skel_q), MAX_ANGLE, " rad")
@@ -146,8 +147,8 @@ def _claimed_but_missing(column: str, points: np.ndarray) -> _Check:
 
 
 def _box(rows: AnnotationRows) -> Iterator[_Check]:
-    sides = rows.scale * np.float32(PX_PER_SCALE)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        sides = rows.scale * np.float32(PX_PER_SCALE)
         small = sides.min(axis=1) < MIN_BOX_SIDE
         large = (sides.max(axis=1) > MAX_PIXEL) | (np.abs(rows.center).max(axis=1) > MAX_PIXEL)
     yield _Check(

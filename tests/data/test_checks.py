@@ -42,6 +42,8 @@ SALTS = {
     "zero focal length": (set_value("cam_int", (0, 0), 0), "camera", "focal lengths [0.0, 1000.0]"),
     "negative focal length": (set_value("cam_int", (1, 1), -5), "camera", "-5"),
     "no intrinsics": (set_value("cam_int", (), 1), "camera", "last row [1.0, 1.0, 1.0]"),
+    "pose beyond float32's squares": (set_value("smpl_pose", (5,), 1e30), "pose", "joint[1]| is inf rad"),
+    "box beyond float32": (set_value("scale", (), 3e38), "box", "box of inf x inf px"),
     "degrees": (set_value("smpl_pose", (5,), 90), "pose", "joint[1]| is 90"),
     "far away": (set_value("smpl_transl", (2,), 1e5), "transl", "is 100000 m"),
     "empty name": (set_value("imgname", (), " "), "imgname", "' '"),
