@@ -105,6 +105,7 @@ def build_hmr_skel(
     try:
         builder = _builder(str(flow_run.id), manifest, out, device, not progress)
         wanted = builder.choose(shards)
+        builder.load_models(wanted, rebuild=rebuild)
         artifact = create_progress_artifact(0.0, key="build-progress", description=f"{len(wanted)} shards")
         for index in wanted:
             futures[build_shard_task.submit(manifest, index, out, device, rebuild, progress)] = index

@@ -30,12 +30,20 @@ class Fitter:
         self.config = fitting.recipe(manifest.recipe)
         best = manifest.skel_gender == "best"
         self.skel_genders = tuple(SKEL_FILES) if best else (manifest.skel_gender,)
-        smpl_genders = {source.smpl_gender or "neutral" for source in manifest.sources if source.format == "camerahmr"}
+        self.smpl_genders = sorted({s.smpl_gender or "neutral" for s in manifest.sources if s.format == "camerahmr"})
         self._prepared: dict[tuple[str, str], fitting.FitModel] = {}
         self._points: torch.Tensor | None = None
-        if smpl_genders:
-            for name in (*(SMPL_FILES[g] for g in smpl_genders), *(SKEL_FILES[g] for g in self.skel_genders)):
+        if self.smpl_genders:
+            models = (*(SMPL_FILES[g] for g in self.smpl_genders), *(SKEL_FILES[g] for g in self.skel_genders))
+            for name in (*models, J19_FILE):
                 model_file(self.models, name)
+
+    def load(self) -> None:
+        """Load the models that are needed for sure. Raises `UserError` where one is damaged or of another version."""
+        for smpl_gender in self.smpl_genders:
+            for skel_gender in self.skel_genders:
+                self._model(smpl_gender, skel_gender)
+            self._points_matrix()
 
     def body_models_hash(self) -> str:
         """sha256 of the model files that a fit may use."""
@@ -60,7 +68,7 @@ class Fitter:
             if not members:
                 continue
             params = _concatenate([pieces[i].take(rows).smpl_params() for i, rows in members.items()])
-            found, used = self._fit(gender, params, progress)
+            found, used = self._fit(gender, params, None if progress is None else _by_increments(progress))
             batch = min(batch, used)
             start = 0
             for i, rows in members.items():
@@ -159,6 +167,18 @@ def _without_failed(rows: AnnotationRows, columns: Columns) -> tuple[tuple[Annot
     if not rejects:
         return (rows, columns), []
     return (rows.take(~bad), {name: values[~bad] for name, values in columns.items()}), rejects
+
+
+def _by_increments(progress: Callable[[int], None]) -> Callable[[int], None]:
+    """From rows done so far, as the fit tells them (from the start again for the second gender), to rows just done."""
+    last = 0
+
+    def step(done: int) -> None:
+        nonlocal last
+        progress(done - last if done > last else done)
+        last = done
+
+    return step
 
 
 def _concatenate(params: Sequence[SmplParams]) -> SmplParams:

@@ -5,6 +5,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +13,7 @@ from typing import Any, Self
 import pyarrow as pa
 from tqdm import tqdm
 
+from fitting import recipe
 from flows.fitter import Fitter, resolve_device
 from flows.sources import fit_code, make_missing
 from hmr_skel.data.annotations import SourceReader, open_source
@@ -83,11 +85,12 @@ class Builder:
     def __init__(self, manifest: Manifest, out: Path, device: str = "auto", *, quiet: bool = False) -> None:
         """Open everything that shards share, and check it, before any work.
 
-        Raises `UserError` where the device, a label file or a body model cannot be used.
+        Raises `UserError` where the device, the recipe, a label file or a body model cannot be used.
         """
         self.manifest = manifest
         self.out = out
         self.device = resolve_device(device)
+        recipe(manifest.recipe)  # an unknown one, before anything is made
         make_missing(manifest, quiet=quiet)
         self.readers: dict[str, SourceReader] = {s.name: open_source(s, cache_dir(out)) for s in manifest.sources}
         self.shards = plan(manifest, {name: reader.num_rows for name, reader in self.readers.items()})
@@ -107,6 +110,12 @@ class Builder:
         if shards is None:
             return list(range(len(self.shards)))
         return [pick(self.shards, index).index for index in parse_shards(shards)]
+
+    def load_models(self, indices: Sequence[int], *, rebuild: bool = False) -> None:
+        """Load the body models unless these shards are complete: a bad file shows once, and before any work."""
+        shards = [pick(self.shards, index) for index in indices]
+        if rebuild or not all(is_complete(self.out, shard, self.fingerprint(shard)) for shard in shards):
+            self.fitter.load()
 
     def fingerprint(self, shard: Shard) -> str:
         """What the shard's rows depend on."""
@@ -221,7 +230,7 @@ def parse_shards(text: str) -> list[int]:
     """`0-3,7` to [0, 1, 2, 3, 7]. Numbers are decimal: 07 and 08 are 7 and 8. Raises `UserError`."""
     numbers: list[int] = []
     for part in text.split(","):
-        if not (match := re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part, re.ASCII)):
+        if not (match := re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", part, re.ASCII)):
             raise UserError(f"{text!r} names no shards. Expected whole numbers from 0, such as 7, 07 or 0-3,7.")
         first = int(match[1])
         last = first if match[2] is None else int(match[2])

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from tqdm import tqdm
+
 import fitting
 import hmr_skel
 from hmr_skel.data.atomic import replacing
@@ -30,9 +32,10 @@ def fit_code() -> list[Path]:
     rows be fitted again.
     """
     data = ("npz", "annotations", "checks", "shards", "schema", "parquet")
+    apart = ("baseline", "bench", "bench_plot", "bench_quality", "floor", "flops", "judge", "machine", "objective")
     solver = sorted(Path(fitting.__file__).parent.glob("*.py"))
     return [
-        *(path for path in solver if path.name not in ("bench.py", "baseline.py")),
+        *(path for path in solver if path.stem not in apart),
         *sorted((_PACKAGE / "body").glob("*.py")),
         *(_PACKAGE / "data" / f"{name}.py" for name in data),
         _PACKAGE / "rows.py",
@@ -104,7 +107,16 @@ def _generate_labels(source: Source, models: BodyModels, quiet: bool) -> None:
     from hmr_skel.open_data.labels import make_labels
 
     _say(f"generating {source.generate.rows:,} rows of labels: {source.file}", quiet)
-    make_labels(source.file, source.generate.rows, source.generate.seed, models.path)
+    with tqdm(
+        total=source.generate.rows, unit="row", desc="labels", disable=True if quiet else None, leave=False
+    ) as bar:
+        make_labels(
+            source.file,
+            source.generate.rows,
+            source.generate.seed,
+            models.path,
+            progress=lambda done: bar.update(done - bar.n),
+        )
     _write_stamp(stamp, wanted)
 
 

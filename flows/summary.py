@@ -51,9 +51,9 @@ class DatasetSummary:
                 "rows",
                 f"{self.rows:,} read, {self.kept:,} kept, {self.rejected:,} rejected" + (f" ({why})" if why else ""),
             ),
-            ("fit error", describe(self.v2v_mm)),
+            ("fit error", describe(self.v2v_mm) if self.reports else "no shard is done"),
             ("limit violations", f"{self.limit_violations:,}"),
-            ("files", f"{self.out} (README.md there says what is in them)"),
+            ("files", f"{self.out} (README.md there says what is in them)" if self.reports else "none"),
         ]
         return "\n".join([f"dataset {self.name}", *(f"  {name:<18}{value}" for name, value in lines)])
 

@@ -1,14 +1,18 @@
 """One shard, built for real: rows in, Parquet, rejects and meta out."""
 
+import ast
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flows.fitter import resolve_device
+import fitting
+from flows.fitter import _by_increments, resolve_device
 from flows.shard import Builder, build_shard, parse_shards
+from flows.sources import fit_code
 from hmr_skel import load_shards
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.errors import UserError
@@ -158,7 +162,7 @@ def test_shard_numbers_are_decimal(text, numbers):
     assert parse_shards(text) == numbers
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "3-1", "1,,2", "0x7", "1.5", "\N{SUPERSCRIPT TWO}"])
+@pytest.mark.parametrize("text", ["", "x", "-1", "3-1", "0-999999999", "1,,2", "0x7", "1.5", "\N{SUPERSCRIPT TWO}"])
 def test_what_names_no_shard(text):
     with pytest.raises(UserError, match=r"shards|backwards"):
         parse_shards(text)
@@ -168,3 +172,43 @@ def test_what_names_no_shard(text):
 def test_a_device_that_is_not_there(name):
     with pytest.raises(UserError, match="device"):
         resolve_device(name)
+
+
+def test_progress_counts_every_row_once():
+    """The fit tells rows done so far, once over for each gender; a progress bar wants rows just done."""
+    steps: list[int] = []
+    tell = _by_increments(steps.append)
+    for done in (512, 1024, 1100, 512, 1024, 1100):
+        tell(done)
+    assert steps == [512, 512, 76, 512, 512, 76]
+
+
+def test_the_fingerprint_knows_the_code_that_fits():
+    """Every module that `fitting` imports counts, and none that only measures it."""
+    folder = Path(fitting.__file__).parent
+    wanted, found = ["__init__"], set()
+    while wanted:
+        name = wanted.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "fitting":
+                wanted += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fitting."):
+                wanted.append(str(node.module).removeprefix("fitting."))
+    assert {path.stem for path in fit_code() if path.parent == folder} == found
+
+
+def test_a_bad_model_file_shows_before_any_work(open_body_dir: Path, small_labels, tmp_path: Path):
+    models = shutil.copytree(open_body_dir, tmp_path / "models")
+    manifest = write_small(tmp_path, models, small_labels)
+    build_shard(load_manifest(manifest), 0, tmp_path / "out", device="cpu", progress=False)
+    Builder.open(manifest, tmp_path / "out", "cpu").load_models([0])
+    content = (models / "skel_male.pkl").read_bytes()
+    (models / "skel_male.pkl").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="cannot be read as a model file"):
+        Builder.open(manifest, tmp_path / "out", "cpu").load_models([0])
+    (models / "SMPL_to_J19.pkl").unlink()
+    with pytest.raises(UserError, match="no body model"):
+        Builder.open(manifest, tmp_path / "out", "cpu")
