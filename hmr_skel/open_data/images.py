@@ -5,7 +5,6 @@ in parts, by any number of processes, and finished later: only files that are mi
 """
 
 import multiprocessing
-import os
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,6 +17,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from hmr_skel.body.smpl import Smpl
+from hmr_skel.data.atomic import replacing
 from hmr_skel.errors import UserError
 from hmr_skel.open_data.appearance import Wardrobe, person_colors, random_background, random_light
 from hmr_skel.render import render_mesh
@@ -145,10 +145,8 @@ def _load(smpl_path: Path) -> tuple[Smpl, Wardrobe]:
 def _render_files(labels: dict[str, np.ndarray], root: Path, smpl_path: Path) -> int:
     for name, picture in zip(labels["imgname"], render_rows(labels, *_load(smpl_path)), strict=True):
         path = root / str(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
         written, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         assert written
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(jpeg.tobytes())
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(jpeg.tobytes())
     return len(labels["imgname"])
