@@ -1,6 +1,7 @@
 """The command line `hmr-skel`: parses, calls, and turns what went wrong into one clear line.
 
-Exit status: 0 done, 1 a bug (with its traceback), 2 something that the user can mend, 130 interrupted.
+Exit status: 0 done, 1 a bug (with its traceback), or what `doctor` found missing, 2 something that the user can mend,
+130 interrupted.
 Nothing heavy is imported before the command is known, so that `--help` answers at once.
 """
 

@@ -1,7 +1,8 @@
 """SMPL: pose and shape to vertices and joints.
 
-The file is read by `smplx` (chumpy-era pickles too, without chumpy), and `smplx` decides what its arrays mean. Posing
-is `body/lbs.py`, which SKEL shares and which the fit takes apart: a test holds it to smplx's own forward pass.
+The file is unpickled by `body/assets.py` (chumpy-era ones too, without chumpy), and `smplx` decides what its arrays
+mean. Posing is `body/lbs.py`, which SKEL shares and which the fit takes apart: a test holds it to smplx's own forward
+pass.
 """
 
 from dataclasses import dataclass

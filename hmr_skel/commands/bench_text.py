@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_STATISTICS = ("mean", "median", "p95", "p99", "max")
-
 
 def fit_text(report: Mapping[str, Any]) -> str:
     """What `hmr-skel bench fit` prints."""

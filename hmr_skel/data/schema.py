@@ -64,7 +64,12 @@ SCHEMA = pa.schema(
         _column("skel_gender", pa.string(), "SKEL model: male or female"),
         _column("v2v_mm", pa.float32(), "mean distance of SKEL skin vertices from the annotated SMPL mesh", "mm"),
         _column("v2v_max_mm", pa.float32(), "largest such distance", "mm"),
-        _column("joint_mm", pa.float32(), "mean distance of SKEL joints from the annotated SMPL joints", "mm"),
+        _column(
+            "joint_mm",
+            pa.float32(),
+            "mean distance of SKEL joints from those that the SMPL mesh has",
+            "mm",
+        ),
         _column("max_limit_violation_deg", pa.float32(), "how far the worst dof is outside its range", "deg"),
         _column("iterations", pa.int32(), "solver iterations of the start that won"),
         _column("starts", pa.int32(), "starting points tried"),
