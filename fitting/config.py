@@ -88,6 +88,8 @@ class FitConfig:
             raise ValueError(f"shape {self.shape!r} is not one of {', '.join(SHAPES)}")
         if self.limits not in LIMIT_TABLES:
             raise ValueError(f"limits {self.limits!r} is not one of {', '.join(LIMIT_TABLES)}")
+        if self.prior_weight < 0 or self.retry_v2v_mm < 0:
+            raise ValueError("prior_weight and retry_v2v_mm are not negative")
         if self.batch < 1 or self.betas_rms <= 0 or self.step_tolerance <= 0 or self.max_step <= 0:
             raise ValueError("batch, betas_rms, step_tolerance and max_step are positive")
 

@@ -109,7 +109,7 @@ class Kinematics:
         transforms[..., 3, 3] = 1
         return Pose(local, rotmat, position, transforms, parts, rotmat[:, _PARENT] @ skeleton.dof_frame)
 
-    def twists(self, q: Tensor, skeleton: Skeleton, pose: Pose) -> "Twists":
+    def twists(self, q: Tensor, skeleton: Skeleton, pose: Pose) -> Twists:
         """How each dof moves what hangs below it. Orders that a joint lacks are zero."""
         third = self.unit[:, 2].expand(len(q), -1, -1)
         second = (pose.parts[:, :, 2] @ self.unit[:, 1].unsqueeze(-1)).squeeze(-1)

@@ -29,7 +29,6 @@ def root_transl(
 ) -> Tensor:
     """SKEL's translation [*b 3], m: bodies that are `body_offset` apart in the T-pose then coincide in the world.
 
-
     `smpl_pelvis` and `skel_pelvis` [*b 3] are the two root joints at rest.
     """
     apart = smpl_pelvis - skel_pelvis

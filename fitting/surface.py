@@ -67,7 +67,7 @@ class Blend:
             for part in slices
         ]
 
-    def posed(self, betas: Tensor, local: Tensor, transforms: Tensor) -> Iterator["PosedBlock"]:
+    def posed(self, betas: Tensor, local: Tensor, transforms: Tensor) -> Iterator[PosedBlock]:
         """The blocks, posed.
 
         Args:
