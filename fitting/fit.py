@@ -21,7 +21,7 @@ MAX_BETA, MAX_ANGLE, MAX_TRANSL = 10.0, 20.0, 1e4
 # Batches are filled up to a multiple of this. BLAS hands odd rows and small batches to other kernels, which add up in
 # another order; flat valleys of E (a shoulder near gimbal lock) make 1e-2 rad of those last bits. In whole tiles a row
 # comes out the same in any batch.
-_TILE = 16
+_TILE = 64
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _collapse(
     homogeneous = torch.cat((joints, torch.ones_like(joints[..., :1])), -1) * weight[:, None]
     cross = visit.cross + homogeneous.unsqueeze(-1) * apart.unsqueeze(-2)
     problem = ReducedProblem(
-        tables.part, model.kinematics, rows.skeleton, tables.moments.first, tables.moments.second, second,
+        tables.part, model.kinematics, rows.skeleton, tables.pairs, second,
         second.double(), cross, pose.transforms, energy, tables.prior, q,
     )  # fmt: skip
     if visit.corrective is not None:

@@ -8,7 +8,8 @@ from torch import Tensor
 from fitting.config import FitConfig, Stage
 from fitting.kinematics import Kinematics
 from fitting.moments import MomentTable
-from fitting.reduced import MovingPart
+from fitting.pairs import BonePairs
+from fitting.part import MovingPart
 from fitting.shape import ShapeMap, converted, copied
 from fitting.solver import Box
 from fitting.surface import Surface, spread
@@ -34,6 +35,7 @@ class StageTables:
     part: MovingPart
     surface: Surface
     moments: MomentTable
+    pairs: BonePairs
     joint_importance: Tensor  # [24], of squared distances in m^2 beside the vertices' 1
     prior: Tensor  # [D]
     box: Box
@@ -68,7 +70,10 @@ def prepare(
         skel: the male or the female SKEL.
         config: the recipe.
         skel_gender: written into the result; the SKEL model's own if not given.
-        device: where fits run.
+        device: where fits run; both bodies are moved there for good.
+
+    Raises:
+        ValueError: the gender is neither given nor known from the SKEL model.
     """
     gender = skel_gender or skel.gender
     if gender not in ("male", "female"):
@@ -106,11 +111,13 @@ def _tables(stage: Stage, skel: Skel, kinematics: Kinematics, bounds: Tensor, co
     low, high = bounds[numbers, 0], bounds[numbers, 1]
     # A dof that a published table leaves unbounded counts as if it could turn half way round.
     half_range = torch.where(torch.isfinite(high - low), (high - low) / 2, torch.pi)
+    moments = MomentTable(skel, vertices, importance, joint_importance, part.bones)
     return StageTables(
         stage=stage,
         part=part,
         surface=Surface(skel, vertices, importance),
-        moments=MomentTable(skel, vertices, importance, joint_importance, part.bones),
+        moments=moments,
+        pairs=BonePairs(part, moments.first, moments.second),
         joint_importance=joint_importance,
         prior=config.prior_weight / half_range**2,
         box=Box(low, high, config.max_step),

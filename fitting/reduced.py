@@ -13,39 +13,11 @@ import torch
 from torch import Tensor
 
 from fitting.kinematics import Kinematics, Pose, Skeleton, Twists
+from fitting.pairs import BonePairs
+from fitting.part import MovingPart
 from fitting.surface import CORRECTED
-from hmr_skel.body.dofs import DOF_JOINTS
-from hmr_skel.body.joints import SKEL_PARENTS, subtree
-from hmr_skel.body.moving_joints import MOVING_DOFS, MOVING_JOINTS, moving_curvatures
-
-
-class MovingPart:
-    """The dofs that a stage moves, their joints, and who hangs below whom. On one device."""
-
-    def __init__(self, dofs: list[int], kinematics: Kinematics) -> None:
-        device = kinematics.unit.device
-        joints = sorted({DOF_JOINTS[k] for k in dofs})
-        self.dofs = torch.tensor(dofs, device=device)
-        self.joints = torch.tensor(joints, device=device)
-        self.bones = sorted({bone for joint in joints for bone in subtree(SKEL_PARENTS, joint)})
-        # Each joint has room for three dofs; `slots` are those in use.
-        self.slots = torch.tensor(
-            [3 * joints.index(DOF_JOINTS[k]) + int(kinematics.dof_order[k]) for k in dofs], device=device
-        )
-        below = torch.zeros(len(joints), 24, device=device)
-        for row, joint in enumerate(joints):
-            below[row, subtree(SKEL_PARENTS, joint)] = 1
-        self.below = below  # [J 24]
-        # outer[k, l]: dof k turns dof l's axis (it sits above it in the tree, or later in the same joint), or is l.
-        above = [[_is_outer(k, inner, kinematics) for inner in dofs] for k in dofs]
-        self.outer = torch.tensor(above, dtype=torch.float64, device=device)
-        own = torch.tensor([DOF_JOINTS[k] for k in dofs], device=device)
-        self.outer_own = self.outer * (own[:, None] == own)
-        moving = [(i, j) for i, j in enumerate(MOVING_JOINTS) if j in joints]
-        self.moving = torch.tensor([i for i, _ in moving], dtype=torch.long, device=device)
-        self.moving_rows = torch.tensor([joints.index(j) for _, j in moving], dtype=torch.long, device=device)
-        pairs = [[dofs.index(k) for k in MOVING_DOFS[2 * i : 2 * i + 2]] for i, _ in moving]
-        self.moving_slots = torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2)
+from hmr_skel.body.joints import SKEL_PARENTS
+from hmr_skel.body.moving_joints import moving_curvatures
 
 
 @dataclass(frozen=True)
@@ -55,8 +27,7 @@ class ReducedProblem:
     part: MovingPart
     kinematics: Kinematics
     skeleton: Skeleton
-    first: Tensor  # [P] bone pairs of `second_moments`
-    second: Tensor  # [P]
+    pairs: BonePairs
     second_moments: Tensor  # [B P 4 4] M_mn, float32
     second_moments_exact: Tensor  # the same in the solver's dtype, for energies and gradients
     cross: Tensor  # [B 24 4 3] B'
@@ -71,7 +42,7 @@ class ReducedProblem:
         tilt = None if self.tilt is None else self.tilt[rows]
         bend = None if self.bend is None else self.bend[rows]
         return ReducedProblem(
-            self.part, self.kinematics, self.skeleton[rows], self.first, self.second, self.second_moments[rows],
+            self.part, self.kinematics, self.skeleton[rows], self.pairs, self.second_moments[rows],
             self.second_moments_exact[rows], self.cross[rows], self.start[rows], self.energy_start[rows], self.prior,
             self.anchor[rows], tilt, bend,
         )  # fmt: skip
@@ -83,12 +54,12 @@ class ReducedProblem:
         """E [B] and its derivative by the transforms, halved, [B 24 3 4]."""
         moved = (pose.transforms - self.start)[:, :, :3]  # D
         # sum_n M_mn D_n^T, pairs m < n serving both ways.
-        across = self.second_moments_exact @ moved[:, self.second].mT
+        across = self.second_moments_exact @ moved[:, self.pairs.second].mT
         pull = torch.zeros_like(self.cross)
-        pull.index_add_(1, self.first, across)
-        off = self.first != self.second
-        back = self.second_moments_exact[:, off].mT @ moved[:, self.first[off]].mT
-        pull.index_add_(1, self.second[off], back)
+        pull.index_add_(1, self.pairs.first, across)
+        apart = self.pairs.apart
+        back = self.second_moments_exact[:, apart].mT @ moved[:, self.pairs.first[apart]].mT
+        pull.index_add_(1, self.pairs.second[apart], back)
         force = pull - self.cross
         values = (moved.mT * (force - self.cross)).flatten(1).sum(1)
         free = q[:, self.part.dofs]
@@ -118,7 +89,7 @@ class ReducedProblem:
         """The Gauss-Newton matrix [B D D] and what Newton's adds to it [B D D], both halved."""
         part = self.part
         motion = twists.matrix[:, part.joints]
-        gauss_newton = self._gauss_newton(motion.float(), pose.transforms.float()).to(q.dtype)
+        gauss_newton = self.pairs.gauss_newton(motion.float(), pose.transforms.float(), self.second_moments).to(q.dtype)
         gauss_newton.diagonal(dim1=-2, dim2=-1).add_(self.prior)
         # The second derivative of a point by an outer and an inner dof is the outer axis cross the inner velocity: one
         # product of axes with moments of the force gives them all.
@@ -148,26 +119,3 @@ class ReducedProblem:
         tilt = axes.new_zeros(len(q), 24, 3)
         tilt[:, CORRECTED] = (axes @ turn.unsqueeze(-1)).squeeze(-1)
         return tilt[:, self.part.joints].flatten(1)[:, self.part.slots]
-
-    def _gauss_newton(self, twists: Tensor, transforms: Tensor) -> Tensor:
-        part, batch, count = self.part, len(twists), len(self.part.joints)
-        world = transforms[:, self.first] @ self.second_moments @ transforms[:, self.second].mT  # Q [B P 4 4]
-        dense = torch.zeros(batch, 24, 24, 16, dtype=world.dtype, device=world.device)
-        dense[:, self.first, self.second] = world.flatten(2)
-        dense[:, self.second, self.first] = world.mT.flatten(2)
-        # C_jl: sums over pairs of subtrees, first over one side, then over the other.
-        half = (part.below @ dense.flatten(2)).unflatten(2, (24, 16))
-        sums = part.below @ half  # [B J(j) J(l) 16]
-        sums = sums.unflatten(3, (4, 4)).transpose(2, 3).flatten(3)  # [B j c (l d)]
-        left = twists.flatten(2, 3) @ sums  # [B j (order i) (l d)]
-        left = left.unflatten(2, (3, 3)).unflatten(4, (count, 4))  # [B j order i l d]
-        left = left.permute(0, 4, 1, 2, 3, 5).flatten(4).flatten(2, 3)  # [B l (j order) (i d)]
-        hessian = left @ twists.flatten(3).mT  # [B l (j order) order']
-        hessian = hessian.permute(0, 2, 1, 3).flatten(2)
-        return hessian[:, part.slots][:, :, part.slots]
-
-
-def _is_outer(k: int, inner: int, kinematics: Kinematics) -> bool:
-    if DOF_JOINTS[k] == DOF_JOINTS[inner]:
-        return int(kinematics.dof_order[k]) >= int(kinematics.dof_order[inner])
-    return DOF_JOINTS[inner] in subtree(SKEL_PARENTS, DOF_JOINTS[k])

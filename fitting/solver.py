@@ -130,15 +130,22 @@ def minimise(
 def _solve(hessian: Tensor, gradient: Tensor, damping: Tensor, fixed: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Minimise the damped quadratic over the dofs that are not `fixed`, which take `value`; and was it definite?"""
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
-    right = -gradient - (hessian @ value.unsqueeze(-1)).squeeze(-1)
+    right = -gradient - (hessian * value.unsqueeze(1)).sum(-1)
     free = ~fixed
-    system = hessian * (free[:, :, None] & free[:, None, :])
     # The floor keeps a dof that moves nothing (no weight in this stage) from dividing by zero.
     floor = 1e-9 * diagonal.amax(1, keepdim=True) + 1e-30
     added = torch.where(free, damping[:, None] * diagonal + floor, torch.ones_like(diagonal))
-    system.diagonal(dim1=-2, dim2=-1).add_(added)
+    # LAPACK's last bits depend on where in memory a matrix begins, which depends on the row's place in the batch. In
+    # matrices of whole cache lines every row begins alike.
+    count, size = len(right), -(-right.shape[1] // 8) * 8
+    system = torch.eye(size, dtype=right.dtype, device=right.device).repeat(count, 1, 1)
+    inner = system[:, : right.shape[1], : right.shape[1]]
+    torch.mul(hessian, free[:, :, None] & free[:, None, :], out=inner)
+    inner.diagonal(dim1=-2, dim2=-1).add_(added)
     factor, failed = torch.linalg.cholesky_ex(system)
     definite = failed == 0
-    factor = torch.where(definite[:, None, None], factor, torch.eye(factor.shape[-1]).to(factor))
-    solution = torch.cholesky_solve((right * free).unsqueeze(-1), factor).squeeze(-1)
+    factor = torch.where(definite[:, None, None], factor, torch.eye(size).to(factor))
+    padded = right.new_zeros(count, size, 1)
+    padded[:, : right.shape[1], 0] = right * free
+    solution = torch.cholesky_solve(padded, factor)[:, : right.shape[1], 0]
     return torch.where(fixed, value, solution), definite
