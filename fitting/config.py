@@ -22,8 +22,8 @@ class Stage:
     """How many vertices of the part stand for all of them, spread over the bones; 0 takes every vertex."""
 
     refreshes: int = 1
-    """How often the vertices are visited; in the last stage, at most: converged rows stop. In between, the mesh
-    is held as moments."""
+    """Visits to the vertices, each followed by steps in which the mesh is held as moments. In the last stage, at most:
+    a row stops where the next visit finds it converged."""
 
     iterations: int = 4
     """Steps in the reduced system per refresh, at most."""

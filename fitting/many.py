@@ -25,7 +25,7 @@ def fit_many(
     Args:
         params: [N] rows on any device.
         points: [K 6890] as in `fit_batch`.
-        progress: called with the number of rows done so far.
+        progress: called with the number of rows done so far (`fit_best` counts once per model).
 
     Raises:
         UserError: not even one row fits into the device's memory.

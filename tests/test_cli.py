@@ -333,6 +333,19 @@ def test_body_export_and_clean(tmp_path: Path, capsys):
     assert "v_template" in pickle.loads(cleaned.read_bytes())
 
 
+def test_verify(small: Path, tmp_path: Path, capsys):
+    out = tmp_path / "out"
+    assert main(["fit", "--manifest", str(small), "--shard", "0", "--out", str(out), "-q"]) == 0
+    assert main(["verify", str(out)]) == 0
+    assert "1 finished shards, 0 problems" in capsys.readouterr().out
+    data = next((out / "data").glob("*.parquet"))
+    damaged = bytearray(data.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    data.write_bytes(damaged)
+    assert main(["verify", str(out)]) == 1
+    assert "not the bytes that were written" in capsys.readouterr().out
+
+
 def test_started_as_a_program(tmp_path: Path):
     done = run(hmr_skel("fit", "--manifest", "nowhere.toml", "--shard", "7"), tmp_path)
     assert done.returncode == 2
