@@ -18,7 +18,7 @@ from hmr_skel.open_data.labels import make_labels
 from hmr_skel.rows import SkelParams, SmplParams
 
 CMU = Path(__file__).parents[3] / "shared/data/cmu_mocap/cmu-labels.npz"
-ROWS = 96
+ROWS = 64
 
 
 def _labels(path: Path, rows: int) -> SmplParams:
@@ -116,7 +116,7 @@ def test_other_batches_come_out_the_same(synthetic, fitted, model):
 def test_real_rows_come_out_the_same_in_batches_of_five(real, fitted_real, model):
     """Arms hang here: shoulders near gimbal lock make 1e-2 rad of the last bits of a sum."""
     small = replace(model, config=replace(model.config, batch=5))
-    rows = torch.arange(60)
+    rows = torch.arange(40)
     _assert_same(fit_many(real[rows], small), fitted_real, rows)
 
 
