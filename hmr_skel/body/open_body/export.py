@@ -12,7 +12,9 @@ import tempfile
 
 import numpy as np
 
-from hmr_skel.body.open_body.unpack import SKEL_GENDERS, SKEL_PARENTS, SMPL_PARENTS, GenderedBody, OpenBody, unpack
+from hmr_skel.body.dofs import DOF_NAMES, HSMR_MEAN_Q
+from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS, SMPL_PARENTS
+from hmr_skel.body.open_body.unpack import SKEL_GENDERS, GenderedBody, OpenBody, unpack
 
 NOTICE = pathlib.Path(__file__).with_name("NOTICE")
 SKEL_VERSION = "1.1.1"
@@ -21,42 +23,12 @@ NO_PARENT = 2**32 - 1
 PICKLE_PROTOCOL = 4
 """Every reader's Python has it, and it stores arrays as raw bytes; protocol 2, which the originals use, does not."""
 
-SKEL_MEAN_POSE = (
-    3.1416, 0.0, 0.0, 0.2582, -0.0071, -0.0876, 0.4731, 0.1797, -0.0889, 0.1686, 0.2181, -0.0426, -0.0258, 0.4005,
-    0.2235, -0.1282, 0.0974, 0.0080, -0.1757, 0.0128, -0.0050, -0.0140, -0.0251, 0.0334, -0.0705, 0.0118, 0.1171,
-    0.2204, -0.1529, 0.8109, -0.1505, 0.3264, 0.8769, 0.0029, 0.0093, -0.1357, -0.0722, -0.2091, -0.2010, -0.7917,
-    0.0847, 0.3904, 0.9036, -0.0237, -0.0298, -0.1886,
-)  # fmt: skip
-"""HSMR's mean q [46] in the camera's frame, radians (MIT)."""
 SKEL_MEAN_CAMERA = (0.9, 0.0, 0.0)
 
 SKEL_TO_SMPL = (0, 6, 1, 11, 7, 2, 11, 8, 3, 12, 10, 5, 12, 19, 14, 13, 20, 15, 21, 16, 23, 18, 23, 18)
 """For each SMPL joint the SKEL joint that stands for it."""
 ANATOMICAL_SMPL_JOINTS = (1, 2, 4, 5, 7, 8, 16, 17, 18, 19, 20, 21)
 """SMPL joints that the mixed regressor takes from SKEL: hips, knees, ankles, shoulders, elbows, wrists."""
-
-SKEL_JOINT_NAMES = (
-    "pelvis", "femur_r", "tibia_r", "talus_r", "calcn_r", "toes_r", "femur_l", "tibia_l", "talus_l", "calcn_l",
-    "toes_l", "lumbar_body", "thorax", "head", "scapula_r", "humerus_r", "ulna_r", "radius_r", "hand_r", "scapula_l",
-    "humerus_l", "ulna_l", "radius_l", "hand_l",
-)  # fmt: skip
-_LEG_DOFS = ("hip_flexion", "hip_adduction", "hip_rotation", "knee_angle", "ankle_angle", "subtalar_angle", "mtp_angle")
-_SCAPULA_DOFS = ("scapula_abduction", "scapula_elevation", "scapula_upward_rot")
-_FOREARM_DOFS = ("elbow_flexion", "pro_sup", "wrist_flexion", "wrist_deviation")
-SKEL_POSE_NAMES = (
-    "pelvis_tilt", "pelvis_list", "pelvis_rotation",
-    *(f"{dof}_{side}" for side in "rl" for dof in _LEG_DOFS),
-    *(f"{part}_{dof}" for part in ("lumbar", "thorax", "head") for dof in ("bending", "extension", "twist")),
-    *(
-        name
-        for side in "rl"
-        for name in (
-            *(f"{dof}_{side}" for dof in _SCAPULA_DOFS),
-            *(f"shoulder_{side}_{axis}" for axis in "xyz"),
-            *(f"{dof}_{side}" for dof in _FOREARM_DOFS),
-        )
-    ),
-)  # fmt: skip
 
 
 def export_body(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -85,7 +57,7 @@ def export_body(directory: pathlib.Path) -> list[pathlib.Path]:
     np.save(h36m, body.h36m_regressor)
     np.savez(
         mean,
-        poses=np.array(SKEL_MEAN_POSE, dtype=np.float32),
+        poses=np.array(HSMR_MEAN_Q, dtype=np.float32),
         betas=np.zeros(10, dtype=np.float32),  # the published mean betas belong to the licensed shape space
         cam=np.array(SKEL_MEAN_CAMERA, dtype=np.float32),
     )
@@ -150,9 +122,9 @@ def skel_file(body: OpenBody, one: GenderedBody) -> dict[str, object]:
         "apose_transfo": standing,
         "tpose_transfo": t_pose,
         "parameter_mapping": np.arange(46),
-        "bone_names": list(SKEL_JOINT_NAMES),
-        "joints_name": list(SKEL_JOINT_NAMES),
-        "pose_params_name": list(SKEL_POSE_NAMES),
+        "bone_names": list(SKEL_JOINTS),
+        "joints_name": list(SKEL_JOINTS),
+        "pose_params_name": list(DOF_NAMES),
     }
 
 

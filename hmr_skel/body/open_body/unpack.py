@@ -19,10 +19,8 @@ ASSET = pathlib.Path(__file__).with_name("open_body.npz")
 GENDERS = ("neutral", "male", "female")
 SKEL_GENDERS = ("male", "female")
 
-SMPL_PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
 SMPL_PAIRS = (0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20, 23, 22)
 """Mirror image of each SMPL joint."""
-SKEL_PARENTS = (-1, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9, 0, 11, 12, 12, 14, 15, 16, 17, 12, 19, 20, 21, 22)
 SKEL_PAIRS = (0, 6, 7, 8, 9, 10, 1, 2, 3, 4, 5, 11, 12, 13, 19, 20, 21, 22, 23, 14, 15, 16, 17, 18)
 """Mirror image of each SKEL joint."""
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS
 from hmr_skel.body.open_body.builder.bone_segments import Bone
 from hmr_skel.body.open_body.builder.hand_bones import HandLandmarks, fit_hand
-from hmr_skel.body.open_body.builder.joint_centres import SKEL_JOINTS, SKEL_PARENTS
 from hmr_skel.body.open_body.builder.push_inside import push_inside
 from hmr_skel.body.open_body.builder.rajagopal_meshes import Mesh
 from hmr_skel.body.open_body.builder.skeleton import (

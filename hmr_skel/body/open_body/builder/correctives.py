@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hmr_skel.body.joints import SMPL_JOINTS, SMPL_PARENTS
 from hmr_skel.body.open_body.builder.anny_source import AnnySource
-from hmr_skel.body.open_body.builder.joint_centres import SMPL_JOINTS, SMPL_PARENTS
 from hmr_skel.body.open_body.builder.posing import blend_dual_quaternions, posed_heads, t_pose_rotations
 from hmr_skel.body.open_body.builder.skin_weights import SMPL_LIMBS, SMPL_SPINE, TRUNK_BONES, spine_weights
 from hmr_skel.body.open_body.unpack import POSE_STEP, mirror_posedirs

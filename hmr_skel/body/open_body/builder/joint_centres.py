@@ -7,20 +7,8 @@ from a licensed model file. Frame: y up, facing +z, x to the left, metres.
 
 import numpy as np
 
+from hmr_skel.body.joints import SKEL_JOINTS, SMPL_JOINTS
 from hmr_skel.body.open_body.builder.anny_source import AnnySource
-
-SMPL_JOINTS = (
-    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
-    "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder",
-    "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hand", "right_hand",
-)  # fmt: skip
-SMPL_PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
-SKEL_JOINTS = (
-    "pelvis", "femur_r", "tibia_r", "talus_r", "calcn_r", "toes_r", "femur_l", "tibia_l", "talus_l", "calcn_l",
-    "toes_l", "lumbar_body", "thorax", "head", "scapula_r", "humerus_r", "ulna_r", "radius_r", "hand_r", "scapula_l",
-    "humerus_l", "ulna_l", "radius_l", "hand_l",
-)  # fmt: skip
-SKEL_PARENTS = (-1, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9, 0, 11, 12, 12, 14, 15, 16, 17, 12, 19, 20, 21, 22)
 
 SMPL_HIP_WIDTH = 0.66
 """SMPL's hip centres, as a share of Anny's lateral offset."""

@@ -5,8 +5,8 @@ Frame: y up, facing +z, x to the left, metres.
 
 import numpy as np
 
+from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.body.open_body.builder.anny_source import AnnySource
-from hmr_skel.body.open_body.builder.joint_centres import SKEL_JOINTS
 
 J19_NAMES = (
     "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hmr_skel.body.open_body.builder.joint_centres import SKEL_JOINTS, SKEL_PARENTS
+from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS
 from hmr_skel.body.open_body.builder.posing import rotation_about, rotation_between
 
 BONE_TO_SKIN = np.array([[0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])

@@ -6,8 +6,8 @@ are pooled and shared out along the spine again, because the two models cut it a
 
 import numpy as np
 
+from hmr_skel.body.joints import SKEL_JOINTS, SMPL_JOINTS
 from hmr_skel.body.open_body.builder.anny_source import AnnySource
-from hmr_skel.body.open_body.builder.joint_centres import SKEL_JOINTS, SMPL_JOINTS
 
 SMOOTHING_ROUNDS = 3
 MOST_JOINTS = 4
