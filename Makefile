@@ -27,7 +27,7 @@ help:
 	@echo '  make images          render the images of the default dataset (fitting does not need them)'
 	@echo '  make doctor          what is installed, which body models and label files are there, what is missing'
 	@echo '  make test            the whole test suite'
-	@echo '  make check           style, types and the fast tests; under a minute'
+	@echo '  make check           style, types and the fast tests; two minutes on two cores'
 	@echo '  make format          rewrite the sources in the project style'
 	@echo '  make setup           (re)create .venv; TORCH=torch==2.13.0+cu130 for another build of torch'
 	@echo
@@ -75,7 +75,7 @@ check: .venv/installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ty check --quiet
-	@$(BIN)/pytest -q -m 'not slow and not gpu' $(ARGS)
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m 'not slow and not gpu' $(ARGS)
 
 format: .venv/installed
 	@$(BIN)/ruff check --quiet --fix . || true

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import hmr_skel.body.open_body.unpack as layout
+from hmr_skel.body.dofs import DOF_NAMES
+from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.body.open_body import export
 from hmr_skel.body.open_body.builder import packing
 from hmr_skel.body.open_body.unpack import ASSET, GENDERS, MIRROR, SKEL_GENDERS, OpenBody, unpack
@@ -330,13 +332,9 @@ def test_skel_files_have_every_key(files):
         assert data["apose_rel_transfo"][0, :3, 3].any()
         assert (data["skel_weights_rigid"].toarray().max(1) == 1).all()
         assert [len(data[key]) for key in ("bone_names", "joints_name", "pose_params_name")] == [24, 24, 46]
+        assert tuple(data["pose_params_name"]) == DOF_NAMES
+        assert tuple(data["joints_name"]) == SKEL_JOINTS
         assert "parameter_mapping" in data
-
-
-def test_skel_names_are_the_projects():
-    from hmr_skel.body import dofs
-
-    assert tuple(export.SKEL_POSE_NAMES) == tuple(dofs.DOF_NAMES)
 
 
 def test_regressor_files(files, open_body_dir, body):
