@@ -6,14 +6,14 @@ import numpy as np
 import torch
 
 import fitting
-from flows.sources import J19_FILE, SKEL_FILES, SMPL_FILES, existing, model_file
+from flows.sources import J19_FILE, existing, model_file
+from hmr_skel.body.files import SKEL_FILES, SMPL_FILES
 from hmr_skel.body.keypoints import keypoints_44, load_points_matrix
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.data.fingerprint import hash_files
 from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.schema import FIT_COLUMNS
-from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject, SmplParams
 
 Columns = dict[str, np.ndarray]
@@ -109,30 +109,6 @@ class Fitter:
         if self._points is None:
             self._points = load_points_matrix(model_file(self.models, J19_FILE))
         return self._points
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1`... as a device that is there. Raises `UserError` where it is not."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"unknown device {name!r}. Expected auto, cpu, cuda, or cuda:1 and so on.")
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            build = (
-                f"this torch ({torch.__version__}) is built without CUDA"
-                if torch.version.cuda is None
-                else (f"this machine has {count} CUDA device{'s' if count != 1 else ''}")
-            )
-            raise UserError(
-                f"no device {name!r}: {build}. Use --device cpu, or install a CUDA build: make setup TORCH=... ."
-            )
-    return device
 
 
 def _columns(result: fitting.FitResult) -> Columns:

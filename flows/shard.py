@@ -14,7 +14,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from fitting import recipe
-from flows.fitter import Fitter, resolve_device
+from flows.fitter import Fitter
 from flows.sources import fit_code, make_missing
 from hmr_skel.data.annotations import SourceReader, open_source
 from hmr_skel.data.card import write_card
@@ -25,6 +25,7 @@ from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import SCHEMA, shard_table
 from hmr_skel.data.shards import Shard, cache_dir, check_no_other_plan, is_complete, pick, plan, read_meta
 from hmr_skel.data.summary import summarise
+from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject
 

@@ -13,13 +13,11 @@ from tqdm import tqdm
 
 import fitting
 import hmr_skel
+from hmr_skel.body.files import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.fingerprint import code_version, hash_files
 from hmr_skel.data.manifest import BodyModels, Manifest, Source
-from hmr_skel.errors import UserError
 
-SMPL_FILES = {"neutral": "SMPL_NEUTRAL.pkl", "male": "SMPL_MALE.pkl", "female": "SMPL_FEMALE.pkl"}
-SKEL_FILES = {"male": "skel_male.pkl", "female": "skel_female.pkl"}
 J19_FILE = "SMPL_to_J19.pkl"
 
 _PACKAGE = Path(hmr_skel.__file__).parent
@@ -62,16 +60,7 @@ def make_missing(manifest: Manifest, *, quiet: bool = False) -> None:
 
 def model_file(models: BodyModels, name: str) -> Path:
     """The file of that name among the body models. Raises `UserError` where it is not there."""
-    path = models.path / name
-    if not path.is_file():
-        found = sorted(p.name for p in models.path.glob("*.*")) if models.path.is_dir() else []
-        raise UserError(
-            f"no body model {path}. The folder "
-            + (f"has {', '.join(found[:12])}. " if found else "does not exist or is empty. ")
-            + f"Expected the official file under the name {name}; `hmr-skel doctor` lists them all, and "
-            "manifests/open.toml needs none."
-        )
-    return path
+    return model_path(models.path, name)
 
 
 def _export_open_body(directory: Path, quiet: bool) -> None:

@@ -118,7 +118,8 @@ def run_quality(args: argparse.Namespace) -> None:
 
     from fitting.bench import subset
     from fitting.bench_quality import quality_tables
-    from flows.sources import SKEL_FILES, model_file
+    from flows.sources import model_file
+    from hmr_skel.body.files import SKEL_FILES
     from hmr_skel.body.skel import Skel
 
     with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, _Bars(args.quiet) as bars:
@@ -151,8 +152,8 @@ def run_io(args: argparse.Namespace) -> None:
     """Time the files alone."""
     from fitting.machine import machine
     from flows.bench import bench_files, with_labels
-    from flows.fitter import resolve_device
     from hmr_skel.data.manifest import load_manifest
+    from hmr_skel.device import resolve_device
 
     device = resolve_device(args.device)
     with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, _Bars(args.quiet) as bars:
@@ -173,11 +174,12 @@ class _Inputs:
     def __init__(self, args: argparse.Namespace, work: Path) -> None:
         import fitting
         from flows.bench import load_rows, with_labels
-        from flows.fitter import resolve_device
-        from flows.sources import SKEL_FILES, SMPL_FILES, model_file
+        from flows.sources import model_file
+        from hmr_skel.body.files import SKEL_FILES, SMPL_FILES
         from hmr_skel.body.skel import Skel
         from hmr_skel.body.smpl import Smpl
         from hmr_skel.data.manifest import load_manifest
+        from hmr_skel.device import resolve_device
 
         self.device = resolve_device(args.device)
         self.manifest = with_labels(load_manifest(args.manifest), args.labels, args.rows)

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import fitting
-from flows.fitter import _by_increments, resolve_device
+from flows.fitter import _by_increments
 from flows.shard import Builder, build_shard, parse_shards
 from flows.sources import fit_code
 from hmr_skel import load_shards
 from hmr_skel.data.manifest import load_manifest
+from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
 from tests.flows.conftest import BAD_ROW, ROWS, ROWS_PER_SHARD, write_small
 
