@@ -1,25 +1,62 @@
-"""Batches of samples, from any position on, made by worker processes."""
+"""Batches of samples, from any position on, made by worker processes.
 
-from collections.abc import Iterator
+The main process decides what is in a batch and the workers make it: they know no order and keep no position, so that
+the stream is the same for any number of them.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
-from hmr_skel.data.samples import Batch, SampleDataset
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hmr_skel.data.crop import UnreadableImage
+from hmr_skel.data.order import Order
+from hmr_skel.data.samples import Batch, Sample, SampleDataset, SampleReader, stack
+from hmr_skel.errors import UserError
+
+SUBSTITUTES = 8
+"""Rows named in advance to stand in for one whose image is unreadable."""
+REPORTED_FILES = 20
+"""Unreadable images that are reported by name; the others are only counted."""
+
+_REQUEST = np.dtype([("row", np.int64), ("epoch", np.int64), ("mask_skel", np.bool_)])
+_log = logging.getLogger(__name__)
 
 
 class Batches(Iterator[Batch]):
     """An iterator of batches that owns worker processes: `close()` it, or use it in a `with`.
 
-    `skipped` is how many samples were replaced so far because their image was missing or corrupt.
+    Attributes:
+        skipped: how many samples were replaced (or, in order, left out) so far, their images being unreadable.
     """
 
-    skipped: int
-    samples_per_epoch: int
+    def __init__(self, loader: DataLoader, timeout: float) -> None:
+        self.skipped = 0
+        self._timeout = timeout
+        self._reported: set[str] = set()
+        self._made: Iterator[_Made] | None = iter(loader)
 
     def __next__(self) -> Batch:
-        raise NotImplementedError
+        """Raises `UserError` where no batch comes in time, a worker was killed, or images are unreadable in a row."""
+        while True:
+            made = self._next_made()
+            self._report(made.unreadable)
+            if made.error is not None:
+                self.close()
+                raise UserError(made.error)
+            if made.batch is not None:  # None: in order, and all of its images were unreadable
+                return made.batch
 
     def close(self) -> None:
-        raise NotImplementedError
+        """End the worker processes. A second call does nothing."""
+        self._made = None  # DataLoader's iterator ends its workers when it goes, in bounded time
 
     def __enter__(self) -> "Batches":
         return self
@@ -28,6 +65,37 @@ class Batches(Iterator[Batch]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _next_made(self) -> "_Made":
+        if self._made is None:
+            raise StopIteration
+        try:
+            return next(self._made)
+        except StopIteration:
+            self.close()
+            raise
+        except RuntimeError as error:
+            self.close()
+            if "timed out" in str(error):
+                raise UserError(
+                    f"no batch of images came within {self._timeout:g} s. Is the disk with the images reachable? A "
+                    "slow one needs more workers, or a longer timeout."
+                ) from error
+            if "worker" in str(error) and ("exited unexpectedly" in str(error) or "killed by signal" in str(error)):
+                raise UserError(
+                    f"a loader process ended before its time ({error}). Most often the system killed it for lack of "
+                    "memory: use fewer workers."
+                ) from error
+            raise
+
+    def _report(self, unreadable: list[str]) -> None:
+        self.skipped += len(unreadable)
+        for text in unreadable:
+            if text not in self._reported and len(self._reported) < REPORTED_FILES:
+                self._reported.add(text)
+                _log.warning("skipped: %s", text)
+                if len(self._reported) == REPORTED_FILES:
+                    _log.warning("further unreadable images are counted, not named")
 
 
 def batches(
@@ -43,23 +111,144 @@ def batches(
     pin_memory: bool = False,
     timeout: float = 300.0,
 ) -> Batches:
-    """The endless, shuffled stream of training batches from batch number `start` to `stop` (excluded).
+    """The endless, shuffled stream of training batches, from batch number `start` to `stop` (excluded).
+
+    A sample whose image is unreadable is replaced by another row of its kind, the same in every run.
 
     Args:
         batch_size: samples per batch of this rank.
         seed: of the order and of the augmentation.
-        start: batches of this rank before the first one given: the position to resume at.
+        start: number of the first batch: where to resume.
         rank, world_size: batch k of rank r holds samples (k * world_size + r) * batch_size onwards of one stream, so
             that the batches number k of all ranks are one batch of one process with `world_size * batch_size`.
         workers: processes; 0 makes the batches in this one.
-        timeout: seconds to wait for a batch before `UserError`.
+        timeout: seconds to wait for a batch of the workers.
     """
-    raise NotImplementedError
+    _check(batch_size, rank, world_size, workers)
+    order = Order(dataset.strata, seed)
+
+    def request(number: int) -> np.ndarray:
+        position = (number * world_size + rank) * batch_size
+        indices, epochs, strata = order.at(position, batch_size)
+        substitutes = order.substitutes(position, strata, SUBSTITUTES)
+        return _request(dataset, np.concatenate((indices[:, None], substitutes), 1), epochs[:, None])
+
+    numbers = range(start, np.iinfo(np.int64).max if stop is None else stop)
+    maker = _Maker(dataset.reader, seed, replace=True)
+    return _open(maker, _Requests(numbers, request), workers, pin_memory, timeout)
 
 
 def ordered_batches(
-    dataset: SampleDataset, batch_size: int, *, rank: int = 0, world_size: int = 1, workers: int = 0, timeout=300.0
+    dataset: SampleDataset,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+    timeout: float = 300.0,
 ) -> Batches:
     """Every row once, in order, for evaluation: rank r has rows r, r + world_size, ...; the last batch may be smaller.
-    Unreadable images are left out and counted in `skipped`."""
-    raise NotImplementedError
+
+    Unreadable images are left out and counted in `skipped`. Arguments as those of `batches`.
+    """
+    _check(batch_size, rank, world_size, workers)
+    own = np.arange(rank, len(dataset), world_size)
+
+    def request(number: int) -> np.ndarray:
+        return _request(dataset, own[number * batch_size : (number + 1) * batch_size, None], np.zeros((1, 1), int))
+
+    numbers = range(-(-len(own) // batch_size))
+    maker = _Maker(dataset.reader, seed=0, replace=False)
+    return _open(maker, _Requests(numbers, request), workers, pin_memory, timeout)
+
+
+@dataclass
+class _Made:
+    """What a worker sends back."""
+
+    batch: Batch | None
+    unreadable: list[str]  # "file: reason" of every sample that was skipped
+    error: str | None = None
+
+    def pin_memory(self) -> "_Made":
+        return _Made(None if self.batch is None else self.batch.pin_memory(), self.unreadable, self.error)
+
+
+class _Maker(Dataset):
+    """Requests to batches: what runs in a worker."""
+
+    def __init__(self, reader: SampleReader, seed: int, replace: bool) -> None:
+        self.reader, self.seed, self.replace = reader, seed, replace
+
+    def __getitem__(self, index: np.ndarray) -> _Made:
+        """`index` [B 1 + substitutes] of `_REQUEST`: the rows wanted, and those to be tried in their places."""
+        samples: list[Sample] = []
+        unreadable: list[str] = []
+        for candidates in index:
+            for row, epoch, mask_skel in candidates.tolist():
+                try:
+                    samples.append(self.reader.sample(row, epoch, self.seed, mask_skel))
+                    break
+                except UnreadableImage as error:
+                    unreadable.append(str(error))
+            else:
+                if self.replace:
+                    return _Made(None, unreadable, _too_many(unreadable[-len(candidates) :]))
+        return _Made(stack(samples) if samples else None, unreadable)
+
+
+class _Requests(Sampler):
+    """What the workers are to make, one request per batch, computed when it is asked for."""
+
+    def __init__(self, numbers: range, request: Callable[[int], np.ndarray]) -> None:
+        self.numbers, self.request = numbers, request
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(self.request, self.numbers)
+
+
+def _request(dataset: SampleDataset, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+    request: np.ndarray = np.empty(indices.shape, _REQUEST)
+    request["row"], request["mask_skel"] = dataset.rows[indices], dataset.mask_skel[indices]
+    request["epoch"] = epochs
+    return request
+
+
+def _open(maker: _Maker, requests: _Requests, workers: int, pin_memory: bool, timeout: float) -> Batches:
+    loader = DataLoader(
+        maker,
+        sampler=requests,
+        batch_size=None,  # a request is a whole batch
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        timeout=timeout if workers else 0,
+        worker_init_fn=_start_worker,
+        multiprocessing_context="spawn" if workers else None,  # a forked torch may hang
+        generator=torch.Generator(),  # else one number of the global generator would be used up
+    )
+    return Batches(loader, timeout)
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(1)
+    # Ctrl-C and job schedulers signal the whole group: it is the main process that decides when its workers end.
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+
+
+def _check(batch_size: int, rank: int, world_size: int, workers: int) -> None:
+    if batch_size < 1 or workers < 0 or not 0 <= rank < world_size:
+        raise ValueError(f"batch_size {batch_size}, workers {workers}, rank {rank} of {world_size}")
+
+
+def _too_many(unreadable: list[str]) -> str:
+    return (
+        f"{len(unreadable)} images in a row are unreadable: {'; '.join(unreadable[:3])}; ... Are image_root and "
+        "image_path of the manifest right, and all images there?"
+    )

@@ -1,7 +1,15 @@
 """Which rows of a dataset are trained on, and which of their labels: rules on columns, stated in the recipe."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from hmr_skel.data.row_cache import RowCache
+from hmr_skel.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +28,7 @@ class QualityConfig:
     min_confidence: float = 0.0
     """Keypoints of less confidence than this count as not annotated (HSMR: 0.3)."""
     min_keypoints_2d: int = 0
-    """Rows with fewer annotated 2D keypoints than this are left out (HSMR: 5)."""
+    """Rows with fewer 2D keypoints (of any confidence above 0) than this are left out (HSMR: 5)."""
 
     def __post_init__(self) -> None:
         if self.poor_skel not in ("mask", "drop"):
@@ -29,3 +37,84 @@ class QualityConfig:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name} is {value!r}, must not be negative")
+
+
+@dataclass(frozen=True)
+class ChosenRows:
+    """The rows of a dataset that a recipe uses."""
+
+    rows: Int[np.ndarray, "N"]  # ascending
+    mask_skel: Bool[np.ndarray, "N"]  # used without their SKEL labels
+    source: Int[np.ndarray, "N"]  # index into `sources`
+    sources: list[str]
+    dropped: dict[str, int]  # reason -> rows left out for it, the first that holds
+
+
+def choose_rows(rows: RowCache, config: QualityConfig, camera_needed: bool) -> ChosenRows:
+    """Apply the rules to all rows. A value that is not there passes: what was not fitted has no fitting error.
+
+    Raises `UserError` where no row is left.
+    """
+    keep, dropped = np.ones(len(rows), bool), {}
+
+    def drop(reason: str, bad: np.ndarray) -> None:
+        if (count := int((keep & bad).sum())) > 0:
+            dropped[reason] = count
+        keep[bad] = False
+
+    if camera_needed:
+        drop("no camera", ~rows.numbers("has_camera"))
+    if config.min_keypoints_2d:
+        drop("too few keypoints", rows.numbers("num_keypoints_2d") < config.min_keypoints_2d)
+    poor = np.zeros(len(rows), bool)
+    for reason, rule in _skel_rules(rows, config).items():
+        bad = rule()
+        poor |= bad
+        if config.poor_skel == "drop":
+            drop(reason, bad)
+    chosen = np.flatnonzero(keep)
+    if not len(chosen):
+        why = ", ".join(f"{count:,} for {reason}" for reason, count in dropped.items())
+        raise UserError(
+            f"the recipe's quality rules leave none of {len(rows):,} rows ({why}). Relax them, or choose "
+            "missing_intrinsics = 'diagonal' where it is the camera that is missing."
+        )
+    source, sources = rows.texts("source")
+    return ChosenRows(chosen, poor[chosen], source[chosen], sources, dropped)
+
+
+def one_gender(rows: RowCache, chosen: ChosenRows, where: str | Path) -> Literal["male", "female"]:
+    """The gender of the SKEL bodies of all chosen rows. Raises `UserError` where there are two, or none."""
+    codes, names = rows.texts("skel_gender")
+    codes = codes[chosen.rows]
+    counts = {name: int((codes == code).sum()) for code, name in enumerate(names)}
+    found = {name: count for name, count in counts.items() if count}
+    match list(found):
+        case ["male" | "female" as gender]:
+            return gender
+        case []:
+            raise UserError(f"{where}: no row has a SKEL body. Build the dataset with a fit (`hmr-skel dataset`).")
+        case _:
+            listed = " and ".join(f"{count:,} {name}" for name, count in found.items())
+            raise UserError(
+                f"{where} has {listed} rows. Expected one gender: a network predicts one body. Build the dataset with "
+                'skel_gender = "male" or "female" in the manifest.'
+            )
+
+
+def _skel_rules(rows: RowCache, config: QualityConfig) -> dict[str, Callable[[], np.ndarray]]:
+    """What makes SKEL labels poor: reason -> bool [N] of all rows, computed when asked for."""
+    rules: dict[str, Callable[[], np.ndarray]] = {}
+    if (most_v2v := config.max_v2v_mm) is not None:
+        rules[f"v2v above {most_v2v:g} mm"] = lambda: rows.numbers("v2v_mm") > most_v2v  # NaN is not
+    if (most_beta := config.max_abs_beta) is not None:
+        rules[f"betas beyond {most_beta:g}"] = lambda: rows.numbers("max_abs_beta") > most_beta
+    if config.statuses is not None:
+        wanted = config.statuses
+
+        def bad_status() -> np.ndarray:
+            codes, names = rows.texts("status")
+            return ~np.isin(codes, [code for code, name in enumerate(names) if name in wanted])
+
+        rules[f"status other than {', '.join(wanted)}"] = bad_status
+    return rules

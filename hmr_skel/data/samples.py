@@ -1,18 +1,34 @@
 """A dataset's rows and images as training samples."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from hmr_skel.data.augment import AugmentConfig
-from hmr_skel.data.image_files import ImageRule
-from hmr_skel.data.quality import QualityConfig
+from hmr_skel.data.augment import (
+    Augmentation,
+    AugmentConfig,
+    camera_change,
+    change_keypoints_2d,
+    change_keypoints_3d,
+    change_q,
+    draw,
+    image_change,
+)
+from hmr_skel.data.crop import CROP_SIZE, UnreadableImage, after, box_affine, crop_image, decode, transform
+from hmr_skel.data.degrade import degrade
+from hmr_skel.data.image_files import ImageRule, check_images
+from hmr_skel.data.load import load_shards
+from hmr_skel.data.order import make_strata
+from hmr_skel.data.part_crops import part_box
+from hmr_skel.data.quality import QualityConfig, choose_rows, one_gender
+from hmr_skel.data.row_cache import Row, RowCache, open_rows
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,11 @@ class Batch:
         return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
 
 
+def stack(samples: Sequence[Sample]) -> Batch:
+    """At least one sample."""
+    return Batch(*(torch.from_numpy(np.stack([getattr(s, f.name) for s in samples])) for f in fields(Sample)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """What samples are made of and how; part of a training recipe."""
@@ -78,8 +99,86 @@ class SampleConfig:
     """Rows whose camera is unknown are left out, or get a focal length of the image's diagonal (CLIFF's guess)."""
 
 
+class SampleReader:
+    """Rows of a dataset to samples. Holds no rows, so that it is cheap to send to worker processes."""
+
+    def __init__(self, rows: RowCache, images: Mapping[str, ImageRule], config: SampleConfig, augment: bool) -> None:
+        self.rows, self.images, self.config, self.augment = rows, dict(images), config, augment
+
+    def sample(self, row: int, epoch: int, seed: int, mask_skel: bool = False) -> Sample:
+        """The sample of one row; a pure function of its arguments.
+
+        Raises `UnreadableImage`, whose text begins with the file.
+        """
+        augmentation = Augmentation()
+        if self.augment:
+            augmentation = draw(self.config.augment, np.random.default_rng((seed, epoch, row)))
+        return self.augmented(row, augmentation, mask_skel)
+
+    def augmented(self, row: int, augmentation: Augmentation, mask_skel: bool = False) -> Sample:
+        """The sample of one row under a given change. Raises `UnreadableImage`."""
+        label = self.rows[row]
+        file = self.images[label.source].file(label.imgname)
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise UnreadableImage(f"{file}: {error.strerror or error}") from error
+        try:
+            return self._make(row, label, data, augmentation, mask_skel)
+        except UnreadableImage as error:
+            raise UnreadableImage(f"{file}: {error}") from error
+
+    def _make(self, row: int, label: Row, data: bytes, augmentation: Augmentation, mask_skel: bool) -> Sample:
+        keypoints_2d = _annotated(label.keypoints_2d, self.config.quality.min_confidence)
+        keypoints_3d = _annotated(label.keypoints_3d, self.config.quality.min_confidence)
+        center, side = label.center.astype(float), label.side
+        if augmentation.part is not None:
+            center, side = part_box(keypoints_2d, augmentation.part) or (center, side)
+        center = center + side * np.asarray(augmentation.shift)
+        side *= augmentation.scale
+
+        camera_known = bool(np.isfinite(label.cam_int).all())
+        image, reduction = decode(data, shrink=side / CROP_SIZE if camera_known else 1)
+        intrinsics = label.cam_int.astype(float) if camera_known else diagonal_intrinsics(*image.shape[1::-1])
+        moved = image_change(camera_change(augmentation), intrinsics)
+        center = transform(moved, center)
+        affine = box_affine(center, side)
+        crop = crop_image(image, after(affine, moved), reduction)
+
+        keypoints_2d = change_keypoints_2d(keypoints_2d, augmentation, moved)
+        keypoints_2d[:, :2] = transform(affine, keypoints_2d[:, :2]) / CROP_SIZE - 0.5
+        has_skel = bool(np.isfinite(label.skel_q).all() and np.isfinite(label.skel_betas).all() and not mask_skel)
+        unknown = np.float32(np.nan)
+        return Sample(
+            image=_colored(crop, augmentation),
+            center=center.astype(np.float32),
+            size=np.array(side, np.float32),
+            intrinsics=intrinsics.astype(np.float32),
+            affine=affine.astype(np.float32),
+            keypoints_2d=keypoints_2d.astype(np.float32),
+            keypoints_3d=change_keypoints_3d(keypoints_3d, augmentation).astype(np.float32),
+            q=change_q(label.skel_q.astype(float), augmentation).astype(np.float32)
+            if has_skel
+            else label.skel_q * unknown,
+            betas=label.skel_betas if has_skel else label.skel_betas * unknown,
+            has_skel=np.array(has_skel),
+            transl=np.full(3, unknown) if augmentation.moves_camera or not has_skel else label.skel_transl,
+            row=np.array(row, np.int64),
+        )
+
+
 class SampleDataset:
-    """Map-style: `sample(index, epoch, seed)` is a pure function of its arguments."""
+    """The rows of a dataset that a recipe trains on (or that are evaluated), as samples; map-style.
+
+    Attributes:
+        gender: of the SKEL bodies: `male` or `female`.
+        rows: int64 [N] the dataset's rows that are used, in their order.
+        mask_skel: bool [N] rows whose SKEL labels are left out.
+        strata: what the stream of training samples draws from: shares in thousandths, and the indices [..] into `rows`
+            of each; one stratum of all without `mixture`.
+        dropped: how many rows the recipe left out, by reason.
+        reader: makes the samples.
+    """
 
     gender: Literal["male", "female"]
 
@@ -87,14 +186,71 @@ class SampleDataset:
         self,
         path: str | Path,
         images: Mapping[str, ImageRule],
-        config: SampleConfig,
+        config: SampleConfig | None = None,
         split: Literal["train", "test"] = "train",
         augment: bool = True,
+        cache: Path | None = None,
+        quiet: bool = False,
     ) -> None:
-        raise NotImplementedError
+        """Open a dataset, and check that its images are there.
+
+        Args:
+            path: the dataset's folder (the one with `data/` in it).
+            images: a rule per source, see `image_rules`.
+            config: what is left out, and how samples are changed; the default is `SampleConfig()`.
+            split: `train`, or `test` for the held-out shards.
+            augment: change samples at random, as training does.
+            cache: folder of the unpacked rows; by default in the dataset's folder.
+            quiet: no progress bar where rows have to be unpacked first.
+
+        Raises `UserError` for a folder without such shards, sources without images, image files that are nowhere,
+        bodies of both genders, an unknown source in the mixture, and where no row is left.
+        """
+        config = SampleConfig() if config is None else config
+        rows = open_rows(load_shards(path, split=split).paths, cache, quiet)
+        chosen = choose_rows(rows, config.quality, config.missing_intrinsics == "drop")
+        self.gender = one_gender(rows, chosen, path)
+        self.strata = make_strata(chosen, config.mixture, path)
+        self.rows, self.mask_skel, self.dropped = chosen.rows, chosen.mask_skel, chosen.dropped
+        self.reader = SampleReader(rows, images, config, augment)
+        check_images(rows, chosen, images)
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"SampleDataset({len(self):,} of {len(self.reader.rows):,} rows, {self.gender})"
 
     def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Sample | None:
-        raise NotImplementedError
+        """A pure function of its arguments. None where the image is missing or corrupt."""
+        try:
+            return self.reader.sample(int(self.rows[index]), epoch, seed, bool(self.mask_skel[index]))
+        except UnreadableImage:
+            return None
+
+
+def diagonal_intrinsics(width: int, height: int) -> Float[np.ndarray, "3 3"]:
+    """A guess: a focal length of the image's diagonal (53 degrees along it), principal point in the middle."""
+    focal = np.hypot(width, height)
+    return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+
+
+def _annotated(points: np.ndarray, min_confidence: float) -> np.ndarray:
+    """float64, with confidence 0 and coordinates NaN wherever a keypoint is not annotated."""
+    points = points.astype(float)
+    there = np.isfinite(points).all(-1) & (points[:, -1] > 0) & (points[:, -1] >= min_confidence)
+    points[~there, :-1], points[~there, -1] = np.nan, 0
+    return points
+
+
+def _colored(crop: UInt8[np.ndarray, "256 256 3"], augmentation: Augmentation) -> UInt8[np.ndarray, "3 256 256"]:
+    """BGR to RGB planes, with all that changes colours and sharpness."""
+    for group, seed in enumerate(augmentation.degrade):
+        if seed is not None:
+            crop = degrade(crop, group, seed)
+    planes = np.empty((3, *crop.shape[:2]), np.uint8)
+    cv2.split(crop, [planes[2], planes[1], planes[0]])
+    for plane, gain in zip(planes, augmentation.gains, strict=True):
+        if gain != 1:
+            cv2.convertScaleAbs(plane, plane, gain)
+    return planes

@@ -1,0 +1,115 @@
+"""Square boxes cut out of images: one affine map from image pixels to crop pixels, and pictures made by it.
+
+Pixel (0, 0) is the centre of the first pixel, in images and in crops, as in OpenCV: keypoints and pictures go through
+the same map. The box's centre comes to crop pixel (128, 128), as in all code that descends from HMR's.
+"""
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+CROP_SIZE = 256
+_BLUR_FROM = 1.15  # image px per crop px: below, aliasing cannot be seen
+
+
+class UnreadableImage(Exception):
+    """An image that is missing, corrupt, or does not show the box. The text says which and how."""
+
+
+def box_affine(center: Float[np.ndarray, "2"], side: float) -> Float[np.ndarray, "2 3"]:
+    """The map from image px to crop px of an upright box."""
+    scale = CROP_SIZE / side
+    return np.array([[scale, 0, CROP_SIZE / 2 - scale * center[0]], [0, scale, CROP_SIZE / 2 - scale * center[1]]])
+
+
+def transform(affine: Float[np.ndarray, "2 3"], points: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:
+    """Points through an affine map."""
+    return points @ affine[:, :2].T + affine[:, 2]
+
+
+def after(second: Float[np.ndarray, "2 3"], first: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "2 3"]:
+    """The map that applies `first`, then `second`."""
+    linear = second[:, :2] @ first
+    linear[:, 2] += second[:, 2]
+    return linear
+
+
+def decode(data: bytes, shrink: float) -> tuple[UInt8[np.ndarray, "H W 3"], int]:
+    """An encoded image as BGR, made smaller while it is decoded where it would be made smaller anyway.
+
+    Args:
+        data: a file's content. Orientation tags are ignored: labels refer to the stored pixels.
+        shrink: image px per crop px.
+
+    Returns: the image, and by how much it is reduced: 1, 2, 4 or 8, at most `shrink`. Only JPEGs are: their decoder
+    averages, others would skip pixels.
+
+    Raises `UnreadableImage`.
+    """
+    reduction = next((r for r in (8, 4, 2) if r <= shrink), 1) if data[:2] == b"\xff\xd8" else 1
+    mode = {
+        1: cv2.IMREAD_COLOR,
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+        8: cv2.IMREAD_REDUCED_COLOR_8,
+    }[reduction]
+    if not data:
+        raise UnreadableImage("the file is empty")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise UnreadableImage(f"cannot be decoded: {error.err or error}") from error
+    if image is None:
+        raise UnreadableImage("is no image, or damaged")
+    return image, reduction
+
+
+def crop_image(
+    image: UInt8[np.ndarray, "H W 3"], affine: Float[np.ndarray, "2 3"], reduction: int = 1
+) -> UInt8[np.ndarray, "256 256 3"]:
+    """The crop, black where the image ends.
+
+    Args:
+        image: of any channel order, reduced by `reduction` (pixel j is the mean of pixels j r to j r + r - 1).
+        affine: full-size image px -> crop px: similar, or nearly so.
+
+    Shrinks by the mean over whole pixels as far as that goes, then blurs for the rest and interpolates.
+    Raises `UnreadableImage` where the box lies outside the image.
+    """
+    affine = after(affine, _enlarge(reduction))
+    left, top, right, bottom = _needed(affine, *image.shape[1::-1])
+    image = image[top:bottom, left:right]
+    affine = after(affine, np.array([[1.0, 0.0, left], [0.0, 1.0, top]]))
+    steps = int(_shrink(affine))
+    if steps > 1 and min(image.shape[:2]) >= steps:
+        height, width = (side // steps for side in image.shape[:2])
+        image = cv2.resize(image[: height * steps, : width * steps], (width, height), interpolation=cv2.INTER_AREA)
+        affine = after(affine, _enlarge(steps))
+    if (shrink := _shrink(affine)) > _BLUR_FROM:
+        sigma = 0.5 * np.sqrt(shrink**2 - 1)  # with the interpolation's own: that of a triangle as wide as two crop px
+        size = 3 if sigma < 0.6 else 5
+        image = cv2.GaussianBlur(image, (size, size), sigma)
+    return cv2.warpAffine(image, affine, (CROP_SIZE, CROP_SIZE), flags=cv2.INTER_LINEAR)
+
+
+def _enlarge(times: int) -> Float[np.ndarray, "2 3"]:
+    """From px of an image reduced by means over squares to px of the image."""
+    return np.array([[times, 0, (times - 1) / 2], [0, times, (times - 1) / 2]])
+
+
+def _shrink(affine: Float[np.ndarray, "2 3"]) -> float:
+    """Image px per crop px."""
+    return float(1 / np.sqrt(abs(np.linalg.det(affine[:, :2]))))
+
+
+def _needed(affine: Float[np.ndarray, "2 3"], width: int, height: int) -> tuple[int, int, int, int]:
+    """The part of the image that the crop shows, and some pixels around it: left, top, right, bottom."""
+    corners = np.array([[x, y] for x in (0, CROP_SIZE) for y in (0, CROP_SIZE)], float)
+    found = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
+    around = 3 * max(1.0, _shrink(affine))
+    low, high = found.min(0) - around, found.max(0) + around
+    if (low >= (width, height)).any() or (high <= 0).any():
+        raise UnreadableImage(f"is {width} x {height} px, and the box lies outside")
+    left, top = np.maximum(low, 0).astype(int).tolist()
+    right, bottom = np.minimum(np.ceil(high), (width, height)).astype(int).tolist()
+    return left, top, right, bottom
