@@ -4,6 +4,7 @@ The main process decides what is in a batch and the workers make it: they know n
 the stream is the same for any number of them.
 """
 
+import atexit
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -237,6 +238,9 @@ def _as_it_is(made: Any) -> Any:
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(1)
+    # When all Python has ended: the native libraries' own clean-up aborts the process now and then, which would look
+    # like a worker that was killed.
+    atexit.register(os._exit, 0)
     # Ctrl-C and job schedulers signal the whole group: it is the main process that decides when its workers end.
     if hasattr(os, "setpgrp"):
         os.setpgrp()

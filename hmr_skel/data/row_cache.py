@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import mmap
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +25,10 @@ from hmr_skel.errors import UserError
 FORMAT = "1"
 """Changes whenever the cache files' layout or meaning does."""
 _BATCH_ROWS = 2048
-RELEASE_AFTER_ROWS = 256
+RELEASE_AFTER_ROWS = 64
 """After so many reads the mapped pages are handed back to the system, which keeps them cached as long as it has room:
-else all that was ever read would count as the process's memory."""
+else all that was ever read would count as the process's memory. A read maps up to 0.3 MB: what is around each part of a
+row comes with it."""
 
 NUMBERS: dict[str, tuple[int, ...]] = {
     "center": (2,),  # px
@@ -202,6 +203,20 @@ def _cache_file(shard: Path, footer: bytes, cache: Path | None) -> Path:
 
 
 def _convert(shard: Path, target: Path, bar: tqdm) -> None:
+    with (
+        replacing(target) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, _CACHE_SCHEMA) as writer,
+    ):
+        for part in _read(shard):
+            writer.write_batch(_pack(part))
+            bar.update(part.num_rows)
+    for old in target.parent.glob(f"{shard.stem}-*.arrow"):
+        if old != target:
+            old.unlink(missing_ok=True)
+
+
+def _read(shard: Path) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(shard) as parquet:
             missing = [name for name in _SHARD_COLUMNS if name not in parquet.schema_arrow.names]
@@ -209,19 +224,9 @@ def _convert(shard: Path, target: Path, bar: tqdm) -> None:
                 raise UserError(
                     f"{shard} has no column {', '.join(missing)}: it is no shard of this version. Build it again."
                 )
-            with (
-                replacing(target) as temporary,
-                pa.OSFile(str(temporary), "wb") as sink,
-                pa.ipc.new_file(sink, _CACHE_SCHEMA) as writer,
-            ):
-                for part in parquet.iter_batches(_BATCH_ROWS, columns=_SHARD_COLUMNS):
-                    writer.write_batch(_pack(part))
-                    bar.update(part.num_rows)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            yield from parquet.iter_batches(_BATCH_ROWS, columns=_SHARD_COLUMNS)
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{shard} is damaged: {error}. `hmr-skel verify` tells more; build the shard again.") from error
-    for old in target.parent.glob(f"{shard.stem}-*.arrow"):
-        if old != target:
-            old.unlink(missing_ok=True)
 
 
 def _pack(part: pa.RecordBatch) -> pa.RecordBatch:

@@ -138,7 +138,7 @@ class SampleReader:
         side *= augmentation.scale
 
         camera_known = bool(np.isfinite(label.cam_int).all())
-        image, reduction = decode(data, shrink=side / CROP_SIZE if camera_known else 1)
+        image, reduction = decode(data, shrink=side / CROP_SIZE if camera_known else 1.0)
         intrinsics = label.cam_int.astype(float) if camera_known else diagonal_intrinsics(*image.shape[1::-1])
         moved = image_change(camera_change(augmentation), intrinsics)
         center = transform(moved, center)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hmr_skel.data.manifest import Manifest, Source, parse_manifest
+from tests.data.sample_set import write_sample_set
 
 
 def label_arrays(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -99,3 +100,9 @@ def _make_manifest():
 @pytest.fixture(scope="session", name="make_source")
 def _make_source():
     return make_source
+
+
+@pytest.fixture(scope="session")
+def sample_set(tmp_path_factory):
+    """A small dataset with images, read only: see `sample_set.py`."""
+    return write_sample_set(tmp_path_factory.mktemp("samples"))

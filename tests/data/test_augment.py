@@ -1,0 +1,136 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hmr_skel.body.skel import Skel
+from hmr_skel.data.augment import (
+    Augmentation,
+    AugmentConfig,
+    camera_change,
+    change_keypoints_2d,
+    change_keypoints_3d,
+    change_q,
+    draw,
+    image_change,
+)
+
+CAM_INT = np.array([[900, 3, 690.0], [0, 930, 500.0], [0, 0, 1]])
+FLIP, ROLL = Augmentation(flip=True), Augmentation(roll=0.7)
+SKEL_MIRROR = [0, 6, 7, 8, 9, 10, 1, 2, 3, 4, 5, 11, 12, 13, 19, 20, 21, 22, 23, 14, 15, 16, 17, 18]
+WILD = AugmentConfig(
+    scale=0.3, translation=0.1, roll_deg=40.0, roll_probability=0.5, flip_probability=0.5, extreme_crop_probability=0.5
+)
+
+
+@pytest.fixture
+def label():
+    rng = np.random.default_rng(0)
+    points = np.concatenate((rng.normal((0, 0, 5), 0.5, (44, 3)), rng.random((44, 1))), 1)
+    pixels = points[:, :3] @ CAM_INT.T
+    return points, np.concatenate((pixels[:, :2] / pixels[:, 2:], rng.random((44, 1))), 1), rng.normal(0, 0.5, 46)
+
+
+def apply(change, points, pixels, q):
+    moved = image_change(camera_change(change), CAM_INT)
+    return change_keypoints_3d(points, change), change_keypoints_2d(pixels, change, moved), change_q(q, change)
+
+
+def test_a_flip_twice_changes_nothing(label):
+    once = apply(FLIP, *label)
+    for changed, before in zip(once, label, strict=True):
+        assert np.abs(changed - before).max() > 0.1
+    for twice, before in zip(apply(FLIP, *once), label, strict=True):
+        np.testing.assert_allclose(twice, before, atol=1e-9)
+
+
+def test_a_roll_is_undone_by_its_opposite(label):
+    back = apply(replace(ROLL, roll=-ROLL.roll), *apply(ROLL, *label))
+    for changed, before in zip(back[:2], label[:2], strict=True):
+        np.testing.assert_allclose(changed, before, atol=1e-9)
+    np.testing.assert_allclose(back[2][3:], label[2][3:])
+    np.testing.assert_allclose(back[2][:3], label[2][:3], atol=1e-9)  # within +-pi and +-pi/2
+
+
+@given(roll=st.floats(-4, 4), flip=st.booleans(), stretch=st.floats(0.5, 2), skew=st.floats(-30, 30))
+def test_the_changed_body_projects_into_the_changed_picture(roll, flip, stretch, skew):
+    rng = np.random.default_rng(1)
+    cam_int = np.array([[800, skew, 300.0], [0, 800 * stretch, 700], [0, 0, 1]])
+    points = np.concatenate((rng.normal((0, 0, 6), 1, (44, 3)), np.ones((44, 1))), 1)
+
+    def project(points):
+        pixels = points[:, :3] @ cam_int.T
+        return np.concatenate((pixels[:, :2] / pixels[:, 2:], np.ones((44, 1))), 1)
+
+    change = Augmentation(roll=roll, flip=flip)
+    moved = image_change(camera_change(change), cam_int)
+    expected = project(change_keypoints_3d(points, change))
+    np.testing.assert_allclose(change_keypoints_2d(project(points), change, moved), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [ROLL, Augmentation(roll=-2.6), FLIP, Augmentation(roll=1.2, flip=True)])
+def test_the_changed_pose_poses_the_changed_body(change, open_body_dir):
+    skel = Skel.load(open_body_dir / "skel_male.pkl", dtype=torch.float64)
+    rng = np.random.default_rng(3)
+    q = rng.uniform(-0.6, 0.6, (8, 46))
+    q[:, 0] += np.pi  # upright in the camera's frame
+    q[0, 1] = np.pi / 2  # tilt and rotation turn about one axis
+    betas = torch.from_numpy(rng.normal(0, 1, (8, 10)))
+
+    def joints(q):
+        found = skel(torch.from_numpy(q), betas, torch.zeros(8, 3, dtype=torch.float64)).joints
+        return (found - found[:, :1]).numpy()
+
+    expected = joints(q) @ camera_change(change).T
+    if change.flip:
+        expected = expected[:, SKEL_MIRROR]
+    changed = joints(np.stack([change_q(pose, change) for pose in q]))
+    # Both ankles' pins share one axis, and the template is not quite symmetric: that is all that a flip may cost.
+    assert np.abs(changed - expected).max() < (0.04 if change.flip else 1e-6)
+    torso = [0, 11, 12, 13, 1, 6]
+    assert np.abs(changed - expected)[:, torso].max() < (2e-3 if change.flip else 1e-6)
+
+
+def test_a_change_depends_on_the_generator_alone():
+    first = [draw(WILD, np.random.default_rng((1, i))) for i in range(50)]
+    assert first == [draw(WILD, np.random.default_rng((1, i))) for i in range(50)]
+    assert len({change.gains for change in first}) == 50
+
+
+def test_changes_are_as_large_and_as_frequent_as_configured():
+    rng = np.random.default_rng(0)
+    drawn = [draw(WILD, rng) for _ in range(2000)]
+    assert all(0.7 <= change.scale <= 1.3 for change in drawn)
+    assert all(abs(shift) <= 0.1 for change in drawn for shift in change.shift)
+    assert all(abs(change.roll) <= np.radians(80) for change in drawn)
+    assert all(0.8 <= gain <= 1.2 for change in drawn for gain in change.gains)
+    for seen, expected in (
+        (np.mean([change.flip for change in drawn]), 0.5),
+        (np.mean([change.roll != 0 for change in drawn]), 0.5),
+        (np.mean([change.part is not None for change in drawn]), 0.5),
+        (np.mean([change.degrade[0] is not None for change in drawn]), 0.3),
+        (np.mean([change.scale == 1.3 for change in drawn]), 0.159),  # P(N > 1)
+    ):
+        assert abs(seen - expected) < 0.04
+
+
+def test_nothing_configured_is_nothing_changed():
+    still = AugmentConfig(scale=0.0, color=0.0, extreme_crop_probability=0.0, degrade_probability=0.0)
+    assert draw(still, np.random.default_rng(0)) == Augmentation()
+
+
+def test_chances_do_not_move_each_other():
+    """The same generator gives the same scale whether or not flips are asked for."""
+    plain, flipped = (draw(AugmentConfig(flip_probability=p), np.random.default_rng(9)) for p in (0.0, 1.0))
+    assert replace(flipped, flip=False) == plain
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"scale": 1.0}, {"color": -0.1}, {"flip_probability": 1.5}, {"roll_deg": float("nan")}]
+)
+def test_senseless_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        AugmentConfig(**wrong)
