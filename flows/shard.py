@@ -227,12 +227,12 @@ def describe(v2v_mm: dict[str, float] | None) -> str:
     return "v2v mean {mean:.2f} mm, p99 {p99:.2f} mm, max {max:.2f} mm".format(**v2v_mm)
 
 
-def parse_shards(text: str) -> list[int]:
+def parse_shards(text: str, what: str = "shards") -> list[int]:
     """`0-3,7` to [0, 1, 2, 3, 7]. Numbers are decimal: 07 and 08 are 7 and 8. Raises `UserError`."""
     numbers: list[int] = []
     for part in text.split(","):
         if not (match := re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", part, re.ASCII)):
-            raise UserError(f"{text!r} names no shards. Expected whole numbers from 0, such as 7, 07 or 0-3,7.")
+            raise UserError(f"{text!r} names no {what}. Expected whole numbers from 0, such as 7, 07 or 0-3,7.")
         first = int(match[1])
         last = first if match[2] is None else int(match[2])
         if last < first:

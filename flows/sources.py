@@ -52,7 +52,7 @@ def make_missing(manifest: Manifest, *, quiet: bool = False) -> None:
     Raises `UserError` where they cannot be written.
     """
     if manifest.body_models.kind == "open":
-        _export_open_body(manifest.body_models.path, quiet)
+        make_open_body(manifest.body_models.path, quiet=quiet)
     for source in manifest.sources:
         if source.generate is not None:
             _generate_labels(source, manifest.body_models, quiet)
@@ -63,7 +63,8 @@ def model_file(models: BodyModels, name: str) -> Path:
     return model_path(models.path, name)
 
 
-def _export_open_body(directory: Path, quiet: bool) -> None:
+def make_open_body(directory: Path, *, quiet: bool = False) -> None:
+    """Export the open body to a folder, unless it is there. Raises `UserError` where it cannot be written."""
     stamp, wanted = directory / "made-by.json", _open_body_version()
     names = [*SMPL_FILES.values(), *SKEL_FILES.values(), J19_FILE]
     if _is(stamp, wanted) and all((directory / name).is_file() for name in names):

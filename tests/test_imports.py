@@ -12,12 +12,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ALL = {
-    "body", "data", "errors", "evaluate", "fitting", "flows", "model", "open_data", "predict", "render", "rows",
-    "shapes", "train",
+    "body", "convert", "data", "device", "errors", "evaluate", "fitting", "flows", "model", "open_data", "predict",
+    "render", "rows", "shapes", "train",
 }  # fmt: skip
 ALLOWED = {
     "root": {"data"},  # hmr_skel.load_shards, on first use
     "errors": set(),
+    "device": {"errors"},
     "rows": set(),
     "shapes": set(),
     "body": {"errors", "rows", "shapes"},
@@ -25,6 +26,7 @@ ALLOWED = {
     "render": {"errors", "rows", "body"},
     "open_data": {"errors", "rows", "body", "data", "render"},
     "fitting": {"errors", "rows", "shapes", "body"},
+    "convert": {"errors", "rows", "device", "body", "data", "render", "fitting"},
     "model": {"errors", "rows", "body"},
     "evaluate": {"errors", "rows", "body", "data", "model"},
     "predict": {"errors", "rows", "body", "data", "model", "render"},

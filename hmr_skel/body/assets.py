@@ -1,10 +1,11 @@
-"""Model files to plain arrays: the only place in the project that unpickles, and only by an allow-list.
+"""Model files to plain arrays, unpickled only by an allow-list.
 
 Sources: the official SMPL and SKEL files. SMPL's are pickled under Python 2 and the older ones hold chumpy objects;
 chumpy does not import on current Python and is not needed: two stand-in classes recover the arrays that it wrapped.
 """
 
 import contextlib
+import importlib
 import os
 import pickle
 from pathlib import Path
@@ -57,20 +58,25 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode(encoding)
 
 
+def allowed_class(module: str, name: str) -> Any:
+    """The class or function that a pickle may name. Raises `pickle.UnpicklingError` for any other."""
+    module = _RENAMED.get(module, module)
+    if (module, name) == ("_codecs", "encode"):
+        return _encode
+    if module.split(".")[0] == "chumpy":
+        return ChumpySelect if name == "Select" else ChumpyArray
+    if module.startswith("scipy.sparse") and name in _SPARSE:
+        import scipy.sparse
+
+        return getattr(scipy.sparse, name)
+    if (module, name) in _PLAIN:
+        return getattr(importlib.import_module(module), name)
+    raise pickle.UnpicklingError(f"class {module}.{name} is not on the allow-list")
+
+
 class _AllowListUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        module = _RENAMED.get(module, module)
-        if (module, name) == ("_codecs", "encode"):
-            return _encode
-        if module.split(".")[0] == "chumpy":
-            return ChumpySelect if name == "Select" else ChumpyArray
-        if module.startswith("scipy.sparse") and name in _SPARSE:
-            import scipy.sparse
-
-            return getattr(scipy.sparse, name)
-        if (module, name) in _PLAIN:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"class {module}.{name} is not on the allow-list of model files")
+        return allowed_class(module, name)
 
 
 def load_pickle(path: str | Path) -> Any:

@@ -1,0 +1,204 @@
+"""Frames of one person in time: q made smooth where the mesh does not mind, after every frame was fitted for itself.
+
+Per run of frames, over the 43 dofs below the pelvis and within their limits, minimise
+
+    sum_t (q_t - q*_t)^T H_t (q_t - q*_t) + weight * sum_t |third difference of q|^2,
+
+q* the fits and H_t the Gauss-Newton matrix at q* of a frame's mean squared distance of vertices (and, as in the fit,
+of joints). A fit lies in a valley: along its floor (a scapula against its humerus, the three twists of the spine) q
+jitters from frame to frame while the mesh stands still, and there H_t lets go; what moves the mesh is held. The
+matrix has blocks of 43 along seven diagonals, so a run is one banded Cholesky. The weight is lowered in a run until
+the mesh moves by no more than `MAX_SHIFT_MM`, whatever was asked for. The root is left as annotated.
+"""
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmr_skel.body.dofs import BODY, limits
+from hmr_skel.body.skel import Skel
+
+MAX_SHIFT_MM = 2.0
+"""Of the mesh of a run, rms over its vertices and frames. At the distances that fits have (6 to 9 mm) this raises their
+mean by 0.2 to 0.4 mm."""
+
+_VERTICES = 150  # stand for all of them in H: about six a bone
+_JOINT_WEIGHT = 0.1  # of the mean squared distance of joints beside 1 for that of vertices, as in the fit
+_RIDGE = 1e-6  # m^2 per rad^2: a dof that moves nothing stays where it is
+_THIRD = (-1.0, 3.0, -3.0, 1.0)  # the third difference
+_REFERENCE_RATE = 30.0  # frames a second that `weight` refers to
+_JUMP = np.pi / 2  # from one frame to the next; beyond, an arm turned over and nothing is to be smoothed
+_ROUNDS = 20  # of finding out which dofs end at a limit; 3 to 5 are usual
+_LOWERINGS = 12  # of the weight; 2 to 4 are usual
+_ROWS = 128  # whose Jacobians are worked on at once
+
+
+def smooth(
+    q: Tensor, betas: Tensor, starts: Tensor, skel: Skel, weight: float, table: str, frame_rate: float | None = None
+) -> Tensor:
+    """Fitted q [T 46] of one person, smoothed in time.
+
+    Args:
+        q: [T 46] rad, float32, without jumps of whole turns; q[:, :3] passes through.
+        betas: [T 10] of SKEL.
+        starts: bool [T] where a run begins. Nothing couples across it; runs of under four frames stay as they are.
+        skel: the body, on any device.
+        weight: what one squared degree of third difference costs in mm^2 of mean squared vertex distance, at 30 frames
+            a second; 0.1 is a good one. At other rates differences are scaled as a derivative is, so that a weight
+            means the same at any rate.
+        table: the limits that the fits kept (`hmr_skel.body.dofs.limits`).
+        frame_rate: of the frames, a second; 30 if not given.
+
+    Returns:
+        [T 46] float32 on the CPU. A dof that was outside its range by whole turns is only bounded by where it was.
+        Memory: 60 kB a frame of the longest run.
+
+    Raises:
+        ValueError: the weight is negative.
+    """
+    if weight < 0:
+        raise ValueError(f"weight {weight} is negative")
+    result = q.cpu().clone()
+    bounds = limits(table)[BODY]
+    # mm^2 per squared degree to m^2 per squared rad, and to this frame rate.
+    stiffness = weight * 1e-6 * (180 / np.pi) ** 2 * ((frame_rate or _REFERENCE_RATE) / _REFERENCE_RATE) ** 6
+    starts = starts.cpu().clone()
+    starts[1:] |= (result[1:, BODY] - result[:-1, BODY]).abs().amax(1) > _JUMP
+    first = starts.nonzero().squeeze(1).tolist()
+    for start, stop in zip(first, [*first[1:], len(q)], strict=True):
+        if stop - start > 3 and stiffness > 0:
+            run = slice(start, stop)
+            own = result[run, BODY].double().numpy()
+            held = curvature(q[run], betas[run], skel).double().numpy()
+            low, high = np.minimum(bounds[:, 0], own), np.maximum(bounds[:, 1], own)
+            smoothed = _moderate(own, held, stiffness, low, high).astype(np.float32)
+            result[run, BODY] = torch.from_numpy(np.clip(smoothed, *_inner_float32(low, high)))
+    return result
+
+
+def _moderate(own: np.ndarray, held: np.ndarray, stiffness: float, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The minimum [T 43] at the largest weight up to `stiffness` at which the mesh stays near; own where none does."""
+    ridged = held + _RIDGE * np.eye(own.shape[1])
+    for _ in range(_LOWERINGS):
+        smoothed = _within(own, ridged, stiffness, low, high)
+        moved = smoothed - own
+        squared = float(np.einsum("ti,tij,tj->t", moved, held, moved).mean())
+        if squared <= (MAX_SHIFT_MM / 1000) ** 2:
+            return smoothed
+        # The squared shift grows with the weight, slower than in proportion.
+        stiffness *= min((MAX_SHIFT_MM / 1000) ** 2 / squared, 0.25)
+    return own
+
+
+def curvature(q: Tensor, betas: Tensor, skel: Skel) -> Tensor:
+    """H [T 43 43], m^2 per rad^2, on the CPU: J^T J of the mean squared distance of vertices and joints."""
+    device = skel.template.device
+    few = _thinned(skel)
+    count = len(few.weights)
+
+    def points(q: Tensor, betas: Tensor) -> Tensor:
+        full = torch.cat((torch.zeros_like(q[:, :3]), q), 1)
+        posed = few.pose(full, few.prepare_shape(betas), torch.zeros_like(q[:, :3]))
+        # One row of the least-squares problem per coordinate.
+        return torch.cat(
+            (posed.vertices.flatten(1) / count**0.5, posed.joints.flatten(1) * (_JOINT_WEIGHT / 24) ** 0.5), 1
+        )
+
+    blocks = []
+    for first in range(0, len(q), _ROWS):
+        body = q[first : first + _ROWS, BODY].to(device)
+        shape = betas[first : first + _ROWS].to(device)
+        jacobian = _forward_jacobian(lambda q, shape=shape: points(q, shape), body)
+        blocks.append((jacobian.mT @ jacobian).cpu())
+    return torch.cat(blocks)
+
+
+def _forward_jacobian(function, at: Tensor) -> Tensor:
+    """[T M D] of a function [T D] -> [T M] whose rows do not interact."""
+    with warnings.catch_warnings():
+        # torch's own forward derivatives still load a part of it that torch calls deprecated.
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
+
+        def along(direction: Tensor) -> Tensor:
+            return torch.func.jvp(function, (at,), (direction.expand_as(at),))[1]
+
+        return torch.func.vmap(along)(torch.eye(at.shape[1]).to(at)).permute(1, 2, 0)
+
+
+def _thinned(skel: Skel) -> Skel:
+    """The body with every n-th vertex only, and the joints of the whole one."""
+    vertices = torch.arange(0, len(skel.weights), max(len(skel.weights) // _VERTICES, 1), device=skel.weights.device)
+    arrays = {name: getattr(skel, name) for name in Skel._BUFFERS}
+    for name in ("shapedirs", "posedirs"):
+        arrays[name] = arrays[name].unflatten(-1, (-1, 3))[:, vertices].flatten(1)
+    arrays |= {"template": arrays["template"][vertices], "weights": arrays["weights"][vertices]}
+    arrays["joint_regressor"] = arrays["joint_regressor"][:, vertices]
+    few = Skel(arrays, skel.faces, skel.skeleton_faces, skel.gender)
+    few.joint_template, few.joint_shapedirs = skel.joint_template, skel.joint_shapedirs
+    return few
+
+
+def _within(own: np.ndarray, held: np.ndarray, stiffness: float, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The minimum [T 43] between `low` and `high` [T 43]: dofs that leave are put on their limit, and let go again
+    where the slope leads back inside."""
+    band = _band(held, stiffness)
+    right = (held @ own[..., None])[..., 0]
+    fixed, value = np.zeros(own.shape, bool), np.zeros(own.shape)
+    for _ in range(_ROUNDS):
+        solution = _solve(band, right - _times(held, stiffness, value), fixed, value)
+        slope = _times(held, stiffness, solution) - right
+        over = ~fixed & ((solution < low) | (solution > high))
+        inward = fixed & np.where(value <= low, slope < 0, slope > 0)
+        if not (over | inward).any():
+            break
+        fixed = (fixed & ~inward) | over
+        value = np.where(fixed, np.clip(solution, low, high), 0.0)
+    return np.clip(solution, low, high)
+
+
+def _solve(band: np.ndarray, right: np.ndarray, fixed: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Minimise over what is not `fixed`, which takes `value`; the band is that of all."""
+    import scipy.linalg
+
+    if fixed.any():
+        band, flat = band.copy(), fixed.ravel()
+        for below in range(1, len(band)):
+            stop = len(flat) - below
+            if stop > 0:
+                band[below, :stop][flat[:stop] | flat[below:]] = 0.0
+        band[0, flat] = 1.0
+    reduced = np.where(fixed, value, right).ravel()
+    return scipy.linalg.solveh_banded(band, reduced, lower=True, check_finite=False).reshape(right.shape)
+
+
+def _band(held: np.ndarray, stiffness: float) -> np.ndarray:
+    """Lower band [4 * 43, T * 43] of H + stiffness D^T D, as `scipy.linalg.solveh_banded` takes it."""
+    count, width = held.shape[:2]
+    band = np.zeros((4 * width, count * width))
+    for below in range(width):  # entries (i + below, i) of every block
+        band[below].reshape(count, width)[:, : width - below] = np.diagonal(held, -below, 1, 2)
+    for lag in range(4):
+        weights = np.zeros(count)
+        for k in range(4 - lag):  # the difference that begins at frame t has _THIRD[k] at t + k
+            weights[k : count - 3 + k] += _THIRD[k] * _THIRD[k + lag]
+        band[lag * width].reshape(count, width)[:] += stiffness * weights[:, None]
+    return band
+
+
+def _times(held: np.ndarray, stiffness: float, x: np.ndarray) -> np.ndarray:
+    """(H + stiffness D^T D) x."""
+    product = (held @ x[..., None])[..., 0]
+    jerk = stiffness * np.diff(x, 3, axis=0)
+    for k, factor in enumerate(_THIRD):
+        product[k : k + len(jerk)] += factor * jerk
+    return product
+
+
+def _inner_float32(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The limits rounded inwards, so that a stored angle is inside the table's own numbers."""
+    inner_low, inner_high = low.astype(np.float32), high.astype(np.float32)
+    inner_low = np.where(inner_low < low, np.nextafter(inner_low, np.float32(np.inf)), inner_low)
+    inner_high = np.where(inner_high > high, np.nextafter(inner_high, np.float32(-np.inf)), inner_high)
+    return inner_low, inner_high

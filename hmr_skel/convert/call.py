@@ -1,0 +1,69 @@
+"""The converter as one call, arrays in, arrays out."""
+
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from hmr_skel.convert.clips import SkelClip
+from hmr_skel.convert.fit import SKEL_GENDERS, Bodies, count_fits, fit_clips
+from hmr_skel.convert.parameters import Units
+from hmr_skel.convert.reading import ROWS, ReadOptions, clip_from_arrays
+from hmr_skel.device import resolve_device
+from hmr_skel.errors import UserError
+
+
+def smpl_to_skel(
+    poses: Any,
+    betas: Any,
+    transl: Any = None,
+    *,
+    smpl_gender: str,
+    body_models: str | Path,
+    skel_gender: str | None = None,
+    frame_rate: float | None = None,
+    rows: str = "frames",
+    smoothness: float = 0.0,
+    lengths: str | None = None,
+    angles: str | None = None,
+    device: str = "auto",
+    progress: bool = False,
+) -> SkelClip:
+    """SMPL parameters to SKEL.
+
+    Args:
+        poses: numpy, torch or lists: axis-angles [T 72], [T 24 3] (SMPL), [T 66], [T 22 3] or [T 156] (SMPL-H, fingers
+            dropped), or rotation matrices [T 24 3 3]; one row [72] too. Results are in the frame that these are in.
+        betas: [10], [1 10] or [T 10]; of more coefficients the first ten are used.
+        transl: [T 3]; the body stays at the origin if not given.
+        smpl_gender: neutral, male or female: the SMPL model that the parameters are for.
+        body_models: the folder with the SMPL and SKEL files (`hmr-skel body export` makes one with the open body).
+        skel_gender: male, female or best (the one nearer to the meshes); by default the annotation's own, and best for
+            neutral ones.
+        frame_rate: frames a second, for times and for the smoothness' scale.
+        rows: `frames`: of one person, in order, who gets one shape (the mean) and angles without jumps. `people`: each
+            row for itself.
+        smoothness: weight of smoothness in time, `fitting.sequence.smooth`; 0.1 is a good one.
+        lengths, angles: m, cm or mm; rad or deg. By default metres and radians, and an error where the numbers speak
+            against it.
+        device: cpu, cuda, cuda:1; auto takes the first CUDA device, else the CPU.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        A `SkelClip`: `q` [N 46] rad, `betas` [N 10], `transl` [N 3] m, `gender`, `v2v_mm` [N] and more. N is T but for
+        rows that are no body (not finite, or beyond belief): `rejected` names them.
+
+    Raises:
+        UserError: a shape, unit or option that cannot be used; the text says what was expected.
+    """
+    for name, value, known in (("skel_gender", skel_gender, (None, *SKEL_GENDERS)), ("rows", rows, ROWS[:2])):
+        if value not in known:
+            raise UserError(f"{name} is {value!r}. Expected one of {', '.join(map(repr, known))}.")
+    arrays = {"poses": poses, "betas": betas} | ({} if transl is None else {"transl": transl})
+    options = ReadOptions(smpl_gender=smpl_gender, frame_rate=frame_rate, rows=rows, units=Units(lengths, angles))
+    clip = clip_from_arrays(arrays, "arrays", options)
+    bodies = Bodies(body_models, resolve_device(device))
+    with tqdm(
+        total=count_fits([clip], skel_gender), unit="frame", desc="fit", disable=None if progress else True, leave=False
+    ) as bar:
+        return fit_clips([clip], bodies, skel_gender, smoothness, bar.update)[0]

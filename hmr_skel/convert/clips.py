@@ -1,0 +1,139 @@
+"""What a converter takes in and gives out: a person through the frames of a clip, as SMPL and as SKEL.
+
+A clip is one person in consecutive frames of one recording: one shape, angles without jumps. Rows that belong to no
+recording (a label file of photographs) are a `SmplClip` too, with `moving` false: each row then stands for itself.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from hmr_skel.errors import UserError
+
+FRAMES = ("camera", "y-up", "z-up")
+"""Where poses and translations can be given: the camera's frame (x right, y down, z forward), or a world whose y or z
+axis points up."""
+
+
+@dataclass(frozen=True)
+class SmplClip:
+    """SMPL annotations, checked: metres, radians, ten betas. All arrays have T rows."""
+
+    name: str  # unique among the clips of a file; part of the names of written files
+    source: str  # the file, without its folder
+    file: str  # its name without ending, made unique among the files of a run
+    pose: np.ndarray  # float32 [T 24 3] axis-angle, the root first
+    betas: np.ndarray  # float32 [T 10]
+    transl: np.ndarray  # float32 [T 3] m
+    gender: np.ndarray  # object (str) [T] neutral, male or female: the SMPL model annotated with
+    number: np.ndarray  # int64 [T] the frame's number in its recording, or the row's in its file
+    moving: bool  # whether the rows are frames of one person in time
+    frame: str | None = None  # one of FRAMES; None where the file does not say
+    frame_rate: float | None = None  # frames a second; None where the file does not say
+    cut: np.ndarray | None = None  # bool [T] whether a new shot begins at the row; None where none does
+    imgname: np.ndarray | None = None  # object (str) [T]
+    notes: tuple[str, ...] = ()  # what was left out or assumed, for a person
+
+    def __len__(self) -> int:
+        return len(self.pose)
+
+    def take(self, rows: np.ndarray) -> "SmplClip":
+        """The given rows (indices or a mask) in the given order."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v[rows] for k, v in arrays.items() if isinstance(v, np.ndarray)})
+
+    def starts(self) -> np.ndarray:
+        """[T] whether nothing may be coupled from the row before to this one: the first, a cut, a frame left out, or
+        every one where the rows are no recording."""
+        if not self.moving:
+            return np.ones(len(self), bool)
+        starts = np.zeros(len(self), bool) if self.cut is None else self.cut.copy()
+        step = np.diff(self.number)
+        usual = np.median(step) if len(step) else 1
+        starts[1:] |= (step > 1.5 * usual) | (step <= 0)
+        starts[:1] = True
+        return starts
+
+
+@dataclass(frozen=True)
+class SkelClip:
+    """SKEL for the rows of a clip that a fit was found for. N rows; metres and radians in the frame of `smpl`."""
+
+    smpl: SmplClip  # the N rows
+    gender: np.ndarray  # object (str) [N] male or female; one for all frames of a moving clip
+    q: np.ndarray  # float32 [N 46] rad
+    betas: np.ndarray  # float32 [N 10]
+    transl: np.ndarray  # float32 [N 3] m
+    v2v_mm: np.ndarray  # float32 [N] mean distance of the skin to the annotated mesh
+    v2v_max_mm: np.ndarray  # float32 [N]
+    max_limit_violation_deg: np.ndarray  # float32 [N]
+    status: np.ndarray  # object (str) [N] converged, at_limit, max_iterations
+    rejected: tuple[tuple[int, str], ...] = ()  # (number, reason) of the rows without a fit
+
+    def __len__(self) -> int:
+        return len(self.q)
+
+    def take(self, rows: np.ndarray) -> "SkelClip":
+        """The given rows (indices or a mask) in the given order."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(
+            self, smpl=self.smpl.take(rows), **{k: v[rows] for k, v in arrays.items() if isinstance(v, np.ndarray)}
+        )
+
+    @property
+    def name(self) -> str:
+        return self.smpl.name
+
+    @property
+    def time(self) -> np.ndarray | None:
+        """float64 [N] s since frame 0 of the recording; None where the frame rate is not known."""
+        if self.smpl.frame_rate is None:
+            return None
+        return self.smpl.number / self.smpl.frame_rate
+
+
+def split_folders(clip: SmplClip) -> list[SmplClip]:
+    """A clip per folder of the rows' images, in the order of the numbers that the images' names end in."""
+    if clip.imgname is None:
+        raise UserError(f"{clip.source} names no images, so that --rows folders has no folders to tell clips by.")
+    parts = [str(name).replace("\\", "/").rpartition("/") for name in clip.imgname]
+    folders = np.array([folder for folder, _, _ in parts], object)
+    numbers = np.array([_last_number(file) for _, _, file in parts])
+    clips = []
+    for folder in dict.fromkeys(folders.tolist()):
+        rows = np.flatnonzero(folders == folder)
+        rows = rows[np.argsort(numbers[rows], kind="stable")]
+        if (numbers[rows] < 0).any() or len(np.unique(numbers[rows])) < len(rows):
+            raise UserError(
+                f"{clip.source}: images of {folder!r} have no frame number each, such as 000123.jpg, or several people "
+                "share one. Expected one person a frame: say --rows people."
+            )
+        name = f"{clip.name}_{str(folder).strip('/').replace('/', '_')}"
+        clips.append(replace(clip.take(rows), name=name, number=numbers[rows], moving=len(rows) > 1))
+    return clips
+
+
+def _last_number(file: str) -> int:
+    digits = "".join(c if c.isdecimal() else " " for c in file.rpartition(".")[0] or file).split()
+    return int(digits[-1]) if digits else -1
+
+
+def with_unique_names(files: list[list[SmplClip]]) -> list[SmplClip]:
+    """The clips of all files, with names that no two share: `walk`, `walk_2` of another folder's file."""
+    taken: set[str] = set()
+    clips = []
+    for members in files:
+        file = _unique(members[0].file, {clip.file for clip in clips})
+        for clip in members:
+            name = _unique(file + clip.name.removeprefix(clip.file), taken)
+            taken.add(name)
+            clips.append(replace(clip, name=name, file=file))
+    return clips
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free

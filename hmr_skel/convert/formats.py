@@ -1,0 +1,208 @@
+"""Files to clips: whose file it is, what its rows are, and what its makers are known to mean.
+
+A file is recognised by its keys. What its makers leave open (gender, frame, frame rate) is taken from the options, and
+asked for where it matters and is not given.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hmr_skel.convert.clips import SmplClip, split_folders
+from hmr_skel.convert.files import READABLE, is_parquet, read_contents
+from hmr_skel.convert.parameters import POSE_KEYS, first_key, has_pose, refuse_smplx
+from hmr_skel.convert.parquet import read_parquet
+from hmr_skel.convert.reading import NOBODY, Maker, ReadOptions, make_clip
+from hmr_skel.errors import UserError
+
+_CODEC_MODELS = ("SMPL", "SMPL-H", "SMPL-X", "SUPR", "SMPL++", "SKEL", "SMIL", "SMPL-XS")
+_CODEC_GENDERS = ("neutral", "male", "female")
+_SKEL_KEYS = ("skel_q", "skel_poses", "orig_poses")
+
+
+_AMASS = Maker(frame="z-up")
+_LABELS = Maker(gender="neutral", frame="camera", rows="people")
+_REGRESSED = Maker(gender="neutral", frame="camera", rows="people", metric_depth=False)
+_TRACKED = replace(_REGRESSED, rows="frames")
+
+
+def read_clips(path: Path, options: ReadOptions) -> list[SmplClip]:
+    """All people of a file.
+
+    Raises:
+        UserError: the file is of no kind that is read, or lacks what a fit needs; the text says what was found, what
+            was expected and what to do.
+    """
+    if is_parquet(path):
+        return [_as_told(clip, options) for clip in read_parquet(path, options.rows)]
+    contents = read_contents(path)
+    clips = _clips(contents, path, options)
+    if not clips:
+        raise UserError(f"{path} holds no person.")
+    return clips
+
+
+def _as_told(clip: SmplClip, options: ReadOptions) -> SmplClip:
+    if options.smpl_gender is not None:
+        clip = replace(clip, gender=np.full(len(clip), options.smpl_gender, object))
+    return replace(clip, frame=options.frame or clip.frame, frame_rate=options.frame_rate or clip.frame_rate)
+
+
+def _clips(contents: Any, path: Path, options: ReadOptions) -> list[SmplClip]:
+    where, stem = str(path), path.stem
+    if isinstance(contents, Mapping):
+        keys = {str(key) for key in contents}
+        if {"smplVersion", "bodyPose", "shapeParameters"} & keys:
+            return [_smplcodec(contents, where, stem, options)]
+        if not has_pose(contents) and (found := first_key(contents, _SKEL_KEYS)):
+            raise UserError(
+                f"{where} holds SKEL already ({found!r}) and no SMPL. Expected SMPL to convert; `hmr-skel export` "
+                "writes datasets in other formats."
+            )
+        if "pred_smpl_params" in keys:
+            return [_regressed(contents, where, stem, options)]
+        if "imgname" in keys and has_pose(contents):
+            return _labels(contents, where, stem, options)
+        if has_pose(contents):
+            return _people(contents, where, stem, options)
+        values = list(contents.values()) if not hasattr(contents, "_path") else []
+        if values and all(isinstance(value, Mapping) and "smpl" in value for value in values):
+            return _tracks(values, where, stem, options)
+        if values and all(isinstance(value, Mapping) and has_pose(value) for value in values):
+            return [make_clip(person, where, f"{stem}_{key}", options, NOBODY) for key, person in contents.items()]
+        found = ", ".join(sorted(keys)[:20]) or "nothing"
+    elif isinstance(contents, Sequence) and contents and all(isinstance(item, Mapping) for item in contents):
+        if all(has_pose(item) for item in contents):
+            return [make_clip(_stacked(contents, where), where, stem, options, _REGRESSED)]
+        found = f"{len(contents)} entries with {', '.join(sorted(map(str, contents[0]))[:20])}"
+    else:
+        found = f"a {type(contents).__name__}"
+    raise UserError(f"{where} holds no SMPL parameters that are recognised. It has {found}. Expected {READABLE}.")
+
+
+def _people(found: Mapping[str, Any], where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
+    """AMASS, several people side by side (3DPW), what detectors give for one image, or one person's arrays."""
+    pose = first_key(found, POSE_KEYS)
+    if pose is not None and _is_list_of_arrays(found[pose]):
+        people = range(len(found[pose]))
+        return [make_clip(_of_person(found, i), where, f"{stem}_{i}", options, NOBODY) for i in people]
+    if first_key(found, ("mocap_framerate", "mocap_frame_rate", "dmpls")) is not None:
+        return [make_clip(found, where, stem, options, _AMASS)]
+    if first_key(found, ("pred_cam", "pred_cam_t", "pred_cam_t_full")) is not None:
+        return [make_clip(found, where, stem, options, _REGRESSED)]
+    return [make_clip(found, where, stem, options, NOBODY)]
+
+
+def _is_list_of_arrays(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(np.ndim(item) == 2 for item in value)
+
+
+def _of_person(found: Mapping[str, Any], person: int) -> dict[str, Any]:
+    """The arrays of one of several people, whose keys are lists with an entry each (3DPW's sequence files)."""
+    pose = first_key(found, POSE_KEYS)
+    count = len(found[pose]) if pose is not None else 0
+    one = {key: value[person] for key, value in found.items() if isinstance(value, list) and len(value) == count}
+    return one | ({"gender": one["genders"]} if "genders" in one else {})
+
+
+def _regressed(contents: Mapping[str, Any], where: str, stem: str, options: ReadOptions) -> SmplClip:
+    """What HMR2 and TokenHMR return for a batch of detections."""
+    inner = contents["pred_smpl_params"]
+    if not isinstance(inner, Mapping):
+        raise UserError(
+            f"{where}: 'pred_smpl_params' is a {type(inner).__name__}. Expected global_orient, body_pose ..."
+        )
+    return make_clip({**{key: contents[key] for key in contents}, **inner}, where, stem, options, _REGRESSED)
+
+
+def _stacked(people: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any]:
+    """One mapping of a list of mappings with the same keys: a row each."""
+    shared = set(people[0]).intersection(*people[1:])
+    stacked = {}
+    for key in shared:
+        try:
+            rows = [np.asarray(person[key]) for person in people]
+            stacked[key] = np.stack([row[0] if row.ndim > 1 and len(row) == 1 else row for row in rows])
+        except (ValueError, TypeError):  # of different shapes: not a parameter
+            continue
+    if not has_pose(stacked):
+        raise UserError(f"{where}: its entries have poses of different shapes. Expected one row of pose in each.")
+    return stacked
+
+
+def _labels(found: Mapping[str, Any], where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
+    """CameraHMR's label files: rows are people in photographs, unless the user knows better."""
+    clip = make_clip(found, where, stem, options, _LABELS)
+    return split_folders(clip) if options.rows == "folders" else [clip]
+
+
+def _tracks(frames: list[Mapping[str, Any]], where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
+    """PHALP's results, as 4D-Humans' and TokenHMR's `track.py` write them: a clip per tracked person.
+
+    A frame lists tracks; those not seen in it (`tracked_time` above 0) repeat an older frame and are left out.
+    """
+    seen: dict[Any, list[tuple[int, Mapping, Any]]] = {}
+    shots = []
+    for i, frame in enumerate(frames):
+        number = int(frame.get("time", i))
+        if frame.get("shot"):
+            shots.append(number)
+        tracks = list(frame.get("tid", range(len(frame["smpl"]))))
+        unseen = list(frame.get("tracked_time", [0] * len(tracks)))
+        cameras = list(frame.get("camera", []))
+        for row, parameters in enumerate(frame["smpl"]):
+            if row < len(tracks) and isinstance(parameters, Mapping) and not (row < len(unseen) and unseen[row]):
+                camera = cameras[row] if row < len(cameras) else None
+                seen.setdefault(tracks[row], []).append((number, parameters, camera))
+    clips = []
+    for track, rows in seen.items():
+        rows.sort(key=lambda row: row[0])
+        number = np.array([row[0] for row in rows], np.int64)
+        found = _stacked([parameters for _, parameters, _ in rows], where)
+        if all(camera is not None for _, _, camera in rows):
+            found["camera"] = np.stack([np.asarray(camera).reshape(-1)[:3] for _, _, camera in rows])
+        cut = np.isin(number, shots)
+        # A shot may begin in a frame without this person.
+        for shot in shots:
+            cut[np.searchsorted(number, shot) :][:1] = True
+        clips.append(make_clip(found, where, f"{stem}_{track}", options, _TRACKED, number, cut))
+    return clips
+
+
+def _smplcodec(found: Mapping[str, Any], where: str, stem: str, options: ReadOptions) -> SmplClip:
+    """Meshcapade's `.smpl`: flat, camelCase, whole numbers for model and gender."""
+
+    def number(key: str, default: int) -> int:
+        return int(np.asarray(found[key]).reshape(-1)[0]) if key in found else default
+
+    version = number("smplVersion", 2)
+    model = _CODEC_MODELS[version] if 0 <= version < len(_CODEC_MODELS) else f"version {version}"
+    if model in ("SMPL-X", "SUPR", "SMPL-XS"):
+        refuse_smplx(where, f"smplVersion {version}, {model}")
+    if model not in ("SMPL", "SMPL-H"):
+        raise UserError(f"{where} holds {model} (smplVersion {version}). Expected SMPL or SMPL-H.")
+    arrays: dict[str, Any] = {}
+    for key, ours in (("shapeParameters", "betas"), ("bodyTranslation", "trans"), ("frameRate", "fps")):
+        if key in found:
+            arrays[ours] = found[key]
+    count, notes = number("frameCount", 1), ()
+    if "bodyPose" in found:
+        arrays["pose"] = found["bodyPose"]
+        if model == "SMPL-H":
+            notes = ("SMPL-H: the 30 finger joints are dropped",)
+    else:
+        arrays["pose"], notes = (
+            np.zeros((max(count, 1), 24, 3)),
+            ("no pose in the file: the body stands in the T-pose",),
+        )
+    arrays.setdefault("betas", np.zeros(10))
+    gender = number("gender", 0)
+    if gender not in range(len(_CODEC_GENDERS)):
+        raise UserError(
+            f"{where}: gender is {gender}. Expected 0 (neutral), 1 (male) or 2 (female): say --smpl-gender."
+        )
+    arrays["gender"] = _CODEC_GENDERS[gender]
+    return make_clip(arrays, where, stem, options, NOBODY, notes=notes)

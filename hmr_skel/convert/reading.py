@@ -1,0 +1,136 @@
+"""One person's arrays to a clip, with what the user and the makers of such files say of them.
+
+What is left open (gender, frame, frame rate) is asked for where it matters.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hmr_skel.convert.clips import SmplClip
+from hmr_skel.convert.parameters import Units, first_key, looks_like, read_parameters, refuse_centimetres
+from hmr_skel.errors import UserError
+
+ROWS = ("people", "frames", "folders")
+_GENDERS = {"n": "neutral", "m": "male", "f": "female", "neutral": "neutral", "male": "male", "female": "female"}
+_RATE_KEYS = ("mocap_framerate", "mocap_frame_rate", "frame_rate", "framerate", "fps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What the user says of the files. None leaves it to the file."""
+
+    smpl_gender: str | None = None
+    """neutral, male or female: the SMPL model that the annotations are for."""
+    frame: str | None = None
+    """camera, y-up or z-up."""
+    frame_rate: float | None = None
+    """Frames a second."""
+    rows: str | None = None
+    """people: each row stands for itself. frames: the rows of a person are consecutive frames. folders: the rows whose
+    images share a folder are frames of one clip."""
+    units: Units = field(default_factory=Units)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What the makers of a kind of file are known to mean."""
+
+    gender: str | None = None
+    frame: str | None = None
+    rows: str = "frames"
+    metric_depth: bool = True  # whether distances are real, or follow from a focal length that is a convention
+
+
+NOBODY = Maker()
+"""Of a file that anybody may have made."""
+
+
+def clip_from_arrays(arrays: Mapping[str, Any], name: str, options: ReadOptions) -> SmplClip:
+    """A clip from arrays under the keys that files use."""
+    return make_clip(arrays, name, name, options, NOBODY)
+
+
+def make_clip(
+    found: Mapping[str, Any],
+    where: str,
+    name: str,
+    options: ReadOptions,
+    maker: Maker,
+    number: np.ndarray | None = None,
+    cut: np.ndarray | None = None,
+    notes: tuple[str, ...] = (),
+) -> SmplClip:
+    """A clip of arrays, with what the options and the file's makers say; refuses what cannot be in metres."""
+    parameters = read_parameters(found, where, options.units)
+    count = len(parameters.pose)
+    rate_key = first_key(found, _RATE_KEYS)
+    rate = options.frame_rate or (_rate(found[rate_key], f"{where}: {rate_key!r}") if rate_key else None)
+    moving = count > 1 and (options.rows or maker.rows) != "people"
+    frame = options.frame or maker.frame
+    if options.units.lengths is None and maker.metric_depth:
+        refuse_centimetres(parameters.transl, where, frame, rate, moving)
+    seems = looks_like(parameters.pose)
+    if options.frame is None and None not in (maker.frame, seems) and seems != maker.frame:
+        notes += (
+            f"{where}: files of this kind are {maker.frame}, but these people stand as in a {seems} frame: give "
+            f"--frame {maker.frame} or --frame {seems} to settle it",
+        )
+        frame = None
+    return SmplClip(
+        name=name,
+        source=Path(where).name,
+        file=Path(where).stem,
+        pose=parameters.pose,
+        betas=parameters.betas,
+        transl=parameters.transl,
+        gender=_gender(found, where, count, options, maker),
+        number=np.arange(count, dtype=np.int64) if number is None else number,
+        moving=moving,
+        frame=frame,
+        frame_rate=rate,
+        cut=cut,
+        imgname=_names(found["imgname"], count) if "imgname" in found else None,
+        notes=notes + parameters.notes,
+    )
+
+
+def _gender(found: Mapping[str, Any], where: str, count: int, options: ReadOptions, maker: Maker) -> np.ndarray:
+    if options.smpl_gender is not None:
+        return np.full(count, options.smpl_gender, object)
+    if "gender" not in found:
+        if maker.gender is not None:
+            return np.full(count, maker.gender, object)
+        raise UserError(
+            f"{where} does not say which SMPL model it is for. Expected 'gender' in it: say --smpl-gender neutral, "
+            "male or female. The same numbers are another body in each of them."
+        )
+    texts = np.atleast_1d(np.asarray(found["gender"])).ravel().tolist()
+    genders = [_GENDERS.get(_text(text).strip().lower()) for text in texts]
+    if None in genders or len(genders) not in (1, count):
+        raise UserError(
+            f"{where}: 'gender' is {texts[:3]}. Expected neutral, male or female, once or per row: say --smpl-gender."
+        )
+    return np.array(genders * (count if len(genders) == 1 else 1), object)
+
+
+def _rate(value: Any, what: str) -> float:
+    try:
+        rate = float(np.asarray(value).reshape(()))
+    except (TypeError, ValueError):
+        rate = np.nan
+    if not 0.1 <= rate <= 10_000:
+        raise UserError(f"{what} is {value}. Expected frames a second: say --frame-rate.")
+    return rate
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+
+
+def _names(value: Any, count: int) -> np.ndarray | None:
+    names = np.array([_text(name) for name in np.asarray(value).ravel().tolist()], object)
+    return names if len(names) == count else None

@@ -1,0 +1,129 @@
+"""Clips as tables: one Parquet or .npz file for any number of them, a row per frame, one name per column in both."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hmr_skel.body.dofs import DOF_NAMES
+from hmr_skel.body.joints import SKEL_JOINTS
+from hmr_skel.convert.clips import SkelClip
+from hmr_skel.convert.fit import Bodies
+from hmr_skel.convert.world import skel_joints
+from hmr_skel.data.atomic import replacing
+from hmr_skel.data.schema import SCHEMA, column_shape
+
+
+def _column(name: str, kind: pa.DataType, meaning: str, unit: str = "", shape: str = "") -> pa.Field:
+    metadata = {"meaning": meaning} | ({"unit": unit} if unit else {}) | ({"shape": shape} if shape else {})
+    return pa.field(name, kind, metadata=metadata)
+
+
+_WHERE = [
+    _column("clip", pa.string(), "the person in the file: its name, and the track, folder or number"),
+    _column("source", pa.string(), "the file that was converted"),
+    _column("frame", pa.int64(), "number of the frame in its recording, or of the row in its file"),
+    _column("time_s", pa.float64(), "frame over frame rate; null where the rate is not known", "s"),
+]
+_SKEL_JOINT_COLUMN = _column(
+    "skel_joints", pa.list_(pa.float32(), 72), "SKEL's joints, in the frame of the input", "m", "24 3"
+)
+_AS_IN_DATASETS = (
+    "smpl_pose", "smpl_betas", "smpl_transl", "smpl_gender", "skel_q", "skel_betas", "skel_transl", "skel_gender",
+    "v2v_mm", "v2v_max_mm", "max_limit_violation_deg", "status",
+)  # fmt: skip
+FULL = pa.schema(
+    [
+        *_WHERE,
+        _column("frame_rate", pa.float64(), "frames a second; null where it is not known", "1/s"),
+        _column("moving", pa.bool_(), "whether the clip's rows are frames of one person in time"),
+        _column("coordinates", pa.string(), "camera (x right, y down, z forward), y-up or z-up; null: not known"),
+        _column("imgname", pa.string(), "image, as the input names it"),
+        *(SCHEMA.field(name) for name in _AS_IN_DATASETS),
+    ]
+)
+JOINTS = pa.schema([*_WHERE, _SKEL_JOINT_COLUMN])
+"""What --joints leaves."""
+
+
+def write_parquet(clips: Sequence[SkelClip], path: Path, bodies: Bodies, joints: bool = False) -> None:
+    """Write the clips' rows, one after the other; `load_shards` reads it. Raises `UserError` where that fails."""
+    schema = JOINTS if joints else FULL
+    columns = _columns(clips, bodies, joints)
+    arrays = [_to_arrow(field, columns[field.name]) for field in schema]
+    with replacing(path) as temporary:
+        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary, compression="zstd")
+
+
+def write_npz(clips: Sequence[SkelClip], path: Path, bodies: Bodies, joints: bool = False) -> None:
+    """Write the same columns as arrays [N ...], uncompressed; texts not known are empty. Nothing is pickled."""
+    schema = JOINTS if joints else FULL
+    columns = _columns(clips, bodies, joints)
+    arrays = {}
+    for field in schema:
+        values = columns[field.name]
+        if values.dtype == object:
+            values = np.array(["" if value is None else value for value in values], str)
+        arrays[field.name] = values.reshape(len(values), *column_shape(field))
+    arrays |= {"joint_names": np.array(SKEL_JOINTS)} if joints else {"dof_names": np.array(DOF_NAMES)}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _columns(clips: Sequence[SkelClip], bodies: Bodies, joints: bool) -> dict[str, np.ndarray]:
+    parts = [_joint_columns(clip, bodies) if joints else _full_columns(clip) for clip in clips]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _where(clip: SkelClip) -> dict[str, np.ndarray]:
+    count, time = len(clip), clip.time
+    return {
+        "clip": _same(clip.name, count),
+        "source": _same(clip.smpl.source, count),
+        "frame": clip.smpl.number,
+        "time_s": np.full(count, np.nan) if time is None else time,
+    }
+
+
+def _joint_columns(clip: SkelClip, bodies: Bodies) -> dict[str, np.ndarray]:
+    found = np.empty((len(clip), 24, 3), np.float32)
+    for gender in set(clip.gender):
+        rows = np.flatnonzero(clip.gender == gender)
+        found[rows] = skel_joints(clip.take(rows), bodies.skel(gender))
+    return _where(clip) | {"skel_joints": found}
+
+
+def _full_columns(clip: SkelClip) -> dict[str, np.ndarray]:
+    smpl, count = clip.smpl, len(clip)
+    return _where(clip) | {
+        "frame_rate": np.full(count, np.nan if smpl.frame_rate is None else smpl.frame_rate),
+        "moving": np.full(count, smpl.moving),
+        "coordinates": _same(smpl.frame, count),
+        "imgname": _same(None, count) if smpl.imgname is None else smpl.imgname,
+        "smpl_pose": smpl.pose.reshape(count, 72),
+        "smpl_betas": smpl.betas,
+        "smpl_transl": smpl.transl,
+        "smpl_gender": smpl.gender,
+        "skel_q": clip.q,
+        "skel_betas": clip.betas,
+        "skel_transl": clip.transl,
+        "skel_gender": clip.gender,
+        "v2v_mm": clip.v2v_mm,
+        "v2v_max_mm": clip.v2v_max_mm,
+        "max_limit_violation_deg": clip.max_limit_violation_deg,
+        "status": clip.status,
+    }
+
+
+def _same(text: str | None, count: int) -> np.ndarray:
+    return np.full(count, text, object)
+
+
+def _to_arrow(field: pa.Field, values: np.ndarray) -> pa.Array:
+    if column_shape(field):
+        flat: Any = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
+        return pa.FixedSizeListArray.from_arrays(flat, type=field.type)
+    return pa.array(values, field.type, from_pandas=pa.types.is_float64(field.type))
