@@ -1,11 +1,14 @@
 """Any number of rows through `fit_batch`: in batches that fit the device's memory, by the better gender if asked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
+from fitting.batch import TILE
 from fitting.fit import FitResult, fit_batch
 from fitting.model import FitModel
 from hmr_skel.errors import UserError
@@ -30,8 +33,10 @@ def fit_many(
     Raises:
         UserError: not even one row fits into the device's memory.
     """
-    count, size = len(params.betas), model.config.batch
     points = None if points is None else points.to(model.device)
+    if model.compiled:
+        return _side_by_side(params, model, points, progress)
+    count, size = len(params.betas), model.config.batch
     results, first = [], 0
     while first < count or not results:
         last = min(first + size, count)
@@ -51,6 +56,39 @@ def fit_many(
         if count == 0:
             break
     return replace(_concatenate(results), batch=size)
+
+
+def _side_by_side(
+    params: SmplParams, model: FitModel, points: Tensor | None, progress: Callable[[int], object] | None
+) -> FitResult:
+    """Batches on as many threads as torch may use, each on one core: nothing is shared, so nothing is waited for."""
+    count, threads = len(params.betas), torch.get_num_threads()
+    # A last round in which a core is idle is shared out, in whole chunks of rows.
+    size = max(min(model.config.batch, -(-count // (threads * TILE)) * TILE), TILE)
+    starts = range(0, max(count, 1), size)
+    results, done = [], 0
+    with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
+        try:
+            for result in pool.map(lambda first: fit_batch(params[first : first + size], model, points), starts):
+                results.append(result)
+                done += len(result.v2v_mm)
+                if progress is not None:
+                    progress(done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return replace(_concatenate(results), batch=size)
+
+
+@contextmanager
+def _one_thread_each() -> Generator[None]:
+    """torch keeps to the calling thread, whose neighbours keep the other cores busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def fit_best(

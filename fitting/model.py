@@ -1,44 +1,23 @@
 """A pair of body models made ready for fitting: every table that does not depend on a row."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from fitting.config import FitConfig, Stage
+from fitting.batch import Batch
+from fitting.config import FitConfig
+from fitting.fitted import Fitted
 from fitting.kinematics import Kinematics
-from fitting.moments import MomentTable
-from fitting.pairs import BonePairs
-from fitting.part import MovingPart
+from fitting.plain import PlainSolver
 from fitting.shape import ShapeMap, converted, copied
-from fitting.solver import Box
-from fitting.surface import Surface, spread
-from fitting.target import TargetMaker
+from fitting.tables import StageTables, stage_tables
+from fitting.target import PlainMesher, TargetMaker
 from hmr_skel.body import dofs
-from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
-
-_DOFS_OF = {
-    "lower": [*range(46)[dofs.LOWER_BODY]],
-    "upper": [*range(46)[dofs.UPPER_BODY]],
-    "full": [*range(46)[dofs.BODY]],
-}
-_SCAPULAE = [SKEL_JOINTS.index("scapula_r"), SKEL_JOINTS.index("scapula_l")]
-
-
-@dataclass(frozen=True)
-class StageTables:
-    """One stage on one device."""
-
-    stage: Stage
-    part: MovingPart
-    surface: Surface
-    moments: MomentTable
-    pairs: BonePairs
-    joint_importance: Tensor  # [24], of squared distances in m^2 beside the vertices' 1
-    prior: Tensor  # [D]
-    box: Box
 
 
 @dataclass(frozen=True)
@@ -52,6 +31,8 @@ class FitModel:
     targets: TargetMaker
     kinematics: Kinematics  # float64
     stages: tuple[StageTables, ...]
+    solve: Callable[[Batch, Tensor], Fitted]  # from starts q [B 46] to the end of the last stage
+    compiled: bool  # by numba, for CPUs; else plain torch
     low: Tensor  # [46] float64
     high: Tensor  # [46] float64
 
@@ -61,7 +42,12 @@ class FitModel:
 
 
 def prepare(
-    smpl: Smpl, skel: Skel, config: FitConfig, skel_gender: str | None = None, device: str | torch.device = "cpu"
+    smpl: Smpl,
+    skel: Skel,
+    config: FitConfig,
+    skel_gender: str | None = None,
+    device: str | torch.device = "cpu",
+    compiled: bool | None = None,
 ) -> FitModel:
     """Tables for fitting SKEL to annotations of one SMPL model.
 
@@ -71,6 +57,8 @@ def prepare(
         config: the recipe.
         skel_gender: written into the result; the SKEL model's own if not given.
         device: where fits run; both bodies are moved there for good.
+        compiled: the solver that numba compiles for CPUs, or the plain one in torch. Not given: the compiled one on a
+            CPU where numba is installed. Both end in the same minima, to the last bits of float32.
 
     Raises:
         ValueError: the gender is neither given nor known from the SKEL model.
@@ -82,43 +70,29 @@ def prepare(
     kinematics = Kinematics(skel.axes.double(), skel.dof_index)
     bounds = torch.from_numpy(dofs.limits(config.limits)).to(device)
     shape = copied(skel.template.device) if config.shape == "copy" else converted(smpl, skel, config.betas_rms)
+    stages = tuple(stage_tables(stage, skel, kinematics, bounds, config) for stage in config.stages)
+    low, high = bounds.unbind(1)
+    plain = PlainSolver(config, kinematics, stages, low, high)
+    if compiled is None:
+        compiled = smpl.template.device.type == "cpu" and find_spec("numba") is not None
+    if compiled:
+        # Imported here: a GPU machine has no use for numba and need not have it.
+        from fitting.lanes.descend import LaneSolver
+        from fitting.lanes.mesh import LaneMesher
+
+        solve, mesher = LaneSolver(plain, skel), LaneMesher(smpl, skel.joint_regressor)
+    else:
+        solve, mesher = plain, PlainMesher(smpl, skel.joint_regressor)
     return FitModel(
         config=config,
         skel=skel,
         skel_gender=gender,
         shape=shape,
-        targets=TargetMaker(smpl, skel),
+        targets=TargetMaker(smpl, skel, mesher),
         kinematics=kinematics,
-        stages=tuple(_tables(stage, skel, kinematics, bounds, config) for stage in config.stages),
-        low=bounds[:, 0],
-        high=bounds[:, 1],
-    )
-
-
-def _tables(stage: Stage, skel: Skel, kinematics: Kinematics, bounds: Tensor, config: FitConfig) -> StageTables:
-    numbers = _DOFS_OF[stage.part]
-    part = MovingPart(numbers, kinematics)
-    bone = skel.weights.argmax(1)
-    vertices = torch.isin(bone, torch.tensor(part.bones, device=bone.device)).nonzero().squeeze(1)
-    if stage.part == "full":
-        vertices = torch.arange(len(bone), device=bone.device)
-    if 0 < stage.vertices < len(vertices):
-        vertices = vertices[spread(bone[vertices], stage.vertices)]
-    importance = torch.full((len(vertices),), 1 / len(vertices)).to(skel.template)
-    counted = [j for j in part.bones if stage.joints == "all" or j in _SCAPULAE]
-    joint_importance = torch.zeros(24).to(skel.template)
-    joint_importance[counted] = stage.joint_weight / max(len(counted), 1)
-    low, high = bounds[numbers, 0], bounds[numbers, 1]
-    # A dof that a published table leaves unbounded counts as if it could turn half way round.
-    half_range = torch.where(torch.isfinite(high - low), (high - low) / 2, torch.pi)
-    moments = MomentTable(skel, vertices, importance, joint_importance, part.bones)
-    return StageTables(
-        stage=stage,
-        part=part,
-        surface=Surface(skel, vertices, importance),
-        moments=moments,
-        pairs=BonePairs(part, moments.first, moments.second),
-        joint_importance=joint_importance,
-        prior=config.prior_weight / half_range**2,
-        box=Box(low, high, config.max_step),
+        stages=stages,
+        solve=solve,
+        compiled=compiled,
+        low=low,
+        high=high,
     )

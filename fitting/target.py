@@ -5,7 +5,9 @@ p_skel = R (v - J_0) + J_0 + transl_skel and the translation of `fitting.root`, 
 that of v and y - d, with y the SMPL mesh unturned and d the mean offset of the two T-poses.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,11 +21,24 @@ from hmr_skel.body.smpl import Smpl, relative
 from hmr_skel.rows import SmplParams
 
 
+@runtime_checkable
+class Mesh(Protocol):
+    """Vertices of [B] rows: a tensor [B 3 V], or what the compiled solver makes of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor | slice, /) -> "Mesh": ...
+
+
+Mesher = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Mesh, Tensor, Tensor | None]]
+"""See `PlainMesher`."""
+
+
 @dataclass(frozen=True)
 class Target:
     """Targets of a batch, float32, metres, in SKEL's pelvis frame but for what is marked world."""
 
-    vertices: Tensor  # [B 3 V]
+    vertices: Mesh | None  # None once nobody looks at them any more
     anatomical_joints: Tensor  # [B 24 3] SKEL's joint regressor on the target mesh
     rotmat: Tensor  # [B 24 3 3] world rotations of SMPL's bones, root unturned
     global_rotmat: Tensor  # [B 3 3] SMPL's root, as annotated
@@ -34,19 +49,43 @@ class Target:
 
     def __getitem__(self, rows: Tensor | slice) -> "Target":
         points = None if self.points_world is None else self.points_world[rows]
+        vertices = None if self.vertices is None else self.vertices[rows]
         return Target(
-            self.vertices[rows], self.anatomical_joints[rows], self.rotmat[rows], self.global_rotmat[rows],
+            vertices, self.anatomical_joints[rows], self.rotmat[rows], self.global_rotmat[rows],
             self.pelvis[rows], self.offset[rows], self.joints_world[rows], points,
         )  # fmt: skip
+
+
+class PlainMesher:
+    """Poses SMPL's mesh in plain torch."""
+
+    def __init__(self, smpl: Smpl, regressor: Tensor) -> None:
+        """`regressor` [24 V] gives SKEL's anatomical joints."""
+        self.blend = Blend(smpl)
+        self.regressor = regressor.T.contiguous()
+
+    def __call__(
+        self, betas: Tensor, local: Tensor, transforms: Tensor, offset: Tensor, points: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The mesh less `offset` [B 3], its anatomical joints [B 24 3] less it too, and points [B K 3] with it.
+
+        Args:
+            betas: [B 10].
+            local: [B 23 3 3] local rotations.
+            transforms: [B 24 3 4].
+            points: [K V] or None.
+        """
+        vertices = torch.cat([block.posed for block in self.blend.posed(betas, local, transforms)], -1)
+        joints = (vertices @ self.regressor).mT - offset.unsqueeze(1)
+        return vertices - offset.unsqueeze(-1), joints, None if points is None else (vertices @ points.T).mT
 
 
 class TargetMaker:
     """Poses SMPL for the fit. Tables of one pair of models."""
 
-    def __init__(self, smpl: Smpl, skel: Skel) -> None:
+    def __init__(self, smpl: Smpl, skel: Skel, mesher: Mesher) -> None:
         self.smpl = smpl
-        self.blend = Blend(smpl)
-        self.regressor = skel.joint_regressor.T.contiguous()  # [V 24]
+        self.mesher = mesher
         smpl_mean = torch.cat((smpl.template.flatten()[None], smpl.shapedirs)).unflatten(-1, (-1, 3)).mean(1)
         skel_mean = torch.cat((skel.template.flatten()[None], skel.shapedirs)).unflatten(-1, (-1, 3)).mean(1)
         self.smpl_mean, self.skel_mean = smpl_mean, skel_mean  # [11 3] centroids of the T-poses, affine in betas
@@ -60,9 +99,8 @@ class TargetMaker:
         unturned = torch.cat((identity.expand(len(local), 1, 3, 3), local), 1)
         rotmat, position = chain(unturned, relative(rest_joints, SMPL_PARENTS), SMPL_PARENTS)
         transforms = bone_transforms(rotmat, position, rest_joints)
-        blocks = self.blend.posed(params.betas, local, transforms)
-        vertices = torch.cat([block.posed for block in blocks], -1)
         offset = _affine(self.smpl_mean, params.betas) - _affine(self.skel_mean, skel_betas)
+        vertices, joints, picked = self.mesher(params.betas, local, transforms, offset, points)
         global_rotmat = rotvec_to_rotmat(params.global_orient)
         pelvis = rest_joints[:, 0]
 
@@ -70,14 +108,14 @@ class TargetMaker:
             return (p - pelvis[:, None]) @ global_rotmat.mT + (pelvis + params.transl)[:, None]
 
         return Target(
-            vertices=vertices - offset.unsqueeze(-1),
-            anatomical_joints=(vertices @ self.regressor).mT - offset.unsqueeze(1),
+            vertices=vertices,
+            anatomical_joints=joints,
             rotmat=rotmat,
             global_rotmat=global_rotmat,
             pelvis=pelvis,
             offset=offset,
             joints_world=to_world(position),
-            points_world=None if points is None else to_world((vertices @ points.T).mT),
+            points_world=None if picked is None else to_world(picked),
         )
 
 

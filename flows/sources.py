@@ -30,8 +30,11 @@ def fit_code() -> list[Path]:
     rows be fitted again.
     """
     data = ("npz", "annotations", "checks", "shards", "schema", "parquet")
-    apart = ("baseline", "bench", "bench_plot", "bench_quality", "floor", "flops", "judge", "machine", "objective")
-    solver = sorted(Path(fitting.__file__).parent.glob("*.py"))
+    apart = (
+        *("baseline", "bench", "bench_plot", "bench_quality", "floor", "flops", "judge", "machine", "objective"),
+        "sequence",
+    )
+    solver = sorted(Path(fitting.__file__).parent.rglob("*.py"))
     return [
         *(path for path in solver if path.stem not in apart),
         *sorted((_PACKAGE / "body").glob("*.py")),

@@ -33,7 +33,18 @@ def skel(open_body_dir: Path) -> Skel:
 
 @pytest.fixture(scope="session")
 def model(smpl: Smpl, skel: Skel) -> FitModel:
-    return fitting.prepare(smpl, skel, fitting.recipe("default"), "male")
+    return fitting.prepare(smpl, skel, fitting.recipe("default"), "male", compiled=True)
+
+
+@pytest.fixture(scope="session")
+def plain_model(smpl: Smpl, skel: Skel) -> FitModel:
+    """The same in plain torch, as it runs on a GPU."""
+    return fitting.prepare(smpl, skel, fitting.recipe("default"), "male", compiled=False)
+
+
+@pytest.fixture(scope="session", params=["compiled", "plain"])
+def either_model(request: pytest.FixtureRequest, model: FitModel, plain_model: FitModel) -> FitModel:
+    return model if request.param == "compiled" else plain_model
 
 
 @pytest.fixture(scope="session")

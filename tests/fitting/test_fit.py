@@ -11,6 +11,7 @@ import torch
 import fitting
 from fitting import Status, fit_batch, fit_many
 from fitting.kinematics import Skeleton
+from fitting.lanes.mesh import LaneMesh
 from fitting.quality import limit_violation_deg
 from fitting.target import Target, TargetMaker
 from hmr_skel.body.joints import SKEL_TO_SMPL
@@ -133,6 +134,27 @@ def test_a_row_alone_comes_out_the_same(synthetic, fitted, model):
         _assert_same(fit_batch(synthetic[row : row + 1], model), fitted, torch.tensor([row]))
 
 
+def test_the_compiled_solver_ends_where_the_plain_one_does(synthetic, fitted, plain_model):
+    plain = fit_many(synthetic, plain_model)
+    apart = (plain.skel.q - fitted.skel.q).abs().amax(1)
+    # A flat valley leaves a row or two where their last bits led them; E is the same there.
+    assert float(apart.quantile(0.9)) < 1e-4
+    torch.testing.assert_close(plain.energy, fitted.energy, rtol=2e-3, atol=0)
+    torch.testing.assert_close(plain.v2v_mm, fitted.v2v_mm, rtol=0, atol=0.05)
+    same = apart < 1e-4
+    assert torch.equal(plain.iterations[same], fitted.iterations[same])
+    torch.testing.assert_close(plain.joint_mm[same], fitted.joint_mm[same], rtol=0, atol=0.01)
+    torch.testing.assert_close(plain.target_joints, fitted.target_joints, rtol=0, atol=1e-5)
+
+
+def test_the_plain_solver_keeps_rows_apart_as_well(synthetic, plain_model):
+    some = synthetic[:16]
+    together = fit_many(some, plain_model)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(2))
+    _assert_same(fit_many(some[order], plain_model), together, order)
+    _assert_same(fit_batch(some[3:4], plain_model), together, torch.tensor([3]))
+
+
 def test_two_runs_are_equal_to_the_bit(synthetic, fitted, model):
     again = fit_many(synthetic, model)
     for name in ("v2v_mm", "v2v_max_mm", "joint_mm", "energy", "iterations", "starts", "status", "target_joints"):
@@ -193,7 +215,7 @@ class _SkelTargets(TargetMaker):
     """Targets made from SKEL itself, posed by q [N 46]: what is to be found is known."""
 
     def __init__(self, model, q):
-        super().__init__(model.targets.smpl, model.skel)
+        super().__init__(model.targets.smpl, model.skel, model.targets.mesher)
         self.model, self.q = model, q
 
     def __call__(self, params, skel_betas, points=None):
@@ -204,18 +226,20 @@ class _SkelTargets(TargetMaker):
         rotmat = torch.eye(3).repeat(count, 24, 1, 1)
         rotmat[:, list(SKEL_TO_SMPL)] = self.model.kinematics.pose(q, skeleton).rotmat.float()
         nothing = torch.zeros(count, 3)
+        vertices = posed.vertices.mT.contiguous()
         return Target(
-            posed.vertices.mT.contiguous(), posed.joints, rotmat, torch.eye(3).repeat(count, 1, 1),
+            LaneMesh.of(vertices) if self.model.compiled else vertices, posed.joints, rotmat, torch.eye(3).repeat(count, 1, 1),
             skeleton.joints[:, 0].float(), nothing, posed.joints, None,
         )  # fmt: skip
 
 
 @pytest.mark.parametrize(("prior_weight", "v2v_mm", "rad"), [(1e-8, 0.01, 0.005), (1e-6, 0.5, 0.15)])
-def test_a_skel_pose_put_in_comes_out(smpl, skel, prior_weight, v2v_mm, rad):
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_skel_pose_put_in_comes_out(smpl, skel, prior_weight, v2v_mm, rad, compiled):
     """The whole path, on a target that SKEL can match to the last vertex. The recipe's prior costs 0.2 mm of it."""
     assert fitting.recipe("default").prior_weight == 1e-6
     config = replace(fitting.recipe("published_shape"), prior_weight=prior_weight)
-    model = fitting.prepare(smpl, skel, config)
+    model = fitting.prepare(smpl, skel, config, compiled=compiled)
     generator = torch.Generator().manual_seed(3)
     middle, half = (model.high + model.low) / 2, (model.high - model.low) / 2
     q = torch.zeros(16, 46, dtype=torch.float64)

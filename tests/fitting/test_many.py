@@ -8,6 +8,7 @@ import torch
 import fitting
 import fitting.many
 from fitting import fit_batch, fit_best, fit_many
+from fitting.config import FitConfig, Stage
 from hmr_skel.body.skel import Skel
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SmplParams
@@ -21,13 +22,24 @@ def crowd(people):
 
 
 @pytest.fixture(scope="module")
-def quick(model):
+def short() -> FitConfig:
     """One short stage: these tests are about batches."""
-    last = replace(model.stages[-1], stage=replace(model.stages[-1].stage, refreshes=1, iterations=1))
-    return replace(model, stages=(last,), config=replace(model.config, retry_v2v_mm=1e9, batch=8))
+    return FitConfig(stages=(Stage(part="full", refreshes=1, iterations=1),), retry_v2v_mm=1e9, batch=8)
 
 
-def test_no_rows(people, quick):
+@pytest.fixture(scope="module")
+def quick(smpl, skel, short):
+    return fitting.prepare(smpl, skel, short, compiled=False)
+
+
+@pytest.fixture(scope="module")
+def side_by_side(smpl, skel, short):
+    return fitting.prepare(smpl, skel, short, compiled=True)
+
+
+@pytest.mark.parametrize("solver", ["quick", "side_by_side"])
+def test_no_rows(people, request, solver):
+    quick = request.getfixturevalue(solver)
     for fit in (fit_batch, fit_many):
         result = fit(people[:0], quick, torch.zeros(3, 6890))
         assert result.skel.q.shape == (0, 46)
@@ -48,6 +60,32 @@ def test_batches_are_joined_in_order(crowd, quick):
     for first in range(0, 20, 4):
         torch.testing.assert_close(result.skel.q[first : first + 4], four.skel.q, rtol=0, atol=1e-6)
         torch.testing.assert_close(result.target_points[first : first + 4], four.target_points)
+
+
+def test_threads_share_the_rows_and_join_them_in_order(people, side_by_side):
+    crowd = people[torch.arange(300) % 4]
+    calls = []
+    torch.set_num_threads(2)
+    try:
+        result = fit_many(
+            crowd, replace(side_by_side, config=replace(side_by_side.config, batch=128)), None, calls.append
+        )
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert calls == [128, 256, 300]
+    assert result.batch == 128
+    alone = fit_batch(crowd[:4], side_by_side)
+    torch.testing.assert_close(result.skel.q, alone.skel.q.repeat(75, 1), rtol=0, atol=1e-6)
+
+
+def test_an_error_in_a_thread_ends_the_fit(people, side_by_side, monkeypatch):
+    def broken(params, model, points=None):
+        raise FloatingPointError("no")
+
+    monkeypatch.setattr(fitting.many, "fit_batch", broken)
+    with pytest.raises(FloatingPointError):
+        fit_many(people, side_by_side)
 
 
 def test_out_of_memory_halves_the_batch_for_good(crowd, quick, monkeypatch):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fitting.fit import _collapse, _Rows
+from fitting.batch import Batch
 from fitting.initial import initial_q
 from fitting.kinematics import Skeleton
 from fitting.objective import Objective
@@ -18,19 +18,26 @@ STAGES = {0: "lower", 1: "upper", 2: "full, some vertices", 3: "full"}
 
 
 @pytest.fixture(scope="module")
-def rows(model, people):
-    betas = model.shape(people.betas)
-    return _Rows(model, model.targets(people, betas), betas, Skeleton.of(model.skel, betas))
+def rows(plain_model, people):
+    betas = plain_model.shape(people.betas)
+    return Batch(plain_model.targets(people, betas), betas, Skeleton.of(plain_model.skel, betas))
 
 
 @pytest.fixture(scope="module")
-def q(model, rows):
+def q(plain_model, rows):
+    model = plain_model
     return initial_q(rows.target.rotmat.double(), rows.skeleton, model.kinematics, model.low, model.high)
 
 
-def _problem(rows, stage, q, correctives=False):
-    tables = rows.model.stages[stage]
-    return _collapse(tables, rows, tables.moments.at(rows.betas), q, correctives)[0]
+@pytest.fixture(scope="module")
+def problem_at(plain_model, rows):
+    """A stage's problem around a visit at q."""
+
+    def problem_at(stage, q, correctives=False):
+        tables = plain_model.stages[stage]
+        return plain_model.solve.collapse(tables, rows, tables.moments.at(rows.betas), q, correctives)[0]
+
+    return problem_at
 
 
 def _away(q, seed=0):
@@ -45,9 +52,9 @@ def _energy(problem, q):
 
 
 @pytest.fixture(scope="module", params=STAGES, ids=STAGES.values())
-def bent(request, rows, q):
+def bent(request, problem_at, q):
     """A stage's problem with all that it can hold: tilt and bend too."""
-    problem = _problem(rows, request.param, q, correctives=True)
+    problem = problem_at(request.param, q, correctives=True)
     count = len(problem.part.dofs)
     bend = 1e-3 * torch.randn(len(q), count, count, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     return replace(problem, bend=bend + bend.mT)
@@ -82,10 +89,10 @@ def test_newtons_matrix_is_half_the_second_derivative(bent, q):
     assert float(at.curvature.abs().max()) > 1e-3
 
 
-def test_gauss_newton_is_that_of_the_mesh(rows, q):
+def test_gauss_newton_is_that_of_the_mesh(plain_model, rows, problem_at, q):
     """J^T C J with J by central differences of vertices and joints, rest vertices held, correctives left out."""
-    model, stage = rows.model, rows.model.stages[1]
-    problem = _problem(rows, 1, q)
+    model, stage = plain_model, plain_model.stages[1]
+    problem = problem_at(1, q)
     skel = copy.deepcopy(model.skel).double()
     numbers = stage.surface.vertices
     rest = skel.prepare_shape(rows.betas.double()).rest[:, numbers]
@@ -114,10 +121,10 @@ def test_gauss_newton_is_positive_definite(bent, q):
         assert float(torch.linalg.eigvalsh((at.gauss_newton + at.gauss_newton.mT) / 2).min()) > -1e-7
 
 
-def test_gradient_at_a_visit_is_that_of_the_true_objective(model, rows, people, smpl, q):
+def test_gradient_at_a_visit_is_that_of_the_true_objective(model, rows, problem_at, people, smpl, q):
     """E with its pose correctives, differentiated automatically in float64 from SKEL itself."""
     point = _away(q)
-    problem = _problem(rows, 3, point, correctives=True)
+    problem = problem_at(3, point, correctives=True)
     objective = Objective.of(people, rows.betas, smpl, model)
     energy, gradient, _ = objective.derivatives(point[:, 3:])
     at = linearise(problem, point)
@@ -127,16 +134,16 @@ def test_gradient_at_a_visit_is_that_of_the_true_objective(model, rows, people, 
     assert float((at.gradient - problem.tilt - gradient).abs().max()) > 1e-5
 
 
-def test_energy_away_from_the_visit_is_that_of_a_new_visit(rows, q):
+def test_energy_away_from_the_visit_is_that_of_a_new_visit(problem_at, q):
     """With correctives left alone: what differs is how they, held still, would have followed the pose."""
     point = _away(q, seed=3)
-    held, fresh = _problem(rows, 3, q), _problem(rows, 3, point)
+    held, fresh = problem_at(3, q), problem_at(3, point)
     torch.testing.assert_close(_energy(held, point), _energy(fresh, point), rtol=0.1, atol=0)
     torch.testing.assert_close(_energy(held, q), held.energy_start + (held.prior * q[:, 3:] ** 2).sum(1))
 
 
-def test_rows_stay_themselves(rows, q):
-    problem = _problem(rows, 3, q, correctives=True)
+def test_rows_stay_themselves(problem_at, q):
+    problem = problem_at(3, q, correctives=True)
     picked = torch.tensor([2, 0])
     at, few = linearise(problem, _away(q)), linearise(problem[picked], _away(q)[picked])
     for name in ("energy", "gradient", "gauss_newton", "curvature"):

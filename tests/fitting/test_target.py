@@ -3,22 +3,29 @@
 import pytest
 import torch
 
+from fitting.lanes.mesh import LaneMesh
 from hmr_skel.body.rotations import rotvec_to_rotmat
 
 
 @pytest.fixture(scope="module")
-def case(model, people):
+def case(either_model, people):
     points = torch.zeros(3, 6890)
     points[0, 332], points[1, 3387] = 1, 1
     points[2, :4] = 0.25
-    return points, model.targets(people, model.shape(people.betas), points)
+    return points, either_model.targets(people, either_model.shape(people.betas), points)
+
+
+def _vertices(target):
+    """[B V 3], whichever solver they are for."""
+    mesh = target.vertices
+    return (mesh.tensor() if isinstance(mesh, LaneMesh) else mesh).mT
 
 
 def test_mesh_is_smpls_turned_back(case, people, smpl):
     """y - d in the pelvis's frame; with d added and the root applied it is SMPL as annotated."""
     _, target = case
     annotated = smpl(people.global_orient, people.body_pose, people.betas, people.transl)
-    local = target.vertices.mT + target.offset[:, None] - target.pelvis[:, None]
+    local = _vertices(target) + target.offset[:, None] - target.pelvis[:, None]
     world = local @ rotvec_to_rotmat(people.global_orient).mT + (target.pelvis + people.transl)[:, None]
     torch.testing.assert_close(world, annotated.vertices, rtol=0, atol=5e-6)
 
@@ -38,7 +45,7 @@ def test_offset_is_that_of_the_t_poses(case, people, smpl, skel, model):
 
 def test_anatomical_joints_are_skels_regressor_on_the_target(case, skel):
     _, target = case
-    expected = skel.joint_regressor @ target.vertices.mT
+    expected = skel.joint_regressor @ _vertices(target)
     # The regressor's rows sum to 1, so d may be taken off before or after.
     torch.testing.assert_close(target.anatomical_joints, expected, rtol=0, atol=5e-6)
 
@@ -54,5 +61,6 @@ def test_bone_rotations_leave_the_root_out(case, people):
 
 def test_indexing_takes_rows_with_or_without_points(case, model, people):
     _, target = case
+    assert torch.equal(_vertices(target[torch.tensor([2, 0])]), _vertices(target)[[2, 0]])
     assert torch.equal(target[torch.tensor([2])].points_world, target.points_world[[2]])
     assert model.targets(people, model.shape(people.betas))[torch.tensor([2])].points_world is None

@@ -1,0 +1,42 @@
+"""Where the stages lead from a start, row by row, and how rows of it are picked and put together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The best point found, with the distances there."""
+
+    q: Tensor  # [B 46] float32 numbers in the solver's dtype, q[:, :3] = 0
+    energy: Tensor  # [B]
+    v2v: Tensor  # [B] mm
+    v2v_max: Tensor  # [B] mm
+    step: Tensor  # [B] rad, the largest change of a dof that one more step would bring
+    iterations: Tensor  # [B]
+    starts: Tensor  # [B]
+
+    def __getitem__(self, rows: Tensor | slice) -> "Fitted":
+        return self._each(lambda values: values[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Fitted":
+        return Fitted(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+    def put(self, rows: Tensor, values: "Fitted") -> "Fitted":
+        """With `rows` replaced."""
+        return Fitted(
+            **{f.name: getattr(self, f.name).index_copy(0, rows, getattr(values, f.name)) for f in fields(self)}
+        )
+
+
+def choose(first: Tensor, one: Fitted, other: Fitted) -> Fitted:
+    """Row by row, `one` where the mask [B] says so."""
+    return Fitted(**{f.name: where(first, getattr(one, f.name), getattr(other, f.name)) for f in fields(Fitted)})
+
+
+def where(rows: Tensor, values: Tensor, other: Tensor | float) -> Tensor:
+    """`values` in the rows of the mask [B], `other` elsewhere."""
+    return torch.where(rows.view(-1, *(1,) * (values.ndim - 1)), values, other)

@@ -1,0 +1,113 @@
+"""Target meshes in lanes: SMPL posed for a batch, 64 rows to a chunk."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fitting.lanes.lanes import LANES
+from fitting.lanes.surface import LaneSurface, Room, Sparse, gather, regress, rest_positions, skin
+from hmr_skel.body.smpl import Smpl
+
+
+def chunks_of(values: Tensor | np.ndarray) -> np.ndarray:
+    """[B ...] to [C ... L]; the last chunk is filled up with the first row."""
+    values = np.asarray(values)
+    count = -(-len(values) // LANES)
+    rows = np.zeros(count * LANES, np.int64)
+    rows[: len(values)] = np.arange(len(values))
+    return np.ascontiguousarray(np.moveaxis(values[rows].reshape(count, LANES, *values.shape[1:]), 1, -1))
+
+
+def rows_of(chunks: np.ndarray, count: int) -> Tensor:
+    """[C ... L] back to [B ...]."""
+    rows = np.moveaxis(chunks, -1, 1).reshape(-1, *chunks.shape[1:-1])
+    return torch.from_numpy(np.ascontiguousarray(rows[:count]))
+
+
+@dataclass(frozen=True)
+class LaneMesh:
+    """Vertices of [B] rows."""
+
+    chunks: np.ndarray  # [C V 3 L] float32; what is beyond `count` is filled up
+    count: int
+
+    @classmethod
+    def of(cls, vertices: Tensor) -> "LaneMesh":
+        """From [B 3 V]."""
+        return cls(chunks_of(vertices.mT.float()), len(vertices))
+
+    def tensor(self) -> Tensor:
+        """As [B 3 V]."""
+        return rows_of(self.chunks, self.count).mT
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, rows: Tensor | slice) -> "LaneMesh":
+        numbers = np.arange(self.count)[rows.numpy() if isinstance(rows, Tensor) else rows]
+        return LaneMesh(gathered(self.chunks, numbers), len(numbers))
+
+
+def gathered(chunks: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows [B'] (numbers in chunk order) of meshes [C V 3 L], as chunks of their own, filled up with the first one."""
+    count = -(-len(rows) // LANES)
+    filled = np.concatenate((rows, np.repeat(rows[:1], count * LANES - len(rows))))
+    out = np.empty((count, *chunks.shape[1:]), chunks.dtype)
+    for target in range(count):
+        wanted = filled[target * LANES : (target + 1) * LANES]
+        for source in np.unique(wanted // LANES):
+            places = (wanted // LANES == source).nonzero()[0]
+            gather(chunks[source].reshape(-1, LANES), wanted[places] % LANES, out[target].reshape(-1, LANES), places)
+    return out
+
+
+class LaneMesher:
+    """Poses SMPL's mesh; `fitting.target.PlainMesher`, compiled."""
+
+    def __init__(self, smpl: Smpl, regressor: Tensor) -> None:
+        """`regressor` [24 V] gives SKEL's anatomical joints."""
+        self.surface = LaneSurface(smpl)
+        self.regressor = Sparse.of(regressor)
+
+    def __call__(
+        self, betas: Tensor, local: Tensor, transforms: Tensor, offset: Tensor, points: Tensor | None
+    ) -> tuple[LaneMesh, Tensor, Tensor | None]:
+        """The mesh less `offset` [B 3], anatomical joints [B 24 3] less it too, and points [B K 3] with it.
+
+        Args:
+            betas: [B 10].
+            local: [B 23 3 3] local rotations.
+            transforms: [B 24 3 4].
+            points: [K V] or None.
+        """
+        count = len(betas)
+        eye = torch.eye(3, dtype=local.dtype)
+        coefficients = chunks_of(torch.cat((torch.ones_like(betas[:, :1]), betas, (local - eye).flatten(1)), 1))
+        bones, shift = chunks_of(transforms), chunks_of(-offset)
+        size = len(coefficients)
+        mesh = np.empty((size, self.surface.count, 3, LANES), np.float32)
+        wanted = [self.regressor] if points is None else [self.regressor, Sparse.of(points)]
+        found = [np.empty((size, len(matrix.starts) - 1, 3, LANES), np.float32) for matrix in wanted]
+        room = Room()
+        for c in range(size):
+            for block in self.surface.blocks:
+                rest = rest_positions(block, coefficients[c], room)
+                weights = block.weights
+                skin(
+                    rest, bones[c], weights.starts, weights.columns, weights.values, shift[c], room.vertex,
+                    mesh[c, block.vertices],
+                )  # fmt: skip
+            for matrix, out in zip(wanted, found, strict=True):
+                regress(matrix.starts, matrix.columns, matrix.values, mesh[c], out[c])
+        # The mesh was moved before the points were taken: a regressor whose rows do not sum to 1 sees that.
+        joints, *rest_of = (rows_of(values, count) for values in found)
+        joints = joints + _row_sums(self.regressor)[:, None] * offset[:, None] - offset[:, None]
+        moved = rest_of[0] + _row_sums(wanted[1])[:, None] * offset[:, None] if rest_of else None
+        return LaneMesh(mesh, count), joints, moved
+
+
+def _row_sums(matrix: Sparse) -> Tensor:
+    row = np.repeat(np.arange(len(matrix.starts) - 1), np.diff(matrix.starts))
+    return torch.from_numpy(np.bincount(row, matrix.values, len(matrix.starts) - 1)).float()
