@@ -36,7 +36,13 @@ _ROWS = 128  # whose Jacobians are worked on at once
 
 
 def smooth(
-    q: Tensor, betas: Tensor, starts: Tensor, skel: Skel, weight: float, table: str, frame_rate: float | None = None
+    q: Tensor,
+    betas: Tensor,
+    starts: Tensor,
+    skel: Skel,
+    weight: float | int,
+    table: str,
+    frame_rate: float | int | None = None,
 ) -> Tensor:
     """Fitted q [T 46] of one person, smoothed in time.
 

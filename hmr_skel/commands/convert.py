@@ -77,8 +77,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     told.add_argument(
         "--rows",
         choices=("people", "frames", "folders"),
-        help="what a file's rows are: people, each for itself; frames of one person; or frames of one person per folder "
-        "of the images (default: by format, see above)",
+        help="what a file's rows are: people, each for itself; frames of one person; or frames of one person per "
+        "folder of the images (default: by format, see above)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object, the last line")

@@ -29,7 +29,7 @@ class SmplClip:
     number: np.ndarray  # int64 [T] the frame's number in its recording, or the row's in its file
     moving: bool  # whether the rows are frames of one person in time
     frame: str | None = None  # one of FRAMES; None where the file does not say
-    frame_rate: float | None = None  # frames a second; None where the file does not say
+    frame_rate: float | int | None = None  # frames a second; None where the file does not say
     cut: np.ndarray | None = None  # bool [T] whether a new shot begins at the row; None where none does
     imgname: np.ndarray | None = None  # object (str) [T]
     notes: tuple[str, ...] = ()  # what was left out or assumed, for a person

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ def _json(path: Path) -> Any:
         return None
 
 
-def _read_npy(file: IO[bytes]) -> np.ndarray:
+def _read_npy(file: Any) -> np.ndarray:
     """One array; one of Python objects (texts, a dict) by the allow-list."""
     version = np.lib.format.read_magic(file)
     read_header = {

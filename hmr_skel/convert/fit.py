@@ -69,7 +69,7 @@ def fit_clips(
     clips: Sequence[SmplClip],
     bodies: Bodies,
     skel_gender: str | None = None,
-    smoothness: float = 0.0,
+    smoothness: float | int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> list[SkelClip]:
     """Fit SKEL to every row of every clip, together.
@@ -219,7 +219,7 @@ def _choose(clip: SmplClip, fits: list[_Fits], rejected: tuple[tuple[int, str], 
     )
 
 
-def _in_time(clip: SkelClip, bodies: Bodies, smoothness: float) -> SkelClip:
+def _in_time(clip: SkelClip, bodies: Bodies, smoothness: float | int) -> SkelClip:
     """Angles without jumps, and smooth ones where that was asked for."""
     if not len(clip):
         return clip

@@ -83,7 +83,7 @@ def _clips(contents: Any, path: Path, options: ReadOptions) -> list[SmplClip]:
     raise UserError(f"{where} holds no SMPL parameters that are recognised. It has {found}. Expected {READABLE}.")
 
 
-def _people(found: Mapping[str, Any], where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
+def _people(found: Mapping, where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
     """AMASS, several people side by side (3DPW), what detectors give for one image, or one person's arrays."""
     pose = first_key(found, POSE_KEYS)
     if pose is not None and _is_list_of_arrays(found[pose]):
@@ -100,7 +100,7 @@ def _is_list_of_arrays(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(np.ndim(item) == 2 for item in value)
 
 
-def _of_person(found: Mapping[str, Any], person: int) -> dict[str, Any]:
+def _of_person(found: Mapping, person: int) -> dict[str, Any]:
     """The arrays of one of several people, whose keys are lists with an entry each (3DPW's sequence files)."""
     pose = first_key(found, POSE_KEYS)
     count = len(found[pose]) if pose is not None else 0
@@ -108,7 +108,7 @@ def _of_person(found: Mapping[str, Any], person: int) -> dict[str, Any]:
     return one | ({"gender": one["genders"]} if "genders" in one else {})
 
 
-def _regressed(contents: Mapping[str, Any], where: str, stem: str, options: ReadOptions) -> SmplClip:
+def _regressed(contents: Mapping, where: str, stem: str, options: ReadOptions) -> SmplClip:
     """What HMR2 and TokenHMR return for a batch of detections."""
     inner = contents["pred_smpl_params"]
     if not isinstance(inner, Mapping):
@@ -118,7 +118,7 @@ def _regressed(contents: Mapping[str, Any], where: str, stem: str, options: Read
     return make_clip({**{key: contents[key] for key in contents}, **inner}, where, stem, options, _REGRESSED)
 
 
-def _stacked(people: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any]:
+def _stacked(people: Sequence[Mapping], where: str) -> dict[str, Any]:
     """One mapping of a list of mappings with the same keys: a row each."""
     shared = set(people[0]).intersection(*people[1:])
     stacked = {}
@@ -133,13 +133,13 @@ def _stacked(people: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any]:
     return stacked
 
 
-def _labels(found: Mapping[str, Any], where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
+def _labels(found: Mapping, where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
     """CameraHMR's label files: rows are people in photographs, unless the user knows better."""
     clip = make_clip(found, where, stem, options, _LABELS)
     return split_folders(clip) if options.rows == "folders" else [clip]
 
 
-def _tracks(frames: list[Mapping[str, Any]], where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
+def _tracks(frames: list[Mapping], where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
     """PHALP's results, as 4D-Humans' and TokenHMR's `track.py` write them: a clip per tracked person.
 
     A frame lists tracks; those not seen in it (`tracked_time` above 0) repeat an older frame and are left out.
@@ -172,7 +172,7 @@ def _tracks(frames: list[Mapping[str, Any]], where: str, stem: str, options: Rea
     return clips
 
 
-def _smplcodec(found: Mapping[str, Any], where: str, stem: str, options: ReadOptions) -> SmplClip:
+def _smplcodec(found: Mapping, where: str, stem: str, options: ReadOptions) -> SmplClip:
     """Meshcapade's `.smpl`: flat, camelCase, whole numbers for model and gender."""
 
     def number(key: str, default: int) -> int:

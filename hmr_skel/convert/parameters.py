@@ -49,18 +49,18 @@ class Parameters:
     notes: tuple[str, ...]
 
 
-def first_key(found: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+def first_key(found: Mapping, keys: tuple[str, ...]) -> str | None:
     """The first of the keys that is there."""
     return next((key for key in keys if key in found), None)
 
 
-def has_pose(found: Mapping[str, Any]) -> bool:
+def has_pose(found: Mapping) -> bool:
     """Whether the mapping spells SMPL's pose in one of the known ways."""
     split = first_key(found, ORIENT_KEYS) and first_key(found, BODY_KEYS)
     return split is not None or first_key(found, POSE_KEYS) is not None
 
 
-def read_parameters(found: Mapping[str, Any], where: str, units: Units) -> Parameters:
+def read_parameters(found: Mapping, where: str, units: Units) -> Parameters:
     """Pose, betas and translation of a mapping from keys to arrays.
 
     Args:
@@ -81,7 +81,7 @@ def read_parameters(found: Mapping[str, Any], where: str, units: Units) -> Param
     return Parameters(pose, betas, transl, (*notes, *more, *last))
 
 
-def _refuse_smplx(found: Mapping[str, Any], where: str) -> None:
+def _refuse_smplx(found: Mapping, where: str) -> None:
     kind = str(found["surface_model_type"]).lower() if "surface_model_type" in found else ""
     face = first_key(found, ("jaw_pose", "pose_jaw", "expression", "leye_pose"))
     if kind.startswith(("smplx", "smpl-x")) or face is not None:
@@ -97,7 +97,7 @@ def refuse_smplx(where: str, why: str) -> None:
     )
 
 
-def _pose(found: Mapping[str, Any], where: str, units: Units) -> tuple[np.ndarray, list[str]]:
+def _pose(found: Mapping, where: str, units: Units) -> tuple[np.ndarray, list[str]]:
     orient, body = first_key(found, ORIENT_KEYS), first_key(found, BODY_KEYS)
     notes: list[str] = []
     if orient is not None and body is not None:
@@ -138,7 +138,7 @@ def _rotvecs(value: Any, what: str, joints: tuple[int, ...], units: Units) -> tu
         if _are_rotations(array):
             count = 1 if single else (array.shape[-3] if array.ndim >= 3 else 0)
             if count in joints:
-                rotvec = rotmat_to_rotvec(torch.from_numpy(array).double()).float().numpy()
+                rotvec = rotmat_to_rotvec(torch.tensor(array, dtype=torch.float64)).float().numpy()
                 return rotvec.reshape(-1, count, 3), True
         elif not (single and array.ndim == 2):  # three rows of axis-angles
             raise UserError(
@@ -163,7 +163,7 @@ def _scaled(array: np.ndarray, joints: int, units: Units) -> np.ndarray:
 def _are_rotations(array: np.ndarray) -> bool:
     array = array[np.isfinite(array).all((-1, -2))].astype(np.float64)
     apart = array @ array.swapaxes(-1, -2) - np.eye(3)
-    return bool(len(array)) and np.abs(apart).max() < _NOT_ROTATIONS and bool((np.linalg.det(array) > 0).all())
+    return len(array) > 0 and bool(np.abs(apart).max() < _NOT_ROTATIONS) and bool((np.linalg.det(array) > 0).all())
 
 
 def _refuse_degrees(pose: np.ndarray, where: str) -> None:
@@ -177,7 +177,7 @@ def _refuse_degrees(pose: np.ndarray, where: str) -> None:
         )
 
 
-def _betas(found: Mapping[str, Any], where: str, count: int) -> tuple[np.ndarray, list[str]]:
+def _betas(found: Mapping, where: str, count: int) -> tuple[np.ndarray, list[str]]:
     key = first_key(found, BETAS_KEYS)
     if key is None:
         raise UserError(
@@ -200,7 +200,7 @@ def _betas(found: Mapping[str, Any], where: str, count: int) -> tuple[np.ndarray
     return np.array(betas, np.float32), notes
 
 
-def _transl(found: Mapping[str, Any], where: str, count: int, units: Units) -> tuple[np.ndarray, list[str]]:
+def _transl(found: Mapping, where: str, count: int, units: Units) -> tuple[np.ndarray, list[str]]:
     key = first_key(found, TRANSL_KEYS)
     if key is None:
         return np.zeros((count, 3), np.float32), ["no translation in the file: the body stays at the origin"]
@@ -219,7 +219,7 @@ def _transl(found: Mapping[str, Any], where: str, count: int, units: Units) -> t
 
 
 def refuse_centimetres(
-    transl: np.ndarray, where: str, frame: str | None, frame_rate: float | None, moving: bool
+    transl: np.ndarray, where: str, frame: str | None, frame_rate: float | int | None, moving: bool
 ) -> None:
     """Raise where a translation can hardly be in metres: far from the origin of a room, or faster than people run.
 

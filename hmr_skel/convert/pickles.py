@@ -13,7 +13,7 @@ import zlib
 from collections import OrderedDict, defaultdict
 from math import prod
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ def load_results(path: Path) -> Any:
         ) from None
 
 
-def unpickle(stream: IO[bytes]) -> Any:
+def unpickle(stream: io.BufferedIOBase) -> Any:
     """The object that the stream holds from here on. Raises what a damaged pickle raises: anything."""
     return _Unpickler(stream).load()
 
@@ -53,7 +53,7 @@ def is_pickle(start: bytes) -> bool:
     return start.startswith(compressed) or start[:1] in (b"\x80", b"(", b"c", b"}", b"]")
 
 
-def _decompressed(file: IO[bytes]) -> IO[bytes]:
+def _decompressed(file: io.BufferedIOBase) -> io.BufferedIOBase:
     start = file.read(6)
     file.seek(0)
     if start.startswith(_ZLIB):
@@ -75,7 +75,7 @@ class _ArrayFollows:
     order: str
     numpy_array_alignment_bytes: int | None = None
 
-    def read(self, stream: IO[bytes]) -> np.ndarray:
+    def read(self, stream: io.BufferedIOBase) -> np.ndarray:
         if self.dtype.hasobject:
             return unpickle(stream)
         if self.numpy_array_alignment_bytes is not None:
@@ -113,7 +113,7 @@ _PythonUnpickler: Any = pickle._Unpickler
 class _Unpickler(_PythonUnpickler):
     dispatch = _PythonUnpickler.dispatch.copy()
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: io.BufferedIOBase) -> None:
         super().__init__(stream, encoding="latin1")
         self.stream = stream
 

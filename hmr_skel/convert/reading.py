@@ -27,7 +27,7 @@ class ReadOptions:
     """neutral, male or female: the SMPL model that the annotations are for."""
     frame: str | None = None
     """camera, y-up or z-up."""
-    frame_rate: float | None = None
+    frame_rate: float | int | None = None
     """Frames a second."""
     rows: str | None = None
     """people: each row stands for itself. frames: the rows of a person are consecutive frames. folders: the rows whose
@@ -49,13 +49,13 @@ NOBODY = Maker()
 """Of a file that anybody may have made."""
 
 
-def clip_from_arrays(arrays: Mapping[str, Any], name: str, options: ReadOptions) -> SmplClip:
+def clip_from_arrays(arrays: Mapping, name: str, options: ReadOptions) -> SmplClip:
     """A clip from arrays under the keys that files use."""
     return make_clip(arrays, name, name, options, NOBODY)
 
 
 def make_clip(
-    found: Mapping[str, Any],
+    found: Mapping,
     where: str,
     name: str,
     options: ReadOptions,
@@ -98,7 +98,7 @@ def make_clip(
     )
 
 
-def _gender(found: Mapping[str, Any], where: str, count: int, options: ReadOptions, maker: Maker) -> np.ndarray:
+def _gender(found: Mapping, where: str, count: int, options: ReadOptions, maker: Maker) -> np.ndarray:
     if options.smpl_gender is not None:
         return np.full(count, options.smpl_gender, object)
     if "gender" not in found:

@@ -1,0 +1,382 @@
+"""Every input format in a file made the way its makers write it, read back as the same person."""
+
+import json
+import pickle
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from hmr_skel.convert import ReadOptions, SmplClip, Units, read_clips
+from hmr_skel.convert.clips import with_unique_names
+from hmr_skel.errors import UserError
+from tests.convert.conftest import FRAMES, walk
+
+NONE = ReadOptions()
+NEUTRAL = ReadOptions(smpl_gender="neutral")
+
+
+def matrices(rotvec: np.ndarray) -> np.ndarray:
+    return Rotation.from_rotvec(rotvec.reshape(-1, 3)).as_matrix().reshape(*rotvec.shape, 3).astype(np.float32)
+
+
+def assert_same(clip: SmplClip, truth: dict[str, np.ndarray], hands: bool = True) -> None:
+    joints = 24 if hands else 22
+    assert clip.pose.dtype == clip.betas.dtype == clip.transl.dtype == np.float32
+    assert np.abs(matrices(clip.pose[:, :joints]) - matrices(truth["pose"][:, :joints])).max() < 1e-5
+    if not hands:
+        assert not clip.pose[:, 22:].any()
+    np.testing.assert_allclose(clip.betas, np.tile(truth["betas"][:10], (len(clip), 1)), rtol=1e-6)
+    np.testing.assert_allclose(clip.transl, truth["transl"], atol=1e-6)
+
+
+def amass(truth: dict[str, np.ndarray], **changes) -> dict[str, np.ndarray]:
+    poses = np.full((len(truth["pose"]), 156), 0.1)
+    poses[:, :66] = truth["pose"][:, :22].reshape(-1, 66)
+    arrays = {
+        "trans": truth["transl"],
+        "gender": np.array("male"),
+        "mocap_framerate": np.array(120.0),
+        "betas": truth["betas"],
+        "dmpls": np.zeros((len(poses), 8)),
+        "poses": poses,
+    }
+    return {key: value for key, value in (arrays | changes).items() if value is not None}
+
+
+def labels(truth: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    count = len(truth["pose"])
+    return {
+        "imgname": np.array([f"walk/{8 * i:06d}.jpg" for i in range(count)]),
+        "center": np.full((count, 2), 300.0),
+        "scale": np.ones(count),
+        "pose_cam": truth["pose"].reshape(count, 72),
+        "shape": np.tile(truth["betas"][:10], (count, 1)),
+        "trans_cam": truth["transl"],
+        "cam_int": np.tile(np.eye(3), (count, 1, 1)),
+    }
+
+
+@pytest.mark.parametrize("gender", [np.array("female"), np.array(b"female"), np.array("female", object)])
+@pytest.mark.parametrize("rate", ["mocap_framerate", "mocap_frame_rate"])
+def test_amass(tmp_path: Path, gender, rate: str):
+    truth = walk()
+    np.savez(
+        tmp_path / "walk.npz", **amass(truth, **({"mocap_framerate": None} | {rate: np.array(60.0)}), gender=gender)
+    )
+    (clip,) = read_clips(tmp_path / "walk.npz", NONE)
+    assert_same(clip, truth, hands=False)
+    assert (clip.frame, clip.frame_rate, clip.moving, set(clip.gender)) == ("z-up", 60.0, True, {"female"})
+    assert any("finger" in note for note in clip.notes)
+    assert any("first 10 of 16" in note for note in clip.notes)
+
+
+def test_camerahmr_labels_are_people_unless_told(tmp_path: Path):
+    truth = walk(up="camera")
+    np.savez(tmp_path / "aic.npz", **labels(truth))
+    (clip,) = read_clips(tmp_path / "aic.npz", NONE)
+    assert_same(clip, truth)
+    assert (clip.frame, clip.frame_rate, clip.moving, set(clip.gender)) == ("camera", None, False, {"neutral"})
+    assert clip.starts().all()
+    (clip,) = read_clips(tmp_path / "aic.npz", ReadOptions(rows="frames", frame_rate=15))
+    assert (clip.frame_rate, clip.moving, clip.starts().sum()) == (15, True, 1)
+
+
+def test_labels_by_folder_are_clips_in_the_order_of_their_frames(tmp_path: Path):
+    truth = walk(up="camera")
+    arrays = labels(truth)
+    order = np.random.default_rng(1).permutation(FRAMES)
+    names = np.array([f"seq{i % 2}/{8 * i + (800 if i > 7 else 0):06d}.jpg" for i in range(FRAMES)])
+    arrays = {key: value[order] for key, value in (arrays | {"imgname": names}).items()}
+    np.savez(tmp_path / "video.npz", **arrays)
+    clips = read_clips(tmp_path / "video.npz", ReadOptions(rows="folders"))
+    assert {clip.name for clip in clips} == {"video_seq0", "video_seq1"}
+    for clip in clips:
+        assert (np.diff(clip.number) > 0).all()
+        assert clip.starts().tolist() == [True, False, False, False, True, False]  # the gap is not bridged
+    whole = np.concatenate([clip.pose for clip in sorted(clips, key=lambda clip: clip.name)])
+    np.testing.assert_allclose(whole, truth["pose"][[*range(0, FRAMES, 2), *range(1, FRAMES, 2)]], rtol=1e-5, atol=1e-7)
+
+
+def test_labels_relative_to_a_moving_camera(tmp_path: Path):
+    truth = walk(up="camera")
+    extrinsics = np.tile(np.eye(4), (FRAMES, 1, 1))
+    extrinsics[:, :3, 3] = [1, 2, 3]
+    np.savez(tmp_path / "bedlam.npz", **labels(truth), cam_ext=extrinsics)
+    (clip,) = read_clips(tmp_path / "bedlam.npz", NONE)
+    np.testing.assert_allclose(clip.transl, truth["transl"] + [1, 2, 3], atol=1e-6)
+
+
+def phalp(truth: dict[str, np.ndarray]) -> dict[str, dict]:
+    """What PHALP's tracker writes: two people, the second seen from frame 4 on, a shot that begins at frame 6."""
+    mats = matrices(truth["pose"])
+    frames = {}
+    for i in range(FRAMES):
+        person = {"global_orient": mats[i, :1], "body_pose": mats[i, 1:], "betas": truth["betas"][:10].astype("f4")}
+        ids = [1] if i < 4 else [1, 2]
+        frames[f"out/{i:06d}.jpg"] = {
+            "time": i,
+            "shot": int(i == 6),
+            "frame_path": f"out/{i:06d}.jpg",
+            "tid": ids,
+            "tracked_ids": ids,
+            "tracked_time": [0] * len(ids) if i != 9 else [0, 1],
+            "bbox": [np.ones(4)] * len(ids),
+            "smpl": [person] * len(ids),
+            "camera": [truth["transl"][i].astype("f4")] * len(ids),
+            "conf": [np.float32(0.9)] * len(ids),
+            "mask": [[{"size": [4, 4], "counts": b"abc"}]] * len(ids),
+            "appe": [np.zeros(4096, "f4")] * len(ids),
+        }
+    return frames
+
+
+@pytest.mark.parametrize("compress", [0, 3, ("gzip", 3), ("lzma", 3)])
+def test_4d_humans_and_tokenhmr_tracks(tmp_path: Path, compress):
+    truth = walk(up="camera")
+    joblib.dump(phalp(truth), tmp_path / "demo.pkl", compress=compress)
+    first, second = read_clips(tmp_path / "demo.pkl", NONE)
+    assert (first.name, second.name) == ("demo_1", "demo_2")
+    assert_same(first, truth)
+    assert (first.frame, set(first.gender), first.moving) == ("camera", {"neutral"}, True)
+    assert np.flatnonzero(first.starts()).tolist() == [0, 6]
+    assert second.number.tolist() == [4, 5, 6, 7, 8, 10, 11]  # in frame 9 it was not seen
+    assert second.number[second.starts()].tolist() == [4, 6, 10]
+
+
+def regressed(truth: dict[str, np.ndarray]) -> dict:
+    """What HMR2 and TokenHMR return for a batch."""
+    mats = torch.from_numpy(matrices(truth["pose"]))
+    betas = torch.from_numpy(np.tile(truth["betas"][:10], (FRAMES, 1)).astype("f4"))
+    return {
+        "pred_cam": torch.ones(FRAMES, 3),
+        "pred_smpl_params": {"global_orient": mats[:, :1], "body_pose": mats[:, 1:], "betas": betas},
+        "pred_cam_t": torch.from_numpy(truth["transl"].astype("f4")),
+        "pred_vertices": torch.zeros(FRAMES, 5, 3),
+    }
+
+
+def to_lists(value):
+    if isinstance(value, dict):
+        return {key: to_lists(inner) for key, inner in value.items()}
+    return value.tolist()
+
+
+@pytest.mark.parametrize("kind", ["pt", "pkl", "json", "npy"])
+def test_regressed_people(tmp_path: Path, kind: str):
+    truth = walk(up="camera")
+    path, out = tmp_path / f"people.{kind}", regressed(truth)
+    if kind == "pt":
+        torch.save(out, path)
+    elif kind == "pkl":
+        path.write_bytes(pickle.dumps(out))
+    elif kind == "json":
+        path.write_text(json.dumps(to_lists(out)))
+    else:
+        np.save(path, to_lists(out), allow_pickle=True)
+    (clip,) = read_clips(path, NONE)
+    assert_same(clip, truth)
+    assert (clip.frame, set(clip.gender), clip.moving) == ("camera", {"neutral"}, False)
+
+
+def test_a_list_of_people(tmp_path: Path):
+    truth = walk(up="camera")
+    people = [
+        {"global_orient": pose[None, 0], "body_pose": pose[1:], "betas": truth["betas"][:10], "camera": transl, "id": i}
+        for i, (pose, transl) in enumerate(zip(truth["pose"], truth["transl"], strict=True))
+    ]
+    (tmp_path / "people.pkl").write_bytes(pickle.dumps(people))
+    (clip,) = read_clips(tmp_path / "people.pkl", NONE)
+    assert_same(clip, truth)
+    assert not clip.moving
+
+
+@pytest.mark.parametrize("model", ["SMPL", "SMPLH"])
+def test_smplcodec(tmp_path: Path, model: str):
+    codec = pytest.importorskip("smplcodec.codec")
+    truth = walk(up="y-up")
+    sizes = {"SMPL": 24, "SMPLH": 22}
+    hands = {"left_hand_pose": np.zeros((FRAMES, 15, 3)), "right_hand_pose": np.ones((FRAMES, 15, 3))}
+    codec.SMPLCodec(
+        smpl_version=codec.SMPLVersion[model],
+        gender=codec.SMPLGender.FEMALE,
+        shape_parameters=truth["betas"],
+        frame_count=FRAMES,
+        frame_rate=30.0,
+        body_translation=truth["transl"],
+        body_pose=truth["pose"][:, : sizes[model]],
+        **(hands if model == "SMPLH" else {}),
+    ).write(tmp_path / "walk.smpl")
+    (clip,) = read_clips(tmp_path / "walk.smpl", NONE)
+    assert_same(clip, truth, hands=model == "SMPL")
+    assert (clip.frame, clip.frame_rate, set(clip.gender)) == (None, 30.0, {"female"})
+
+
+def test_smplcodec_without_motion_and_of_other_models(tmp_path: Path):
+    codec = pytest.importorskip("smplcodec.codec")
+    codec.SMPLCodec(smpl_version=codec.SMPLVersion.SMPL, shape_parameters=np.ones(10)).write(tmp_path / "a.smpl")
+    (clip,) = read_clips(tmp_path / "a.smpl", NONE)
+    assert len(clip) == 1
+    assert not clip.pose.any()
+    assert any("T-pose" in note for note in clip.notes)
+    codec.SMPLCodec(smpl_version=codec.SMPLVersion.SMPLX, shape_parameters=np.ones(10)).write(tmp_path / "x.smpl")
+    with pytest.raises(UserError, match=r"x\.smpl holds SMPL-X.*another shape space"):
+        read_clips(tmp_path / "x.smpl", NONE)
+    codec.SMPLCodec(smpl_version=codec.SMPLVersion.SKEL, shape_parameters=np.ones(10)).write(tmp_path / "s.smpl")
+    with pytest.raises(UserError, match="holds SKEL"):
+        read_clips(tmp_path / "s.smpl", NONE)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_plain_pickles(tmp_path: Path, protocol: int):
+    truth = walk()
+    arrays = {"poses": truth["pose"].reshape(FRAMES, 72), "betas": truth["betas"][None, :10], "trans": truth["transl"]}
+    (tmp_path / "walk.pkl").write_bytes(pickle.dumps(arrays, protocol=protocol))
+    (clip,) = read_clips(tmp_path / "walk.pkl", ReadOptions(smpl_gender="male", frame="z-up", frame_rate=25))
+    assert_same(clip, truth)
+    assert (clip.frame, clip.frame_rate, clip.moving, set(clip.gender)) == ("z-up", 25, True, {"male"})
+
+
+def test_several_people_side_by_side(tmp_path: Path):
+    """3DPW's sequences hold lists with an entry per person; others, a dict per person."""
+    one, two = walk(seed=1), walk(seed=2)
+    lists = {
+        "poses": [p["pose"].reshape(FRAMES, 72) for p in (one, two)],
+        "betas": [p["betas"] for p in (one, two)],
+        "trans": [p["transl"] for p in (one, two)],
+        "genders": ["m", "f"],
+        "sequence": "walk",
+    }
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(lists, protocol=2))
+    keyed = {i: {"pose": p["pose"], "betas": p["betas"], "trans": p["transl"]} for i, p in enumerate((one, two))}
+    joblib.dump(keyed, tmp_path / "b.pkl")
+    for name, options in (("a", NONE), ("b", NEUTRAL)):
+        clips = read_clips(tmp_path / f"{name}.pkl", options)
+        assert [clip.name for clip in clips] == [f"{name}_0", f"{name}_1"]
+        for clip, truth in zip(clips, (one, two), strict=True):
+            assert_same(clip, truth)
+    assert [clip.gender[0] for clip in read_clips(tmp_path / "a.pkl", NONE)] == ["male", "female"]
+
+
+def test_one_frame(tmp_path: Path):
+    truth = walk(1)
+    for poses in (truth["pose"][0], truth["pose"].reshape(72), matrices(truth["pose"])[0]):
+        np.savez(tmp_path / "one.npz", pose=poses, betas=truth["betas"][:10], trans=truth["transl"][0])
+        (clip,) = read_clips(tmp_path / "one.npz", NEUTRAL)
+        assert_same(clip, truth)
+        assert not clip.moving
+
+
+def test_units_are_converted_when_told(tmp_path: Path):
+    truth = walk()
+    arrays = {"poses": np.degrees(truth["pose"]), "betas": truth["betas"], "trans": 100 * truth["transl"]}
+    np.savez(tmp_path / "walk.npz", **arrays, gender="male")
+    (clip,) = read_clips(tmp_path / "walk.npz", ReadOptions(units=Units("cm", "deg")))
+    assert_same(clip, truth)
+
+
+def wrong(name: str):
+    """(arrays of a .npz, options, what the message says)"""
+    truth = walk()
+    bare = {"poses": truth["pose"].reshape(FRAMES, 72), "betas": truth["betas"], "trans": truth["transl"]}
+    good = bare | {"gender": "male"}
+    cases = {
+        "degrees": (good | {"poses": np.degrees(bare["poses"])}, NONE, r"looks like degrees.*--angles deg"),
+        "centimetres": (good | {"trans": 100 * bare["trans"]}, NONE, r"looks like centimetres.*--lengths cm"),
+        "centimetres by speed": (
+            amass(truth, trans=100 * (truth["transl"] - [0, 0, 0.9])),
+            NONE,
+            r"move by \d+ a second.*--lengths cm",
+        ),
+        "no gender": (bare, NONE, r"which SMPL model.*--smpl-gender neutral, male"),
+        "unknown gender": (bare | {"gender": "x"}, NONE, r"'gender' is \['x'\].*--smpl-gender"),
+        "smplx by width": (good | {"poses": np.zeros((FRAMES, 165))}, NONE, r"holds SMPL-X \(its poses have 55"),
+        "smplx by type": (amass(truth, surface_model_type=np.array("smplx")), NONE, r"holds SMPL-X"),
+        "smplx by face": (good | {"jaw_pose": np.zeros((FRAMES, 3))}, NONE, r"holds SMPL-X \(it has 'jaw_pose'"),
+        "skel": ({"skel_q": np.zeros((FRAMES, 46))}, NONE, r"holds SKEL already"),
+        "nothing": ({"a": np.zeros(3)}, NONE, r"no SMPL parameters that are recognised. It has a"),
+        "pose width": (good | {"poses": np.zeros((FRAMES, 71))}, NONE, r"'poses' has shape \(12, 71\).*\(T, 72\)"),
+        "quaternions": (good | {"poses": np.zeros((FRAMES, 24, 4))}, NONE, r"Quaternions and 6D"),
+        "no rotations": (good | {"poses": np.ones((FRAMES, 24, 3, 3))}, NONE, r"no rotation matrices"),
+        "few betas": (
+            good | {"betas": np.zeros(8)},
+            NONE,
+            r"'betas' has shape \(8,\).*\(10,\), \(1, 10\) or \(12, 10\)",
+        ),
+        "betas of other rows": (good | {"betas": np.zeros((5, 10))}, NONE, r"'betas' has shape \(5, 10\) for 12 rows"),
+        "no betas": ({k: v for k, v in good.items() if k != "betas"}, NONE, r"has no betas.*It has: gender, poses"),
+        "transl of other rows": (good | {"trans": np.zeros((5, 3))}, NONE, r"'trans' has shape \(5, 3\)"),
+        "rate": (good | {"mocap_framerate": -1.0}, NONE, r"'mocap_framerate' is -1.*--frame-rate"),
+        "folders": (
+            labels(truth) | {"imgname": np.array(["a/x.jpg"] * FRAMES)},
+            ReadOptions(rows="folders"),
+            r"--rows",
+        ),
+    }
+    return cases if name == "" else cases[name]
+
+
+@pytest.mark.parametrize("name", wrong(""))
+def test_what_cannot_be_read_says_so(tmp_path: Path, name: str):
+    arrays, options, message = wrong(name)
+    np.savez(tmp_path / "walk.npz", **arrays)
+    with pytest.raises(UserError, match=message) as caught:
+        read_clips(tmp_path / "walk.npz", options)
+    assert "walk.npz" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"hello world", r"is of no kind that is read \(it starts with b'hello wo'\)"),
+        (b"", r"is of no kind"),
+        (b"PK\x03\x04 and nothing", r"cannot be read.*fetch it again"),
+        (b"\x80\x04 and nothing", r"cannot be read as a pickle"),
+        (b"\x78\x9c and nothing", r"cannot be read as a pickle"),
+        (b"[1, 2]", r"recognised. It has a list"),
+        (b"{", r"cannot be read|recognised|of no kind"),
+    ],
+)
+def test_files_of_other_kinds(tmp_path: Path, content: bytes, message: str):
+    path = tmp_path / "file.npz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_clips(path, NONE)
+
+
+def test_a_missing_file_and_a_cut_one(tmp_path: Path):
+    with pytest.raises(UserError, match=r"no file .*walk\.npz.*AMASS"):
+        read_clips(tmp_path / "walk.npz", NONE)
+    np.savez(tmp_path / "whole.npz", **amass(walk()))
+    content = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "walk.npz").write_bytes(content[:-1000])
+    with pytest.raises(UserError, match=r"cannot be read"):
+        read_clips(tmp_path / "walk.npz", NONE)
+    flipped = bytearray(content)
+    flipped[content.index(b"poses.npy") + 4000] ^= 0xFF
+    (tmp_path / "walk.npz").write_bytes(bytes(flipped))
+    with pytest.raises(UserError, match=r"'poses' is corrupt"):
+        read_clips(tmp_path / "walk.npz", NONE)
+
+
+def test_a_frame_that_contradicts_its_format_is_settled_by_the_user(tmp_path: Path):
+    np.savez(tmp_path / "walk.npz", **amass(walk(up="camera")))
+    (clip,) = read_clips(tmp_path / "walk.npz", NONE)
+    assert clip.frame is None
+    assert any("stand as in a camera frame" in note for note in clip.notes)
+    (clip,) = read_clips(tmp_path / "walk.npz", ReadOptions(frame="camera"))
+    assert clip.frame == "camera"
+
+
+def test_names_are_unique_across_files(tmp_path: Path):
+    files = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        joblib.dump(phalp(walk(up="camera")), tmp_path / folder / "demo.pkl")
+        files.append(read_clips(tmp_path / folder / "demo.pkl", NONE))
+    clips = with_unique_names(files)
+    assert [clip.name for clip in clips] == ["demo_1", "demo_2", "demo_2_1", "demo_2_2"]
+    assert [clip.file for clip in clips] == ["demo", "demo", "demo_2", "demo_2"]
