@@ -72,9 +72,6 @@ class Batches(Iterator[Batch]):
             raise StopIteration
         try:
             return next(self._made)
-        except StopIteration:
-            self.close()
-            raise
         except RuntimeError as error:
             self.close()
             if "timed out" in str(error):
@@ -87,6 +84,9 @@ class Batches(Iterator[Batch]):
                     f"a loader process ended before its time ({error}). Most often the system killed it for lack of "
                     "memory: use fewer workers."
                 ) from error
+            raise
+        except Exception:  # the end, or a mistake in a worker, with its traceback
+            self.close()
             raise
 
     def _report(self, unreadable: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 Parquet has to be decoded a row group at a time, two thousand rows to get one. The cache holds what samples need, one
 packed record of 1.5 kB per row, so that a row costs one read and no more memory than its own pages. Its files appear by
-rename and are named by a fingerprint of their shard; they may be deleted at any time.
+rename and are named by a fingerprint of their shard; they may be deleted whenever nobody reads them.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ from hmr_skel.errors import UserError
 FORMAT = "1"
 """Changes whenever the cache files' layout or meaning does."""
 _BATCH_ROWS = 2048
-RELEASE_AFTER_ROWS = 64
+RELEASE_AFTER_ROWS = 8
 """After so many reads the mapped pages are handed back to the system, which keeps them cached as long as it has room:
-else all that was ever read would count as the process's memory. A read maps up to 0.3 MB: what is around each part of a
+else all that was ever read would count as the process's memory. A read maps up to a megabyte: what is around each part of a
 row comes with it."""
 
 NUMBERS: dict[str, tuple[int, ...]] = {

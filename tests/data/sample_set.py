@@ -60,7 +60,7 @@ def _source_table(name: str, gender: str) -> pa.Table:
     count = SOURCES[name]
     rng = np.random.default_rng(len(name))
     points = rng.normal((0, 0, 5), (0.4, 0.4, 0.3), (count, 44, 3))
-    cam_int = np.array([[500, 2, 190], [0, 520, 160], [0, 0, 1]], float)  # skewed, and not centred
+    cam_int = np.array([[500, 0, 190], [0, 520, 160], [0, 0, 1]], float)  # not centred
     pixels = points @ cam_int.T
     pixels = pixels[..., :2] / pixels[..., 2:]
     confidence = np.where(rng.random((count, 44, 1)) < 0.1, 0, rng.uniform(0.2, 1, (count, 44, 1)))

@@ -1,0 +1,240 @@
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hmr_skel.data.augment import AugmentConfig
+from hmr_skel.data.image_files import ImageRule
+from hmr_skel.data.loader import batches, ordered_batches
+from hmr_skel.data.samples import Batch, SampleConfig, SampleDataset
+from hmr_skel.errors import UserError
+
+FAST = AugmentConfig(degrade_probability=0.0, flip_probability=0.5)
+
+
+@pytest.fixture
+def dataset(sample_set) -> SampleDataset:
+    return SampleDataset(sample_set.path, sample_set.images, SampleConfig(augment=FAST))
+
+
+@pytest.fixture
+def own_images(sample_set, tmp_path) -> Path:
+    """A copy of the images that may be damaged."""
+    shutil.copytree(sample_set.images["near"].root, tmp_path / "images")
+    return tmp_path / "images"
+
+
+def open_with(sample_set, root: Path, **config) -> SampleDataset:
+    rules = {name: replace(rule, root=root) for name, rule in sample_set.images.items()}
+    return SampleDataset(sample_set.path, rules, SampleConfig(augment=FAST, **config))
+
+
+def take(stream) -> list[Batch]:
+    with stream:
+        return list(stream)
+
+
+def joined(parts: list[Batch]) -> Batch:
+    return Batch(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Batch)))
+
+
+def assert_same(first: Batch, second: Batch) -> None:
+    for f in fields(Batch):
+        torch.testing.assert_close(getattr(first, f.name), getattr(second, f.name), rtol=0, atol=0, equal_nan=True)
+
+
+def alive(pids) -> list[int]:
+    """Those of the processes that have not ended."""
+    there = []
+    for pid in pids:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except FileNotFoundError:
+            continue
+        if state != "Z":
+            there.append(pid)
+    return there
+
+
+def children() -> set[int]:
+    return {child.pid for child in multiprocessing.active_children()}
+
+
+def wait_until(condition, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_batches_have_the_shapes_of_the_interface(dataset):
+    batch = take(batches(dataset, 4, seed=0, stop=1))[0]
+    expected = {
+        "image": ((4, 3, 256, 256), torch.uint8),
+        "center": ((4, 2), torch.float32),
+        "size": ((4,), torch.float32),
+        "intrinsics": ((4, 3, 3), torch.float32),
+        "affine": ((4, 2, 3), torch.float32),
+        "keypoints_2d": ((4, 44, 3), torch.float32),
+        "keypoints_3d": ((4, 44, 4), torch.float32),
+        "q": ((4, 46), torch.float32),
+        "betas": ((4, 10), torch.float32),
+        "has_skel": ((4,), torch.bool),
+        "transl": ((4, 3), torch.float32),
+        "row": ((4,), torch.int64),
+    }
+    assert {f.name: (getattr(batch, f.name).shape, getattr(batch, f.name).dtype) for f in fields(Batch)} == expected
+    assert len(batch) == 4
+    assert_same(batch.to("cpu", non_blocking=True), batch)
+
+
+def test_two_ranks_see_what_one_sees(dataset):
+    one = take(batches(dataset, 6, seed=3, stop=8))
+    ranks = [take(batches(dataset, 3, seed=3, stop=8, rank=rank, world_size=2)) for rank in range(2)]
+    for whole, *halves in zip(one, *ranks, strict=True):
+        assert_same(joined(halves), whole)
+
+
+def test_two_small_batches_are_one_large_one(dataset):
+    large, small = take(batches(dataset, 6, seed=3, stop=4)), take(batches(dataset, 3, seed=3, stop=8))
+    assert_same(joined(small), joined(large))
+
+
+def test_resuming_anywhere_goes_on_as_if_nothing_had_happened(dataset):
+    undisturbed = take(batches(dataset, 4, seed=1, stop=14))
+    for k in (1, 5, 13):  # an epoch is 5 batches
+        assert_same(joined(take(batches(dataset, 4, seed=1, start=k, stop=14))), joined(undisturbed[k:]))
+    rows = joined(undisturbed).row
+    assert sorted(rows[:20].tolist()) == sorted(rows[20:40].tolist()) == list(range(20))
+    other = joined(take(batches(dataset, 4, seed=2, stop=14)))
+    assert not torch.equal(other.row, rows)
+
+
+def test_sources_come_by_their_weights(sample_set):
+    images = sample_set.images["near"].root
+    dataset = open_with(sample_set, images, mixture={"near": 1.0, "far": 1.0}, missing_intrinsics="diagonal")
+    rows = joined(take(batches(dataset, 50, seed=0, stop=4))).row
+    assert 70 < (rows < 20).sum() < 130  # 20 rows of the one and 4 of the other
+
+
+def test_workers_make_no_difference_and_end(dataset):
+    before = children()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    alone = take(batches(dataset, 5, seed=4, start=2, stop=9))
+    stream = batches(dataset, 5, seed=4, start=2, stop=9, workers=2)
+    first = next(stream)
+    workers = children() - before
+    assert len(workers) == 2
+    assert_same(joined([first, *stream]), joined(alone))
+    assert wait_until(lambda: not alive(workers), 10)
+    assert torch.equal(torch.get_rng_state(), state)  # the training's own random numbers are untouched
+
+
+def test_unreadable_images_are_replaced_the_same_way_for_all(sample_set, own_images, caplog):
+    for name in ("002.jpg", "011.jpg"):
+        (own_images / name).write_bytes(b"no image")
+    dataset = open_with(sample_set, own_images)
+    with batches(dataset, 4, seed=1, stop=20) as stream:
+        one = joined(list(stream))
+        assert stream.skipped == 2 * 4  # an epoch is 5 batches, and the replacements were readable
+    assert not torch.isin(one.row, torch.tensor([2, 11])).any()
+    assert len(one) == 80
+    named = [record.message for record in caplog.records if record.message.startswith("skipped: ")]
+    assert len(named) == 2  # once per file
+    assert any(message.startswith(f"skipped: {own_images / '002.jpg'}: ") for message in named)
+    ranks = [take(batches(dataset, 2, seed=1, stop=20, rank=rank, world_size=2)) for rank in range(2)]
+    assert_same(joined([batch for pair in zip(*ranks, strict=True) for batch in pair]), one)
+
+
+def test_nothing_but_unreadable_images_ends_the_run(sample_set, own_images):
+    dataset = open_with(sample_set, own_images)
+    for file in own_images.iterdir():
+        file.write_bytes(b"")
+    with batches(dataset, 2, seed=0) as stream, pytest.raises(UserError, match=r"9 images in a row are unreadable"):
+        next(stream)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_evaluation_sees_every_row_once_and_in_order(dataset, own_images, sample_set, world_size):
+    parts = [
+        joined(take(ordered_batches(dataset, 8, rank=rank, world_size=world_size))).row for rank in range(world_size)
+    ]
+    for rank, part in enumerate(parts):
+        assert part.tolist() == list(range(rank, 20, world_size))
+    for name in ("000.jpg", "001.jpg", "002.jpg"):
+        (own_images / name).unlink()
+    with ordered_batches(open_with(sample_set, own_images), 3) as stream:
+        sizes = [len(batch) for batch in stream]
+    assert sizes == [3, 3, 3, 3, 3, 2]  # the whole first batch is missing
+    assert stream.skipped == 3
+
+
+def test_a_workers_mistake_comes_with_its_traceback(sample_set):
+    dataset = open_with(sample_set, sample_set.images["near"].root)
+    dataset.reader.images["near"] = ImageRule(Path("images"), (("(", ""),))
+    with batches(dataset, 2, seed=0, workers=1) as stream:
+        with pytest.raises(Exception, match=r"(?s)DataLoader worker.*image_files.*missing \), unterminated subpattern"):
+            next(stream)
+        with pytest.raises(StopIteration):
+            next(stream)
+
+
+@pytest.mark.slow
+def test_waiting_for_images_has_an_end(sample_set, own_images):
+    """A file that never answers, as on a disk that is gone; then a worker that is killed."""
+    dataset = open_with(sample_set, own_images)
+    for file in own_images.iterdir():
+        file.unlink()
+        os.mkfifo(file)
+    before = children()
+    start = time.monotonic()
+    with batches(dataset, 2, seed=0, workers=1, timeout=4.0) as stream:
+        with pytest.raises(UserError, match=r"no batch of images came within 4 s"):
+            next(stream)
+    assert time.monotonic() - start < 30
+    assert wait_until(lambda: not children() - before, 10)
+
+    with batches(dataset, 2, seed=0, workers=1, timeout=60.0) as stream:
+        (worker,) = children() - before
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(UserError, match=r"a loader process ended before its time"):
+            next(stream)
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_process_that_is_killed(sample_set, tmp_path):
+    script = tmp_path / "main.py"
+    script.write_text(
+        f"""
+import multiprocessing, pickle, time
+from hmr_skel.data.loader import batches
+if __name__ == "__main__":
+    stream = batches(pickle.load(open({str(tmp_path / "set.pickle")!r}, "rb")), 2, seed=0, workers=2)
+    next(stream)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(120)
+"""
+    )
+    dataset = SampleDataset(sample_set.path, sample_set.images, SampleConfig(augment=FAST))
+    (tmp_path / "set.pickle").write_bytes(pickle.dumps(dataset))
+    main = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    try:
+        workers = [int(pid) for pid in main.stdout.readline().split()]
+        assert len(workers) == 2
+        assert alive(workers) == workers
+    finally:
+        main.kill()
+        main.communicate(timeout=10)
+    assert wait_until(lambda: not alive(workers), 30)

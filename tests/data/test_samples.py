@@ -1,0 +1,192 @@
+import shutil
+from dataclasses import fields, replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from hmr_skel.data.augment import Augmentation, AugmentConfig
+from hmr_skel.data.image_files import ImageRule
+from hmr_skel.data.load import load_shards
+from hmr_skel.data.quality import QualityConfig
+from hmr_skel.data.samples import Sample, SampleConfig, SampleDataset, stack
+from hmr_skel.errors import UserError
+from hmr_skel.model.camera import CropGeometry, image_to_crop, project, upright_affine
+from tests.data.sample_set import HEIGHT, SOURCES, WIDTH, write_sample_set
+
+WILD = AugmentConfig(
+    scale=0.3, translation=0.1, roll_deg=40.0, flip_probability=0.5, extreme_crop_probability=0.5, color=0.2
+)
+
+
+def open_set(sample_set, split="train", augment=False, **config):
+    return SampleDataset(sample_set.path, sample_set.images, SampleConfig(**config), split, augment)
+
+
+def same(first: Sample, second: Sample) -> bool:
+    return all(np.array_equal(getattr(first, f.name), getattr(second, f.name), equal_nan=True) for f in fields(Sample))
+
+
+@pytest.fixture
+def own_set(sample_set, tmp_path):
+    """A copy of the images that may be damaged; the rows are the common ones."""
+    shutil.copytree(sample_set.images["near"].root, tmp_path / "images")
+    return replace(
+        sample_set, images={name: replace(rule, root=tmp_path / "images") for name, rule in sample_set.images.items()}
+    )
+
+
+def test_a_sample_holds_the_row(sample_set):
+    dataset, table = open_set(sample_set), load_shards(sample_set.path)
+    assert (len(dataset), dataset.gender) == (20, "male")  # 24 in two shards, of which 4 have no camera
+    for i in (0, 7, 19):
+        sample, row = dataset.sample(i), table[i]
+        assert (sample.row, sample.has_skel) == (i, True)
+        np.testing.assert_array_equal(sample.q, row["skel_q"])
+        np.testing.assert_array_equal(sample.betas, row["skel_betas"])
+        np.testing.assert_array_equal(sample.transl, row["skel_transl"])
+        np.testing.assert_array_equal(sample.intrinsics, row["cam_int"])
+        np.testing.assert_array_equal(sample.center, row["center"])
+        assert sample.size == np.float32(200) * row["scale"].max()
+        np.testing.assert_array_equal(sample.keypoints_3d, row["keypoints_3d"])
+        image = cv2.imread(str(sample_set.images["near"].file(row["imgname"])))
+        naive = cv2.warpAffine(image, sample.affine, (256, 256))[..., ::-1]
+        assert np.abs(sample.image.transpose(1, 2, 0).astype(int) - naive).mean() < 4
+    assert all(value.flags.owndata or value.base.flags.owndata for value in vars(sample).values())
+
+
+def test_the_crop_is_that_of_the_network(sample_set):
+    batch = stack(_wild(sample_set))
+    torch.testing.assert_close(upright_affine(batch.center, batch.size), batch.affine, rtol=1e-4, atol=1e-3)
+
+
+def _wild(sample_set, count=20):
+    dataset = SampleDataset(sample_set.path, sample_set.images, SampleConfig(augment=WILD))
+    return [dataset.sample(i, epoch) for i in range(count) for epoch in range(3)]
+
+
+def test_bodies_project_onto_their_keypoints_after_any_change(sample_set):
+    samples = _wild(sample_set)
+    batch = stack(samples)
+    geometry = CropGeometry(batch.center, batch.size, batch.intrinsics, batch.affine)
+    projected = image_to_crop(project(batch.keypoints_3d[..., :3], batch.intrinsics), geometry)
+    there = batch.keypoints_2d[..., 2] > 0
+    assert there.float().mean() > 0.8
+    assert (projected - batch.keypoints_2d[..., :2])[there].abs().max() * 256 < 0.02
+    assert len({float(size) for size in batch.size}) > 50
+    assert batch.transl.isnan().any() and not batch.transl.isnan().all()  # after flips and rolls only
+
+
+def test_a_mirrored_sample_shows_the_mirrored_picture(sample_set):
+    reader = open_set(sample_set).reader
+    plain, flipped = reader.augmented(3, Augmentation()), reader.augmented(3, Augmentation(flip=True))
+    # The box is centred on pixel 128 of 256: mirrored, column 0 has no partner.
+    difference = np.abs(flipped.image[:, :, 1:].astype(int) - plain.image[:, :, :0:-1])
+    assert np.percentile(difference, 99) <= 2
+    np.testing.assert_allclose(flipped.keypoints_2d[5, 0], -plain.keypoints_2d[2, 0], atol=1e-5)
+    np.testing.assert_allclose(flipped.keypoints_2d[5, 1:], plain.keypoints_2d[2, 1:], atol=1e-5)
+    again = reader.augmented(3, Augmentation())
+    assert same(plain, again)
+
+
+def test_the_same_index_gives_the_same_sample(sample_set):
+    """Also when the first one was written to: labels are copies."""
+    dataset = SampleDataset(sample_set.path, sample_set.images, SampleConfig(augment=WILD))
+    first = dataset.sample(4, epoch=2, seed=1)
+    kept = Sample(**{f.name: getattr(first, f.name).copy() for f in fields(Sample)})
+    for f in fields(Sample):
+        getattr(first, f.name)[...] = 0
+    assert same(dataset.sample(4, epoch=2, seed=1), kept)
+    others = [dataset.sample(4, epoch=3, seed=1), dataset.sample(4, epoch=2, seed=2), dataset.sample(5, 2, 1)]
+    assert not any(same(other, kept) for other in others)
+
+
+def test_without_augmentation_epochs_do_not_matter(sample_set):
+    dataset = open_set(sample_set)
+    assert same(dataset.sample(1, epoch=0), dataset.sample(1, epoch=5, seed=7))
+
+
+def test_missing_labels_are_nan_and_without_confidence(sample_set):
+    dataset = open_set(sample_set, missing_intrinsics="diagonal")
+    sample = dataset.sample(20)  # "far": the first of its rows has no 2D keypoints
+    assert sample.row == 20
+    assert not sample.keypoints_2d[:, 2].any()
+    assert np.isnan(sample.keypoints_2d[:, :2]).all()
+    near = dataset.sample(0)
+    gone = near.keypoints_2d[:, 2] == 0
+    assert 0 < gone.sum() < 20
+    assert np.isnan(near.keypoints_2d[gone, :2]).all()
+    assert np.isfinite(near.keypoints_2d[~gone]).all()
+
+
+def test_an_unknown_camera_is_guessed_when_asked_for(sample_set):
+    sample = open_set(sample_set, missing_intrinsics="diagonal").sample(23)
+    np.testing.assert_allclose(sample.intrinsics, [[500, 0, WIDTH / 2], [0, 500, HEIGHT / 2], [0, 0, 1]])
+
+
+def test_quality_rules_reach_the_samples(sample_set):
+    quality = QualityConfig(max_v2v_mm=20.0, min_confidence=0.5)
+    dataset = open_set(sample_set, quality=quality)
+    poor, good = dataset.sample(19), dataset.sample(0)
+    assert not poor.has_skel
+    assert all(np.isnan(getattr(poor, name)).all() for name in ("q", "betas", "transl"))
+    assert good.has_skel
+    assert not ((good.keypoints_2d[:, 2] > 0) & (good.keypoints_2d[:, 2] < 0.5)).any()
+    assert (good.keypoints_2d[:, 2] == 0).sum() > (open_set(sample_set).sample(0).keypoints_2d[:, 2] == 0).sum()
+
+
+def test_splits_are_the_shards_splits(sample_set):
+    train, test = (open_set(sample_set, split, missing_intrinsics="diagonal") for split in ("train", "test"))
+    assert (len(train), len(test)) == (24, 12)
+    names = [{dataset.reader.rows[i].imgname for i in range(len(dataset))} for dataset in (train, test)]
+    assert len(names[0] | names[1]) == sum(SOURCES.values())
+
+
+def test_an_unreadable_image_is_none(own_set):
+    dataset = open_set(own_set)
+    root = own_set.images["near"].root
+    (root / "002.jpg").write_bytes((root / "002.jpg").read_bytes()[:3000])
+    (root / "003.jpg").unlink()
+    (root / "004.jpg").write_bytes(b"")
+    assert [dataset.sample(i) is None for i in range(6)] == [False, False, True, True, True, False]
+
+
+def test_gains_and_channels(own_set):
+    path = own_set.images["near"].root / "000.jpg"
+    cv2.imwrite(str(path), np.full((HEIGHT, WIDTH, 3), (40, 80, 160), np.uint8))  # BGR
+    reader = open_set(own_set).reader
+    image = reader.augmented(0, Augmentation(gains=(1.5, 0.5, 2.0))).image
+    assert np.abs(image[:, 128, 128].astype(int) - (240, 40, 80)).max() <= 3
+    assert np.abs(reader.augmented(0, Augmentation(gains=(3.0, 1.0, 1.0))).image[0, 128, 128].astype(int) - 255) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda s, tmp: replace(s, path=tmp / "nowhere"), r"no shards in .*nowhere"),
+        (lambda s, tmp: replace(s, images={}), r"source 'near' has no images: no image_root"),
+        (lambda s, tmp: replace(s, images={"near": ImageRule(tmp / "no")}), r"no image folder .*no \(source 'near'\)"),
+        (
+            lambda s, tmp: replace(s, images={"near": ImageRule(tmp, (("^", "x/"),))}),
+            r"source 'near': none of 20 images looked for is there, the first being .*x/000.jpg .*'000.jpg'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_at_once(sample_set, tmp_path, change, text):
+    with pytest.raises(UserError, match=text):
+        open_set(change(sample_set, tmp_path))
+
+
+def test_a_dataset_of_both_genders_is_refused(tmp_path, sample_set):
+    mixed = replace(write_sample_set(tmp_path, ("female", "male"), with_images=False), images=sample_set.images)
+    with pytest.raises(UserError, match="Expected one gender"):
+        open_set(mixed, missing_intrinsics="diagonal")
+    assert open_set(mixed).gender == "female"
+
+
+def test_some_missing_images_are_a_warning(own_set, caplog):
+    (own_set.images["near"].root / "007.jpg").unlink()
+    open_set(own_set)
+    assert "1 of 20 images looked for are missing" in caplog.text
+    assert "007.jpg" in caplog.text
