@@ -5,9 +5,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hmr_skel.body.files import SMPL_FILES
 from hmr_skel.convert.clips import SkelClip
 from hmr_skel.convert.fit import SKEL_GENDERS, Bodies, count_fits, fit_clips
-from hmr_skel.convert.parameters import Units
+from hmr_skel.convert.parameters import ANGLES, LENGTHS, Units
 from hmr_skel.convert.reading import ROWS, ReadOptions, clip_from_arrays
 from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
@@ -56,9 +57,18 @@ def smpl_to_skel(
     Raises:
         UserError: a shape, unit or option that cannot be used; the text says what was expected.
     """
-    for name, value, known in (("skel_gender", skel_gender, (None, *SKEL_GENDERS)), ("rows", rows, ROWS[:2])):
+    choices = {
+        "smpl_gender": (smpl_gender, tuple(SMPL_FILES)),
+        "skel_gender": (skel_gender, (None, *SKEL_GENDERS)),
+        "rows": (rows, ROWS[:2]),
+        "lengths": (lengths, (None, *LENGTHS)),
+        "angles": (angles, (None, *ANGLES)),
+    }
+    for name, (value, known) in choices.items():
         if value not in known:
             raise UserError(f"{name} is {value!r}. Expected one of {', '.join(map(repr, known))}.")
+    if smoothness < 0:
+        raise UserError(f"smoothness is {smoothness}. Expected 0 (off) or more.")
     arrays = {"poses": poses, "betas": betas} | ({} if transl is None else {"transl": transl})
     options = ReadOptions(smpl_gender=smpl_gender, frame_rate=frame_rate, rows=rows, units=Units(lengths, angles))
     clip = clip_from_arrays(arrays, "arrays", options)

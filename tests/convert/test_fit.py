@@ -1,0 +1,192 @@
+"""Clips to SKEL: frames are fitted for themselves, clips are finished as one person."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hmr_skel.body import dofs
+from hmr_skel.convert import ReadOptions, SkelClip, SmplClip, Units, fit_clips, smpl_to_skel
+from hmr_skel.convert.fit import distances_mm
+from hmr_skel.convert.reading import clip_from_arrays
+from hmr_skel.errors import UserError
+from tests.convert.conftest import FRAMES, walk
+
+LIMITS = dofs.limits("anatomical")
+
+
+def clip_of(truth: dict[str, np.ndarray], gender: str = "male", rows: str = "frames", name: str = "walk") -> SmplClip:
+    return clip_from_arrays(truth, name, ReadOptions(smpl_gender=gender, rows=rows, frame_rate=30.0, frame="z-up"))
+
+
+@pytest.fixture(scope="module")
+def smpl() -> SmplClip:
+    return clip_of(walk())
+
+
+@pytest.fixture(scope="module")
+def skel(smpl: SmplClip, bodies) -> SkelClip:
+    return fit_clips([smpl], bodies)[0]
+
+
+def assert_same_posture(one: SkelClip, other: SkelClip) -> None:
+    """Equal but for whole turns: no rotation differs by more than 1e-4 rad."""
+    turns = np.round((one.q - other.q) / (2 * np.pi))
+    np.testing.assert_allclose(one.q - 2 * np.pi * turns, other.q, atol=1e-4)
+    np.testing.assert_allclose(one.betas, other.betas, atol=1e-6)
+    np.testing.assert_allclose(one.transl, other.transl, atol=1e-6)
+    np.testing.assert_allclose(one.v2v_mm, other.v2v_mm, atol=1e-3)
+
+
+def test_a_clip_is_one_person(skel: SkelClip, bodies):
+    assert len(skel) == FRAMES
+    assert set(skel.gender) == {"male"}
+    assert (skel.betas == skel.betas[0]).all()
+    assert np.abs(np.diff(skel.q, axis=0)).max() < np.pi
+    assert skel.max_limit_violation_deg.max() == 0
+    assert 1 < skel.v2v_mm.mean() < 12
+    assert skel.time.tolist() == [i / 30 for i in range(FRAMES)]
+    mean, largest = distances_mm(skel, bodies)
+    np.testing.assert_allclose(mean, skel.v2v_mm, atol=2e-3)
+    np.testing.assert_allclose(largest, skel.v2v_max_mm, atol=2e-2)
+
+
+def test_frames_alone_and_shuffled_are_the_same(smpl: SmplClip, skel: SkelClip, bodies):
+    alone = fit_clips([smpl.take(np.array([i])) for i in range(0, FRAMES, 5)], bodies)
+    for i, one in zip(range(0, FRAMES, 5), alone, strict=True):
+        assert_same_posture(one, skel.take(np.array([i])))
+    order = np.random.default_rng(0).permutation(FRAMES)
+    (shuffled,) = fit_clips([smpl.take(order)], bodies)
+    assert_same_posture(shuffled, skel.take(order))
+
+
+def test_clips_do_not_mix(smpl: SmplClip, skel: SkelClip, bodies):
+    other = clip_of(walk(5, seed=3), name="other")
+    one, two = fit_clips([other, smpl], bodies)
+    assert_same_posture(two, skel)
+    assert one.smpl.name == "other"
+    assert len(one) == 5
+
+
+def test_one_shape_for_frames_and_their_own_for_people(bodies):
+    truth = walk(4)
+    truth["betas"] = np.random.default_rng(0).normal(size=(4, 10))
+    (moving,) = fit_clips([clip_of(truth)], bodies)
+    assert (moving.betas == moving.betas[0]).all()
+    np.testing.assert_allclose(moving.smpl.betas[0], truth["betas"].mean(0), atol=1e-6)
+    (people,) = fit_clips([clip_of(truth, rows="people")], bodies)
+    assert len(np.unique(people.betas[:, 0])) == 4
+    np.testing.assert_allclose(people.smpl.betas, truth["betas"], atol=1e-6)
+
+
+def test_the_better_body_is_one_per_person(bodies):
+    truth = walk(4)
+    truth["betas"] = np.random.default_rng(5).normal(size=(4, 10))
+    clip, people = clip_of(truth, "neutral"), clip_of(truth, "neutral", rows="people")
+    by_gender = {gender: fit_clips([clip], bodies, gender)[0] for gender in ("male", "female")}
+    better = min(by_gender, key=lambda gender: by_gender[gender].v2v_mm.mean())
+    (best,) = fit_clips([clip], bodies, "best")
+    assert set(best.gender) == {better}
+    np.testing.assert_allclose(best.q, by_gender[better].q, atol=1e-4)
+    assert (fit_clips([clip], bodies)[0].gender == best.gender).all()  # neutral: best
+    rows = {gender: fit_clips([people], bodies, gender)[0].v2v_mm for gender in ("male", "female")}
+    (row_by_row,) = fit_clips([people], bodies, "best")
+    np.testing.assert_allclose(row_by_row.v2v_mm, np.minimum(rows["male"], rows["female"]), atol=1e-3)
+
+
+def test_an_annotations_own_gender_is_the_default(bodies):
+    assert set(fit_clips([clip_of(walk(2), "female")], bodies)[0].gender) == {"female"}
+    assert set(fit_clips([clip_of(walk(2), "female")], bodies, "male")[0].gender) == {"male"}
+
+
+def test_bad_rows_are_left_out_and_harm_nobody(smpl: SmplClip, skel: SkelClip, bodies):
+    pose, betas, transl = smpl.pose.copy(), smpl.betas.copy(), smpl.transl.copy()
+    pose[2, 3, 0], pose[4, 1, 1], transl[7, 2] = np.nan, 100.0, 1e6
+    (found,) = fit_clips([replace(smpl, pose=pose, betas=betas, transl=transl)], bodies)
+    assert [number for number, _ in found.rejected] == [2, 4, 7]
+    reasons = " | ".join(reason for _, reason in found.rejected)
+    for word in ("not finite", "rotation beyond", "translation beyond 1000 m"):
+        assert word in reasons
+    kept = np.setdiff1d(np.arange(FRAMES), [2, 4, 7])
+    assert found.smpl.number.tolist() == kept.tolist()
+    assert_same_posture(found, skel.take(kept))
+    assert found.smpl.number[found.smpl.starts()].tolist() == [0, 3, 5, 8]  # nothing is coupled across a gap
+    (none,) = fit_clips([replace(smpl, pose=np.full_like(pose, np.nan))], bodies)
+    assert len(none) == 0
+    assert len(none.rejected) == FRAMES
+
+
+def test_smoothing_couples_neither_clips_nor_cuts(bodies):
+    rng = np.random.default_rng(1)
+    truth = walk(16)
+    truth["pose"][:, 1:] += 0.05 * rng.normal(size=(16, 23, 3))  # jitter
+    smpl = clip_of(truth)
+    (plain,) = fit_clips([smpl], bodies)
+    (smooth,) = fit_clips([smpl], bodies, smoothness=0.1)
+    jerk = [np.square(np.diff(clip.q[:, 3:], 3, axis=0)).mean() for clip in (smooth, plain)]
+    assert jerk[0] < 0.5 * jerk[1]
+    assert (smooth.q[:, :3] == plain.q[:, :3]).all()
+    assert 0 < smooth.v2v_mm.mean() - plain.v2v_mm.mean() < 0.5
+    np.testing.assert_allclose(distances_mm(smooth, bodies)[0], smooth.v2v_mm, atol=1e-4)
+    assert smooth.max_limit_violation_deg.max() < 1e-3
+    halves = [smpl.take(np.arange(8)), smpl.take(np.arange(8, 16))]
+    apart = np.concatenate([clip.q for clip in fit_clips(halves, bodies, smoothness=0.1)])
+    cut = np.zeros(16, bool)
+    cut[8] = True
+    (with_cut,) = fit_clips([replace(smpl, cut=cut)], bodies, smoothness=0.1)
+    np.testing.assert_allclose(with_cut.q, apart, atol=1e-4)
+    assert np.abs(smooth.q - apart).max() > 1e-3
+    assert (fit_clips([smpl], bodies, smoothness=0)[0].q == plain.q).all()
+
+
+def test_frames_of_several_genders_are_refused(smpl: SmplClip, bodies):
+    genders = smpl.gender.copy()
+    genders[3] = "female"
+    with pytest.raises(UserError, match=r"several SMPL genders.*--rows people"):
+        fit_clips([replace(smpl, gender=genders)], bodies)
+
+
+def test_the_call(open_body_dir, smpl: SmplClip, skel: SkelClip):
+    """The README's three lines, with every kind of array."""
+    truth = walk()
+    poses = truth["pose"].reshape(FRAMES, 72)
+    result = smpl_to_skel(
+        poses, truth["betas"], truth["transl"], smpl_gender="male", frame_rate=30, body_models=open_body_dir
+    )
+    assert_same_posture(result, skel)
+    assert (result.time == skel.time).all()
+    tensors = smpl_to_skel(
+        torch.from_numpy(poses), truth["betas"][None, :10].tolist(), smpl_gender="male", body_models=open_body_dir
+    )
+    np.testing.assert_allclose(tensors.q, result.q, atol=1e-4)
+    one = smpl_to_skel(poses[0], truth["betas"][:10], smpl_gender="male", body_models=str(open_body_dir), device="cpu")
+    np.testing.assert_allclose(one.q, result.q[:1], atol=1e-4)
+    scaled = smpl_to_skel(
+        np.degrees(poses), truth["betas"], 100 * truth["transl"], smpl_gender="male", lengths="cm", angles="deg",
+        body_models=open_body_dir,
+    )  # fmt: skip
+    np.testing.assert_allclose(scaled.transl, result.transl, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"skel_gender": "neutral"}, "skel_gender is 'neutral'. Expected one of None, 'male'"),
+        ({"smpl_gender": "x"}, "smpl_gender is 'x'"),
+        ({"rows": "folders"}, "rows is 'folders'"),
+        ({"lengths": "feet"}, "lengths is 'feet'"),
+        ({"angles": "turns"}, "angles is 'turns'"),
+        ({"smoothness": -1.0}, "smoothness is -1"),
+        ({"body_models": "nowhere"}, "no body model nowhere"),
+    ],
+)
+def test_wrong_options(open_body_dir, changes: dict, message: str):
+    truth = walk(1)
+    arguments = {"smpl_gender": "male", "body_models": open_body_dir} | changes
+    with pytest.raises(UserError, match=message):
+        smpl_to_skel(truth["pose"], truth["betas"], **arguments)
+
+
+def test_units_are_those_given():
+    assert clip_from_arrays(walk(), "a", ReadOptions(smpl_gender="male", units=Units("m", "rad"))).transl[0, 2] == 0.9

@@ -1,0 +1,249 @@
+"""Everything that is written, read back by readers that are not ours."""
+
+import json
+import re
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from hmr_skel import load_shards
+from hmr_skel.body.dofs import DOF_NAMES
+from hmr_skel.convert import ReadOptions, SkelClip, fit_clips, read_clips
+from hmr_skel.convert.output import Output
+from hmr_skel.convert.reading import clip_from_arrays
+from hmr_skel.errors import UserError
+from tests.convert.conftest import walk
+
+UPRIGHT = {"z-up": [[1, 0, 0], [0, 0, 1], [0, -1, 0]], "camera": [[1, 0, 0], [0, -1, 0], [0, 0, -1]], "y-up": np.eye(3)}
+
+
+@pytest.fixture(scope="module")
+def clips(bodies) -> list[SkelClip]:
+    """A clip of a male, and one of a female in a file without a frame rate."""
+    one = clip_from_arrays(walk(6), "walk", ReadOptions(smpl_gender="male", frame_rate=30.0, frame="z-up"))
+    two = clip_from_arrays(walk(3, "camera"), "photos", ReadOptions(smpl_gender="female", rows="people", frame="camera"))
+    return fit_clips([one, two], bodies)
+
+
+def write(clips: list[SkelClip], path: Path, bodies, format: str | None = None, joints: bool = False) -> list[Path]:
+    output = Output.of(str(path), format, joints)
+    output.check([clip.smpl for clip in clips])
+    return output.write(clips, bodies)
+
+
+def joints_of(clip: SkelClip, bodies) -> np.ndarray:
+    """By SKEL's whole forward pass."""
+    skel = bodies.skel(clip.gender[0])
+    return skel(*(torch.from_numpy(v) for v in (clip.q, clip.betas, clip.transl))).joints.numpy()
+
+
+def test_parquet_in_pandas(clips, bodies, tmp_path: Path):
+    assert write(clips, tmp_path / "x.parquet", bodies) == [tmp_path / "x.parquet"]
+    table = pandas.read_parquet(tmp_path / "x.parquet")
+    assert table["clip"].tolist() == ["walk"] * 6 + ["photos"] * 3
+    assert table["frame"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]
+    np.testing.assert_allclose(table["time_s"][:6], np.arange(6) / 30)
+    assert table["time_s"][6:].isna().all()
+    assert table["coordinates"].tolist() == ["z-up"] * 6 + ["camera"] * 3
+    for column, name in (("skel_q", "q"), ("skel_betas", "betas"), ("skel_transl", "transl")):
+        expected = np.concatenate([getattr(clip, name) for clip in clips])
+        assert (np.stack(table[column]) == expected).all()
+    assert (table["v2v_mm"].to_numpy() == np.concatenate([clip.v2v_mm for clip in clips])).all()
+    assert table["skel_gender"].tolist() == ["male"] * 6 + ["female"] * 3
+    for field in pq.read_schema(tmp_path / "x.parquet"):
+        assert field.metadata[b"meaning"], field.name
+    assert load_shards(tmp_path / "x.parquet")["skel_q"].shape == (9, 46)
+
+
+def test_npz_by_numpy_alone(clips, bodies, tmp_path: Path):
+    write(clips, tmp_path / "x.npz", bodies)
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    assert (arrays["skel_q"] == np.concatenate([clip.q for clip in clips])).all()
+    assert arrays["smpl_pose"].shape == (9, 72)
+    assert arrays["dof_names"].tolist() == list(DOF_NAMES)
+    assert arrays["clip"].tolist() == ["walk"] * 6 + ["photos"] * 3
+    assert arrays["imgname"].tolist() == [""] * 9
+
+
+@pytest.mark.parametrize("format", ["npz", "parquet"])
+def test_joints_and_nothing_else(clips, bodies, tmp_path: Path, format: str):
+    write(clips, tmp_path / f"x.{format}", bodies, joints=True)
+    if format == "npz":
+        with np.load(tmp_path / "x.npz", allow_pickle=False) as file:
+            found = dict(file)
+    else:
+        found = {name: np.stack(column) for name, column in pandas.read_parquet(tmp_path / "x.parquet").items()}
+    assert set(found) - {"joint_names"} == {"clip", "source", "frame", "time_s", "skel_joints"}
+    expected = np.concatenate([joints_of(clip, bodies) for clip in clips])
+    np.testing.assert_allclose(found["skel_joints"].reshape(9, 24, 3), expected, atol=1e-5)
+
+
+def read_mot(path: Path) -> tuple[dict[str, str], list[str], pandas.DataFrame]:
+    """By OpenSim's documentation: name, nRows=, nColumns=, anything, endheader, labels, data; tabs."""
+    lines = path.read_text().split("\n")
+    end = lines.index("endheader")
+    keys = dict(line.split("=") for line in lines[1:end] if re.fullmatch(r"\w+=\S+", line))
+    return keys, lines[:end], pandas.read_csv(path, sep="\t", skiprows=end + 1)
+
+
+@pytest.mark.parametrize("frame", UPRIGHT)
+def test_mot(bodies, tmp_path: Path, frame: str):
+    options = ReadOptions(smpl_gender="male", frame_rate=25.0, frame=frame)
+    (clip,) = fit_clips([clip_from_arrays(walk(5, frame), "walk", options)], bodies)
+    write([clip], tmp_path / "x.mot", bodies)
+    keys, head, data = read_mot(tmp_path / "x.mot")
+    assert head[0] == "walk"
+    assert keys == {"version": "1", "nRows": "5", "nColumns": "50", "inDegrees": "yes"}
+    assert any("not been verified against bsm.osim" in line for line in head)
+    assert data.shape == (5, 50)
+    assert list(data.columns[:7]) == [
+        "time", "pelvis_tilt", "pelvis_list", "pelvis_rotation", "pelvis_tx", "pelvis_ty", "pelvis_tz",
+    ]  # fmt: skip
+    assert set(data.columns) == {"time", "pelvis_tx", "pelvis_ty", "pelvis_tz", *DOF_NAMES}
+    np.testing.assert_allclose(data["time"], np.arange(5) / 25, atol=1e-8)
+    body = np.radians(data[list(DOF_NAMES)].to_numpy())
+    np.testing.assert_allclose(body[:, 3:], clip.q[:, 3:], atol=1e-6)
+
+    # Posed by the file's own angles, the skeleton is the upright one; OpenSim's axes are forward, up, right.
+    skel = bodies.skel("male")
+    posed = skel(torch.from_numpy(body).float(), torch.from_numpy(clip.betas), torch.zeros(5, 3)).joints.numpy()
+    upright = joints_of(clip, bodies) @ np.array(UPRIGHT[frame], np.float32).T
+    relative = upright - upright[:, :1]
+    np.testing.assert_allclose(posed - posed[:, :1], relative, atol=1e-5)
+    left, up, forward = upright[:, 0].T
+    pelvis = data[["pelvis_tx", "pelvis_ty", "pelvis_tz"]].to_numpy()
+    np.testing.assert_allclose(pelvis, np.stack((forward, up, -left), 1), atol=1e-5)
+    assert relative[:, 13, 1].min() > 0.3  # the head is above the pelvis
+
+
+def test_mot_of_an_upright_person_who_faces_forward(bodies, tmp_path: Path):
+    arrays = {"pose": np.zeros((1, 72)), "betas": np.zeros(10), "transl": np.zeros((1, 3))}
+    options = ReadOptions(smpl_gender="male", frame="y-up")
+    (clip,) = fit_clips([clip_from_arrays(arrays, "stand", options)], bodies)
+    write([clip], tmp_path / "x.mot", bodies)
+    _, _, data = read_mot(tmp_path / "x.mot")
+    assert data[["pelvis_tilt", "pelvis_list", "pelvis_rotation"]].abs().to_numpy().max() < 1e-3
+    assert data["knee_angle_r"].abs().max() < 15
+
+
+def read_glb(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Meshes by name, by the glTF 2.0 specification."""
+    content = path.read_bytes()
+    magic, version, length = struct.unpack("<4sII", content[:12])
+    assert (magic, version, length) == (b"glTF", 2, len(content))
+    size, kind = struct.unpack("<I4s", content[12:20])
+    assert kind == b"JSON"
+    tree = json.loads(content[20 : 20 + size])
+    data = content[28 + size :]
+
+    def array(index: int) -> np.ndarray:
+        accessor = tree["accessors"][index]
+        view = tree["bufferViews"][accessor["bufferView"]]
+        kind = {5126: "<f4", 5125: "<u4", 5123: "<u2"}[accessor["componentType"]]
+        width = {"VEC3": 3, "SCALAR": 1}[accessor["type"]]
+        start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
+        return np.frombuffer(data, kind, accessor["count"] * width, start).reshape(-1, width)
+
+    meshes = {}
+    for node in tree["nodes"]:
+        if "mesh" in node:
+            assert "matrix" not in node or np.allclose(node["matrix"], np.eye(4).ravel())
+            (part,) = tree["meshes"][node["mesh"]]["primitives"]
+            meshes[node["name"]] = (array(part["attributes"]["POSITION"]), array(part["indices"]).reshape(-1, 3))
+    return meshes
+
+
+def read_obj(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    meshes, vertices, faces, name, first = {}, [], [], None, 0
+    for line in [*path.read_text().splitlines(), "o end"]:
+        kind, *words = line.split() or [""]
+        if kind == "v":
+            vertices.append([float(word) for word in words])
+        elif kind == "f":
+            faces.append([int(word.split("/")[0]) - 1 - first for word in words])
+        elif kind == "o":
+            if name is not None:
+                meshes[name] = (np.array(vertices), np.array(faces))
+                first += len(vertices)
+            name, vertices, faces = words[0], [], []
+    return meshes
+
+
+@pytest.mark.parametrize(("format", "read"), [("glb", read_glb), ("obj", read_obj)])
+def test_meshes(clips, bodies, tmp_path: Path, format: str, read):
+    clip, row = clips[1], 1
+    one = clip.take(np.array([row]))
+    write([one], tmp_path / f"x.{format}", bodies)
+    meshes = read(tmp_path / f"x.{format}")
+    assert set(meshes) == {"skin", "skeleton"}
+    skel = bodies.skel("female")
+    posed = skel(*(torch.from_numpy(v) for v in (one.q, one.betas, one.transl)), skeleton=True)
+    turn = np.array(UPRIGHT["camera"], np.float32)
+    for name, vertices, faces in (
+        ("skin", posed.vertices, skel.faces),
+        ("skeleton", posed.skeleton_vertices, skel.skeleton_faces),
+    ):
+        found = meshes[name]
+        np.testing.assert_allclose(found[0], vertices[0].numpy() @ turn.T, atol=1e-5)
+        assert (found[1] == faces).all()
+    assert meshes["skin"][0][411, 1] > meshes["skin"][0][3387, 1]  # a head above a heel: y is up
+
+
+def test_a_folder_gets_a_file_per_clip_or_input(clips, bodies, tmp_path: Path):
+    assert sorted(p.name for p in write(clips, tmp_path / "t", bodies)) == ["photos.parquet", "walk.parquet"]
+    mots = write(clips, tmp_path / "m", bodies, "mot")
+    assert [p.name for p in mots] == ["walk.mot", "photos_000000.mot", "photos_000001.mot", "photos_000002.mot"]
+    assert all(len(read_mot(path)[2]) == (6 if path.name == "walk.mot" else 1) for path in mots)
+    glbs = write([clips[0].take(np.array([1, 4]))], tmp_path / "g", bodies, "glb")
+    assert [p.name for p in glbs] == ["walk_000001.glb", "walk_000004.glb"]
+
+
+def test_our_parquet_is_read_back(clips, bodies, tmp_path: Path):
+    write(clips, tmp_path / "x.parquet", bodies)
+    again = read_clips(tmp_path / "x.parquet", ReadOptions())
+    assert [clip.name for clip in again] == ["walk", "photos"]
+    for one, other in zip(again, (clip.smpl for clip in clips), strict=True):
+        assert (one.pose == other.pose).all()
+        assert (one.betas == other.betas).all()
+        assert (one.moving, one.frame, one.frame_rate) == (other.moving, other.frame, other.frame_rate)
+        assert one.number.tolist() == other.number.tolist()
+    write(clips, tmp_path / "j.parquet", bodies, joints=True)
+    with pytest.raises(UserError, match=r"no column smpl_pose.*without --joints"):
+        read_clips(tmp_path / "j.parquet", ReadOptions())
+
+
+@pytest.mark.parametrize(
+    ("out", "format", "joints", "message"),
+    [
+        ("x.mot", None, False, r"holds one person's motion, and the input has 4.*--frames"),
+        ("x.glb", None, False, r"holds one frame, and the input has 9.*--frames"),
+        ("x.mot", "npz", False, r"is a \.mot, but --format is npz"),
+        ("x.bvh", None, False, r"unknown format 'bvh'. Expected \.parquet, \.npz, \.mot"),
+        ("x.mot", None, True, r"--joints writes parquet or npz, not mot"),
+    ],
+)
+def test_outputs_that_cannot_be(clips, bodies, tmp_path: Path, out: str, format, joints: bool, message: str):
+    with pytest.raises(UserError, match=message):
+        write(clips, tmp_path / out, bodies, format, joints)
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_is_not_known_is_asked_for(clips, bodies, tmp_path: Path):
+    clip = clips[0]
+    unknown = replace(clip, smpl=replace(clip.smpl, frame=None))
+    for format in ("mot", "glb"):
+        with pytest.raises(UserError, match=r"which way is up.*stand as in a z-up frame.*--frame camera"):
+            write([unknown], tmp_path / "out", bodies, format)
+    timeless = replace(clip, smpl=replace(clip.smpl, frame_rate=None))
+    with pytest.raises(UserError, match=r"how many frames a second.*--frame-rate"):
+        write([timeless], tmp_path / "x.mot", bodies)
+    many = replace(clips[1], smpl=clips[1].smpl.take(np.zeros(3000, int)))
+    with pytest.raises(UserError, match=r"3,000 \.glb files; at most 2,000"):
+        Output.of(str(tmp_path / "out"), "glb", False).check([many.smpl])
