@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from hmr_skel.commands import bench_loader
 from hmr_skel.commands.build import DEFAULT_MANIFEST
 
 FIT = """\
@@ -26,7 +27,7 @@ shards go to a temporary folder."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `bench fit`, `bench quality` and `bench io`."""
+    """Add `bench fit`, `bench quality`, `bench io` and `bench loader`."""
     parser = commands.add_parser("bench", help="measure speed and accuracy")
     actions = parser.add_subparsers(metavar="WHAT", required=True)
 
@@ -60,6 +61,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     fit.set_defaults(run=run_fit)
     add("quality", "what each choice costs in millimetres", QUALITY, 256).set_defaults(run=run_quality)
     add("io", "from label file to Parquet", IO, 4096).set_defaults(run=run_io)
+    bench_loader.add_commands(actions, _count)
 
 
 def run_fit(args: argparse.Namespace) -> None:
@@ -71,7 +73,7 @@ def run_fit(args: argparse.Namespace) -> None:
     from fitting.bench import BenchOptions, bench_fit, subset
     from flows.bench import bench_files
 
-    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, _Bars(args.quiet) as bars:
+    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
         bench = _Inputs(args, Path(work))
         config = bench.config if args.batch is None else replace(bench.config, batch=args.batch)
         count = len(bench.rows.params.betas)
@@ -122,7 +124,7 @@ def run_quality(args: argparse.Namespace) -> None:
     from hmr_skel.body.files import SKEL_FILES
     from hmr_skel.body.skel import Skel
 
-    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, _Bars(args.quiet) as bars:
+    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
         bench = _Inputs(args, Path(work))
         count = len(bench.rows.params.betas)
         chosen = torch.from_numpy(subset(count, args.rows))
@@ -156,7 +158,7 @@ def run_io(args: argparse.Namespace) -> None:
     from hmr_skel.device import resolve_device
 
     device = resolve_device(args.device)
-    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, _Bars(args.quiet) as bars:
+    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
         manifest = with_labels(load_manifest(args.manifest), args.labels, args.rows)
         report = bench_files(manifest, args.rows, Path(work) / "out", str(device), bars)
     report = {"rows": report.pop("end_to_end_rows"), "device": str(device)} | report | {"machine": machine(device)}
@@ -190,7 +192,7 @@ class _Inputs:
         self.skel = Skel.load(model_file(models, SKEL_FILES[self.manifest.skel_gender]))
 
 
-class _Bars:
+class Bars:
     """A progress bar per thing that is measured; where there is no terminal, a line when it starts."""
 
     def __init__(self, quiet: bool) -> None:
@@ -198,7 +200,7 @@ class _Bars:
         self.bar = None
         self.what = ""
 
-    def __enter__(self) -> "_Bars":
+    def __enter__(self) -> "Bars":
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -27,8 +27,7 @@ FORMAT = "1"
 _BATCH_ROWS = 2048
 RELEASE_AFTER_ROWS = 8
 """After so many reads the mapped pages are handed back to the system, which keeps them cached as long as it has room:
-else all that was ever read would count as the process's memory. A read maps up to a megabyte: what is around each part of a
-row comes with it."""
+else all that was ever read would count as the process's memory. One read may map a megabyte, what is around it too."""
 
 NUMBERS: dict[str, tuple[int, ...]] = {
     "center": (2,),  # px

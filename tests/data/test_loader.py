@@ -200,9 +200,9 @@ def test_waiting_for_images_has_an_end(sample_set, own_images):
         os.mkfifo(file)
     before = children()
     start = time.monotonic()
-    with batches(dataset, 2, seed=0, workers=1, timeout=4.0) as stream:
-        with pytest.raises(UserError, match=r"no batch of images came within 4 s"):
-            next(stream)
+    silent = batches(dataset, 2, seed=0, workers=1, timeout=4.0)
+    with silent, pytest.raises(UserError, match=r"no batch of images came within 4 s"):
+        next(silent)
     assert time.monotonic() - start < 30
     assert wait_until(lambda: not children() - before, 10)
 

@@ -75,7 +75,8 @@ def test_bodies_project_onto_their_keypoints_after_any_change(sample_set):
     assert there.float().mean() > 0.8
     assert (projected - batch.keypoints_2d[..., :2])[there].abs().max() * 256 < 0.02
     assert len({float(size) for size in batch.size}) > 50
-    assert batch.transl.isnan().any() and not batch.transl.isnan().all()  # after flips and rolls only
+    unknown = batch.transl.isnan().all(1)  # after flips and rolls
+    assert 0 < unknown.sum() < len(unknown)
 
 
 def test_a_mirrored_sample_shows_the_mirrored_picture(sample_set):

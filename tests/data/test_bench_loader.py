@@ -1,0 +1,55 @@
+import json
+
+import pytest
+
+from hmr_skel.cli import main
+from hmr_skel.data.image_files import image_rules
+from hmr_skel.data.manifest import load_manifest
+
+MANIFEST = """
+name = "test"
+skel_gender = "male"
+rows_per_shard = 12
+body_models = {{kind = "files", path = "nowhere"}}
+[[sources]]
+name = "near"
+format = "camerahmr"
+file = "nowhere.npz"
+image_root = "{root}"
+[[sources]]
+name = "far"
+format = "hsmr"
+file = "nowhere.npz"
+image_root = "{root}"
+image_path = [["^", "far-"], ["$", ".jpg"]]
+"""
+
+
+@pytest.fixture
+def manifest(sample_set, tmp_path):
+    path = tmp_path / "test.toml"
+    path.write_text(MANIFEST.format(root=sample_set.images["near"].root))
+    return path
+
+
+def test_a_manifests_rules_are_the_datasets(manifest, sample_set):
+    assert image_rules(load_manifest(manifest)) == sample_set.images
+
+
+def test_the_command_measures(manifest, sample_set, capsys):
+    command = ["bench", "loader", "--manifest", str(manifest), "--data", str(sample_set.path), "--json"]
+    assert main([*command, "--workers", "1", "--seconds", "1", "--batch", "4"]) == 0
+    text, found = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    report = json.loads(found)
+    assert report["samples"] == report["readable"] == 20
+    assert report["image_megapixels"] == pytest.approx(0.12)
+    assert 20 < report["samples_per_core_s"] == pytest.approx(1000 / report["sample_ms"])
+    (workers,) = report["workers"]
+    assert workers["samples_per_s"] > 5
+    assert 100 < workers["largest_worker_mb"] < 1000
+    assert f"{report['samples_per_core_s']:,.0f} samples/s" in text
+
+
+def test_a_wrong_folder_is_one_line(manifest, tmp_path, capsys):
+    assert main(["bench", "loader", "--manifest", str(manifest), "--data", str(tmp_path / "no")]) == 2
+    assert capsys.readouterr().err.startswith("error: no shards in ")
