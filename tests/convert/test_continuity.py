@@ -84,7 +84,7 @@ def test_no_jump_is_larger_than_half_a_turn(seed: int, frames: int):
     q = np.random.default_rng(seed).uniform(-np.pi, np.pi, (frames, 46)).astype(np.float32)
     smooth = without_jumps(q, starts(frames), LIMITS)
     assert np.abs(np.diff(smooth.astype(np.float64), axis=0)).max() <= np.pi + 1e-5
-    balls = [*range(0, 3), *range(29, 32), *range(39, 42)]
+    balls = [*range(3), *range(29, 32), *range(39, 42)]
     others = np.setdiff1d(np.arange(46), balls)
     turns = (smooth - q)[:, others] / (2 * np.pi)
     np.testing.assert_allclose(turns, np.round(turns), atol=1e-5)

@@ -11,7 +11,7 @@ from hmr_skel.convert.export import export_dataset
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.parquet import write_rejects, write_shard
 from hmr_skel.data.schema import shard_table
-from hmr_skel.data.shards import Shard, Piece
+from hmr_skel.data.shards import Piece, Shard
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows
 from tests.data.conftest import fake_fit, label_arrays, make_source
@@ -34,3 +34,146 @@ def rows_of(source: str, seed: int = 0, **changes) -> AnnotationRows:
         "smpl_gender": np.full(ROWS, "neutral", object),
     }
     return AnnotationRows(source=source, source_row=np.arange(ROWS), **(columns | changes))
+
+
+def dataset(folder: Path, *pieces: tuple[AnnotationRows, dict | None], held_out: bool = False) -> Path:
+    """A dataset of a shard per piece, the last one held out if asked for."""
+    for index, (rows, fit) in enumerate(pieces):
+        last = held_out and index == len(pieces) - 1
+        shard = Shard(index, len(pieces), (Piece(rows.source, 0, len(rows)),), last)
+        table = shard_table(rows, fit)
+        write_shard(folder, shard, table, fingerprint="f", manifest_name="test", code="c")
+        write_rejects(folder, shard, [])
+    return folder
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def as_the_published_trainer(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What SKEL-CF's dataset takes of a file: first choices, fallbacks, widths and all (its `dataset_train.py`)."""
+    points = labels.get("keypoints3d", labels.get("keypoints_3d"))
+    if points.shape[-1] < 4:
+        points = np.concatenate([points, np.ones_like(points[..., :1])], -1)
+    return {
+        "imgname": labels["imgname"],
+        "scale": np.max(labels["scale"] * 200, -1),
+        "center": labels["center"],
+        "cam_int": labels["cam_int"],
+        "poses": labels.get("skel_poses", labels.get("orig_poses")),
+        "betas": labels.get("skel_betas", labels.get("orig_betas"))[:, :10],
+        "keypoints_2d": labels.get("gtkps", labels.get("keypoints_2d"))[:, :44],
+        "keypoints_3d": points,
+    }
+
+
+def test_skel_cf(tmp_path: Path):
+    one, two, other = rows_of("coco", 1), rows_of("coco", 2), rows_of("aic", 3)
+    fits = [fake_fit(ROWS, seed) for seed in range(3)]
+    folder = dataset(tmp_path / "set", (one, fits[0]), (other, fits[1]), (two, fits[2]))
+    written = export_dataset(folder, tmp_path / "out", "skel-cf")
+    assert written == {
+        tmp_path / "out" / "coco-release-skel.npz": 2 * ROWS,
+        tmp_path / "out" / "aic-release-skel.npz": ROWS,
+    }
+    labels = load(tmp_path / "out" / "coco-release-skel.npz")
+    assert set(labels) == {
+        "imgname", "center", "scale", "cam_int", "gtkps", "keypoints3d", "skel_poses", "skel_betas", "skel_trans",
+        "poses", "betas", "trans", "pose_cam", "shape", "trans_cam",
+    }  # fmt: skip
+    taken = as_the_published_trainer(labels)
+    assert taken["imgname"].dtype.kind == "U"
+    assert taken["imgname"].tolist() == [*one.imgname, *two.imgname]
+    np.testing.assert_allclose(taken["scale"], 200 * np.concatenate([one.scale, two.scale]).max(1))
+    both = {name: np.concatenate([fits[0][name], fits[2][name]]) for name in ("skel_q", "skel_betas", "skel_transl")}
+    assert (taken["poses"] == both["skel_q"]).all()
+    assert (taken["betas"] == both["skel_betas"]).all()
+    assert (labels["skel_trans"] == both["skel_transl"]).all()
+    for ours, keys in (
+        ("smpl_pose", "poses pose_cam"),
+        ("smpl_betas", "betas shape"),
+        ("smpl_transl", "trans trans_cam"),
+    ):
+        for key in keys.split():
+            assert (labels[key] == np.concatenate([getattr(one, ours), getattr(two, ours)])).all()
+    assert all(labels[key].dtype == np.float32 for key in labels if key != "imgname")
+    assert (taken["keypoints_2d"] == np.concatenate([one.keypoints_2d, two.keypoints_2d])).all()
+
+
+def test_keypoints_that_are_not_annotated_count_for_nothing(tmp_path: Path):
+    points = rows_of("coco").keypoints_2d.copy()
+    points[0, 3] = np.nan, np.nan, 0
+    points[1] = np.nan  # a row without any: null in the dataset
+    folder = dataset(tmp_path / "set", (rows_of("coco", keypoints_2d=points), fake_fit(ROWS)))
+    export_dataset(folder, tmp_path, "skel-cf")
+    found = load(tmp_path / "coco-release-skel.npz")["gtkps"]
+    assert np.isfinite(found).all()
+    assert not found[0, 3].any()
+    assert not found[1].any()
+    np.testing.assert_array_equal(found[2:], points[2:])
+
+
+def test_hsmr_fields_read_by_our_own_reader(tmp_path: Path):
+    rows, fit = rows_of("mpii"), fake_fit(ROWS)
+    folder = dataset(tmp_path / "set", (rows, fit))
+    export_dataset(folder, tmp_path / "out", "hsmr")
+    path = tmp_path / "out" / "mpii-release-skel.npz"
+    labels = load(path)
+    assert {"orig_poses", "orig_betas", "keypoints_2d", "keypoints_3d", "center", "scale", "flip_poses"} <= set(labels)
+    np.testing.assert_allclose(labels["orig_pve_max"], fit["v2v_max_mm"] / 1000)
+    index = DOF_NAMES.index
+    mirrored = labels["flip_poses"]
+    assert (mirrored[:, index("knee_angle_l")] == fit["skel_q"][:, index("knee_angle_r")]).all()
+    assert (mirrored[:, index("lumbar_bending")] == -fit["skel_q"][:, index("lumbar_bending")]).all()
+    reader = open_source(make_source(path, name="mpii", format="hsmr"), tmp_path / "cache")
+    again = reader.read(0, ROWS)
+    assert (again.skel_q == fit["skel_q"]).all()
+    assert (again.center == rows.center).all()
+
+
+def test_held_out_shards_stay_out(tmp_path: Path):
+    pieces = [(rows_of("a", seed), fake_fit(ROWS, seed)) for seed in (1, 2)]
+    folder = dataset(tmp_path / "set", *pieces, held_out=True)
+    for split, fits in (("train", [1]), ("test", [2]), (None, [1, 2])):
+        export_dataset(folder, tmp_path, "skel-cf", split=split)
+        found = load(tmp_path / "a-release-skel.npz")["skel_poses"]
+        assert (found == np.concatenate([fake_fit(ROWS, seed)["skel_q"] for seed in fits])).all()
+
+
+def test_rows_that_came_as_skel_have_no_smpl(tmp_path: Path):
+    none = dict.fromkeys(("smpl_pose", "smpl_betas", "smpl_transl", "smpl_gender"))
+    given = rows_of("h36m", **none, **{name: fake_fit(ROWS)[name] for name in ("skel_q", "skel_betas", "skel_gender")})
+    folder = dataset(tmp_path / "set", (given, None))
+    export_dataset(folder, tmp_path, "skel-cf")
+    labels = load(tmp_path / "h36m-release-skel.npz")
+    assert not {"poses", "pose_cam", "skel_trans"} & set(labels)
+    assert (labels["skel_poses"] == given.skel_q).all()
+
+
+def test_rows_of_the_other_gender_are_refused(tmp_path: Path):
+    fit = fake_fit(ROWS) | {"skel_gender": np.array(["female"] * 2 + ["male"] * (ROWS - 2), object)}
+    folder = dataset(tmp_path / "set", (rows_of("coco"), fit))
+    with pytest.raises(UserError, match=r"2 of 7 rows are of the female SKEL.*skel_gender = 'male'"):
+        export_dataset(folder, tmp_path / "out", "skel-cf")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_format_needs_has_to_be_there(tmp_path: Path):
+    folder = dataset(
+        tmp_path / "set", (rows_of("coco"), fake_fit(ROWS)), (rows_of("h36m", cam_int=None), fake_fit(ROWS))
+    )
+    with pytest.raises(UserError, match=r"7 of 7 rows of source 'h36m' have no cam_int, which format 'skel-cf' needs"):
+        export_dataset(folder, tmp_path / "out", "skel-cf")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = dataset(tmp_path / "set", (rows_of("coco"), fake_fit(ROWS)))
+    assert main(["export", str(folder), "--format", "skel-cf", "-o", str(tmp_path / "out"), "--json"]) == 0
+    text, report = capsys.readouterr().out.strip().splitlines()
+    assert "7 rows" in text
+    assert f'"{tmp_path / "out" / "coco-release-skel.npz"}": 7' in report
+    assert main(["export", str(tmp_path / "nothing"), "--format", "hsmr", "-o", str(tmp_path / "out")]) == 2
+    assert "no shards" in capsys.readouterr().err

@@ -27,7 +27,9 @@ UPRIGHT = {"z-up": [[1, 0, 0], [0, 0, 1], [0, -1, 0]], "camera": [[1, 0, 0], [0,
 def clips(bodies) -> list[SkelClip]:
     """A clip of a male, and one of a female in a file without a frame rate."""
     one = clip_from_arrays(walk(6), "walk", ReadOptions(smpl_gender="male", frame_rate=30.0, frame="z-up"))
-    two = clip_from_arrays(walk(3, "camera"), "photos", ReadOptions(smpl_gender="female", rows="people", frame="camera"))
+    two = clip_from_arrays(
+        walk(3, "camera"), "photos", ReadOptions(smpl_gender="female", rows="people", frame="camera")
+    )
     return fit_clips([one, two], bodies)
 
 
