@@ -47,7 +47,8 @@ def skel_joints(clip: SkelClip, skel: Skel) -> np.ndarray:
     for first in range(0, len(clip), _CHUNK):
         rows = slice(first, first + _CHUNK)
         q, betas, transl = (torch.from_numpy(v[rows]).to(skel.template) for v in (clip.q, clip.betas, clip.transl))
-        shape = skel.prepare_shape(betas)
+        # One shape in many poses is prepared once.
+        shape = skel.prepare_shape(betas[:1] if (betas == betas[:1]).all() else betas)
         offsets = shape.offsets + moving_offsets(q, shape.joints)
         posed = chain(skel.local_rotmat(q, shape), offsets, SKEL_PARENTS)[1]
         found[rows] = (posed + transl.unsqueeze(1)).cpu().numpy()
