@@ -13,6 +13,7 @@ import torch
 from hmr_skel.data.crop import decode
 from hmr_skel.data.loader import batches
 from hmr_skel.data.samples import SampleDataset
+from hmr_skel.errors import UserError
 
 _PASSES = 5
 
@@ -58,6 +59,8 @@ def _one_core(dataset: SampleDataset, report: Callable[[str, int, int], None]) -
     rows = [dataset.reader.rows[row] for row in dataset.rows[chosen].tolist()]
     files = [dataset.reader.images[row.source].file(row.imgname) for row in rows]
     content = [file.read_bytes() for file in files if file.is_file()]
+    if not content:
+        raise UserError(f"none of {len(files)} images is there, for instance {files[0]}. Check image_root.")
     for number in range(_PASSES):
         start = time.process_time()
         images = [decode(data, shrink=1.0)[0].shape for data in content]

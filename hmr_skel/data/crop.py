@@ -106,10 +106,10 @@ def _needed(affine: Float[np.ndarray, "2 3"], width: int, height: int) -> tuple[
     """The part of the image that the crop shows, and some pixels around it: left, top, right, bottom."""
     corners = np.array([[x, y] for x in (0, CROP_SIZE) for y in (0, CROP_SIZE)], float)
     found = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
-    around = 3 * max(1.0, _shrink(affine))
-    low, high = found.min(0) - around, found.max(0) + around
+    low, high = found.min(0), found.max(0)
     if (low >= (width, height)).any() or (high <= 0).any():
-        raise UnreadableImage(f"is {width} x {height} px, and the box lies outside")
-    left, top = np.maximum(low, 0).astype(int).tolist()
-    right, bottom = np.minimum(np.ceil(high), (width, height)).astype(int).tolist()
+        raise UnreadableImage("the box lies outside")
+    around = 3 * max(1.0, _shrink(affine))
+    left, top = np.maximum(low - around, 0).astype(int).tolist()
+    right, bottom = np.minimum(np.ceil(high + around), (width, height)).astype(int).tolist()
     return left, top, right, bottom

@@ -48,8 +48,9 @@ def check_images(rows: RowCache, chosen: ChosenRows, rules: Mapping[str, ImageRu
         name = chosen.sources[code]
         if name not in rules:
             raise UserError(
-                f"source {name!r} has no images: no image_root is named for it. Add `image_root` (and `image_path`, if "
-                "names differ from files) to the source in the manifest, or leave the source out."
+                f"source {name!r} has no images: no image_root is named for it, only for {', '.join(rules) or 'none'}. "
+                "Choose the dataset's own manifest, add `image_root` (and `image_path`, if names differ from files) to "
+                "the source there, or leave the source out."
             )
         rule = rules[name]
         if not rule.root.is_dir():

@@ -56,8 +56,11 @@ class Batches(Iterator[Batch]):
                 return made.batch
 
     def close(self) -> None:
-        """End the worker processes. A second call does nothing."""
-        self._made = None  # DataLoader's iterator ends its workers when it goes, in bounded time
+        """End the worker processes, in bounded time. A second call does nothing."""
+        made, self._made = self._made, None
+        # What the iterator does when it goes; but the traceback of an exception would keep it.
+        if shutdown := getattr(made, "_shutdown_workers", None):
+            shutdown()
 
     def __enter__(self) -> "Batches":
         return self
@@ -126,6 +129,8 @@ def batches(
         timeout: seconds to wait for a batch of the workers.
     """
     _check(batch_size, rank, world_size, workers)
+    if seed < 0 or start < 0:
+        raise ValueError(f"seed {seed}, start {start}: must not be negative")
     order = Order(dataset.strata, seed)
 
     def request(number: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Which rows of a dataset are trained on, and which of their labels: rules on columns, stated in the recipe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,9 @@ from jaxtyping import Bool, Int
 from hmr_skel.data.row_cache import RowCache
 from hmr_skel.errors import UserError
 
+STATUSES = ("converged", "at_limit", "max_iterations", "given")
+"""How the fit of a row may have ended; `given`: its label held SKEL."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig:
@@ -19,7 +22,7 @@ class QualityConfig:
     max_v2v_mm: float | None = None
     """Largest mean distance of the fitted SKEL skin from the annotated SMPL mesh. Rows that were not fitted pass."""
     statuses: tuple[str, ...] | None = None
-    """How a fit may have ended: converged, at_limit, max_iterations; given: the label held SKEL."""
+    """How a fit may have ended: some of `STATUSES`."""
     max_abs_beta: float | None = None
     """Largest SKEL shape parameter in absolute value (HSMR: 3)."""
     poor_skel: Literal["mask", "drop"] = "mask"
@@ -33,6 +36,8 @@ class QualityConfig:
     def __post_init__(self) -> None:
         if self.poor_skel not in ("mask", "drop"):
             raise ValueError(f"poor_skel is {self.poor_skel!r}, must be mask or drop")
+        if not set(self.statuses or ()) <= set(STATUSES):
+            raise ValueError(f"statuses are {', '.join(self.statuses or ())}; must be among {', '.join(STATUSES)}")
         for name in ("max_v2v_mm", "max_abs_beta", "min_confidence", "min_keypoints_2d"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
@@ -50,10 +55,18 @@ class ChosenRows:
     dropped: dict[str, int]  # reason -> rows left out for it, the first that holds
 
 
-def choose_rows(rows: RowCache, config: QualityConfig, camera_needed: bool) -> ChosenRows:
+def choose_rows(
+    rows: RowCache, config: QualityConfig, camera_needed: bool, wanted_sources: Collection[str] | None = None
+) -> ChosenRows:
     """Apply the rules to all rows. A value that is not there passes: what was not fitted has no fitting error.
 
-    Raises `UserError` where no row is left.
+    Args:
+        rows: all there are.
+        config: the rules.
+        camera_needed: leave out rows without intrinsics.
+        wanted_sources: leave out all others; None: none.
+
+    Raises `UserError` where no row is left, or a wanted source is unknown.
     """
     keep, dropped = np.ones(len(rows), bool), {}
 
@@ -62,8 +75,16 @@ def choose_rows(rows: RowCache, config: QualityConfig, camera_needed: bool) -> C
             dropped[reason] = count
         keep[bad] = False
 
+    source, sources = rows.texts("source")
+    if wanted_sources is not None:
+        if unknown := sorted(set(wanted_sources) - set(sources)):
+            raise UserError(
+                f"the mixture has source {', '.join(unknown)}, of which there are no rows. The dataset has: "
+                f"{', '.join(sources)}. Name these, or no mixture at all."
+            )
+        drop("not being in the mixture", ~np.isin(source, [sources.index(name) for name in wanted_sources]))
     if camera_needed:
-        drop("no camera", ~rows.numbers("has_camera"))
+        drop("having no camera", ~rows.numbers("has_camera"))
     if config.min_keypoints_2d:
         drop("too few keypoints", rows.numbers("num_keypoints_2d") < config.min_keypoints_2d)
     poor = np.zeros(len(rows), bool)
@@ -76,10 +97,9 @@ def choose_rows(rows: RowCache, config: QualityConfig, camera_needed: bool) -> C
     if not len(chosen):
         why = ", ".join(f"{count:,} for {reason}" for reason, count in dropped.items())
         raise UserError(
-            f"the recipe's quality rules leave none of {len(rows):,} rows ({why}). Relax them, or choose "
+            f"the recipe's rules leave none of {len(rows):,} rows ({why}). Relax them, or choose "
             "missing_intrinsics = 'diagonal' where it is the camera that is missing."
         )
-    source, sources = rows.texts("source")
     return ChosenRows(chosen, poor[chosen], source[chosen], sources, dropped)
 
 

@@ -6,8 +6,10 @@ rename and are named by a fingerprint of their shard; they may be deleted whenev
 """
 
 import contextlib
+import errno
 import hashlib
 import mmap
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -104,11 +106,11 @@ class RowCache:
 
     def numbers(self, column: str) -> np.ndarray:
         """[N] one of the columns of numbers beside the packed ones, over all rows."""
-        return np.concatenate(self._column(column)) if self.files else np.empty(0)
+        return np.concatenate(self._column(column))
 
     def texts(self, column: str) -> tuple[np.ndarray, list[str]]:
         """A column of few distinct texts over all rows: an index [N] into the sorted texts; -1 where null."""
-        encoded = [pa.array(chunk).dictionary_encode() for chunk in self._column(column)]
+        encoded = [chunk.dictionary_encode() for chunk in self._column(column)]
         names = sorted({name for chunk in encoded for name in chunk.dictionary.to_pylist()})
         codes = []
         for chunk in encoded:
@@ -162,10 +164,12 @@ def open_rows(shards: Sequence[Path], cache: Path | None = None, quiet: bool = F
     Raises `UserError` for a broken shard, or where the cache cannot be written.
     """
     footers = [_footer(shard) for shard in shards]
-    files = [_cache_file(shard, footer, cache) for shard, (footer, _) in zip(shards, footers, strict=True)]
+    folder = _default_folder(shards[0]) if cache is None else cache
+    files = [folder / _cache_name(shard, footer) for shard, (footer, _) in zip(shards, footers, strict=True)]
     counts = [rows for _, rows in footers]
     missing = [i for i, file in enumerate(files) if not file.exists()]
     if missing:
+        _check_writable(folder)
         bar = tqdm(
             total=sum(counts[i] for i in missing),
             desc="unpacking rows",
@@ -177,6 +181,8 @@ def open_rows(shards: Sequence[Path], cache: Path | None = None, quiet: bool = F
         with bar:
             for i in missing:
                 _convert(shards[i], files[i], bar)
+                if cache is None:  # elsewhere, files of that name may be another dataset's
+                    _remove_stale(shards[i], files[i])
     return RowCache(files, counts)
 
 
@@ -193,12 +199,25 @@ def _footer(shard: Path) -> tuple[bytes, int]:
         raise UserError(f"{shard} is not a Parquet file that can be read: {error}. Build the shard again.") from error
 
 
-def _cache_file(shard: Path, footer: bytes, cache: Path | None) -> Path:
-    if cache is None:
-        folder = shard.parent.parent if shard.parent.name == "data" else shard.parent
-        cache = folder / ".cache" / "samples"
+def _default_folder(shard: Path) -> Path:
+    return (shard.parent.parent if shard.parent.name == "data" else shard.parent) / ".cache" / "samples"
+
+
+def _cache_name(shard: Path, footer: bytes) -> str:
     key = hashlib.sha256(f"{FORMAT} {shard.stat().st_size} ".encode() + footer).hexdigest()[:16]
-    return cache / f"{shard.stem}-{key}.arrow"
+    return f"{shard.stem}-{key}.arrow"
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(
+            f"rows have to be unpacked once into {folder}, which cannot be written: {error.strerror}. Make it "
+            "writable, or a link to a folder that is and has room (1.6 kB a row)."
+        ) from error
 
 
 def _convert(shard: Path, target: Path, bar: tqdm) -> None:
@@ -210,8 +229,11 @@ def _convert(shard: Path, target: Path, bar: tqdm) -> None:
         for part in _read(shard):
             writer.write_batch(_pack(part))
             bar.update(part.num_rows)
-    for old in target.parent.glob(f"{shard.stem}-*.arrow"):
-        if old != target:
+
+
+def _remove_stale(shard: Path, current: Path) -> None:
+    for old in current.parent.glob(f"{shard.stem}-*.arrow"):
+        if old != current:
             old.unlink(missing_ok=True)
 
 

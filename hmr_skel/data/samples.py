@@ -98,6 +98,18 @@ class SampleConfig:
     missing_intrinsics: Literal["drop", "diagonal"] = "drop"
     """Rows whose camera is unknown are left out, or get a focal length of the image's diagonal (CLIFF's guess)."""
 
+    def __post_init__(self) -> None:
+        if self.missing_intrinsics not in ("drop", "diagonal"):
+            raise ValueError(f"missing_intrinsics is {self.missing_intrinsics!r}, must be drop or diagonal")
+        weights = self.mixture.values() if self.mixture is not None else ()
+        if not all(0 <= weight < np.inf for weight in weights):
+            raise ValueError(f"mixture is {self.mixture}, weights must not be negative or infinite")
+
+    @property
+    def sources(self) -> list[str] | None:
+        """Names of the sources that are used; None: all."""
+        return None if self.mixture is None else [name for name, weight in self.mixture.items() if weight > 0]
+
 
 class SampleReader:
     """Rows of a dataset to samples. Holds no rows, so that it is cheap to send to worker processes."""
@@ -148,7 +160,8 @@ class SampleReader:
         keypoints_2d = change_keypoints_2d(keypoints_2d, augmentation, moved)
         keypoints_2d[:, :2] = transform(affine, keypoints_2d[:, :2]) / CROP_SIZE - 0.5
         has_skel = bool(np.isfinite(label.skel_q).all() and np.isfinite(label.skel_betas).all() and not mask_skel)
-        unknown = np.float32(np.nan)
+        known = np.float32(1 if has_skel else np.nan)
+        in_place = np.float32(np.nan) if augmentation.moves_camera else known
         return Sample(
             image=_colored(crop, augmentation),
             center=center.astype(np.float32),
@@ -157,12 +170,10 @@ class SampleReader:
             affine=affine.astype(np.float32),
             keypoints_2d=keypoints_2d.astype(np.float32),
             keypoints_3d=change_keypoints_3d(keypoints_3d, augmentation).astype(np.float32),
-            q=change_q(label.skel_q.astype(float), augmentation).astype(np.float32)
-            if has_skel
-            else label.skel_q * unknown,
-            betas=label.skel_betas if has_skel else label.skel_betas * unknown,
+            q=change_q((label.skel_q * known).astype(float), augmentation).astype(np.float32),
+            betas=label.skel_betas * known,
             has_skel=np.array(has_skel),
-            transl=np.full(3, unknown) if augmentation.moves_camera or not has_skel else label.skel_transl,
+            transl=label.skel_transl * in_place,
             row=np.array(row, np.int64),
         )
 
@@ -208,7 +219,7 @@ class SampleDataset:
         """
         config = SampleConfig() if config is None else config
         rows = open_rows(load_shards(path, split=split).paths, cache, quiet)
-        chosen = choose_rows(rows, config.quality, config.missing_intrinsics == "drop")
+        chosen = choose_rows(rows, config.quality, config.missing_intrinsics == "drop", config.sources)
         self.gender = one_gender(rows, chosen, path)
         self.strata = make_strata(chosen, config.mixture, path)
         self.rows, self.mask_skel, self.dropped = chosen.rows, chosen.mask_skel, chosen.dropped
@@ -219,7 +230,10 @@ class SampleDataset:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        return f"SampleDataset({len(self):,} of {len(self.reader.rows):,} rows, {self.gender})"
+        left_out = [f"{count:,} left out for {reason}" for reason, count in self.dropped.items()]
+        if masked := int(self.mask_skel.sum()):
+            left_out.append(f"{masked:,} without their SKEL labels")
+        return f"SampleDataset({', '.join([f'{len(self):,} {self.gender} rows', *left_out])})"
 
     def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Sample | None:
         """A pure function of its arguments. None where the image is missing or corrupt."""

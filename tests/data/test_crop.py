@@ -79,7 +79,7 @@ def test_what_is_outside_the_image_is_black():
 
 
 def test_a_box_beside_the_image_is_refused():
-    with pytest.raises(UnreadableImage, match=r"is 100 x 80 px, and the box lies outside"):
+    with pytest.raises(UnreadableImage, match="the box lies outside"):
         crop_image(np.zeros((80, 100, 3), np.uint8), box_affine(np.array([300.0, 40.0]), 100.0))
 
 

@@ -58,9 +58,17 @@ def test_cameras_and_keypoints_are_asked_for(rows, table):
     assert chosen.dropped == {"too few keypoints": 4}
 
 
+def test_sources_outside_the_mixture_are_left_out(rows):
+    chosen = choose_rows(rows, QualityConfig(), camera_needed=False, wanted_sources=["far"])
+    np.testing.assert_array_equal(chosen.rows, np.arange(20, 36))
+    assert chosen.dropped == {"not being in the mixture": 20}
+    with pytest.raises(UserError, match=r"the mixture has source fra, of which there are no rows.*: far, near"):
+        choose_rows(rows, QualityConfig(), camera_needed=False, wanted_sources=["near", "fra"])
+
+
 def test_no_row_left_says_why(rows):
     config = QualityConfig(max_v2v_mm=1.0, poor_skel="drop")
-    with pytest.raises(UserError, match=r"none of 36 rows \(16 for no camera, 20 for v2v above 1 mm\)"):
+    with pytest.raises(UserError, match=r"none of 36 rows \(16 for having no camera, 20 for v2v above 1 mm\)"):
         choose_rows(rows, config, camera_needed=True)
 
 
@@ -72,7 +80,9 @@ def test_one_dataset_has_one_gender(rows, tmp_path):
     assert one_gender(mixed, choose_rows(mixed, QualityConfig(), camera_needed=True), "x") == "male"
 
 
-@pytest.mark.parametrize("wrong", [{"max_v2v_mm": -1.0}, {"poor_skel": "hide"}, {"min_confidence": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_v2v_mm": -1.0}, {"poor_skel": "hide"}, {"min_confidence": float("nan")}, {"statuses": ("fine",)}]
+)
 def test_senseless_rules_are_refused(wrong):
     with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
         QualityConfig(**wrong)

@@ -105,6 +105,21 @@ def test_damage_is_told_by_its_file(shards):
         open_rows(shards)
 
 
+def test_a_folder_that_cannot_be_written_is_named(shards):
+    (shards[0].parent.parent / ".cache").write_text("in the way")
+    with pytest.raises(UserError, match=r"unpacked once into .*samples, which cannot be written: .*room"):
+        open_rows(shards)
+
+
+def test_a_cache_may_be_elsewhere_and_shared(shards, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    first = open_rows(shards, elsewhere)
+    pq.write_table(pq.read_table(shards[0]).slice(3), shards[0])
+    open_rows(shards, elsewhere)
+    assert all(file.exists() for file in first.files)  # for all we know, they are another dataset's
+    assert len(list(elsewhere.iterdir())) == 4
+
+
 def test_a_table_of_other_columns_is_refused(shards):
     pq.write_table(pq.read_table(shards[0]).drop_columns(["imgname"]), shards[0])
     with pytest.raises(UserError, match="has no column imgname"):

@@ -137,6 +137,20 @@ def test_quality_rules_reach_the_samples(sample_set):
     assert (good.keypoints_2d[:, 2] == 0).sum() > (open_set(sample_set).sample(0).keypoints_2d[:, 2] == 0).sum()
 
 
+def test_sources_without_weight_need_no_images(sample_set):
+    only_near = replace(sample_set, images={"near": sample_set.images["near"]})
+    with pytest.raises(UserError, match="source 'far' has no images: no image_root is named for it, only for near"):
+        open_set(only_near, missing_intrinsics="diagonal")
+    dataset = open_set(only_near, missing_intrinsics="diagonal", mixture={"near": 1.0, "far": 0.0})
+    assert repr(dataset) == "SampleDataset(20 male rows, 4 left out for not being in the mixture)"
+
+
+@pytest.mark.parametrize("wrong", [{"missing_intrinsics": "guess"}, {"mixture": {"near": -1.0}}])
+def test_senseless_settings_are_refused(wrong):
+    with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+        SampleConfig(**wrong)
+
+
 def test_splits_are_the_shards_splits(sample_set):
     train, test = (open_set(sample_set, split, missing_intrinsics="diagonal") for split in ("train", "test"))
     assert (len(train), len(test)) == (24, 12)
