@@ -1,0 +1,183 @@
+"""Smoothing in time: what it minimises, what it never couples, what it does to real motion."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+
+import fitting
+from fitting import sequence
+from fitting.sequence import MAX_SHIFT_MM, curvature, smooth
+from hmr_skel.body.dofs import limits
+from hmr_skel.body.skel import Skel
+from hmr_skel.body.smpl import Smpl
+from hmr_skel.rows import SmplParams
+
+CMU = Path(__file__).parents[3] / "shared" / "data" / "cmu_mocap" / "cmu-labels.npz"
+LIMITS = limits("anatomical")
+WEIGHT = 0.1
+
+
+def jittery(frames: int, seed: int = 0, size: float = 0.03) -> torch.Tensor:
+    """q of a slow motion with white jitter, inside the limits."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(frames)[:, None] / 30
+    q = 0.1 + 0.2 * np.sin(2 * np.pi * (0.4 * time + rng.uniform(size=46))) + size * rng.normal(size=(frames, 46))
+    return torch.from_numpy(np.clip(q, LIMITS[:, 0], LIMITS[:, 1]).astype(np.float32))
+
+
+def starts(frames: int, *more: int) -> torch.Tensor:
+    found = torch.zeros(frames, dtype=torch.bool)
+    found[[0, *more]] = True
+    return found
+
+
+def smoothed(
+    q: torch.Tensor, skel: Skel, *more: int, weight: float = WEIGHT, rate: float | None = None
+) -> torch.Tensor:
+    return smooth(q, torch.zeros(len(q), 10), starts(len(q), *more), skel, weight, "anatomical", rate)
+
+
+def jerk(q: torch.Tensor) -> float:
+    return float(np.square(np.diff(q.numpy()[:, 3:], 3, axis=0)).mean())
+
+
+def test_curvature_is_that_of_the_mesh(skel: Skel):
+    """q^T H q against the mean squared distance that a small step really moves the vertices and joints by."""
+    q, betas = jittery(3), torch.randn(3, 10, generator=torch.Generator().manual_seed(0))
+    matrix = curvature(q, betas, skel).double()
+    step = torch.zeros(3, 46)
+    step[:, 3:] = 1e-3 * torch.randn(3, 43, generator=torch.Generator().manual_seed(1))
+    body = skel.double()
+    try:
+        flat = q.double().clone()
+        flat[:, :3] = 0
+        zero = torch.zeros(3, 3, dtype=torch.float64)
+        one, two = (body(x, betas.double(), zero) for x in (flat, flat + step.double()))
+    finally:
+        skel.float()
+    moved = (one.vertices - two.vertices).square().sum(-1).mean(1)
+    moved = moved + sequence._JOINT_WEIGHT * (one.joints - two.joints).square().sum(-1).mean(1)
+    predicted = torch.einsum("ti,tij,tj->t", step[:, 3:].double(), matrix, step[:, 3:].double())
+    assert ((predicted / moved - 1).abs() < 0.1).all()  # a sixth of a percent of the vertices stands for all
+
+
+def test_the_minimum_in_a_box_is_found():
+    """Against a general solver, with dofs that want to leave on both sides."""
+    rng = np.random.default_rng(0)
+    frames, width = 9, 43
+    own = 0.1 * rng.normal(size=(frames, width))
+    factor = rng.normal(size=(frames, width, width)) / 6
+    held = factor @ factor.swapaxes(1, 2) + 0.01 * np.eye(width)
+    low, high = np.full((frames, width), -0.05), np.full((frames, width), 0.06)
+    difference = np.zeros((frames - 3, frames))
+    for t in range(frames - 3):
+        difference[t, t : t + 4] = [-1, 3, -3, 1]
+
+    def energy(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        q = flat.reshape(frames, width)
+        moved, third = q - own, difference @ q
+        pull = np.einsum("tij,tj->ti", held, moved)
+        return (moved * pull).sum() + 2.0 * (third**2).sum(), 2 * (pull + 2.0 * difference.T @ third).ravel()
+
+    found = sequence._within(own, held, 2.0, low, high)
+    best = scipy.optimize.minimize(
+        energy, np.clip(own, low, high).ravel(), jac=True, method="L-BFGS-B",
+        bounds=list(zip(low.ravel(), high.ravel(), strict=True)),
+        options={"maxiter": 5000, "ftol": 1e-15, "gtol": 1e-10},
+    )  # fmt: skip
+    assert ((found >= low) & (found <= high)).all()
+    assert (found == low).any()
+    assert (found == high).any()
+    assert energy(found.ravel())[0] <= best.fun + 1e-9
+    np.testing.assert_allclose(found.ravel(), best.x, atol=1e-4)
+
+
+def test_jerk_falls_and_limits_hold(skel: Skel):
+    q = jittery(40, size=0.01)
+    found = smoothed(q, skel)
+    assert jerk(found) < 0.25 * jerk(q)
+    assert (found[:, :3] == q[:, :3]).all()
+    assert found.dtype == torch.float32
+    assert (found.double() >= torch.from_numpy(LIMITS[:, 0])).all()
+    assert (found.double() <= torch.from_numpy(LIMITS[:, 1])).all()
+    assert (smoothed(q, skel, weight=0.0) == q).all()
+
+
+def test_a_weight_means_the_same_at_any_frame_rate(skel: Skel):
+    """The same motion at 30 and at 60 frames a second, without jitter, moves by the same."""
+    time = torch.arange(0, 2, 1 / 60, dtype=torch.float64)[:, None]
+    q = (0.2 + 0.15 * torch.sin(2 * torch.pi * 1.5 * time + torch.arange(46) / 5)).float().clamp_min(0.01)
+    slow, fast = smoothed(q[::2], skel, rate=30.0), smoothed(q, skel, rate=60.0)
+    moved = (slow - q[::2]).abs().max()
+    assert moved > 1e-3
+    assert (slow - fast[::2])[4:-4].abs().max() < 0.3 * moved
+
+
+def test_nothing_is_coupled_across_a_start(skel: Skel):
+    q = jittery(24)
+    apart = torch.cat((smoothed(q[:10], skel), smoothed(q[10:], skel)))
+    torch.testing.assert_close(smoothed(q, skel, 10), apart, atol=1e-5, rtol=0)
+    assert (smoothed(q, skel) - apart).abs().max() > 1e-3
+    changed = q.clone()
+    changed[10:, 3:] *= 0.5
+    assert (smoothed(changed, skel, 10)[:10] == smoothed(q, skel, 10)[:10]).all()
+
+
+def test_an_arm_that_turns_over_is_no_jitter(skel: Skel):
+    q = jittery(16)
+    q[8:, 29] -= 2.0
+    apart = torch.cat((smoothed(q[:8], skel), smoothed(q[8:], skel)))
+    torch.testing.assert_close(smoothed(q, skel), apart, atol=1e-5, rtol=0)
+
+
+def test_short_runs_stay_as_they_are(skel: Skel):
+    q = jittery(7)
+    assert (smoothed(q, skel, 3) == torch.cat((q[:3], smoothed(q[3:], skel)))).all()
+    assert (smoothed(q[:1], skel) == q[:1]).all()
+
+
+@pytest.mark.parametrize("weight", [10.0, 1e6])
+def test_no_weight_moves_the_mesh_far(skel: Skel, weight: float):
+    q, betas, zero = jittery(30, size=0.1), torch.zeros(30, 10), torch.zeros(30, 3)
+    found = smoothed(q, skel, weight=weight)
+    moved = skel(found, betas, zero).vertices - skel(q, betas, zero).vertices
+    assert moved.square().sum(-1).mean().sqrt() * 1000 < 1.3 * MAX_SHIFT_MM  # the bound is on H's prediction
+    assert jerk(found) < jerk(q)
+
+
+def test_a_negative_weight_is_refused(skel: Skel):
+    with pytest.raises(ValueError, match="weight -1"):
+        smoothed(jittery(5), skel, weight=-1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CMU.is_file(), reason=f"no {CMU}")
+def test_real_motion(smpl: Smpl, model: fitting.FitModel):
+    """Every recording of the motion capture set: jerk falls, the mean v2v rises by less than 0.5 mm."""
+    with np.load(CMU) as file:
+        arrays = {key: file[key] for key in ("imgname", "pose_cam", "shape", "trans_cam")}
+    pose = torch.from_numpy(arrays["pose_cam"]).view(-1, 24, 3)
+    params = SmplParams(
+        pose[:, 0], pose[:, 1:], torch.from_numpy(arrays["shape"]), torch.from_numpy(arrays["trans_cam"])
+    )
+    result = fitting.fit_many(params, model)
+    recording = np.array([name.split("/")[1] for name in arrays["imgname"]])
+    for name in np.unique(recording):
+        rows = torch.from_numpy(np.flatnonzero(recording == name))
+        q, betas, transl = (getattr(result.skel, key)[rows] for key in ("q", "betas", "transl"))
+        before = result.v2v_mm[rows].mean()
+        for rate in (15.0, None):  # the set's own, and unknown: the weight is then far too large
+            found = smooth(q, betas, starts(len(q)), model.skel, WEIGHT, model.config.limits, rate)
+            apart = []
+            for part in torch.arange(len(rows)).split(256):
+                few = params[rows[part]]
+                target = smpl(few.global_orient, few.body_pose, few.betas, few.transl).vertices
+                apart.append(
+                    (model.skel(found[part], betas[part], transl[part]).vertices - target).norm(dim=-1).mean(1)
+                )
+            rise = float(torch.cat(apart).mean() * 1000 - before)
+            assert rise < 0.5, (name, rate, rise)
+            assert jerk(found) < jerk(q), (name, rate)
