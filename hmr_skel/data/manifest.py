@@ -99,7 +99,7 @@ class Source:
     file: Path
     description: str = ""
     image_root: Path | None = None
-    """The folder that `image_file` starts from."""
+    """The folder of the images; see `hmr_skel.data.image_files`."""
     image_path: tuple[tuple[str, str], ...] = ()
     """Pairs (regular expression, replacement), applied to imgname in order: the path below `image_root`."""
     smpl_gender: str | None = None
@@ -123,17 +123,6 @@ class Source:
     fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Our column -> keys in the file, for every column of the format; empty means that it is not read."""
     generate: Generate | None = None
-
-    def image_file(self, imgname: str) -> Path:
-        """The image of a row. Raises `UserError` where the manifest names no `image_root`."""
-        if self.image_root is None:
-            raise UserError(
-                f"source {self.name!r} has no images: the manifest names no image_root for it. "
-                "Add `image_root` (and `image_path`, if names differ from files) to the source."
-            )
-        for pattern, replacement in self.image_path:
-            imgname = re.sub(pattern, replacement, imgname)
-        return self.image_root / imgname
 
 
 @dataclass(frozen=True, kw_only=True)
