@@ -51,8 +51,8 @@ class FitConfig:
         default_factory=lambda: (
             Stage(part="lower", vertices=256, iterations=2),
             Stage(part="upper", vertices=512, iterations=2),
-            Stage(part="full", vertices=1000, iterations=3),
-            Stage(part="full", refreshes=4, iterations=2),
+            Stage(part="full", vertices=1000, iterations=40),
+            Stage(part="full", refreshes=8, iterations=2),
         )
     )
     """In order. The last one decides the result; the ones before it find its basin."""
@@ -70,7 +70,10 @@ class FitConfig:
     """Weight, m^2, of the sum of squared dofs, each over its half range in the limit table."""
 
     step_tolerance: float = 1e-3
-    """A row is converged when no dof would move by more than this in one more step of the true objective, rad."""
+    """A row is converged when no dof would move by more than this in one more step of the true objective, rad, or"""
+
+    energy_tolerance: float = 1e-4
+    """when that step would lower the objective by no more than this share of it."""
 
     max_step: float = 0.5
     """No dof moves further than this in one step, rad."""
@@ -90,8 +93,8 @@ class FitConfig:
             raise ValueError(f"limits {self.limits!r} is not one of {', '.join(LIMIT_TABLES)}")
         if self.prior_weight < 0 or self.retry_v2v_mm < 0:
             raise ValueError("prior_weight and retry_v2v_mm are not negative")
-        if self.batch < 1 or self.betas_rms <= 0 or self.step_tolerance <= 0 or self.max_step <= 0:
-            raise ValueError("batch, betas_rms, step_tolerance and max_step are positive")
+        if self.batch < 1 or min(self.betas_rms, self.step_tolerance, self.energy_tolerance, self.max_step) <= 0:
+            raise ValueError("batch, betas_rms, max_step and the tolerances are positive")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, for fingerprints and meta files."""

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from fitting import root
 from fitting.batch import Batch, filled, inner_box
-from fitting.fitted import Fitted, choose, where
+from fitting.fitted import Fitted, where
 from fitting.initial import initial_q
 from fitting.kinematics import Skeleton
 from fitting.model import FitModel
 from fitting.quality import Status, limit_violation_deg
+from fitting.restart import tried_again
 from hmr_skel.rows import SkelParams, SmplParams
 
 # Beyond these an annotation is no body: the row is rejected, not fitted.
@@ -55,33 +56,10 @@ def fit_batch(params: SmplParams, model: FitModel, points: Tensor | None = None)
     skeleton = Skeleton.of(model.skel, betas)
     rows = Batch(target, betas, skeleton)
     best = model.solve(rows, initial_q(target.rotmat.double(), skeleton, model.kinematics, model.low, model.high))
-    best = _retry(model, rows, best)
+    best = tried_again(model, rows, best)
     real = slice(count)
     rows = Batch(replace(target, vertices=None)[real], betas[real], skeleton[real])
     return _result(model, rows, safe[real], best[real], sound[real])
-
-
-def _retry(model: FitModel, rows: Batch, best: Fitted) -> Fitted:
-    """Rows that are still far away start again: from the other Euler branch, and from halfway to the rest pose."""
-    far = (best.v2v > model.config.retry_v2v_mm).nonzero().squeeze(1)
-    if len(far) == 0:
-        return best
-    few = rows[far]
-    rotmat = few.target.rotmat.double()
-    warm = initial_q(rotmat, few.skeleton, model.kinematics, model.low, model.high)
-    other = initial_q(rotmat, few.skeleton, model.kinematics, model.low, model.high, branch=1)
-    low, high = model.low[3:], model.high[3:]
-    halfway = warm.clone()
-    halfway[:, 3:] = torch.minimum(torch.maximum(warm[:, 3:] / 2, low), high)
-    # All starts of all rows go side by side.
-    starts = (other, halfway)
-    number = filled(torch.arange(len(starts) * len(far), device=far.device))
-    tried = model.solve(few[number % len(far)], torch.cat(starts)[number])
-    kept = best[far]
-    for index in range(len(starts)):
-        found = tried[slice(index * len(far), (index + 1) * len(far))]
-        kept = replace(choose(found.energy < kept.energy, found, kept), starts=kept.starts + 1)
-    return best.put(far, kept)
 
 
 def _result(model: FitModel, rows: Batch, params: SmplParams, best: Fitted, sound: Tensor) -> FitResult:
@@ -96,7 +74,7 @@ def _result(model: FitModel, rows: Batch, params: SmplParams, best: Fitted, soun
     joint_mm = (target.anatomical_joints - pose.position.float()).norm(dim=-1).mean(1) * 1000
     status = torch.full_like(best.iterations, Status.converged)
     status[((q <= low) | (q >= high)).any(1)] = Status.at_limit
-    status[best.step > model.config.step_tolerance] = Status.max_iterations
+    status[best.ahead > 1] = Status.max_iterations
     status[~sound] = Status.rejected
 
     def of_sound(values: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Where the stages lead from a start, row by row, and how rows of it are picked and put together."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ class Fitted:
     energy: Tensor  # [B]
     v2v: Tensor  # [B] mm
     v2v_max: Tensor  # [B] mm
-    step: Tensor  # [B] rad, the largest change of a dof that one more step would bring
+    ahead: Tensor  # [B] what one more step would bring, over what is tolerated: at most 1 where the row has converged
     iterations: Tensor  # [B]
     starts: Tensor  # [B]
 
@@ -24,6 +24,10 @@ class Fitted:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Fitted":
         return Fitted(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+    def counting(self, starts: Tensor) -> "Fitted":
+        """With the number of starts [B]."""
+        return replace(self, starts=starts)
 
     def put(self, rows: Tensor, values: "Fitted") -> "Fitted":
         """With `rows` replaced."""

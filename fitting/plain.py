@@ -13,7 +13,7 @@ from fitting.config import FitConfig
 from fitting.fitted import Fitted, choose
 from fitting.kinematics import Kinematics
 from fitting.reduced import ReducedProblem
-from fitting.solver import learned_bend, linearise, minimise, next_step
+from fitting.solver import ahead, learned_bend, linearise, minimise, next_step
 from fitting.tables import StageTables
 
 
@@ -42,7 +42,7 @@ class PlainSolver:
 
     def _finish(self, rows: Batch, q: Tensor, iterations: Tensor) -> Fitted:
         """The last stage. Every row is measured where it will be stored; rows that are done leave the batch."""
-        tables, tolerance = self.stages[-1], self.config.step_tolerance
+        tables, config = self.stages[-1], self.config
         second = tables.moments.at(rows.betas)
         active = torch.arange(len(q), device=q.device)
         best, damping, last, bend = None, None, None, None
@@ -54,10 +54,11 @@ class PlainSolver:
                 bend = learned_bend(last, at, bend, problem.part.dofs)
                 problem = replace(problem, bend=bend)
                 at = replace(at, curvature=at.curvature + bend)
-            ahead = next_step(problem, at, tables.box).abs().amax(1)
+            step = next_step(problem, at, tables.box)
+            further = ahead(step, at.gradient, at.energy, config.step_tolerance, config.energy_tolerance)
             distance_mm = squared.sqrt() * 1000
             here = Fitted(
-                q, at.energy, distance_mm.mean(1), distance_mm.amax(1), ahead, iterations, torch.ones_like(iterations)
+                q, at.energy, distance_mm.mean(1), distance_mm.amax(1), further, iterations, torch.ones_like(iterations)
             )
             if best is None:
                 best, kept = here, here
@@ -66,7 +67,7 @@ class PlainSolver:
                 before = best[active]
                 kept = replace(choose(here.energy <= before.energy, here, before), iterations=iterations)
                 best = best.put(active, kept)
-            going = ((kept.step > tolerance) & (here.energy <= kept.energy)).nonzero().squeeze(1)
+            going = ((kept.ahead > 1) & (here.energy <= kept.energy)).nonzero().squeeze(1)
             if refresh == tables.stage.refreshes or len(going) == 0:
                 break
             if len(going) < len(active):
@@ -75,7 +76,7 @@ class PlainSolver:
                 problem, at, iterations = problem[going], at[going], iterations[going]
                 bend = None if bend is None else bend[going]
             last = at
-            q, damping, tried = minimise(problem, at, tables.box, tables.stage.iterations, tolerance)
+            q, damping, tried = minimise(problem, at, tables.box, tables.stage.iterations, config.step_tolerance)
             iterations = iterations + tried
         assert best is not None  # a stage has refreshes
         return best

@@ -69,6 +69,16 @@ def next_step(problem: ReducedProblem, at: Local, box: Box) -> Tensor:
     return torch.minimum(torch.maximum(q + step, low), high) - q
 
 
+def ahead(step: Tensor, gradient: Tensor, energy: Tensor, step_tolerance: float, energy_tolerance: float) -> Tensor:
+    """What a step [B D] brings, over what is tolerated, [B]: in its largest dof or as a share of E, whichever is less.
+
+    A Newton step lowers E by what half the gradient of E, times the step, says. In a flat valley, such as that of a
+    shoulder near gimbal lock, a dof may go far and E nowhere: such a row has arrived as well.
+    """
+    fall = -(gradient * step).sum(1)
+    return torch.minimum(step.abs().amax(1) / step_tolerance, fall / (energy_tolerance * energy))
+
+
 def learned_bend(before: Local, now: Local, bend: Tensor | None, dofs: Tensor) -> Tensor:
     """What the gradients of two visits say of the second derivative that the matrix at the later one misses, [B D D].
 

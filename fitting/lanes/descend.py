@@ -19,6 +19,7 @@ from fitting.lanes.skeleton import pose, posed, scratch, tree_of
 from fitting.lanes.surface import LaneSurface, Room, Visit, visit
 from fitting.moments import monomials
 from fitting.plain import PlainSolver
+from fitting.solver import ahead
 from fitting.tables import StageTables
 from hmr_skel.body.skel import Skel
 
@@ -68,7 +69,7 @@ class _Bests:
     energy: np.ndarray
     mean: np.ndarray
     largest: np.ndarray
-    step: np.ndarray
+    ahead: np.ndarray
     iterations: np.ndarray
 
 
@@ -120,7 +121,7 @@ class LaneSolver:
             energy=torch.from_numpy(best.energy),
             v2v=torch.from_numpy(best.mean * 1000).float(),
             v2v_max=torch.from_numpy(best.largest * 1000).float(),
-            step=torch.from_numpy(best.step),
+            ahead=torch.from_numpy(best.ahead),
             iterations=torch.from_numpy(best.iterations),
             starts=torch.ones(count, dtype=torch.int32),
         )
@@ -132,6 +133,7 @@ class LaneSolver:
         bend, scale = chunk.bend.copy(), chunk.scale.copy()
         chunk = replace(chunk, q=q, bend=bend, scale=scale)
         problem, seen = self._collapse(tables, chunk, desk, correctives=True)
+        problem = problem._replace(bend=bend[:number], scale=scale[:number])
         linearise(self.tree, part, chunk.bones, problem, q, desk.posed, at, desk.room)
         if number:
             learn(part, at, q, chunk.last_q, chunk.last_gradient, bend[number - 1], scale[number - 1])
@@ -142,11 +144,13 @@ class LaneSolver:
         put, of = rows[better], lanes[better]
         best.q[put], best.energy[put] = q[:, of].T, at.energy[of]
         best.mean[put], best.largest[put] = seen.mean[of], seen.largest[of]
-        best.step[put] = np.abs(desk.step[:, of]).max(0)
+        step, gradient = (torch.from_numpy(values[:, of].T) for values in (desk.step, at.gradient))
+        here = torch.from_numpy(at.energy[of])
+        best.ahead[put] = ahead(step, gradient, here, config.step_tolerance, config.energy_tolerance).numpy()
         best.iterations[rows] = chunk.iterations[lanes]
         # Moments are exact where they are taken only: a row that they led astray stays where it was.
         going = chunk.live.copy()
-        going[lanes] = better & (best.step[rows] > config.step_tolerance)
+        going[lanes] = better & (best.ahead[rows] > 1)
         if number == tables.stage.refreshes:
             going[:] = False
         if not going.any():

@@ -228,7 +228,8 @@ class _SkelTargets(TargetMaker):
         nothing = torch.zeros(count, 3)
         vertices = posed.vertices.mT.contiguous()
         return Target(
-            LaneMesh.of(vertices) if self.model.compiled else vertices, posed.joints, rotmat, torch.eye(3).repeat(count, 1, 1),
+            LaneMesh.of(vertices) if self.model.compiled else vertices, posed.joints, rotmat,
+            torch.eye(3).repeat(count, 1, 1),
             skeleton.joints[:, 0].float(), nothing, posed.joints, None,
         )  # fmt: skip
 
