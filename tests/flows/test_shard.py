@@ -187,18 +187,24 @@ def test_progress_counts_every_row_once():
 def test_the_fingerprint_knows_the_code_that_fits():
     """Every module that `fitting` imports counts, and none that only measures it."""
     folder = Path(fitting.__file__).parent
-    wanted, found = ["__init__"], set()
+    wanted, found = ["__init__", "lanes.__init__"], set()
     while wanted:
         name = wanted.pop()
         if name in found:
             continue
         found.add(name)
-        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module == "fitting":
-                wanted += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fitting."):
-                wanted.append(str(node.module).removeprefix("fitting."))
-    assert {path.stem for path in fit_code() if path.parent == folder} == found
+        for node in ast.walk(ast.parse(folder.joinpath(*name.split(".")).with_suffix(".py").read_text())):
+            if not isinstance(node, ast.ImportFrom) or (node.module or "").partition(".")[0] != "fitting":
+                continue
+            module = str(node.module).removeprefix("fitting").removeprefix(".")
+            packages = ("", "lanes")
+            wanted += [f"{module}.{alias.name}".lstrip(".") for alias in node.names] if module in packages else [module]
+    used = {
+        path.relative_to(folder).with_suffix("").as_posix().replace("/", ".")
+        for path in fit_code()
+        if folder in path.parents
+    }
+    assert used == found
 
 
 def test_a_bad_model_file_shows_before_any_work(open_body_dir: Path, small_labels, tmp_path: Path):
