@@ -30,7 +30,9 @@ class SmplClip:
     moving: bool  # whether the rows are frames of one person in time
     frame: str | None = None  # one of FRAMES; None where the file does not say
     frame_rate: float | int | None = None  # frames a second; None where the file does not say
-    cut: np.ndarray | None = None  # bool [T] whether a new shot begins at the row; None where none does
+    shot: np.ndarray | None = (
+        None  # int64 [T] number of the shot, between which there are cuts; None where there is one
+    )
     imgname: np.ndarray | None = None  # object (str) [T]
     notes: tuple[str, ...] = ()  # what was left out or assumed, for a person
 
@@ -47,11 +49,12 @@ class SmplClip:
         every one where the rows are no recording."""
         if not self.moving:
             return np.ones(len(self), bool)
-        starts = np.zeros(len(self), bool) if self.cut is None else self.cut.copy()
+        starts = np.ones(len(self), bool)
         step = np.diff(self.number)
         usual = np.median(step) if len(step) else 1
-        starts[1:] |= (step > 1.5 * usual) | (step <= 0)
-        starts[:1] = True
+        starts[1:] = (step > 1.5 * usual) | (step <= 0)
+        if self.shot is not None:
+            starts[1:] |= np.diff(self.shot) != 0
         return starts
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hmr_skel.convert.clips import SmplClip, split_folders
-from hmr_skel.convert.files import READABLE, is_parquet, read_contents
+from hmr_skel.convert.files import READABLE, Npz, is_parquet, read_contents
 from hmr_skel.convert.parameters import POSE_KEYS, first_key, has_pose, refuse_smplx
 from hmr_skel.convert.parquet import read_parquet
 from hmr_skel.convert.reading import NOBODY, Maker, ReadOptions, make_clip
@@ -68,7 +68,7 @@ def _clips(contents: Any, path: Path, options: ReadOptions) -> list[SmplClip]:
             return _labels(contents, where, stem, options)
         if has_pose(contents):
             return _people(contents, where, stem, options)
-        values = list(contents.values()) if not hasattr(contents, "_path") else []
+        values = [] if isinstance(contents, Npz) else list(contents.values())
         if values and all(isinstance(value, Mapping) and "smpl" in value for value in values):
             return _tracks(values, where, stem, options)
         if values and all(isinstance(value, Mapping) and has_pose(value) for value in values):
@@ -164,11 +164,8 @@ def _tracks(frames: list[Mapping], where: str, stem: str, options: ReadOptions) 
         found = _stacked([parameters for _, parameters, _ in rows], where)
         if all(camera is not None for _, _, camera in rows):
             found["camera"] = np.stack([np.asarray(camera).reshape(-1)[:3] for _, _, camera in rows])
-        cut = np.isin(number, shots)
-        # A shot may begin in a frame without this person.
-        for shot in shots:
-            cut[np.searchsorted(number, shot) :][:1] = True
-        clips.append(make_clip(found, where, f"{stem}_{track}", options, _TRACKED, number, cut))
+        shot = np.searchsorted(np.sort(shots), number, side="right")
+        clips.append(make_clip(found, where, f"{stem}_{track}", options, _TRACKED, number, shot))
     return clips
 
 

@@ -28,7 +28,7 @@ TRANSL_KEYS = ("trans_cam", "transl", "trans", "smpl_transl", "cam_t", "pred_cam
 # Joints per frame, the root included, and how many of the first are SMPL's body: SMPL-H has 22 and 30 of the hands.
 _WHOLE = {24: 24, 22: 22, 52: 22}
 _SMPLX_JOINTS = 55
-_NOT_ROTATIONS = 1e-3  # largest deviation of R R^T from the identity that rounding explains
+_NOT_ROTATIONS = 5e-3  # largest deviation of R R^T from the identity that rounding explains
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,8 @@ def refuse_centimetres(
     far = 100.0 if frame == "camera" else 30.0
     distance = float(np.median(np.linalg.norm(transl, axis=1)))
     why = f"people are {distance:.0f} from the origin" if distance > far else None
-    if why is None and moving and frame_rate is not None and len(transl) > 10:
+    # In a camera's frame the depth of one frame says little of the next one's.
+    if why is None and moving and frame != "camera" and frame_rate is not None and len(transl) > 10:
         speed = float(np.median(np.linalg.norm(np.diff(transl, axis=0), axis=1))) * frame_rate
         why = f"people move by {speed:.0f} a second" if speed > 12.5 else None
     if why is not None:

@@ -16,6 +16,7 @@ from hmr_skel.errors import UserError
 
 ROWS = ("people", "frames", "folders")
 _GENDERS = {"n": "neutral", "m": "male", "f": "female", "neutral": "neutral", "male": "male", "female": "female"}
+_ENOUGH = 10  # rows, to tell from how people stand that a frame is another than is said
 _RATE_KEYS = ("mocap_framerate", "mocap_frame_rate", "frame_rate", "framerate", "fps")
 
 
@@ -61,7 +62,7 @@ def make_clip(
     options: ReadOptions,
     maker: Maker,
     number: np.ndarray | None = None,
-    cut: np.ndarray | None = None,
+    shot: np.ndarray | None = None,
     notes: tuple[str, ...] = (),
 ) -> SmplClip:
     """A clip of arrays, with what the options and the file's makers say; refuses what cannot be in metres."""
@@ -73,7 +74,7 @@ def make_clip(
     frame = options.frame or maker.frame
     if options.units.lengths is None and maker.metric_depth:
         refuse_centimetres(parameters.transl, where, frame, rate, moving)
-    seems = looks_like(parameters.pose)
+    seems = looks_like(parameters.pose) if count >= _ENOUGH else None
     if options.frame is None and None not in (maker.frame, seems) and seems != maker.frame:
         notes += (
             f"{where}: files of this kind are {maker.frame}, but these people stand as in a {seems} frame: give "
@@ -92,7 +93,7 @@ def make_clip(
         moving=moving,
         frame=frame,
         frame_rate=rate,
-        cut=cut,
+        shot=shot,
         imgname=_names(found["imgname"], count) if "imgname" in found else None,
         notes=notes + parameters.notes,
     )

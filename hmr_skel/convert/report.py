@@ -22,6 +22,8 @@ class Report:
     kept: int
     rejected: int
     clips: int
+    moving: int
+    """Of the clips, those that are one person in time."""
     rows_per_s: float
     v2v_mm: dict[str, float] | None
     """mean, median, p95, p99, max; None where nothing was fitted."""
@@ -55,6 +57,7 @@ class Report:
             kept=kept,
             rejected=rows - kept,
             clips=len(clips),
+            moving=sum(clip.moving for clip in clips),
             rows_per_s=rows / seconds,
             v2v_mm=statistics(np.concatenate([clip.v2v_mm for clip in done])),
             limit_violations=int((violations > LIMIT_TOLERANCE_DEG).sum()),
@@ -68,6 +71,7 @@ class Report:
 
     def line(self) -> str:
         """One line."""
+        what = "frame" if self.clips and self.moving else "row"
         left_out = f", {self.rejected:,} left out" if self.rejected else ""
         fit = "nothing fitted"
         if self.v2v_mm is not None:
@@ -75,7 +79,8 @@ class Report:
         gender = " and ".join(self.skel_gender) or "no"
         files = f" ({len(self.files):,} files)" if len(self.files) > 1 else ""
         return (
-            f"{self.rows:,} frames of {self.clips:,} clip{'s' * (self.clips != 1)}{left_out}: {gender} SKEL, {fit}, "
+            f"{self.rows:,} {what}{'s' * (self.rows != 1)} of {self.clips:,} clip{'s' * (self.clips != 1)}{left_out}: "
+            f"{gender} SKEL, {fit}, "
             f"{self.limit_violations:,} outside limits, {self.seconds:.1f} s -> {self.file}{files}"
         )
 

@@ -132,9 +132,8 @@ def test_smoothing_couples_neither_clips_nor_cuts(bodies):
     assert smooth.max_limit_violation_deg.max() < 1e-3
     halves = [smpl.take(np.arange(8)), smpl.take(np.arange(8, 16))]
     apart = np.concatenate([clip.q for clip in fit_clips(halves, bodies, smoothness=0.1)])
-    cut = np.zeros(16, bool)
-    cut[8] = True
-    (with_cut,) = fit_clips([replace(smpl, cut=cut)], bodies, smoothness=0.1)
+    shot = np.repeat([0, 1], 8)
+    (with_cut,) = fit_clips([replace(smpl, shot=shot)], bodies, smoothness=0.1)
     np.testing.assert_allclose(with_cut.q, apart, atol=1e-4)
     assert np.abs(smooth.q - apart).max() > 1e-3
     assert (fit_clips([smpl], bodies, smoothness=0)[0].q == plain.q).all()
