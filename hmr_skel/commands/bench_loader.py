@@ -50,7 +50,7 @@ def run_loader(args: argparse.Namespace) -> None:
     data = args.data or Path("data") / manifest.name
     dataset = SampleDataset(data, image_rules(manifest), quiet=args.quiet)
     with Bars(args.quiet) as bars:
-        report = bench_loader(dataset, args.batch, args.workers, args.seconds, bars)
+        report = bench_loader(dataset, args.batch, args.workers, float(args.seconds), bars)
     report = {"dataset": str(data), "batch": args.batch} | report | {"machine": machine(torch.device("cpu"))}
     if not args.quiet:
         print(_text(report))

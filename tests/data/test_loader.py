@@ -229,12 +229,11 @@ if __name__ == "__main__":
     )
     dataset = SampleDataset(sample_set.path, sample_set.images, SampleConfig(augment=FAST))
     (tmp_path / "set.pickle").write_bytes(pickle.dumps(dataset))
-    main = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
-    try:
-        workers = [int(pid) for pid in main.stdout.readline().split()]
-        assert len(workers) == 2
-        assert alive(workers) == workers
-    finally:
-        main.kill()
-        main.communicate(timeout=10)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as main:
+        try:
+            workers = [int(pid) for pid in main.stdout.readline().split()]
+            assert len(workers) == 2
+            assert alive(workers) == workers
+        finally:
+            main.kill()
     assert wait_until(lambda: not alive(workers), 30)
