@@ -71,9 +71,10 @@ def build_shard_task(
     return report.as_dict()
 
 
-# One worker: a shard keeps a GPU, or every core, busy. Another runner: build_hmr_skel.with_options(task_runner=...).
+# Two workers: one shard's fit keeps a GPU, or every core, busy (they take turns), while another is read or written.
+# Another runner: build_hmr_skel.with_options(task_runner=...).
 @flow(  # ty: ignore[no-matching-overload]: it knows task runners of futures of anything only
-    name="build-hmr-skel", task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False
+    name="build-hmr-skel", task_runner=ThreadPoolTaskRunner(max_workers=2), persist_result=False
 )
 def build_hmr_skel(
     manifest: str = DEFAULT_MANIFEST,
