@@ -42,6 +42,16 @@ class LaneMesh:
         """As [B 3 V]."""
         return rows_of(self.chunks, self.count).mT
 
+    def moved(self, rotmat: Tensor, shift: Tensor) -> "LaneMesh":
+        """R^T (y - s) of `rotmat` [B 3 3] and `shift` [B 3]."""
+        turn, shift_by = chunks_of(rotmat.float())[:, None], chunks_of(shift.float())[:, None]  # [C 1 3 3 L], [C 1 3 L]
+        out = np.zeros_like(self.chunks)
+        for j in range(3):
+            apart = self.chunks[:, :, j] - shift_by[:, :, j]
+            for i in range(3):
+                out[:, :, i] += turn[:, :, j, i] * apart
+        return LaneMesh(out, self.count)
+
     def __len__(self) -> int:
         return self.count
 

@@ -60,12 +60,20 @@ def minimise(
         if index or not ready:
             linearise(tree, part, bones, problem, q, posed, at, room)
             next_step(part, at, box, q, damping, step, work)
-        _move(part, q, step, work.trial)
-        pose(tree, bones, work.trial, posed, room.skeleton)
-        energy_at(part, problem, work.trial, posed, work.energy, room)
-        _accept(step, tolerance, q, at.energy, damping, tried, done, work)
+        try_step(tree, part, bones, problem, tolerance, q, damping, tried, step, done, posed, at, room, work)
         if done.all():
             break
+
+
+def try_step(
+    tree: Tree, part: Part, bones: Bones, problem: Problem, tolerance: float, q: np.ndarray, damping: np.ndarray,
+    tried: np.ndarray, step: np.ndarray, done: np.ndarray, posed: Posed, at: Local, room: Room, work: Solver,
+) -> None:  # fmt: skip
+    """Rows that are not `done` go to q + step where E is no higher there."""
+    _move(part, q, step, work.trial)
+    pose(tree, bones, work.trial, posed, room.skeleton)
+    energy_at(part, problem, work.trial, posed, work.energy, room)
+    _accept(step, tolerance, q, at.energy, damping, tried, done, work)
 
 
 @kernel
