@@ -79,23 +79,42 @@ def smooth(
             own = result[run, BODY].double().numpy()
             held = curvature(q[run], betas[run], skel).double().numpy()
             low, high = np.minimum(bounds[:, 0], own), np.maximum(bounds[:, 1], own)
-            smoothed = _moderate(own, held, stiffness, low, high).astype(np.float32)
+            smoothed = _moderate(own, held, stiffness, low, high, _Mesh(skel, q[run], betas[run])).astype(np.float32)
             result[run, BODY] = torch.from_numpy(np.clip(smoothed, *_inner_float32(low, high)))
     return result
 
 
-def _moderate(own: np.ndarray, held: np.ndarray, stiffness: float, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _moderate(
+    own: np.ndarray, held: np.ndarray, stiffness: float, low: np.ndarray, high: np.ndarray, mesh: "_Mesh"
+) -> np.ndarray:
     """The minimum [T 43] at the largest weight up to `stiffness` at which the mesh stays near; own where none does."""
     ridged = held + _RIDGE * np.eye(own.shape[1])
+    allowed = (MAX_SHIFT_MM / 1000) ** 2
     for _ in range(_LOWERINGS):
         smoothed = _within(own, ridged, stiffness, low, high)
-        moved = smoothed - own
-        squared = float(np.einsum("ti,tij,tj->t", moved, held, moved).mean())
-        if squared <= (MAX_SHIFT_MM / 1000) ** 2:
+        squared = mesh.squared_shift(smoothed)
+        if squared <= allowed:
             return smoothed
         # The squared shift grows with the weight, slower than in proportion.
-        stiffness *= min((MAX_SHIFT_MM / 1000) ** 2 / squared, 0.25)
+        stiffness *= min(allowed / squared, 0.25)
     return own
+
+
+class _Mesh:
+    """A few vertices of a run, to see how far it moves: where q moves far, H says too little."""
+
+    def __init__(self, skel: Skel, q: Tensor, betas: Tensor) -> None:
+        self.skel, self.betas = _thinned(skel), betas.to(skel.template)
+        self.own = self._vertices(q[:, BODY])
+
+    def squared_shift(self, body: np.ndarray) -> float:
+        """Mean squared distance, m^2, of the vertices at dofs [T 43] from where they were."""
+        moved = self._vertices(torch.from_numpy(body)) - self.own
+        return float(moved.square().sum(-1).mean())
+
+    def _vertices(self, body: Tensor) -> Tensor:
+        full = torch.cat((torch.zeros(len(body), 3), body.cpu()), 1).to(self.betas)
+        return self.skel(full, self.betas, torch.zeros(len(body), 3).to(self.betas)).vertices
 
 
 def curvature(q: Tensor, betas: Tensor, skel: Skel) -> Tensor:

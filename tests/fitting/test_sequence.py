@@ -144,7 +144,7 @@ def test_no_weight_moves_the_mesh_far(skel: Skel, weight: float):
     q, betas, zero = jittery(30, size=0.1), torch.zeros(30, 10), torch.zeros(30, 3)
     found = smoothed(q, skel, weight=weight)
     moved = skel(found, betas, zero).vertices - skel(q, betas, zero).vertices
-    assert moved.square().sum(-1).mean().sqrt() * 1000 < 1.3 * MAX_SHIFT_MM  # the bound is on H's prediction
+    assert moved.square().sum(-1).mean().sqrt() * 1000 < 1.05 * MAX_SHIFT_MM  # the bound is on a few vertices
     assert jerk(found) < jerk(q)
 
 
@@ -169,15 +169,15 @@ def test_real_motion(smpl: Smpl, model: fitting.FitModel):
         rows = torch.from_numpy(np.flatnonzero(recording == name))
         q, betas, transl = (getattr(result.skel, key)[rows] for key in ("q", "betas", "transl"))
         before = result.v2v_mm[rows].mean()
-        for rate in (15.0, None):  # the set's own, and unknown: the weight is then far too large
-            found = smooth(q, betas, starts(len(q)), model.skel, WEIGHT, model.config.limits, rate)
-            apart = []
-            for part in torch.arange(len(rows)).split(256):
-                few = params[rows[part]]
-                target = smpl(few.global_orient, few.body_pose, few.betas, few.transl).vertices
-                apart.append(
-                    (model.skel(found[part], betas[part], transl[part]).vertices - target).norm(dim=-1).mean(1)
-                )
-            rise = float(torch.cat(apart).mean() * 1000 - before)
-            assert rise < 0.5, (name, rate, rise)
-            assert jerk(found) < jerk(q), (name, rate)
+        # The set's own rate, or none: 30 is then taken, and the weight is far too large for what is no motion between rows
+        # that the set leaves out.
+        rate = 15.0 if name.startswith("01") else None
+        found = smooth(q, betas, starts(len(q)), model.skel, WEIGHT, model.config.limits, rate)
+        apart = []
+        for part in torch.arange(len(rows)).split(256):
+            few = params[rows[part]]
+            target = smpl(few.global_orient, few.body_pose, few.betas, few.transl).vertices
+            apart.append((model.skel(found[part], betas[part], transl[part]).vertices - target).norm(dim=-1).mean(1))
+        rise = float(torch.cat(apart).mean() * 1000 - before)
+        assert rise < 0.5, (name, rise)
+        assert jerk(found) < jerk(q), name
