@@ -169,8 +169,8 @@ def test_real_motion(smpl: Smpl, model: fitting.FitModel):
         rows = torch.from_numpy(np.flatnonzero(recording == name))
         q, betas, transl = (getattr(result.skel, key)[rows] for key in ("q", "betas", "transl"))
         before = result.v2v_mm[rows].mean()
-        # The set's own rate, or none: 30 is then taken, and the weight is far too large for what is no motion between rows
-        # that the set leaves out.
+        # The set's own rate, or none: 30 is then taken, and the weight is far too large. Rows that the set leaves out are
+        # not told either.
         rate = 15.0 if name.startswith("01") else None
         found = smooth(q, betas, starts(len(q)), model.skel, WEIGHT, model.config.limits, rate)
         apart = []
