@@ -6,7 +6,9 @@ the stream is the same for any number of them.
 
 import atexit
 import logging
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -249,6 +251,14 @@ def _start_worker(worker: int) -> None:
     # Ctrl-C and job schedulers signal the whole group: it is the main process that decides when its workers end.
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+    # It may also be killed: PyTorch's workers look every five seconds, but not while they start or wait for a disk.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _check(batch_size: int, rank: int, world_size: int, workers: int) -> None:

@@ -214,7 +214,8 @@ def test_waiting_for_images_has_an_end(sample_set, own_images):
 
 
 @pytest.mark.slow
-def test_workers_end_with_a_process_that_is_killed(sample_set, tmp_path):
+@pytest.mark.parametrize("moment", ["while they start", "at work"])
+def test_workers_end_with_a_process_that_is_killed(sample_set, tmp_path, moment):
     script = tmp_path / "main.py"
     script.write_text(
         f"""
@@ -222,18 +223,21 @@ import multiprocessing, pickle, time
 from hmr_skel.data.loader import batches
 if __name__ == "__main__":
     stream = batches(pickle.load(open({str(tmp_path / "set.pickle")!r}, "rb")), 2, seed=0, workers=2)
-    next(stream)
+    if {moment == "at work"}:
+        next(stream), next(stream)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(120)
 """
     )
     dataset = SampleDataset(sample_set.path, sample_set.images, SampleConfig(augment=FAST))
     (tmp_path / "set.pickle").write_bytes(pickle.dumps(dataset))
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as main:
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as main:
         try:
             workers = [int(pid) for pid in main.stdout.readline().split()]
             assert len(workers) == 2
             assert alive(workers) == workers
         finally:
             main.kill()
-    assert wait_until(lambda: not alive(workers), 30)
+    assert wait_until(lambda: not alive(workers), 60)
