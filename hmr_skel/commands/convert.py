@@ -119,6 +119,8 @@ def run_convert(args: argparse.Namespace) -> None:
             "--smooth: none of these files holds frames of one person in time. Say --rows frames or --rows folders if "
             "their rows are."
         )
+    if args.smooth > 0:
+        clips = [_with_assumed_rate(clip) for clip in clips]
     bodies = Bodies(_body_models(args), resolve_device(args.device))
     fitting_since = time.perf_counter()
     with tqdm(
@@ -160,6 +162,16 @@ def _read(args: argparse.Namespace, options) -> list:
             raise UserError(f"--frames {args.frames}: no such frame. The files have numbers up to {last}.")
         clips = chosen
     return clips
+
+
+def _with_assumed_rate(clip):
+    """The clip, with a note where its frame rate is not known and smoothing has to take one."""
+    from dataclasses import replace
+
+    if not clip.moving or clip.frame_rate is not None:
+        return clip
+    note = f"{clip.source}: the frame rate is not known; smoothing takes 30 a second (--frame-rate says another)"
+    return replace(clip, notes=(*clip.notes, note))
 
 
 def _body_models(args: argparse.Namespace) -> Path:

@@ -30,9 +30,7 @@ class SmplClip:
     moving: bool  # whether the rows are frames of one person in time
     frame: str | None = None  # one of FRAMES; None where the file does not say
     frame_rate: float | int | None = None  # frames a second; None where the file does not say
-    shot: np.ndarray | None = (
-        None  # int64 [T] number of the shot, between which there are cuts; None where there is one
-    )
+    shot: np.ndarray | None = None  # int64 [T] the shot's number; None where there are no cuts
     imgname: np.ndarray | None = None  # object (str) [T]
     notes: tuple[str, ...] = ()  # what was left out or assumed, for a person
 

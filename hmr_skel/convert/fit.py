@@ -86,7 +86,8 @@ def fit_clips(
         A clip for each. Rows that cannot be fitted are left out of it, and named in `rejected`.
 
     Raises:
-        UserError: a model file is missing or damaged, the frames of one person change their SMPL gender.
+        UserError: a model file is missing or damaged, the frames of one person change their SMPL gender, no row at all
+            can be fitted.
     """
     pieces = [_usable(clip) for clip in clips]
     found = _fit_rows([clip for clip, _ in pieces], bodies, skel_gender, progress)
@@ -96,6 +97,9 @@ def fit_clips(
         start += len(clip)
         chosen = _choose(clip, [one.rows(rows) for one in found], rejected)
         finished.append(_in_time(chosen, bodies, smoothness) if clip.moving else chosen)
+    if clips and not any(map(len, finished)):
+        number, reason = finished[0].rejected[0]
+        raise UserError(f"{clips[0].source}: no row can be fitted (row {number}: {reason}). Expected SMPL parameters.")
     return finished
 
 
@@ -122,6 +126,7 @@ class _Fits:
         return _Fits(skel_gender=self.skel_gender, **arrays)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _usable(clip: SmplClip) -> tuple[SmplClip, tuple[tuple[int, str], ...]]:
     """The rows that are bodies, with one shape where they are one person; and the others, with the reason."""
     why = [

@@ -22,7 +22,6 @@ _CODEC_MODELS = ("SMPL", "SMPL-H", "SMPL-X", "SUPR", "SMPL++", "SKEL", "SMIL", "
 _CODEC_GENDERS = ("neutral", "male", "female")
 _SKEL_KEYS = ("skel_q", "skel_poses", "orig_poses")
 
-
 _AMASS = Maker(frame="z-up")
 _LABELS = Maker(gender="neutral", frame="camera", rows="people")
 _REGRESSED = Maker(gender="neutral", frame="camera", rows="people", metric_depth=False)
@@ -37,11 +36,13 @@ def read_clips(path: Path, options: ReadOptions) -> list[SmplClip]:
             was expected and what to do.
     """
     if is_parquet(path):
-        return [_as_told(clip, options) for clip in read_parquet(path, options.rows)]
-    contents = read_contents(path)
-    clips = _clips(contents, path, options)
+        clips = [_as_told(clip, options) for clip in read_parquet(path, options.rows)]
+    else:
+        clips = _clips(read_contents(path), path, options)
     if not clips:
         raise UserError(f"{path} holds no person.")
+    if options.rows == "folders":
+        return [part for clip in clips for part in split_folders(clip)]
     return clips
 
 
@@ -65,7 +66,7 @@ def _clips(contents: Any, path: Path, options: ReadOptions) -> list[SmplClip]:
         if "pred_smpl_params" in keys:
             return [_regressed(contents, where, stem, options)]
         if "imgname" in keys and has_pose(contents):
-            return _labels(contents, where, stem, options)
+            return [make_clip(contents, where, stem, options, _LABELS)]
         if has_pose(contents):
             return _people(contents, where, stem, options)
         values = [] if isinstance(contents, Npz) else list(contents.values())
@@ -133,12 +134,6 @@ def _stacked(people: Sequence[Mapping], where: str) -> dict[str, Any]:
     return stacked
 
 
-def _labels(found: Mapping, where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
-    """CameraHMR's label files: rows are people in photographs, unless the user knows better."""
-    clip = make_clip(found, where, stem, options, _LABELS)
-    return split_folders(clip) if options.rows == "folders" else [clip]
-
-
 def _tracks(frames: list[Mapping], where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
     """PHALP's results, as 4D-Humans' and TokenHMR's `track.py` write them: a clip per tracked person.
 
@@ -191,10 +186,8 @@ def _smplcodec(found: Mapping, where: str, stem: str, options: ReadOptions) -> S
         if model == "SMPL-H":
             notes = ("SMPL-H: the 30 finger joints are dropped",)
     else:
-        arrays["pose"], notes = (
-            np.zeros((max(count, 1), 24, 3)),
-            ("no pose in the file: the body stands in the T-pose",),
-        )
+        arrays["pose"] = np.zeros((max(count, 1), 24, 3))
+        notes = ("no pose in the file: the body stands in the T-pose",)
     arrays.setdefault("betas", np.zeros(10))
     gender = number("gender", 0)
     if gender not in range(len(_CODEC_GENDERS)):

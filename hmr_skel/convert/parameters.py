@@ -60,6 +60,7 @@ def has_pose(found: Mapping) -> bool:
     return split is not None or first_key(found, POSE_KEYS) is not None
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is infinite, and its row is left out later
 def read_parameters(found: Mapping, where: str, units: Units) -> Parameters:
     """Pose, betas and translation of a mapping from keys to arrays.
 

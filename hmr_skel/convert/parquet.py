@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hmr_skel.convert.clips import SmplClip, split_folders
+from hmr_skel.convert.clips import SmplClip
 from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.errors import UserError
 
@@ -27,8 +27,6 @@ def read_parquet(path: Path, rows: str | None) -> list[SmplClip]:
     whole = _whole(shards, path, there)
     if "clip" in shards.columns:
         return _clips(shards, whole, there, rows)
-    if rows == "folders":
-        return split_folders(whole)
     return [replace(whole, moving=rows == "frames" and len(whole) > 1)]
 
 

@@ -95,5 +95,5 @@ def _notes(clips: Sequence[SmplClip], done: Sequence[SkelClip]) -> list[str]:
         if clip.rejected:
             (number, reason), more = clip.rejected[0], len(clip.rejected) - 1
             others = f", and {more:,} more" if more else ""
-            notes.append(f"{clip.smpl.source}: row {number} of {clip.name} is left out, {reason}{others}")
+            notes.append(f"{clip.smpl.source}: row {number} of {clip.name} is left out: {reason}{others}")
     return notes

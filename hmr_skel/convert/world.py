@@ -25,7 +25,6 @@ UPRIGHT = {
 }
 """A frame's name -> the rotation from it to y-up."""
 
-
 _CHUNK = 512  # rows whose shapes are in memory at once
 
 

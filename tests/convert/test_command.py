@@ -167,3 +167,15 @@ def test_the_progress_bar(walking: Path, capsys: pytest.CaptureFixture[str], mon
     assert main(["convert", "walk.npz", "-o", "x.npz", "--smpl-gender", "neutral"]) == 0
     (bar,) = bars
     assert (bar.n, bar.total) == (2 * FRAMES, 2 * FRAMES)
+
+
+def test_smoothing_without_a_frame_rate_says_what_it_takes(walking: Path, capsys: pytest.CaptureFixture[str]):
+    truth = walk()
+    np.savez("bare.npz", poses=truth["pose"], betas=truth["betas"], trans=truth["transl"], gender="male")
+    assert main(["convert", "bare.npz", "-o", "x.npz", "--smooth", "0.1"]) == 0
+    assert "smoothing takes 30 a second" in capsys.readouterr().err
+
+
+def test_folders_need_images(walking: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["convert", "walk.npz", "-o", "x.npz", "--rows", "folders"]) == 2
+    assert "walk.npz names no images" in capsys.readouterr().err

@@ -112,9 +112,11 @@ def test_bad_rows_are_left_out_and_harm_nobody(smpl: SmplClip, skel: SkelClip, b
     assert found.smpl.number.tolist() == kept.tolist()
     assert_same_posture(found, skel.take(kept))
     assert found.smpl.number[found.smpl.starts()].tolist() == [0, 3, 5, 8]  # nothing is coupled across a gap
-    (none,) = fit_clips([replace(smpl, pose=np.full_like(pose, np.nan))], bodies)
-    assert len(none) == 0
-    assert len(none.rejected) == FRAMES
+    lost = replace(smpl, pose=np.full_like(pose, 1e30))
+    none, some = fit_clips([lost, smpl.take(np.arange(2))], bodies)
+    assert (len(none), len(none.rejected), len(some)) == (0, FRAMES, 2)
+    with pytest.raises(UserError, match=r"walk: no row can be fitted \(row 0: a rotation beyond"):
+        fit_clips([lost], bodies)
 
 
 def test_smoothing_couples_neither_clips_nor_cuts(bodies):
