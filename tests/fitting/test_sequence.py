@@ -156,28 +156,27 @@ def test_a_negative_weight_is_refused(skel: Skel):
 @pytest.mark.slow
 @pytest.mark.skipif(not CMU.is_file(), reason=f"no {CMU}")
 def test_real_motion(smpl: Smpl, model: fitting.FitModel):
-    """Every recording of the motion capture set: jerk falls, the mean v2v rises by less than 0.5 mm."""
+    """Every recording of the motion capture set, up to 8 s of it: jerk falls, the mean v2v rises by under 0.5 mm."""
     with np.load(CMU) as file:
         arrays = {key: file[key] for key in ("imgname", "pose_cam", "shape", "trans_cam")}
-    pose = torch.from_numpy(arrays["pose_cam"]).view(-1, 24, 3)
-    params = SmplParams(
-        pose[:, 0], pose[:, 1:], torch.from_numpy(arrays["shape"]), torch.from_numpy(arrays["trans_cam"])
-    )
-    result = fitting.fit_many(params, model)
     recording = np.array([name.split("/")[1] for name in arrays["imgname"]])
+    kept = np.concatenate([np.flatnonzero(recording == name)[:120] for name in np.unique(recording)])
+    recording = recording[kept]
+    pose, betas, transl = (torch.from_numpy(arrays[key][kept]) for key in ("pose_cam", "shape", "trans_cam"))
+    pose = pose.view(-1, 24, 3)
+    params = SmplParams(pose[:, 0], pose[:, 1:], betas, transl)
+    result = fitting.fit_many(params, model)
     for name in np.unique(recording):
         rows = torch.from_numpy(np.flatnonzero(recording == name))
         q, betas, transl = (getattr(result.skel, key)[rows] for key in ("q", "betas", "transl"))
         before = result.v2v_mm[rows].mean()
-        # The set's own rate, or none: 30 is then taken, and the weight is far too large. Rows that the set leaves out are
-        # not told either.
+        # The set's own rate, or none: 30 is then taken, and the weight is far too large. Nor are the gaps told that the
+        # set has between rows.
         rate = 15.0 if name.startswith("01") else None
         found = smooth(q, betas, starts(len(q)), model.skel, WEIGHT, model.config.limits, rate)
-        apart = []
-        for part in torch.arange(len(rows)).split(256):
-            few = params[rows[part]]
-            target = smpl(few.global_orient, few.body_pose, few.betas, few.transl).vertices
-            apart.append((model.skel(found[part], betas[part], transl[part]).vertices - target).norm(dim=-1).mean(1))
-        rise = float(torch.cat(apart).mean() * 1000 - before)
+        few = params[rows]
+        target = smpl(few.global_orient, few.body_pose, few.betas, few.transl).vertices
+        apart = (model.skel(found, betas, transl).vertices - target).norm(dim=-1)
+        rise = float(apart.mean() * 1000 - before)
         assert rise < 0.5, (name, rise)
         assert jerk(found) < jerk(q), name
