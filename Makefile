@@ -13,7 +13,7 @@ CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)")
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup fit dataset serve images bench test check format doctor again
+.PHONY: help setup fit dataset serve images train evaluate bench test check format doctor again
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,8 @@ help:
 	@echo '  make serve           Prefect server and user interface; then, in another terminal,'
 	@echo '                       prefect deployment run build-hmr-skel'
 	@echo '  make bench           speed and accuracy of the fit, against the published protocol and the best there is'
+	@echo '  make train           train the network on the dataset (built first if there is none); RECIPE=tiny|vit_b|vit_h'
+	@echo '  make evaluate        its errors on the held-out shards'
 	@echo '  make images          render the images of the default dataset (fitting does not need them)'
 	@echo '  make doctor          what is installed, which body models and label files are there, what is missing'
 	@echo '  make test            the whole test suite'
@@ -39,11 +41,11 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt $(if $(filter command line environment,$(origin TORCH)),again)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, hmr-skel needs 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 2; }
-	@echo 'setting up .venv: about 130 packages, 1.6 GB, a few minutes'
+	@echo 'setting up .venv: about 140 packages, 1.6 GB, a few minutes'
 	@$(PYTHON) -m venv .venv
 	@$(if $(TORCH),sed '/^torch==/d',cat) constraints.txt > .venv/constraints.txt
 	@$(if $(TORCH),$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c .venv/constraints.txt "$(TORCH)")
-	@$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c .venv/constraints.txt -e '.[dev]' || \
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c .venv/constraints.txt -e '.[dev,train]' || \
 	  { echo 'error: not installed, see above. If it is torch that was not found: name a package index that has its CPU'; \
 	    echo '       build (https://pytorch.org/get-started names them), make setup TORCH_INDEX=...,'; \
 	    echo '       or another build, make setup TORCH=torch==2.13.0'; exit 2; }
@@ -61,6 +63,13 @@ serve: .venv/installed
 
 bench: .venv/installed
 	@$(HMR_SKEL) bench fit --json --plot data/bench-fit.png $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+
+# OUT= is the dataset here too; RUN= is where the network goes, or comes from (default: data/runs/<recipe>).
+train: .venv/installed
+	@$(HMR_SKEL) train --build --recipe "$(or $(RECIPE),tiny)" $(if $(RUN),--out "$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+
+evaluate: .venv/installed
+	@$(HMR_SKEL) evaluate --build $(if $(RUN),"$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
 images: .venv/installed
 	@$(HMR_SKEL) images $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)

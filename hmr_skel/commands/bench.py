@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hmr_skel.commands import bench_loader
+from hmr_skel.commands import bench_loader, bench_network
 from hmr_skel.commands.build import DEFAULT_MANIFEST
 
 FIT = """\
@@ -27,7 +27,7 @@ shards go to a temporary folder."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `bench fit`, `bench quality`, `bench io` and `bench loader`."""
+    """Add all that `bench` measures."""
     parser = commands.add_parser("bench", help="measure speed and accuracy")
     actions = parser.add_subparsers(metavar="WHAT", required=True)
 
@@ -62,6 +62,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add("quality", "what each choice costs in millimetres", QUALITY, 256).set_defaults(run=run_quality)
     add("io", "from label file to Parquet", IO, 4096).set_defaults(run=run_io)
     bench_loader.add_commands(actions, _count)
+    bench_network.add_commands(actions, _count)
 
 
 def run_fit(args: argparse.Namespace) -> None:

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hmr_skel.model.stem import ConvStem
+
 IMAGE_HEIGHT, IMAGE_WIDTH = 256, 192
 _PATCH_MARGIN = 2  # px of zeros around the image, ViTPose's choice
 _NORM_EPS = 1e-6
@@ -32,10 +34,14 @@ class VitConfig:
     """Chance that the last block's branches are skipped for a sample in training; rises linearly from 0 at block 0."""
     patch: int = 16
     """Side of a patch, px. The published weights have 16; 32 makes a quarter of the tokens."""
+    stem_tokens: int = 0
+    """Not 0: so many tokens, made by a small convolutional network (`hmr_skel.model.stem`) in place of patches."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        if self.stem_tokens < 0:
+            raise ValueError(f"stem_tokens is {self.stem_tokens}, must not be negative")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path is {self.drop_path}, must be in [0, 1)")
 
@@ -49,7 +55,7 @@ class VitConfig:
 
     @property
     def num_tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
+        return self.stem_tokens or self.grid[0] * self.grid[1]
 
 
 VIT_SIZES = {
@@ -67,12 +73,17 @@ class Vit(nn.Module):
         super().__init__()
         self.config = config
         self.activation_checkpointing = activation_checkpointing
-        self.patch_embed = PatchEmbed(config.width, config.patch)
+        self.patch_embed = (
+            ConvStem(config.stem_tokens, config.width, IMAGE_HEIGHT, IMAGE_WIDTH)
+            if config.stem_tokens
+            else PatchEmbed(config.width, config.patch)
+        )
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.num_tokens, config.width))
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config.width, config.heads, rate) for rate in rates)
         self.last_norm = nn.LayerNorm(config.width, eps=_NORM_EPS)
-        self.apply(_init)
+        for block in self.blocks:
+            block.apply(_init)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def forward(self, images: Float[Tensor, "B 3 256 192"]) -> Float[Tensor, "B N D"]:

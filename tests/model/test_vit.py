@@ -96,3 +96,20 @@ def test_activation_checkpointing_changes_no_gradient():
 def test_impossible_sizes_are_refused(wrong):
     with pytest.raises(ValueError, match=r"heads|drop_path"):
         VitConfig(**{"width": 32, "depth": 1, "heads": 2} | wrong)
+
+
+def test_a_convolutional_stem_makes_as_many_tokens_as_asked_for():
+    torch.manual_seed(0)
+    vit = Vit(VitConfig(width=32, depth=1, heads=2, stem_tokens=5))
+    images = torch.randn(2, 3, 256, 192)
+    tokens = vit(images)
+    assert tokens.shape == (2, 5, 32)
+    assert vit.config.num_tokens == 5
+    torch.testing.assert_close(vit(images[:1]), tokens[:1], rtol=1e-4, atol=1e-5)  # rows do not know one another
+    tokens.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in vit.parameters())
+    elsewhere = images.clone()
+    elsewhere[..., 96:] = 0  # every token has seen both halves
+    assert ((vit(elsewhere) - tokens).abs().amax((0, 2)) > 1e-3).all()
+    with pytest.raises(ValueError, match="stem_tokens is -1"):
+        VitConfig(width=32, depth=1, heads=2, stem_tokens=-1)

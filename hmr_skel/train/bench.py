@@ -1,0 +1,99 @@
+"""How fast a recipe trains here: images/s, MFU and memory of whole steps on made-up samples, without a loader."""
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hmr_skel.data.samples import Batch
+from hmr_skel.model.camera import CROP_SIZE, CropGeometry
+from hmr_skel.model.keypoints import SkelKeypoints
+from hmr_skel.model.network import Network
+from hmr_skel.train.ema import Ema
+from hmr_skel.train.flops import peak_flops_per_s, training_flops
+from hmr_skel.train.optimizer import new_optimizer
+from hmr_skel.train.recipes import Recipe
+from hmr_skel.train.schedule import ema_decay
+from hmr_skel.train.step import accumulate_gradient
+
+
+def bench_training(
+    recipe: Recipe,
+    body: SkelKeypoints,
+    device: torch.device,
+    *,
+    steps: int = 10,
+    warmup: int = 3,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Time optimiser steps of one micro batch each: network, body, losses, backward, clipping, AdamW, mean.
+
+    Args:
+        recipe: sizes and precision; its `micro_batch` is the batch, and its weights start at random.
+        body: on the device.
+        steps: timed, one by one.
+        warmup: steps before, which compile and fill caches.
+        progress: called with the number of steps done and of all.
+    """
+    network = Network(recipe.network, activation_checkpointing=recipe.activation_checkpointing).to(device).train()
+    optimizer, ema = new_optimizer(recipe, network), Ema(network)
+    if recipe.compile:
+        network.backbone.compile()
+    stream = itertools.repeat(made_up_batch(recipe.micro_batch))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    times = []
+    for number in range(warmup + steps):
+        start = time.perf_counter()
+        accumulate_gradient(network, body, stream, 1, recipe, device)
+        if torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)):  # waits for the device
+            optimizer.step()
+            ema.update(network, ema_decay(number + 1, recipe.ema_decay, recipe.ema_tau))
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+        if progress is not None:
+            progress(number + 1, warmup + steps)
+    median = sorted(times[warmup:])[steps // 2]
+    flops, (peak, source) = training_flops(recipe.network), peak_flops_per_s(device, recipe.bf16)
+    return {
+        "recipe": recipe.name,
+        "batch": recipe.micro_batch,
+        "steps": steps,
+        "images_per_s": recipe.micro_batch / median,
+        "step_s": {"median": median, "min": min(times[warmup:]), "max": max(times[warmup:])},
+        "mfu": recipe.micro_batch / median * flops / peak,
+        "gflop_per_image": flops / 1e9,
+        "peak_tflop_per_s": peak / 1e12,
+        "peak_source": source,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "bf16": recipe.bf16,
+        "activation_checkpointing": recipe.activation_checkpointing,
+        "compile": recipe.compile,
+    }
+
+
+def made_up_batch(size: int, seed: int = 0) -> Batch:
+    """Noise in the form of samples, all of them with labels."""
+    g = torch.Generator().manual_seed(seed)
+    intrinsics = torch.tensor([[600.0, 0, 256], [0, 600, 256], [0, 0, 1]]).expand(size, 3, 3)
+    where = CropGeometry.from_box(torch.full((size, 2), 256.0), torch.full((size,), 400.0), intrinsics)
+    sure = torch.ones(size, 44, 1)
+    return Batch(
+        image=torch.randint(256, (size, 3, CROP_SIZE, CROP_SIZE), dtype=torch.uint8, generator=g),
+        center=where.center,
+        size=where.size,
+        intrinsics=where.intrinsics,
+        affine=where.affine,
+        keypoints_2d=torch.cat((torch.rand(size, 44, 2, generator=g) - 0.5, sure), -1),
+        keypoints_3d=torch.cat((torch.randn(size, 44, 3, generator=g), sure), -1),
+        q=0.3 * torch.randn(size, 46, generator=g),
+        betas=torch.randn(size, 10, generator=g),
+        has_skel=torch.ones(size, dtype=torch.bool),
+        transl=torch.tensor([0.0, 0.0, 4.0]).expand(size, 3),
+        row=torch.arange(size),
+    )

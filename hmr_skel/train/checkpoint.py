@@ -1,0 +1,60 @@
+"""The state of a run on disk, from which it goes on as if it had never stopped.
+
+Nothing random has a state: the order of samples, their augmentation and each step's random numbers are functions of
+the seed and the step. So what has to be kept is the weights, their mean, the optimiser's moments, and counters.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hmr_skel.data.atomic import replacing
+from hmr_skel.errors import UserError
+from hmr_skel.model.published import read_torch_file
+
+FORMAT = "hmr-skel training state, version 1"
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that a run goes on from."""
+
+    step: int
+    """Steps taken, skipped ones too."""
+    skipped_steps: int
+    """Of them: how many changed nothing, their gradient being no finite number."""
+    skipped_samples: int
+    """Unreadable images so far, each replaced by another sample."""
+    seconds: float
+    """Spent in training so far."""
+    recipe: dict[str, Any]
+    """As `recipe_dict` gives it."""
+    rows: int
+    """Of the dataset."""
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+
+def save_state(path: Path, state: State) -> None:
+    """Write it by rename. Raises `UserError` where the folder cannot be written."""
+    with replacing(path) as temporary:
+        torch.save({"format": FORMAT, **vars(state)}, temporary)
+
+
+def load_state(path: Path) -> State:
+    """Read it, onto the CPU. Raises `UserError` where the file is damaged or foreign."""
+    content = read_torch_file(path)
+    found = content.pop("format", None) if isinstance(content, dict) else None
+    try:
+        if found != FORMAT:
+            raise ValueError(f"expected {FORMAT!r} in it, found {found!r}")
+        return State(**content)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: no training state of this version of hmr-skel ({error}). Start afresh with --fresh, or choose "
+            "another folder with --out."
+        ) from error

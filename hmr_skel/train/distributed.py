@@ -1,0 +1,91 @@
+"""One process or several, one GPU each: what `torchrun` has set in the environment decides.
+
+hmr-skel train --recipe vit_h                                  # one process
+torchrun --nproc-per-node 8 -m hmr_skel.cli train --recipe vit_h   # eight
+"""
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hmr_skel.device import resolve_device
+from hmr_skel.errors import UserError
+
+TIMEOUT = timedelta(minutes=30)
+"""Without a word from another process for so long, a run ends; the slowest thing is the unpacking of 3 million rows."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those of the run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the one that writes and prints."""
+        return self.rank == 0
+
+    def any(self, value: bool) -> bool:
+        """Whether it is so in any process."""
+        if self.size == 1:
+            return value
+        flag = torch.tensor(float(value), device=self.device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag.item())
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Over the processes."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+            values /= self.size
+        return values
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def process_group(device: str) -> Generator[Group, None, None]:
+    """Join the processes that torchrun has started; alone without it.
+
+    Args:
+        device: as the user names it; with several processes `auto` or `cuda` is one GPU each.
+
+    Raises:
+        UserError: no such device, or fewer GPUs than processes.
+    """
+    size, rank, local = (int(os.environ.get(name, value)) for name, value in _ENVIRONMENT.items())
+    if size == 1:
+        yield Group(0, 1, resolve_device(device))
+        return
+    own = resolve_device(device)
+    if own.type == "cuda":
+        if own.index is not None:
+            raise UserError(f"--device {device} with {size} processes: expected cuda, which gives each its own GPU.")
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"{size} processes, but this machine has {torch.cuda.device_count()} GPUs: one process a GPU "
+                "(torchrun --nproc-per-node)."
+            )
+        own = torch.device("cuda", local)
+        torch.cuda.set_device(own)
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield Group(rank, size, own)
+    finally:
+        dist.destroy_process_group()
+
+
+_ENVIRONMENT = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}

@@ -1,0 +1,134 @@
+"""What a run says of itself: a progress bar, a line of JSON every few steps, and TensorBoard's files of the same."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hmr_skel.data.atomic import replacing
+from hmr_skel.train.distributed import Group
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+LOG = "log.jsonl"
+PLAIN_LINES = 20
+"""Printed over a run where no terminal shows the bar."""
+
+
+class RunLog:
+    """The log of one run, in its folder; only the first process writes. Use it in a `with`.
+
+    Attributes:
+        last: the losses of the last line, means over its steps and over processes, unweighted.
+        images_per_s: since this process began, its first steps (up to the first line) left out where there are others.
+    """
+
+    def __init__(self, out: Path, start: int, steps: int, batch_size: int, writes: bool, quiet: bool) -> None:
+        """Go on with the log of `out` after step `start`; later lines of an earlier attempt are taken out."""
+        self.last: dict[str, float] = {}
+        self.images_per_s = 0.0
+        self._steps, self._batch_size, self._quiet = steps, batch_size, quiet
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._start = self._from = self._settled = start
+        self._clock = self._settled_clock = time.perf_counter()
+        self._lines = start * PLAIN_LINES // steps
+        self._file = self._tensorboard = None
+        if writes:
+            keep_until(out / LOG, start)
+            self._file = (out / LOG).open("a")
+            self._tensorboard = _summary_writer(out, start)
+        self._bar = tqdm(
+            total=steps * batch_size, initial=start * batch_size, unit="img", unit_scale=True, smoothing=0.1,
+            disable=True if quiet or not writes else None,
+        )  # fmt: skip
+        self._plain = writes and not quiet and self._bar.disable
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        if self._file is not None:
+            self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """What a step came to; nothing is read from the device yet."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self._count += 1
+
+    def advance(self) -> None:
+        """A step is over."""
+        self._bar.update(self._batch_size)
+
+    def write(self, step: int, group: Group, mfu_per_image_rate: float, more: Mapping[str, float | int]) -> None:
+        """A line after `step` steps: means since the last one. All processes must call it, after the same steps."""
+        names = list(self._sums)
+        means = torch.stack([self._sums[name].float() for name in names]) / self._count if names else torch.empty(0)
+        values = dict(zip(names, group.mean(means).tolist(), strict=True))  # waits for the device
+        now = time.perf_counter()
+        speed = (step - self._from) * self._batch_size / (now - self._clock)
+        if self._from == self._start:  # the first steps start workers and compile: they count only where alone
+            self._settled, self._settled_clock, self.images_per_s = step, now, speed
+        else:
+            self.images_per_s = (step - self._settled) * self._batch_size / (now - self._settled_clock)
+        self._clock, self._from, self._sums, self._count = now, step, {}, 0
+        self.last = values or self.last
+        line = {"step": step, **values, **more, "images_per_s": speed, "mfu": speed * mfu_per_image_rate}
+        if self._file is not None:
+            self._file.write(json.dumps({key: round(value, 7) for key, value in line.items()}) + "\n")
+            self._file.flush()
+        if self._tensorboard is not None:
+            for name, value in line.items():
+                self._tensorboard.add_scalar(name, value, step)
+        self._show(step, line)
+
+    def _show(self, step: int, line: Mapping[str, float | int]) -> None:
+        text = f"loss {line['loss']:.4g}, " if "loss" in line else ""
+        text += f"MFU {100 * line['mfu']:.1f} %"
+        self._bar.set_postfix_str(text, refresh=False)
+        due = step * PLAIN_LINES // self._steps
+        if self._plain and due > self._lines:
+            left = (self._steps - step) * self._batch_size / max(self.images_per_s, 1e-9)
+            print(f"step {step:,} of {self._steps:,}: {text}, {self.images_per_s:.1f} images/s, "
+                  f"{tqdm.format_interval(left)} left", flush=True)  # fmt: skip
+            self._lines = due
+
+
+def read_log(path: Path) -> list[dict[str, float | int]]:
+    """The lines of a log; a last one that a crash has cut short is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Take the lines after that step out of a log: a run that was killed gets there again."""
+    kept = [line for line in read_log(path) if line["step"] <= step]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _summary_writer(out: Path, start: int) -> "SummaryWriter | None":
+    """None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)

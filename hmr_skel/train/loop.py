@@ -1,0 +1,293 @@
+"""The training run, top to bottom.
+
+A run is a recipe and a folder. The same call goes on from the folder's last state, to the same weights that the
+undisturbed run ends with: to the bit on a CPU (with as many threads).
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from hmr_skel.data.image_files import ImageRule
+from hmr_skel.data.loader import batches
+from hmr_skel.data.samples import SampleDataset
+from hmr_skel.errors import UserError
+from hmr_skel.evaluate.mean_body import mean_body
+from hmr_skel.model.checkpoint import NetworkInfo, load_mean, save_network
+from hmr_skel.model.keypoints import SkelKeypoints
+from hmr_skel.model.network import Network
+from hmr_skel.model.published import load_vitpose
+from hmr_skel.train.checkpoint import State, load_state, save_state
+from hmr_skel.train.distributed import Group, process_group
+from hmr_skel.train.ema import Ema
+from hmr_skel.train.flops import peak_flops_per_s, training_flops
+from hmr_skel.train.log import RunLog
+from hmr_skel.train.optimizer import new_optimizer
+from hmr_skel.train.recipes import Recipe, differences, recipe_dict, recipe_text
+from hmr_skel.train.schedule import ema_decay, learning_rate_factor
+from hmr_skel.train.step import accumulate_gradient
+from hmr_skel.train.stop import StopSignal
+
+STATE, NETWORK = "state.pt", "network.safetensors"
+"""What a run's folder holds: everything to go on from, and the averaged weights for use."""
+MOST_SKIPPED_IN_A_ROW = 50
+"""Steps without a finite gradient, after which a run gives up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where a run reads and writes, and on what: nothing that its result depends on, rounding apart."""
+
+    dataset: Path
+    """The folder with `data/` in it."""
+    body_models: Path
+    """The folder with the SKEL files."""
+    images: Mapping[str, ImageRule]
+    """Where each source's images are."""
+    out: Path
+    """The run's folder."""
+    vitpose: Path | None = None
+    """ViTPose's published encoder, for recipes that start from it."""
+    device: str = "auto"
+    workers: int | None = None
+    """Processes that make samples, for each process that trains; 0: it makes them itself. None: by the cores."""
+    checkpoint_every: int = 500
+    """Steps."""
+    log_every: int = 10
+    """Steps."""
+    fresh: bool = False
+    """Begin anew, whatever is in the folder."""
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    network: Path
+    steps: int
+    skipped_steps: int
+    skipped_samples: int
+    seconds: float
+    images_per_s: float
+    mfu: float
+    losses: dict[str, float]
+    """Of the last logged steps, unweighted."""
+
+    def text(self) -> str:
+        """For people."""
+        speed = f", {self.images_per_s:.1f} images/s, MFU {100 * self.mfu:.1f} %" if self.images_per_s else ""
+        loss = f", loss {self.losses['loss']:.4g}" if self.losses else ""
+        return (
+            f"{self.steps:,} steps in {tqdm.format_interval(self.seconds)}{speed}{loss}; skipped: "
+            f"{self.skipped_steps:,} steps without a finite gradient, {self.skipped_samples:,} unreadable images\n"
+            f"network: {self.network}"
+        )
+
+
+def train(recipe: Recipe, run: Run) -> Outcome | None:
+    """Train until the recipe's last step. Of several processes only the first returns an outcome.
+
+    Raises:
+        UserError: a file is missing or does not fit, or nearly every step's gradient is no finite number.
+        KeyboardInterrupt, SystemExit: stopped by Ctrl-C or SIGTERM; the state is saved.
+    """
+    with ExitStack() as stack:
+        group = stack.enter_context(process_group(run.device))
+        device = group.device
+        say = _say if group.first and not run.quiet else _silent
+        accumulate = recipe.accumulate(group.size)
+
+        # What is read, and what is learnt. The first process goes ahead: it may have to unpack the dataset's rows.
+        if not group.first:
+            group.wait()
+        dataset = SampleDataset(run.dataset, run.images, recipe.samples, split="train", quiet=run.quiet)
+        if group.first:
+            group.wait()
+        if dataset.gender != recipe.skel_gender:
+            raise UserError(
+                f"{run.dataset} has {dataset.gender} SKEL bodies, the recipe {recipe.name!r} is for "
+                f"{recipe.skel_gender} ones. Use --set skel_gender={dataset.gender}, or a dataset of that gender."
+            )
+        steps, warmup = recipe.steps(len(dataset)), recipe.warmup_steps(len(dataset))
+        body = SkelKeypoints.load(run.body_models, recipe.skel_gender, device)
+        network = new_network(recipe, run).to(device).train()
+        optimizer = new_optimizer(recipe, network)
+        ema = Ema(network)
+        state = None if run.fresh else last_state(run.out / STATE, recipe, len(dataset))
+        if state is not None:
+            network.load_state_dict(state.model)
+            ema.load(state.ema)
+            optimizer.load_state_dict(state.optimizer)
+        start = 0 if state is None else state.step
+        skipped_steps = 0 if state is None else state.skipped_steps
+        samples_before = 0 if state is None else state.skipped_samples
+        seconds_before = 0.0 if state is None else state.seconds
+
+        if recipe.compile:
+            network.backbone.compile()
+        forward = network
+        if group.size > 1:
+            forward = DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+        workers = default_workers(group) if run.workers is None else run.workers
+        flops_per_image = training_flops(recipe.network)
+        peak, peak_source = peak_flops_per_s(device, recipe.bf16)
+        mfu_of_rate = flops_per_image / (peak * group.size)
+
+        parameters = sum(p.numel() for p in network.parameters())
+        say(recipe_text(recipe))
+        say(
+            f"{dataset}: {steps:,} steps of {recipe.batch_size} samples ({group.size} x {accumulate} x "
+            f"{recipe.micro_batch}) on {device}; {parameters / 1e6:.1f} M parameters, "
+            f"{flops_per_image / 1e9:.1f} GFLOP an image; MFU is of {peak / 1e12:.3g} TFLOP/s ({peak_source})"
+        )
+        if start:
+            say(f"going on after step {start:,} of {steps:,}")
+
+        stream = stack.enter_context(
+            batches(
+                dataset, recipe.micro_batch, seed=recipe.seed, start=start * accumulate, stop=steps * accumulate,
+                rank=group.rank, world_size=group.size, workers=workers, pin_memory=device.type == "cuda",
+            )
+        )  # fmt: skip
+        log = stack.enter_context(RunLog(run.out, start, steps, recipe.batch_size, group.first, run.quiet))
+        stop = stack.enter_context(StopSignal())
+        begin = time.perf_counter()
+        skipped_in_a_row = 0
+
+        def save(step: int) -> None:
+            if not group.first:
+                return
+            spent = seconds_before + time.perf_counter() - begin
+            skipped_samples = samples_before + stream.skipped
+            plain = recipe_dict(recipe)
+            details = {"step": step, "steps": steps, "rows": len(dataset), "recipe_fields": plain}
+            info = NetworkInfo(skel_gender=recipe.skel_gender, recipe=recipe.name, details=details)
+            save_network(run.out / NETWORK, network, info, weights=ema.weights)
+            save_state(
+                run.out / STATE,
+                State(step, skipped_steps, skipped_samples, spent, plain, len(dataset), network.state_dict(),
+                      ema.weights, optimizer.state_dict()),
+            )  # fmt: skip
+
+        for step in range(start, steps):
+            # Stochastic depth is the only thing here that draws random numbers: this is all of its state.
+            torch.manual_seed(random_seed(recipe.seed, step, group.rank))
+            rate = recipe.learning_rate * learning_rate_factor(step, steps, warmup, recipe.schedule)
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = rate
+
+            losses = accumulate_gradient(forward, body, stream, accumulate, recipe, device)
+            # The gradient is the same in all processes, and so is the decision.
+            norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
+            if torch.isfinite(norm):
+                skipped_in_a_row = 0
+                optimizer.step()
+                ema.update(network, ema_decay(step + 1 - skipped_steps, recipe.ema_decay, recipe.ema_tau))
+                log.add({**losses, "gradient_norm": norm})
+            else:
+                skipped_steps += 1
+                skipped_in_a_row += 1
+            optimizer.zero_grad()
+            if skipped_in_a_row == MOST_SKIPPED_IN_A_ROW:
+                raise UserError(
+                    f"no finite gradient in {skipped_in_a_row} steps up to step {step + 1:,}: the run has diverged. "
+                    "Lower learning_rate (--set), and start afresh (--fresh)."
+                )
+
+            done = step + 1
+            log.advance()
+            if done % run.log_every == 0 or done == steps:
+                epoch = done * recipe.batch_size / len(dataset)
+                more = {"epoch": epoch, "learning_rate": rate, "skipped_steps": skipped_steps}
+                log.write(done, group, mfu_of_rate, more)
+            stopped = group.any(stop.signalled)
+            if done % run.checkpoint_every == 0 or done == steps or stopped:
+                save(done)
+            if stopped:
+                say(f"stopped after step {done:,} of {steps:,}; the same command goes on from there")
+                stop.leave()
+        if not group.first:
+            return None
+        return Outcome(
+            network=run.out / NETWORK,
+            steps=steps,
+            skipped_steps=skipped_steps,
+            skipped_samples=samples_before + stream.skipped,
+            seconds=seconds_before + time.perf_counter() - begin,
+            images_per_s=log.images_per_s,
+            mfu=log.images_per_s * mfu_of_rate,
+            losses=log.last,
+        )
+
+
+def new_network(recipe: Recipe, run: Run) -> Network:
+    """The network at step 0: a function of the recipe's seed, and of the files that it starts from."""
+    torch.manual_seed(recipe.seed)
+    network = Network(recipe.network, **_mean(recipe, run), activation_checkpointing=recipe.activation_checkpointing)
+    if recipe.pretrained_encoder:
+        if run.vitpose is None:
+            raise UserError(
+                f"the recipe {recipe.name!r} starts from ViTPose's encoder. Give its file with --vitpose "
+                "vitpose_backbone.pth, or start from random weights with --set pretrained_encoder=false."
+            )
+        load_vitpose(network.backbone, run.vitpose)
+    return network
+
+
+def last_state(path: Path, recipe: Recipe, rows: int) -> State | None:
+    """What a run goes on from; None where nothing is there.
+
+    Raises:
+        UserError: it is another recipe's, or another dataset's.
+    """
+    if not path.exists():
+        return None
+    state = load_state(path)
+    changed = differences(state.recipe, recipe_dict(recipe))
+    if state.rows != rows:
+        changed.append(f"rows of the dataset: {state.rows:,}, {rows:,}")
+    if changed:
+        raise UserError(
+            f"{path} is the state of another run (there and here: {'; '.join(changed)}). Start afresh with --fresh, "
+            "or choose another folder with --out."
+        )
+    return state
+
+
+def random_seed(seed: int, step: int, rank: int) -> int:
+    """A seed of its own for every step of every process."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
+
+
+def default_workers(group: Group) -> int:
+    """Loader processes of one training process: on a GPU its share of the cores, on a CPU one beside the network."""
+    cores = (os.cpu_count() or 1) // group.size
+    return min(8, max(1, cores - 1)) if group.device.type == "cuda" else int(cores > 1)
+
+
+def _mean(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """What the network's estimate starts from, as `Network` takes it; nothing means HSMR's numbers."""
+    if recipe.mean == "dataset":
+        mean = mean_body(run.dataset)
+        return {"mean_q": mean.q.tolist(), "mean_betas": mean.betas.tolist()}
+    published = run.body_models / "SKEL_mean.npz"
+    return load_mean(published) if published.is_file() else {}
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _silent(text: str) -> None:
+    pass

@@ -1,0 +1,243 @@
+"""What a training run is made of: a recipe is a function that returns all of it, and a variant changes two fields."""
+
+import ast
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from types import MappingProxyType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from hmr_skel.data.augment import AugmentConfig
+from hmr_skel.data.samples import SampleConfig
+from hmr_skel.errors import UserError
+from hmr_skel.model.decoder import DecoderConfig
+from hmr_skel.model.network import NetworkConfig
+from hmr_skel.model.vit import VIT_SIZES, VitConfig
+from hmr_skel.train.losses import LossConfig
+
+_Config = TypeVar("_Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that a trained network depends on, the dataset apart. The defaults are the paper's."""
+
+    name: str
+    """Of the recipe; kept with the network."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """Sizes of the network, and its variant."""
+    samples: SampleConfig = field(default_factory=SampleConfig)
+    """Which rows are used, and how samples are made and changed."""
+    losses: LossConfig = field(default_factory=LossConfig)
+    """The weights of all terms."""
+    skel_gender: Literal["male", "female"] = "male"
+    """Of the dataset's SKEL bodies; the loader refuses others."""
+    pretrained_encoder: bool = True
+    """Start from ViTPose's encoder (the file that --vitpose names), else from random numbers."""
+    mean: Literal["published", "dataset"] = "published"
+    """The body that the estimate starts from. `published`: SKEL_mean.npz beside the body models, or, where there is
+    none, the same numbers from here. `dataset`: the mean of the rows that are trained on."""
+    epochs: float = 30.0
+    """Passes over the dataset."""
+    batch_size: int = 512
+    """Samples of a step, over all processes: the same run on one device and on eight."""
+    micro_batch: int = 64
+    """Samples that one process takes through the network at once; a step gathers as many as it needs. Memory."""
+    learning_rate: float = 1e-5
+    """AdamW's, at its highest."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of the learning rate after its rise. `cosine`: down to nothing at the end."""
+    warmup_epochs: float = 1.0
+    """The learning rate rises linearly over so many epochs."""
+    beta1: float = 0.9
+    """AdamW's decay of the mean gradient."""
+    beta2: float = 0.999
+    """AdamW's decay of the mean squared gradient."""
+    weight_decay: float = 1e-4
+    """AdamW's, on matrices only: not on biases, norms and positions. (The published code decays all of them.)"""
+    clip: float = 1.0
+    """Largest L2 norm of the gradient of all parameters. The published code's; the paper does not mention it."""
+    ema_decay: float = 0.9995
+    """The weights that are kept are an exponential mean over steps with this decay. The published code's."""
+    ema_tau: float = 6000.0
+    """Steps over which that decay rises from nothing: decay * (1 - exp(-step / tau))."""
+    bf16: bool = True
+    """The encoder in bfloat16; all else is float32 whatever this says."""
+    activation_checkpointing: bool = False
+    """Compute the encoder's blocks twice to keep a fraction of the memory."""
+    compile: bool = False
+    """Compile the encoder (torch.compile)."""
+    seed: int = 0
+    """Of the first weights, the order of samples, their augmentation and the encoder's stochastic depth."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "micro_batch", "learning_rate", "clip", "ema_tau"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be above 0")
+        for name in ("warmup_epochs", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
+        for name in ("beta1", "beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be from 0 to below 1")
+        for name, known in _WORDS.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, must be {' or '.join(known)}")
+
+    def steps(self, rows: int) -> int:
+        """Optimiser steps on a dataset of so many rows."""
+        return max(1, round(self.epochs * rows / self.batch_size))
+
+    def warmup_steps(self, rows: int) -> int:
+        return round(self.warmup_epochs * rows / self.batch_size)
+
+    def accumulate(self, processes: int) -> int:
+        """Micro batches of a step in each process. Raises `UserError` where they do not add up to the batch."""
+        together = self.micro_batch * processes
+        if self.batch_size % together:
+            raise UserError(
+                f"a batch of {self.batch_size} cannot be made of micro batches of {self.micro_batch} in "
+                f"{processes} {'processes' if processes > 1 else 'process'}: it must be a multiple of {together}. "
+                "Change it with --set batch_size=... or --set micro_batch=... ."
+            )
+        return self.batch_size // together
+
+
+_WORDS = {"skel_gender": ("male", "female"), "mean": ("published", "dataset"), "schedule": ("constant", "cosine")}
+
+
+def vit_h() -> Recipe:
+    """The paper: ViTPose-H encoder, 8 GPUs with 64 samples each, 30 epochs."""
+    return Recipe(name="vit_h", activation_checkpointing=True, compile=True)
+
+
+def vit_b() -> Recipe:
+    """The paper with a smaller encoder, for one GPU."""
+    return replace(
+        vit_h(),
+        name="vit_b",
+        network=NetworkConfig(vit=VIT_SIZES["vit_b"]),
+        activation_checkpointing=False,
+        batch_size=256,
+        learning_rate=5e-5,
+    )
+
+
+def tiny() -> Recipe:
+    """Minutes on a laptop's CPU with the default dataset: shows that all of it works, not how well."""
+    return Recipe(
+        name="tiny",
+        network=NetworkConfig(
+            vit=VitConfig(width=128, depth=4, heads=4, stem_tokens=8),
+            decoder=DecoderConfig(depth=3, heads=4, head_width=32, hidden=256),
+        ),
+        samples=SampleConfig(
+            augment=AugmentConfig(flip_probability=0.5, extreme_crop_probability=0.0, degrade_probability=0.0)
+        ),
+        pretrained_encoder=False,
+        mean="dataset",
+        epochs=20.0,
+        batch_size=32,
+        micro_batch=32,
+        learning_rate=1e-3,
+        schedule="cosine",
+        bf16=False,
+    )
+
+
+RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType({"tiny": tiny, "vit_b": vit_b, "vit_h": vit_h})
+
+
+def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name with some fields changed.
+
+    Args:
+        name: one of `RECIPES`.
+        changes: texts such as `learning_rate=1e-4` or `network.vit.depth=4`; values as Python writes them.
+
+    Raises:
+        UserError: no such recipe or field, or a value that the field cannot have.
+    """
+    if name not in RECIPES:
+        raise UserError(f"no recipe {name!r}. There are {', '.join(RECIPES)}.")
+    recipe = RECIPES[name]()
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise UserError(f"--set {change}: expected FIELD=VALUE, such as learning_rate=1e-4.")
+        try:
+            recipe = _changed(recipe, key.strip().split("."), text.strip())
+        except (ValueError, TypeError) as error:
+            raise UserError(f"--set {change}: {error}.") from error
+    return recipe
+
+
+def recipe_dict(recipe: Recipe) -> dict[str, Any]:
+    """What JSON can hold of it: all."""
+    return _plain(asdict(recipe))
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """Every field and its value, one a line."""
+    lines = [f"recipe {recipe.name}"]
+    for key, value in flat(recipe_dict(recipe)).items():
+        depth = key.count(".")
+        lines.append(f"  {key:<{36}} {value}" if depth else f"  {key:<36} {value}")
+    return "\n".join(lines)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dots in its keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """`name: value of one, value of the other` for every field in which two recipes (as dicts) differ."""
+    a, b = flat(one), flat(other)
+    keys = [key for key in [*a, *(key for key in b if key not in a)] if a.get(key) != b.get(key)]
+    return [f"{key}: {a.get(key)}, {b.get(key)}" for key in keys]
+
+
+def _changed(config: _Config, path: Sequence[str], text: str) -> _Config:
+    assert is_dataclass(config)
+    assert not isinstance(config, type)
+    names = [item.name for item in fields(config)]
+    if path[0] not in names:
+        near = difflib.get_close_matches(path[0], names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
+        raise ValueError(f"no field {path[0]!r}: {hint}")
+    now = getattr(config, path[0])
+    if len(path) > 1:
+        if not is_dataclass(now):
+            raise ValueError(f"{path[0]} has no fields")
+        return replace(config, **{path[0]: _changed(now, path[1:], text)})
+    if is_dataclass(now):
+        raise ValueError(f"{path[0]} is a group: name one of its fields ({', '.join(f.name for f in fields(now))})")
+    return replace(config, **{path[0]: _parsed(text, now, get_type_hints(type(config))[path[0]])})
+
+
+def _parsed(text: str, now: Any, kind: Any) -> Any:
+    """The value that a text stands for: of the field's kind, or at least of the kind of its value now."""
+    words = {"true": True, "false": False, "none": None}
+    if isinstance(now, str):
+        return text.strip("'\"")
+    try:
+        value = words[text.lower()] if text.lower() in words else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if float in (kind, *get_args(kind)) and type(value) is int:
+        value = float(value)
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    allowed = tuple(get_origin(one) or one for one in kinds)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        raise ValueError(f"expected a value like {now!r}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -1,0 +1,222 @@
+"""Runs end alike whatever happens to them on the way, and however many processes share the work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hmr_skel.errors import UserError
+from hmr_skel.model.checkpoint import load_network
+from hmr_skel.train import loop
+from hmr_skel.train.checkpoint import load_state
+from hmr_skel.train.log import read_log
+from hmr_skel.train.loop import train
+from hmr_skel.train.recipes import differences, recipe_dict
+from tests.data.sample_set import SampleSet, write_sample_set
+from tests.train.small_run import command, small_recipe, small_run, weights
+
+TIMEOUT = 300
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory) -> SampleSet:
+    return write_sample_set(tmp_path_factory.mktemp("samples"), held_out=2)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(samples, open_body_dir, tmp_path_factory) -> Path:
+    """A run of 12 steps. One thread: sums in another order are other sums."""
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    outcome = train(small_recipe(), small_run(samples, open_body_dir, out))
+    torch.set_num_threads(threads)
+    assert outcome is not None
+    assert (outcome.steps, outcome.skipped_steps, outcome.skipped_samples) == (12, 0, 0)
+    return out
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def start(samples: SampleSet, bodies: Path, out: Path, *more: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    line = [sys.executable, "-m", "hmr_skel.cli", *command(samples, bodies, out, *more)]
+    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_step(out: Path, step: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not (lines := read_log(out / "log.jsonl")) or lines[-1]["step"] < step:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_killed_and_stopped_in_the_middle_it_ends_with_the_same_weights(samples, open_body_dir, undisturbed, tmp_path):
+    out = tmp_path / "disturbed"
+    killed = start(samples, open_body_dir, out, "--checkpoint-every", "3")
+    wait_for_step(out, 5, killed)
+    killed.kill()
+    killed.communicate(timeout=TIMEOUT)
+    at = load_state(out / "state.pt").step
+    assert at % 3 == 0
+    assert 3 <= at < 12
+
+    (out / "log.jsonl").rename(out / "log-of-the-killed.jsonl")  # whose last lines have been lost with it
+    lines = read_log(out / "log-of-the-killed.jsonl")[:at]
+    stopped = start(samples, open_body_dir, out)
+    wait_for_step(out, at + 1, stopped)
+    stopped.send_signal(signal.SIGTERM)
+    text, _ = stopped.communicate(timeout=TIMEOUT)
+    if stopped.returncode != 0:  # else it had come to its end before the signal came
+        assert stopped.returncode == 143
+        assert f"going on after step {at} of 12" in text
+        assert "the same command goes on from there" in text
+        assert load_state(out / "state.pt").step > at
+
+    outcome = train(small_recipe(), small_run(samples, open_body_dir, out))
+    assert outcome is not None
+    assert same_weights(out, undisturbed)
+    ours, theirs = lines + read_log(out / "log.jsonl"), read_log(undisturbed / "log.jsonl")
+    assert [line["step"] for line in ours] == list(range(1, 13))
+    assert [line["loss"] for line in ours] == [line["loss"] for line in theirs]
+    assert not list(out.glob(".*"))  # what the killed process was writing has been cleared away
+
+
+def test_the_network_is_the_mean_of_the_weights_and_the_state_goes_on(undisturbed):
+    state = load_state(undisturbed / "state.pt")
+    network, info = load_network(undisturbed / "network.safetensors")
+    assert (info.recipe, info.skel_gender, info.details["step"]) == ("tiny", "male", 12)
+    assert not differences(info.details["recipe_fields"], recipe_dict(small_recipe()))
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, state.ema[name], rtol=0, atol=0)
+    assert any((state.ema[name] - state.model[name]).abs().max() > 1e-6 for name in state.ema)
+
+
+def test_a_finished_run_stays_as_it_is(samples, open_body_dir, undisturbed):
+    before = (undisturbed / "network.safetensors").stat().st_mtime_ns
+    outcome = train(small_recipe(), small_run(samples, open_body_dir, undisturbed))
+    assert outcome is not None
+    assert outcome.steps == 12
+    assert (undisturbed / "network.safetensors").stat().st_mtime_ns == before
+
+
+def test_seeds_make_other_runs(samples, open_body_dir, undisturbed, tmp_path):
+    train(small_recipe("seed=1"), small_run(samples, open_body_dir, tmp_path / "other"))
+    assert not same_weights(tmp_path / "other", undisturbed)
+
+
+def test_micro_batches_and_workers_make_no_difference(samples, open_body_dir, tmp_path):
+    """But for rounding, and for stochastic depth, which is drawn for every micro batch."""
+    plain = ("network.vit.drop_path=0.0", "epochs=1")
+    runs = {}
+    for name, more, workers in (("whole", (), 0), ("halves", ("micro_batch=2",), 1)):
+        train(small_recipe(*plain, *more), small_run(samples, open_body_dir, tmp_path / name, workers=workers))
+        runs[name] = read_log(tmp_path / name / "log.jsonl")
+    for one, other in zip(runs["whole"], runs["halves"], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-3)
+
+
+def test_two_processes_are_one_with_twice_the_batch(samples, open_body_dir, tmp_path):
+    plain = ["--set", "network.vit.drop_path=0.0", "--set", "epochs=2"]
+    line = command(samples, open_body_dir, tmp_path / "two", *plain, "--set", "micro_batch=2")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "hmr_skel.cli", *line],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(2 x 1 x 2)" in done.stdout
+    assert done.stdout.count("recipe tiny") == 1  # one process speaks
+    recipe = small_recipe("network.vit.drop_path=0.0", "epochs=2")
+    train(recipe, small_run(samples, open_body_dir, tmp_path / "one"))
+    one, two = (read_log(tmp_path / name / "log.jsonl") for name in ("one", "two"))
+    assert len(one) == len(two) == 6
+    for a, b in zip(one, two, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+        assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-3)
+    ours, theirs = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in ours:  # AdamW makes a step of any gradient, of one that is rounding too: single weights may differ
+        assert (ours[name] - theirs[name]).norm() <= 1e-4 * ours[name].norm() + 1e-6, name
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """Make the losses of some steps NaN."""
+
+    def at(steps) -> None:
+        real, calls = loop.accumulate_gradient, iter(range(1000))
+
+        def spoilt(forward, *args):
+            losses = real(forward, *args)
+            if next(calls) in steps:
+                next(forward.parameters()).grad.fill_(float("nan"))
+            return losses
+
+        monkeypatch.setattr(loop, "accumulate_gradient", spoilt)
+
+    return at
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing_and_is_counted(samples, open_body_dir, tmp_path, spoil):
+    recipe = small_recipe("epochs=1")  # 3 steps
+    spoil({2})
+    outcome = train(recipe, small_run(samples, open_body_dir, tmp_path / "spoilt", checkpoint_every=2))
+    assert outcome is not None
+    assert outcome.skipped_steps == 1
+    spoilt = load_state(tmp_path / "spoilt" / "state.pt")
+    assert (spoilt.step, spoilt.skipped_steps) == (3, 1)
+    assert all(tensor.isfinite().all() for tensor in spoilt.model.values())
+    assert {entry["step"].item() for entry in spoilt.optimizer["state"].values()} == {2.0}
+    assert read_log(tmp_path / "spoilt" / "log.jsonl")[-1]["skipped_steps"] == 1
+    assert "loss" not in read_log(tmp_path / "spoilt" / "log.jsonl")[-1]
+
+
+def test_a_run_that_has_diverged_ends(samples, open_body_dir, tmp_path, spoil, monkeypatch):
+    monkeypatch.setattr(loop, "MOST_SKIPPED_IN_A_ROW", 4)
+    spoil(range(1000))
+    with pytest.raises(UserError, match=r"no finite gradient in 4 steps .* learning_rate"):
+        train(small_recipe(), small_run(samples, open_body_dir, tmp_path / "diverged"))
+
+
+def test_the_state_of_another_recipe_or_dataset_is_refused(samples, open_body_dir, undisturbed, tmp_path):
+    run = small_run(samples, open_body_dir, undisturbed)
+    with pytest.raises(UserError, match=r"another run .*losses\.refine: 0\.1, 0\.2.*--fresh"):
+        train(small_recipe("losses.refine=0.2"), run)
+    other = write_sample_set(tmp_path, held_out=1)
+    with pytest.raises(UserError, match=r"rows of the dataset: 12, 20"):
+        train(small_recipe(), replace(run, dataset=other.path, images=other.images))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:1000], lambda data: b"not a checkpoint"])
+def test_a_damaged_state_is_one_clear_message(samples, open_body_dir, undisturbed, tmp_path, damage):
+    tmp_path.joinpath("state.pt").write_bytes(damage((undisturbed / "state.pt").read_bytes()))
+    with pytest.raises(UserError, match=r"state\.pt"):
+        train(small_recipe(), small_run(samples, open_body_dir, tmp_path))
+    torch.save({"model": {}}, tmp_path / "state.pt")
+    with pytest.raises(UserError, match="no training state"):
+        train(small_recipe(), small_run(samples, open_body_dir, tmp_path))
+
+
+def test_what_a_recipe_needs_is_asked_for_before_any_step(samples, open_body_dir, tmp_path):
+    run = small_run(samples, open_body_dir, tmp_path / "run")
+    with pytest.raises(UserError, match=r"ViTPose's encoder.*--vitpose"):
+        train(small_recipe("pretrained_encoder=true"), run)
+    with pytest.raises(UserError, match=r"male SKEL bodies.*--set skel_gender=male"):
+        train(small_recipe("skel_gender=female"), run)
+    with pytest.raises(UserError, match=r"batch of 4 .* micro batches of 3 .* multiple of 3"):
+        train(small_recipe("micro_batch=3"), run)
+    assert not list(tmp_path.glob("run/*.pt"))
