@@ -33,7 +33,7 @@ class PlainSolver:
         for tables in self.stages[:-1]:
             second = tables.moments.at(rows.betas)
             for _ in range(tables.stage.refreshes):
-                problem, _ = self.collapse(tables, rows, second, q)
+                problem, _ = self.collapse(tables, rows, second, q, tables.correctives)
                 q, _, tried = minimise(
                     problem, linearise(problem, q), tables.box, tables.stage.iterations, self.config.step_tolerance
                 )

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from fitting.reduced import ReducedProblem
 
+# A row whose step lowered the reduced energy by no more than this share has come to its end there.
+LITTLE = 1e-4
+
 DAMPING_START, DAMPING_DOWN, DAMPING_UP, DAMPING_MIN, DAMPING_MAX = 1e-4, 0.2, 8.0, 1e-9, 1e6
 
 
@@ -56,14 +59,14 @@ def next_step(problem: ReducedProblem, at: Local, box: Box) -> Tensor:
     q, low, high = at.q[:, problem.part.dofs], box.low, box.high
     held = ((q <= low) & (at.gradient > 0)) | ((q >= high) & (at.gradient < 0))
     newton = at.gauss_newton + at.curvature
-    step, definite = _solve(newton, at.gradient, at.damping, held, torch.zeros_like(q))
+    step, definite = damped_step(newton, at.gradient, at.damping, held, torch.zeros_like(q))
     # Where Newton's matrix is not definite its step means nothing; Gauss-Newton's matrix always is.
     matrix = torch.where(definite[:, None, None], newton, at.gauss_newton)
     target = q + step
     over = ((target < low) | (target > high)) & definite[:, None]
     # What would leave the box is put on its edge; the others make up for it.
     edge = torch.where(over, torch.minimum(torch.maximum(target, low), high) - q, torch.zeros_like(q))
-    step, _ = _solve(matrix, at.gradient, at.damping, held | over, edge)
+    step, _ = damped_step(matrix, at.gradient, at.damping, held | over, edge)
     longest = step.abs().amax(1, keepdim=True)
     step = step * (box.max_step / longest.clamp_min(box.max_step))
     return torch.minimum(torch.maximum(q + step, low), high) - q
@@ -102,7 +105,7 @@ def minimise(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Up to `iterations` steps on the dofs of the problem's part.
 
-    A row that took a step of at most `tolerance` in every dof stays where it is.
+    A row that took a step of at most `tolerance` in every dof, or one that hardly lowered E, stays where it is.
 
     Returns:
         q [B 46], the damping [B] that each row ended with, and the steps that it tried [B], int32.
@@ -121,7 +124,8 @@ def minimise(
         raised = torch.where(done, at.damping, at.damping * DAMPING_UP)
         damping = torch.where(better, at.damping * DAMPING_DOWN, raised).clamp(DAMPING_MIN, DAMPING_MAX)
         moved = step.abs().amax(1)
-        done = done | (better & (moved <= tolerance)) | (moved <= 1e-3 * tolerance)
+        little = at.energy - energy <= LITTLE * at.energy
+        done = done | (better & (little | (moved <= tolerance))) | (moved <= 1e-3 * tolerance)
         if index + 1 == iterations:
             return torch.where(better[:, None], q, at.q), damping, tried
         gradient, twists, wrench = problem.gradient(q, pose, force)
@@ -137,7 +141,9 @@ def minimise(
     raise ValueError("iterations start at 1")
 
 
-def _solve(hessian: Tensor, gradient: Tensor, damping: Tensor, fixed: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def damped_step(
+    hessian: Tensor, gradient: Tensor, damping: Tensor, fixed: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor]:
     """Minimise the damped quadratic over the dofs that are not `fixed`, which take `value`; and was it definite?"""
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
     right = -gradient - (hessian * value.unsqueeze(1)).sum(-1)

@@ -37,6 +37,11 @@ class StageTables:
     prior: Tensor  # [D]
     box: Box
 
+    @property
+    def correctives(self) -> bool:
+        """Whether a visit's gradient is that of E itself: early parts of the body are moved roughly only."""
+        return self.stage.part == "full"
+
 
 def stage_tables(stage: Stage, skel: Skel, kinematics: Kinematics, bounds: Tensor, config: FitConfig) -> StageTables:
     numbers = _DOFS_OF[stage.part]

@@ -29,6 +29,7 @@ class LaneTables:
 
     def __init__(self, tables: StageTables, skel: Skel) -> None:
         self.stage = tables.stage
+        self.correctives = tables.correctives
         self.part = quadratic.part_of(tables)
         self.vertices = tables.surface.vertices.numpy()
         self.importance = tables.surface.importance.numpy()
@@ -96,7 +97,7 @@ class LaneSolver:
         q, tried = chunk.q.copy(), chunk.iterations.copy()
         for _ in range(tables.stage.refreshes):
             damping = chunk.damping.copy()
-            problem, _ = self._collapse(tables, replace(chunk, q=q), desk, correctives=False)
+            problem, _ = self._collapse(tables, replace(chunk, q=q), desk, tables.correctives)
             minimise(
                 self.tree, tables.part, chunk.bones, problem, tables.box, tables.stage.iterations,
                 self.config.step_tolerance, q, damping, tried, desk.step, False, desk.posed, desk.at, desk.room,

@@ -10,8 +10,9 @@ import inspect
 from collections.abc import Callable
 
 import numba
-import numpy as np
 
+# Compiled code is kept by the date of its own file alone: after a change of this number delete the __pycache__ here.
+# For the same reason kernels call no kernel of another file and use no other constant from elsewhere.
 LANES = 64
 
 
@@ -22,33 +23,3 @@ def kernel(function: Callable) -> Callable:
     """
     # The tests' shape checker wraps functions; numba must see the function itself.
     return numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")(inspect.unwrap(function))
-
-
-@kernel
-def product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """out = a b, of [3 3 L]."""
-    for i in range(3):
-        for j in range(3):
-            for lane in range(LANES):
-                out[i, j, lane] = (
-                    a[i, 0, lane] * b[0, j, lane] + a[i, 1, lane] * b[1, j, lane] + a[i, 2, lane] * b[2, j, lane]
-                )
-
-
-@kernel
-def product_transposed(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """out = a b^T, of [3 3 L]."""
-    for i in range(3):
-        for j in range(3):
-            for lane in range(LANES):
-                out[i, j, lane] = (
-                    a[i, 0, lane] * b[j, 0, lane] + a[i, 1, lane] * b[j, 1, lane] + a[i, 2, lane] * b[j, 2, lane]
-                )
-
-
-@kernel
-def turned(a: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
-    """out = a x, of [3 3 L] and [3 L]."""
-    for i in range(3):
-        for lane in range(LANES):
-            out[i, lane] = a[i, 0, lane] * x[0, lane] + a[i, 1, lane] * x[1, lane] + a[i, 2, lane] * x[2, lane]

@@ -11,7 +11,7 @@ import numpy as np
 from fitting.lanes.lanes import LANES, kernel
 from fitting.lanes.quadratic import Local, Part, Problem, Room, energy_at, linearise
 from fitting.lanes.skeleton import Bones, Posed, Tree, pose
-from fitting.solver import DAMPING_DOWN, DAMPING_MAX, DAMPING_MIN, DAMPING_UP
+from fitting.solver import DAMPING_DOWN, DAMPING_MAX, DAMPING_MIN, DAMPING_UP, LITTLE
 
 
 class Box(NamedTuple):
@@ -20,6 +20,16 @@ class Box(NamedTuple):
     low: np.ndarray  # [D]
     high: np.ndarray  # [D]
     max_step: float
+
+
+class Rules(NamedTuple):
+    """The numbers of `fitting.solver`, handed over because compiled code keeps those of its own file only."""
+
+    little: float = LITTLE
+    down: float = DAMPING_DOWN
+    up: float = DAMPING_UP
+    least: float = DAMPING_MIN
+    most: float = DAMPING_MAX
 
 
 class Solver(NamedTuple):
@@ -73,7 +83,7 @@ def try_step(
     _move(part, q, step, work.trial)
     pose(tree, bones, work.trial, posed, room.skeleton)
     energy_at(part, problem, work.trial, posed, work.energy, room)
-    _accept(step, tolerance, q, at.energy, damping, tried, done, work)
+    _accept(Rules(), step, tolerance, q, at.energy, damping, tried, done, work)
 
 
 @kernel
@@ -90,8 +100,8 @@ def _move(part: Part, q: np.ndarray, step: np.ndarray, out: np.ndarray) -> None:
 
 @kernel
 def _accept(
-    step: np.ndarray, tolerance: float, q: np.ndarray, energy: np.ndarray, damping: np.ndarray, tried: np.ndarray,
-    done: np.ndarray, work: Solver,
+    rules: Rules, step: np.ndarray, tolerance: float, q: np.ndarray, energy: np.ndarray, damping: np.ndarray,
+    tried: np.ndarray, done: np.ndarray, work: Solver,
 ) -> None:  # fmt: skip
     """Take the trial where it is no worse, damp by how it went, and note which rows have arrived."""
     for lane in range(LANES):
@@ -102,13 +112,14 @@ def _accept(
         for i in range(len(step)):
             moved = max(moved, abs(step[i, lane]))
         better = work.energy[lane] <= energy[lane]
+        little = energy[lane] - work.energy[lane] <= rules.little * energy[lane]
         if better:
             energy[lane] = work.energy[lane]
             for k in range(46):
                 q[k, lane] = work.trial[k, lane]
-        damping[lane] *= DAMPING_DOWN if better else DAMPING_UP
-        damping[lane] = min(max(damping[lane], DAMPING_MIN), DAMPING_MAX)
-        done[lane] = (better and moved <= tolerance) or moved <= 1e-3 * tolerance
+        damping[lane] *= rules.down if better else rules.up
+        damping[lane] = min(max(damping[lane], rules.least), rules.most)
+        done[lane] = (better and (little or moved <= tolerance)) or moved <= 1e-3 * tolerance
 
 
 @kernel

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fitting.kinematics import Kinematics, Skeleton
-from fitting.lanes.lanes import LANES, kernel, product, product_transposed, turned
+from fitting.lanes.lanes import LANES, kernel
 from hmr_skel.body.dofs import DOF_JOINTS
 from hmr_skel.body.joints import SKEL_PARENTS
 
@@ -120,7 +120,7 @@ def pose(tree: Tree, bones: Bones, q: np.ndarray, out: Posed, room: Scratch) -> 
     place, frame = room.vector, room.frame
     for j in range(1, 24):
         parent = tree.parents[j]
-        product(out.rotmat[parent], bones.frame[j], frame)
+        _product(out.rotmat[parent], bones.frame[j], frame)
         for k in range(tree.first[j] + tree.count[j] - 1, tree.first[j] - 1, -1):
             x, y, z = tree.unit[k, 0], tree.unit[k, 1], tree.unit[k, 2]
             for i in range(3):
@@ -133,13 +133,13 @@ def pose(tree: Tree, bones: Bones, q: np.ndarray, out: Posed, room: Scratch) -> 
                     frame[i, 0, lane] = a + s * d + v * (e * z - f * y)
                     frame[i, 1, lane] = b + s * e + v * (f * x - d * z)
                     frame[i, 2, lane] = c + s * f + v * (d * y - e * x)
-        product_transposed(frame, bones.frame[j], out.rotmat[j])
-        turned(out.rotmat[parent], room.shift[j], place)
+        _product_transposed(frame, bones.frame[j], out.rotmat[j])
+        _turned(out.rotmat[parent], room.shift[j], place)
         for i in range(3):
             for lane in range(LANES):
                 out.position[j, i, lane] = out.position[parent, i, lane] + place[i, lane]
     for j in range(24):
-        turned(out.rotmat[j], bones.joints[j], place)
+        _turned(out.rotmat[j], bones.joints[j], place)
         for i in range(3):
             for lane in range(LANES):
                 for column in range(3):
@@ -160,7 +160,7 @@ def twists(tree: Tree, bones: Bones, q: np.ndarray, out: Posed, room: Scratch) -
                 glide[0, lane] = 0.0 if which else -across * bones.spine[n, lane]
                 glide[1, lane] = along * bones.spine[n, lane]
                 glide[2, lane] = -across * bones.spine[n, lane] if which else 0.0
-            turned(parent, glide, out.velocity[k])
+            _turned(parent, glide, out.velocity[k])
     for n in range(2):
         parent, side = out.rotmat[tree.parents[_SCAPULAE[n, 0]]], 1.0 - 2.0 * n
         for which in range(2):
@@ -170,7 +170,7 @@ def twists(tree: Tree, bones: Bones, q: np.ndarray, out: Posed, room: Scratch) -
                 glide[0, lane] = wide * (sin(e) * cos(a) if which else cos(e) * sin(a))
                 glide[1, lane] = -side * high * cos(e) if which else 0.0
                 glide[2, lane] = 0.0 if which else side * wide * cos(a)
-            turned(parent, glide, out.velocity[_SCAPULAE[n, 1 + which]])
+            _turned(parent, glide, out.velocity[_SCAPULAE[n, 1 + which]])
     for k in range(3, 46):
         j = tree.joint[k]
         for i in range(3):
@@ -257,3 +257,33 @@ def _arc_curvature(t: float) -> tuple[float, float]:
     s, half = sin(t), 2.0 * sin(t / 2) ** 2
     t2 = t * t
     return cos(t) / t - 2.0 * s / t2 + 2.0 * half / (t2 * t), -s / t - 2.0 * cos(t) / t2 + 2.0 * s / (t2 * t)
+
+
+@kernel
+def _product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """out = a b, of [3 3 L]."""
+    for i in range(3):
+        for j in range(3):
+            for lane in range(LANES):
+                out[i, j, lane] = (
+                    a[i, 0, lane] * b[0, j, lane] + a[i, 1, lane] * b[1, j, lane] + a[i, 2, lane] * b[2, j, lane]
+                )
+
+
+@kernel
+def _product_transposed(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """out = a b^T, of [3 3 L]."""
+    for i in range(3):
+        for j in range(3):
+            for lane in range(LANES):
+                out[i, j, lane] = (
+                    a[i, 0, lane] * b[j, 0, lane] + a[i, 1, lane] * b[j, 1, lane] + a[i, 2, lane] * b[j, 2, lane]
+                )
+
+
+@kernel
+def _turned(a: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+    """out = a x, of [3 3 L] and [3 L]."""
+    for i in range(3):
+        for lane in range(LANES):
+            out[i, lane] = a[i, 0, lane] * x[0, lane] + a[i, 1, lane] * x[1, lane] + a[i, 2, lane] * x[2, lane]

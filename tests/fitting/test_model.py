@@ -11,10 +11,10 @@ from hmr_skel.body.skel import Skel
 
 
 def test_stages_move_their_own_dofs_and_weigh_their_own_vertices(model):
-    lower, upper, coarse, full = model.stages
+    lower, upper, coarse, finer, full = model.stages
     assert lower.part.dofs.tolist() == list(range(3, 17))
     assert upper.part.dofs.tolist() == list(range(17, 46))
-    assert coarse.part.dofs.tolist() == full.part.dofs.tolist() == list(range(3, 46))
+    assert coarse.part.dofs.tolist() == finer.part.dofs.tolist() == full.part.dofs.tolist() == list(range(3, 46))
     bone = model.skel.weights.argmax(1)
     for stage in model.stages:
         assert float(stage.surface.importance.sum()) == pytest.approx(1, abs=1e-5)
@@ -27,6 +27,7 @@ def test_stages_move_their_own_dofs_and_weigh_their_own_vertices(model):
         assert float(stage.joint_importance.sum()) == pytest.approx(stage.stage.joint_weight)
     assert full.surface.whole
     assert not coarse.surface.whole
+    assert not finer.surface.whole
 
 
 def test_only_the_scapulae_where_asked(smpl, skel):

@@ -14,7 +14,7 @@ from fitting.solver import linearise
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.lbs import skin
 
-STAGES = {0: "lower", 1: "upper", 2: "full, some vertices", 3: "full"}
+STAGES = {0: "lower", 1: "upper", 2: "full, some vertices", -1: "full"}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_gauss_newton_is_positive_definite(bent, q):
 def test_gradient_at_a_visit_is_that_of_the_true_objective(model, rows, problem_at, people, smpl, q):
     """E with its pose correctives, differentiated automatically in float64 from SKEL itself."""
     point = _away(q)
-    problem = problem_at(3, point, correctives=True)
+    problem = problem_at(-1, point, correctives=True)
     objective = Objective.of(people, rows.betas, smpl, model)
     energy, gradient, _ = objective.derivatives(point[:, 3:])
     at = linearise(problem, point)
@@ -137,13 +137,13 @@ def test_gradient_at_a_visit_is_that_of_the_true_objective(model, rows, problem_
 def test_energy_away_from_the_visit_is_that_of_a_new_visit(problem_at, q):
     """With correctives left alone: what differs is how they, held still, would have followed the pose."""
     point = _away(q, seed=3)
-    held, fresh = problem_at(3, q), problem_at(3, point)
+    held, fresh = problem_at(-1, q), problem_at(-1, point)
     torch.testing.assert_close(_energy(held, point), _energy(fresh, point), rtol=0.1, atol=0)
     torch.testing.assert_close(_energy(held, q), held.energy_start + (held.prior * q[:, 3:] ** 2).sum(1))
 
 
 def test_rows_stay_themselves(problem_at, q):
-    problem = problem_at(3, q, correctives=True)
+    problem = problem_at(-1, q, correctives=True)
     picked = torch.tensor([2, 0])
     at, few = linearise(problem, _away(q)), linearise(problem[picked], _away(q)[picked])
     for name in ("energy", "gradient", "gauss_newton", "curvature"):

@@ -19,7 +19,7 @@ from hmr_skel.body.dofs import DOF_JOINTS
 from hmr_skel.body.moving_joints import moving_curvatures
 from hmr_skel.rows import SmplParams
 
-STAGES = {0: "lower", 1: "upper", 3: "full"}
+STAGES = {0: "lower", 1: "upper", -1: "full"}
 FREE = slice(3, 46)
 
 
