@@ -11,13 +11,13 @@ matrix has blocks of 43 along seven diagonals, so a run is one banded Cholesky. 
 the mesh moves by no more than `MAX_SHIFT_MM`, whatever was asked for. The root is left as annotated.
 """
 
-import warnings
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from hmr_skel.body.dofs import BODY, limits
+from fitting.kinematics import Kinematics, Skeleton
+from hmr_skel.body.dofs import BODY, DOF_JOINTS, limits
+from hmr_skel.body.joints import SKEL_PARENTS, subtree
 from hmr_skel.body.skel import Skel
 
 MAX_SHIFT_MM = 2.0
@@ -118,38 +118,37 @@ class _Mesh:
 
 
 def curvature(q: Tensor, betas: Tensor, skel: Skel) -> Tensor:
-    """H [T 43 43], m^2 per rad^2, on the CPU: J^T J of the mean squared distance of vertices and joints."""
+    """H [T 43 43], m^2 per rad^2, on the CPU: J^T J of the mean squared distance of vertices and joints.
+
+    A dof gives the points below its joint one twist, and a skinned vertex is below it with the sum of its weights
+    there. Pose correctives are left out of J.
+    """
     device = skel.template.device
-    few = _thinned(skel)
-    count = len(few.weights)
-
-    def points(q: Tensor, betas: Tensor) -> Tensor:
-        full = torch.cat((torch.zeros_like(q[:, :3]), q), 1)
-        posed = few.pose(full, few.prepare_shape(betas), torch.zeros_like(q[:, :3]))
-        # One row of the least-squares problem per coordinate.
-        return torch.cat(
-            (posed.vertices.flatten(1) / count**0.5, posed.joints.flatten(1) * (_JOINT_WEIGHT / 24) ** 0.5), 1
-        )
-
+    few, kinematics = _thinned(skel), Kinematics(skel.axes.double(), skel.dof_index)
+    joint, order = torch.tensor(DOF_JOINTS[BODY], device=device), kinematics.dof_order[BODY]
+    below = torch.zeros(24, 24, device=device)  # [joint, bone]
+    for row in range(24):
+        below[row, subtree(SKEL_PARENTS, row)] = 1
     blocks = []
     for first in range(0, len(q), _ROWS):
-        body = q[first : first + _ROWS, BODY].to(device)
-        shape = betas[first : first + _ROWS].to(device)
-        jacobian = _forward_jacobian(lambda q, shape=shape: points(q, shape), body)
-        blocks.append((jacobian.mT @ jacobian).cpu())
+        rows = slice(first, first + _ROWS)
+        full, shape = q[rows].to(device).double(), betas[rows].to(device)
+        full[:, :3] = 0
+        skeleton = Skeleton.of(skel, shape)
+        pose = kinematics.pose(full, skeleton)
+        twist = kinematics.twists(full, skeleton, pose).matrix[:, joint, order].float()  # [B 43 3 4]
+        rest = few.template + (shape @ few.shapedirs).unflatten(-1, (-1, 3))
+        skinned = pose.transforms.float() @ _homogeneous(rest).mT.unsqueeze(1) * few.weights.mT.unsqueeze(1)
+        carried = (below @ skinned.flatten(2)).unflatten(2, skinned.shape[2:])[:, joint]  # [B 43 4 V]
+        at_joints = _homogeneous(pose.position.float()).mT.unsqueeze(1) * below[joint].unsqueeze(1)
+        vertices = (twist @ carried).flatten(2) / len(few.weights) ** 0.5
+        jacobian = torch.cat((vertices, (twist @ at_joints).flatten(2) * (_JOINT_WEIGHT / 24) ** 0.5), 2)
+        blocks.append((jacobian @ jacobian.mT).cpu())
     return torch.cat(blocks)
 
 
-def _forward_jacobian(function, at: Tensor) -> Tensor:
-    """[T M D] of a function [T D] -> [T M] whose rows do not interact."""
-    with warnings.catch_warnings():
-        # torch's own forward derivatives still load a part of it that torch calls deprecated.
-        warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
-
-        def along(direction: Tensor) -> Tensor:
-            return torch.func.jvp(function, (at,), (direction.expand_as(at),))[1]
-
-        return torch.func.vmap(along)(torch.eye(at.shape[1]).to(at)).permute(1, 2, 0)
+def _homogeneous(points: Tensor) -> Tensor:
+    return torch.cat((points, torch.ones_like(points[..., :1])), -1)
 
 
 def _thinned(skel: Skel) -> Skel:
