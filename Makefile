@@ -49,6 +49,7 @@ setup: .venv/installed
 	  { echo 'error: not installed, see above. If it is torch that was not found: name a package index that has its CPU'; \
 	    echo '       build (https://pytorch.org/get-started names them), make setup TORCH_INDEX=...,'; \
 	    echo '       or another build, make setup TORCH=torch==2.13.0'; exit 2; }
+	@$(BIN)/python -m fitting.lanes
 	@echo '$(TORCH)' > .venv/torch.txt
 	@touch $@
 

@@ -32,7 +32,7 @@ def fit_code() -> list[Path]:
     data = ("npz", "annotations", "checks", "shards", "schema", "parquet")
     apart = (
         *("baseline", "bench", "bench_plot", "bench_quality", "floor", "flops", "judge", "machine", "objective"),
-        *("sequence", "work"),
+        *("sequence", "work", "__main__"),
     )
     solver = sorted(Path(fitting.__file__).parent.rglob("*.py"))
     return [
