@@ -99,12 +99,12 @@ def run_predict(args: argparse.Namespace) -> None:
     data = cv2.imencode(".jpg", noise)[1].tobytes() if args.image is None else args.image.read_bytes()
 
     def tensor(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, np.float32))[None].to(device)
+        return torch.from_numpy(np.asarray(values, np.float32))[None].to(device)
 
     @torch.no_grad()
     def once() -> dict[str, float]:
         clock = _Clock(device)
-        image = decode(data, shrink=1)[0][..., ::-1]
+        image = decode(data, shrink=1.0)[0][..., ::-1]
         clock.lap("decode")
         intrinsics = fov.intrinsics(np.ascontiguousarray(image))
         clock.lap("field_of_view")

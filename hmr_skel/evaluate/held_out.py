@@ -1,6 +1,6 @@
 """A network on a dataset's held-out shards: errors of the coarse and of the final estimate, and of the mean body."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,15 @@ from hmr_skel.evaluate.mean_body import MeanBody
 from hmr_skel.evaluate.metrics import mpjpe_mm, pa_mpjpe_mm, pve_mm
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.keypoints import PosedBody, SkelKeypoints
-from hmr_skel.model.network import Network
+from hmr_skel.model.network import Prediction
 from hmr_skel.rows import SkelParams
 
 JOINT_SET = "44 label keypoints, root Pelvis (MPII)"
 ROOT = 39
 METRICS = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm")
 
+Predictor = Callable[[Tensor, CropGeometry], Prediction]
+"""A `Network`, or whatever else answers like one."""
 Errors = dict[str, dict[str, Float[Tensor, "N"]]]
 """Of what (mean_pose, coarse, final) -> metric -> one number a row."""
 
@@ -58,7 +60,7 @@ class HeldOut:
 
 @torch.no_grad()
 def evaluate_held_out(
-    networks: list[Network],
+    networks: Sequence[Predictor],
     mean: MeanBody,
     held_out: HeldOut,
     *,
@@ -128,15 +130,15 @@ def _posed_mean(mean: MeanBody, body: SkelKeypoints) -> PosedBody:
 
 
 def _errors(pred: PosedBody, gt: PosedBody, joints: Float[Tensor, "B 44 3"]) -> dict[str, Float[Tensor, "B"]]:
-    keypoints = pred.keypoints.expand(len(joints), -1, -1)
+    keypoints, vertices = (points.expand(len(joints), -1, -1) for points in (pred.keypoints, pred.vertices))
     return {
         "mpjpe_mm": mpjpe_mm(keypoints, joints, ROOT).cpu(),
         "pa_mpjpe_mm": pa_mpjpe_mm(keypoints, joints).cpu(),
-        "pve_mm": pve_mm(pred.vertices, gt.vertices, pred.keypoints[:, ROOT], gt.keypoints[:, ROOT]).cpu(),
+        "pve_mm": pve_mm(vertices, gt.vertices, keypoints[:, ROOT], gt.keypoints[:, ROOT]).cpu(),
     }
 
 
-def _joined(parts: list[Errors]) -> Errors:
+def _joined(parts: Sequence[dict[str, dict[str, Tensor]]]) -> Errors:
     return {
         name: {metric: torch.cat([part[name][metric] for part in parts]) for metric in METRICS} for name in parts[0]
     }

@@ -61,6 +61,7 @@ def wait_for_step(out: Path, step: int, process: subprocess.Popen) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_in_the_middle_it_ends_with_the_same_weights(samples, open_body_dir, undisturbed, tmp_path):
     out = tmp_path / "disturbed"
     killed = start(samples, open_body_dir, out, "--checkpoint-every", "3")
@@ -127,6 +128,7 @@ def test_micro_batches_and_workers_make_no_difference(samples, open_body_dir, tm
         assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_batch(samples, open_body_dir, tmp_path):
     plain = ["--set", "network.vit.drop_path=0.0", "--set", "epochs=2"]
     line = command(samples, open_body_dir, tmp_path / "two", *plain, "--set", "micro_batch=2")
@@ -194,7 +196,7 @@ def test_a_run_that_has_diverged_ends(samples, open_body_dir, tmp_path, spoil, m
 
 def test_the_state_of_another_recipe_or_dataset_is_refused(samples, open_body_dir, undisturbed, tmp_path):
     run = small_run(samples, open_body_dir, undisturbed)
-    with pytest.raises(UserError, match=r"another run .*losses\.refine: 0\.1, 0\.2.*--fresh"):
+    with pytest.raises(UserError, match=r"another run .*losses\.refine: 1\.0, 0\.2.*--fresh"):
         train(small_recipe("losses.refine=0.2"), run)
     other = write_sample_set(tmp_path, held_out=1)
     with pytest.raises(UserError, match=r"rows of the dataset: 12, 20"):

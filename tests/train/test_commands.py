@@ -1,0 +1,232 @@
+"""`train`, `evaluate`, `bench train` and `bench predict` as users type them."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hmr_skel.cli import build_parser, main
+from hmr_skel.commands.build_missing import has_all_shards
+from hmr_skel.commands.evaluate import mean_of
+from hmr_skel.model.checkpoint import NetworkInfo, load_network, save_network
+from hmr_skel.train.field_help import recipe_fields
+from tests.data.sample_set import SampleSet, write_sample_set
+from tests.train.small_run import CHANGES, command
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory) -> SampleSet:
+    return write_sample_set(tmp_path_factory.mktemp("samples"), held_out=2)
+
+
+@pytest.fixture(scope="module")
+def run(samples, open_body_dir, tmp_path_factory) -> Path:
+    """A trained run's folder."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main([*command(samples, open_body_dir, out), "-q"]) == 0
+    return out
+
+
+def evaluate(samples: SampleSet, run: Path, *more: str) -> list[str]:
+    where = ["--manifest", str(run.with_suffix(".toml")), "--data", str(samples.path), "--device", "cpu"]
+    return ["evaluate", *where, *more]
+
+
+def test_train_leaves_its_files_and_says_what_it_did(samples, open_body_dir, tmp_path, capsys):
+    out = tmp_path / "tiny"
+    assert main(command(samples, open_body_dir, out, "--json")) == 0
+    *text, last = capsys.readouterr().out.strip().splitlines()
+    report = json.loads(last)
+    assert report["steps"] == 12
+    assert report["skipped_steps"] == report["skipped_samples"] == 0
+    assert report["network"] == str(out / "network.safetensors")
+    assert {"loss", "final/keypoints_3d", "coarse/body", "refine"} <= set(report["losses"])
+    printed = "\n".join(text)
+    for item in recipe_fields():
+        assert f"  {item.name} " in printed
+    assert re.search(r"step 12 of 12: loss .*MFU .* images/s, 00:00 left", printed)
+    assert {"network.safetensors", "network.json", "state.pt", "log.jsonl", "curves.png", "tensorboard"} == {
+        path.name for path in out.iterdir()
+    }
+    assert list((out / "tensorboard").glob("events*"))
+    with Image.open(out / "curves.png") as picture:
+        assert picture.width > 500
+    before = (out / "network.safetensors").read_bytes()
+    assert main(command(samples, open_body_dir, out)) == 0
+    assert "12 steps in" in capsys.readouterr().out
+    assert (out / "network.safetensors").read_bytes() == before
+
+
+def test_a_recipe_can_be_looked_at(capsys):
+    assert main(["train", "--recipe", "vit_h", "--set", "epochs=3", "--show"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"epochs +3\.0", out)
+    assert re.search(r"network\.vit\.depth +32", out)
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["train", "--help"])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 120
+    for item in recipe_fields():
+        assert f"  {item.name}" in out
+    assert "Passes over the dataset." in out
+
+
+def test_evaluate_prints_a_table_and_json(samples, run, capsys):
+    assert main(evaluate(samples, run, "--json", str(run), str(run / "network.safetensors"))) == 0
+    *text, last = capsys.readouterr().out.strip().splitlines()
+    report = json.loads(last)
+    for name in ("mean_pose", "coarse", "final"):
+        assert set(report[name]) == {"mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "joint_set"}
+        assert report[name]["mpjpe_mm"] > 0
+    assert (report["rows"], report["left_out"], len(report["networks"])) == (8, 0, 2)
+    assert report["networks"][0]["final"] == report["networks"][1]["final"]
+    assert report["final"]["pve_mm"] == pytest.approx(report["networks"][0]["final"]["pve_mm"])
+    printed = "\n".join(text)
+    for word in ("mean pose", "coarse", "final", "MPJPE", "PA-MPJPE", "PVE", "mean of 2 networks", "8 held-out rows"):
+        assert word in printed
+
+
+def test_evaluate_takes_the_newest_network(samples, run, capsys, monkeypatch):
+    assert run.parent.name != "data"
+    monkeypatch.setattr("hmr_skel.commands.evaluate.RUNS", run.parent)
+    assert main(evaluate(samples, run, "--json", "-q")) == 0
+    assert json.loads(capsys.readouterr().out)["networks"][0]["file"] == str(run / "network.safetensors")
+
+
+def test_the_mean_of_networks():
+    one, other = ({"mpjpe_mm": x, "pa_mpjpe_mm": 2 * x, "pve_mm": 3 * x} for x in (10.0, 20.0))
+    assert mean_of([one, other], "j") == {"mpjpe_mm": 15, "pa_mpjpe_mm": 30, "pve_mm": 45, "joint_set": "j"}
+    assert mean_of([one, None], "j") is None
+
+
+Case = Callable[[SampleSet, Path, Path, Path], tuple[list[str], str]]
+
+
+def case_no_dataset(samples, bodies, out, run):
+    return [*command(samples, bodies, out), "--data", "nowhere"], r"no shards in nowhere"
+
+
+def case_no_images(samples, bodies, out, run):
+    line = command(samples, bodies, out)
+    edit(out.with_suffix(".toml"), str(samples.images["near"].root), "/nowhere")
+    return line, r"no image folder /nowhere"
+
+
+def case_no_bodies(samples, bodies, out, run):
+    return command(samples, out.parent / "none", out), r"none/skel_male\.pkl"
+
+
+def case_wrong_gender(samples, bodies, out, run):
+    return command(samples, bodies, out, "--set", "skel_gender=female"), r"male SKEL bodies.*for female ones"
+
+
+def case_unknown_recipe(samples, bodies, out, run):
+    return command(samples, bodies, out, "--recipe", "huge"), r"no recipe 'huge'"
+
+
+def case_unknown_field(samples, bodies, out, run):
+    return command(samples, bodies, out, "--set", "learnin_rate=1"), r"did you mean learning_rate"
+
+
+def case_no_vitpose(samples, bodies, out, run):
+    more = ["--set", "pretrained_encoder=true", "--vitpose", "none.pth"]
+    return command(samples, bodies, out, *more), r"none\.pth: no such file"
+
+
+def case_out_is_a_file(samples, bodies, out, run):
+    out.write_text("")
+    return command(samples, bodies, out), r"cannot write .*tiny"
+
+
+def case_bad_number(samples, bodies, out, run):
+    return command(samples, bodies, out, "--checkpoint-every", "0"), r"--checkpoint-every 0: expected at least 1"
+
+
+def case_no_network(samples, bodies, out, run):
+    return evaluate(samples, run, "none.safetensors"), r"none\.safetensors: no such file"
+
+
+def case_no_network_in_a_folder(samples, bodies, out, run):
+    return evaluate(samples, run, str(out.parent)), r"network\.safetensors: no such file"
+
+
+def case_no_network_named(samples, bodies, out, run):
+    return evaluate(samples, run), r"no trained network .*make train"
+
+
+def case_damaged_network(samples, bodies, out, run):
+    broken = out.with_suffix(".safetensors")
+    broken.write_bytes((run / "network.safetensors").read_bytes()[:5000])
+    return evaluate(samples, run, str(broken)), r"damaged"
+
+
+def case_network_of_the_other_gender(samples, bodies, out, run):
+    other = out.with_suffix(".safetensors")
+    save_network(other, load_network(run / "network.safetensors")[0], NetworkInfo(skel_gender="female", recipe="tiny"))
+    return evaluate(samples, run, str(other)), r"trained on the female SKEL, the male one is asked for"
+
+
+def case_no_body_for_bench(samples, bodies, out, run):
+    command(samples, out.parent / "none", out)
+    return ["bench", "train", "--recipe", "tiny", "--manifest", str(out.with_suffix(".toml"))], r"none/skel_male\.pkl"
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+CASES = {name.removeprefix("case_"): value for name, value in list(globals().items()) if name.startswith("case_")}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_one_clear_message(case: Case, samples, open_body_dir, run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, expected = case(samples, open_body_dir, tmp_path / "tiny", run)
+    assert main(arguments) == 2
+    err = capsys.readouterr().err.strip()
+    assert err.splitlines()[-1].startswith("error: ")
+    assert re.search(expected, err.splitlines()[-1]), err
+    assert "Traceback" not in err
+
+
+def test_bench_train(samples, open_body_dir, tmp_path, capsys):
+    command(samples, open_body_dir, tmp_path / "tiny")
+    changes = [word for change in CHANGES for word in ("--set", change)]
+    line = ["bench", "train", "--recipe", "tiny", "--steps", "2", "--device", "cpu", "--json", *changes]
+    assert main([*line, "--manifest", str(tmp_path / "tiny.toml")]) == 0
+    text, last = capsys.readouterr().out.strip().splitlines()
+    report = json.loads(last)
+    assert report["images_per_s"] > 0
+    assert 0 < report["mfu"] < 1
+    assert report["memory_mb"] > 10
+    assert report["batch"] == 4
+    assert report["gflop_per_image"] > 0
+    for word in ("images/s", "MFU", "MB"):
+        assert word in text
+
+
+def test_bench_predict(samples, open_body_dir, run, tmp_path, capsys):
+    image = next(samples.images["near"].root.glob("*.jpg"))
+    line = ["bench", "predict", "--recipe", "tiny", "--network", str(run / "network.safetensors"), "--repeats", "1"]
+    line += ["--image", str(image), "--device", "cpu", "--json", "--manifest", str(run.with_suffix(".toml"))]
+    assert main(line) == 0
+    report = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert set(report["parts_ms"]) == {"decode", "field_of_view", "crop", "network", "body"}
+    assert report["image_ms"] == pytest.approx(sum(report["parts_ms"].values()), rel=0.01)
+    assert main([*line, "--image", "none.jpg"]) == 2
+    assert "no image none.jpg" in capsys.readouterr().err
+
+
+def test_whether_a_dataset_is_there(samples, tmp_path):
+    assert has_all_shards(samples.path)
+    assert not has_all_shards(tmp_path)
+    other = write_sample_set(tmp_path, with_images=False)
+    next((other.path / "meta").glob("*.json")).unlink()
+    assert not has_all_shards(other.path)
