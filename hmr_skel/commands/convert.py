@@ -48,8 +48,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--gender",
         choices=("male", "female", "best"),
-        help="SKEL's body; best is the one nearer to the annotation, one per person (default: the annotation's "
-        "gender; for neutral ones best, which fits twice)",
+        help="SKEL's body; best tries both and takes the one nearer to the annotation, one per person (default: the "
+        "annotation's gender; male for neutral ones)",
     )
     parser.add_argument(
         "--body-models",
@@ -119,8 +119,7 @@ def run_convert(args: argparse.Namespace) -> None:
             "--smooth: none of these files holds frames of one person in time. Say --rows frames or --rows folders if "
             "their rows are."
         )
-    if args.smooth > 0:
-        clips = [_with_assumed_rate(clip) for clip in clips]
+    clips = [_with_notes(clip, args) for clip in clips]
     bodies = Bodies(_body_models(args), resolve_device(args.device))
     fitting_since = time.perf_counter()
     with tqdm(
@@ -164,14 +163,16 @@ def _read(args: argparse.Namespace, options) -> list:
     return clips
 
 
-def _with_assumed_rate(clip):
-    """The clip, with a note where its frame rate is not known and smoothing has to take one."""
+def _with_notes(clip, args: argparse.Namespace):
+    """The clip, with a note on each thing that is taken for granted because neither file nor user says it."""
     from dataclasses import replace
 
-    if not clip.moving or clip.frame_rate is not None:
-        return clip
-    note = f"{clip.source}: the frame rate is not known; smoothing takes 30 a second (--frame-rate says another)"
-    return replace(clip, notes=(*clip.notes, note))
+    notes = []
+    if args.gender is None and "neutral" in clip.gender:
+        notes.append("neutral SMPL: SKEL has no neutral body, male is taken (--gender best tries both)")
+    if args.smooth > 0 and clip.moving and clip.frame_rate is None:
+        notes.append(f"{clip.source}: frame rate not known, smoothing takes 30 a second (--frame-rate says another)")
+    return replace(clip, notes=(*clip.notes, *notes))
 
 
 def _body_models(args: argparse.Namespace) -> Path:

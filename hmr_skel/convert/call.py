@@ -39,8 +39,8 @@ def smpl_to_skel(
         transl: [T 3]; the body stays at the origin if not given.
         smpl_gender: neutral, male or female: the SMPL model that the parameters are for.
         body_models: the folder with the SMPL and SKEL files (`hmr-skel body export` makes one with the open body).
-        skel_gender: male, female or best (the one nearer to the meshes); by default the annotation's own, and best for
-            neutral ones.
+        skel_gender: male, female or best (the one nearer to the meshes; tries both); by default the annotation's own,
+            and male for neutral ones.
         frame_rate: frames a second, for times and for the smoothness' scale.
         rows: `frames`: of one person, in order, who gets one shape (the mean) and angles without jumps. `people`: each
             row for itself.

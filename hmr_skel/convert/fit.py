@@ -57,12 +57,14 @@ class Bodies:
 
 
 def wanted_genders(smpl_gender: str, skel_gender: str | None) -> tuple[str, ...]:
-    """The SKEL bodies to try for an annotation: as asked for; else its own gender, or both for neutral ones."""
-    if skel_gender in SKEL_FILES:
-        return (skel_gender,)
-    if skel_gender is None and smpl_gender in SKEL_FILES:
-        return (smpl_gender,)
-    return tuple(SKEL_FILES)
+    """The SKEL bodies to try for an annotation: as asked for; else its own gender, and male for neutral ones.
+
+    Not both for neutral ones: which is nearer can change from frame to frame, and a frame alone is to give what it
+    gives in its recording.
+    """
+    if skel_gender is None:
+        return (smpl_gender,) if smpl_gender in SKEL_FILES else ("male",)
+    return tuple(SKEL_FILES) if skel_gender == "best" else (skel_gender,)
 
 
 def fit_clips(
@@ -78,7 +80,7 @@ def fit_clips(
         clips: as read.
         bodies: where the models are.
         skel_gender: male, female, or best: of both the one nearer to the annotated meshes, once per moving clip, else
-            row by row. None takes the annotation's own, and best for neutral ones.
+            row by row. None takes the annotation's own, and male for neutral ones, as the published trainers do.
         smoothness: weight of `fitting.sequence.smooth`, for moving clips; 0 leaves every frame to itself.
         progress: called with the number of fits just made; a row takes one per body tried.
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-import time
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -132,23 +132,24 @@ def motion(frames: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_a_long_recording(tmp_path: Path, open_body_dir: Path):
-    """2,751 frames, as long as CMU's 01_01, in a process of its own: one bar, one line, and the time that it takes."""
+    """2,751 frames, as long as CMU's 01_01, in a process of its own: one line, and the time that it takes."""
     np.savez(tmp_path / "long.npz", **motion(2751))
     source, out = str(tmp_path / "long.npz"), str(tmp_path / "long.mot")
     command = hmr_skel("convert", source, "-o", out, "--body-models", str(open_body_dir), "--json")
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = run(command, tmp_path)
-    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert done.returncode == 0, done.stderr
     line, last = done.stdout.strip().splitlines()
     report = json.loads(last)
     assert line.startswith("2,751 frames of 1 clip: male SKEL")
     assert (report["kept"], report["limit_violations"]) == (2751, 0)
     assert report["v2v_mm"]["mean"] < 10
-    # Two cores need under 10 s for all of it. A busy machine may take longer over the fit; the converter's own part is
-    # small on any.
+    # Under 10 s on two cores. Others may be using them: what counts is the time that they spend on this, and that the
+    # converter's own part, reading and writing, is small.
+    assert used < 2 * 10
     assert report["seconds"] - report["fit_s"] < 2
-    assert seconds < 30
 
 
 @pytest.mark.slow
@@ -164,7 +165,7 @@ def test_the_progress_bar(walking: Path, capsys: pytest.CaptureFixture[str], mon
             bars.append(self)
 
     monkeypatch.setattr(tqdm, "tqdm", Bar)
-    assert main(["convert", "walk.npz", "-o", "x.npz", "--smpl-gender", "neutral"]) == 0
+    assert main(["convert", "walk.npz", "-o", "x.npz", "--smpl-gender", "neutral", "--gender", "best"]) == 0
     (bar,) = bars
     assert (bar.n, bar.total) == (2 * FRAMES, 2 * FRAMES)
 
@@ -174,6 +175,13 @@ def test_smoothing_without_a_frame_rate_says_what_it_takes(walking: Path, capsys
     np.savez("bare.npz", poses=truth["pose"], betas=truth["betas"], trans=truth["transl"], gender="male")
     assert main(["convert", "bare.npz", "-o", "x.npz", "--smooth", "0.1"]) == 0
     assert "smoothing takes 30 a second" in capsys.readouterr().err
+
+
+def test_neutral_bodies_are_said_to_be_taken_for_male(walking: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["convert", "walk.npz", "-o", "x.npz", "--smpl-gender", "neutral"]) == 0
+    out, err = capsys.readouterr()
+    assert "12 frames of 1 clip: male SKEL" in out
+    assert "SKEL has no neutral body, male is taken (--gender best tries both)" in err
 
 
 def test_folders_need_images(walking: Path, capsys: pytest.CaptureFixture[str]):

@@ -89,7 +89,7 @@ def test_the_better_body_is_one_per_person(bodies):
     (best,) = fit_clips([clip], bodies, "best")
     assert set(best.gender) == {better}
     np.testing.assert_allclose(best.q, by_gender[better].q, atol=1e-4)
-    assert (fit_clips([clip], bodies)[0].gender == best.gender).all()  # neutral: best
+    assert set(fit_clips([clip], bodies)[0].gender) == {"male"}  # of neutral ones, unless asked
     rows = {gender: fit_clips([people], bodies, gender)[0].v2v_mm for gender in ("male", "female")}
     (row_by_row,) = fit_clips([people], bodies, "best")
     np.testing.assert_allclose(row_by_row.v2v_mm, np.minimum(rows["male"], rows["female"]), atol=1e-3)
