@@ -24,7 +24,7 @@ from hmr_skel.open_data.motion import FRAMES_PER_CLIP, ClipMotion, clip_motion, 
 from hmr_skel.open_data.retarget import NUM_PERTURBED_AXES, ShapeMap, perturb, shape_map, skel_root, skel_to_smpl
 
 # Always computed so many at a time, so that a row's bytes do not depend on how many rows are asked for.
-CLIPS_PER_CHUNK = 4
+CLIPS_PER_CHUNK = 48
 ROWS_PER_CHUNK = CLIPS_PER_CHUNK * FRAMES_PER_CLIP
 _PLACING_STRIDE = 7  # every so many vertices are enough to place a body in the picture
 

@@ -4,7 +4,7 @@ A clip is one person moving for `FRAMES_PER_CLIP` frames. Every dof follows a ba
 habitual angle, squashed smoothly into its range, so that limits hold and extremes are rare. What makes it look like
 a person rather than noise: each body part has one liveliness per clip (a few clips are wild, most are calm), left and
 right arms and legs move together or against each other, and knees and ankles follow the hips. One dof per clip is also
-led through nearly all of its range, so that 43 clips in a row cover every dof while no frame is extreme everywhere.
+led through a part of its range, from end to end over the clips, while no frame is extreme everywhere.
 
 Everything of clip `c` is drawn from a generator of its own, seeded with (seed, c): a longer set begins with the
 shorter one.
@@ -17,14 +17,16 @@ from jaxtyping import Float
 
 from hmr_skel.body import dofs
 
-FRAMES_PER_CLIP = 48
-FRAMES_PER_SECOND = 15.0
+# Many short clips: a network learns more from 1,536 persons, wardrobes and views than from long looks at a few.
+FRAMES_PER_CLIP = 4
+FRAMES_PER_SECOND = 5.0
 
 _BAND_HZ = (0.05, 0.6)  # slow sway to a brisk swing
 _NUM_WAVES = 6  # per process; enough for a nearly normal distribution
 _SPREAD = 0.55  # what one unit of the process moves a dof, in logits of its range: 14 % of the range from its middle
 _HABIT = (0.08, 0.92)  # the habitual angle as a share of the range stays within this, away from the asymptotes
 _FEATURE_REACH = (0.05, 0.95)  # of the range, in a dof's featured clip
+_FEATURE_PERIOD_S = 3.2  # of its way through all of that
 _STATIC_SHARE = 0.6  # of a dof's variance that is a posture held for the clip; the rest moves
 _PARTS = {
     "legs": (dofs.LEG_R, dofs.LEG_L),
@@ -103,9 +105,9 @@ def _follow(wave: np.ndarray, follower: int, leader: int, correlation: float) ->
 
 
 def _sweep(rng: np.random.Generator, habit: float) -> Float[np.ndarray, "T"]:
-    """From the habitual angle to both ends of the range and back, once; the cube keeps the time at the ends short."""
-    direction = rng.choice((-1, 1))
-    swing = direction * np.sin(np.linspace(0, 2 * np.pi, FRAMES_PER_CLIP)) ** 3
+    """A stretch of the way from the habitual angle to both ends and back; the cube keeps the time at the ends short."""
+    time = np.arange(FRAMES_PER_CLIP) / FRAMES_PER_SECOND
+    swing = np.sin(rng.uniform(0, 2 * np.pi) + 2 * np.pi * time / _FEATURE_PERIOD_S) ** 3
     low, high = _FEATURE_REACH
     return habit + np.where(swing > 0, swing * (high - habit), swing * (habit - low))
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hmr_skel.body import dofs
 from hmr_skel.open_data.motion import FRAMES_PER_CLIP, FRAMES_PER_SECOND, clip_motion, clip_rng, smooth_noise
 
-DEFAULT_ROWS = 3072  # of manifests/open.toml
+DEFAULT_ROWS = 6144  # of manifests/open.toml
 LIMITS = dofs.limits("anatomical")[dofs.BODY]
 
 
@@ -43,10 +43,10 @@ def test_limits_always_hold(seed, clip):
 def test_motion_is_smooth(default_q):
     speed = np.abs(np.diff(default_q, axis=1))
     turn = np.abs(np.diff(default_q, n=2, axis=1))
-    assert np.degrees(np.percentile(speed, 99)) < 12
-    assert np.degrees(speed.max()) < 30  # at 15 frames a second; the featured dof crosses its whole range in a second
+    assert np.degrees(np.percentile(speed, 99)) * FRAMES_PER_SECOND < 180
+    assert np.degrees(speed.max()) * FRAMES_PER_SECOND < 450  # the featured dof crosses its whole range in a second
     # White noise of the same speed would turn by sqrt(3) times its speed; here a step is like the one before.
-    assert np.sqrt((turn**2).mean()) < 0.5 * np.sqrt((speed**2).mean())
+    assert np.sqrt((turn**2).mean()) < 0.75 * np.sqrt((speed**2).mean())
 
 
 def test_clips_differ_and_repeat():
