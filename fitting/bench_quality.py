@@ -1,18 +1,20 @@
 """What the fit's choices cost, each in one table on the same rows: shape, limits, gender, root, body part."""
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from fitting import config as choices
+from fitting.batch import TILE
 from fitting.bench import copies
-from fitting.config import FitConfig
+from fitting.config import ROOTS, SHAPES, FitConfig
 from fitting.fit import FitResult
 from fitting.judge import PARTS, Judge, summary
-from fitting.many import fit_best, fit_many
-from fitting.model import FitModel, prepare
+from fitting.many import best_of, fit_many
+from fitting.model import FitModel, prepare, solvers
+from fitting.plain import PlainSolver
 from fitting.quality import Status
 from hmr_skel.body.dofs import LIMIT_TABLES
 from hmr_skel.body.skel import Skel
@@ -41,45 +43,39 @@ def quality_tables(
         gender: the one of the other tables.
     """
     bench = _Bench(params, smpl, skels, device)
-    plan: list[tuple[str, str, Callable[[], FitResult]]] = []
-    for field, values in _choices(config).items():
-        plan += [
-            (field, value, lambda f=field, v=value: bench.fit(gender, replace(config, **{f: v}))) for value in values
-        ]
-    plan += [("limits", name, lambda n=name: bench.fit(gender, replace(config, limits=n))) for name in LIMIT_TABLES]
-    plan += [("limits", "none", lambda: bench.fit(gender, config, free=True))]
-    plan += [("gender", name, lambda n=name: bench.fit(n, config)) for name in skels]
-    if len(skels) > 1:
-        plan += [("gender", "best", lambda: bench.best(config))]
+    plan = [("shape", shape, gender, replace(config, shape=shape), False) for shape in SHAPES]
+    plan += [("root", root, gender, replace(config, root=root), False) for root in ROOTS]
+    plan += [("root", "refine, shape too", gender, replace(config, root="refine", shape="refine"), False)]
+    plan += [("limits", name, gender, replace(config, limits=name), False) for name in LIMIT_TABLES]
+    plan += [("limits", "none", gender, config, True)]
+    plan += [("gender", name, name, config, False) for name in skels]
     tables: dict[str, Table] = {}
-    by_part: dict[str, dict[str, float]] = {}
-    for index, (table, name, run) in enumerate(plan):
+    parts: dict[str, dict[str, float]] = {}
+    judged: set[tuple[str, FitConfig]] = set()
+    for index, (table, name, of, changed, free) in enumerate(plan):
         progress(f"{table} {name}", index, len(plan))
-        result = run()
-        tables.setdefault(table, []).append({table: name} | describe(result))
-        if table == "shape":
-            by_part[name] = Judge(params, smpl, skels[gender]).report(result.skel)["by_part_mm"]
+        result, seconds = bench.fit(of, changed, free)
+        tables.setdefault(table, []).append({table: name} | describe(result, seconds))
+        if table != "limits" and (of, changed) not in judged:
+            judged.add((of, changed))
+            parts[f"{table} {name}"] = Judge(params, smpl, skels[of]).report(result.skel)["by_part_mm"]
+    if len(skels) > 1:
+        results, seconds = zip(*(bench.fit(name, config) for name in skels), strict=True)
+        tables["gender"].append({"gender": "better of both"} | describe(best_of(results), sum(seconds)))
     progress("done", len(plan), len(plan))
-    free = next(row for row in tables["limits"] if row["limits"] == "none")
+    unbound = next(row for row in tables["limits"] if row["limits"] == "none")
     for row in tables["limits"]:
-        row["cost_mm"] = None if row["failed"] else round(row["mean"] - free["mean"], 3)
+        row["cost_mm"] = None if row["failed"] else round(row["mean"] - unbound["mean"], 3)
     tables["part"] = [
-        {"part": part} | {f"mean_mm shape {name}": means[part] for name, means in by_part.items()}
+        {"part": part} | {name: means[part] for name, means in parts.items()}
         for part in PARTS
-        if all(part in means for means in by_part.values())
+        if all(part in means for means in parts.values())
     ]
     return tables
 
 
-def _choices(config: FitConfig) -> dict[str, tuple[str, ...]]:
-    """The fields of a recipe that are compared, with the values that the configuration knows."""
-    known = {"shape": getattr(choices, "SHAPES", ()), "root": getattr(choices, "ROOTS", ())}
-    there = {field.name for field in fields(config)}
-    return {name: values for name, values in known.items() if name in there and len(values) > 1}
-
-
-def describe(result: FitResult) -> dict[str, Any]:
-    """A table's row: millimetres, the size of the betas, and how rows ended."""
+def describe(result: FitResult, seconds: float) -> dict[str, Any]:
+    """A table's row: millimetres, the size of the betas, rows a second, and how rows ended."""
     sound = result.v2v_mm.isfinite()
     numbers = dict.fromkeys(("mean", "median", "p95", "p99", "max", "joint_mm", "betas_rms", "betas_max"))
     if sound.any():
@@ -88,25 +84,29 @@ def describe(result: FitResult) -> dict[str, Any]:
         numbers["joint_mm"] = round(float(result.joint_mm[sound].mean()), 3)
         numbers["betas_rms"] = round(float(betas.square().mean().sqrt()), 3)
         numbers["betas_max"] = round(float(betas.abs().amax()), 2)
+    numbers["rows/s"] = round(len(sound) / seconds, 1)
     statuses = {status.name: int((result.status == status).sum()) for status in Status}
     return numbers | statuses | {"failed": int((~sound).sum())}
 
 
 class _Bench:
-    """Fits the rows in many ways; models are made when asked for."""
+    """Fits the rows in many ways, each once."""
 
     def __init__(self, params: SmplParams, smpl: Smpl, skels: Mapping[str, Skel], device: torch.device) -> None:
         self.params, self.smpl, self.skels, self.device = params, smpl, skels, device
+        self.known: dict[tuple[str, FitConfig, bool], tuple[FitResult, float]] = {}
 
-    def model(self, gender: str, config: FitConfig) -> FitModel:
-        return prepare(*copies(self.smpl, self.skels[gender]), config, gender, self.device)
-
-    def fit(self, gender: str, config: FitConfig, free: bool = False) -> FitResult:
-        model = self.model(gender, config)
-        return fit_many(self.params, without_limits(model) if free else model)
-
-    def best(self, config: FitConfig) -> FitResult:
-        return fit_best(self.params, [self.model(gender, config) for gender in self.skels])
+    def fit(self, gender: str, config: FitConfig, free: bool = False) -> tuple[FitResult, float]:
+        """All rows, and the seconds that they took."""
+        key = (gender, config, free)
+        if key not in self.known:
+            model = prepare(*copies(self.smpl, self.skels[gender]), config, gender, self.device)
+            model = without_limits(model) if free else model
+            fit_many(self.params[:TILE], model)  # what is compiled on the way is not timed
+            start = time.perf_counter()
+            result = fit_many(self.params, model)
+            self.known[key] = result, time.perf_counter() - start
+        return self.known[key]
 
 
 def without_limits(model: FitModel) -> FitModel:
@@ -119,4 +119,7 @@ def without_limits(model: FitModel) -> FitModel:
         replace(stage, box=replace(stage.box, low=wide(stage.box.low, -1), high=wide(stage.box.high, 1)))
         for stage in model.stages
     )
-    return replace(model, low=wide(model.low, -1), high=wide(model.high, 1), stages=stages)
+    low, high = wide(model.low, -1), wide(model.high, 1)
+    plain = PlainSolver(model.config, model.kinematics, stages, low, high)
+    solve, polish = solvers(plain, model.skel, model.compiled)
+    return replace(model, low=low, high=high, stages=stages, solve=solve, polish=polish)

@@ -8,7 +8,8 @@ from hmr_skel.body.dofs import LIMIT_TABLES
 from hmr_skel.errors import UserError
 
 PARTS = ("lower", "upper", "full")
-SHAPES = ("convert", "copy")
+SHAPES = ("convert", "copy", "refine")
+ROOTS = ("frozen", "refine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +59,18 @@ class FitConfig:
     """In order. The last one decides the result; the ones before it find its basin."""
 
     shape: str = "convert"
-    """`convert`: SKEL betas by least squares between the two shape spaces. `copy`: the same numbers, as published."""
+    """`convert`: SKEL betas by least squares between the two shape spaces. `copy`: the same numbers, as published.
+    `refine`: from the converted ones, the pose's neighbours in the fit."""
 
     betas_rms: float = 2.2
-    """`convert` only: the map is regularised until SMPL betas of rms 1 become SKEL betas of this rms in expectation."""
+    """Not for `copy`: the map is regularised until SMPL betas of rms 1 become SKEL betas of this rms in expectation."""
+
+    betas_weight: float = 1e-6
+    """`refine` only: weight, m^2, of the sum of squared changes of the betas."""
+
+    root: str = "frozen"
+    """`frozen`: SKEL's pelvis takes SMPL's global orientation and the matching place, in closed form. `refine`: from
+    there, q[0:3] and transl are fitted with the pose."""
 
     limits: str = "anatomical"
     """The table of joint limits (`hmr_skel.body.dofs.limits`); they hold exactly."""
@@ -89,12 +98,19 @@ class FitConfig:
             raise ValueError("a fit ends with a stage 'full'")
         if self.shape not in SHAPES:
             raise ValueError(f"shape {self.shape!r} is not one of {', '.join(SHAPES)}")
+        if self.root not in ROOTS:
+            raise ValueError(f"root {self.root!r} is not one of {', '.join(ROOTS)}")
         if self.limits not in LIMIT_TABLES:
             raise ValueError(f"limits {self.limits!r} is not one of {', '.join(LIMIT_TABLES)}")
-        if self.prior_weight < 0 or self.retry_v2v_mm < 0:
-            raise ValueError("prior_weight and retry_v2v_mm are not negative")
+        if min(self.prior_weight, self.betas_weight, self.retry_v2v_mm) < 0:
+            raise ValueError("prior_weight, betas_weight and retry_v2v_mm are not negative")
         if self.batch < 1 or min(self.betas_rms, self.step_tolerance, self.energy_tolerance, self.max_step) <= 0:
             raise ValueError("batch, betas_rms, max_step and the tolerances are positive")
+
+    @property
+    def refines(self) -> bool:
+        """More than the pose is fitted."""
+        return "refine" in (self.shape, self.root)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, for fingerprints and meta files."""
@@ -111,7 +127,28 @@ def published_shape() -> FitConfig:
     return replace(default(), shape="copy")
 
 
-RECIPES: dict[str, Callable[[], FitConfig]] = {"default": default, "published_shape": published_shape}
+def refine_shape() -> FitConfig:
+    """The default with ten betas fitted to each row beside the pose."""
+    return replace(default(), shape="refine")
+
+
+def refine_root() -> FitConfig:
+    """The default with the root fitted to each row beside the pose."""
+    return replace(default(), root="refine")
+
+
+def refine() -> FitConfig:
+    """The default with shape and root fitted to each row beside the pose."""
+    return replace(default(), shape="refine", root="refine")
+
+
+RECIPES: dict[str, Callable[[], FitConfig]] = {
+    "default": default,
+    "published_shape": published_shape,
+    "refine_shape": refine_shape,
+    "refine_root": refine_root,
+    "refine": refine,
+}
 
 
 def recipe(name: str) -> FitConfig:

@@ -12,6 +12,7 @@ from fitting.initial import initial_q
 from fitting.kinematics import Skeleton
 from fitting.model import FitModel
 from fitting.quality import Status, limit_violation_deg
+from fitting.refine import refined
 from fitting.restart import tried_again
 from hmr_skel.rows import SkelParams, SmplParams
 
@@ -29,7 +30,7 @@ class FitResult:
     v2v_max_mm: Tensor  # [B]
     joint_mm: Tensor  # [B] mean distance of the anatomical joints to those regressed from the annotated mesh
     max_limit_violation_deg: Tensor  # [B]
-    energy: Tensor  # [B] the last stage's objective, m^2
+    energy: Tensor  # [B] the last stage's objective, m^2, with what refined betas cost
     iterations: Tensor  # [B] int32, steps tried in all stages of the start that was kept
     starts: Tensor  # [B] int32, how many starts were tried
     status: Tensor  # [B] int8, `Status`
@@ -57,8 +58,10 @@ def fit_batch(params: SmplParams, model: FitModel, points: Tensor | None = None)
     rows = Batch(target, betas, skeleton)
     best = model.solve(rows, initial_q(target.rotmat.double(), skeleton, model.kinematics, model.low, model.high))
     best = tried_again(model, rows, best)
+    if model.config.refines:
+        rows, best = refined(model, rows, best)
     real = slice(count)
-    rows = Batch(replace(target, vertices=None)[real], betas[real], skeleton[real])
+    rows = Batch(replace(rows.target, vertices=None), rows.betas, rows.skeleton)[real]
     return _result(model, rows, safe[real], best[real], sound[real])
 
 

@@ -98,7 +98,11 @@ def fit_best(
     progress: Callable[[int], object] | None = None,
 ) -> FitResult:
     """Fit with every model (male and female) and keep, row by row, the one with the smaller mean distance."""
-    runs = [fit_many(params, model, points, progress) for model in models]
+    return best_of([fit_many(params, model, points, progress) for model in models])
+
+
+def best_of(runs: Sequence[FitResult]) -> FitResult:
+    """Row by row, the fit with the smaller mean distance."""
     best = runs[0]
     for other in runs[1:]:
         better = (other.v2v_mm < best.v2v_mm) | (best.v2v_mm.isnan() & ~other.v2v_mm.isnan())

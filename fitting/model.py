@@ -1,7 +1,7 @@
 """A pair of body models made ready for fitting: every table that does not depend on a row."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
@@ -19,6 +19,8 @@ from hmr_skel.body import dofs
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
+Solver = Callable[[Batch, Tensor], Fitted]
+
 
 @dataclass(frozen=True)
 class FitModel:
@@ -31,7 +33,8 @@ class FitModel:
     targets: TargetMaker
     kinematics: Kinematics  # float64
     stages: tuple[StageTables, ...]
-    solve: Callable[[Batch, Tensor], Fitted]  # from starts q [B 46] to the end of the last stage
+    solve: Solver  # from starts q [B 46] to the end of the last stage
+    polish: Solver | None  # the last stage alone, where the recipe refines shape or root
     compiled: bool  # by numba, for CPUs; else plain torch
     low: Tensor  # [46] float64
     high: Tensor  # [46] float64
@@ -72,17 +75,16 @@ def prepare(
     shape = copied(skel.template.device) if config.shape == "copy" else converted(smpl, skel, config.betas_rms)
     stages = tuple(stage_tables(stage, skel, kinematics, bounds, config) for stage in config.stages)
     low, high = bounds.unbind(1)
-    plain = PlainSolver(config, kinematics, stages, low, high)
+    solver = PlainSolver(config, kinematics, stages, low, high)
     if compiled is None:
         compiled = smpl.template.device.type == "cpu" and find_spec("numba") is not None
-    if compiled:
-        # Imported here: a GPU machine has no use for numba and need not have it.
-        from fitting.lanes.descend import LaneSolver
+    if compiled:  # imported here: a GPU machine has no use for numba and need not have it
         from fitting.lanes.mesh import LaneMesher
 
-        solve, mesher = LaneSolver(plain, skel), LaneMesher(smpl, skel.joint_regressor)
+        mesher = LaneMesher(smpl, skel.joint_regressor)
     else:
-        solve, mesher = plain, PlainMesher(smpl, skel.joint_regressor)
+        mesher = PlainMesher(smpl, skel.joint_regressor)
+    solve, polish = solvers(solver, skel, compiled)
     return FitModel(
         config=config,
         skel=skel,
@@ -92,7 +94,18 @@ def prepare(
         kinematics=kinematics,
         stages=stages,
         solve=solve,
+        polish=polish,
         compiled=compiled,
         low=low,
         high=high,
     )
+
+
+def solvers(plain: PlainSolver, skel: Skel, compiled: bool) -> tuple[Solver, Solver | None]:
+    """`FitModel.solve` and `FitModel.polish`."""
+    last = replace(plain, stages=plain.stages[-1:]) if plain.config.refines else None
+    if not compiled:
+        return plain, last
+    from fitting.lanes.descend import LaneSolver
+
+    return LaneSolver(plain, skel), None if last is None else LaneSolver(last, skel)

@@ -90,6 +90,7 @@ class Moments:
     cross: Tensor  # [B 24 4 3] B'_m = sum_v c_v w_vm [x; 1] (y - v)^T
     squared: Tensor  # [B V] |y_v - v_v|^2, m^2
     corrective: Tensor | None  # [B S 3 3] dE/2 by the local rotations that drive the S pose correctives, if asked for
+    shape: Tensor | None  # [B 10] dE/2 by the betas, the bones held, if asked for
 
 
 class Surface:
@@ -102,12 +103,16 @@ class Surface:
         self.blend = Blend(skel, vertices)
         self.weighted = (skel.weights[vertices] * importance[:, None]).contiguous()  # [V 24]
 
-    def visit(self, target: Tensor, betas: Tensor, pose: Pose, correctives: bool = False) -> Moments:
-        """Moments of the residuals at a pose, and with `correctives` how E changes through the pose correctives.
+    def visit(
+        self, target: Tensor, betas: Tensor, pose: Pose, correctives: bool = False, shape: bool = False
+    ) -> Moments:
+        """Moments of the residuals at a pose; with `correctives` how E changes through the pose correctives, and with
+        `shape`, which goes with them, through the betas.
 
         `target` [B 3 V] and `betas` are float32, the pose any dtype.
         """
         cross, squared, feature = [], [], []
+        first = 1 if shape else 11  # of the basis
         transforms = pose.transforms[..., :3, :].float()
         for part in self.blend.posed(betas, pose.local[:, CORRECTED].float(), transforms):
             numbers = part.block.vertices
@@ -119,15 +124,17 @@ class Surface:
             cross.append(terms @ self.weighted[numbers])
             if correctives:
                 pull = (part.rotations * residual[:, :, None]).sum(1) * self.importance[numbers]
-                feature.append(-pull.flatten(1) @ part.block.basis[11:].T)
+                feature.append(-pull.flatten(1) @ part.block.basis[first:].T)
         dtype = pose.rotmat.dtype
         distances = torch.cat(squared, -1)
         moments = torch.stack(cross).sum(0).unflatten(0, (-1, 4, 3)).permute(0, 3, 1, 2)
+        by_basis = torch.stack(feature).sum(0) if correctives else distances.new_zeros(len(distances), 0)
         return Moments(
             energy=(distances.double() @ self.importance.double()).to(dtype),
             cross=moments.to(dtype),
             squared=distances,
-            corrective=torch.stack(feature).sum(0).unflatten(1, (-1, 3, 3)).to(dtype) if correctives else None,
+            corrective=by_basis[:, 11 - first :].unflatten(1, (-1, 3, 3)).to(dtype) if correctives else None,
+            shape=by_basis[:, :10].to(dtype) if shape else None,
         )
 
 

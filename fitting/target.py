@@ -6,7 +6,7 @@ that of v and y - d, with y the SMPL mesh unturned and d the mean offset of the 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -28,6 +28,19 @@ class Mesh(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Tensor | slice, /) -> "Mesh": ...
+
+
+@runtime_checkable
+class Movable(Mesh, Protocol):
+    """A mesh of the compiled solver."""
+
+    def moved(self, rotmat: Tensor, shift: Tensor) -> "Mesh":
+        """R^T (y - s) of `rotmat` [B 3 3] and `shift` [B 3]."""
+        ...
+
+    def tensor(self) -> Tensor:
+        """As [B 3 V]."""
+        ...
 
 
 Mesher = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Mesh, Tensor, Tensor | None]]
@@ -54,6 +67,28 @@ class Target:
             vertices, self.anatomical_joints[rows], self.rotmat[rows], self.global_rotmat[rows],
             self.pelvis[rows], self.offset[rows], self.joints_world[rows], points,
         )  # fmt: skip
+
+    def moved(self, rotmat: Tensor, shift: Tensor) -> "Target":
+        """The same annotation for a SKEL whose pelvis is turned by R `rotmat` [B 3 3] and moved by s `shift` [B 3].
+
+        A body R v + s is fitted to y where v is fitted to R^T (y - s). In the world SKEL's root then is that of an
+        annotation with the global orientation times R, its offset d + s seen from there.
+        """
+        vertices = self.vertices
+        if isinstance(vertices, Tensor):
+            vertices = rotmat.mT @ (vertices - shift.unsqueeze(-1))
+        elif vertices is not None:
+            assert isinstance(vertices, Movable)
+            vertices = vertices.moved(rotmat, shift)
+        apart = self.offset + shift - self.pelvis
+        return replace(
+            self,
+            vertices=vertices,
+            anatomical_joints=(self.anatomical_joints - shift.unsqueeze(1)) @ rotmat,
+            rotmat=rotmat.mT.unsqueeze(1) @ self.rotmat,
+            global_rotmat=self.global_rotmat @ rotmat,
+            offset=self.pelvis + (rotmat.mT @ apart.unsqueeze(-1)).squeeze(-1),
+        )
 
 
 class PlainMesher:

@@ -18,8 +18,9 @@ Everything is measured in one run on one machine. Units: rows per second, millim
 (v2v), radians. On two CPU cores the whole takes under 12 minutes; --no-baseline and --no-floor are the slow parts."""
 
 QUALITY = """\
-What each choice of the fit costs, one table each on the same rows: SKEL's shape, table of limits (cost in mm against no
-limits), gender, and the error by body part. v2v in mm per row, betas in standard deviations."""
+What each choice of the fit costs, one table each on the same rows: SKEL's shape, its root, table of limits (cost in mm
+against no limits), gender, and the error by body part. v2v in mm per row, betas in standard deviations; rows/s of each
+on this machine."""
 
 IO = """\
 Time the whole way from a label file to Parquet shards, and its parts: reading, checking, fitting, writing (rows/s). The

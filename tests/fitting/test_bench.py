@@ -94,10 +94,13 @@ def test_report_has_all_keys_and_is_json(people, smpl, skel):
 @pytest.mark.slow
 def test_quality_tables(people, smpl, skel):
     tables = quality_tables(people[:2], smpl, {"male": skel}, "male", fitting.recipe("default"), torch.device("cpu"))
-    assert {"shape", "limits", "gender", "part"} <= set(tables)
+    assert set(tables) == {"shape", "root", "limits", "gender", "part"}
     limits = {row["limits"]: row for row in tables["limits"]}
     assert limits["none"]["cost_mm"] == 0
-    assert [row["shape"] for row in tables["shape"]][:2] == ["convert", "copy"]
+    assert [row["shape"] for row in tables["shape"]] == ["convert", "copy", "refine"]
+    assert [row["root"] for row in tables["root"]] == ["frozen", "refine", "refine, shape too"]
+    assert all(row["rows/s"] > 0 for table in ("shape", "root", "limits", "gender") for row in tables[table])
+    assert set(tables["part"][0]) >= {"part", "shape convert", "shape copy", "shape refine", "root refine"}
     json.dumps(tables, allow_nan=False)
 
 
@@ -106,5 +109,7 @@ def test_without_limits_nothing_binds(people, model):
     assert bool((free.low[3:] < -torch.pi).all())
     assert bool((free.stages[-1].box.high > torch.pi).all())
     assert bool((model.high[3:] <= torch.pi).all())  # the model itself is as it was
-    result = fitting.fit_batch(people[:2], free)
-    assert bool(result.v2v_mm.isfinite().all())
+    bound, unbound = fitting.fit_batch(people, model), fitting.fit_batch(people, free)
+    assert bool((bound.energy >= unbound.energy * (1 - 1e-6)).all())
+    q = unbound.skel.q.double()
+    assert bool(((q < model.low) | (q > model.high)).any())

@@ -35,9 +35,11 @@ def test_unknown_recipe_names_the_known_ones():
         {"stages": ()},
         {"stages": (Stage(part="upper"),)},
         {"shape": "guess"},
+        {"root": "guess"},
         {"limits": "none"},
         {"batch": 0},
         {"prior_weight": -1e-6},
+        {"betas_weight": -1e-6},
         {"retry_v2v_mm": -1.0},
         {"betas_rms": 0.0},
         {"step_tolerance": 0.0},
@@ -46,7 +48,7 @@ def test_unknown_recipe_names_the_known_ones():
     ids=str,
 )
 def test_impossible_configurations_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"full|shape|limits|positive|negative"):
+    with pytest.raises(ValueError, match=r"full|shape|root|limits|positive|negative"):
         FitConfig(**wrong)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fitting.lanes.mesh import LaneMesh
+from fitting.root import root_transl
 from hmr_skel.body.rotations import rotvec_to_rotmat
 
 
@@ -57,6 +58,26 @@ def test_bone_rotations_leave_the_root_out(case, people):
     torch.testing.assert_close(target.rotmat[:, 1], left_hip)
     torch.testing.assert_close(target.rotmat[:, 4], left_hip @ rotvec_to_rotmat(people.body_pose[:, 3]))
     torch.testing.assert_close(target.global_rotmat, rotvec_to_rotmat(people.global_orient))
+
+
+def test_moving_the_pelvis_takes_target_and_root_along(case, people):
+    """A body that fits the moved target, put where the moved root is, fits the annotation."""
+    _, target = case
+    generator = torch.Generator().manual_seed(1)
+    rotmat = rotvec_to_rotmat(0.3 * torch.randn(4, 3, generator=generator))
+    shift = 0.1 * torch.randn(4, 3, generator=generator)
+    moved = target.moved(rotmat, shift)
+    torch.testing.assert_close(_vertices(moved) @ rotmat.mT + shift[:, None], _vertices(target), rtol=0, atol=2e-6)
+    joints = moved.anatomical_joints @ rotmat.mT + shift[:, None]
+    torch.testing.assert_close(joints, target.anatomical_joints, rtol=0, atol=2e-6)
+    torch.testing.assert_close(rotmat[:, None] @ moved.rotmat, target.rotmat, rtol=0, atol=2e-6)
+    pelvis = torch.randn(4, 3, generator=generator)  # SKEL's, at rest
+    places = []
+    for seen in (target, moved):
+        transl = root_transl(people.transl, seen.global_rotmat, seen.pelvis, pelvis, seen.offset)
+        apart = (_vertices(seen) - pelvis[:, None]) @ seen.global_rotmat.mT
+        places.append(apart + (pelvis + transl)[:, None])
+    torch.testing.assert_close(places[1], places[0], rtol=0, atol=5e-6)
 
 
 def test_indexing_takes_rows_with_or_without_points(case, model, people):

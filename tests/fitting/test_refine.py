@@ -1,0 +1,183 @@
+"""Shape and root refined beside the pose: E falls, what was put in comes out, rows leave each other alone."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+import fitting
+from fitting import Status, fit_batch
+from fitting.batch import Batch
+from fitting.initial import initial_q
+from fitting.judge import Judge
+from fitting.kinematics import Skeleton
+from fitting.refine import Others, placed, refined
+from fitting.slope import BETAS, Slope
+from hmr_skel.body.rotations import rotvec_to_rotmat
+from hmr_skel.rows import SmplParams
+
+
+@pytest.fixture(scope="module", params=["refine_shape", "refine_root", "refine"])
+def refining(request, smpl, skel):
+    return fitting.prepare(smpl, skel, fitting.recipe(request.param))
+
+
+@pytest.fixture(scope="module")
+def both(people, refining, model):
+    """Fitted, and fitted with more freedom."""
+    return fit_batch(people, model), fit_batch(people, refining)
+
+
+@pytest.fixture(scope="module")
+def refiner(smpl, skel):
+    return fitting.prepare(smpl, skel, fitting.recipe("refine"))
+
+
+@pytest.fixture(scope="module")
+def better(people, refiner):
+    """With all freedom."""
+    return fit_batch(people, refiner)
+
+
+def test_every_row_is_better_and_within_its_limits(both, refining):
+    plain, better = both
+    assert bool((better.energy < plain.energy).all())
+    assert float((better.energy / plain.energy).mean()) < 0.95
+    assert float(better.max_limit_violation_deg.max()) == 0
+    q = better.skel.q.double()
+    assert bool(((q >= refining.low) & (q <= refining.high)).all())
+    assert set(better.status.tolist()) <= {Status.converged, Status.at_limit}
+    assert bool((better.iterations > plain.iterations).all())
+
+
+def test_only_what_the_recipe_frees_has_moved(both, refining, skel):
+    plain, better = both
+    assert torch.equal(plain.skel.betas, better.skel.betas) == (refining.config.shape != "refine")
+    frames = [skel(*(getattr(r.skel, n) for n in ("q", "betas", "transl"))).joint_frames[:, 0] for r in both]
+    rests = [skel.prepare_shape(r.skel.betas).bone_rotmat[:, 0] for r in both]
+    first, second = (frame @ rest.mT for frame, rest in zip(frames, rests, strict=True))
+    turned = float((first - second).abs().max())
+    assert turned < 1e-5 if refining.config.root == "frozen" else turned > 1e-3
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_body_and_root_put_in_come_out(smpl, skel, compiled):
+    """The target is SKEL itself, of other betas, its pelvis turned and moved."""
+    config = replace(fitting.recipe("refine"), betas_weight=1e-9, prior_weight=1e-8)
+    model = fitting.prepare(smpl, skel, config, compiled=compiled)
+    generator = torch.Generator().manual_seed(4)
+    count = 4
+    q = 0.2 * torch.randn(64, 46, generator=generator, dtype=torch.float64)
+    q = torch.minimum(torch.maximum(q, model.low + 0.05), model.high - 0.05)
+    q[:, :3] = 0
+    betas = torch.randn(64, 10, generator=generator)
+    true = Others(
+        betas + 0.5 * torch.randn(64, 10, generator=generator),
+        rotvec_to_rotmat(0.1 * torch.randn(64, 3, generator=generator, dtype=torch.float64)),
+        0.02 * torch.randn(64, 3, generator=generator, dtype=torch.float64),
+    )
+    posed = skel(q.float(), true.betas, torch.zeros(64, 3))
+    rotmat, shift = true.rotmat.float(), true.shift.float()
+    rest = SmplParams(torch.zeros(64, 3), torch.zeros(64, 23, 3), torch.zeros(64, 10), torch.zeros(64, 3))
+    target = model.targets(rest, betas)
+    vertices = (posed.vertices @ rotmat.mT + shift[:, None]).mT.contiguous()
+    target = replace(
+        target,
+        vertices=type(target.vertices).of(vertices) if compiled else vertices,
+        anatomical_joints=posed.joints @ rotmat.mT + shift[:, None],
+    )
+    rows = Batch(target, betas, Skeleton.of(model.skel, betas))
+    start = model.solve(rows, q)
+    there, found = refined(model, rows, start)
+    assert float(start.v2v[:count].min()) > 5
+    assert float(found.v2v.max()) < 0.5
+    assert float((there.betas - true.betas).abs().max()) < 0.1
+    assert float((there.target.global_rotmat - rotmat).abs().max()) < 0.01
+
+
+def _energy(model, smpl, skel, params, others, q, unknowns):
+    """E [B] where `unknowns` [B 59] lead from `others` and q: posed by the public models, in float64."""
+    turn, glide, change, bend = unknowns.split((3, 3, 10, 43), 1)
+    smpl, skel = (copy.deepcopy(body).double() for body in (smpl, skel))
+    zero = torch.zeros(len(q), 3, dtype=torch.float64)
+    annotated = smpl(zero, params.body_pose.double(), params.betas.double(), zero).vertices
+    betas = others.betas.double() + change
+    first = model.shape(params.betas).double()
+    apart = smpl.shaped(params.betas.double())[0].mean(1) - skel.prepare_shape(first).rest.mean(1)
+    pivot = skel.prepare_shape(others.betas.double()).joints[:, 0]
+    means = skel.prepare_shape(betas).rest.mean(1) - skel.prepare_shape(others.betas.double()).rest.mean(1)
+    posed = skel(torch.cat((zero, q[:, 3:] + bend), 1), betas, zero)
+
+    def moved(points):
+        points = (points - pivot[:, None]) @ rotvec_to_rotmat(turn).mT + (pivot + glide - means)[:, None]
+        return points @ others.rotmat.mT + (others.shift + apart)[:, None]
+
+    last = model.stages[-1]
+    energy = (moved(posed.vertices) - annotated).square().sum(-1).mean(1)
+    joints = (moved(posed.joints) - skel.joint_regressor @ annotated).square().sum(-1)
+    return energy + joints @ last.joint_importance.double() + (last.prior * (q[:, 3:] + bend).square()).sum(1)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["compiled", "plain"])
+def somewhere(request, people, smpl, skel):
+    """Rows with a betas, root and pose of their own, nowhere near a minimum."""
+    model = fitting.prepare(smpl, skel, fitting.recipe("refine"), compiled=request.param)
+    generator = torch.Generator().manual_seed(5)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    betas = model.shape(people.betas)
+    target = model.targets(people, betas)
+    rows = Batch(target, betas, Skeleton.of(model.skel, betas))
+    q = initial_q(target.rotmat.double(), rows.skeleton, model.kinematics, model.low, model.high)
+    q[:, 3:] += 0.02 * normal(4, 43)
+    others = Others(betas + 0.5 * normal(4, 10).float(), rotvec_to_rotmat(0.1 * normal(4, 3)), 0.02 * normal(4, 3))
+    return model, rows, others, q
+
+
+def test_the_gradient_is_that_of_the_objective(somewhere, people, smpl, skel):
+    model, rows, others, q = somewhere
+    unknowns = torch.zeros(4, 59, dtype=torch.float64, requires_grad=True)
+    energy = _energy(model, smpl, skel, people, others, q, unknowns)
+    (expected,) = torch.autograd.grad(energy.sum(), unknowns)
+    gradient, matrix = Slope(model)(placed(model, rows, others), q)
+    for part in (slice(0, 3), slice(3, 6), BETAS, slice(16, 59)):
+        difference = (gradient[:, part] - expected[:, part] / 2).norm(dim=1)
+        assert bool((difference < 1e-4 * expected[:, part].norm(dim=1)).all())
+    assert float(torch.linalg.eigvalsh(matrix).min()) > 0
+
+
+def test_rows_come_out_alone_as_in_company(better, people, refiner):
+    order = torch.tensor([2, 0, 3, 1])
+    shuffled, alone = fit_batch(people[order], refiner), fit_batch(people[1:2], refiner)
+    for other, rows in ((shuffled, order), (alone, torch.tensor([1]))):
+        torch.testing.assert_close(other.skel.q, better.skel.q[rows], rtol=0, atol=1e-4)
+        torch.testing.assert_close(other.skel.betas, better.skel.betas[rows], rtol=0, atol=1e-5)
+        torch.testing.assert_close(other.skel.transl, better.skel.transl[rows], rtol=0, atol=1e-5)
+        torch.testing.assert_close(other.v2v_mm, better.v2v_mm[rows], rtol=0, atol=1e-3)
+        assert torch.equal(other.status, better.status[rows])
+
+
+def test_plain_and_compiled_end_alike(better, people, smpl, skel):
+    plain = fit_batch(people, fitting.prepare(smpl, skel, fitting.recipe("refine"), compiled=False))
+    torch.testing.assert_close(plain.energy, better.energy, rtol=1e-3, atol=0)
+    torch.testing.assert_close(plain.v2v_mm, better.v2v_mm, rtol=0, atol=0.05)
+    own = Judge(people, smpl, skel).distances_mm(plain.skel).mean(1)
+    torch.testing.assert_close(plain.v2v_mm.double(), own, rtol=0, atol=1e-3)
+
+
+def test_heavy_betas_stay(people, smpl, skel, model):
+    config = replace(fitting.recipe("refine_shape"), betas_weight=1.0)
+    heavy = fit_batch(people, fitting.prepare(smpl, skel, config))
+    torch.testing.assert_close(heavy.skel.betas, model.shape(people.betas), rtol=0, atol=1e-3)
+
+
+def test_a_bad_row_harms_no_neighbour(better, people, refiner):
+    spoiled = replace(people, betas=people.betas.index_fill(0, torch.tensor([2]), torch.nan))
+    result = fit_batch(spoiled, refiner)
+    sound = torch.tensor([0, 1, 3])
+    assert result.status.tolist()[2] == Status.rejected
+    assert bool(result.skel.betas[2].isnan().all())
+    assert torch.equal(result.v2v_mm[sound], better.v2v_mm[sound])
