@@ -27,6 +27,7 @@ from fitting.quality import Status
 from hmr_skel.body.dofs import limits
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
+from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
 
 Progress = Callable[[str, int, int], object]
@@ -43,7 +44,7 @@ class BenchOptions:
     repeats: int = 3
     """Warm passes over the rows; the median counts."""
     sweep: bool = True
-    sweep_batches: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
+    sweep_batches: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
     sweep_rows: tuple[int, ...] = (32, 128, 512, 2048)
     baseline: bool = True
     baseline_rounds: int = 10
@@ -77,7 +78,12 @@ def bench_fit(
         params: [N] rows that are timed.
         compare: the rows that all contestants are judged on.
         smpl, skel: the bodies, on the CPU; the annotations are of `smpl`.
+
+    Raises:
+        UserError: the floor is asked for beside a recipe that refines the root.
     """
+    if options.floor and config.root == "refine":
+        raise UserError("the floor is searched with a frozen root, the recipe refines it: measure with --no-floor.")
     report, model = _speed(params, smpl, skel, config, device, options, progress)
     ours = fit_many(compare, model)
     judge = Judge(compare, smpl, skel)
@@ -182,11 +188,11 @@ def _sweep(params: SmplParams, model: FitModel, options: BenchOptions, progress:
     runs = [
         ("by_batch", batch, min(count, max(options.sweep_batches))) for batch in options.sweep_batches if batch <= count
     ]
-    runs += [("by_rows", model.config.batch, rows) for rows in options.sweep_rows if rows <= count]
+    runs += [("by_rows", model.config.batch_on(model.device.type), rows) for rows in options.sweep_rows if rows <= count]
     found: dict[str, list] = {"by_batch": [], "by_rows": []}
     for index, (kind, batch, rows) in enumerate(runs):
         progress("sweep", index, len(runs))
-        sized = replace(model, config=replace(model.config, batch=batch))
+        sized = replace(model, config=replace(model.config, batch=batch, gpu_batch=batch))
         chosen = params[:rows]
         if kind == "by_batch":
             fit_many(params[:batch], sized)  # a new shape: what is compiled for it is not timed

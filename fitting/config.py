@@ -52,7 +52,8 @@ class FitConfig:
         default_factory=lambda: (
             Stage(part="lower", vertices=256, iterations=2),
             Stage(part="upper", vertices=512, iterations=2),
-            Stage(part="full", vertices=1000, iterations=40),
+            Stage(part="full", vertices=1000, iterations=20),
+            Stage(part="full", vertices=3000, iterations=3),
             Stage(part="full", refreshes=8, iterations=2),
         )
     )
@@ -81,7 +82,7 @@ class FitConfig:
     step_tolerance: float = 1e-3
     """A row is converged when no dof would move by more than this in one more step of the true objective, rad, or"""
 
-    energy_tolerance: float = 1e-4
+    energy_tolerance: float = 3e-4
     """when that step would lower the objective by no more than this share of it."""
 
     max_step: float = 0.5
@@ -91,7 +92,10 @@ class FitConfig:
     """Rows that end with a larger mean distance are fitted again from other starts; the best one is kept."""
 
     batch: int = 512
-    """Rows fitted together. Part of the recipe because the last bits of a float32 result depend on it."""
+    """Rows fitted together on a CPU. Part of the recipe because the last bits of a float32 result may depend on it."""
+
+    gpu_batch: int = 4096
+    """The same on a GPU: some 1.5 MB a row, so that a card of 8 GB takes it; halved where memory runs out."""
 
     def __post_init__(self) -> None:
         if not self.stages or self.stages[-1].part != "full":
@@ -104,13 +108,17 @@ class FitConfig:
             raise ValueError(f"limits {self.limits!r} is not one of {', '.join(LIMIT_TABLES)}")
         if min(self.prior_weight, self.betas_weight, self.retry_v2v_mm) < 0:
             raise ValueError("prior_weight, betas_weight and retry_v2v_mm are not negative")
-        if self.batch < 1 or min(self.betas_rms, self.step_tolerance, self.energy_tolerance, self.max_step) <= 0:
-            raise ValueError("batch, betas_rms, max_step and the tolerances are positive")
+        if min(self.batch, self.gpu_batch) < 1 or min(self.betas_rms, self.step_tolerance, self.energy_tolerance, self.max_step) <= 0:
+            raise ValueError("batches, betas_rms, max_step and the tolerances are positive")
 
     @property
     def refines(self) -> bool:
         """More than the pose is fitted."""
         return "refine" in (self.shape, self.root)
+
+    def batch_on(self, device_type: str) -> int:
+        """Rows fitted together on such a device, cpu or cuda."""
+        return self.batch if device_type == "cpu" else self.gpu_batch
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, for fingerprints and meta files."""

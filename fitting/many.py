@@ -36,7 +36,7 @@ def fit_many(
     points = None if points is None else points.to(model.device)
     if model.compiled:
         return _side_by_side(params, model, points, progress)
-    count, size = len(params.betas), model.config.batch
+    count, size = len(params.betas), model.config.batch_on(model.device.type)
     results, first = [], 0
     while first < count or not results:
         last = min(first + size, count)

@@ -60,7 +60,7 @@ class Fitter:
             fit was found for; those, as rejects with reason `fit`; and the smallest batch that was used.
         """
         columns: dict[int, Columns] = {}  # by number of the piece
-        batch = self.config.batch
+        batch = self.config.batch_on(self.device.type)
         to_fit = [i for i, rows in enumerate(pieces) if rows.skel_q is None and len(rows)]
         for gender in SMPL_FILES:
             members = {i: np.flatnonzero(pieces[i].smpl_gender == gender) for i in to_fit}

@@ -77,7 +77,7 @@ def run_fit(args: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
         bench = _Inputs(args, Path(work))
-        config = bench.config if args.batch is None else replace(bench.config, batch=args.batch)
+        config = bench.config if args.batch is None else replace(bench.config, batch=args.batch, gpu_batch=args.batch)
         count = len(bench.rows.params.betas)
         timed = bench.rows.params[torch.arange(args.rows) % count]
         compared = torch.from_numpy(subset(count, args.compare_rows))
