@@ -21,14 +21,11 @@ class ConvStem(nn.Module):
     def __init__(self, tokens: int, width: int, height_px: int, width_px: int) -> None:
         super().__init__()
         self.tokens = tokens
-        inputs = (3, *CHANNELS[:-1])
+        inputs, last = (3, *CHANNELS[:-1]), len(CHANNELS) - 1
         self.convolutions = nn.Sequential(
-            *(
-                _convolution(a, b, stride=1 if i == 0 else 2)
-                for i, (a, b) in enumerate(zip(inputs, CHANNELS, strict=True))
-            )
+            *(_convolution(inputs[i], CHANNELS[i], stride=1 if i == 0 else 2) for i in range(len(CHANNELS)))
         )
-        side = SHRINK * 2 ** (len(CHANNELS) - 1)
+        side = SHRINK * 2**last
         self.proj = nn.Linear(CHANNELS[-1] * (height_px // side) * (width_px // side), tokens * width)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:

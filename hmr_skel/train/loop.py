@@ -121,10 +121,10 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
             )
         steps, warmup = recipe.steps(len(dataset)), recipe.warmup_steps(len(dataset))
         body = SkelKeypoints.load(run.body_models, recipe.skel_gender, device)
-        network = new_network(recipe, run).to(device).train()
+        state = None if run.fresh else last_state(run.out / STATE, recipe, len(dataset))
+        network = new_network(recipe, run, pretrained=recipe.pretrained_encoder and state is None).to(device).train()
         optimizer = new_optimizer(recipe, network)
         ema = Ema(network)
-        state = None if run.fresh else last_state(run.out / STATE, recipe, len(dataset))
         if state is not None:
             network.load_state_dict(state.model)
             ema.load(state.ema)
@@ -214,7 +214,7 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
             stopped = group.any(stop.signalled)
             if done % run.checkpoint_every == 0 or done == steps or stopped:
                 save(done)
-            if stopped:
+            if stopped and done < steps:
                 say(f"stopped after step {done:,} of {steps:,}; the same command goes on from there")
                 stop.leave()
         if not group.first:
@@ -231,11 +231,11 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
         )
 
 
-def new_network(recipe: Recipe, run: Run) -> Network:
+def new_network(recipe: Recipe, run: Run, pretrained: bool) -> Network:
     """The network at step 0: a function of the recipe's seed, and of the files that it starts from."""
     torch.manual_seed(recipe.seed)
     network = Network(recipe.network, **_mean(recipe, run), activation_checkpointing=recipe.activation_checkpointing)
-    if recipe.pretrained_encoder:
+    if pretrained:
         if run.vitpose is None:
             raise UserError(
                 f"the recipe {recipe.name!r} starts from ViTPose's encoder. Give its file with --vitpose "
