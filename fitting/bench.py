@@ -188,7 +188,9 @@ def _sweep(params: SmplParams, model: FitModel, options: BenchOptions, progress:
     runs = [
         ("by_batch", batch, min(count, max(options.sweep_batches))) for batch in options.sweep_batches if batch <= count
     ]
-    runs += [("by_rows", model.config.batch_on(model.device.type), rows) for rows in options.sweep_rows if rows <= count]
+    runs += [
+        ("by_rows", model.config.batch_on(model.device.type), rows) for rows in options.sweep_rows if rows <= count
+    ]
     found: dict[str, list] = {"by_batch": [], "by_rows": []}
     for index, (kind, batch, rows) in enumerate(runs):
         progress("sweep", index, len(runs))

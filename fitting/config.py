@@ -108,7 +108,8 @@ class FitConfig:
             raise ValueError(f"limits {self.limits!r} is not one of {', '.join(LIMIT_TABLES)}")
         if min(self.prior_weight, self.betas_weight, self.retry_v2v_mm) < 0:
             raise ValueError("prior_weight, betas_weight and retry_v2v_mm are not negative")
-        if min(self.batch, self.gpu_batch) < 1 or min(self.betas_rms, self.step_tolerance, self.energy_tolerance, self.max_step) <= 0:
+        positive = (self.betas_rms, self.step_tolerance, self.energy_tolerance, self.max_step)
+        if min(self.batch, self.gpu_batch) < 1 or min(positive) <= 0:
             raise ValueError("batches, betas_rms, max_step and the tolerances are positive")
 
     @property

@@ -11,6 +11,7 @@ from fitting.bench import BenchOptions, bench_fit, subset
 from fitting.bench_quality import quality_tables, without_limits
 from fitting.flops import FlopCounter, gemm_flops_per_s
 from fitting.judge import Judge
+from hmr_skel.errors import UserError
 
 KEYS = {
     "rows", "device", "dtype", "batch", "fits_per_s", "end_to_end_rows_per_s", "compare_rows", "v2v_mm", "by_part_mm",
@@ -89,6 +90,13 @@ def test_report_has_all_keys_and_is_json(people, smpl, skel):
     assert all(0 <= done <= total for _, done, total in seen)
     # The bodies that were handed in are where they were.
     assert skel.template.dtype == smpl.template.dtype == torch.float32
+
+
+def test_no_floor_for_a_root_that_moves(people, smpl, skel):
+    with pytest.raises(UserError, match="--no-floor"):
+        bench_fit(
+            people, people, smpl, skel, fitting.recipe("refine_root"), torch.device("cpu"), BenchOptions(),
+        )  # fmt: skip
 
 
 @pytest.mark.slow
