@@ -18,7 +18,7 @@ def main() -> None:
     """Fit one person of the open body: what is compiled does not depend on whose body it is."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        export_body(folder)
+        export_body(Path(folder))
         smpl, skel = Smpl.load(Path(folder, SMPL_FILES["neutral"])), Skel.load(Path(folder, SKEL_FILES["male"]))
     model = fitting.prepare(smpl, skel, fitting.recipe("default"), compiled=True)
     zero = torch.zeros(1, 3)
