@@ -61,13 +61,13 @@ class FitConfig:
 
     shape: str = "convert"
     """`convert`: SKEL betas by least squares between the two shape spaces. `copy`: the same numbers, as published.
-    `refine`: from the converted ones, the pose's neighbours in the fit."""
+    `refine`: fitted to each row beside the pose, from the converted ones."""
 
     betas_rms: float = 2.2
     """Not for `copy`: the map is regularised until SMPL betas of rms 1 become SKEL betas of this rms in expectation."""
 
     betas_weight: float = 1e-6
-    """`refine` only: weight, m^2, of the sum of squared changes of the betas."""
+    """`refine` only: weight, m^2, of the sum of squared differences from the converted betas."""
 
     root: str = "frozen"
     """`frozen`: SKEL's pelvis takes SMPL's global orientation and the matching place, in closed form. `refine`: from

@@ -49,7 +49,7 @@ def refined(model: FitModel, rows: Batch, best: Fitted) -> tuple[Batch, Fitted]:
         best: the poses at their minima for the betas and the root that the rows have.
     """
     assert model.polish is not None  # else there is nothing to refine
-    refiner = _Refiner(model)
+    refiner = Refiner(model)
     others = Others(
         rows.betas,
         torch.eye(3, dtype=torch.float64, device=best.q.device).expand(len(best.q), 3, 3),
@@ -85,7 +85,7 @@ def placed(model: FitModel, rows: Batch, others: Others) -> Batch:
     return Batch(target, others.betas, Skeleton.of(model.skel, others.betas))
 
 
-class _Refiner:
+class Refiner:
     """Steps in all unknowns that the recipe frees."""
 
     def __init__(self, model: FitModel) -> None:

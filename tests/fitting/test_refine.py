@@ -12,7 +12,7 @@ from fitting.batch import Batch
 from fitting.initial import initial_q
 from fitting.judge import Judge
 from fitting.kinematics import Skeleton
-from fitting.refine import Others, placed, refined
+from fitting.refine import Others, Refiner, placed, refined
 from fitting.slope import BETAS, Slope
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.rows import SmplParams
@@ -147,6 +147,19 @@ def test_the_gradient_is_that_of_the_objective(somewhere, people, smpl, skel):
         difference = (gradient[:, part] - expected[:, part] / 2).norm(dim=1)
         assert bool((difference < 1e-4 * expected[:, part].norm(dim=1)).all())
     assert float(torch.linalg.eigvalsh(matrix).min()) > 0
+
+
+def test_a_step_leads_where_its_unknowns_say(somewhere, people, smpl, skel):
+    model, _, others, q = somewhere
+    # Within the limits, so that none of it is cut off.
+    q = torch.minimum(torch.maximum(q, model.low + 0.1), model.high - 0.1)
+    q[:, :3] = 0
+    step = 0.02 * torch.randn(4, 59, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    there, end = Refiner(model).moved(others, q, step)
+    nothing = torch.zeros_like(step)
+    led = _energy(model, smpl, skel, people, there, end, nothing)
+    torch.testing.assert_close(led, _energy(model, smpl, skel, people, others, q, step), rtol=1e-5, atol=0)
+    assert bool((led - _energy(model, smpl, skel, people, others, q, nothing)).abs().min() > 1e-6)
 
 
 def test_rows_come_out_alone_as_in_company(better, people, refiner):
