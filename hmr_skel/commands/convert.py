@@ -99,8 +99,8 @@ def run_convert(args: argparse.Namespace) -> None:
     from hmr_skel.convert.report import Report
     from hmr_skel.device import resolve_device
 
-    if args.smooth < 0:
-        raise UserError(f"--smooth {args.smooth}: expected 0 (off) or more.")
+    if not 0 <= args.smooth < float("inf"):
+        raise UserError(f"--smooth {args.smooth}: expected 0 (off) or a number above.")
     if args.frame_rate is not None and not 0.1 <= args.frame_rate <= 10_000:
         raise UserError(f"--frame-rate {args.frame_rate}: expected frames a second.")
     start = time.perf_counter()
@@ -113,7 +113,7 @@ def run_convert(args: argparse.Namespace) -> None:
         units=Units(args.lengths, args.angles),
     )
     clips = _read(args, options)
-    output.check(clips)
+    output.check(clips, [Path(file) for file in args.files])
     if args.smooth > 0 and not any(clip.moving for clip in clips):
         raise UserError(
             "--smooth: none of these files holds frames of one person in time. Say --rows frames or --rows folders if "

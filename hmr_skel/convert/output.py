@@ -1,5 +1,6 @@
 """Where converted clips go: which files a run makes, planned before any fit and written after it."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,13 @@ class Output:
             raise UserError(f"--joints writes {' or '.join(TABLES)}, not {chosen}.")
         return cls(Path(path), chosen, is_file, joints)
 
-    def check(self, clips: Sequence[SmplClip]) -> None:
-        """Raise `UserError` where these clips cannot become this output, before anything is fitted."""
+    def check(self, clips: Sequence[SmplClip], inputs: Sequence[Path] = ()) -> None:
+        """Raise `UserError` where these clips cannot become this output, or it would replace one of the files that they
+        were read from, before anything is fitted."""
+        self._check_place()
+        for path in self._tables(clips):
+            if path.exists() and any(path.samefile(file) for file in inputs):
+                raise UserError(f"{path} is an input, and would be overwritten. Name another file or folder with -o.")
         if self.format in TABLES:
             return
         for clip in clips:
@@ -91,6 +97,22 @@ class Output:
                 write_mesh(clip, row, skel, path)
             written.append(path)
         return written
+
+    def _check_place(self) -> None:
+        """Raise `UserError` where nothing can be written, as far as can be told without writing."""
+        folder = self.path.parent if self.is_file else self.path
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise UserError(f"-o {self.path}: {folder} is no folder that can be written to. Name another with -o.")
+        if self.is_file and self.path.is_dir():
+            raise UserError(f"-o {self.path} is a folder. Expected a file, or a folder without a format's ending.")
+
+    def _tables(self, clips: Sequence[SmplClip]) -> set[Path]:
+        """The files that a table format makes of these clips."""
+        if self.format not in TABLES:
+            return set()
+        return {self.path if self.is_file else self.path / f"{clip.file}.{self.format}" for clip in clips}
 
     def _by_source(self, clips: Sequence[SkelClip]) -> dict[Path, list[SkelClip]]:
         groups: dict[Path, list[SkelClip]] = {}
