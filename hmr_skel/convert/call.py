@@ -67,8 +67,10 @@ def smpl_to_skel(
     for name, (value, known) in choices.items():
         if value not in known:
             raise UserError(f"{name} is {value!r}. Expected one of {', '.join(map(repr, known))}.")
-    if smoothness < 0:
-        raise UserError(f"smoothness is {smoothness}. Expected 0 (off) or more.")
+    if not 0 <= smoothness < float("inf"):
+        raise UserError(f"smoothness is {smoothness}. Expected 0 (off) or a number above.")
+    if frame_rate is not None and not 0.1 <= frame_rate <= 10_000:
+        raise UserError(f"frame_rate is {frame_rate}. Expected frames a second.")
     arrays = {"poses": poses, "betas": betas} | ({} if transl is None else {"transl": transl})
     options = ReadOptions(smpl_gender=smpl_gender, frame_rate=frame_rate, rows=rows, units=Units(lengths, angles))
     clip = clip_from_arrays(arrays, "arrays", options)

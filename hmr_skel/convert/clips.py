@@ -42,6 +42,15 @@ class SmplClip:
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: v[rows] for k, v in arrays.items() if isinstance(v, np.ndarray)})
 
+    @property
+    def row_rate(self) -> float | None:
+        """Rows a second: less than the frame rate where the rows are every n-th frame. None where it is not known."""
+        if self.frame_rate is None:
+            return None
+        step = np.diff(self.number)
+        step = step[step > 0]
+        return float(self.frame_rate / np.median(step)) if len(step) else float(self.frame_rate)
+
     def starts(self) -> np.ndarray:
         """[T] whether nothing may be coupled from the row before to this one: the first, a cut, a frame left out, or
         every one where the rows are no recording."""

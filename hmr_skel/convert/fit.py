@@ -236,7 +236,7 @@ def _in_time(clip: SkelClip, bodies: Bodies, smoothness: float | int) -> SkelCli
         return clip
     q = smooth(
         torch.from_numpy(clip.q), torch.from_numpy(clip.betas), torch.from_numpy(starts), bodies.skel(clip.gender[0]),
-        smoothness, table, clip.smpl.frame_rate,
+        smoothness, table, clip.smpl.row_rate,
     ).numpy()  # fmt: skip
     clip = replace(clip, q=q)
     mean, largest = distances_mm(clip, bodies)

@@ -139,6 +139,8 @@ def test_smoothing_couples_neither_clips_nor_cuts(bodies):
     np.testing.assert_allclose(with_cut.q, apart, atol=1e-4)
     assert np.abs(smooth.q - apart).max() > 1e-3
     assert (fit_clips([smpl], bodies, smoothness=0)[0].q == plain.q).all()
+    every_other = replace(smpl, number=2 * smpl.number, frame_rate=60.0)  # the same rows a second
+    assert (fit_clips([every_other], bodies, smoothness=0.1)[0].q == smooth.q).all()
 
 
 def test_frames_of_several_genders_are_refused(smpl: SmplClip, bodies):
@@ -179,6 +181,8 @@ def test_the_call(open_body_dir, smpl: SmplClip, skel: SkelClip):
         ({"lengths": "feet"}, "lengths is 'feet'"),
         ({"angles": "turns"}, "angles is 'turns'"),
         ({"smoothness": -1.0}, "smoothness is -1"),
+        ({"smoothness": float("nan")}, "smoothness is nan"),
+        ({"frame_rate": 0}, "frame_rate is 0"),
         ({"body_models": "nowhere"}, "no body model nowhere"),
     ],
 )
