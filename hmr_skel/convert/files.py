@@ -47,9 +47,11 @@ class Npz(Mapping):
             raise KeyError(key)
         try:
             with zipfile.ZipFile(self._path) as archive, archive.open(f"{key}.npy") as file:
-                return _read_npy(file)
+                array = _read_npy(file)
         except Exception as error:  # damage can raise anything
             raise UserError(f"{self._path}: {key!r} is corrupt: {error}. Fetch the file again.") from None
+        # What numpy makes of a dict that is saved beside arrays.
+        return array.item() if array.dtype == object and array.shape == () else array
 
 
 def is_parquet(path: Path) -> bool:
@@ -64,6 +66,8 @@ def read_contents(path: Path) -> Any:
         UserError: there is no such file, or it is of no kind that is read.
     """
     start = _start(path)
+    if not start:
+        raise UserError(f"{path} is empty. Expected {READABLE}.")
     try:
         if start.startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(path) as archive:
@@ -73,8 +77,8 @@ def read_contents(path: Path) -> Any:
             with path.open("rb") as file:
                 array = _read_npy(file)
             return array.item() if array.shape == () else {"pose": array}
-        if start.lstrip()[:1] in (b"{", b"[") and (parsed := _json(path)) is not None:
-            return parsed
+        if start.lstrip()[:1] in (b"{", b"["):  # no pickle starts so
+            return _json(path)
     except UserError:
         raise
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
@@ -99,8 +103,8 @@ def _start(path: Path) -> bytes:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError):
-        return None
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}. Fetch or write it again.") from None
 
 
 def _read_npy(file: Any) -> np.ndarray:

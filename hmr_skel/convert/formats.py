@@ -13,7 +13,7 @@ import numpy as np
 
 from hmr_skel.convert.clips import SmplClip, split_folders
 from hmr_skel.convert.files import READABLE, Npz, is_parquet, read_contents
-from hmr_skel.convert.parameters import POSE_KEYS, first_key, has_pose, refuse_smplx
+from hmr_skel.convert.parameters import POSE_KEYS, Units, first_key, has_pose, refuse_smplx
 from hmr_skel.convert.parquet import read_parquet
 from hmr_skel.convert.reading import NOBODY, Maker, ReadOptions, make_clip
 from hmr_skel.errors import UserError
@@ -36,6 +36,8 @@ def read_clips(path: Path, options: ReadOptions) -> list[SmplClip]:
             was expected and what to do.
     """
     if is_parquet(path):
+        if options.units != Units():
+            raise UserError(f"{path} is Parquet of ours, in metres and radians. Leave --lengths and --angles out.")
         clips = [_as_told(clip, options) for clip in read_parquet(path, options.rows)]
     else:
         clips = _clips(read_contents(path), path, options)
@@ -62,6 +64,11 @@ def _clips(contents: Any, path: Path, options: ReadOptions) -> list[SmplClip]:
             raise UserError(
                 f"{where} holds SKEL already ({found!r}) and no SMPL. Expected SMPL to convert; `hmr-skel export` "
                 "writes datasets in other formats."
+            )
+        if {"skel_q", "smpl_pose"} <= keys:
+            raise UserError(
+                f"{where} was written by `hmr-skel convert`, whose .npz is not read back. Convert the original again, "
+                "or write Parquet, which is read."
             )
         if "pred_smpl_params" in keys:
             return [_regressed(contents, where, stem, options)]

@@ -273,6 +273,8 @@ def _numbers(value: Any, what: str) -> np.ndarray:
             array = np.array(array.tolist())
         except ValueError:
             array = np.array(None)
-    if array.dtype.kind not in "fiu" or prod(array.shape) == 0:
+    if prod(array.shape) == 0:
+        raise UserError(f"{what} is empty: its shape is {array.shape}. Expected a frame at least.")
+    if array.dtype.kind not in "fiu":
         raise UserError(f"{what} holds {array.dtype} of shape {array.shape}. Expected an array of numbers.")
     return array

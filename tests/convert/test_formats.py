@@ -95,7 +95,9 @@ def test_labels_by_folder_are_clips_in_the_order_of_their_frames(tmp_path: Path)
     np.savez(tmp_path / "video.npz", **arrays)
     clips = read_clips(tmp_path / "video.npz", ReadOptions(rows="folders"))
     assert {clip.name for clip in clips} == {"video_seq0", "video_seq1"}
+    assert read_clips(tmp_path / "video.npz", ReadOptions(rows="folders", frame_rate=32))[0].row_rate == 32 / 16
     for clip in clips:
+        assert clip.row_rate is None
         assert (np.diff(clip.number) > 0).all()
         assert clip.starts().tolist() == [True, False, False, False, True, False]  # the gap is not bridged
     whole = np.concatenate([clip.pose for clip in sorted(clips, key=lambda clip: clip.name)])
@@ -166,7 +168,7 @@ def to_lists(value):
     return value.tolist()
 
 
-@pytest.mark.parametrize("kind", ["pt", "pkl", "json", "npy"])
+@pytest.mark.parametrize("kind", ["pt", "pkl", "json", "npy", "npz"])
 def test_regressed_people(tmp_path: Path, kind: str):
     truth = walk(up="camera")
     path, out = tmp_path / f"people.{kind}", regressed(truth)
@@ -176,6 +178,8 @@ def test_regressed_people(tmp_path: Path, kind: str):
         path.write_bytes(pickle.dumps(out))
     elif kind == "json":
         path.write_text(json.dumps(to_lists(out)))
+    elif kind == "npz":
+        np.savez(path, **to_lists(out))  # the inner dict becomes an array of one object
     else:
         np.save(path, to_lists(out), allow_pickle=True)
     (clip,) = read_clips(path, NONE)
@@ -309,6 +313,12 @@ def wrong(name: str):
         "smplx by type": (amass(truth, surface_model_type=np.array("smplx")), NONE, r"holds SMPL-X"),
         "smplx by face": (good | {"jaw_pose": np.zeros((FRAMES, 3))}, NONE, r"holds SMPL-X \(it has 'jaw_pose'"),
         "skel": ({"skel_q": np.zeros((FRAMES, 46))}, NONE, r"holds SKEL already"),
+        "ours": (
+            {"skel_q": np.zeros((FRAMES, 46)), "smpl_pose": bare["poses"], "imgname": np.array([""] * FRAMES)},
+            NEUTRAL,
+            r"written by `hmr-skel convert`.*Parquet, which is read",
+        ),
+        "no frames": (good | {"poses": np.zeros((0, 72))}, NONE, r"'poses' is empty: its shape is \(0, 72\)"),
         "nothing": ({"a": np.zeros(3)}, NONE, r"no SMPL parameters that are recognised. It has a"),
         "pose width": (good | {"poses": np.zeros((FRAMES, 71))}, NONE, r"'poses' has shape \(12, 71\).*\(T, 72\)"),
         "quaternions": (good | {"poses": np.zeros((FRAMES, 24, 4))}, NONE, r"Quaternions and 6D"),
@@ -344,12 +354,12 @@ def test_what_cannot_be_read_says_so(tmp_path: Path, name: str):
     ("content", "message"),
     [
         (b"hello world", r"is of no kind that is read \(it starts with b'hello wo'\)"),
-        (b"", r"is of no kind"),
+        (b"", r"file\.npz is empty\. Expected an \.npz"),
         (b"PK\x03\x04 and nothing", r"cannot be read.*fetch it again"),
         (b"\x80\x04 and nothing", r"cannot be read as a pickle"),
         (b"\x78\x9c and nothing", r"cannot be read as a pickle"),
         (b"[1, 2]", r"recognised. It has a list"),
-        (b"{", r"cannot be read|recognised|of no kind"),
+        (b'{"poses": [1, 2', r"cannot be read as JSON: Expecting"),
     ],
 )
 def test_files_of_other_kinds(tmp_path: Path, content: bytes, message: str):

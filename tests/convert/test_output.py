@@ -14,7 +14,7 @@ import torch
 
 from hmr_skel import load_shards
 from hmr_skel.body.dofs import DOF_NAMES
-from hmr_skel.convert import ReadOptions, SkelClip, fit_clips, read_clips
+from hmr_skel.convert import ReadOptions, SkelClip, Units, fit_clips, read_clips
 from hmr_skel.convert.output import Output
 from hmr_skel.convert.reading import clip_from_arrays
 from hmr_skel.errors import UserError
@@ -216,6 +216,8 @@ def test_our_parquet_is_read_back(clips, bodies, tmp_path: Path):
         assert (one.betas == other.betas).all()
         assert (one.moving, one.frame, one.frame_rate) == (other.moving, other.frame, other.frame_rate)
         assert one.number.tolist() == other.number.tolist()
+    with pytest.raises(UserError, match=r"in metres and radians. Leave --lengths and --angles out"):
+        read_clips(tmp_path / "x.parquet", ReadOptions(units=Units("cm")))
     write(clips, tmp_path / "j.parquet", bodies, joints=True)
     with pytest.raises(UserError, match=r"no column smpl_pose.*without --joints"):
         read_clips(tmp_path / "j.parquet", ReadOptions())
