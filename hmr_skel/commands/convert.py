@@ -21,7 +21,7 @@ Pickles are read by an allow-list: nothing in them is run. SMPL-X is refused, it
 
 Betas may be 10, 1x10, Nx10 or wider (the first ten are used); poses axis-angles or rotation matrices. What a file does
 not say and the output needs is asked for. A person's frames get one shape (the mean of theirs) and angles without
-jumps (they begin anew at cuts and gaps); each frame is fitted for itself, so that a frame alone gives the same posture.
+jumps of over 180 degrees; each frame is fitted for itself, so that a frame alone gives the same posture.
 
   -o x.parquet, -o x.npz   everything, a row per frame; joints only with --joints
   -o x.mot                 OpenSim motion: degrees, BSM's coordinate names, y up. Signs and zeros are SKEL's (zero is

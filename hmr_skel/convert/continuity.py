@@ -26,7 +26,8 @@ def without_jumps(q: np.ndarray, starts: np.ndarray, limits: np.ndarray) -> np.n
 
     Args:
         q: [T 46] rad.
-        starts: bool [T] where a new run of frames begins; angles do not depend on those before.
+        starts: bool [T] where a new run of frames begins, after a gap or a cut; its angles depend on those before by
+            whole turns only.
         limits: [46 2] rad, within which another branch has to be; the pelvis has none.
 
     Returns:
@@ -41,6 +42,8 @@ def without_jumps(q: np.ndarray, starts: np.ndarray, limits: np.ndarray) -> np.n
             for ball in _BALLS:
                 run[:, ball] = _best_branches(run[:, ball], limits[ball])
             smooth[start:stop] = np.unwrap(run, axis=0)
+        if start:
+            smooth[start:stop] -= _TURN * np.round((smooth[start] - smooth[start - 1]) / _TURN)
     return smooth.astype(np.float32)
 
 

@@ -228,7 +228,7 @@ def _choose(clip: SmplClip, fits: list[_Fits], rejected: tuple[tuple[int, str], 
 
 def _in_time(clip: SkelClip, bodies: Bodies, smoothness: float | int) -> SkelClip:
     """Angles without jumps, and smooth ones where that was asked for."""
-    if not len(clip):
+    if not len(clip) or not clip.smpl.moving:
         return clip
     starts, table = clip.smpl.starts(), bodies.config.limits
     clip = replace(clip, q=without_jumps(clip.q, starts, limits(table)))
