@@ -141,7 +141,7 @@ def tiny() -> Recipe:
         losses=LossConfig(keypoints_2d=0.1, betas=0.01, pelvis=0.2, body=0.04, refine=1.0),
         pretrained_encoder=False,
         mean="dataset",
-        epochs=12.0,
+        epochs=10.0,
         batch_size=32,
         micro_batch=32,
         learning_rate=1e-3,
