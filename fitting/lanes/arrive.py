@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fitting.lanes.lanes import LANES, kernel
-from fitting.lanes.quadratic import Local, Part
+from fitting.lanes.problem import Local, Part
 from fitting.lanes.skeleton import Bones, Posed, Tree
 from fitting.surface import CORRECTED
 

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from fitting.batch import Batch, inner_box
 from fitting.fitted import Fitted
-from fitting.lanes import newton, quadratic
+from fitting.lanes import newton
 from fitting.lanes.arrive import corrected, corrective_tilt, learn, pose_coefficients, pull_joints
 from fitting.lanes.chunk import Chunk, chunks, closed_up
 from fitting.lanes.lanes import LANES
 from fitting.lanes.newton import Box, minimise, next_step
-from fitting.lanes.quadratic import Problem, linearise
+from fitting.lanes.problem import Problem, local, part_of, room
+from fitting.lanes.quadratic import linearise
 from fitting.lanes.skeleton import pose, posed, scratch, tree_of
 from fitting.lanes.surface import LaneSurface, Room, Visit, visit
 from fitting.moments import monomials
@@ -30,7 +31,7 @@ class LaneTables:
     def __init__(self, tables: StageTables, skel: Skel) -> None:
         self.stage = tables.stage
         self.correctives = tables.correctives
-        self.part = quadratic.part_of(tables)
+        self.part = part_of(tables)
         self.vertices = tables.surface.vertices.numpy()
         self.importance = tables.surface.importance.numpy()
         self.surface = LaneSurface(skel, tables.surface.vertices)
@@ -57,7 +58,7 @@ class _Desk:
     def __init__(self, tables: LaneTables) -> None:
         size = len(tables.part.dofs)
         self.posed, self.skeleton = posed(), scratch()
-        self.room, self.at, self.work = quadratic.room(tables.part), quadratic.local(size), newton.solver(size)
+        self.room, self.at, self.work = room(tables.part), local(size), newton.solver(size)
         self.step = np.zeros((size, LANES))
         self.surface = Room()
 

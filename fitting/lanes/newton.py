@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fitting.lanes.lanes import LANES, kernel
-from fitting.lanes.quadratic import Local, Part, Problem, Room, energy_at, linearise
+from fitting.lanes.problem import Local, Part, Problem, Room
+from fitting.lanes.quadratic import energy_at, linearise
 from fitting.lanes.skeleton import Bones, Posed, Tree, pose
 from fitting.solver import DAMPING_DOWN, DAMPING_MAX, DAMPING_MIN, DAMPING_UP, LITTLE
 

@@ -14,7 +14,7 @@ import numpy as np
 from fitting.lanes import newton, quadratic, surface
 from fitting.lanes.lanes import LANES
 from fitting.lanes.mesh import LaneMesher
-from fitting.lanes.quadratic import Part
+from fitting.lanes.problem import Part
 from fitting.lanes.surface import LaneSurface
 
 _PRODUCT, _TURN = 45, 15  # a 3x3 matrix times another, times a vector

@@ -11,6 +11,7 @@ from fitting.batch import Batch
 from fitting.initial import initial_q
 from fitting.kinematics import Skeleton
 from fitting.lanes import newton, quadratic, skeleton
+from fitting.lanes import problem as laned_problem
 from fitting.lanes.arrive import corrected, corrective_tilt, learn, pose_coefficients, pull_joints
 from fitting.lanes.descend import LaneTables
 from fitting.lanes.lanes import LANES
@@ -103,8 +104,8 @@ def case(request, plain_model, rows, q, bones):
         problem = replace(problem, bend=torch.einsum("bk,bki,bkj->bij", scale, vectors, vectors))
     else:
         vectors, scale = vectors[:, :0], scale[:, :0]
-    part = quadratic.part_of(tables)
-    laned = quadratic.Problem(
+    part = laned_problem.part_of(tables)
+    laned = laned_problem.Problem(
         _lanes(second), _lanes(problem.cross.mT), _lanes(problem.start[:, :, :3]), problem.energy_start.numpy(),
         _lanes(q), np.zeros((size, LANES)) if problem.tilt is None else _lanes(problem.tilt), _lanes(vectors),
         _lanes(scale),
@@ -114,7 +115,7 @@ def case(request, plain_model, rows, q, bones):
     moved[:, tables.part.dofs] += 0.03 * noise
     moved = torch.minimum(torch.maximum(moved, plain_model.low), plain_model.high)
     tree = skeleton.tree_of(plain_model.kinematics)
-    at, posed, room = quadratic.local(size), skeleton.posed(), quadratic.room(part)
+    at, posed, room = laned_problem.local(size), skeleton.posed(), laned_problem.room(part)
     quadratic.linearise(tree, part, bones, laned, _lanes(moved), posed, at, room)
     return tables, problem, moved, (tree, part, bones, laned, posed, at, room)
 
