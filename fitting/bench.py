@@ -201,7 +201,8 @@ def _sweep(params: SmplParams, model: FitModel, options: BenchOptions, progress:
         start = time.perf_counter()
         used = fit_many(chosen, sized).batch
         rate = round(rows / (time.perf_counter() - start), 2)
-        found[kind].append({"batch": used, "rows": rows, "fits_per_s": rate})
+        if kind == "by_rows" or used == batch:  # threads share the rows: a batch may be too large for that
+            found[kind].append({"batch": used, "rows": rows, "fits_per_s": rate})
     progress("sweep", len(runs), len(runs))
     return found
 

@@ -21,6 +21,9 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         axes.plot([run[key] for run in runs], [run["fits_per_s"] for run in runs], "o-", color="tab:blue")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_formatter("{x:,.0f}")
         axes.set_xlabel(label)
         axes.grid(alpha=0.3, which="both")
     if report.get("baseline"):
