@@ -1,6 +1,5 @@
 """Where the stages lead from a start, row by row, and how rows of it are picked and put together."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -20,10 +19,7 @@ class Fitted:
     starts: Tensor  # [B]
 
     def __getitem__(self, rows: Tensor | slice) -> "Fitted":
-        return self._each(lambda values: values[rows])
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Fitted":
-        return Fitted(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+        return Fitted(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def counting(self, starts: Tensor) -> "Fitted":
         """With the number of starts [B]."""

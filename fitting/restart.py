@@ -22,8 +22,9 @@ def tried_again(model: FitModel, rows: Batch, best: Fitted) -> Fitted:
     far = (best.v2v > model.config.retry_v2v_mm).nonzero().squeeze(1)
     if len(far) == 0:
         return best
-    few, kept = rows[filled(far)], best[far]
-    warm = initial_q(few.target.rotmat.double(), few.skeleton, model.kinematics, model.low, model.high)[: len(far)]
+    few, kept = filled(far), best[far]
+    rotmat, skeleton = rows.target.rotmat[few].double(), rows.skeleton[few]
+    warm = initial_q(rotmat, skeleton, model.kinematics, model.low, model.high)[: len(far)]
     starts = [_inside(model, warm / 2), _inside(model, _turned(kept.q))]
     # All starts of all rows go side by side.
     number = filled(torch.arange(len(starts) * len(far), device=far.device))
