@@ -49,11 +49,13 @@ class Prediction:
     `stages[0]` is where the decoder starts (the coarse estimate, or the mean body without it), `stages[1:]` come after
     the decoder's layers, `stages[-1]` is the answer. `geometry` is the one the network believes in: the crop's own, or
     with `camera` off that of the unknown camera, in whose frame the translation then is.
+    `keypoint_maps` say where an encoder that finds keypoints (`hmr_skel.model.stem`) thought they were.
     """
 
     stages: tuple[Estimate, ...]
     geometry: CropGeometry
     has_coarse: bool
+    keypoint_maps: Float[Tensor, "B 44 h w"] | None = None
 
     @property
     def coarse(self) -> Estimate | None:
@@ -111,7 +113,7 @@ class Network(nn.Module):
         if images.dtype == torch.uint8:
             images = normalize(images)
         with autocast(device, bf16):
-            image = self.backbone(images)
+            image, maps = self.backbone(images)
         with autocast(device, bf16=False):
             image = image.to(self.heads.mean_rep.dtype)
             if not self.config.camera:
@@ -122,7 +124,7 @@ class Network(nn.Module):
                 estimate = estimate.corrected(self.heads(pooled, pooled, pooled))
             cue = camera_cue(geometry) if self.config.camera else None
             refined = self.decoder(image, estimate, cue, self.heads)
-        return Prediction((estimate, *refined), geometry, self.config.coarse)
+        return Prediction((estimate, *refined), geometry, self.config.coarse, maps)
 
 
 def normalize(images: UInt8[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:

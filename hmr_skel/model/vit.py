@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hmr_skel.model.stem import ConvStem
+from hmr_skel.model.stem import KeypointStem, Tokens
 
 IMAGE_HEIGHT, IMAGE_WIDTH = 256, 192
 _PATCH_MARGIN = 2  # px of zeros around the image, ViTPose's choice
@@ -35,7 +35,8 @@ class VitConfig:
     patch: int = 16
     """Side of a patch, px. The published weights have 16; 32 makes a quarter of the tokens."""
     stem_tokens: int = 0
-    """Not 0: so many tokens, made by a small convolutional network (`hmr_skel.model.stem`) in place of patches."""
+    """Not 0: so many tokens, made in place of patches by a small convolutional network that finds keypoints
+    (`hmr_skel.model.stem`)."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -74,7 +75,7 @@ class Vit(nn.Module):
         self.config = config
         self.activation_checkpointing = activation_checkpointing
         self.patch_embed = (
-            ConvStem(config.stem_tokens, config.width, IMAGE_HEIGHT, IMAGE_WIDTH)
+            KeypointStem(config.stem_tokens, config.width, IMAGE_HEIGHT, IMAGE_WIDTH)
             if config.stem_tokens
             else PatchEmbed(config.width, config.patch)
         )
@@ -86,13 +87,14 @@ class Vit(nn.Module):
             block.apply(_init)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def forward(self, images: Float[Tensor, "B 3 256 192"]) -> Float[Tensor, "B N D"]:
-        tokens = self.patch_embed(images)
+    def forward(self, images: Float[Tensor, "B 3 256 192"]) -> Tokens:
+        embedded = self.patch_embed(images)
+        tokens, maps = embedded if isinstance(embedded, Tokens) else (embedded, None)
         tokens = tokens + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
             tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
-        return self.last_norm(tokens)
+        return Tokens(self.last_norm(tokens), maps)
 
 
 class PatchEmbed(nn.Module):

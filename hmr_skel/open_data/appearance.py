@@ -1,7 +1,9 @@
 """What a synthetic person wears, where, and in what light: vertex colours, lamps and backgrounds, all random.
 
 Garments are cut from the body itself: SMPL's skin weights say which vertices belong to sleeves or shins. Colours are
-RGB 0..1. Nothing here is meant to look real, only to vary as clothes, rooms and lamps do.
+RGB 0..1. Nothing here is meant to look real, only to vary as clothes, rooms and lamps do. One thing it does take from
+real people: they have a front. Without faces, collars, jackets that open and hair that hangs down the back, nothing but
+the direction of the feet told left from right, and a small network did not find it out (LOG.md).
 """
 
 from dataclasses import dataclass
@@ -10,13 +12,14 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from hmr_skel.body.joints import SMPL_JOINTS
+from hmr_skel.body.joints import SMPL_JOINTS, SMPL_VERTEX_IDS
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.render import Light
+from hmr_skel.render.mesh import vertex_normals
 
 _SKINS = np.array([(0.95, 0.80, 0.70), (0.87, 0.67, 0.53), (0.72, 0.51, 0.37), (0.50, 0.34, 0.24), (0.33, 0.22, 0.16)])
 _HAIRS = np.array([(0.08, 0.06, 0.05), (0.22, 0.14, 0.08), (0.45, 0.31, 0.16), (0.72, 0.56, 0.32), (0.55, 0.53, 0.50)])
-_TOP = ("spine1", "spine2", "spine3", "left_collar", "right_collar", "neck")
+_TOP = ("spine1", "spine2", "spine3", "left_collar", "right_collar")
 _UPPER_ARMS, _FOREARMS = ("left_shoulder", "right_shoulder"), ("left_elbow", "right_elbow")
 _THIGHS, _SHINS = ("left_hip", "right_hip"), ("left_knee", "right_knee")
 _FEET = ("left_ankle", "right_ankle", "left_foot", "right_foot")
@@ -29,6 +32,7 @@ class Wardrobe:
 
     share: dict[str, Float[np.ndarray, "V"]]  # of a vertex's skin weight, by group of joints
     rest: Float[np.ndarray, "V 3"]  # T-pose, m
+    front: Float[np.ndarray, "V"]  # 1 where the skin of the T-pose looks forward, -1 where it looks back
     joints: Float[np.ndarray, "24 3"]
 
     @classmethod
@@ -36,12 +40,16 @@ class Wardrobe:
         weights = smpl.weights.numpy()
         groups = {
             "top": _TOP, "upper_arms": _UPPER_ARMS, "forearms": _FOREARMS, "pelvis": ("pelvis",), "thighs": _THIGHS,
-            "shins": _SHINS, "feet": _FEET, "head": ("head",),
+            "shins": _SHINS, "feet": _FEET, "head": ("head",), "neck": ("neck",),
         }  # fmt: skip
         share = {
             name: weights[:, [SMPL_JOINTS.index(joint) for joint in joints]].sum(1) for name, joints in groups.items()
         }
-        return cls(share, smpl.template.numpy(), smpl.joint_template.numpy())
+        rest = smpl.template.numpy()
+        return cls(share, rest, vertex_normals(rest, smpl.faces)[:, 2], smpl.joint_template.numpy())
+
+    def joint(self, name: str) -> Float[np.ndarray, "3"]:
+        return self.joints[SMPL_JOINTS.index(name)]
 
 
 def person_colors(rng: np.random.Generator, wardrobe: Wardrobe) -> Float[np.ndarray, "V 3"]:
@@ -55,19 +63,65 @@ def person_colors(rng: np.random.Generator, wardrobe: Wardrobe) -> Float[np.ndar
     if long_legs:
         bottom = bottom + share["shins"]
     _paint(colors, bottom, _cloth(rng, rest))
+    if rng.random() < 0.4:  # back pockets
+        apart = np.abs(np.abs(rest[:, 0]) - 0.075)
+        height = np.abs(rest[:, 1] - wardrobe.joint("left_hip")[1] + 0.01)
+        _paint(colors, bottom * _patch(apart, 0.045) * _patch(height, 0.05) * (wardrobe.front < 0), _color(rng))
     top = share["top"] + share["upper_arms"] * (rng.random() < 0.85)
+    if rng.random() < 0.3:
+        top = top + share["neck"]
     if rng.random() < 0.45:
         top = top + share["forearms"]
     _paint(colors, top, _cloth(rng, rest))
+    _open_or_print(rng, colors, share["top"], wardrobe, skin)
     if rng.random() < 0.85:
         _paint(colors, share["feet"], _color(rng))
-
-    # Hair covers the head above and behind a plane through its joint; how far down differs.
-    head = rest - wardrobe.joints[SMPL_JOINTS.index("head")]
-    height = head[:, 1] - 0.6 * head[:, 2] - rng.uniform(0.02, 0.06)
-    hair = share["head"] * _sigmoid(height / 0.006)
-    _paint(colors, hair, _blend_of(rng, _HAIRS))
+    _head(rng, colors, wardrobe)
     return colors.astype(np.float32)
+
+
+def _open_or_print(
+    rng: np.random.Generator, colors: np.ndarray, trunk: np.ndarray, wardrobe: Wardrobe, skin: np.ndarray
+) -> None:
+    """What tells a garment's front from its back: a jacket that is open, a print on the chest."""
+    across, height = np.abs(wardrobe.rest[:, 0]), wardrobe.rest[:, 1]
+    collar, waist = wardrobe.joint("neck")[1], wardrobe.joint("spine1")[1]
+    up = (height - waist) / (collar - waist)  # 0 at the waist, 1 at the collar
+    kind = rng.random()
+    if kind < 0.6:
+        gap = rng.uniform(0.02, 0.06) + rng.uniform(0, 0.05) * up  # wider at the top
+        cover = _patch(across - gap, 0.0) * (up > rng.choice((-1.0, 0.5)))
+        _paint(
+            colors, trunk * cover * (wardrobe.front > 0), skin if rng.random() < 0.25 else _cloth(rng, wardrobe.rest)
+        )
+    elif kind < 0.8:
+        cover = _patch(across, rng.uniform(0.06, 0.12)) * _patch(np.abs(up - 0.6), rng.uniform(0.15, 0.3))
+        _paint(colors, trunk * cover * (wardrobe.front > 0), _color(rng))
+
+
+def _head(rng: np.random.Generator, colors: np.ndarray, wardrobe: Wardrobe) -> None:
+    """Hair, eyes with their brows, a mouth, some beards."""
+    share, rest = wardrobe.share["head"], wardrobe.rest
+    nose, right_eye, left_eye = (rest[vertex] for vertex in SMPL_VERTEX_IDS[:3])
+    hair_color = _blend_of(rng, _HAIRS)
+    if rng.random() < 0.3:
+        below = nose[1] - 0.012 - rest[:, 1]
+        _paint(colors, share * _patch(-below, 0.0) * (rest[:, 2] > nose[2] - 0.09), hair_color)
+    mouth = nose - np.array([0, 0.035, 0.01])
+    _paint(colors, share * _patch(np.abs(rest - mouth) @ (0.4, 1, 0.3), 0.01), np.array([0.5, 0.16, 0.15]))
+    for eye in (right_eye, left_eye):
+        near = np.linalg.norm((rest - eye - (0, 0.006, 0)) * (0.7, 1, 0.5), axis=1)
+        _paint(colors, share * _patch(near, 0.013), hair_color * 0.5)
+
+    # Hair covers the head above and behind a plane through its joint; how far down differs, and long hair hangs lower.
+    head = rest - wardrobe.joint("head")
+    height = head[:, 1] - 0.6 * head[:, 2] - rng.uniform(0.02, 0.06)
+    _paint(colors, share * _sigmoid(height / 0.006), hair_color)
+    if rng.random() < 0.4:
+        length = rng.uniform(0.08, 0.25)  # below the head's joint, m
+        hanging = _patch(np.abs(head[:, 0]), 0.09) * _patch(-head[:, 1], length)
+        behind = wardrobe.front < 0
+        _paint(colors, (share + wardrobe.share["neck"] + wardrobe.share["top"]) * hanging * behind, hair_color)
 
 
 def random_light(rng: np.random.Generator) -> Light:
@@ -93,13 +147,13 @@ def random_background(rng: np.random.Generator, width: int, height: int) -> Floa
         top, bottom = rng.uniform(0.7, 1.3, 2)
         slope = np.linspace(top, bottom, len(part), dtype=np.float32)
         part[:] = color.astype(np.float32) * slope[:, None, None]
-    for _ in range(rng.integers(0, 9)):
+    for _ in range(rng.integers(0, 6)):
         corner = rng.uniform(-0.2, 1, 2) * (small_width, small_height)
         size = rng.uniform(0.05, 0.4, 2) * (small_width, small_height)
         first, last = corner.astype(int), (corner + size).astype(int)
         cv2.rectangle(picture, first.tolist(), last.tolist(), _color(rng).tolist(), -1)
     picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.6, 2.5)))
-    for cells, strength in ((5, 0.06), (40, 0.025)):
+    for cells, strength in ((5, 0.05), (40, 0.015)):
         blotches = rng.normal(0, strength, (cells, cells)).astype(np.float32)
         blotches = np.asarray(cv2.resize(blotches, (small_width, small_height), interpolation=cv2.INTER_CUBIC))
         picture = picture + blotches[..., None]
@@ -112,15 +166,20 @@ def _paint(colors: np.ndarray, share: np.ndarray, paint: np.ndarray) -> None:
     colors += cover[:, None] * (paint - colors)
 
 
+def _patch(distance: np.ndarray, reach: float) -> np.ndarray:
+    """About 1 where a distance (m) is below `reach`, 0 where it is above, half a centimetre soft."""
+    return _sigmoid((reach - distance) / 0.004)
+
+
 def _cloth(rng: np.random.Generator, rest: np.ndarray) -> np.ndarray:
     """Plain, striped or chequered in two colours, by position in the T-pose."""
     plain, other = _color(rng), _color(rng)
-    kind = rng.integers(4)
-    if kind < 2:
+    kind = rng.integers(8)
+    if kind > 1:  # most are plain
         return np.broadcast_to(plain, rest.shape)
     spacing = rng.uniform(0.05, 0.14)
     wave = np.sin(2 * np.pi * rest / spacing + rng.uniform(0, 2 * np.pi, 3))
-    pattern = wave[:, 1] if kind == 2 else wave[:, 0] * wave[:, 1]
+    pattern = wave[:, 1] if kind == 0 else wave[:, 0] * wave[:, 1]
     mix = _sigmoid(6 * pattern)
     return plain + mix[:, None] * (other - plain)
 

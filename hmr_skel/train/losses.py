@@ -19,6 +19,7 @@ from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat, rep_to_rotmat, rows_to_rotmat
 from hmr_skel.rows import SkelParams
+from hmr_skel.train.keypoint_maps import keypoint_maps_loss
 
 ROOT_KEYPOINT = 39  # Pelvis (MPII)
 
@@ -46,6 +47,9 @@ class LossConfig:
     refine_form: Literal["mean", "sum", "published"] = "mean"
     """Eq. 5. `mean`: layers 1 to T-1, rotations made of each joint's real dofs, mean over their entries. `sum`: the
     same as the formula has it, a sum. `published`: all T layers, Gram-Schmidt of all 24 joints' six numbers, mean."""
+    keypoint_maps: float = 0.0
+    """Not the paper's: of where an encoder that finds keypoints itself thought they were, see
+    `hmr_skel.train.keypoint_maps`."""
     full_supervision: bool = False
     """Give layers 1 to T-1 all of Eq. 1 with weight 1 in place of Eq. 5 ("Full super.")."""
 
@@ -96,6 +100,10 @@ def total_loss(
         value = refine_loss(prediction, targets, config.refine_form)
         total = total + config.refine * value
         terms["refine"] = value.detach()
+    if prediction.keypoint_maps is not None:
+        value = keypoint_maps_loss(prediction.keypoint_maps, targets.keypoints_2d)
+        total = total + config.keypoint_maps * value
+        terms["keypoint_maps"] = value.detach()
     return total, terms
 
 

@@ -102,7 +102,7 @@ def test_the_coarse_estimate_does_not_see_the_camera_but_the_refined_ones_do(sma
 def test_the_coarse_estimate_is_the_mean_plus_the_heads_on_the_mean_token(small_network, geometry):
     network = small_network()
     images = torch.randn(2, 3, 256, 192)
-    pooled = network.backbone(images).mean(1)
+    pooled = network.backbone(images).tokens.mean(1)
     coarse = network(images, geometry(2)).coarse
     torch.testing.assert_close(coarse.camera, network.heads.mean_camera + network.heads.camera(pooled))
     torch.testing.assert_close(coarse.betas, network.heads.mean_betas + network.heads.betas(pooled))
@@ -163,7 +163,7 @@ def test_the_decoder_is_the_published_one(small_network, geometry):
     network = small_network()
     images, where = torch.randn(2, 3, 256, 192), geometry(2)
     prediction = network(images, where)
-    expected = published_decoder(network, network.backbone(images), prediction.stages[0], camera_cue(where))
+    expected = published_decoder(network, network.backbone(images).tokens, prediction.stages[0], camera_cue(where))
     for stage, (pose, betas, camera) in zip(prediction.stages[1:], expected, strict=True):
         torch.testing.assert_close(stage.rep.flatten(1), pose)
         torch.testing.assert_close(stage.betas, betas)
@@ -188,7 +188,7 @@ def test_decoder_tokens_carry_on_without_refinement(small_network, geometry):
     network = small_network(refine=False)
     images, where = torch.randn(2, 3, 256, 192), geometry(2)
     prediction = network(images, where)
-    image, cue = network.backbone(images), camera_cue(where)
+    image, cue = network.backbone(images).tokens, camera_cue(where)
     tokens = network.decoder.embed(prediction.stages[0], cue) + network.decoder.position
     for layer in network.decoder.layers:
         tokens = layer(tokens, image)

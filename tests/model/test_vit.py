@@ -23,7 +23,7 @@ def test_parameter_counts(size, millions):
 def test_tokens_cover_the_crop(patch, grid):
     config = VitConfig(width=8, depth=1, heads=1, patch=patch)
     assert config.grid == grid
-    assert Vit(config)(torch.zeros(2, 3, 256, 192)).shape == (2, config.num_tokens, 8)
+    assert Vit(config)(torch.zeros(2, 3, 256, 192)).tokens.shape == (2, config.num_tokens, 8)
 
 
 def test_tokens_are_patches_row_by_row():
@@ -85,7 +85,7 @@ def test_activation_checkpointing_changes_no_gradient():
         vit.activation_checkpointing = recompute
         vit.zero_grad()
         torch.manual_seed(1)
-        vit(images).square().sum().backward()
+        vit(images).tokens.square().sum().backward()
         return [parameter.grad.clone() for parameter in vit.parameters()]
 
     for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
@@ -98,18 +98,30 @@ def test_impossible_sizes_are_refused(wrong):
         VitConfig(**{"width": 32, "depth": 1, "heads": 2} | wrong)
 
 
-def test_a_convolutional_stem_makes_as_many_tokens_as_asked_for():
+@pytest.fixture
+def stemmed() -> Vit:
     torch.manual_seed(0)
-    vit = Vit(VitConfig(width=32, depth=1, heads=2, stem_tokens=5))
+    return Vit(VitConfig(width=32, depth=1, heads=2, stem_tokens=5))
+
+
+def test_a_convolutional_stem_makes_as_many_tokens_as_asked_for(stemmed):
     images = torch.randn(2, 3, 256, 192)
-    tokens = vit(images)
+    tokens = stemmed(images).tokens
     assert tokens.shape == (2, 5, 32)
-    assert vit.config.num_tokens == 5
-    torch.testing.assert_close(vit(images[:1]), tokens[:1], rtol=1e-4, atol=1e-5)  # rows do not know one another
-    tokens.square().mean().backward()
-    assert all(parameter.grad is not None for parameter in vit.parameters())
+    assert stemmed.config.num_tokens == 5
+    alone = stemmed(images[:1]).tokens
+    torch.testing.assert_close(alone, tokens[:1], rtol=1e-4, atol=1e-5)  # rows do not know one another
     elsewhere = images.clone()
     elsewhere[..., 96:] = 0  # every token has seen both halves
-    assert ((vit(elsewhere) - tokens).abs().amax((0, 2)) > 1e-3).all()
+    assert ((stemmed(elsewhere).tokens - tokens).abs().amax((0, 2)) > 1e-3).all()
     with pytest.raises(ValueError, match="stem_tokens is -1"):
         VitConfig(width=32, depth=1, heads=2, stem_tokens=-1)
+
+
+def test_a_convolutional_stem_says_where_keypoints_are(stemmed):
+    tokens, maps = stemmed(torch.randn(2, 3, 256, 192))
+    assert maps.shape == (2, 44, 16, 12)
+    torch.testing.assert_close(maps.exp().sum((-1, -2)), torch.ones(2, 44))
+    (tokens.square().mean() + maps.square().mean()).backward()
+    assert all(parameter.grad is not None for parameter in stemmed.parameters())
+    assert Vit(SMALL_VIT)(torch.randn(1, 3, 256, 192)).maps is None
