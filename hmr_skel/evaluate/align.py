@@ -1,13 +1,20 @@
 """Two sets of points laid over each other: by a root, or by the best similarity (Procrustes)."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
-def from_root(points: Float[Tensor, "*batch K 3"], root: int) -> Float[Tensor, "*batch K 3"]:
-    """Positions against the point number `root`."""
-    return points - points[..., root : root + 1, :]
+def root_of(points: Float[Tensor, "*batch K 3"], root: int | Sequence[int]) -> Float[Tensor, "*batch 3"]:
+    """The point number `root`, or the mean of several."""
+    return points[..., root, :] if isinstance(root, int) else points[..., list(root), :].mean(-2)
+
+
+def from_root(points: Float[Tensor, "*batch K 3"], root: int | Sequence[int]) -> Float[Tensor, "*batch K 3"]:
+    """Positions against the root."""
+    return points - root_of(points, root).unsqueeze(-2)
 
 
 def similarity_align(pred: Float[Tensor, "*batch K 3"], gt: Float[Tensor, "*batch K 3"]) -> Float[Tensor, "*batch K 3"]:

@@ -1,0 +1,58 @@
+"""One prediction against the truth of a batch: a column per metric."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hmr_skel.evaluate.align import root_of
+from hmr_skel.evaluate.benchmarks import JointRule
+from hmr_skel.evaluate.ground_truth import Truth
+from hmr_skel.evaluate.metrics import mpjpe_mm, pa_mpjpe_mm, pve_mm
+from hmr_skel.evaluate.pck import found_keypoints
+
+Columns = dict[str, Tensor]
+"""Per row [N]: `mpjpe_mm`, `pa_mpjpe_mm`, `pve_mm`, `pa_pve_mm`, as far as the benchmark has them. Where it has 2D
+keypoints: `found` [N 2 44] and `valid` [N 44] bool, see `pck`. Of a SKEL body `q` [N 46]."""
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A predicted body, metres, along the camera's axes, at any place."""
+
+    vertices: Float[Tensor, "B 6890 3"]
+    joints: Float[Tensor, "B J 3"]
+
+
+def score(pred: Posed, truth: Truth, rule: JointRule, in_crop: Float[Tensor, "B 44 2"] | None = None) -> Columns:
+    """The columns of all rows; the caller leaves out those that are not `truth.complete`.
+
+    Args:
+        pred: the body, with the joints that `rule.regressor` gives.
+        truth: what it is compared with.
+        rule: which joints count.
+        in_crop: the projected keypoints in crop coordinates, for PCK.
+    """
+    columns: Columns = {}
+    if truth.joints is not None:
+        scored = list(rule.scored)
+        columns["mpjpe_mm"] = mpjpe_mm(pred.joints, truth.joints, rule.root, scored)
+        columns["pa_mpjpe_mm"] = pa_mpjpe_mm(pred.joints[..., scored, :], truth.joints[..., scored, :])
+        if truth.vertices is not None:
+            gt_root = root_of(truth.joints, rule.root) if truth.mesh_root is None else truth.mesh_root
+            columns["pve_mm"] = pve_mm(pred.vertices, truth.vertices, root_of(pred.joints, rule.root), gt_root)
+            columns["pa_pve_mm"] = pa_mpjpe_mm(pred.vertices, truth.vertices)
+    if truth.keypoints_2d is not None and truth.valid_2d is not None and in_crop is not None:
+        columns["found"] = found_keypoints(in_crop, truth.keypoints_2d, truth.valid_2d)
+        columns["valid"] = truth.valid_2d
+    return columns
+
+
+def joined(parts: Sequence[Mapping[str, Columns]]) -> dict[str, Columns]:
+    """The columns of batches, one after the other, by the same names."""
+    return {
+        name: {column: torch.cat([part[name][column] for part in parts]) for column in columns}
+        for name, columns in parts[0].items()
+    }
