@@ -25,7 +25,7 @@ from hmr_skel.evaluate.labels import BenchmarkRows, evenly, load_rows
 from hmr_skel.evaluate.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_S2, PaperTable
 from hmr_skel.evaluate.regressors import joint_names
 from hmr_skel.evaluate.results import rows_table
-from hmr_skel.evaluate.run import evaluate_networks
+from hmr_skel.evaluate.run import Method, evaluate_methods
 from hmr_skel.evaluate.score import Columns
 from hmr_skel.evaluate.summary import METRIC_NAMES, resampled, sequences_of, summarise
 from hmr_skel.evaluate.tables import COST, OurLine, SideBySide, cost_columns, swap_lines
@@ -57,6 +57,10 @@ def benchmark_reports(
         loaded = [load_network(files[0])]
         loaded += [load_network(file, skel_gender=loaded[0][1].skel_gender) for file in files[1:]]
         body = SkelKeypoints.load(models, loaded[0][1].skel_gender, device)
+    # A switch that changes nothing here is not to be named as if it had.
+    idle = {"aliased-crop", "moyo-box"} if not files else set()
+    idle |= {"bgr-focal"} if not files or intrinsics.fov is None else set()
+    legacy = tuple(switch for switch in legacy if switch not in idle)
     jobs = [_Job.open(benchmark, args, legacy, models, device) for benchmark in benchmarks]
     unused = [name for name in predictions if name not in [job.benchmark.name for job in jobs]]
     if unused:
@@ -74,10 +78,10 @@ def benchmark_reports(
     for job in jobs:
         report = job.about() | {"intrinsics": intrinsics.text if files else None}
         if files:
-            networks = [network.to(device) for network, _ in loaded]
+            methods = [Method.of(network.to(device)) for network, _ in loaded]
             with _bar(len(job.rows), f"{job.benchmark.title}", args.quiet) as bar:
-                found, rows = evaluate_networks(
-                    networks, job.rows, job.reader(intrinsics), job.truth, body, intrinsics,
+                found, rows = evaluate_methods(
+                    methods, job.rows, job.reader(intrinsics), job.truth, body, intrinsics,
                     batch_size=args.batch, progress=bar.update,
                 )  # fmt: skip
             report |= {"rows": len(rows), "left_out": len(job.rows) - len(rows)}

@@ -20,7 +20,8 @@ def from_root(points: Float[Tensor, "*batch K 3"], root: int | Sequence[int]) ->
 def similarity_align(pred: Float[Tensor, "*batch K 3"], gt: Float[Tensor, "*batch K 3"]) -> Float[Tensor, "*batch K 3"]:
     """`pred` moved, turned and scaled, never mirrored, to the least sum of squared distances from `gt` (Umeyama 1991).
 
-    In float64, whatever comes in. Points that all coincide stay in one place: the mean of `gt`.
+    The similarity is found in float64, whatever comes in, and applied in the points' own dtype. Points that all
+    coincide stay in one place: the mean of `gt`.
     """
     a, b = pred.double(), gt.double()
     mean_a, mean_b = a.mean(-2, keepdim=True), b.mean(-2, keepdim=True)
@@ -30,5 +31,5 @@ def similarity_align(pred: Float[Tensor, "*batch K 3"], gt: Float[Tensor, "*batc
     sign[..., 2] = torch.where(torch.linalg.det(u @ vt) < 0, -1.0, 1.0)  # a reflection is no rotation
     size = a.square().sum((-1, -2))
     scale = (singular * sign).sum(-1) / torch.where(size > 0, size, 1.0)
-    turned = a @ ((u * sign.unsqueeze(-2)) @ vt)
-    return (scale[..., None, None] * turned + mean_b).to(pred.dtype)
+    turn = scale[..., None, None] * ((u * sign.unsqueeze(-2)) @ vt)
+    return (pred - mean_a.to(pred.dtype)) @ turn.to(pred.dtype) + mean_b.to(pred.dtype)

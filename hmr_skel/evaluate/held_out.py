@@ -113,7 +113,8 @@ def evaluate_held_out(
             )
             same = Posed(*(points.expand(len(batch), -1, -1) for points in vars(constant).values()))
             # The mean body has no camera, so no place in the image.
-            of_mean = _kept(score(same, truth, RULE), batch, kept)
+            row = {"row": batch.row[kept].cpu()}
+            of_mean = score(same, truth, RULE) | row
             for network, found in zip(networks, parts, strict=True):
                 prediction = network(batch.image, geometry)
                 stages = {"final": prediction.final}
@@ -124,8 +125,7 @@ def evaluate_held_out(
                     q = rep_to_q(estimate.rep)
                     posed = held_out.body(SkelParams(q, estimate.betas, still))
                     points = in_crop(posed.keypoints, estimate.camera, prediction.geometry)
-                    columns = score(Posed(posed.vertices, posed.keypoints), truth, RULE, points) | {"q": q}
-                    errors[name] = _kept(columns, batch, kept)
+                    errors[name] = score(Posed(posed.vertices, posed.keypoints), truth, RULE, points, q) | row
                 found.append(errors)
     if not used:
         raise UserError(f"none of {rows:,} held-out rows has a SKEL label and all 44 keypoints: nothing to compare.")
@@ -143,10 +143,6 @@ def summaries(errors: Errors, held_out: HeldOut) -> dict[str, dict[str, Any]]:
     """By stage: means over rows, their intervals, PCK, limit violations, and what they are of, see `summarise`."""
     _, sequences = held_out_sequences(errors, held_out)
     return {stage: summarise(columns, sequences, JOINT_SET) for stage, columns in errors.items()}
-
-
-def _kept(columns: Columns, batch: Batch, kept: Bool[Tensor, "B"]) -> Columns:
-    return {name: values[kept].cpu() for name, values in (columns | {"row": batch.row}).items()}
 
 
 def _complete(batch: Batch) -> Bool[Tensor, "B"]:

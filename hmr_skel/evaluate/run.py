@@ -1,7 +1,7 @@
 """Networks on a benchmark: every row's image to bodies, bodies against the truth, a column per metric."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,9 +22,23 @@ from hmr_skel.model.network import Network, Prediction
 from hmr_skel.model.pose_rep import rep_to_q
 
 
+@dataclass(frozen=True)
+class Method:
+    """Something that predicts as a network does."""
+
+    predict: Callable[[Tensor, CropGeometry], Prediction]
+    mean: Estimate
+    """Of one row: what it would say of any image."""
+
+    @classmethod
+    def of(cls, network: Network) -> "Method":
+        """A network in evaluation mode."""
+        return cls(network, network.heads.mean(1))
+
+
 @torch.no_grad()
-def evaluate_networks(
-    networks: Sequence[Network],
+def evaluate_methods(
+    methods: Sequence[Method],
     rows: BenchmarkRows,
     reader: CropReader,
     truth: GroundTruth,
@@ -35,13 +49,13 @@ def evaluate_networks(
     threads: int = 2,
     progress: Callable[[int], object] | None = None,
 ) -> tuple[list[dict[str, Columns]], np.ndarray]:
-    """Columns of each network by stage (mean_pose, coarse, final), and which rows they are of.
+    """Columns of each method by stage (mean_pose, coarse, final), and which rows they are of.
 
     Where the benchmark has 2D keypoints, the stages `swap_xy_0` ... and `swap_s_0` ... are the final body under the
     camera of decoder layer 0 (the paper's Table S2): its tx, ty beside the final s, and its s beside the final tx, ty.
 
     Args:
-        networks: in evaluation mode, on the body's device, of the body's gender.
+        methods: on the body's device, of the body's gender.
         rows: of the benchmark.
         reader: of their images.
         truth: what they are compared with.
@@ -54,20 +68,17 @@ def evaluate_networks(
     Raises:
         UserError: an image cannot be read, no row has all labels.
     """
-    parts: list[list[dict[str, Columns]]] = [[] for _ in networks]
+    parts: list[list[dict[str, Columns]]] = [[] for _ in methods]
     kept_rows = []
-    scorers = [_Scorer(network, truth, body) for network in networks]
+    scorers = [_Scorer(method.mean, truth, body) for method in methods]
     for some, crops in reader.batches(rows, batch_size, threads):
         geometry = _geometry(some, intrinsics(crops, some)).to(truth.device)
         images = torch.from_numpy(np.stack([crop.image for crop in crops])).to(truth.device)
         expected = truth(some)
         kept_rows.append(some.row[expected.complete.cpu().numpy()])
         if expected.complete.any():
-            for network, scorer, found in zip(networks, scorers, parts, strict=True):
-                columns = scorer(network(images, geometry), expected)
-                found.append(
-                    {stage: {k: v[expected.complete].cpu() for k, v in c.items()} for stage, c in columns.items()}
-                )
+            for method, scorer, found in zip(methods, scorers, parts, strict=True):
+                found.append(scorer(method.predict(images, geometry), expected))
         if progress is not None:
             progress(len(some))
     if not parts[0]:
@@ -76,12 +87,11 @@ def evaluate_networks(
 
 
 class _Scorer:
-    """One network's predictions against the truth."""
+    """One method's predictions against the truth."""
 
-    def __init__(self, network: Network, truth: GroundTruth, body: SkelKeypoints) -> None:
+    def __init__(self, mean: Estimate, truth: GroundTruth, body: SkelKeypoints) -> None:
         self.benchmark: Benchmark = truth.benchmark
-        self.regressor, self.body = truth.regressor, body
-        self.mean: Estimate = network.heads.mean(1)
+        self.regressor, self.body, self.mean = truth.regressor, body, mean
         self.posed_mean = self._posed(self.mean)
 
     def __call__(self, prediction: Prediction, truth: Truth) -> dict[str, Columns]:
@@ -106,7 +116,7 @@ class _Scorer:
 
     def _columns(self, estimate: Estimate, posed: Posed, geometry: CropGeometry, truth: Truth) -> Columns:
         points = in_crop(posed.joints, estimate.camera, geometry) if truth.keypoints_2d is not None else None
-        return score(posed, truth, self.benchmark.joints, points) | {"q": rep_to_q(estimate.rep)}
+        return score(posed, truth, self.benchmark.joints, points, rep_to_q(estimate.rep))
 
 
 def swapped(prediction: Prediction) -> dict[str, Estimate]:

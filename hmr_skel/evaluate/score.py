@@ -26,28 +26,40 @@ class Posed:
     joints: Float[Tensor, "B J 3"]
 
 
-def score(pred: Posed, truth: Truth, rule: JointRule, in_crop: Float[Tensor, "B 44 2"] | None = None) -> Columns:
-    """The columns of all rows; the caller leaves out those that are not `truth.complete`.
+def score(
+    pred: Posed,
+    truth: Truth,
+    rule: JointRule,
+    in_crop: Float[Tensor, "B 44 2"] | None = None,
+    q: Float[Tensor, "B 46"] | None = None,
+) -> Columns:
+    """The columns of the rows that are `truth.complete`, on the CPU.
 
     Args:
         pred: the body, with the joints that `rule.regressor` gives.
         truth: what it is compared with.
         rule: which joints count.
         in_crop: the projected keypoints in crop coordinates, for PCK.
+        q: a SKEL body's angles, passed through.
     """
+    rows = slice(None) if truth.complete.all() else truth.complete.nonzero().squeeze(1)
     columns: Columns = {}
     if truth.joints is not None:
+        joints, gt = pred.joints[rows], truth.joints[rows]
         scored = list(rule.scored)
-        columns["mpjpe_mm"] = mpjpe_mm(pred.joints, truth.joints, rule.root, scored)
-        columns["pa_mpjpe_mm"] = pa_mpjpe_mm(pred.joints[..., scored, :], truth.joints[..., scored, :])
+        columns["mpjpe_mm"] = mpjpe_mm(joints, gt, rule.root, scored)
+        columns["pa_mpjpe_mm"] = pa_mpjpe_mm(joints[:, scored], gt[:, scored])
         if truth.vertices is not None:
-            gt_root = root_of(truth.joints, rule.root) if truth.mesh_root is None else truth.mesh_root
-            columns["pve_mm"] = pve_mm(pred.vertices, truth.vertices, root_of(pred.joints, rule.root), gt_root)
-            columns["pa_pve_mm"] = pa_mpjpe_mm(pred.vertices, truth.vertices)
+            vertices, gt_vertices = pred.vertices[rows], truth.vertices[rows]
+            gt_root = root_of(gt, rule.root) if truth.mesh_root is None else truth.mesh_root[rows]
+            columns["pve_mm"] = pve_mm(vertices, gt_vertices, root_of(joints, rule.root), gt_root)
+            columns["pa_pve_mm"] = pa_mpjpe_mm(vertices, gt_vertices)
     if truth.keypoints_2d is not None and truth.valid_2d is not None and in_crop is not None:
-        columns["found"] = found_keypoints(in_crop, truth.keypoints_2d, truth.valid_2d)
-        columns["valid"] = truth.valid_2d
-    return columns
+        columns["valid"] = truth.valid_2d[rows]
+        columns["found"] = found_keypoints(in_crop[rows], truth.keypoints_2d[rows], columns["valid"])
+    if q is not None:
+        columns["q"] = q[rows]
+    return {name: values.cpu() for name, values in columns.items()}
 
 
 def joined(parts: Sequence[Mapping[str, Columns]]) -> dict[str, Columns]:

@@ -97,8 +97,8 @@ def _batch(
         first, second = (score(Posed(v, j), truth, rule) for v, j in ((before, smpl_joints), (after, skel_joints)))
         against = (from_root(skel_joints, rule.root) - from_root(smpl_joints, rule.root)).norm(dim=-1)
         found[name] = {
-            **{f"before/{metric}": values.cpu() for metric, values in first.items()},
-            **{f"after/{metric}": values.cpu() for metric, values in second.items()},
+            **{f"before/{metric}": values for metric, values in first.items()},
+            **{f"after/{metric}": values for metric, values in second.items()},
             "joint_before": _each(smpl_joints, gt, rule),
             "joint_after": _each(skel_joints, gt, rule),
             "moved": 1000 * (skel_joints - smpl_joints).norm(dim=-1).cpu(),

@@ -70,12 +70,8 @@ def evaluate_predictions(
         before, after = (
             Posed(vertices, truth.regressor(vertices)) for vertices in posed_pair(converted.take(some), bodies)
         )
-        columns = {
-            "smpl": score(before, expected, truth.benchmark.joints),
-            "skel": score(after, expected, truth.benchmark.joints)
-            | {"q": torch.from_numpy(converted.q[some]).to(truth.device)},
-        }
-        parts.append({stage: {k: v[complete].cpu() for k, v in c.items()} for stage, c in columns.items()})
+        q, rule = torch.from_numpy(converted.q[some]).to(truth.device), truth.benchmark.joints
+        parts.append({"smpl": score(before, expected, rule), "skel": score(after, expected, rule, q=q)})
         moved.append((after.joints - before.joints)[complete].norm(dim=-1).cpu())
         kept_rows.append(rows.row[some][complete.cpu().numpy()])
     used = np.concatenate(kept_rows)
