@@ -171,6 +171,7 @@ def _measured(
     from hmr_skel.evaluate.paper import MPJPE_PA_PVE, PCK, TABLE_4, TABLE_5, Column
     from hmr_skel.evaluate.tables import OurLine, SideBySide
     from hmr_skel.model.checkpoint import load_network
+    from hmr_skel.train.ablations import variant_recipe
 
     device = resolve_device(args.device)
     held_out = HeldOut.open(run.dataset, run.images, run.body_models, device, quiet=True)
@@ -192,24 +193,24 @@ def _measured(
         for benchmark, report in reports.items():
             for name, one in zip(networks, report["networks"], strict=True):
                 results[name][benchmark] = one
-    more = (Column(HELD_OUT, MPJPE_PA_PVE, f"ours only: {run.dataset} held out"), Column(HELD_OUT, PCK, ""))
+    more = (Column(HELD_OUT, MPJPE_PA_PVE), Column(HELD_OUT, PCK))
+    recipe = variant_recipe(variants[0], args.recipe, args.set)
     tables = []
     for table in (TABLE_4, TABLE_5):
-        details = {line.method: line.details for line in table.lines}
         ours, notes = [], []
         for variant in variants:
             line = variant.lines.get(table.number)
             if line is None:
                 continue
             cells = {benchmark: stages["final"] for benchmark, stages in results[variant.name].items()}
-            own = (str(run.dataset),) if table is TABLE_4 else details[line]
-            ours.append(OurLine(line, cells, own))
+            ours.append(OurLine(line, cells, _details(table.number, variant.name, run, recipe)))
             if variant.name != "full":
-                notes.append(f"held out, {line} less full, mm [95 %]: {_differences(against[variant.name])}")
-        mean = results["full"][HELD_OUT]["mean_pose"]
+                notes.append(f"{HELD_OUT}, {line} less full, mm [95 %]: {_differences(against[variant.name])}")
+        mean = "/".join(f"{results['full'][HELD_OUT]['mean_pose'][metric]:.1f}" for metric in MPJPE_PA_PVE)
         notes.append(
-            f"held out: {len(sequences):,} rows of {len(set(sequences)):,} recordings; the mean pose has "
-            f"{'/'.join(f'{mean[m]:.1f}' for m in MPJPE_PA_PVE)}; recipe {args.recipe}, {plan['epochs']:g} epochs"
+            f"{HELD_OUT}: {len(sequences):,} rows of {len(set(sequences)):,} recordings of {run.dataset}, another data "
+            f"set than the paper's columns; the mean pose has {mean}; recipe {args.recipe}, {plan['epochs']:g} epochs, "
+            f"seed {recipe.seed} alone: intervals are over recordings, not over seeds"
         )
         tables.append(SideBySide(table, ours, more, tuple(notes)))
     return {
@@ -220,6 +221,15 @@ def _measured(
         "against_full_mm": against,
         "tables": [table.as_dict() for table in tables],
     }, tables
+
+
+def _details(table: str, variant: str, run, recipe) -> tuple[str, ...]:
+    """What the paper's tables say of a line beside its name, for ours."""
+    if table == "4":
+        return (str(run.dataset),)
+    depth = recipe.network.decoder.depth
+    loss = "L_skel" if variant == "full-super" else "L_refine"
+    return loss, f"1 x {depth}" if variant == "looped" else f"{depth} x 1"
 
 
 def _differences(found: Mapping[str, list[float]]) -> str:
