@@ -57,6 +57,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     ablate.add_argument(
         "--out", type=Path, metavar="DIR", help="runs and tables (default: data/runs/ablation-<recipe>)"
     )
+    ablate.add_argument("--fresh", action="store_true", help="begin anew, whatever is in that folder")
     ablate.add_argument("--vitpose", type=Path, metavar="FILE", help="vitpose_backbone.pth, from which vit_h starts")
     ablate.add_argument("--benchmark", metavar="NAMES", help="evaluate on these too, see `hmr-skel evaluate -h`")
     ablate.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
@@ -92,6 +93,7 @@ def run_ablate(args: argparse.Namespace) -> None:
         vitpose=args.vitpose,
         device=args.device,
         workers=args.workers,
+        fresh=args.fresh,
         quiet=args.quiet,
     )
     plan = _plan(args, run, recipes["full"], len(variants))
@@ -133,7 +135,7 @@ def _plan(args: argparse.Namespace, run, recipe, runs: int) -> dict[str, Any]:
     file = run.out / "plan.json"
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
         before = json.loads(file.read_text())
-        if {name: before[name] for name in asked} == asked:
+        if not args.fresh and {name: before[name] for name in asked} == asked:
             return before
     dearest = next(variant for variant in VARIANTS if variant.name == DEAREST)
     trial = variant_recipe(dearest, args.recipe, args.set)

@@ -218,12 +218,17 @@ def paper_tables(reports: Mapping[str, Mapping[str, Any]]) -> list[SideBySide]:
     tables.append(
         SideBySide(
             TABLE_S2,
-            [line for one in coco for line in swap_lines(_short(one["file"]), one)],
+            [line for one in coco for line in swap_lines(_short(one["file"]), _swaps(one))],
             (),
             _notes(reports, TABLE_3),
         )
     )
     return [table for table in tables if table.ours]
+
+
+def _swaps(stages: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of Table S2."""
+    return {name: stage for name, stage in stages.items() if name.startswith("swap_")}
 
 
 def _in(found: Mapping[str, Any], table: PaperTable) -> bool:

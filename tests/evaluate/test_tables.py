@@ -75,6 +75,6 @@ def test_details_and_different_metrics_are_in_the_header():
 
 def test_layers_of_a_network():
     stages = {f"swap_{what}_{i}": {"pck_05": 0.1 * i, "pck_10": 0.2 * i} for what in ("xy", "s") for i in range(3)}
-    side = SideBySide(TABLE_S2, swap_lines("run", stages | {"final": {}}))
+    side = SideBySide(TABLE_S2, swap_lines("run", stages))
     assert [row[0] for row in side.cells()[-3:]] == [f"ours: run, layer {i}" for i in range(3)]
     assert side.cells()[-1][1:] == ["0.2000/0.4000", "0.2000/0.4000"]
