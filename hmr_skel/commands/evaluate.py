@@ -54,7 +54,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     evaluate.add_argument(
         "networks", nargs="*", type=Path, metavar="NETWORK",
-        help=f"network.safetensors, or a run's folder (default: the newest in {RUNS})",
+        help=f"network.safetensors, a run's folder, or SKEL-CF's best.pth (default: the newest in {RUNS})",
     )  # fmt: skip
     evaluate.add_argument(
         "--benchmark", metavar="NAMES",
@@ -111,7 +111,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         "--legacy", default="", metavar="NAMES", help="published mistakes to repeat, see below; all for all of them"
     )
     group.add_argument("--limit", type=_count, metavar="N", help="at most N rows of each benchmark, spread evenly")
-    group.add_argument("--batch", type=_count, default=32, metavar="N", help="images at once (default: %(default)s)")
+    group.add_argument("--batch", type=_count, default=64, metavar="N", help="images at once (default: %(default)s)")
 
 
 def run_evaluate(args: argparse.Namespace) -> None:

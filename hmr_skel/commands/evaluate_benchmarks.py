@@ -22,6 +22,7 @@ from hmr_skel.evaluate.crops import CropReader
 from hmr_skel.evaluate.ground_truth import GroundTruth
 from hmr_skel.evaluate.intrinsics import Intrinsics
 from hmr_skel.evaluate.labels import BenchmarkRows, evenly, load_rows
+from hmr_skel.evaluate.networks import load_any_network
 from hmr_skel.evaluate.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_S2, PaperTable
 from hmr_skel.evaluate.regressors import joint_names
 from hmr_skel.evaluate.results import rows_table
@@ -29,7 +30,6 @@ from hmr_skel.evaluate.run import Method, evaluate_methods
 from hmr_skel.evaluate.score import Columns
 from hmr_skel.evaluate.summary import METRIC_NAMES, resampled, sequences_of, summarise
 from hmr_skel.evaluate.tables import COST, OurLine, SideBySide, cost_columns, swap_lines
-from hmr_skel.model.checkpoint import load_network
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.two_stage.evaluate import evaluate_predictions
 from hmr_skel.two_stage.predictions import read_predictions
@@ -54,8 +54,8 @@ def benchmark_reports(
     models = body_models(args)
     if files:
         intrinsics = Intrinsics.choose(args.intrinsics, args.fov, device)
-        loaded = [load_network(files[0])]
-        loaded += [load_network(file, skel_gender=loaded[0][1].skel_gender) for file in files[1:]]
+        loaded = [load_any_network(files[0])]
+        loaded += [load_any_network(file, loaded[0][1].skel_gender) for file in files[1:]]
         body = SkelKeypoints.load(models, loaded[0][1].skel_gender, device)
     # A switch that changes nothing here is not to be named as if it had.
     idle = {"aliased-crop", "moyo-box"} if not files else set()

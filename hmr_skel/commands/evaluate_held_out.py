@@ -14,9 +14,9 @@ from hmr_skel.data.image_files import image_rules
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.evaluate.held_out import JOINT_SET, Errors, HeldOut, evaluate_held_out, held_out_sequences, summaries
 from hmr_skel.evaluate.mean_body import mean_body
+from hmr_skel.evaluate.networks import load_any_network
 from hmr_skel.evaluate.results import rows_table
 from hmr_skel.evaluate.summary import METRIC_NAMES, resampled
-from hmr_skel.model.checkpoint import load_network
 
 
 def held_out_report(
@@ -28,7 +28,7 @@ def held_out_report(
     if args.build:
         build_missing(args.manifest, data, quiet=args.quiet)
     held_out = HeldOut.open(data, image_rules(manifest), manifest.body_models.path, device, args.quiet)
-    loaded = [load_network(file, skel_gender=held_out.dataset.gender) for file in files]
+    loaded = [load_any_network(file, held_out.dataset.gender) for file in files]
     networks = [network.to(device) for network, _ in loaded]
     with tqdm(total=len(held_out.dataset), unit="row", leave=False, disable=True if args.quiet else None) as bar:
         found, left_out = evaluate_held_out(

@@ -147,7 +147,10 @@ def _genders(file: _File, count: int) -> np.ndarray:
     # The published loader takes everything that is not 'm' or 'male' for female, bytes and 'neutral' too.
     unknown = sorted({text for text in texts.tolist() if text.strip().lower() not in _GENDERS})
     if unknown or len(texts) != count:
-        raise UserError(f"{file.path}: 'gender' is {unknown[:3]}, expected m, f, male, female or neutral in each row.")
+        found = f"is {unknown[:3]}" if unknown else f"has {len(texts)} rows"
+        raise UserError(
+            f"{file.path}: 'gender' {found}, expected m, f, male, female or neutral in each of {count} rows."
+        )
     return np.array([_GENDERS[text.strip().lower()] for text in texts.tolist()], object)
 
 
@@ -191,7 +194,8 @@ def _moyo(file: _File) -> BenchmarkRows:
     ]
     size = file.floats(file.array("scales"), "scales", count, 2)  # of the box, px, already with its margin
     told = _positive(size.max(1), file)
-    # Widened to the network's aspect, then to a square: the person fills the columns that it sees.
+    # Widened to the network's aspect, then to a square: the person fills the columns that it sees. (HSMR then cuts the
+    # corners to whole pixels, which moves the crop by less than one.)
     side = np.maximum(size[:, 1], size[:, 0] / np.float32(_ASPECT))
     return BenchmarkRows(
         row=np.arange(count),

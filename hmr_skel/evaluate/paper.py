@@ -30,7 +30,8 @@ class Line:
     cells: tuple[Values | None, ...]
     details: tuple[str, ...] = ()
     before: str | None = None
-    """Of a method that converts SMPL: the line of Table 2 with the same predictions before conversion."""
+    """Of a method that converts SMPL: the line of Table 2 with its predictions before conversion. (The paper does not
+    say which HMR2.0 it converted; 0b is the one that it lists with MOYO.)"""
 
 
 @dataclass(frozen=True)

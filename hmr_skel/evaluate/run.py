@@ -45,7 +45,7 @@ def evaluate_methods(
     body: SkelKeypoints,
     intrinsics: Intrinsics,
     *,
-    batch_size: int = 32,
+    batch_size: int = 64,
     threads: int = 2,
     progress: Callable[[int], object] | None = None,
 ) -> tuple[list[dict[str, Columns]], np.ndarray]:
@@ -120,7 +120,7 @@ class _Scorer:
 
 
 def swapped(prediction: Prediction) -> dict[str, Estimate]:
-    """The final estimate under the cameras of the decoder's layers, see `evaluate_networks`."""
+    """The final estimate under the cameras of the decoder's layers, see `evaluate_methods`."""
     final, found = prediction.final, {}
     for layer, estimate in enumerate(prediction.stages[1:]):
         s, xy = estimate.camera[:, :1], estimate.camera[:, 1:]
