@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     """Where a benchmark's files are, and how it is run."""
     group = parser.add_argument_group("benchmarks")
-    group.add_argument("--benchmark-data", type=Path, metavar="DIR", help="folder of labels/ and images/, see below")
+    group.add_argument("--benchmark-data", type=Path, metavar="DIR", help="folder of labels/ and images/, see evaluate -h")
     group.add_argument("--labels", type=Path, metavar="FILE", help="the label file of the one benchmark, elsewhere")
     group.add_argument("--images", type=Path, metavar="DIR", help="the image folder of the one benchmark, elsewhere")
     group.add_argument(
@@ -108,7 +107,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--fov", type=Path, metavar="FILE", help="HumanFoV's weights, cam_model_cleaned.ckpt")
     group.add_argument(
-        "--legacy", default="", metavar="NAMES", help="published mistakes to repeat, see below; all for all of them"
+        "--legacy", default="", metavar="NAMES", help="published mistakes to repeat, see evaluate -h; or all"
     )
     group.add_argument("--limit", type=_count, metavar="N", help="at most N rows of each benchmark, spread evenly")
     group.add_argument("--batch", type=_count, default=64, metavar="N", help="images at once (default: %(default)s)")
@@ -169,24 +168,6 @@ def _write(out: Path, report: dict[str, Any], tables: list, texts: list[str], ma
         temporary.write_text("\n\n".join(page) + "\n")
     with replacing(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def body_models(args: argparse.Namespace) -> Path:
-    """The folder of the body models that a benchmark is evaluated with. Raises `UserError` where none is named."""
-    named = args.body_models or os.environ.get("HMR_SKEL_BODY_MODELS")
-    if not named:
-        raise UserError(
-            "no body models: a benchmark's truth is made with SMPL's licensed files, and SKEL's pose the predictions. "
-            "Name their folder with --body-models DIR or HMR_SKEL_BODY_MODELS; --body-models open takes the openly "
-            "licensed body, to try."
-        )
-    if named != "open":
-        return Path(named)
-    from flows.sources import make_open_body
-
-    folder = Path(os.environ.get("HMR_SKEL_DATA") or "data") / "open" / "body_models"
-    make_open_body(folder, quiet=args.quiet)
-    return folder
 
 
 def network_file(path: Path) -> Path:
