@@ -92,7 +92,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     """Where a benchmark's files are, and how it is run."""
     group = parser.add_argument_group("benchmarks")
-    group.add_argument("--benchmark-data", type=Path, metavar="DIR", help="folder of labels/ and images/, see evaluate -h")
+    group.add_argument(
+        "--benchmark-data", type=Path, metavar="DIR", help="folder of labels/ and images/, see evaluate -h"
+    )
     group.add_argument("--labels", type=Path, metavar="FILE", help="the label file of the one benchmark, elsewhere")
     group.add_argument("--images", type=Path, metavar="DIR", help="the image folder of the one benchmark, elsewhere")
     group.add_argument(
