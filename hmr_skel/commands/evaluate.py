@@ -8,7 +8,7 @@ from typing import Any
 from hmr_skel.commands.build import DEFAULT_MANIFEST
 from hmr_skel.commands.train import RUNS
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.benchmarks import BENCHMARKS, FOLDER_VARIABLE, LEGACY
+from hmr_skel.evaluate.benchmarks import BENCHMARKS, FOLDER_VARIABLE, LEGACY, MODELS_FROM
 
 HELD_OUT = "held-out"
 
@@ -37,6 +37,7 @@ def _benchmarks_text() -> str:
             f"{'':<12}{', '.join(one.model_files)}",
             f"{'':<12}({one.quirks})",
         ]
+    lines += ["", "body models:"] + [f"  {name:<31}{source}" for name, source in MODELS_FROM.items()]
     lines += ["", "published mistakes that --legacy switches on, for comparison with published figures:"]
     lines += [f"  {name:<14}{text}" for name, text in LEGACY.items()]
     return "\n".join(lines)

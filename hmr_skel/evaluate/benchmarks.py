@@ -117,6 +117,17 @@ REGRESSOR_FILES = {
     "keypoints_44": ("J_regressor_SKEL_mix_MALE.pkl", "SMPL_to_J19.pkl"),
 }
 
+MODELS_FROM = {
+    "SMPL_NEUTRAL.pkl": "smpl.is.tue.mpg.de",
+    "SMPL_MALE.pkl": "smpl.is.tue.mpg.de",
+    "SMPL_FEMALE.pkl": "smpl.is.tue.mpg.de",
+    "J_regressor_h36m.npy": "CameraHMR's train-eval-utils (camerahmr.is.tue.mpg.de)",
+    "J_regressor_SMPL_MALE.pkl": "body_models of HSMR-data_inputs on Hugging Face (IsshikiHugh)",
+    "J_regressor_SKEL_mix_MALE.pkl": "body_models of HSMR-data_inputs on Hugging Face (IsshikiHugh)",
+    "SMPL_to_J19.pkl": "body_models of HSMR-data_inputs on Hugging Face (IsshikiHugh)",
+}
+"""Who has each of the files of `Benchmark.model_files`."""
+
 _MESH = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm")
 
 BENCHMARKS: dict[str, Benchmark] = {

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hmr_skel.body.files import SMPL_FILES, model_path
+from hmr_skel.body.files import SMPL_FILES
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.evaluate.benchmarks import Benchmark
 from hmr_skel.evaluate.labels import BenchmarkRows
-from hmr_skel.evaluate.regressors import Regressor
+from hmr_skel.evaluate.regressors import Regressor, model_file
 
 MIN_CONFIDENCE_2D = 0.5
 """2D keypoints count above it (HMR2's PCK)."""
@@ -42,7 +42,7 @@ class GroundTruth:
         self.regressor = Regressor.load(benchmark.joints, body_models, device)
         needed = () if rows.smpl_gender is None else dict.fromkeys(rows.smpl_gender.tolist())
         self.smpl = {
-            gender: Smpl.load(model_path(body_models, SMPL_FILES[gender])).to(device) for gender in needed
+            gender: Smpl.load(model_file(body_models, SMPL_FILES[gender])).to(device) for gender in needed
         }  # fmt: skip
 
     @torch.no_grad()

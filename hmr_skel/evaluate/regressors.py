@@ -8,11 +8,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hmr_skel.body.assets import load_regressor
-from hmr_skel.body.files import SMPL_FILES, model_path
+from hmr_skel.body.files import model_path
 from hmr_skel.body.joints import KEYPOINTS_44, SMPL_JOINTS
 from hmr_skel.body.keypoints import keypoints_44, load_points_matrix
 from hmr_skel.body.smpl import Smpl
-from hmr_skel.evaluate.benchmarks import REGRESSOR_FILES, JointRule
+from hmr_skel.errors import UserError
+from hmr_skel.evaluate.benchmarks import MODELS_FROM, REGRESSOR_FILES, JointRule
+
+
+def model_file(folder: Path, name: str) -> Path:
+    """A body model's file. Raises `UserError` where it is missing, with who has it."""
+    try:
+        return model_path(folder, name)
+    except UserError as error:
+        raise UserError(f"{error} It is from {MODELS_FROM[name]}.") from None
 
 
 @dataclass(frozen=True)
@@ -26,9 +35,9 @@ class Regressor:
     @classmethod
     def load(cls, rule: JointRule, body_models: Path, device: torch.device | str = "cpu") -> "Regressor":
         """Raises `UserError` where a file is missing, damaged or misshapen."""
-        files = [model_path(body_models, name) for name in REGRESSOR_FILES[rule.regressor]]
+        files = [model_file(body_models, name) for name in REGRESSOR_FILES[rule.regressor]]
         if rule.regressor == "smpl_neutral":
-            matrix = Smpl.load(model_path(body_models, SMPL_FILES["neutral"])).joint_regressor
+            matrix = Smpl.load(files[0]).joint_regressor
         elif rule.regressor == "keypoints_44":
             joints = torch.from_numpy(load_regressor(files[0], 24)).float()
             matrix = torch.cat((joints, load_points_matrix(files[1])))

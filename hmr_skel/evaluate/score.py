@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hmr_skel.errors import UserError
 from hmr_skel.evaluate.align import root_of
 from hmr_skel.evaluate.benchmarks import JointRule
 from hmr_skel.evaluate.ground_truth import Truth
@@ -41,7 +42,13 @@ def score(
         rule: which joints count.
         in_crop: the projected keypoints in crop coordinates, for PCK.
         q: a SKEL body's angles, passed through.
+
+    Raises `UserError` where a prediction is no finite number.
     """
+    if not pred.joints.isfinite().all():
+        raise UserError(
+            "predictions hold numbers that are not finite: the network has diverged. Evaluate an earlier one."
+        )
     rows = slice(None) if truth.complete.all() else truth.complete.nonzero().squeeze(1)
     columns: Columns = {}
     if truth.joints is not None:

@@ -38,6 +38,9 @@ def summarise(columns: Columns, sequences: Sequence[str | None], joint_set: str,
     found: dict[str, Any] = {
         name: columns[name].double().mean().item() for name in METRIC_NAMES if name in columns
     }  # fmt: skip
+    columns = dict(columns)
+    if "valid" in columns and not columns["valid"].any():  # no keypoint is labelled anywhere: there is no PCK
+        del columns["found"], columns["valid"]
     if "found" in columns:
         hits, valid = columns["found"].double().sum(0), columns["valid"].double().sum(0)
         found |= {name: pck(hits[i], valid).item() for i, name in enumerate(THRESHOLDS)}

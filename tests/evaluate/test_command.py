@@ -129,7 +129,7 @@ ERRORS = {
     "no body models": (lambda c, d: [*without(c, "--body-models"), "--benchmark", "3dpw"], r"--body-models DIR or HMR"),
     "a model file is missing": (
         lambda c, d: [*without(c, "--body-models"), "--body-models", str(d / "part"), "--benchmark", "3dpw"],
-        r"no body model .*J_regressor_h36m\.npy",
+        r"no body model .*J_regressor_h36m\.npy.* It is from CameraHMR's train-eval-utils",
     ),
     "no weights of HumanFoV": (
         lambda c, d: [*without(c, "--intrinsics"), "--benchmark", "3dpw"],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.benchmarks import BENCHMARKS, BenchmarkFiles, chosen, legacy_switches
+from hmr_skel.evaluate.benchmarks import BENCHMARKS, MODELS_FROM, BenchmarkFiles, chosen, legacy_switches
 from hmr_skel.evaluate.labels import evenly, load_rows
 from hmr_skel.evaluate.summary import sequences_of
 from tests.evaluate.conftest import changed_labels
@@ -103,6 +103,10 @@ def test_a_missing_file_names_itself_and_where_it_is_from(tmp_path):
         assert str(tmp_path / "labels" / benchmark.labels) in str(raised.value)
     with pytest.raises(UserError, match="--benchmark-data DIR"):
         BenchmarkFiles.find(BENCHMARKS["3dpw"], None)
+
+
+def test_every_model_file_has_a_source():
+    assert {name for one in BENCHMARKS.values() for name in one.model_files} <= set(MODELS_FROM)
 
 
 def test_names_of_benchmarks_and_switches():

@@ -36,6 +36,11 @@ def test_a_keypoint_that_nobody_has_does_not_count():
     assert pck(torch.zeros(2), torch.zeros(2)).isnan()
 
 
+def test_without_any_label_there_is_no_pck():
+    columns = {"found": torch.zeros(2, 2, 44, dtype=torch.bool), "valid": torch.zeros(2, 44, dtype=torch.bool)}
+    assert summarise(columns, [None, None], "none") == {"ci95": {}, "joint_set": "none"}
+
+
 def test_missing_coordinates_of_missing_keypoints_are_no_matter():
     gt = torch.zeros(1, 44, 2)
     gt[0, 5] = float("nan")

@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.body.smpl import Smpl
+from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import BENCHMARKS
 from hmr_skel.evaluate.score import Posed, score
 
@@ -155,6 +156,14 @@ def test_human36m_leaves_out_rows_without_a_scored_keypoint(opened):
     shifted[:, 39] += torch.tensor([0.0, 0.0, 0.025])
     found = score(Posed(torch.zeros(6, 6890, 3), shifted), truth, benchmark.joints)
     torch.testing.assert_close(found["mpjpe_mm"], torch.full((4,), 25.0), rtol=1e-4, atol=1e-3)
+
+
+def test_a_diverged_network_is_one_clear_message(opened):
+    benchmark, rows, maker = opened("3dpw")
+    truth = maker(rows)
+    pred = skin_of(truth, maker.regressor)
+    with pytest.raises(UserError, match="not finite: the network has diverged"):
+        score(Posed(pred.vertices, torch.full_like(pred.joints, torch.nan)), truth, benchmark.joints)
 
 
 def test_spec_roots(opened):
