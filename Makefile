@@ -13,7 +13,7 @@ CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)")
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup fit dataset serve images train evaluate bench test check format doctor again
+.PHONY: help setup fit dataset serve images train evaluate ablate bench test check format doctor again
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo '  make bench           speed and accuracy of the fit, against the published protocol and the best there is'
 	@echo '  make train           train the network on the dataset (built first if there is none); RECIPE=tiny|vit_b|vit_h'
 	@echo '  make evaluate        its errors on the held-out shards'
+	@echo '  make ablate          train the variants of Tables 4 and 5 of the paper, print both; an hour on two cores'
 	@echo '  make images          render the images of the default dataset (fitting does not need them)'
 	@echo '  make doctor          what is installed, which body models and label files are there, what is missing'
 	@echo '  make test            the whole test suite'
@@ -71,6 +72,10 @@ train: .venv/installed
 
 evaluate: .venv/installed
 	@$(HMR_SKEL) evaluate --build $(if $(RUN),"$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+
+# RUN= is the folder of all runs here (default: data/runs/ablation-<recipe>).
+ablate: .venv/installed
+	@$(HMR_SKEL) ablate --build --recipe "$(or $(RECIPE),tiny)" $(if $(RUN),--out "$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
 images: .venv/installed
 	@$(HMR_SKEL) images $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)

@@ -27,6 +27,7 @@ class BenchRows:
     name: str
     """Of the file or files."""
     params: SmplParams
+    imgname: list[str]
     smpl_gender: str
     left_out: int
     """Rows rejected by the checks, or of another SMPL gender than most."""
@@ -58,7 +59,9 @@ def load_rows(manifest: Manifest, cache_dir: Path, *, quiet: bool = False) -> Be
     if not genders:
         raise UserError(f"manifest {manifest.name!r} has no rows of SMPL to fit. Expected a source of {CAMERAHMR!r}.")
     gender = genders.most_common(1)[0][0]
-    chosen = [piece.take(piece.smpl_gender == gender).smpl_params() for piece in pieces]
+    pieces = [piece.take(piece.smpl_gender == gender) for piece in pieces]
+    chosen = [piece.smpl_params() for piece in pieces]
+    imgname = [image for piece in pieces for image in piece.imgname.tolist()]
     params = SmplParams(
         **{
             name: torch.cat([getattr(p, name) for p in chosen])
@@ -66,7 +69,7 @@ def load_rows(manifest: Manifest, cache_dir: Path, *, quiet: bool = False) -> Be
         }
     )
     name = "+".join(source.file.stem for source in manifest.sources if source.format == CAMERAHMR)
-    return BenchRows(name, params, gender, left_out + genders.total() - genders[gender])
+    return BenchRows(name, params, imgname, gender, left_out + genders.total() - genders[gender])
 
 
 def bench_files(

@@ -285,7 +285,10 @@ def test_a_bug_keeps_its_traceback(small: Path, monkeypatch):
         main(fit(small))
 
 
-COMMANDS = [[], ["fit"], ["dataset"], ["serve"], ["body"], ["body", "export"], ["body", "clean"], ["doctor"]]
+COMMANDS = [
+    *([], ["fit"], ["dataset"], ["serve"], ["body"], ["body", "export"], ["body", "clean"], ["doctor"]),
+    *(["evaluate"], ["ablate"], ["moyo-hard"], ["bench", "evaluate"], ["bench", "conversion"]),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 ALL = {
     "body", "convert", "data", "device", "errors", "evaluate", "fitting", "flows", "model", "open_data", "predict",
-    "render", "rows", "shapes", "train",
+    "render", "rows", "shapes", "train", "two_stage",
 }  # fmt: skip
 ALLOWED = {
     "root": {"data"},  # hmr_skel.load_shards, on first use
@@ -29,8 +29,9 @@ ALLOWED = {
     "convert": {"errors", "rows", "device", "body", "data", "render", "fitting"},
     "model": {"errors", "rows", "body"},
     "evaluate": {"errors", "rows", "body", "data", "model"},
+    "two_stage": {"errors", "rows", "body", "convert", "evaluate"},  # where the converter and the evaluator meet
     "predict": {"errors", "rows", "body", "data", "model", "render"},
-    "train": ALL - {"train", "fitting", "flows"},
+    "train": ALL - {"train", "fitting", "flows", "two_stage"},
     "flows": ALL - {"flows"},
     "cli": ALL,
 }

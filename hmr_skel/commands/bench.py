@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hmr_skel.commands import bench_loader, bench_network
+from hmr_skel.commands import bench_evaluate, bench_loader, bench_network
 from hmr_skel.commands.build import DEFAULT_MANIFEST
 
 FIT = """\
@@ -64,6 +64,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add("io", "from label file to Parquet", IO, 4096).set_defaults(run=run_io)
     bench_loader.add_commands(actions, _count)
     bench_network.add_commands(actions, _count)
+    bench_evaluate.add_commands(actions, _count)
 
 
 def run_fit(args: argparse.Namespace) -> None:

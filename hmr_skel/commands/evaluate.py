@@ -1,133 +1,211 @@
-"""`hmr-skel evaluate`: how far a trained network's bodies are from those of images it has never seen."""
+"""`hmr-skel evaluate`: how far predicted bodies are from the truth, on held-out images and on benchmarks."""
 
 import argparse
 import json
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from hmr_skel.commands.build import DEFAULT_MANIFEST
-from hmr_skel.commands.build_missing import build_missing
 from hmr_skel.commands.train import RUNS
 from hmr_skel.errors import UserError
+from hmr_skel.evaluate.benchmarks import BENCHMARKS, FOLDER_VARIABLE, LEGACY, MODELS_FROM
+
+HELD_OUT = "held-out"
 
 EVALUATE = """\
-Errors of trained networks on a dataset's held-out shards, beside the constant prediction: the training rows' mean pose,
-pelvis and shape. Millimetres, means over rows:
-  MPJPE     distance of the 44 keypoints from the label's, both pelvises in one place
-  PA-MPJPE  the same after the best rotation, translation and scale
-  PVE       distance of the skin's vertices from those of the SKEL label, both pelvises in one place
-Of several networks (of several seeds, say) each is printed, then their mean."""
+Errors of trained networks, or of SMPL predictions that are converted to SKEL first. Millimetres, means over rows, and
+intervals that hold the mean with 95 % (bootstrap over recordings, where rows are of recordings):
+  MPJPE            distance of the joints from the label's, both roots in one place
+  PVE              distance of the skin's vertices, both roots in one place
+  PA-MPJPE, PA-PVE the same after the best rotation, translation and scale
+  PCK@t            share of the 2D keypoints nearer than t crop sides, mean over keypoints
+and how often angles leave their ranges. Without --benchmark: on a dataset's held-out shards, beside the constant
+prediction (the training rows' mean pose, pelvis and shape). Of several networks each is printed, then their mean."""
 
-METRICS = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm")
+
+def _benchmarks_text() -> str:
+    """What each benchmark is, and which files it needs."""
+    lines = [
+        f"benchmarks, and what each needs below --benchmark-data (default: ${FOLDER_VARIABLE}/evaluation),",
+        "and in the folder of body models, beside SKEL:",
+    ]
+    for one in BENCHMARKS.values():
+        lines += [
+            f"  {one.name:<10}{one.title}: {one.joints.name}",
+            f"{'':<12}labels/{one.labels}: {one.labels_from}",
+            f"{'':<12}images/{one.images}: {one.images_from}",
+            f"{'':<12}{', '.join(one.model_files)}",
+            f"{'':<12}({one.quirks})",
+        ]
+    lines += ["", "body models:"] + [f"  {name:<31}{source}" for name, source in MODELS_FROM.items()]
+    lines += ["", "published mistakes that --legacy switches on, for comparison with published figures:"]
+    lines += [f"  {name:<14}{text}" for name, text in LEGACY.items()]
+    return "\n".join(lines)
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `evaluate`."""
     evaluate = commands.add_parser(
         "evaluate",
-        help="errors on held-out images",
+        help="errors on held-out images and on benchmarks, the paper's tables beside ours",
         description=EVALUATE,
+        epilog=_benchmarks_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     evaluate.add_argument(
         "networks", nargs="*", type=Path, metavar="NETWORK",
-        help=f"network.safetensors, or a run's folder (default: the newest in {RUNS})",
+        help=f"network.safetensors, a run's folder, or SKEL-CF's best.pth (default: the newest in {RUNS})",
     )  # fmt: skip
     evaluate.add_argument(
-        "--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="images, body models (default: %(default)s)"
-    )
-    evaluate.add_argument("--data", type=Path, metavar="DIR", help="the dataset (default: data/<manifest name>)")
-    evaluate.add_argument("--build", action="store_true", help="build the dataset, render its images, where missing")
+        "--benchmark", metavar="NAMES",
+        help=f"names from the list below, with commas between, {HELD_OUT}, or all (default: {HELD_OUT}, or those of "
+        "--predictions)",
+    )  # fmt: skip
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="write rows.parquet, tables.md and report.json here")
     evaluate.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
     evaluate.add_argument("--json", action="store_true", help="print the errors as one JSON object, the last line")
     evaluate.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no table")
+    held_out = evaluate.add_argument_group("held-out shards")
+    held_out.add_argument(
+        "--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="images, body models (default: %(default)s)"
+    )
+    held_out.add_argument("--data", type=Path, metavar="DIR", help="the dataset (default: data/<manifest name>)")
+    held_out.add_argument("--build", action="store_true", help="build the dataset, render its images, where missing")
+    add_benchmark_arguments(evaluate)
+    two_stage = evaluate.add_argument_group("SMPL predictions of others, before and after conversion to SKEL")
+    two_stage.add_argument(
+        "--predictions", action="append", default=[], metavar="BENCHMARK=FILE",
+        help="of any kind that `hmr-skel convert` reads, rows as the label file's or named like its images; once per "
+        "benchmark (no network is evaluated then unless one is named)",
+    )  # fmt: skip
+    two_stage.add_argument("--method", metavar="NAME", help="whose they are, for the tables (default: the file)")
+    two_stage.add_argument(
+        "--smpl-gender", choices=("neutral", "male", "female"),
+        help="the SMPL model that the predictions are for (default: what the file says, else neutral)",
+    )  # fmt: skip
+    two_stage.add_argument(
+        "--gender", choices=("male", "female", "best"),
+        help="SKEL's body (default: the prediction's gender, male for neutral ones)",
+    )  # fmt: skip
     evaluate.set_defaults(run=run_evaluate)
 
 
+def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where a benchmark's files are, and how it is run."""
+    group = parser.add_argument_group("benchmarks")
+    group.add_argument(
+        "--benchmark-data", type=Path, metavar="DIR", help="folder of labels/ and images/, see evaluate -h"
+    )
+    group.add_argument("--labels", type=Path, metavar="FILE", help="the label file of the one benchmark, elsewhere")
+    group.add_argument("--images", type=Path, metavar="DIR", help="the image folder of the one benchmark, elsewhere")
+    group.add_argument(
+        "--body-models", metavar="DIR",
+        help="folder of SMPL_*.pkl, skel_*.pkl and the regressors (default: $HMR_SKEL_BODY_MODELS); 'open' takes the "
+        "openly licensed body, which shows that all works, and no more",
+    )  # fmt: skip
+    group.add_argument(
+        "--intrinsics", default="fov", metavar="HOW",
+        help="fov: HumanFoV's, as the protocol says; label: the label file's cam_int; diagonal: focal length = the "
+        "image's diagonal; or a focal length in px (default: fov)",
+    )  # fmt: skip
+    group.add_argument("--fov", type=Path, metavar="FILE", help="HumanFoV's weights, cam_model_cleaned.ckpt")
+    group.add_argument(
+        "--legacy", default="", metavar="NAMES", help="published mistakes to repeat, see evaluate -h; or all"
+    )
+    group.add_argument("--limit", type=_count, metavar="N", help="at most N rows of each benchmark, spread evenly")
+    group.add_argument("--batch", type=_count, default=64, metavar="N", help="images at once (default: %(default)s)")
+
+
 def run_evaluate(args: argparse.Namespace) -> None:
-    """Predict, compare, print."""
-    files = [_network_file(path) for path in args.networks] or [_newest()]
+    """Predict, compare, print, write."""
+    predictions = _predictions(args.predictions)
+    named = args.benchmark or ",".join(predictions) or HELD_OUT
+    wanted = [name.strip().lower() for name in named.split(",") if name.strip()]
+    held_out = HELD_OUT in wanted
+    others = ",".join(name for name in wanted if name != HELD_OUT)
+    files = [network_file(path) for path in args.networks]
+    if not files and not predictions:
+        files = [newest()]
 
-    from tqdm import tqdm
-
-    from hmr_skel.data.image_files import image_rules
-    from hmr_skel.data.manifest import load_manifest
+    from hmr_skel.commands.evaluate_text import benchmark_text, held_out_text
     from hmr_skel.device import resolve_device
-    from hmr_skel.evaluate.held_out import JOINT_SET, HeldOut, evaluate_held_out, means
-    from hmr_skel.evaluate.mean_body import mean_body
-    from hmr_skel.model.checkpoint import load_network
 
     device = resolve_device(args.device)
-    manifest = load_manifest(args.manifest)
-    data = args.data if args.data is not None else Path("data") / manifest.name
-    if args.build:
-        build_missing(args.manifest, data, quiet=args.quiet)
-    held_out = HeldOut.open(data, image_rules(manifest), manifest.body_models.path, device, args.quiet)
-    loaded = [load_network(file, skel_gender=held_out.dataset.gender) for file in files]
-    networks = [network.to(device) for network, _ in loaded]
-    with tqdm(total=len(held_out.dataset), unit="row", leave=False, disable=True if args.quiet else None) as bar:
-        found, left_out = evaluate_held_out(
-            networks, mean_body(data), held_out, progress=lambda done: bar.update(done - bar.n)
-        )
-    each: list[dict[str, Any]] = [
-        {"file": str(file), "recipe": info.recipe, "step": info.details.get("step"), "coarse": None} | means(errors)
-        for file, (_, info), errors in zip(files, loaded, found, strict=True)
-    ]
-    report: dict[str, Any] = {
-        "dataset": str(data),
-        "rows": len(found[0]["mean_pose"]["mpjpe_mm"]),
-        "left_out": left_out,
-        "mean_pose": each[0]["mean_pose"],
-        **{stage: mean_of([one[stage] for one in each], JOINT_SET) for stage in ("coarse", "final")},
-        "networks": each,
-    }
+    report: dict[str, Any] = {}
+    tables, texts = [], []
+    if held_out and files:
+        from hmr_skel.commands.evaluate_held_out import held_out_report
+
+        report, rows = held_out_report(files, args, device)
+        tables += rows
+        texts.append(held_out_text(report))
+    side_by_side = []
+    if others:
+        from hmr_skel.commands.evaluate_benchmarks import benchmark_reports, paper_tables
+
+        report["benchmarks"], rows = benchmark_reports(files, predictions, others, args, device)
+        tables += rows
+        texts += [benchmark_text(one) for one in report["benchmarks"].values()]
+        side_by_side = paper_tables(report["benchmarks"])
+        texts += [table.text() for table in side_by_side]
+        report["tables"] = [table.as_dict() for table in side_by_side]
+    if args.out is not None:
+        _write(args.out, report, tables, texts, [table.markdown() for table in side_by_side])
     if not args.quiet:
-        print(table(report))
+        print("\n\n".join(texts))
+        if args.out is not None:
+            print(
+                f"\nwritten: {', '.join(str(args.out / name) for name in ('rows.parquet', 'tables.md', 'report.json'))}"
+            )
     if args.json:
         print(json.dumps(report))
 
 
-def mean_of(errors: list[dict | None], joint_set: str) -> dict[str, float | str] | None:
-    """Over networks; None where one of them has no such stage."""
-    there = [one for one in errors if one is not None]
-    if len(there) < len(errors):
-        return None
-    return {metric: fmean(one[metric] for one in there) for metric in METRICS} | {"joint_set": joint_set}
+def _write(out: Path, report: dict[str, Any], tables: list, texts: list[str], markdown: list[str]) -> None:
+    from hmr_skel.data.atomic import replacing
+    from hmr_skel.evaluate.results import write_rows
+
+    write_rows(out / "rows.parquet", tables)
+    with replacing(out / "tables.md") as temporary:
+        page = markdown or [f"```\n{text}\n```" for text in texts]
+        temporary.write_text("\n\n".join(page) + "\n")
+    with replacing(out / "report.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def table(report: dict[str, Any]) -> str:
-    """For people."""
-    mean_pose = report["mean_pose"]
-    left_out = f", {report['left_out']:,} left out" if report["left_out"] else ""
-    lines = [
-        f"{report['dataset']}: {report['rows']:,} held-out rows{left_out}; joints: {mean_pose['joint_set']}; mm",
-        f"{'':<28}{'MPJPE':>16}{'PA-MPJPE':>16}{'PVE':>16}",
-        _row("mean pose", mean_pose, None),
-    ]
-    for one in report["networks"]:
-        lines.append(f"{one['file']} (recipe {one['recipe']}, step {one['step']})")
-        lines += [_row(stage, one[stage], mean_pose) for stage in ("coarse", "final") if one[stage] is not None]
-    if len(report["networks"]) > 1:
-        lines.append(f"mean of {len(report['networks'])} networks")
-        lines += [_row(stage, report[stage], mean_pose) for stage in ("coarse", "final") if report[stage] is not None]
-    return "\n".join(lines)
-
-
-def _row(name: str, errors: dict[str, Any], against: dict[str, Any] | None) -> str:
-    cells = []
-    for metric in METRICS:
-        change = "" if against is None else f"({100 * (errors[metric] / against[metric] - 1):+.0f} %)"
-        cells.append(f"{errors[metric]:8.1f} {change:<8}".rjust(16))
-    return f"  {name:<26}" + "".join(cells).rstrip()
-
-
-def _network_file(path: Path) -> Path:
+def network_file(path: Path) -> Path:
+    """The network of a run's folder, or the file itself."""
     return path / "network.safetensors" if path.is_dir() else path
 
 
-def _newest() -> Path:
+def newest() -> Path:
+    """The network that was trained last. Raises `UserError` where there is none."""
     found = sorted(RUNS.glob("*/network.safetensors"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(f"no trained network in {RUNS}. Train one first (make train), or name its file.")
     return found[-1]
+
+
+def _predictions(texts: list[str]) -> dict[str, Path]:
+    """By benchmark."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, file = text.partition("=")
+        name = name.strip().lower()
+        if not equals or name not in BENCHMARKS:
+            raise UserError(f"--predictions {text}: expected BENCHMARK=FILE, BENCHMARK one of {', '.join(BENCHMARKS)}.")
+        if BENCHMARKS[name].truth == "keypoints_2d":
+            raise UserError(
+                f"--predictions {text}: {BENCHMARKS[name].title} compares in the image, and predictions have no camera "
+                "that all agree on. Name another benchmark."
+            )
+        if name in found:
+            raise UserError(f"--predictions: {name} is named twice. Evaluate one method at a time.")
+        found[name] = Path(file)
+    return found
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)

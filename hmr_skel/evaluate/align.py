@@ -1,19 +1,27 @@
 """Two sets of points laid over each other: by a root, or by the best similarity (Procrustes)."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
-def from_root(points: Float[Tensor, "*batch K 3"], root: int) -> Float[Tensor, "*batch K 3"]:
-    """Positions against the point number `root`."""
-    return points - points[..., root : root + 1, :]
+def root_of(points: Float[Tensor, "*batch K 3"], root: int | Sequence[int]) -> Float[Tensor, "*batch 3"]:
+    """The point number `root`, or the mean of several."""
+    return points[..., root, :] if isinstance(root, int) else points[..., list(root), :].mean(-2)
+
+
+def from_root(points: Float[Tensor, "*batch K 3"], root: int | Sequence[int]) -> Float[Tensor, "*batch K 3"]:
+    """Positions against the root."""
+    return points - root_of(points, root).unsqueeze(-2)
 
 
 def similarity_align(pred: Float[Tensor, "*batch K 3"], gt: Float[Tensor, "*batch K 3"]) -> Float[Tensor, "*batch K 3"]:
     """`pred` moved, turned and scaled, never mirrored, to the least sum of squared distances from `gt` (Umeyama 1991).
 
-    In float64, whatever comes in. Points that all coincide stay in one place: the mean of `gt`.
+    The similarity is found in float64, whatever comes in, and applied in the points' own dtype. Points that all
+    coincide stay in one place: the mean of `gt`.
     """
     a, b = pred.double(), gt.double()
     mean_a, mean_b = a.mean(-2, keepdim=True), b.mean(-2, keepdim=True)
@@ -23,5 +31,5 @@ def similarity_align(pred: Float[Tensor, "*batch K 3"], gt: Float[Tensor, "*batc
     sign[..., 2] = torch.where(torch.linalg.det(u @ vt) < 0, -1.0, 1.0)  # a reflection is no rotation
     size = a.square().sum((-1, -2))
     scale = (singular * sign).sum(-1) / torch.where(size > 0, size, 1.0)
-    turned = a @ ((u * sign.unsqueeze(-2)) @ vt)
-    return (scale[..., None, None] * turned + mean_b).to(pred.dtype)
+    turn = scale[..., None, None] * ((u * sign.unsqueeze(-2)) @ vt)
+    return (pred - mean_a.to(pred.dtype)) @ turn.to(pred.dtype) + mean_b.to(pred.dtype)

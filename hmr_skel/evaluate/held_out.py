@@ -3,30 +3,37 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from hmr_skel.data.image_files import ImageRule
 from hmr_skel.data.loader import ordered_batches
 from hmr_skel.data.samples import Batch, SampleConfig, SampleDataset
 from hmr_skel.errors import UserError
+from hmr_skel.evaluate.benchmarks import JointRule
+from hmr_skel.evaluate.ground_truth import MIN_CONFIDENCE_2D, Truth
 from hmr_skel.evaluate.mean_body import MeanBody
-from hmr_skel.evaluate.metrics import mpjpe_mm, pa_mpjpe_mm, pve_mm
+from hmr_skel.evaluate.run import in_crop
+from hmr_skel.evaluate.score import Columns, Posed, joined, score
+from hmr_skel.evaluate.summary import sequences_of, summarise
 from hmr_skel.model.camera import CropGeometry
-from hmr_skel.model.keypoints import PosedBody, SkelKeypoints
+from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Prediction
+from hmr_skel.model.pose_rep import rep_to_q
 from hmr_skel.rows import SkelParams
 
 JOINT_SET = "44 label keypoints, root Pelvis (MPII)"
 ROOT = 39
-METRICS = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm")
+RULE = JointRule(JOINT_SET, "keypoints_44", (ROOT,), tuple(range(44)))
+_CLIP = r"^(.*)/[^/]+$"  # rows whose images share a folder are of one recording
 
 Predictor = Callable[[Tensor, CropGeometry], Prediction]
 """A `Network`, or whatever else answers like one."""
-Errors = dict[str, dict[str, Float[Tensor, "N"]]]
-"""Of what (mean_pose, coarse, final) -> metric -> one number a row."""
+Errors = dict[str, Columns]
+"""Of what (mean_pose, coarse, final) -> the columns of `score`, and `row` [N] int64 in the dataset."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class HeldOut:
     """The labels that predictions are compared with.
 
     Joints are the label's 3D keypoints (where the label had none, those of the annotated SMPL mesh); the mesh is that
-    of the row's SKEL label. Rows that lack any of them are left out.
+    of the row's SKEL label, and PVE's root that mesh's. Rows that lack any of them are left out.
     """
 
     dataset: SampleDataset
@@ -96,49 +103,53 @@ def evaluate_held_out(
             geometry = CropGeometry(batch.center, batch.size, batch.intrinsics, batch.affine)
             still = torch.zeros(len(batch), 3, device=device)  # every error is against a root
             label = held_out.body(SkelParams(batch.q, batch.betas, still))
-            gt = PosedBody(label.vertices[kept], label.keypoints[kept])
-            joints = batch.keypoints_3d[kept, :, :3]
-            of_mean = _errors(constant, gt, joints)
+            truth = Truth(
+                complete=kept,
+                joints=batch.keypoints_3d[..., :3],
+                vertices=label.vertices,
+                mesh_root=label.keypoints[:, ROOT],
+                keypoints_2d=batch.keypoints_2d[..., :2],
+                valid_2d=batch.keypoints_2d[..., 2] > MIN_CONFIDENCE_2D,
+            )
+            same = Posed(*(points.expand(len(batch), -1, -1) for points in vars(constant).values()))
+            # The mean body has no camera, so no place in the image.
+            row = {"row": batch.row[kept].cpu()}
+            of_mean = score(same, truth, RULE) | row
             for network, found in zip(networks, parts, strict=True):
                 prediction = network(batch.image, geometry)
-                stages = {"final": -1} | ({"coarse": 0} if prediction.has_coarse else {})
+                stages = {"final": prediction.final}
+                if prediction.coarse is not None:
+                    stages["coarse"] = prediction.coarse
                 errors = {"mean_pose": of_mean}
-                for name, stage in stages.items():
-                    posed = held_out.body(prediction.skel_params(stage))
-                    errors[name] = _errors(PosedBody(posed.vertices[kept], posed.keypoints[kept]), gt, joints)
+                for name, estimate in stages.items():
+                    q = rep_to_q(estimate.rep)
+                    posed = held_out.body(SkelParams(q, estimate.betas, still))
+                    points = in_crop(posed.keypoints, estimate.camera, prediction.geometry)
+                    errors[name] = score(Posed(posed.vertices, posed.keypoints), truth, RULE, points, q) | row
                 found.append(errors)
     if not used:
         raise UserError(f"none of {rows:,} held-out rows has a SKEL label and all 44 keypoints: nothing to compare.")
-    return [_joined(found) for found in parts], rows + batches.skipped - used
+    return [joined(found) for found in parts], rows + batches.skipped - used
 
 
-def means(errors: Errors) -> dict[str, dict[str, float | str]]:
-    """Means over rows, and what they are of."""
-    return {
-        name: {metric: values.double().mean().item() for metric, values in found.items()} | {"joint_set": JOINT_SET}
-        for name, found in errors.items()
-    }
+def held_out_sequences(errors: Errors, held_out: HeldOut) -> tuple[list[str], list[str | None]]:
+    """The image of each row that was compared, and the recording it is from."""
+    rows = held_out.dataset.reader.rows
+    names = [rows[row].imgname for row in errors["mean_pose"]["row"].tolist()]
+    return names, sequences_of(names, _CLIP)
+
+
+def summaries(errors: Errors, held_out: HeldOut) -> dict[str, dict[str, Any]]:
+    """By stage: means over rows, their intervals, PCK, limit violations, and what they are of, see `summarise`."""
+    _, sequences = held_out_sequences(errors, held_out)
+    return {stage: summarise(columns, sequences, JOINT_SET) for stage, columns in errors.items()}
 
 
 def _complete(batch: Batch) -> Bool[Tensor, "B"]:
     return batch.has_skel & (batch.keypoints_3d[..., 3] > 0).all(-1)
 
 
-def _posed_mean(mean: MeanBody, body: SkelKeypoints) -> PosedBody:
+def _posed_mean(mean: MeanBody, body: SkelKeypoints) -> Posed:
     device = body.matrix.device
-    return body(SkelParams(mean.q[None].to(device), mean.betas[None].to(device), torch.zeros(1, 3, device=device)))
-
-
-def _errors(pred: PosedBody, gt: PosedBody, joints: Float[Tensor, "B 44 3"]) -> dict[str, Float[Tensor, "B"]]:
-    keypoints, vertices = (points.expand(len(joints), -1, -1) for points in (pred.keypoints, pred.vertices))
-    return {
-        "mpjpe_mm": mpjpe_mm(keypoints, joints, ROOT).cpu(),
-        "pa_mpjpe_mm": pa_mpjpe_mm(keypoints, joints).cpu(),
-        "pve_mm": pve_mm(vertices, gt.vertices, keypoints[:, ROOT], gt.keypoints[:, ROOT]).cpu(),
-    }
-
-
-def _joined(parts: Sequence[dict[str, dict[str, Tensor]]]) -> Errors:
-    return {
-        name: {metric: torch.cat([part[name][metric] for part in parts]) for metric in METRICS} for name in parts[0]
-    }
+    posed = body(SkelParams(mean.q[None].to(device), mean.betas[None].to(device), torch.zeros(1, 3, device=device)))
+    return Posed(posed.vertices, posed.keypoints)

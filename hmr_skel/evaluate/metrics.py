@@ -1,18 +1,29 @@
 """Errors per row, in millimetres, of points in metres. Pure functions; the caller says which joints and root."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor
 
 from hmr_skel.evaluate.align import from_root, similarity_align
 
 
-def mpjpe_mm(pred: Float[Tensor, "*batch J 3"], gt: Float[Tensor, "*batch J 3"], root: int) -> Float[Tensor, "*batch"]:
-    """Mean distance per joint once both roots are in one place."""
-    return _mean_distance_mm(from_root(pred, root), from_root(gt, root))
+def mpjpe_mm(
+    pred: Float[Tensor, "*batch J 3"],
+    gt: Float[Tensor, "*batch J 3"],
+    root: int | Sequence[int],
+    scored: Sequence[int] | None = None,
+) -> Float[Tensor, "*batch"]:
+    """Mean distance per joint once both roots (one joint, or the mean of several) are in one place; of all joints, or
+    of those `scored`, among which the root need not be."""
+    pred, gt = from_root(pred, root), from_root(gt, root)
+    if scored is not None:
+        pred, gt = pred[..., list(scored), :], gt[..., list(scored), :]
+    return _mean_distance_mm(pred, gt)
 
 
 def pa_mpjpe_mm(pred: Float[Tensor, "*batch J 3"], gt: Float[Tensor, "*batch J 3"]) -> Float[Tensor, "*batch"]:
-    """Mean distance per joint after the best similarity: what is wrong with the pose alone."""
+    """Mean distance per joint (or vertex) after the best similarity: what is wrong with the pose alone."""
     return _mean_distance_mm(similarity_align(pred, gt), gt)
 
 

@@ -9,7 +9,7 @@ import torch
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.samples import Batch, SampleDataset
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.held_out import JOINT_SET, ROOT, HeldOut, evaluate_held_out, means
+from hmr_skel.evaluate.held_out import JOINT_SET, ROOT, HeldOut, evaluate_held_out, summaries
 from hmr_skel.evaluate.mean_body import mean_body, mean_q
 from hmr_skel.evaluate.metrics import mpjpe_mm
 from hmr_skel.model.head import Estimate
@@ -76,7 +76,7 @@ def test_several_networks_in_one_pass(held_out, samples):
     assert set(both[0]) == {"mean_pose", "coarse", "final"}
     assert set(both[1]) == {"mean_pose", "final"}
     torch.testing.assert_close(both[0]["final"], both[1]["final"])
-    averaged = means(both[0])
+    averaged = summaries(both[0], held_out)
     assert averaged["final"]["joint_set"] == JOINT_SET
     assert averaged["coarse"]["pve_mm"] == pytest.approx(both[0]["coarse"]["pve_mm"].mean().item(), rel=1e-5)
 

@@ -1,0 +1,282 @@
+"""The benchmarks, one row each: what is compared, from which files, and what the published evaluators do otherwise.
+
+Protocols: CameraHMR (3DPW, EMDB, SPEC-SYN), HSMR (MOYO), 4D-Humans (Human3.6M, COCO), SKEL-CF (MOYO-HARD). Data only:
+nothing heavy is imported, so that `--help` can list it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from hmr_skel.errors import UserError
+
+FOLDER_VARIABLE = "HMR_SKEL_DATA"
+"""Names the folder whose `evaluation/labels` and `evaluation/images` hold the files below."""
+
+_CAMERAHMR = "CameraHMR's test-labels.zip (camerahmr.is.tue.mpg.de, after registration)"
+_HMR2 = "4D-Humans' hmr2_evaluation_data.tar.gz (its README on GitHub has the link)"
+_HSMR = "HSMR's hsmr_evaluation_data.tar.gz (its README on GitHub has the link)"
+
+
+@dataclass(frozen=True)
+class JointRule:
+    """Which joints are compared: a regressor on the skin's vertices, the root's joints, the joints that count."""
+
+    name: str
+    """For people, and `joint_set` in JSON."""
+    regressor: Literal["h36m", "smpl_neutral", "smpl_male", "keypoints_44"]
+    root: tuple[int, ...]
+    """The root is the mean of these."""
+    scored: tuple[int, ...]
+
+
+_LSP_OF_H36M = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
+LSP_14 = JointRule("14 LSP joints of the Human3.6M regressor, root pelvis", "h36m", (0,), _LSP_OF_H36M)
+H36M_17 = JointRule("17 joints of the Human3.6M regressor, root middle of hips", "h36m", (1, 4), tuple(range(17)))
+H36M_17_LEGACY = JointRule(
+    "17 joints of the Human3.6M regressor, root middle of right hip and right knee", "h36m", (1, 2), tuple(range(17))
+)
+SMPL_24 = JointRule(
+    "24 joints of neutral SMPL's regressor, root middle of hips", "smpl_neutral", (1, 2), tuple(range(24))
+)
+MOYO_24 = JointRule(
+    "24 joints: J_regressor_SMPL_MALE against SMPL's own, root pelvis", "smpl_male", (0,), (*range(24),)
+)
+H36M_14 = JointRule(
+    "14 label keypoints (12 limbs, neck, head), root Pelvis (MPII)", "keypoints_44", (39,), (*range(25, 37), 37, 43)
+)
+COCO_44 = JointRule("44 label keypoints, in the image", "keypoints_44", (39,), (*range(44),))
+
+LEGACY = {
+    "spec-root": "SPEC-SYN: the root is the middle of a hip and the knee below it",
+    "bgr-focal": "MOYO, MOYO-HARD, Human3.6M, COCO: HumanFoV gets blue and red exchanged",
+    "moyo-box": "MOYO, MOYO-HARD: the network is told the side of the box before it was widened to what the crop shows",
+    "aliased-crop": "all: crops are interpolated without smoothing first, which adds aliasing where they shrink",
+}
+"""What published evaluators do that is a mistake, but part of their figures. Off unless asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One benchmark."""
+
+    name: str
+    """On the command line."""
+    title: str
+    """As the paper writes it."""
+    format: Literal["camerahmr", "hmr2", "moyo"]
+    """Of the label file."""
+    labels: str
+    """The label file."""
+    labels_from: str
+    images: str
+    """The folder that image names are relative to."""
+    images_from: str
+    truth: Literal["gendered_smpl", "neutral_smpl", "keypoints_3d", "keypoints_2d"]
+    """What a prediction is compared with: a mesh of SMPL in the row's gender or the neutral one, or label keypoints."""
+    joints: JointRule
+    metrics: tuple[str, ...]
+    """What the paper prints of it."""
+    sequence: str | None = None
+    """What of an image's name (the first group of this regular expression) says which recording it is from; rows of one
+    recording are not independent. None: every row stands for itself."""
+    bgr_legacy: bool = False
+    """Whether the published figure came with blue and red exchanged."""
+    quirks: str = ""
+    """Of the protocol, for people."""
+
+    @property
+    def model_files(self) -> tuple[str, ...]:
+        """Body model files that the ground truth and the joints need, SKEL itself apart."""
+        meshes = {
+            "gendered_smpl": ("SMPL_MALE.pkl", "SMPL_FEMALE.pkl"),
+            "neutral_smpl": ("SMPL_NEUTRAL.pkl",),
+        }.get(self.truth, ())
+        return tuple(dict.fromkeys((*meshes, *REGRESSOR_FILES[self.joints.regressor])))
+
+    def with_legacy(self, switches: Sequence[str]) -> "Benchmark":
+        """The same, with the joints that the switches make of it."""
+        return replace(self, joints=H36M_17_LEGACY) if "spec-root" in self.legacy(switches) else self
+
+    def legacy(self, switches: Sequence[str]) -> tuple[str, ...]:
+        """Those of the switches that change this benchmark."""
+        apply = {
+            "spec-root": self.name == "spec-syn",
+            "bgr-focal": self.bgr_legacy,
+            "moyo-box": self.format == "moyo",
+            "aliased-crop": True,
+        }
+        return tuple(name for name in LEGACY if name in switches and apply[name])
+
+
+REGRESSOR_FILES = {
+    "h36m": ("J_regressor_h36m.npy",),
+    "smpl_neutral": ("SMPL_NEUTRAL.pkl",),
+    "smpl_male": ("J_regressor_SMPL_MALE.pkl",),
+    "keypoints_44": ("J_regressor_SKEL_mix_MALE.pkl", "SMPL_to_J19.pkl"),
+}
+
+MODELS_FROM = {
+    "SMPL_NEUTRAL.pkl": "smpl.is.tue.mpg.de",
+    "SMPL_MALE.pkl": "smpl.is.tue.mpg.de",
+    "SMPL_FEMALE.pkl": "smpl.is.tue.mpg.de",
+    "J_regressor_h36m.npy": "CameraHMR's train-eval-utils (camerahmr.is.tue.mpg.de)",
+    "J_regressor_SMPL_MALE.pkl": "body_models of HSMR-data_inputs on Hugging Face (IsshikiHugh)",
+    "J_regressor_SKEL_mix_MALE.pkl": "body_models of HSMR-data_inputs on Hugging Face (IsshikiHugh)",
+    "SMPL_to_J19.pkl": "body_models of HSMR-data_inputs on Hugging Face (IsshikiHugh)",
+}
+"""Who has each of the files of `Benchmark.model_files`."""
+
+_MESH = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm")
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            name="3dpw",
+            title="3DPW",
+            format="camerahmr",
+            labels="3dpw_test.npz",
+            labels_from=_CAMERAHMR,
+            images="3dpw",
+            images_from="3DPW's imageFiles (virtualhumans.mpi-inf.mpg.de/3DPW)",
+            truth="gendered_smpl",
+            joints=LSP_14,
+            metrics=_MESH,
+            sequence=r"imageFiles/([^/]+)/",
+            quirks="wide people are cut: the network sees the middle 192 of 256 columns",
+        ),
+        Benchmark(
+            name="emdb",
+            title="EMDB",
+            format="camerahmr",
+            labels="emdb_test.npz",
+            labels_from=_CAMERAHMR,
+            images="emdb",
+            images_from="EMDB 1 (ait.ethz.ch/emdb)",
+            truth="gendered_smpl",
+            joints=SMPL_24,
+            metrics=_MESH,
+            sequence=r"(P\d+/[^/]+)/",
+            quirks="joints of every body by neutral SMPL's regressor",
+        ),
+        Benchmark(
+            name="spec-syn",
+            title="SPEC-SYN",
+            format="camerahmr",
+            labels="spec_test.npz",
+            labels_from=_CAMERAHMR,
+            images="spec-syn",
+            images_from="SPEC-SYN (spec.is.tue.mpg.de)",
+            truth="gendered_smpl",
+            joints=H36M_17,
+            metrics=_MESH,
+            quirks="published root: middle of a hip and its knee (--legacy spec-root)",
+        ),
+        Benchmark(
+            name="h36m-p2",
+            title="Human3.6M",
+            format="hmr2",
+            labels="h36m_val_p2.npz",
+            labels_from=_HMR2,
+            images="h36m-select",
+            images_from="Human3.6M (vision.imar.ro/human3.6m), frames as SPIN names them, in one flat folder",
+            truth="keypoints_3d",
+            joints=H36M_14,
+            metrics=("mpjpe_mm", "pa_mpjpe_mm"),
+            sequence=r"^(?:.*/)?(S\d+_.+)_\d+\.",
+            bgr_legacy=True,
+            quirks="no mesh: no PVE; rows that lack a keypoint are left out and counted",
+        ),
+        Benchmark(
+            name="moyo",
+            title="MOYO",
+            format="moyo",
+            labels="moyo_v2.npz",
+            labels_from=_HSMR,
+            images="moyo",
+            images_from="MOYO's images (moyo.is.tue.mpg.de)",
+            truth="neutral_smpl",
+            joints=MOYO_24,
+            metrics=_MESH,
+            sequence=r"^([^/]+)/",
+            bgr_legacy=True,
+            quirks="two joint definitions: not even the truth's own mesh gives 0; boxes widened to 192:256 first",
+        ),
+        Benchmark(
+            name="moyo-hard",
+            title="MOYO-HARD",
+            format="moyo",
+            labels="moyo_hard.npz",
+            labels_from="SKEL-CF's skel-evaluation-labels, or `hmr-skel moyo-hard` makes it of MOYO's",
+            images="moyo",
+            images_from="MOYO's images (moyo.is.tue.mpg.de)",
+            truth="neutral_smpl",
+            joints=MOYO_24,
+            metrics=_MESH,
+            sequence=r"^([^/]+)/",
+            bgr_legacy=True,
+            quirks="as MOYO; front camera, middle half of every sequence: 9,725 images",
+        ),
+        Benchmark(
+            name="coco",
+            title="COCO",
+            format="hmr2",
+            labels="coco_val.npz",
+            labels_from=_HMR2,
+            images="coco",
+            images_from="COCO's val2017 (cocodataset.org)",
+            truth="keypoints_2d",
+            joints=COCO_44,
+            metrics=("pck_05", "pck_10"),
+            bgr_legacy=True,
+            quirks="PCK as HMR2 computes it: mean over keypoints; CameraHMR's own COCO figure is another metric",
+        ),
+    )
+}
+
+
+def chosen(text: str) -> list[Benchmark]:
+    """The benchmarks of a list such as `3dpw,emdb`, or `all`. Raises `UserError` for an unknown name."""
+    names = [name.strip().lower() for name in text.split(",")]
+    if "all" in names:
+        return list(BENCHMARKS.values())
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        raise UserError(f"no benchmark {unknown[0]!r}. There are {', '.join(BENCHMARKS)}; `all` takes them all.")
+    return [BENCHMARKS[name] for name in dict.fromkeys(names)]
+
+
+def legacy_switches(text: str) -> tuple[str, ...]:
+    """The switches of a list such as `spec-root,bgr-focal`, or `all`. Raises `UserError` for an unknown one."""
+    names = tuple(LEGACY) if text == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [name for name in names if name not in LEGACY]
+    if unknown:
+        raise UserError(f"--legacy {unknown[0]}: there is no such switch. There are {', '.join(LEGACY)}, or `all`.")
+    return names
+
+
+@dataclass(frozen=True)
+class BenchmarkFiles:
+    """Where the files of one benchmark are."""
+
+    labels: Path
+    images: Path
+
+    @classmethod
+    def find(
+        cls, benchmark: Benchmark, folder: Path | None, labels: Path | None = None, images: Path | None = None
+    ) -> "BenchmarkFiles":
+        """In `folder`, or where they are said to be. Raises `UserError` that says what is missing and who has it."""
+        if folder is None and (labels is None or images is None):
+            raise UserError(
+                f"no folder with the files of {benchmark.title}. Name it with --benchmark-data DIR (or "
+                f"{FOLDER_VARIABLE}, whose `evaluation` it is): labels/{benchmark.labels} from "
+                f"{benchmark.labels_from}, and images/{benchmark.images}: {benchmark.images_from}."
+            )
+        labels = labels or Path(folder or "") / "labels" / benchmark.labels
+        images = images or Path(folder or "") / "images" / benchmark.images
+        if not labels.is_file():
+            raise UserError(f"no label file {labels} of {benchmark.title}. It is from {benchmark.labels_from}.")
+        return cls(labels, images)

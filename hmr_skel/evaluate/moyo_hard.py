@@ -1,0 +1,105 @@
+"""MOYO-HARD out of MOYO's label file: the front camera, and of every sequence the middle half, where poses are hard.
+
+SKEL-CF (supplement S4) says: camera #1, frames in order, the first and last 25 % dropped, 9,725 images in all. It does
+not say how a quarter of a sequence is rounded, so the ways are tried, and the one that gives 9,725 is taken.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from math import ceil, floor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from hmr_skel.data.atomic import replacing
+from hmr_skel.data.npz import LabelFile
+from hmr_skel.errors import UserError
+
+EXPECTED = 9_725
+CAMERA = "YOGI_Cam_01"
+_PATH = re.compile(r"^(?P<sequence>[^/]+)/(?P<camera>[^/]+)/(?P<frame>[^/]+)$")
+
+ROUNDINGS: dict[str, Callable[[int], tuple[int, int]]] = {
+    "quarters rounded down": lambda n: (n // 4, n - n // 4),
+    "from 25 % to 75 %, both rounded down": lambda n: (floor(0.25 * n), floor(0.75 * n)),
+    "quarters rounded up": lambda n: (ceil(n / 4), n - ceil(n / 4)),
+    "quarters rounded to the nearest": lambda n: (round(n / 4), n - round(n / 4)),
+}
+"""How many frames of a sequence of n are kept: [start, stop)."""
+
+
+def middle_rows(img_paths: np.ndarray, where: str, any_total: bool = False) -> tuple[np.ndarray, str]:
+    """The rows of MOYO-HARD, and how a quarter was rounded.
+
+    Args:
+        img_paths: MOYO's, `<sequence>/<camera>/<frame>.jpg`.
+        where: the file, for errors.
+        any_total: take the first way where none gives 9,725.
+
+    Raises:
+        UserError: paths of another form, no image of the front camera, or another total.
+    """
+    frames: dict[str, list[tuple[int, str, int]]] = defaultdict(list)
+    cameras: set[str] = set()
+    for row, path in enumerate(img_paths.tolist()):
+        match = _PATH.match(path)
+        if match is None:
+            raise UserError(f"{where}: image {path!r} of row {row}. Expected <sequence>/<camera>/<frame>.jpg.")
+        cameras.add(match["camera"])
+        if match["camera"] == CAMERA:
+            digits = re.findall(r"\d+", match["frame"])
+            frames[match["sequence"]].append((int(digits[-1]) if digits else 0, match["frame"], row))
+    if not frames:
+        raise UserError(f"{where} has no image of camera {CAMERA}. It has cameras {', '.join(sorted(cameras)[:8])}.")
+    totals = {}
+    for name, rounding in ROUNDINGS.items():
+        kept = []
+        for found in frames.values():
+            start, stop = rounding(len(found))
+            kept += [row for *_, row in sorted(found)[start:stop]]
+        totals[name] = kept
+        if len(kept) == EXPECTED:
+            return np.array(kept), name
+    if any_total:
+        first = next(iter(ROUNDINGS))
+        return np.array(totals[first], np.int64), first
+    listed = "; ".join(f"{name}: {len(kept):,}" for name, kept in totals.items())
+    raise UserError(
+        f"{where}: the middle halves of {len(frames)} sequences of {CAMERA} are not the {EXPECTED:,} images of "
+        f"MOYO-HARD ({listed}). Expected HSMR's moyo_v2.npz, whole. --any-total writes the first of these all the "
+        "same; what is measured on it is then not MOYO-HARD."
+    )
+
+
+def write_moyo_hard(moyo: Path, out: Path, any_total: bool = False) -> tuple[int, str]:
+    """Write the part of MOYO's label file that is MOYO-HARD, by rename. Returns how many rows, and the rounding.
+
+    Raises `UserError` as `middle_rows`, and for a file that is not MOYO's.
+    """
+    with TemporaryDirectory(prefix="hmr-skel-moyo-") as cache:
+        file = LabelFile(moyo, Path(cache), allow_pickle=True)
+        arrays: dict[str, Any] = {key: np.array(file.array(key)) for key in file.keys}
+    missing = {"img_paths", "centers", "scales", "smpl"} - set(arrays)
+    if missing:
+        raise UserError(f"{moyo} has no {', '.join(sorted(missing))}. Expected HSMR's moyo_v2.npz.")
+    count = len(arrays["img_paths"])
+    paths = np.array([p.decode() if isinstance(p, bytes) else str(p) for p in arrays["img_paths"].ravel().tolist()])
+    rows, rounding = middle_rows(paths, str(moyo), any_total)
+    kept = {name: _picked(value, rows, count) for name, value in arrays.items()}
+    with replacing(out) as temporary, open(temporary, "wb") as stream:  # a stream: savez would add .npz to the name
+        np.savez(stream, **kept)
+    return len(rows), rounding
+
+
+def _picked(value: Any, rows: np.ndarray, count: int) -> Any:
+    """The rows of whatever has one entry per row, dicts of such inside."""
+    if isinstance(value, np.ndarray) and value.shape == () and value.dtype == object:
+        return np.array(_picked(value.item(), rows, count), object)
+    if isinstance(value, dict):
+        return {key: _picked(entry, rows, count) for key, entry in value.items()}
+    if isinstance(value, np.ndarray) and value.ndim and len(value) == count:
+        return value[rows]
+    return value

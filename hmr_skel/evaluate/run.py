@@ -1,0 +1,143 @@
+"""Networks on a benchmark: every row's image to bodies, bodies against the truth, a column per metric."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hmr_skel.errors import UserError
+from hmr_skel.evaluate.benchmarks import Benchmark
+from hmr_skel.evaluate.crops import CropReader
+from hmr_skel.evaluate.ground_truth import GroundTruth, Truth
+from hmr_skel.evaluate.intrinsics import Intrinsics
+from hmr_skel.evaluate.labels import BenchmarkRows
+from hmr_skel.evaluate.score import Columns, Posed, joined, score
+from hmr_skel.model.camera import CropGeometry, crop_camera_to_transl, image_to_crop, project
+from hmr_skel.model.head import Estimate
+from hmr_skel.model.keypoints import SkelKeypoints
+from hmr_skel.model.network import Network, Prediction
+from hmr_skel.model.pose_rep import rep_to_q
+
+
+@dataclass(frozen=True)
+class Method:
+    """Something that predicts as a network does."""
+
+    predict: Callable[[Tensor, CropGeometry], Prediction]
+    mean: Estimate
+    """Of one row: what it would say of any image."""
+
+    @classmethod
+    def of(cls, network: Network) -> "Method":
+        """A network in evaluation mode."""
+        return cls(network, network.heads.mean(1))
+
+
+@torch.no_grad()
+def evaluate_methods(
+    methods: Sequence[Method],
+    rows: BenchmarkRows,
+    reader: CropReader,
+    truth: GroundTruth,
+    body: SkelKeypoints,
+    intrinsics: Intrinsics,
+    *,
+    batch_size: int = 64,
+    threads: int = 2,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[list[dict[str, Columns]], np.ndarray]:
+    """Columns of each method by stage (mean_pose, coarse, final), and which rows they are of.
+
+    Where the benchmark has 2D keypoints, the stages `swap_xy_0` ... and `swap_s_0` ... are the final body under the
+    camera of decoder layer 0 (the paper's Table S2): its tx, ty beside the final s, and its s beside the final tx, ty.
+
+    Args:
+        methods: on the body's device, of the body's gender.
+        rows: of the benchmark.
+        reader: of their images.
+        truth: what they are compared with.
+        body: SKEL.
+        intrinsics: of the images.
+        batch_size: images at once.
+        threads: that read images.
+        progress: called with the number of rows just done.
+
+    Raises:
+        UserError: an image cannot be read, no row has all labels.
+    """
+    parts: list[list[dict[str, Columns]]] = [[] for _ in methods]
+    kept_rows = []
+    scorers = [_Scorer(method.mean, truth, body) for method in methods]
+    for some, crops in reader.batches(rows, batch_size, threads):
+        geometry = _geometry(some, intrinsics(crops, some)).to(truth.device)
+        images = torch.from_numpy(np.stack([crop.image for crop in crops])).to(truth.device)
+        expected = truth(some)
+        kept_rows.append(some.row[expected.complete.cpu().numpy()])
+        if expected.complete.any():
+            for method, scorer, found in zip(methods, scorers, parts, strict=True):
+                found.append(scorer(method.predict(images, geometry), expected))
+        if progress is not None:
+            progress(len(some))
+    if not parts[0]:
+        raise UserError(f"none of {len(rows):,} rows of {truth.benchmark.title} has all labels: nothing to compare.")
+    return [joined(found) for found in parts], np.concatenate(kept_rows)
+
+
+class _Scorer:
+    """One method's predictions against the truth."""
+
+    def __init__(self, mean: Estimate, truth: GroundTruth, body: SkelKeypoints) -> None:
+        self.benchmark: Benchmark = truth.benchmark
+        self.regressor, self.body, self.mean = truth.regressor, body, mean
+        self.posed_mean = self._posed(self.mean)
+
+    def __call__(self, prediction: Prediction, truth: Truth) -> dict[str, Columns]:
+        count, geometry = len(prediction.final.betas), prediction.geometry
+        mean = Estimate(*(values.expand(count, *values.shape[1:]) for values in vars(self.mean).values()))
+        same = Posed(*(points.expand(count, -1, -1) for points in vars(self.posed_mean).values()))
+        found = {"mean_pose": self._columns(mean, same, geometry, truth)}
+        if prediction.coarse is not None:
+            found["coarse"] = self._columns(prediction.coarse, self._posed(prediction.coarse), geometry, truth)
+        final = self._posed(prediction.final)
+        found["final"] = self._columns(prediction.final, final, geometry, truth)
+        if truth.keypoints_2d is not None:
+            for name, estimate in swapped(prediction).items():
+                points = in_crop(final.joints, estimate.camera, geometry)
+                found[name] = score(final, truth, self.benchmark.joints, points)
+        return found
+
+    def _posed(self, estimate: Estimate) -> Posed:
+        """At the origin: every error in 3D is against a root."""
+        vertices = self.body.skel(rep_to_q(estimate.rep), estimate.betas, torch.zeros_like(estimate.camera)).vertices
+        return Posed(vertices, self.regressor(vertices))
+
+    def _columns(self, estimate: Estimate, posed: Posed, geometry: CropGeometry, truth: Truth) -> Columns:
+        points = in_crop(posed.joints, estimate.camera, geometry) if truth.keypoints_2d is not None else None
+        return score(posed, truth, self.benchmark.joints, points, rep_to_q(estimate.rep))
+
+
+def swapped(prediction: Prediction) -> dict[str, Estimate]:
+    """The final estimate under the cameras of the decoder's layers, see `evaluate_methods`."""
+    final, found = prediction.final, {}
+    for layer, estimate in enumerate(prediction.stages[1:]):
+        s, xy = estimate.camera[:, :1], estimate.camera[:, 1:]
+        found[f"swap_xy_{layer}"] = replace(final, camera=torch.cat((final.camera[:, :1], xy), 1))
+        found[f"swap_s_{layer}"] = replace(final, camera=torch.cat((s, final.camera[:, 1:]), 1))
+    return found
+
+
+def in_crop(
+    keypoints: Float[Tensor, "B 44 3"], camera: Float[Tensor, "B 3"], geometry: CropGeometry
+) -> Float[Tensor, "B 44 2"]:
+    """Keypoints of a body at the origin, in crop coordinates, where the estimated camera sees it."""
+    placed = keypoints + crop_camera_to_transl(camera, geometry).unsqueeze(-2)
+    return image_to_crop(project(placed, geometry.intrinsics), geometry)
+
+
+def _geometry(rows: BenchmarkRows, cam_int: Float[np.ndarray, "B 3 3"]) -> CropGeometry:
+    """What the network is told of the crops."""
+    center, side, intrinsics = (torch.from_numpy(a) for a in (rows.center, rows.told_side, cam_int))
+    return CropGeometry.from_box(center, side, intrinsics)

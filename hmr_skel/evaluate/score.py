@@ -1,0 +1,77 @@
+"""One prediction against the truth of a batch: a column per metric."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hmr_skel.errors import UserError
+from hmr_skel.evaluate.align import root_of
+from hmr_skel.evaluate.benchmarks import JointRule
+from hmr_skel.evaluate.ground_truth import Truth
+from hmr_skel.evaluate.metrics import mpjpe_mm, pa_mpjpe_mm, pve_mm
+from hmr_skel.evaluate.pck import found_keypoints
+
+Columns = dict[str, Tensor]
+"""Per row [N]: `mpjpe_mm`, `pa_mpjpe_mm`, `pve_mm`, `pa_pve_mm`, as far as the benchmark has them. Where it has 2D
+keypoints: `found` [N 2 44] and `valid` [N 44] bool, see `pck`. Of a SKEL body `q` [N 46]."""
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A predicted body, metres, along the camera's axes, at any place."""
+
+    vertices: Float[Tensor, "B 6890 3"]
+    joints: Float[Tensor, "B J 3"]
+
+
+def score(
+    pred: Posed,
+    truth: Truth,
+    rule: JointRule,
+    in_crop: Float[Tensor, "B 44 2"] | None = None,
+    q: Float[Tensor, "B 46"] | None = None,
+) -> Columns:
+    """The columns of the rows that are `truth.complete`, on the CPU.
+
+    Args:
+        pred: the body, with the joints that `rule.regressor` gives.
+        truth: what it is compared with.
+        rule: which joints count.
+        in_crop: the projected keypoints in crop coordinates, for PCK.
+        q: a SKEL body's angles, passed through.
+
+    Raises `UserError` where a prediction is no finite number.
+    """
+    if not pred.joints.isfinite().all():
+        raise UserError(
+            "predictions hold numbers that are not finite: the network has diverged. Evaluate an earlier one."
+        )
+    rows = slice(None) if truth.complete.all() else truth.complete.nonzero().squeeze(1)
+    columns: Columns = {}
+    if truth.joints is not None:
+        joints, gt = pred.joints[rows], truth.joints[rows]
+        scored = list(rule.scored)
+        columns["mpjpe_mm"] = mpjpe_mm(joints, gt, rule.root, scored)
+        columns["pa_mpjpe_mm"] = pa_mpjpe_mm(joints[:, scored], gt[:, scored])
+        if truth.vertices is not None:
+            vertices, gt_vertices = pred.vertices[rows], truth.vertices[rows]
+            gt_root = root_of(gt, rule.root) if truth.mesh_root is None else truth.mesh_root[rows]
+            columns["pve_mm"] = pve_mm(vertices, gt_vertices, root_of(joints, rule.root), gt_root)
+            columns["pa_pve_mm"] = pa_mpjpe_mm(vertices, gt_vertices)
+    if truth.keypoints_2d is not None and truth.valid_2d is not None and in_crop is not None:
+        columns["valid"] = truth.valid_2d[rows]
+        columns["found"] = found_keypoints(in_crop[rows], truth.keypoints_2d[rows], columns["valid"])
+    if q is not None:
+        columns["q"] = q[rows]
+    return {name: values.cpu() for name, values in columns.items()}
+
+
+def joined(parts: Sequence[Mapping[str, Columns]]) -> dict[str, Columns]:
+    """The columns of batches, one after the other, by the same names."""
+    return {
+        name: {column: torch.cat([part[name][column] for part in parts]) for column in columns}
+        for name, columns in parts[0].items()
+    }

@@ -1,0 +1,150 @@
+"""The paper's tables with our lines below theirs, in the same columns: for a terminal, as Markdown, as JSON."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hmr_skel.evaluate.benchmarks import BENCHMARKS
+from hmr_skel.evaluate.paper import SWAP_S, SWAP_XY, Column, Line, PaperTable, Values, implied_cost
+from hmr_skel.evaluate.summary import METRIC_NAMES
+
+Found = Mapping[str, Mapping[str, Any]]
+"""Column's benchmark -> metric -> value."""
+COST = "cost_mpjpe_mm"
+"""Metric: MPJPE after conversion to SKEL less that before, mm."""
+_NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class OurLine:
+    """One of our measurements."""
+
+    method: str
+    found: Found
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """A table of the paper with ours. `more` are columns that only ours have."""
+
+    table: PaperTable
+    ours: Sequence[OurLine]
+    more: tuple[Column, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (*self.table.columns, *self.more)
+
+    @property
+    def caption(self) -> str:
+        """The table's number and title, and what its cells are, where all are alike."""
+        cells = "" if len({c.metrics for c in self.table.columns}) > 1 else f"; {_metrics(self.table.columns[0])}"
+        return f"Table {self.table.number}: {self.table.title}{cells}"
+
+    def header(self) -> list[str]:
+        """Titles of all columns."""
+        alike = len({column.metrics for column in self.table.columns}) == 1
+        titles = [
+            _name(column) if alike and column in self.table.columns else f"{_name(column)} {_metrics(column)}"
+            for column in self.columns
+        ]
+        return ["method", *self.table.details, *titles]
+
+    def cells(self) -> list[list[str]]:
+        """The lines, theirs first, as text."""
+        lines = [
+            [line.method, *line.details, *map(_cell, self.columns, self._theirs(line))] for line in self.table.lines
+        ]
+        for line in self.ours:
+            details = line.details or ("",) * len(self.table.details)
+            values = [_values(column, line.found) for column in self.columns]
+            lines.append([f"ours: {line.method}", *details, *map(_cell, self.columns, values)])
+        return lines
+
+    def _theirs(self, line: Line) -> tuple[Values | None, ...]:
+        """A line of the paper; of our own columns only the cost of conversion can be told from the paper."""
+        costs = [implied_cost(line, c.benchmark) if c.metrics == (COST,) else None for c in self.more]
+        return (*line.cells, *(None if cost is None else (cost,) for cost in costs))
+
+    def text(self) -> str:
+        """For a terminal."""
+        rows = [self.header(), *self.cells()]
+        left = 1 + len(self.table.details)
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [
+            "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+            for row in rows
+        ]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        return "\n".join([self.caption, *(line.rstrip() for line in lines), *self.notes])
+
+    def markdown(self) -> str:
+        """For a page."""
+        rows = [self.header(), *self.cells()]
+        left = 1 + len(self.table.details)
+        rule = ["---" if i < left else "---:" for i in range(len(rows[0]))]
+        lines = ["| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:])]
+        notes = [f"\n{note}" for note in self.notes]
+        return "\n".join([f"**{self.caption}**", "", *lines, *notes])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs: each line with a value (or None) per column and metric."""
+        lines: list[dict[str, Any]] = []
+        for line in self.table.lines:
+            lines.append({"method": line.method, "source": "paper"} | self._plain(line.details, self._theirs(line)))
+        for line in self.ours:
+            cells = [_values(column, line.found) for column in self.columns]
+            lines.append({"method": line.method, "source": "ours"} | self._plain(line.details, cells))
+        return {"table": self.table.number, "title": self.table.title, "lines": lines, "notes": list(self.notes)}
+
+    def _plain(self, details: Sequence[str], cells: Sequence[Values | None]) -> dict[str, Any]:
+        values: dict[str, dict[str, float | None]] = {}
+        for column, cell in zip(self.columns, cells, strict=True):
+            one = cell or (None,) * len(column.metrics)
+            values.setdefault(column.benchmark, {}).update(zip(column.metrics, one, strict=True))
+        return dict(zip(self.table.details, details, strict=False)) | {"values": values}
+
+
+def cost_columns(benchmarks: Iterable[str]) -> tuple[Column, ...]:
+    """What conversion to SKEL costs on each of the benchmarks, mm of MPJPE."""
+    return tuple(Column(name, (COST,), f"cost {BENCHMARKS[name].title}") for name in benchmarks)
+
+
+def swap_lines(method: str, stages: Mapping[str, Mapping[str, Any]]) -> list[OurLine]:
+    """The lines of Table S2 out of a network's stages on COCO."""
+    count = sum(name.startswith(f"{SWAP_XY}_") for name in stages)
+    return [
+        OurLine(
+            f"{method}, layer {layer}",
+            {SWAP_XY: stages[f"{SWAP_XY}_{layer}"], SWAP_S: stages[f"{SWAP_S}_{layer}"]},
+        )
+        for layer in range(count)
+    ]
+
+
+def _name(column: Column) -> str:
+    return column.title or (BENCHMARKS[column.benchmark].title if column.benchmark in BENCHMARKS else column.benchmark)
+
+
+def _metrics(column: Column) -> str:
+    short = {"pa_mpjpe_mm": "PA", COST: "MPJPE"}
+    return "/".join(short.get(metric) or METRIC_NAMES[metric] for metric in column.metrics)
+
+
+def _values(column: Column, found: Found) -> Values | None:
+    if column.benchmark not in found:
+        return None
+    return tuple(found[column.benchmark].get(metric) for metric in column.metrics)
+
+
+def _cell(column: Column, values: Values | None) -> str:
+    if values is None:
+        return _NOTHING
+    share = ".4f" if column.benchmark in (SWAP_XY, SWAP_S) else ".2f"
+    formats = {"pck_05": share, "pck_10": share, COST: "+.1f"}
+    return "/".join(
+        _NOTHING if value is None else format(value, formats.get(metric, ".1f"))
+        for metric, value in zip(column.metrics, values, strict=True)
+    )

@@ -1,0 +1,200 @@
+"""`hmr-skel evaluate` and its benches as people type them."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from hmr_skel.cli import build_parser, main
+from hmr_skel.evaluate.benchmarks import BENCHMARKS, LEGACY
+from hmr_skel.model.checkpoint import NetworkInfo, save_network
+from hmr_skel.model.network import Network
+from tests.train.small_run import small_recipe
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> Path:
+    """A network that has learnt nothing, in a run's folder."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    made = Network(small_recipe().network)
+    save_network(folder / "network.safetensors", made, NetworkInfo(skel_gender="male", recipe="tiny"))
+    return folder
+
+
+@pytest.fixture
+def command(network, stand_in, open_body_dir, monkeypatch) -> list[str]:
+    """On a machine of one thread, with nothing in the environment."""
+    for name in ("HMR_SKEL_DATA", "HMR_SKEL_BODY_MODELS"):
+        monkeypatch.delenv(name, raising=False)
+    where = ["--benchmark-data", str(stand_in.folder), "--body-models", str(open_body_dir)]
+    return ["evaluate", str(network), *where, "--intrinsics", "diagonal", "--device", "cpu"]
+
+
+def test_help_lists_benchmarks_and_their_files(capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["evaluate", "--help"])
+    out = capsys.readouterr().out
+    for one in BENCHMARKS.values():
+        for words in (f"  {one.name}", f"labels/{one.labels}", f"images/{one.images}", *one.model_files):
+            assert words in out
+    assert all(name in out for name in LEGACY)
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_all_benchmarks(command, network, tmp_path, capsys):
+    """Every benchmark at once, to the terminal, Markdown, JSON and Parquet."""
+    assert main([*command, "--benchmark", "all", "--legacy", "all", "--out", str(tmp_path / "out"), "--json"]) == 0
+    *lines, last = capsys.readouterr().out.strip().splitlines()
+    report, text = json.loads(last), "\n".join(lines)
+    assert list(report["benchmarks"]) == list(BENCHMARKS)
+    for name, found in report["benchmarks"].items():
+        benchmark = BENCHMARKS[name]
+        assert (found["rows"], found["left_out"], found["label_rows"]) == (6, 0, 6)
+        for stage in ("mean_pose", "coarse", "final"):
+            assert set(benchmark.metrics) <= set(found[stage])
+            assert found[stage]["joint_set"] == found["joint_set"]
+            for metric in benchmark.metrics:
+                low, high = found[stage]["ci95"][metric]
+                assert low <= found[stage][metric] <= high
+        assert found["final"]["limits"]["bounded_dofs"] == 43
+        assert f"{benchmark.title}: 6 of 6 rows" in text
+    # Without HumanFoV there are no blue and red to exchange.
+    assert report["benchmarks"]["moyo"]["legacy"] == ["moyo-box", "aliased-crop"]
+    assert report["benchmarks"]["spec-syn"]["legacy"] == ["spec-root", "aliased-crop"]
+    assert [table["table"] for table in report["tables"]] == ["1", "2", "3", "S2"]
+    page = (tmp_path / "out" / "tables.md").read_text()
+    for table in ("1", "2", "3", "S2"):
+        assert f"**Table {table}: " in page
+        assert f"Table {table}: " in text
+    assert f"ours: {network}, layer 1" in text
+    assert "legacy switches: spec-root, aliased-crop" in text
+    assert "(the open body: figures say nothing of the licensed models)" in text
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
+    rows = pq.read_table(tmp_path / "out" / "rows.parquet").to_pandas()
+    assert len(rows) == 7 * 3 * 6
+    final = rows[(rows.benchmark == "emdb") & (rows.stage == "final")]
+    assert final.mpjpe_mm.mean() == pytest.approx(report["benchmarks"]["emdb"]["final"]["mpjpe_mm"], rel=1e-5)
+    assert final.sequence.tolist() == ["P0/00_outdoor"] * 2 + ["P0/01_outdoor"] * 2 + ["P0/02_outdoor"] * 2
+    assert rows[rows.benchmark == "coco"].mpjpe_mm.isna().all()
+    assert rows[rows.benchmark == "h36m-p2"].pve_mm.isna().all()
+
+
+def test_two_stage(command, stand_in, tmp_path, capsys):
+    """Predictions that are the truth but for one joint, before and after conversion, with what the conversion costs."""
+    labels = dict(np.load(stand_in.folder / "labels" / "3dpw_test.npz"))
+    pose = labels["pose_cam"].copy()
+    pose[:, 3 * 16 + 1] += 0.8  # a shoulder
+    gender = np.where(np.isin(labels["gender"], ["m", "male"]), "male", "female")
+    np.savez(tmp_path / "p.npz", pose=pose, betas=labels["shape"], gender=gender)
+    command = [command[0], *command[2:]]  # no network
+    assert main([*command, "--predictions", f"3dpw={tmp_path / 'p.npz'}", "--method", "shoulders", "--json"]) == 0
+    *lines, last = capsys.readouterr().out.strip().splitlines()
+    text, found = "\n".join(lines), json.loads(last)["benchmarks"]["3dpw"]["predictions"]
+    before, after = found["smpl"], found["skel"]
+    assert 10 < before["mpjpe_mm"] < 60
+    assert found["cost"]["mpjpe_mm"] == pytest.approx(after["mpjpe_mm"] - before["mpjpe_mm"], abs=1e-3)
+    assert set(found["moved_mm"]) >= {"left knee", "head", "thorax"}
+    assert found["v2v_mm"] > 0
+    cost = f"{found['cost']['mpjpe_mm']:+.1f}"
+    assert re.search(rf"ours: shoulders \+ SKEL fit +{after['mpjpe_mm']:.1f}/.* {re.escape(cost)}$", text, re.M)
+    assert re.search(rf"ours: shoulders \(SMPL\) +{before['mpjpe_mm']:.1f}/", text)
+    assert "CameraHMR + SKEL fit" in text
+    assert "+7.7" in text
+    assert "moved by the conversion, mm: skin" in text
+
+
+def without(command: list[str], option: str) -> list[str]:
+    i = command.index(option)
+    return command[:i] + command[i + 2 :]
+
+
+ERRORS = {
+    "unknown benchmark": (lambda c, d: [*c, "--benchmark", "rich"], r"no benchmark 'rich'.*3dpw, emdb"),
+    "unknown switch": (lambda c, d: [*c, "--benchmark", "3dpw", "--legacy", "old"], r"--legacy old: there is no such"),
+    "no folder": (lambda c, d: [*without(c, "--benchmark-data"), "--benchmark", "emdb"], r"--benchmark-data DIR.*emdb"),
+    "no label file": (
+        lambda c, d: [*c, "--benchmark", "coco", "--labels", str(d / "none.npz")],
+        r"no label file .*none\.npz of COCO\. It is from 4D-Humans'",
+    ),
+    "no images": (
+        lambda c, d: [*c, "--benchmark", "3dpw", "--images", str(d)],
+        r"6 of 6 images of 3DPW are missing, the first being .*walk_00/image_00000\.jpg.*virtualhumans",
+    ),
+    "no body models": (lambda c, d: [*without(c, "--body-models"), "--benchmark", "3dpw"], r"--body-models DIR or HMR"),
+    "a model file is missing": (
+        lambda c, d: [*without(c, "--body-models"), "--body-models", str(d / "part"), "--benchmark", "3dpw"],
+        r"no body model .*J_regressor_h36m\.npy.* It is from CameraHMR's train-eval-utils",
+    ),
+    "no weights of HumanFoV": (
+        lambda c, d: [*without(c, "--intrinsics"), "--benchmark", "3dpw"],
+        r"--fov FILE, cam_model_cleaned\.ckpt, CameraHMR's HumanFoV weights \(camerahmr",
+    ),
+    "not HumanFoV": (
+        lambda c, d: [*without(c, "--intrinsics"), "--fov", str(d / "none.ckpt"), "--benchmark", "3dpw"],
+        r"none\.ckpt",
+    ),
+    "label files of several": (
+        lambda c, d: [*c, "--benchmark", "3dpw,emdb", "--labels", "x"],
+        r"are for one benchmark",
+    ),
+    "predictions of nothing": (lambda c, d: [*c, "--predictions", "p.npz"], r"expected BENCHMARK=FILE"),
+    "predictions in the image": (lambda c, d: [*c, "--predictions", "coco=p.npz"], r"COCO compares in the image"),
+    "predictions twice": (lambda c, d: [*c, "--predictions", "emdb=a", "--predictions", "emdb=b"], r"named twice"),
+    "predictions of another": (
+        lambda c, d: [*c, "--benchmark", "moyo", "--predictions", "emdb=a"],
+        r"emdb=\.\.\.: that benchmark is not among --benchmark moyo",
+    ),
+    "no predictions": (lambda c, d: [*c, "--predictions", "emdb=none.npz"], r"no file none\.npz"),
+    "no network": (lambda c, d: [c[0], str(d / "net.safetensors"), *c[2:], "--benchmark", "3dpw"], r"no such file"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS.values(), ids=ERRORS)
+def test_one_clear_message(command, case, tmp_path, open_body_dir, capsys):
+    (tmp_path / "part").mkdir()
+    for name in ("skel_male.pkl", "SMPL_to_J19.pkl", "J_regressor_SKEL_mix_MALE.pkl", "SMPL_NEUTRAL.pkl"):
+        (tmp_path / "part" / name).symlink_to(open_body_dir / name)
+    change, message = case
+    assert main(change(command, tmp_path)) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert err[-1].startswith("error: ")
+    assert re.search(message, err[-1]), err[-1]
+
+
+def test_a_subset_says_so(command, capsys):
+    assert main([*command, "--benchmark", "3dpw", "--limit", "2", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert "3DPW: 2 of 6 rows" in out
+    assert "ours on 3DPW (2 of 6 rows)" in out
+    assert json.loads(out.splitlines()[-1])["benchmarks"]["3dpw"]["rows"] == 2
+    assert main([*command, "--benchmark", "3dpw", "--limit", "2", "-q"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_the_benches(open_body_dir, stand_in, tmp_path, capsys):
+    manifest = tmp_path / "m.toml"
+    shutil.copyfile(stand_in.folder / "source" / "labels.npz", tmp_path / "labels.npz")
+    bodies = f'[body_models]\nkind = "files"\npath = "{open_body_dir}"\n'
+    source = (
+        f'[[sources]]\nname = "s"\nformat = "camerahmr"\nfile = "{tmp_path / "labels.npz"}"\nsmpl_gender = "neutral"\n'
+    )
+    manifest.write_text(f'name = "m"\nskel_gender = "male"\nrows_per_shard = 6\n{bodies}{source}')
+    where = ["--manifest", str(manifest), "--device", "cpu", "--json"]
+    assert main(["bench", "evaluate", "--rows", "70", *where]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("metrics of 70 rows on cpu")
+    report = json.loads(out[-1])
+    assert report["seconds"] == pytest.approx(report["errors_s"] + report["intervals_s"] + report["write_s"], abs=0.01)
+    assert main(["bench", "conversion", "--rows", "5", *where]) == 0
+    out = capsys.readouterr().out
+    report = json.loads(out.splitlines()[-1])
+    assert (report["rows"], set(report["kinds"])) == (5, {"noise", "other pose"})
+    for words in ("joints of", "MPJPE before", "cost", "noise: skin moved by", "left knee", "moved against the root"):
+        assert words in out
+    assert main(["bench", "conversion", "--off", "-1", *where]) == 2

@@ -1,0 +1,127 @@
+"""The benchmarks' label files: what is read of each format, and what is refused."""
+
+import re
+
+import numpy as np
+import pytest
+
+from hmr_skel.errors import UserError
+from hmr_skel.evaluate.benchmarks import BENCHMARKS, MODELS_FROM, BenchmarkFiles, chosen, legacy_switches
+from hmr_skel.evaluate.labels import evenly, load_rows
+from hmr_skel.evaluate.summary import sequences_of
+from tests.evaluate.conftest import changed_labels
+from tests.evaluate.stand_in import ROWS
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_format_is_read(opened, stand_in, name):
+    benchmark, rows, _ = opened(name)
+    labels = stand_in.labels
+    assert len(rows) == ROWS
+    np.testing.assert_array_equal(rows.row, np.arange(ROWS))
+    np.testing.assert_array_equal(rows.center, labels["center"])
+    np.testing.assert_allclose(rows.told_side, rows.side)
+    assert all((stand_in.folder / "images" / benchmark.images / image).is_file() for image in rows.imgname)
+    if benchmark.truth.endswith("smpl"):
+        np.testing.assert_array_equal(rows.smpl_pose, labels["pose_cam"])
+        np.testing.assert_array_equal(rows.smpl_betas, labels["shape"])
+    gender = {"gendered_smpl": ["male", "female"] * 3, "neutral_smpl": ["neutral"] * 6}.get(benchmark.truth)
+    assert gender == (None if rows.smpl_gender is None else rows.smpl_gender.tolist())
+    groups = sequences_of(rows.imgname.tolist(), benchmark.sequence)
+    assert groups == [None] * 6 if benchmark.sequence is None else len(set(groups)) == 3
+    assert None not in groups or benchmark.sequence is None
+
+
+def test_boxes(opened, stand_in):
+    """CameraHMR's are / 200, HMR2's in px, MOYO's w and h in px, widened to 192:256 before they are squared."""
+    side = 200 * stand_in.labels["scale"]
+    for name in ("3dpw", "h36m-p2", "coco"):
+        np.testing.assert_allclose(opened(name)[1].side, side, rtol=1e-6)
+    wide = np.arange(ROWS) % 2 == 1  # boxes as wide as high; the others are half as wide
+    np.testing.assert_allclose(opened("moyo")[1].side, np.where(wide, side / 0.75, side), rtol=1e-6)
+    legacy = opened("moyo", "moyo-box")[1]
+    np.testing.assert_allclose(legacy.side, opened("moyo")[1].side)
+    np.testing.assert_allclose(legacy.told_side, side, rtol=1e-6)
+
+
+def test_openpose_limbs_of_3d_labels_do_not_count(opened):
+    points = opened("h36m-p2")[1].keypoints_3d
+    assert (points[:, 1:15, 3] == 0).all()
+    assert (np.delete(points, np.arange(1, 15), 1)[..., 3] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "gender"), [(b"m", "male"), ("F", "female"), ("female", "female"), ("neutral", "neutral")]
+)
+def test_genders_are_what_they_say(stand_in, tmp_path, text, gender):
+    path = changed_labels(stand_in, "3dpw", tmp_path, gender=np.array([text] * ROWS))
+    assert load_rows(BENCHMARKS["3dpw"], path).smpl_gender.tolist() == [gender] * ROWS
+
+
+def test_without_gender_bodies_are_neutral(stand_in, tmp_path):
+    path = changed_labels(stand_in, "emdb", tmp_path, gender=None)
+    assert set(load_rows(BENCHMARKS["emdb"], path).smpl_gender) == {"neutral"}
+
+
+BAD = {
+    "an unknown gender": ("3dpw", {"gender": np.array(["x"] * ROWS)}, r"'gender' is \['x'\], expected m, f"),
+    "no pose": ("emdb", {"pose_cam": None}, r"has no 'pose_cam' or 'pose'.*emdb_test\.npz.*It has: "),
+    "a narrow shape": ("spec-syn", {"shape": np.zeros((ROWS, 9))}, r"'shape' has shape \(6, 9\), expected \(6, 10\)"),
+    "another number of centres": ("3dpw", {"center": np.zeros((5, 2))}, r"'center' has shape \(5, 2\), expected \(6"),
+    "not a number": ("3dpw", {"center": np.full((ROWS, 2), np.nan)}, r"'center' is not finite in row 0"),
+    "an empty box": ("coco", {"scale": np.zeros((ROWS, 2))}, r"the box of row 0 is 0 px"),
+    "no keypoints": ("h36m-p2", {"extra_keypoints_3d": None}, r"has no 'extra_keypoints_3d'.*Human3\.6M"),
+    "another dict": ("moyo", {"smpl": np.array({"poses": 1}, object)}, r"'smpl' holds poses, expected a dict with"),
+    "a number in its place": ("moyo", {"smpl": np.array(3.0)}, r"'smpl' holds float, expected a dict with"),
+}
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD)
+def test_what_is_refused(stand_in, tmp_path, case):
+    name, changes, message = case
+    path = changed_labels(stand_in, name, tmp_path, **changes)
+    with pytest.raises(UserError, match=message):
+        load_rows(BENCHMARKS[name], path)
+
+
+class Runs:
+    def __reduce__(self):
+        return print, ("this must not run",)
+
+
+def test_nothing_in_a_label_file_runs(stand_in, tmp_path, capsys):
+    path = changed_labels(stand_in, "moyo", tmp_path, smpl=np.array({"global_orient": Runs()}, object))
+    with pytest.raises(UserError, match=r"builtins\.print, which is not a plain type"):
+        load_rows(BENCHMARKS["moyo"], path)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_missing_file_names_itself_and_where_it_is_from(tmp_path):
+    for benchmark in BENCHMARKS.values():
+        with pytest.raises(UserError, match=re.escape(benchmark.labels_from)) as raised:
+            BenchmarkFiles.find(benchmark, tmp_path)
+        assert str(tmp_path / "labels" / benchmark.labels) in str(raised.value)
+    with pytest.raises(UserError, match="--benchmark-data DIR"):
+        BenchmarkFiles.find(BENCHMARKS["3dpw"], None)
+
+
+def test_every_model_file_has_a_source():
+    assert {name for one in BENCHMARKS.values() for name in one.model_files} <= set(MODELS_FROM)
+
+
+def test_names_of_benchmarks_and_switches():
+    assert [one.name for one in chosen("emdb, 3DPW,emdb")] == ["emdb", "3dpw"]
+    assert [one.name for one in chosen("all")] == list(BENCHMARKS)
+    with pytest.raises(UserError, match=r"no benchmark 'rich'.*3dpw"):
+        chosen("rich")
+    assert BENCHMARKS["3dpw"].legacy(legacy_switches("all")) == ("aliased-crop",)
+    assert BENCHMARKS["spec-syn"].legacy(legacy_switches("spec-root,bgr-focal")) == ("spec-root",)
+    assert BENCHMARKS["moyo-hard"].legacy(legacy_switches("all")) == ("bgr-focal", "moyo-box", "aliased-crop")
+    with pytest.raises(UserError, match=r"--legacy rgb: there is no such switch"):
+        legacy_switches("rgb")
+
+
+def test_rows_spread_evenly():
+    np.testing.assert_array_equal(evenly(10, 4), [0, 2, 5, 7])
+    np.testing.assert_array_equal(evenly(3, 4), [0, 1, 2])
+    np.testing.assert_array_equal(evenly(3, None), [0, 1, 2])

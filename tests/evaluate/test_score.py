@@ -1,0 +1,182 @@
+"""Predictions against each benchmark's truth: the truth itself, known offsets, and a second implementation."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from hmr_skel.body.rotations import rotvec_to_rotmat
+from hmr_skel.body.smpl import Smpl
+from hmr_skel.errors import UserError
+from hmr_skel.evaluate.benchmarks import BENCHMARKS
+from hmr_skel.evaluate.score import Posed, score
+
+MESHES = [name for name, one in BENCHMARKS.items() if one.truth.endswith("smpl")]
+EXACT = [name for name, one in BENCHMARKS.items() if one.truth == "gendered_smpl"]
+
+
+def moved(pred: Posed, rotation: torch.Tensor, scale: float, shift: torch.Tensor) -> Posed:
+    return Posed(*(scale * points @ rotation.mT + shift for points in (pred.vertices, pred.joints)))
+
+
+def skin_of(truth, regressor) -> Posed:
+    """The truth's own mesh as a prediction."""
+    return Posed(truth.vertices, regressor(truth.vertices))
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_truth_has_no_error_wherever_it_stands(opened, name):
+    benchmark, rows, maker = opened(name)
+    truth = maker(rows)
+    pred = moved(skin_of(truth, maker.regressor), torch.eye(3), 1.0, torch.tensor([0.5, -1.0, 4.0]))
+    for metric, values in score(pred, truth, benchmark.joints).items():
+        assert values.shape == (len(rows),), metric
+        assert values.max() < 2e-3, metric
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_scale_and_rotation_are_errors_that_procrustes_takes_out(opened, name):
+    benchmark, rows, maker = opened(name)
+    truth = maker(rows)
+    pred = skin_of(truth, maker.regressor)
+    turned = moved(pred, rotvec_to_rotmat(torch.tensor([0.0, np.pi / 2, 0.0])), 1.0, torch.zeros(3))
+    larger = moved(pred, torch.eye(3), 1.1, torch.zeros(3))
+    found = score(larger, truth, benchmark.joints)
+    assert found["pa_mpjpe_mm"].max() < 0.01
+    assert found["pa_pve_mm"].max() < 0.01
+    assert score(turned, truth, benchmark.joints)["pa_mpjpe_mm"].max() < 0.01
+    # By hand: a body 1.1 times as large is off by 0.1 times each joint's distance from the root.
+    gt = truth.joints - truth.joints[:, list(benchmark.joints.root)].mean(1, keepdim=True)
+    expected = 100 * gt[:, list(benchmark.joints.scored)].norm(dim=-1).mean(1)
+    torch.testing.assert_close(found["mpjpe_mm"], expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_root_that_is_off_moves_all_that_is_scored(opened, name):
+    """A root 30 mm to the side, of a rule whose root is not scored: every joint and vertex is 30 mm off."""
+    benchmark, rows, maker = opened(name)
+    truth = maker(rows)
+    pred = skin_of(truth, maker.regressor)
+    joints = pred.joints.clone()
+    joints[:, list(benchmark.joints.root)] += torch.tensor([0.03, 0.0, 0.0])
+    rule = replace(benchmark.joints, scored=tuple(j for j in benchmark.joints.scored if j not in benchmark.joints.root))
+    found = score(Posed(pred.vertices, joints), truth, rule)
+    for metric in ("mpjpe_mm", "pve_mm"):
+        torch.testing.assert_close(found[metric], torch.full((len(rows),), 30.0), rtol=1e-4, atol=1e-3)
+
+
+def test_a_mirrored_prediction_stays_wrong(opened):
+    benchmark, rows, maker = opened("3dpw")
+    truth = maker(rows)
+    mirrored = Posed(*(p * torch.tensor([-1.0, 1, 1]) for p in vars(skin_of(truth, maker.regressor)).values()))
+    found = score(mirrored, truth, benchmark.joints)
+    assert (found["pa_mpjpe_mm"] > 20).all()
+    assert (found["pa_pve_mm"] > 20).all()
+
+
+def test_the_wrong_gender_is_an_error_of_its_shape_alone(opened, open_body_dir):
+    """The same numbers in the other gender's model: what their rest bodies differ by, posed."""
+    benchmark, rows, maker = opened("3dpw")
+    params = rows.smpl_params()
+    other = Smpl.load(open_body_dir / "SMPL_FEMALE.pkl")
+    vertices = other(params.global_orient, params.body_pose, params.betas, params.transl).vertices
+    found = score(Posed(vertices, maker.regressor(vertices)), maker(rows), benchmark.joints)
+    female = torch.from_numpy(rows.smpl_gender == "female")
+    assert found["pve_mm"][female].max() < 1e-3
+    assert found["pve_mm"][~female].min() > 10
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_a_second_implementation_agrees(opened, male, name):
+    """SKEL bodies against each mesh benchmark, in numpy, with scipy's alignment."""
+    benchmark, rows, maker = opened(name)
+    truth = maker(rows)
+    generator = torch.Generator().manual_seed(1)
+    q = 0.3 * torch.randn(len(rows), 46, generator=generator)
+    vertices = male.skel(q, torch.randn(len(rows), 10, generator=generator), torch.ones(len(rows), 3)).vertices
+    pred = Posed(vertices, maker.regressor(vertices))
+    found = score(pred, truth, benchmark.joints)
+    scored, root = list(benchmark.joints.scored), list(benchmark.joints.root)
+    for i in range(len(rows)):
+        joints, gt, skin, mesh = (
+            points[i].double().numpy() for points in (pred.joints, truth.joints, pred.vertices, truth.vertices)
+        )
+        a, b = joints[root].mean(0), gt[root].mean(0)
+        expected = {
+            "mpjpe_mm": distance(joints[scored] - a, gt[scored] - b),
+            "pve_mm": distance(skin - a, mesh - b),
+            "pa_mpjpe_mm": distance(procrustes(joints[scored], gt[scored]), gt[scored]),
+            "pa_pve_mm": distance(procrustes(skin, mesh), mesh),
+        }
+        for metric, value in expected.items():
+            assert found[metric][i].item() == pytest.approx(value, rel=1e-4), (metric, i)
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    return 1000 * float(np.linalg.norm(a - b, axis=1).mean())
+
+
+def procrustes(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """scipy's best rotation (never a reflection), then the scale by least squares."""
+    a, middle = a - a.mean(0), b.mean(0)
+    turned = Rotation.align_vectors(b - middle, a)[0].apply(a)
+    return turned * np.linalg.lstsq(turned.reshape(-1, 1), (b - middle).ravel())[0] + middle
+
+
+def test_moyo_compares_two_kinds_of_joints(opened):
+    """Regressed joints against the kinematic chain's: the truth's own mesh is off by the distance of the two roots."""
+    benchmark, rows, maker = opened("moyo")
+    truth = maker(rows)
+    pred = skin_of(truth, maker.regressor)
+    found = score(pred, truth, benchmark.joints)
+    between = 1000 * (pred.joints[:, 0] - truth.joints[:, 0]).norm(dim=-1)
+    torch.testing.assert_close(found["pve_mm"], between, rtol=1e-3, atol=1e-2)
+    apart = (pred.joints - pred.joints[:, :1]) - (truth.joints - truth.joints[:, :1])
+    torch.testing.assert_close(found["mpjpe_mm"], 1000 * apart.norm(dim=-1).mean(1), rtol=1e-3, atol=1e-2)
+    assert found["mpjpe_mm"].min() > 0.01
+    same = score(Posed(truth.vertices, truth.joints), truth, benchmark.joints)
+    assert same["mpjpe_mm"].max() < 1e-3
+
+
+def test_human36m_leaves_out_rows_without_a_scored_keypoint(opened):
+    benchmark, rows, maker = opened("h36m-p2")
+    points = rows.keypoints_3d.copy()
+    points[1, 37, 3] = points[2, 39, 3] = 0  # a neck, a root
+    points[3, 38, 3] = points[4, 8, 3] = 0  # of no matter
+    truth = maker(replace(rows, keypoints_3d=points))
+    assert truth.complete.tolist() == [True, False, False, True, True, True]
+    pred = Posed(torch.zeros(6, 6890, 3), truth.joints + 2.0)
+    found = score(pred, truth, benchmark.joints)
+    assert set(found) == {"mpjpe_mm", "pa_mpjpe_mm"}
+    assert found["mpjpe_mm"].shape == (4,)
+    assert found["mpjpe_mm"].max() < 1e-3
+    shifted = truth.joints.clone()
+    shifted[:, 39] += torch.tensor([0.0, 0.0, 0.025])
+    found = score(Posed(torch.zeros(6, 6890, 3), shifted), truth, benchmark.joints)
+    torch.testing.assert_close(found["mpjpe_mm"], torch.full((4,), 25.0), rtol=1e-4, atol=1e-3)
+
+
+def test_a_diverged_network_is_one_clear_message(opened):
+    benchmark, rows, maker = opened("3dpw")
+    truth = maker(rows)
+    pred = skin_of(truth, maker.regressor)
+    with pytest.raises(UserError, match="not finite: the network has diverged"):
+        score(Posed(pred.vertices, torch.full_like(pred.joints, torch.nan)), truth, benchmark.joints)
+
+
+def test_spec_roots(opened):
+    """The published root is a hip and its knee; ours the two hips: they differ by what the poses put between them."""
+    benchmark, rows, maker = opened("spec-syn")
+    legacy = opened("spec-syn", "spec-root")[0]
+    assert (benchmark.joints.root, legacy.joints.root) == ((1, 4), (1, 2))
+    assert legacy.joints.name != benchmark.joints.name
+    truth = maker(rows)
+    pred = skin_of(truth, maker.regressor)
+    knee = pred.joints.clone()
+    knee[:, 2] += torch.tensor([0.06, 0.0, 0.0])  # moves the published root by 30 mm, and not ours
+    ours, theirs = (score(Posed(pred.vertices, knee), truth, one.joints) for one in (benchmark, legacy))
+    torch.testing.assert_close(ours["pve_mm"], torch.zeros(6), atol=1e-3, rtol=0)
+    torch.testing.assert_close(theirs["pve_mm"], torch.full((6,), 30.0), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(ours["mpjpe_mm"], torch.full((6,), 60.0 / 17), rtol=1e-4, atol=1e-3)

@@ -1,0 +1,124 @@
+"""The ablations: variants of a recipe, the time they may take, and both tables in one command."""
+
+import json
+
+import pytest
+
+from hmr_skel.cli import main
+from hmr_skel.errors import UserError
+from hmr_skel.evaluate.paper import TABLE_4, TABLE_5
+from hmr_skel.train.ablations import (
+    VARIANTS,
+    affordable_epochs,
+    chosen_variants,
+    shortened,
+    variant_recipe,
+)
+from hmr_skel.train.recipes import load_recipe, recipe_dict
+from tests.data.sample_set import write_sample_set
+from tests.train.small_run import CHANGES, MANIFEST
+
+
+def test_variants_are_the_papers_lines():
+    lines = {number: [v.lines[number] for v in VARIANTS if number in v.lines] for number in ("4", "5")}
+    assert lines["4"] == ["full", *[line.method for line in TABLE_4.lines if line.method not in ("HSMR", "full")]]
+    assert lines["5"] == [line.method for line in TABLE_5.lines]
+
+
+def test_each_variant_changes_what_it_is_named_for():
+    full = load_recipe("tiny")
+    made = {variant.name: variant_recipe(variant, "tiny", ["seed=3"]) for variant in VARIANTS}
+    assert all(recipe.seed == 3 for recipe in made.values())
+    switches = {
+        name: (r.network.camera, r.network.coarse, r.network.refine, r.losses.full_supervision, r.network.looped)
+        for name, r in made.items()
+    }
+    assert switches == {
+        "full": (True, True, True, False, False),
+        "baseline": (False, False, False, False, False),
+        "no-cam": (False, True, True, False, False),
+        "no-c2f": (True, False, True, False, False),
+        "no-refine": (True, True, False, False, False),
+        "full-super": (True, True, True, True, False),
+        "looped": (True, True, True, False, True),
+    }
+    assert recipe_dict(made["full"]) == recipe_dict(load_recipe("tiny", ["seed=3"]))
+    assert full.seed != 3
+
+
+def test_names():
+    assert [v.name for v in chosen_variants("looped")] == ["full", "looped"]
+    assert chosen_variants("all") == VARIANTS
+    with pytest.raises(UserError, match=r"no variant 'twisted'.*baseline"):
+        chosen_variants("full,twisted")
+
+
+def test_what_an_hour_allows():
+    recipe = load_recipe("tiny", ["epochs=10.0", "warmup_epochs=0.5", "batch_size=32"])
+    # 80 % of 60 minutes at 50 images/s are 144,000 images: of 7 runs of 5,120 rows 4.01 epochs each.
+    epochs = affordable_epochs(recipe, 5120, 7, 50.0, 60.0)
+    assert epochs == 4.01
+    assert 7 * epochs * 5120 / 50 < 0.8 * 3600 + 1
+    assert affordable_epochs(recipe, 5120, 7, 5000.0, 60.0) == 10
+    short = shortened(recipe, 4.01)
+    assert (short.epochs, short.warmup_epochs) == (4.01, pytest.approx(0.2005))
+    assert shortened(recipe, 10.0) == recipe
+    with pytest.raises(UserError, match="less than one step each"):
+        affordable_epochs(recipe, 5120, 7, 0.001, 60.0)
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory, open_body_dir) -> list[str]:
+    folder = tmp_path_factory.mktemp("ablate")
+    samples = write_sample_set(folder, held_out=2)
+    manifest = folder / "test.toml"
+    manifest.write_text(MANIFEST.format(bodies=open_body_dir, near=samples.images["near"].root))
+    changes = [word for change in CHANGES if not change.startswith("epochs") for word in ("--set", change)]
+    where = ["--manifest", str(manifest), "--data", str(samples.path), "--out", str(folder / "runs")]
+    return ["ablate", *changes, *where, "--workers", "0", "--device", "cpu"]
+
+
+def test_both_tables_in_one_command(command, capsys):
+    assert main([*command, "--variants", "no-cam,looped", "--set", "epochs=1", "--json"]) == 0
+    out = capsys.readouterr().out
+    report = json.loads(out.strip().splitlines()[-1])
+    assert set(report["variants"]) == {"full", "no-cam", "looped"}
+    four, five = report["tables"]
+    ours = {table["table"]: [line for line in table["lines"] if line["source"] == "ours"] for table in (four, five)}
+    assert [line["method"] for line in ours["4"]] == ["full", "w/o Cam"]
+    assert [(line["method"], line["loss"], line["layers x times"]) for line in ours["5"]] == [
+        ("sparse", "L_refine", "2 x 1"), ("looped", "L_refine", "1 x 2"),
+    ]  # fmt: skip
+    full = report["variants"]["full"]["held-out"]["final"]
+    assert (
+        ours["4"][0]["values"]["held-out"]["mpjpe_mm"]
+        == full["mpjpe_mm"]
+        == ours["5"][0]["values"]["held-out"]["mpjpe_mm"]
+    )
+    assert ours["4"][0]["values"]["moyo"]["mpjpe_mm"] is None
+    mean, low, high = report["against_full_mm"]["no-cam"]["mpjpe_mm"]
+    assert mean == pytest.approx(
+        report["variants"]["no-cam"]["held-out"]["final"]["mpjpe_mm"] - full["mpjpe_mm"], abs=1e-3
+    )
+    assert low <= mean <= high
+    assert report["against_full_mm"]["full"]["mpjpe_mm"] == [0, 0, 0]
+    for text in ("Table 4: ", "Table 5: ", "ours: w/o Cam", "intervals are over recordings, not over seeds"):
+        assert text in out
+
+
+def test_the_minutes_decide_once(command, tmp_path, capsys):
+    """A plan is made, kept, and gone on with; another one is another run."""
+    command = [*command, "--variants", "full", "--out", str(tmp_path)]
+    assert main([*command, "--minutes", "0.02", "-q", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert 0 < first["plan"]["epochs"] <= 10
+    assert first["plan"]["images_per_s"] > 0
+    assert main([*command, "--minutes", "0.02", "-q", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert again["plan"] == first["plan"]
+    assert again["variants"] == first["variants"]
+    assert main([*command, "--set", "seed=1", "--set", "epochs=1", "-q"]) == 2
+    assert "is the state of another run" in capsys.readouterr().err
+    assert main([*command, "--set", "seed=1", "--set", "epochs=1", "-q", "--fresh"]) == 0
+    assert main([*command, "--minutes", "0"]) == 2
+    assert "--minutes 0: expected more than 0" in capsys.readouterr().err

@@ -1,0 +1,139 @@
+"""Predictions before and after conversion, and what conversion of known predictions costs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hmr_skel.body.smpl import Smpl
+from hmr_skel.convert.fit import fit_clips
+from hmr_skel.errors import UserError
+from hmr_skel.evaluate.metrics import mpjpe_mm
+from hmr_skel.evaluate.regressors import Regressor, joint_names
+from hmr_skel.open_data.labels import make_labels
+from hmr_skel.rows import SmplParams
+from hmr_skel.two_stage.cost import RULES, conversion_cost
+from hmr_skel.two_stage.evaluate import evaluate_predictions, posed_pair
+from hmr_skel.two_stage.perturbed import KINDS, perturbed
+from hmr_skel.two_stage.predictions import read_predictions
+
+
+@pytest.fixture
+def predicted(opened, stand_in, tmp_path):
+    """The truth of 3DPW as predictions, in each row's own gender."""
+    benchmark, rows, truth = opened("3dpw")
+    path = stand_in.folder / "labels" / benchmark.labels
+    return read_predictions(path, rows, 6, None), rows, truth
+
+
+def test_the_truth_is_off_by_what_conversion_moves(predicted, bodies):
+    clip, rows, truth = predicted
+    found = evaluate_predictions(clip, rows, truth, bodies)
+    assert found.stages["smpl"]["mpjpe_mm"].max() < 2e-3
+    assert found.stages["smpl"]["pve_mm"].max() < 2e-3
+    assert found.rows.tolist() == list(range(6))
+    assert found.left_out == 0
+    skel = found.stages["skel"]
+    assert 1 < skel["mpjpe_mm"].mean() < 15
+    assert skel["q"].shape == (6, 46)
+    # By hand, from the converted bodies themselves.
+    before, after = posed_pair(fit_clips([clip], bodies)[0], bodies)
+    joints = [truth.regressor(vertices) for vertices in (before, after)]
+    rule = truth.benchmark.joints
+    torch.testing.assert_close(
+        skel["mpjpe_mm"], mpjpe_mm(joints[1], joints[0], rule.root, rule.scored), atol=0.01, rtol=0
+    )
+    moved = 1000 * (joints[1] - joints[0]).norm(dim=-1).mean(0)
+    np.testing.assert_allclose(found.moved_mm, moved.numpy(), atol=0.01)
+    assert found.v2v_mm == pytest.approx(1000 * (after - before).norm(dim=-1).mean().item(), abs=0.02)
+    assert len(joint_names(rule)) == len(found.moved_mm)
+
+
+@pytest.mark.parametrize("name", ["emdb", "spec-syn", "moyo", "h36m-p2"])
+def test_every_benchmark_with_a_third_dimension(opened, stand_in, bodies, tmp_path, name):
+    """Predictions of the neutral SMPL that the labels were made of."""
+    benchmark, rows, truth = opened(name)
+    np.savez(tmp_path / "p.npz", pose=stand_in.labels["pose_cam"], betas=stand_in.labels["shape"])
+    clip = read_predictions(tmp_path / "p.npz", rows, 6, None)
+    found = evaluate_predictions(clip, rows, truth, bodies)
+    for metric in benchmark.metrics:
+        before, after = (found.stages[stage][metric] for stage in ("smpl", "skel"))
+        assert before.shape == after.shape == (6,)
+        assert (after - before).abs().max() < 25
+    if benchmark.truth != "gendered_smpl":  # the same body: what is left is that joints are defined in two ways
+        assert found.stages["smpl"]["mpjpe_mm"].mean() < found.stages["skel"]["mpjpe_mm"].mean() + 5
+
+
+def test_rows_that_cannot_be_converted_are_left_out_on_both_sides(predicted, bodies):
+    clip, rows, truth = predicted
+    pose = clip.pose.copy()
+    pose[2] = np.nan
+    found = evaluate_predictions(replace(clip, pose=pose), rows, truth, bodies)
+    assert found.rows.tolist() == [0, 1, 3, 4, 5]
+    assert found.left_out == 1
+    assert {len(columns["mpjpe_mm"]) for columns in found.stages.values()} == {5}
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory, open_body_dir) -> SmplParams:
+    path = tmp_path_factory.mktemp("people") / "labels.npz"
+    make_labels(path, 48, 5, open_body_dir)
+    labels = np.load(path)
+    pose = torch.from_numpy(labels["pose_cam"]).reshape(-1, 24, 3)
+    return SmplParams(pose[:, 0], pose[:, 1:], *(torch.from_numpy(labels[k]) for k in ("shape", "trans_cam")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_are_as_far_off_as_asked(people, bodies, kind):
+    smpl = bodies.smpl("neutral")
+    changed = perturbed(people, kind, smpl, 60.0, seed=1)
+
+    def joints(params: SmplParams) -> torch.Tensor:
+        return smpl(params.global_orient, params.body_pose, params.betas, params.transl).joints
+
+    assert mpjpe_mm(joints(changed), joints(people), 0).mean().item() == pytest.approx(60, abs=0.1)
+    assert torch.equal(changed.betas, people.betas)
+    assert torch.equal(changed.transl, people.transl)
+    again = perturbed(people, kind, smpl, 60.0, seed=1)
+    assert torch.equal(again.body_pose, changed.body_pose)
+    with pytest.raises(UserError, match="are never 5000 mm off"):
+        perturbed(people, kind, smpl, 5000.0)
+
+
+def test_what_conversion_costs(people, bodies):
+    """On generated people, whose poses SKEL can nearly take: a millimetre at most in the mean, by every joint set."""
+    sequences = [f"{i // 4}" for i in range(48)]
+    report = conversion_cost(people, sequences, bodies, skel_gender="male")
+    assert set(report) == set(KINDS)
+    for found in report.values():
+        assert (found["rows"], found["left_out"]) == (48, 0)
+        for name, of in found["joint_sets"].items():
+            one = of["mpjpe_mm"]
+            assert one["after"] - one["before"] == pytest.approx(one["cost"], abs=1e-3)
+            assert one["ci95"][0] < one["cost"] < one["ci95"][1]
+            assert 50 < one["before"] < 75
+            assert -1 < one["cost"] < 2
+            assert len(of["joints"]) == len(RULES[name].scored)
+            by_joint = [values["cost_mm"] for values in of["joints"].values()]
+            assert np.mean(by_joint) == pytest.approx(one["cost"], abs=0.01)
+            assert np.mean([v["moved_mm"] for v in of["joints"].values()]) == pytest.approx(of["moved_mm"], abs=0.01)
+            assert 1 < of["moved_mm"] < 20
+
+
+def test_the_cost_of_a_fit_that_moves_nothing_is_none(people, bodies, monkeypatch):
+    """SKEL's skin replaced by the prediction's own: the scoring itself adds nothing."""
+    monkeypatch.setattr("hmr_skel.two_stage.cost.posed_pair", lambda clip, bodies: (posed_pair(clip, bodies)[0],) * 2)
+    found = conversion_cost(people[:8], [None] * 8, bodies, kinds=("noise",))["noise"]
+    for of in found["joint_sets"].values():
+        assert of["mpjpe_mm"]["cost"] == of["pve_mm"]["cost"] == of["moved_mm"] == 0
+
+
+def test_regressors_are_the_files(open_body_dir, bodies):
+    """On SMPL's rest mesh, against its own joints: the neutral's regressor exactly, the others nearly."""
+    smpl: Smpl = bodies.smpl("neutral")
+    for name, rule in RULES.items():
+        joints = Regressor.load(rule, open_body_dir)(smpl.template)
+        assert joints.shape == (len(joint_names(rule)), 3)
+        if name == "EMDB":
+            torch.testing.assert_close(joints, smpl.joint_template, atol=1e-6, rtol=0)
