@@ -29,7 +29,7 @@ ALLOWED = {
     "convert": {"errors", "rows", "device", "body", "data", "render", "fitting"},
     "model": {"errors", "rows", "body"},
     "evaluate": {"errors", "rows", "body", "data", "model"},
-    "predict": {"errors", "rows", "body", "data", "model", "render"},
+    "predict": {"errors", "rows", "body", "data", "model", "render", "convert"},  # convert: its mesh files
     "train": ALL - {"train", "fitting", "flows"},
     "flows": ALL - {"flows"},
     "cli": ALL,

@@ -47,7 +47,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """Predict, compare, print."""
-    files = [_network_file(path) for path in args.networks] or [_newest()]
+    files = [network_file(path) for path in args.networks] or [newest_network()]
 
     from tqdm import tqdm
 
@@ -122,11 +122,13 @@ def _row(name: str, errors: dict[str, Any], against: dict[str, Any] | None) -> s
     return f"  {name:<26}" + "".join(cells).rstrip()
 
 
-def _network_file(path: Path) -> Path:
+def network_file(path: Path) -> Path:
+    """A network's file, or that of a run's folder."""
     return path / "network.safetensors" if path.is_dir() else path
 
 
-def _newest() -> Path:
+def newest_network() -> Path:
+    """What was trained last. Raises `UserError` where nothing was."""
     found = sorted(RUNS.glob("*/network.safetensors"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(f"no trained network in {RUNS}. Train one first (make train), or name its file.")
