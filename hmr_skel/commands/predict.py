@@ -31,7 +31,8 @@ Detectors (--detector): an ONNX file that you bring; input one picture [1 3 H W]
   yolo         [1 4+C N]: centre x, y, width, height, a score per class (YOLOv8, 11); duplicates are removed here
   yolov5       [1 N 5+C]: the same with an objectness
   detr         two outputs ...logits... [1 N C+1] and ...boxes... [1 N 4], shares of the input (DETR)
-  boxes        three outputs ...boxes... [N 4], ...scores... [N], ...labels... [N] in px (torchvision, RT-DETR)"""
+  boxes        three outputs ...boxes... [N 4], ...scores... [N], ...labels... [N] in px (torchvision, RT-DETR),
+               or two, dets [N 5] (x1, y1, x2, y2, score) and labels (MMDeploy)"""
 
 HUMAN_FOV = "cam_model_cleaned.ckpt"
 

@@ -142,7 +142,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{path}: {name} is {list(array.shape)}, expected {expected}.")
         if name != "imgname" and array.dtype.kind not in "fiu":
             raise UserError(f"{path}: {name} holds {array.dtype}, expected numbers.")
-    return arrays
+    return {name: array if name == "imgname" else array.astype(float) for name, array in arrays.items()}
 
 
 def _array_rows(path: Path, arrays: Mapping[str, np.ndarray], margin: float) -> Iterator[tuple[Key, Box]]:
@@ -152,7 +152,7 @@ def _array_rows(path: Path, arrays: Mapping[str, np.ndarray], margin: float) -> 
             _check_corners(path, f"row {i}", arrays["boxes"][i])
             box = square(arrays["boxes"][i], margin)
         else:
-            box = _from_scale(path, i, arrays["center"][i], arrays["scale"][i])
+            box = _from_scale(path, i, arrays["center"][i], np.atleast_1d(arrays["scale"][i]))
         key = (str(name), None if frame is None or frame < 0 else int(frame))
         yield key, replace(box, score=None if score is None else float(score), cam_int=_camera(path, i, cam_int))
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -23,6 +24,7 @@ class Box:
     focal: float | None = None  # px, likewise, the principal point being the image's middle
 
 
+@runtime_checkable
 class Boxes(Protocol):
     """Finds the people of a picture."""
 
@@ -56,8 +58,9 @@ class GivenBoxes:
     by_image: Mapping[Key, Sequence[Box]]
     as_stored: bool = False  # whether they belong to images without regard to their orientation tags
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_names", {name for name, _ in self.by_image})
+    @cached_property
+    def _names(self) -> set[str]:
+        return {name for name, _ in self.by_image}
 
     @property
     def has_cameras(self) -> bool:

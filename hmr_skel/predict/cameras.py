@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from math import radians
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from hmr_skel.predict.frames import Frame
 Intrinsics = Float[np.ndarray, "3 3"]
 
 
+@runtime_checkable
 class Cameras(Protocol):
     """Intrinsics (px) of a picture."""
 

@@ -5,7 +5,8 @@ yolo          one output [1 4+C N] or [1 N 4+C]: centre x, y, width, height (px)
 yolov5        one output [1 N 5+C]: the same with an objectness in front of the classes (YOLOv5, v7, YOLOX decoded)
 detr          two outputs, logits [1 N C+1] and boxes [1 N 4]: centre and size as shares of the input (DETR and kin)
 boxes         three outputs, boxes [N 4] (x1, y1, x2, y2, px), scores [N], labels [N], with a batch axis or without, in
-              any order (torchvision's detectors, RT-DETR with its post-processing)
+              any order (torchvision's detectors, RT-DETR with its post-processing); or two, dets [N 5] (x1, y1, x2, y2,
+              score) and labels (MMDeploy)
 """
 
 from collections.abc import Mapping
@@ -51,7 +52,8 @@ def guess_layout(shapes: Mapping[str, tuple[int, ...]], classes: int | None) -> 
         return "yolo" if values >= 5 else None
     if any("logits" in name for name in names) and any("boxes" in name for name in names):
         return "detr"
-    if all(any(word in name for name in names) for word in ("boxes", "scores", "labels")):
+    words = ("dets", "labels") if len(names) == 2 else ("boxes", "scores", "labels")
+    if all(any(word in name for name in names) for word in words):
         return "boxes"
     return None
 
@@ -73,7 +75,7 @@ def read_detections(
     """
     try:
         corners, scores = _READERS[layout](outputs, person, width, height)
-    except (ValueError, IndexError, KeyError, StopIteration) as error:
+    except (ValueError, IndexError, KeyError) as error:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
         raise UserError(f"the detector's outputs ({shapes}) are not of the layout {layout!r}: {error}.") from error
     kept = np.flatnonzero(
@@ -117,8 +119,12 @@ def _detr(outputs, person: int, width: int, height: int):
 
 
 def _boxes(outputs, person: int, width: int, height: int):
-    corners = _batchless(_named(outputs, "boxes"), 2)
-    scores, labels = (_batchless(_named(outputs, word), 1) for word in ("scores", "labels"))
+    labels = _batchless(_named(outputs, "labels"), 1)
+    if len(outputs) == 2:
+        table = _batchless(_named(outputs, "dets"), 2)
+        corners, scores = table[:, :4], table[:, 4]
+    else:
+        corners, scores = _batchless(_named(outputs, "boxes"), 2), _batchless(_named(outputs, "scores"), 1)
     own = labels == person
     return corners[own], scores[own]
 
@@ -132,7 +138,10 @@ def _only(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _named(outputs: Mapping[str, np.ndarray], word: str) -> np.ndarray:
-    return next(value for name, value in outputs.items() if word in name.lower())
+    found = [value for name, value in outputs.items() if word in name.lower()]
+    if not found:
+        raise KeyError(f"no output is named ...{word}...")
+    return found[0]
 
 
 def _batchless(array: np.ndarray, axes: int) -> np.ndarray:

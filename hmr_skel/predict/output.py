@@ -90,7 +90,7 @@ class Output:
             _write(self.folder / "refinement" / f"{name}.gif", encode_animation(stages))
         if self.wanted.attention:
             assert body.attention is not None
-            picture = draw_attention(person, body.attention, self.network.config.vit)
+            picture = draw_attention(person, body.attention)
             _write(self.folder / "attention" / f"{name}.png", encode_picture(picture, ".png"))
 
 

@@ -9,14 +9,14 @@ from jaxtyping import Float, UInt8
 
 from hmr_skel.body.skel import Skel
 from hmr_skel.data.crop import CROP_SIZE, box_affine, crop_image
-from hmr_skel.model.vit import IMAGE_WIDTH, VitConfig
+from hmr_skel.model.vit import IMAGE_WIDTH
 from hmr_skel.predict.attention import TOKENS, Attention
 from hmr_skel.predict.frames import Frame
 from hmr_skel.predict.people import Body, Person
 from hmr_skel.render import Part, body_parts, overlay, portrait
 from hmr_skel.rows import SkelParams
 
-Picture = UInt8[np.ndarray, "H W 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 COARSE, FINAL = (0.78, 0.93, 0.72), (0.10, 0.50, 0.22)
 """Skin before and after refinement, as in the paper's Fig. 5: from light green to dark green."""
@@ -63,7 +63,7 @@ def draw_refinement(frame: Frame, person: Person, body: Body, skel: Skel, has_co
     ]
 
 
-def draw_attention(person: Person, attention: Attention, config: VitConfig) -> Picture:
+def draw_attention(person: Person, attention: Attention) -> Picture:
     """A row per decoder layer, a column per token: brighter where the token looks, each map to its own maximum."""
     margin = (CROP_SIZE - IMAGE_WIDTH) // 2
     seen = np.ascontiguousarray(person.crop[:, margin : margin + IMAGE_WIDTH])
@@ -71,7 +71,7 @@ def draw_attention(person: Person, attention: Attention, config: VitConfig) -> P
     for layer, maps in enumerate(attention.numpy(), start=1):
         cells = [_labelled(seen, f"layer {layer}")]
         for token, map in zip(TOKENS, maps, strict=True):
-            cells.append(_labelled(_heated(seen, map, config), f"{token}, at most {100 * map.max():.1f} %"))
+            cells.append(_labelled(_heated(seen, map), f"{token}, at most {100 * map.max():.1f} %"))
         rows.append(np.concatenate(cells, 1))
     return np.concatenate(rows)
 
@@ -80,7 +80,7 @@ def encode_animation(pictures: Sequence[Picture]) -> bytes:
     """A GIF that repeats, and rests on its last picture."""
     animation = cv2.Animation()
     animation.frames = [np.ascontiguousarray(picture[..., ::-1]) for picture in pictures]
-    animation.durations = np.array([STAGE_MS] * (len(pictures) - 1) + [LAST_STAGE_MS], np.int32)
+    animation.durations = [STAGE_MS] * (len(pictures) - 1) + [LAST_STAGE_MS]
     animation.loop_count = 0
     written, data = cv2.imencodeanimation(".gif", animation)
     assert written
@@ -98,7 +98,8 @@ def _side(parts: Sequence[Part], final: Sequence[Part]) -> Picture:
     """Where the stages stand is not what is shown: each is put where the last one is."""
     target = final[0].vertices.mean(0)
     placed = [part.at(part.vertices - part.vertices.mean(0) + target) for part in parts]
-    return portrait(placed, "side", _SIZE, _SIZE, around=np.concatenate([part.vertices for part in final]))
+    around = np.concatenate([part.vertices for part in final])
+    return portrait(placed, "side", _SIZE, _SIZE, around=around, background=(1.0, 1.0, 1.0))
 
 
 def _mixed(share: float) -> tuple[float, float, float]:
@@ -112,7 +113,7 @@ def _stage_name(stage: int, stages: int, has_coarse: bool) -> str:
     return f"decoder layer {stage} of {stages - 1}" if stages > 2 else "decoder"
 
 
-def _heated(seen: Picture, map: Float[np.ndarray, "rows columns"], config: VitConfig) -> Picture:
+def _heated(seen: Picture, map: Float[np.ndarray, "rows columns"]) -> Picture:
     """The map over the picture: a patch's share at its centre, smooth between."""
     step_y, step_x = (side / patches for side, patches in zip(seen.shape, map.shape, strict=False))
     # Pixel x of the picture lies at (x + 0.5) / step - 0.5 patches. (The 2 px that patches begin earlier are let go.)

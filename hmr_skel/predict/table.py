@@ -99,7 +99,7 @@ class TableWriter:
         for column in self.schema:
             values = [row[column.name] for row in self._waiting]
             if column_shape(column):
-                flat: Any = pa.array(np.concatenate([np.ravel(value) for value in values]).astype(np.float32))
+                flat: Any = pa.array(np.array(values, np.float32).reshape(-1))
                 columns.append(pa.FixedSizeListArray.from_arrays(flat, type=column.type))
             else:
                 columns.append(pa.array(values, column.type))
