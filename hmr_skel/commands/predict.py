@@ -63,7 +63,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "%(default)s; the default dataset has 1.1 to 1.2, the published demo 1.0)",
     )  # fmt: skip
     camera = parser.add_argument_group(
-        "camera", f"default: that of the boxes, else HumanFoV by {HUMAN_FOV} beside the body models, if it is there"
+        "camera",
+        f"default: that of the boxes, else HumanFoV by {HUMAN_FOV} beside the body models or in $HMR_SKEL_BODY_MODELS",
     ).add_mutually_exclusive_group()
     camera.add_argument("--focal", type=float, metavar="PX", help="focal length; the principal point is the middle")
     camera.add_argument("--vfov", type=float, metavar="DEG", help="vertical field of view")
@@ -236,8 +237,9 @@ def _cameras(args: argparse.Namespace, boxes, body_models: Path, device):
         return VerticalFov(args.vfov)
     if args.humanfov is None and isinstance(boxes, GivenBoxes) and boxes.has_cameras:
         return None
-    weights = args.humanfov or body_models / HUMAN_FOV
-    if args.humanfov is None and not weights.is_file():
+    folders = (body_models, Path(os.environ.get("HMR_SKEL_BODY_MODELS") or body_models))
+    weights = args.humanfov or next((folder / HUMAN_FOV for folder in folders if (folder / HUMAN_FOV).is_file()), None)
+    if weights is None:
         raise UserError(
             "the camera is not known. Say --focal PX or --vfov DEG, give boxes with cameras, or let HumanFoV estimate "
             f"it: --humanfov {HUMAN_FOV} (CameraHMR's release)."
