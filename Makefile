@@ -43,7 +43,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt $(if $(filter command line environment,$(origin TORCH)),again)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, hmr-skel needs 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 2; }
-	@echo 'setting up .venv: about 180 packages, 1.9 GB, a few minutes'
+	@echo 'setting up .venv: about 200 packages, 1.8 GB, a few minutes'
 	@$(PYTHON) -m venv .venv
 	@$(if $(TORCH),sed '/^torch==/d',cat) constraints.txt > .venv/constraints.txt
 	@$(if $(TORCH),$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c .venv/constraints.txt "$(TORCH)")

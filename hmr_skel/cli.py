@@ -22,6 +22,7 @@ from hmr_skel.commands import (
     export,
     images,
     predict,
+    schema,
     serve,
     train,
     verify,
@@ -45,7 +46,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hmr-skel", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--version", action="version", version=f"hmr-skel {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for family in (build, serve, images, verify, convert, export, train, evaluate, predict, bench, body, doctor):
+    for family in (
+        build,
+        serve,
+        images,
+        verify,
+        schema,
+        convert,
+        export,
+        train,
+        evaluate,
+        predict,
+        bench,
+        body,
+        doctor,
+    ):
         family.add_commands(commands)
     return parser
 
