@@ -144,7 +144,10 @@ def run_predict(args: argparse.Namespace) -> int:
         overlays=not args.no_overlays, meshes=args.meshes, refinement=args.refinement, attention=args.attention
     )
     settings = Settings(
-        batch_size=args.batch_size, every=args.every, as_stored=isinstance(boxes, GivenBoxes) and boxes.as_stored
+        batch_size=args.batch_size,
+        every=args.every,
+        box_cameras=args.focal is None and args.vfov is None and args.humanfov is None,
+        as_stored=isinstance(boxes, GivenBoxes) and boxes.as_stored,
     )
     counts, interrupted = Counts(), False
     with (

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from hmr_skel.data.load import load_shards
+from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.errors import UserError
 from hmr_skel.predict.boxes import Box, GivenBoxes, Key, square
 
@@ -47,21 +47,25 @@ def load_boxes(path: Path, margin: float) -> GivenBoxes:
             f"{path}: no such file. Expected boxes as .json, .csv, .npz or .parquet, or a dataset's folder."
         )
     if path.is_dir() or kind == ".parquet":
-        return GivenBoxes(path, _grouped(_shard_rows(path)), as_stored=True)
+        shards = _open_shards(path)
+        # What `predict` has written belongs to images as they are shown, labels to images as they are stored.
+        return _given(path, _shard_rows(path, shards), as_stored="person" not in shards.columns)
     if kind == ".npz":
         arrays = _read_npz(path)
-        return GivenBoxes(path, _grouped(_array_rows(path, arrays, margin)), as_stored="boxes" not in arrays)
+        return _given(path, _array_rows(path, arrays, margin), as_stored="boxes" not in arrays)
     if kind not in (".json", ".csv"):
         raise UserError(f"{path}: boxes come as .json, .csv, .npz or .parquet, or as a dataset's folder.")
     records = _json_records(path) if kind == ".json" else _csv_records(path)
-    return GivenBoxes(path, _grouped(_record(path, where, record, margin) for where, record in records))
+    return _given(path, (_record(path, where, record, margin) for where, record in records))
 
 
-def _grouped(rows: Iterator[tuple[Key, Box]]) -> dict[Key, list[Box]]:
+def _given(path: Path, rows: Iterator[tuple[Key, Box]], as_stored: bool = False) -> GivenBoxes:
     grouped: dict[Key, list[Box]] = {}
     for key, box in rows:
         grouped.setdefault(key, []).append(box)
-    return grouped
+    if not grouped:
+        raise UserError(f"{path}: holds no box. Expected at least one.")
+    return GivenBoxes(path, grouped, as_stored)
 
 
 def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -157,11 +161,15 @@ def _array_rows(path: Path, arrays: Mapping[str, np.ndarray], margin: float) -> 
         yield key, replace(box, score=None if score is None else float(score), cam_int=_camera(path, i, cam_int))
 
 
-def _shard_rows(path: Path) -> Iterator[tuple[Key, Box]]:
+def _open_shards(path: Path) -> Shards:
     shards = load_shards(path)
     missing = [name for name in ("imgname", "center", "scale", "cam_int") if name not in shards.columns]
     if missing:
         raise UserError(f"{path}: has no column {', '.join(missing)}, which boxes are read from.")
+    return shards
+
+
+def _shard_rows(path: Path, shards: Shards) -> Iterator[tuple[Key, Box]]:
     for shard in shards.files():
         names, centers, scales, cameras = (shard[name] for name in ("imgname", "center", "scale", "cam_int"))
         frames = shard["frame"] if "frame" in shard.columns else np.full(len(shard), -1)

@@ -22,6 +22,8 @@ class Settings:
     """People that go through the network at once, and pictures in memory at most."""
     every: int = 1
     """Of videos, every so-manyth frame."""
+    box_cameras: bool = True
+    """Take the cameras that come with boxes, where any do."""
     as_stored: bool = False
     """Leave photographs as they lie in their files, whatever their orientation tags say."""
 
@@ -58,7 +60,7 @@ def run(
         files: images and videos.
         predictor: the network.
         boxes: where people are.
-        cameras: for people whose box says nothing of the camera; None where all do.
+        cameras: for people whose box says nothing of the camera, or for all; None where all boxes do.
         output: what is written.
         settings: how.
         skipped: told of what is passed over, and why; the run goes on.
@@ -73,17 +75,17 @@ def run(
     clock = _Clock(counts.seconds)
     waiting: list[tuple[Frame, list[Person]]] = []
     for frame in read_frames(files, skip, every=settings.every, as_stored=settings.as_stored):
-        waiting.append((frame, _people(frame, boxes, cameras, skip)))
+        waiting.append((frame, _people(frame, boxes, cameras, settings, skip)))
         full = sum(len(people) for _, people in waiting) >= settings.batch_size or len(waiting) >= settings.batch_size
         if full:
             _finish(waiting, predictor, output, settings, counts, clock, progress)
     _finish(waiting, predictor, output, settings, counts, clock, progress)
 
 
-def _people(frame: Frame, boxes: Boxes, cameras: Cameras | None, skip: Skipped) -> list[Person]:
+def _people(frame: Frame, boxes: Boxes, cameras: Cameras | None, settings: Settings, skip: Skipped) -> list[Person]:
     people, shared = [], None
     for number, box in enumerate(boxes.of(frame)):
-        cam_int = camera_of(frame, box)
+        cam_int = camera_of(frame, box) if settings.box_cameras else None
         if cam_int is None:
             assert cameras is not None  # the caller has seen to it
             shared = cameras.of(frame) if shared is None else shared

@@ -98,6 +98,7 @@ def test_a_datasets_rows(tmp_path):
     assert box.side == pytest.approx(200 * row["scale"].max())
     np.testing.assert_allclose(box.cam_int, row["cam_int"])
     assert not boxes.has_cameras  # the source "far" has none
+    assert boxes.as_stored
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,8 @@ def test_a_datasets_rows(tmp_path):
         ("b.csv", "image,x,y,w,h\na.jpg,1,2,3,4\n", "no column x1, x2, y1, y2"),
         ("b.csv", "image,x1,y1,x2,y2\na.jpg,1,2,three,4\n", "line 2: could not convert string to float: 'three'"),
         ("b.csv", "image,x1,y1,x2,y2\na.jpg,1,2,nan,4\n", "line 2 has corners"),
+        ("b.json", {"a.jpg": []}, "holds no box"),
+        ("b.csv", "image,x1,y1,x2,y2\n", "holds no box"),
         ("b.txt", "a.jpg 1 2 3 4", "boxes come as .json, .csv, .npz or .parquet"),
         ("b.npz", "no zip", "cannot be read as an .npz"),
         ("b.parquet", "no parquet", "is not a Parquet file"),

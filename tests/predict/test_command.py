@@ -17,6 +17,7 @@ from hmr_skel.cli import main
 from hmr_skel.model.checkpoint import NetworkInfo, save_network
 from hmr_skel.model.network import Network, NetworkConfig
 from hmr_skel.model.vit import VitConfig
+from hmr_skel.predict.box_files import load_boxes
 from tests.model.conftest import SMALL_DECODER
 from tests.predict.conftest import CAM_INT, HEIGHT, WIDTH
 from tests.predict.test_detector import LAYOUTS, graph
@@ -83,6 +84,7 @@ def test_parquet_and_npz_have_the_same_columns(photos, typed, open_body_dir):
     longer = np.ptp(photos[0].corners.reshape(2, 2), 0).max()
     np.testing.assert_allclose(200 * arrays["scale"][0], 1.1 * longer, rtol=1e-6)
     Path("out/predictions.parquet").rename("first.parquet")
+    assert not load_boxes(Path("first.parquet"), 1.0).as_stored
     assert typed(photos[1].file.parent, "--boxes", "first.parquet", "--no-overlays", "-q") == 0
     np.testing.assert_allclose(np.load("out/predictions.npz")["skel_q"], arrays["skel_q"], atol=1e-3)
 
@@ -125,6 +127,11 @@ def test_a_video(video, typed, photos, tmp_path, capsys):
     assert capture.get(cv2.CAP_PROP_FRAME_WIDTH) == 2 * WIDTH
     assert len(list(Path("out/meshes").glob("walk-0000*-0.obj"))) == 9
     assert not list(Path("out").rglob(".*"))
+
+
+def test_a_camera_that_is_told_goes_before_that_of_the_boxes(photos, typed):
+    assert typed(photos[0].file, "--boxes", "boxes.json", "--focal", "500", "--no-overlays", "-q") == 0
+    assert np.load("out/predictions.npz")["cam_int"][0, 0, 0] == 500
 
 
 def test_a_detector_finds_them(photos, typed, capsys):
