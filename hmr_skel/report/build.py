@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hmr_skel.body.dofs import HSMR_MEAN_Q, PELVIS
+from hmr_skel.body.dofs import DOF_NAMES, NUM_DOFS
 from hmr_skel.body.skel import Skel
 from hmr_skel.convert.fit import Bodies
 from hmr_skel.data.atomic import replacing
@@ -138,7 +138,8 @@ def _scale_end(value: float) -> float:
 
 def _line(posed: Posed) -> str:
     """One line about a row."""
-    return " · ".join([posed.row["row_id"], *(f"{term} {text}" for term, text in _facts(posed)[1:])])
+    (_, name), *errors, (_, status) = _facts(posed)
+    return " · ".join([name, *(f"{term} {text}" for term, text in errors), status])
 
 
 def _facts(posed: Posed) -> list[tuple[str, str]]:
@@ -151,11 +152,11 @@ def _facts(posed: Posed) -> list[tuple[str, str]]:
 
 @torch.no_grad()
 def _standing(skel: Skel) -> np.ndarray:
-    """The mean body standing as people do on average, y up, facing +z."""
-    q = torch.tensor(HSMR_MEAN_Q).to(skel.template)
-    q[PELVIS] = 0
-    zero = torch.zeros(13).to(skel.template)
-    return skel(q, zero[:10], zero[10:]).vertices.numpy()
+    """The mean body, arms lowered from the T-pose, y up, facing +z."""
+    q, betas, transl = (torch.zeros(n).to(skel.template) for n in (NUM_DOFS, 10, 3))
+    for side, lowered in (("r", 0.9), ("l", -0.9)):
+        q[DOF_NAMES.index(f"shoulder_{side}_x")] = lowered
+    return skel(q, betas, transl).vertices.numpy()
 
 
 def _disagreement(dataset: Dataset, pictures: Pictures) -> float | None:

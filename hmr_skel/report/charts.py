@@ -30,18 +30,19 @@ def nice_step(span: float, most: int) -> float:
 
 def histogram(series: Sequence[Series], unit: str, about: str) -> str:
     """Share of each source's rows by value, as outlines over one another. The last bin holds what lies beyond."""
-    width, height, left, bottom = 760, 250, 46, 42
+    width, height, left, bottom = 1220, 300, 52, 46
     every = np.concatenate([one.values for one in series])
-    step = nice_step(max(float(np.quantile(every, 0.998)), 1e-6), 60)
-    bins = int(np.ceil(np.quantile(every, 0.998) / step)) + 1
-    edges = np.arange(bins + 1) * step
+    most, usual = float(every.max()), float(np.quantile(every, 0.998))
+    beyond = most > 1.6 * usual  # a few far away would squeeze all others
+    step = nice_step(max(usual if beyond else most, 1e-6), 100)
+    edges = np.arange(int((usual if beyond else most) / step) + 2) * step
     shares = [
         np.histogram(one.values.clip(0, edges[-1] - step / 2), edges)[0] / len(one.values) * 100 for one in series
     ]
     top = max(float(share.max()) for share in shares) * 1.08
     x = left + (width - left - 8) * edges / edges[-1]
     y = lambda share: height - bottom - (height - bottom - 10) * share / top  # noqa: E731
-    parts = _grid_x(edges[-1], left, width - 8, 10, height - bottom, unit, last=bool((every > edges[-1]).any()))
+    parts = _grid_x(edges[-1], left, width - 8, 10, height - bottom, unit, beyond)
     for tick in np.arange(0, top, nice_step(top, 5)):
         parts.append(f'<line class="grid" x1="{left}" x2="{width - 8}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(f'<text class="tick" x="{left - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g} %</text>')
@@ -57,7 +58,7 @@ def histogram(series: Sequence[Series], unit: str, about: str) -> str:
 
 def spans(rows: Sequence[tuple[str, Sequence[Series]]], unit: str, about: str) -> str:
     """For each named row, and in it for each source: the middle 90 % as a bar, the median as a dot, 99 % as a tick."""
-    left, width, line, gap = 118, 760, 13, 10
+    left, width, line, gap = 104, 620, 14, 11
     height = 8 + sum(max(len(members), 1) * line + gap for _, members in rows) + 40
     high = max(float(np.quantile(one.values, 0.99)) for _, members in rows for one in members) * 1.04
     scale = lambda value: left + (width - left - 12) * value / high  # noqa: E731
@@ -101,7 +102,7 @@ DOF_GROUPS = (
 
 def dof_ranges(group: DofGroup, angles: Sequence[Bins], limits_deg: Float[np.ndarray, "46 2"]) -> str:
     """How often each angle occurs, over its allowed range: the right side upwards, the mirrored left side downwards."""
-    left, width, line, bottom = 128, 560, 42, 26
+    left, width, line, bottom = 138, 590, 42, 26
     both = any(MIRROR[k] != k for k in group.dofs)
     height = len(group.dofs) * line + bottom + 6
     low, high = _extent(group, angles, limits_deg)
@@ -164,7 +165,7 @@ def small_histogram(bins: Bins, low: float, high: float, about: str, marks: Sequ
 
 def columns(values: Sequence[float], unit: str, about: str, most: int = 96) -> str:
     """A bar per value; means of neighbours where there are more than `most`."""
-    width, height, left, bottom = 760, 150, 62, 30
+    width, height, left, bottom = 1220, 190, 62, 30
     grouped = [float(np.mean(part)) for part in np.array_split(np.asarray(values, float), min(len(values), most))]
     top = max(*grouped, 1e-9) * 1.1
     y = lambda value: height - bottom - (height - bottom - 6) * value / top  # noqa: E731
@@ -209,17 +210,20 @@ def _extent(group: DofGroup, angles: Sequence[Bins], limits_deg: Float[np.ndarra
     return max(min(ends) - 8, -360.0), min(max(ends) + 8, 360.0)
 
 
-def _grid_x(high: float, left: float, right: float, top: float, bottom: float, unit: str, last: bool = False) -> list:
-    """Vertical lines from 0 to `high` with their numbers, and the unit under the last one."""
+def _grid_x(
+    high: float, left: float, right: float, top: float, bottom: float, unit: str, beyond: bool = False
+) -> list[str]:
+    """Vertical lines from 0 to `high` with their numbers, and the unit below. `beyond`: the end stands for more."""
     step = nice_step(high, 10)
     parts = []
     for tick in np.arange(0, high + step * 1e-6, step):
         x = left + (right - left) * tick / high
-        text = f"≥ {tick:g}" if last and tick + step > high else f"{tick:g}"
+        text = f"{tick:g}"
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
         parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
+    text = f"{unit}; the last bin holds all rows beyond" if beyond else unit
     parts.append(
-        f'<text class="tick" x="{(left + right) / 2:.0f}" y="{bottom + 33}" text-anchor="middle">{escape(unit)}</text>'
+        f'<text class="tick" x="{(left + right) / 2:.0f}" y="{bottom + 35}" text-anchor="middle">{escape(text)}</text>'
     )
     return parts
 

@@ -19,8 +19,8 @@ from hmr_skel.render.pictures import overlay, portrait
 from hmr_skel.render.scene import Part
 from hmr_skel.report.bodies import Posed
 
-SIZE = 400
-"""Width and height of a picture, px."""
+WIDTH, HEIGHT = 400, 500
+"""Of a picture, px."""
 _WEBP_QUALITY = 88
 
 
@@ -48,7 +48,7 @@ def fit_figures(posed: Posed, skel: Skel, rules: Mapping[str, ImageRule], high_m
     name = posed.row["row_id"]
 
     def alone(caption: str, alt: str, parts: list[Part], view: View = "front") -> Figure:
-        picture = portrait(parts, view, SIZE, SIZE, around)
+        picture = portrait(parts, view, WIDTH, HEIGHT, around)
         return Figure(caption, f"{name}: {alt}", data_uri(picture))
 
     figures = [_photograph(posed, inside, rules)]
@@ -108,13 +108,14 @@ def _photograph(posed: Posed, parts: list[Part], rules: Mapping[str, ImageRule])
 
 def _cut(
     picture: UInt8[np.ndarray, "H W 3"], center: Float[np.ndarray, "2"], side: float
-) -> UInt8[np.ndarray, "size size 3"]:
-    """The square box of a picture, px, as large as the other pictures; grey where the picture ends."""
-    scale = SIZE / side
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The square box of a picture, px, as wide as the other pictures are, and what is above and below it; grey where the
+    picture ends."""
+    scale = WIDTH / side
     if scale < 1:  # averaged first, since a warp takes single pixels
         height, width = (max(round(length * scale), 1) for length in picture.shape[:2])
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         center, scale = center * scale, 1.0
-    shift = SIZE / 2 - scale * center
+    shift = np.array([WIDTH, HEIGHT]) / 2 - scale * center
     affine = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-    return cv2.warpAffine(picture, affine, (SIZE, SIZE), borderValue=(235, 235, 233))
+    return cv2.warpAffine(picture, affine, (WIDTH, HEIGHT), borderValue=(235, 235, 233))

@@ -132,7 +132,7 @@
     draw();
   }
   function look(view) {
-    const distance = (1.02 * radius) / Math.sin((FRAME_DEG / 2) * (Math.PI / 180)) / Math.min(1, camera.aspect * 1.15);
+    const distance = (1.1 * radius) / Math.sin((FRAME_DEG / 2) * (Math.PI / 180)) / Math.min(1, camera.aspect * 1.15);
     controls.reset();
     controls.target.set(0, 0, 0);
     camera.up.set(0, 1, 0);
