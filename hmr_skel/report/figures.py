@@ -15,8 +15,9 @@ from hmr_skel.data.image_files import ImageRule
 from hmr_skel.render.body import ANNOTATION, BONE, SKIN, VEIL, mesh_part
 from hmr_skel.render.camera import View
 from hmr_skel.render.heat import heat_colors
+from hmr_skel.render.mesh import Light
 from hmr_skel.render.pictures import overlay, portrait
-from hmr_skel.render.scene import Part
+from hmr_skel.render.scene import EVEN, STUDIO, Part
 from hmr_skel.report.bodies import Posed
 
 WIDTH, HEIGHT = 400, 500
@@ -47,8 +48,8 @@ def fit_figures(posed: Posed, skel: Skel, rules: Mapping[str, ImageRule], high_m
     inside = [bones, mesh_part(posed.skin, skel.faces, SKIN, VEIL)]
     name = posed.row["row_id"]
 
-    def alone(caption: str, alt: str, parts: list[Part], view: View = "front") -> Figure:
-        picture = portrait(parts, view, WIDTH, HEIGHT, around)
+    def alone(caption: str, alt: str, parts: list[Part], view: View = "front", light: Light = STUDIO) -> Figure:
+        picture = portrait(parts, view, WIDTH, HEIGHT, around, light=light)
         return Figure(caption, f"{name}: {alt}", data_uri(picture))
 
     figures = [_photograph(posed, inside, rules)]
@@ -62,8 +63,8 @@ def fit_figures(posed: Posed, skel: Skel, rules: Mapping[str, ImageRule], high_m
         figures.append(alone("From the side", "the same, seen from the side", inside, "side"))
     else:
         warm = Part(posed.skin, skel.faces, heat_colors(distances, high_mm))
-        figures.append(alone("Distance, front", "the distance to the annotated mesh as colours", [warm]))
-        figures.append(alone("Distance, back", "the same distances, seen from behind", [warm], "back"))
+        figures.append(alone("Distance, front", "the distance to the annotated mesh as colours", [warm], light=EVEN))
+        figures.append(alone("Distance, back", "the same distances, seen from behind", [warm], "back", EVEN))
     return figures
 
 
@@ -74,7 +75,9 @@ def surface_figures(
     warm = Part(vertices * np.array([1, -1, -1], np.float32), faces, heat_colors(by_vertex_mm, high_mm))
     views: tuple[tuple[View, str], ...] = (("front", "from the front"), ("side", "from the side"), ("back", "behind"))
     return [
-        Figure(caption, f"mean distance on the surface, {caption}", data_uri(portrait([warm], view, 340, 460)))
+        Figure(
+            caption, f"mean distance on the surface, {caption}", data_uri(portrait([warm], view, 340, 460, light=EVEN))
+        )
         for view, caption in views
     ]
 
@@ -109,8 +112,8 @@ def _photograph(posed: Posed, parts: list[Part], rules: Mapping[str, ImageRule])
 def _cut(
     picture: UInt8[np.ndarray, "H W 3"], center: Float[np.ndarray, "2"], side: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The square box of a picture, px, as wide as the other pictures are, and what is above and below it; grey where the
-    picture ends."""
+    """The square box of a picture, px, as wide as the other pictures are, and what is above and below it; grey where
+    the picture ends."""
     scale = WIDTH / side
     if scale < 1:  # averaged first, since a warp takes single pixels
         height, width = (max(round(length * scale), 1) for length in picture.shape[:2])
