@@ -13,7 +13,7 @@ CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)")
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup fit dataset serve images train evaluate bench test check format doctor again
+.PHONY: help setup fit dataset serve images train evaluate bench report test check format doctor again
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo '  make train           train the network on the dataset (built first if there is none); RECIPE=tiny|vit_b|vit_h'
 	@echo '  make evaluate        its errors on the held-out shards'
 	@echo '  make images          render the images of the default dataset (fitting does not need them)'
+	@echo '  make report          a web page of the dataset: errors, joint angles, rejects, pictures, a 3D viewer'
 	@echo '  make doctor          what is installed, which body models and label files are there, what is missing'
 	@echo '  make test            the whole test suite'
 	@echo '  make check           style, types and the fast tests; two minutes on two cores'
@@ -71,6 +72,10 @@ train: .venv/installed
 
 evaluate: .venv/installed
 	@$(HMR_SKEL) evaluate --build $(if $(RUN),"$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+
+# The dataset is built first if there is none.
+report: .venv/installed
+	@$(HMR_SKEL) report --build $(if $(OUT),"$(OUT)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)
 
 images: .venv/installed
 	@$(HMR_SKEL) images $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)

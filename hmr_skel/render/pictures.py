@@ -34,9 +34,8 @@ def portrait(
     if around is None:
         around = np.concatenate([part.vertices for part in parts])
     framing = frame(around, view, width, height)
-    return draw(
-        [part.at(framing.place(part.vertices)) for part in parts], framing.camera, background, supersample, light
-    )
+    placed = [part.at(framing.place(part.vertices)) for part in parts]
+    return draw(placed, framing.camera, background, supersample, light)
 
 
 def overlay(

@@ -20,7 +20,7 @@ PAPER = (0.965, 0.965, 0.96)
 """The default background, RGB."""
 STUDIO = Light(direction=(-0.45, -0.65, -0.75), sun=0.7, sky=0.5, ground=0.34, color=(1.0, 0.98, 0.95))
 """The light of pictures for people: soft, so that no part of a body is lost in shadow."""
-EVEN = Light(direction=STUDIO.direction, sun=0.42, sky=0.56, ground=0.42)
+EVEN = Light(direction=STUDIO.direction, sun=0.44, sky=0.6, ground=0.46)
 """The light of pictures whose colours are numbers: no white glare, little shadow."""
 _MOST_GRAZING = 0.12  # cosine to the viewer below which a shell gets no denser
 

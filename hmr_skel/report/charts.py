@@ -141,11 +141,14 @@ def dof_ranges(group: DofGroup, angles: Sequence[Bins], limits_deg: Float[np.nda
     return _svg(width, height, f"{group.title}: distribution of each angle over its allowed range, degrees", parts)
 
 
+_WORDS = {"pro sup": "pro-/supination", "scapula upward rot": "scapula upward rot.", "mtp": "toes (mtp)"}
+
+
 def dof_title(k: int) -> str:
     """A dof's name for people, without its side: `shoulder_r_x` is `shoulder x`."""
     name = DOF_NAMES[k].replace("_angle", "")
     words = [word for word in name.split("_") if word not in ("r", "l")]
-    return " ".join(words).replace("pro sup", "pro-/supination").replace("upward rot", "upward rot.")
+    return _WORDS.get(" ".join(words), " ".join(words))
 
 
 def small_histogram(bins: Bins, low: float, high: float, about: str, marks: Sequence[float] = ()) -> str:

@@ -73,12 +73,11 @@ def surface_figures(
 ) -> list[Figure]:
     """The mean distance of each vertex on a body at rest (y up), from the front, the side and behind."""
     warm = Part(vertices * np.array([1, -1, -1], np.float32), faces, heat_colors(by_vertex_mm, high_mm))
-    views: tuple[tuple[View, str], ...] = (("front", "from the front"), ("side", "from the side"), ("back", "behind"))
+    views: dict[View, str] = {"front": "from the front", "side": "from the side", "back": "from behind"}
+    pictures = {caption: portrait([warm], view, 340, 460, light=EVEN) for view, caption in views.items()}
     return [
-        Figure(
-            caption, f"mean distance on the surface, {caption}", data_uri(portrait([warm], view, 340, 460, light=EVEN))
-        )
-        for view, caption in views
+        Figure(caption, f"mean distance on the surface, {caption}", data_uri(picture))
+        for caption, picture in pictures.items()
     ]
 
 
