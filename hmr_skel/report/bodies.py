@@ -62,7 +62,7 @@ def measure(
 
     Args:
         rows: of the dataset.
-        sample: numbers of rows that were fitted, ascending.
+        sample: numbers of rows that were fitted, ascending, at least one.
         bodies: the models that the dataset was made with.
         progress: called with the number of rows just measured.
 
@@ -88,10 +88,10 @@ def measure(
             total = total + distances.sum(0)
             spread += np.bincount(distances.astype(int).clip(0, len(spread) - 1).ravel(), minlength=len(spread))
         progress(len(columns["skel_gender"]))
-    share = np.cumsum(spread) / max(spread.sum(), 1)
+    share = np.cumsum(spread) / spread.sum()
     high = float(np.searchsorted(share, 0.99) + 1)
     parts = {name: column for name, column in zip(PARTS, by_part.T, strict=True) if np.isfinite(column).all()}
-    return Measured(sample, parts, np.asarray(total) / max(len(sample), 1), high, v2v)
+    return Measured(sample, parts, np.asarray(total) / len(sample), high, v2v)
 
 
 @torch.no_grad()

@@ -89,7 +89,7 @@ def write_report(
         rejected=total["rejected"],
         v2v_mm=total["v2v_mm"],
         pictured=[] if pictures is None else [dataset.rows[pick.row]["row_id"] for pick in choose_picks(dataset)],
-        measured=0 if pictures is None else len(pictures.measured.rows),
+        measured=0 if pictures is None or pictures.measured is None else len(pictures.measured.rows),
         disagreement_mm=None if pictures is None else _disagreement(dataset, pictures),
         warnings=warnings,
     )
@@ -103,8 +103,9 @@ def draw_pictures(
     rules = image_rules(manifest)
     picks = choose_picks(dataset)
     posed = [pose_row(dataset.rows, pick.row, bodies) for pick in picks]  # a missing model shows here, at once
-    measured = measure(dataset.rows, choose_sample(dataset), bodies, progress)
-    high = _scale_end(measured.high_mm)
+    sample = choose_sample(dataset)
+    measured = measure(dataset.rows, sample, bodies, progress) if len(sample) else None
+    high = 1.0 if measured is None else _scale_end(measured.high_mm)
     fits = [
         ShownFit(
             title=pick.title,
@@ -116,7 +117,7 @@ def draw_pictures(
     ]
     genders = dict.fromkeys(one.row["skel_gender"] for one in posed)
     surface, surface_high = [], 0.0
-    if len(measured.rows):
+    if measured is not None:
         surface_high = _scale_end(float(np.quantile(measured.by_vertex_mm, 0.99)))
         skel = bodies.skel(next(iter(genders)))
         surface = surface_figures(_standing(skel), skel.faces, measured.by_vertex_mm, surface_high)
@@ -160,7 +161,6 @@ def _standing(skel: Skel) -> np.ndarray:
 
 
 def _disagreement(dataset: Dataset, pictures: Pictures) -> float | None:
-    measured = pictures.measured
-    if not len(measured.rows):
+    if (measured := pictures.measured) is None:
         return None
     return float(np.abs(measured.v2v_mm - dataset.errors["v2v_mm"][measured.rows]).max())

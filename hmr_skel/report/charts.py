@@ -30,7 +30,7 @@ def nice_step(span: float, most: int) -> float:
 
 def histogram(series: Sequence[Series], unit: str, about: str) -> str:
     """Share of each source's rows by value, as outlines over one another. The last bin holds what lies beyond."""
-    width, height, left, bottom = 1220, 300, 52, 46
+    width, height, left, bottom = 1220.0, 300.0, 52.0, 46.0
     every = np.concatenate([one.values for one in series])
     most, usual = float(every.max()), float(np.quantile(every, 0.998))
     beyond = most > 1.6 * usual  # a few far away would squeeze all others
@@ -42,7 +42,7 @@ def histogram(series: Sequence[Series], unit: str, about: str) -> str:
     top = max(float(share.max()) for share in shares) * 1.08
     x = left + (width - left - 8) * edges / edges[-1]
     y = lambda share: height - bottom - (height - bottom - 10) * share / top  # noqa: E731
-    parts = _grid_x(edges[-1], left, width - 8, 10, height - bottom, unit, beyond)
+    parts = _grid_x(float(edges[-1]), left, width - 8, 10.0, height - bottom, unit, beyond)
     for tick in np.arange(0, top, nice_step(top, 5)):
         parts.append(f'<line class="grid" x1="{left}" x2="{width - 8}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(f'<text class="tick" x="{left - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g} %</text>')
@@ -58,11 +58,11 @@ def histogram(series: Sequence[Series], unit: str, about: str) -> str:
 
 def spans(rows: Sequence[tuple[str, Sequence[Series]]], unit: str, about: str) -> str:
     """For each named row, and in it for each source: the middle 90 % as a bar, the median as a dot, 99 % as a tick."""
-    left, width, line, gap = 104, 620, 14, 11
+    left, width, line, gap = 104.0, 620.0, 14.0, 11.0
     height = 8 + sum(max(len(members), 1) * line + gap for _, members in rows) + 40
     high = max(float(np.quantile(one.values, 0.99)) for _, members in rows for one in members) * 1.04
     scale = lambda value: left + (width - left - 12) * value / high  # noqa: E731
-    parts = _grid_x(high, left, width - 12, 4, height - 40, unit)
+    parts = _grid_x(high, left, width - 12, 4.0, height - 40, unit)
     y = 8.0
     for name, members in rows:
         parts.append(
@@ -102,7 +102,7 @@ DOF_GROUPS = (
 
 def dof_ranges(group: DofGroup, angles: Sequence[Bins], limits_deg: Float[np.ndarray, "46 2"]) -> str:
     """How often each angle occurs, over its allowed range: the right side upwards, the mirrored left side downwards."""
-    left, width, line, bottom = 138, 590, 42, 26
+    left, width, line, bottom = 138.0, 590.0, 42.0, 26.0
     both = any(MIRROR[k] != k for k in group.dofs)
     height = len(group.dofs) * line + bottom + 6
     low, high = _extent(group, angles, limits_deg)
@@ -153,7 +153,7 @@ def dof_title(k: int) -> str:
 
 def small_histogram(bins: Bins, low: float, high: float, about: str, marks: Sequence[float] = ()) -> str:
     """A histogram without a scale of its own, between two values that its neighbours share."""
-    width, height = 150, 64
+    width, height = 150.0, 64.0
     scale = lambda value: width * (min(max(value, low), high) - low) / (high - low)  # noqa: E731
     parts = [
         f'<line class="{"zero" if mark == 0 else "grid"}" x1="{scale(mark):.1f}" x2="{scale(mark):.1f}" '
@@ -168,7 +168,7 @@ def small_histogram(bins: Bins, low: float, high: float, about: str, marks: Sequ
 
 def columns(values: Sequence[float], unit: str, about: str, most: int = 96) -> str:
     """A bar per value; means of neighbours where there are more than `most`."""
-    width, height, left, bottom = 1220, 190, 62, 30
+    width, height, left, bottom = 1220.0, 190.0, 62.0, 30.0
     grouped = [float(np.mean(part)) for part in np.array_split(np.asarray(values, float), min(len(values), most))]
     top = max(*grouped, 1e-9) * 1.1
     y = lambda value: height - bottom - (height - bottom - 6) * value / top  # noqa: E731

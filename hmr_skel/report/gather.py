@@ -94,9 +94,7 @@ def gather(folder: Path, progress: Callable[[int], object] = lambda rows: None) 
             progress(len(shard))
     rejects, examples = _read_rejects([_file(folder, meta, "rejects/") for meta in metas], tally.sources)
     if not tally.codes:
-        raise UserError(
-            f"{folder} has no rows: {sum(rejects.values()):,} were rejected and none kept. Nothing to report."
-        )
+        raise UserError(f"{folder} has no rows: {sum(rejects.values()):,} were rejected and none was kept.")
     return Dataset(
         folder=folder,
         name=name,
@@ -159,9 +157,9 @@ class _Tally:
     status: dict[str, Counter[str]] = field(default_factory=dict)
     genders: Counter[str] = field(default_factory=Counter)
     violations: int = 0
-    angles: list[Bins] = field(default_factory=lambda: [Bins(-360, 360, 720) for _ in range(NUM_DOFS)])
+    angles: list[Bins] = field(default_factory=lambda: [Bins(-360.0, 360.0, 720) for _ in range(NUM_DOFS)])
     held: np.ndarray = field(default_factory=lambda: np.zeros((NUM_DOFS, 2), np.int64))
-    betas: list[Bins] = field(default_factory=lambda: [Bins(-8, 8, 160) for _ in range(10)])
+    betas: list[Bins] = field(default_factory=lambda: [Bins(-8.0, 8.0, 160) for _ in range(10)])
 
     def add(self, shard: Shards) -> None:
         """Count a shard's rows."""

@@ -50,7 +50,8 @@ class Pictures:
     fits: list[ShownFit]
     faces: dict[str, Any]
     """By gender, `viewer.pack_faces`."""
-    measured: Measured
+    measured: Measured | None
+    """None where nothing was fitted."""
     surface: list[Figure]
     surface_high_mm: float
     high_mm: float
@@ -102,8 +103,8 @@ def render_page(
     }
     if pictures is not None:
         context |= _of_pictures(pictures)
-        if len(pictures.measured.rows):
-            context |= _of_parts(pictures)
+        if pictures.measured is not None:
+            context |= _of_parts(pictures, pictures.measured)
             context["charts"]["parts"] = _parts_chart(dataset, pictures.measured, series)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hmr_skel.report"), autoescape=True, undefined=jinja2.ChainableUndefined
@@ -122,7 +123,10 @@ def _charts(dataset: Dataset, series: Sequence[Series]) -> dict[str, Any]:
             for group in charts.DOF_GROUPS
         ],
         "betas": [
-            {"rms": bins.rms, "svg": charts.small_histogram(bins, -reach, reach, f"Histogram of beta {i}", (-3, 0, 3))}
+            {
+                "rms": bins.rms,
+                "svg": charts.small_histogram(bins, -reach, reach, f"Histogram of beta {i}", (-3.0, 0.0, 3.0)),
+            }
             for i, bins in enumerate(dataset.betas)
         ],
         "speed": charts.columns(speeds, "shard", "Rows a second by shard") if speeds else None,
@@ -157,13 +161,14 @@ def _of_pictures(pictures: Pictures) -> dict[str, Any]:
     }
 
 
-def _of_parts(pictures: Pictures) -> dict[str, Any]:
-    parts = pictures.measured.by_part_mm
+def _of_parts(pictures: Pictures, measured: Measured) -> dict[str, Any]:
     return {
-        "measured": len(pictures.measured.rows),
+        "measured": len(measured.rows),
         "surface": pictures.surface,
         "surface_high_mm": pictures.surface_high_mm,
-        "parts": [{"name": _part_title(part), "mm": statistics(values)} for part, values in parts.items()],
+        "parts": [
+            {"name": _part_title(part), "mm": statistics(values)} for part, values in measured.by_part_mm.items()
+        ],
     }
 
 

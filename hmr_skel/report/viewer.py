@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from hmr_skel.body.skel import Skel
 from hmr_skel.report.bodies import Posed
@@ -65,5 +65,5 @@ def _faces(faces: Int[np.ndarray, "F 3"]) -> dict[str, Any]:
     return {"bits": 32 if wide else 16, "data": _base64(faces.astype("<u4" if wide else "<u2"))}
 
 
-def _base64(array: Float[np.ndarray, "*any"] | Int[np.ndarray, "*any"]) -> str:
+def _base64(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
