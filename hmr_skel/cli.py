@@ -21,6 +21,7 @@ from hmr_skel.commands import (
     evaluate,
     export,
     images,
+    render,
     report,
     serve,
     train,
@@ -45,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hmr-skel", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--version", action="version", version=f"hmr-skel {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for family in (build, serve, images, verify, report, convert, export, train, evaluate, bench, body, doctor):
+    for family in (build, serve, images, verify, report, render, convert, export, train, evaluate, bench, body, doctor):
         family.add_commands(commands)
     return parser
 

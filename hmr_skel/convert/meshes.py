@@ -20,14 +20,27 @@ def write_mesh(clip: SkelClip, row: int, skel: Skel, path: Path) -> None:
     Raises:
         UserError: the clip's frame is not known, or the file cannot be written.
     """
+    write_parts(mesh_parts(clip, row, skel), require_frame(clip.smpl, "a mesh file"), path)
+
+
+def write_parts(parts: dict[str, tuple[np.ndarray, np.ndarray]], frame: str, path: Path) -> None:
+    """Write meshes, each a part of its own.
+
+    Args:
+        parts: name in `PARTS` -> vertices [V 3], m, and faces [F 3].
+        frame: camera, y-up or z-up: of the vertices. In the file y is up.
+        path: ends in .glb or .obj; it appears by rename.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     import trimesh
     from trimesh.visual import TextureVisuals
     from trimesh.visual.material import PBRMaterial
 
-    frame = require_frame(clip.smpl, "a mesh file")
     kind = path.suffix.lower().removeprefix(".")
     scene = trimesh.Scene()
-    for name, (vertices, faces) in mesh_parts(clip, row, skel).items():
+    for name, (vertices, faces) in parts.items():
         mesh = trimesh.Trimesh(upright_vertices(vertices, frame), faces, process=False)
         if kind == "glb":
             mode = "BLEND" if PARTS[name][3] < 255 else "OPAQUE"

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -15,11 +16,11 @@ from hmr_skel.data.image_files import ImageRule
 from hmr_skel.render.body import ANNOTATION, BONE, SKIN, VEIL, mesh_part
 from hmr_skel.render.camera import View
 from hmr_skel.render.heat import heat_colors
-from hmr_skel.render.mesh import Light
 from hmr_skel.render.pictures import overlay, portrait
 from hmr_skel.render.scene import EVEN, STUDIO, Part
 from hmr_skel.report.bodies import Posed
 
+Show = Literal["both", "skin", "skeleton", "heat", "annotation"]
 WIDTH, HEIGHT = 400, 500
 """Of a picture, px."""
 _WEBP_QUALITY = 88
@@ -44,28 +45,40 @@ def fit_figures(posed: Posed, skel: Skel, rules: Mapping[str, ImageRule], high_m
         high_mm: end of the colour scale of errors.
     """
     around = posed.skin if posed.target is None else np.concatenate((posed.skin, posed.target))
-    skin, bones = mesh_part(posed.skin, skel.faces, SKIN), mesh_part(posed.bones, skel.skeleton_faces, BONE)
-    inside = [bones, mesh_part(posed.skin, skel.faces, SKIN, VEIL)]
     name = posed.row["row_id"]
 
-    def alone(caption: str, alt: str, parts: list[Part], view: View = "front", light: Light = STUDIO) -> Figure:
-        picture = portrait(parts, view, WIDTH, HEIGHT, around, light=light)
+    def alone(caption: str, alt: str, show: Show, view: View = "front") -> Figure:
+        light = EVEN if show == "heat" else STUDIO
+        picture = portrait(shown_parts(posed, skel, show, high_mm), view, WIDTH, HEIGHT, around, light=light)
         return Figure(caption, f"{name}: {alt}", data_uri(picture))
 
-    figures = [_photograph(posed, inside, rules)]
+    figures = [_over_the_image(posed, shown_parts(posed, skel, "both", high_mm), rules)]
     if posed.target is not None:
-        target = mesh_part(posed.target, skel.faces, ANNOTATION)
-        figures.append(alone("Annotated SMPL mesh", "the annotated SMPL mesh", [target]))
-    figures.append(alone("Fitted SKEL skin", "the skin of the fitted SKEL body", [skin]))
-    figures.append(alone("Bones inside it", "the skeleton under a translucent skin", inside))
-    distances = posed.distances_mm
-    if distances is None:
-        figures.append(alone("From the side", "the same, seen from the side", inside, "side"))
+        figures.append(alone("Annotated SMPL mesh", "the annotated SMPL mesh", "annotation"))
+    figures.append(alone("Fitted SKEL skin", "the skin of the fitted SKEL body", "skin"))
+    figures.append(alone("Bones inside it", "the skeleton under a translucent skin", "both"))
+    if posed.target is None:
+        figures.append(alone("From the side", "the same, seen from the side", "both", "side"))
     else:
-        warm = Part(posed.skin, skel.faces, heat_colors(distances, high_mm))
-        figures.append(alone("Distance, front", "the distance to the annotated mesh as colours", [warm], light=EVEN))
-        figures.append(alone("Distance, back", "the same distances, seen from behind", [warm], "back", EVEN))
+        figures.append(alone("Distance, front", "the distance to the annotated mesh as colours", "heat"))
+        figures.append(alone("Distance, back", "the same distances, seen from behind", "heat", "back"))
     return figures
+
+
+def shown_parts(posed: Posed, skel: Skel, show: Show, high_mm: float) -> list[Part]:
+    """A row as the parts of a picture. `annotation` and `heat` (up to `high_mm`) are of rows that were fitted."""
+    bones = mesh_part(posed.bones, skel.skeleton_faces, BONE)
+    if show == "skeleton":
+        return [bones]
+    if show == "skin":
+        return [mesh_part(posed.skin, skel.faces, SKIN)]
+    if show == "both":
+        return [bones, mesh_part(posed.skin, skel.faces, SKIN, VEIL)]
+    assert posed.target is not None
+    assert posed.distances_mm is not None
+    if show == "annotation":
+        return [mesh_part(posed.target, skel.faces, ANNOTATION)]
+    return [Part(posed.skin, skel.faces, heat_colors(posed.distances_mm, high_mm))]
 
 
 def surface_figures(
@@ -88,21 +101,27 @@ def data_uri(picture: UInt8[np.ndarray, "H W 3"]) -> str:
     return "data:image/webp;base64," + base64.b64encode(content.tobytes()).decode()
 
 
-def _photograph(posed: Posed, parts: list[Part], rules: Mapping[str, ImageRule]) -> Figure:
+def photograph(row: Mapping[str, Any], rules: Mapping[str, ImageRule]) -> UInt8[np.ndarray, "H W 3"] | str:
+    """The image of a row, RGB; or why there is none."""
+    if row["source"] not in rules:
+        return "no image: the manifest names no image_root for this source"
+    file = rules[row["source"]].file(row["imgname"])
+    try:
+        image, _ = decode(file.read_bytes(), 1.0)
+    except OSError:
+        return f"no image: {row['imgname']} is not there"
+    except UnreadableImage as error:
+        return f"no image: {row['imgname']} {error}"
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def _over_the_image(posed: Posed, parts: list[Part], rules: Mapping[str, ImageRule]) -> Figure:
     """The fitted body over its image, cut to the person's box; without intrinsics, the box of the image alone."""
     row = posed.row
     alt = f"{row['row_id']}: the skeleton over the image, cut to the person's box"
-    if row["source"] not in rules:
-        return Figure("Image", "no image: the manifest names no image_root for this source", None)
-    file = rules[row["source"]].file(row["imgname"])
-    try:
-        image, _ = decode(file.read_bytes(), 1)
-    except OSError:
-        return Figure("Image", f"no image: {row['imgname']} is not there", None)
-    except UnreadableImage as error:
-        return Figure("Image", f"no image: {row['imgname']} {error}", None)
-    picture = np.ascontiguousarray(image[..., ::-1])
-    caption = "Image"
+    picture, caption = photograph(row, rules), "Image"
+    if isinstance(picture, str):
+        return Figure(caption, picture, None)
     if row["cam_int"] is not None and row["skel_transl"] is not None:
         picture, caption = overlay(picture, parts, row["cam_int"]), "Skeleton over the image"
     return Figure(caption, alt, data_uri(_cut(picture, row["center"], PX_PER_SCALE * float(np.max(row["scale"])))))

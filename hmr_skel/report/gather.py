@@ -85,7 +85,6 @@ def gather(folder: Path, progress: Callable[[int], object] = lambda rows: None) 
     """
     metas = read_metas(folder)
     shards = load_shards([_file(folder, meta, "data/") for meta in metas], _COLUMNS)
-    name = (pq.read_schema(shards.paths[0]).metadata or {}).get(b"hmr_skel.manifest", folder.name.encode()).decode()
     table = metas[0].get("recipe", {}).get("limits", "anatomical")
     tally = _Tally(np.rad2deg(limits(table)))
     for shard in shards.files():
@@ -97,7 +96,7 @@ def gather(folder: Path, progress: Callable[[int], object] = lambda rows: None) 
         raise UserError(f"{folder} has no rows: {sum(rejects.values()):,} were rejected and none was kept.")
     return Dataset(
         folder=folder,
-        name=name,
+        name=manifest_name(shards.paths[0], folder),
         metas=metas,
         rows=load_shards(list(shards.paths)),
         sources=tally.sources,
@@ -134,6 +133,11 @@ def read_metas(folder: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}: not a meta file of a shard, it has no {', '.join(missing)}. Build it again.")
         metas.append(meta)
     return metas
+
+
+def manifest_name(shard: Path, folder: Path) -> str:
+    """The name of the manifest that a shard was made by; the folder's where the shard does not say."""
+    return (pq.read_schema(shard).metadata or {}).get(b"hmr_skel.manifest", folder.name.encode()).decode()
 
 
 def _file(folder: Path, meta: dict[str, Any], kind: str) -> Path:
