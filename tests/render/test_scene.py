@@ -100,6 +100,13 @@ def test_against_the_picture_of_the_mesh_alone():
     assert (np.abs(drawn - alone).max(-1) > 1 / 255).sum() <= 4  # the window's intrinsics round otherwise
 
 
+def test_a_large_picture_is_drawn_in_bands(monkeypatch):
+    parts = [wall(2.0, RED), wall(1.7, BLUE, 0.3, x=0.1)]
+    whole = draw(parts, CAMERA)
+    monkeypatch.setattr("hmr_skel.render.scene._MOST_SAMPLES", 1000)
+    np.testing.assert_array_equal(draw(parts, CAMERA), whole)
+
+
 def test_a_background_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"background is \(90, 100, 3\), the camera's picture \(90, 120, 3\)"):
         draw([], CAMERA, np.zeros((90, 100, 3), np.uint8))
