@@ -179,8 +179,9 @@
   });
   for (const name of ["skin", "bones", "target", "opacity"]) input(name).addEventListener("input", style);
   input("heat").addEventListener("input", () => {
-    if (input("heat").checked && input("opacity").value < 100) input("opacity").value = 100;
-    else if (!input("heat").checked) input("opacity").value = 22;
+    // Colours that are numbers need an opaque skin, which bones may not pierce.
+    input("opacity").value = input("heat").checked ? 100 : 22;
+    input("bones").checked = !input("heat").checked;
     style();
   });
   new ResizeObserver(resize).observe(box);
