@@ -13,7 +13,7 @@ CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)")
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup fit dataset serve images train evaluate predict bench test check format doctor again
+.PHONY: help setup fit dataset serve images train evaluate predict bench report test check format doctor again
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo '  make predict         SKEL of the people in held-out images by the network that was trained last, drawn into them;'
 	@echo '                       IMAGES=... ARGS=... for your own'
 	@echo '  make images          render the images of the default dataset (fitting does not need them)'
+	@echo '  make report          a web page of the dataset: errors, joint angles, rejects, pictures, a 3D viewer'
 	@echo '  make doctor          what is installed, which body models and label files are there, what is missing'
 	@echo '  make test            the whole test suite'
 	@echo '  make check           style, types and the fast tests; two minutes on two cores'
@@ -79,6 +80,10 @@ HELD_OUT := $(addprefix data/open/images/,001531 001532 001533 001534 001535) --
 
 predict: .venv/installed
 	@$(HMR_SKEL) predict $(or $(IMAGES),$(HELD_OUT)) $(if $(RUN),--network "$(RUN)") $(if $(OUT),--out "$(OUT)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+
+# The dataset is built first if there is none.
+report: .venv/installed
+	@$(HMR_SKEL) report --build $(if $(OUT),"$(OUT)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)
 
 images: .venv/installed
 	@$(HMR_SKEL) images $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)

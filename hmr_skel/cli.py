@@ -22,6 +22,8 @@ from hmr_skel.commands import (
     export,
     images,
     predict,
+    render,
+    report,
     schema,
     serve,
     train,
@@ -47,19 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hmr-skel {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for family in (
-        build,
-        serve,
-        images,
-        verify,
-        schema,
-        convert,
-        export,
-        train,
-        evaluate,
-        predict,
-        bench,
-        body,
-        doctor,
+        *(build, serve, images, verify, schema, report, render, convert, export),
+        *(train, evaluate, predict, bench, body, doctor),
     ):
         family.add_commands(commands)
     return parser

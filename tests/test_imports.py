@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 ALL = {
     "body", "convert", "data", "device", "errors", "evaluate", "fitting", "flows", "model", "open_data", "predict",
-    "render", "rows", "shapes", "train",
+    "render", "report", "rows", "shapes", "train",
 }  # fmt: skip
 ALLOWED = {
     "root": {"data"},  # hmr_skel.load_shards, on first use
@@ -27,10 +27,11 @@ ALLOWED = {
     "open_data": {"errors", "rows", "body", "data", "render"},
     "fitting": {"errors", "rows", "shapes", "body"},
     "convert": {"errors", "rows", "device", "body", "data", "render", "fitting"},
+    "report": {"errors", "rows", "body", "data", "render", "fitting", "convert"},
     "model": {"errors", "rows", "body"},
     "evaluate": {"errors", "rows", "body", "data", "model"},
     "predict": {"errors", "rows", "body", "data", "model", "render", "convert"},  # convert: its mesh files
-    "train": ALL - {"train", "fitting", "flows"},
+    "train": ALL - {"train", "fitting", "flows", "report"},
     "flows": ALL - {"flows"},
     "cli": ALL,
 }

@@ -21,11 +21,16 @@ def write_mesh(clip: SkelClip, row: int, skel: Skel, path: Path) -> None:
     Raises:
         UserError: the clip's frame is not known, or the file cannot be written.
     """
-    write_meshes(mesh_parts(clip, row, skel), require_frame(clip.smpl, "a mesh file"), path)
+    write_parts(mesh_parts(clip, row, skel), require_frame(clip.smpl, "a mesh file"), path)
 
 
-def write_meshes(parts: dict[str, tuple[np.ndarray, np.ndarray]], frame: str, path: Path) -> None:
-    """Write named parts, each vertices [V 3] (m, in `frame`) and faces [F 3]; `path` ends in .glb or .obj.
+def write_parts(parts: dict[str, tuple[np.ndarray, np.ndarray]], frame: str, path: Path) -> None:
+    """Write meshes, each a part of its own.
+
+    Args:
+        parts: name in `PARTS` -> vertices [V 3], m, and faces [F 3].
+        frame: camera, y-up or z-up: of the vertices. In the file y is up.
+        path: ends in .glb or .obj; it appears by rename.
 
     Raises:
         UserError: the file cannot be written.

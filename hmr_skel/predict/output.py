@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from hmr_skel.body.skel import Skel
-from hmr_skel.convert.meshes import body_meshes, write_meshes
+from hmr_skel.convert.meshes import body_meshes, write_parts
 from hmr_skel.data.atomic import replacing
 from hmr_skel.errors import UserError
 from hmr_skel.model.network import Network
@@ -84,7 +84,7 @@ class Output:
     def _write_person(self, name: str, frame: Frame, person: Person, body: Body) -> None:
         if self.wanted.meshes is not None:
             path = self.folder / "meshes" / f"{name}.{self.wanted.meshes}"
-            write_meshes(body_meshes(self.skel, skel_params(body)), "camera", path)
+            write_parts(body_meshes(self.skel, skel_params(body)), "camera", path)
         if self.wanted.refinement:
             stages = draw_refinement(frame, person, body, self.skel, self.network.config.coarse)
             _write(self.folder / "refinement" / f"{name}.gif", encode_animation(stages))

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from hmr_skel.render.camera import Camera, View, frame
-from hmr_skel.render.scene import PAPER, Part, draw
+from hmr_skel.render.mesh import Light
+from hmr_skel.render.scene import PAPER, STUDIO, Part, draw
 
 
 def portrait(
@@ -17,6 +18,7 @@ def portrait(
     around: Float[np.ndarray, "N 3"] | None = None,
     background: tuple[float, float, float] = PAPER,
     supersample: int = 2,
+    light: Light = STUDIO,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Parts alone in a picture that they fill.
 
@@ -27,11 +29,13 @@ def portrait(
         around: vertices to be framed, so that several pictures are alike; those of the parts if not given.
         background: RGB 0..1.
         supersample: samples per pixel along each axis.
+        light: where it comes from, in the frame of the picture.
     """
     if around is None:
         around = np.concatenate([part.vertices for part in parts])
     framing = frame(around, view, width, height)
-    return draw([part.at(framing.place(part.vertices)) for part in parts], framing.camera, background, supersample)
+    placed = [part.at(framing.place(part.vertices)) for part in parts]
+    return draw(placed, framing.camera, background, supersample, light)
 
 
 def overlay(

@@ -20,6 +20,9 @@ PAPER = (0.965, 0.965, 0.96)
 """The default background, RGB."""
 STUDIO = Light(direction=(-0.45, -0.65, -0.75), sun=0.7, sky=0.5, ground=0.34, color=(1.0, 0.98, 0.95))
 """The light of pictures for people: soft, so that no part of a body is lost in shadow."""
+EVEN = Light(direction=STUDIO.direction, sun=0.44, sky=0.6, ground=0.46)
+"""The light of pictures whose colours are numbers: no white glare, little shadow."""
+_MOST_SAMPLES = 3_000_000  # drawn at once, so that a large photograph does not fill memory
 _MOST_GRAZING = 0.12  # cosine to the viewer below which a shell gets no denser
 
 
@@ -69,10 +72,13 @@ def draw(
     if box is None:
         return picture
     left, top, width, height = box
-    fine = camera.window(*box).finer(supersample)
-    layers = cv2.resize(_layers(parts, fine, light), (width, height), interpolation=cv2.INTER_AREA)
-    behind = picture[top : top + height, left : left + width]
-    behind[:] = np.round(layers[..., :3] * 255 + behind * (1 - layers[..., 3:]))
+    rows = max(_MOST_SAMPLES // (width * supersample**2), 1)
+    for first in range(top, top + height, rows):
+        band = min(rows, top + height - first)
+        fine = camera.window(left, first, width, band).finer(supersample)
+        layers = cv2.resize(_layers(parts, fine, light), (width, band), interpolation=cv2.INTER_AREA)
+        behind = picture[first : first + band, left : left + width]
+        behind[:] = np.round(layers[..., :3] * 255 + behind * (1 - layers[..., 3:]))
     return picture
 
 
