@@ -31,6 +31,7 @@ Detectors (--detector): an ONNX file that you bring; input one picture [1 3 H W]
   yolo         [1 4+C N]: centre x, y, width, height, a score per class (YOLOv8, 11); duplicates are removed here
   yolov5       [1 N 5+C]: the same with an objectness
   detr         two outputs ...logits... [1 N C+1] and ...boxes... [1 N 4], shares of the input (DETR)
+  detr-sigmoid the same with a sigmoid per class (Deformable DETR, RT-DETR of Hugging Face): to be named
   boxes        three outputs ...boxes... [N 4], ...scores... [N], ...labels... [N] in px (torchvision, RT-DETR),
                or two, dets [N 5] (x1, y1, x2, y2, score) and labels (MMDeploy)"""
 
@@ -82,7 +83,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     detector.add_argument("--score", type=float, default=0.5, metavar="S", help="lowest score (default: %(default)s)")
     detector.add_argument("--max-people", type=int, default=10, metavar="N", help="a picture (default: %(default)s)")
     detector.add_argument(
-        "--detector-layout", choices=("end-to-end", "yolo", "yolov5", "detr", "boxes"),
+        "--detector-layout", choices=("end-to-end", "yolo", "yolov5", "detr", "detr-sigmoid", "boxes"),
         help="of its outputs (default: told by their names and shapes)",
     )  # fmt: skip
     detector.add_argument(

@@ -3,7 +3,10 @@
 end-to-end    one output [1 N 6]: x1, y1, x2, y2 (px), score, class (YOLOv10, YOLO26, exports with built-in NMS)
 yolo          one output [1 4+C N] or [1 N 4+C]: centre x, y, width, height (px), a score per class (YOLOv8, v9, 11)
 yolov5        one output [1 N 5+C]: the same with an objectness in front of the classes (YOLOv5, v7, YOLOX decoded)
-detr          two outputs, logits [1 N C+1] and boxes [1 N 4]: centre and size as shares of the input (DETR and kin)
+detr          two outputs, logits [1 N C+1] and boxes [1 N 4]: centre and size as shares of the input (DETR); the last
+              class is nobody, a softmax over classes
+detr-sigmoid  the same with a score of its own for every class (Deformable DETR, RT-DETR as Hugging Face exports it); to
+              be named, since shapes do not tell
 boxes         three outputs, boxes [N 4] (x1, y1, x2, y2, px), scores [N], labels [N], with a batch axis or without, in
               any order (torchvision's detectors, RT-DETR with its post-processing); or two, dets [N 5] (x1, y1, x2, y2,
               score) and labels (MMDeploy)
@@ -17,7 +20,11 @@ from jaxtyping import Float
 
 from hmr_skel.errors import UserError
 
-LAYOUTS = ("end-to-end", "yolo", "yolov5", "detr", "boxes")
+LAYOUTS = ("end-to-end", "yolo", "yolov5", "detr", "detr-sigmoid", "boxes")
+Outputs = Mapping[str, np.ndarray]
+"""By name."""
+Found = tuple[np.ndarray, np.ndarray]
+"""Corners [N 4], px of the input, and scores [N]."""
 OVERLAP = 0.6
 """Of two boxes: intersection over union above which they are one person's (layouts that leave this to the reader)."""
 
@@ -59,7 +66,7 @@ def guess_layout(shapes: Mapping[str, tuple[int, ...]], classes: int | None) -> 
 
 
 def read_detections(
-    outputs: Mapping[str, np.ndarray], layout: str, person: int, threshold: float, width: int, height: int
+    outputs: Outputs, layout: str, person: int, threshold: float, width: int, height: int
 ) -> Detections:
     """Persons among a detector's answers.
 
@@ -89,7 +96,7 @@ def read_detections(
     return Detections(corners, scores)
 
 
-def _end_to_end(outputs, person: int, width: int, height: int):
+def _end_to_end(outputs: Outputs, person: int, width: int, height: int) -> Found:
     table = _only(outputs)
     if table.shape[1] != 6:
         raise ValueError(f"{table.shape[1]} values a box, expected 6")
@@ -97,7 +104,7 @@ def _end_to_end(outputs, person: int, width: int, height: int):
     return own[:, :4], own[:, 4]
 
 
-def _yolo(outputs, person: int, width: int, height: int, first_class: int = 4):
+def _yolo(outputs: Outputs, person: int, width: int, height: int, first_class: int = 4) -> Found:
     table = _only(outputs)
     if table.shape[0] < table.shape[1]:
         table = table.T
@@ -107,18 +114,22 @@ def _yolo(outputs, person: int, width: int, height: int, first_class: int = 4):
     return _from_center(table[:, :4]), scores * table[:, 4] if first_class == 5 else scores
 
 
-def _yolov5(outputs, person: int, width: int, height: int):
+def _yolov5(outputs: Outputs, person: int, width: int, height: int) -> Found:
     return _yolo(outputs, person, width, height, first_class=5)
 
 
-def _detr(outputs, person: int, width: int, height: int):
-    logits, boxes = (_batchless(_named(outputs, word), 2) for word in ("logits", "boxes"))
+def _detr(outputs: Outputs, person: int, width: int, height: int) -> Found:
+    logits = _batchless(_named(outputs, "logits"), 2)
     exponents = np.exp(logits - logits.max(1, keepdims=True))
-    shares = exponents / exponents.sum(1, keepdims=True)
-    return _from_center(boxes) * np.array([width, height, width, height]), shares[:, person]
+    return _of_shares(outputs, width, height), exponents[:, person] / exponents.sum(1)
 
 
-def _boxes(outputs, person: int, width: int, height: int):
+def _detr_sigmoid(outputs: Outputs, person: int, width: int, height: int) -> Found:
+    logits = _batchless(_named(outputs, "logits"), 2)
+    return _of_shares(outputs, width, height), 1 / (1 + np.exp(-logits[:, person]))
+
+
+def _boxes(outputs: Outputs, person: int, width: int, height: int) -> Found:
     labels = _batchless(_named(outputs, "labels"), 1)
     if len(outputs) == 2:
         table = _batchless(_named(outputs, "dets"), 2)
@@ -129,15 +140,22 @@ def _boxes(outputs, person: int, width: int, height: int):
     return corners[own], scores[own]
 
 
-_READERS = {"end-to-end": _end_to_end, "yolo": _yolo, "yolov5": _yolov5, "detr": _detr, "boxes": _boxes}
+_READERS = {
+    "end-to-end": _end_to_end,
+    "yolo": _yolo,
+    "yolov5": _yolov5,
+    "detr": _detr,
+    "detr-sigmoid": _detr_sigmoid,
+    "boxes": _boxes,
+}
 
 
-def _only(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+def _only(outputs: Outputs) -> np.ndarray:
     (table,) = outputs.values()
     return _batchless(table, 2)
 
 
-def _named(outputs: Mapping[str, np.ndarray], word: str) -> np.ndarray:
+def _named(outputs: Outputs, word: str) -> np.ndarray:
     found = [value for name, value in outputs.items() if word in name.lower()]
     if not found:
         raise KeyError(f"no output is named ...{word}...")
@@ -150,6 +168,11 @@ def _batchless(array: np.ndarray, axes: int) -> np.ndarray:
     if array.ndim != axes:
         raise ValueError(f"an output is {list(array.shape)}")
     return array
+
+
+def _of_shares(outputs: Outputs, width: int, height: int) -> Float[np.ndarray, "N 4"]:
+    """Corners of boxes that are given as shares of the input."""
+    return _from_center(_batchless(_named(outputs, "boxes"), 2)) * np.array([width, height, width, height])
 
 
 def _from_center(boxes: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:

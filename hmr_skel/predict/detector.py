@@ -16,7 +16,7 @@ from hmr_skel.predict.boxes import Box, square
 from hmr_skel.predict.detections import LAYOUTS, guess_layout, read_detections
 from hmr_skel.predict.frames import Frame
 
-PERSON = {"end-to-end": 0, "yolo": 0, "yolov5": 0, "detr": 1, "boxes": 1}
+PERSON = {"end-to-end": 0, "yolo": 0, "yolov5": 0, "detr": 1, "detr-sigmoid": 0, "boxes": 1}
 """The class of persons by layout, where the file does not name its classes: COCO counted from 0, or from 1."""
 DYNAMIC_SIDE = 640
 """The longer side of the input, px, of detectors that take any size."""

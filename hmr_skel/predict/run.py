@@ -97,7 +97,15 @@ def _people(frame: Frame, boxes: Boxes, cameras: Cameras | None, settings: Setti
     return people
 
 
-def _finish(waiting, predictor, output, settings, counts, clock, progress) -> None:
+def _finish(
+    waiting: list[tuple[Frame, list[Person]]],
+    predictor: Predictor,
+    output: Output,
+    settings: Settings,
+    counts: Counts,
+    clock: "_Clock",
+    progress: Callable[[int], object],
+) -> None:
     """Predict and write the pictures that wait, and forget them."""
     clock.lap("look")
     everybody = [person for _, people in waiting for person in people]

@@ -109,6 +109,13 @@ def test_boxes_whose_scores_are_beside_them(tmp_path):
     assert [round(box.score, 4) for box in boxes] == [0.9, 0.7]
 
 
+def test_a_sigmoid_per_class(tmp_path):
+    shares = np.array([[[0.9, 0.8], [0.7, 0.1], [0.2, 0.95]]], np.float32)
+    outputs = LAYOUTS["detr"] | {"logits": np.log(shares / (1 - shares))}
+    boxes = made(graph(tmp_path / "d.onnx", outputs), layout="detr-sigmoid").of(RED)
+    assert [round(box.score, 4) for box in boxes] == [0.9, 0.7]
+
+
 def test_threshold_and_number(tmp_path):
     path = graph(tmp_path / "d.onnx", LAYOUTS["boxes"])
     assert len(made(path, threshold=0.8).of(RED)) == 1
