@@ -2,8 +2,15 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hmr_skel.errors import UserError
+
+if TYPE_CHECKING:
+    from hmr_skel.body.skel import Skel
+    from hmr_skel.data.load import Shards
+    from hmr_skel.data.manifest import Manifest
+    from hmr_skel.report.bodies import Posed
 
 RENDER = """\
 Draw rows of a dataset as they are stored, on the CPU, with no display:
@@ -78,7 +85,7 @@ def run_render(args: argparse.Namespace) -> None:
             print(path)
 
 
-def _number(shards, text: str) -> int:
+def _number(shards: "Shards", text: str) -> int:
     """The number of the row that a text names."""
     import numpy as np
 
@@ -92,7 +99,7 @@ def _number(shards, text: str) -> int:
     return int(found[0])
 
 
-def _write(posed, skel, path: Path, manifest, args: argparse.Namespace) -> None:
+def _write(posed: "Posed", skel: "Skel", path: Path, manifest: "Manifest", args: argparse.Namespace) -> None:
     """Write one row."""
     import cv2
 

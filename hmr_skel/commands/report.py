@@ -95,8 +95,8 @@ def find_manifest(path: str | None, name: str) -> "Manifest":
     usual = Path("manifests") / f"{name}.toml"
     if path is None and not usual.is_file():
         raise UserError(
-            f"the shards were made by a manifest called {name!r}, and {usual} is not there. Name it with --manifest, "
-            "which says where body models and images are; --no-pictures does without."
+            f"the shards were made by a manifest called {name!r}, and {usual} is not there. Name it with --manifest: "
+            "it says where body models and images are."
         )
     manifest = load_manifest(path or usual)
     if manifest.name != name:

@@ -46,10 +46,7 @@ def histogram(series: Sequence[Series], unit: str, about: str) -> str:
     for tick in np.arange(0, top, nice_step(top, 5)):
         parts.append(f'<line class="grid" x1="{left}" x2="{width - 8}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(f'<text class="tick" x="{left - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g} %</text>')
-    for one, share in zip(series, shares, strict=True):
-        corners = [f"M{x[0]:.1f} {y(0):.1f}"]
-        corners += [f"V{y(value):.1f}H{right:.1f}" for value, right in zip(share, x[1:], strict=True)]
-        parts.append(f'<path class="area c{one.color}" d="{"".join(corners)}V{y(0):.1f}Z"/>')
+    parts += [_steps(x, y(share), y(0), one.color) for one, share in zip(series, shares, strict=True)]
     for one in series:
         middle = left + (width - left - 8) * min(float(np.median(one.values)), edges[-1]) / edges[-1]
         parts.append(f'<line class="median c{one.color}" x1="{middle:.1f}" x2="{middle:.1f}" y1="10" y2="{y(0):.1f}"/>')
@@ -57,28 +54,35 @@ def histogram(series: Sequence[Series], unit: str, about: str) -> str:
 
 
 def spans(rows: Sequence[tuple[str, Sequence[Series]]], unit: str, about: str) -> str:
-    """For each named row, and in it for each source: the middle 90 % as a bar, the median as a dot, 99 % as a tick."""
-    left, width, line, gap = 104.0, 620.0, 14.0, 11.0
-    height = 8 + sum(max(len(members), 1) * line + gap for _, members in rows) + 40
+    """For each named row the histograms of all sources, and for each source the middle 90 % as a bar, the median as a
+    dot and 99 % as a tick; numbers show under the pointer."""
+    left, width, ridge, line, gap = 104.0, 620.0, 27.0, 13.0, 6.0
+    height = 4 + sum(ridge + len(members) * line + gap for _, members in rows) + 40
     high = max(float(np.quantile(one.values, 0.99)) for _, members in rows for one in members) * 1.04
     scale = lambda value: left + (width - left - 12) * value / high  # noqa: E731
     parts = _grid_x(high, left, width - 12, 4.0, height - 40, unit)
-    y = 8.0
+    edges = np.linspace(0, high, 49)
+    y = 4.0
     for name, members in rows:
-        parts.append(
-            f'<text class="label" x="{left - 12}" y="{y + len(members) * line / 2 + 4:.1f}" text-anchor="end">'
-            f"{escape(name)}</text>"
-        )
+        parts.append(f'<text class="label" x="{left - 12}" y="{y + ridge:.1f}" text-anchor="end">{escape(name)}</text>')
+        y += ridge
+        shares = [np.histogram(one.values.clip(0, high), edges)[0] / len(one.values) for one in members]
+        tallest = max(share.max() for share in shares)
+        for one, share in zip(members, shares, strict=True):
+            parts.append(_steps(scale(edges), y - (ridge - 3) * share / tallest, y, one.color))
         for one in members:
-            low, middle, most, tail = (scale(v) for v in np.quantile(one.values, [0.05, 0.5, 0.95, 0.99]))
+            values = np.quantile(one.values, [0.05, 0.5, 0.95, 0.99])
+            low, middle, most, tail = (scale(v) for v in values)
             centre = y + line / 2
+            said = "5 % {:.1f}, median {:.1f}, 95 % {:.1f}, 99 % {:.1f} {}".format(*values, unit)
             parts += [
+                f"<g><title>{escape(f'{one.name}, {name}: {said}')}</title>",
                 f'<line class="whisker c{one.color}" x1="{most:.1f}" x2="{tail:.1f}" y1="{centre}" y2="{centre}"/>',
                 f'<line class="whisker c{one.color}" x1="{tail:.1f}" x2="{tail:.1f}" y1="{centre - 4}" '
                 f'y2="{centre + 4}"/>',
                 f'<rect class="bar c{one.color}" x="{low:.1f}" width="{max(most - low, 1):.1f}" y="{centre - 3.5}" '
                 'height="7" rx="3.5"/>',
-                f'<circle class="dot c{one.color}" cx="{middle:.1f}" cy="{centre}" r="4.5"/>',
+                f'<circle class="dot c{one.color}" cx="{middle:.1f}" cy="{centre}" r="4.5"/></g>',
             ]
             y += line
         y += gap
@@ -166,8 +170,8 @@ def small_histogram(bins: Bins, low: float, high: float, about: str, marks: Sequ
     return _svg(width, height, about, parts)
 
 
-def columns(values: Sequence[float], unit: str, about: str, most: int = 96) -> str:
-    """A bar per value; means of neighbours where there are more than `most`."""
+def columns(values: Sequence[float], numbers: Sequence[int], unit: str, about: str, most: int = 96) -> str:
+    """A bar per value, with the number of what it is of below; means of neighbours where there are more than `most`."""
     width, height, left, bottom = 1220.0, 190.0, 62.0, 30.0
     grouped = [float(np.mean(part)) for part in np.array_split(np.asarray(values, float), min(len(values), most))]
     top = max(*grouped, 1e-9) * 1.1
@@ -184,10 +188,10 @@ def columns(values: Sequence[float], unit: str, about: str, most: int = 96) -> s
             f'<rect class="bar c1" x="{x:.1f}" width="{thick:.1f}" y="{y(value):.1f}" '
             f'height="{max(height - bottom - y(value), 0):.1f}"/>'
         )
-    numbers = np.linspace(0, len(values) - 1, min(len(values), 13)).round().astype(int)
-    for number in dict.fromkeys(numbers.tolist()):
-        x = left + (number + 0.5) * (width - left - 8) / len(values)
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 12}" text-anchor="middle">{number}</text>')
+    places = np.linspace(0, len(values) - 1, min(len(values), 13)).round().astype(int)
+    for place in dict.fromkeys(places.tolist()):
+        x = left + (place + 0.5) * (width - left - 8) / len(values)
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 12}" text-anchor="middle">{numbers[place]}</text>')
     parts.append(f'<text class="tick" x="{left - 7}" y="{height - 12}" text-anchor="end">{escape(unit)}</text>')
     return _svg(width, height, about, parts)
 
@@ -199,8 +203,13 @@ def _outline(bins: Bins, sign: int, base: float, tall: float, scale, color: int)
     used = np.flatnonzero(bins.counts)
     counts = bins.counts[used[0] : used[-1] + 1] / bins.counts.max() * tall
     edges = bins.edges[used[0] : used[-1] + 2] * sign
-    corners = [f"M{scale(edges[0]):.1f} {base:.1f}"]
-    corners += [f"V{base + value:.1f}H{scale(edge):.1f}" for value, edge in zip(counts, edges[1:], strict=True)]
+    return _steps([scale(edge) for edge in edges], base + counts, base, color)
+
+
+def _steps(edges: Sequence[float] | np.ndarray, heights: np.ndarray, base: float, color: int) -> str:
+    """The filled outline of bars that stand on `base`, between edges, all in the chart's own units."""
+    corners = [f"M{edges[0]:.1f} {base:.1f}"]
+    corners += [f"V{y:.1f}H{right:.1f}" for y, right in zip(heights, edges[1:], strict=True)]
     return f'<path class="area c{color}" d="{"".join(corners)}V{base:.1f}Z"/>'
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from hmr_skel.body.dofs import NUM_DOFS, limits
 from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.data.schema import GIVEN
+from hmr_skel.data.summary import LIMIT_TOLERANCE_DEG
 from hmr_skel.errors import UserError
 from hmr_skel.report.bins import Bins
 
@@ -49,7 +50,7 @@ class Dataset:
     """By source."""
     genders: Counter[str]
     violations: int
-    """Fitted rows with a dof outside its range by more than float32 can tell."""
+    """Rows with a dof outside its range by more than float32 can tell, those that came as SKEL too."""
     angles: list[Bins]
     """Of each dof, deg."""
     held: Int[np.ndarray, "46 2"]
@@ -167,8 +168,6 @@ class _Tally:
 
     def add(self, shard: Shards) -> None:
         """Count a shard's rows."""
-        from hmr_skel.data.summary import LIMIT_TOLERANCE_DEG
-
         source, status = shard["source"], shard["status"]
         for name in dict.fromkeys(source.tolist()):
             if name not in self.sources:
@@ -179,8 +178,10 @@ class _Tally:
             values = shard[name].astype(np.float32)
             parts.append(np.where(status == GIVEN, np.float32(np.nan), values))
         self.genders.update(gender for gender in shard["skel_gender"].tolist() if gender is not None)
-        self.violations += int((shard["max_limit_violation_deg"] > LIMIT_TOLERANCE_DEG).sum())
         degrees = np.rad2deg(shard["skel_q"].astype(np.float64))
+        low, high = self.limits_deg.T
+        excess, known = np.maximum(low - degrees, degrees - high).max(1), shard["max_limit_violation_deg"]
+        self.violations += int((np.where(np.isnan(known), excess, known) > LIMIT_TOLERANCE_DEG).sum())
         self.held += (np.abs(degrees[..., None] - self.limits_deg) < AT_LIMIT_DEG).sum(0)
         for bins, values in zip(self.angles, degrees.T, strict=True):
             bins.add(values)

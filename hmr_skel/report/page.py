@@ -101,20 +101,21 @@ def render_page(
         "css": _asset("style.css"),
         "heat": heat_stops(),
     }
+    context |= {"fits": [], "scenes": None, "parts": [], "surface": [], "measured": 0, "surface_high_mm": None}
     if pictures is not None:
         context |= _of_pictures(pictures)
         if pictures.measured is not None:
             context |= _of_parts(pictures, pictures.measured)
             context["charts"]["parts"] = _parts_chart(dataset, pictures.measured, series)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hmr_skel.report"), autoescape=True, undefined=jinja2.ChainableUndefined
+        loader=jinja2.PackageLoader("hmr_skel.report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template("page.html").render(context)
 
 
 def _charts(dataset: Dataset, series: Sequence[Series]) -> dict[str, Any]:
     limits_deg = np.rad2deg(limits(dataset.limits))
-    speeds = [meta["rows_per_s"] for meta in dataset.metas if meta.get("rows_per_s")]
+    speeds = {meta["shard"]: meta["rows_per_s"] for meta in dataset.metas if meta.get("rows_per_s")}
     reach = max(3.0, float(np.ceil(max(max(-b.quantile(0.001), b.quantile(0.999)) for b in dataset.betas))))
     return {
         "v2v": charts.histogram(series, "mm", "Histogram of the mean distance per row, by source") if series else None,
@@ -129,7 +130,10 @@ def _charts(dataset: Dataset, series: Sequence[Series]) -> dict[str, Any]:
             }
             for i, bins in enumerate(dataset.betas)
         ],
-        "speed": charts.columns(speeds, "shard", "Rows a second by shard") if speeds else None,
+        "speed": charts.columns(list(speeds.values()), list(speeds), "shard", "Rows a second by shard")
+        if speeds
+        else None,
+        "parts": None,
     }
 
 

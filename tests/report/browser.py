@@ -19,7 +19,7 @@ _FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
     "--enable-unsafe-swiftshader",  # WebGL without a graphics card
 )
-_SECONDS = 60.0
+_SECONDS = 120.0  # a busy machine is no failure
 
 
 def find_chromium() -> str | None:
@@ -57,9 +57,13 @@ class Page:
 
     def open(self, path: Path, width: int = 1280, height: int = 900) -> None:
         """Load a file and wait until it has drawn itself."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.resize(width, height)
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait("document.readyState === 'complete'")
+
+    def resize(self, width: int, height: int) -> None:
+        """The window, px."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression of JavaScript."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fitting.judge import Judge
+from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
@@ -26,6 +27,7 @@ REJECTS = (
     Reject("street", 15, "15.jpg", "betas", "|smpl_betas[1]| is 50; expected 10 at most"),
     Reject("lost", 0, "0.jpg", "box", "box of 0 x 0 px; expected 1 px or more"),
 )
+HINGES = [DOF_NAMES.index(name) for name in ("knee_angle_r", "knee_angle_l", "elbow_flexion_r", "elbow_flexion_l")]
 MANIFEST = """
 name = "small"
 description = "People of a test <i>"
@@ -93,7 +95,7 @@ def source_table(name: str, count: int, smpl: Smpl, skel: Skel) -> tuple[pa.Tabl
     pose, q, betas = normal(0.01, 72), normal(0.02, 46), normal(0.3, 10)
     pose[:, :3] = (np.pi, 0, 0)  # upright in a camera's frame
     q[:, :3] = (np.pi, 0, 0)  # likewise
-    q[:, 6], q[0, 6] = 0.1, np.deg2rad(160)  # a knee at its limit
+    q[:, HINGES], q[0, HINGES[0]] = 0.1, np.deg2rad(160)  # a knee at its limit
     transl = normal(0.01, 3) + np.array([0, 0, 4], np.float32)
     skel_transl = transl + np.array([0, -0.02, 0], np.float32)
     columns = {
@@ -103,6 +105,7 @@ def source_table(name: str, count: int, smpl: Smpl, skel: Skel) -> tuple[pa.Tabl
         "cam_int": np.tile(np.array([[500, 0, 199.5], [0, 500, 149.5], [0, 0, 1]], np.float32), (count, 1, 1)),
     }
     if name == "given":
+        q[3, HINGES[0]] = -0.2  # a knee bent forwards: a label may be wrong
         given = {"skel_q": q, "skel_betas": betas, "skel_gender": np.full(count, "male", object)}
         rows = AnnotationRows(source=name, source_row=np.arange(count), **(columns | {"cam_int": None}), **given)
         return shard_table(rows, None), np.zeros((0, 6890))
