@@ -47,7 +47,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """Predict, compare, print."""
-    files = [network_file(path) for path in args.networks] or [newest_network()]
+    files = [network_file(path) for path in args.networks] or [newest()]
 
     from tqdm import tqdm
 
@@ -127,7 +127,7 @@ def network_file(path: Path) -> Path:
     return path / "network.safetensors" if path.is_dir() else path
 
 
-def newest_network() -> Path:
+def newest() -> Path:
     """What was trained last. Raises `UserError` where nothing was."""
     found = sorted(RUNS.glob("*/network.safetensors"), key=lambda path: path.stat().st_mtime)
     if not found:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from hmr_skel.commands.build import DEFAULT_MANIFEST
-from hmr_skel.commands.evaluate import network_file, newest_network
+from hmr_skel.commands.evaluate import network_file, newest
 from hmr_skel.commands.train import RUNS
 from hmr_skel.errors import UserError
 
@@ -114,7 +114,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def run_predict(args: argparse.Namespace) -> int:
     """Find people, predict, write, and say how it went in one line."""
     _check(args)
-    network = network_file(args.network) if args.network is not None else newest_network()
+    network = network_file(args.network) if args.network is not None else newest()
 
     # What OpenCV says of broken files is said in our words. It reads these when it is loaded.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
