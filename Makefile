@@ -13,7 +13,7 @@ CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)")
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup fit dataset serve images train evaluate ablate bench test check format doctor again
+.PHONY: help setup fit dataset serve images train evaluate ablate predict bench report test check format doctor again
 .DEFAULT_GOAL := help
 
 help:
@@ -27,7 +27,10 @@ help:
 	@echo '  make train           train the network on the dataset (built first if there is none); RECIPE=tiny|vit_b|vit_h'
 	@echo '  make evaluate        its errors on the held-out shards'
 	@echo '  make ablate          train the variants of Tables 4 and 5 of the paper, print both; an hour on two cores'
+	@echo '  make predict         SKEL of the people in held-out images by the network that was trained last, drawn into them;'
+	@echo '                       IMAGES=... ARGS=... for your own'
 	@echo '  make images          render the images of the default dataset (fitting does not need them)'
+	@echo '  make report          a web page of the dataset: errors, joint angles, rejects, pictures, a 3D viewer'
 	@echo '  make doctor          what is installed, which body models and label files are there, what is missing'
 	@echo '  make test            the whole test suite'
 	@echo '  make check           style, types and the fast tests; two minutes on two cores'
@@ -42,7 +45,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt $(if $(filter command line environment,$(origin TORCH)),again)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, hmr-skel needs 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 2; }
-	@echo 'setting up .venv: about 140 packages, 1.6 GB, a few minutes'
+	@echo 'setting up .venv: about 200 packages, 1.8 GB, a few minutes'
 	@$(PYTHON) -m venv .venv
 	@$(if $(TORCH),sed '/^torch==/d',cat) constraints.txt > .venv/constraints.txt
 	@$(if $(TORCH),$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c .venv/constraints.txt "$(TORCH)")
@@ -76,6 +79,15 @@ evaluate: .venv/installed
 # RUN= is the folder of all runs here (default: data/runs/ablation-<recipe>).
 ablate: .venv/installed
 	@$(HMR_SKEL) ablate --build --recipe "$(or $(RECIPE),tiny)" $(if $(RUN),--out "$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+# Without IMAGES: twenty held-out ones of the default dataset, whose rows give boxes and cameras.
+HELD_OUT := $(addprefix data/open/images/,001531 001532 001533 001534 001535) --boxes data/open
+
+predict: .venv/installed
+	@$(HMR_SKEL) predict $(or $(IMAGES),$(HELD_OUT)) $(if $(RUN),--network "$(RUN)") $(if $(OUT),--out "$(OUT)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+
+# The dataset is built first if there is none.
+report: .venv/installed
+	@$(HMR_SKEL) report --build $(if $(OUT),"$(OUT)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)
 
 images: .venv/installed
 	@$(HMR_SKEL) images $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)

@@ -23,6 +23,10 @@ from hmr_skel.commands import (
     export,
     images,
     moyo_hard,
+    predict,
+    render,
+    report,
+    schema,
     serve,
     train,
     verify,
@@ -47,19 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hmr-skel {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for family in (
-        build,
-        serve,
-        images,
-        verify,
-        convert,
-        export,
-        train,
-        evaluate,
-        ablate,
-        moyo_hard,
-        bench,
-        body,
-        doctor,
+        *(build, serve, images, verify, schema, report, render, convert, export),
+        *(train, evaluate, ablate, moyo_hard, predict, bench, body, doctor),
     ):
         family.add_commands(commands)
     return parser

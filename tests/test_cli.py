@@ -327,6 +327,16 @@ def test_doctor_of_an_unset_manifest(capsys, monkeypatch):
     assert main(["doctor", "--manifest", "manifests/hmr-skel.toml"]) == 1
 
 
+def test_doctor_knows_published_weights(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HMR_SKEL_BODY_MODELS", str(tmp_path))
+    (tmp_path / "cam_model_cleaned.ckpt").touch()
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "ok       cam_model_cleaned.ckpt" in out
+    assert "--       vitpose_backbone.pth" in out
+
+
 def test_body_export_and_clean(tmp_path: Path, capsys):
     assert main(["body", "export", str(tmp_path / "bodies")]) == 0
     assert str(tmp_path / "bodies" / "skel_male.pkl") in capsys.readouterr().out.splitlines()

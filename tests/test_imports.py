@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 ALL = {
     "body", "convert", "data", "device", "errors", "evaluate", "fitting", "flows", "model", "open_data", "predict",
-    "render", "rows", "shapes", "train", "two_stage",
+    "render", "report", "rows", "shapes", "train", "two_stage",
 }  # fmt: skip
 ALLOWED = {
     "root": {"data"},  # hmr_skel.load_shards, on first use
@@ -27,11 +27,12 @@ ALLOWED = {
     "open_data": {"errors", "rows", "body", "data", "render"},
     "fitting": {"errors", "rows", "shapes", "body"},
     "convert": {"errors", "rows", "device", "body", "data", "render", "fitting"},
+    "report": {"errors", "rows", "body", "data", "render", "fitting", "convert"},
     "model": {"errors", "rows", "body"},
     "evaluate": {"errors", "rows", "body", "data", "model"},
     "two_stage": {"errors", "rows", "body", "convert", "evaluate"},  # where the converter and the evaluator meet
-    "predict": {"errors", "rows", "body", "data", "model", "render"},
-    "train": ALL - {"train", "fitting", "flows", "two_stage"},
+    "predict": {"errors", "rows", "body", "data", "model", "render", "convert"},  # convert: its mesh files
+    "train": ALL - {"train", "fitting", "flows", "report", "two_stage"},
     "flows": ALL - {"flows"},
     "cli": ALL,
 }

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from hmr_skel.errors import UserError
 
+BODY_MODELS_VARIABLE = "HMR_SKEL_BODY_MODELS"
+
 BODY_FILES = {
     "SMPL_NEUTRAL.pkl": "SMPL, of most label files; fit",
     "SMPL_MALE.pkl": "SMPL, of label rows of that gender; fit",
     "SMPL_FEMALE.pkl": "SMPL, of label rows of that gender; fit",
-    "skel_male.pkl": "SKEL 1.1.1; fit, train, evaluate",
-    "skel_female.pkl": "SKEL 1.1.1; fit, train, evaluate",
+    "skel_male.pkl": "SKEL 1.1.1; fit, train, evaluate, predict",
+    "skel_female.pkl": "SKEL 1.1.1; fit, train, evaluate, predict",
     "SMPL_to_J19.pkl": "keypoints; fit, train",
     "J_regressor_h36m.npy": "joints of Human3.6M; evaluate",
     "J_regressor_SKEL_mix_MALE.pkl": "SMPL-like joints of SKEL; train, evaluate",
@@ -24,6 +26,21 @@ BODY_FILES = {
     "SKEL_mean.npz": "mean pose; train",
 }
 """Name of a model file, and what it is for."""
+
+WEIGHTS = {
+    "cam_model_cleaned.ckpt": "HumanFoV; predict, where the camera is not known",
+    "vitpose_backbone.pth": "ViTPose's encoder; train --vitpose, from wherever it is",
+    "best.pth": "SKEL-CF as published; predict --network, from wherever it is",
+}
+"""Name of a file of trained weights, and what it is for."""
+
+OPTIONAL_PACKAGES = {
+    "onnxruntime": "predict --detector",
+    "matplotlib": "curves of train, plots of bench, notebooks",
+    "tensorboard": "TensorBoard's files of train",
+    "datasets": "reading shards with it",
+}
+"""Packages that only some commands need."""
 
 Finding = tuple[str, str, str]  # state (ok, --, missing), what, detail
 
@@ -33,8 +50,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     doctor = commands.add_parser(
         "doctor",
         help="what is installed, which files are there, what is missing",
-        description="Look at the installation, the devices, the body models and the label files of manifests, and say "
-        "what is missing. Changes nothing. Exit status 1 where something that is needed is missing.",
+        description="Look at the installation, the devices, the body models and label files of manifests and published "
+        "weights, and say what is missing. Changes nothing. Exit status 1 where something that is needed is missing.",
     )
     doctor.add_argument(
         "--manifest",
@@ -50,6 +67,7 @@ def run_doctor(args: argparse.Namespace) -> int:
     manifests = [Path(args.manifest)] if args.manifest else sorted(Path("manifests").glob("*.toml"))
     sections: list[tuple[str, Iterator[Finding]]] = [("installation", _installation()), ("devices", _devices())]
     sections += [(f"manifest {path}", _manifest(path, required=args.manifest is not None)) for path in manifests]
+    sections.append(("weights", _weights()))
     missing = 0
     for title, findings in sections:
         print(title)
@@ -78,6 +96,21 @@ def _installation() -> Iterator[Finding]:
         fits = requirement.specifier.contains(version, prereleases=True)
         expected = "" if fits else f", expected {requirement.specifier}: make setup"
         yield ("ok" if fits else "missing"), requirement.name, version + expected
+
+    for name, purpose in OPTIONAL_PACKAGES.items():
+        try:
+            yield "ok", name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield "--", name, f"{purpose}; pip install {name}"
+
+
+def _weights() -> Iterator[Finding]:
+    folder = os.environ.get(BODY_MODELS_VARIABLE)
+    for name, purpose in WEIGHTS.items():
+        if folder and (Path(folder) / name).is_file():
+            yield "ok", name, purpose
+        else:
+            yield "--", name, f"{purpose}. Not in {folder or f'${BODY_MODELS_VARIABLE}, which is not set'}"
 
 
 def _devices() -> Iterator[Finding]:

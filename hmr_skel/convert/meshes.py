@@ -9,6 +9,7 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.convert.clips import SkelClip
 from hmr_skel.convert.world import require_frame, upright_vertices
 from hmr_skel.data.atomic import replacing
+from hmr_skel.rows import SkelParams
 
 PARTS = {"skin": (137, 195, 235, 110), "skeleton": (241, 191, 153, 255)}
 """Part -> its colour in a .glb, RGBA: the bones show through the skin."""
@@ -20,14 +21,27 @@ def write_mesh(clip: SkelClip, row: int, skel: Skel, path: Path) -> None:
     Raises:
         UserError: the clip's frame is not known, or the file cannot be written.
     """
+    write_parts(mesh_parts(clip, row, skel), require_frame(clip.smpl, "a mesh file"), path)
+
+
+def write_parts(parts: dict[str, tuple[np.ndarray, np.ndarray]], frame: str, path: Path) -> None:
+    """Write meshes, each a part of its own.
+
+    Args:
+        parts: name in `PARTS` -> vertices [V 3], m, and faces [F 3].
+        frame: camera, y-up or z-up: of the vertices. In the file y is up.
+        path: ends in .glb or .obj; it appears by rename.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     import trimesh
     from trimesh.visual import TextureVisuals
     from trimesh.visual.material import PBRMaterial
 
-    frame = require_frame(clip.smpl, "a mesh file")
     kind = path.suffix.lower().removeprefix(".")
     scene = trimesh.Scene()
-    for name, (vertices, faces) in mesh_parts(clip, row, skel).items():
+    for name, (vertices, faces) in parts.items():
         mesh = trimesh.Trimesh(upright_vertices(vertices, frame), faces, process=False)
         if kind == "glb":
             mode = "BLEND" if PARTS[name][3] < 255 else "OPAQUE"
@@ -41,8 +55,14 @@ def write_mesh(clip: SkelClip, row: int, skel: Skel, path: Path) -> None:
 
 def mesh_parts(clip: SkelClip, row: int, skel: Skel) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Vertices [V 3], m, in the clip's own frame, and faces [F 3], of the skin and the skeleton."""
-    q, betas, transl = (torch.from_numpy(v[row : row + 1]).to(skel.template) for v in (clip.q, clip.betas, clip.transl))
-    posed = skel(q, betas, transl, skeleton=True)
+    return body_meshes(skel, SkelParams(*(torch.from_numpy(v[row]) for v in (clip.q, clip.betas, clip.transl))))
+
+
+@torch.no_grad()
+def body_meshes(skel: Skel, params: SkelParams) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Vertices [V 3], m, in the frame of one body's parameters, and faces [F 3], of the skin and the skeleton."""
+    at = params.to(skel.template.device, skel.template.dtype)[None]
+    posed = skel(at.q, at.betas, at.transl, skeleton=True)
     assert posed.skeleton_vertices is not None
     return {
         "skin": (posed.vertices[0].cpu().numpy(), skel.faces),

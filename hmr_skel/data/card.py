@@ -8,10 +8,15 @@ files that are complete.
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.schema import SCHEMA, column_shape
 from hmr_skel.data.shards import Shard, read_meta
+
+_KINDS = {"float": "float32", "double": "float64"}
+"""Arrow's names -> everybody's."""
 
 
 def write_card(out: Path, manifest: Manifest, shards: Sequence[Shard]) -> Path:
@@ -68,14 +73,8 @@ def _body(manifest: Manifest, shards: Sequence[Shard], built: Sequence[tuple[Sha
         "Arrays are lists of float32, row-major. Null means not annotated, never zero. The camera frame is x right,",
         "y down, z forward.",
         "",
-        "| column | type | unit | meaning |",
-        "|---|---|---|---|",
+        *column_table(SCHEMA),
     ]
-    for column in SCHEMA:
-        shape = column_shape(column)
-        kind = f"float32 [{' x '.join(map(str, shape))}]" if shape else str(column.type).replace("float", "float32")
-        texts = {key.decode(): value.decode() for key, value in column.metadata.items()}
-        lines.append(f"| {column.name} | {kind} | {texts.get('unit', '')} | {_cell(texts['meaning'])} |")
     return [
         *lines,
         "",
@@ -93,6 +92,17 @@ def _body(manifest: Manifest, shards: Sequence[Shard], built: Sequence[tuple[Sha
         'datasets.load_dataset("this folder", split="train")',
         "```",
     ]
+
+
+def column_table(schema: pa.Schema) -> list[str]:
+    """Columns, types, units and meanings as the lines of a Markdown table."""
+    lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
+    for column in schema:
+        shape = column_shape(column)
+        kind = f"float32 [{' x '.join(map(str, shape))}]" if shape else _KINDS.get(str(column.type), str(column.type))
+        texts = {key.decode(): value.decode() for key, value in column.metadata.items()}
+        lines.append(f"| {column.name} | {kind} | {texts.get('unit', '')} | {_cell(texts['meaning'])} |")
+    return lines
 
 
 def _cell(text: str) -> str:

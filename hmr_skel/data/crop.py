@@ -34,12 +34,13 @@ def after(second: Float[np.ndarray, "2 3"], first: Float[np.ndarray, "2 3"]) -> 
     return linear
 
 
-def decode(data: bytes, shrink: float) -> tuple[UInt8[np.ndarray, "H W 3"], int]:
+def decode(data: bytes, shrink: float, as_stored: bool = True) -> tuple[UInt8[np.ndarray, "H W 3"], int]:
     """An encoded image as BGR, made smaller while it is decoded where it would be made smaller anyway.
 
     Args:
-        data: a file's content. Orientation tags are ignored: labels refer to the stored pixels.
+        data: a file's content.
         shrink: image px per crop px.
+        as_stored: ignore orientation tags, as labels do, which refer to the stored pixels.
 
     Returns: the image, and by how much it is reduced: 1, 2, 4 or 8, at most `shrink`. Only JPEGs are: their decoder
     averages, others would skip pixels.
@@ -56,7 +57,7 @@ def decode(data: bytes, shrink: float) -> tuple[UInt8[np.ndarray, "H W 3"], int]
     if not data:
         raise UnreadableImage("the file is empty")
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0))
     except cv2.error as error:
         raise UnreadableImage(f"cannot be decoded: {error.err or error}") from error
     if image is None:

@@ -21,11 +21,12 @@ class Light:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A picture of the mesh alone; where `mask` is false, `rgb` is 0 and `depth` infinite."""
+    """A picture of the mesh alone; where `mask` is false, `rgb` and `facing` are 0 and `depth` infinite."""
 
     rgb: Float[np.ndarray, "H W 3"]  # 0..1
     depth: Float[np.ndarray, "H W"]  # z, m
     mask: Bool[np.ndarray, "H W"]
+    facing: Float[np.ndarray, "H W"]  # cosine of the angle between the surface's normal and the way to the camera
 
     def over(self, background: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
         """The mesh in front of a picture of the same size, 0..1."""
@@ -74,10 +75,22 @@ def render_mesh(
     rgb = np.zeros((height * width, 3), np.float32)
     depth = np.full(height * width, np.inf, np.float32)
     mask = np.zeros(height * width, bool)
+    facing = np.zeros(height * width, np.float32)
     rgb[seen.pixel] = shade.clip(0, 1)
     depth[seen.pixel] = seen.depth
     mask[seen.pixel] = True
-    return Rendering(rgb.reshape(height, width, 3), depth.reshape(height, width), mask.reshape(height, width))
+    facing[seen.pixel] = -(normals * _rays(seen.pixel, cam_int, width)).sum(1)
+    shape = (height, width)
+    return Rendering(rgb.reshape(*shape, 3), depth.reshape(shape), mask.reshape(shape), facing.reshape(shape))
+
+
+def _rays(pixel: Int[np.ndarray, "P"], cam_int: Float[np.ndarray, "3 3"], width: int) -> Float[np.ndarray, "P 3"]:
+    """Unit vectors from the camera through pixels (row * width + column)."""
+    row, column = np.divmod(pixel, width)
+    x = (column - cam_int[0, 2]) / cam_int[0, 0]
+    y = (row - cam_int[1, 2]) / cam_int[1, 1]
+    rays = np.stack((x, y, np.ones_like(x)), 1).astype(np.float32)
+    return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
 
 def vertex_normals(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, "V 3"]:

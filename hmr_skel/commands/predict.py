@@ -1,0 +1,272 @@
+"""`hmr-skel predict`: SKEL of the people in photographs and videos."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from hmr_skel.commands.build import DEFAULT_MANIFEST
+from hmr_skel.commands.evaluate import network_file, newest
+from hmr_skel.commands.train import RUNS
+from hmr_skel.errors import UserError
+
+PREDICT = """\
+SKEL of the people in images and videos, by a trained network. Into the output folder go
+  predictions.parquet, .npz    a row per person: box, camera, q, betas, translation, and all of it after every stage
+  overlays/                    the picture, and beside it with everybody drawn in (videos: .mp4)
+  meshes/, refinement/, attention/   with --meshes, --refinement, --attention: a file per person and picture
+What cannot be read is named and passed over. Nobody is tracked: a video's frames stand each for itself.
+
+Boxes (--boxes), in px of the image:
+  .json   {"a.jpg": [[x1, y1, x2, y2], ...]}, or a list of {"image": "a.jpg", "box": [x1, y1, x2, y2]}, each with
+          "frame" (of a video), "score" and "focal" (px) where wanted
+  .csv    columns image, x1, y1, x2, y2, and frame, score, focal where wanted
+  .npz    imgname [N] and boxes [N 4]; or a label file's imgname, center, scale; and cam_int [N 3 3] where wanted
+  a dataset's folder, or Parquet of ours (predictions too): its boxes and cameras
+An image's name there is the end of its path: b/c.jpg stands for a/b/c.jpg.
+
+Detectors (--detector): an ONNX file that you bring; input one picture [1 3 H W] or [3 H W], RGB. Outputs:
+  end-to-end   [1 N 6]: x1, y1, x2, y2, score, class (YOLO with its NMS inside)
+  yolo         [1 4+C N]: centre x, y, width, height, a score per class (YOLOv8, 11); duplicates are removed here
+  yolov5       [1 N 5+C]: the same with an objectness
+  detr         two outputs ...logits... [1 N C+1] and ...boxes... [1 N 4], shares of the input (DETR)
+  detr-sigmoid the same with a sigmoid per class (Deformable DETR, RT-DETR of Hugging Face): to be named
+  boxes        three outputs ...boxes... [N 4], ...scores... [N], ...labels... [N] in px (torchvision, RT-DETR),
+               or two, dets [N 5] (x1, y1, x2, y2, score) and labels (MMDeploy)"""
+
+HUMAN_FOV = "cam_model_cleaned.ckpt"
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add `predict`."""
+    parser = commands.add_parser(
+        "predict",
+        help="SKEL of the people in images and videos",
+        description=PREDICT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images, folders of images, videos")
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("data/predictions"), metavar="DIR", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--network", type=Path, metavar="FILE",
+        help=f"network.safetensors, a run's folder, or SKEL-CF's best.pth (default: the newest in {RUNS})",
+    )  # fmt: skip
+    where = parser.add_argument_group("where people are").add_mutually_exclusive_group(required=True)
+    where.add_argument("--boxes", type=Path, metavar="FILE", help="boxes, see above")
+    where.add_argument("--detector", type=Path, metavar="FILE", help="a person detector (.onnx), see above")
+    where.add_argument("--whole-image", action="store_true", help="one person fills every picture")
+    parser.add_argument(
+        "--margin", type=float, default=1.1, metavar="FACTOR",
+        help="side of the square over the longer side of boxes given by corners, and of detections (default: "
+        "%(default)s; the default dataset has 1.1 to 1.2, the published demo 1.0)",
+    )  # fmt: skip
+    camera = parser.add_argument_group(
+        "camera",
+        f"default: that of the boxes, else HumanFoV by {HUMAN_FOV} beside the body models or in $HMR_SKEL_BODY_MODELS",
+    ).add_mutually_exclusive_group()
+    camera.add_argument("--focal", type=float, metavar="PX", help="focal length; the principal point is the middle")
+    camera.add_argument("--vfov", type=float, metavar="DEG", help="vertical field of view")
+    camera.add_argument(
+        "--humanfov", type=Path, metavar="FILE", help="estimate it (CameraHMR's cam_model_cleaned.ckpt)"
+    )
+    wanted = parser.add_argument_group("what is written")
+    wanted.add_argument("--no-overlays", action="store_true", help="no overlays, which take most of the time")
+    wanted.add_argument("--meshes", choices=("glb", "obj"), help="skin and skeleton, m, y up, the camera being level")
+    wanted.add_argument("--refinement", action="store_true", help="from the coarse estimate to the last layer's, .gif")
+    wanted.add_argument(
+        "--attention", action="store_true", help="what the decoder's pose, shape and camera tokens look at, .png"
+    )
+    detector = parser.add_argument_group("detector")
+    detector.add_argument("--score", type=float, default=0.5, metavar="S", help="lowest score (default: %(default)s)")
+    detector.add_argument("--max-people", type=int, default=10, metavar="N", help="a picture (default: %(default)s)")
+    detector.add_argument(
+        "--detector-layout", choices=("end-to-end", "yolo", "yolov5", "detr", "detr-sigmoid", "boxes"),
+        help="of its outputs (default: told by their names and shapes)",
+    )  # fmt: skip
+    detector.add_argument(
+        "--detector-class", type=int, metavar="N",
+        help="number of the class of persons (default: by the names in the file; else 0, or 1 for detr and boxes)",
+    )  # fmt: skip
+    detector.add_argument(
+        "--detector-pixels", choices=("unit", "imagenet", "bytes"),
+        help="0 to 1; less ImageNet's mean, over its deviation; 0 to 255 (default: unit, imagenet for detr, bytes for "
+        "integer inputs)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--manifest", default=DEFAULT_MANIFEST, metavar="FILE",
+        help="whose body models the network belongs to (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--body-models", type=Path, metavar="DIR",
+        help="folder with skel_*.pkl in place of the manifest's (for published weights: or $HMR_SKEL_BODY_MODELS)",
+    )  # fmt: skip
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="of videos every Nth frame (default: 1)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="people at once (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object, the last line")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
+    parser.set_defaults(run=run_predict)
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    """Find people, predict, write, and say how it went in one line."""
+    _check(args)
+    network = network_file(args.network) if args.network is not None else newest()
+
+    # What OpenCV says of broken files is said in our words. It reads these when it is loaded.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    from tqdm import tqdm
+
+    from hmr_skel.body.skel import Skel
+    from hmr_skel.device import resolve_device
+    from hmr_skel.predict.attention import token_grid
+    from hmr_skel.predict.boxes import GivenBoxes
+    from hmr_skel.predict.frames import find_files
+    from hmr_skel.predict.networks import load_predictor
+    from hmr_skel.predict.output import Wanted, writing
+    from hmr_skel.predict.run import Counts, Settings, run
+
+    device = resolve_device(args.device)
+    files = find_files(args.images, but=args.out)
+    boxes = _boxes(args, device)
+    if isinstance(boxes, GivenBoxes):
+        boxes.check(files)
+    predictor = load_predictor(network, device)
+    if args.attention:
+        token_grid(predictor.network.config.vit)
+    body_models = _body_models(args, predictor.published)
+    skel = Skel.load(body_models / f"skel_{predictor.skel_gender}.pkl", gender=predictor.skel_gender).to(device)
+    cameras = _cameras(args, boxes, body_models, device)
+    wanted = Wanted(
+        overlays=not args.no_overlays, meshes=args.meshes, refinement=args.refinement, attention=args.attention
+    )
+    settings = Settings(
+        batch_size=args.batch_size,
+        every=args.every,
+        box_cameras=args.focal is None and args.vfov is None and args.humanfov is None,
+        as_stored=isinstance(boxes, GivenBoxes) and boxes.as_stored,
+    )
+    counts, interrupted = Counts(), False
+    with (
+        tqdm(unit="image", disable=True if args.quiet else None, leave=False) as bar,
+        writing(args.out, wanted, files, skel, predictor, args.every) as output,
+    ):
+
+        def skipped(name: str, reason: str) -> None:
+            bar.write(f"skipped {name}: {reason}", file=sys.stderr)
+
+        try:
+            run(files, predictor, boxes, cameras, output, settings, skipped, bar.update, counts)
+        except KeyboardInterrupt:
+            interrupted = True
+    report = {
+        "network": str(network), "images": counts.images, "people": counts.people, "skipped": counts.skipped,
+        "without_people": counts.without_people, "seconds": counts.seconds,
+        "images_per_s": counts.images / counts.total_s if counts.images else 0.0, "out": str(args.out),
+    }  # fmt: skip
+    if not args.quiet:
+        print(summary(report, predictor.title, interrupted))
+    if args.json:
+        print(json.dumps(report))
+    if interrupted:
+        return 130
+    if not counts.images:
+        raise UserError(f"none of {len(files)} files could be read, see above.")
+    return 0
+
+
+def summary(report: dict, title: str, interrupted: bool = False) -> str:
+    """One line for people."""
+    parts = [f"{report['images']:,} images", f"{report['people']:,} people"]
+    if report["skipped"]:
+        parts.append(f"{report['skipped']:,} skipped")
+    if report["without_people"]:
+        parts.append(f"{report['without_people']:,} without a box")
+    total = sum(report["seconds"].values()) or 1.0
+    look, network, write = (f"{100 * value / total:.0f} %" for value in report["seconds"].values())
+    stopped = "interrupted; " if interrupted else ""
+    return (
+        f"{stopped}{', '.join(parts)}; {report['images_per_s']:.1f} images/s (reading {look}, network {network}, "
+        f"writing {write}), {title}; in {report['out']}"
+    )
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, value, low, high, expected in (
+        ("--margin", args.margin, 0.5, 3.0, "a factor from 0.5 to 3"),
+        ("--focal", args.focal, 1.0, 1e6, "pixels"),
+        ("--vfov", args.vfov, 1.0, 170.0, "degrees from 1 to 170"),
+        ("--score", args.score, 0.0, 1.0, "a share from 0 to 1"),
+        ("--max-people", args.max_people, 1, 10_000, "at least 1"),
+        ("--every", args.every, 1, 10**9, "at least 1"),
+        ("--batch-size", args.batch_size, 1, 100_000, "at least 1"),
+    ):
+        if value is not None and not low <= value <= high:
+            raise UserError(f"{name} {value:g}: expected {expected}.")
+    if args.out.is_file():
+        raise UserError(f"-o {args.out} is a file. Expected a folder, which is made if need be.")
+
+
+def _boxes(args: argparse.Namespace, device):
+    from hmr_skel.predict.box_files import load_boxes
+    from hmr_skel.predict.boxes import WholeImage
+    from hmr_skel.predict.detector import Detector, DetectorSettings
+
+    if args.boxes is not None:
+        return load_boxes(args.boxes, args.margin)
+    if args.whole_image:
+        return WholeImage()
+    settings = DetectorSettings(
+        threshold=args.score,
+        most=args.max_people,
+        layout=args.detector_layout,
+        person=args.detector_class,
+        pixels=args.detector_pixels,
+    )
+    return Detector(args.detector, args.margin, settings, device.type)
+
+
+def _cameras(args: argparse.Namespace, boxes, body_models: Path, device):
+    """The camera told for all pictures; None where the boxes bring theirs. Raises `UserError` where neither is so."""
+    from hmr_skel.predict.boxes import GivenBoxes
+    from hmr_skel.predict.cameras import EstimatedFov, FocalLength, VerticalFov
+
+    if args.focal is not None:
+        return FocalLength(args.focal)
+    if args.vfov is not None:
+        return VerticalFov(args.vfov)
+    if args.humanfov is None and isinstance(boxes, GivenBoxes) and boxes.has_cameras:
+        return None
+    folders = (body_models, Path(os.environ.get("HMR_SKEL_BODY_MODELS") or body_models))
+    weights = args.humanfov or next((folder / HUMAN_FOV for folder in folders if (folder / HUMAN_FOV).is_file()), None)
+    if weights is None:
+        raise UserError(
+            "the camera is not known. Say --focal PX or --vfov DEG, give boxes with cameras, or let HumanFoV estimate "
+            f"it: --humanfov {HUMAN_FOV} (CameraHMR's release)."
+        )
+    return EstimatedFov.load(weights, device)
+
+
+def _body_models(args: argparse.Namespace, published: bool) -> Path:
+    """The folder of the SKEL that the network belongs to."""
+    from flows.sources import make_missing
+    from hmr_skel.data.manifest import load_manifest
+
+    if args.body_models is not None:
+        return args.body_models
+    if published and args.manifest == DEFAULT_MANIFEST:
+        named = os.environ.get("HMR_SKEL_BODY_MODELS")
+        if not named:
+            raise UserError(
+                "published weights belong to the licensed SKEL. Name the folder of skel_male.pkl with --body-models "
+                "DIR or HMR_SKEL_BODY_MODELS."
+            )
+        return Path(named)
+    manifest = load_manifest(args.manifest)
+    if manifest.body_models.kind == "open":
+        make_missing(manifest, quiet=True)
+    return manifest.body_models.path

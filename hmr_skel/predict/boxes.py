@@ -1,0 +1,99 @@
+"""Where people are: square boxes in the full image, given with a file, or made of a detector's, or the whole image."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from hmr_skel.errors import UserError
+from hmr_skel.predict.frames import Frame
+
+
+@dataclass(frozen=True)
+class Box:
+    """A person's square, as the network's crops are cut."""
+
+    center: Float[np.ndarray, "2"]  # px
+    side: float  # px
+    score: float | None = None  # the detector's
+    cam_int: Float[np.ndarray, "3 3"] | None = None  # intrinsics of the image, px, where known with the box
+    focal: float | None = None  # px, likewise, the principal point being the image's middle
+
+
+@runtime_checkable
+class Boxes(Protocol):
+    """Finds the people of a picture."""
+
+    def of(self, frame: Frame) -> Sequence[Box]: ...
+
+
+def square(corners: Float[np.ndarray, "4"], margin: float, score: float | None = None) -> Box:
+    """The square around a tight box x1, y1, x2, y2 (px): `margin` times its longer side, about its centre."""
+    low, high = np.asarray(corners[:2], float), np.asarray(corners[2:], float)
+    return Box((low + high) / 2, margin * float((high - low).max()), score)
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """One person who fills the picture."""
+
+    def of(self, frame: Frame) -> Sequence[Box]:
+        height, width = frame.rgb.shape[:2]
+        return [square(np.array([-0.5, -0.5, width - 0.5, height - 0.5]), 1.0)]
+
+
+Key = tuple[str, int | None]
+"""An image's name as a file of boxes has it, and the number of a video's frame."""
+
+
+@dataclass(frozen=True)
+class GivenBoxes:
+    """Boxes by image. A name stands for every file whose path ends in it: `b/c.jpg` for `a/b/c.jpg`."""
+
+    source: Path
+    by_image: Mapping[Key, Sequence[Box]]
+    as_stored: bool = False  # whether they belong to images without regard to their orientation tags
+
+    @cached_property
+    def _names(self) -> set[str]:
+        return {name for name, _ in self.by_image}
+
+    @property
+    def has_cameras(self) -> bool:
+        """Whether every box comes with the camera of its image."""
+        return all(
+            box.cam_int is not None or box.focal is not None for boxes in self.by_image.values() for box in boxes
+        )
+
+    def of(self, frame: Frame) -> Sequence[Box]:
+        name = self.name_of(frame.file)
+        return [] if name is None else self.by_image.get((name, frame.number), [])
+
+    def name_of(self, file: Path) -> str | None:
+        """The name in the file of boxes that stands for this file: the longest that its path ends in."""
+        parts = PurePath(file).parts
+        candidates = ("/".join(parts[i:]) for i in range(len(parts)))
+        return next((name for name in (str(file), *candidates) if name in self._names), None)
+
+    def check(self, files: Sequence[Path]) -> None:
+        """Raise `UserError` where the boxes are of none of these files, or a name stands for several of them."""
+        found: dict[str, Path] = {}
+        for file in files:
+            name = self.name_of(file)
+            if name is None:
+                continue
+            if name in found:
+                raise UserError(
+                    f"{self.source}: boxes of {name!r} could be of {found[name]} or of {file}. Name images with their "
+                    "folders there, or give fewer images."
+                )
+            found[name] = file
+        if not found:
+            raise UserError(
+                f"{self.source}: none of its images is among those given; it names {next(iter(self._names))!r} and the "
+                f"like, the first one given is {files[0]}. Expected names that these paths end in."
+            )

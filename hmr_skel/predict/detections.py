@@ -1,0 +1,195 @@
+"""What detectors answer, in the layouts that are common in ONNX files, as boxes in pixels of the detector's input.
+
+end-to-end    one output [1 N 6]: x1, y1, x2, y2 (px), score, class (YOLOv10, YOLO26, exports with built-in NMS)
+yolo          one output [1 4+C N] or [1 N 4+C]: centre x, y, width, height (px), a score per class (YOLOv8, v9, 11)
+yolov5        one output [1 N 5+C]: the same with an objectness in front of the classes (YOLOv5, v7, YOLOX decoded)
+detr          two outputs, logits [1 N C+1] and boxes [1 N 4]: centre and size as shares of the input (DETR); the last
+              class is nobody, a softmax over classes
+detr-sigmoid  the same with a score of its own for every class (Deformable DETR, RT-DETR as Hugging Face exports it); to
+              be named, since shapes do not tell
+boxes         three outputs, boxes [N 4] (x1, y1, x2, y2, px), scores [N], labels [N], with a batch axis or without, in
+              any order (torchvision's detectors, RT-DETR with its post-processing); or two, dets [N 5] (x1, y1, x2, y2,
+              score) and labels (MMDeploy)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from hmr_skel.errors import UserError
+
+LAYOUTS = ("end-to-end", "yolo", "yolov5", "detr", "detr-sigmoid", "boxes")
+Outputs = Mapping[str, np.ndarray]
+"""By name."""
+Found = tuple[np.ndarray, np.ndarray]
+"""Corners [N 4], px of the input, and scores [N]."""
+OVERLAP = 0.6
+"""Of two boxes: intersection over union above which they are one person's (layouts that leave this to the reader)."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Persons, best first."""
+
+    corners: Float[np.ndarray, "N 4"]  # x1, y1, x2, y2, px of the detector's input
+    scores: Float[np.ndarray, "N"]
+
+
+def guess_layout(shapes: Mapping[str, tuple[int, ...]], classes: int | None) -> str | None:
+    """The layout of outputs of these shapes; None where none fits.
+
+    Args:
+        shapes: of all outputs, by name; as computed, so that every axis is a number.
+        classes: how many there are, where the file says so.
+    """
+    names = {name.lower(): shape for name, shape in shapes.items()}
+    if len(names) == 1:
+        (shape,) = names.values()
+        if len(shape) == 2:
+            shape = (1, *shape)
+        if len(shape) != 3 or shape[0] != 1:
+            return None
+        if shape[2] == 6:
+            return "end-to-end"
+        values = min(shape[1:])  # there are many more candidates than values of one
+        if values == 5 + (classes if classes is not None else 80):
+            return "yolov5"
+        return "yolo" if values >= 5 else None
+    if any("logits" in name for name in names) and any("boxes" in name for name in names):
+        return "detr"
+    words = ("dets", "labels") if len(names) == 2 else ("boxes", "scores", "labels")
+    if all(any(word in name for name in names) for word in words):
+        return "boxes"
+    return None
+
+
+def read_detections(
+    outputs: Outputs, layout: str, person: int, threshold: float, width: int, height: int
+) -> Detections:
+    """Persons among a detector's answers.
+
+    Args:
+        outputs: by name.
+        layout: one of `LAYOUTS`.
+        person: number of the class.
+        threshold: scores below are left out.
+        width, height: of the detector's input, px.
+
+    Raises:
+        UserError: the outputs do not have this layout.
+    """
+    try:
+        corners, scores = _READERS[layout](outputs, person, width, height)
+    except (ValueError, IndexError, KeyError) as error:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
+        raise UserError(f"the detector's outputs ({shapes}) are not of the layout {layout!r}: {error}.") from error
+    kept = np.flatnonzero(
+        (scores >= threshold) & np.isfinite(corners).all(1) & (corners[:, 2:] > corners[:, :2]).all(1)
+    )
+    kept = kept[np.argsort(-scores[kept], kind="stable")]
+    corners, scores = corners[kept].astype(float), scores[kept].astype(float)
+    if layout in ("yolo", "yolov5"):
+        kept = _distinct(corners)
+        corners, scores = corners[kept], scores[kept]
+    return Detections(corners, scores)
+
+
+def _end_to_end(outputs: Outputs, person: int, width: int, height: int) -> Found:
+    table = _only(outputs)
+    if table.shape[1] != 6:
+        raise ValueError(f"{table.shape[1]} values a box, expected 6")
+    own = table[np.round(table[:, 5]) == person]
+    return own[:, :4], own[:, 4]
+
+
+def _yolo(outputs: Outputs, person: int, width: int, height: int, first_class: int = 4) -> Found:
+    table = _only(outputs)
+    if table.shape[0] < table.shape[1]:
+        table = table.T
+    if not 0 <= person < table.shape[1] - first_class:
+        raise IndexError(f"it has {table.shape[1] - first_class} classes, and persons are to be class {person}")
+    scores = table[:, first_class + person]
+    return _from_center(table[:, :4]), scores * table[:, 4] if first_class == 5 else scores
+
+
+def _yolov5(outputs: Outputs, person: int, width: int, height: int) -> Found:
+    return _yolo(outputs, person, width, height, first_class=5)
+
+
+def _detr(outputs: Outputs, person: int, width: int, height: int) -> Found:
+    logits = _batchless(_named(outputs, "logits"), 2)
+    exponents = np.exp(logits - logits.max(1, keepdims=True))
+    return _of_shares(outputs, width, height), exponents[:, person] / exponents.sum(1)
+
+
+def _detr_sigmoid(outputs: Outputs, person: int, width: int, height: int) -> Found:
+    logits = _batchless(_named(outputs, "logits"), 2)
+    return _of_shares(outputs, width, height), 1 / (1 + np.exp(-logits[:, person]))
+
+
+def _boxes(outputs: Outputs, person: int, width: int, height: int) -> Found:
+    labels = _batchless(_named(outputs, "labels"), 1)
+    if len(outputs) == 2:
+        table = _batchless(_named(outputs, "dets"), 2)
+        corners, scores = table[:, :4], table[:, 4]
+    else:
+        corners, scores = _batchless(_named(outputs, "boxes"), 2), _batchless(_named(outputs, "scores"), 1)
+    own = labels == person
+    return corners[own], scores[own]
+
+
+_READERS = {
+    "end-to-end": _end_to_end,
+    "yolo": _yolo,
+    "yolov5": _yolov5,
+    "detr": _detr,
+    "detr-sigmoid": _detr_sigmoid,
+    "boxes": _boxes,
+}
+
+
+def _only(outputs: Outputs) -> np.ndarray:
+    (table,) = outputs.values()
+    return _batchless(table, 2)
+
+
+def _named(outputs: Outputs, word: str) -> np.ndarray:
+    found = [value for name, value in outputs.items() if word in name.lower()]
+    if not found:
+        raise KeyError(f"no output is named ...{word}...")
+    return found[0]
+
+
+def _batchless(array: np.ndarray, axes: int) -> np.ndarray:
+    if array.ndim == axes + 1 and len(array) == 1:
+        array = array[0]
+    if array.ndim != axes:
+        raise ValueError(f"an output is {list(array.shape)}")
+    return array
+
+
+def _of_shares(outputs: Outputs, width: int, height: int) -> Float[np.ndarray, "N 4"]:
+    """Corners of boxes that are given as shares of the input."""
+    return _from_center(_batchless(_named(outputs, "boxes"), 2)) * np.array([width, height, width, height])
+
+
+def _from_center(boxes: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
+    half = boxes[:, 2:4] / 2
+    return np.concatenate((boxes[:, :2] - half, boxes[:, :2] + half), 1)
+
+
+def _distinct(corners: Float[np.ndarray, "N 4"]) -> list[int]:
+    """Of boxes, best first, those that overlap no better one much (non-maximum suppression)."""
+    kept: list[int] = []
+    area = (corners[:, 2:] - corners[:, :2]).prod(1)
+    for i in range(len(corners)):
+        if kept:
+            low = np.maximum(corners[kept, :2], corners[i, :2])
+            high = np.minimum(corners[kept, 2:], corners[i, 2:])
+            common = (high - low).clip(0).prod(1)
+            if (common > OVERLAP * (area[kept] + area[i] - common)).any():
+                continue
+        kept.append(i)
+    return kept

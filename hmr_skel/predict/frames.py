@@ -1,0 +1,134 @@
+"""Photographs and frames of videos, one after the other. What cannot be read is named and passed over."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from hmr_skel.data.crop import UnreadableImage, decode
+from hmr_skel.errors import UserError
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
+
+Skipped = Callable[[str, str], None]
+"""Called with what is passed over, and why."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture in memory."""
+
+    file: Path  # the photograph, or the video
+    number: int | None  # of the frame in its video, from 0; None for photographs
+    rate: float | None  # frames a second of the video
+    rgb: UInt8[np.ndarray, "H W 3"]
+
+    @property
+    def time_s(self) -> float | None:
+        """In its video."""
+        return None if self.number is None or self.rate is None else self.number / self.rate
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return str(self.file) if self.number is None else f"{self.file}, frame {self.number}"
+
+
+def is_video(file: Path) -> bool:
+    """By its name."""
+    return file.suffix.lower() in VIDEO_SUFFIXES
+
+
+def find_files(paths: Sequence[Path], but: Path | None = None) -> list[Path]:
+    """Files as they are, and all files in and below folders, numbers in names counted (2 before 10).
+
+    Args:
+        paths: files and folders. What is hidden in a folder is left out.
+        but: a folder to leave out, if it lies in one of them: where results go.
+
+    Raises:
+        UserError: a path is not there, or no file is left.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = (file for file in path.rglob("*") if file.is_file() and not _lies_in(file, but))
+            shown = [file for file in inside if not any(p.startswith(".") for p in file.relative_to(path).parts)]
+            files += sorted(shown, key=_natural)
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UserError(f"{path}: no such file or folder. Expected images, folders of images, or a video.")
+    if not files:
+        raise UserError(f"no file in {', '.join(map(str, paths))}. Expected images or a video.")
+    return list(dict.fromkeys(files))
+
+
+def read_frames(files: Sequence[Path], skipped: Skipped, *, every: int = 1, as_stored: bool = False) -> Iterator[Frame]:
+    """Photographs and frames, one in memory at a time.
+
+    Args:
+        files: videos by their names, anything else is tried as a photograph.
+        skipped: told of every file that is none, or that ends before it should.
+        every: of a video, every so-manyth frame.
+        as_stored: leave photographs as they lie in the file. Otherwise they are turned as their orientation tag says,
+            which is how viewers and detectors show them.
+    """
+    for file in files:
+        if is_video(file):
+            yield from _video(file, skipped, every)
+            continue
+        try:
+            yield Frame(file, None, None, _photograph(file, as_stored))
+        except UnreadableImage as error:
+            skipped(str(file), str(error))
+
+
+def _photograph(file: Path, as_stored: bool) -> UInt8[np.ndarray, "H W 3"]:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error)) from error
+    return np.ascontiguousarray(decode(data, shrink=1.0, as_stored=as_stored)[0][..., ::-1])
+
+
+def _video(file: Path, skipped: Skipped, every: int) -> Iterator[Frame]:
+    capture = cv2.VideoCapture(str(file))
+    try:
+        if not capture.isOpened():
+            empty = file.stat().st_size == 0
+            skipped(str(file), "the file is empty" if empty else "is no video that can be read, or damaged")
+            return
+        rate = _frame_rate(capture)
+        number = 0
+        while capture.grab():
+            if number % every == 0:
+                there, image = capture.retrieve()
+                if not there:
+                    break
+                yield Frame(file, number, rate, np.ascontiguousarray(image[..., ::-1]))
+            number += 1
+        expected = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        if number < 0.9 * expected:  # containers count roughly
+            skipped(str(file), f"ends after {number} of {expected} frames, what came before is used")
+    finally:
+        capture.release()
+
+
+def _frame_rate(capture) -> float:
+    """Frames a second of an opened video; 30 where it does not say."""
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return float(rate) if 0 < rate < 1000 else 30.0
+
+
+def _lies_in(file: Path, folder: Path | None) -> bool:
+    return folder is not None and folder.absolute() in file.absolute().parents
+
+
+def _natural(file: Path) -> list[tuple[int, int, str]]:
+    pieces = re.split(r"(\d+)", str(file))
+    return [(1, int(piece), "") if piece.isdecimal() else (0, 0, piece) for piece in pieces]

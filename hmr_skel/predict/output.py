@@ -1,0 +1,165 @@
+"""The files that a run leaves in its folder, written as pictures come.
+
+predictions.parquet, predictions.npz   everybody, see `hmr_skel.predict.table`
+overlays/<image>.jpg                   the photograph, and beside it with everybody drawn in
+overlays/<video>.mp4                   likewise, a frame for every frame
+meshes/<image>-<person>.glb or .obj    skin and skeleton, metres, y up
+refinement/<image>-<person>.gif        from the coarse estimate to the final one
+attention/<image>-<person>.png         what the decoder's tokens look at
+"""
+
+import os
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hmr_skel.body.skel import Skel
+from hmr_skel.convert.meshes import body_meshes, write_parts
+from hmr_skel.data.atomic import replacing
+from hmr_skel.errors import UserError
+from hmr_skel.model.network import Network
+from hmr_skel.predict.frames import Frame
+from hmr_skel.predict.networks import Predictor
+from hmr_skel.predict.people import Body, Person
+from hmr_skel.predict.pictures import (
+    draw_attention,
+    draw_overlay,
+    draw_refinement,
+    encode_animation,
+    encode_picture,
+    skel_params,
+)
+from hmr_skel.predict.table import TableWriter, npz_from_parquet, writing_table
+
+TABLE = "predictions.parquet"
+ARRAYS = "predictions.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which files."""
+
+    overlays: bool = True
+    meshes: str | None = None
+    """glb or obj."""
+    refinement: bool = False
+    attention: bool = False
+
+
+@dataclass
+class Output:
+    """Writes what was found in one picture after the other."""
+
+    folder: Path
+    wanted: Wanted
+    names: dict[Path, str]  # of files -> of what is written of them, below the folders
+    skel: Skel
+    network: Network
+    table: TableWriter
+    every: int
+    _videos: "_Videos" = field(default_factory=lambda: _Videos())
+
+    @property
+    def wants_attention(self) -> bool:
+        return self.wanted.attention
+
+    def write(self, frame: Frame, people: Sequence[tuple[Person, Body]]) -> None:
+        """Everything of one picture."""
+        name = self.names[frame.file]
+        if self.wanted.overlays:
+            picture = draw_overlay(frame, people, self.skel)
+            if frame.number is None:
+                _write(self.folder / "overlays" / f"{name}.jpg", encode_picture(picture, ".jpg"))
+            else:
+                self._videos.write(self.folder / "overlays" / f"{name}.mp4", frame, picture, self.every)
+        for person, body in people:
+            self.table.add(frame, person, body)
+            where = name if frame.number is None else f"{name}-{frame.number:06d}"
+            self._write_person(f"{where}-{person.number}", frame, person, body)
+
+    def _write_person(self, name: str, frame: Frame, person: Person, body: Body) -> None:
+        if self.wanted.meshes is not None:
+            path = self.folder / "meshes" / f"{name}.{self.wanted.meshes}"
+            write_parts(body_meshes(self.skel, skel_params(body)), "camera", path)
+        if self.wanted.refinement:
+            stages = draw_refinement(frame, person, body, self.skel, self.network.config.coarse)
+            _write(self.folder / "refinement" / f"{name}.gif", encode_animation(stages))
+        if self.wanted.attention:
+            assert body.attention is not None
+            picture = draw_attention(person, body.attention)
+            _write(self.folder / "attention" / f"{name}.png", encode_picture(picture, ".png"))
+
+
+@contextmanager
+def writing(
+    folder: Path, wanted: Wanted, files: Sequence[Path], skel: Skel, predictor: Predictor, every: int
+) -> Generator[Output]:
+    """An output whose tables and videos are complete when the block ends, after an interrupt too.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with ExitStack() as stack:
+        table = stack.enter_context(writing_table(folder / TABLE, predictor.num_stages, predictor.skel_gender))
+        output = Output(folder, wanted, output_names(files), skel, predictor.network, table, every)
+        stack.callback(output._videos.close)
+        yield output
+    npz_from_parquet(folder / TABLE, folder / ARRAYS)
+
+
+def output_names(files: Sequence[Path]) -> dict[Path, str]:
+    """Below the folder that all share, without endings (`walk` of `a/walk.jpg`), or with them where two would meet."""
+    absolute = [file.absolute() for file in files]
+    shared = Path(os.path.commonpath([file.parent for file in absolute]))
+    plain = [file.relative_to(shared).with_suffix("").as_posix() for file in absolute]
+    return {
+        file: short if plain.count(short) == 1 else full.relative_to(shared).as_posix()
+        for file, full, short in zip(files, absolute, plain, strict=True)
+    }
+
+
+class _Videos:
+    """The video being written: frames of one file come one after the other."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._writer: Any = None
+
+    def write(self, path: Path, frame: Frame, picture: np.ndarray, every: int) -> None:
+        """Add a frame. Raises `UserError` where no video can be written."""
+        import cv2
+
+        picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # the codec wants even sides
+        if path != self._path:
+            self.close()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            assert frame.rate is not None
+            size = (picture.shape[1], picture.shape[0])
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(_partial(path)), codec, frame.rate / every, size)
+            self._path = path
+            if not self._writer.isOpened():
+                raise UserError(
+                    f"cannot write the video {path}. Choose an output folder that is writable and has room."
+                )
+        self._writer.write(np.ascontiguousarray(picture[..., ::-1]))
+
+    def close(self) -> None:
+        """Finish the video; it gets its name now."""
+        if self._path is not None:
+            self._writer.release()
+            os.replace(_partial(self._path), self._path)
+            self._path = self._writer = None
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial{path.suffix}")  # the ending tells the codec
+
+
+def _write(path: Path, data: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)

@@ -1,0 +1,137 @@
+"""The whole way, a few pictures in memory at a time: read, find people, predict, write."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+from hmr_skel.data.crop import UnreadableImage
+from hmr_skel.predict.boxes import Boxes
+from hmr_skel.predict.cameras import Cameras, camera_of
+from hmr_skel.predict.frames import Frame, Skipped, read_frames
+from hmr_skel.predict.networks import Predictor
+from hmr_skel.predict.output import Output
+from hmr_skel.predict.people import Body, Person, cut_out, predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to go about it."""
+
+    batch_size: int = 16
+    """People that go through the network at once, and pictures in memory at most."""
+    every: int = 1
+    """Of videos, every so-manyth frame."""
+    box_cameras: bool = True
+    """Take the cameras that come with boxes, where any do."""
+    as_stored: bool = False
+    """Leave photographs as they lie in their files, whatever their orientation tags say."""
+
+
+@dataclass
+class Counts:
+    """What became of a run."""
+
+    images: int = 0
+    people: int = 0
+    skipped: int = 0
+    without_people: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("look", "network", "write"), 0.0))
+
+    @property
+    def total_s(self) -> float:
+        return sum(self.seconds.values())
+
+
+def run(
+    files: Sequence[Path],
+    predictor: Predictor,
+    boxes: Boxes,
+    cameras: Cameras | None,
+    output: Output,
+    settings: Settings,
+    skipped: Skipped,
+    progress: Callable[[int], object],
+    counts: Counts,
+) -> None:
+    """Predict everybody in every picture.
+
+    Args:
+        files: images and videos.
+        predictor: the network.
+        boxes: where people are.
+        cameras: for people whose box says nothing of the camera, or for all; None where all boxes do.
+        output: what is written.
+        settings: how.
+        skipped: told of what is passed over, and why; the run goes on.
+        progress: called with the number of pictures done.
+        counts: filled on the way, so that they are right after an interrupt too.
+    """
+
+    def skip(name: str, reason: str) -> None:
+        counts.skipped += 1
+        skipped(name, reason)
+
+    clock = _Clock(counts.seconds)
+    waiting: list[tuple[Frame, list[Person]]] = []
+    for frame in read_frames(files, skip, every=settings.every, as_stored=settings.as_stored):
+        waiting.append((frame, _people(frame, boxes, cameras, settings, skip)))
+        full = sum(len(people) for _, people in waiting) >= settings.batch_size or len(waiting) >= settings.batch_size
+        if full:
+            _finish(waiting, predictor, output, settings, counts, clock, progress)
+    _finish(waiting, predictor, output, settings, counts, clock, progress)
+
+
+def _people(frame: Frame, boxes: Boxes, cameras: Cameras | None, settings: Settings, skip: Skipped) -> list[Person]:
+    people, shared = [], None
+    for number, box in enumerate(boxes.of(frame)):
+        cam_int = camera_of(frame, box) if settings.box_cameras else None
+        if cam_int is None:
+            assert cameras is not None  # the caller has seen to it
+            shared = cameras.of(frame) if shared is None else shared
+            cam_int = shared
+        try:
+            people.append(cut_out(frame, number, box, cam_int))
+        except UnreadableImage as error:
+            skip(f"{frame.name}, person {number}", str(error))
+    return people
+
+
+def _finish(
+    waiting: list[tuple[Frame, list[Person]]],
+    predictor: Predictor,
+    output: Output,
+    settings: Settings,
+    counts: Counts,
+    clock: "_Clock",
+    progress: Callable[[int], object],
+) -> None:
+    """Predict and write the pictures that wait, and forget them."""
+    clock.lap("look")
+    everybody = [person for _, people in waiting for person in people]
+    bodies: list[Body] = []
+    for start in range(0, len(everybody), settings.batch_size):
+        batch = everybody[start : start + settings.batch_size]
+        bodies += predict(predictor, batch, attention=output.wants_attention)
+    clock.lap("network")
+    found = iter(bodies)
+    for frame, people in waiting:
+        output.write(frame, [(person, next(found)) for person in people])
+        counts.images += 1
+        counts.people += len(people)
+        counts.without_people += not people
+    clock.lap("write")
+    progress(len(waiting))
+    waiting.clear()
+
+
+class _Clock:
+    """Adds the time since the last lap to its name's."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self._last = seconds, perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = perf_counter()
+        self.seconds[name] += now - self._last
+        self._last = now

@@ -1,0 +1,165 @@
+"""What is written of everybody: one Parquet file, a row per person and picture, and the same columns as an .npz.
+
+Rows are written as they come, so that a video of any length takes no memory. Where a column has the name of a
+dataset's, it is that column.
+"""
+
+import zipfile
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hmr_skel.body.dofs import DOF_NAMES
+from hmr_skel.data.atomic import replacing
+from hmr_skel.data.schema import SCHEMA, column_shape
+from hmr_skel.predict.box_files import PIXELS_PER_SCALE
+from hmr_skel.predict.frames import Frame
+from hmr_skel.predict.people import Body, Person
+
+ROWS_PER_GROUP = 512
+_WEAK_PERSPECTIVE = "weak perspective in the box, whose half width is 1 / s metres"
+_STAGES = "after every stage: where the decoder starts, then each layer"
+
+
+def _column(name: str, kind: pa.DataType, meaning: str, unit: str = "", shape: tuple[int, ...] = ()) -> pa.Field:
+    metadata = {"meaning": meaning} | ({"unit": unit} if unit else {})
+    if shape:
+        kind, metadata = pa.list_(kind, int(np.prod(shape))), metadata | {"shape": " ".join(map(str, shape))}
+    return pa.field(name, kind, metadata=metadata)
+
+
+def schema(stages: int) -> pa.Schema:
+    """The columns for a network with so many stages."""
+    f32 = pa.float32()
+    return pa.schema(
+        [
+            _column("imgname", pa.string(), "the image or video, as it was given"),
+            _column("frame", pa.int64(), "number of the video's frame, from 0; null for images"),
+            _column("time_s", pa.float64(), "of the frame in its video; null for images", "s"),
+            _column("person", pa.int64(), "number of the person in the picture, from 0: nobody is tracked"),
+            *(SCHEMA.field(name) for name in ("center", "scale")),
+            _column("score", f32, "of the detector; null for given boxes without one"),
+            SCHEMA.field("cam_int"),
+            *(SCHEMA.field(name) for name in ("skel_q", "skel_betas", "skel_transl", "skel_gender")),
+            _column("crop_camera", f32, f"s, tx, ty: {_WEAK_PERSPECTIVE}", "1/m, m, m", (3,)),
+            _column("stage_q", f32, f"skel_q {_STAGES}", "rad", (stages, 46)),
+            _column("stage_betas", f32, f"skel_betas {_STAGES}", "1", (stages, 10)),
+            _column("stage_transl", f32, f"skel_transl {_STAGES}", "m", (stages, 3)),
+            _column("stage_crop_camera", f32, f"crop_camera {_STAGES}", "1/m, m, m", (stages, 3)),
+        ]
+    )
+
+
+@dataclass
+class TableWriter:
+    """Gathers rows and writes them group by group."""
+
+    schema: pa.Schema
+    skel_gender: str
+    _writer: pq.ParquetWriter
+    rows: int = 0
+    _waiting: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, frame: Frame, person: Person, body: Body) -> None:
+        """A row."""
+        self.rows += 1
+        self._waiting.append(
+            {
+                "imgname": frame.file.as_posix(),
+                "frame": frame.number,
+                "time_s": frame.time_s,
+                "person": person.number,
+                "center": person.box.center,
+                "scale": np.full(2, person.box.side / PIXELS_PER_SCALE),
+                "score": person.box.score,
+                "cam_int": person.cam_int,
+                "skel_q": body.q[-1],
+                "skel_betas": body.betas[-1],
+                "skel_transl": body.transl[-1],
+                "skel_gender": self.skel_gender,
+                "crop_camera": body.crop_camera[-1],
+                "stage_q": body.q,
+                "stage_betas": body.betas,
+                "stage_transl": body.transl,
+                "stage_crop_camera": body.crop_camera,
+            }
+        )
+        if len(self._waiting) >= ROWS_PER_GROUP:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        columns = []
+        for column in self.schema:
+            values = [row[column.name] for row in self._waiting]
+            if column_shape(column):
+                flat: Any = pa.array(np.array(values, np.float32).reshape(-1))
+                columns.append(pa.FixedSizeListArray.from_arrays(flat, type=column.type))
+            else:
+                columns.append(pa.array(values, column.type))
+        self._writer.write_table(pa.Table.from_arrays(columns, schema=self.schema))
+        self._waiting.clear()
+
+
+@contextmanager
+def writing_table(path: Path, stages: int, skel_gender: str) -> Generator[TableWriter]:
+    """A Parquet file that appears when all rows are in. Raises `UserError` where it cannot be written."""
+    columns = schema(stages)
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
+        table = TableWriter(columns, skel_gender, writer)
+        yield table
+        if table._waiting or not table.rows:
+            table.flush()
+
+
+def npz_from_parquet(parquet: Path, path: Path) -> None:
+    """The same columns as arrays [N ...], group by group; numbers that are null are NaN or -1. Nothing is pickled."""
+    with (
+        pq.ParquetFile(parquet) as file,
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w", allowZip64=True) as archive,
+    ):
+        for column in file.schema_arrow:
+            shape = (file.metadata.num_rows, *column_shape(column))
+            _write_member(archive, column.name, shape, _dtype(file, column), _arrays(file, column))
+        names = np.array(DOF_NAMES)
+        _write_member(archive, "dof_names", names.shape, names.dtype.str, [names])
+
+
+def _groups(file: pq.ParquetFile, name: str) -> Iterator[pa.ChunkedArray]:
+    return (file.read_row_group(group, [name]).column(0) for group in range(file.metadata.num_row_groups))
+
+
+def _dtype(file: pq.ParquetFile, column: pa.Field) -> str:
+    if pa.types.is_string(column.type):
+        texts = (text for group in _groups(file, column.name) for text in group.to_pylist())
+        return f"<U{max(map(len, texts), default=1)}"
+    if pa.types.is_fixed_size_list(column.type) or pa.types.is_float32(column.type):
+        return "<f4"
+    return "<i8" if pa.types.is_integer(column.type) else "<f8"
+
+
+def _arrays(file: pq.ParquetFile, column: pa.Field) -> Iterator[np.ndarray]:
+    for group in _groups(file, column.name):
+        if pa.types.is_fixed_size_list(column.type):
+            yield group.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        elif pa.types.is_integer(column.type):
+            yield group.fill_null(-1).to_numpy()
+        else:
+            yield group.to_numpy()
+
+
+def _write_member(
+    archive: zipfile.ZipFile, name: str, shape: Sequence[int], kind: str, arrays: Iterator[np.ndarray] | list
+) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        header = {"descr": kind, "fortran_order": False, "shape": tuple(shape)}
+        np.lib.format.write_array_header_2_0(member, header)
+        for array in arrays:
+            member.write(np.ascontiguousarray(array, kind).tobytes())

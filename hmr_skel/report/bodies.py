@@ -1,0 +1,116 @@
+"""The rows of a dataset as bodies: posed anew from the stored parameters, and measured against the annotated meshes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from fitting.judge import PARTS
+from hmr_skel.convert.fit import Bodies
+from hmr_skel.data.load import Shards
+from hmr_skel.rows import SkelParams
+
+_CHUNK = 64  # bodies posed at once
+
+
+@dataclass(frozen=True)
+class Posed:
+    """One row as meshes, m, in the annotation's frame."""
+
+    row: dict[str, Any]
+    """All its columns."""
+    skin: Float[np.ndarray, "V 3"]
+    bones: Float[np.ndarray, "Vb 3"]
+    target: Float[np.ndarray, "V 3"] | None
+    """The annotated SMPL mesh; None for rows that came as SKEL."""
+
+    @property
+    def distances_mm(self) -> Float[np.ndarray, "V"] | None:
+        """Of every vertex of the skin from its place on the annotated mesh."""
+        return None if self.target is None else np.linalg.norm(self.skin - self.target, axis=1) * 1000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Distances of S fitted rows, a sample."""
+
+    rows: np.ndarray  # int64 [S] numbers of the rows
+    by_part_mm: dict[str, Float[np.ndarray, "S"]]  # mean over each body part that has vertices
+    by_vertex_mm: Float[np.ndarray, "V"]  # mean over the rows
+    high_mm: float  # 99 % of all vertices of all rows are nearer than this
+    v2v_mm: Float[np.ndarray, "S"]  # to be compared with what the dataset says
+
+
+def pose_row(rows: Shards, number: int, bodies: Bodies) -> Posed:
+    """One row of a dataset, with its bones.
+
+    Raises:
+        UserError: a model file is missing or damaged.
+    """
+    columns = rows[[number]]
+    skin, bones, target = _pose(columns, np.array([0]), bodies, skeleton=True)
+    return Posed(rows[number], skin[0], bones[0], None if target is None else target[0])
+
+
+def measure(
+    rows: Shards, sample: Sequence[int] | np.ndarray, bodies: Bodies, progress: Callable[[int], object] = lambda n: None
+) -> Measured:
+    """Distances of fitted rows to their annotated meshes.
+
+    Args:
+        rows: of the dataset.
+        sample: numbers of rows that were fitted, ascending, at least one.
+        bodies: the models that the dataset was made with.
+        progress: called with the number of rows just measured.
+
+    Raises:
+        UserError: a model file is missing or damaged.
+    """
+    sample = np.asarray(sample)
+    by_part, v2v, total = np.full((len(sample), len(PARTS)), np.nan), np.empty(len(sample)), 0.0
+    spread = np.zeros(2000, np.int64)  # of single vertices, in bins of 1 mm
+    for first in range(0, len(sample), _CHUNK):
+        columns = rows[sample[first : first + _CHUNK]]
+        genders = list(zip(columns["smpl_gender"].tolist(), columns["skel_gender"].tolist(), strict=True))
+        for pair in dict.fromkeys(genders):
+            members = np.flatnonzero([found == pair for found in genders])
+            skin, _, target = _pose(columns, members, bodies, skeleton=False)
+            assert target is not None  # they were fitted
+            distances = np.linalg.norm(skin - target, axis=2) * 1000  # [n V]
+            bone = bodies.skel(pair[1]).weights.argmax(1).numpy()
+            for k, joints in enumerate(PARTS.values()):
+                if (part := np.isin(bone, joints)).any():
+                    by_part[first + members, k] = distances[:, part].mean(1)
+            v2v[first + members] = distances.mean(1)
+            total = total + distances.sum(0)
+            spread += np.bincount(distances.astype(int).clip(0, len(spread) - 1).ravel(), minlength=len(spread))
+        progress(len(columns["skel_gender"]))
+    share = np.cumsum(spread) / spread.sum()
+    high = float(np.searchsorted(share, 0.99) + 1)
+    parts = {name: column for name, column in zip(PARTS, by_part.T, strict=True) if np.isfinite(column).all()}
+    return Measured(sample, parts, np.asarray(total) / len(sample), high, v2v)
+
+
+@torch.no_grad()
+def _pose(
+    columns: dict[str, np.ndarray], members: np.ndarray, bodies: Bodies, skeleton: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Skin, bones (empty unless asked for) and target of rows that share both genders."""
+
+    def values(name: str) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(columns[name][members])).float()
+
+    skel = bodies.skel(columns["skel_gender"][members[0]])
+    transl = values("skel_transl").nan_to_num()  # HSMR's records have none: they stand at the origin
+    params = SkelParams(values("skel_q"), values("skel_betas"), transl)
+    posed = skel(params.q, params.betas, params.transl, skeleton=skeleton)
+    bones = np.empty((len(members), 0, 3)) if posed.skeleton_vertices is None else posed.skeleton_vertices.numpy()
+    gender = columns["smpl_gender"][members[0]]
+    if gender is None:
+        return posed.vertices.numpy(), bones, None
+    pose = values("smpl_pose").reshape(-1, 24, 3)
+    target = bodies.smpl(gender)(pose[:, 0], pose[:, 1:], values("smpl_betas"), values("smpl_transl")).vertices
+    return posed.vertices.numpy(), bones, target.numpy()

@@ -1,0 +1,142 @@
+"""The report's pictures of single rows, and of the mean error on the surface, ready to be put into a page."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from hmr_skel.body.skel import Skel
+from hmr_skel.data.annotations import PX_PER_SCALE
+from hmr_skel.data.crop import UnreadableImage, decode
+from hmr_skel.data.image_files import ImageRule
+from hmr_skel.render.body import ANNOTATION, BONE, SKIN, VEIL, mesh_part
+from hmr_skel.render.camera import View
+from hmr_skel.render.heat import heat_colors
+from hmr_skel.render.pictures import overlay, portrait
+from hmr_skel.render.scene import EVEN, STUDIO, Part
+from hmr_skel.report.bodies import Posed
+
+Show = Literal["both", "skin", "skeleton", "heat", "annotation"]
+WIDTH, HEIGHT = 400, 500
+"""Of a picture, px."""
+_WEBP_QUALITY = 88
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its caption; `uri` is None where there is none, and `alt` then says why."""
+
+    caption: str
+    alt: str
+    uri: str | None
+
+
+def fit_figures(posed: Posed, skel: Skel, rules: Mapping[str, ImageRule], high_mm: float) -> list[Figure]:
+    """One row as photograph, annotated mesh, fitted skin, skeleton, and error on the surface from two sides.
+
+    Args:
+        posed: the row.
+        skel: its model, for the faces.
+        rules: where the images of each source are.
+        high_mm: end of the colour scale of errors.
+    """
+    around = posed.skin if posed.target is None else np.concatenate((posed.skin, posed.target))
+    name = posed.row["row_id"]
+
+    def alone(caption: str, alt: str, show: Show, view: View = "front") -> Figure:
+        light = EVEN if show == "heat" else STUDIO
+        picture = portrait(shown_parts(posed, skel, show, high_mm), view, WIDTH, HEIGHT, around, light=light)
+        return Figure(caption, f"{name}: {alt}", data_uri(picture))
+
+    figures = [_over_the_image(posed, shown_parts(posed, skel, "both", high_mm), rules)]
+    if posed.target is not None:
+        figures.append(alone("Annotated SMPL mesh", "the annotated SMPL mesh", "annotation"))
+    figures.append(alone("Fitted SKEL skin", "the skin of the fitted SKEL body", "skin"))
+    figures.append(alone("Bones inside it", "the skeleton under a translucent skin", "both"))
+    if posed.target is None:
+        figures.append(alone("From the side", "the same, seen from the side", "both", "side"))
+    else:
+        figures.append(alone("Distance, front", "the distance to the annotated mesh as colours", "heat"))
+        figures.append(alone("Distance, back", "the same distances, seen from behind", "heat", "back"))
+    return figures
+
+
+def shown_parts(posed: Posed, skel: Skel, show: Show, high_mm: float) -> list[Part]:
+    """A row as the parts of a picture. `annotation` and `heat` (up to `high_mm`) are of rows that were fitted."""
+    bones = mesh_part(posed.bones, skel.skeleton_faces, BONE)
+    if show == "skeleton":
+        return [bones]
+    if show == "skin":
+        return [mesh_part(posed.skin, skel.faces, SKIN)]
+    if show == "both":
+        return [bones, mesh_part(posed.skin, skel.faces, SKIN, VEIL)]
+    assert posed.target is not None
+    assert posed.distances_mm is not None
+    if show == "annotation":
+        return [mesh_part(posed.target, skel.faces, ANNOTATION)]
+    return [Part(posed.skin, skel.faces, heat_colors(posed.distances_mm, high_mm))]
+
+
+def surface_figures(
+    vertices: Float[np.ndarray, "V 3"], faces: np.ndarray, by_vertex_mm: Float[np.ndarray, "V"], high_mm: float
+) -> list[Figure]:
+    """The mean distance of each vertex on a body at rest (y up), from the front, the side and behind."""
+    warm = Part(vertices * np.array([1, -1, -1], np.float32), faces, heat_colors(by_vertex_mm, high_mm))
+    views: dict[View, str] = {"front": "from the front", "side": "from the side", "back": "from behind"}
+    pictures = {caption: portrait([warm], view, 340, 460, light=EVEN) for view, caption in views.items()}
+    return [
+        Figure(caption, f"mean distance on the surface, {caption}", data_uri(picture))
+        for caption, picture in pictures.items()
+    ]
+
+
+def data_uri(picture: UInt8[np.ndarray, "H W 3"]) -> str:
+    """An RGB picture as a WebP data URI."""
+    written, content = cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY])
+    assert written
+    return "data:image/webp;base64," + base64.b64encode(content.tobytes()).decode()
+
+
+def photograph(row: Mapping[str, Any], rules: Mapping[str, ImageRule]) -> UInt8[np.ndarray, "H W 3"] | str:
+    """The image of a row, RGB; or why there is none."""
+    if row["source"] not in rules:
+        return "no image: the manifest names no image_root for this source"
+    file = rules[row["source"]].file(row["imgname"])
+    try:
+        image, _ = decode(file.read_bytes(), 1.0)
+    except OSError:
+        return f"no image: {row['imgname']} is not there"
+    except UnreadableImage as error:
+        return f"no image: {row['imgname']} {error}"
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def _over_the_image(posed: Posed, parts: list[Part], rules: Mapping[str, ImageRule]) -> Figure:
+    """The fitted body over its image, cut to the person's box; without intrinsics, the box of the image alone."""
+    row = posed.row
+    alt = f"{row['row_id']}: the skeleton over the image, cut to the person's box"
+    picture, caption = photograph(row, rules), "Image"
+    if isinstance(picture, str):
+        return Figure(caption, picture, None)
+    if row["cam_int"] is not None and row["skel_transl"] is not None:
+        picture, caption = overlay(picture, parts, row["cam_int"]), "Skeleton over the image"
+    return Figure(caption, alt, data_uri(_cut(picture, row["center"], PX_PER_SCALE * float(np.max(row["scale"])))))
+
+
+def _cut(
+    picture: UInt8[np.ndarray, "H W 3"], center: Float[np.ndarray, "2"], side: float
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The square box of a picture, px, as wide as the other pictures are, and what is above and below it; grey where
+    the picture ends."""
+    scale = WIDTH / side
+    if scale < 1:  # averaged first, since a warp takes single pixels
+        height, width = (max(round(length * scale), 1) for length in picture.shape[:2])
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        center, scale = center * scale, 1.0
+    shift = np.array([WIDTH, HEIGHT]) / 2 - scale * center
+    affine = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    return cv2.warpAffine(picture, affine, (WIDTH, HEIGHT), borderValue=(235, 235, 233))

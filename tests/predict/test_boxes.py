@@ -1,0 +1,154 @@
+"""Files of boxes in every form, and what is said of wrong ones."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hmr_skel import load_shards
+from hmr_skel.errors import UserError
+from hmr_skel.predict.box_files import load_boxes
+from hmr_skel.predict.boxes import Box, GivenBoxes, WholeImage, square
+from hmr_skel.predict.frames import Frame
+from tests.data.sample_set import write_sample_set
+
+MARGIN = 1.2
+
+
+def frame(name: str, number: int | None = None) -> Frame:
+    return Frame(Path(name), number, None, np.zeros((100, 200, 3), np.uint8))
+
+
+def written(path: Path, content) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def only(boxes: GivenBoxes, name: str, number: int | None = None) -> Box:
+    (box,) = boxes.of(frame(name, number))
+    return box
+
+
+def test_a_square_has_the_longer_side_and_the_same_centre():
+    box = square(np.array([10, 20, 50, 100.0]), MARGIN)
+    assert box.center.tolist() == [30, 60]
+    assert box.side == pytest.approx(96)
+
+
+def test_the_whole_image_is_in_the_box_of_pixel_centres():
+    (box,) = WholeImage().of(frame("a.jpg"))
+    assert (box.center.tolist(), box.side) == ([99.5, 49.5], 200)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("b.json", {"x/a.jpg": [[10, 20, 50, 100]], "b.jpg": []}),
+        ("b.json", [{"image": "x/a.jpg", "box": [10, 20, 50, 100]}]),
+        ("b.csv", "image,x1,y1,x2,y2\nx/a.jpg,10,20,50,100\n"),
+        ("b.csv", "score, x2, y2, image, x1, y1\n, 50, 100, x/a.jpg, 10, 20\n"),
+    ],
+)
+def test_corners_as_text(tmp_path, name, content):
+    boxes = load_boxes(written(tmp_path / name, content), MARGIN)
+    box = only(boxes, "/photos/x/a.jpg")
+    assert box.center.tolist() == [30, 60]
+    assert box.side == pytest.approx(96)
+    assert not boxes.as_stored
+    assert not boxes.has_cameras
+    assert boxes.of(frame("/photos/y/a.jpg")) == []
+    assert boxes.of(frame("b.jpg")) == []
+
+
+def test_what_is_optional(tmp_path):
+    record = {"image": "walk.mp4", "frame": 3, "box": [10, 20, 50, 100], "score": 0.25, "focal": 800}
+    as_csv = "image,frame,x1,y1,x2,y2,score,focal\nwalk.mp4,3,10,20,50,100,0.25,800\n"
+    for path in (written(tmp_path / "b.json", [record]), written(tmp_path / "b.csv", as_csv)):
+        boxes = load_boxes(path, MARGIN)
+        box = only(boxes, "/videos/walk.mp4", 3)
+        assert (box.score, box.focal) == (0.25, 800)
+        assert boxes.has_cameras
+        assert boxes.of(frame("/videos/walk.mp4", 4)) == []
+
+
+def test_arrays(tmp_path):
+    cam_int = np.tile(np.array([[500, 0, 100], [0, 500, 50], [0, 0, 1]], np.float32), (2, 1, 1))
+    names = np.array(["a.jpg", "b.jpg"])
+    np.savez(tmp_path / "corners.npz", imgname=names, boxes=[[10, 20, 50, 100], [0, 0, 10, 10]], score=[0.5, 0.75])
+    boxes = load_boxes(tmp_path / "corners.npz", MARGIN)
+    assert (only(boxes, "a.jpg").side, only(boxes, "b.jpg").score) == (pytest.approx(96), 0.75)
+    np.savez(
+        tmp_path / "labels.npz", imgname=names, center=[[30, 60], [5, 5]], scale=[[0.3, 0.4], [1, 1]], cam_int=cam_int
+    )
+    boxes = load_boxes(tmp_path / "labels.npz", MARGIN)
+    box = only(boxes, "x/a.jpg")
+    assert box.side == pytest.approx(80)  # 200 px times the larger; no margin
+    np.testing.assert_array_equal(box.cam_int, cam_int[0])
+    assert boxes.as_stored
+    assert boxes.has_cameras
+
+
+def test_a_datasets_rows(tmp_path):
+    sample_set = write_sample_set(tmp_path, with_images=False)
+    boxes = load_boxes(sample_set.path, MARGIN)
+    row = load_shards(sample_set.path)[0]
+    box = only(boxes, f"/somewhere/{row['imgname']}")
+    np.testing.assert_allclose(box.center, row["center"])
+    assert box.side == pytest.approx(200 * row["scale"].max())
+    np.testing.assert_allclose(box.cam_int, row["cam_int"])
+    assert not boxes.has_cameras  # the source "far" has none
+    assert boxes.as_stored
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("b.json", "{", "cannot be read as JSON"),
+        ("b.json", 3, "expected an object or a list, found a int"),
+        ("b.json", {"a.jpg": [1, 2, 3, 4]}, r"'a.jpg' has \[1, 2, 3, 4\], expected a list of boxes"),
+        ("b.json", {"a.jpg": [[1, 2, 3]]}, "box 0 of 'a.jpg': the box has 3 numbers"),
+        ("b.json", [{"image": "a.jpg"}], "entry 0 has no 'box'"),
+        ("b.json", [7], "entry 0 is a int, expected an object"),
+        ("b.json", {"a.jpg": [[50, 20, 40, 80]]}, r"not width and height"),
+        ("b.json", [{"image": "a.jpg", "box": [0, 0, 9, 9], "focal": -1}], "focal is -1, expected pixels"),
+        ("b.csv", "image,x,y,w,h\na.jpg,1,2,3,4\n", "no column x1, x2, y1, y2"),
+        ("b.csv", "image,x1,y1,x2,y2\na.jpg,1,2,three,4\n", "line 2: could not convert string to float: 'three'"),
+        ("b.csv", "image,x1,y1,x2,y2\na.jpg,1,2,nan,4\n", "line 2 has corners"),
+        ("b.json", {"a.jpg": []}, "holds no box"),
+        ("b.csv", "image,x1,y1,x2,y2\n", "holds no box"),
+        ("b.txt", "a.jpg 1 2 3 4", "boxes come as .json, .csv, .npz or .parquet"),
+        ("b.npz", "no zip", "cannot be read as an .npz"),
+        ("b.parquet", "no parquet", "is not a Parquet file"),
+    ],
+)
+def test_wrong_files_get_one_line(tmp_path, name, content, says):
+    with pytest.raises(UserError, match=says) as error:
+        load_boxes(written(tmp_path / name, content), MARGIN)
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_arrays_get_one_line(tmp_path):
+    names, path = np.array(["a.jpg", "b.jpg"]), tmp_path / "b.npz"
+    corners = np.tile([0, 0, 9, 9.0], (2, 1))
+    for arrays, says in (
+        ({"boxes": np.zeros((2, 4))}, "holds boxes. Expected imgname and boxes"),
+        ({"imgname": names, "boxes": np.zeros((2, 5))}, r"boxes is \[2, 5\], expected \[2, 4\]"),
+        ({"imgname": names, "boxes": np.array([["1"] * 4] * 2)}, "boxes holds <U1, expected numbers"),
+        ({"imgname": names, "center": np.zeros((2, 2)), "scale": np.zeros(2)}, "row 0 has a box of centre"),
+        ({"imgname": names, "boxes": corners, "cam_int": np.zeros((2, 3, 3))}, "row 0 has no intrinsics"),
+    ):  # fmt: skip
+        np.savez(path, **arrays)
+        with pytest.raises(UserError, match=says):
+            load_boxes(path, MARGIN)
+    with pytest.raises(UserError, match="no such file"):
+        load_boxes(tmp_path / "none.json", MARGIN)
+
+
+def test_boxes_must_be_of_the_images_given_and_of_one_each(tmp_path):
+    boxes = load_boxes(written(tmp_path / "b.json", {"a.jpg": [[0, 0, 9, 9]]}), MARGIN)
+    boxes.check([Path("x/a.jpg"), Path("x/b.jpg")])
+    with pytest.raises(UserError, match=r"boxes of 'a.jpg' could be of x/a.jpg or of y/a.jpg"):
+        boxes.check([Path("x/a.jpg"), Path("y/a.jpg")])
+    with pytest.raises(UserError, match=r"it names 'a.jpg' and the like, the first one given is c.jpg"):
+        boxes.check([Path("c.jpg")])

@@ -1,0 +1,262 @@
+"""`hmr-skel predict` as people type it."""
+
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from hmr_skel import load_shards
+from hmr_skel.body.skel import Skel
+from hmr_skel.cli import main
+from hmr_skel.model.checkpoint import NetworkInfo, save_network
+from hmr_skel.model.network import Network, NetworkConfig
+from hmr_skel.model.vit import VitConfig
+from hmr_skel.predict.box_files import load_boxes
+from tests.model.conftest import SMALL_DECODER
+from tests.predict.conftest import CAM_INT, HEIGHT, WIDTH
+from tests.predict.test_detector import LAYOUTS, graph
+
+
+@pytest.fixture
+def typed(photos, network_file, open_body_dir, tmp_path, monkeypatch):
+    """The command with a network and body models, in a folder of its own, where boxes.json has everybody's box."""
+    monkeypatch.chdir(tmp_path)
+    boxes = [{"image": p.file.name, "box": p.corners.tolist(), "focal": 420} for p in photos]
+    Path("boxes.json").write_text(json.dumps(boxes))
+    fixed = ["--network", str(network_file.parent), "--body-models", str(open_body_dir), "--device", "cpu", "-o", "out"]
+    return lambda *words: main(["predict", *map(str, words), *fixed])
+
+
+def test_a_folder_with_what_is_no_image_in_it(photos, typed, capsys):
+    folder = Path("mixed")
+    folder.mkdir()
+    for photo in photos:
+        (folder / photo.file.name).write_bytes(photo.file.read_bytes())
+    (folder / "notes.txt").write_text("hello")
+    (folder / "empty.png").touch()
+    (folder / "broken.png").write_bytes(photos[0].file.read_bytes()[:5000])
+    assert typed(folder, "--boxes", "boxes.json", "--json") == 0
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if "skipped" in line]
+    assert [re.search(r"skipped (mixed/\S+): (.*)", line).groups() for line in lines] == [
+        ("mixed/broken.png", "is no image, or damaged"),
+        ("mixed/empty.png", "the file is empty"),
+        ("mixed/notes.txt", "is no image, or damaged"),
+    ]
+    text, last = out.strip().splitlines()
+    assert re.fullmatch(
+        r"3 images, 3 people, 3 skipped; [\d.]+ images/s \(reading \d+ %, network \d+ %, writing \d+ %\), recipe test, "
+        r"step 7; in out",
+        text,
+    )
+    report = json.loads(last)
+    assert (report["images"], report["people"], report["skipped"], report["without_people"]) == (3, 3, 3, 0)
+    assert report["images_per_s"] > 0
+    assert sorted(path.name for path in Path("out").iterdir()) == ["overlays", "predictions.npz", "predictions.parquet"]
+    for photo in photos:
+        picture = cv2.imread(f"out/overlays/{photo.file.stem}.jpg")
+        assert picture.shape == (HEIGHT, 2 * WIDTH, 3)
+    assert typed(folder, "--boxes", "boxes.json", "-q") == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 3  # what is passed over is said all the same
+
+
+def test_parquet_and_npz_have_the_same_columns(photos, typed, open_body_dir):
+    assert typed(*(photo.file for photo in photos), "--boxes", "boxes.json", "--no-overlays", "-q") == 0
+    rows, arrays = load_shards("out/predictions.parquet"), np.load("out/predictions.npz")
+    assert set(arrays.files) == {*rows.columns, "dof_names"}
+    for name in rows.columns:
+        np.testing.assert_array_equal(rows[name], arrays[name] if name != "score" else np.full(3, np.nan))
+    assert arrays["imgname"].tolist() == [str(photo.file) for photo in photos]
+    assert arrays["stage_q"].shape == (3, 4, 46)
+    np.testing.assert_array_equal(arrays["stage_q"][:, -1], arrays["skel_q"])
+    np.testing.assert_array_equal(arrays["stage_transl"][:, -1], arrays["skel_transl"])
+    np.testing.assert_allclose(arrays["cam_int"][0], [[420, 0, WIDTH / 2], [0, 420, HEIGHT / 2], [0, 0, 1]])
+    assert (arrays["frame"].tolist(), set(arrays["skel_gender"].tolist())) == ([-1] * 3, {"male"})
+    # The box comes back out of centre and scale, and predictions are boxes for a further run, with the same answers.
+    longer = np.ptp(photos[0].corners.reshape(2, 2), 0).max()
+    np.testing.assert_allclose(200 * arrays["scale"][0], 1.1 * longer, rtol=1e-6)
+    Path("out/predictions.parquet").rename("first.parquet")
+    assert not load_boxes(Path("first.parquet"), 1.0).as_stored
+    assert typed(photos[1].file.parent, "--boxes", "first.parquet", "--no-overlays", "-q") == 0
+    np.testing.assert_allclose(np.load("out/predictions.npz")["skel_q"], arrays["skel_q"], atol=1e-3)
+
+
+def test_meshes_refinement_and_attention(photos, typed, open_body_dir):
+    more = ["--meshes", "glb", "--refinement", "--attention", "--no-overlays", "-q"]
+    assert typed(photos[0].file, "--boxes", "boxes.json", *more) == 0
+    scene = trimesh.load(f"out/meshes/{photos[0].file.stem}-0.glb")
+    row = load_shards("out/predictions.parquet")[0]
+    skel = Skel.load(open_body_dir / "skel_male.pkl", gender="male")
+    q, betas, transl = (torch.from_numpy(row[name]) for name in ("skel_q", "skel_betas", "skel_transl"))
+    skin = skel(q, betas, transl).vertices.numpy() * (1, -1, -1)  # y up
+    np.testing.assert_allclose(scene.geometry["skin"].vertices, skin, atol=1e-4)
+    assert len(scene.geometry["skeleton"].vertices) > 10_000
+    with Image.open("out/refinement/1-0.gif") as animation:
+        assert animation.n_frames == 4
+    with Image.open("out/attention/1-0.png") as picture:
+        assert picture.width > 500
+
+
+def test_a_network_whose_tokens_have_no_place_has_no_attention_maps(photos, typed, capsys):
+    vit = VitConfig(width=32, depth=1, heads=2, stem_tokens=2)
+    network = Network(NetworkConfig(vit=vit, decoder=SMALL_DECODER, head_hidden=8))
+    save_network(Path("stem.safetensors"), network, NetworkInfo(skel_gender="male", recipe="r"))
+    words = ["predict", str(photos[0].file), "--boxes", "boxes.json", "--attention", "--network", "stem.safetensors"]
+    assert main(words) == 2
+    assert "2 image tokens of this network have no place in the image" in capsys.readouterr().err
+
+
+def test_a_video(video, typed, photos, tmp_path, capsys):
+    boxes = [{"image": "walk.mp4", "frame": i, "box": photos[i // 4].corners.tolist()} for i in range(12) if i % 4 < 3]
+    Path("video.json").write_text(json.dumps(boxes))
+    assert typed(video, "--boxes", "video.json", "--vfov", "50", "--batch-size", "4", "--meshes", "obj") == 0
+    assert "12 images, 9 people, 3 without a box;" in capsys.readouterr().out
+    arrays = np.load("out/predictions.npz")
+    assert arrays["frame"].tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
+    np.testing.assert_allclose(arrays["time_s"], arrays["frame"] / 20)
+    capture = cv2.VideoCapture("out/overlays/walk.mp4")
+    assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (12, 20)
+    assert capture.get(cv2.CAP_PROP_FRAME_WIDTH) == 2 * WIDTH
+    assert len(list(Path("out/meshes").glob("walk-0000*-0.obj"))) == 9
+    assert not list(Path("out").rglob(".*"))
+
+
+def test_a_camera_that_is_told_goes_before_that_of_the_boxes(photos, typed):
+    assert typed(photos[0].file, "--boxes", "boxes.json", "--focal", "500", "--no-overlays", "-q") == 0
+    assert np.load("out/predictions.npz")["cam_int"][0, 0, 0] == 500
+
+
+def test_a_detector_finds_them(photos, typed, capsys):
+    detector = graph(Path("d.onnx"), LAYOUTS["boxes"])
+    assert typed(photos[0].file, "--detector", detector, "--focal", "420", "-q", "--score", "0.8") == 0
+    arrays = np.load("out/predictions.npz")
+    assert arrays["score"].tolist() == pytest.approx([0.9])
+    corners = LAYOUTS["boxes"]["boxes"][0].reshape(2, 2) * WIDTH / 64 - 0.5
+    np.testing.assert_allclose(arrays["center"][0], corners.mean(0), rtol=1e-5)
+    assert typed(photos[0].file, "--detector", detector, "--focal", "420", "--score", "1") == 0
+    assert "1 images, 0 people, 1 without a box" in capsys.readouterr().out
+    assert len(np.load("out/predictions.npz")["skel_q"]) == 0
+
+
+def test_the_field_of_view_is_estimated(photos, typed, monkeypatch):
+    """By a stand-in for HumanFoV, whose own tests are elsewhere."""
+    from hmr_skel.predict.cameras import EstimatedFov
+
+    class Fixed(EstimatedFov):
+        @classmethod
+        def load(cls, path, device):
+            assert path == Path("fov.ckpt")
+            return cls.__new__(cls)
+
+        def of(self, frame):
+            return CAM_INT
+
+    monkeypatch.setattr("hmr_skel.predict.cameras.EstimatedFov", Fixed)
+    assert typed(photos[0].file, "--whole-image", "--humanfov", "fov.ckpt", "--no-overlays", "-q") == 0
+    np.testing.assert_array_equal(np.load("out/predictions.npz")["cam_int"][0], CAM_INT)
+
+
+def test_one_camera_a_video(photos):
+    from hmr_skel.predict.cameras import EstimatedFov
+    from hmr_skel.predict.frames import Frame
+
+    asked = []
+
+    class Model:
+        def intrinsics(self, image):
+            asked.append(image)
+            return CAM_INT * len(asked)
+
+    cameras = EstimatedFov.__new__(EstimatedFov)
+    cameras.model, cameras._video = Model(), None
+    frames = [Frame(Path("a.mp4"), i, 25.0, photos[0].rgb) for i in range(3)]
+    frames += [Frame(Path("b.mp4"), 0, 25.0, photos[0].rgb), Frame(Path("c.png"), None, None, photos[0].rgb)]
+    assert [cameras.of(frame)[0, 0] / CAM_INT[0, 0] for frame in frames] == [1, 1, 1, 2, 3]
+
+
+def test_an_interrupt_keeps_what_is_done(video, typed, monkeypatch, capsys):
+    from hmr_skel.predict import run as module
+
+    original = module.predict
+
+    def stops(predictor, people, **options):
+        if stops.calls == 2:
+            raise KeyboardInterrupt
+        stops.calls += 1
+        return original(predictor, people, **options)
+
+    stops.calls = 0
+    monkeypatch.setattr(module, "predict", stops)
+    assert typed(video, "--whole-image", "--vfov", "50", "--batch-size", "4") == 130
+    assert capsys.readouterr().out.startswith("interrupted; 8 images, 8 people;")
+    assert len(load_shards("out/predictions.parquet")) == len(np.load("out/predictions.npz")["skel_q"]) == 8
+    assert cv2.VideoCapture("out/overlays/walk.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["none.jpg", "--whole-image", "--vfov", "50"], "none.jpg: no such file or folder"),
+        (["PHOTO", "--whole-image"], "the camera is not known. Say --focal PX or --vfov DEG"),
+        (["PHOTO", "--whole-image", "--vfov", "500"], "--vfov 500: expected degrees from 1 to 170"),
+        (["PHOTO", "--whole-image", "--focal", "0"], "--focal 0: expected pixels"),
+        (["PHOTO", "--whole-image", "--humanfov", "none.ckpt"], "none.ckpt"),
+        (["PHOTO", "--boxes", "none.json"], "none.json: no such file"),
+        (["PHOTO", "--boxes", "boxes.json", "--margin", "20"], "--margin 20: expected a factor from 0.5 to 3"),
+        (["boxes.json", "--boxes", "boxes.json"], "none of its images is among those given"),
+        (["PHOTO", "--detector", "none.onnx", "--focal", "9"], "none.onnx: no such file"),
+        (["boxes.json", "--whole-image", "--vfov", "50"], "none of 1 files could be read"),
+    ],
+)
+def test_wrong_inputs_get_one_line(photos, typed, capsys, words, says):
+    assert typed(*[photos[0].file if word == "PHOTO" else word for word in words]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert says in last
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("none.safetensors", None, "no such file. Train a network first"),
+        ("x.safetensors", b"hello", "damaged, or no safetensors file"),
+        ("x.pth", b"hello", "cannot be read as a PyTorch checkpoint"),
+        ("x.bin", b"hello", "no network. Expected a run's folder"),
+    ],
+)
+def test_what_is_no_network(photos, tmp_path, monkeypatch, capsys, name, content, says):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path(name).write_bytes(content)
+    assert main(["predict", str(photos[0].file), "--whole-image", "--vfov", "50", "--network", name]) == 2
+    assert says in capsys.readouterr().err
+    assert main(["predict", str(photos[0].file), "--whole-image", "--vfov", "50"]) == 2
+    assert "no trained network in data/runs" in capsys.readouterr().err
+
+
+def test_published_weights_need_the_licensed_body(photos, open_body_dir, small_config, tmp_path, monkeypatch, capsys):
+    """The file is read elsewhere (tests/model/test_published.py); here a small network stands for it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hmr_skel.predict.networks.load_skel_cf", lambda path: Network(small_config()))
+    monkeypatch.delenv("HMR_SKEL_BODY_MODELS", raising=False)
+    words = ["predict", str(photos[0].file), "--whole-image", "--vfov", "50", "--network", "best.pth", "--no-overlays"]
+    assert main([*words, "-o", "out"]) == 2
+    assert "published weights belong to the licensed SKEL" in capsys.readouterr().err
+    monkeypatch.setenv("HMR_SKEL_BODY_MODELS", str(open_body_dir))
+    assert main([*words, "-o", "out"]) == 0
+    assert "SKEL-CF as published; in out" in capsys.readouterr().out
+    assert np.load("out/predictions.npz")["skel_gender"].tolist() == ["male"]
+
+
+def test_people_must_be_somewhere(photos, typed, capsys):
+    with pytest.raises(SystemExit):
+        typed(photos[0].file)
+    assert "one of the arguments --boxes --detector --whole-image is required" in capsys.readouterr().err

@@ -1,0 +1,254 @@
+"""Small ONNX detectors of every layout: what they answer is constant, but for scores that show what they were given."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from hmr_skel.errors import UserError
+from hmr_skel.predict.detections import guess_layout, read_detections
+from hmr_skel.predict.detector import Detector, DetectorSettings, letterboxed
+from hmr_skel.predict.frames import Frame
+
+SIDE = 64
+RED = Frame(Path("red.png"), None, None, np.full((50, 100, 3), (255, 0, 0), np.uint8))
+# In the input of 64 x 64 the image fills the upper 32 rows: 0.64 input px are one of the image.
+CORNERS = np.array([[6.4, 3.2, 38.4, 28.8], [0, 0, 20, 20]], np.float32)
+IN_IMAGE = np.array([[10, 5, 60, 45], [0, 0, 31.25, 31.25]]) - 0.5
+
+
+def centered(corners: np.ndarray) -> np.ndarray:
+    low, high = corners[:, :2], corners[:, 2:]
+    return np.concatenate(((low + high) / 2, high - low), 1)
+
+
+def graph(path: Path, outputs: dict[str, np.ndarray], shape=(1, 3, SIDE, SIDE), kind=TensorProto.FLOAT, **more) -> Path:
+    """A file whose outputs are constant, and whose picture goes nowhere."""
+    nodes = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
+        for name, value in outputs.items()
+    ]
+    infos = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in outputs.items()
+    ]
+    return save(path, nodes, infos, shape, kind, **more)
+
+
+def save(
+    path: Path, nodes, outputs, shape=(1, 3, SIDE, SIDE), kind=TensorProto.FLOAT, names: str = "", more=()
+) -> Path:
+    inputs = [helper.make_tensor_value_info("images", kind, shape), *more]
+    made = helper.make_model(
+        helper.make_graph(nodes, "detector", inputs, outputs), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    if names:
+        helper.set_model_props(made, {"names": names})
+    onnx.save(made, path)
+    return path
+
+
+SCORES = np.array([0.9, 0.7], np.float32)
+OTHER = np.array([[0.05, 0.95]], np.float32)  # a score of another class, surer than any
+
+
+def yolo_table() -> np.ndarray:
+    """[1 4+2 9]: two persons, one of them twice, another class, and nothing."""
+    table = np.zeros((9, 6), np.float32)
+    table[:2, :4], table[:2, 4] = centered(CORNERS), SCORES
+    table[2, :4], table[2, 4] = centered(CORNERS[:1] + 1), 0.8
+    table[3, :4], table[3, 5] = centered(CORNERS[1:] + 30), 0.99
+    return table
+
+
+LAYOUTS = {
+    "end-to-end": {
+        "output0": np.concatenate((CORNERS[[1, 0, 0]], [[0.7, 0], [0.9, 0], [0.99, 5]]), 1, dtype=np.float32)[None]
+    },
+    "yolo": {"output0": np.ascontiguousarray(yolo_table().T)[None]},
+    "yolov5": {
+        "output": np.concatenate(
+            (yolo_table()[:, :4], np.full((9, 1), 1), yolo_table()[:, 4:], np.zeros((9, 78))), 1, dtype=np.float32
+        )[None].repeat(10, 1)
+    },
+    "detr": {
+        "pred_boxes": np.concatenate((centered(CORNERS) / SIDE, [[0.5, 0.5, 0.5, 0.5]]), dtype=np.float32)[None],
+        "logits": np.log(np.array([[[0.05, 0.9, 0.05], [0.1, 0.7, 0.2], [0.05, 0.1, 0.85]]], np.float32)),
+    },
+    "boxes": {
+        "labels": np.array([1, 1, 3]),
+        "boxes": np.concatenate((CORNERS, [[1, 1, 60, 60]]), dtype=np.float32),
+        "scores": np.array([0.9, 0.7, 0.99], np.float32),
+    },
+}
+DETS = {
+    "dets": np.concatenate((CORNERS[[1, 0, 0]], [[0.7], [0.9], [0.99]]), 1, dtype=np.float32)[None],
+    "labels": np.array([[0, 0, 4]]),
+}
+
+
+def made(path: Path, **settings) -> Detector:
+    return Detector(path, 1.0, DetectorSettings(**settings))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_is_told_and_read(tmp_path, layout):
+    detector = made(graph(tmp_path / "d.onnx", LAYOUTS[layout]))
+    boxes = detector.of(RED)
+    assert detector.layout == layout
+    assert [round(box.score, 4) for box in boxes] == [0.9, 0.7]
+    for box, corners in zip(boxes, IN_IMAGE, strict=True):
+        np.testing.assert_allclose(box.center, (corners[:2] + corners[2:]) / 2, atol=1e-4)
+        assert box.side == pytest.approx((corners[2:] - corners[:2]).max(), abs=1e-4)
+
+
+def test_boxes_whose_scores_are_beside_them(tmp_path):
+    boxes = made(graph(tmp_path / "d.onnx", DETS), person=0).of(RED)
+    assert [round(box.score, 4) for box in boxes] == [0.9, 0.7]
+
+
+def test_a_sigmoid_per_class(tmp_path):
+    shares = np.array([[[0.9, 0.8], [0.7, 0.1], [0.2, 0.95]]], np.float32)
+    outputs = LAYOUTS["detr"] | {"logits": np.log(shares / (1 - shares))}
+    boxes = made(graph(tmp_path / "d.onnx", outputs), layout="detr-sigmoid").of(RED)
+    assert [round(box.score, 4) for box in boxes] == [0.9, 0.7]
+
+
+def test_threshold_and_number(tmp_path):
+    path = graph(tmp_path / "d.onnx", LAYOUTS["boxes"])
+    assert len(made(path, threshold=0.8).of(RED)) == 1
+    assert len(made(path, most=1).of(RED)) == 1
+    assert made(path, person=3).of(RED)[0].score == pytest.approx(0.99)
+    assert made(path, person=7).of(RED) == []
+
+
+def channel_means(path: Path, names: str = "", **more) -> Path:
+    """[1 4+3 8]: the first box is sure of class i by the mean of channel i."""
+    boxes = np.zeros((1, 7, 8), np.float32)
+    boxes[0, :4, 0] = centered(CORNERS[:1])[0]
+    first = np.zeros((1, 7, 8), np.float32)
+    first[0, :, 0] = 1
+    constants = {"boxes_": boxes, "first": first, "zeros": np.zeros((1, 4), np.float32), "shape": np.array([1, 7, 1])}
+    nodes = [helper.make_node("Constant", [], [n], value=numpy_helper.from_array(v)) for n, v in constants.items()]
+    nodes += [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats"], ["means"], axes=[2, 3], keepdims=0),
+        helper.make_node("Concat", ["zeros", "means"], ["values"], axis=1),
+        helper.make_node("Reshape", ["values", "shape"], ["column"]),
+        helper.make_node("Mul", ["column", "first"], ["scores_"]),
+        helper.make_node("Add", ["boxes_", "scores_"], ["output0"]),
+    ]
+    out = [helper.make_tensor_value_info("output0", TensorProto.FLOAT, (1, 7, 8))]
+    return save(path, nodes, out, names=names, **more)
+
+
+@pytest.mark.parametrize(
+    ("settings", "factor"),
+    [({}, 1.0), ({"pixels": "bytes"}, 255.0)],
+)
+def test_the_picture_is_red_first_and_on_grey(tmp_path, settings, factor):
+    """Half of the input is the red picture, half grey of 114."""
+    path = channel_means(tmp_path / "d.onnx")
+    found = {i: made(path, person=i, threshold=0.0, **settings).of(RED)[0].score for i in range(3)}
+    np.testing.assert_allclose([found[i] for i in range(3)], np.array([184.5, 57, 57]) / 255 * factor, rtol=1e-3)
+
+
+def test_the_picture_normalised_as_imagenet(tmp_path):
+    path = channel_means(tmp_path / "d.onnx")
+    score = made(path, threshold=0.0, pixels="imagenet").of(RED)[0].score
+    assert score == pytest.approx((184.5 / 255 - 0.485) / 0.229, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.UINT8])
+def test_other_types_of_input(tmp_path, kind):
+    path = channel_means(tmp_path / "d.onnx", kind=kind)
+    score = made(path, threshold=0.0).of(RED)[0].score
+    assert score == pytest.approx(184.5 if kind == TensorProto.UINT8 else 184.5 / 255, rel=2e-3)
+
+
+def test_classes_by_the_names_in_the_file(tmp_path):
+    path = channel_means(tmp_path / "d.onnx", names="{0: 'car', 1: 'dog', 2: 'person'}")
+    detector = made(path, threshold=0.0)
+    assert detector.of(RED)[0].score == pytest.approx(57 / 255, rel=1e-3)
+    assert detector.person == 2
+
+
+def test_inputs_of_any_size_keep_the_shape_of_the_picture(tmp_path):
+    path = graph(tmp_path / "d.onnx", LAYOUTS["boxes"], shape=(3, "height", "width"))
+    box = made(path).of(RED)[0]  # 640 x 320: 6.4 input px are one of the image
+    np.testing.assert_allclose(box.center, CORNERS[0].reshape(2, 2).mean(0) / 6.4 - 0.5, atol=1e-4)
+
+
+def test_a_second_input_for_sizes_is_fed(tmp_path):
+    """As RT-DETR wants it: width, height."""
+    sizes = helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, (1, 2))
+    nodes = [
+        helper.make_node("Constant", [], ["unit"], value=numpy_helper.from_array(np.array([[0, 0, 1, 1]], np.float32))),
+        helper.make_node("Cast", ["orig_target_sizes"], ["size"], to=TensorProto.FLOAT),
+        helper.make_node("Concat", ["size", "size"], ["both"], axis=1),
+        helper.make_node("Mul", ["unit", "both"], ["boxes"]),
+        helper.make_node("Constant", [], ["scores"], value=numpy_helper.from_array(np.array([0.9], np.float32))),
+        helper.make_node("Constant", [], ["labels"], value=numpy_helper.from_array(np.array([1]))),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("boxes", TensorProto.FLOAT, (1, 4)),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, (1,)),
+        helper.make_tensor_value_info("labels", TensorProto.INT64, (1,)),
+    ]
+    path = save(tmp_path / "d.onnx", nodes, outputs, shape=(1, 3, 32, 64), more=[sizes])
+    box = made(path).of(RED)[0]
+    assert box.side == pytest.approx(100)
+
+
+def test_letterboxing_fills_up_with_grey():
+    picture, scale = letterboxed(RED.rgb, SIDE, SIDE)
+    assert scale == pytest.approx(0.64)
+    assert (picture[:32] == (255, 0, 0)).all()
+    assert (picture[32:] == 114).all()
+
+
+def test_layouts_are_told_by_shape():
+    for shape, classes, layout in (
+        ((1, 300, 6), None, "end-to-end"),
+        ((300, 6), None, "end-to-end"),
+        ((1, 84, 8400), None, "yolo"),
+        ((1, 8400, 84), None, "yolo"),
+        ((1, 5, 8400), None, "yolo"),
+        ((1, 6, 8400), 2, "yolo"),
+        ((1, 25200, 85), None, "yolov5"),
+        ((1, 25200, 7), 2, "yolov5"),
+        ((1, 85, 8400), 81, "yolo"),
+        ((1, 3, 640, 640), None, None),
+        ((2, 84, 8400), None, None),
+    ):
+        assert guess_layout({"output0": shape}, classes) == layout, shape
+    assert guess_layout({"dets": (1, 10, 5), "labels": (1, 10)}, None) == "boxes"
+    assert guess_layout({"dets": (1, 10, 5), "masks": (1, 10)}, None) is None
+
+
+def test_wrong_detectors_get_one_line(tmp_path):
+    some = LAYOUTS["boxes"]
+    (tmp_path / "no.onnx").write_text("no model")
+    for path, says in (
+        (tmp_path / "none.onnx", "no such file. Expected a person detector"),
+        (tmp_path / "no.onnx", "onnxruntime cannot read it"),
+        (graph(tmp_path / "a.onnx", some, shape=(1, 10)), "Expected one picture"),
+        (graph(tmp_path / "b.onnx", some, shape=(1, SIDE, SIDE, 3)), "its channels first"),
+        (graph(tmp_path / "c.onnx", some, kind=TensorProto.DOUBLE), "of float32, float16 or uint8"),
+    ):
+        with pytest.raises(UserError, match=says) as error:
+            made(path)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="of no layout that is known"):
+        made(graph(tmp_path / "d.onnx", {"heat": np.zeros((1, 17, 64, 48), np.float32)})).of(RED)
+    with pytest.raises(UserError, match="not of the layout 'detr'"):
+        made(graph(tmp_path / "e.onnx", some), layout="detr").of(RED)
+    with pytest.raises(UserError, match="the detector failed"):
+        made(graph(tmp_path / "f.onnx", some, shape=(2, 3, SIDE, SIDE))).of(RED)
+
+
+def test_what_is_no_number_is_no_person():
+    table = np.array([[[0, 0, 10, 10, 0.9, 0], [np.nan, 0, 10, 10, 0.9, 0], [5, 5, 4, 9, 0.9, 0]]], np.float32)
+    assert len(read_detections({"o": table}, "end-to-end", 0, 0.5, SIDE, SIDE).scores) == 1

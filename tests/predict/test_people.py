@@ -1,0 +1,139 @@
+"""Boxes to bodies, and bodies to pictures: what is drawn must lie where the person is."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import binary_dilation, binary_erosion
+
+from hmr_skel.data.crop import UnreadableImage
+from hmr_skel.model.camera import project
+from hmr_skel.model.network import Network, NetworkConfig
+from hmr_skel.predict.boxes import Box, square
+from hmr_skel.predict.frames import Frame
+from hmr_skel.predict.networks import Predictor
+from hmr_skel.predict.people import cut_out, predict
+from hmr_skel.predict.pictures import draw_attention, draw_overlay, draw_refinement, encode_animation, skel_params
+from tests.predict.conftest import CAM_INT, HEIGHT, WIDTH
+
+MARGIN = 1.15
+
+
+@pytest.fixture
+def frames(photos) -> list[Frame]:
+    return [Frame(photo.file, None, None, photo.rgb) for photo in photos]
+
+
+@pytest.fixture
+def people(photos, frames):
+    return [cut_out(f, 0, square(p.corners, MARGIN), CAM_INT) for f, p in zip(frames, photos, strict=True)]
+
+
+def test_the_known_body_comes_back_through_box_crop_and_camera(photos, people, oracle, skel):
+    """The network's frame is the crop; the body's is the camera's."""
+    for photo, body in zip(photos, predict(oracle, people), strict=True):
+        assert body.q.shape == (2, 46)
+        np.testing.assert_allclose(body.transl[-1], photo.params.transl, atol=1e-4)
+        found = skel_params(body)
+        with torch.no_grad():
+            vertices = [skel(p.q, p.betas, p.transl).vertices for p in (found, photo.params)]
+        pixels = [project(v, torch.from_numpy(CAM_INT)) for v in vertices]
+        assert (pixels[0] - pixels[1]).norm(dim=-1).max() < 0.1
+
+
+def test_overlays_lie_on_the_person_to_a_pixel(photos, frames, people, oracle, skel):
+    """What the overlay changes is the person's silhouette: all of it but an edge of one pixel, and nothing two away."""
+    for photo, frame, person, body in zip(photos, frames, people, predict(oracle, people), strict=True):
+        picture = draw_overlay(frame, [(person, body)], skel)
+        assert picture.shape == (HEIGHT, 2 * WIDTH, 3)
+        np.testing.assert_array_equal(picture[:, :WIDTH], photo.rgb)
+        changed = (picture[:, WIDTH:] != photo.rgb).any(-1)
+        # Inside, a translucent shell over the same colour may leave single pixels as they were.
+        inner = binary_erosion(photo.mask, iterations=1)
+        assert changed[inner].mean() > 0.995
+        assert not changed[~binary_dilation(photo.mask, np.ones((3, 3)), iterations=2)].any()
+        assert changed.sum() / photo.mask.sum() < 1.2
+
+
+def test_a_shifted_body_would_be_noticed(photos, frames, people, oracle, skel):
+    """The test above is able to fail: three centimetres are three pixels here."""
+    person, body = people[0], predict(oracle, people)[0]
+    body.transl[-1, 0] += 0.03
+    changed = (draw_overlay(frames[0], [(person, body)], skel)[:, WIDTH:] != photos[0].rgb).any(-1)
+    assert changed[~binary_dilation(photos[0].mask, np.ones((3, 3)), iterations=2)].any()
+
+
+def test_a_batch_is_its_people(people, network_file):
+    from hmr_skel.predict.networks import load_predictor
+
+    predictor = load_predictor(network_file, torch.device("cpu"))
+    together = predict(predictor, people)
+    for i, person in enumerate(people):
+        alone = predict(predictor, [person])[0]
+        np.testing.assert_allclose(alone.q, together[i].q, atol=1e-5)
+        assert alone.q.shape == (predictor.num_stages, 46) == (4, 46)
+
+
+@pytest.mark.parametrize("switches", [{}, {"refine": False}, {"coarse": False}, {"looped": True}, {"camera": False}])
+def test_every_variant_of_the_network_predicts(people, small_config, switches):
+    torch.manual_seed(1)
+    predictor = Predictor(Network(small_config(**switches)).eval(), "male", "", published=False)
+    body = predict(predictor, people[:1], attention=True)[0]
+    assert len(body.q) == predictor.num_stages
+    assert body.attention is not None
+    assert body.attention.shape == (3, 3, 8, 6)
+    # The body's origin is projected to where the crop's camera says, whatever camera the network believes in.
+    box, (_, tx, ty) = people[0].box, body.crop_camera[-1]
+    half = box.side * max(body.crop_camera[-1, 0], 0.1) / 2
+    where = CAM_INT @ body.transl[-1]
+    if body.crop_camera[-1, 0] > 0.1:
+        np.testing.assert_allclose(where[:2] / where[2], box.center + half * np.array([tx, ty]), atol=1e-2)
+
+
+def test_attention_is_what_the_layers_take(people, small_config):
+    """Weights put back onto the values give what the layer itself gives."""
+    from hmr_skel.model.decoder import CrossAttention
+    from hmr_skel.predict.attention import weights
+
+    torch.manual_seed(2)
+    one_head = NetworkConfig(
+        vit=small_config().vit, decoder=small_config().decoder.__class__(depth=1, heads=1, head_width=8, hidden=16)
+    )
+    layer = Network(one_head).decoder.layers[0].cross_attention
+    assert isinstance(layer, CrossAttention)
+    tokens, image = torch.randn(2, 3, 32), torch.randn(2, 48, 32)
+    value = layer.key_value(image).chunk(2, -1)[1]
+    torch.testing.assert_close(layer.out(weights(layer, tokens, image) @ value), layer(tokens, image))
+
+
+def test_attention_maps_mark_the_patch_that_is_looked_at(people):
+    attention = torch.full((2, 3, 8, 6), 0.01)
+    attention[0, 1, 7, 0] = 0.5  # layer 1, shape token, lower left
+    picture = draw_attention(people[0], attention).astype(int)
+    cells = picture.reshape(2, picture.shape[0] // 2, 4, picture.shape[1] // 4, 3)
+    warmth = cells[0, :, 2, :, 0] - cells[0, :, 2, :, 2]  # red over blue
+    row, column = np.unravel_index(np.argmax(warmth), warmth.shape)
+    assert row > 0.8 * warmth.shape[0]
+    assert column < 0.2 * warmth.shape[1]
+
+
+def test_refinement_goes_from_light_to_dark_stage_by_stage(frames, people, oracle, skel):
+    body = predict(oracle, people)[0]
+    pictures = draw_refinement(frames[0], people[0], body, skel, has_coarse=True)
+    assert len(pictures) == 2
+    assert pictures[0].shape == pictures[1].shape
+    light, dark = (picture[40:, pictures[0].shape[1] // 2 :].min(-1).min() for picture in pictures)
+    assert light > dark
+    gif = encode_animation(pictures)
+    assert gif[:6] == b"GIF89a"
+
+
+def test_two_people_are_drawn_in_one_picture(photos, frames, people, oracle, skel):
+    bodies = predict(oracle, people)
+    picture = draw_overlay(frames[0], [(people[0], bodies[0]), (people[1], bodies[1])], skel)[:, WIDTH:]
+    for photo in photos[:2]:
+        assert (picture != frames[0].rgb).any(-1)[binary_erosion(photo.mask)].mean() > 0.99
+
+
+def test_a_box_outside_the_picture_is_said(frames):
+    with pytest.raises(UnreadableImage, match="the box lies outside"):
+        cut_out(frames[0], 0, Box(np.array([5000.0, 10]), 100.0), CAM_INT)

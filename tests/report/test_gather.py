@@ -1,0 +1,125 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from hmr_skel.body.dofs import DOF_NAMES
+from hmr_skel.errors import UserError
+from hmr_skel.report import tables
+from hmr_skel.report.bodies import measure
+from hmr_skel.report.gather import gather
+from hmr_skel.report.picks import choose_picks, choose_sample
+from tests.report.conftest import REJECTS, SOURCES, write_dataset
+
+
+@pytest.fixture(scope="module")
+def dataset(small):
+    return gather(small.folder)
+
+
+def test_what_is_counted(dataset, small):
+    assert len(dataset) == 24
+    assert dataset.name == "small"
+    assert dataset.sources == [*SOURCES, "lost"]
+    found = {one["name"]: (one["kept"], one["rejected"], one["fitted"]) for one in tables.by_source(dataset)}
+    assert found == {"street": (14, 2, 14), "indoor & <old>": (6, 0, 6), "given": (4, 0, 0), "lost": (0, 1, 0)}
+    total = tables.totals(dataset)
+    assert (total["read"], total["kept"], total["rejected"]) == (27, 24, 3)
+    assert (total["fitted"], total["given"]) == (20, 4)
+    assert total["violations"] == 3  # two that were fitted, one that was given
+    assert total["rows_per_s"] == pytest.approx(27 / 4)
+    v2v = small.distances_mm.mean(1)
+    assert total["v2v_mm"]["median"] == pytest.approx(np.median(v2v), abs=1e-3)
+    assert total["v2v_mm"]["p99"] == pytest.approx(np.quantile(v2v, 0.99), abs=1e-3)
+    assert dataset.status["street"] == {"at_limit": 5, "converged": 9}
+
+
+def test_rejects_by_reason(dataset):
+    assert tables.by_reason(dataset) == [
+        {"reason": "betas", "count": 2, "sources": ["2 of street"], "example": REJECTS[0].detail},
+        {"reason": "box", "count": 1, "sources": ["1 of lost"], "example": REJECTS[2].detail},
+    ]
+
+
+def test_angles_and_what_a_limit_holds(dataset, small):
+    knee = DOF_NAMES.index("knee_angle_r")
+    q = np.stack(small.table["skel_q"].to_numpy())
+    degrees = np.rad2deg(q[:, knee])
+    assert dataset.angles[knee].most == pytest.approx(degrees.max(), abs=1e-3)
+    assert dataset.angles[knee].counts.sum() == 24
+    assert dataset.held[knee, 1] == 3  # the first row of each source
+    held = tables.held_dofs(dataset)
+    assert held[0] == {"name": "knee_angle_r", "share": 3 / 24, "bound": pytest.approx(160)}
+
+
+def test_rows_that_are_shown(dataset):
+    v2v = dataset.errors["v2v_mm"]
+    picks = {pick.title: pick.row for pick in choose_picks(dataset)}
+    assert picks["Best fit"] == np.nanargmin(v2v)
+    assert picks["Worst fit"] == np.nanargmax(v2v)
+    assert v2v[picks["Median fit"]] == np.sort(v2v[:20])[9]
+    other = {"Worst of street", "Worst of indoor & <old>"} & set(picks)
+    assert len(other) == 1  # one of the two sources has the worst of all
+    assert choose_picks(dataset) == choose_picks(dataset)
+
+
+def test_the_sample_is_even_and_bounded(dataset, monkeypatch):
+    np.testing.assert_array_equal(choose_sample(dataset), np.arange(20))  # all that were fitted
+    monkeypatch.setattr("hmr_skel.report.picks.MOST_MEASURED", 10)
+    monkeypatch.setattr("hmr_skel.report.picks._LEAST_OF_A_SOURCE", 3)
+    np.testing.assert_array_equal(choose_sample(dataset), [0, 3, 6, 10, 13, 14, 15, 16, 18, 19])
+
+
+def test_errors_are_measured_anew_from_the_parameters(dataset, small, open_body_dir):
+    """Against distances that another code made in float64."""
+    from fitting.judge import PARTS
+    from hmr_skel.convert.fit import Bodies
+
+    bodies = Bodies(open_body_dir)
+    sample = np.array([0, 5, 15, 19])
+    measured = measure(dataset.rows, sample, bodies)
+    truth = small.distances_mm[sample]
+    np.testing.assert_allclose(measured.v2v_mm, truth.mean(1), atol=1e-3)
+    np.testing.assert_allclose(measured.by_vertex_mm, truth.mean(0), atol=5e-3)
+    assert measured.high_mm - 1 <= np.quantile(truth, 0.99) <= measured.high_mm
+    bone = bodies.skel("male").weights.argmax(1).numpy()
+    for name, values in measured.by_part_mm.items():
+        np.testing.assert_allclose(values, truth[:, np.isin(bone, PARTS[name])].mean(1), atol=5e-3)
+    assert {"hands", "head", "trunk"} <= set(measured.by_part_mm)
+
+
+def test_no_dataset(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=r"no dataset in .*make dataset"):
+            gather(folder)
+
+
+def test_nothing_but_rejects(tmp_path, small):
+    write_dataset(tmp_path, small.table.slice(0, 0), REJECTS)
+    with pytest.raises(UserError, match="has no rows: 3 were rejected and none was kept"):
+        gather(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", json.dumps({"shard": 0})])
+def test_a_broken_meta_file(tmp_path, small, content):
+    shutil.copytree(small.folder, tmp_path / "set")
+    path = tmp_path / "set" / "meta" / "shard-00000-of-00002.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"shard-00000-of-00002.json: not a meta file of a shard.*Build"):
+        gather(tmp_path / "set")
+
+
+@pytest.mark.parametrize("kind", ["data", "rejects"])
+def test_a_missing_file(tmp_path, small, kind):
+    shutil.copytree(small.folder, tmp_path / "set")
+    next((tmp_path / "set" / kind).glob("*-00001-*")).unlink()
+    with pytest.raises(UserError, match=rf"shard 1 of .* has no file {kind}/.*hmr-skel verify"):
+        gather(tmp_path / "set")
+
+
+def test_a_broken_rejects_file(tmp_path, small):
+    shutil.copytree(small.folder, tmp_path / "set")
+    next((tmp_path / "set" / "rejects").glob("*-00000-*")).write_bytes(b"PAR1 no")
+    with pytest.raises(UserError, match="cannot be read"):
+        gather(tmp_path / "set")

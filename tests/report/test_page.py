@@ -1,0 +1,243 @@
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+
+from hmr_skel.cli import main
+from tests.report.browser import browse, find_chromium
+from tests.report.conftest import HARMFUL, MANIFEST, write_dataset
+
+CHROMIUM = find_chromium()
+
+
+class Parsed(HTMLParser):
+    """Elements by tag, and whether all that is opened is closed."""
+
+    VOID = ("meta", "link", "img", "br", "input", "line", "rect", "circle", "path")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: dict[str, list[dict]] = {}
+        self.open: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.setdefault(tag, []).append(dict(attrs))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.setdefault(tag, []).append(dict(attrs))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag, (tag, self.getpos())
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words += " " + data
+
+
+@pytest.fixture(scope="module")
+def page(small, tmp_path_factory) -> Path:
+    """The report of the small dataset, as the command writes it."""
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    assert main(["report", str(small.folder), "--manifest", str(small.manifest), "-o", str(out), "-q"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def parsed(page) -> Parsed:
+    return Parsed(page.read_text())
+
+
+def test_all_that_is_promised_is_there(parsed):
+    assert parsed.open == []
+    ids = {attrs.get("id") for attrs in parsed.found["section"]}
+    assert ids == {"fits", "viewer-section", "errors", "angles", "betas", "rows", "speed", "shards", "about"}
+    words = re.sub(r"\s+", " ", parsed.words)
+    for text in (
+        "24 rows kept of 27 read", "Half of 20 fitted rows lie within", "3 rows (12.5 %) have a joint angle outside",
+        "People of a test <i>", "indoor & <old>", "|smpl_betas[0]| is 40; expected 10 at most", "2 of street",
+        "converged at a limit", "given as SKEL", "27 rows in 4.0 s of work", "knee_angle_r", "upper arms",
+    ):  # fmt: skip
+        assert text in words, text
+
+
+def test_it_fetches_nothing_and_is_small(page, parsed):
+    assert page.stat().st_size < 10e6
+    for tag, attribute in (("img", "src"), ("script", "src"), ("link", "href")):
+        assert all(attrs.get(attribute, "data:").startswith("data:") for attrs in parsed.found[tag])
+    policy = next(a["content"] for a in parsed.found["meta"] if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+
+
+def test_pictures_have_words(parsed):
+    alts = [attrs["alt"] for attrs in parsed.found["img"]]
+    assert len(alts) == len(set(alts)) > 15
+    assert all(alts)
+    assert all(attrs["aria-label"] for attrs in parsed.found["svg"])
+
+
+def test_links_lead_to_the_shards(page, parsed):
+    links = [unquote(attrs["href"]) for attrs in parsed.found["a"] if not attrs["href"].startswith("#")]
+    assert len(links) == 3  # two shards, and the rejects of one
+    for link in links:
+        assert (page.parent / link).resolve().is_file()
+
+
+def test_names_cannot_leave_their_place(page):
+    """Text of the dataset is text, in HTML and in the viewer's data alike."""
+    content = page.read_text()
+    assert HARMFUL not in content
+    data = re.search(r'<script type="application/json" id="viewer-data">(.*?)</script>', content, re.DOTALL)
+    rows = json.loads(data[1])["rows"]
+    assert {row["title"] for row in rows} >= {"Best fit", "Median fit", "Worst fit"}
+
+
+def test_the_viewer_has_the_bodies_themselves(page, small):
+    """Unpacked as viewer.js does: the distances are those of the dataset, to the packing's 0.05 mm."""
+    content = page.read_text()
+    data = re.search(r'<script type="application/json" id="viewer-data">(.*?)</script>', content, re.DOTALL)
+    v2v = small.distances_mm.mean(1)
+    by_id = dict(zip(small.table["row_id"].to_pylist(), v2v, strict=False))
+    for row in json.loads(data[1])["rows"]:
+        skin, target = (unpack(row, name) for name in ("skin", "target"))
+        found = np.linalg.norm(skin - target, axis=1).mean() * 1000
+        assert found == pytest.approx(by_id[dict(row["facts"])["row"]], abs=0.1)
+        assert np.ptp(skin[:, 1]) == pytest.approx(1.7, abs=0.25)  # upright: y is up
+        assert unpack(row, "bones").shape[0] > 10_000
+
+
+def unpack(row: dict, name: str) -> np.ndarray:
+    import base64
+
+    return np.frombuffer(base64.b64decode(row["meshes"][name]), "<i2").reshape(-1, 3) * row["step"]
+
+
+def test_the_same_dataset_gives_the_same_page(page, small, tmp_path):
+    again = tmp_path / "report.html"
+    main(["report", str(small.folder), "--manifest", str(small.manifest), "-o", str(again), "-q"])
+    links = re.compile(r'href="[^#"][^"]*"')  # relative to where the page is
+    assert links.sub("", again.read_text()) == links.sub("", page.read_text())
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium); the page is not opened")
+def test_in_a_browser(page, tmp_path):
+    with browse(CHROMIUM, tmp_path / "profile") as tab:
+        tab.open(page, 1000, 600)  # software draws the viewer here: not more pixels than it takes
+        assert tab.evaluate("document.querySelector('#viewer').className") == ""  # WebGL is there
+        tab.evaluate("document.querySelector('#viewer').scrollIntoView({block: 'center', behavior: 'instant'})")
+        # By itself, until it is touched.
+        tab.wait("Math.abs(document.querySelector('canvas').dataset.azimuth) > 1")
+        tab.evaluate("document.querySelector('[data-look=front]').click()")
+        assert float(tab.evaluate("document.querySelector('canvas').dataset.azimuth")) == 0
+        before = drawn(tab)
+        box = tab.evaluate("JSON.parse(JSON.stringify(document.querySelector('canvas').getBoundingClientRect()))")
+        x, y = box["left"] + box["width"] / 2, box["top"] + box["height"] / 2
+        tab.drag((x, y), (x + 120, y))
+        assert abs(float(tab.evaluate("document.querySelector('canvas').dataset.azimuth"))) > 10
+        after = drawn(tab)
+        assert different(before, after)
+        # Another row, and each layer, changes what is seen.
+        for action in (
+            "document.querySelector('[data-row=\"2\"]').click()",
+            "document.querySelector('[data-viewer=bones]').click()",
+            "document.querySelector('[data-viewer=heat]').click()",
+            "document.querySelector('[data-viewer=skin]').click(); "
+            "document.querySelector('[data-viewer=target]').click()",
+        ):
+            before = after
+            tab.evaluate(action)
+            after = drawn(tab)
+            assert different(before, after), action
+        for width in (1280, 420):  # nothing is wider than the window
+            tab.resize(width, 600)
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.errors == []
+        assert {url for url in tab.requests if not url.startswith("data:")} == {page.resolve().as_uri()}
+
+
+def drawn(tab) -> np.ndarray:
+    """The viewer's pixels."""
+    import cv2
+
+    tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    box = tab.evaluate("JSON.parse(JSON.stringify(document.querySelector('canvas').getBoundingClientRect()))")
+    top = box["y"] + tab.evaluate("window.scrollY")  # a clip counts from the page's head
+    png = tab.screenshot({"x": box["x"], "y": top, "width": box["width"], "height": box["height"]})
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).astype(int)
+
+
+def different(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool((np.abs(a - b).max(-1) > 25).mean() > 0.003)
+
+
+def test_a_dataset_that_was_given_as_skel(small, tmp_path, capsys):
+    """Nothing was fitted: no errors, no targets, and no shards with rejects; pictures all the same."""
+    write_dataset(tmp_path / "set", small.table.slice(20, 4))
+    assert main(["report", str(tmp_path / "set"), "--manifest", str(small.manifest)]) == 0
+    assert "4 rows, 0 rejected, none was fitted" in capsys.readouterr().out
+    parsed = Parsed((tmp_path / "set" / "report.html").read_text())
+    assert "errors" not in {attrs.get("id") for attrs in parsed.found["section"]}
+    assert "4 rows that came as SKEL already" in re.sub(r"\s+", " ", parsed.words)
+    assert "No row was rejected." in parsed.words
+    assert {"Row 0", "Row 2", "Row 3"} <= set(re.findall(r"Row \d", parsed.words))
+
+
+def test_without_pictures_no_model_is_needed(small, tmp_path, capsys):
+    out = tmp_path / "plain.html"
+    assert main(["report", str(small.folder), "--no-pictures", "-o", str(out), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (summary["rows"], summary["rejected"], summary["pictured"], summary["measured"]) == (24, 3, [], 0)
+    parsed = Parsed(out.read_text())
+    assert "img" not in parsed.found
+    assert {"errors", "angles", "rows"} <= {attrs.get("id") for attrs in parsed.found["section"]}
+    assert out.stat().st_size < 200_000
+
+
+def test_other_models_than_the_dataset_was_made_with_are_noticed(small, tmp_path, open_body_dir, capsys):
+    folder = tmp_path / "models"
+    shutil.copytree(open_body_dir, folder, copy_function=lambda a, b: Path(b).symlink_to(a))
+    (folder / "skel_male.pkl").unlink()
+    (folder / "skel_male.pkl").symlink_to(open_body_dir / "skel_female.pkl")
+    manifest = tmp_path / "other.toml"
+    manifest.write_text(MANIFEST.format(body_models=folder, images=tmp_path))
+    out = tmp_path / "report.html"
+    assert main(["report", str(small.folder), "--manifest", str(manifest), "-o", str(out)]) == 0
+    assert re.search(r"warning: .*it was made with other models", capsys.readouterr().out)
+    assert "it was made with other models" in Parsed(out.read_text()).words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["report", "{tmp}/nowhere"], "no dataset in .*nowhere.*make dataset"),
+        (["report", "{set}"], r"made by a manifest called 'small', and manifests/small.toml is not there"),
+        (["report", "{set}", "--manifest", "{tmp}/none.toml"], "no manifest .*none.toml"),
+        (["report", "{set}", "--manifest", "manifests/open.toml"], "is the manifest 'open', but .* made by 'small'"),
+        (["report", "{set}", "--manifest", "{tmp}/bare.toml"], "no body model .*skel_male.pkl"),
+        (["report", "{set}", "--no-pictures", "-o", "{tmp}"], "is a folder. Expected a file"),
+        (["report", "{set}", "--no-pictures", "-o", "/proc/x/report.html"], "cannot write /proc/x/report.html"),
+    ],
+)
+def test_what_can_be_wrong(small, tmp_path, capsys, arguments, text):
+    (tmp_path / "bare.toml").write_text(MANIFEST.format(body_models=tmp_path, images=tmp_path))
+    filled = [argument.format(tmp=tmp_path, set=small.folder) for argument in arguments]
+    assert main(filled) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(text, error), error
+
+
+def test_an_unfinished_dataset_says_so(small, tmp_path):
+    shutil.copytree(small.folder, tmp_path / "set")
+    next((tmp_path / "set" / "meta").glob("*-00001-*")).unlink()
+    assert main(["report", str(tmp_path / "set"), "--no-pictures", "-q"]) == 0
+    assert "Not finished: 1 of 2 shards are there." in Parsed((tmp_path / "set" / "report.html").read_text()).words

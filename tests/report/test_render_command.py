@@ -1,0 +1,80 @@
+import re
+
+import cv2
+import numpy as np
+import pytest
+import trimesh
+
+from hmr_skel.cli import main
+
+
+def test_a_picture_a_row(small, tmp_path, capsys):
+    command = ["render", str(small.folder), "--manifest", str(small.manifest), "--size", "96"]
+    assert main([*command, "0", "street/00000002", "given/00000001", "-o", str(tmp_path / "out")]) == 0
+    files = [tmp_path / "out" / f"{name}.png" for name in ("street_00000000", "street_00000002", "given_00000001")]
+    assert capsys.readouterr().out.split() == [str(file) for file in files]
+    pictures = [cv2.imread(str(file)) for file in files]
+    assert {picture.shape for picture in pictures} == {(96, 96, 3)}
+    assert all((picture != picture[0, 0]).any(-1).mean() > 0.05 for picture in pictures)
+
+
+def test_over_the_rows_own_image(small, tmp_path):
+    out = tmp_path / "x.png"
+    arguments = [
+        "render",
+        str(small.folder),
+        "street/00000002",
+        "--manifest",
+        str(small.manifest),
+        "-o",
+        str(out),
+        "-q",
+    ]
+    assert main([*arguments, "--view", "image", "--show", "annotation"]) == 0
+    picture = cv2.imread(str(out))
+    assert picture.shape == (300, 400, 3)
+    drawn = (picture != 90).any(-1)
+    # 1.7 m at 4 m with a focal length of 500 px, about the middle.
+    rows, columns = np.nonzero(drawn)
+    assert rows.max() - rows.min() == pytest.approx(1.7 * 500 / 4, abs=25)
+    assert columns.mean() == pytest.approx(199.5, abs=10)
+
+
+def test_a_mesh_with_skin_and_skeleton_apart(small, tmp_path):
+    out = tmp_path / "x.glb"
+    row = small.table.slice(3, 1).to_pylist()[0]
+    assert main(["render", str(small.folder), row["row_id"], "--manifest", str(small.manifest), "-o", str(out)]) == 0
+    scene = trimesh.load(out)
+    assert set(scene.geometry) == {"skin", "skeleton"}
+    skin = scene.geometry["skin"].vertices
+    assert skin.shape == (6890, 3)
+    assert np.ptp(skin[:, 1]) == pytest.approx(1.7, abs=0.2)  # y up, metres
+    assert skin[:, 2].mean() == pytest.approx(-row["skel_transl"][2], abs=0.2)  # in front of the camera
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["{set}", "99", "-o", "x.png"], "no row 99: the dataset has 24, counted from 0"),
+        (["{set}", "nobody", "-o", "x.png"], "no row 'nobody'. Expected a row's number, or a row_id such as"),
+        (["{set}", "1", "-o", "x.bmp"], "unknown format '.bmp'. Expected .png, .jpg, .webp, .glb, or a folder"),
+        (["{set}", "1", "2", "-o", "x.png"], "is one file, and 2 rows are asked for"),
+        (["{set}", "1", "-o", "x.png", "--size", "0"], "--size 0: expected 16"),
+        (["{set}", "1", "-o", "x.png", "--scale-mm", "nan"], "--scale-mm nan: expected a number above 0"),
+        (["{set}", "1", "-o", "x.png"], "Name it with --manifest"),
+        (["{tmp}", "1", "-o", "x.png"], "no shards in"),
+        (
+            ["{set}", "given/00000001", "-o", "x.png", "--show", "heat", "--manifest", "{toml}"],
+            "came as SKEL and has no",
+        ),
+        (["{set}", "3", "-o", "x.png", "--view", "image", "--manifest", "{toml}"], "no image: 3.jpg is not there"),
+    ],
+)
+def test_what_can_be_wrong(small, tmp_path, monkeypatch, capsys, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    places = {"tmp": tmp_path, "set": small.folder, "toml": small.manifest}
+    assert main(["render", *(argument.format(**places) for argument in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(re.escape(text), error), error
+    assert not (tmp_path / "x.png").exists()
