@@ -55,7 +55,8 @@ def fit_figures(posed: Posed, skel: Skel, rules: Mapping[str, ImageRule], high_m
     figures = [_over_the_image(posed, shown_parts(posed, skel, "both", high_mm), rules)]
     if posed.target is not None:
         figures.append(alone("Annotated SMPL mesh", "the annotated SMPL mesh", "annotation"))
-    figures.append(alone("Fitted SKEL skin", "the skin of the fitted SKEL body", "skin"))
+    skin = "SKEL skin" if posed.target is None else "Fitted SKEL skin"
+    figures.append(alone(skin, "the skin of the SKEL body", "skin"))
     figures.append(alone("Bones inside it", "the skeleton under a translucent skin", "both"))
     if posed.target is None:
         figures.append(alone("From the side", "the same, seen from the side", "both", "side"))
