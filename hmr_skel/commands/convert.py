@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
+from hmr_skel.commands.body_models import BODY_MODELS_HELP, named_body_models
 from hmr_skel.errors import UserError
 
 CONVERT = """\
@@ -30,7 +30,6 @@ jumps of over 180 degrees; each frame is fitted for itself, so that a frame alon
   -o DIR --format mot      a file per clip (mot), frame (glb, obj) or input file (parquet, npz) in a folder"""
 
 FORMATS = ("parquet", "npz", "mot", "glb", "obj")
-OPEN = "open"
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -54,8 +53,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--body-models",
         metavar="DIR",
-        help="folder with SMPL_*.pkl and skel_*.pkl (default: $HMR_SKEL_BODY_MODELS); 'open' takes the openly licensed "
-        "body, which shows that all works but has another shape space than SMPL",
+        help=f"{BODY_MODELS_HELP}, which shows that all works but has another shape space than SMPL",
     )
     parser.add_argument("--frames", metavar="LIST", help="only frames (or rows) with these numbers, e.g. 0-99,250")
     parser.add_argument(
@@ -120,7 +118,13 @@ def run_convert(args: argparse.Namespace) -> None:
             "their rows are."
         )
     clips = [_with_notes(clip, args) for clip in clips]
-    bodies = Bodies(_body_models(args), resolve_device(args.device))
+    folder = named_body_models(args.body_models, quiet=args.quiet)
+    if folder is None:
+        raise UserError(
+            "no body models: SMPL's and SKEL's licensed files are needed. Name their folder with --body-models DIR or "
+            "HMR_SKEL_BODY_MODELS; --body-models open takes the openly licensed body, to try."
+        )
+    bodies = Bodies(folder, resolve_device(args.device))
     fitting_since = time.perf_counter()
     with tqdm(
         total=count_fits(clips, args.gender),
@@ -173,19 +177,3 @@ def _with_notes(clip, args: argparse.Namespace):
     if args.smooth > 0 and clip.moving and clip.frame_rate is None:
         notes.append(f"{clip.source}: frame rate not known, smoothing takes 30 a second (--frame-rate says another)")
     return replace(clip, notes=(*clip.notes, *notes))
-
-
-def _body_models(args: argparse.Namespace) -> Path:
-    named = args.body_models or os.environ.get("HMR_SKEL_BODY_MODELS")
-    if not named:
-        raise UserError(
-            "no body models: SMPL's and SKEL's licensed files are needed. Name their folder with --body-models DIR or "
-            "HMR_SKEL_BODY_MODELS; --body-models open takes the openly licensed body, to try."
-        )
-    if named != OPEN:
-        return Path(named)
-    from flows.sources import make_open_body
-
-    folder = Path(os.environ.get("HMR_SKEL_DATA") or "data") / "open" / "body_models"
-    make_open_body(folder, quiet=args.quiet)
-    return folder

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hmr_skel.body.open_body.export import export_body
 
+from hmr_skel.body.open_body.export import export_body
 from hmr_skel.open_data.labels import make_labels, truth_path
 
 
