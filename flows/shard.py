@@ -21,7 +21,7 @@ from flows.sources import fit_code, make_missing
 from hmr_skel.data.annotations import SourceReader, open_source
 from hmr_skel.data.card import write_card
 from hmr_skel.data.checks import check_rows
-from hmr_skel.data.fingerprint import code_version, shard_fingerprint
+from hmr_skel.data.fingerprint import code_version, fingerprint_of, shard_ingredients
 from hmr_skel.data.manifest import Manifest, load_manifest
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import SCHEMA, shard_table
@@ -85,10 +85,13 @@ class ShardReport:
 class Builder:
     """Builds shards of one manifest into one folder."""
 
-    def __init__(self, manifest: Manifest, out: Path, device: str = "auto", *, quiet: bool = False) -> None:
+    def __init__(
+        self, manifest: Manifest, out: Path, device: str = "auto", *, quiet: bool = False, any_plan: bool = False
+    ) -> None:
         """Open everything that shards share, and check it, before any work.
 
-        Raises `UserError` where the device, the recipe, a label file or a body model cannot be used.
+        `any_plan` leaves it to the caller to look whether `out` holds shards of another number of shards. Raises
+        `UserError` where the device, the recipe, a label file or a body model cannot be used.
         """
         self.manifest = manifest
         self.out = out
@@ -97,7 +100,8 @@ class Builder:
         make_missing(manifest, quiet=quiet)
         self.readers: dict[str, SourceReader] = {s.name: open_source(s, cache_dir(out)) for s in manifest.sources}
         self.shards = plan(manifest, {name: reader.num_rows for name, reader in self.readers.items()})
-        check_no_other_plan(out, len(self.shards))
+        if not any_plan:
+            check_no_other_plan(out, len(self.shards))
         self.fitter = Fitter(manifest, self.device)
         self._fitting = threading.Lock()
         self._body_models = self.fitter.body_models_hash()
@@ -122,8 +126,12 @@ class Builder:
             self.fitter.load()
 
     def fingerprint(self, shard: Shard) -> str:
+        """One hash of what the shard's rows depend on."""
+        return fingerprint_of(self.ingredients(shard))
+
+    def ingredients(self, shard: Shard) -> dict[str, Any]:
         """What the shard's rows depend on."""
-        return shard_fingerprint(
+        return shard_ingredients(
             self.manifest,
             shard,
             content={name: reader.content_id for name, reader in self.readers.items()},
@@ -177,10 +185,8 @@ class Builder:
             "seconds": {"read": read_s, "fit": fit_s, "write": write_s, "total": total_s},
             "device": str(self.device),
             "batch": batch,  # less than the recipe's where memory was short: the result is then not equal in every bit
-            "recipe": self.fitter.config.as_dict(),
-            "code": self._code,
         }
-        write_meta(self.out, shard, fingerprint, info)
+        write_meta(self.out, shard, fingerprint, info, self.ingredients(shard))
         write_card(self.out, self.manifest, self.shards)
         return self._report(shard, skipped=False)
 

@@ -44,15 +44,23 @@ def replacing(path: Path) -> Generator[Path, None, None]:
         ) from error
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file has a name such as `replacing` gives while it writes."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether nobody is at work any more on a temporary file. Raises `FileNotFoundError` where it is gone."""
+    owner = _OWNER.search(path.name)
+    if owner is not None and owner["host"] == _host():
+        return not _is_running(int(owner["pid"]))
+    return time.time() - path.stat().st_mtime > ABANDONED_AFTER_S
+
+
 def _remove_abandoned(path: Path) -> None:
     for old in path.parent.glob(f".{path.name}.*.tmp"):
-        owner = _OWNER.search(old.name)
         with contextlib.suppress(FileNotFoundError):  # renamed or removed by its owner in this moment
-            if owner is not None and owner["host"] == _host():
-                abandoned = not _is_running(int(owner["pid"]))
-            else:
-                abandoned = time.time() - old.stat().st_mtime > ABANDONED_AFTER_S
-            if abandoned:
+            if is_abandoned(old):
                 old.unlink()
 
 
