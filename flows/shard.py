@@ -19,6 +19,8 @@ from fitting import recipe
 from flows.fitter import Fitter
 from flows.sources import fit_code, make_missing
 from hmr_skel.data.annotations import SourceReader, open_source
+from hmr_skel.data.atomic import remove_abandoned
+from hmr_skel.data.attempts import attempting, crashes
 from hmr_skel.data.card import write_card
 from hmr_skel.data.checks import check_rows
 from hmr_skel.data.fingerprint import code_version, fingerprint_of, shard_ingredients
@@ -102,6 +104,8 @@ class Builder:
         self.shards = plan(manifest, {name: reader.num_rows for name, reader in self.readers.items()})
         if not any_plan:
             check_no_other_plan(out, len(self.shards))
+            for folder in (out, *(out / name for name in ("data", "rejects", "meta"))):
+                remove_abandoned(folder)
         self.fitter = Fitter(manifest, self.device)
         self._fitting = threading.Lock()
         self._body_models = self.fitter.body_models_hash()
@@ -149,12 +153,27 @@ class Builder:
             progress: show a progress bar on a terminal.
 
         Raises:
-            UserError: there is no such shard, a model file is missing or damaged, the output cannot be written.
+            UserError: there is no such shard, a label file cannot be read or has changed, a model file is missing or
+                damaged, the output cannot be written, or the shard ended the process that built it too often.
         """
         shard = pick(self.shards, index)
         fingerprint = self.fingerprint(shard)
         if not rebuild and is_complete(self.out, shard, fingerprint):
             return self._report(shard, skipped=True)
+        with attempting(self.out, shard, fingerprint, forget=rebuild):
+            self._build(shard, fingerprint, progress)
+        return self._report(shard, skipped=False)
+
+    def suspects(self, indices: Sequence[int]) -> list[int]:
+        """Those of the shards that a process ended in: best built last and alone, where they take no other along."""
+        shards = [pick(self.shards, index) for index in indices]
+        return [shard.index for shard in shards if crashes(self.out, shard, self.fingerprint(shard))]
+
+    def write_card(self) -> None:
+        """The dataset's README.md, once more: a build that was killed may not have come to it."""
+        write_card(self.out, self.manifest, self.shards)
+
+    def _build(self, shard: Shard, fingerprint: str, progress: bool) -> None:
         start = time.perf_counter()
         pieces, rejects = self._read(shard)
         read_s = time.perf_counter() - start
@@ -164,7 +183,7 @@ class Builder:
             tqdm(
                 total=sum(map(len, pieces)) * len(self.fitter.skel_genders),
                 unit="row",
-                desc=f"shard {index}",
+                desc=f"shard {shard.index}",
                 disable=None if progress else True,
                 leave=False,
             ) as bar,
@@ -187,13 +206,18 @@ class Builder:
             "batch": batch,  # less than the recipe's where memory was short: the result is then not equal in every bit
         }
         write_meta(self.out, shard, fingerprint, info, self.ingredients(shard))
-        write_card(self.out, self.manifest, self.shards)
-        return self._report(shard, skipped=False)
+        self.write_card()
 
     def _read(self, shard: Shard) -> tuple[list[AnnotationRows], list[Reject]]:
         pieces, rejects = [], []
         for piece in shard.pieces:
-            rows = self.readers[piece.source].read(piece.start, piece.stop)
+            try:
+                rows = self.readers[piece.source].read(piece.start, piece.stop)
+            except OSError as error:
+                file = self.manifest.source(piece.source).file
+                raise UserError(
+                    f"cannot read {file}: {error.strerror or error}. What is finished is kept; start again."
+                ) from error
             kept, out = check_rows(rows, self.manifest.source(piece.source).exclude)
             pieces.append(kept)
             rejects += out
@@ -228,7 +252,10 @@ def build_shard(
     Raises `UserError` for everything that a user can mend.
     """
     folder = Path(out) if out is not None else default_out(manifest)
-    return Builder(manifest, folder, device, quiet=not progress).build(index, rebuild=rebuild, progress=progress)
+    builder = Builder(manifest, folder, device, quiet=not progress)
+    report = builder.build(index, rebuild=rebuild, progress=progress)
+    builder.write_card()
+    return report
 
 
 def default_out(manifest: Manifest) -> Path:

@@ -152,7 +152,7 @@ def _differing(
     wrong = []
     for key in keys:
         if key in fresh and key in place:
-            difference = _first_difference(stored.slice(place[key], 1).to_pylist()[0], fresh[key], loose)
+            difference = first_difference(stored.slice(place[key], 1).to_pylist()[0], fresh[key], loose)
         else:
             was = "kept" if key in place else stored_reasons.get(key)
             now = "kept" if key in fresh else reasons[key]
@@ -162,7 +162,7 @@ def _differing(
     return wrong
 
 
-def _first_difference(was: Mapping[str, Any], now: Mapping[str, Any], loose: bool) -> str | None:
+def first_difference(was: Mapping[str, Any], now: Mapping[str, Any], loose: bool) -> str | None:
     """The first column in which two rows differ: fitted ones by more than rounding, all others in any bit."""
     for name in SCHEMA.names:
         if name in _PATH_DEPENDENT:

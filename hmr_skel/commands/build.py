@@ -61,6 +61,7 @@ def run_fit(args: argparse.Namespace) -> None:
     from flows.shard import build_shard, parse_shards
     from hmr_skel.data.manifest import load_manifest
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
     numbers = parse_shards(args.shard)
     if len(numbers) != 1:
         raise UserError(

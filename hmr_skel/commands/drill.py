@@ -15,6 +15,20 @@ equality. Before and after, the undamaged dataset must verify without a problem,
 100 times take about a minute. Exit status: 0 where nothing was missed, else 1."""
 
 
+FAULTS = """\
+Build a small dataset on the open body again and again, each time with one fault at a seeded moment; start it again, and
+compare with the undisturbed one. kill -9 of the worker (the process that fits), of the flow (a whole `hmr-skel
+dataset`) and of its Prefect server; SIGTERM and SIGINT; a disk that is full while a file is written or flushed; a label
+file that cannot be read, or is cut short while it is in use; a device without memory, where the batch halves and the
+result is equal within rounding; two workers on the same shards; and a shard that ends the process each time, which is
+set aside the third time and named, while the others are built. Full disks, read errors and want of memory are put into
+the process that fits; the others are real.
+
+The table: times each fault was done, rows lost, rows duplicated, files that are half there or temporary, restarts,
+complete shards that were built again, datasets equal to the undisturbed one in every column.
+A quarter of an hour on two quiet cores, most of it for Prefect. Exit status: 0 where nothing was lost, else 1."""
+
+
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `drill`."""
     drill = commands.add_parser("drill", help="do harm to builds and datasets on purpose, and see what comes of it")
@@ -27,7 +41,19 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     corruption.add_argument("--times", type=int, default=100, metavar="N", help="(default: %(default)s)")
     corruption.set_defaults(run=run_corruption)
-    for parser in (corruption,):
+    faults = kinds.add_parser(
+        "faults",
+        help="kills, full disks, broken sources and more, during builds",
+        description=FAULTS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    faults.add_argument(
+        "--kills", type=int, default=50, metavar="N", help="three fifths of workers, a fifth each of flows and servers "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    faults.add_argument("--others", type=int, default=3, metavar="N", help="of each other fault (default: %(default)s)")
+    faults.set_defaults(run=run_faults)
+    for parser in (corruption, faults):
         parser.add_argument("--seed", type=int, default=0, help="of what is done where (default: %(default)s)")
         parser.add_argument("--json", action="store_true", help="print the table as one JSON object, the last line")
         parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no table")
@@ -80,6 +106,60 @@ def run_corruption(args: argparse.Namespace) -> int:
         report |= {name: sum(getattr(one, name) for one in outcomes) for name in ("found", "by_files", "restored")}
         print(json.dumps(report))
     return 1 if missed or false_alarms else 0
+
+
+def run_faults(args: argparse.Namespace) -> int:
+    """Break builds, start them again, compare; print the table."""
+    import time
+    from dataclasses import asdict
+    from random import Random
+
+    from tqdm import tqdm
+
+    from flows.drill.faults import FAULTS as WORKER_FAULTS
+    from flows.drill.faults import KILL_WORKER, Setting, faults_table
+    from flows.drill.prefect_faults import prefect_faults, time_flow
+    from flows.drill.small import make_small
+    from flows.shard import Builder
+
+    if args.kills < 0 or args.others < 0 or args.seed < 0:
+        raise UserError("--kills, --others and --seed: expected whole numbers from 0.")
+    of_prefect = args.kills // 5
+    times = {KILL_WORKER: args.kills - 2 * of_prefect} | {
+        name: args.others for name in WORKER_FAULTS if name != KILL_WORKER
+    }
+    results = []
+    with tempfile.TemporaryDirectory(prefix="hmr-skel-drill-") as name:
+        folder = Path(name)
+        manifest = make_small(folder / "small", open_body(args.quiet).absolute())
+        builder = Builder.open(manifest, folder / "undisturbed", "cpu", quiet=True)
+        builder.load_models(range(len(builder.shards)))
+        start = time.monotonic()
+        for index in range(len(builder.shards)):
+            builder.build(index, progress=False)
+        setting = Setting(manifest, builder.out, len(builder.shards), time.monotonic() - start)
+        plan = [(fault, WORKER_FAULTS[fault], number) for fault, number in times.items()]
+        if of_prefect:
+            time_flow(setting, folder / "first")  # makes the server's database
+            plan += [(*item, of_prefect) for item in prefect_faults(time_flow(setting, folder / "second")).items()]
+        rng = Random(args.seed)
+        with tqdm(total=sum(n for *_, n in plan), disable=True if args.quiet else None, leave=False) as bar:
+            for fault, do, number in plan:
+                for _ in range(number):
+                    bar.set_description(fault)
+                    place = folder / f"run{len(results)}"
+                    place.mkdir()
+                    results.append(do(setting, place, rng))
+                    bar.update()
+    bad = [result for result in results if not result.passed]
+    if not args.quiet:
+        print(faults_table(results))
+        print(f"seed {args.seed}")
+        for result in bad:
+            print(f"failed: {result}")
+    if args.json:
+        print(json.dumps({"seed": args.seed, "passed": not bad, "results": [asdict(result) for result in results]}))
+    return 1 if bad else 0
 
 
 def open_body(quiet: bool) -> Path:
