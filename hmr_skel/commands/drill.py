@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -151,6 +152,8 @@ def run_faults(args: argparse.Namespace) -> int:
                     place.mkdir()
                     results.append(do(setting, place, rng))
                     bar.update()
+                    if bar.disable and not args.quiet:  # no terminal, perhaps a log file
+                        print(results[-1], file=sys.stderr, flush=True)
     bad = [result for result in results if not result.passed]
     if not args.quiet:
         print(faults_table(results))

@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 import struct
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -25,7 +26,10 @@ from hmr_skel.errors import UserError
 
 _PIECE = 2 * 2**20
 # What zipfile and zlib raise on damaged files, depending on where the damage is.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError)
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError),
+    *(tokenize.TokenError, SyntaxError, TypeError, OverflowError, MemoryError),  # headers are Python literals to numpy
+)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field
 
 
