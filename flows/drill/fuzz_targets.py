@@ -111,7 +111,7 @@ def _read_parquet(path: Path) -> object:
 
     shards = load_shards(path)
     whole = {name: shards[name] for name in shards.columns}
-    return whole, [shards.valid(name) for name in shards.columns], shards[0] if len(shards) else None
+    return whole, shards.valid("skel_q"), shards[0] if len(shards) else None
 
 
 def _parquet_files() -> list[bytes]:
