@@ -146,6 +146,18 @@ def fuzz(
     return result
 
 
+def fuzz_table(campaigns: Sequence[Campaign]) -> str:
+    """A line per reader."""
+    heads = ("inputs", "refused", "lines", "kept", "findings", "slowest, s", "memory, MB")
+    lines = [f"{'reader':<26}" + "".join(f"{head:>{len(head) + 3}}" for head in heads)]
+    for one in campaigns:
+        slow, memory = f"{one.slowest_s:.2f}", f"{one.memory_bytes / 1e6:.0f}"
+        values = (one.executions, one.refused, one.lines, len(one.corpus), len(one.findings), slow, memory)
+        cells = (f"{value:>{len(head) + 3}}" for value, head in zip(values, heads, strict=True))
+        lines.append(f"{one.target:<26}" + "".join(cells))
+    return "\n".join(lines)
+
+
 def read_once(
     target: Target, folder: Path, data: bytes, watch: Watch, result: Campaign, found: set[tuple[str, int]]
 ) -> None:
