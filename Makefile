@@ -13,7 +13,7 @@ CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)")
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup fit dataset serve images train evaluate ablate predict bench report test check format doctor again
+.PHONY: help setup fit dataset serve images train evaluate ablate predict bench report test check format doctor audit again
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo '  make images          render the images of the default dataset (fitting does not need them)'
 	@echo '  make report          a web page of the dataset: errors, joint angles, rejects, pictures, a 3D viewer'
 	@echo '  make doctor          what is installed, which body models and label files are there, what is missing'
+	@echo '  make audit           known vulnerabilities of the pinned packages (asks the package index)'
 	@echo '  make test            the whole test suite'
 	@echo '  make check           style, types and the fast tests; two minutes on two cores'
 	@echo '  make format          rewrite the sources in the project style'
@@ -94,6 +95,12 @@ images: .venv/installed
 
 doctor: .venv/installed
 	@$(HMR_SKEL) doctor $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)
+
+# The auditor in an environment of its own. --strict: a package that the index knows nothing of is no good news.
+audit:
+	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.10'; }
+	@sed 's/+cpu//' constraints.txt > .venv/audit/pins.txt
+	@.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r .venv/audit/pins.txt $(ARGS)
 
 test: .venv/installed
 	@$(BIN)/pytest $(ARGS)

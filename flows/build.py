@@ -108,24 +108,31 @@ def build_hmr_skel(
         wanted = builder.choose(shards)
         builder.load_models(wanted, rebuild=rebuild)
         artifact = create_progress_artifact(0.0, key="build-progress", description=f"{len(wanted)} shards")
-        for index in wanted:
-            futures[build_shard_task.submit(manifest, index, out, device, rebuild, progress)] = index
+        suspects = builder.suspects(wanted)
+        # One that ended a process before comes last and alone, so that it takes no other along.
+        turns = [[index for index in wanted if index not in suspects], *([index] for index in suspects)]
         reports: list[ShardReport] = []
         failures: dict[int, BaseException] = {}
         with tqdm(
             total=len(wanted), unit="shard", desc=builder.manifest.name, disable=None if progress else True
         ) as bar:
-            for done, future in enumerate(as_completed(list(futures)), start=1):
-                result = future.result(raise_on_failure=False)
-                if isinstance(result, dict):
-                    reports.append(ShardReport(**result))
-                    if progress and bar.disable:  # no terminal, perhaps a log file
-                        print(reports[-1].line(), file=sys.stderr, flush=True)
-                else:
-                    failures[futures[future]] = result
-                bar.update()
-                bar.set_postfix_str(f"{len(failures)} failed" if failures else "")
-                update_progress_artifact(artifact, 100.0 * done / len(wanted))  # ty: ignore
+            for turn in turns:
+                futures.clear()
+                for index in turn:
+                    futures[build_shard_task.submit(manifest, index, out, device, rebuild, progress)] = index
+                for future in as_completed(list(futures)):
+                    result = future.result(raise_on_failure=False)
+                    if isinstance(result, dict):
+                        reports.append(ShardReport(**result))
+                        if progress and bar.disable:  # no terminal, perhaps a log file
+                            print(reports[-1].line(), file=sys.stderr, flush=True)
+                    else:
+                        failures[futures[future]] = result
+                    bar.update()
+                    bar.set_postfix_str(f"{len(failures)} failed" if failures else "")
+                    done = 100.0 * (len(reports) + len(failures)) / len(wanted)
+                    update_progress_artifact(artifact, done)  # ty: ignore
+        builder.write_card()
         summary = summarise_build(builder, reports, failures, time.monotonic() - start)
         _publish(summary)
         if failures:

@@ -1,5 +1,6 @@
 """Annotation rows in, fit columns out: picks the body models and the device, and calls the fit. No files but models."""
 
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -33,6 +34,7 @@ class Fitter:
         self.smpl_genders = sorted({s.smpl_gender or "neutral" for s in manifest.sources if s.format == "camerahmr"})
         self._prepared: dict[tuple[str, str], fitting.FitModel] = {}
         self._points: torch.Tensor | None = None
+        self._said_smaller = False
         if self.smpl_genders:
             models = (*(SMPL_FILES[g] for g in self.smpl_genders), *(SKEL_FILES[g] for g in self.skel_genders))
             for name in (*models, J19_FILE):
@@ -95,6 +97,14 @@ class Fitter:
             result = fitting.fit_many(params, models[0], points, progress)
         else:
             result = fitting.fit_best(params, models, points, progress)
+        asked = self.config.batch_on(self.device.type)
+        if not models[0].compiled and result.batch < asked and not self._said_smaller:
+            self._said_smaller = True
+            print(
+                f"{self.device}: out of memory at a batch of {asked} rows, going on with {result.batch} where needed",
+                file=sys.stderr,
+                flush=True,
+            )
         return _columns(result), result.batch
 
     def _model(self, smpl_gender: str, skel_gender: str) -> fitting.FitModel:

@@ -19,9 +19,11 @@ from fitting import recipe
 from flows.fitter import Fitter
 from flows.sources import fit_code, make_missing
 from hmr_skel.data.annotations import SourceReader, open_source
+from hmr_skel.data.atomic import remove_abandoned
+from hmr_skel.data.attempts import attempting, crashes
 from hmr_skel.data.card import write_card
 from hmr_skel.data.checks import check_rows
-from hmr_skel.data.fingerprint import code_version, shard_fingerprint
+from hmr_skel.data.fingerprint import code_version, fingerprint_of, shard_ingredients
 from hmr_skel.data.manifest import Manifest, load_manifest
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import SCHEMA, shard_table
@@ -85,10 +87,13 @@ class ShardReport:
 class Builder:
     """Builds shards of one manifest into one folder."""
 
-    def __init__(self, manifest: Manifest, out: Path, device: str = "auto", *, quiet: bool = False) -> None:
+    def __init__(
+        self, manifest: Manifest, out: Path, device: str = "auto", *, quiet: bool = False, any_plan: bool = False
+    ) -> None:
         """Open everything that shards share, and check it, before any work.
 
-        Raises `UserError` where the device, the recipe, a label file or a body model cannot be used.
+        `any_plan` leaves it to the caller to look whether `out` holds shards of another number of shards. Raises
+        `UserError` where the device, the recipe, a label file or a body model cannot be used.
         """
         self.manifest = manifest
         self.out = out
@@ -97,7 +102,10 @@ class Builder:
         make_missing(manifest, quiet=quiet)
         self.readers: dict[str, SourceReader] = {s.name: open_source(s, cache_dir(out)) for s in manifest.sources}
         self.shards = plan(manifest, {name: reader.num_rows for name, reader in self.readers.items()})
-        check_no_other_plan(out, len(self.shards))
+        if not any_plan:
+            check_no_other_plan(out, len(self.shards))
+            for folder in (out, *(out / name for name in ("data", "rejects", "meta"))):
+                remove_abandoned(folder)
         self.fitter = Fitter(manifest, self.device)
         self._fitting = threading.Lock()
         self._body_models = self.fitter.body_models_hash()
@@ -122,8 +130,12 @@ class Builder:
             self.fitter.load()
 
     def fingerprint(self, shard: Shard) -> str:
+        """One hash of what the shard's rows depend on."""
+        return fingerprint_of(self.ingredients(shard))
+
+    def ingredients(self, shard: Shard) -> dict[str, Any]:
         """What the shard's rows depend on."""
-        return shard_fingerprint(
+        return shard_ingredients(
             self.manifest,
             shard,
             content={name: reader.content_id for name, reader in self.readers.items()},
@@ -141,12 +153,27 @@ class Builder:
             progress: show a progress bar on a terminal.
 
         Raises:
-            UserError: there is no such shard, a model file is missing or damaged, the output cannot be written.
+            UserError: there is no such shard, a label file cannot be read or has changed, a model file is missing or
+                damaged, the output cannot be written, or the shard ended the process that built it too often.
         """
         shard = pick(self.shards, index)
         fingerprint = self.fingerprint(shard)
         if not rebuild and is_complete(self.out, shard, fingerprint):
             return self._report(shard, skipped=True)
+        with attempting(self.out, shard, fingerprint, forget=rebuild):
+            self._build(shard, fingerprint, progress)
+        return self._report(shard, skipped=False)
+
+    def suspects(self, indices: Sequence[int]) -> list[int]:
+        """Those of the shards that a process ended in: best built last and alone, where they take no other along."""
+        shards = [pick(self.shards, index) for index in indices]
+        return [shard.index for shard in shards if crashes(self.out, shard, self.fingerprint(shard))]
+
+    def write_card(self) -> None:
+        """The dataset's README.md, once more: a build that was killed may not have come to it."""
+        write_card(self.out, self.manifest, self.shards)
+
+    def _build(self, shard: Shard, fingerprint: str, progress: bool) -> None:
         start = time.perf_counter()
         pieces, rejects = self._read(shard)
         read_s = time.perf_counter() - start
@@ -156,7 +183,7 @@ class Builder:
             tqdm(
                 total=sum(map(len, pieces)) * len(self.fitter.skel_genders),
                 unit="row",
-                desc=f"shard {index}",
+                desc=f"shard {shard.index}",
                 disable=None if progress else True,
                 leave=False,
             ) as bar,
@@ -177,17 +204,20 @@ class Builder:
             "seconds": {"read": read_s, "fit": fit_s, "write": write_s, "total": total_s},
             "device": str(self.device),
             "batch": batch,  # less than the recipe's where memory was short: the result is then not equal in every bit
-            "recipe": self.fitter.config.as_dict(),
-            "code": self._code,
         }
-        write_meta(self.out, shard, fingerprint, info)
-        write_card(self.out, self.manifest, self.shards)
-        return self._report(shard, skipped=False)
+        write_meta(self.out, shard, fingerprint, info, self.ingredients(shard))
+        self.write_card()
 
     def _read(self, shard: Shard) -> tuple[list[AnnotationRows], list[Reject]]:
         pieces, rejects = [], []
         for piece in shard.pieces:
-            rows = self.readers[piece.source].read(piece.start, piece.stop)
+            try:
+                rows = self.readers[piece.source].read(piece.start, piece.stop)
+            except OSError as error:
+                file = self.manifest.source(piece.source).file
+                raise UserError(
+                    f"cannot read {file}: {error.strerror or error}. What is finished is kept; start again."
+                ) from error
             kept, out = check_rows(rows, self.manifest.source(piece.source).exclude)
             pieces.append(kept)
             rejects += out
@@ -222,7 +252,10 @@ def build_shard(
     Raises `UserError` for everything that a user can mend.
     """
     folder = Path(out) if out is not None else default_out(manifest)
-    return Builder(manifest, folder, device, quiet=not progress).build(index, rebuild=rebuild, progress=progress)
+    builder = Builder(manifest, folder, device, quiet=not progress)
+    report = builder.build(index, rebuild=rebuild, progress=progress)
+    builder.write_card()
+    return report
 
 
 def default_out(manifest: Manifest) -> Path:

@@ -19,6 +19,7 @@ from hmr_skel.commands import (
     build,
     convert,
     doctor,
+    drill,
     evaluate,
     export,
     images,
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for family in (
         *(build, serve, images, verify, schema, report, render, convert, export),
-        *(train, evaluate, ablate, moyo_hard, predict, bench, body, doctor),
+        *(train, evaluate, ablate, moyo_hard, predict, bench, body, drill, doctor),
     ):
         family.add_commands(commands)
     return parser
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     # Before torch is loaded: threads that spin while they wait make a fit many times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before OpenCV is: a small file may claim to be an image of any size. 2^28 px are 16,384 squared, 0.8 GB.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
     try:
         return args.run(args) or 0
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 ALL = {
     "body", "convert", "data", "device", "errors", "evaluate", "fitting", "flows", "model", "open_data", "predict",
-    "render", "report", "rows", "shapes", "train", "two_stage",
+    "plain_types", "render", "report", "rows", "shapes", "train", "two_stage",
 }  # fmt: skip
 ALLOWED = {
     "root": {"data"},  # hmr_skel.load_shards, on first use
@@ -21,12 +21,13 @@ ALLOWED = {
     "device": {"errors"},
     "rows": set(),
     "shapes": set(),
-    "body": {"errors", "rows", "shapes"},
-    "data": {"errors", "rows", "body.joints", "body.dofs"},
+    "plain_types": set(),
+    "body": {"errors", "rows", "shapes", "plain_types"},
+    "data": {"errors", "rows", "plain_types", "body.joints", "body.dofs"},
     "render": {"errors", "rows", "body"},
     "open_data": {"errors", "rows", "body", "data", "render"},
     "fitting": {"errors", "rows", "shapes", "body"},
-    "convert": {"errors", "rows", "device", "body", "data", "render", "fitting"},
+    "convert": {"errors", "rows", "plain_types", "device", "body", "data", "render", "fitting"},
     "report": {"errors", "rows", "body", "data", "render", "fitting", "convert"},
     "model": {"errors", "rows", "body"},
     "evaluate": {"errors", "rows", "body", "data", "model"},

@@ -8,18 +8,23 @@ import contextlib
 import importlib
 import os
 import pickle
+import tokenize
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hmr_skel.errors import UserError
+from hmr_skel.plain_types import ArrayType, plain_bytearray, reconstruct
 
 _PLAIN = {
-    ("builtins", "object"), ("builtins", "set"), ("builtins", "slice"), ("builtins", "bytearray"),
-    ("collections", "OrderedDict"), ("copyreg", "_reconstructor"), ("numpy", "ndarray"), ("numpy", "dtype"),
-    ("numpy._core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar"),
+    ("builtins", "object"), ("builtins", "set"), ("builtins", "slice"), ("collections", "OrderedDict"),
+    ("copyreg", "_reconstructor"), ("numpy", "dtype"), ("numpy._core.multiarray", "scalar"),
     ("numpy._core.numeric", "_frombuffer"),
+}  # fmt: skip
+_STAND_INS = {
+    ("numpy", "ndarray"): ArrayType, ("numpy._core.multiarray", "_reconstruct"): reconstruct,
+    ("builtins", "bytearray"): plain_bytearray,
 }  # fmt: skip
 _SPARSE = {f"{kind}_matrix" for kind in ("csc", "csr", "coo")} | {f"{kind}_array" for kind in ("csc", "csr", "coo")}
 # Modules as Python 2 and numpy 1 called them.
@@ -63,6 +68,8 @@ def allowed_class(module: str, name: str) -> Any:
     module = _RENAMED.get(module, module)
     if (module, name) == ("_codecs", "encode"):
         return _encode
+    if (module, name) in _STAND_INS:
+        return _STAND_INS[module, name]
     if module.split(".")[0] == "chumpy":
         return ChumpySelect if name == "Select" else ChumpyArray
     if module.startswith("scipy.sparse") and name in _SPARSE:
@@ -173,7 +180,7 @@ def load_regressor(path: str | Path, rows: int) -> np.ndarray:
             raise UserError(
                 f"{path}: no such file. Run `hmr-skel doctor` to see which model files are in place."
             ) from None
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, SyntaxError, MemoryError, tokenize.TokenError) as error:
             raise UserError(f"{path}: cannot be read as a .npy array: {error}. Fetch the file again.") from None
     else:
         raw = load_pickle(path)

@@ -61,6 +61,7 @@ def run_fit(args: argparse.Namespace) -> None:
     from flows.shard import build_shard, parse_shards
     from hmr_skel.data.manifest import load_manifest
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
     numbers = parse_shards(args.shard)
     if len(numbers) != 1:
         raise UserError(
@@ -86,7 +87,7 @@ def run_dataset(args: argparse.Namespace) -> None:
     # one out. For the same reason Prefect is imported only afterwards; that it finds its settings is another.
     server = contextlib.ExitStack()
     atexit.register(server.close)
-    _, os.environ["PREFECT_API_URL"] = server.enter_context(running_server(ui=False))
+    process, os.environ["PREFECT_API_URL"] = server.enter_context(running_server(ui=False))
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the report says what went wrong
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
@@ -107,6 +108,16 @@ def run_dataset(args: argparse.Namespace) -> None:
         print(failed.traceback, end="", file=sys.stderr)
         _print_summary(failed.summary, args)
         raise
+    except Exception as error:
+        if process.poll() is None:
+            raise
+        print(
+            f"error: the Prefect server ended (exit status {process.returncode}) while the flow ran ({error}). What is "
+            "finished is kept; the same command goes on from there.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)  # at a normal exit Prefect would try for a minute to send the server what it has
     _print_summary(DatasetSummary(**result), args)
 
 

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from hmr_skel.commands.body_models import named_body_models
+from hmr_skel.commands.body_models import BODY_MODELS_HELP, required_body_models
 from hmr_skel.errors import UserError
 
 CONVERT = """\
@@ -53,8 +53,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--body-models",
         metavar="DIR",
-        help="folder with SMPL_*.pkl and skel_*.pkl (default: $HMR_SKEL_BODY_MODELS); 'open' takes the openly licensed "
-        "body, which shows that all works but has another shape space than SMPL",
+        help=f"{BODY_MODELS_HELP}, which shows that all works but has another shape space than SMPL",
     )
     parser.add_argument("--frames", metavar="LIST", help="only frames (or rows) with these numbers, e.g. 0-99,250")
     parser.add_argument(
@@ -119,7 +118,7 @@ def run_convert(args: argparse.Namespace) -> None:
             "their rows are."
         )
     clips = [_with_notes(clip, args) for clip in clips]
-    bodies = Bodies(named_body_models(args.body_models, args.quiet), resolve_device(args.device))
+    bodies = Bodies(required_body_models(args.body_models, quiet=args.quiet), resolve_device(args.device))
     fitting_since = time.perf_counter()
     with tqdm(
         total=count_fits(clips, args.gender),

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
-from hmr_skel.commands.body_models import named_body_models
+from hmr_skel.commands.body_models import required_body_models
 from hmr_skel.commands.evaluate_held_out import mean_of
 from hmr_skel.convert.clips import SmplClip
 from hmr_skel.convert.fit import Bodies, count_fits
@@ -51,7 +51,7 @@ def benchmark_reports(
     legacy = legacy_switches(args.legacy)
     if len(benchmarks) > 1 and (args.labels is not None or args.images is not None):
         raise UserError("--labels and --images are for one benchmark; name one, or put files below --benchmark-data.")
-    models = named_body_models(args.body_models, args.quiet)
+    models = required_body_models(args.body_models, quiet=args.quiet)
     if files:
         intrinsics = Intrinsics.choose(args.intrinsics, args.fov, device)
         loaded = [load_any_network(files[0])]

@@ -3,6 +3,7 @@
 One uncompressed .npz per source. Columns are streamed shard by shard, so that three million rows need no memory.
 """
 
+import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from hmr_skel.body.dofs import MIRROR, MIRROR_SIGN
+from hmr_skel.convert.fit import Bodies
+from hmr_skel.convert.mirror import mirrored_largest_mm, mirrored_q
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.errors import UserError
 
 FORMATS = ("skel-cf", "hsmr")
 SKEL_CF, HSMR = FORMATS
+HSMR_MAX_PVE = 0.06
+"""m. HSMR's trainer takes no pose and betas from rows whose largest vertex distance is beyond; it looks itself."""
+_TEXT = "text"  # a dtype whose width is found in the rows
 
 Values = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
@@ -50,9 +55,11 @@ def _keypoints(column: str, *shape: int, required: bool = True) -> _Key:
     return _Key((column,), values, shape, required=required, sparse=True)
 
 
-def _mirrored(rows: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The dofs of the mirrored posture."""
-    return rows["skel_q"][:, MIRROR] * np.asarray(MIRROR_SIGN, np.float32)
+def _extra_info(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A JSON object per row: HSMR's records hold a dict there, and an .npz without pickles holds texts."""
+    names = {"dataset_name": "source", "row_id": "row_id", "source_row": "source_row", "status": "status"}
+    columns = [rows[column].tolist() for column in names.values()]
+    return np.array([json.dumps(dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)])
 
 
 _BOX = {"center": _same("center", 2), "scale": _same("scale", 2)}
@@ -85,10 +92,25 @@ _KEYS: Mapping[str, Mapping[str, _Key]] = {
         "orig_has_poses": _Key((), lambda rows: np.ones(len(rows["center"]), np.float32), ()),
         "orig_has_betas": _Key((), lambda rows: np.ones(len(rows["center"]), np.float32), ()),
         "orig_pve_max": _Key(("v2v_max_mm",), lambda rows: rows["v2v_max_mm"] / np.float32(1000), (), required=False),
-        "flip_poses": _Key(("skel_q",), _mirrored, (46,)),
+        "extra_info": _Key(("source", "row_id", "source_row", "status"), _extra_info, (), _TEXT),
+        "flip_poses": _Key(("skel_q",), lambda rows: mirrored_q(rows["skel_q"]), (46,)),
         "flip_betas": _same("skel_betas", 10),
     },
 }
+_FLIP_PVE_MAX = "flip_pve_max"
+_FLIP_COLUMNS = (
+    *("smpl_pose", "smpl_betas", "smpl_transl", "smpl_gender"),
+    *("skel_q", "skel_betas", "skel_transl", "skel_gender", "v2v_max_mm"),
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written file."""
+
+    rows: int
+    beyond: int
+    """Rows whose `orig_pve_max` or `flip_pve_max` is beyond `HSMR_MAX_PVE`; 0 of a format without them."""
 
 
 def export_dataset(
@@ -97,8 +119,9 @@ def export_dataset(
     format: str,
     gender: str = "male",
     split: str | None = "train",
+    bodies: Bodies | None = None,
     progress: Callable[[int], object] | None = None,
-) -> dict[Path, int]:
+) -> dict[Path, Exported]:
     """Write a dataset's rows as `out/<source>-release-skel.npz`, one file per source.
 
     Args:
@@ -108,13 +131,16 @@ def export_dataset(
             the fields of HSMR's training records, as arrays; the mirrored pose is that of the mirrored skeleton.
         gender: the SKEL body that the files are for; neither format says which, so that rows of the other are refused.
         split: train, test (held-out shards), or None for both.
+        bodies: the body models that the dataset was fitted with; `hsmr` needs them for the `flip_pve_max` of rows that
+            were fitted, which is measured on meshes.
         progress: called with rows just written.
 
     Returns:
-        The files, with their rows.
+        What was written, by file.
 
     Raises:
-        UserError: rows are of the other gender or lack what the format needs; the text says which.
+        UserError: rows are of the other gender or lack what the format needs; the text says which. Or the body models
+            are missing, or others than those of the fit.
     """
     shards = load_shards(dataset, split=split)
     source, genders = shards["source"], shards["skel_gender"]
@@ -128,30 +154,48 @@ def export_dataset(
         )
     plan = {}
     for name in dict.fromkeys(source.tolist()):
-        plan[name] = _available(shards, source == name, format, dataset, name)
+        plan[name] = _available(shards, source == name, _keys(format, bodies), dataset, name)
     written = {}
     for name, keys in plan.items():
         path = out / f"{name}-release-skel.npz"
         rows = int((source == name).sum())
-        _write(path, shards, name, rows, keys, progress)
-        written[path] = rows
+        written[path] = Exported(rows, _write(path, shards, name, rows, keys, progress))
     return written
 
 
-def _available(shards: Shards, rows: np.ndarray, format: str, dataset: Path, source: str) -> dict[str, _Key]:
-    """The keys that every row of the source can fill. Raises `UserError` where a required one cannot be."""
-    keys, total = {}, int(rows.sum())
-    for name, key in _KEYS[format].items():
+def _keys(format: str, bodies: Bodies | None) -> dict[str, _Key]:
+    """The format's keys, the slowest first: the one whose rows the progress bar counts."""
+    keys = {"imgname": _Key(("imgname",), lambda rows: rows["imgname"], (), _TEXT), **_KEYS[format]}
+    if format != HSMR:
+        return keys
+
+    def flip_pve_max(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        if bodies is None:
+            raise UserError(
+                f"{_FLIP_PVE_MAX} is measured on meshes and takes the body models of the fit: name their folder with "
+                "--body-models DIR or HMR_SKEL_BODY_MODELS; --body-models open takes the openly licensed body."
+            )
+        return mirrored_largest_mm(rows, bodies) / np.float32(1000)
+
+    return {_FLIP_PVE_MAX: _Key(_FLIP_COLUMNS, flip_pve_max, (), required=False), **keys}
+
+
+def _available(
+    shards: Shards, rows: np.ndarray, keys: Mapping[str, _Key], dataset: Path, source: str
+) -> dict[str, _Key]:
+    """Those of the keys that every row of the source can fill. Raises `UserError` where a required one cannot be."""
+    found, total = {}, int(rows.sum())
+    for name, key in keys.items():
         there = {column: int(shards.valid(column)[rows].sum()) for column in key.columns}
         column = min(there, key=lambda column: there[column], default=None)
         if column is None or there[column] == total or (key.sparse and there[column] > 0):
-            keys[name] = key
+            found[name] = key
         elif key.required:
             raise UserError(
                 f"{dataset}: {total - there[column]:,} of {total:,} rows of source {source!r} have no {column}, which "
-                f"format {format!r} needs ({name!r}). Leave the source out of the dataset, or annotate it."
+                f"the format needs for {name!r}. Leave the source out of the dataset, or annotate it."
             )
-    return keys
+    return found
 
 
 def _write(
@@ -161,23 +205,30 @@ def _write(
     rows: int,
     keys: Mapping[str, _Key],
     progress: Callable[[int], object] | None,
-) -> None:
-    width = max((int(_lengths(file, source)) for file in shards.files()), default=1)
-    names = _Key(("imgname",), lambda values: values["imgname"].astype(f"<U{width}"), (), f"<U{width}")
+) -> int:
+    """Write one source's file. Returns how many of its rows are beyond `HSMR_MAX_PVE`."""
+    beyond = np.zeros(rows, bool)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
-        for name, key in {"imgname": names, **keys}.items():
+        for i, (name, key) in enumerate(keys.items()):
+            dtype = _width(shards, source, key) if key.dtype == _TEXT else key.dtype
+            start = 0
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                header = {"descr": key.dtype, "fortran_order": False, "shape": (rows, *key.shape)}
+                header = {"descr": dtype, "fortran_order": False, "shape": (rows, *key.shape)}
                 np.lib.format.write_array_header_2_0(member, header)
                 for values in _pieces(shards, source, key):
-                    member.write(np.ascontiguousarray(values, key.dtype).tobytes())
-                    if progress is not None and name == "imgname":
+                    member.write(np.ascontiguousarray(values.astype(dtype)).tobytes())
+                    if name.endswith("pve_max"):
+                        beyond[start : start + len(values)] |= values > HSMR_MAX_PVE
+                    start += len(values)
+                    if progress is not None and i == 0:
                         progress(len(values))
+    return int(beyond.sum())
 
 
-def _lengths(shards: Shards, source: str) -> int:
-    names = shards["imgname"][shards["source"] == source]
-    return max((len(name) for name in names), default=1)
+def _width(shards: Shards, source: str, key: _Key) -> str:
+    """The dtype of texts: as wide as the longest of all rows."""
+    widest = max((len(text) for values in _pieces(shards, source, key) for text in values.tolist()), default=1)
+    return f"<U{max(widest, 1)}"
 
 
 def _pieces(shards: Shards, source: str, key: _Key) -> Iterator[np.ndarray]:

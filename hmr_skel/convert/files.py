@@ -8,19 +8,24 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hmr_skel.convert.pickles import is_pickle, load_results, unpickle
+from hmr_skel.convert.pickles import MAX_UNPACKED_BYTES, is_pickle, load_results, unpickle
 from hmr_skel.errors import UserError
 
 READABLE = (
     "an .npz (CameraHMR labels, AMASS), a .smpl, a pickle or joblib file (4D-Humans, TokenHMR), torch's .pt, JSON, or "
     "Parquet of ours"
 )
+
+
+MAX_ENTRIES = 2**27
+"""Numbers in the containers of one file: two million frames of 72."""
 
 
 class Npz(Mapping):
@@ -47,11 +52,12 @@ class Npz(Mapping):
             raise KeyError(key)
         try:
             with zipfile.ZipFile(self._path) as archive, archive.open(f"{key}.npy") as file:
-                array = _read_npy(file)
+                array = _read_npy(file, self._path.stat().st_size)
         except Exception as error:  # damage can raise anything
             raise UserError(f"{self._path}: {key!r} is corrupt: {error}. Fetch the file again.") from None
         # What numpy makes of a dict that is saved beside arrays.
-        return array.item() if array.dtype == object and array.shape == () else array
+        whole = array.item() if array.dtype == object and array.shape == () else array
+        return _checked(whole, self._path) if array.dtype == object else whole
 
 
 def is_parquet(path: Path) -> bool:
@@ -72,11 +78,13 @@ def read_contents(path: Path) -> Any:
         if start.startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(path) as archive:
                 is_torch = any(name.endswith("/data.pkl") for name in archive.namelist())
-            return torch.load(path, map_location="cpu", weights_only=True) if is_torch else Npz(path)
+            if is_torch:
+                return _checked(torch.load(path, map_location="cpu", weights_only=True), path)
+            return Npz(path)
         if start.startswith(b"\x93NUMPY"):
             with path.open("rb") as file:
-                array = _read_npy(file)
-            return array.item() if array.shape == () else {"pose": array}
+                array = _read_npy(file, path.stat().st_size)
+            return _checked(array.item(), path) if array.shape == () else {"pose": array}
         if start.lstrip()[:1] in (b"{", b"["):  # no pickle starts so
             return _json(path)
     except UserError:
@@ -86,7 +94,7 @@ def read_contents(path: Path) -> Any:
     except Exception as error:  # torch.load, whose unpickler refuses what is not on its list
         raise UserError(f"{path} cannot be read: {error}. Save the parameters as .npz.") from None
     if is_pickle(start):
-        return load_results(path)
+        return _checked(load_results(path), path)
     raise UserError(f"{path} is of no kind that is read (it starts with {start!r}). Expected {READABLE}.")
 
 
@@ -107,8 +115,33 @@ def _json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read as JSON: {error}. Fetch or write it again.") from None
 
 
-def _read_npy(file: Any) -> np.ndarray:
-    """One array; one of Python objects (texts, a dict) by the allow-list."""
+def _checked(contents: Any, path: Path) -> Any:
+    """The contents. A few bytes of a pickle can stand for lists in lists, or for a tensor, of any size."""
+    try:
+        entries = _entries(contents, {})
+    except RecursionError:
+        raise UserError(f"{path} holds lists in lists without end. Save the parameters as .npz.") from None
+    if entries > MAX_ENTRIES:
+        raise UserError(f"{path} holds {entries:,} numbers, expected at most {MAX_ENTRIES:,}. Convert it in parts.")
+    return contents
+
+
+def _entries(value: Any, known: dict[int, int]) -> int:
+    """How many numbers and texts there are once every list is written out."""
+    if isinstance(value, torch.Tensor):
+        return value.numel()
+    if isinstance(value, np.ndarray):
+        return value.size if not value.dtype.hasobject else _entries(value.ravel().tolist(), known)
+    if not isinstance(value, dict | list | tuple):
+        return 1
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = sum(_entries(part, known) for part in parts)
+    return known[id(value)]
+
+
+def _read_npy(file: Any, file_bytes: int) -> np.ndarray:
+    """One array out of a file of so many bytes; one of Python objects (texts, a dict) by the allow-list."""
     version = np.lib.format.read_magic(file)
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -122,8 +155,10 @@ def _read_npy(file: Any) -> np.ndarray:
         if not isinstance(array, np.ndarray):
             raise ValueError("it holds no array")
         return array
-    data = file.read()
-    count = int(np.prod(shape))
+    count = prod(shape)
+    if count * dtype.itemsize > max(MAX_UNPACKED_BYTES, 20 * file_bytes):
+        raise ValueError(f"its header claims {count * dtype.itemsize:,} bytes, in a file of {file_bytes:,}")
+    data = file.read(count * dtype.itemsize)
     if len(data) < count * dtype.itemsize:
         raise ValueError("it is cut off")
     flat = np.frombuffer(data, dtype, count)

@@ -16,12 +16,12 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.convert.clips import SkelClip, SmplClip
 from hmr_skel.convert.continuity import shared_betas, without_jumps
+from hmr_skel.convert.distance import mesh_distances_mm
 from hmr_skel.data.checks import MAX_ABS_BETA, MAX_ANGLE, MAX_DISTANCE
 from hmr_skel.errors import UserError
-from hmr_skel.rows import SmplParams
+from hmr_skel.rows import SkelParams, SmplParams
 
 SKEL_GENDERS = ("male", "female", "best")
-_CHUNK = 256  # rows whose meshes are in memory at once
 
 
 class Bodies:
@@ -250,17 +250,10 @@ def _in_time(clip: SkelClip, bodies: Bodies, smoothness: float | int) -> SkelCli
 
 def distances_mm(clip: SkelClip, bodies: Bodies) -> tuple[np.ndarray, np.ndarray]:
     """Mean and largest distance [N] of the skin to the annotated mesh, of a clip of one body."""
-    smpl, skel = bodies.smpl(clip.smpl.gender[0]), bodies.skel(clip.gender[0])
-    mean, largest = [], []
-    for first in range(0, len(clip), _CHUNK):
-        rows = np.arange(first, min(first + _CHUNK, len(clip)))
-        params = _params([clip.smpl.take(rows)]).to(bodies.device)
-        target = smpl(params.global_orient, params.body_pose, params.betas, params.transl).vertices
-        q, betas, transl = (torch.from_numpy(v[rows]).to(bodies.device) for v in (clip.q, clip.betas, clip.transl))
-        apart = (skel(q, betas, transl).vertices - target).norm(dim=-1) * 1000
-        mean.append(apart.mean(1).cpu().numpy())
-        largest.append(apart.amax(1).cpu().numpy())
-    return np.concatenate(mean), np.concatenate(largest)
+    fitted = SkelParams(*(torch.from_numpy(v) for v in (clip.q, clip.betas, clip.transl)))
+    return mesh_distances_mm(
+        _params([clip.smpl]), bodies.smpl(clip.smpl.gender[0]), fitted, bodies.skel(clip.gender[0])
+    )
 
 
 def _violation_deg(q: np.ndarray, bounds: np.ndarray) -> np.ndarray:

@@ -20,7 +20,17 @@ import torch
 
 from hmr_skel.body.assets import allowed_class
 from hmr_skel.errors import UserError
+from hmr_skel.plain_types import plain_bytes
 
+MAX_UNPACKED_BYTES = 2**29
+"""What a small compressed file may unpack to; larger ones to `_PACKED_AT_MOST` times their size."""
+_PACKED_AT_MOST = 20
+_UNPACKERS: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+    b"\x5d\x00\x00": lzma.open,
+}
 _ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 
 
@@ -56,15 +66,21 @@ def is_pickle(start: bytes) -> bool:
 def _decompressed(file: io.BufferedIOBase) -> io.BufferedIOBase:
     start = file.read(6)
     file.seek(0)
+    limit = max(MAX_UNPACKED_BYTES, _PACKED_AT_MOST * file.seek(0, io.SEEK_END))
+    file.seek(0)
     if start.startswith(_ZLIB):
-        return io.BytesIO(zlib.decompress(file.read()))
-    if start.startswith(b"\x1f\x8b"):
-        return io.BytesIO(gzip.decompress(file.read()))
-    if start.startswith(b"BZh"):
-        return io.BytesIO(bz2.decompress(file.read()))
-    if start.startswith((b"\xfd7zXZ", b"\x5d\x00\x00")):
-        return io.BytesIO(lzma.decompress(file.read()))
-    return file
+        unpacker = zlib.decompressobj()
+        content = unpacker.decompress(file.read(), limit + 1)
+        if len(content) <= limit and not unpacker.eof:
+            raise EOFError("it is cut off")
+    elif unpack := next((unpack for first, unpack in _UNPACKERS.items() if start.startswith(first)), None):
+        with unpack(file) as packed:
+            content = packed.read(limit + 1)
+    else:
+        return file
+    if len(content) > limit:
+        raise ValueError(f"unpacked it has more than {limit:,} bytes; save it without compression")
+    return io.BytesIO(content)
 
 
 class _ArrayFollows:
@@ -102,7 +118,8 @@ _MORE = {
     ("joblib.numpy_pickle", "NumpyArrayWrapper"): _ArrayFollows,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch.storage", "_load_from_bytes"): _storage,
-    **{("builtins", kind.__name__): kind for kind in (dict, list, tuple, int, float, bool, str, bytes)},
+    **{("builtins", kind.__name__): kind for kind in (dict, list, tuple, int, float, bool, str)},
+    ("builtins", "bytes"): plain_bytes,
 }
 
 

@@ -49,11 +49,30 @@ class SourceReader:
     content_id: str
     """sha256 hex of what the file holds in the keys that are read (not of where or how it is stored)."""
     _arrays: Mapping[str, np.ndarray]  # column -> the mapped array, as in the file
+    _states: Mapping[Path, tuple[int, ...]]  # of the files that are mapped, when they were opened
 
     def read(self, start: int, stop: int) -> AnnotationRows:
-        """Rows start (included) to stop (excluded), unchecked."""
+        """Rows start (included) to stop (excluded), unchecked.
+
+        Raises `UserError` where a file has changed since it was opened: its rows would be others than `content_id`
+        says, and where it was cut off, the operating system would end this process.
+        """
         if not 0 <= start <= stop <= self.num_rows:
             raise ValueError(f"rows {start} to {stop} of {self.num_rows}")
+        self._check_unchanged()
+        rows = self._read(start, stop)
+        self._check_unchanged()
+        return rows
+
+    def _check_unchanged(self) -> None:
+        for path, state in self._states.items():
+            if _state(path) != state:
+                raise UserError(
+                    f"{path} has changed since it was opened. Let nothing write to it during a build, and start again: "
+                    "what is finished is kept where the file's content is as it was."
+                )
+
+    def _read(self, start: int, stop: int) -> AnnotationRows:
         columns = {name: array[start:stop] for name, array in self._arrays.items()}
         count = stop - start
         texts = {name: _texts(columns.pop(name)) for name in _TEXTS if name in columns}
@@ -102,7 +121,17 @@ def open_source(source: Source, cache_dir: Path) -> SourceReader:
     used = list(keys.values())
     file.verify(used)
     arrays = {column: file.array(key) for column, key in keys.items()}
-    return SourceReader(source, num_rows, file.content_id(used), arrays)
+    mapped = {Path(array.filename) for array in arrays.values() if isinstance(array, np.memmap) and array.filename}
+    states = {path: _state(path) for path in (source.file, *sorted(mapped))}
+    return SourceReader(source, num_rows, file.content_id(used), arrays, states)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _find_keys(source: Source, file: LabelFile) -> dict[str, str]:

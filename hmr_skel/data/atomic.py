@@ -25,7 +25,7 @@ def replacing(path: Path) -> Generator[Path, None, None]:
 
     Makes the folder. Raises `UserError` where the folder cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{uuid4().hex[:8]}.tmp")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
@@ -44,15 +44,36 @@ def replacing(path: Path) -> Generator[Path, None, None]:
         ) from error
 
 
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that says who uses it, and that nobody else takes."""
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{uuid4().hex[:8]}.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file has a name such as `replacing` gives while it writes."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether nobody is at work any more on a temporary file. Raises `FileNotFoundError` where it is gone."""
+    owner = _OWNER.search(path.name)
+    if owner is not None and owner["host"] == _host():
+        return not _is_running(int(owner["pid"]))
+    return time.time() - path.stat().st_mtime > ABANDONED_AFTER_S
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left in a folder (not below it). Raises `UserError` where that is not possible."""
+    try:
+        _remove_abandoned(folder / "*")
+    except OSError as error:
+        raise UserError(f"cannot remove temporary files from {folder}: {error.strerror or error}.") from error
+
+
 def _remove_abandoned(path: Path) -> None:
     for old in path.parent.glob(f".{path.name}.*.tmp"):
-        owner = _OWNER.search(old.name)
         with contextlib.suppress(FileNotFoundError):  # renamed or removed by its owner in this moment
-            if owner is not None and owner["host"] == _host():
-                abandoned = not _is_running(int(owner["pid"]))
-            else:
-                abandoned = time.time() - old.stat().st_mtime > ABANDONED_AFTER_S
-            if abandoned:
+            if is_abandoned(old):
                 old.unlink()
 
 

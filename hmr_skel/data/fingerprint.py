@@ -12,7 +12,7 @@ from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.shards import Shard
 
 
-def shard_fingerprint(
+def shard_ingredients(
     manifest: Manifest,
     shard: Shard,
     *,
@@ -20,8 +20,8 @@ def shard_fingerprint(
     body_models: str,
     recipe: Mapping[str, Any],
     code: str,
-) -> str:
-    """sha256 hex of all that determines a shard's rows.
+) -> dict[str, Any]:
+    """All that determines a shard's rows, as JSON values; `fingerprint_of` makes one hash of it.
 
     Args:
         manifest: counts through `Manifest.sha256`: not by where its files are.
@@ -39,7 +39,12 @@ def shard_fingerprint(
         "recipe": dict(recipe),
         "code": code,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    return json.loads(json.dumps(parts, default=str))  # as a meta file gives it back: tuples are lists there
+
+
+def fingerprint_of(ingredients: Mapping[str, Any]) -> str:
+    """sha256 hex of `shard_ingredients`."""
+    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
 
 
 def hash_files(paths: Iterable[Path]) -> str:

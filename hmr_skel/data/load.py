@@ -10,7 +10,8 @@ What is null in the file comes as NaN in float arrays, None in texts and -1 in w
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
+from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
 from hmr_skel.data.schema import column_shape
 from hmr_skel.errors import UserError
 
@@ -32,14 +34,20 @@ class Shards:
     def __init__(self, paths: Sequence[Path], columns: Sequence[str]):
         self.paths = tuple(paths)
         self.columns = tuple(columns)
-        self._schema = pq.read_schema(self.paths[0])
+        self._schema = _read_schema(self.paths[0])
         self._groups: list[tuple[int, int]] = []  # (file, row group) of each row group of all files
         counts = [0]
         for i, path in enumerate(self.paths):
-            metadata = pq.read_metadata(path)
+            with _readable(path):
+                metadata = pq.read_metadata(path)
             for group in range(metadata.num_row_groups):
                 self._groups.append((i, group))
                 counts.append(metadata.row_group(group).num_rows)
+            if max(counts) > MAX_ROWS_PER_SHARD:
+                raise UserError(
+                    f"{path} claims a row group of {max(counts):,} rows, expected at most {MAX_ROWS_PER_SHARD:,}. It "
+                    "is damaged, or none of ours."
+                )
         self._starts = np.cumsum(counts)  # of each row group, and the total
         self._row_group = lru_cache(maxsize=2)(self._read_row_group)
 
@@ -92,7 +100,10 @@ class Shards:
                 raise _unknown_column(name, self.columns, self.paths[0])
 
     def _read(self, column: str) -> pa.ChunkedArray:
-        tables = [pq.read_table(path, columns=[column], memory_map=True, partitioning=None) for path in self.paths]
+        tables = []
+        for path in self.paths:
+            with _readable(path):
+                tables.append(pq.read_table(path, columns=[column], memory_map=True, partitioning=None))
         return pa.chunked_array(
             [chunk for table in tables for chunk in table.column(0).chunks], tables[0].schema[0].type
         )
@@ -111,7 +122,8 @@ class Shards:
         return {name: table[name] for name in self.columns}
 
     def _read_row_group(self, file: int, group: int) -> pa.Table:
-        with pq.ParquetFile(self.paths[file], memory_map=True) as parquet:
+        path = self.paths[file]
+        with _readable(path), pq.ParquetFile(path, memory_map=True) as parquet:
             return parquet.read_row_group(group, columns=list(self.columns)).select(self.columns)
 
 
@@ -184,16 +196,24 @@ def _find(path: str | Path | Sequence[str | Path], shards: Sequence[int] | None)
 
 
 def _read_schema(path: Path) -> pa.Schema:
-    try:
+    with _readable(path):
         return pq.read_schema(path)
+
+
+@contextmanager
+def _readable(path: Path) -> Generator[None]:
+    """What goes wrong in a file becomes one clear error."""
+    try:
+        yield
     except FileNotFoundError:
         raise UserError(f"no file {path}. Expected a Parquet shard.") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is not a Parquet file that can be read: {error}. Build the shard again.") from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{path} is not a Parquet file that can be read: {text}. Build the shard again.") from error
 
 
 def _split(schema: pa.Schema) -> str:
-    return (schema.metadata or {}).get(b"hmr_skel.split", b"train").decode()
+    return (schema.metadata or {}).get(b"hmr_skel.split", b"train").decode(errors="replace")
 
 
 def _unknown_column(name: str, known: Sequence[str], path: Path) -> UserError:

@@ -12,20 +12,28 @@ import os
 import pickle
 import shutil
 import struct
+import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from hmr_skel.data.atomic import replacing
 from hmr_skel.errors import UserError
+from hmr_skel.plain_types import ArrayType, reconstruct
 
 _PIECE = 2 * 2**20
+MAX_UNPACKED_BYTES = 2**30
+"""What a compressed member may unpack to, on the disk, however small it is; larger ones to 100 times their size."""
 # What zipfile and zlib raise on damaged files, depending on where the damage is.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError)
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError),
+    *(tokenize.TokenError, SyntaxError, TypeError, OverflowError, MemoryError),  # headers are Python literals to numpy
+)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field
 
 
@@ -124,6 +132,11 @@ class LabelFile:
         if path.exists() and path.stat().st_size == member.info.file_size:
             return path
         with replacing(path) as temporary:
+            if member.info.file_size > max(MAX_UNPACKED_BYTES, 100 * member.info.compress_size):
+                raise UserError(
+                    f"{self.path}: {key!r} would unpack from {member.info.compress_size:,} bytes to "
+                    f"{member.info.file_size:,}, which no label file does. If it is sound, save it with np.savez."
+                )
             free = shutil.disk_usage(temporary.parent).free
             if member.info.file_size > free:
                 raise UserError(
@@ -166,11 +179,17 @@ class _PlainUnpickler(pickle.Unpickler):
     """Unpickles arrays of texts and numbers and nothing else."""
 
     _ALLOWED = frozenset(
-        {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-        | {(f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")}
+        {("numpy", "dtype"), ("_codecs", "encode")}
+        | {(f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")}
     )
 
-    def find_class(self, module: str, name: str):
+    _STAND_INS: Mapping[tuple[str, str], Any] = {("numpy", "ndarray"): ArrayType} | {
+        (f"numpy.{core}.multiarray", "_reconstruct"): reconstruct for core in ("core", "_core")
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self._STAND_INS:
+            return self._STAND_INS[module, name]
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"it wants {module}.{name}, which is not a plain type")
         return super().find_class(module, name)

@@ -1,6 +1,5 @@
 """Writes a shard's three files, each by rename: data, rejects, and last the meta file that makes the shard complete."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hmr_skel.data.atomic import replacing
+from hmr_skel.data.meta import meta_text
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA, SCHEMA_VERSION, rejects_table
 from hmr_skel.data.shards import Shard
@@ -42,11 +42,14 @@ def write_rejects(out: Path, shard: Shard, rejects: list[Reject]) -> Path:
     return _write(shard.rejects_file(out), rejects_table(rejects).cast(REJECTS_SCHEMA))
 
 
-def write_meta(out: Path, shard: Shard, fingerprint: str, info: Mapping[str, Any]) -> Path:
+def write_meta(
+    out: Path, shard: Shard, fingerprint: str, info: Mapping[str, Any], made_from: Mapping[str, Any] | None = None
+) -> Path:
     """Write the meta file, which completes the shard. To be called last.
 
-    `info` (counts, timings, error statistics, ...; JSON values) is kept beside what `is_complete` asks for.
-    Raises `ValueError` where kept + rejected is not the number of rows of the shard.
+    `made_from` is what the fingerprint is the hash of. `info` (counts, timings, error statistics, ...; JSON values) is
+    kept beside what `is_complete` asks for. Raises `ValueError` where kept + rejected is not the number of rows of the
+    shard.
     """
     files, counts = {}, []
     for path in (shard.data_file(out), shard.rejects_file(out)):
@@ -64,12 +67,13 @@ def write_meta(out: Path, shard: Shard, fingerprint: str, info: Mapping[str, Any
         "kept": kept,
         "rejected": rejected,
         "pieces": [{"source": piece.source, "start": piece.start, "stop": piece.stop} for piece in shard.pieces],
+        "made_from": dict(made_from or {}),
         "fingerprint": fingerprint,
         "files": files,
     }
     path = shard.meta_file(out)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(meta, indent=2, allow_nan=False) + "\n")
+        temporary.write_text(meta_text(meta))
     return path
 
 

@@ -1,12 +1,12 @@
 """Rows -> numbered shards, and what a shard's files are called. A pure function of the manifest and the row counts."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hmr_skel.data.manifest import Manifest
+from hmr_skel.data.meta import load_meta
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.errors import UserError
 
@@ -96,12 +96,11 @@ def cache_dir(out: Path) -> Path:
 
 
 def read_meta(out: Path, shard: Shard) -> dict[str, Any] | None:
-    """The shard's meta file, or None where there is none or it cannot be understood."""
+    """The shard's meta file, or None where there is none or it is damaged."""
     try:
-        meta = json.loads(shard.meta_file(out).read_text())
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return load_meta(shard.meta_file(out))
+    except (FileNotFoundError, ValueError):
         return None
-    return meta if isinstance(meta, dict) else None
 
 
 def is_complete(out: Path, shard: Shard, fingerprint: str, *, deep: bool = False) -> bool:

@@ -1,71 +1,249 @@
-"""Is a dataset on disk what it says it is? Needs neither manifest nor labels: meta files say what there must be."""
+"""Is a dataset on disk what it says it is? Here by its files alone: meta files say what there must be.
+
+`flows/verify.py` compares with the manifest too, fits a sample of rows again, and repairs.
+"""
 
 import json
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hmr_skel.data.atomic import is_abandoned, is_temporary
+from hmr_skel.data.fingerprint import fingerprint_of
+from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
+from hmr_skel.data.meta import load_meta
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA
+from hmr_skel.data.shards import Piece, Shard
 from hmr_skel.errors import UserError
 
+_NAMES = {
+    "data": re.compile(r"train-([0-9]{5,6})-of-([0-9]{5,6})\.parquet"),
+    "rejects": re.compile(r"rejects-([0-9]{5,6})-of-([0-9]{5,6})\.parquet"),
+    "meta": re.compile(r"shard-([0-9]{5,6})-of-([0-9]{5,6})\.json"),
+}
+_MAX_GROUP_ROWS = 100_000  # we write 2,048; what is read at once must not be for a file to say
 
-def verify_dataset(out: Path) -> list[str]:
-    """What is wrong with the dataset in a folder, one sentence each; nothing if it is sound.
 
-    Checks, for every shard with a meta file, that its files have the bytes that were written, the columns of the
-    schema, finite SKEL values, and that kept and rejected rows are exactly the rows that the shard was to read; and
-    that no data file is without a meta file. Raises `UserError` where there is no dataset.
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    text: str
+    """A sentence that names the file."""
+    shard: int | None = None
+    """The shard that has to be built again to mend it."""
+    stray: Path | None = None
+    """The file that does not belong there: taking it away mends it."""
+
+
+@dataclass(frozen=True)
+class FilesReport:
+    """What the files of a dataset say."""
+
+    count: int
+    """Shards that the dataset is to have."""
+    problems: list[Problem]
+    sound: dict[int, dict[str, Any]]
+    """Meta files of the shards that nothing is wrong with, by number."""
+
+
+def verify_files(out: Path, *, count: int | None = None, partial: bool = False) -> FilesReport:
+    """Look at every file of a dataset.
+
+    Each shard must have its three files with the bytes that were written (the meta file checks itself), under its own
+    names, with the columns of the schema, finite SKEL values, and exactly the rows that it was to read, kept or
+    rejected once; no row may be in two shards, no file may be there that belongs to none, and no shard may be missing.
+
+    Args:
+        out: the dataset's folder.
+        count: how many shards it is to have; what most of its files' names say, if not given.
+        partial: shards that are not there at all are no problem.
+
+    Raises `UserError` where there is no dataset.
     """
-    metas = sorted((out / "meta").glob("shard-*.json"))
-    if not metas:
-        raise UserError(f"no dataset in {out}. Expected {out / 'meta' / 'shard-00000-of-00012.json'} or the like.")
-    problems = [problem for path in metas for problem in _verify_shard(out, path)]
-    finished = {path.stem.removeprefix("shard-") for path in metas}
-    for kind in ("data/train", "rejects/rejects"):
-        for path in sorted(out.glob(f"{kind}-*.parquet")):
-            if path.stem.split("-", 1)[1] not in finished:
-                problems.append(f"{path}: unfinished, it has no meta file. Build the shard again.")
+    there, strays = _find(out)
+    if count is None:
+        if not there:
+            raise UserError(f"no dataset in {out}. Expected {out / 'meta' / 'shard-00000-of-00012.json'} or the like.")
+        # Of two that are equally frequent the larger one: shards may be missing.
+        count = max(Counter(number for _, number in there).items(), key=lambda item: (item[1], item[0]))[0]
+    problems = list(strays)
+    problems += [
+        Problem(f"{path}: of no shard of this dataset, which has {count}, 0 to {count - 1}.", stray=path)
+        for (index, of), paths in there.items()
+        if of != count or index >= count
+        for path in paths
+    ]
+    sound: dict[int, dict[str, Any]] = {}
+    for index in range(count):
+        if (index, count) not in there:
+            if not partial:
+                problems.append(Problem(f"{out}: shard {index} of {count} is missing. Build it.", index))
+            continue
+        found = list(_verify_shard(out, index, count, sound))
+        problems += found
+        if found:
+            sound.pop(index, None)
+    problems += _in_two_shards(out, sound)
+    return FilesReport(count, problems, sound)
+
+
+def _find(out: Path) -> tuple[dict[tuple[int, int], list[Path]], list[Problem]]:
+    """Files by (number, count) of their names, and those that no build leaves in these folders."""
+    there: dict[tuple[int, int], list[Path]] = {}
+    strays = []
+    for folder, pattern in _NAMES.items():
+        for path in sorted((out / folder).iterdir()) if (out / folder).is_dir() else ():
+            if match := pattern.fullmatch(path.name):
+                there.setdefault((int(match[1]), int(match[2])), []).append(path)
+            elif not is_temporary(path):
+                strays.append(Problem(f"{path}: no file of a dataset has such a name.", stray=path))
+            elif is_abandoned(path):
+                strays.append(Problem(f"{path}: left by a build that was killed.", stray=path))
+    return there, strays
+
+
+def _verify_shard(out: Path, index: int, count: int, metas: dict[int, dict[str, Any]]) -> Iterator[Problem]:
+    """What is wrong with a shard; its meta file goes to `metas` as soon as it is understood."""
+    shard = Shard(index, count, (), False)
+    path = shard.meta_file(out)
+
+    def problem(where: Path, text: str) -> Problem:
+        return Problem(f"{where}: {text} Build the shard again.", index)
+
+    if not path.is_file():
+        yield problem(path, "missing; the shard is unfinished.")
+        return
+    try:
+        meta = load_meta(path)
+        named = (meta["shard"], meta["shards"])
+        pieces = [Piece(str(piece["source"]), int(piece["start"]), int(piece["stop"])) for piece in meta["pieces"]]
+        recorded = {name: (file["bytes"], file["sha256"]) for name, file in meta["files"].items()}
+        made_from, fingerprint = meta["made_from"], meta["fingerprint"]
+        rows = {"data": meta["kept"], "rejects": meta["rejected"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        yield problem(path, f"not a meta file of a shard ({error}).")
+        return
+    if named != (index, count):
+        yield problem(path, f"it is the meta file of shard {named[0]} of {named[1]}.")
+        return
+    if made_from and fingerprint_of(made_from) != fingerprint:
+        yield problem(path, "its fingerprint is not that of what it says that it was made from.")
+        return
+    files = {"data": shard.data_file(out), "rejects": shard.rejects_file(out)}
+    if sorted(recorded) != sorted(file.relative_to(out).as_posix() for file in files.values()):
+        yield problem(path, f"it speaks of other files ({', '.join(map(repr, recorded))}).")
+        return
+    metas[index] = meta | {"pieces": pieces}
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for kind, file in files.items():
+        size, sha256 = recorded[file.relative_to(out).as_posix()]
+        if not file.is_file():
+            yield problem(file, "missing.")
+            return
+        if file.stat().st_size != size or file_sha256(file) != sha256:
+            yield problem(file, "not the bytes that were written.")
+            return
+        try:
+            yield from (
+                problem(file, text) for text in _verify_table(file, kind, rows[kind], shard, fingerprint, found)
+            )
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            yield problem(file, f"cannot be read ({error}).")
+            return
+    yield from (problem(path, text) for text in _rows_not_once(found, pieces))
+
+
+def _verify_table(
+    path: Path, kind: str, rows: int, shard: Shard, fingerprint: str, found: list[tuple[np.ndarray, np.ndarray]]
+) -> Iterator[str]:
+    """What is wrong with a Parquet file, read group by group; sources and numbers of its rows go to `found`."""
+    with pq.ParquetFile(path) as file:
+        schema, metadata = file.schema_arrow, file.metadata
+        if not schema.equals(SCHEMA if kind == "data" else REJECTS_SCHEMA):
+            yield "other columns than this version writes."
+            return
+        groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        if metadata.num_rows != rows or max(groups, default=0) > _MAX_GROUP_ROWS or sum(groups) > MAX_ROWS_PER_SHARD:
+            yield f"it has {metadata.num_rows:,} rows, but its meta file says {rows:,}."
+            return
+        if kind == "data":
+            about = schema.metadata or {}
+            told = (about.get(b"hmr_skel.fingerprint", b""), about.get(b"hmr_skel.shard", b""))
+            if told != (fingerprint.encode(), shard.number.encode()):
+                yield f"it says that it is shard {told[1].decode('ascii', 'replace')}, with another fingerprint."
+        bad = Counter()
+        columns = ["source", "source_row", *(("skel_q", "skel_betas") if kind == "data" else ())]
+        for group in range(len(groups)):
+            table = file.read_row_group(group, columns=columns)
+            found.append((np.array(table["source"].to_pylist(), str), table["source_row"].to_numpy()))
+            for name in columns[2:]:
+                column = table[name].combine_chunks()
+                bad[name] += column.null_count + np.count_nonzero(~np.isfinite(column.flatten()))
+        yield from (f"{name} has {number:,} values that are not finite." for name, number in bad.items() if number)
+
+
+def _rows_not_once(found: Sequence[tuple[np.ndarray, np.ndarray]], pieces: Sequence[Piece]) -> Iterator[str]:
+    sources = np.concatenate([names for names, _ in found]) if found else np.array([], str)
+    rows = np.concatenate([numbers for _, numbers in found]) if found else np.array([], np.int64)
+    expected, once = sum(map(len, pieces)), 0
+    for piece in pieces:
+        own = rows[(sources == piece.source) & (rows >= piece.start) & (rows < piece.stop)]
+        once += len(np.unique(own))
+    if once != expected or len(rows) != expected:
+        lost, extra = expected - once, len(rows) - once
+        yield f"of {expected} rows to read, {lost} are neither kept nor rejected; {extra} too many."
+
+
+def _in_two_shards(out: Path, metas: Mapping[int, Mapping[str, Any]]) -> list[Problem]:
+    problems = []
+    pieces = [(piece, index) for index in metas for piece in metas[index]["pieces"]]
+    spans = sorted((piece.source, piece.start, piece.stop, index) for piece, index in pieces)
+    for (source, _, stop, first), (other, start, _, second) in pairwise(spans):
+        if source == other and start < stop:
+            text = f"{out}: rows of {source!r} are in shard {first} and in shard {second} too. Build both again."
+            problems += [Problem(text, first), Problem(text, second)]
     return problems
 
 
-def _verify_shard(out: Path, meta_path: Path) -> Iterator[str]:
-    try:
-        meta = json.loads(meta_path.read_text())
-        files, pieces = dict(meta["files"]), list(meta["pieces"])
-        recorded = {name: (file["bytes"], file["sha256"]) for name, file in files.items()}
-        expected = {(piece["source"], row) for piece in pieces for row in range(piece["start"], piece["stop"])}
-    except (ValueError, KeyError, TypeError) as error:
-        yield f"{meta_path}: not a meta file of a shard ({error!r}). Build the shard again."
-        return
-    found: list[tuple[str, int]] = []
-    for name, (size, sha256) in recorded.items():
-        path = out / name
-        if not path.is_file():
-            yield f"{path}: missing. Build the shard again."
-            return
-        if path.stat().st_size != size or file_sha256(path) != sha256:
-            yield f"{path}: not the bytes that were written. Build the shard again."
-            return
-        table = pq.read_table(path)
-        schema = SCHEMA if name.startswith("data/") else REJECTS_SCHEMA
-        if not table.schema.equals(schema):
-            yield f"{path}: other columns than this version writes. Build the shard again."
-            return
-        found += zip(table["source"].to_pylist(), table["source_row"].to_pylist(), strict=True)
-        if name.startswith("data/"):
-            yield from _verify_values(path, table)
-    if len(found) != len(set(found)) or set(found) != expected:
-        lost, extra = len(expected - set(found)), len(found) - len(expected & set(found))
-        yield f"{meta_path}: of {len(expected)} rows to read, {lost} are neither kept nor rejected; {extra} too many."
+def foreign_shards(out: Path, metas: Mapping[int, Mapping[str, Any]]) -> list[Problem]:
+    """Shards that were made from other things than most others: another manifest, recipe, code, body or label file.
+
+    Where no two thirds agree all are named: which of them are the foreign ones is for the manifest to say.
+    """
+    kinds = {index: _common_ingredients(meta["made_from"]) for index, meta in metas.items() if meta.get("made_from")}
+    problems: dict[int, Problem] = {}
+    for name in sorted({name for kind in kinds.values() for name in kind}):
+        values = {index: json.dumps(kind[name], sort_keys=True) for index, kind in kinds.items() if name in kind}
+        common, number = Counter(values.values()).most_common(1)[0]
+        clear = 3 * number > 2 * len(values)
+        for index, value in values.items():
+            if index not in problems and len(set(values.values())) > 1 and (value != common or not clear):
+                problems[index] = Problem(
+                    f"{out}: shard {index} was made from another {name} than "
+                    f"{'most others' if clear else 'some others'}. Build it again.",
+                    index,
+                )
+    return list(problems.values())
 
 
-def _verify_values(path: Path, table: pa.Table) -> Iterator[str]:
-    for name in ("skel_q", "skel_betas"):
-        nulls = table[name].null_count
-        bad = sum(np.count_nonzero(~np.isfinite(chunk.flatten())) for chunk in table[name].chunks)
-        if nulls or bad:
-            yield f"{path}: {name} has {nulls} nulls and {bad} values that are not finite."
+def _common_ingredients(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    contents = {f"label file of source {piece[0]!r}": piece[3] for piece in made_from["pieces"]}
+    names = {"manifest": "manifest", "body_models": "body model", "recipe": "recipe", "code": "version of the fit"}
+    return {text: made_from[key] for key, text in names.items()} | contents
+
+
+def describe_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In which of its ingredients a shard differs from what would be built now."""
+    names = {"pieces": "rows or label files", "body_models": "body models", "code": "version of the fit's code"}
+    other: Iterable[str] = [names.get(key, key) for key in now if was.get(key) != now[key]]
+    return ", ".join(other) or "fingerprint"

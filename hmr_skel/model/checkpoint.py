@@ -6,6 +6,7 @@ The same JSON stands beside it for people. Nothing in the file can run, and one 
 import dataclasses
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from hmr_skel.model.network import Network, NetworkConfig
 from hmr_skel.model.published import checked_state
 from hmr_skel.model.vit import VitConfig
 
+MAX_MEAN_BYTES = 2**20
 FORMAT = "hmr-skel network, version 1"
 
 
@@ -114,9 +116,12 @@ def load_mean(path: str | Path) -> dict[str, list[float]]:
     """
     names = {"mean_q": ("poses", 46), "mean_betas": ("betas", 10), "mean_camera": ("cam", 3)}
     try:
+        with zipfile.ZipFile(path) as archive:  # sizes first: a small file may unpack to any size
+            if large := [info.filename for info in archive.infolist() if info.file_size > MAX_MEAN_BYTES]:
+                raise ValueError(f"{large[0]} has more than {MAX_MEAN_BYTES:,} bytes")
         with np.load(path, allow_pickle=False) as file:
             arrays = {ours: np.asarray(file[theirs], np.float64) for ours, (theirs, _) in names.items()}
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged zip or header can raise anything
         raise UserError(f"{path}: no mean parameters (expected an .npz with poses, betas, cam): {error}") from error
     for ours, (theirs, size) in names.items():
         if arrays[ours].size != size or not np.isfinite(arrays[ours]).all():

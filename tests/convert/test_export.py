@@ -1,19 +1,25 @@
 """Datasets in other trainers' files, read back as those trainers read them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import fitting
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.cli import main
-from hmr_skel.convert.export import export_dataset
+from hmr_skel.convert import Bodies
+from hmr_skel.convert.distance import mesh_distances_mm
+from hmr_skel.convert.export import Exported, export_dataset
+from hmr_skel.convert.mirror import SMPL_MIRROR, mirrored_largest_mm, mirrored_smpl
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.parquet import write_rejects, write_shard
 from hmr_skel.data.schema import shard_table
 from hmr_skel.data.shards import Piece, Shard
 from hmr_skel.errors import UserError
-from hmr_skel.rows import AnnotationRows
+from hmr_skel.rows import AnnotationRows, SkelParams, SmplParams
 from tests.data.conftest import fake_fit, label_arrays, make_source
 
 ROWS = 7
@@ -75,8 +81,8 @@ def test_skel_cf(tmp_path: Path):
     folder = dataset(tmp_path / "set", (one, fits[0]), (other, fits[1]), (two, fits[2]))
     written = export_dataset(folder, tmp_path / "out", "skel-cf")
     assert written == {
-        tmp_path / "out" / "coco-release-skel.npz": 2 * ROWS,
-        tmp_path / "out" / "aic-release-skel.npz": ROWS,
+        tmp_path / "out" / "coco-release-skel.npz": Exported(2 * ROWS, 0),
+        tmp_path / "out" / "aic-release-skel.npz": Exported(ROWS, 0),
     }
     labels = load(tmp_path / "out" / "coco-release-skel.npz")
     assert set(labels) == {
@@ -115,22 +121,106 @@ def test_keypoints_that_are_not_annotated_count_for_nothing(tmp_path: Path):
     np.testing.assert_array_equal(found[2:], points[2:])
 
 
-def test_hsmr_fields_read_by_our_own_reader(tmp_path: Path):
-    rows, fit = rows_of("mpii"), fake_fit(ROWS)
-    folder = dataset(tmp_path / "set", (rows, fit))
-    export_dataset(folder, tmp_path / "out", "hsmr")
+@pytest.fixture(scope="module")
+def fitted(bodies: Bodies) -> tuple[AnnotationRows, dict[str, np.ndarray]]:
+    """Rows really fitted."""
+    rows = rows_of("mpii", smpl_pose=0.3 * label_arrays(ROWS)["pose_cam"])
+    result = fitting.fit_many(rows.smpl_params(), bodies.model("neutral", "male"))
+    fit = fake_fit(ROWS) | {
+        "skel_q": result.skel.q.numpy(),
+        "skel_betas": result.skel.betas.numpy(),
+        "skel_transl": result.skel.transl.numpy(),
+        "v2v_max_mm": result.v2v_max_mm.numpy(),
+    }
+    return rows, fit
+
+
+def test_hsmr_fields_read_by_our_own_reader(tmp_path: Path, fitted, bodies: Bodies):
+    rows, fit = fitted
+    folder = dataset(tmp_path / "set", fitted)
+    export_dataset(folder, tmp_path / "out", "hsmr", bodies=bodies)
     path = tmp_path / "out" / "mpii-release-skel.npz"
     labels = load(path)
-    assert {"orig_poses", "orig_betas", "keypoints_2d", "keypoints_3d", "center", "scale", "flip_poses"} <= set(labels)
+    assert set(labels) == {
+        "imgname", "center", "scale", "keypoints_2d", "keypoints_3d", "orig_poses", "orig_betas", "orig_has_poses",
+        "orig_has_betas", "orig_pve_max", "flip_poses", "flip_betas", "flip_pve_max", "extra_info",
+    }  # fmt: skip
     np.testing.assert_allclose(labels["orig_pve_max"], fit["v2v_max_mm"] / 1000)
+    assert [json.loads(text) for text in labels["extra_info"].tolist()][3] == {
+        "dataset_name": "mpii", "row_id": "mpii/00000003", "source_row": 3, "status": "converged",
+    }  # fmt: skip
     index = DOF_NAMES.index
     mirrored = labels["flip_poses"]
     assert (mirrored[:, index("knee_angle_l")] == fit["skel_q"][:, index("knee_angle_r")]).all()
     assert (mirrored[:, index("lumbar_bending")] == -fit["skel_q"][:, index("lumbar_bending")]).all()
+    assert np.isfinite(labels["flip_pve_max"]).all()
+    assert (labels["flip_pve_max"] != labels["orig_pve_max"]).all()
+    np.testing.assert_allclose(labels["flip_pve_max"], labels["orig_pve_max"], atol=0.06)
     reader = open_source(make_source(path, name="mpii", format="hsmr"), tmp_path / "cache")
     again = reader.read(0, ROWS)
     assert (again.skel_q == fit["skel_q"]).all()
     assert (again.center == rows.center).all()
+
+
+def columns_of(fitted: tuple[AnnotationRows, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    rows, fit = fitted
+    smpl = {name: getattr(rows, name) for name in ("smpl_pose", "smpl_betas", "smpl_transl", "smpl_gender")}
+    return {**smpl, **{name: fit[name] for name in fit if name.startswith(("skel", "v2v_max"))}}
+
+
+def params_of(columns: dict[str, np.ndarray]) -> tuple[SmplParams, SkelParams]:
+    tensors = {name: torch.from_numpy(values) for name, values in columns.items() if values.dtype == np.float32}
+    pose = tensors["smpl_pose"].reshape(-1, 24, 3)
+    return (
+        SmplParams(pose[:, 0], pose[:, 1:], tensors["smpl_betas"], tensors["smpl_transl"]),
+        SkelParams(tensors["skel_q"], tensors["skel_betas"], tensors["skel_transl"]),
+    )
+
+
+def test_a_mirrored_body_is_as_far_off_as_the_body_itself(fitted, bodies: Bodies):
+    """The open body is symmetric, so that mirrored meshes are mirror images, but for SKEL's ankles."""
+    columns = columns_of(fitted)
+    columns["skel_q"] = columns["skel_q"].copy()
+    columns["skel_q"][:, [DOF_NAMES.index(f"ankle_angle_{side}") for side in "rl"]] = 0
+    annotated, fit = params_of(columns)
+    smpl, skel = bodies.smpl("neutral"), bodies.skel("male")
+    _, columns["v2v_max_mm"] = mesh_distances_mm(annotated, smpl, fit, skel)
+    np.testing.assert_allclose(mirrored_largest_mm(columns, bodies), columns["v2v_max_mm"], atol=0.2)
+    # As images: every mirrored SMPL joint is the mirror image of its partner.
+    turned = mirrored_smpl(annotated, smpl)
+    there = smpl(annotated.global_orient, annotated.body_pose, annotated.betas, annotated.transl).joints
+    here = smpl(turned.global_orient, turned.body_pose, turned.betas, turned.transl).joints
+    torch.testing.assert_close(here[:, SMPL_MIRROR] * torch.tensor([-1.0, 1, 1]), there, atol=2e-4, rtol=0)
+
+
+def test_other_bodies_than_those_of_the_fit_are_noticed(tmp_path: Path, fitted, bodies: Bodies):
+    rows, fit = fitted
+    folder = dataset(tmp_path / "set", (rows, fit | {"v2v_max_mm": fit["v2v_max_mm"] + 1}))
+    with pytest.raises(UserError, match=r"other body models than the dataset was fitted with.*up to 1\.0 mm"):
+        export_dataset(folder, tmp_path / "out", "hsmr", bodies=bodies)
+    with pytest.raises(UserError, match=r"flip_pve_max is measured on meshes.*--body-models"):
+        export_dataset(folder, tmp_path / "out", "hsmr")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_hsmr_rows_that_came_as_skel_need_no_bodies(tmp_path: Path):
+    none = dict.fromkeys(("smpl_pose", "smpl_betas", "smpl_transl", "smpl_gender"))
+    given = rows_of("h36m", **none, **{name: fake_fit(ROWS)[name] for name in ("skel_q", "skel_betas", "skel_gender")})
+    export_dataset(dataset(tmp_path / "set", (given, None)), tmp_path, "hsmr")
+    labels = load(tmp_path / "h36m-release-skel.npz")
+    assert not {"flip_pve_max", "orig_pve_max"} & set(labels)
+    assert json.loads(str(labels["extra_info"][0]))["status"] == "given"
+
+
+def test_rows_that_hsmr_will_not_take_are_counted(tmp_path: Path, fitted, bodies: Bodies):
+    rows, fit = fitted
+    far = fit | {"skel_transl": fit["skel_transl"].copy()}
+    far["skel_transl"][2, 0] += 0.1  # 100 mm to the side: beyond HSMR's 60
+    columns = columns_of((rows, far))
+    annotated, moved = params_of(columns)
+    _, far["v2v_max_mm"] = mesh_distances_mm(annotated, bodies.smpl("neutral"), moved, bodies.skel("male"))
+    written = export_dataset(dataset(tmp_path / "set", (rows, far)), tmp_path / "out", "hsmr", bodies=bodies)
+    assert [file.beyond for file in written.values()] == [1 + int((fit["v2v_max_mm"] > 60).sum())]
 
 
 def test_held_out_shards_stay_out(tmp_path: Path):
@@ -164,7 +254,7 @@ def test_what_the_format_needs_has_to_be_there(tmp_path: Path):
     folder = dataset(
         tmp_path / "set", (rows_of("coco"), fake_fit(ROWS)), (rows_of("h36m", cam_int=None), fake_fit(ROWS))
     )
-    with pytest.raises(UserError, match=r"7 of 7 rows of source 'h36m' have no cam_int, which format 'skel-cf' needs"):
+    with pytest.raises(UserError, match=r"7 of 7 rows of source 'h36m' have no cam_int, which the format needs for"):
         export_dataset(folder, tmp_path / "out", "skel-cf")
     assert not (tmp_path / "out").exists()
 

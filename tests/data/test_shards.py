@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.fingerprint import code_version, hash_files, shard_fingerprint
+from hmr_skel.data.fingerprint import code_version, fingerprint_of, hash_files, shard_ingredients
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import shard_table
 from hmr_skel.data.shards import Piece, check_no_other_plan, is_complete, pick, plan, read_meta
@@ -182,6 +182,10 @@ def test_shards_of_another_plan_are_refused(built):
     check_no_other_plan(out / "new", 5)
     with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet belongs to a dataset of another number"):
         check_no_other_plan(out, 2)
+
+
+def shard_fingerprint(*args, **kwargs) -> str:
+    return fingerprint_of(shard_ingredients(*args, **kwargs))
 
 
 def test_fingerprint_changes_with_everything_that_counts(make_manifest, tmp_path):

@@ -1,103 +1,140 @@
 """Killed at any moment and started again, a build comes to the same dataset."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from flows.drill.damage import Cost, cost, states
+from flows.drill.faults import Setting, faults_table, finish, run_worker
+from flows.drill.injection import Injection
+from flows.drill.small import SHARDS, make_small
+from flows.drill.worker import FAILED, start_worker
 from flows.shard import Builder
 from hmr_skel.data.manifest import load_manifest
-from tests.flows.processes import ROOT, environment
-from tests.flows.test_shard import assert_equal_columns
 
-BUILD_ALL = """
-import sys
-from flows.shard import Builder
-builder = Builder.open(sys.argv[1], sys.argv[2], "cpu", quiet=True)
-print("opened", flush=True)
-for index in range(len(builder.shards)):
-    print(builder.build(index, progress=False).line(), flush=True)
-"""
+NOTHING_LOST = Cost(lost=0, duplicated=0, half_files=0, equal=True)
 
 
-def start(manifest: Path, out: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", BUILD_ALL, str(manifest), str(out)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(manifest.parent),
-        cwd=ROOT,
-    )
+@pytest.fixture(scope="module")
+def setting(open_body_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    """A dataset as it should be; read only."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    builder = Builder.open(make_small(folder, open_body_dir), folder / "out", "cpu", quiet=True)
+    builder.load_models(range(SHARDS))
+    start = time.monotonic()
+    for index in range(SHARDS):
+        builder.build(index, progress=False)
+    return Setting(folder / "drill.toml", builder.out, SHARDS, time.monotonic() - start)
 
 
 @pytest.mark.slow
-def test_killed_and_started_again(small: Path, tmp_path: Path):
-    reference = Builder(load_manifest(small), tmp_path / "reference", "cpu", quiet=True)
-    begin = time.monotonic()
-    for index in range(4):
-        reference.build(index, progress=False)
-    seconds = time.monotonic() - begin
+@pytest.mark.parametrize(("kills", "seed"), [(2, 0), (2, 1), (1, 2)])
+def test_killed_and_started_again(setting: Setting, tmp_path: Path, kills: int, seed: int):
+    out, rng = tmp_path / "out", Random(seed)
+    for _ in range(kills):
+        worker, opened = start_worker(setting.manifest, out, log=tmp_path / "log")
+        assert opened.poll(120)  # kill it at work, not while it loads models
+        worker.join(rng.uniform(0, setting.seconds))
+        worker.kill()
+        worker.join(30)
+    result = finish("kill", setting, out)
+    assert (result.cost, result.restarts, result.again, result.note) == (NOTHING_LOST, 1, 0, "")
+    assert faults_table([result]).splitlines()[-1].split() == ["all", "1", "0", "0", "0", "1", "0", "1"]
 
-    rng = random.Random(0)
+
+@pytest.mark.slow
+def test_two_processes_on_the_same_shards(setting: Setting, tmp_path: Path):
+    workers = [start_worker(setting.manifest, tmp_path / "out", log=tmp_path / f"{i}.log")[0] for i in range(2)]
+    for worker in workers:
+        worker.join(240)
+        assert worker.exitcode == 0
+    assert cost(tmp_path / "out", setting.undisturbed) == NOTHING_LOST
+
+
+@pytest.mark.slow
+def test_a_shard_that_ends_the_process(setting: Setting, tmp_path: Path):
+    """Here the third time: the others are built before, as it is kept for the end, and after."""
     out = tmp_path / "out"
-    for _ in range(4):
-        child = start(small, out)
-        assert child.stdout is not None
-        child.stdout.readline()  # opened: kill it at work, not while it imports torch
-        time.sleep(rng.uniform(0, seconds))
-        child.send_signal(signal.SIGKILL)
-        child.wait(timeout=30)
-        child.stdout.close()
-    child = start(small, out)
-    text, _ = child.communicate(timeout=120)
-    assert child.returncode == 0
-    assert len(text.splitlines()) == 5
-    assert_equal_columns(tmp_path / "reference", out)
-    for kind in ("rejects", "meta"):
-        names = [sorted(path.name for path in (base / kind).iterdir()) for base in (out, tmp_path / "reference")]
-        assert names[0] == names[1]
-    assert not list(out.rglob("*.tmp"))
+    shard = Builder.open(setting.manifest, out, "cpu", quiet=True).shards[1]
+    leave_notes(setting.manifest, out, 1, 2)
+    assert run_worker(setting, out, Injection(crash_in=1)) == -signal.SIGKILL
+    assert len(states(out)) == SHARDS - 1
+    assert run_worker(setting, out) == FAILED
+    log = out.with_suffix(".log").read_text()
+    assert "error: shard 1: shard 1 ended the process that built it 3 times and is set aside" in log
+    assert not shard.data_file(out).exists()
+    Builder.open(setting.manifest, out, "cpu", quiet=True).build(1, rebuild=True, progress=False)
+    assert cost(out, setting.undisturbed) == NOTHING_LOST
+    assert not (out / ".attempts").exists()
 
 
-@pytest.mark.slow
-def test_killed_while_writing(small: Path, tmp_path: Path):
-    """The temporary file that a kill leaves goes with the next build of the same shard, and no other does."""
-    manifest = load_manifest(small)
+def leave_notes(manifest: Path, out: Path, index: int, number: int) -> None:
+    """As so many processes that were killed while they built the shard would."""
+    builder = Builder.open(manifest, out, "cpu", quiet=True)
+    shard = builder.shards[index]
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait(timeout=30)
-    Builder(manifest, tmp_path / "out", "cpu", quiet=True).build(0, progress=False)
-    host = _temporary_name(tmp_path)
-    data = tmp_path / "out" / "data"
-    left = data / f".train-00001-of-00004.parquet.{host}-{dead.pid}-0123abcd.tmp"
-    at_work = data / f".train-00001-of-00004.parquet.{host}-{os.getpid()}-0123abcd.tmp"
-    others = data / f".train-00002-of-00004.parquet.{host}-{dead.pid}-0123abcd.tmp"
-    for path in (left, at_work, others):
+    (out / ".attempts").mkdir(parents=True)
+    for i in range(number):
+        name = f".{shard.number}-{builder.fingerprint(shard)[:12]}.{host(out)}-{dead.pid}-{i:08x}.tmp"
+        (out / ".attempts" / name).touch()
+
+
+def test_suspects_are_told(setting: Setting, tmp_path: Path):
+    leave_notes(setting.manifest, tmp_path / "out", 2, 1)
+    builder = Builder.open(setting.manifest, tmp_path / "out", "cpu", quiet=True)
+    assert builder.suspects([0, 1, 2, 3]) == [2]
+    assert builder.suspects([0, 1, 3]) == []
+
+
+def test_what_killed_processes_left_goes_with_the_next_start(small: Path, tmp_path: Path):
+    manifest, data = load_manifest(small), tmp_path / "out" / "data"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait(timeout=30)
+    data.mkdir(parents=True)
+    left = data / f".train-00001-of-00004.parquet.{host(tmp_path)}-{dead.pid}-0123abcd.tmp"
+    card = data.parent / f".README.md.{host(tmp_path)}-{dead.pid}-0123abcd.tmp"
+    at_work = data / f".train-00001-of-00004.parquet.{host(tmp_path)}-{os.getpid()}-0123abcd.tmp"
+    elsewhere = data / f".train-00001-of-00004.parquet.another-{dead.pid}-0123abcd.tmp"
+    for path in (left, card, at_work, elsewhere):
         path.write_bytes(b"half")
-    Builder(manifest, tmp_path / "out", "cpu", quiet=True).build(1, progress=False)
-    assert [path.exists() for path in (left, at_work, others)] == [False, True, True]
+    Builder(manifest, tmp_path / "out", "cpu", quiet=True)
+    assert [path.exists() for path in (left, card, at_work, elsewhere)] == [False, False, True, True]
 
 
-def _temporary_name(folder: Path) -> str:
+def host(folder: Path) -> str:
     """This machine's name as it stands in temporary names."""
-    from hmr_skel.data.atomic import replacing
+    from hmr_skel.data.atomic import temporary_name
 
-    with replacing(folder / "probe") as temporary:
-        temporary.write_text("")
-    return temporary.name.removeprefix(".probe.").rsplit("-", 2)[0]
+    return temporary_name(folder / "probe").name.removeprefix(".probe.").rsplit("-", 2)[0]
 
 
-@pytest.mark.slow
-def test_two_processes_on_the_same_shards(small: Path, tmp_path: Path):
-    children = [start(small, tmp_path / "out") for _ in range(2)]
-    for child in children:
-        child.communicate(timeout=240)
-        assert child.returncode == 0
-    reference = Builder(load_manifest(small), tmp_path / "reference", "cpu", quiet=True)
-    for index in range(4):
-        reference.build(index, progress=False)
-    assert_equal_columns(tmp_path / "reference", tmp_path / "out")
+def test_what_a_fault_cost_is_seen(setting: Setting, tmp_path: Path):
+    import shutil
+
+    out = shutil.copytree(setting.undisturbed, tmp_path / "out")
+    assert cost(out, setting.undisturbed) == NOTHING_LOST
+    assert cost(out, setting.undisturbed, rounding=True) == NOTHING_LOST
+    data = sorted((out / "data").glob("*.parquet"))
+    shutil.copy(data[0], data[1])
+    found = cost(out, setting.undisturbed)
+    kept = 5  # rows of shard 0 of which one is rejected
+    assert (found.lost, found.duplicated, found.equal) == (6, kept, False)
+    data[1].unlink()
+    (out / "data" / ".x.tmp").write_bytes(b"")
+    assert cost(out, setting.undisturbed) == Cost(lost=6, duplicated=0, half_files=2, equal=False)
+    assert cost(tmp_path / "nothing", setting.undisturbed).lost == 24
+    assert not replace(finish_of(out, setting)).passed
+
+
+def finish_of(out: Path, setting: Setting):
+    from flows.drill.faults import compare
+
+    return compare("x", setting, out, states(out), 0)

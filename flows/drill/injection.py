@@ -1,0 +1,115 @@
+"""Faults put into this process: a full disk, unreadable sources, a device without memory, a shard that ends it all."""
+
+import contextlib
+import errno
+import os
+import signal
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fitting.many
+from flows.fitter import Fitter
+from flows.shard import Builder
+from hmr_skel.data import atomic, parquet
+from hmr_skel.data.annotations import SourceReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Injection:
+    """What goes wrong in the process that fits. Counts are from 1; 0 is never."""
+
+    full_at_write: int = 0
+    """The disk is full at the n-th Parquet file, of which half is written."""
+    full_at_flush: int = 0
+    """... or at the n-th file, when it is flushed to the disk."""
+    unreadable_at: int = 0
+    """Reading a label file fails, at the n-th shard."""
+    memory_rows: int = 0
+    """The device has memory for so many rows; the plain solver is used, as on a GPU."""
+    crash_in: int = -1
+    """Fitting this shard kills the process."""
+
+
+@contextlib.contextmanager
+def injected(builder: Builder, injection: Injection) -> Generator[None]:
+    """The time in which it goes wrong."""
+    with contextlib.ExitStack() as stack:
+        if injection.full_at_write:
+            stack.enter_context(_replaced(parquet.pq, "write_table", _half_written(injection.full_at_write)))
+        if injection.full_at_flush:
+            stack.enter_context(
+                _replaced(atomic.os, "fsync", _failing(os.fsync, injection.full_at_flush, errno.ENOSPC))
+            )
+        if injection.unreadable_at:
+            read = _failing(SourceReader.read, injection.unreadable_at, errno.EIO)
+            stack.enter_context(_replaced(SourceReader, "read", read))
+        if injection.memory_rows:
+            stack.enter_context(_replaced(fitting, "prepare", partial(fitting.prepare, compiled=False)))
+            stack.enter_context(
+                _replaced(fitting.many, "fit_batch", _short_of_memory(fitting.many.fit_batch, injection.memory_rows))
+            )
+        if injection.crash_in >= 0:
+            rows = builder.shards[injection.crash_in].pieces[0].start
+            stack.enter_context(_replaced(Fitter, "fit", _crashing(Fitter.fit, rows)))
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, other: Any) -> Generator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, other)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _failing(function: Callable, at: int, number: int) -> Callable:
+    calls = 0
+
+    def call(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise OSError(number, os.strerror(number))
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _half_written(at: int) -> Callable:
+    write = parquet.pq.write_table
+    calls = 0
+
+    def call(table, where: Path, **kwargs) -> None:
+        nonlocal calls
+        calls += 1
+        write(table, where, **kwargs)
+        if calls == at:
+            os.truncate(where, os.path.getsize(where) // 2)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return call
+
+
+def _short_of_memory(fit_batch: Callable, rows: int) -> Callable:
+    def call(params, *args, **kwargs):
+        if len(params.betas) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory (a drill)")
+        return fit_batch(params, *args, **kwargs)
+
+    return call
+
+
+def _crashing(fit: Callable, first_row: int) -> Callable:
+    def call(fitter: Fitter, pieces, *args, **kwargs):
+        if any(first_row in piece.source_row for piece in pieces):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return fit(fitter, pieces, *args, **kwargs)
+
+    return call

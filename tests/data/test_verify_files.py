@@ -1,0 +1,214 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hmr_skel.data.annotations import open_source
+from hmr_skel.data.atomic import replacing
+from hmr_skel.data.meta import load_meta, meta_text
+from hmr_skel.data.npz import file_sha256
+from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
+from hmr_skel.data.schema import SCHEMA, shard_table
+from hmr_skel.data.shards import Shard, plan
+from hmr_skel.data.verify import foreign_shards, verify_files
+from hmr_skel.errors import UserError
+from hmr_skel.rows import Reject
+
+
+@pytest.fixture
+def built(tmp_path, label_arrays, fake_fit, make_manifest) -> tuple[Path, list[Shard]]:
+    np.savez(tmp_path / "a.npz", **label_arrays(16))
+    manifest = make_manifest([{"name": "aic", "format": "camerahmr", "file": str(tmp_path / "a.npz")}])
+    reader = open_source(manifest.sources[0], tmp_path)
+    shards = plan(manifest, {"aic": 16})
+    for shard in shards:
+        start = shard.pieces[0].start
+        rows = reader.read(start, start + 7)
+        write_shard(tmp_path, shard, shard_table(rows, fake_fit(7)), fingerprint="f", manifest_name="t", code="c")
+        write_rejects(tmp_path, shard, [Reject("aic", start + 7, "", "betas", "")])
+        write_meta(tmp_path, shard, "f", {"seconds": {"total": 1.5}})
+    return tmp_path, shards
+
+
+def test_a_sound_dataset(built):
+    report = verify_files(built[0])
+    assert (report.problems, report.count, sorted(report.sound)) == ([], 2, [0, 1])
+
+
+def test_no_dataset(tmp_path):
+    with pytest.raises(UserError, match="no dataset in"):
+        verify_files(tmp_path)
+
+
+def damage_bytes(out: Path, shard: Shard) -> None:
+    content = bytearray(shard.data_file(out).read_bytes())
+    content[200] ^= 1
+    shard.data_file(out).write_bytes(content)
+
+
+def lose_rejects(out: Path, shard: Shard) -> None:
+    shard.rejects_file(out).unlink()
+
+
+def lose_meta(out: Path, shard: Shard) -> None:
+    shard.meta_file(out).unlink()
+
+
+def break_meta(out: Path, shard: Shard) -> None:
+    shard.meta_file(out).write_text("{}")
+
+
+def change_meta(out: Path, shard: Shard, **changes) -> None:
+    """A meta file that says something else, with a checksum that is right."""
+    path = shard.meta_file(out)
+    path.write_text(meta_text(load_meta(path) | changes))
+
+
+def claim_more_rows(out: Path, shard: Shard) -> None:
+    change_meta(out, shard, pieces=[{"source": "aic", "start": 8, "stop": 18}])
+
+
+def same_row_twice(out: Path, shard: Shard) -> None:
+    write_rejects(out, shard, [Reject("aic", shard.pieces[0].start, "", "betas", "")])
+    write_meta(out, shard, "f", {})
+
+
+def flip_meta(out: Path, shard: Shard) -> None:
+    content = bytearray(shard.meta_file(out).read_bytes())
+    content[content.index(b"1.5")] ^= 1
+    shard.meta_file(out).write_bytes(content)
+
+
+def swap_rejects(out: Path, shard: Shard) -> None:
+    first, second = (Path(str(shard.rejects_file(out)).replace("00001-of", f"0000{i}-of")) for i in (0, 1))
+    second.write_bytes(first.read_bytes())
+
+
+def another_fingerprint(out: Path, shard: Shard) -> None:
+    change_meta(out, shard, fingerprint="g")
+
+
+def made_from_something_else(out: Path, shard: Shard) -> None:
+    change_meta(out, shard, made_from={"manifest": "x"})
+
+
+def other_rows_too(out: Path, shard: Shard) -> None:
+    change_meta(out, shard, files={"data/../../etc/passwd": {"bytes": 1, "sha256": ""}})
+
+
+def meta_of_another(out: Path, shard: Shard) -> None:
+    shard.meta_file(out).write_bytes(Path(str(shard.meta_file(out)).replace("00001-of", "00000-of")).read_bytes())
+
+
+def no_parquet(out: Path, shard: Shard) -> None:
+    path = shard.data_file(out)
+    path.write_bytes(b"PAR1" + bytes(50) + b"PAR1")
+    name = path.relative_to(out).as_posix()
+    files = load_meta(shard.meta_file(out))["files"]
+    change_meta(out, shard, files=files | {name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}})
+
+
+def remove_all(out: Path, shard: Shard) -> None:
+    for path in (shard.data_file(out), shard.rejects_file(out), shard.meta_file(out)):
+        path.unlink()
+
+
+def not_finite(out: Path, shard: Shard) -> None:
+    table = pq.read_table(shard.data_file(out))
+    column = table.schema.field("skel_q")
+    values = pa.array([[np.nan] * 46] * 7, column.type)
+    table = table.set_column(table.column_names.index("skel_q"), column, values)
+    write_shard(out, shard, table, fingerprint="f", manifest_name="t", code="c")
+    write_meta(out, shard, "f", {})
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (damage_bytes, "train-00001-of-00002.parquet: not the bytes that were written"),
+        (lose_rejects, "rejects-00001-of-00002.parquet: missing"),
+        (lose_meta, "shard-00001-of-00002.json: missing; the shard is unfinished"),
+        (flip_meta, "shard-00001-of-00002.json: not a meta file of a shard (it does not have the checksum"),
+        (swap_rejects, "rejects-00001-of-00002.parquet: not the bytes"),
+        (another_fingerprint, "train-00001-of-00002.parquet: it says that it is shard 00001-of-00002, with another"),
+        (made_from_something_else, "its fingerprint is not that of what it says that it was made from"),
+        (other_rows_too, "it speaks of other files ('data/../../etc/passwd')"),
+        (meta_of_another, "it is the meta file of shard 0 of 2"),
+        (no_parquet, "train-00001-of-00002.parquet: cannot be read"),
+        (remove_all, "shard 1 of 2 is missing"),
+        (break_meta, "shard-00001-of-00002.json: not a meta file"),
+        (claim_more_rows, "of 10 rows to read, 2 are neither kept nor rejected; 0 too many"),
+        (same_row_twice, "of 8 rows to read, 1 are neither kept nor rejected; 1 too many"),
+        (not_finite, "skel_q has 322 values that are not finite"),
+    ],
+)
+def test_every_harm_is_found_and_named(built, harm, words):
+    out, shards = built
+    harm(out, shards[1])
+    report = verify_files(out)
+    assert words in report.problems[0].text
+    assert {problem.shard for problem in report.problems} == {1}
+    assert set(report.sound) == {0}
+
+
+def test_what_is_not_built_yet_may_be_no_problem(built):
+    out, shards = built
+    remove_all(out, shards[1])
+    assert verify_files(out, partial=True).problems == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("data/train-00002-of-00002.parquet", "of no shard of this dataset, which has 2, 0 to 1"),
+        ("meta/shard-00001-of-00003.json", "of no shard of this dataset"),
+        ("rejects/rejects-00001-of-00002 (copy).parquet", "no file of a dataset has such a name"),
+        ("data/.train-00001-of-00002.parquet.elsewhere-1-0123abcd.tmp", "left by a build that was killed"),
+    ],
+)
+def test_what_does_not_belong_there(built, name, words):
+    out, _ = built
+    (out / name).write_bytes(b"x")
+    os.utime(out / name, (0, 0))  # of another machine, and old
+    (problem,) = verify_files(out).problems
+    assert words in problem.text
+    assert (problem.stray, problem.shard) == (out / name, None)
+
+
+def test_a_file_that_is_being_written_is_no_problem(built):
+    out, _ = built
+    with replacing(out / "data" / "train-00001-of-00002.parquet") as temporary:
+        temporary.write_bytes(b"half")
+        assert verify_files(out).problems == []
+        temporary.write_bytes((out / "data" / "train-00001-of-00002.parquet").read_bytes())
+
+
+def test_a_row_in_two_shards(built):
+    out, shards = built
+    for path in (shards[1].data_file(out), shards[1].rejects_file(out)):
+        path.unlink()
+    twice = Shard(1, 2, shards[0].pieces, False)
+    table = pq.read_table(shards[0].data_file(out)).replace_schema_metadata(None)
+    write_shard(out, twice, table.cast(SCHEMA), fingerprint="f", manifest_name="t", code="c")
+    write_rejects(out, twice, [Reject("aic", 7, "", "betas", "")])
+    write_meta(out, twice, "f", {})
+    problems = verify_files(out).problems
+    assert [problem.shard for problem in problems] == [0, 1]
+    assert "rows of 'aic' are in shard 0 and in shard 1 too" in problems[0].text
+
+
+def test_a_shard_that_was_made_from_other_things():
+    def meta(index: int, **changes) -> dict:
+        made_from = {"manifest": "m", "body_models": "b", "recipe": {}, "code": "c", "pieces": [["aic", 0, 8, "l"]]}
+        return {"made_from": made_from | changes}
+
+    metas = {index: meta(index) for index in range(4)}
+    assert foreign_shards(Path("d"), metas) == []
+    (problem,) = foreign_shards(Path("d"), metas | {2: meta(2, pieces=[["aic", 0, 8, "other"]])})
+    assert (problem.shard, "label file of source 'aic' than most others" in problem.text) == (2, True)
+    undecided = foreign_shards(Path("d"), {0: meta(0), 1: meta(1, code="d")})
+    assert [problem.shard for problem in undecided] == [0, 1]
+    assert "another version of the fit than some others" in undecided[0].text

@@ -1,0 +1,161 @@
+"""A dataset against its manifest, and its repair."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows.drill.corruption import KINDS, corruption_drill, corruption_table, equal_datasets
+from flows.drill.small import SHARDS, small_manifest
+from flows.shard import Builder
+from flows.verify import repair_dataset, verify_dataset
+from hmr_skel.cli import main
+from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
+from hmr_skel.data.schema import SCHEMA
+from hmr_skel.rows import Reject
+
+
+def build(folder: Path, models: Path, seed: int) -> Builder:
+    builder = Builder(small_manifest(folder, models, seed=seed), folder / "out", "cpu", quiet=True, any_plan=True)
+    for index in range(SHARDS):
+        builder.build(index, progress=False)
+    return builder
+
+
+@pytest.fixture(scope="module")
+def ours(open_body_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """A finished dataset; read only."""
+    return build(tmp_path_factory.mktemp("ours"), open_body_dir, 0)
+
+
+@pytest.fixture(scope="module")
+def other(open_body_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """Another one, of as many shards; read only."""
+    return build(tmp_path_factory.mktemp("other"), open_body_dir, 1)
+
+
+@pytest.fixture
+def copied(ours: Builder, tmp_path: Path):
+    """The builder, at work on a copy of its dataset."""
+    before = ours.out
+    ours.out = shutil.copytree(before, tmp_path / "out")
+    yield ours
+    ours.out = before
+
+
+def test_a_sound_dataset(ours: Builder):
+    found = verify_dataset(ours.out, ours, sample=10**6)
+    assert (found.shards, found.sound, found.refitted, found.problems) == (4, 4, 24, [])
+
+
+@pytest.mark.slow
+def test_every_corruption_is_found_and_repaired(ours: Builder, other: Builder, tmp_path: Path):
+    times = 2 * len(KINDS)
+    outcomes = corruption_drill(ours, other.out, tmp_path, times=times, seed=5)
+    assert [one for one in outcomes if not (one.found and one.restored) or one.others] == []
+    last = corruption_table(outcomes).splitlines()[-1]
+    assert last.split() == ["all", str(times), str(times), str(times), "0", str(times)]
+
+
+def rewrite(builder: Builder, index: int, change) -> None:
+    """A shard written anew, by the rules, with other rows."""
+    shard, out = builder.shards[index], builder.out
+    rows, rejects = (pq.read_table(file(out)).to_pylist() for file in (shard.data_file, shard.rejects_file))
+    change(rows, rejects)
+    names = ("source", "source_row", "imgname", "reason", "detail")
+    write_shard(
+        out, shard, pa.Table.from_pylist(rows, SCHEMA), fingerprint=builder.fingerprint(shard), manifest_name="drill",
+        code="c",
+    )  # fmt: skip
+    write_rejects(out, shard, [Reject(**{name: row[name] for name in names}) for row in rejects])
+    write_meta(out, shard, builder.fingerprint(shard), {}, builder.ingredients(shard))
+
+
+def turn_a_knee(rows, rejects):
+    rows[2]["skel_q"][6] += 0.01
+
+
+def change_the_label(rows, rejects):
+    rows[0]["smpl_betas"][3] += 1e-6
+
+
+def another_image(rows, rejects):
+    rows[0]["imgname"] = "x.jpg"
+
+
+def another_reason(rows, rejects):
+    rejects[0]["reason"] = "box"
+
+
+def reject_what_is_good(rows, rejects):
+    row = rows.pop(0)
+    rejects.append({"source": "drill", "source_row": row["source_row"], "imgname": "", "reason": "fit", "detail": ""})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (turn_a_knee, "1 of 6 rows made again are others, the first drill/00000003 (skel_q by 0.01)"),
+        (change_the_label, "drill/00000001 (smpl_betas by"),
+        (another_image, "(imgname)"),
+        (another_reason, "drill/00000000 (box, not non_finite)"),
+        (reject_what_is_good, "drill/00000001 (fit, not kept)"),
+    ],
+)
+def test_rows_that_are_not_what_is_fitted_again(copied: Builder, change, words: str):
+    """Checksums, columns and counts are all in order: only reading and fitting again shows it."""
+    rewrite(copied, 0, change)
+    assert verify_dataset(copied.out).problems == []
+    (problem,) = verify_dataset(copied.out, copied, sample=24).problems
+    assert words in problem.text
+    assert problem.shard == 0
+
+
+def test_a_shard_of_another_fingerprint(copied: Builder, other: Builder):
+    for folder in ("data", "rejects", "meta"):
+        for path in (other.out / folder).glob("*-00002-of-*"):
+            shutil.copy(path, copied.out / folder)
+    found = verify_dataset(copied.out, copied)
+    (problem,) = found.problems
+    assert (problem.shard, found.sound) == (2, 3)
+    assert "made from other things than the manifest says now (rows or label files)" in problem.text
+    assert repair_dataset(copied.out, found.problems, lambda: copied, progress=False) == (0, 1)
+    assert verify_dataset(copied.out, copied).problems == []
+
+
+def test_the_command(ours: Builder, other: Builder, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    manifest = str(other.out.parent / "drill.toml")
+    out = shutil.copytree(other.out, tmp_path / "out")
+    arguments = ["verify", str(out), "--manifest", manifest, "--device", "cpu"]
+    assert main([*arguments, "--json", "--sample", "5"]) == 0
+    line, last = capsys.readouterr().out.strip().splitlines()
+    assert line == f"{out}: 4 of 4 shards sound, 0 problems (5 rows fitted again)"
+    assert json.loads(last) == {
+        "shards": 4, "sound": 4, "refitted": 5, "problems": [], "moved": 0, "built": 0,
+    }  # fmt: skip
+
+    (out / "rejects" / "rejects-00003-of-00004.parquet").unlink()
+    (out / "data" / "train-00000-of-00099.parquet").write_bytes(b"x")
+    before = (out / "meta" / "shard-00001-of-00004.json").read_bytes()
+    assert main([*arguments, "-q"]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main([*arguments, "--repair"]) == 0
+    assert (
+        "0 problems (24 rows fitted again); repaired: 1 shards built again, 1 files taken away"
+        in capsys.readouterr().out
+    )
+    assert (out / "set-aside" / "data" / "train-00000-of-00099.parquet").read_bytes() == b"x"
+    assert (out / "meta" / "shard-00001-of-00004.json").read_bytes() == before
+    assert equal_datasets(out, other.out)
+
+    assert main(["verify", str(out)]) == 2
+    assert "which manifest" in capsys.readouterr().err
+    assert main(["verify", str(out), "--files-only", "--repair"]) == 2
+    assert "--files-only goes without manifest" in capsys.readouterr().err
+    assert main(["verify", str(tmp_path / "nothing"), "--files-only"]) == 2
+    assert "no dataset in" in capsys.readouterr().err
+    assert main(["verify", str(out), "--files-only"]) == 0
+    assert "(the files alone)" in capsys.readouterr().out
