@@ -65,7 +65,8 @@ class KeypointStem(nn.Module):
         cells = self.merged(cells + F.interpolate(self.up(overview), scale_factor=2.0))
         maps = self.maps(cells)
         log_chance = maps.flatten(2).float().log_softmax(-1)
-        chance = log_chance.exp()
+        # The maps learn from places alone; letting pose and shape pull at them as well made both slower (LOG.md).
+        chance = log_chance.detach().exp()
         # Sums, not a matrix product: those are bfloat16 where the encoder is.
         places = (chance.unsqueeze(-1) * cell_centers(*maps.shape[-2:]).to(chance)).sum(-2)
         seen = self.seen(chance.to(cells.dtype) @ cells.flatten(2).mT)

@@ -80,6 +80,8 @@ class Recipe:
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be from 0 to below 1")
+        if self.losses.keypoint_maps and not self.network.vit.stem_tokens:
+            raise ValueError("losses.keypoint_maps is not 0, but an encoder of patches (stem_tokens 0) has no maps")
         for name, known in _WORDS.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, must be {' or '.join(known)}")
@@ -128,7 +130,7 @@ def tiny() -> Recipe:
     return Recipe(
         name="tiny",
         network=NetworkConfig(
-            vit=VitConfig(width=128, depth=4, heads=4, stem_tokens=8),
+            vit=VitConfig(width=128, depth=2, heads=4, stem_tokens=8),
             decoder=DecoderConfig(depth=3, heads=4, head_width=32, hidden=256),
         ),
         samples=SampleConfig(
@@ -138,13 +140,13 @@ def tiny() -> Recipe:
         ),
         # With the paper's weights, keypoints alone decide: a network that does not know yet which way a person faces
         # then makes the body small and crumpled, which is nearest to all of them.
-        losses=LossConfig(keypoints_2d=0.1, betas=0.01, pelvis=0.2, body=0.04, refine=1.0),
+        losses=LossConfig(keypoints_2d=0.1, betas=0.01, pelvis=0.2, body=0.04, refine=1.0, keypoint_maps=0.05),
         pretrained_encoder=False,
         mean="dataset",
-        epochs=10.0,
+        epochs=14.0,
         batch_size=32,
         micro_batch=32,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         schedule="cosine",
         warmup_epochs=0.5,
         beta2=0.99,

@@ -86,6 +86,7 @@ def test_changes():
         ("losses.betas=-1", "negative loss weights"),
         ("network.vit.heads=7", "no multiple of heads"),
         ("schedule=linear", "schedule"),
+        ("losses.keypoint_maps=0.1", "an encoder of patches"),
     ],
 )
 def test_impossible_changes_are_one_clear_message(change, text):
