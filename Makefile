@@ -103,7 +103,7 @@ audit:
 	@.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r .venv/audit/pins.txt $(ARGS)
 
 test: .venv/installed
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 check: .venv/installed
 	@$(BIN)/ruff check .

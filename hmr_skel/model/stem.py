@@ -58,6 +58,7 @@ class KeypointStem(nn.Module):
         self.seen = nn.Linear(cells, SEEN)
         overview = coarse * (height_px // (2 * CELL)) * (width_px // (2 * CELL))
         self.proj = nn.Linear(keypoints * (SEEN + 2) + overview, tokens * width)
+        self.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Tokens:
         cells = self.down(shrunk(images).contiguous(memory_format=torch.channels_last))

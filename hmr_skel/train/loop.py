@@ -35,7 +35,7 @@ from hmr_skel.train.log import RunLog
 from hmr_skel.train.optimizer import new_optimizer
 from hmr_skel.train.recipes import Recipe, differences, recipe_dict, recipe_text
 from hmr_skel.train.schedule import ema_decay, learning_rate_factor
-from hmr_skel.train.step import accumulate_gradient
+from hmr_skel.train.step import accumulate_gradient, side_by_side
 from hmr_skel.train.stop import StopSignal
 
 STATE, NETWORK = "state.pt", "network.safetensors"
@@ -161,6 +161,7 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
             )
         )  # fmt: skip
         log = stack.enter_context(RunLog(run.out, start, steps, recipe.batch_size, group.first, run.quiet))
+        threads = stack.enter_context(side_by_side(forward, accumulate, recipe, device))
         stop = stack.enter_context(StopSignal())
         begin = time.perf_counter()
         skipped_in_a_row = 0
@@ -187,7 +188,7 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
             for parameters in optimizer.param_groups:
                 parameters["lr"] = rate
 
-            losses = accumulate_gradient(forward, body, stream, accumulate, recipe, device)
+            losses = accumulate_gradient(forward, body, stream, accumulate, recipe, device, threads)
             # The gradient is the same in all processes, and so is the decision.
             norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
             if torch.isfinite(norm):

@@ -42,7 +42,8 @@ class Recipe:
     batch_size: int = 512
     """Samples of a step, over all processes: the same run on one device and on eight."""
     micro_batch: int = 64
-    """Samples that one process takes through the network at once; a step gathers as many as it needs. Memory."""
+    """Samples that one process takes through the network at once; a step gathers as many as it needs. Memory. On a CPU
+    the micro batches of a step are taken side by side, a thread each, where the encoder has no stochastic depth."""
     learning_rate: float = 1e-5
     """AdamW's, at its highest."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -145,7 +146,7 @@ def tiny() -> Recipe:
         mean="dataset",
         epochs=14.0,
         batch_size=32,
-        micro_batch=32,
+        micro_batch=16,
         learning_rate=3e-3,
         schedule="cosine",
         warmup_epochs=0.5,

@@ -1,7 +1,8 @@
 """One optimiser step's gradient: a batch in micro batches through network, body and losses, and back."""
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from hmr_skel.train.batch import unpack
 from hmr_skel.train.losses import total_loss
 from hmr_skel.train.recipes import Recipe
 
+Losses = dict[str, Tensor]
+Gradient = Sequence[Tensor | None]
+
 
 def accumulate_gradient(
     forward: Network | DistributedDataParallel,
@@ -22,21 +26,82 @@ def accumulate_gradient(
     micro_batches: int,
     recipe: Recipe,
     device: torch.device,
-) -> dict[str, Tensor]:
+    threads: ThreadPoolExecutor | None = None,
+) -> Losses:
     """Add the gradient of the next batch to the parameters' `grad`.
 
     Returns the losses of this process, unweighted but for their sum ("loss"), still on the device: nothing here waits
-    for it. With several processes, `grad` is the mean over them.
+    for it. With several processes, `grad` is the mean over them. `threads` are those of `side_by_side`.
     """
-    losses: dict[str, Tensor] = {}
+    if threads is not None:
+        assert isinstance(forward, Network)
+        return _side_by_side(forward, body, stream, micro_batches, recipe, threads)
+    losses: Losses = {}
     for number in range(micro_batches):
-        images, geometry, targets = unpack(next(stream).to(device, non_blocking=True))
         # Processes exchange gradients once a step, with the last micro batch.
         waits = isinstance(forward, DistributedDataParallel) and number < micro_batches - 1
         with forward.no_sync() if waits else nullcontext():
-            prediction = forward(images, geometry, bf16=recipe.bf16)
-            loss, terms = total_loss(prediction, body, targets, recipe.losses)
+            loss, terms = _losses(forward, body, next(stream).to(device, non_blocking=True), recipe)
             (loss / micro_batches).backward()
-        for name, value in {"loss": loss.detach(), **terms}.items():
-            losses[name] = losses.get(name, torch.zeros_like(value)) + value / micro_batches
+        _add(losses, loss, terms, micro_batches)
     return losses
+
+
+@contextmanager
+def side_by_side(
+    forward: Network | DistributedDataParallel, micro_batches: int, recipe: Recipe, device: torch.device
+) -> Iterator[ThreadPoolExecutor | None]:
+    """Threads that take the micro batches of a step at the same time, where that can be; else None.
+
+    Operations on small tensors gain little from a second core, whole micro batches nearly all of it: on two cores tiny
+    makes a third more images a second (LOG.md). Not on GPUs, which are busy with one; not with several processes, which
+    are several already; and not with stochastic depth, whose random numbers would depend on which thread comes first.
+    """
+    cores = torch.get_num_threads()
+    at_once = min(micro_batches, cores)
+    several_processes = isinstance(forward, DistributedDataParallel)
+    if device.type != "cpu" or several_processes or recipe.network.vit.drop_path or recipe.compile or at_once < 2:
+        yield None
+        return
+
+    def start() -> None:
+        torch.set_num_threads(cores // at_once)
+
+    with ThreadPoolExecutor(at_once, thread_name_prefix="micro-batch", initializer=start) as threads:
+        yield threads
+    torch.set_num_threads(cores)  # parts of it are the process', not the thread's
+
+
+def _side_by_side(
+    network: Network,
+    body: SkelKeypoints,
+    stream: Iterator[Batch],
+    micro_batches: int,
+    recipe: Recipe,
+    threads: ThreadPoolExecutor,
+) -> Losses:
+    """The same on threads of a CPU. Gradients are added up in the micro batches' order, so that bits do not vary."""
+    parameters = list(network.parameters())
+
+    def gradient(batch: Batch) -> tuple[Tensor, Losses, Gradient]:
+        loss, terms = _losses(network, body, batch, recipe)
+        # Not backward(): threads that add to the same `grad` take turns by chance.
+        return loss, terms, torch.autograd.grad(loss / micro_batches, parameters, allow_unused=True)
+
+    losses: Losses = {}
+    for loss, terms, gradients in threads.map(gradient, [next(stream) for _ in range(micro_batches)]):
+        for parameter, part in zip(parameters, gradients, strict=True):
+            if part is not None:
+                parameter.grad = part if parameter.grad is None else parameter.grad + part
+        _add(losses, loss, terms, micro_batches)
+    return losses
+
+
+def _losses(forward: Callable, body: SkelKeypoints, batch: Batch, recipe: Recipe) -> tuple[Tensor, Losses]:
+    images, geometry, targets = unpack(batch)
+    return total_loss(forward(images, geometry, bf16=recipe.bf16), body, targets, recipe.losses)
+
+
+def _add(losses: Losses, loss: Tensor, terms: Losses, micro_batches: int) -> None:
+    for name, value in {"loss": loss.detach(), **terms}.items():
+        losses[name] = losses.get(name, torch.zeros_like(value)) + value / micro_batches

@@ -16,12 +16,14 @@ from hmr_skel.model.checkpoint import load_network
 from hmr_skel.train import loop
 from hmr_skel.train.checkpoint import load_state
 from hmr_skel.train.log import read_log
-from hmr_skel.train.loop import train
+from hmr_skel.train.loop import new_network, train
 from hmr_skel.train.recipes import differences, recipe_dict
+from hmr_skel.train.step import side_by_side
 from tests.data.sample_set import SampleSet, write_sample_set
 from tests.train.small_run import command, small_recipe, small_run, weights
 
 TIMEOUT = 300
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -223,3 +225,38 @@ def test_what_a_recipe_needs_is_asked_for_before_any_step(samples, open_body_dir
     with pytest.raises(UserError, match=r"batch of 4 .* micro batches of 3 .* multiple of 3"):
         train(small_recipe("micro_batch=3"), run)
     assert not list(tmp_path.glob("run/*.pt"))
+
+
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_micro_batches_side_by_side_are_the_same_and_the_bits_do_not_vary(
+    samples, open_body_dir, tmp_path, two_threads
+):
+    recipe = small_recipe("network.vit.drop_path=0.0", "epochs=2", "micro_batch=2")
+    for name in ("one", "again"):
+        train(recipe, small_run(samples, open_body_dir, tmp_path / name))
+    assert same_weights(tmp_path / "one", tmp_path / "again")
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    train(recipe, small_run(samples, open_body_dir, tmp_path / "in_turn"))
+    together, in_turn = (read_log(tmp_path / name / "log.jsonl") for name in ("one", "in_turn"))
+    assert len(together) == 6
+    for one, other in zip(together, in_turn, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "at_once"),
+    [("seed=0", True), ("network.vit.drop_path=0.3", False), ("compile=True", False), ("micro_batch=4", False)],
+)
+def test_what_cannot_be_side_by_side_is_in_turn(samples, open_body_dir, tmp_path, two_threads, change, at_once):
+    recipe = small_recipe("network.vit.drop_path=0.0", "micro_batch=2", change)
+    network = new_network(recipe, small_run(samples, open_body_dir, tmp_path), False)
+    with side_by_side(network, recipe.accumulate(1), recipe, CPU) as threads:
+        assert (threads is not None) == at_once

@@ -11,6 +11,7 @@ from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.head import Estimate
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat, rep_to_rotmat
+from hmr_skel.train.keypoint_maps import keypoint_maps_loss
 from hmr_skel.train.losses import (
     LossConfig,
     Targets,
@@ -205,6 +206,16 @@ def test_the_total_is_the_weighted_sum_of_its_terms(prediction, body):
         by_hand = by_hand + getattr(config, term) * (0.5 * terms[f"coarse/{term}"] + 2 * terms[f"final/{term}"])
     torch.testing.assert_close(total, by_hand)
     assert all(not value.requires_grad and value > 0 for value in terms.values())
+
+
+def test_maps_of_the_encoder_are_a_term_where_there_are_any(prediction, body):
+    found = prediction()
+    targets = targets_of(random_estimate(3, seed=9), found.geometry, body)
+    maps = double(3, 44, 192).float().log_softmax(-1).unflatten(-1, (16, 12))
+    without, _ = total_loss(found, body, targets, LossConfig(keypoint_maps=0.3))
+    total, terms = total_loss(replace(found, keypoint_maps=maps), body, targets, LossConfig(keypoint_maps=0.3))
+    torch.testing.assert_close(terms["keypoint_maps"], keypoint_maps_loss(maps, targets.keypoints_2d))
+    torch.testing.assert_close(total, without + 0.3 * terms["keypoint_maps"])
 
 
 def test_a_perfect_answer_costs_nothing(geometry, body):
