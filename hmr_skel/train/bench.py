@@ -17,7 +17,7 @@ from hmr_skel.train.flops import peak_flops_per_s, training_flops
 from hmr_skel.train.optimizer import new_optimizer
 from hmr_skel.train.recipes import Recipe
 from hmr_skel.train.schedule import ema_decay
-from hmr_skel.train.step import accumulate_gradient
+from hmr_skel.train.step import accumulate_gradient, side_by_side
 
 
 def bench_training(
@@ -29,10 +29,11 @@ def bench_training(
     warmup: int = 3,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Time optimiser steps of one micro batch each: network, body, losses, backward, clipping, AdamW, mean.
+    """Time optimiser steps: network, body, losses, backward, clipping, AdamW, mean.
 
     Args:
-        recipe: sizes and precision; its `micro_batch` is the batch, and its weights start at random.
+        recipe: sizes and precision; its weights start at random. The batch is one micro batch, or, where training takes
+            the micro batches of a step side by side, all of them.
         body: on the device.
         steps: timed, one by one.
         warmup: steps before, which compile and fill caches.
@@ -46,27 +47,30 @@ def bench_training(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     times = []
-    for number in range(warmup + steps):
-        start = time.perf_counter()
-        accumulate_gradient(network, body, stream, 1, recipe, device)
-        if torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)):  # waits for the device
-            optimizer.step()
-            ema.update(network, ema_decay(number + 1, recipe.ema_decay, recipe.ema_tau))
-        optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-        if progress is not None:
-            progress(number + 1, warmup + steps)
+    with side_by_side(network, recipe.accumulate(1), recipe, device) as threads:
+        micro_batches = recipe.accumulate(1) if threads is not None else 1
+        for number in range(warmup + steps):
+            start = time.perf_counter()
+            accumulate_gradient(network, body, stream, micro_batches, recipe, device, threads)
+            if torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)):  # waits for the device
+                optimizer.step()
+                ema.update(network, ema_decay(number + 1, recipe.ema_decay, recipe.ema_tau))
+            optimizer.zero_grad()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - start)
+            if progress is not None:
+                progress(number + 1, warmup + steps)
+    batch = micro_batches * recipe.micro_batch
     median = sorted(times[warmup:])[steps // 2]
     flops, (peak, source) = training_flops(recipe.network), peak_flops_per_s(device, recipe.bf16)
     return {
         "recipe": recipe.name,
-        "batch": recipe.micro_batch,
+        "batch": batch,
         "steps": steps,
-        "images_per_s": recipe.micro_batch / median,
+        "images_per_s": batch / median,
         "step_s": {"median": median, "min": min(times[warmup:]), "max": max(times[warmup:])},
-        "mfu": recipe.micro_batch / median * flops / peak,
+        "mfu": batch / median * flops / peak,
         "gflop_per_image": flops / 1e9,
         "peak_tflop_per_s": peak / 1e12,
         "peak_source": source,

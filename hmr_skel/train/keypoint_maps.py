@@ -1,4 +1,4 @@
-"""The loss of an encoder that finds keypoints itself (`hmr_skel.model.stem`): how likely it thought their places.
+"""The loss of an encoder that finds keypoints itself (`hmr_skel.model.stem`): how far its maps are from their places.
 
 Left and right are not asked of it. Which of two knees is the left one takes an idea of the whole person, which comes
 late; until it comes, the best answer about either is "between them", where there is none. So the two of a pair are told
@@ -13,9 +13,10 @@ from hmr_skel.body.joints import FLIP_44
 
 
 def keypoint_maps_loss(maps: Float[Tensor, "B 44 H W"], keypoints_2d: Float[Tensor, "B 44 3"]) -> Float[Tensor, ""]:
-    """Minus the log of the chance given to each keypoint's place, summed over keypoints, mean over the batch.
+    """Kullback-Leibler divergence of each keypoint's map from its place, summed over keypoints, mean over the batch.
 
-    A place between the centres of four cells counts for each of them by its nearness (bilinear).
+    A place between the centres of four cells belongs to each of them by its nearness (bilinear); a map that says just
+    that costs nothing.
 
     Args:
         maps: log of the chance of each cell; the cells are squares in the middle of the crop, over all of its height.
@@ -39,14 +40,14 @@ def keypoint_maps_loss(maps: Float[Tensor, "B 44 H W"], keypoints_2d: Float[Tens
     upper = (1 - right_share) * at(0) + right_share * at(1)
     lower = (1 - right_share) * at(columns) + right_share * at(columns + 1)
     log_chance = (1 - lower_share) * upper + lower_share * lower
-    return -torch.where(there, log_chance, 0).sum(-1).mean()
+    entropy = sum(torch.special.entr(share) for share in (right_share, 1 - right_share, lower_share, 1 - lower_share))
+    return -torch.where(there, log_chance + entropy, 0).sum(-1).mean()
 
 
 def ordered_pairs(keypoints_2d: Float[Tensor, "B 44 3"]) -> Float[Tensor, "B 44 3"]:
-    """Left and right of every pair exchanged where the right one is not further left in the picture.
+    """The two of every pair in the order of the picture: the first of them (by number) has the place further left.
 
-    (The right knee of who faces the camera is on the picture's left.) Pairs of which one has no place lose the other
-    one's as well: on which side it would be cannot be told.
+    Pairs of which one has no place lose the other one's as well: on which side it would be cannot be told.
     """
     mirrored, own = (torch.tensor(index, device=keypoints_2d.device) for index in (FLIP_44, range(len(FLIP_44))))
     alone, first = mirrored == own, own < mirrored

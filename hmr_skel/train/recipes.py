@@ -42,8 +42,8 @@ class Recipe:
     batch_size: int = 512
     """Samples of a step, over all processes: the same run on one device and on eight."""
     micro_batch: int = 64
-    """Samples that one process takes through the network at once; a step gathers as many as it needs. Memory. On a CPU
-    the micro batches of a step are taken side by side, a thread each, where the encoder has no stochastic depth."""
+    """Samples that go through the network at once; a step gathers as many as it needs. Memory. One process on a CPU
+    takes as many micro batches side by side as it has cores, unless the encoder has stochastic depth or is compiled."""
     learning_rate: float = 1e-5
     """AdamW's, at its highest."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -81,8 +81,6 @@ class Recipe:
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be from 0 to below 1")
-        if self.losses.keypoint_maps and not self.network.vit.stem_tokens:
-            raise ValueError("losses.keypoint_maps is not 0, but an encoder of patches (stem_tokens 0) has no maps")
         for name, known in _WORDS.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, must be {' or '.join(known)}")
@@ -181,6 +179,13 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
             recipe = _changed(recipe, key.strip().split("."), text.strip())
         except (ValueError, TypeError) as error:
             raise UserError(f"--set {change}: {error}.") from error
+    # After all changes: each alone may be half of a sound one.
+    maps, weight = bool(recipe.network.vit.stem_tokens), recipe.losses.keypoint_maps
+    if maps != bool(weight):
+        raise UserError(
+            f"losses.keypoint_maps is {weight:g}, and network.vit.stem_tokens is {recipe.network.vit.stem_tokens}: "
+            "a stem learns its maps by that loss alone, and an encoder without one has none. Set both or neither to 0."
+        )
     return recipe
 
 

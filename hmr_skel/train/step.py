@@ -67,9 +67,11 @@ def side_by_side(
     def start() -> None:
         torch.set_num_threads(cores // at_once)
 
-    with ThreadPoolExecutor(at_once, thread_name_prefix="micro-batch", initializer=start) as threads:
-        yield threads
-    torch.set_num_threads(cores)  # parts of it are the process', not the thread's
+    try:
+        with ThreadPoolExecutor(at_once, thread_name_prefix="micro-batch", initializer=start) as threads:
+            yield threads
+    finally:
+        torch.set_num_threads(cores)  # MKL's part of it is the process', not the thread's
 
 
 def _side_by_side(
@@ -92,7 +94,10 @@ def _side_by_side(
     for loss, terms, gradients in threads.map(gradient, [next(stream) for _ in range(micro_batches)]):
         for parameter, part in zip(parameters, gradients, strict=True):
             if part is not None:
-                parameter.grad = part if parameter.grad is None else parameter.grad + part
+                # In memory like the parameter, which the fused optimiser relies on and autograd.grad does not promise.
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                parameter.grad.add_(part)
         _add(losses, loss, terms, micro_batches)
     return losses
 

@@ -27,7 +27,8 @@ def one_thread() -> Generator[None, None, None]:
 
 @pytest.fixture
 def small_config() -> Callable[..., NetworkConfig]:
-    return lambda **switches: NetworkConfig(vit=SMALL_VIT, decoder=SMALL_DECODER, **{"head_hidden": 16} | switches)
+    usual = {"vit": SMALL_VIT, "decoder": SMALL_DECODER, "head_hidden": 16}
+    return lambda **switches: NetworkConfig(**usual | switches)
 
 
 @pytest.fixture

@@ -45,9 +45,11 @@ def test_between_four_cells_all_count():
     maps, keypoints = random_maps(), nobody()
     a, b = cell_centers(ROWS, COLUMNS)[[0, COLUMNS + 1]]
     keypoints[0, NOSE] = torch.tensor([*(0.75 * a + 0.25 * b), 1])
-    expected = [[9 / 16, 3 / 16], [3 / 16, 1 / 16]]
-    log_chance = (torch.tensor(expected) * maps[0, NOSE, :2, :2]).sum().item()
-    assert keypoint_maps_loss(maps, keypoints).item() == pytest.approx(-log_chance)
+    share = torch.tensor([[9, 3], [3, 1]]) / 16
+    divergence = (share * (share.log() - maps[0, NOSE, :2, :2])).sum().item()
+    assert keypoint_maps_loss(maps, keypoints).item() == pytest.approx(divergence)
+    maps[0, NOSE, :2, :2] = share.log()
+    assert keypoint_maps_loss(maps, keypoints).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_what_has_no_place_in_the_maps_counts_nothing():
@@ -70,6 +72,17 @@ def test_pairs_are_told_apart_by_their_place_in_the_picture():
         torch.testing.assert_close(found[0, RIGHT_KNEE], keypoints[0, RIGHT_KNEE])
         torch.testing.assert_close(found[0, LEFT_KNEE], keypoints[0, LEFT_KNEE])
     assert (ordered_pairs(nobody())[..., 2] == 0).all()
+
+
+def test_every_pair_is_in_the_pictures_order():
+    everybody = torch.rand(3, 44, 3, generator=torch.Generator().manual_seed(0)) + 0.1
+    found = ordered_pairs(everybody)
+    for first, second in enumerate(FLIP_44):
+        if first < second:
+            assert (found[:, first, 0] <= found[:, second, 0]).all()
+        if first == second:
+            torch.testing.assert_close(found[:, first], everybody[:, first])
+    torch.testing.assert_close(found, ordered_pairs(everybody[:, list(FLIP_44)]))
 
 
 def test_a_sure_and_right_answer_costs_nothing_and_an_unsure_one_the_log_of_the_cells():

@@ -242,13 +242,34 @@ def test_micro_batches_side_by_side_are_the_same_and_the_bits_do_not_vary(
     for name in ("one", "again"):
         train(recipe, small_run(samples, open_body_dir, tmp_path / name))
     assert same_weights(tmp_path / "one", tmp_path / "again")
-    assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     train(recipe, small_run(samples, open_body_dir, tmp_path / "in_turn"))
     together, in_turn = (read_log(tmp_path / name / "log.jsonl") for name in ("one", "in_turn"))
     assert len(together) == 6
     for one, other in zip(together, in_turn, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-3)
+
+
+def test_side_by_side_a_stopped_run_goes_on_to_the_same_bits(
+    samples, open_body_dir, tmp_path, two_threads, monkeypatch
+):
+    recipe = small_recipe("network.vit.drop_path=0.0", "epochs=2", "micro_batch=2")
+    train(recipe, small_run(samples, open_body_dir, tmp_path / "undisturbed"))
+    run = small_run(samples, open_body_dir, tmp_path / "stopped", checkpoint_every=2)
+    real, calls = loop.accumulate_gradient, iter(range(1000))
+
+    def fails_once(*args):
+        if next(calls) == 3:
+            raise RuntimeError("power cut")
+        return real(*args)
+
+    monkeypatch.setattr(loop, "accumulate_gradient", fails_once)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(recipe, run)
+    assert load_state(run.out / "state.pt").step == 2
+    train(recipe, run)
+    assert same_weights(tmp_path / "undisturbed", tmp_path / "stopped")
 
 
 @pytest.mark.parametrize(

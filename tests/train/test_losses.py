@@ -11,6 +11,7 @@ from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.head import Estimate
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat, rep_to_rotmat
+from hmr_skel.model.vit import VitConfig
 from hmr_skel.train.keypoint_maps import keypoint_maps_loss
 from hmr_skel.train.losses import (
     LossConfig,
@@ -321,6 +322,7 @@ LEARNERS = {
     "w/o coarse": ({"coarse": False}, LossConfig()),
     "w/o refinement": ({"refine": False}, LossConfig()),
     "looped": ({"looped": True}, LossConfig()),
+    "stem": ({"vit": VitConfig(width=32, depth=1, heads=2, stem_tokens=4)}, LossConfig(keypoint_maps=0.05)),
     "hsmr": ({"camera": False, "coarse": False, "refine": False}, LossConfig()),
 }
 

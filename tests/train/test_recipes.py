@@ -86,13 +86,21 @@ def test_changes():
         ("losses.betas=-1", "negative loss weights"),
         ("network.vit.heads=7", "no multiple of heads"),
         ("schedule=linear", "schedule"),
-        ("losses.keypoint_maps=0.1", "an encoder of patches"),
     ],
 )
 def test_impossible_changes_are_one_clear_message(change, text):
     with pytest.raises(UserError, match=text) as raised:
         load_recipe("vit_h", [change])
     assert f"--set {change}" in str(raised.value)
+
+
+def test_maps_and_their_loss_go_together():
+    for change in ("losses.keypoint_maps=0.1", "network.vit.stem_tokens=8"):
+        with pytest.raises(UserError, match=r"losses.keypoint_maps is .* Set both or neither to 0"):
+            load_recipe("vit_b", [change])
+    both = ["losses.keypoint_maps=0", "network.vit.stem_tokens=0"]
+    for changes in (both, both[::-1]):
+        assert load_recipe("tiny", changes).network.vit.stem_tokens == 0
 
 
 def test_an_unknown_recipe():
