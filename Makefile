@@ -23,7 +23,8 @@ help:
 	@echo '  make dataset         all shards, with progress; finished ones are skipped (SHARDS=0-3,7 for some)'
 	@echo '  make serve           Prefect server and user interface; then, in another terminal,'
 	@echo '                       prefect deployment run build-hmr-skel'
-	@echo '  make bench           speed and accuracy of the fit, against the published protocol and the best there is'
+	@echo '  make bench           speed and accuracy of the fit, against the published protocol and the best there is;'
+	@echo '                       BENCH=train|predict|evaluate: the network, by default the recipe vit_h'
 	@echo '  make train           train the network on the dataset (built first if there is none); RECIPE=tiny|vit_b|vit_h'
 	@echo '  make evaluate        its errors on the held-out shards'
 	@echo '  make ablate          train the variants of Tables 4 and 5 of the paper, print both; an hour on two cores'
@@ -68,7 +69,7 @@ serve: .venv/installed
 	@$(HMR_SKEL) serve $(if $(PORT),--port "$(PORT)") $(ARGS)
 
 bench: .venv/installed
-	@$(HMR_SKEL) bench fit --json --plot data/bench-fit.png $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+	@$(HMR_SKEL) bench $(or $(BENCH),fit) --json $(if $(filter fit,$(or $(BENCH),fit)),--plot data/bench-fit.png) $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
 # OUT= is the dataset here too; RUN= is where the network goes, or comes from (default: data/runs/<recipe>).
 train: .venv/installed
