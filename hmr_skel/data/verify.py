@@ -43,6 +43,8 @@ class Problem:
     """The shard that has to be built again to mend it."""
     stray: Path | None = None
     """The file that does not belong there: taking it away mends it."""
+    outdated: bool = False
+    """The shard is sound, only of other things than the manifest says now: to be built again only where asked for."""
 
 
 @dataclass(frozen=True)
