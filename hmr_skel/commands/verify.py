@@ -56,7 +56,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     verify.add_argument(
         "--outdated",
         action="store_true",
-        help="with --repair: build again, too, sound shards of another version of code, recipe, body models or manifest",
+        help="with --repair: build again, too, sound shards made from another code, recipe, body or manifest",
     )
     verify.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
     verify.add_argument("--json", action="store_true", help="print the result as one JSON object, the last line")
