@@ -21,6 +21,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import ExternalSignal
 from prefect.futures import PrefectConcurrentFuture, PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -138,7 +139,7 @@ def build_hmr_skel(
         if failures:
             raise ShardsFailed(summary, failures)
         return summary.as_dict()
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, ExternalSignal):  # the last is how Prefect cancels a run
         _interrupt(futures)
         raise
     finally:

@@ -20,7 +20,7 @@ from flows.fitter import Fitter
 from flows.sources import fit_code, make_missing
 from hmr_skel.data.annotations import SourceReader, open_source
 from hmr_skel.data.atomic import remove_abandoned
-from hmr_skel.data.attempts import attempting, crashes
+from hmr_skel.data.attempts import attempting, crashes, forget
 from hmr_skel.data.card import write_card
 from hmr_skel.data.checks import check_rows
 from hmr_skel.data.fingerprint import code_version, fingerprint_of, shard_ingredients
@@ -159,8 +159,9 @@ class Builder:
         shard = pick(self.shards, index)
         fingerprint = self.fingerprint(shard)
         if not rebuild and is_complete(self.out, shard, fingerprint):
+            forget(self.out, shard)  # one that was killed after its last file was in place has left its note
             return self._report(shard, skipped=True)
-        with attempting(self.out, shard, fingerprint, forget=rebuild):
+        with attempting(self.out, shard, fingerprint, anew=rebuild):
             self._build(shard, fingerprint, progress)
         return self._report(shard, skipped=False)
 

@@ -75,17 +75,26 @@ def verify_dataset(
 
 def _other_fingerprints(builder: Builder, report: FilesReport) -> list[Problem]:
     problems = []
+    as_now = {index for index, meta in report.sound.items() if meta["fingerprint"] == _fingerprint(builder, index)}
     for index, meta in report.sound.items():
         wanted = builder.ingredients(builder.shards[index])
-        if meta["fingerprint"] != builder.fingerprint(builder.shards[index]):
+        if index not in as_now:
+            # Of the same rows, or like all others: no foreign shard, but an older one. It may be good as it is.
+            outdated = bool(meta["made_from"]) and (not as_now or meta["made_from"].get("pieces") == wanted["pieces"])
             problems.append(
                 Problem(
                     f"{builder.shards[index].meta_file(builder.out)}: made from other things than the manifest says "
-                    f"now ({describe_difference(meta['made_from'], wanted)}). Build the shard again.",
+                    f"now ({describe_difference(meta['made_from'], wanted)}). "
+                    + ("Repair leaves it unless told --outdated." if outdated else "Build the shard again."),
                     index,
+                    outdated=outdated,
                 )
             )
     return problems
+
+
+def _fingerprint(builder: Builder, index: int) -> str:
+    return builder.fingerprint(builder.shards[index])
 
 
 def _refit_sample(
@@ -193,7 +202,12 @@ def _tolerance(name: str, row: Mapping[str, Any], loose: bool) -> float:
 
 
 def repair_dataset(
-    out: Path, problems: list[Problem], open_builder: Callable[[], Builder], *, progress: bool = True
+    out: Path,
+    problems: list[Problem],
+    open_builder: Callable[[], Builder],
+    *,
+    outdated: bool = False,
+    progress: bool = True,
 ) -> tuple[int, int]:
     """Move away what does not belong there, build again the shards that something is wrong with.
 
@@ -201,6 +215,7 @@ def repair_dataset(
         out: the dataset's folder.
         problems: as found.
         open_builder: opens the manifest's builder, when nothing is in its way any more.
+        outdated: also build again the sound shards that were only made from other things than the manifest says now.
         progress: show a progress bar on a terminal.
 
     Returns how many files were moved and how many shards built. Raises `UserError` as a build does.
@@ -211,7 +226,8 @@ def repair_dataset(
             path.unlink(missing_ok=True)
         else:
             _set_aside(out, path)
-    shards = sorted({problem.shard for problem in problems if problem.shard is not None})
+    mended = [problem for problem in problems if outdated or not problem.outdated]
+    shards = sorted({problem.shard for problem in mended if problem.shard is not None})
     if shards:
         builder = open_builder()
         builder.load_models(shards, rebuild=True)

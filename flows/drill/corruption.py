@@ -112,7 +112,8 @@ def _copied_over(shards: Sequence[Shard], out: Path, other: Path, rng: Random) -
 
 
 def _copied_beside(shards: Sequence[Shard], out: Path, other: Path, rng: Random) -> Damage:
-    """A file under a name of no shard: a number beyond the last, another count, or what a file manager calls a copy."""
+    """A file under a name of no shard: a number beyond the last, another count, one more zero, or what a file manager
+    calls a copy."""
     shard = rng.choice(shards)
     path = rng.choice(_files(shard, out))
     beyond, larger = f"{shard.count + rng.randrange(3):05d}-of-{shard.count:05d}", f"{shard.index:05d}-of-{99:05d}"
@@ -120,6 +121,7 @@ def _copied_beside(shards: Sequence[Shard], out: Path, other: Path, rng: Random)
         [
             path.name.replace(shard.number, beyond),
             path.name.replace(shard.number, larger),
+            path.name.replace(shard.number, f"0{shard.number}"),
             f"{path.stem} (1){path.suffix}",
         ]
     )

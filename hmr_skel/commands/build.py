@@ -56,12 +56,19 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no report but errors")
 
 
+def _stop_like_ctrl_c() -> None:
+    """Let SIGTERM, and SIGHUP (the terminal is gone) unless `nohup` has it ignored, unwind what is at work."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
 def run_fit(args: argparse.Namespace) -> None:
     """Fit one shard in this process, without Prefect."""
     from flows.shard import build_shard, parse_shards
     from hmr_skel.data.manifest import load_manifest
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
+    _stop_like_ctrl_c()
     numbers = parse_shards(args.shard)
     if len(numbers) != 1:
         raise UserError(
@@ -80,7 +87,7 @@ def run_dataset(args: argparse.Namespace) -> None:
     """Run the flow in this process, on a Prefect server that ends with it."""
     from flows.server import running_server
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
+    _stop_like_ctrl_c()
     if not args.quiet:
         print("starting a temporary Prefect server ...", file=sys.stderr, flush=True)
     # Ended at exit, after Prefect's own exit handlers, which still send it what they have: the last one in is the first

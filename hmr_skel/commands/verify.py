@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 from hmr_skel.errors import UserError
@@ -50,7 +51,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--repair",
         action="store_true",
         help="build again the shards that something is wrong with, and no others; move files that belong to no shard "
-        "to DATASET/set-aside; then check once more",
+        "to DATASET/set-aside; then check once more. Refused where most shards carry another manifest's name",
+    )
+    verify.add_argument(
+        "--outdated",
+        action="store_true",
+        help="with --repair: build again, too, sound shards made from another code, recipe, body or manifest",
     )
     verify.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
     verify.add_argument("--json", action="store_true", help="print the result as one JSON object, the last line")
@@ -70,7 +76,11 @@ def run_verify(args: argparse.Namespace) -> int:
         raise UserError("--sample and --seed: expected whole numbers from 0.")
     if args.files_only and (args.repair or args.manifest):
         raise UserError("--files-only goes without manifest, so it can neither take one nor repair anything.")
+    if args.outdated and not args.repair:
+        raise UserError("--outdated says what --repair builds again. Give both, or neither.")
     manifest = None if args.files_only else load_manifest(args.manifest or _manifest_of(args.dataset))
+    if args.repair and manifest is not None:
+        _refuse_other_name(args.dataset, manifest.name)
 
     def open_builder(*, any_plan: bool = False) -> Builder:
         assert manifest is not None
@@ -89,7 +99,9 @@ def run_verify(args: argparse.Namespace) -> int:
     found = verify()
     moved, built = 0, 0
     if args.repair and found.problems:
-        moved, built = repair_dataset(args.dataset, found.problems, open_builder, progress=not args.quiet)
+        moved, built = repair_dataset(
+            args.dataset, found.problems, open_builder, outdated=args.outdated, progress=not args.quiet
+        )
         found = verify()
     if not args.quiet:
         mended = f"; repaired: {built} shards built again, {moved} files taken away" if moved or built else ""
@@ -107,21 +119,39 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def _manifest_of(dataset: Path) -> Path:
     """The file in manifests/ of the name that the dataset's shards carry. Raises `UserError` where there is none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = set()
-    for path in sorted((dataset / "data").glob("train-*.parquet")):
-        try:
-            names.add((pq.read_schema(path).metadata or {}).get(b"hmr_skel.manifest", b"").decode())
-        except (pa.ArrowException, OSError, UnicodeDecodeError):
-            continue  # damaged, as will be said
-    candidates = [Path("manifests") / f"{Path(name).name}.toml" for name in sorted(filter(None, names))]
+    names = _stored_names(dataset)
+    candidates = [Path("manifests") / f"{Path(name).name}.toml" for name in sorted(names)]
     found = [path for path in candidates if path.is_file()]
     if len(found) != 1:
-        called = " and ".join(map(repr, sorted(filter(None, names)))) or "of no shard that can be read"
+        called = " and ".join(map(repr, sorted(names))) or "of no shard that can be read"
         raise UserError(
             f"which manifest {dataset} was made from is not clear (its name: {called}). Name it with --manifest FILE, "
             "or check the files alone with --files-only."
         )
     return found[0]
+
+
+def _refuse_other_name(dataset: Path, name: str) -> None:
+    """Raise `UserError` where most shards carry the name of another manifest: repair would replace a good dataset."""
+    names = _stored_names(dataset)
+    if names and 2 * names[name] <= names.total():
+        called = " and ".join(f"{stored!r} ({count} shards)" for stored, count in names.most_common())
+        raise UserError(
+            f"{dataset} was made from manifest {called}, not from {name!r}, and --repair would build it again as that. "
+            "Name its own manifest with --manifest FILE."
+        )
+
+
+def _stored_names(dataset: Path) -> Counter[str]:
+    """How many of the shards that can be read carry which manifest's name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names: Counter[str] = Counter()
+    for path in sorted((dataset / "data").glob("train-*.parquet")):
+        try:
+            names[(pq.read_schema(path).metadata or {}).get(b"hmr_skel.manifest", b"").decode()] += 1
+        except (pa.ArrowException, OSError, UnicodeDecodeError):
+            continue  # damaged, as will be said
+    del names[""]
+    return names

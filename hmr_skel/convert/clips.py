@@ -4,12 +4,14 @@ A clip is one person in consecutive frames of one recording: one shape, angles w
 recording (a label file of photographs) are a `SmplClip` too, with `moving` false: each row then stands for itself.
 """
 
+import re
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from hmr_skel.errors import UserError
 
+_UNSAFE = re.compile(r"[/\\\x00-\x1f]|^\.+")
 FRAMES = ("camera", "y-up", "z-up")
 """Where poses and translations can be given: the camera's frame (x right, y down, z forward), or a world whose y or z
 axis points up."""
@@ -135,7 +137,9 @@ def with_unique_names(files: list[list[SmplClip]]) -> list[SmplClip]:
     for members in files:
         file = _unique(members[0].file, {clip.file for clip in clips})
         for clip in members:
-            name = _unique(file + clip.name.removeprefix(clip.file), taken)
+            # Files are named so, and a clip's name may come out of a file: no separators, and no hidden files.
+            plain = _UNSAFE.sub("_", file + clip.name.removeprefix(clip.file))
+            name = _unique(plain, taken)
             taken.add(name)
             clips.append(replace(clip, name=name, file=file))
     return clips

@@ -15,6 +15,7 @@ from hmr_skel.convert.fit import Bodies
 from hmr_skel.convert.mirror import mirrored_largest_mm, mirrored_q
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.load import Shards, load_shards
+from hmr_skel.data.manifest import NAME
 from hmr_skel.errors import UserError
 
 FORMATS = ("skel-cf", "hsmr")
@@ -139,8 +140,8 @@ def export_dataset(
         What was written, by file.
 
     Raises:
-        UserError: rows are of the other gender or lack what the format needs; the text says which. Or the body models
-            are missing, or others than those of the fit.
+        UserError: a source has a name that no manifest takes, or rows are of the other gender or lack what the format
+            needs; the text says which. Or the body models are missing, or others than those of the fit.
     """
     shards = load_shards(dataset, split=split)
     source, genders = shards["source"], shards["skel_gender"]
@@ -154,6 +155,8 @@ def export_dataset(
         )
     plan = {}
     for name in dict.fromkeys(source.tolist()):
+        if not NAME.fullmatch(name):  # it becomes a file's, and a Parquet file can say `../x`
+            raise UserError(f"{dataset}: {name!r} is no source's name: expected letters, digits, _, - and single dots.")
         plan[name] = _available(shards, source == name, _keys(format, bodies), dataset, name)
     written = {}
     for name, keys in plan.items():

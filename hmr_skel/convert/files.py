@@ -155,6 +155,8 @@ def _read_npy(file: Any, file_bytes: int) -> np.ndarray:
         if not isinstance(array, np.ndarray):
             raise ValueError("it holds no array")
         return array
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its header claims shape {shape}")
     count = prod(shape)
     if count * dtype.itemsize > max(MAX_UNPACKED_BYTES, 20 * file_bytes):
         raise ValueError(f"its header claims {count * dtype.itemsize:,} bytes, in a file of {file_bytes:,}")

@@ -88,6 +88,8 @@ class Output:
             return list(groups)
         written = []
         for clip, row, name in _single_files(clips, self.format):
+            if not self.is_file and Path(f"{name}.x").name != f"{name}.x":
+                raise UserError(f"{name!r} is no name for a file in {self.path}. Expected no folders in a clip's name.")
             path = self.path if self.is_file else self.path / f"{name}.{self.format}"
             skel = bodies.skel(clip.gender[0 if row is None else row])
             if self.format == "mot":

@@ -3,6 +3,8 @@
 Floats are passed on bit for bit where the file holds float32; float64 and integers are rounded once to float32.
 """
 
+import os
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +51,8 @@ class SourceReader:
     content_id: str
     """sha256 hex of what the file holds in the keys that are read (not of where or how it is stored)."""
     _arrays: Mapping[str, np.ndarray]  # column -> the mapped array, as in the file
-    _states: Mapping[Path, tuple[int, ...]]  # of the files that are mapped, when they were opened
+    _descriptor: int  # of the label file, held open: one of the same content that is renamed to its place does no harm
+    _state: tuple[int, ...]  # of it, when it was opened
 
     def read(self, start: int, stop: int) -> AnnotationRows:
         """Rows start (included) to stop (excluded), unchecked.
@@ -65,12 +68,11 @@ class SourceReader:
         return rows
 
     def _check_unchanged(self) -> None:
-        for path, state in self._states.items():
-            if _state(path) != state:
-                raise UserError(
-                    f"{path} has changed since it was opened. Let nothing write to it during a build, and start again: "
-                    "what is finished is kept where the file's content is as it was."
-                )
+        if _state(self._descriptor) != self._state:
+            raise UserError(
+                f"{self.source.file} has changed since it was opened. Let nothing write to it during a build, and "
+                "start again: what is finished is kept where the file's content is as it was."
+            )
 
     def _read(self, start: int, stop: int) -> AnnotationRows:
         columns = {name: array[start:stop] for name, array in self._arrays.items()}
@@ -121,17 +123,16 @@ def open_source(source: Source, cache_dir: Path) -> SourceReader:
     used = list(keys.values())
     file.verify(used)
     arrays = {column: file.array(key) for column, key in keys.items()}
-    mapped = {Path(array.filename) for array in arrays.values() if isinstance(array, np.memmap) and array.filename}
-    states = {path: _state(path) for path in (source.file, *sorted(mapped))}
-    return SourceReader(source, num_rows, file.content_id(used), arrays, states)
+    # Unpacked files are left out: they are ours alone, and only ever replaced by rename, which no mapping notices.
+    descriptor = os.open(source.file, os.O_RDONLY)
+    reader = SourceReader(source, num_rows, file.content_id(used), arrays, descriptor, _state(descriptor))
+    weakref.finalize(reader, os.close, descriptor)
+    return reader
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def _state(descriptor: int) -> tuple[int, ...]:
+    found = os.fstat(descriptor)
+    return found.st_size, found.st_mtime_ns
 
 
 def _find_keys(source: Source, file: LabelFile) -> dict[str, str]:

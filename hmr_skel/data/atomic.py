@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ ABANDONED_AFTER_S = 3600.0
 """A temporary file of another machine, untouched for so long, was left by a killed process. (Of this machine: at once.)
 The next writer of the same file removes it."""
 
-_OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9]+)-(?P<pid>[0-9]+)-[0-9a-f]{8}\.tmp$")
+_OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9]+)-(?P<pid>[0-9]+)-(?P<token>[0-9a-f]{8})[0-9a-f]*\.tmp$")
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def replacing(path: Path) -> Generator[Path, None, None]:
 
 def temporary_name(path: Path) -> Path:
     """A name beside `path` that says who uses it, and that nobody else takes."""
-    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{uuid4().hex[:8]}.tmp")
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{_token(os.getpid())}{uuid4().hex[:8]}.tmp")
 
 
 def is_temporary(path: Path) -> bool:
@@ -58,8 +59,16 @@ def is_abandoned(path: Path) -> bool:
     """Whether nobody is at work any more on a temporary file. Raises `FileNotFoundError` where it is gone."""
     owner = _OWNER.search(path.name)
     if owner is not None and owner["host"] == _host():
-        return not _is_running(int(owner["pid"]))
+        pid = int(owner["pid"])
+        # After a container has started anew, its processes have the numbers that they had before.
+        return owner["token"] != _token(pid) if pid == os.getpid() else not _is_running(pid)
     return time.time() - path.stat().st_mtime > ABANDONED_AFTER_S
+
+
+def is_of_this_machine(path: Path) -> bool:
+    """Whether a temporary file was made by a process of this machine."""
+    owner = _OWNER.search(path.name)
+    return owner is not None and owner["host"] == _host()
 
 
 def remove_abandoned(folder: Path) -> None:
@@ -75,6 +84,12 @@ def _remove_abandoned(path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # renamed or removed by its owner in this moment
             if is_abandoned(old):
                 old.unlink()
+
+
+@lru_cache
+def _token(pid: int) -> str:
+    """What tells this process from others that had its number before it."""
+    return uuid4().hex[:8]
 
 
 def _host() -> str:

@@ -208,6 +208,8 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
             shape, fortran_order, dtype = read_header(file)
+            if min(shape, default=0) < 0:
+                raise ValueError(f"its header claims shape {shape}")
             member = _Member(info, shape, dtype, fortran_order, header_size=file.tell())
     except (*_DAMAGE, OSError) as error:
         raise UserError(f"{path}: {key!r} is not an array that can be read: {error}. Fetch the file again.") from error

@@ -43,6 +43,8 @@ class Problem:
     """The shard that has to be built again to mend it."""
     stray: Path | None = None
     """The file that does not belong there: taking it away mends it."""
+    outdated: bool = False
+    """The shard is sound, only of other things than the manifest says now: to be built again only where asked for."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,9 @@ def _find(out: Path) -> tuple[dict[tuple[int, int], list[Path]], list[Problem]]:
     strays = []
     for folder, pattern in _NAMES.items():
         for path in sorted((out / folder).iterdir()) if (out / folder).is_dir() else ():
-            if match := pattern.fullmatch(path.name):
+            match = pattern.fullmatch(path.name)
+            # 000007-of-00012 is the same number, and a file that the loader would read beside 00007-of-00012.
+            if match and path.stem.endswith(f"-{Shard(int(match[1]), int(match[2]), (), False).number}"):
                 there.setdefault((int(match[1]), int(match[2])), []).append(path)
             elif not is_temporary(path):
                 strays.append(Problem(f"{path}: no file of a dataset has such a name.", stray=path))
@@ -126,10 +130,14 @@ def _verify_shard(out: Path, index: int, count: int, metas: dict[int, dict[str, 
     try:
         meta = load_meta(path)
         named = (meta["shard"], meta["shards"])
-        pieces = [Piece(str(piece["source"]), int(piece["start"]), int(piece["stop"])) for piece in meta["pieces"]]
+        pieces = [_piece(piece) for piece in meta["pieces"]]
         recorded = {name: (file["bytes"], file["sha256"]) for name, file in meta["files"].items()}
         made_from, fingerprint = meta["made_from"], meta["fingerprint"]
-        rows = {"data": meta["kept"], "rejects": meta["rejected"]}
+        rows = {"data": _whole_number(meta["kept"]), "rejects": _whole_number(meta["rejected"])}
+        if not isinstance(made_from, dict) or not isinstance(fingerprint, str):
+            raise TypeError("made_from and fingerprint are no object and text")
+        if sum(map(len, pieces)) > MAX_ROWS_PER_SHARD:
+            raise ValueError(f"more than {MAX_ROWS_PER_SHARD:,} rows")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         yield problem(path, f"not a meta file of a shard ({error}).")
         return
@@ -161,6 +169,19 @@ def _verify_shard(out: Path, index: int, count: int, metas: dict[int, dict[str, 
             yield problem(file, f"cannot be read ({error}).")
             return
     yield from (problem(path, text) for text in _rows_not_once(found, pieces))
+
+
+def _piece(piece: Any) -> Piece:
+    start, stop = _whole_number(piece["start"]), _whole_number(piece["stop"])
+    if start > stop or not isinstance(piece["source"], str):
+        raise ValueError(f"rows {start} to {stop} of {piece['source']!r}")
+    return Piece(piece["source"], start, stop)
+
+
+def _whole_number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{value!r} is no number of rows")
+    return value
 
 
 def _verify_table(

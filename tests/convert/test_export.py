@@ -250,6 +250,14 @@ def test_rows_of_the_other_gender_are_refused(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "..", "a/b", "a\\b", ""])
+def test_a_source_that_is_no_name_is_refused(tmp_path: Path, name: str):
+    folder = dataset(tmp_path / "set", (rows_of(name), fake_fit(ROWS)))
+    with pytest.raises(UserError, match="is no source's name"):
+        export_dataset(folder, tmp_path / "a" / "out", "skel-cf")
+    assert not list(tmp_path.rglob("*-release-skel.npz"))
+
+
 def test_what_the_format_needs_has_to_be_there(tmp_path: Path):
     folder = dataset(
         tmp_path / "set", (rows_of("coco"), fake_fit(ROWS)), (rows_of("h36m", cam_int=None), fake_fit(ROWS))

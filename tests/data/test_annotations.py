@@ -259,3 +259,17 @@ def test_real_motion(tmp_path, make_source):
     assert rows.imgname[0].startswith("cmu/")
     with np.load(CMU) as file:
         np.testing.assert_array_equal(rows.smpl_pose, file["pose_cam"][4000:])
+
+
+def test_two_readers_that_unpack_the_same_source(tmp_path, make_source, label_arrays):
+    """Workers that start together without a cache: each unpacks, and the later one replaces what the first has."""
+    np.savez_compressed(tmp_path / "a.npz", **label_arrays(5))
+    source = make_source(tmp_path / "a.npz")
+    first = open_source(source, tmp_path / "cache")
+    for path in (tmp_path / "cache").rglob("*.npy"):
+        copy = path.with_suffix(".new")
+        copy.write_bytes(path.read_bytes())
+        copy.replace(path)
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes())
+    (tmp_path / "b.npz").replace(tmp_path / "a.npz")  # as labels that two generate
+    np.testing.assert_array_equal(first.read(0, 5).smpl_betas, label_arrays(5)["shape"])

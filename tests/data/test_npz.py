@@ -212,3 +212,14 @@ def test_expected_hash(tmp_path, label_arrays):
     assert json.loads(note.read_text())["size"] == path.stat().st_size
     with pytest.raises(UserError, match=r"has sha256 [0-9a-f]{64}, but the manifest expects 0000"):
         check_sha256(path, "0" * 64, tmp_path / "cache")
+
+
+def test_negative_dimensions(tmp_path):
+    from hmr_skel.convert.files import read_contents
+
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("pose.npy", npy_header((-1, -4)) + bytes(16))
+    with pytest.raises(UserError, match=r"claims shape \(-1, -4\)"):
+        LabelFile(tmp_path / "a.npz", tmp_path)
+    with pytest.raises(UserError, match=r"claims shape \(-1, -4\)"):
+        read_contents(tmp_path / "a.npz")["pose"]

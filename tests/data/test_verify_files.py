@@ -154,6 +154,32 @@ def test_every_harm_is_found_and_named(built, harm, words):
     assert set(report.sound) == {0}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pieces": [{"source": "aic", "start": 16, "stop": 8}]},
+        {"pieces": [{"source": "aic", "start": 8, "stop": 10**30}]},
+        {"pieces": [{"source": "aic", "start": 8, "stop": 10**12}]},
+        {"pieces": [{"source": "aic", "start": "8", "stop": 16}]},
+        {"pieces": [{"source": None, "start": 8, "stop": 16}]},
+        {"pieces": [7]},
+        {"kept": None},
+        {"rejected": -1},
+        {"made_from": [1]},
+        {"made_from": "x"},
+        {"fingerprint": 3},
+        {"files": {"data": 7}},
+    ],
+)
+def test_a_meta_file_of_other_types(built, changes):
+    """Its checksum is right."""
+    out, shards = built
+    change_meta(out, shards[1], **changes)
+    (problem,) = verify_files(out).problems
+    assert "shard-00001-of-00002.json: not a meta file of a shard" in problem.text
+    assert problem.shard == 1
+
+
 def test_what_is_not_built_yet_may_be_no_problem(built):
     out, shards = built
     remove_all(out, shards[1])
@@ -164,6 +190,8 @@ def test_what_is_not_built_yet_may_be_no_problem(built):
     ("name", "words"),
     [
         ("data/train-00002-of-00002.parquet", "of no shard of this dataset, which has 2, 0 to 1"),
+        ("data/train-000001-of-00002.parquet", "no file of a dataset has such a name"),
+        ("meta/shard-00001-of-000002.json", "no file of a dataset has such a name"),
         ("meta/shard-00001-of-00003.json", "of no shard of this dataset"),
         ("rejects/rejects-00001-of-00002 (copy).parquet", "no file of a dataset has such a name"),
         ("data/.train-00001-of-00002.parquet.elsewhere-1-0123abcd.tmp", "left by a build that was killed"),

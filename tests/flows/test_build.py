@@ -72,3 +72,39 @@ def test_interrupted(small: Path, tmp_path: Path, signum):
     assert not list((tmp_path / "out").rglob("*.tmp"))
     assert len(list((tmp_path / "out" / "data").iterdir())) < ROWS // 2  # it did not go on with what was waiting
     assert processes_with(tmp_path) == []
+
+
+def test_a_run_that_prefect_cancels_stops_what_is_at_work(monkeypatch: pytest.MonkeyPatch):
+    from prefect.exceptions import TerminationSignal
+
+    from flows import build
+
+    class Cancelled:
+        cache_clear = staticmethod(lambda: None)
+
+        def __call__(self, *args):
+            raise TerminationSignal(signal=signal.SIGTERM)
+
+    stopped: list = []
+    monkeypatch.setattr(build, "_builder", Cancelled())
+    monkeypatch.setattr(build, "_interrupt", stopped.append)
+    with pytest.raises(TerminationSignal):
+        build.build_hmr_skel.fn()
+    assert stopped == [{}]
+
+
+def test_a_terminal_that_goes_stops_like_ctrl_c():
+    from hmr_skel.commands import build
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        build._stop_like_ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        build._stop_like_ctrl_c()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

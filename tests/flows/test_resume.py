@@ -17,6 +17,7 @@ from flows.drill.injection import Injection
 from flows.drill.small import SHARDS, make_small
 from flows.drill.worker import FAILED, start_worker
 from flows.shard import Builder
+from hmr_skel.data.atomic import temporary_name
 from hmr_skel.data.manifest import load_manifest
 
 NOTHING_LOST = Cost(lost=0, duplicated=0, half_files=0, equal=True)
@@ -101,18 +102,17 @@ def test_what_killed_processes_left_goes_with_the_next_start(small: Path, tmp_pa
     data.mkdir(parents=True)
     left = data / f".train-00001-of-00004.parquet.{host(tmp_path)}-{dead.pid}-0123abcd.tmp"
     card = data.parent / f".README.md.{host(tmp_path)}-{dead.pid}-0123abcd.tmp"
-    at_work = data / f".train-00001-of-00004.parquet.{host(tmp_path)}-{os.getpid()}-0123abcd.tmp"
+    at_work = temporary_name(data / "train-00001-of-00004.parquet")
+    restarted = data / f".train-00001-of-00004.parquet.{host(tmp_path)}-{os.getpid()}-0123abcd.tmp"  # in a container
     elsewhere = data / f".train-00001-of-00004.parquet.another-{dead.pid}-0123abcd.tmp"
-    for path in (left, card, at_work, elsewhere):
+    for path in (left, card, at_work, elsewhere, restarted):
         path.write_bytes(b"half")
     Builder(manifest, tmp_path / "out", "cpu", quiet=True)
-    assert [path.exists() for path in (left, card, at_work, elsewhere)] == [False, False, True, True]
+    assert [path.exists() for path in (left, card, at_work, elsewhere, restarted)] == [False, False, True, True, False]
 
 
 def host(folder: Path) -> str:
     """This machine's name as it stands in temporary names."""
-    from hmr_skel.data.atomic import temporary_name
-
     return temporary_name(folder / "probe").name.removeprefix(".probe.").rsplit("-", 2)[0]
 
 

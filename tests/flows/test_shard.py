@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -55,8 +56,13 @@ def test_a_shard_is_built_and_then_skipped(small: Path, tmp_path: Path):
     assert meta["v2v_mm"] == report.v2v_mm
     assert (tmp_path / "out/README.md").exists()
 
+    note = tmp_path / "out/.attempts/.00001-of-00004-f.elsewhere-1-0123abcd.tmp"  # of one killed when it was done
+    note.parent.mkdir()
+    note.touch()
+    os.utime(note, (0, 0))
     again = build_shard(manifest, 1, tmp_path / "out", device="cpu", progress=False)
     assert again == replace(report, skipped=True)
+    assert not note.parent.exists()
 
 
 def test_keypoints_computed_from_the_mesh_project_onto_the_labels(small: Path, tmp_path: Path):

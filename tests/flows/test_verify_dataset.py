@@ -126,6 +126,32 @@ def test_a_shard_of_another_fingerprint(copied: Builder, other: Builder):
     assert verify_dataset(copied.out, copied).problems == []
 
 
+def test_sound_shards_of_another_version_are_left(copied: Builder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(copied, "_code", "another")
+    before = copied.shards[0].data_file(copied.out).read_bytes()
+    copied.shards[3].rejects_file(copied.out).unlink()
+    found = verify_dataset(copied.out, copied, sample=0)
+    assert [problem.outdated for problem in found.problems] == [False, True, True, True]
+    assert repair_dataset(copied.out, found.problems, lambda: copied, progress=False) == (0, 1)
+    assert copied.shards[0].data_file(copied.out).read_bytes() == before
+    found = verify_dataset(copied.out, copied, sample=0)
+    assert {problem.shard for problem in found.problems} == {0, 1, 2}
+    assert repair_dataset(copied.out, found.problems, lambda: copied, outdated=True, progress=False) == (0, 3)
+    assert verify_dataset(copied.out, copied, sample=0).problems == []
+
+
+def test_repair_by_another_manifest_is_refused(ours: Builder, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    manifest = tmp_path / "wrong.toml"
+    manifest.write_text((ours.out.parent / "drill.toml").read_text().replace('name = "drill"', 'name = "wrong"', 1))
+    files = [file(ours.out) for one in ours.shards for file in (one.data_file, one.meta_file)]
+    before = [path.read_bytes() for path in files]
+    for more in ([], ["--outdated"]):
+        assert main(["verify", str(ours.out), "--manifest", str(manifest), "--repair", "--device", "cpu", *more]) == 2
+        assert "was made from manifest 'drill' (4 shards), not from 'wrong'" in capsys.readouterr().err
+    assert [path.read_bytes() for path in files] == before
+    assert main(["verify", str(ours.out), "--outdated"]) == 2
+
+
 def test_the_command(ours: Builder, other: Builder, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     manifest = str(other.out.parent / "drill.toml")
     out = shutil.copytree(other.out, tmp_path / "out")
