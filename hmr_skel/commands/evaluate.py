@@ -27,7 +27,8 @@ def _benchmarks_text() -> str:
     """What each benchmark is, and which files it needs."""
     lines = [
         f"benchmarks, and what each needs below --benchmark-data (default: ${FOLDER_VARIABLE}/evaluation),",
-        "and in the folder of body models, beside SKEL:",
+        "and in the folder of body models (of skel_*.pkl the networks' gender, of SMPL_*.pkl the rows' genders,",
+        "neutral where the label file has no 'gender'; predictions need SMPL and SKEL of their genders too):",
     ]
     for one in BENCHMARKS.values():
         lines += [
@@ -141,9 +142,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
         texts.append(held_out_text(report))
     side_by_side = []
     if others:
-        from hmr_skel.commands.evaluate_benchmarks import benchmark_reports, paper_tables
+        from hmr_skel.commands.evaluate_benchmarks import benchmark_reports, open_benchmarks, paper_tables
+        from hmr_skel.evaluate.networks import load_any_network
 
-        report["benchmarks"], rows = benchmark_reports(files, predictions, others, args, device)
+        loaded = [load_any_network(file) for file in files[:1]]
+        gender = loaded[0][1].skel_gender if loaded else None
+        loaded += [load_any_network(file, gender) for file in files[1:]]
+        opened = open_benchmarks(others, args, device, gender)
+        report["benchmarks"], rows = benchmark_reports(opened, files, loaded, predictions, args, device)
         tables += rows
         texts += [benchmark_text(one) for one in report["benchmarks"].values()]
         side_by_side = paper_tables(report["benchmarks"])

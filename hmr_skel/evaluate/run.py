@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hmr_skel.body.skel import Skel
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import Benchmark
 from hmr_skel.evaluate.crops import CropReader
@@ -17,7 +18,6 @@ from hmr_skel.evaluate.labels import BenchmarkRows
 from hmr_skel.evaluate.score import Columns, Posed, joined, score
 from hmr_skel.model.camera import CropGeometry, crop_camera_to_transl, image_to_crop, project
 from hmr_skel.model.head import Estimate
-from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Network, Prediction
 from hmr_skel.model.pose_rep import rep_to_q
 
@@ -42,7 +42,7 @@ def evaluate_methods(
     rows: BenchmarkRows,
     reader: CropReader,
     truth: GroundTruth,
-    body: SkelKeypoints,
+    body: Skel,
     intrinsics: Intrinsics,
     *,
     batch_size: int = 64,
@@ -59,7 +59,7 @@ def evaluate_methods(
         rows: of the benchmark.
         reader: of their images.
         truth: what they are compared with.
-        body: SKEL.
+        body: SKEL; joints come from its skin by the truth's regressor.
         intrinsics: of the images.
         batch_size: images at once.
         threads: that read images.
@@ -89,7 +89,7 @@ def evaluate_methods(
 class _Scorer:
     """One method's predictions against the truth."""
 
-    def __init__(self, mean: Estimate, truth: GroundTruth, body: SkelKeypoints) -> None:
+    def __init__(self, mean: Estimate, truth: GroundTruth, body: Skel) -> None:
         self.benchmark: Benchmark = truth.benchmark
         self.regressor, self.body, self.mean = truth.regressor, body, mean
         self.posed_mean = self._posed(self.mean)
@@ -111,7 +111,7 @@ class _Scorer:
 
     def _posed(self, estimate: Estimate) -> Posed:
         """At the origin: every error in 3D is against a root."""
-        vertices = self.body.skel(rep_to_q(estimate.rep), estimate.betas, torch.zeros_like(estimate.camera)).vertices
+        vertices = self.body(rep_to_q(estimate.rep), estimate.betas, torch.zeros_like(estimate.camera)).vertices
         return Posed(vertices, self.regressor(vertices))
 
     def _columns(self, estimate: Estimate, posed: Posed, geometry: CropGeometry, truth: Truth) -> Columns:

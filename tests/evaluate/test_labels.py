@@ -65,11 +65,26 @@ def test_without_gender_bodies_are_neutral(stand_in, tmp_path):
 
 BAD = {
     "an unknown gender": ("3dpw", {"gender": np.array(["x"] * ROWS)}, r"'gender' is \['x'\], expected m, f"),
-    "no pose": ("emdb", {"pose_cam": None}, r"has no 'pose_cam' or 'pose'.*emdb_test\.npz.*It has: "),
+    "no pose": ("emdb", {"pose_cam": None}, r"has no 'pose_cam'\..*emdb_test\.npz.*It has: "),
     "a narrow shape": ("spec-syn", {"shape": np.zeros((ROWS, 9))}, r"'shape' has shape \(6, 9\), expected \(6, 10\)"),
     "another number of centres": ("3dpw", {"center": np.zeros((5, 2))}, r"'center' has shape \(5, 2\), expected \(6"),
     "not a number": ("3dpw", {"center": np.full((ROWS, 2), np.nan)}, r"'center' is not finite in row 0"),
     "an empty box": ("coco", {"scale": np.zeros((ROWS, 2))}, r"the box of row 0 is 0 px"),
+    "a pose of the world": ("3dpw", {"pose_cam": None, "pose": np.zeros((ROWS, 72))}, r"has no 'pose_cam'\."),
+    "another number of poses": ("3dpw", {"pose_cam": np.zeros((5, 72))}, r"'pose_cam' has shape \(5, 72\), expected"),
+    "a pose that is one number": ("3dpw", {"pose_cam": np.array(1.0)}, r"'pose_cam' has shape \(\), expected \(6, 72"),
+    "a pose of objects": ("3dpw", {"pose_cam": np.array([[0], [0, 1]] * 3, object)}, r"'pose_cam' has shape \(6, 1\)"),
+    "a camera that is none": ("3dpw", {"cam_int": np.zeros((ROWS, 3))}, r"'cam_int' has shape \(6, 3\), expected"),
+    "a number in a pose's place": (
+        "moyo",
+        {"smpl": np.array({"global_orient": 1.0, "body_pose": 1.0, "betas": 1.0}, object)},
+        r"'global_orient' has shape \(\), expected \(6, 3\)",
+    ),
+    "neither keypoints": (
+        "coco",
+        {"body_keypoints_2d": None, "extra_keypoints_2d": None},
+        r"has no 'body_keypoints_2d'",
+    ),
     "no keypoints": ("h36m-p2", {"extra_keypoints_3d": None}, r"has no 'extra_keypoints_3d'.*Human3\.6M"),
     "another dict": ("moyo", {"smpl": np.array({"poses": 1}, object)}, r"'smpl' holds poses, expected a dict with"),
     "a number in its place": ("moyo", {"smpl": np.array(3.0)}, r"'smpl' holds float, expected a dict with"),
@@ -82,6 +97,29 @@ def test_what_is_refused(stand_in, tmp_path, case):
     path = changed_labels(stand_in, name, tmp_path, **changes)
     with pytest.raises(UserError, match=message):
         load_rows(BENCHMARKS[name], path)
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "slots"),
+    [
+        ("h36m-p2", "body_keypoints_3d", slice(0, 25)),
+        ("coco", "extra_keypoints_2d", slice(25, 44)),
+        ("coco", "body_keypoints_2d", slice(0, 25)),
+    ],
+)
+def test_keypoints_that_the_protocol_does_not_need_may_be_absent(stand_in, tmp_path, name, gone, slots):
+    """Human3.6M scores the extra ones alone; COCO whatever is labelled."""
+    rows = load_rows(BENCHMARKS[name], changed_labels(stand_in, name, tmp_path, **{gone: None}))
+    points = rows.keypoints_2d if name == "coco" else rows.keypoints_3d
+    assert not points[:, slots].any()
+    assert np.delete(points, np.arange(44)[slots], 1)[..., -1].any()
+
+
+def test_cameras_are_read_where_they_are_asked_for(stand_in, tmp_path):
+    path = changed_labels(stand_in, "3dpw", tmp_path, cam_int=np.full((ROWS, 3, 3), np.nan))
+    assert load_rows(BENCHMARKS["3dpw"], path, cam_int=False).cam_int is None
+    with pytest.raises(UserError, match="'cam_int' is not finite in row 0"):
+        load_rows(BENCHMARKS["3dpw"], path)
 
 
 class Runs:

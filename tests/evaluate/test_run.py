@@ -63,7 +63,7 @@ def run(opened, stand_in, male) -> Callable[..., tuple[dict, np.ndarray, Known]]
         )
         reader.check(rows)
         known = Known()
-        found, used = evaluate_methods([known.method], rows, reader, truth, male, intrinsics, batch_size=4)
+        found, used = evaluate_methods([known.method], rows, reader, truth, male.skel, intrinsics, batch_size=4)
         return found[0], used, known
 
     return run_

@@ -24,7 +24,7 @@ def predicted(opened, stand_in, tmp_path):
     """The truth of 3DPW as predictions, in each row's own gender."""
     benchmark, rows, truth = opened("3dpw")
     path = stand_in.folder / "labels" / benchmark.labels
-    return read_predictions(path, rows, 6, None), rows, truth
+    return read_predictions(path, rows, rows.imgname, None), rows, truth
 
 
 def test_the_truth_is_off_by_what_conversion_moves(predicted, bodies):
@@ -55,7 +55,7 @@ def test_every_benchmark_with_a_third_dimension(opened, stand_in, bodies, tmp_pa
     """Predictions of the neutral SMPL that the labels were made of."""
     benchmark, rows, truth = opened(name)
     np.savez(tmp_path / "p.npz", pose=stand_in.labels["pose_cam"], betas=stand_in.labels["shape"])
-    clip = read_predictions(tmp_path / "p.npz", rows, 6, None)
+    clip = read_predictions(tmp_path / "p.npz", rows, rows.imgname, None)
     found = evaluate_predictions(clip, rows, truth, bodies)
     for metric in benchmark.metrics:
         before, after = (found.stages[stage][metric] for stage in ("smpl", "skel"))
