@@ -96,14 +96,11 @@ class _File:
 
     def floats(self, value: Any, name: str, count: int, *shape: int) -> np.ndarray:
         """float32 [count *shape] of a value whose last axis may be longer."""
-        try:
-            array = np.asarray(value, np.float32)
-        except (TypeError, ValueError):
-            array = np.empty(0)
+        array = self._numbers(value, name)
         fits = array.ndim == 1 + len(shape) and len(array) == count
         if not fits or any(have < want for have, want in zip(array.shape[1:], shape, strict=True)):
             wanted = ", ".join(map(str, (count, *shape)))
-            raise UserError(f"{self.path}: {name!r} has shape {np.shape(value)}, expected ({wanted}).")
+            raise UserError(f"{self.path}: {name!r} has shape {array.shape}, expected ({wanted}).")
         array = array[(slice(None), *(slice(size) for size in shape))]
         if not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array.reshape(count, -1)).all(1))[0])
@@ -112,9 +109,16 @@ class _File:
 
     def rows(self, name: str, value: Any, count: int, width: int) -> np.ndarray:
         """float32 [count width] of a value whose rows may have any shape."""
-        if np.ndim(value) and len(value) == count:
-            value = np.reshape(value, (count, -1))
-        return self.floats(value, name, count, width)
+        array = self._numbers(value, name)
+        if count and array.ndim and len(array) == count:
+            array = array.reshape(count, -1)
+        return self.floats(array, name, count, width)
+
+    def _numbers(self, value: Any, name: str) -> np.ndarray:
+        try:
+            return np.asarray(value, np.float32)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.path}: {name!r} holds no numbers of one shape. Fetch the file again.") from error
 
     def sides(self, key: str, count: int) -> np.ndarray:
         """float32 [count] the longer side of boxes that are given as one number or two."""

@@ -12,8 +12,9 @@ import torch
 
 from hmr_skel.body.files import SKEL_FILES
 from hmr_skel.cli import build_parser, main
-from hmr_skel.commands.evaluate_benchmarks import open_benchmarks
-from hmr_skel.evaluate.benchmarks import BENCHMARKS, LEGACY
+from hmr_skel.commands.evaluate_benchmarks import open_benchmarks, paper_tables
+from hmr_skel.evaluate.benchmarks import BENCHMARKS, LEGACY, MOYO_24
+from hmr_skel.evaluate.paper import TABLE_2
 from hmr_skel.model.checkpoint import NetworkInfo, save_network
 from hmr_skel.model.network import Network
 from tests.train.small_run import small_recipe
@@ -74,6 +75,8 @@ def test_all_benchmarks(command, network, tmp_path, capsys):
     for table in ("1", "2", "3", "S2"):
         assert f"**Table {table}: " in page
         assert f"Table {table}: " in text
+    assert all(f"{benchmark.title}: 6 of 6 rows" in page for benchmark in BENCHMARKS.values())
+    assert "out of range" in page
     assert f"ours: {network}, layer 1" in text
     assert "legacy switches: spec-root, aliased-crop" in text
     assert "(the open body: figures say nothing of the licensed models)" in text
@@ -124,6 +127,18 @@ def test_two_stage(command, stand_in, tmp_path, capsys):
     assert "moved by the conversion, mm: skin" in text
 
 
+def test_how_smpl_is_scored_on_moyo_is_said_below_its_table():
+    mm = {"mpjpe_mm": 60.0, "pa_mpjpe_mm": 40.0, "pve_mm": 70.0}
+    about = {"title": "MOYO", "joint_set": MOYO_24.name, "intrinsics": None, "legacy": [], "body_models": "models"}
+    about |= {"chosen_rows": 6, "label_rows": 6}
+    predicted = {"method": "HMR2.0b", "smpl": mm, "skel": mm, "cost": {"mpjpe_mm": 0.0}}
+    (table,) = (t for t in paper_tables({"moyo": about | {"predictions": predicted}}) if t.table is TABLE_2)
+    assert "SMPL's too, are J_regressor_SMPL_MALE's" in table.text()
+    network = {"file": "net", "final": mm}
+    (table,) = (t for t in paper_tables({"moyo": about | {"networks": [network]}}) if t.table is TABLE_2)
+    assert "SMPL's too" not in table.text()
+
+
 def without(command: list[str], option: str) -> list[str]:
     i = command.index(option)
     return command[:i] + command[i + 2 :]
@@ -169,6 +184,16 @@ ERRORS = {
         lambda c, d: [*c, "--benchmark", "moyo", "--predictions", "emdb=a"],
         r"emdb=\.\.\.: that benchmark is not among --benchmark moyo",
     ),
+    "no benchmark": (lambda c, d: [*c, "--benchmark", ""], r"--benchmark : names nothing\. There are held-out, 3dpw"),
+    "a comma for benchmarks": (lambda c, d: [*c, "--benchmark", ","], r"--benchmark ,: names nothing"),
+    "predictions of held-out rows": (
+        lambda c, d: [*c, "--benchmark", "held-out", "--predictions", "emdb=a"],
+        r"--predictions emdb=a: held-out rows take networks alone",
+    ),
+    "held-out without a network": (
+        lambda c, d: [c[0], *c[2:], "--benchmark", "held-out,emdb", "--predictions", "emdb=a", "--out", str(d / "out")],
+        r"--benchmark held-out,emdb: held-out takes a network",
+    ),
     "no predictions": (lambda c, d: [*c, "--predictions", "emdb=none.npz"], r"no file none\.npz"),
     "no network": (lambda c, d: [c[0], str(d / "net.safetensors"), *c[2:], "--benchmark", "3dpw"], r"no such file"),
 }
@@ -194,6 +219,17 @@ def test_a_subset_says_so(command, capsys):
     assert json.loads(out.splitlines()[-1])["benchmarks"]["3dpw"]["rows"] == 2
     assert main([*command, "--benchmark", "3dpw", "--limit", "2", "-q"]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_of_several_networks_the_mean_is_printed(command, capsys):
+    assert main([*command[:2], *command[1:], "--benchmark", "3dpw", "--limit", "2", "--json"]) == 0
+    *lines, last = capsys.readouterr().out.strip().splitlines()
+    found = json.loads(last)["benchmarks"]["3dpw"]
+    assert found["final"]["mpjpe_mm"] == pytest.approx(found["networks"][0]["final"]["mpjpe_mm"])
+    after = lines[next(i for i, line in enumerate(lines) if "mean of 2 networks" in line) :]
+    assert (
+        next(line for line in after if line.split()[:1] == ["final"]).split()[1] == f"{found['final']['mpjpe_mm']:.1f}"
+    )
 
 
 def test_the_benches(open_body_dir, stand_in, tmp_path, capsys):

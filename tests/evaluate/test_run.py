@@ -210,6 +210,13 @@ def test_missing_and_broken_images(opened, tmp_path):
         reader.read(rows, 0)
 
 
+def test_a_box_outside_its_image_is_not_the_images_fault(opened, stand_in):
+    benchmark, rows, _ = opened("3dpw")
+    reader = CropReader(benchmark, stand_in.folder / "images" / benchmark.images, False)
+    with pytest.raises(UserError, match=r"\(row 0\): the box lies outside of the image's \d+ x \d+ px .* of 3DPW"):
+        reader.read(replace(rows, center=rows.center + np.float32(1e5)), 0)
+
+
 def test_no_complete_row_is_an_error(run, opened):
     points = opened("h36m-p2")[1].keypoints_3d.copy()
     points[..., 3] = 0

@@ -102,7 +102,7 @@ def test_predictions_are_as_far_off_as_asked(people, bodies, kind):
 
 
 def test_what_conversion_costs(people, bodies):
-    """On generated people, whose poses SKEL can nearly take: a millimetre at most in the mean, by every joint set."""
+    """On generated people, whose poses SKEL can nearly take: about a millimetre in the mean, below 1.1 by every set."""
     sequences = [f"{i // 4}" for i in range(48)]
     report = conversion_cost(people, sequences, bodies, skel_gender="male")
     assert set(report) == set(KINDS)
@@ -113,7 +113,7 @@ def test_what_conversion_costs(people, bodies):
             assert one["after"] - one["before"] == pytest.approx(one["cost"], abs=1e-3)
             assert one["ci95"][0] < one["cost"] < one["ci95"][1]
             assert 50 < one["before"] < 75
-            assert -1 < one["cost"] < 2
+            assert -1 < one["cost"] < 1.1
             assert len(of["joints"]) == len(RULES[name].scored)
             by_joint = [values["cost_mm"] for values in of["joints"].values()]
             assert np.mean(by_joint) == pytest.approx(one["cost"], abs=0.01)
