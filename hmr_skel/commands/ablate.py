@@ -70,9 +70,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run_ablate(args: argparse.Namespace) -> None:
     """Plan, train, evaluate, print, write."""
-    from hmr_skel.data.atomic import replacing
     from hmr_skel.data.image_files import image_rules
     from hmr_skel.data.manifest import load_manifest
+    from hmr_skel.data.samples import SampleDataset
+    from hmr_skel.device import resolve_device
     from hmr_skel.train.ablations import chosen_variants, shortened, variant_recipe
     from hmr_skel.train.loop import Run
 
@@ -96,7 +97,13 @@ def run_ablate(args: argparse.Namespace) -> None:
         fresh=args.fresh,
         quiet=args.quiet,
     )
-    plan = _plan(args, run, recipes["full"], len(variants))
+    rows = SampleDataset(data, run.images, recipes["full"].samples, split="train", quiet=True)
+    opened = None
+    if args.benchmark:  # hours before they are needed: what is missing is to show now
+        from hmr_skel.commands.evaluate_benchmarks import open_benchmarks
+
+        opened = open_benchmarks(args.benchmark, args, resolve_device(args.device), rows.gender)
+    plan = _plan(args, run, recipes["full"], len(rows), len(variants))
     if not args.quiet:
         speed = "" if plan["images_per_s"] is None else f" ({plan['images_per_s']:.1f} images/s measured)"
         print(f"{len(variants)} runs of {plan['epochs']:g} epochs, {plan['rows']:,} rows each{speed}, in {out}")
@@ -107,12 +114,17 @@ def run_ablate(args: argparse.Namespace) -> None:
         outcomes[variant.name] = _trained(
             shortened(recipes[variant.name], plan["epochs"]), replace(run, out=out / variant.name)
         )
-    report, tables = _measured(args, run, variants, plan, {name: o.network for name, o in outcomes.items()})
-    report["seconds"] = {name: outcome.seconds for name, outcome in outcomes.items()}
-    with replacing(out / "tables.md") as temporary:
-        temporary.write_text("\n\n".join(table.markdown() for table in tables) + "\n")
-    with replacing(out / "report.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    networks = {name: outcome.network for name, outcome in outcomes.items()}
+    report = _held_out(args, run, networks) | {
+        "plan": plan,
+        "seconds": {name: outcome.seconds for name, outcome in outcomes.items()},
+    }
+    tables = _tables(args, run, variants, report)
+    _write(out, report, tables)
+    if opened is not None:
+        _add_benchmarks(args, opened, networks, report)
+        tables = _tables(args, run, variants, report)
+        _write(out, report, tables)
     if not args.quiet:
         print("\n" + "\n\n".join(table.text() for table in tables))
         print(f"\nwritten: {out / 'tables.md'}, {out / 'report.json'}")
@@ -121,14 +133,22 @@ def run_ablate(args: argparse.Namespace) -> None:
         print(json.dumps(report))
 
 
-def _plan(args: argparse.Namespace, run, recipe, runs: int) -> dict[str, Any]:
+def _write(out: Path, report: dict[str, Any], tables: list) -> None:
+    from hmr_skel.data.atomic import replacing
+
+    report["tables"] = [table.as_dict() for table in tables]
+    with replacing(out / "tables.md") as temporary:
+        temporary.write_text("\n\n".join(table.markdown() for table in tables) + "\n")
+    with replacing(out / "report.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _plan(args: argparse.Namespace, run, recipe, rows: int, runs: int) -> dict[str, Any]:
     """How many epochs each run has: what was planned before in this folder, or what the minutes allow."""
     from hmr_skel.data.atomic import replacing
-    from hmr_skel.data.samples import SampleDataset
     from hmr_skel.train.ablations import DEAREST, VARIANTS, affordable_epochs, variant_recipe
     from hmr_skel.train.recipes import recipe_dict
 
-    rows = len(SampleDataset(run.dataset, run.images, recipe.samples, split="train", quiet=True))
     asked = {"recipe": recipe_dict(recipe), "rows": rows, "runs": runs, "minutes": args.minutes}
     if any(change.partition("=")[0].strip() == "epochs" for change in args.set):
         return asked | {"epochs": recipe.epochs, "images_per_s": None}
@@ -162,18 +182,14 @@ def _trained(recipe, run):
     return outcome
 
 
-def _measured(
-    args: argparse.Namespace, run, variants, plan: Mapping[str, Any], networks: Mapping[str, Path]
-) -> tuple[dict[str, Any], list]:
-    """Errors of all variants, as JSON and as the two tables."""
+def _held_out(args: argparse.Namespace, run, networks: Mapping[str, Path]) -> dict[str, Any]:
+    """Errors of all variants on the held-out shards, as JSON."""
     from hmr_skel.device import resolve_device
     from hmr_skel.evaluate.bootstrap import groups_of, intervals
     from hmr_skel.evaluate.held_out import HeldOut, evaluate_held_out, held_out_sequences, summaries
     from hmr_skel.evaluate.mean_body import mean_body
-    from hmr_skel.evaluate.paper import MPJPE_PA_PVE, PCK, TABLE_4, TABLE_5, Column
-    from hmr_skel.evaluate.tables import OurLine, SideBySide
+    from hmr_skel.evaluate.paper import MPJPE_PA_PVE
     from hmr_skel.model.checkpoint import load_network
-    from hmr_skel.train.ablations import variant_recipe
 
     device = resolve_device(args.device)
     held_out = HeldOut.open(run.dataset, run.images, run.body_models, device, quiet=True)
@@ -182,19 +198,41 @@ def _measured(
     errors = dict(zip(networks, found, strict=True))
     _, sequences = held_out_sequences(found[0], held_out)
     groups = groups_of(sequences)
-    results: dict[str, dict[str, Any]] = {name: {HELD_OUT: summaries(one, held_out)} for name, one in errors.items()}
     against = {}
     for name, one in errors.items():
         differences = {m: one["final"][m] - errors["full"]["final"][m] for m in MPJPE_PA_PVE}
         ends = intervals(differences, groups)
         against[name] = {m: [values.double().mean().item(), *ends.get(m, ())] for m, values in differences.items()}
-    if args.benchmark:
-        from hmr_skel.commands.evaluate_benchmarks import benchmark_reports
+    return {
+        "dataset": str(run.dataset),
+        "rows": len(sequences),
+        "recordings": len(set(sequences)),
+        "left_out": left_out,
+        "variants": {name: {HELD_OUT: summaries(one, held_out)} for name, one in errors.items()},
+        "against_full_mm": against,
+    }
 
-        reports, _ = benchmark_reports(list(networks.values()), {}, args.benchmark, args, device)
-        for benchmark, report in reports.items():
-            for name, one in zip(networks, report["networks"], strict=True):
-                results[name][benchmark] = one
+
+def _add_benchmarks(args: argparse.Namespace, opened, networks: Mapping[str, Path], report: dict[str, Any]) -> None:
+    """Errors of all variants on benchmarks, into the report."""
+    from hmr_skel.commands.evaluate_benchmarks import benchmark_reports
+    from hmr_skel.device import resolve_device
+    from hmr_skel.model.checkpoint import load_network
+
+    loaded = [load_network(file) for file in networks.values()]
+    found, _ = benchmark_reports(opened, list(networks.values()), loaded, {}, args, resolve_device(args.device))
+    for benchmark, one in found.items():
+        for name, stages in zip(networks, one["networks"], strict=True):
+            report["variants"][name][benchmark] = stages
+
+
+def _tables(args: argparse.Namespace, run, variants, report: Mapping[str, Any]) -> list:
+    """The two tables of a report."""
+    from hmr_skel.evaluate.paper import MPJPE_PA_PVE, PCK, TABLE_4, TABLE_5, Column
+    from hmr_skel.evaluate.tables import OurLine, SideBySide
+    from hmr_skel.train.ablations import variant_recipe
+
+    results = report["variants"]
     more = (Column(HELD_OUT, MPJPE_PA_PVE), Column(HELD_OUT, PCK))
     recipe = variant_recipe(variants[0], args.recipe, args.set)
     tables = []
@@ -207,22 +245,17 @@ def _measured(
             cells = {benchmark: stages["final"] for benchmark, stages in results[variant.name].items()}
             ours.append(OurLine(line, cells, _details(table.number, variant.name, run, recipe)))
             if variant.name != "full":
-                notes.append(f"{HELD_OUT}, {line} less full, mm [95 %]: {_differences(against[variant.name])}")
+                differences = _differences(report["against_full_mm"][variant.name])
+                notes.append(f"{HELD_OUT}, {line} less full, mm [95 %]: {differences}")
         mean = "/".join(f"{results['full'][HELD_OUT]['mean_pose'][metric]:.1f}" for metric in MPJPE_PA_PVE)
         notes.append(
-            f"{HELD_OUT}: {len(sequences):,} rows of {len(set(sequences)):,} recordings of {run.dataset}, another data "
-            f"set than the paper's columns; the mean pose has {mean}; recipe {args.recipe}, {plan['epochs']:g} epochs, "
-            f"seed {recipe.seed} alone: intervals are over recordings, not over seeds"
+            f"{HELD_OUT}: {report['rows']:,} rows of {report['recordings']:,} recordings of {run.dataset}, another "
+            f"data set than the paper's columns; the mean pose has {mean}; recipe {args.recipe}, "
+            f"{report['plan']['epochs']:g} epochs, seed {recipe.seed} alone: intervals are over recordings, not over "
+            "seeds"
         )
         tables.append(SideBySide(table, ours, more, tuple(notes)))
-    return {
-        "dataset": str(run.dataset),
-        "left_out": left_out,
-        "plan": dict(plan),
-        "variants": results,
-        "against_full_mm": against,
-        "tables": [table.as_dict() for table in tables],
-    }, tables
+    return tables
 
 
 def _details(table: str, variant: str, run, recipe) -> tuple[str, ...]:

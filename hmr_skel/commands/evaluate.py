@@ -27,7 +27,8 @@ def _benchmarks_text() -> str:
     """What each benchmark is, and which files it needs."""
     lines = [
         f"benchmarks, and what each needs below --benchmark-data (default: ${FOLDER_VARIABLE}/evaluation),",
-        "and in the folder of body models, beside SKEL:",
+        "and in the folder of body models (of skel_*.pkl the networks' gender, of SMPL_*.pkl the rows' genders,",
+        "neutral where the label file has no 'gender'; predictions need SMPL and SKEL of their genders too):",
     ]
     for one in BENCHMARKS.values():
         lines += [
@@ -119,11 +120,23 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 def run_evaluate(args: argparse.Namespace) -> None:
     """Predict, compare, print, write."""
     predictions = _predictions(args.predictions)
-    named = args.benchmark or ",".join(predictions) or HELD_OUT
+    named = (",".join(predictions) or HELD_OUT) if args.benchmark is None else args.benchmark
     wanted = [name.strip().lower() for name in named.split(",") if name.strip()]
+    if not wanted:
+        raise UserError(f"--benchmark {args.benchmark}: names nothing. There are {HELD_OUT}, {', '.join(BENCHMARKS)}.")
     held_out = HELD_OUT in wanted
     others = ",".join(name for name in wanted if name != HELD_OUT)
+    if predictions and not others:
+        raise UserError(
+            f"--predictions {args.predictions[0]}: {HELD_OUT} rows take networks alone. Name the benchmark in "
+            "--benchmark too, or leave --benchmark out."
+        )
     files = [network_file(path) for path in args.networks]
+    if not files and predictions and held_out:
+        raise UserError(
+            f"--benchmark {named}: {HELD_OUT} takes a network, and --predictions evaluates none unless one is named. "
+            f"Name its file, or leave {HELD_OUT} out."
+        )
     if not files and not predictions:
         files = [newest()]
 
@@ -133,7 +146,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     device = resolve_device(args.device)
     report: dict[str, Any] = {}
     tables, texts = [], []
-    if held_out and files:
+    if held_out:
         from hmr_skel.commands.evaluate_held_out import held_out_report
 
         report, rows = held_out_report(files, args, device)
@@ -141,18 +154,22 @@ def run_evaluate(args: argparse.Namespace) -> None:
         texts.append(held_out_text(report))
     side_by_side = []
     if others:
-        from hmr_skel.commands.evaluate_benchmarks import benchmark_reports, paper_tables
+        from hmr_skel.commands.evaluate_benchmarks import benchmark_reports, open_benchmarks, paper_tables
+        from hmr_skel.evaluate.networks import load_any_network
 
-        report["benchmarks"], rows = benchmark_reports(files, predictions, others, args, device)
+        loaded = [load_any_network(file) for file in files[:1]]
+        gender = loaded[0][1].skel_gender if loaded else None
+        loaded += [load_any_network(file, gender) for file in files[1:]]
+        opened = open_benchmarks(others, args, device, gender)
+        report["benchmarks"], rows = benchmark_reports(opened, files, loaded, predictions, args, device)
         tables += rows
         texts += [benchmark_text(one) for one in report["benchmarks"].values()]
         side_by_side = paper_tables(report["benchmarks"])
-        texts += [table.text() for table in side_by_side]
         report["tables"] = [table.as_dict() for table in side_by_side]
     if args.out is not None:
         _write(args.out, report, tables, texts, [table.markdown() for table in side_by_side])
     if not args.quiet:
-        print("\n\n".join(texts))
+        print("\n\n".join([*texts, *(table.text() for table in side_by_side)]))
         if args.out is not None:
             print(
                 f"\nwritten: {', '.join(str(args.out / name) for name in ('rows.parquet', 'tables.md', 'report.json'))}"
@@ -167,7 +184,7 @@ def _write(out: Path, report: dict[str, Any], tables: list, texts: list[str], ma
 
     write_rows(out / "rows.parquet", tables)
     with replacing(out / "tables.md") as temporary:
-        page = markdown or [f"```\n{text}\n```" for text in texts]
+        page = [*(f"```\n{text}\n```" for text in texts), *markdown]
         temporary.write_text("\n\n".join(page) + "\n")
     with replacing(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")

@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,74 +12,109 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
+from hmr_skel.body.files import SKEL_FILES
+from hmr_skel.body.skel import Skel
 from hmr_skel.commands.body_models import required_body_models
 from hmr_skel.commands.evaluate_held_out import mean_of
 from hmr_skel.convert.clips import SmplClip
 from hmr_skel.convert.fit import Bodies, count_fits
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.benchmarks import FOLDER_VARIABLE, Benchmark, BenchmarkFiles, chosen, legacy_switches
+from hmr_skel.evaluate.benchmarks import FOLDER_VARIABLE, MOYO_24, Benchmark, BenchmarkFiles, chosen, legacy_switches
 from hmr_skel.evaluate.bootstrap import groups_of, intervals
 from hmr_skel.evaluate.crops import CropReader
 from hmr_skel.evaluate.ground_truth import GroundTruth
 from hmr_skel.evaluate.intrinsics import Intrinsics
 from hmr_skel.evaluate.labels import BenchmarkRows, evenly, load_rows
-from hmr_skel.evaluate.networks import load_any_network
 from hmr_skel.evaluate.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_S2, PaperTable
-from hmr_skel.evaluate.regressors import joint_names
+from hmr_skel.evaluate.regressors import joint_names, model_file
 from hmr_skel.evaluate.results import rows_table
 from hmr_skel.evaluate.run import Method, evaluate_methods
 from hmr_skel.evaluate.score import Columns
 from hmr_skel.evaluate.summary import METRIC_NAMES, resampled, sequences_of, summarise
 from hmr_skel.evaluate.tables import COST, OurLine, SideBySide, cost_columns, swap_lines
-from hmr_skel.model.keypoints import SkelKeypoints
+from hmr_skel.model.checkpoint import NetworkInfo
+from hmr_skel.model.network import Network
 from hmr_skel.two_stage.evaluate import evaluate_predictions
 from hmr_skel.two_stage.predictions import read_predictions
 
 
-def benchmark_reports(
-    files: list[Path], predictions: Mapping[str, Path], names: str, args: argparse.Namespace, device: torch.device
-) -> tuple[dict[str, dict[str, Any]], list[pa.Table]]:
-    """A report per benchmark, and the rows of all. What is missing shows before any work.
+@dataclass(frozen=True)
+class OpenBenchmarks:
+    """Benchmarks whose files were found and read, images apart, and what networks need on them."""
+
+    jobs: Sequence["_Job"]
+    models: Path
+    network_needs: tuple[Intrinsics, Skel] | None
+    """None: no network is to be evaluated."""
+
+
+def open_benchmarks(
+    names: str, args: argparse.Namespace, device: torch.device, skel_gender: str | None
+) -> OpenBenchmarks:
+    """Open them. Raises `UserError` for whatever is missing, so that it shows before any work.
 
     Args:
-        files: networks.
-        predictions: a file of SMPL by benchmark.
         names: of the benchmarks, as `chosen` takes them.
         args: of the command.
         device: for all of it.
+        skel_gender: of the networks that are to be evaluated; None: none is.
     """
     benchmarks = chosen(names)
     legacy = legacy_switches(args.legacy)
     if len(benchmarks) > 1 and (args.labels is not None or args.images is not None):
         raise UserError("--labels and --images are for one benchmark; name one, or put files below --benchmark-data.")
     models = required_body_models(args.body_models, quiet=args.quiet)
-    if files:
+    needs = None
+    if skel_gender is not None:
         intrinsics = Intrinsics.choose(args.intrinsics, args.fov, device)
-        loaded = [load_any_network(files[0])]
-        loaded += [load_any_network(file, loaded[0][1].skel_gender) for file in files[1:]]
-        body = SkelKeypoints.load(models, loaded[0][1].skel_gender, device)
+        needs = intrinsics, Skel.load(model_file(models, SKEL_FILES[skel_gender])).to(device)
     # A switch that changes nothing here is not to be named as if it had.
-    idle = {"aliased-crop", "moyo-box"} if not files else set()
-    idle |= {"bgr-focal"} if not files or intrinsics.fov is None else set()
+    idle = {"aliased-crop", "moyo-box"} if needs is None else set()
+    idle |= {"bgr-focal"} if needs is None or needs[0].fov is None else set()
     legacy = tuple(switch for switch in legacy if switch not in idle)
     jobs = [_Job.open(benchmark, args, legacy, models, device) for benchmark in benchmarks]
+    if needs is not None:
+        for job in jobs:
+            needs[0].check(job.benchmark, job.rows)
+            job.reader(needs[0]).check(job.rows)
+    return OpenBenchmarks(jobs, models, needs)
+
+
+def benchmark_reports(
+    opened: OpenBenchmarks,
+    files: Sequence[Path],
+    networks: Sequence[tuple[Network, NetworkInfo]],
+    predictions: Mapping[str, Path],
+    args: argparse.Namespace,
+    device: torch.device,
+) -> tuple[dict[str, dict[str, Any]], list[pa.Table]]:
+    """A report per benchmark, and the rows of all.
+
+    Args:
+        opened: the benchmarks.
+        files: of the networks, for their names.
+        networks: of the gender that the benchmarks were opened for; none where they were opened for none.
+        predictions: a file of SMPL by benchmark.
+        args: of the command.
+        device: for all of it.
+    """
+    jobs = opened.jobs
     unused = [name for name in predictions if name not in [job.benchmark.name for job in jobs]]
     if unused:
-        raise UserError(f"--predictions {unused[0]}=...: that benchmark is not among --benchmark {names}.")
+        among = ", ".join(job.benchmark.name for job in jobs)
+        raise UserError(f"--predictions {unused[0]}=...: that benchmark is not among --benchmark {among}.")
     clips = {
-        job.benchmark.name: read_predictions(predictions[job.benchmark.name], job.rows, job.total, args.smpl_gender)
+        job.benchmark.name: read_predictions(predictions[job.benchmark.name], job.rows, job.names, args.smpl_gender)
         for job in jobs
         if job.benchmark.name in predictions
     }
-    if files:
-        for job in jobs:
-            intrinsics.check(job.benchmark, job.rows)
-            job.reader(intrinsics).check(job.rows)
     reports, tables = {}, []
     for job in jobs:
-        report = job.about() | {"intrinsics": intrinsics.text if files else None}
-        if files:
-            methods = [Method.of(network.to(device)) for network, _ in loaded]
+        report = job.about() | {"intrinsics": None}
+        if opened.network_needs is not None:
+            intrinsics, body = opened.network_needs
+            report["intrinsics"] = intrinsics.text
+            methods = [Method.of(network.to(device)) for network, _ in networks]
             with _bar(len(job.rows), f"{job.benchmark.title}", args.quiet) as bar:
                 found, rows = evaluate_methods(
                     methods, job.rows, job.reader(intrinsics), job.truth, body, intrinsics,
@@ -86,7 +122,7 @@ def benchmark_reports(
                 )  # fmt: skip
             report |= {"rows": len(rows), "left_out": len(job.rows) - len(rows)}
             each: list[dict[str, Any]] = []
-            for file, (_, info), stages in zip(files, loaded, found, strict=True):
+            for file, (_, info), stages in zip(files, networks, found, strict=True):
                 summary, more = job.summaries(str(file), rows, stages)
                 tables += more
                 each.append({"file": str(file), "recipe": info.recipe, "step": info.details.get("step")} | summary)
@@ -97,7 +133,7 @@ def benchmark_reports(
             } | {"networks": each}
         if (clip := clips.get(job.benchmark.name)) is not None:
             method = args.method or str(predictions[job.benchmark.name])
-            report["predictions"], more = _predictions(method, clip, job, args, Bodies(models, device))
+            report["predictions"], more = _predictions(method, clip, job, args, Bodies(opened.models, device))
             report["predictions"]["file"] = str(predictions[job.benchmark.name])
             tables += more
         reports[job.benchmark.name] = report
@@ -107,8 +143,9 @@ def benchmark_reports(
 class _Job:
     """One benchmark, opened."""
 
-    def __init__(self, benchmark: Benchmark, files: BenchmarkFiles, rows: BenchmarkRows, total: int) -> None:
-        self.benchmark, self.files, self.rows, self.total = benchmark, files, rows, total
+    def __init__(self, benchmark: Benchmark, files: BenchmarkFiles, rows: BenchmarkRows, names: np.ndarray) -> None:
+        self.benchmark, self.files, self.rows = benchmark, files, rows
+        self.names = names  # the images of all rows of the label file
         self.legacy: tuple[str, ...] = ()
         self.truth: GroundTruth
         self.models: Path
@@ -120,8 +157,8 @@ class _Job:
         shared = os.environ.get(FOLDER_VARIABLE)
         folder = args.benchmark_data or (Path(shared) / "evaluation" if shared else None)
         files = BenchmarkFiles.find(benchmark, folder, args.labels, args.images)
-        rows = load_rows(benchmark, files.labels, legacy)
-        job = cls(benchmark.with_legacy(legacy), files, rows.take(evenly(len(rows), args.limit)), len(rows))
+        rows = load_rows(benchmark, files.labels, legacy, cam_int=args.intrinsics == "label")
+        job = cls(benchmark.with_legacy(legacy), files, rows.take(evenly(len(rows), args.limit)), rows.imgname)
         job.legacy, job.models = benchmark.legacy(legacy), models
         job.truth = GroundTruth(job.benchmark, job.rows, models, device)
         return job
@@ -133,7 +170,7 @@ class _Job:
         return {
             "title": self.benchmark.title,
             "labels": str(self.files.labels),
-            "label_rows": self.total,
+            "label_rows": len(self.names),
             "chosen_rows": len(self.rows),
             "joint_set": self.benchmark.joints.name,
             "body_models": _models_text(self.models),
@@ -247,7 +284,14 @@ def _notes(reports: Mapping[str, Mapping[str, Any]], table: PaperTable) -> tuple
         some = report["chosen_rows"] < report["label_rows"]
         rows = f" ({report['chosen_rows']:,} of {report['label_rows']:,} rows)" if some else ""
         alike.setdefault(text, []).append(f"{report['title']}{rows}")
-    return tuple(f"ours on {', '.join(titles)}: {text}" for text, titles in alike.items())
+    notes = [f"ours on {', '.join(titles)}: {text}" for text, titles in alike.items()]
+    predicted = [report for report in reports.values() if "predictions" in report]
+    if any(report["joint_set"] == MOYO_24.name for report in predicted) and table is TABLE_2:
+        notes.append(
+            "ours on MOYO: joints of every prediction, SMPL's too, are J_regressor_SMPL_MALE's, against SMPL's own of "
+            "the label, so that not even the label's body gives 0"
+        )
+    return tuple(notes)
 
 
 def _models_text(models: Path) -> str:

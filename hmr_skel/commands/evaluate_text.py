@@ -56,6 +56,11 @@ def benchmark_text(report: Mapping[str, Any]) -> str:
             moved = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in one["moved_mm"].items())
             lines += _wrapped(f"moved by the conversion, mm: skin {one['v2v_mm']:.1f}; {moved}")
         lines += _limits(one[there[-1]])
+    if (count := len(report.get("networks", ()))) > 1:
+        stages = [stage for stage in ("mean_pose", *_STAGES) if report[stage] is not None]
+        metrics = [name for name in METRIC_NAMES if name in report[stages[-1]]]
+        lines.append(f"  {f'mean of {count} networks':<26}" + "".join(f"{METRIC_NAMES[m]:>24}" for m in metrics))
+        lines += [_with_intervals(stage.replace("_", " "), report[stage], metrics) for stage in stages]
     intervals = report["intervals"]
     if intervals["groups"] > 1:
         lines.append(f"  [95 %]: {intervals['resamples']:,} resamples of {intervals['groups']:,} {intervals['of']}")

@@ -20,6 +20,10 @@ _ENOUGH = 10  # rows, to tell from how people stand that a frame is another than
 _RATE_KEYS = ("mocap_framerate", "mocap_frame_rate", "frame_rate", "framerate", "fps")
 
 
+class UnsaidGender(UserError):
+    """Neither the file, nor its maker, nor the options say which SMPL model the parameters are for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """What the user says of the files. None leaves it to the file."""
@@ -105,7 +109,7 @@ def _gender(found: Mapping, where: str, count: int, options: ReadOptions, maker:
     if "gender" not in found:
         if maker.gender is not None:
             return np.full(count, maker.gender, object)
-        raise UserError(
+        raise UnsaidGender(
             f"{where} does not say which SMPL model it is for. Expected 'gender' in it: say --smpl-gender neutral, "
             "male or female. The same numbers are another body in each of them."
         )

@@ -16,6 +16,10 @@ class UnreadableImage(Exception):
     """An image that is missing, corrupt, or does not show the box. The text says which and how."""
 
 
+class OutsideImage(UnreadableImage):
+    """The image is well, but nothing of the box is in it."""
+
+
 def box_affine(center: Float[np.ndarray, "2"], side: float) -> Float[np.ndarray, "2 3"]:
     """The map from image px to crop px of an upright box."""
     scale = CROP_SIZE / side
@@ -109,7 +113,7 @@ def _needed(affine: Float[np.ndarray, "2 3"], width: int, height: int) -> tuple[
     found = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
     low, high = found.min(0), found.max(0)
     if (low >= (width, height)).any() or (high <= 0).any():
-        raise UnreadableImage("the box lies outside")
+        raise OutsideImage("the box lies outside")
     around = 3 * max(1.0, _shrink(affine))
     left, top = np.maximum(low - around, 0).astype(int).tolist()
     right, bottom = np.minimum(np.ceil(high + around), (width, height)).astype(int).tolist()

@@ -13,17 +13,19 @@ import torch
 from torch import Tensor
 
 from hmr_skel.body.dofs import HSMR_MEAN_Q
+from hmr_skel.body.files import SKEL_FILES
+from hmr_skel.body.skel import Skel
 from hmr_skel.evaluate.benchmarks import BENCHMARKS
 from hmr_skel.evaluate.crops import Crop, CropReader
 from hmr_skel.evaluate.ground_truth import GroundTruth
 from hmr_skel.evaluate.intrinsics import Intrinsics
 from hmr_skel.evaluate.labels import BenchmarkRows
+from hmr_skel.evaluate.regressors import model_file
 from hmr_skel.evaluate.results import rows_table, write_rows
 from hmr_skel.evaluate.run import Method, evaluate_methods
 from hmr_skel.evaluate.summary import sequences_of, summarise
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.head import Estimate
-from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep
 
@@ -40,7 +42,7 @@ def bench_metrics(
     benchmark = BENCHMARKS["3dpw"]
     made_up = _rows(rows)
     truth = GroundTruth(benchmark, made_up, body_models, device)
-    body = SkelKeypoints.load(body_models, "male", device)
+    body = Skel.load(model_file(body_models, SKEL_FILES["male"])).to(device)
     method = _method(device)
     reader, intrinsics = _NoImages(benchmark, Path(), whole=False), Intrinsics("made up", source="label")
     evaluate_methods([method], made_up.take(slice(64)), reader, truth, body, intrinsics)  # what is done once

@@ -88,12 +88,13 @@ class Benchmark:
 
     @property
     def model_files(self) -> tuple[str, ...]:
-        """Body model files that the ground truth and the joints need, SKEL itself apart."""
+        """Body model files that SKEL's bodies, the ground truth and the joints need. A SKEL gender that nobody predicts
+        and an SMPL gender of no row are not."""
         meshes = {
-            "gendered_smpl": ("SMPL_MALE.pkl", "SMPL_FEMALE.pkl"),
+            "gendered_smpl": ("SMPL_MALE.pkl", "SMPL_FEMALE.pkl", "SMPL_NEUTRAL.pkl"),
             "neutral_smpl": ("SMPL_NEUTRAL.pkl",),
         }.get(self.truth, ())
-        return tuple(dict.fromkeys((*meshes, *REGRESSOR_FILES[self.joints.regressor])))
+        return tuple(dict.fromkeys((*_SKEL_FILES, *meshes, *REGRESSOR_FILES[self.joints.regressor])))
 
     def with_legacy(self, switches: Sequence[str]) -> "Benchmark":
         """The same, with the joints that the switches make of it."""
@@ -110,6 +111,8 @@ class Benchmark:
         return tuple(name for name in LEGACY if name in switches and apply[name])
 
 
+_SKEL_FILES = ("skel_male.pkl", "skel_female.pkl")
+
 REGRESSOR_FILES = {
     "h36m": ("J_regressor_h36m.npy",),
     "smpl_neutral": ("SMPL_NEUTRAL.pkl",),
@@ -118,6 +121,8 @@ REGRESSOR_FILES = {
 }
 
 MODELS_FROM = {
+    "skel_male.pkl": "skel.is.tue.mpg.de",
+    "skel_female.pkl": "skel.is.tue.mpg.de",
     "SMPL_NEUTRAL.pkl": "smpl.is.tue.mpg.de",
     "SMPL_MALE.pkl": "smpl.is.tue.mpg.de",
     "SMPL_FEMALE.pkl": "smpl.is.tue.mpg.de",

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from hmr_skel.data.crop import CROP_SIZE, UnreadableImage, box_affine, crop_image, decode
+from hmr_skel.data.crop import CROP_SIZE, OutsideImage, UnreadableImage, box_affine, crop_image, decode
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import Benchmark
 from hmr_skel.evaluate.labels import BenchmarkRows
@@ -65,6 +65,12 @@ class CropReader:
             crop = _interpolated(image, affine) if self._aliased else crop_image(image, affine)
         except OSError as error:
             raise UserError(f"{file}: {error.strerror or error}.") from error
+        except OutsideImage as error:
+            raise UserError(
+                f"{file} (row {rows.row[i]}): {error} of the image's {image.shape[1]} x {image.shape[0]} px (centre "
+                f"{rows.center[i].tolist()}, side {rows.side[i]:g} px). Expected the image and the label file of one "
+                f"edition of {self.benchmark.title}."
+            ) from error
         except UnreadableImage as error:
             raise UserError(f"{file} (row {rows.row[i]}): {error}. Fetch the image again.") from error
         whole = None

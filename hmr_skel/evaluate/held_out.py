@@ -125,7 +125,8 @@ def evaluate_held_out(
                     q = rep_to_q(estimate.rep)
                     posed = held_out.body(SkelParams(q, estimate.betas, still))
                     points = in_crop(posed.keypoints, estimate.camera, prediction.geometry)
-                    errors[name] = score(Posed(posed.vertices, posed.keypoints), truth, RULE, points, q) | row
+                    body = Posed(posed.vertices, posed.keypoints)
+                    errors[name] = score(body, truth, RULE, points, q, batch.row.cpu().numpy()) | row
                 found.append(errors)
     if not used:
         raise UserError(f"none of {rows:,} held-out rows has a SKEL label and all 44 keypoints: nothing to compare.")

@@ -51,15 +51,18 @@ class BenchmarkRows:
         return SmplParams(pose[:, 0], pose[:, 1:], betas, torch.zeros(len(betas), 3))
 
 
-def load_rows(benchmark: Benchmark, path: Path, legacy: Sequence[str] = ()) -> BenchmarkRows:
-    """The rows of a label file.
+def load_rows(benchmark: Benchmark, path: Path, legacy: Sequence[str] = (), cam_int: bool = True) -> BenchmarkRows:
+    """The rows of a label file; its cameras only where they are asked for.
 
     Raises:
         UserError: it is no file of this benchmark's format, or holds numbers that are not finite.
     """
     with TemporaryDirectory(prefix="hmr-skel-labels-") as cache:
         file = _File(path, LabelFile(path, Path(cache), allow_pickle=True), benchmark)
-        rows = {"camerahmr": _camerahmr, "hmr2": _hmr2, "moyo": _moyo}[benchmark.format](file)
+        if benchmark.format == "camerahmr":
+            rows = _camerahmr(file, cam_int)
+        else:
+            rows = {"hmr2": _hmr2, "moyo": _moyo}[benchmark.format](file)
     if "moyo-box" in benchmark.legacy(legacy):
         return rows
     return replace(rows, told_side=rows.side)
@@ -93,19 +96,29 @@ class _File:
 
     def floats(self, value: Any, name: str, count: int, *shape: int) -> np.ndarray:
         """float32 [count *shape] of a value whose last axis may be longer."""
-        try:
-            array = np.asarray(value, np.float32)
-        except (TypeError, ValueError):
-            array = np.empty(0)
+        array = self._numbers(value, name)
         fits = array.ndim == 1 + len(shape) and len(array) == count
         if not fits or any(have < want for have, want in zip(array.shape[1:], shape, strict=True)):
             wanted = ", ".join(map(str, (count, *shape)))
-            raise UserError(f"{self.path}: {name!r} has shape {np.shape(value)}, expected ({wanted}).")
+            raise UserError(f"{self.path}: {name!r} has shape {array.shape}, expected ({wanted}).")
         array = array[(slice(None), *(slice(size) for size in shape))]
         if not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array.reshape(count, -1)).all(1))[0])
             raise UserError(f"{self.path}: {name!r} is not finite in row {row}. Fetch the file again.")
         return array
+
+    def rows(self, name: str, value: Any, count: int, width: int) -> np.ndarray:
+        """float32 [count width] of a value whose rows may have any shape."""
+        array = self._numbers(value, name)
+        if count and array.ndim and len(array) == count:
+            array = array.reshape(count, -1)
+        return self.floats(array, name, count, width)
+
+    def _numbers(self, value: Any, name: str) -> np.ndarray:
+        try:
+            return np.asarray(value, np.float32)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.path}: {name!r} holds no numbers of one shape. Fetch the file again.") from error
 
     def sides(self, key: str, count: int) -> np.ndarray:
         """float32 [count] the longer side of boxes that are given as one number or two."""
@@ -122,21 +135,21 @@ def _text(value: Any) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
-def _camerahmr(file: _File) -> BenchmarkRows:
+def _camerahmr(file: _File, cam_int: bool) -> BenchmarkRows:
     imgname = file.names("imgname")
     count = len(imgname)
     side = 200 * file.sides("scale", count)
-    cam_int = file.floats(file.array("cam_int"), "cam_int", count, 3, 3) if "cam_int" in file else None
     return BenchmarkRows(
         row=np.arange(count),
         imgname=imgname,
         center=file.floats(file.array("center"), "center", count, 2),
         side=_positive(side, file),
         told_side=side,
-        smpl_pose=file.floats(file.array("pose_cam", "pose").reshape(count, -1), "pose_cam", count, 72),
+        # Not `pose`, which some files of this kind have beside it: it stands in the world, not in the camera.
+        smpl_pose=file.rows("pose_cam", file.array("pose_cam"), count, 72),
         smpl_betas=file.floats(file.array("shape"), "shape", count, 10),
         smpl_gender=_genders(file, count),
-        cam_int=cam_int,
+        cam_int=file.floats(file.array("cam_int"), "cam_int", count, 3, 3) if cam_int and "cam_int" in file else None,
     )
 
 
@@ -159,9 +172,17 @@ def _hmr2(file: _File) -> BenchmarkRows:
     count = len(imgname)
     side = _positive(file.sides("scale", count), file)  # px, already with their margin
     kind, width = ("2d", 3) if file.benchmark.truth == "keypoints_2d" else ("3d", 4)
+    scored = file.benchmark.joints.scored
+    parts = {f"body_keypoints_{kind}": range(25), f"extra_keypoints_{kind}": range(25, 44)}
+    if file.benchmark.truth == "keypoints_2d":  # PCK is of the keypoints that are labelled, be they few
+        needed = [] if any(name in file for name in parts) else list(parts)
+    else:
+        needed = [name for name, slots in parts.items() if any(slot in slots for slot in scored)]
     points = [
-        file.floats(file.array(f"{part}_keypoints_{kind}"), f"{part}_keypoints_{kind}", count, number, width)
-        for part, number in (("body", 25), ("extra", 19))
+        file.floats(file.array(name), name, count, len(slots), width)
+        if name in file or name in needed
+        else np.zeros((count, len(slots), width), np.float32)  # as 4D-Humans' loader: of confidence 0
+        for name, slots in parts.items()
     ]
     if kind == "3d":
         points[0][:, 1:15, 3] = 0  # as 4D-Humans' loader: OpenPose's limbs and hips are other points in its 3D labels
@@ -188,10 +209,7 @@ def _moyo(file: _File) -> BenchmarkRows:
             f"{file.path}: 'smpl' holds {found}, expected a dict with global_orient, body_pose and betas, as in "
             f"{file.benchmark.labels} of {file.benchmark.labels_from}."
         )
-    pose = [
-        file.floats(np.reshape(smpl[name], (len(smpl[name]), -1)), name, count, width)
-        for name, width in (("global_orient", 3), ("body_pose", 69))
-    ]
+    pose = [file.rows(name, smpl[name], count, width) for name, width in (("global_orient", 3), ("body_pose", 69))]
     size = file.floats(file.array("scales"), "scales", count, 2)  # of the box, px, already with its margin
     told = _positive(size.max(1), file)
     # Widened to the network's aspect, then to a square: the person fills the columns that it sees. (HSMR then cuts the

@@ -15,7 +15,7 @@ from hmr_skel.evaluate.summary import METRIC_NAMES, row_columns
 _MEANING = {
     "benchmark": "the benchmark",
     "method": "whose prediction: the network's file, or the predictions' and what was done to them",
-    "stage": "mean_pose, coarse or final of a network; else prediction",
+    "stage": "mean_pose, coarse or final of a network; smpl (as predicted) or skel (converted) of predictions",
     "row": "row in the label file, from 0",
     "imgname": "image as the label file names it",
     "sequence": "the recording that the image is from; null: the row stands for itself",

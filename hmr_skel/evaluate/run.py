@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hmr_skel.body.skel import Skel
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import Benchmark
 from hmr_skel.evaluate.crops import CropReader
@@ -17,7 +18,6 @@ from hmr_skel.evaluate.labels import BenchmarkRows
 from hmr_skel.evaluate.score import Columns, Posed, joined, score
 from hmr_skel.model.camera import CropGeometry, crop_camera_to_transl, image_to_crop, project
 from hmr_skel.model.head import Estimate
-from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Network, Prediction
 from hmr_skel.model.pose_rep import rep_to_q
 
@@ -42,7 +42,7 @@ def evaluate_methods(
     rows: BenchmarkRows,
     reader: CropReader,
     truth: GroundTruth,
-    body: SkelKeypoints,
+    body: Skel,
     intrinsics: Intrinsics,
     *,
     batch_size: int = 64,
@@ -59,7 +59,7 @@ def evaluate_methods(
         rows: of the benchmark.
         reader: of their images.
         truth: what they are compared with.
-        body: SKEL.
+        body: SKEL; joints come from its skin by the truth's regressor.
         intrinsics: of the images.
         batch_size: images at once.
         threads: that read images.
@@ -78,7 +78,7 @@ def evaluate_methods(
         kept_rows.append(some.row[expected.complete.cpu().numpy()])
         if expected.complete.any():
             for method, scorer, found in zip(methods, scorers, parts, strict=True):
-                found.append(scorer(method.predict(images, geometry), expected))
+                found.append(scorer(method.predict(images, geometry), expected, some.row))
         if progress is not None:
             progress(len(some))
     if not parts[0]:
@@ -89,34 +89,36 @@ def evaluate_methods(
 class _Scorer:
     """One method's predictions against the truth."""
 
-    def __init__(self, mean: Estimate, truth: GroundTruth, body: SkelKeypoints) -> None:
+    def __init__(self, mean: Estimate, truth: GroundTruth, body: Skel) -> None:
         self.benchmark: Benchmark = truth.benchmark
         self.regressor, self.body, self.mean = truth.regressor, body, mean
         self.posed_mean = self._posed(self.mean)
 
-    def __call__(self, prediction: Prediction, truth: Truth) -> dict[str, Columns]:
+    def __call__(self, prediction: Prediction, truth: Truth, number: np.ndarray) -> dict[str, Columns]:
         count, geometry = len(prediction.final.betas), prediction.geometry
         mean = Estimate(*(values.expand(count, *values.shape[1:]) for values in vars(self.mean).values()))
         same = Posed(*(points.expand(count, -1, -1) for points in vars(self.posed_mean).values()))
-        found = {"mean_pose": self._columns(mean, same, geometry, truth)}
+        found = {"mean_pose": self._columns(mean, same, geometry, truth, number)}
         if prediction.coarse is not None:
-            found["coarse"] = self._columns(prediction.coarse, self._posed(prediction.coarse), geometry, truth)
+            found["coarse"] = self._columns(prediction.coarse, self._posed(prediction.coarse), geometry, truth, number)
         final = self._posed(prediction.final)
-        found["final"] = self._columns(prediction.final, final, geometry, truth)
+        found["final"] = self._columns(prediction.final, final, geometry, truth, number)
         if truth.keypoints_2d is not None:
             for name, estimate in swapped(prediction).items():
                 points = in_crop(final.joints, estimate.camera, geometry)
-                found[name] = score(final, truth, self.benchmark.joints, points)
+                found[name] = score(final, truth, self.benchmark.joints, points, number=number)
         return found
 
     def _posed(self, estimate: Estimate) -> Posed:
         """At the origin: every error in 3D is against a root."""
-        vertices = self.body.skel(rep_to_q(estimate.rep), estimate.betas, torch.zeros_like(estimate.camera)).vertices
+        vertices = self.body(rep_to_q(estimate.rep), estimate.betas, torch.zeros_like(estimate.camera)).vertices
         return Posed(vertices, self.regressor(vertices))
 
-    def _columns(self, estimate: Estimate, posed: Posed, geometry: CropGeometry, truth: Truth) -> Columns:
+    def _columns(
+        self, estimate: Estimate, posed: Posed, geometry: CropGeometry, truth: Truth, number: np.ndarray
+    ) -> Columns:
         points = in_crop(posed.joints, estimate.camera, geometry) if truth.keypoints_2d is not None else None
-        return score(posed, truth, self.benchmark.joints, points, rep_to_q(estimate.rep))
+        return score(posed, truth, self.benchmark.joints, points, rep_to_q(estimate.rep), number)
 
 
 def swapped(prediction: Prediction) -> dict[str, Estimate]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -33,6 +34,7 @@ def score(
     rule: JointRule,
     in_crop: Float[Tensor, "B 44 2"] | None = None,
     q: Float[Tensor, "B 46"] | None = None,
+    number: np.ndarray | None = None,
 ) -> Columns:
     """The columns of the rows that are `truth.complete`, on the CPU.
 
@@ -42,14 +44,19 @@ def score(
         rule: which joints count.
         in_crop: the projected keypoints in crop coordinates, for PCK.
         q: a SKEL body's angles, passed through.
+        number: int64 [B] of the rows, for errors; None: from 0.
 
-    Raises `UserError` where a prediction is no finite number.
+    Raises `UserError` where a prediction that is compared is no finite number.
     """
-    if not pred.joints.isfinite().all():
-        raise UserError(
-            "predictions hold numbers that are not finite: the network has diverged. Evaluate an earlier one."
-        )
     rows = slice(None) if truth.complete.all() else truth.complete.nonzero().squeeze(1)
+    for points in (pred.joints, pred.vertices, in_crop):
+        if points is not None and not (finite := points[rows].flatten(1).isfinite().all(1)).all():
+            kept = np.flatnonzero(truth.complete.cpu().numpy())
+            row = kept[int(finite.logical_not().nonzero()[0])]
+            raise UserError(
+                f"the prediction for row {row if number is None else number[row]} is no finite number. Expected a body "
+                "for each row: look where it comes from (of a network that has diverged, take an earlier one)."
+            )
     columns: Columns = {}
     if truth.joints is not None:
         joints, gt = pred.joints[rows], truth.joints[rows]

@@ -71,7 +71,13 @@ def evaluate_predictions(
             Posed(vertices, truth.regressor(vertices)) for vertices in posed_pair(converted.take(some), bodies)
         )
         q, rule = torch.from_numpy(converted.q[some]).to(truth.device), truth.benchmark.joints
-        parts.append({"smpl": score(before, expected, rule), "skel": score(after, expected, rule, q=q)})
+        number = rows.row[some]
+        parts.append(
+            {
+                "smpl": score(before, expected, rule, number=number),
+                "skel": score(after, expected, rule, q=q, number=number),
+            }
+        )
         moved.append((after.joints - before.joints)[complete].norm(dim=-1).cpu())
         kept_rows.append(rows.row[some][complete.cpu().numpy()])
     used = np.concatenate(kept_rows)

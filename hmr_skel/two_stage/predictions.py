@@ -6,12 +6,12 @@ import numpy as np
 
 from hmr_skel.convert.clips import SmplClip
 from hmr_skel.convert.formats import read_clips
-from hmr_skel.convert.reading import ReadOptions
+from hmr_skel.convert.reading import ReadOptions, UnsaidGender
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.labels import BenchmarkRows
 
 
-def read_predictions(path: Path, rows: BenchmarkRows, total: int, smpl_gender: str | None) -> SmplClip:
+def read_predictions(path: Path, rows: BenchmarkRows, names: np.ndarray, smpl_gender: str | None) -> SmplClip:
     """The predictions for `rows`, in their order; `number` is then the row in the label file.
 
     Rows are matched by image names where the file has them and each is one person's; else by their order, in which the
@@ -20,7 +20,7 @@ def read_predictions(path: Path, rows: BenchmarkRows, total: int, smpl_gender: s
     Args:
         path: of any kind that `hmr-skel convert` reads.
         rows: of the benchmark, all or some.
-        total: how many rows the label file has.
+        names: the images of all rows of the label file, object (str) [M].
         smpl_gender: of the model predicted with; None: what the file says, and neutral where it says nothing.
 
     Raises:
@@ -28,9 +28,7 @@ def read_predictions(path: Path, rows: BenchmarkRows, total: int, smpl_gender: s
     """
     try:
         clips = read_clips(path, ReadOptions(smpl_gender=smpl_gender, rows="people"))
-    except UserError as error:
-        if smpl_gender is not None or "--smpl-gender" not in str(error):
-            raise
+    except UnsaidGender:  # a gender that is said, but unknown, is an error
         clips = read_clips(path, ReadOptions(smpl_gender="neutral", rows="people"))
     if len(clips) != 1:
         raise UserError(
@@ -38,16 +36,17 @@ def read_predictions(path: Path, rows: BenchmarkRows, total: int, smpl_gender: s
             "as CameraHMR's label format."
         )
     clip = clips[0]
-    chosen = _by_name(clip, rows, path) if _has_names(clip, rows) else _by_order(clip, rows, total, path)
+    chosen = _by_name(clip, rows, path) if _tell_apart(clip, names) else _by_order(clip, rows, len(names), path)
     clip = clip.take(chosen)
     clip.number[:] = rows.row
     return clip
 
 
-def _has_names(clip: SmplClip, rows: BenchmarkRows) -> bool:
+def _tell_apart(clip: SmplClip, names: np.ndarray) -> bool:
+    """Whether image names tell rows apart, in both whole files: some rows of a benchmark are matched as all are."""
     if clip.imgname is None:
         return False
-    return all(len(set(names.tolist())) == len(names) for names in (clip.imgname, rows.imgname))
+    return all(len(set(some.tolist())) == len(some) for some in (clip.imgname, names))
 
 
 def _by_name(clip: SmplClip, rows: BenchmarkRows, path: Path) -> np.ndarray:

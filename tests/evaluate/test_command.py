@@ -10,8 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from hmr_skel.body.files import SKEL_FILES
 from hmr_skel.cli import build_parser, main
-from hmr_skel.evaluate.benchmarks import BENCHMARKS, LEGACY
+from hmr_skel.commands.evaluate_benchmarks import open_benchmarks, paper_tables
+from hmr_skel.evaluate.benchmarks import BENCHMARKS, LEGACY, MOYO_24
+from hmr_skel.evaluate.paper import TABLE_2
 from hmr_skel.model.checkpoint import NetworkInfo, save_network
 from hmr_skel.model.network import Network
 from tests.train.small_run import small_recipe
@@ -72,6 +75,8 @@ def test_all_benchmarks(command, network, tmp_path, capsys):
     for table in ("1", "2", "3", "S2"):
         assert f"**Table {table}: " in page
         assert f"Table {table}: " in text
+    assert all(f"{benchmark.title}: 6 of 6 rows" in page for benchmark in BENCHMARKS.values())
+    assert "out of range" in page
     assert f"ours: {network}, layer 1" in text
     assert "legacy switches: spec-root, aliased-crop" in text
     assert "(the open body: figures say nothing of the licensed models)" in text
@@ -83,6 +88,19 @@ def test_all_benchmarks(command, network, tmp_path, capsys):
     assert final.sequence.tolist() == ["P0/00_outdoor"] * 2 + ["P0/01_outdoor"] * 2 + ["P0/02_outdoor"] * 2
     assert rows[rows.benchmark == "coco"].mpjpe_mm.isna().all()
     assert rows[rows.benchmark == "h36m-p2"].pve_mm.isna().all()
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_listed_files_are_enough(command, open_body_dir, tmp_path, name):
+    """A folder of body models that holds what the help lists, less what it says is not always needed."""
+    listed = set(BENCHMARKS[name].model_files)
+    assert listed >= set(SKEL_FILES.values())
+    neutral = {"SMPL_NEUTRAL.pkl"} if name in ("3dpw", "spec-syn") else set()  # every row says a gender
+    for file in listed - {"skel_female.pkl"} - neutral:
+        (tmp_path / file).symlink_to(open_body_dir / file)
+    args = build_parser().parse_args([*without(command, "--body-models"), "--body-models", str(tmp_path), "-q"])
+    opened = open_benchmarks(name, args, torch.device("cpu"), "male")  # after it, no file of a body is read
+    assert [job.benchmark.name for job in opened.jobs] == [name]
 
 
 def test_two_stage(command, stand_in, tmp_path, capsys):
@@ -109,6 +127,18 @@ def test_two_stage(command, stand_in, tmp_path, capsys):
     assert "moved by the conversion, mm: skin" in text
 
 
+def test_how_smpl_is_scored_on_moyo_is_said_below_its_table():
+    mm = {"mpjpe_mm": 60.0, "pa_mpjpe_mm": 40.0, "pve_mm": 70.0}
+    about = {"title": "MOYO", "joint_set": MOYO_24.name, "intrinsics": None, "legacy": [], "body_models": "models"}
+    about |= {"chosen_rows": 6, "label_rows": 6}
+    predicted = {"method": "HMR2.0b", "smpl": mm, "skel": mm, "cost": {"mpjpe_mm": 0.0}}
+    (table,) = (t for t in paper_tables({"moyo": about | {"predictions": predicted}}) if t.table is TABLE_2)
+    assert "SMPL's too, are J_regressor_SMPL_MALE's" in table.text()
+    network = {"file": "net", "final": mm}
+    (table,) = (t for t in paper_tables({"moyo": about | {"networks": [network]}}) if t.table is TABLE_2)
+    assert "SMPL's too" not in table.text()
+
+
 def without(command: list[str], option: str) -> list[str]:
     i = command.index(option)
     return command[:i] + command[i + 2 :]
@@ -131,6 +161,10 @@ ERRORS = {
         lambda c, d: [*without(c, "--body-models"), "--body-models", str(d / "part"), "--benchmark", "3dpw"],
         r"no body model .*J_regressor_h36m\.npy.* It is from CameraHMR's train-eval-utils",
     ),
+    "SKEL is missing": (
+        lambda c, d: [*without(c, "--body-models"), "--body-models", str(d), "--benchmark", "3dpw"],
+        r"no body model .*skel_male\.pkl.* It is from skel\.is\.tue\.mpg\.de",
+    ),
     "no weights of HumanFoV": (
         lambda c, d: [*without(c, "--intrinsics"), "--benchmark", "3dpw"],
         r"--fov FILE, cam_model_cleaned\.ckpt, CameraHMR's HumanFoV weights \(camerahmr",
@@ -149,6 +183,16 @@ ERRORS = {
     "predictions of another": (
         lambda c, d: [*c, "--benchmark", "moyo", "--predictions", "emdb=a"],
         r"emdb=\.\.\.: that benchmark is not among --benchmark moyo",
+    ),
+    "no benchmark": (lambda c, d: [*c, "--benchmark", ""], r"--benchmark : names nothing\. There are held-out, 3dpw"),
+    "a comma for benchmarks": (lambda c, d: [*c, "--benchmark", ","], r"--benchmark ,: names nothing"),
+    "predictions of held-out rows": (
+        lambda c, d: [*c, "--benchmark", "held-out", "--predictions", "emdb=a"],
+        r"--predictions emdb=a: held-out rows take networks alone",
+    ),
+    "held-out without a network": (
+        lambda c, d: [c[0], *c[2:], "--benchmark", "held-out,emdb", "--predictions", "emdb=a", "--out", str(d / "out")],
+        r"--benchmark held-out,emdb: held-out takes a network",
     ),
     "no predictions": (lambda c, d: [*c, "--predictions", "emdb=none.npz"], r"no file none\.npz"),
     "no network": (lambda c, d: [c[0], str(d / "net.safetensors"), *c[2:], "--benchmark", "3dpw"], r"no such file"),
@@ -175,6 +219,17 @@ def test_a_subset_says_so(command, capsys):
     assert json.loads(out.splitlines()[-1])["benchmarks"]["3dpw"]["rows"] == 2
     assert main([*command, "--benchmark", "3dpw", "--limit", "2", "-q"]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_of_several_networks_the_mean_is_printed(command, capsys):
+    assert main([*command[:2], *command[1:], "--benchmark", "3dpw", "--limit", "2", "--json"]) == 0
+    *lines, last = capsys.readouterr().out.strip().splitlines()
+    found = json.loads(last)["benchmarks"]["3dpw"]
+    assert found["final"]["mpjpe_mm"] == pytest.approx(found["networks"][0]["final"]["mpjpe_mm"])
+    after = lines[next(i for i, line in enumerate(lines) if "mean of 2 networks" in line) :]
+    assert (
+        next(line for line in after if line.split()[:1] == ["final"]).split()[1] == f"{found['final']['mpjpe_mm']:.1f}"
+    )
 
 
 def test_the_benches(open_body_dir, stand_in, tmp_path, capsys):

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.benchmarks import BENCHMARKS, MODELS_FROM, BenchmarkFiles, chosen, legacy_switches
+from hmr_skel.evaluate.benchmarks import (
+    BENCHMARKS,
+    MODELS_FROM,
+    REGRESSOR_FILES,
+    BenchmarkFiles,
+    chosen,
+    legacy_switches,
+)
 from hmr_skel.evaluate.labels import evenly, load_rows
 from hmr_skel.evaluate.summary import sequences_of
 from tests.evaluate.conftest import changed_labels
@@ -65,11 +72,30 @@ def test_without_gender_bodies_are_neutral(stand_in, tmp_path):
 
 BAD = {
     "an unknown gender": ("3dpw", {"gender": np.array(["x"] * ROWS)}, r"'gender' is \['x'\], expected m, f"),
-    "no pose": ("emdb", {"pose_cam": None}, r"has no 'pose_cam' or 'pose'.*emdb_test\.npz.*It has: "),
+    "no pose": ("emdb", {"pose_cam": None}, r"has no 'pose_cam'\..*emdb_test\.npz.*It has: "),
     "a narrow shape": ("spec-syn", {"shape": np.zeros((ROWS, 9))}, r"'shape' has shape \(6, 9\), expected \(6, 10\)"),
     "another number of centres": ("3dpw", {"center": np.zeros((5, 2))}, r"'center' has shape \(5, 2\), expected \(6"),
     "not a number": ("3dpw", {"center": np.full((ROWS, 2), np.nan)}, r"'center' is not finite in row 0"),
     "an empty box": ("coco", {"scale": np.zeros((ROWS, 2))}, r"the box of row 0 is 0 px"),
+    "a pose of the world": ("3dpw", {"pose_cam": None, "pose": np.zeros((ROWS, 72))}, r"has no 'pose_cam'\."),
+    "another number of poses": ("3dpw", {"pose_cam": np.zeros((5, 72))}, r"'pose_cam' has shape \(5, 72\), expected"),
+    "a pose that is one number": ("3dpw", {"pose_cam": np.array(1.0)}, r"'pose_cam' has shape \(\), expected \(6, 72"),
+    "a pose of objects": (
+        "3dpw",
+        {"pose_cam": np.array([[0], [0, 1]] * 3, object)},
+        r"'pose_cam' holds no numbers of one shape",
+    ),
+    "a camera that is none": ("3dpw", {"cam_int": np.zeros((ROWS, 3))}, r"'cam_int' has shape \(6, 3\), expected"),
+    "a number in a pose's place": (
+        "moyo",
+        {"smpl": np.array({"global_orient": 1.0, "body_pose": 1.0, "betas": 1.0}, object)},
+        r"'global_orient' has shape \(\), expected \(6, 3\)",
+    ),
+    "neither keypoints": (
+        "coco",
+        {"body_keypoints_2d": None, "extra_keypoints_2d": None},
+        r"has no 'body_keypoints_2d'",
+    ),
     "no keypoints": ("h36m-p2", {"extra_keypoints_3d": None}, r"has no 'extra_keypoints_3d'.*Human3\.6M"),
     "another dict": ("moyo", {"smpl": np.array({"poses": 1}, object)}, r"'smpl' holds poses, expected a dict with"),
     "a number in its place": ("moyo", {"smpl": np.array(3.0)}, r"'smpl' holds float, expected a dict with"),
@@ -82,6 +108,29 @@ def test_what_is_refused(stand_in, tmp_path, case):
     path = changed_labels(stand_in, name, tmp_path, **changes)
     with pytest.raises(UserError, match=message):
         load_rows(BENCHMARKS[name], path)
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "slots"),
+    [
+        ("h36m-p2", "body_keypoints_3d", slice(0, 25)),
+        ("coco", "extra_keypoints_2d", slice(25, 44)),
+        ("coco", "body_keypoints_2d", slice(0, 25)),
+    ],
+)
+def test_keypoints_that_the_protocol_does_not_need_may_be_absent(stand_in, tmp_path, name, gone, slots):
+    """Human3.6M scores the extra ones alone; COCO whatever is labelled."""
+    rows = load_rows(BENCHMARKS[name], changed_labels(stand_in, name, tmp_path, **{gone: None}))
+    points = rows.keypoints_2d if name == "coco" else rows.keypoints_3d
+    assert not points[:, slots].any()
+    assert np.delete(points, np.arange(44)[slots], 1)[..., -1].any()
+
+
+def test_cameras_are_read_where_they_are_asked_for(stand_in, tmp_path):
+    path = changed_labels(stand_in, "3dpw", tmp_path, cam_int=np.full((ROWS, 3, 3), np.nan))
+    assert load_rows(BENCHMARKS["3dpw"], path, cam_int=False).cam_int is None
+    with pytest.raises(UserError, match="'cam_int' is not finite in row 0"):
+        load_rows(BENCHMARKS["3dpw"], path)
 
 
 class Runs:
@@ -107,6 +156,37 @@ def test_a_missing_file_names_itself_and_where_it_is_from(tmp_path):
 
 def test_every_model_file_has_a_source():
     assert {name for one in BENCHMARKS.values() for name in one.model_files} <= set(MODELS_FROM)
+
+
+H36M = "J_regressor_h36m.npy"
+KEYPOINTS = ("J_regressor_SKEL_mix_MALE.pkl", "SMPL_to_J19.pkl")
+LSP = [6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9][:14]
+LIMBS_NECK_HEAD = [25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 43]
+
+
+@pytest.mark.parametrize(
+    ("name", "truth", "root", "scored", "files"),
+    [
+        ("3dpw", "gendered_smpl", [0], LSP, (H36M,)),
+        ("emdb", "gendered_smpl", [1, 2], list(range(24)), ("SMPL_NEUTRAL.pkl",)),
+        ("spec-syn", "gendered_smpl", [1, 4], list(range(17)), (H36M,)),  # the hips; published: a hip and its knee
+        ("moyo", "neutral_smpl", [0], list(range(24)), ("J_regressor_SMPL_MALE.pkl",)),
+        ("moyo-hard", "neutral_smpl", [0], list(range(24)), ("J_regressor_SMPL_MALE.pkl",)),
+        ("h36m-p2", "keypoints_3d", [39], LIMBS_NECK_HEAD, KEYPOINTS),
+        ("coco", "keypoints_2d", [39], list(range(44)), KEYPOINTS),
+    ],
+)
+def test_joint_sets_are_the_protocols(name, truth, root, scored, files):
+    benchmark = BENCHMARKS[name]
+    assert benchmark.truth == truth
+    assert list(benchmark.joints.root) == root
+    assert list(benchmark.joints.scored) == scored
+    assert REGRESSOR_FILES[benchmark.joints.regressor] == files
+
+
+def test_the_published_root_of_spec_syn():
+    legacy = BENCHMARKS["spec-syn"].with_legacy(["spec-root"]).joints
+    assert (legacy.root, legacy.regressor, list(legacy.scored)) == ((1, 2), "h36m", list(range(17)))
 
 
 def test_names_of_benchmarks_and_switches():

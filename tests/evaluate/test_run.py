@@ -63,7 +63,7 @@ def run(opened, stand_in, male) -> Callable[..., tuple[dict, np.ndarray, Known]]
         )
         reader.check(rows)
         known = Known()
-        found, used = evaluate_methods([known.method], rows, reader, truth, male, intrinsics, batch_size=4)
+        found, used = evaluate_methods([known.method], rows, reader, truth, male.skel, intrinsics, batch_size=4)
         return found[0], used, known
 
     return run_
@@ -208,6 +208,13 @@ def test_missing_and_broken_images(opened, tmp_path):
     file.write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"00\.jpg \(row 0\): is no image, or damaged\. Fetch the image again"):
         reader.read(rows, 0)
+
+
+def test_a_box_outside_its_image_is_not_the_images_fault(opened, stand_in):
+    benchmark, rows, _ = opened("3dpw")
+    reader = CropReader(benchmark, stand_in.folder / "images" / benchmark.images, False)
+    with pytest.raises(UserError, match=r"\(row 0\): the box lies outside of the image's \d+ x \d+ px .* of 3DPW"):
+        reader.read(replace(rows, center=rows.center + np.float32(1e5)), 0)
 
 
 def test_no_complete_row_is_an_error(run, opened):

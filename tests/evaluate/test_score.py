@@ -158,12 +158,23 @@ def test_human36m_leaves_out_rows_without_a_scored_keypoint(opened):
     torch.testing.assert_close(found["mpjpe_mm"], torch.full((4,), 25.0), rtol=1e-4, atol=1e-3)
 
 
-def test_a_diverged_network_is_one_clear_message(opened):
+@pytest.mark.parametrize("part", ["joints", "vertices"])
+def test_a_prediction_that_is_not_finite_is_one_clear_message(opened, part):
+    """With the row's number in the label file; rows that are not compared may hold anything."""
     benchmark, rows, maker = opened("3dpw")
     truth = maker(rows)
     pred = skin_of(truth, maker.regressor)
-    with pytest.raises(UserError, match="not finite: the network has diverged"):
-        score(Posed(pred.vertices, torch.full_like(pred.joints, torch.nan)), truth, benchmark.joints)
+    points = getattr(pred, part).clone()
+    points[2] = torch.nan
+    pred = replace(pred, **{part: points})
+    with pytest.raises(UserError, match=r"the prediction for row 12 is no finite number"):
+        score(pred, truth, benchmark.joints, number=np.arange(10, 16))
+    kept = torch.arange(6) != 2
+    found = score(pred, replace(truth, complete=kept), benchmark.joints)
+    assert found["pve_mm"].isfinite().all()
+    points[3] = torch.inf
+    with pytest.raises(UserError, match=r"the prediction for row 13 is"):
+        score(pred, replace(truth, complete=kept), benchmark.joints, number=np.arange(10, 16))
 
 
 def test_spec_roots(opened):

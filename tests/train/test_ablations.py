@@ -18,6 +18,7 @@ from hmr_skel.train.ablations import (
 )
 from hmr_skel.train.recipes import load_recipe, recipe_dict
 from tests.data.sample_set import write_sample_set
+from tests.evaluate.stand_in import write_stand_in
 from tests.train.small_run import CHANGES, MANIFEST
 
 
@@ -133,3 +134,29 @@ def test_the_minutes_decide_once(command, tmp_path, capsys, monkeypatch):
     assert main([*command, "--set", "seed=1", "--set", "epochs=1", "-q", "--fresh"]) == 0
     assert main([*command, "--minutes", "0"]) == 2
     assert "--minutes 0: expected more than 0" in capsys.readouterr().err
+
+
+def test_benchmarks_come_after_the_held_out_rows_and_are_opened_before_training(
+    command, open_body_dir, tmp_path, monkeypatch, capsys
+):
+    """What a benchmark lacks shows before a step is made; what fails in it later leaves the held-out tables."""
+    command = [*command, "--variants", "full", "--set", "epochs=1", "--out", str(tmp_path / "out"), "-q"]
+    where = ["--body-models", str(open_body_dir), "--intrinsics", "diagonal", "--benchmark-data", str(tmp_path)]
+    assert main([*command, "--benchmark", "moyo", *where]) == 2
+    assert "no label file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    write_stand_in(tmp_path, open_body_dir)
+    command += ["--benchmark", "moyo", *where]
+
+    def fails(*_, **__):
+        raise UserError("an image is damaged")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hmr_skel.commands.evaluate_benchmarks.evaluate_methods", fails)
+        assert main(command) == 2
+    assert list(json.loads((tmp_path / "out" / "report.json").read_text())["variants"]["full"]) == ["held-out"]
+    assert main(command) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(report["variants"]["full"]) == ["held-out", "moyo"]
+    ours = next(line for line in report["tables"][0]["lines"] if line["source"] == "ours")
+    assert ours["values"]["moyo"]["mpjpe_mm"] == report["variants"]["full"]["moyo"]["final"]["mpjpe_mm"]

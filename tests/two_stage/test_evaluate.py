@@ -24,7 +24,7 @@ def predicted(opened, stand_in, tmp_path):
     """The truth of 3DPW as predictions, in each row's own gender."""
     benchmark, rows, truth = opened("3dpw")
     path = stand_in.folder / "labels" / benchmark.labels
-    return read_predictions(path, rows, 6, None), rows, truth
+    return read_predictions(path, rows, rows.imgname, None), rows, truth
 
 
 def test_the_truth_is_off_by_what_conversion_moves(predicted, bodies):
@@ -55,7 +55,7 @@ def test_every_benchmark_with_a_third_dimension(opened, stand_in, bodies, tmp_pa
     """Predictions of the neutral SMPL that the labels were made of."""
     benchmark, rows, truth = opened(name)
     np.savez(tmp_path / "p.npz", pose=stand_in.labels["pose_cam"], betas=stand_in.labels["shape"])
-    clip = read_predictions(tmp_path / "p.npz", rows, 6, None)
+    clip = read_predictions(tmp_path / "p.npz", rows, rows.imgname, None)
     found = evaluate_predictions(clip, rows, truth, bodies)
     for metric in benchmark.metrics:
         before, after = (found.stages[stage][metric] for stage in ("smpl", "skel"))
@@ -102,7 +102,7 @@ def test_predictions_are_as_far_off_as_asked(people, bodies, kind):
 
 
 def test_what_conversion_costs(people, bodies):
-    """On generated people, whose poses SKEL can nearly take: a millimetre at most in the mean, by every joint set."""
+    """On generated people, whose poses SKEL can nearly take: about a millimetre in the mean, below 1.1 by every set."""
     sequences = [f"{i // 4}" for i in range(48)]
     report = conversion_cost(people, sequences, bodies, skel_gender="male")
     assert set(report) == set(KINDS)
@@ -113,7 +113,7 @@ def test_what_conversion_costs(people, bodies):
             assert one["after"] - one["before"] == pytest.approx(one["cost"], abs=1e-3)
             assert one["ci95"][0] < one["cost"] < one["ci95"][1]
             assert 50 < one["before"] < 75
-            assert -1 < one["cost"] < 2
+            assert -1 < one["cost"] < 1.1
             assert len(of["joints"]) == len(RULES[name].scored)
             by_joint = [values["cost_mm"] for values in of["joints"].values()]
             assert np.mean(by_joint) == pytest.approx(one["cost"], abs=0.01)
