@@ -88,7 +88,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     detector.add_argument(
         "--detector-class", type=int, metavar="N",
-        help="number of the class of persons (default: by the names in the file; else 0, or 1 for detr and boxes)",
+        help="number of the class of persons (default: by the names in the file; else 0, or 1 for detr and for boxes "
+        "as torchvision has them: three outputs and no input for sizes)",
     )  # fmt: skip
     detector.add_argument(
         "--detector-pixels", choices=("unit", "imagenet", "bytes"),
@@ -150,7 +151,7 @@ def run_predict(args: argparse.Namespace) -> int:
         box_cameras=args.focal is None and args.vfov is None and args.humanfov is None,
         as_stored=isinstance(boxes, GivenBoxes) and boxes.as_stored,
     )
-    counts, interrupted = Counts(), False
+    counts, stopped, failure = Counts(), "", None
     with (
         tqdm(unit="image", disable=True if args.quiet else None, leave=False) as bar,
         writing(args.out, wanted, files, skel, predictor, args.every) as output,
@@ -162,24 +163,30 @@ def run_predict(args: argparse.Namespace) -> int:
         try:
             run(files, predictor, boxes, cameras, output, settings, skipped, bar.update, counts)
         except KeyboardInterrupt:
-            interrupted = True
+            stopped = "interrupted; "
+        except UserError as error:
+            if not counts.images:
+                raise
+            stopped, failure = "stopped by an error; ", error  # what is done is kept
     report = {
         "network": str(network), "images": counts.images, "people": counts.people, "skipped": counts.skipped,
         "without_people": counts.without_people, "seconds": counts.seconds,
         "images_per_s": counts.images / counts.total_s if counts.images else 0.0, "out": str(args.out),
     }  # fmt: skip
     if not args.quiet:
-        print(summary(report, predictor.title, interrupted))
+        print(summary(report, predictor.title, stopped))
     if args.json:
         print(json.dumps(report))
-    if interrupted:
+    if failure is not None:
+        raise failure
+    if stopped:
         return 130
     if not counts.images:
         raise UserError(f"none of {len(files)} files could be read, see above.")
     return 0
 
 
-def summary(report: dict, title: str, interrupted: bool = False) -> str:
+def summary(report: dict, title: str, stopped: str = "") -> str:
     """One line for people."""
     parts = [f"{report['images']:,} images", f"{report['people']:,} people"]
     if report["skipped"]:
@@ -188,7 +195,6 @@ def summary(report: dict, title: str, interrupted: bool = False) -> str:
         parts.append(f"{report['without_people']:,} without a box")
     total = sum(report["seconds"].values()) or 1.0
     look, network, write = (f"{100 * value / total:.0f} %" for value in report["seconds"].values())
-    stopped = "interrupted; " if interrupted else ""
     return (
         f"{stopped}{', '.join(parts)}; {report['images_per_s']:.1f} images/s (reading {look}, network {network}, "
         f"writing {write}), {title}; in {report['out']}"

@@ -1,5 +1,6 @@
 """Photographs and frames of videos, one after the other. What cannot be read is named and passed over."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,10 @@ def find_files(paths: Sequence[Path], but: Path | None = None) -> list[Path]:
             raise UserError(f"{path}: no such file or folder. Expected images, folders of images, or a video.")
     if not files:
         raise UserError(f"no file in {', '.join(map(str, paths))}. Expected images or a video.")
-    return list(dict.fromkeys(files))
+    once: dict[str, Path] = {}
+    for file in files:
+        once.setdefault(os.path.abspath(file), file)
+    return list(once.values())
 
 
 def read_frames(files: Sequence[Path], skipped: Skipped, *, every: int = 1, as_stored: bool = False) -> Iterator[Frame]:
@@ -126,7 +130,7 @@ def _frame_rate(capture) -> float:
 
 
 def _lies_in(file: Path, folder: Path | None) -> bool:
-    return folder is not None and folder.absolute() in file.absolute().parents
+    return folder is not None and file.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _natural(file: Path) -> list[tuple[int, int, str]]:

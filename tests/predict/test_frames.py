@@ -23,6 +23,8 @@ def test_folders_are_read_in_the_order_of_their_numbers(photos, tmp_path):
     (tmp_path / "out" / "b.png").touch()
     (tmp_path / "c.png").touch()
     assert find_files([tmp_path], but=tmp_path / "out") == [tmp_path / "c.png"]
+    assert find_files([tmp_path], but=tmp_path / "out" / ".." / "out") == [tmp_path / "c.png"]
+    assert len(find_files([tmp_path / "c.png", tmp_path / "out" / ".." / "c.png"])) == 1
 
 
 def test_what_is_no_input(tmp_path):
@@ -77,3 +79,5 @@ def test_results_are_named_after_their_files():
     names = output_names([Path("a/x/1.jpg"), Path("a/y/1.jpg"), Path("a/y/2.png"), Path("a/y/2.jpg")])
     assert list(names.values()) == ["x/1", "y/1", "y/2.png", "y/2.jpg"]
     assert output_names([Path("a/walk.mp4")]) == {Path("a/walk.mp4"): "walk"}
+    above = output_names([Path("1.jpg"), Path("../1.jpg"), Path("../b/../2.jpg")])
+    assert list(above.values()) == [f"{Path.cwd().name}/1", "1", "2"]
