@@ -141,7 +141,7 @@ def run_predict(args: argparse.Namespace) -> int:
         token_grid(predictor.network.config.vit)
     body_models = _body_models(args, predictor.published)
     skel = Skel.load(body_models / f"skel_{predictor.skel_gender}.pkl", gender=predictor.skel_gender).to(device)
-    cameras = _cameras(args, boxes, body_models, device)
+    cameras = _cameras(args, boxes, files, body_models, device)
     wanted = Wanted(
         overlays=not args.no_overlays, meshes=args.meshes, refinement=args.refinement, attention=args.attention
     )
@@ -170,7 +170,7 @@ def run_predict(args: argparse.Namespace) -> int:
             stopped, failure = "stopped by an error; ", error  # what is done is kept
     report = {
         "network": str(network), "images": counts.images, "people": counts.people, "skipped": counts.skipped,
-        "without_people": counts.without_people, "seconds": counts.seconds,
+        "skipped_boxes": counts.skipped_boxes, "without_people": counts.without_people, "seconds": counts.seconds,
         "images_per_s": counts.images / counts.total_s if counts.images else 0.0, "out": str(args.out),
     }  # fmt: skip
     if not args.quiet:
@@ -190,7 +190,9 @@ def summary(report: dict, title: str, stopped: str = "") -> str:
     """One line for people."""
     parts = [f"{report['images']:,} images", f"{report['people']:,} people"]
     if report["skipped"]:
-        parts.append(f"{report['skipped']:,} skipped")
+        parts.append(f"{report['skipped']:,} files skipped")
+    if report["skipped_boxes"]:
+        parts.append(f"{report['skipped_boxes']:,} boxes skipped")
     if report["without_people"]:
         parts.append(f"{report['without_people']:,} without a box")
     total = sum(report["seconds"].values()) or 1.0
@@ -236,7 +238,7 @@ def _boxes(args: argparse.Namespace, device):
     return Detector(args.detector, args.margin, settings, device.type)
 
 
-def _cameras(args: argparse.Namespace, boxes, body_models: Path, device):
+def _cameras(args: argparse.Namespace, boxes, files: list[Path], body_models: Path, device):
     """The camera told for all pictures; None where the boxes bring theirs. Raises `UserError` where neither is so."""
     from hmr_skel.predict.boxes import GivenBoxes
     from hmr_skel.predict.cameras import EstimatedFov, FocalLength, VerticalFov
@@ -245,14 +247,18 @@ def _cameras(args: argparse.Namespace, boxes, body_models: Path, device):
         return FocalLength(args.focal)
     if args.vfov is not None:
         return VerticalFov(args.vfov)
-    if args.humanfov is None and isinstance(boxes, GivenBoxes) and boxes.has_cameras:
-        return None
+    lacking = ""
+    if args.humanfov is None and isinstance(boxes, GivenBoxes):
+        number, without = boxes.count(files)
+        if not without:
+            return None
+        lacking = f" ({without:,} of {number:,} boxes of these images come without one)"
     folders = (body_models, Path(os.environ.get("HMR_SKEL_BODY_MODELS") or body_models))
     weights = args.humanfov or next((folder / HUMAN_FOV for folder in folders if (folder / HUMAN_FOV).is_file()), None)
     if weights is None:
         raise UserError(
-            "the camera is not known. Say --focal PX or --vfov DEG, give boxes with cameras, or let HumanFoV estimate "
-            f"it: --humanfov {HUMAN_FOV} (CameraHMR's release)."
+            f"the camera is not known{lacking}. Say --focal PX or --vfov DEG, give boxes with cameras, or let HumanFoV "
+            f"estimate it: --humanfov {HUMAN_FOV} (CameraHMR's release)."
         )
     return EstimatedFov.load(weights, device)
 

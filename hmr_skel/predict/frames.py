@@ -117,7 +117,9 @@ def _video(file: Path, skipped: Skipped, every: int) -> Iterator[Frame]:
                 yield Frame(file, number, rate, np.ascontiguousarray(image[..., ::-1]))
             number += 1
         expected = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        if number < 0.9 * expected:  # containers count roughly
+        if number == 0:
+            skipped(str(file), "holds no frame that can be read")
+        elif number < 0.9 * expected:  # containers count roughly
             skipped(str(file), f"ends after {number} of {expected} frames, what came before is used")
     finally:
         capture.release()

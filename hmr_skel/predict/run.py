@@ -36,6 +36,9 @@ class Counts:
     images: int = 0
     people: int = 0
     skipped: int = 0
+    """Files."""
+    skipped_boxes: int = 0
+    """Of pictures that could be read."""
     without_people: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("look", "network", "write"), 0.0))
 
@@ -77,11 +80,15 @@ def run(
         counts.skipped += 1
         skipped(name, reason)
 
+    def skip_box(name: str, reason: str) -> None:
+        counts.skipped_boxes += 1
+        skipped(name, reason)
+
     clock = _Clock(counts.seconds)
     waiting: list[tuple[Frame, list[Person]]] = []
     for frame in read_frames(files, skip, every=settings.every, as_stored=settings.as_stored):
         try:
-            people = _people(frame, boxes, cameras, settings, skip)
+            people = _people(frame, boxes, cameras, settings, skip_box)
         except UserError:  # of the detector: the pictures before this one are not lost
             _finish(waiting, predictor, output, settings, counts, clock, progress)
             raise

@@ -52,8 +52,8 @@ def test_a_folder_with_what_is_no_image_in_it(photos, typed, capsys):
     ]
     text, last = out.strip().splitlines()
     assert re.fullmatch(
-        r"3 images, 3 people, 3 skipped; [\d.]+ images/s \(reading \d+ %, network \d+ %, writing \d+ %\), recipe test, "
-        r"step 7; in out",
+        r"3 images, 3 people, 3 files skipped; [\d.]+ images/s \(reading \d+ %, network \d+ %, writing \d+ %\), "
+        r"recipe test, step 7; in out",
         text,
     )
     report = json.loads(last)
