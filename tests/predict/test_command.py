@@ -130,6 +130,14 @@ def test_a_video(video, typed, photos, tmp_path, capsys):
     assert not list(Path("out").rglob(".*"))
 
 
+def test_only_boxes_of_the_images_given_need_a_camera(photos, typed, capsys):
+    boxes = [{"image": photo.file.name, "box": photo.corners.tolist()} for photo in photos[:2]]
+    Path("boxes.json").write_text(json.dumps([boxes[0] | {"focal": 420}, boxes[1]]))
+    assert typed(photos[0].file, "--boxes", "boxes.json", "--no-overlays", "-q") == 0
+    assert typed(*(photo.file for photo in photos), "--boxes", "boxes.json", "--no-overlays", "-q") == 2
+    assert "the camera is not known (1 of 2 boxes of these images come without one)" in capsys.readouterr().err
+
+
 def test_a_camera_that_is_told_goes_before_that_of_the_boxes(photos, typed):
     assert typed(photos[0].file, "--boxes", "boxes.json", "--focal", "500", "--no-overlays", "-q") == 0
     assert np.load("out/predictions.npz")["cam_int"][0, 0, 0] == 500
