@@ -88,7 +88,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     detector.add_argument(
         "--detector-class", type=int, metavar="N",
-        help="number of the class of persons (default: by the names in the file; else 0, or 1 for detr and boxes)",
+        help="number of the class of persons (default: by the names in the file; else 0, or 1 for detr and for boxes "
+        "as torchvision has them: three outputs and no input for sizes)",
     )  # fmt: skip
     detector.add_argument(
         "--detector-pixels", choices=("unit", "imagenet", "bytes"),
@@ -140,7 +141,7 @@ def run_predict(args: argparse.Namespace) -> int:
         token_grid(predictor.network.config.vit)
     body_models = _body_models(args, predictor.published)
     skel = Skel.load(body_models / f"skel_{predictor.skel_gender}.pkl", gender=predictor.skel_gender).to(device)
-    cameras = _cameras(args, boxes, body_models, device)
+    cameras = _cameras(args, boxes, files, body_models, device)
     wanted = Wanted(
         overlays=not args.no_overlays, meshes=args.meshes, refinement=args.refinement, attention=args.attention
     )
@@ -150,7 +151,7 @@ def run_predict(args: argparse.Namespace) -> int:
         box_cameras=args.focal is None and args.vfov is None and args.humanfov is None,
         as_stored=isinstance(boxes, GivenBoxes) and boxes.as_stored,
     )
-    counts, interrupted = Counts(), False
+    counts, stopped, failure = Counts(), "", None
     with (
         tqdm(unit="image", disable=True if args.quiet else None, leave=False) as bar,
         writing(args.out, wanted, files, skel, predictor, args.every) as output,
@@ -162,33 +163,40 @@ def run_predict(args: argparse.Namespace) -> int:
         try:
             run(files, predictor, boxes, cameras, output, settings, skipped, bar.update, counts)
         except KeyboardInterrupt:
-            interrupted = True
+            stopped = "interrupted; "
+        except UserError as error:
+            if not counts.images:
+                raise
+            stopped, failure = "stopped by an error; ", error  # what is done is kept
     report = {
         "network": str(network), "images": counts.images, "people": counts.people, "skipped": counts.skipped,
-        "without_people": counts.without_people, "seconds": counts.seconds,
+        "skipped_boxes": counts.skipped_boxes, "without_people": counts.without_people, "seconds": counts.seconds,
         "images_per_s": counts.images / counts.total_s if counts.images else 0.0, "out": str(args.out),
     }  # fmt: skip
     if not args.quiet:
-        print(summary(report, predictor.title, interrupted))
+        print(summary(report, predictor.title, stopped))
     if args.json:
         print(json.dumps(report))
-    if interrupted:
+    if failure is not None:
+        raise failure
+    if stopped:
         return 130
     if not counts.images:
         raise UserError(f"none of {len(files)} files could be read, see above.")
     return 0
 
 
-def summary(report: dict, title: str, interrupted: bool = False) -> str:
+def summary(report: dict, title: str, stopped: str = "") -> str:
     """One line for people."""
     parts = [f"{report['images']:,} images", f"{report['people']:,} people"]
     if report["skipped"]:
-        parts.append(f"{report['skipped']:,} skipped")
+        parts.append(f"{report['skipped']:,} files skipped")
+    if report["skipped_boxes"]:
+        parts.append(f"{report['skipped_boxes']:,} boxes skipped")
     if report["without_people"]:
         parts.append(f"{report['without_people']:,} without a box")
     total = sum(report["seconds"].values()) or 1.0
     look, network, write = (f"{100 * value / total:.0f} %" for value in report["seconds"].values())
-    stopped = "interrupted; " if interrupted else ""
     return (
         f"{stopped}{', '.join(parts)}; {report['images_per_s']:.1f} images/s (reading {look}, network {network}, "
         f"writing {write}), {title}; in {report['out']}"
@@ -230,7 +238,7 @@ def _boxes(args: argparse.Namespace, device):
     return Detector(args.detector, args.margin, settings, device.type)
 
 
-def _cameras(args: argparse.Namespace, boxes, body_models: Path, device):
+def _cameras(args: argparse.Namespace, boxes, files: list[Path], body_models: Path, device):
     """The camera told for all pictures; None where the boxes bring theirs. Raises `UserError` where neither is so."""
     from hmr_skel.predict.boxes import GivenBoxes
     from hmr_skel.predict.cameras import EstimatedFov, FocalLength, VerticalFov
@@ -239,14 +247,18 @@ def _cameras(args: argparse.Namespace, boxes, body_models: Path, device):
         return FocalLength(args.focal)
     if args.vfov is not None:
         return VerticalFov(args.vfov)
-    if args.humanfov is None and isinstance(boxes, GivenBoxes) and boxes.has_cameras:
-        return None
+    lacking = ""
+    if args.humanfov is None and isinstance(boxes, GivenBoxes):
+        number, without = boxes.count(files)
+        if not without:
+            return None
+        lacking = f" ({without:,} of {number:,} boxes of these images come without one)"
     folders = (body_models, Path(os.environ.get("HMR_SKEL_BODY_MODELS") or body_models))
     weights = args.humanfov or next((folder / HUMAN_FOV for folder in folders if (folder / HUMAN_FOV).is_file()), None)
     if weights is None:
         raise UserError(
-            "the camera is not known. Say --focal PX or --vfov DEG, give boxes with cameras, or let HumanFoV estimate "
-            f"it: --humanfov {HUMAN_FOV} (CameraHMR's release)."
+            f"the camera is not known{lacking}. Say --focal PX or --vfov DEG, give boxes with cameras, or let HumanFoV "
+            f"estimate it: --humanfov {HUMAN_FOV} (CameraHMR's release)."
         )
     return EstimatedFov.load(weights, device)
 

@@ -52,7 +52,8 @@ def load_boxes(path: Path, margin: float) -> GivenBoxes:
         return _given(path, _shard_rows(path, shards), as_stored="person" not in shards.columns)
     if kind == ".npz":
         arrays = _read_npz(path)
-        return _given(path, _array_rows(path, arrays, margin), as_stored="boxes" not in arrays)
+        as_stored = "boxes" not in arrays and "person" not in arrays
+        return _given(path, _array_rows(path, arrays, margin), as_stored)
     if kind not in (".json", ".csv"):
         raise UserError(f"{path}: boxes come as .json, .csv, .npz or .parquet, or as a dataset's folder.")
     records = _json_records(path) if kind == ".json" else _csv_records(path)
@@ -128,7 +129,7 @@ def _record(path: Path, where: str, record: Mapping[str, Any], margin: float) ->
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            names = {"imgname", "boxes", "center", "scale", "frame", "score", "cam_int"} & set(file.files)
+            names = {"imgname", "boxes", "center", "scale", "frame", "score", "cam_int", "person"} & set(file.files)
             arrays = {name: file[name] for name in names}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read as an .npz of plain arrays ({error}).") from error
@@ -139,7 +140,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         )
     count = len(arrays["imgname"])
     shapes = {"imgname": [()], "boxes": [(4,)], "center": [(2,)], "scale": [(), (2,)], "frame": [()], "score": [()],
-              "cam_int": [(3, 3)]}  # fmt: skip
+              "cam_int": [(3, 3)], "person": [()]}  # fmt: skip
     for name, array in arrays.items():
         if len(array) != count or array.shape[1:] not in shapes[name]:
             expected = " or ".join(str([count, *shape]) for shape in shapes[name])

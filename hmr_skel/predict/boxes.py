@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hmr_skel.errors import UserError
-from hmr_skel.predict.frames import Frame
+from hmr_skel.predict.frames import Frame, is_video
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,18 @@ class GivenBoxes:
     as_stored: bool = False  # whether they belong to images without regard to their orientation tags
 
     @cached_property
-    def _names(self) -> set[str]:
-        return {name for name, _ in self.by_image}
+    def _names(self) -> dict[str, set[bool]]:
+        """Of images, and whether their boxes have the number of a frame: all, none, or some."""
+        names: dict[str, set[bool]] = {}
+        for name, number in self.by_image:
+            names.setdefault(name, set()).add(number is not None)
+        return names
 
-    @property
-    def has_cameras(self) -> bool:
-        """Whether every box comes with the camera of its image."""
-        return all(
-            box.cam_int is not None or box.focal is not None for boxes in self.by_image.values() for box in boxes
-        )
+    def count(self, files: Sequence[Path]) -> tuple[int, int]:
+        """How many boxes these files have, and how many of them come without the camera of their image."""
+        names = {self.name_of(file) for file in files}
+        boxes = [box for (name, _), boxes in self.by_image.items() if name in names for box in boxes]
+        return len(boxes), sum(box.cam_int is None and box.focal is None for box in boxes)
 
     def of(self, frame: Frame) -> Sequence[Box]:
         name = self.name_of(frame.file)
@@ -80,7 +83,8 @@ class GivenBoxes:
         return next((name for name in (str(file), *candidates) if name in self._names), None)
 
     def check(self, files: Sequence[Path]) -> None:
-        """Raise `UserError` where the boxes are of none of these files, or a name stands for several of them."""
+        """Raise `UserError` where the boxes are of none of these files, a name stands for several of them, or all
+        boxes of a video are without the number of a frame, or all of a photograph with one."""
         found: dict[str, Path] = {}
         for file in files:
             name = self.name_of(file)
@@ -92,8 +96,21 @@ class GivenBoxes:
                     "folders there, or give fewer images."
                 )
             found[name] = file
+            self._check_frames(name, file)
         if not found:
             raise UserError(
                 f"{self.source}: none of its images is among those given; it names {next(iter(self._names))!r} and the "
                 f"like, the first one given is {files[0]}. Expected names that these paths end in."
+            )
+
+    def _check_frames(self, name: str, file: Path) -> None:
+        if is_video(file) and True not in self._names[name]:
+            raise UserError(
+                f"{self.source}: boxes of {name!r} have no frame, and {file} is a video. Expected with each the "
+                "number of its frame, from 0."
+            )
+        if not is_video(file) and False not in self._names[name]:
+            raise UserError(
+                f"{self.source}: boxes of {name!r} are of frames of a video, and {file} is none. Expected boxes "
+                "without a frame."
             )

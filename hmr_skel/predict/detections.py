@@ -25,6 +25,15 @@ Outputs = Mapping[str, np.ndarray]
 """By name."""
 Found = tuple[np.ndarray, np.ndarray]
 """Corners [N 4], px of the input, and scores [N]."""
+MOST_KEPT = 1000
+"""Boxes that are left where a detector has chosen among its candidates itself; grids have more of them (at 640 px
+8,400 or 25,200)."""
+_PER_VALUE = 5
+"""A grid has at least so many candidates per value of one: YOLOv8 at 160 px has 525 of 84."""
+_UNIT = 1.5
+"""Persons' corners that all lie below this, px, are shares of the input in truth."""
+_HIGHEST_SCORE = 2.0
+"""Scores above are no shares: those of a sigmoid that is missing, or something else."""
 OVERLAP = 0.6
 """Of two boxes: intersection over union above which they are one person's (layouts that leave this to the reader)."""
 
@@ -41,7 +50,8 @@ def guess_layout(shapes: Mapping[str, tuple[int, ...]], classes: int | None) -> 
     """The layout of outputs of these shapes; None where none fits.
 
     Args:
-        shapes: of all outputs, by name; as computed, so that every axis is a number.
+        shapes: of all outputs, by name; as computed, so that every axis is a number. What several detectors may have
+            fits none.
         classes: how many there are, where the file says so.
     """
     names = {name.lower(): shape for name, shape in shapes.items()}
@@ -51,12 +61,16 @@ def guess_layout(shapes: Mapping[str, tuple[int, ...]], classes: int | None) -> 
             shape = (1, *shape)
         if len(shape) != 3 or shape[0] != 1:
             return None
-        if shape[2] == 6:
+        candidates, values = shape[1:]
+        if values == 6 and candidates <= MOST_KEPT:
             return "end-to-end"
-        values = min(shape[1:])  # there are many more candidates than values of one
+        if candidates < values:
+            candidates, values = values, candidates
+        elif candidates <= MOST_KEPT or (classes is None and values in (6, 7)):
+            return None  # RT-DETR of Ultralytics; one class of YOLOv5 or two of others; YOLOv7 with its NMS inside
         if values == 5 + (classes if classes is not None else 80):
             return "yolov5"
-        return "yolo" if values >= 5 else None
+        return "yolo" if values >= 5 and candidates >= _PER_VALUE * values else None
     if any("logits" in name for name in names) and any("boxes" in name for name in names):
         return "detr"
     words = ("dets", "labels") if len(names) == 2 else ("boxes", "scores", "labels")
@@ -94,6 +108,25 @@ def read_detections(
         kept = _distinct(corners)
         corners, scores = corners[kept], scores[kept]
     return Detections(corners, scores)
+
+
+def doubt_layout(outputs: Outputs, layout: str, found: Detections) -> str | None:
+    """What speaks against a layout that was told by names and shapes alone; None where nothing does.
+
+    Args:
+        outputs: by name.
+        layout: the one told.
+        found: the persons read by it.
+    """
+    if layout == "end-to-end":
+        classes = _only(outputs)[:, 5]
+        if not (np.equal(classes, np.round(classes)) & (classes >= -1)).all():  # -1 fills up
+            return "the last of six values is no number of a class"
+    if len(found.scores) and found.scores[0] > _HIGHEST_SCORE:
+        return f"the best score is {found.scores[0]:.1f}, expected 1 at most"
+    if len(found.scores) and found.corners.max() <= _UNIT:
+        return "all persons lie within a pixel or two of its corner, as if their boxes were shares of the input"
+    return None
 
 
 def _end_to_end(outputs: Outputs, person: int, width: int, height: int) -> Found:

@@ -13,11 +13,12 @@ from jaxtyping import Shaped, UInt8
 from hmr_skel.errors import UserError
 from hmr_skel.model.network import IMAGE_MEAN, IMAGE_STD
 from hmr_skel.predict.boxes import Box, square
-from hmr_skel.predict.detections import LAYOUTS, guess_layout, read_detections
+from hmr_skel.predict.detections import LAYOUTS, doubt_layout, guess_layout, read_detections
 from hmr_skel.predict.frames import Frame
 
 PERSON = {"end-to-end": 0, "yolo": 0, "yolov5": 0, "detr": 1, "detr-sigmoid": 0, "boxes": 1}
-"""The class of persons by layout, where the file does not name its classes: COCO counted from 0, or from 1."""
+"""The class of persons by layout, where the file does not name its classes: COCO counted from 0, or from 1. That of
+`boxes` is torchvision's; MMDeploy (two outputs) and RT-DETR (an input for sizes) count from 0."""
 DYNAMIC_SIDE = 640
 """The longer side of the input, px, of detectors that take any size."""
 _STRIDE = 32  # such inputs are a multiple of: what feature pyramids need
@@ -90,6 +91,11 @@ class Detector:
                 f"({', '.join(LAYOUTS)}; `hmr-skel predict --help` describes them)."
             )
         found = read_detections(outputs, self.layout, self.person, self.settings.threshold, width, height)
+        if self.settings.layout is None and (doubt := doubt_layout(outputs, self.layout, found)) is not None:
+            raise UserError(
+                f"{self.path}: its outputs look like layout {self.layout!r}, but {doubt}. Say which they have "
+                "with --detector-layout (`hmr-skel predict --help` describes them); others are not read."
+            )
         return [
             # Pixel x of the picture covers the input from x * scale to (x + 1) * scale.
             square(corners / scale - 0.5, self.margin, score)
@@ -103,7 +109,10 @@ class Detector:
             return self.settings.person
         named = [number for number, name in self._classes.items() if name.lower() in ("person", "human", "pedestrian")]
         assert self.layout is not None
-        return named[0] if named else PERSON[self.layout]
+        if named:
+            return named[0]
+        from_zero = self._sizes or len(self._session.get_outputs()) == 2
+        return 0 if self.layout == "boxes" and from_zero else PERSON[self.layout]
 
     @property
     def _num_classes(self) -> int | None:

@@ -1,5 +1,6 @@
 """Photographs and frames of videos, one after the other. What cannot be read is named and passed over."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,10 @@ def find_files(paths: Sequence[Path], but: Path | None = None) -> list[Path]:
             raise UserError(f"{path}: no such file or folder. Expected images, folders of images, or a video.")
     if not files:
         raise UserError(f"no file in {', '.join(map(str, paths))}. Expected images or a video.")
-    return list(dict.fromkeys(files))
+    once: dict[str, Path] = {}
+    for file in files:
+        once.setdefault(os.path.abspath(file), file)
+    return list(once.values())
 
 
 def read_frames(files: Sequence[Path], skipped: Skipped, *, every: int = 1, as_stored: bool = False) -> Iterator[Frame]:
@@ -113,7 +117,9 @@ def _video(file: Path, skipped: Skipped, every: int) -> Iterator[Frame]:
                 yield Frame(file, number, rate, np.ascontiguousarray(image[..., ::-1]))
             number += 1
         expected = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        if number < 0.9 * expected:  # containers count roughly
+        if number == 0:
+            skipped(str(file), "holds no frame that can be read")
+        elif number < 0.9 * expected:  # containers count roughly
             skipped(str(file), f"ends after {number} of {expected} frames, what came before is used")
     finally:
         capture.release()
@@ -126,7 +132,7 @@ def _frame_rate(capture) -> float:
 
 
 def _lies_in(file: Path, folder: Path | None) -> bool:
-    return folder is not None and folder.absolute() in file.absolute().parents
+    return folder is not None and file.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _natural(file: Path) -> list[tuple[int, int, str]]:

@@ -98,7 +98,7 @@ class Output:
 def writing(
     folder: Path, wanted: Wanted, files: Sequence[Path], skel: Skel, predictor: Predictor, every: int
 ) -> Generator[Output]:
-    """An output whose tables and videos are complete when the block ends, after an interrupt too.
+    """An output whose tables and videos are complete when the block ends; not after an error that leaves it.
 
     Raises:
         UserError: the folder cannot be written.
@@ -113,7 +113,7 @@ def writing(
 
 def output_names(files: Sequence[Path]) -> dict[Path, str]:
     """Below the folder that all share, without endings (`walk` of `a/walk.jpg`), or with them where two would meet."""
-    absolute = [file.absolute() for file in files]
+    absolute = [Path(os.path.abspath(file)) for file in files]  # without `..`, which would lead out of the folder
     shared = Path(os.path.commonpath([file.parent for file in absolute]))
     plain = [file.relative_to(shared).with_suffix("").as_posix() for file in absolute]
     return {
@@ -140,12 +140,12 @@ class _Videos:
             assert frame.rate is not None
             size = (picture.shape[1], picture.shape[0])
             codec = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(_partial(path)), codec, frame.rate / every, size)
-            self._path = path
-            if not self._writer.isOpened():
+            writer = cv2.VideoWriter(str(_partial(path)), codec, frame.rate / every, size)
+            if not writer.isOpened():
                 raise UserError(
                     f"cannot write the video {path}. Choose an output folder that is writable and has room."
                 )
+            self._path, self._writer = path, writer
         self._writer.write(np.ascontiguousarray(picture[..., ::-1]))
 
     def close(self) -> None:

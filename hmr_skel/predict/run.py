@@ -6,6 +6,7 @@ from pathlib import Path
 from time import perf_counter
 
 from hmr_skel.data.crop import UnreadableImage
+from hmr_skel.errors import UserError
 from hmr_skel.predict.boxes import Boxes
 from hmr_skel.predict.cameras import Cameras, camera_of
 from hmr_skel.predict.frames import Frame, Skipped, read_frames
@@ -35,6 +36,9 @@ class Counts:
     images: int = 0
     people: int = 0
     skipped: int = 0
+    """Files."""
+    skipped_boxes: int = 0
+    """Of pictures that could be read."""
     without_people: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("look", "network", "write"), 0.0))
 
@@ -66,16 +70,29 @@ def run(
         skipped: told of what is passed over, and why; the run goes on.
         progress: called with the number of pictures done.
         counts: filled on the way, so that they are right after an interrupt too.
+
+    Raises:
+        UserError: the detector or the camera fails at a picture, those before it being written; or nothing can be
+            written.
     """
 
     def skip(name: str, reason: str) -> None:
         counts.skipped += 1
         skipped(name, reason)
 
+    def skip_box(name: str, reason: str) -> None:
+        counts.skipped_boxes += 1
+        skipped(name, reason)
+
     clock = _Clock(counts.seconds)
     waiting: list[tuple[Frame, list[Person]]] = []
     for frame in read_frames(files, skip, every=settings.every, as_stored=settings.as_stored):
-        waiting.append((frame, _people(frame, boxes, cameras, settings, skip)))
+        try:
+            people = _people(frame, boxes, cameras, settings, skip_box)
+        except UserError:  # of the detector: the pictures before this one are not lost
+            _finish(waiting, predictor, output, settings, counts, clock, progress)
+            raise
+        waiting.append((frame, people))
         full = sum(len(people) for _, people in waiting) >= settings.batch_size or len(waiting) >= settings.batch_size
         if full:
             _finish(waiting, predictor, output, settings, counts, clock, progress)

@@ -20,7 +20,8 @@ from hmr_skel.report.figures import fit_figures, surface_figures
 from hmr_skel.report.gather import ERRORS, Dataset
 from hmr_skel.report.page import STATUSES, Pictures, ShownFit, render_page
 from hmr_skel.report.picks import choose_picks, choose_sample
-from hmr_skel.report.viewer import pack_faces, pack_scene
+from hmr_skel.report.thinning import thin_bones
+from hmr_skel.report.viewer import pack_faces, pack_scene, three_js
 
 AGREES_MM = 0.01
 """Errors measured here and errors in the dataset may differ by this much: float32 on another machine."""
@@ -75,6 +76,11 @@ def write_report(
                 f"Errors measured with the body models in {manifest.body_models.path} differ from the dataset's by up "
                 f"to {apart:.2f} mm: it was made with other models, and the pictures show something else than its rows."
             )
+        if pictures.three_js is None:
+            warnings.append(
+                "The page has no 3D viewer: the installed trimesh does not hold three.js where this hmr-skel looks for "
+                "it. Install the release of trimesh that its constraints.txt names."
+            )
     built = len(dataset.metas)
     if built < dataset.metas[0]["shards"]:
         warnings.append(f"Not finished: {built} of {dataset.metas[0]['shards']} shards are there.")
@@ -106,16 +112,17 @@ def draw_pictures(
     sample = choose_sample(dataset)
     measured = measure(dataset.rows, sample, bodies, progress) if len(sample) else None
     high = 1.0 if measured is None else _scale_end(measured.high_mm)
+    genders = dict.fromkeys(one.row["skel_gender"] for one in posed)
+    bones = {gender: thin_bones(bodies.skel(gender)) for gender in genders}
     fits = [
         ShownFit(
             title=pick.title,
             line=_line(one),
             figures=fit_figures(one, bodies.skel(one.row["skel_gender"]), rules, high),
-            scene=pack_scene(pick.title, one, _facts(one)) | {"gender": one.row["skel_gender"]},
+            scene=_scene(pick.title, one, bones[one.row["skel_gender"]][0]),
         )
         for pick, one in zip(picks, posed, strict=True)
     ]
-    genders = dict.fromkeys(one.row["skel_gender"] for one in posed)
     surface, surface_high = [], 0.0
     if measured is not None:
         surface_high = _scale_end(float(np.quantile(measured.by_vertex_mm, 0.99)))
@@ -123,12 +130,17 @@ def draw_pictures(
         surface = surface_figures(_standing(skel), skel.faces, measured.by_vertex_mm, surface_high)
     return Pictures(
         fits=fits,
-        faces={gender: pack_faces(bodies.skel(gender)) for gender in genders},
+        faces={gender: pack_faces(bodies.skel(gender), faces) for gender, (_, faces) in bones.items()},
         measured=measured,
         surface=surface,
         surface_high_mm=surface_high,
         high_mm=high,
+        three_js=three_js(),
     )
+
+
+def _scene(title: str, posed: Posed, bones: np.ndarray) -> dict[str, Any]:
+    return pack_scene(title, posed, bones, _facts(posed)) | {"gender": posed.row["skel_gender"]}
 
 
 def _scale_end(value: float) -> float:

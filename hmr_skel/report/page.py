@@ -19,7 +19,6 @@ from hmr_skel.report.bodies import Measured
 from hmr_skel.report.charts import Series
 from hmr_skel.report.figures import Figure
 from hmr_skel.report.gather import Dataset
-from hmr_skel.report.viewer import three_js
 
 STATUSES = {
     "converged": "converged",
@@ -56,6 +55,8 @@ class Pictures:
     surface_high_mm: float
     high_mm: float
     """End of the colour scale of single fits."""
+    three_js: str | None
+    """The viewer's library, `viewer.three_js`; None for a page without a viewer."""
 
 
 def render_page(
@@ -150,17 +151,18 @@ def _parts_chart(dataset: Dataset, measured: Measured, series: Sequence[Series])
 
 
 def _of_pictures(pictures: Pictures) -> dict[str, Any]:
+    shown = {"fits": pictures.fits, "high_mm": pictures.high_mm}
+    if pictures.three_js is None:
+        return shown
     scenes = {
         "rows": [fit.scene for fit in pictures.fits],
         "faces": pictures.faces,
         "heat": heat_stops(33),
         "high_mm": pictures.high_mm,
     }
-    return {
-        "fits": pictures.fits,
-        "high_mm": pictures.high_mm,
+    return shown | {
         "scenes": json.dumps(scenes).replace("<", "\\u003c"),  # a name may hold </script>
-        "three_js": three_js(),
+        "three_js": pictures.three_js,
         "viewer_js": _asset("viewer.js"),
     }
 

@@ -21,24 +21,33 @@ _TEMPLATE = "templates/viewer.zip"
 _LIBRARY = re.compile(r"<script>(.*?THREE\.TrackballControls=TrackballControls;\}\)\(\);)", re.DOTALL)
 
 
-def three_js() -> str:
-    """The source of three.js and its TrackballControls, as globals; its licence line is at its head.
-
-    Raises `RuntimeError` where the installed trimesh holds it in another form.
-    """
+def three_js() -> str | None:
+    """The source of three.js and its TrackballControls, as globals; its licence line is at its head. None where the
+    installed trimesh has it no more, or in another form."""
     from trimesh import resources
 
-    content = resources.get_bytes(_TEMPLATE)
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        page = archive.read("viewer.html.template").decode()
-    if (match := _LIBRARY.search(page)) is None:
-        raise RuntimeError(f"trimesh's {_TEMPLATE} holds no three.js with TrackballControls where it used to")
-    return match[1].replace("</script", "<\\/script")
+    try:
+        content = resources.get_bytes(_TEMPLATE)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            page = archive.read("viewer.html.template").decode()
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+    match = _LIBRARY.search(page)
+    return None if match is None else match[1].replace("</script", "<\\/script")
 
 
-def pack_scene(title: str, posed: Posed, facts: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """One row for the viewer: vertices y up, centred, in 16 bits each (0.05 mm), and what is said beside them."""
-    meshes = {"skin": posed.skin, "bones": posed.bones}
+def pack_scene(
+    title: str, posed: Posed, bones: Int[np.ndarray, "K"], facts: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """One row for the viewer: vertices y up, centred, in 16 bits each (0.05 mm), and what is said beside them.
+
+    Args:
+        title: of the row.
+        posed: its meshes.
+        bones: the vertices of the bones that are shown, `thinning.thin_bones`.
+        facts: terms, and what is said of them.
+    """
+    meshes = {"skin": posed.skin, "bones": posed.bones[bones]}
     if posed.target is not None:
         meshes["target"] = posed.target
     every = np.concatenate(list(meshes.values()))
@@ -55,9 +64,9 @@ def pack_scene(title: str, posed: Posed, facts: Sequence[tuple[str, str]]) -> di
     }
 
 
-def pack_faces(skel: Skel) -> dict[str, Any]:
-    """The faces that all rows of a gender share."""
-    return {name: _faces(faces) for name, faces in (("skin", skel.faces), ("bones", skel.skeleton_faces))}
+def pack_faces(skel: Skel, bones: Int[np.ndarray, "F 3"]) -> dict[str, Any]:
+    """The faces that all rows of a gender share; those of the bones by `thinning.thin_bones`."""
+    return {name: _faces(faces) for name, faces in (("skin", skel.faces), ("bones", bones))}
 
 
 def _faces(faces: Int[np.ndarray, "F 3"]) -> dict[str, Any]:

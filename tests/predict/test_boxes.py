@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hmr_skel import load_shards
 from hmr_skel.errors import UserError
 from hmr_skel.predict.box_files import load_boxes
 from hmr_skel.predict.boxes import Box, GivenBoxes, WholeImage, square
-from hmr_skel.predict.frames import Frame
+from hmr_skel.predict.frames import Frame, read_frames
+from hmr_skel.predict.people import Body, Person
+from hmr_skel.predict.table import npz_from_parquet, writing_table
 from tests.data.sample_set import write_sample_set
 
 MARGIN = 1.2
@@ -56,7 +59,7 @@ def test_corners_as_text(tmp_path, name, content):
     assert box.center.tolist() == [30, 60]
     assert box.side == pytest.approx(96)
     assert not boxes.as_stored
-    assert not boxes.has_cameras
+    assert boxes.count([Path("x/a.jpg")]) == (1, 1)
     assert boxes.of(frame("/photos/y/a.jpg")) == []
     assert boxes.of(frame("b.jpg")) == []
 
@@ -68,7 +71,7 @@ def test_what_is_optional(tmp_path):
         boxes = load_boxes(path, MARGIN)
         box = only(boxes, "/videos/walk.mp4", 3)
         assert (box.score, box.focal) == (0.25, 800)
-        assert boxes.has_cameras
+        assert boxes.count([Path("walk.mp4"), Path("b.jpg")]) == (1, 0)
         assert boxes.of(frame("/videos/walk.mp4", 4)) == []
 
 
@@ -86,7 +89,7 @@ def test_arrays(tmp_path):
     assert box.side == pytest.approx(80)  # 200 px times the larger; no margin
     np.testing.assert_array_equal(box.cam_int, cam_int[0])
     assert boxes.as_stored
-    assert boxes.has_cameras
+    assert boxes.count([Path("b.jpg")]) == (1, 0)
 
 
 def test_a_datasets_rows(tmp_path):
@@ -97,7 +100,9 @@ def test_a_datasets_rows(tmp_path):
     np.testing.assert_allclose(box.center, row["center"])
     assert box.side == pytest.approx(200 * row["scale"].max())
     np.testing.assert_allclose(box.cam_int, row["cam_int"])
-    assert not boxes.has_cameras  # the source "far" has none
+    number, without = boxes.count([Path(name) for name, _ in boxes.by_image])
+    assert 0 < without < number  # the source "far" has none
+    assert boxes.count([Path(str(row["imgname"]))]) == (1, 0)
     assert boxes.as_stored
 
 
@@ -152,3 +157,35 @@ def test_boxes_must_be_of_the_images_given_and_of_one_each(tmp_path):
         boxes.check([Path("x/a.jpg"), Path("y/a.jpg")])
     with pytest.raises(UserError, match=r"it names 'a.jpg' and the like, the first one given is c.jpg"):
         boxes.check([Path("c.jpg")])
+
+
+def test_boxes_that_never_match_a_frame_are_an_error(tmp_path):
+    record = {"image": "a", "box": [0, 0, 9, 9]}
+    for name, frame, says in (
+        ("a.mp4", None, r"boxes of 'a.mp4' have no frame, and x/a.mp4 is a video"),
+        ("a.jpg", 3, r"boxes of 'a.jpg' are of frames of a video, and x/a.jpg is none"),
+    ):
+        boxes = load_boxes(written(tmp_path / "b.json", [record | {"image": name, "frame": frame}]), MARGIN)
+        with pytest.raises(UserError, match=says):
+            boxes.check([Path("x") / name])
+    load_boxes(written(tmp_path / "b.json", [record | {"image": "a.mp4", "frame": 3}]), MARGIN).check([Path("a.mp4")])
+
+
+def test_what_predict_wrote_belongs_to_images_as_they_are_shown(tmp_path):
+    """Both of its files: of a photograph that its tag turns, the same pixels are read again."""
+    path = tmp_path / "phone.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path, exif=exif)
+    person = Person(
+        0, Box(np.array([15.0, 40]), 30.0), np.eye(3, dtype=np.float32) * 50, np.zeros((256, 256, 3), np.uint8)
+    )
+    values = (np.zeros((1, n), np.float32) for n in (46, 10, 3, 3))
+    with writing_table(tmp_path / "p.parquet", 1, "male") as table:
+        table.add(next(read_frames([path], pytest.fail)), person, Body(*values))
+    npz_from_parquet(tmp_path / "p.parquet", tmp_path / "p.npz")
+    for name in ("p.parquet", "p.npz"):
+        boxes = load_boxes(tmp_path / name, MARGIN)
+        (picture,) = read_frames([path], pytest.fail, as_stored=boxes.as_stored)
+        assert picture.rgb.shape == (60, 40, 3)
+        assert boxes.of(picture)[0].center.tolist() == [15, 40]

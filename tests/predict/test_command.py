@@ -14,6 +14,7 @@ from PIL import Image
 from hmr_skel import load_shards
 from hmr_skel.body.skel import Skel
 from hmr_skel.cli import main
+from hmr_skel.errors import UserError
 from hmr_skel.model.checkpoint import NetworkInfo, save_network
 from hmr_skel.model.network import Network, NetworkConfig
 from hmr_skel.model.vit import VitConfig
@@ -51,8 +52,8 @@ def test_a_folder_with_what_is_no_image_in_it(photos, typed, capsys):
     ]
     text, last = out.strip().splitlines()
     assert re.fullmatch(
-        r"3 images, 3 people, 3 skipped; [\d.]+ images/s \(reading \d+ %, network \d+ %, writing \d+ %\), recipe test, "
-        r"step 7; in out",
+        r"3 images, 3 people, 3 files skipped; [\d.]+ images/s \(reading \d+ %, network \d+ %, writing \d+ %\), "
+        r"recipe test, step 7; in out",
         text,
     )
     report = json.loads(last)
@@ -129,6 +130,14 @@ def test_a_video(video, typed, photos, tmp_path, capsys):
     assert not list(Path("out").rglob(".*"))
 
 
+def test_only_boxes_of_the_images_given_need_a_camera(photos, typed, capsys):
+    boxes = [{"image": photo.file.name, "box": photo.corners.tolist()} for photo in photos[:2]]
+    Path("boxes.json").write_text(json.dumps([boxes[0] | {"focal": 420}, boxes[1]]))
+    assert typed(photos[0].file, "--boxes", "boxes.json", "--no-overlays", "-q") == 0
+    assert typed(*(photo.file for photo in photos), "--boxes", "boxes.json", "--no-overlays", "-q") == 2
+    assert "the camera is not known (1 of 2 boxes of these images come without one)" in capsys.readouterr().err
+
+
 def test_a_camera_that_is_told_goes_before_that_of_the_boxes(photos, typed):
     assert typed(photos[0].file, "--boxes", "boxes.json", "--focal", "500", "--no-overlays", "-q") == 0
     assert np.load("out/predictions.npz")["cam_int"][0, 0, 0] == 500
@@ -199,6 +208,49 @@ def test_an_interrupt_keeps_what_is_done(video, typed, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("interrupted; 8 images, 8 people;")
     assert len(load_shards("out/predictions.parquet")) == len(np.load("out/predictions.npz")["skel_q"]) == 8
     assert cv2.VideoCapture("out/overlays/walk.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 8
+
+
+def test_an_error_keeps_what_is_done(photos, typed, monkeypatch, capsys):
+    from hmr_skel.predict.boxes import WholeImage
+
+    original = WholeImage.of
+
+    def fails(self, frame):
+        if frame.file == photos[2].file:
+            raise UserError("the detector failed (at the third).")
+        return original(self, frame)
+
+    monkeypatch.setattr(WholeImage, "of", fails)
+    assert typed(*(photo.file for photo in photos), "--whole-image", "--vfov", "50") == 2
+    out, err = capsys.readouterr()
+    assert out.startswith("stopped by an error; 2 images, 2 people;")
+    assert err.strip().splitlines()[-1] == "error: the detector failed (at the third)."
+    assert len(load_shards("out/predictions.parquet")) == len(np.load("out/predictions.npz")["skel_q"]) == 2
+    assert len(list(Path("out/overlays").iterdir())) == 2
+    # At the first picture, there is nothing to keep: predictions of before stay as they are.
+    assert typed(photos[2].file, "--whole-image", "--vfov", "50") == 2
+    assert len(load_shards("out/predictions.parquet")) == 2
+
+
+def test_a_video_that_cannot_be_written_is_one_line(video, typed, capsys):
+    Path("out/overlays/.walk.mp4.partial.mp4").mkdir(parents=True)
+    assert typed(video, "--whole-image", "--vfov", "50") == 2
+    assert "cannot write the video out/overlays/walk.mp4" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not Path("out/overlays/walk.mp4").exists()
+
+
+def test_nothing_is_written_outside_the_folder(photos, typed, monkeypatch):
+    Path("sub/in").mkdir(parents=True)
+    for place in ("sub/1.png", "1.jpg", "sub/in/1.png"):
+        Path(place).write_bytes(photos[0].file.read_bytes())
+    monkeypatch.chdir("sub")
+    before = {path: path.read_bytes() for path in Path("..").rglob("*") if path.is_file()}
+    assert typed("1.png", "../1.jpg", "in/../in/1.png", "--whole-image", "--vfov", "50", "-q") == 0
+    after = {path for path in Path("..").rglob("*") if path.is_file()}
+    written = after - set(before)
+    assert len([path for path in written if path.suffix == ".jpg"]) == 3
+    assert all(path.resolve().is_relative_to(Path("out").resolve()) for path in written)
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 @pytest.mark.parametrize(

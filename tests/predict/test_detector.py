@@ -55,8 +55,8 @@ OTHER = np.array([[0.05, 0.95]], np.float32)  # a score of another class, surer 
 
 
 def yolo_table() -> np.ndarray:
-    """[1 4+2 9]: two persons, one of them twice, another class, and nothing."""
-    table = np.zeros((9, 6), np.float32)
+    """[60 4+2]: two persons, one of them twice, another class, and nothing."""
+    table = np.zeros((60, 6), np.float32)
     table[:2, :4], table[:2, 4] = centered(CORNERS), SCORES
     table[2, :4], table[2, 4] = centered(CORNERS[:1] + 1), 0.8
     table[3, :4], table[3, 5] = centered(CORNERS[1:] + 30), 0.99
@@ -70,8 +70,8 @@ LAYOUTS = {
     "yolo": {"output0": np.ascontiguousarray(yolo_table().T)[None]},
     "yolov5": {
         "output": np.concatenate(
-            (yolo_table()[:, :4], np.full((9, 1), 1), yolo_table()[:, 4:], np.zeros((9, 78))), 1, dtype=np.float32
-        )[None].repeat(10, 1)
+            (yolo_table()[:, :4], np.full((60, 1), 1), yolo_table()[:, 4:], np.zeros((60, 78))), 1, dtype=np.float32
+        )[None].repeat(20, 1)
     },
     "detr": {
         "pred_boxes": np.concatenate((centered(CORNERS) / SIDE, [[0.5, 0.5, 0.5, 0.5]]), dtype=np.float32)[None],
@@ -105,7 +105,7 @@ def test_every_layout_is_told_and_read(tmp_path, layout):
 
 
 def test_boxes_whose_scores_are_beside_them(tmp_path):
-    boxes = made(graph(tmp_path / "d.onnx", DETS), person=0).of(RED)
+    boxes = made(graph(tmp_path / "d.onnx", DETS)).of(RED)
     assert [round(box.score, 4) for box in boxes] == [0.9, 0.7]
 
 
@@ -125,10 +125,10 @@ def test_threshold_and_number(tmp_path):
 
 
 def channel_means(path: Path, names: str = "", **more) -> Path:
-    """[1 4+3 8]: the first box is sure of class i by the mean of channel i."""
-    boxes = np.zeros((1, 7, 8), np.float32)
+    """[1 4+3 40]: the first box is sure of class i by the mean of channel i."""
+    boxes = np.zeros((1, 7, 40), np.float32)
     boxes[0, :4, 0] = centered(CORNERS[:1])[0]
-    first = np.zeros((1, 7, 8), np.float32)
+    first = np.zeros((1, 7, 40), np.float32)
     first[0, :, 0] = 1
     constants = {"boxes_": boxes, "first": first, "zeros": np.zeros((1, 4), np.float32), "shape": np.array([1, 7, 1])}
     nodes = [helper.make_node("Constant", [], [n], value=numpy_helper.from_array(v)) for n, v in constants.items()]
@@ -140,7 +140,7 @@ def channel_means(path: Path, names: str = "", **more) -> Path:
         helper.make_node("Mul", ["column", "first"], ["scores_"]),
         helper.make_node("Add", ["boxes_", "scores_"], ["output0"]),
     ]
-    out = [helper.make_tensor_value_info("output0", TensorProto.FLOAT, (1, 7, 8))]
+    out = [helper.make_tensor_value_info("output0", TensorProto.FLOAT, (1, 7, 40))]
     return save(path, nodes, out, names=names, **more)
 
 
@@ -151,7 +151,7 @@ def channel_means(path: Path, names: str = "", **more) -> Path:
 def test_the_picture_is_red_first_and_on_grey(tmp_path, settings, factor):
     """Half of the input is the red picture, half grey of 114."""
     path = channel_means(tmp_path / "d.onnx")
-    found = {i: made(path, person=i, threshold=0.0, **settings).of(RED)[0].score for i in range(3)}
+    found = {i: made(path, person=i, threshold=0.0, layout="yolo", **settings).of(RED)[0].score for i in range(3)}
     np.testing.assert_allclose([found[i] for i in range(3)], np.array([184.5, 57, 57]) / 255 * factor, rtol=1e-3)
 
 
@@ -164,7 +164,7 @@ def test_the_picture_normalised_as_imagenet(tmp_path):
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.UINT8])
 def test_other_types_of_input(tmp_path, kind):
     path = channel_means(tmp_path / "d.onnx", kind=kind)
-    score = made(path, threshold=0.0).of(RED)[0].score
+    score = made(path, threshold=0.0, layout="yolo").of(RED)[0].score
     assert score == pytest.approx(184.5 if kind == TensorProto.UINT8 else 184.5 / 255, rel=2e-3)
 
 
@@ -190,7 +190,7 @@ def test_a_second_input_for_sizes_is_fed(tmp_path):
         helper.make_node("Concat", ["size", "size"], ["both"], axis=1),
         helper.make_node("Mul", ["unit", "both"], ["boxes"]),
         helper.make_node("Constant", [], ["scores"], value=numpy_helper.from_array(np.array([0.9], np.float32))),
-        helper.make_node("Constant", [], ["labels"], value=numpy_helper.from_array(np.array([1]))),
+        helper.make_node("Constant", [], ["labels"], value=numpy_helper.from_array(np.array([0]))),
     ]
     outputs = [
         helper.make_tensor_value_info("boxes", TensorProto.FLOAT, (1, 4)),
@@ -220,12 +220,38 @@ def test_layouts_are_told_by_shape():
         ((1, 25200, 85), None, "yolov5"),
         ((1, 25200, 7), 2, "yolov5"),
         ((1, 85, 8400), 81, "yolo"),
+        ((1, 525, 6), 2, "end-to-end"),
+        ((1, 25200, 6), 1, "yolov5"),
+        ((1, 25200, 6), None, None),  # one class of YOLOv5, or two of others
+        ((5, 7), None, None),  # YOLOv7 with its NMS inside
+        ((1500, 7), None, None),
+        ((1, 7, 8400), None, "yolo"),
+        ((1, 300, 84), 80, None),  # RT-DETR of Ultralytics
+        ((1, 300, 5), 1, None),
+        ((1, 84, 525), None, "yolo"),
+        ((1, 84, 300), None, None),
         ((1, 3, 640, 640), None, None),
         ((2, 84, 8400), None, None),
     ):
         assert guess_layout({"output0": shape}, classes) == layout, shape
     assert guess_layout({"dets": (1, 10, 5), "labels": (1, 10)}, None) == "boxes"
     assert guess_layout({"dets": (1, 10, 5), "masks": (1, 10)}, None) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda table: table * (1, 1, 1, 1, 1, 0.5) + (0, 0, 0, 0, 0, 0.25), "no number of a class"),
+        (lambda table: table * (1, 1, 1, 1, 10, 1), "the best score is 9.0, expected 1 at most"),
+        (lambda table: table / (SIDE, SIDE, SIDE, SIDE, 1, 1), "as if their boxes were shares of the input"),
+    ],
+)
+def test_a_layout_that_only_shapes_speak_for_is_doubted(tmp_path, change, says):
+    table = LAYOUTS["end-to-end"]["output0"]
+    path = graph(tmp_path / "d.onnx", {"output0": change(table).astype(np.float32)})
+    with pytest.raises(UserError, match=f"look like layout 'end-to-end', but .*{says}"):
+        made(path).of(RED)
+    made(path, layout="end-to-end").of(RED)  # who names it is believed
 
 
 def test_wrong_detectors_get_one_line(tmp_path):

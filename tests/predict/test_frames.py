@@ -23,6 +23,8 @@ def test_folders_are_read_in_the_order_of_their_numbers(photos, tmp_path):
     (tmp_path / "out" / "b.png").touch()
     (tmp_path / "c.png").touch()
     assert find_files([tmp_path], but=tmp_path / "out") == [tmp_path / "c.png"]
+    assert find_files([tmp_path], but=tmp_path / "out" / ".." / "out") == [tmp_path / "c.png"]
+    assert len(find_files([tmp_path / "c.png", tmp_path / "out" / ".." / "c.png"])) == 1
 
 
 def test_what_is_no_input(tmp_path):
@@ -48,6 +50,14 @@ def test_a_broken_image_a_text_and_an_empty_file_are_named_and_passed_over(photo
         "e.mp4": "the file is empty",
         "f.mp4": "is no video that can be read, or damaged",
     }
+
+
+def test_a_video_without_a_frame_is_named(tmp_path):
+    path = tmp_path / "none.avi"
+    cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20, (64, 48)).release()
+    said = []
+    assert list(read_frames([path], lambda *words: said.append(words))) == []
+    assert said == [(str(path), "holds no frame that can be read")]
 
 
 def test_photographs_are_turned_as_their_tag_says_unless_labels_lie_on_the_stored_pixels(tmp_path):
@@ -77,3 +87,5 @@ def test_results_are_named_after_their_files():
     names = output_names([Path("a/x/1.jpg"), Path("a/y/1.jpg"), Path("a/y/2.png"), Path("a/y/2.jpg")])
     assert list(names.values()) == ["x/1", "y/1", "y/2.png", "y/2.jpg"]
     assert output_names([Path("a/walk.mp4")]) == {Path("a/walk.mp4"): "walk"}
+    above = output_names([Path("1.jpg"), Path("../1.jpg"), Path("../b/../2.jpg")])
+    assert list(above.values()) == [f"{Path.cwd().name}/1", "1", "2"]

@@ -20,8 +20,9 @@ from hmr_skel.data.summary import summarise
 from hmr_skel.rows import AnnotationRows, Reject, SkelParams
 
 HARMFUL = "</script><b>"
-"""Part of an image's name: a page must not be run by what a dataset is called."""
-SOURCES = {"street": 14, "indoor & <old>": 6, "given": 4}
+"""Part of names of images and of a source: a page must not be run by what a dataset is called."""
+HARMFUL_SOURCE = f"in{HARMFUL}"
+SOURCES = {"street": 14, HARMFUL_SOURCE: 6, "given": 4}
 REJECTS = (
     Reject("street", 14, "14.jpg", "betas", "|smpl_betas[0]| is 40; expected 10 at most"),
     Reject("street", 15, "15.jpg", "betas", "|smpl_betas[1]| is 50; expected 10 at most"),

@@ -10,7 +10,7 @@ from hmr_skel.report import tables
 from hmr_skel.report.bodies import measure
 from hmr_skel.report.gather import gather
 from hmr_skel.report.picks import choose_picks, choose_sample
-from tests.report.conftest import REJECTS, SOURCES, write_dataset
+from tests.report.conftest import HARMFUL_SOURCE, REJECTS, SOURCES, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def test_what_is_counted(dataset, small):
     assert dataset.name == "small"
     assert dataset.sources == [*SOURCES, "lost"]
     found = {one["name"]: (one["kept"], one["rejected"], one["fitted"]) for one in tables.by_source(dataset)}
-    assert found == {"street": (14, 2, 14), "indoor & <old>": (6, 0, 6), "given": (4, 0, 0), "lost": (0, 1, 0)}
+    assert found == {"street": (14, 2, 14), HARMFUL_SOURCE: (6, 0, 6), "given": (4, 0, 0), "lost": (0, 1, 0)}
     total = tables.totals(dataset)
     assert (total["read"], total["kept"], total["rejected"]) == (27, 24, 3)
     assert (total["fitted"], total["given"]) == (20, 4)
@@ -59,7 +59,7 @@ def test_rows_that_are_shown(dataset):
     assert picks["Best fit"] == np.nanargmin(v2v)
     assert picks["Worst fit"] == np.nanargmax(v2v)
     assert v2v[picks["Median fit"]] == np.sort(v2v[:20])[9]
-    other = {"Worst of street", "Worst of indoor & <old>"} & set(picks)
+    other = {"Worst of street", f"Worst of {HARMFUL_SOURCE}"} & set(picks)
     assert len(other) == 1  # one of the two sources has the worst of all
     assert choose_picks(dataset) == choose_picks(dataset)
 

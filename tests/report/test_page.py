@@ -1,3 +1,4 @@
+import html
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ import pytest
 
 from hmr_skel.cli import main
 from tests.report.browser import browse, find_chromium
-from tests.report.conftest import HARMFUL, MANIFEST, write_dataset
+from tests.report.conftest import HARMFUL, HARMFUL_SOURCE, MANIFEST, write_dataset
 
 CHROMIUM = find_chromium()
 
@@ -64,7 +65,7 @@ def test_all_that_is_promised_is_there(parsed):
     words = re.sub(r"\s+", " ", parsed.words)
     for text in (
         "24 rows kept of 27 read", "Half of 20 fitted rows lie within", "3 rows (12.5 %) have a joint angle outside",
-        "People of a test <i>", "indoor & <old>", "|smpl_betas[0]| is 40; expected 10 at most", "2 of street",
+        "People of a test <i>", HARMFUL_SOURCE, "|smpl_betas[0]| is 40; expected 10 at most", "2 of street",
         "converged at a limit", "given as SKEL", "27 rows in 4.0 s of work", "knee_angle_r", "upper arms",
     ):  # fmt: skip
         assert text in words, text
@@ -96,9 +97,11 @@ def test_names_cannot_leave_their_place(page):
     """Text of the dataset is text, in HTML and in the viewer's data alike."""
     content = page.read_text()
     assert HARMFUL not in content
+    assert html.escape(HARMFUL) in content
     data = re.search(r'<script type="application/json" id="viewer-data">(.*?)</script>', content, re.DOTALL)
     rows = json.loads(data[1])["rows"]
     assert {row["title"] for row in rows} >= {"Best fit", "Median fit", "Worst fit"}
+    assert any(HARMFUL in row["title"] + str(row["facts"]) for row in rows)
 
 
 def test_the_viewer_has_the_bodies_themselves(page, small):
@@ -200,6 +203,18 @@ def test_without_pictures_no_model_is_needed(small, tmp_path, capsys):
     assert "img" not in parsed.found
     assert {"errors", "angles", "rows"} <= {attrs.get("id") for attrs in parsed.found["section"]}
     assert out.stat().st_size < 200_000
+
+
+def test_without_the_viewers_library_the_page_says_so(small, tmp_path, capsys, monkeypatch):
+    """Another trimesh may hold it elsewhere: pictures are there all the same."""
+    monkeypatch.setattr("hmr_skel.report.viewer._TEMPLATE", "templates/none.zip")
+    out = tmp_path / "report.html"
+    assert main(["report", str(small.folder), "--manifest", str(small.manifest), "-o", str(out)]) == 0
+    assert "warning: The page has no 3D viewer: the installed trimesh" in capsys.readouterr().out
+    parsed = Parsed(out.read_text())
+    assert "The page has no 3D viewer" in parsed.words
+    assert "script" not in parsed.found
+    assert len(parsed.found["img"]) > 15
 
 
 def test_other_models_than_the_dataset_was_made_with_are_noticed(small, tmp_path, open_body_dir, capsys):
