@@ -51,8 +51,9 @@ class SourceReader:
     content_id: str
     """sha256 hex of what the file holds in the keys that are read (not of where or how it is stored)."""
     _arrays: Mapping[str, np.ndarray]  # column -> the mapped array, as in the file
-    _descriptor: int  # of the label file, held open: one of the same content that is renamed to its place does no harm
-    _state: tuple[int, ...]  # of it, when it was opened
+    # Of the label file and what is unpacked of it: a descriptor, held open, and its state when it was opened. By
+    # descriptor, because a file of the same content that is renamed to the place of a mapped one does no harm.
+    _watched: Mapping[Path, tuple[int, tuple[int, ...]]]
 
     def read(self, start: int, stop: int) -> AnnotationRows:
         """Rows start (included) to stop (excluded), unchecked.
@@ -68,11 +69,12 @@ class SourceReader:
         return rows
 
     def _check_unchanged(self) -> None:
-        if _state(self._descriptor) != self._state:
-            raise UserError(
-                f"{self.source.file} has changed since it was opened. Let nothing write to it during a build, and "
-                "start again: what is finished is kept where the file's content is as it was."
-            )
+        for path, (descriptor, state) in self._watched.items():
+            if _state(descriptor) != state:
+                raise UserError(
+                    f"{path} has changed since it was opened. Let nothing write to it during a build, and start again: "
+                    "what is finished is kept where the file's content is as it was."
+                )
 
     def _read(self, start: int, stop: int) -> AnnotationRows:
         columns = {name: array[start:stop] for name, array in self._arrays.items()}
@@ -123,10 +125,12 @@ def open_source(source: Source, cache_dir: Path) -> SourceReader:
     used = list(keys.values())
     file.verify(used)
     arrays = {column: file.array(key) for column, key in keys.items()}
-    # Unpacked files are left out: they are ours alone, and only ever replaced by rename, which no mapping notices.
-    descriptor = os.open(source.file, os.O_RDONLY)
-    reader = SourceReader(source, num_rows, file.content_id(used), arrays, descriptor, _state(descriptor))
-    weakref.finalize(reader, os.close, descriptor)
+    mapped = {Path(array.filename) for array in arrays.values() if isinstance(array, np.memmap) and array.filename}
+    descriptors = {path: os.open(path, os.O_RDONLY) for path in sorted({source.file, *mapped})}
+    watched = {path: (descriptor, _state(descriptor)) for path, descriptor in descriptors.items()}
+    reader = SourceReader(source, num_rows, file.content_id(used), arrays, watched)
+    for descriptor in descriptors.values():
+        weakref.finalize(reader, os.close, descriptor)
     return reader
 
 
