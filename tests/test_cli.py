@@ -337,6 +337,23 @@ def test_doctor_knows_published_weights(tmp_path, capsys, monkeypatch):
     assert "--       vitpose_backbone.pth" in out
 
 
+def test_doctor_knows_the_benchmarks_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HMR_SKEL_DATA", str(tmp_path))
+    labels = tmp_path / "evaluation" / "labels"
+    labels.mkdir(parents=True)
+    for name in ("3dpw_test.npz", "moyo_v2.npz"):
+        (labels / name).touch()
+    (tmp_path / "evaluation" / "images" / "3dpw").mkdir(parents=True)
+    assert main(["doctor"]) == 0
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if len(line.split()) > 2}
+    assert lines["3DPW"].split()[0] == "ok"
+    assert lines["MOYO"].split()[0] == "--"
+    assert "Images: " in lines["MOYO"]
+    assert "no label file" in lines["EMDB"]
+    assert "CameraHMR's test-labels.zip" in lines["EMDB"]
+
+
 def test_body_export_and_clean(tmp_path: Path, capsys):
     assert main(["body", "export", str(tmp_path / "bodies")]) == 0
     assert str(tmp_path / "bodies" / "skel_male.pkl") in capsys.readouterr().out.splitlines()

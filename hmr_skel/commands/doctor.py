@@ -50,8 +50,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     doctor = commands.add_parser(
         "doctor",
         help="what is installed, which files are there, what is missing",
-        description="Look at the installation, the devices, the body models and label files of manifests and published "
-        "weights, and say what is missing. Changes nothing. Exit status 1 where something that is needed is missing.",
+        description="Look at the installation, the devices, the body models and label files of manifests, published "
+        "weights and the benchmarks' files, and say what is missing. Changes nothing. Exit status 1 where something "
+        "that is needed is missing.",
     )
     doctor.add_argument(
         "--manifest",
@@ -67,7 +68,7 @@ def run_doctor(args: argparse.Namespace) -> int:
     manifests = [Path(args.manifest)] if args.manifest else sorted(Path("manifests").glob("*.toml"))
     sections: list[tuple[str, Iterator[Finding]]] = [("installation", _installation()), ("devices", _devices())]
     sections += [(f"manifest {path}", _manifest(path, required=args.manifest is not None)) for path in manifests]
-    sections.append(("weights", _weights()))
+    sections += [("weights", _weights()), ("benchmarks", _benchmarks())]
     missing = 0
     for title, findings in sections:
         print(title)
@@ -111,6 +112,25 @@ def _weights() -> Iterator[Finding]:
             yield "ok", name, purpose
         else:
             yield "--", name, f"{purpose}. Not in {folder or f'${BODY_MODELS_VARIABLE}, which is not set'}"
+
+
+def _benchmarks() -> Iterator[Finding]:
+    from hmr_skel.evaluate.benchmarks import BENCHMARKS, FOLDER_VARIABLE, BenchmarkFiles
+
+    data = os.environ.get(FOLDER_VARIABLE)
+    if not data:
+        yield "--", "not set up", f"set {FOLDER_VARIABLE} to use them: its evaluation/labels and evaluation/images"
+        return
+    for benchmark in BENCHMARKS.values():
+        try:
+            files = BenchmarkFiles.find(benchmark, Path(data) / "evaluation")
+        except UserError as error:
+            yield "--", benchmark.title, str(error)
+            continue
+        if files.images.is_dir():
+            yield "ok", benchmark.title, str(files.labels)
+        else:
+            yield "--", benchmark.title, f"no {files.images}. Images: {benchmark.images_from}"
 
 
 def _devices() -> Iterator[Finding]:
