@@ -88,8 +88,7 @@ class Vit(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def forward(self, images: Float[Tensor, "B 3 256 192"]) -> Tokens:
-        embedded = self.patch_embed(images)
-        tokens, maps = embedded if isinstance(embedded, Tokens) else (embedded, None)
+        tokens, maps = self.patch_embed(images)
         tokens = tokens + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
@@ -104,8 +103,8 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(3, width, patch, stride=patch, padding=_PATCH_MARGIN)
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
-        return self.proj(images).flatten(2).mT
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Tokens:
+        return Tokens(self.proj(images).flatten(2).mT, None)
 
 
 class Block(nn.Module):

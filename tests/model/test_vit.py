@@ -31,7 +31,7 @@ def test_tokens_are_patches_row_by_row():
     vit = Vit(VitConfig(width=8, depth=0, heads=1))
     image = torch.zeros(1, 3, 256, 192)
     image[..., 16 * 5 - 2 : 16 * 5 + 14, 16 * 7 - 2 : 16 * 7 + 14] = 1
-    change = (vit.patch_embed(image) - vit.patch_embed(torch.zeros_like(image))).abs().sum(-1)
+    change = (vit.patch_embed(image).tokens - vit.patch_embed(torch.zeros_like(image)).tokens).abs().sum(-1)
     assert change.nonzero().tolist() == [[0, 12 * 5 + 7]]
 
 
@@ -41,7 +41,7 @@ def test_slot_zero_of_the_positions_is_added_to_every_token():
     vit.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     images = torch.randn(1, 3, 256, 192)
     vit(images)
-    expected = vit.patch_embed(images) + vit.pos_embed[:, 1:] + vit.pos_embed[:, 0]
+    expected = vit.patch_embed(images).tokens + vit.pos_embed[:, 1:] + vit.pos_embed[:, 0]
     torch.testing.assert_close(seen[0], expected)
     assert vit.pos_embed.shape[1] == SMALL_VIT.num_tokens + 1
 
