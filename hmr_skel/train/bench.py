@@ -12,8 +12,10 @@ from hmr_skel.data.samples import Batch
 from hmr_skel.model.camera import CROP_SIZE, CropGeometry
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Network
+from hmr_skel.train.ahead import Ahead
 from hmr_skel.train.ema import Ema
 from hmr_skel.train.flops import peak_flops_per_s, training_flops
+from hmr_skel.train.heap import keep_freed_memory
 from hmr_skel.train.optimizer import new_optimizer
 from hmr_skel.train.recipes import Recipe
 from hmr_skel.train.schedule import ema_decay
@@ -39,11 +41,13 @@ def bench_training(
         warmup: steps before, which compile and fill caches.
         progress: called with the number of steps done and of all.
     """
+    if device.type == "cpu":
+        keep_freed_memory()  # as training does
     network = Network(recipe.network, activation_checkpointing=recipe.activation_checkpointing).to(device).train()
     optimizer, ema = new_optimizer(recipe, network), Ema(network)
     if recipe.compile:
         network.backbone.compile()
-    stream = itertools.repeat(made_up_batch(recipe.micro_batch))
+    stream = Ahead(itertools.repeat(made_up_batch(recipe.micro_batch)))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     times = []

@@ -27,10 +27,12 @@ from hmr_skel.model.checkpoint import NetworkInfo, load_mean, save_network
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Network
 from hmr_skel.model.published import load_vitpose
+from hmr_skel.train.ahead import Ahead
 from hmr_skel.train.checkpoint import State, load_state, save_state
 from hmr_skel.train.distributed import Group, process_group
 from hmr_skel.train.ema import Ema
 from hmr_skel.train.flops import peak_flops_per_s, training_flops
+from hmr_skel.train.heap import keep_freed_memory
 from hmr_skel.train.log import RunLog
 from hmr_skel.train.optimizer import new_optimizer
 from hmr_skel.train.recipes import Recipe, differences, recipe_dict, recipe_text
@@ -107,6 +109,8 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
         device = group.device
         say = _say if group.first and not run.quiet else _silent
         accumulate = recipe.accumulate(group.size)
+        if device.type == "cpu":
+            keep_freed_memory()
 
         # What is read, and what is learnt. The first process goes ahead: it may have to unpack the dataset's rows.
         if not group.first:
@@ -154,12 +158,13 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
         if start:
             say(f"going on after step {start:,} of {steps:,}")
 
-        stream = stack.enter_context(
+        loader = stack.enter_context(
             batches(
                 dataset, recipe.micro_batch, seed=recipe.seed, start=start * accumulate, stop=steps * accumulate,
                 rank=group.rank, world_size=group.size, workers=workers, pin_memory=device.type == "cuda",
             )
         )  # fmt: skip
+        stream = Ahead(loader, lambda: loader.skipped)
         log = stack.enter_context(RunLog(run.out, start, steps, recipe.batch_size, group.first, run.quiet))
         threads = stack.enter_context(side_by_side(forward, accumulate, recipe, device))
         stop = stack.enter_context(StopSignal())

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hmr_skel.data.samples import Batch
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Network
+from hmr_skel.train.ahead import Ahead
 from hmr_skel.train.batch import unpack
 from hmr_skel.train.losses import total_loss
 from hmr_skel.train.recipes import Recipe
@@ -22,7 +23,7 @@ Gradient = Sequence[Tensor | None]
 def accumulate_gradient(
     forward: Network | DistributedDataParallel,
     body: SkelKeypoints,
-    stream: Iterator[Batch],
+    stream: Ahead[Batch],
     micro_batches: int,
     recipe: Recipe,
     device: torch.device,
@@ -77,7 +78,7 @@ def side_by_side(
 def _side_by_side(
     network: Network,
     body: SkelKeypoints,
-    stream: Iterator[Batch],
+    stream: Ahead[Batch],
     micro_batches: int,
     recipe: Recipe,
     threads: ThreadPoolExecutor,
@@ -91,12 +92,17 @@ def _side_by_side(
         return loss, terms, torch.autograd.grad(loss / micro_batches, parameters, allow_unused=True)
 
     losses: Losses = {}
-    for loss, terms, gradients in threads.map(gradient, [next(stream) for _ in range(micro_batches)]):
+    at_work = [threads.submit(gradient, next(stream)) for _ in range(micro_batches)]
+    stream.fetch(micro_batches)  # the next step's
+    for future in at_work:
+        loss, terms, gradients = future.result()
         for parameter, part in zip(parameters, gradients, strict=True):
-            if part is not None:
-                # In memory like the parameter, which the fused optimiser relies on and autograd.grad does not promise.
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
+            if part is None:
+                continue
+            # In memory like the parameter, which the fused optimiser relies on and autograd.grad does not promise.
+            if parameter.grad is None:
+                parameter.grad = torch.empty_like(parameter).copy_(part)
+            else:
                 parameter.grad.add_(part)
         _add(losses, loss, terms, micro_batches)
     return losses
