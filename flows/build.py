@@ -28,11 +28,16 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 from tqdm import tqdm
 
+from flows.history import forget_old_runs
+from flows.progress import Progress
 from flows.shard import Builder, ShardReport
+from flows.stages import timed
 from flows.summary import DatasetSummary, ShardsFailed, summarise_build
 from hmr_skel.errors import UserError
 
 DEFAULT_MANIFEST = "manifests/open.toml"
+
+NAME = "build-hmr-skel"
 
 _NEVER_HEALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
@@ -75,7 +80,7 @@ def build_shard_task(
 # Two workers: one shard's fit keeps a GPU, or every core, busy (they take turns), while another is read or written.
 # Another runner: build_hmr_skel.with_options(task_runner=...).
 @flow(  # ty: ignore[no-matching-overload]: it knows task runners of futures of anything only
-    name="build-hmr-skel", task_runner=ThreadPoolTaskRunner(max_workers=2), persist_result=False
+    name=NAME, task_runner=ThreadPoolTaskRunner(max_workers=2), persist_result=False
 )
 def build_hmr_skel(
     manifest: str = DEFAULT_MANIFEST,
@@ -86,6 +91,8 @@ def build_hmr_skel(
     progress: bool = True,
 ) -> dict[str, Any]:
     """Build the shards of a manifest that are not complete yet.
+
+    Finished runs of this flow but for the latest 50 are removed from Prefect's database first.
 
     Args:
         manifest: what to build, a .toml file; relative to the folder that `make serve` runs in.
@@ -104,37 +111,48 @@ def build_hmr_skel(
     """
     start = time.monotonic()
     futures: dict[PrefectFuture, int] = {}
+    seconds: dict[str, float] = {}
     try:
-        builder = _builder(str(flow_run.id), manifest, out, device, not progress)
+        with timed(seconds, "open"):
+            builder = _builder(str(flow_run.id), manifest, out, device, not progress)
         wanted = builder.choose(shards)
-        builder.load_models(wanted, rebuild=rebuild)
-        artifact = create_progress_artifact(0.0, key="build-progress", description=f"{len(wanted)} shards")
+        todo = builder.unfinished(wanted, rebuild=rebuild)
+        with timed(seconds, "load"):
+            builder.load_models(todo, rebuild=rebuild)
+        so_far = Progress({index: builder.shards[index].num_rows for index in wanted}, todo)
+        forget_old_runs(NAME)
+        artifact = create_progress_artifact(so_far.percent, key="build-progress", description=so_far.text())
         suspects = builder.suspects(wanted)
         # One that ended a process before comes last and alone, so that it takes no other along.
         turns = [[index for index in wanted if index not in suspects], *([index] for index in suspects)]
         reports: list[ShardReport] = []
         failures: dict[int, BaseException] = {}
         with tqdm(
-            total=len(wanted), unit="shard", desc=builder.manifest.name, disable=None if progress else True
+            total=so_far.rows,
+            initial=so_far.rows_done,
+            desc=builder.manifest.name,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} rows [{elapsed}{postfix}]",
+            disable=None if progress else True,
         ) as bar:
             for turn in turns:
                 futures.clear()
                 for index in turn:
                     futures[build_shard_task.submit(manifest, index, out, device, rebuild, progress)] = index
                 for future in as_completed(list(futures)):
-                    result = future.result(raise_on_failure=False)
+                    index, result = futures[future], future.result(raise_on_failure=False)
                     if isinstance(result, dict):
                         reports.append(ShardReport(**result))
-                        if progress and bar.disable:  # no terminal, perhaps a log file
-                            print(reports[-1].line(), file=sys.stderr, flush=True)
+                        so_far.end(index, built=not reports[-1].skipped)
                     else:
-                        failures[futures[future]] = result
-                    bar.update()
-                    bar.set_postfix_str(f"{len(failures)} failed" if failures else "")
-                    done = 100.0 * (len(reports) + len(failures)) / len(wanted)
-                    update_progress_artifact(artifact, done)  # ty: ignore
+                        failures[index] = result
+                        so_far.end(index, built=False, failed=True)
+                    if progress and bar.disable and index not in failures:  # no terminal, perhaps a log file
+                        print(f"{reports[-1].line()}; {so_far.text()}", file=sys.stderr, flush=True)
+                    bar.n = so_far.rows_done
+                    bar.set_postfix_str(so_far.text())
+                    update_progress_artifact(artifact, so_far.percent, description=so_far.text())  # ty: ignore
         builder.write_card()
-        summary = summarise_build(builder, reports, failures, time.monotonic() - start)
+        summary = summarise_build(builder, reports, failures, time.monotonic() - start, seconds)
         _publish(summary)
         if failures:
             raise ShardsFailed(summary, failures)

@@ -1,6 +1,7 @@
 """Annotation rows in, fit columns out: picks the body models and the device, and calls the fit. No files but models."""
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -35,6 +36,8 @@ class Fitter:
         self._prepared: dict[tuple[str, str], fitting.FitModel] = {}
         self._points: torch.Tensor | None = None
         self._said_smaller = False
+        self.load_s = 0.0
+        """Seconds that models took to load, so far."""
         if self.smpl_genders:
             models = (*(SMPL_FILES[g] for g in self.smpl_genders), *(SKEL_FILES[g] for g in self.skel_genders))
             for name in (*models, J19_FILE):
@@ -110,9 +113,11 @@ class Fitter:
     def _model(self, smpl_gender: str, skel_gender: str) -> fitting.FitModel:
         key = (smpl_gender, skel_gender)
         if key not in self._prepared:
+            start = time.perf_counter()
             smpl = Smpl.load(model_file(self.models, SMPL_FILES[smpl_gender]))
             skel = Skel.load(model_file(self.models, SKEL_FILES[skel_gender]))
             self._prepared[key] = fitting.prepare(smpl, skel, self.config, skel_gender, self.device)
+            self.load_s += time.perf_counter() - start
         return self._prepared[key]
 
     def _points_matrix(self) -> torch.Tensor:

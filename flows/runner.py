@@ -7,9 +7,7 @@ from prefect.flows import EntrypointType
 from prefect.runner import Runner
 
 from flows.address import address_file
-from flows.build import build_hmr_skel
-
-NAME = "build-hmr-skel"
+from flows.build import NAME, build_hmr_skel
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from fitting import recipe
 from flows.fitter import Fitter
 from flows.sources import fit_code, make_missing
+from flows.stages import timed, work_seconds
 from hmr_skel.data.annotations import SourceReader, open_source
 from hmr_skel.data.atomic import remove_abandoned
 from hmr_skel.data.attempts import attempting, crashes, forget
@@ -49,6 +50,13 @@ class ShardReport:
     limit_violations: int
     """Fitted rows with a dof outside its range."""
     file: str
+    seconds: dict[str, float]
+    """By stage, see `flows.stages`, and `total` without the waiting."""
+    iterations: float | None
+    """Of the solver, mean of the fitted rows; None where none was fitted."""
+    starts: float | None
+    """Likewise."""
+    batch: int
     skipped: bool = False
     """It was complete already: nothing was built, and the figures are those of the build."""
     reasons: dict[str, int] = field(default_factory=dict)
@@ -110,6 +118,7 @@ class Builder:
         self._fitting = threading.Lock()
         self._body_models = self.fitter.body_models_hash()
         self._code = code_version(fit_code())
+        self._card_due = 0.0  # by time.monotonic
 
     @classmethod
     def open(cls, manifest: str | Path, out: str | Path | None = None, device: str = "auto", **kwargs) -> Self:
@@ -125,9 +134,13 @@ class Builder:
 
     def load_models(self, indices: Sequence[int], *, rebuild: bool = False) -> None:
         """Load the body models unless these shards are complete: a bad file shows once, and before any work."""
-        shards = [pick(self.shards, index) for index in indices]
-        if rebuild or not all(is_complete(self.out, shard, self.fingerprint(shard)) for shard in shards):
+        if self.unfinished(indices, rebuild=rebuild):
             self.fitter.load()
+
+    def unfinished(self, indices: Sequence[int], *, rebuild: bool = False) -> list[int]:
+        """Those of the shards that are not complete; all with `rebuild`."""
+        shards = [pick(self.shards, index) for index in indices]
+        return [s.index for s in shards if rebuild or not is_complete(self.out, s, self.fingerprint(s))]
 
     def fingerprint(self, shard: Shard) -> str:
         """One hash of what the shard's rows depend on."""
@@ -172,12 +185,15 @@ class Builder:
 
     def write_card(self) -> None:
         """The dataset's README.md, once more: a build that was killed may not have come to it."""
+        start = time.monotonic()
         write_card(self.out, self.manifest, self.shards)
+        end = time.monotonic()
+        self._card_due = end + 20 * (end - start)
 
     def _build(self, shard: Shard, fingerprint: str, progress: bool) -> None:
-        start = time.perf_counter()
-        pieces, rejects = self._read(shard)
-        read_s = time.perf_counter() - start
+        seconds: dict[str, float] = {}
+        pieces, rejects = self._read(shard, seconds)
+        waiting = time.perf_counter()
         # One fit at a time keeps the device busy; meanwhile another thread may read or write its shard.
         with (
             self._fitting,
@@ -189,37 +205,43 @@ class Builder:
                 leave=False,
             ) as bar,
         ):
-            start = time.perf_counter()
-            fitted, not_fitted, batch = self.fitter.fit(pieces, bar.update)
-            fit_s = time.perf_counter() - start
-        start = time.perf_counter()
+            seconds["wait"] = time.perf_counter() - waiting
+            loaded = self.fitter.load_s
+            with timed(seconds, "fit"):
+                fitted, not_fitted, batch = self.fitter.fit(pieces, bar.update)
+            seconds["load"] = self.fitter.load_s - loaded
+            seconds["fit"] -= seconds["load"]
         rejects += not_fitted
-        table = pa.concat_tables([SCHEMA.empty_table(), *(shard_table(rows, columns) for rows, columns in fitted)])
-        assert table.num_rows + len(rejects) == shard.num_rows, (table.num_rows, len(rejects), shard.num_rows)
-        write_shard(self.out, shard, table, fingerprint=fingerprint, manifest_name=self.manifest.name, code=self._code)
-        write_rejects(self.out, shard, rejects)
-        write_s = time.perf_counter() - start
-        total_s = read_s + fit_s + write_s  # without the time in which another shard had the device
+        with timed(seconds, "write"):
+            table = pa.concat_tables([SCHEMA.empty_table(), *(shard_table(rows, columns) for rows, columns in fitted)])
+            assert table.num_rows + len(rejects) == shard.num_rows, (table.num_rows, len(rejects), shard.num_rows)
+            name = self.manifest.name
+            write_shard(self.out, shard, table, fingerprint=fingerprint, manifest_name=name, code=self._code)
+            write_rejects(self.out, shard, rejects)
+        total_s = work_seconds(seconds)
         info = summarise(table, rejects) | {
             "rows_per_s": shard.num_rows / total_s,
-            "seconds": {"read": read_s, "fit": fit_s, "write": write_s, "total": total_s},
+            "seconds": seconds | {"total": total_s},
             "device": str(self.device),
             "batch": batch,  # less than the recipe's where memory was short: the result is then not equal in every bit
         }
         write_meta(self.out, shard, fingerprint, info, self.ingredients(shard))
-        self.write_card()
+        if time.monotonic() >= self._card_due:  # it reads all meta files, which may be thousands
+            self.write_card()
 
-    def _read(self, shard: Shard) -> tuple[list[AnnotationRows], list[Reject]]:
+    def _read(self, shard: Shard, seconds: dict[str, float]) -> tuple[list[AnnotationRows], list[Reject]]:
         pieces, rejects = [], []
         for piece in shard.pieces:
             try:
-                rows = self.readers[piece.source].read(piece.start, piece.stop)
+                with timed(seconds, "read"):
+                    rows = self.readers[piece.source].read(piece.start, piece.stop)
             except OSError as error:
                 file = self.manifest.source(piece.source).file
                 raise UserError(
                     f"cannot read {file}: {error.strerror or error}. What is finished is kept; start again."
                 ) from error
-            kept, out = check_rows(rows, self.manifest.source(piece.source).exclude)
+            with timed(seconds, "check"):
+                kept, out = check_rows(rows, self.manifest.source(piece.source).exclude)
             pieces.append(kept)
             rejects += out
         return pieces, rejects
@@ -227,7 +249,10 @@ class Builder:
     def _report(self, shard: Shard, *, skipped: bool) -> ShardReport:
         meta = read_meta(self.out, shard)
         assert meta is not None  # it is complete
-        names = ("shard", "shards", "rows", "kept", "rejected", "rows_per_s", "v2v_mm", "limit_violations", "reasons")
+        names = (
+            *("shard", "shards", "rows", "kept", "rejected", "rows_per_s", "v2v_mm", "limit_violations", "reasons"),
+            *("seconds", "iterations", "starts", "batch"),
+        )
         return ShardReport(**{name: meta[name] for name in names}, file=str(shard.data_file(self.out)), skipped=skipped)
 
 

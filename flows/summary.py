@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flows.shard import Builder, ShardReport, describe
+from flows.slow import slow_shards, slow_text, stage_seconds, stage_text
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.summary import statistics
 from hmr_skel.errors import UserError
@@ -31,6 +32,10 @@ class DatasetSummary:
     v2v_mm: dict[str, float] | None
     limit_violations: int
     seconds: float
+    stages: dict[str, float]
+    """Seconds by stage, see `flows.stages`."""
+    slow: list[dict[str, Any]]
+    """See `flows.slow.slow_shards`."""
     reports: list[dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,6 +58,8 @@ class DatasetSummary:
             ),
             ("fit error", describe(self.v2v_mm) if self.reports else "no shard is done"),
             ("limit violations", f"{self.limit_violations:,}"),
+            ("time", stage_text(self.stages)),
+            *(("slow" if shard is self.slow[0] else "", slow_text(shard)) for shard in self.slow),
             ("files", f"{self.out} (README.md there says what is in them)" if self.reports else "none"),
         ]
         return "\n".join([f"dataset {self.name}", *(f"  {name:<18}{value}" for name, value in lines)])
@@ -72,6 +79,8 @@ class DatasetSummary:
                     "v2v p99, mm": round(v2v["p99"], 2) if v2v else None,
                     "limit violations": report["limit_violations"],
                     "rows/s": round(report["rows_per_s"], 1),
+                    "seconds": round(report["seconds"]["total"], 1),
+                    "waited": round(report["seconds"]["wait"], 1),
                 }
             )
         return rows + [{"shard": index, "state": f"failed: {why}"} for index, why in self.failed.items()]
@@ -100,9 +109,16 @@ class ShardsFailed(UserError):
 
 
 def summarise_build(
-    builder: Builder, reports: Sequence[ShardReport], failures: Mapping[int, BaseException], seconds: float
+    builder: Builder,
+    reports: Sequence[ShardReport],
+    failures: Mapping[int, BaseException],
+    seconds: float,
+    run: Mapping[str, float],
 ) -> DatasetSummary:
-    """Add up the shards of a run. Errors are over all fitted rows of its shards, read back from the files."""
+    """Add up the shards of a run, whose own seconds by stage `run` has.
+
+    Errors are over all fitted rows of its shards, read back from the files.
+    """
     reports = sorted(reports, key=lambda report: report.shard)
     reasons: dict[str, int] = {}
     for report in reports:
@@ -122,6 +138,8 @@ def summarise_build(
         v2v_mm=_v2v([report.file for report in reports if report.v2v_mm is not None]),
         limit_violations=sum(report.limit_violations for report in reports),
         seconds=seconds,
+        stages=stage_seconds(reports, run),
+        slow=slow_shards(reports),
         reports=[report.as_dict() for report in reports],
     )
 

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +14,14 @@ from random import Random
 
 from flows.drill.damage import states
 from flows.drill.faults import TIMEOUT_S, Fault, Result, Setting, compare
+from flows.drill.processes import children, flow_command, flow_environment
 
 
 def _start(setting: Setting, out: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "hmr_skel.cli", "dataset", "--manifest", str(setting.manifest), "--out", str(out)]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
-    home = {"PREFECT_HOME": str(setting.manifest.parent / "prefect")}
     with open(out.with_suffix(".log"), "ab") as log:
         return subprocess.Popen(
-            [*command, "--device", "cpu"],
-            env=kept | home | {"OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "1"},
+            flow_command(setting.manifest, out),
+            env=flow_environment(setting.manifest.parent / "prefect") | {"OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -77,17 +74,11 @@ def _finish(fault: str, setting: Setting, out: Path, note: str) -> Result:
 
 def _wait(flow: subprocess.Popen, seconds: float) -> list[int]:
     """Wait so long, or until the flow ends; returns the process numbers of its children, of the last moment."""
-    deadline, children = time.monotonic() + seconds, []
+    deadline, started = time.monotonic() + seconds, []
     while time.monotonic() < deadline and flow.poll() is None:
-        children = _children(flow.pid) or children
+        started = children(flow.pid) or started
         time.sleep(0.01)
-    return children
-
-
-def _children(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
+    return started
 
 
 def _gone(servers: list[int]) -> str:

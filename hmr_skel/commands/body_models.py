@@ -38,3 +38,10 @@ def required_body_models(named: str | None, *, quiet: bool) -> Path:
             "HMR_SKEL_BODY_MODELS; --body-models open takes the openly licensed body, to try."
         )
     return folder
+
+
+def open_body(*, quiet: bool) -> Path:
+    """The folder of the open body, exported there where it is missing."""
+    folder = named_body_models(OPEN, quiet=quiet)
+    assert folder is not None
+    return folder

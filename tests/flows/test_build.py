@@ -44,6 +44,9 @@ def test_a_failing_shard_names_itself_when_the_others_are_done(small: Path, tmp_
     assert summary["reasons"] == {"non_finite": 1}
     assert len(load_shards(tmp_path / "out")) == ROWS - 1
     assert "3 were complete already" in mended.stdout
+    assert re.search(r"^shard 2 of 4: .*; 4 of 4 shards, [\d.]+ rows/s, 0:00:00 left$", mended.stderr, re.MULTILINE)
+    assert (summary["stages"]["fit"] > 0, summary["slow"]) == (True, [])
+    assert re.search(r"^  time  .*fitting [\d.]+ s", mended.stdout, re.MULTILINE)
 
     with sqlite3.connect(prefect_home(tmp_path) / "prefect.db") as database:
         keys = {key for (key,) in database.execute("select key from artifact where key is not null")}

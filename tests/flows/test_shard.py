@@ -4,8 +4,10 @@ import ast
 import json
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,6 +56,12 @@ def test_a_shard_is_built_and_then_skipped(small: Path, tmp_path: Path):
     assert rejects["source_row"].tolist() == [BAD_ROW]
     meta = json.loads((tmp_path / "out/meta/shard-00001-of-00004.json").read_text())
     assert meta["v2v_mm"] == report.v2v_mm
+    seconds = dict(report.seconds)
+    total, wait = seconds.pop("total"), seconds.pop("wait")
+    assert seconds.keys() == {"load", "read", "check", "fit", "write"}
+    assert sum(seconds.values()) == pytest.approx(total)
+    assert (seconds["load"] > 0, seconds["fit"] > 0, 0 <= wait < total) == (True, True, True)
+    assert (report.iterations >= 1, report.starts >= 1, report.batch >= 1) == (True, True, True)
     assert (tmp_path / "out/README.md").exists()
 
     note = tmp_path / "out/.attempts/.00001-of-00004-f.elsewhere-1-0123abcd.tmp"  # of one killed when it was done
@@ -63,6 +71,26 @@ def test_a_shard_is_built_and_then_skipped(small: Path, tmp_path: Path):
     again = build_shard(manifest, 1, tmp_path / "out", device="cpu", progress=False)
     assert again == replace(report, skipped=True)
     assert not note.parent.exists()
+
+
+def test_the_card_takes_a_twentieth_of_the_time_at_most(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It reads the meta files of all shards: after each of thousands, that would be most of the work."""
+    now, written = [0.0], []
+
+    def card(*_) -> None:
+        written.append(now[0])
+        now[0] += 1
+
+    monkeypatch.setattr("flows.shard.write_card", card)
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter)
+    monkeypatch.setattr("flows.shard.time", clock)
+    builder = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
+    for index in range(4):
+        builder.build(index, progress=False)
+        now[0] += 8
+    assert written == [0, 25]
+    builder.write_card()
+    assert written == [0, 25, 34]
 
 
 def test_keypoints_computed_from_the_mesh_project_onto_the_labels(small: Path, tmp_path: Path):
