@@ -42,11 +42,11 @@ def open_body_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def object_store_server() -> Iterator["ObjectStore"]:
     """A local S3 server, with credentials in the environment that it takes."""
-    from tests.object_store import serving
+    from tests.object_store import SECRET, serving
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # nothing but the server is asked
         with serving() as store:
             yield store

@@ -9,7 +9,7 @@ import pyarrow.fs
 
 from hmr_skel.data.remote_path import RemotePath
 
-BUCKET = "bucket"
+BUCKET, SECRET = "bucket", "wJalrXUtnFEMI-bPxRfiCYEXAMPLEKEY"
 
 
 @dataclass

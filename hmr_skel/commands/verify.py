@@ -137,7 +137,7 @@ def _manifest_of(dataset: "Place") -> Path:
     return found[0]
 
 
-def _refuse_other_name(dataset: Path, name: str) -> None:
+def _refuse_other_name(dataset: "Place", name: str) -> None:
     """Raise `UserError` where most shards carry the name of another manifest: repair would replace a good dataset."""
     names = _stored_names(dataset)
     if names and 2 * names[name] <= names.total():
