@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hmr_skel.commands.places import place
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         description=VERIFY,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verify.add_argument("dataset", metavar="DATASET", help="the dataset's folder, for instance data/open, or its URI")
+    verify.add_argument(
+        "dataset", metavar="DATASET", type=place, help="the dataset's folder, for instance data/open, or its URI"
+    )
     verify.add_argument(
         "--manifest",
         metavar="FILE",
@@ -75,9 +78,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from flows.shard import Builder
     from flows.verify import Verification, repair_dataset, verify_dataset
     from hmr_skel.data.manifest import load_manifest
-    from hmr_skel.data.storage import locate
 
-    args.dataset = locate(args.dataset)
     if args.sample < 0 or args.seed < 0:
         raise UserError("--sample and --seed: expected whole numbers from 0.")
     if args.files_only and (args.repair or args.manifest):
