@@ -6,6 +6,7 @@ files that are complete.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow as pa
 from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.schema import SCHEMA, column_shape
 from hmr_skel.data.shards import Shard, read_meta
-from hmr_skel.data.storage import Place, put_bytes
+from hmr_skel.data.storage import Place, each, put_bytes
 
 _KINDS = {"float": "float32", "double": "float64"}
 """Arrow's names -> everybody's."""
@@ -21,7 +22,8 @@ _KINDS = {"float": "float32", "double": "float64"}
 
 def write_card(out: Place, manifest: Manifest, shards: Sequence[Shard]) -> Place:
     """Write `OUT/README.md` for the shards of the manifest that have a meta file."""
-    built = [(shard, meta) for shard in shards if (meta := read_meta(out, shard)) is not None]
+    metas = each(out, partial(read_meta, out), shards)
+    built = [(shard, meta) for shard, meta in zip(shards, metas, strict=True) if meta is not None]
     path = out / "README.md"
     lines = [*_head(manifest, built), "", *_body(manifest, shards, built)]
     put_bytes(path, ("\n".join(lines) + "\n").encode())

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
 from hmr_skel.data.remote_path import RemotePath
 from hmr_skel.data.schema import column_shape
-from hmr_skel.data.storage import Place, arrow_file, locate
+from hmr_skel.data.storage import Place, arrow_file, each, locate
 from hmr_skel.errors import UserError
 
 _FILE_NAME = re.compile(r".+-(\d{5,})-of-(\d{5,})\.parquet")
@@ -40,9 +40,9 @@ class Shards:
         self._schema = _read_schema(self.paths[0])
         self._groups: list[tuple[int, int]] = []  # (file, row group) of each row group of all files
         counts = [0]
-        for i, path in enumerate(self.paths):
-            with _readable(path), arrow_file(path) as file:
-                metadata = pq.read_metadata(file)
+        for i, (path, metadata) in enumerate(
+            zip(self.paths, each(self.paths[0], _read_metadata, self.paths), strict=True)
+        ):
             for group in range(metadata.num_row_groups):
                 self._groups.append((i, group))
                 counts.append(metadata.row_group(group).num_rows)
@@ -107,10 +107,11 @@ class Shards:
                 raise _unknown_column(name, self.columns, self.paths[0])
 
     def _read(self, column: str) -> pa.ChunkedArray:
-        tables = []
-        for path in self.paths:
+        def read(path: Place) -> pa.Table:
             with _readable(path), arrow_file(path) as file:
-                tables.append(pq.read_table(file, columns=[column], memory_map=True, partitioning=None))
+                return pq.read_table(file, columns=[column], memory_map=True, partitioning=None)
+
+        tables = each(self.paths[0], read, self.paths)
         return pa.chunked_array(
             [chunk for table in tables for chunk in table.column(0).chunks], tables[0].schema[0].type
         )
@@ -152,7 +153,7 @@ def load_shards(
     Raises `UserError` where there is no shard, a file is broken, or a column is unknown.
     """
     paths = _find(path, shards)
-    schemas = [_read_schema(file) for file in paths]
+    schemas = each(paths[0], _read_schema, paths)
     if split is not None:
         if split not in ("train", "test"):
             raise UserError(f"unknown split {split!r}. Expected train or test.")
@@ -200,6 +201,11 @@ def _find(path: str | Place | Sequence[str | Place], shards: Sequence[int] | Non
             have = ", ".join(map(str, sorted(by_index)))
             raise UserError(f"no shard {index} in {path}: it has {have} of {counts[0]}. `hmr-skel fit` makes one.")
     return [by_index[index] for index in shards]
+
+
+def _read_metadata(path: Place) -> pq.FileMetaData:
+    with _readable(path), arrow_file(path) as file:
+        return pq.read_metadata(file)
 
 
 def _read_schema(path: Place) -> pa.Schema:

@@ -14,11 +14,11 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import pyarrow as pa
@@ -32,7 +32,12 @@ from hmr_skel.errors import UserError
 OPTIONS = ("endpoint_override", "region", "scheme")
 """What a URI may say beside the place."""
 
+AT_ONCE = 16
+"""Questions to a store at a time."""
+
 Place: TypeAlias = Path | RemotePath
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,14 @@ def arrow_file(place: Place) -> Generator[Path | pa.NativeFile]:
         return
     with from_store(place), place.open() as file:
         yield file
+
+
+def each(place: Place, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`function` of every item; where they lie in a store, of several at once, as each answer takes its time."""
+    if isinstance(place, Path):
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(AT_ONCE, "store") as threads:
+        return list(threads.map(function, items))
 
 
 def sha256_of(place: Place) -> str:

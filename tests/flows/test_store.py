@@ -89,10 +89,13 @@ def test_built_in_a_store(builder: Builder, like: Path):
         assert SECRET.encode() not in (builder.out / name).read_bytes()
 
 
-def test_killed_between_data_and_meta(builder: Builder, like: Path, object_store: ObjectStore, tmp_path: Path):
+def test_killed_between_data_and_meta(
+    builder: Builder, like: Path, object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """The process ends when the meta file is about to be put: the shard is unfinished, and built again."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{object_store.port}")
     manifest = like.parent / "drill.toml"
-    command = hmr_skel("fit", "--manifest", str(manifest), "--shard", "1", "--out", str(builder.out), "--device", "cpu")
+    command = hmr_skel("fit", "--manifest", str(manifest), "--shard", "1", "--out", f"s3://{builder.out.key}")
 
     def kill(method: str, path: str) -> bool:
         if "/meta/" in path and method in ("POST", "PUT"):
