@@ -17,7 +17,7 @@ import pyarrow.fs
 from hmr_skel.errors import UserError
 
 _AWS_ERROR = re.compile(r"AWS Error ([A-Z0-9_]+)(?: \(HTTP status (\d+)\))?")
-_NOT_ALLOWED = re.compile("ACCESS_DENIED|.*(ACCESS_KEY|SIGNATURE|TOKEN|CREDENTIALS|CLIENT_TOKEN).*")
+_NOT_ALLOWED = re.compile("ACCESS_DENIED|.*(ACCESS_KEY|SIGNATURE|TOKEN|CREDENTIALS).*")
 
 
 @dataclass(frozen=True)
