@@ -13,6 +13,7 @@ from typing import Any
 from hmr_skel.commands.build import DEFAULT_MANIFEST
 from hmr_skel.commands.build_missing import build_missing
 from hmr_skel.commands.evaluate import HELD_OUT, add_benchmark_arguments
+from hmr_skel.commands.places import place
 from hmr_skel.commands.train import RUNS
 from hmr_skel.errors import UserError
 
@@ -52,7 +53,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     ablate.add_argument(
         "--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="images, body models (default: %(default)s)"
     )
-    ablate.add_argument("--data", type=Path, metavar="DIR", help="the dataset (default: data/<manifest name>)")
+    ablate.add_argument("--data", type=place, metavar="DIR", help="the dataset (default: data/<manifest name>)")
     ablate.add_argument("--build", action="store_true", help="build the dataset and render its images where missing")
     ablate.add_argument(
         "--out", type=Path, metavar="DIR", help="runs and tables (default: data/runs/ablation-<recipe>)"

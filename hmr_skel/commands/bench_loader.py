@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hmr_skel.commands.build import DEFAULT_MANIFEST
+from hmr_skel.commands.places import place
 
 LOADER = """\
 Time the making of augmented training samples (256 px crops and their labels, the paper's augmentation) from a dataset's
@@ -24,7 +25,7 @@ def add_commands(actions: argparse._SubParsersAction, count: Callable[[str], int
     loader.add_argument(
         "--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="says where images are (default: %(default)s)"
     )
-    loader.add_argument("--data", type=Path, metavar="DIR", help="the dataset (default: data/<manifest name>)")
+    loader.add_argument("--data", type=place, metavar="DIR", help="the dataset (default: data/<manifest name>)")
     loader.add_argument("--batch", type=count, default=64, help="samples of a batch (default: %(default)s)")
     loader.add_argument(
         "--workers", type=count, nargs="+", default=[1, 2], metavar="N", help="processes to time (default: 1 2)"

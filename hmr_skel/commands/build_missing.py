@@ -6,11 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hmr_skel.errors import UserError
 
+if TYPE_CHECKING:
+    from hmr_skel.data.storage import Place
 
-def build_missing(manifest: str, data: Path, *, quiet: bool) -> None:
+
+def build_missing(manifest: str, data: "Place", *, quiet: bool) -> None:
     """Fit the shards of a manifest unless all are there (whoever made them), and render images that it generates."""
     from hmr_skel.commands.images import run_images
     from hmr_skel.data.manifest import load_manifest
@@ -27,7 +31,7 @@ def build_missing(manifest: str, data: Path, *, quiet: bool) -> None:
         run_images(argparse.Namespace(manifest=manifest, workers=min(os.cpu_count() or 1, 16), quiet=quiet))
 
 
-def has_all_shards(data: Path) -> bool:
+def has_all_shards(data: "Place") -> bool:
     """Whether every shard of the dataset in this folder has been finished."""
     metas = sorted((data / "meta").glob("shard-*.json"))
     try:

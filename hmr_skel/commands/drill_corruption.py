@@ -61,7 +61,7 @@ def run_corruption(args: argparse.Namespace) -> int:
         false_alarms = len(verify_dataset(ours.out, ours).problems)
         with tqdm(total=args.times, desc="drill", disable=True if args.quiet else None, leave=False) as bar:
             outcomes = corruption_drill(
-                ours, other.out, folder / "work", times=args.times, seed=args.seed, progress=bar.update
+                ours, other.local, folder / "work", times=args.times, seed=args.seed, progress=bar.update
             )
         false_alarms += len(verify_dataset(ours.out, ours).problems)
     missed = [one for one in outcomes if not (one.found and one.restored and not one.others)]

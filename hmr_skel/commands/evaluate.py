@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hmr_skel.commands.build import DEFAULT_MANIFEST
+from hmr_skel.commands.places import place
 from hmr_skel.commands.train import RUNS
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import BENCHMARKS, FOLDER_VARIABLE, LEGACY, MODELS_FROM
@@ -70,7 +71,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     held_out.add_argument(
         "--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="images, body models (default: %(default)s)"
     )
-    held_out.add_argument("--data", type=Path, metavar="DIR", help="the dataset (default: data/<manifest name>)")
+    held_out.add_argument("--data", type=place, metavar="DIR", help="the dataset (default: data/<manifest name>)")
     held_out.add_argument("--build", action="store_true", help="build the dataset, render its images, where missing")
     add_benchmark_arguments(evaluate)
     two_stage = evaluate.add_argument_group("SMPL predictions of others, before and after conversion to SKEL")

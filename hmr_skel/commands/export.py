@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from hmr_skel.commands.body_models import BODY_MODELS_HELP, named_body_models
+from hmr_skel.commands.places import folder
 
 EXPORT = """\
 Write a dataset as the .npz files that other trainers read, one per source: OUT/<source>-release-skel.npz.
@@ -28,7 +29,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         description=EXPORT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", metavar="DATASET", type=Path, help="the dataset's folder, for instance data/open")
+    parser.add_argument("dataset", metavar="DATASET", type=folder, help="the dataset's folder, for instance data/open")
     parser.add_argument("--format", required=True, choices=("skel-cf", "hsmr"), help="whose files to write")
     parser.add_argument("-o", "--out", required=True, type=Path, metavar="DIR", help="where the files go")
     parser.add_argument(

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hmr_skel.commands.places import folder
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         description=RENDER,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    render.add_argument("dataset", metavar="DATASET", type=Path, help="the dataset's folder, for instance data/open")
+    render.add_argument("dataset", metavar="DATASET", type=folder, help="the dataset's folder, for instance data/open")
     render.add_argument("rows", metavar="ROW", nargs="+", help="a row_id, or a row's number, from 0 over all shards")
     render.add_argument(
         "-o",

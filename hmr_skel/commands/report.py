@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hmr_skel.commands.build import DEFAULT_MANIFEST
+from hmr_skel.commands.places import folder
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     report.add_argument(
-        "dataset", nargs="?", metavar="DATASET", type=Path, help="the dataset's folder (default: data/<manifest name>)"
+        "dataset",
+        nargs="?",
+        metavar="DATASET",
+        type=folder,
+        help="the dataset's folder (default: data/<manifest name>)",
     )
     report.add_argument(
         "-o", "--out", type=Path, metavar="FILE", help="the page (default: report.html in the dataset's folder)"

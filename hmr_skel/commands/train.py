@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hmr_skel.commands.build import DEFAULT_MANIFEST
 from hmr_skel.commands.build_missing import build_missing
+from hmr_skel.commands.places import place
 from hmr_skel.errors import UserError
 
 RUNS = Path("data/runs")
@@ -38,7 +39,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train.add_argument(
         "--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="images, body models (default: %(default)s)"
     )
-    train.add_argument("--data", type=Path, metavar="DIR", help="the dataset (default: data/<manifest name>)")
+    train.add_argument("--data", type=place, metavar="DIR", help="the dataset (default: data/<manifest name>)")
     train.add_argument("--build", action="store_true", help="build the dataset and render its images where missing")
     train.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: data/runs/<recipe>)")
     train.add_argument("--fresh", action="store_true", help="begin anew, whatever is in that folder")

@@ -4,8 +4,13 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hmr_skel.commands.places import place
 from hmr_skel.errors import UserError
+
+if TYPE_CHECKING:
+    from hmr_skel.data.storage import Place
 
 VERIFY = """\
 Check a dataset folder. Every shard must have its three files (data, rejects, meta) with the bytes that were written,
@@ -33,7 +38,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         description=VERIFY,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verify.add_argument("dataset", metavar="DATASET", type=Path, help="the dataset's folder, for instance data/open")
+    verify.add_argument(
+        "dataset", metavar="DATASET", type=place, help="the dataset's folder, for instance data/open, or its URI"
+    )
     verify.add_argument(
         "--manifest",
         metavar="FILE",
@@ -117,7 +124,7 @@ def run_verify(args: argparse.Namespace) -> int:
     return 1 if found.problems else 0
 
 
-def _manifest_of(dataset: Path) -> Path:
+def _manifest_of(dataset: "Place") -> Path:
     """The file in manifests/ of the name that the dataset's shards carry. Raises `UserError` where there is none."""
     names = _stored_names(dataset)
     candidates = [Path("manifests") / f"{Path(name).name}.toml" for name in sorted(names)]
@@ -131,7 +138,7 @@ def _manifest_of(dataset: Path) -> Path:
     return found[0]
 
 
-def _refuse_other_name(dataset: Path, name: str) -> None:
+def _refuse_other_name(dataset: "Place", name: str) -> None:
     """Raise `UserError` where most shards carry the name of another manifest: repair would replace a good dataset."""
     names = _stored_names(dataset)
     if names and 2 * names[name] <= names.total():
@@ -142,15 +149,19 @@ def _refuse_other_name(dataset: Path, name: str) -> None:
         )
 
 
-def _stored_names(dataset: Path) -> Counter[str]:
+def _stored_names(dataset: "Place") -> Counter[str]:
     """How many of the shards that can be read carry which manifest's name."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from hmr_skel.data.storage import arrow_file
+
     names: Counter[str] = Counter()
     for path in sorted((dataset / "data").glob("train-*.parquet")):
         try:
-            names[(pq.read_schema(path).metadata or {}).get(b"hmr_skel.manifest", b"").decode()] += 1
+            with arrow_file(path) as file:
+                schema = pq.read_schema(file)
+            names[(schema.metadata or {}).get(b"hmr_skel.manifest", b"").decode()] += 1
         except (pa.ArrowException, OSError, UnicodeDecodeError):
             continue  # damaged, as will be said
     del names[""]

@@ -9,9 +9,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from hmr_skel.errors import UserError
+
+if TYPE_CHECKING:
+    from hmr_skel.data.storage import Place
 
 ABANDONED_AFTER_S = 3600.0
 """A temporary file of another machine, untouched for so long, was left by a killed process. (Of this machine: at once.)
@@ -50,12 +54,12 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{_token(os.getpid())}{uuid4().hex[:8]}.tmp")
 
 
-def is_temporary(path: Path) -> bool:
+def is_temporary(path: "Place") -> bool:
     """Whether a file has a name such as `replacing` gives while it writes."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
-def is_abandoned(path: Path) -> bool:
+def is_abandoned(path: "Place") -> bool:
     """Whether nobody is at work any more on a temporary file. Raises `FileNotFoundError` where it is gone."""
     owner = _OWNER.search(path.name)
     if owner is not None and owner["host"] == _host():

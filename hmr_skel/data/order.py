@@ -9,12 +9,12 @@ number of processes, or where the reading began.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
 from hmr_skel.data.quality import ChosenRows
+from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 
 BLOCK = 1000
@@ -30,7 +30,7 @@ class Stratum:
     indices: Int[np.ndarray, "n"]  # into the chosen rows
 
 
-def make_strata(chosen: ChosenRows, mixture: Mapping[str, float] | None, where: str | Path) -> tuple[Stratum, ...]:
+def make_strata(chosen: ChosenRows, mixture: Mapping[str, float] | None, where: str | Place) -> tuple[Stratum, ...]:
     """One stratum of all rows, or one per source with a weight, shares rounded to a thousandth (but never to none).
 
     Raises `UserError` for a source that has no rows here.

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from hmr_skel.data.row_cache import RowCache
+from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 
 STATUSES = ("converged", "at_limit", "max_iterations", "given")
@@ -103,7 +103,7 @@ def choose_rows(
     return ChosenRows(chosen, poor[chosen], source[chosen], sources, dropped)
 
 
-def one_gender(rows: RowCache, chosen: ChosenRows, where: str | Path) -> Literal["male", "female"]:
+def one_gender(rows: RowCache, chosen: ChosenRows, where: str | Place) -> Literal["male", "female"]:
     """The gender of the SKEL bodies of all chosen rows. Raises `UserError` where there are two, or none."""
     codes, names = rows.texts("skel_gender")
     codes = codes[chosen.rows]

@@ -29,6 +29,7 @@ from hmr_skel.data.order import make_strata
 from hmr_skel.data.part_crops import part_box
 from hmr_skel.data.quality import QualityConfig, choose_rows, one_gender
 from hmr_skel.data.row_cache import Row, RowCache, open_rows
+from hmr_skel.data.storage import Place
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class SampleDataset:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Place,
         images: Mapping[str, ImageRule],
         config: SampleConfig | None = None,
         split: Literal["train", "test"] = "train",
@@ -206,12 +207,12 @@ class SampleDataset:
         """Open a dataset, and check that its images are there.
 
         Args:
-            path: the dataset's folder (the one with `data/` in it).
+            path: the dataset's folder (the one with `data/` in it), or its URI.
             images: a rule per source, see `image_rules`.
             config: what is left out, and how samples are changed; the default is `SampleConfig()`.
             split: `train`, or `test` for the held-out shards.
             augment: change samples at random, as training does.
-            cache: folder of the unpacked rows; by default in the dataset's folder.
+            cache: folder of the unpacked rows; by default in the dataset's folder, or what is here for a URI.
             quiet: no progress bar where rows have to be unpacked first.
 
         Raises `UserError` for a folder without such shards, sources without images, image files that are nowhere,

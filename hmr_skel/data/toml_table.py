@@ -53,6 +53,11 @@ class TomlTable:
 
     def path(self, key: str, *, optional: bool = False) -> Any:
         value = self.text(key, None if optional else _REQUIRED, example="data/labels.npz")
+        if value is not None and "://" in value:  # not repeated: it may hold a password
+            raise UserError(
+                f"{self.where}.{key} is a URI. What a manifest names is read on this machine: copy it to a folder here "
+                "(aws s3 cp), and give its path. Only a dataset itself may be in a store (--out)."
+            )
         return None if value is None else Path(value).expanduser()
 
     def texts(self, key: str, default: Sequence[str]) -> Sequence[str]:

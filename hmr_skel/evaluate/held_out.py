@@ -12,6 +12,7 @@ from torch import Tensor
 from hmr_skel.data.image_files import ImageRule
 from hmr_skel.data.loader import ordered_batches
 from hmr_skel.data.samples import Batch, SampleConfig, SampleDataset
+from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import JointRule
 from hmr_skel.evaluate.ground_truth import MIN_CONFIDENCE_2D, Truth
@@ -50,7 +51,7 @@ class HeldOut:
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: Place,
         images: Mapping[str, ImageRule],
         body_models: Path,
         device: torch.device,

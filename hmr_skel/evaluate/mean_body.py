@@ -1,7 +1,6 @@
 """The constant prediction: the mean body of the rows that were trained on, which any network has to beat."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from hmr_skel.body.dofs import PELVIS
 from hmr_skel.data.load import load_shards
+from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat, rep_to_q
 
@@ -25,7 +25,7 @@ class MeanBody:
     betas: Float[Tensor, "10"]
 
 
-def mean_body(dataset: str | Path) -> MeanBody:
+def mean_body(dataset: str | Place) -> MeanBody:
     """The mean over the training rows of a dataset that have SKEL. Raises `UserError` where there are none."""
     shards = load_shards(dataset, columns=["skel_q", "skel_betas"], split="train")
     some = shards[torch.linspace(0, len(shards) - 1, min(MOST_ROWS, len(shards))).long().numpy()]

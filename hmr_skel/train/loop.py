@@ -21,6 +21,7 @@ from tqdm import tqdm
 from hmr_skel.data.image_files import ImageRule
 from hmr_skel.data.loader import batches
 from hmr_skel.data.samples import SampleDataset
+from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.mean_body import mean_body
 from hmr_skel.model.checkpoint import NetworkInfo, load_mean, save_network
@@ -50,8 +51,8 @@ MOST_SKIPPED_IN_A_ROW = 50
 class Run:
     """Where a run reads and writes, and on what: nothing that its result depends on, rounding apart."""
 
-    dataset: Path
-    """The folder with `data/` in it."""
+    dataset: Place
+    """The folder with `data/` in it, or its URI."""
     body_models: Path
     """The folder with the SKEL files."""
     images: Mapping[str, ImageRule]

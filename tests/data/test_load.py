@@ -13,6 +13,7 @@ from hmr_skel.data.load import load_shards
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA, column_shape, shard_table
 from hmr_skel.data.shards import plan
+from hmr_skel.data.storage import put
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
 
@@ -154,6 +155,32 @@ def test_splits_and_chosen_shards(dataset):
 def test_to_worker_processes(dataset):
     shards = load_shards(dataset, ["v2v_mm"])
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(shards))["v2v_mm"], shards["v2v_mm"])
+
+
+def test_in_a_store(dataset, object_store):
+    out = object_store.place("open")
+    for file in sorted((dataset / "data").iterdir()):
+        put(file, out / "data" / file.name)
+    here, there = load_shards(dataset), load_shards(str(out))
+    assert [path.name for path in there.paths] == [path.name for path in here.paths]
+    before = object_store.sent
+    np.testing.assert_array_equal(there["v2v_mm"], here["v2v_mm"])
+    size = sum(path.stat().st_size for path in here.paths)
+    assert object_store.sent - before < size / 20  # the column alone, and the footers
+    for name in ("skel_q", "imgname", "keypoints_2d"):
+        np.testing.assert_array_equal(there[name], here[name])
+    there = pickle.loads(pickle.dumps(there))
+    np.testing.assert_array_equal(there[[5, 2047, 5000]]["skel_betas"], here[[5, 2047, 5000]]["skel_betas"])
+    assert there.arrow.to_table(columns=["row_id"]).equals(here.arrow.to_table(columns=["row_id"]))
+    assert load_shards(str(there.paths[1]))["row_id"].tolist() == load_shards(here.paths[1])["row_id"].tolist()
+    assert len(load_shards(list(there.paths), split="test")) == 1999
+    with pytest.raises(UserError, match=r"no shards in s3://bucket/nothing.*Expected s3://bucket/nothing/data/train"):
+        load_shards(str(object_store.place("nothing")))
+    with pytest.raises(UserError, match=r"no file s3://bucket/open/data/gone"):
+        load_shards([out / "data" / "gone.parquet"])
+    object_store.refuse = lambda method, path: method == "GET"
+    with pytest.raises(UserError, match=r"cannot read s3://bucket/open/data/train-00000.*ACCESS_DENIED"):
+        there["scale"]
 
 
 def test_errors(dataset, tmp_path):

@@ -78,6 +78,7 @@ def test_image_rules_of_the_paper(monkeypatch, source, imgname, file):
         ({"sources": []}, ["sources is []", "[[sources]]"]),
         ({"sources": "aic.npz"}, ["sources is 'aic.npz'"]),
         ({"body_models": {"kind": "files"}}, ["body_models.path is missing"]),
+        ({"source__file": "s3://bucket/aic.npz"}, ["sources[0] (aic).file is a URI", "copy it to a folder here"]),
         ({"source__format": "coco"}, ["sources[0] (aic).format is 'coco'", '"camerahmr", "hsmr"']),
         ({"source__sha256": "abc"}, ["sources[0] (aic).sha256 is 'abc'"]),
         ({"source__scale_unit": "mm"}, ["scale_unit is 'mm'", '"200px", "px"']),

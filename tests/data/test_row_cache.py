@@ -9,6 +9,7 @@ import pytest
 from hmr_skel.data import row_cache
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.row_cache import RowCache, open_rows
+from hmr_skel.data.storage import local_folder, put
 from hmr_skel.errors import UserError
 
 COLUMNS = ("center", "cam_int", "keypoints_2d", "keypoints_3d", "skel_q", "skel_betas", "skel_transl")
@@ -37,6 +38,20 @@ def test_rows_are_what_the_shards_hold(shards):
     codes, names = rows.texts("status")
     assert [names[code] for code in codes] == table["status"].tolist()
     assert names == ["converged", "given", "max_iterations"]
+
+
+def test_of_a_store(shards, object_store):
+    """Unpacked into a folder of this machine; from then on the store is asked for footers only."""
+    out = object_store.place("rows")
+    for shard in shards:
+        put(shard, out / "data" / shard.name)
+    there = load_shards(str(out)).paths
+    rows, here = open_rows(there), open_rows(shards)
+    assert [file.parent for file in rows.files] == [local_folder(out) / ".cache" / "samples"] * len(shards)
+    for i in (0, 17, 35):
+        np.testing.assert_array_equal(rows[i].keypoints_2d, here[i].keypoints_2d)
+    states = [file.stat().st_mtime_ns for file in rows.files]
+    assert [file.stat().st_mtime_ns for file in open_rows(there).files] == states
 
 
 def test_null_is_nan_and_minus_one(shards):

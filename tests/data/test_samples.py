@@ -11,6 +11,7 @@ from hmr_skel.data.image_files import ImageRule
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.quality import QualityConfig
 from hmr_skel.data.samples import Sample, SampleConfig, SampleDataset, stack
+from hmr_skel.data.storage import put
 from hmr_skel.errors import UserError
 from hmr_skel.model.camera import CropGeometry, image_to_crop, project, upright_affine
 from tests.data.sample_set import HEIGHT, SOURCES, WIDTH, write_sample_set
@@ -35,6 +36,14 @@ def own_set(sample_set, tmp_path):
     return replace(
         sample_set, images={name: replace(rule, root=tmp_path / "images") for name, rule in sample_set.images.items()}
     )
+
+
+def test_a_dataset_in_a_store(sample_set, object_store):
+    out = object_store.place("samples")
+    for file in (sample_set.path / "data").iterdir():
+        put(file, out / "data" / file.name)
+    dataset = SampleDataset(str(out), sample_set.images, SampleConfig(), augment=False)
+    assert all(same(dataset.sample(i), open_set(sample_set).sample(i)) for i in (0, 19))
 
 
 def test_a_sample_holds_the_row(sample_set):
