@@ -69,7 +69,7 @@ def run_faults(args: argparse.Namespace) -> int:
         start = time.monotonic()
         for index in range(len(builder.shards)):
             builder.build(index, progress=False)
-        setting = Setting(manifest, builder.out, len(builder.shards), time.monotonic() - start)
+        setting = Setting(manifest, builder.local, len(builder.shards), time.monotonic() - start)
         plan = [(fault, WORKER_FAULTS[fault], number) for fault, number in times.items()]
         if of_prefect:
             time_flow(setting, folder / "first")  # makes the server's database
