@@ -43,7 +43,7 @@ ALLOWED = {
     },
     "report": {"errors", "rows", "body", "data", "render", "fitting", "convert"},
     "model": {"errors", "rows", "torch_files", "body"},
-    "evaluate": {"errors", "rows", "body", "data", "model"},
+    "evaluate": {"errors", "rows", "plain_types", "body", "data", "model"},
     "two_stage": {"errors", "rows", "body", "convert", "evaluate"},  # where the converter and the evaluator meet
     "predict": {"errors", "rows", "body", "data", "model", "render", "convert"},  # convert: its mesh files
     "train": ALL - {"train", "fitting", "flows", "report", "two_stage"},

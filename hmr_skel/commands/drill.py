@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from hmr_skel.commands.drill_fuzz import add_fuzz
 from hmr_skel.errors import UserError
 
 CORRUPTION = """\
@@ -28,14 +29,6 @@ the process that fits; the others are real.
 The table: times each fault was done, rows lost, rows duplicated, files that are half there or temporary, restarts,
 complete shards that were built again, datasets equal to the undisturbed one in every column.
 A quarter of an hour on two quiet cores, most of it for Prefect. Exit status: 0 where nothing was lost, else 1."""
-
-
-FUZZ = """\
-Read mutated files and see that each ends in a result or in one clear error: label files (with and without Python
-objects), model files, manifests, Parquet shards, shards to verify, meta files, networks, published checkpoints, mean
-poses, images, and motions to convert. Guided by coverage: inputs that reach new lines of ours are mutated further.
-Limits: 10 s an input, 2 GB in all; an audit hook reports what a reader writes outside its folder, starts, connects to.
-What is found goes to --out as files, to be read again. Exit status: 0 where nothing was found, else 1."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -62,22 +55,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     faults.add_argument("--others", type=int, default=3, metavar="N", help="of each other fault (default: %(default)s)")
     faults.set_defaults(run=run_faults)
-    fuzz = kinds.add_parser(
-        "fuzz",
-        help="mutated files, for all that reads other people's",
-        description=FUZZ,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    fuzz.add_argument(
-        "--executions",
-        type=int,
-        default=5000,
-        metavar="N",
-        help="inputs per reader (default: %(default)s: ten minutes)",
-    )
-    fuzz.add_argument("--out", type=Path, metavar="DIR", help="where inputs go that something is wrong with")
-    fuzz.set_defaults(run=run_fuzz)
-    for parser in (corruption, faults, fuzz):
+    add_fuzz(kinds)
+    for parser in kinds.choices.values():
         parser.add_argument("--seed", type=int, default=0, help="of what is done where (default: %(default)s)")
         parser.add_argument("--json", action="store_true", help="print the table as one JSON object, the last line")
         parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no table")
@@ -186,45 +165,6 @@ def run_faults(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"seed": args.seed, "passed": not bad, "results": [asdict(result) for result in results]}))
     return 1 if bad else 0
-
-
-def run_fuzz(args: argparse.Namespace) -> int:
-    """Fuzz every reader; print the table."""
-    import os
-
-    from tqdm import tqdm
-
-    from flows.drill.fuzz import Watch, fuzz, fuzz_table
-    from flows.drill.fuzz_targets import TARGETS
-
-    if args.executions < 1 or args.seed < 0:
-        raise UserError("--executions: expected a whole number from 1; --seed: from 0.")
-    os.environ["OPENCV_LOG_LEVEL"] = "SILENT"  # it has something to say on every damaged picture
-    watch = Watch()
-    campaigns = []
-    with (
-        tempfile.TemporaryDirectory(prefix="hmr-skel-drill-") as name,
-        tqdm(total=args.executions * len(TARGETS), disable=True if args.quiet else None, leave=False) as bar,
-    ):
-        for target in TARGETS:
-            bar.set_description(target.name)
-            campaigns.append(
-                fuzz(target, Path(name) / "x", watch, executions=args.executions, seed=args.seed, progress=bar.update)
-            )
-    findings = [finding for campaign in campaigns for finding in campaign.findings]
-    if args.out is not None and findings:
-        args.out.mkdir(parents=True, exist_ok=True)
-        for number, finding in enumerate(findings):
-            (args.out / f"{finding.target.replace(' ', '-')}-{number:04d}").write_bytes(finding.data)
-    if not args.quiet:
-        print(fuzz_table(campaigns))
-        print(f"seed {args.seed}")
-        for what in dict.fromkeys(f"{finding.target}: {finding.what}" for finding in findings):
-            print(what)
-    if args.json:
-        counts = {c.target: {"executions": c.executions, "findings": len(c.findings)} for c in campaigns}
-        print(json.dumps({"seed": args.seed, "targets": counts}))
-    return 1 if findings else 0
 
 
 def open_body(quiet: bool) -> Path:

@@ -66,6 +66,8 @@ REQUIRED: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 MAX_ROWS_PER_SHARD = 1_000_000  # 2 GB in memory; a shard is read, fitted and written in one piece
+MAX_SHARDS = 100_000
+MAX_MANIFEST_BYTES = 2**18
 MAX_NUM_BETAS = 400  # SMPL's own releases have at most 300
 
 
@@ -165,14 +167,18 @@ def load_manifest(path: str | Path) -> Manifest:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            content = tomllib.load(file)
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+        if len(text) > MAX_MANIFEST_BYTES:  # the parser takes the square of a key's length
+            raise UserError(f"{path} has more than {MAX_MANIFEST_BYTES:,} bytes, which no manifest has.")
+        return parse_manifest(tomllib.loads(text.decode()), str(path))
     except FileNotFoundError:
         raise UserError(f"no manifest {path}. Expected a .toml file, such as manifests/open.toml.") from None
     except OSError as error:
         raise UserError(f"cannot read the manifest {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, and what Python says of too many digits
         raise UserError(f"{path} is not valid TOML: {error}.") from error
-    return parse_manifest(content, str(path))
+    except RecursionError:
+        raise UserError(f"{path} is not valid TOML for a manifest: it is nested too deeply.") from None
 
 
 def parse_manifest(content: Mapping[str, Any], where: str) -> Manifest:
@@ -184,7 +190,7 @@ def parse_manifest(content: Mapping[str, Any], where: str) -> Manifest:
         description=top.text("description", ""),
         skel_gender=top.choice("skel_gender", ("male", "female", "best")),
         rows_per_shard=top.integer("rows_per_shard", 1, MAX_ROWS_PER_SHARD),
-        held_out_shards=top.integer("held_out_shards", 0, 100_000, default=0),
+        held_out_shards=top.integer("held_out_shards", 0, MAX_SHARDS, default=0),
         recipe=top.text("recipe", "default"),
         body_models=_parse_body_models(top.table("body_models")),
         sources=sources,
