@@ -1,7 +1,7 @@
 """A manifest says what a dataset is made of: sources, body models, recipe, rows per shard. Read and validated here.
 
 Every error names the file and the key and says what was expected. Relative paths are relative to the working directory,
-as on a command line; `${NAME}` and `${NAME:-default}` are replaced by environment variables.
+as on a command line; in them `${NAME}` and `${NAME:-default}` are replaced by environment variables.
 """
 
 import hashlib
@@ -282,12 +282,16 @@ def _parse_image_path(table: TomlTable) -> tuple[tuple[str, str], ...]:
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
-def _replace_variables(value: Any, where: str) -> Any:
+_PATHS = ("file", "path", "image_root")
+
+
+def _replace_variables(value: Any, where: str, key: str = "") -> Any:
+    """In paths only: what is in the environment must not get into a dataset by its description."""
     if isinstance(value, Mapping):
-        return {key: _replace_variables(inner, f"{where}: {key}") for key, inner in value.items()}
+        return {inner: _replace_variables(value[inner], f"{where}: {inner}", inner) for inner in value}
     if isinstance(value, list):
         return [_replace_variables(inner, where) for inner in value]
-    if not isinstance(value, str):
+    if not isinstance(value, str) or key not in _PATHS:
         return value
 
     def replace(match: re.Match) -> str:

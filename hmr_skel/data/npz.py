@@ -130,6 +130,8 @@ class LabelFile:
             temporary.write_text(json.dumps(found))
 
     def _unpack(self, key: str, member: _Member) -> Path:
+        if Path(key).name != key or "\0" in key:  # it names the file that is written
+            raise UserError(f"{self.path}: {key!r} is no name of an array. Fetch the file again.")
         path = self._cache_dir / self.content_id([key])[:16] / f"{key}.npy"
         if path.exists() and path.stat().st_size == member.info.file_size:
             return path
