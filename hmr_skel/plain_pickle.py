@@ -21,8 +21,9 @@ from hmr_skel.plain_types import Stated, check_key, checked_keys, new_object
 MAX_MADE_BYTES = 2**29
 """What a small pickle may make; larger ones up to `_MADE_AT_MOST` times their size."""
 _MADE_AT_MOST = 20
-_CALL_BYTES = 64  # what a call counts at the least, as time; objects of classes take more of it
+_CALL_BYTES = 512  # what a call counts at the least, as time: so that ten megabytes of calls end within seconds
 _OBJECT_BYTES = 2**12
+_EMPTY_BYTES = 2**8
 _LARGEST_SIDE = 100_000  # of an empty sparse matrix
 _OP = {name: getattr(pickle, name)[0] for name in (
     "BUILD", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "INST", "MARK", "NEWOBJ", "NEWOBJ_EX", "OBJ", "REDUCE",
@@ -103,6 +104,7 @@ class PlainUnpickler(_PythonUnpickler):
     def load_build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, np.dtype):
+            self._made(target)
             _set_dtype(target, state)
         elif isinstance(target, np.ndarray):
             _set_array(target, state)
@@ -144,11 +146,11 @@ class PlainUnpickler(_PythonUnpickler):
         self.append(frozenset(checked_keys(self.pop_mark())))
 
     def load_empty(self, kind: Callable[[], Any]) -> None:
-        self.append(self._made(kind()))
+        self.append(self._made(kind(), _EMPTY_BYTES))
 
     def load_mark(self) -> None:
         super().load_mark()
-        self._made(self.stack)
+        self.count(_EMPTY_BYTES)
 
     def load_refused(self) -> None:
         raise pickle.UnpicklingError("it has a step that no writer of arrays takes")

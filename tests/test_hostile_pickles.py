@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 import torch
 
+from hmr_skel import plain_pickle
 from hmr_skel.body.assets import load_pickle, load_regressor, load_smpl_arrays
 from hmr_skel.convert.files import read_contents
 from hmr_skel.convert.pickles import load_results
@@ -143,16 +144,17 @@ def test_copies_of_copies_add_up(tmp_path: Path, load):
 
 
 @READERS
-def test_many_small_objects_add_up(tmp_path: Path, load):
-    for step in (b"\x8f", b"}", b"]"):  # an empty set has 216 bytes, a dict and a list 64 and 56
+def test_many_small_objects_add_up(tmp_path: Path, load, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plain_pickle, "MAX_MADE_BYTES", 2**20)
+    for step in (b"\x8f", b"}", b"]", b"("):  # an empty set has 216 bytes, and one in the file
         with pytest.raises(UserError, match="many times more than it holds"):
-            load(written(tmp_path / "x.pkl", b"\x80\x04" + step * 9_900_000 + b"."))
+            load(written(tmp_path / "x.pkl", b"\x80\x04" + step * 10_000 + b"."))
 
 
 @READERS
 def test_keys_of_keys_do_not_take_the_stack(tmp_path: Path, load):
     """The hash of a tuple is that of what it holds, in C, as deep as it goes: the process would end."""
-    deep = b")" + b"\x85" * 1_000_000
+    deep = b")" + b"\x85" * 300_000
     for before, after in ((b"}", b"K\x01s."), (b"\x8f(", b"\x90."), (b"(", b"\x91.")):
         content = b"\x80\x04" + before + deep + after
         with pytest.raises(UserError, match="as a key is not on the allow-list"):
