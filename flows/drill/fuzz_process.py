@@ -1,5 +1,6 @@
 """A process per reader: one that ends, by a fault in native code or for want of memory, is a finding, not the end."""
 
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -27,14 +28,21 @@ def fuzz_apart(
     seconds: float,
     corpus: Sequence[bytes],
     progress: Callable[[int], object],
+    module: str = "flows.drill.fuzz_targets",
 ) -> Campaign:
-    """As `fuzz`, in a process of its own, and after one that ended in another; `progress` gets how many more."""
+    """As `fuzz`, in a process of its own, and after one that ended in another, 20 at most.
+
+    `progress` gets how many more are done; `module` has `TARGETS`, the target among them.
+    """
     total = Campaign(target.name, corpus=list(corpus))
+    place = folder / "x"
     for start in range(MAX_STARTS):
         left, left_s = executions - total.executions, seconds - total.seconds
         if left <= 0 or left_s <= 0:
             break
-        found, ended = _one_process(target, folder, left, seed + start * 1_000_003, left_s, total.corpus, progress)
+        begin = time.monotonic()
+        work = (module, target.name, place, left, seed + start * 1_000_003, left_s, total.corpus)
+        found, ended = _one_process(target.name, work, progress)
         total = Campaign(
             target.name,
             total.executions + found.executions,
@@ -49,28 +57,20 @@ def fuzz_apart(
         if ended is None:
             break
         total.executions += 1
-        inputs = sorted((folder / "x").glob("input*"))
+        total.seconds = max(total.seconds, total.seconds - found.seconds + time.monotonic() - begin)
+        inputs = sorted(place.glob("input*"))
         total.findings.append(Finding(target.name, ended, inputs[0].read_bytes() if inputs else b""))
     return total
 
 
-def _one_process(
-    target: Target,
-    folder: Path,
-    executions: int,
-    seed: int,
-    seconds: float,
-    corpus: Sequence[bytes],
-    progress: Callable[[int], object],
-) -> tuple[Campaign, str | None]:
+def _one_process(name: str, work: tuple, progress: Callable[[int], object]) -> tuple[Campaign, str | None]:
     """What came of it, and how the process ended, None where as it should."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    arguments = (target.name, folder / "x", executions, seed, seconds, list(corpus), sender)
-    process = context.Process(target=_fuzz, args=arguments, daemon=True)
+    process = context.Process(target=_fuzz, args=(*work, sender), daemon=True)
     process.start()
     sender.close()
-    last, done = Campaign(target.name), False
+    last, done = Campaign(name), False
     try:
         while True:
             found, done = receiver.recv()
@@ -89,10 +89,15 @@ def _one_process(
 
 
 def _fuzz(
-    name: str, folder: Path, executions: int, seed: int, seconds: float, corpus: list[bytes], sender: Connection
+    module: str,
+    name: str,
+    folder: Path,
+    executions: int,
+    seed: int,
+    seconds: float,
+    corpus: list[bytes],
+    sender: Connection,
 ) -> None:
-    from flows.drill.fuzz_targets import TARGETS
-
     os.environ["OPENCV_LOG_LEVEL"] = "SILENT"  # it has something to say on every damaged picture
     told = time.monotonic()
 
@@ -102,7 +107,7 @@ def _fuzz(
             told = time.monotonic()
             sender.send((replace(found, corpus=[], findings=list(found.findings)), False))
 
-    target = next(target for target in TARGETS if target.name == name)
+    target = next(target for target in importlib.import_module(module).TARGETS if target.name == name)
     found = fuzz(
         target, folder, Watch(), executions=executions, seed=seed, seconds=seconds, corpus=corpus, progress=tell
     )

@@ -47,7 +47,7 @@ class Watch:
 
     def _note(self, event: str, path: object, writes: bool) -> None:
         text = os.fsdecode(path) if isinstance(path, str | bytes) else str(path)
-        if not os.path.isabs(text) and event != "open":
+        if not os.path.isabs(text) and (event != "open" or not (writes or os.path.lexists(text))):
             return  # relative to an open folder, as `shutil.rmtree` does
         real = os.path.realpath(text)
         if real.startswith((f"{self.folder}{os.sep}", "/dev/")) or real == str(self.folder) or "__pycache__" in real:

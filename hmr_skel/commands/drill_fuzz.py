@@ -37,9 +37,7 @@ def add_fuzz(kinds: argparse._SubParsersAction) -> None:
     fuzz.add_argument(
         "--target", action="append", metavar="NAME", help="a reader, by its name in the table (default: all)"
     )
-    fuzz.add_argument(
-        "--corpus", type=Path, metavar="DIR", help="inputs to start from and to add to"
-    )
+    fuzz.add_argument("--corpus", type=Path, metavar="DIR", help="inputs to start from and to add to")
     fuzz.add_argument("--out", type=Path, metavar="DIR", help="where inputs go that something is wrong with")
     fuzz.set_defaults(run=run_fuzz)
 

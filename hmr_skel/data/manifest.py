@@ -68,6 +68,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 MAX_ROWS_PER_SHARD = 1_000_000  # 2 GB in memory; a shard is read, fitted and written in one piece
 MAX_SHARDS = 100_000
 MAX_MANIFEST_BYTES = 2**18
+_MAX_DOTS = 1000  # of a dotted key the parser takes the square: minutes for some kilobytes
 MAX_NUM_BETAS = 400  # SMPL's own releases have at most 300
 
 
@@ -168,8 +169,10 @@ def load_manifest(path: str | Path) -> Manifest:
     try:
         with open(path, "rb") as file:
             text = file.read(MAX_MANIFEST_BYTES + 1)
-        if len(text) > MAX_MANIFEST_BYTES:  # the parser takes the square of a key's length
-            raise UserError(f"{path} has more than {MAX_MANIFEST_BYTES:,} bytes, which no manifest has.")
+        if len(text) > MAX_MANIFEST_BYTES or max(line.count(b".") for line in text.split(b"\n")) > _MAX_DOTS:
+            raise UserError(
+                f"{path} has more than {MAX_MANIFEST_BYTES:,} bytes or {_MAX_DOTS:,} dots in a line, which no manifest has."
+            )
         return parse_manifest(tomllib.loads(text.decode()), str(path))
     except FileNotFoundError:
         raise UserError(f"no manifest {path}. Expected a .toml file, such as manifests/open.toml.") from None
