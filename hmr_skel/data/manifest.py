@@ -171,8 +171,8 @@ def load_manifest(path: str | Path) -> Manifest:
             text = file.read(MAX_MANIFEST_BYTES + 1)
         if len(text) > MAX_MANIFEST_BYTES or max(line.count(b".") for line in text.split(b"\n")) > _MAX_DOTS:
             raise UserError(
-                f"{path} has more than {MAX_MANIFEST_BYTES:,} bytes, or {_MAX_DOTS:,} dots in a line. Expected a manifest, "
-                "such as manifests/open.toml."
+                f"{path} has more than {MAX_MANIFEST_BYTES:,} bytes, or {_MAX_DOTS:,} dots in a line. Expected a "
+                "manifest, such as manifests/open.toml."
             )
         return parse_manifest(tomllib.loads(text.decode()), str(path))
     except FileNotFoundError:
