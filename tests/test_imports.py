@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 ALL = {
     "body", "convert", "data", "device", "errors", "evaluate", "fitting", "flows", "model", "open_data", "predict",
-    "plain_types", "render", "report", "rows", "shapes", "train", "two_stage",
+    "plain_pickle", "plain_types", "render", "report", "rows", "shapes", "torch_files", "train", "two_stage",
 }  # fmt: skip
 ALLOWED = {
     "root": {"data"},  # hmr_skel.load_shards, on first use
@@ -22,15 +22,28 @@ ALLOWED = {
     "rows": set(),
     "shapes": set(),
     "plain_types": set(),
-    "body": {"errors", "rows", "shapes", "plain_types"},
-    "data": {"errors", "rows", "plain_types", "body.joints", "body.dofs"},
+    "plain_pickle": {"plain_types"},
+    "torch_files": {"plain_types", "plain_pickle"},
+    "body": {"errors", "rows", "shapes", "plain_types", "plain_pickle"},
+    "data": {"errors", "rows", "plain_types", "plain_pickle", "body.joints", "body.dofs"},
     "render": {"errors", "rows", "body"},
     "open_data": {"errors", "rows", "body", "data", "render"},
     "fitting": {"errors", "rows", "shapes", "body"},
-    "convert": {"errors", "rows", "plain_types", "device", "body", "data", "render", "fitting"},
+    "convert": {
+        "errors",
+        "rows",
+        "plain_types",
+        "plain_pickle",
+        "torch_files",
+        "device",
+        "body",
+        "data",
+        "render",
+        "fitting",
+    },
     "report": {"errors", "rows", "body", "data", "render", "fitting", "convert"},
-    "model": {"errors", "rows", "body"},
-    "evaluate": {"errors", "rows", "body", "data", "model"},
+    "model": {"errors", "rows", "torch_files", "body"},
+    "evaluate": {"errors", "rows", "plain_types", "body", "data", "model"},
     "two_stage": {"errors", "rows", "body", "convert", "evaluate"},  # where the converter and the evaluator meet
     "predict": {"errors", "rows", "body", "data", "model", "render", "convert"},  # convert: its mesh files
     "train": ALL - {"train", "fitting", "flows", "report", "two_stage"},

@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of what reads other people's files, without tools beside Python.
 
 Inputs that reach lines of ours that none has reached before are kept and mutated further. Same seed, same inputs (if
-the readers themselves are deterministic); each has a limit of time and memory, and must end in a result or in one
-`UserError`. An audit hook watches what a reader writes, starts and connects to.
+the readers themselves are deterministic); each has a limit of time, and of memory beside what the process has, and must
+end in a result or in one `UserError`. An audit hook watches what a reader opens, writes, starts and connects to.
 """
 
 import contextlib
@@ -20,18 +20,16 @@ from random import Random
 from types import FrameType
 
 import hmr_skel
-from flows.drill.fuzz_targets import Target
+from flows.drill.fuzz_target import Target
+from flows.drill.fuzz_watch import Watch
 from flows.drill.mutation import mutated
 from hmr_skel.errors import UserError
 
 LIMIT_S = 10
 LIMIT_BYTES = 2 * 2**30
+MAX_INPUT_BYTES = 10_000_000
+"""Of which the limits are promised; mutations that are larger are cut."""
 _PACKAGE = str(Path(hmr_skel.__file__).parent)
-_FORBIDDEN = (
-    "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "socket.bind",
-    "ctypes.dlopen", "pty.spawn", "webbrowser.open", "urllib.Request", "os.putenv", "os.kill",
-)  # fmt: skip
-_CHANGING = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree")
 
 
 @dataclass
@@ -52,6 +50,7 @@ class Campaign:
     refused: int = 0
     lines: int = 0
     """Of ours, that were reached."""
+    seconds: float = 0.0
     corpus: list[bytes] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     slowest_s: float = 0.0
@@ -63,46 +62,6 @@ class _TooSlow(BaseException):
     """Not an Exception: no reader may take it for damage."""
 
 
-class Watch:
-    """What a reader does beyond reading: events of Python's audit hook, outside the folder that it may use."""
-
-    def __init__(self) -> None:
-        self.folder: Path | None = None
-        self.seen: list[str] = []
-        sys.addaudithook(self._hook)  # for good: hooks cannot be taken out, so it looks only where a folder is set
-
-    def _hook(self, event: str, arguments: tuple) -> None:
-        if self.folder is None:
-            return
-        if event.startswith(_FORBIDDEN):
-            self.seen.append(f"{event} {arguments[:1]}")
-        elif event in _CHANGING or (event == "open" and self._is_write(arguments)):
-            self._note(event, arguments[0])
-
-    @staticmethod
-    def _is_write(arguments: tuple) -> bool:
-        path, mode, flags = arguments
-        if not isinstance(path, str | bytes):  # an open file's number
-            return False
-        return bool(set(mode or "") & set("wax+")) if isinstance(mode, str) else bool((flags or 0) & 3)
-
-    def _note(self, event: str, path: object) -> None:
-        text = path.decode() if isinstance(path, bytes) else str(path)
-        if text.startswith((str(self.folder), "/dev/")) or "__pycache__" in text:
-            return
-        if not Path(text).is_absolute() and event != "open":
-            return  # relative to an open folder, as `shutil.rmtree` does
-        self.seen.append(f"{event} {text}")
-
-    @contextlib.contextmanager
-    def on(self, folder: Path) -> Generator[list[str]]:
-        self.folder, self.seen = folder, []
-        try:
-            yield self.seen
-        finally:
-            self.folder = None
-
-
 def fuzz(
     target: Target,
     folder: Path,
@@ -110,10 +69,11 @@ def fuzz(
     *,
     executions: int,
     seed: int,
+    seconds: float = float("inf"),
     corpus: Sequence[bytes] = (),
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[Campaign], object] | None = None,
 ) -> Campaign:
-    """Read `executions` inputs.
+    """Read `executions` inputs, or as many as there is time for.
 
     Args:
         target: by whom.
@@ -121,38 +81,41 @@ def fuzz(
         watch: of this process.
         executions: how many, the seeds among them.
         seed: of the mutations.
+        seconds: to stop after.
         corpus: inputs of former runs, to start from too.
-        progress: called after each.
+        progress: called after each, with what came of all so far.
     """
-    result = Campaign(target.name, corpus=[*target.seeds(), *corpus])
-    rng, waiting, reached = Random(seed), list(result.corpus), set()
-    read_once(target, folder, result.corpus[0], watch, Campaign(""), set())  # imports open files and take memory
-    start_bytes = _peak_bytes()
-    for _ in range(executions):
-        data = waiting.pop() if waiting else mutated(rng.choice(result.corpus), result.corpus, rng)
-        found: set[tuple[str, int]] = set()
-        known = any(data is one for one in result.corpus)
-        read_once(target, folder, data, watch, result, found)
-        if found - reached:
-            reached |= found
-            if not known:
-                result.corpus.append(data)
-        if progress is not None:
-            progress(1)
-    result.lines = len(reached)
-    result.memory_bytes = _peak_bytes() - start_bytes
-    if result.memory_bytes > LIMIT_BYTES:
-        result.findings.append(Finding(target.name, f"{result.memory_bytes / 2**30:.1f} GB of memory", b""))
+    seeds = target.seeds()
+    result = Campaign(target.name, corpus=list(seeds))
+    rng, waiting, reached = Random(seed), [*corpus, *reversed(seeds)], set()
+    for data in seeds:  # imports open files and take memory
+        read_once(target, folder, data, watch, Campaign(""), set())
+    start, start_bytes = time.monotonic(), peak_bytes()
+    with memory_limit(LIMIT_BYTES):
+        while result.executions < executions and result.seconds < seconds:
+            data = waiting.pop() if waiting else mutated(rng.choice(result.corpus), result.corpus, rng)
+            data = data[:MAX_INPUT_BYTES]
+            found: set[tuple[str, int]] = set()
+            read_once(target, folder, data, watch, result, found)
+            if found - reached:
+                reached |= found
+                if data not in seeds:
+                    result.corpus.append(data)
+            result.lines, result.seconds = len(reached), time.monotonic() - start
+            result.memory_bytes = peak_bytes() - start_bytes
+            if progress is not None:
+                progress(result)
     return result
 
 
 def fuzz_table(campaigns: Sequence[Campaign]) -> str:
     """A line per reader."""
-    heads = ("inputs", "refused", "lines", "kept", "findings", "slowest, s", "memory, MB")
+    heads = ("inputs", "a second", "refused", "lines", "kept", "findings", "slowest, s", "memory, MB")
     lines = [f"{'reader':<26}" + "".join(f"{head:>{len(head) + 3}}" for head in heads)]
     for one in campaigns:
         slow, memory = f"{one.slowest_s:.2f}", f"{one.memory_bytes / 1e6:.0f}"
-        values = (one.executions, one.refused, one.lines, len(one.corpus), len(one.findings), slow, memory)
+        rate = f"{one.executions / max(one.seconds, 1e-9):.0f}"
+        values = (one.executions, rate, one.refused, one.lines, len(one.corpus), len(one.findings), slow, memory)
         cells = (f"{value:>{len(head) + 3}}" for value, head in zip(values, heads, strict=True))
         lines.append(f"{one.target:<26}" + "".join(cells))
     return "\n".join(lines)
@@ -176,13 +139,24 @@ def read_once(
         except _TooSlow:
             what = f"not read within {LIMIT_S} s"
         except MemoryError:
-            what = "out of memory"
+            what = f"out of memory, with {LIMIT_BYTES / 2**30:.0f} GB to take"
         except Exception as error:
             what = f"{type(error).__name__}: {error}"[:300]
     result.executions += 1
     result.slowest_s = max(result.slowest_s, time.monotonic() - start)
     for text in ([what] if what else []) + [f"does {event}" for event in seen]:
         result.findings.append(Finding(target.name, text, data))
+
+
+@contextlib.contextmanager
+def memory_limit(more_bytes: int) -> Generator[None]:
+    """What this process may take, beside what it has: beyond, it is out of memory."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + more_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 @contextlib.contextmanager
@@ -223,5 +197,14 @@ def _traced(found: set[tuple[str, int]]) -> Generator[None]:
         sys.settrace(before)
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The most that this process has had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _data_bytes() -> int:
+    """What RLIMIT_DATA counts: private memory that can be written, touched or not."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmData in /proc/self/status")

@@ -5,36 +5,25 @@ chumpy does not import on current Python and is not needed: two stand-in classes
 """
 
 import contextlib
-import importlib
 import os
 import pickle
 import tokenize
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hmr_skel.errors import UserError
-from hmr_skel.plain_types import ArrayType, plain_bytearray, reconstruct
+from hmr_skel.plain_pickle import PlainUnpickler
+from hmr_skel.plain_types import NUMPY, Stated, entries, new_object, plain_bytearray, plain_dict, plain_set
 
-_PLAIN = {
-    ("builtins", "object"), ("builtins", "set"), ("builtins", "slice"), ("collections", "OrderedDict"),
-    ("copyreg", "_reconstructor"), ("numpy", "dtype"), ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),
-}  # fmt: skip
-_STAND_INS = {
-    ("numpy", "ndarray"): ArrayType, ("numpy._core.multiarray", "_reconstruct"): reconstruct,
-    ("builtins", "bytearray"): plain_bytearray,
-}  # fmt: skip
+MAX_NUMBERS = 2**24
+"""In lists and sparse matrices, a few bytes of which can stand for any number of them; those of models are small."""
 _SPARSE = {f"{kind}_matrix" for kind in ("csc", "csr", "coo")} | {f"{kind}_array" for kind in ("csc", "csr", "coo")}
-# Modules as Python 2 and numpy 1 called them.
-_RENAMED = {
-    "__builtin__": "builtins", "copy_reg": "copyreg", "numpy.core.multiarray": "numpy._core.multiarray",
-    "numpy.core.numeric": "numpy._core.numeric",
-}  # fmt: skip
 
 
-class ChumpyArray:
+class ChumpyArray(Stated):
     """Stands in for `chumpy.ch.Ch`: the pickled state carries the array under `x`."""
 
     state: Any = None
@@ -56,18 +45,26 @@ class ChumpySelect(ChumpyArray):
         return flat if shape is None else flat.reshape(shape)
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    # numpy pickles raw bytes under protocol 2 as a latin1 string; other codecs (zip bombs) have no business here.
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"codec {encoding!r} is not allowed")
-    return text.encode(encoding)
+def _reconstructor(kind: type, base: Any, state: Any) -> Any:
+    """copyreg's, of protocols 0 and 1: an object before its state."""
+    if base is not object or state is not None or not isinstance(kind, type):
+        raise pickle.UnpicklingError("an object of another base than object is not on the allow-list")
+    return new_object(kind)
+
+
+def _slice(start: Any, stop: Any, step: Any) -> slice:
+    return slice(start, stop, step)
+
+
+_STAND_INS = {
+    **NUMPY, ("builtins", "object"): object, ("builtins", "set"): plain_set, ("builtins", "slice"): _slice,
+    ("builtins", "bytearray"): plain_bytearray, ("collections", "OrderedDict"): plain_dict,
+    ("copyreg", "_reconstructor"): _reconstructor,
+}  # fmt: skip
 
 
 def allowed_class(module: str, name: str) -> Any:
-    """The class or function that a pickle may name. Raises `pickle.UnpicklingError` for any other."""
-    module = _RENAMED.get(module, module)
-    if (module, name) == ("_codecs", "encode"):
-        return _encode
+    """What stands for what a pickle may name. Raises `pickle.UnpicklingError` for anything else."""
     if (module, name) in _STAND_INS:
         return _STAND_INS[module, name]
     if module.split(".")[0] == "chumpy":
@@ -76,14 +73,7 @@ def allowed_class(module: str, name: str) -> Any:
         import scipy.sparse
 
         return getattr(scipy.sparse, name)
-    if (module, name) in _PLAIN:
-        return getattr(importlib.import_module(module), name)
     raise pickle.UnpicklingError(f"class {module}.{name} is not on the allow-list")
-
-
-class _AllowListUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        return allowed_class(module, name)
 
 
 def load_pickle(path: str | Path) -> Any:
@@ -95,7 +85,7 @@ def load_pickle(path: str | Path) -> Any:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return _AllowListUnpickler(file, encoding="latin1").load()
+            return PlainUnpickler(file, allowed_class, path.stat().st_size).load()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Run `hmr-skel doctor` to see which model files are in place.") from None
     except OSError as error:
@@ -224,18 +214,26 @@ def _plain(value: Any) -> Any:
     """Dense arrays out of chumpy and scipy.sparse objects, anything else as it is. Raises on damaged ones."""
     if isinstance(value, ChumpyArray):
         return value.array()
-    if hasattr(value, "toarray"):  # scipy.sparse
-        _check_indices(value)
-        return value.toarray()
+    if hasattr(value, "toarray"):
+        matrix = _sound(value)
+        if prod(matrix.shape) > MAX_NUMBERS:
+            raise ValueError(f"a matrix of shape {matrix.shape}")
+        return matrix.toarray()
     return value
 
 
-def _check_indices(matrix: Any) -> None:
-    # An unpickled matrix is not validated, and scipy's loops in C would follow wrong indices out of the array.
-    if matrix.format == "coo":
-        type(matrix)((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)
-    else:
-        matrix.check_format(full_check=True)
+def _sound(matrix: Any) -> Any:
+    """A scipy.sparse matrix made anew.
+
+    An unpickled one is not validated, and scipy's loops in C would follow wrong indices out of the array; nor is it to
+    be asked of what kind it is, for its state may say anything.
+    """
+    kind = type(matrix)
+    if kind.__name__.startswith("coo"):
+        return kind((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)
+    made = kind((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape)
+    made.check_format(full_check=True)
+    return made
 
 
 def _without_chumpy(value: Any) -> Any:
@@ -263,6 +261,8 @@ def _checked(raw: dict[str, Any], expected: dict[str, tuple], path: str | Path, 
 
 def _array(value: Any, shape: tuple[int | None, ...], what: str) -> np.ndarray:
     try:
+        if isinstance(value, list | tuple) and entries(value) > MAX_NUMBERS:
+            raise ValueError("lists in lists without end")
         array = np.asarray(_plain(value))
     except Exception as error:  # a damaged matrix or chumpy object can raise anything
         raise UserError(f"{what} is damaged ({type(error).__name__}: {error}). Fetch the file again.") from None

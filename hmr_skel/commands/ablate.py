@@ -154,9 +154,9 @@ def _plan(args: argparse.Namespace, run, recipe, rows: int, runs: int) -> dict[s
     if any(change.partition("=")[0].strip() == "epochs" for change in args.set):
         return asked | {"epochs": recipe.epochs, "images_per_s": None}
     file = run.out / "plan.json"
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         before = json.loads(file.read_text())
-        if not args.fresh and {name: before[name] for name in asked} == asked:
+        if not args.fresh and {name: before[name] for name in asked} == asked and before["epochs"] > 0:
             return before
     dearest = next(variant for variant in VARIANTS if variant.name == DEAREST)
     trial = variant_recipe(dearest, args.recipe, args.set)

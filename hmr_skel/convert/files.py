@@ -4,6 +4,7 @@ Read are `.npz` (so `.smpl` too), `.npy` that hold a dict, pickles (plain, compr
 JSON. Nothing that a file asks for is run.
 """
 
+import io
 import json
 import zipfile
 import zlib
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hmr_skel.convert.pickles import MAX_UNPACKED_BYTES, is_pickle, load_results, unpickle
 from hmr_skel.errors import UserError
+from hmr_skel.plain_types import entries
+from hmr_skel.torch_files import is_torch_archive, load_torch
 
 READABLE = (
     "an .npz (CameraHMR labels, AMASS), a .smpl, a pickle or joblib file (4D-Humans, TokenHMR), torch's .pt, JSON, or "
@@ -76,10 +78,8 @@ def read_contents(path: Path) -> Any:
         raise UserError(f"{path} is empty. Expected {READABLE}.")
     try:
         if start.startswith(b"PK\x03\x04"):
-            with zipfile.ZipFile(path) as archive:
-                is_torch = any(name.endswith("/data.pkl") for name in archive.namelist())
-            if is_torch:
-                return _checked(torch.load(path, map_location="cpu", weights_only=True), path)
+            if is_torch_archive(path):
+                return _checked(load_torch(path), path)
             return Npz(path)
         if start.startswith(b"\x93NUMPY"):
             with path.open("rb") as file:
@@ -118,26 +118,12 @@ def _json(path: Path) -> Any:
 def _checked(contents: Any, path: Path) -> Any:
     """The contents. A few bytes of a pickle can stand for lists in lists, or for a tensor, of any size."""
     try:
-        entries = _entries(contents, {})
+        count = entries(contents)
     except RecursionError:
         raise UserError(f"{path} holds lists in lists without end. Save the parameters as .npz.") from None
-    if entries > MAX_ENTRIES:
-        raise UserError(f"{path} holds {entries:,} numbers, expected at most {MAX_ENTRIES:,}. Convert it in parts.")
+    if count > MAX_ENTRIES:
+        raise UserError(f"{path} holds {count:,} numbers, expected at most {MAX_ENTRIES:,}. Convert it in parts.")
     return contents
-
-
-def _entries(value: Any, known: dict[int, int]) -> int:
-    """How many numbers and texts there are once every list is written out."""
-    if isinstance(value, torch.Tensor):
-        return value.numel()
-    if isinstance(value, np.ndarray):
-        return value.size if not value.dtype.hasobject else _entries(value.ravel().tolist(), known)
-    if not isinstance(value, dict | list | tuple):
-        return 1
-    if id(value) not in known:
-        parts = value.values() if isinstance(value, dict) else value
-        known[id(value)] = sum(_entries(part, known) for part in parts)
-    return known[id(value)]
 
 
 def _read_npy(file: Any, file_bytes: int) -> np.ndarray:
@@ -150,15 +136,19 @@ def _read_npy(file: Any, file_bytes: int) -> np.ndarray:
     if read_header is None:
         raise ValueError(f".npy format {version} is not read")
     shape, fortran, dtype = read_header(file)
+    most = max(MAX_UNPACKED_BYTES, 20 * file_bytes)
     if dtype.hasobject:
-        array = unpickle(file)
+        content = file.read(most + 1)
+        if len(content) > most:
+            raise ValueError(f"unpacked it has more than {most:,} bytes")
+        array = unpickle(io.BytesIO(content), file_bytes)
         if not isinstance(array, np.ndarray):
             raise ValueError("it holds no array")
         return array
-    if min(shape, default=0) < 0:
-        raise ValueError(f"its header claims shape {shape}")
     count = prod(shape)
-    if count * dtype.itemsize > max(MAX_UNPACKED_BYTES, 20 * file_bytes):
+    if min(shape, default=0) < 0 or (count and not dtype.itemsize):
+        raise ValueError(f"its header claims shape {shape} of {dtype}")
+    if count * dtype.itemsize > most:
         raise ValueError(f"its header claims {count * dtype.itemsize:,} bytes, in a file of {file_bytes:,}")
     data = file.read(count * dtype.itemsize)
     if len(data) < count * dtype.itemsize:

@@ -10,7 +10,7 @@ import io
 import lzma
 import pickle
 import zlib
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +20,9 @@ import torch
 
 from hmr_skel.body.assets import allowed_class
 from hmr_skel.errors import UserError
-from hmr_skel.plain_types import plain_bytes
+from hmr_skel.plain_pickle import PlainUnpickler
+from hmr_skel.plain_types import Stated, plain_bytes
+from hmr_skel.torch_files import check_view, load_torch
 
 MAX_UNPACKED_BYTES = 2**29
 """What a small compressed file may unpack to; larger ones to `_PACKED_AT_MOST` times their size."""
@@ -31,6 +33,8 @@ _UNPACKERS: dict[bytes, Any] = {
     b"\xfd7zXZ": lzma.open,
     b"\x5d\x00\x00": lzma.open,
 }
+_LONGEST_PATH = 4096
+_STORAGE_BYTES = 2**16  # what reading a tensor's storage counts at the least: it takes half a millisecond
 _ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 
 
@@ -42,7 +46,7 @@ def load_results(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            return unpickle(_decompressed(file))
+            return unpickle(_decompressed(file), path.stat().st_size)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from None
     except Exception as error:  # a damaged pickle can raise anything
@@ -52,9 +56,12 @@ def load_results(path: Path) -> Any:
         ) from None
 
 
-def unpickle(stream: io.BufferedIOBase) -> Any:
-    """The object that the stream holds from here on. Raises what a damaged pickle raises: anything."""
-    return _Unpickler(stream).load()
+def unpickle(stream: io.BufferedIOBase, size: int) -> Any:
+    """The object that the stream, of a file of so many bytes, holds from here on.
+
+    Raises what a damaged pickle raises: anything that is an `Exception`.
+    """
+    return _Unpickler(stream, _allowed, size).load()
 
 
 def is_pickle(start: bytes) -> bool:
@@ -83,7 +90,7 @@ def _decompressed(file: io.BufferedIOBase) -> io.BufferedIOBase:
     return io.BytesIO(content)
 
 
-class _ArrayFollows:
+class _ArrayFollows(Stated):
     """Stands in for joblib's `NumpyArrayWrapper`: says what array the bytes after it are."""
 
     shape: tuple[int, ...]
@@ -91,12 +98,16 @@ class _ArrayFollows:
     order: str
     numpy_array_alignment_bytes: int | None = None
 
-    def read(self, stream: io.BufferedIOBase) -> np.ndarray:
+    def read(self, unpickler: "_Unpickler") -> np.ndarray:
+        stream = unpickler.stream
         if self.dtype.hasobject:
-            return unpickle(stream)
+            return unpickler.inner().load()
         if self.numpy_array_alignment_bytes is not None:
             stream.read(stream.read(1)[0])  # padding, and before it how long that is
-        size = prod(self.shape) * self.dtype.itemsize
+        count = prod(self.shape)
+        size = count * self.dtype.itemsize
+        if min(self.shape, default=0) < 0 or (count and not size):
+            raise ValueError(f"an array of shape {self.shape} and {self.dtype} is not read")
         data = stream.read(size)
         if len(data) != size:
             raise EOFError("an array is cut off")
@@ -106,42 +117,62 @@ class _ArrayFollows:
 
 def _storage(data: bytes) -> Any:
     # What torch's own function of that name does, but by torch's allow-list.
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return load_torch(io.BytesIO(data))
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> torch.Tensor:
+    check_view(offset, size, stride, storage._size())
+    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, {})
+
+
+def _path(*parts: str) -> PurePosixPath:
+    if sum(map(len, parts)) > _LONGEST_PATH:
+        raise pickle.UnpicklingError(f"a path of more than {_LONGEST_PATH} characters is not on the allow-list")
+    return PurePosixPath(*parts)
+
+
+def _defaultdict(factory: Any = None) -> defaultdict:
+    """Without its factory: what is not there is not to be made up."""
+    return defaultdict()
+
+
+def _factory(*args: Any) -> Any:
+    """A built-in type, which a pickle may name as a defaultdict's; none is called."""
+    raise pickle.UnpicklingError("a built-in type with arguments is not on the allow-list")
 
 
 _MORE = {
-    ("collections", "defaultdict"): defaultdict,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("pathlib", "PosixPath"): PurePosixPath,
-    ("pathlib", "PurePosixPath"): PurePosixPath,
-    ("pathlib._local", "PosixPath"): PurePosixPath,
+    ("collections", "defaultdict"): _defaultdict,
+    ("pathlib", "PosixPath"): _path,
+    ("pathlib", "PurePosixPath"): _path,
+    ("pathlib._local", "PosixPath"): _path,
     ("joblib.numpy_pickle", "NumpyArrayWrapper"): _ArrayFollows,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch.storage", "_load_from_bytes"): _storage,
-    **{("builtins", kind.__name__): kind for kind in (dict, list, tuple, int, float, bool, str)},
+    **{("builtins", kind): _factory for kind in ("dict", "list", "tuple", "int", "float", "bool", "str")},
     ("builtins", "bytes"): plain_bytes,
 }
 
 
-# Python's own unpickler, not the one in C: arrays have to be read between two of its steps. joblib builds on it too.
-_PythonUnpickler: Any = pickle._Unpickler
+def _allowed(module: str, name: str) -> Any:
+    found = _MORE.get((module, name))
+    return allowed_class(module, name) if found is None else found
 
 
-class _Unpickler(_PythonUnpickler):
-    dispatch = _PythonUnpickler.dispatch.copy()
+class _Unpickler(PlainUnpickler):
+    """Reads joblib's arrays, too, between two steps of a pickle."""
 
-    def __init__(self, stream: io.BufferedIOBase) -> None:
-        super().__init__(stream, encoding="latin1")
-        self.stream = stream
+    dispatch = PlainUnpickler.dispatch.copy()
 
-    def find_class(self, module: str, name: str) -> Any:
-        module = "builtins" if module == "__builtin__" else module
-        found = _MORE.get((module, name))
-        return allowed_class(module, name) if found is None else found
+    def load_reduce(self) -> None:
+        if self.stack[-2] is _storage:
+            self.count(_STORAGE_BYTES)
+        super().load_reduce()
 
     def load_build(self) -> None:
         super().load_build()
         if isinstance(self.stack[-1], _ArrayFollows):
-            self.stack[-1] = self.stack[-1].read(self.stream)
+            self.stack[-1] = self._made(self.stack[-1].read(self))
 
+    dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build

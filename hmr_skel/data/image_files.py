@@ -1,6 +1,7 @@
 """Where the image of a row is: rules per source, as data, and whether the files are there."""
 
 import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hmr_skel.data.crop import UnreadableImage
 from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.quality import ChosenRows
 from hmr_skel.data.row_cache import RowCache
@@ -19,6 +21,22 @@ CHECKED_PER_SOURCE = 64
 _log = logging.getLogger(__name__)
 
 
+class OutsideFolder(UserError, UnreadableImage):
+    """A name that leads out of the folder that it is relative to; for those who go on with other images, one of many
+    that cannot be read."""
+
+
+def below(folder: Path, name: str) -> Path:
+    """The file of that name below a folder, links in it being the user's own. Raises `OutsideFolder`."""
+    path = folder / name
+    if "\0" in name or not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
+        raise OutsideFolder(
+            f"image {name!r} is not below {folder}. Expected a path inside of that folder: change image_root or "
+            "image_path in the manifest, or do not use this label file."
+        )
+    return path
+
+
 @dataclass(frozen=True)
 class ImageRule:
     """From a row's `imgname` to a file."""
@@ -28,9 +46,10 @@ class ImageRule:
     """Pairs (regular expression, replacement), applied to imgname in order: the path below `root`."""
 
     def file(self, imgname: str) -> Path:
+        """The file of a row. Raises `OutsideFolder` where that is not below `root`: label files are other people's."""
         for pattern, replacement in self.replacements:
             imgname = re.sub(pattern, replacement, imgname)
-        return self.root / imgname
+        return below(self.root, imgname)
 
 
 def image_rules(manifest: Manifest) -> dict[str, ImageRule]:

@@ -1,7 +1,7 @@
 """A manifest says what a dataset is made of: sources, body models, recipe, rows per shard. Read and validated here.
 
 Every error names the file and the key and says what was expected. Relative paths are relative to the working directory,
-as on a command line; `${NAME}` and `${NAME:-default}` are replaced by environment variables.
+as on a command line; in them `${NAME}` and `${NAME:-default}` are replaced by environment variables.
 """
 
 import hashlib
@@ -66,6 +66,9 @@ REQUIRED: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 MAX_ROWS_PER_SHARD = 1_000_000  # 2 GB in memory; a shard is read, fitted and written in one piece
+MAX_SHARDS = 100_000
+MAX_MANIFEST_BYTES = 2**18
+_MAX_DOTS = 1000  # of a dotted key the parser takes the square: minutes for some kilobytes
 MAX_NUM_BETAS = 400  # SMPL's own releases have at most 300
 
 
@@ -165,14 +168,21 @@ def load_manifest(path: str | Path) -> Manifest:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            content = tomllib.load(file)
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+        if len(text) > MAX_MANIFEST_BYTES or max(line.count(b".") for line in text.split(b"\n")) > _MAX_DOTS:
+            raise UserError(
+                f"{path} has more than {MAX_MANIFEST_BYTES:,} bytes, or {_MAX_DOTS:,} dots in a line. Expected a "
+                "manifest, such as manifests/open.toml."
+            )
+        return parse_manifest(tomllib.loads(text.decode()), str(path))
     except FileNotFoundError:
         raise UserError(f"no manifest {path}. Expected a .toml file, such as manifests/open.toml.") from None
     except OSError as error:
         raise UserError(f"cannot read the manifest {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, and what Python says of too many digits
         raise UserError(f"{path} is not valid TOML: {error}.") from error
-    return parse_manifest(content, str(path))
+    except RecursionError:
+        raise UserError(f"{path} is not valid TOML for a manifest: it is nested too deeply.") from None
 
 
 def parse_manifest(content: Mapping[str, Any], where: str) -> Manifest:
@@ -184,7 +194,7 @@ def parse_manifest(content: Mapping[str, Any], where: str) -> Manifest:
         description=top.text("description", ""),
         skel_gender=top.choice("skel_gender", ("male", "female", "best")),
         rows_per_shard=top.integer("rows_per_shard", 1, MAX_ROWS_PER_SHARD),
-        held_out_shards=top.integer("held_out_shards", 0, 100_000, default=0),
+        held_out_shards=top.integer("held_out_shards", 0, MAX_SHARDS, default=0),
         recipe=top.text("recipe", "default"),
         body_models=_parse_body_models(top.table("body_models")),
         sources=sources,
@@ -276,12 +286,16 @@ def _parse_image_path(table: TomlTable) -> tuple[tuple[str, str], ...]:
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
-def _replace_variables(value: Any, where: str) -> Any:
+_PATHS = ("file", "path", "image_root")
+
+
+def _replace_variables(value: Any, where: str, key: str = "") -> Any:
+    """In paths only: what is in the environment must not get into a dataset by its description."""
     if isinstance(value, Mapping):
-        return {key: _replace_variables(inner, f"{where}: {key}") for key, inner in value.items()}
+        return {inner: _replace_variables(value[inner], f"{where}: {inner}", inner) for inner in value}
     if isinstance(value, list):
         return [_replace_variables(inner, where) for inner in value]
-    if not isinstance(value, str):
+    if not isinstance(value, str) or key not in _PATHS:
         return value
 
     def replace(match: re.Match) -> str:

@@ -15,7 +15,6 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,11 +23,14 @@ import numpy as np
 
 from hmr_skel.data.atomic import replacing
 from hmr_skel.errors import UserError
-from hmr_skel.plain_types import ArrayType, reconstruct
+from hmr_skel.plain_pickle import PlainUnpickler
+from hmr_skel.plain_types import NUMPY
 
 _PIECE = 2 * 2**20
 MAX_UNPACKED_BYTES = 2**30
 """What a compressed member may unpack to, on the disk, however small it is; larger ones to 100 times their size."""
+MAX_OBJECT_BYTES = 2**28
+"""What a compressed member of Python objects may unpack to, which are made in memory."""
 # What zipfile and zlib raise on damaged files, depending on where the damage is.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError),
@@ -128,15 +130,13 @@ class LabelFile:
             temporary.write_text(json.dumps(found))
 
     def _unpack(self, key: str, member: _Member) -> Path:
+        if Path(key).name != key or "\0" in key:  # it names the file that is written
+            raise UserError(f"{self.path}: {key!r} is no name of an array. Fetch the file again.")
         path = self._cache_dir / self.content_id([key])[:16] / f"{key}.npy"
         if path.exists() and path.stat().st_size == member.info.file_size:
             return path
         with replacing(path) as temporary:
-            if member.info.file_size > max(MAX_UNPACKED_BYTES, 100 * member.info.compress_size):
-                raise UserError(
-                    f"{self.path}: {key!r} would unpack from {member.info.compress_size:,} bytes to "
-                    f"{member.info.file_size:,}, which no label file does. If it is sound, save it with np.savez."
-                )
+            self._check_unpacked(key, member, MAX_UNPACKED_BYTES)
             free = shutil.disk_usage(temporary.parent).free
             if member.info.file_size > free:
                 raise UserError(
@@ -154,6 +154,13 @@ class LabelFile:
                 raise self._corrupt(key, str(error)) from error
         return path
 
+    def _check_unpacked(self, key: str, member: _Member, most: int) -> None:
+        if member.info.file_size > max(most, 100 * member.info.compress_size):
+            raise UserError(
+                f"{self.path}: {key!r} would unpack from {member.info.compress_size:,} bytes to "
+                f"{member.info.file_size:,}, which no label file does. If it is sound, save it with np.savez."
+            )
+
     def _load_objects(self, key: str, member: _Member) -> np.ndarray:
         if not self.allow_pickle:
             raise UserError(
@@ -161,13 +168,14 @@ class LabelFile:
                 "says so. If the file is from a source that you trust, add allow_pickle = true to the source; only "
                 "plain types are then unpickled."
             )
+        self._check_unpacked(key, member, MAX_OBJECT_BYTES)
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(member.info) as file:
                 file.read(member.header_size)
-                array = _PlainUnpickler(file).load()
-        except (*_DAMAGE, pickle.UnpicklingError, TypeError, AttributeError, IndexError, KeyError) as error:
+                array = PlainUnpickler(file, _plain_type, self._size).load()
+        except Exception as error:  # a damaged pickle can raise anything
             raise self._corrupt(key, str(error)) from error
-        if not isinstance(array, np.ndarray) or array.size != math.prod(member.shape):
+        if not isinstance(array, np.ndarray) or array.dtype != object or array.size != math.prod(member.shape):
             raise self._corrupt(key, f"its header says shape {member.shape}, its content does not")
         return array.reshape(member.shape, order="F" if member.fortran_order else "C")
 
@@ -175,24 +183,11 @@ class LabelFile:
         return UserError(f"{self.path}: {key!r} is corrupt: {detail}. Fetch the file again.")
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Unpickles arrays of texts and numbers and nothing else."""
-
-    _ALLOWED = frozenset(
-        {("numpy", "dtype"), ("_codecs", "encode")}
-        | {(f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")}
-    )
-
-    _STAND_INS: Mapping[tuple[str, str], Any] = {("numpy", "ndarray"): ArrayType} | {
-        (f"numpy.{core}.multiarray", "_reconstruct"): reconstruct for core in ("core", "_core")
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self._STAND_INS:
-            return self._STAND_INS[module, name]
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}, which is not a plain type")
-        return super().find_class(module, name)
+def _plain_type(module: str, name: str) -> Any:
+    """Arrays of texts and numbers name these and nothing else."""
+    if (module, name) not in NUMPY:
+        raise pickle.UnpicklingError(f"it wants {module}.{name}, which is not a plain type")
+    return NUMPY[module, name]
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> _Member:
@@ -208,8 +203,8 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
             shape, fortran_order, dtype = read_header(file)
-            if min(shape, default=0) < 0:
-                raise ValueError(f"its header claims shape {shape}")
+            if min(shape, default=0) < 0 or (math.prod(shape) and not dtype.itemsize):
+                raise ValueError(f"its header claims shape {shape} of {dtype}")
             member = _Member(info, shape, dtype, fortran_order, header_size=file.tell())
     except (*_DAMAGE, OSError) as error:
         raise UserError(f"{path}: {key!r} is not an array that can be read: {error}. Fetch the file again.") from error

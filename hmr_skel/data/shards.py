@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hmr_skel.data.manifest import Manifest
+from hmr_skel.data.manifest import MAX_SHARDS, Manifest
 from hmr_skel.data.meta import load_meta
 from hmr_skel.data.remote_path import RemotePath
 from hmr_skel.data.storage import Place, sha256_of
@@ -61,6 +61,11 @@ def plan(manifest: Manifest, num_rows: Mapping[str, int]) -> list[Shard]:
     total = sum(num_rows[source.name] for source in manifest.sources)
     size = manifest.rows_per_shard
     count = -(-total // size)
+    if count > MAX_SHARDS:
+        raise UserError(
+            f"manifest {manifest.name!r} makes {count:,} shards of {size:,} rows out of {total:,}. Expected at most "
+            f"{MAX_SHARDS:,}: raise rows_per_shard."
+        )
     if manifest.held_out_shards >= count:
         raise UserError(
             f"manifest {manifest.name!r} holds out {manifest.held_out_shards} shards, but {total:,} rows make {count} "

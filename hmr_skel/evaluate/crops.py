@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hmr_skel.data.crop import CROP_SIZE, OutsideImage, UnreadableImage, box_affine, crop_image, decode
+from hmr_skel.data.image_files import below
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import Benchmark
 from hmr_skel.evaluate.labels import BenchmarkRows
@@ -49,7 +50,7 @@ class CropReader:
     def check(self, rows: BenchmarkRows) -> None:
         """Look for every image. Raises `UserError` with the first that is missing: part of a benchmark is another."""
         names = dict.fromkeys(rows.imgname.tolist())
-        missing = [name for name in names if not (self.root / name).is_file()]
+        missing = [name for name in names if not below(self.root, name).is_file()]
         if missing:
             raise UserError(
                 f"{len(missing):,} of {len(names):,} images of {self.benchmark.title} are missing, the first being "
@@ -58,7 +59,7 @@ class CropReader:
 
     def read(self, rows: BenchmarkRows, i: int) -> Crop:
         """Row i. Raises `UserError` where its image cannot be read, or does not show its box."""
-        file = self.root / rows.imgname[i]
+        file = below(self.root, rows.imgname[i])
         try:
             image, _ = decode(file.read_bytes(), shrink=1.0)
             affine = box_affine(rows.center[i].astype(float), float(rows.side[i]))

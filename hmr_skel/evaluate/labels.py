@@ -1,5 +1,6 @@
 """The label files of the benchmarks, as three projects publish them, to one kind of rows."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,9 +13,12 @@ import torch
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import Benchmark
+from hmr_skel.plain_types import entries
 from hmr_skel.rows import SmplParams
 
 _GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female", "neutral": "neutral", "n": "neutral"}
+MAX_ENTRIES = 2**26
+"""Of an array of a label file, which is held in memory: eighty numbers for each of eight hundred thousand people."""
 _ASPECT = 192 / 256  # width over height that the network sees of a crop
 
 
@@ -88,6 +92,8 @@ class _File:
         """The first of the keys that is there, as an array of its own."""
         for key in keys:
             if key in self:
+                if (size := math.prod(self.labels.shape(key))) > MAX_ENTRIES:
+                    raise UserError(f"{self.path}: {key!r} has {size:,} entries, expected at most {MAX_ENTRIES:,}.")
                 return np.array(self.labels.array(key))
         raise UserError(
             f"{self.path} has no {' or '.join(map(repr, keys))}. Expected the label file of {self.benchmark.title}, "
@@ -116,8 +122,10 @@ class _File:
 
     def _numbers(self, value: Any, name: str) -> np.ndarray:
         try:
+            if entries(value) > MAX_ENTRIES:
+                raise ValueError("lists in lists")
             return np.asarray(value, np.float32)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError, MemoryError) as error:
             raise UserError(f"{self.path}: {name!r} holds no numbers of one shape. Fetch the file again.") from error
 
     def sides(self, key: str, count: int) -> np.ndarray:
@@ -132,7 +140,7 @@ class _File:
 
 
 def _text(value: Any) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _camerahmr(file: _File, cam_int: bool) -> BenchmarkRows:
@@ -202,7 +210,7 @@ def _moyo(file: _File) -> BenchmarkRows:
     imgname = file.names("img_paths")
     count = len(imgname)
     smpl = file.array("smpl")
-    smpl = smpl.item() if smpl.shape == () else smpl
+    smpl = smpl.item() if smpl.shape == () else None
     if not isinstance(smpl, dict) or not {"global_orient", "body_pose", "betas"} <= set(smpl):
         found = ", ".join(map(str, smpl)) if isinstance(smpl, dict) else type(smpl).__name__
         raise UserError(

@@ -4,21 +4,19 @@ Such files are pickles. They are read with `weights_only=True`; what else is in 
 of foreign classes) becomes an inert stand-in, and no code of or for it runs.
 """
 
-import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from hmr_skel.errors import UserError
 from hmr_skel.model.network import Network, NetworkConfig
 from hmr_skel.model.vit import Vit
+from hmr_skel.torch_files import load_torch
 
 # Module and parameter names of the published SKEL-CF network -> ours, applied in this order.
 _RENAMED = (
@@ -87,19 +85,6 @@ def _renamed(name: str) -> str:
     return name
 
 
-class _Inert:
-    """Stands in for an object of a foreign class."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
 def read_torch_file(path: str | Path) -> Any:
     """What `torch.save` has written: tensors (on the CPU, mapped from the file) and plain containers.
 
@@ -112,12 +97,8 @@ def read_torch_file(path: str | Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's age; what it has to say comes as an error, too
-            if not zipfile.is_zipfile(path):  # written before torch 1.6, or no checkpoint at all
-                return torch.load(path, map_location="cpu", weights_only=True)
-            foreign = get_unsafe_globals_in_checkpoint(str(path))
-            with safe_globals([(_Inert, name) for name in foreign]):
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+            return load_torch(path, inert=True, mmap=True)
+    except Exception as error:  # a damaged file can raise anything
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{path}: cannot be read as a PyTorch checkpoint ({first_line}). Download it again, or give another file."

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ from jaxtyping import Float, UInt8
 
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.data.atomic import replacing
+from hmr_skel.data.image_files import below
+from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 from hmr_skel.open_data.appearance import Wardrobe, person_colors, random_background, random_light
 from hmr_skel.render import render_mesh
@@ -53,7 +56,7 @@ def make_images(
     stop = len(labels["imgname"]) if stop is None else min(stop, len(labels["imgname"]))
     root = Path(image_root)
     names = labels["imgname"][start:stop]
-    missing = np.flatnonzero([not (root / name).exists() for name in names]) + start
+    missing = np.flatnonzero([not below(root, str(name)).exists() for name in names]) + start
     done = len(names) - len(missing)
     if progress is not None:
         progress(done)
@@ -80,13 +83,13 @@ def render_rows(labels: dict[str, np.ndarray], smpl: Smpl, wardrobe: Wardrobe) -
 
 def read_labels(path: str | Path) -> dict[str, np.ndarray]:
     """The columns of a label file that pictures need."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in _KEYS}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such label file; the default one is made by the first fit.") from error
-    except (KeyError, ValueError, zlib.error, OSError) as error:
-        raise UserError(f"{path}: not a label file with {', '.join(_KEYS)}: {error}") from error
+    if not Path(path).is_file():
+        raise UserError(f"{path}: there is no such label file; the default one is made by the first fit.")
+    with TemporaryDirectory(prefix="hmr-skel-images-") as cache:
+        file = LabelFile(Path(path), Path(cache))
+        if missing := [key for key in _KEYS if key not in file.keys]:
+            raise UserError(f"{path}: not a label file with {', '.join(_KEYS)}: it has no {missing[0]}.")
+        return {key: np.array(file.array(key)) for key in _KEYS}
 
 
 def _picture(
@@ -144,7 +147,7 @@ def _load(smpl_path: Path) -> tuple[Smpl, Wardrobe]:
 
 def _render_files(labels: dict[str, np.ndarray], root: Path, smpl_path: Path) -> int:
     for name, picture in zip(labels["imgname"], render_rows(labels, *_load(smpl_path)), strict=True):
-        path = root / str(name)
+        path = below(root, str(name))
         written, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         assert written
         with replacing(path) as temporary:

@@ -13,21 +13,25 @@ taken as they are, and belong to the image as it is stored, like everything in a
 
 import csv
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from hmr_skel.data.load import Shards, load_shards
+from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 from hmr_skel.predict.boxes import Box, GivenBoxes, Key, square
 
 PIXELS_PER_SCALE = 200
 """Of `scale`, everywhere in this field."""
 
+MAX_NUMBERS = 2**23
+"""In an array of an .npz, nine for each of a million boxes."""
 _CORNERS = ("x1", "y1", "x2", "y2")
 
 
@@ -72,7 +76,7 @@ def _given(path: Path, rows: Iterator[tuple[Key, Box]], as_stored: bool = False)
 def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}).") from error
     if isinstance(content, dict):
         for image, boxes in content.items():
@@ -118,7 +122,7 @@ def _record(path: Path, where: str, record: Mapping[str, Any], margin: float) ->
             raise ValueError(f"the box has {len(corners)} numbers")
     except KeyError as error:
         raise UserError(f"{path}: {where} has no {error}. Expected image and box [x1, y1, x2, y2].") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: {where}: {error}. Expected image and box [x1, y1, x2, y2] in px.") from error
     _check_corners(path, where, corners)
     if focal is not None and not 0 < focal < np.inf:
@@ -127,17 +131,22 @@ def _record(path: Path, where: str, record: Mapping[str, Any], margin: float) ->
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = {"imgname", "boxes", "center", "scale", "frame", "score", "cam_int", "person"} & set(file.files)
-            arrays = {name: file[name] for name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read as an .npz of plain arrays ({error}).") from error
+    with TemporaryDirectory(prefix="hmr-skel-boxes-") as cache:
+        file = LabelFile(path, Path(cache))
+        names = {"imgname", "boxes", "center", "scale", "frame", "score", "cam_int", "person"} & set(file.keys)
+        for name in names:
+            if prod(file.shape(name)) > MAX_NUMBERS:
+                raise UserError(
+                    f"{path}: {name} is {list(file.shape(name))}, expected {MAX_NUMBERS:,} numbers at most."
+                )
+        arrays = {name: np.array(file.array(name)) for name in names}
     if "imgname" not in arrays or not ("boxes" in arrays or {"center", "scale"} <= set(arrays)):
         raise UserError(
             f"{path}: holds {', '.join(sorted(arrays)) or 'none of the arrays looked for'}. Expected imgname and boxes "
             "[N 4] (x1, y1, x2, y2), or imgname, center [N 2] and scale."
         )
+    if flat := [name for name, array in arrays.items() if not array.shape]:
+        raise UserError(f"{path}: {flat[0]} is one value, expected one for every box.")
     count = len(arrays["imgname"])
     shapes = {"imgname": [()], "boxes": [(4,)], "center": [(2,)], "scale": [(), (2,)], "frame": [()], "score": [()],
               "cam_int": [(3, 3)], "person": [()]}  # fmt: skip

@@ -106,9 +106,8 @@ def photograph(row: Mapping[str, Any], rules: Mapping[str, ImageRule]) -> UInt8[
     """The image of a row, RGB; or why there is none."""
     if row["source"] not in rules:
         return "no image: the manifest names no image_root for this source"
-    file = rules[row["source"]].file(row["imgname"])
     try:
-        image, _ = decode(file.read_bytes(), 1.0)
+        image, _ = decode(rules[row["source"]].file(row["imgname"]).read_bytes(), 1.0)
     except OSError:
         return f"no image: {row['imgname']} is not there"
     except UnreadableImage as error:

@@ -3,7 +3,6 @@
 Memory: 16 bytes a row (errors, to be sorted exactly), whatever the rows hold; angles and betas are counted in bins.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from jaxtyping import Float, Int
 
 from hmr_skel.body.dofs import NUM_DOFS, limits
 from hmr_skel.data.load import Shards, load_shards
+from hmr_skel.data.meta import load_meta
 from hmr_skel.data.schema import GIVEN
 from hmr_skel.data.storage import Place, arrow_file
 from hmr_skel.data.summary import LIMIT_TOLERANCE_DEG
@@ -127,9 +127,9 @@ def read_metas(folder: Path) -> list[dict[str, Any]]:
     metas = []
     for path in paths:
         try:
-            meta = json.loads(path.read_text())
+            meta = load_meta(path)
             missing = [key for key in _NEEDED if key not in meta]
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{path}: not a meta file of a shard ({error}). Build the shard again.") from error
         if missing:
             raise UserError(f"{path}: not a meta file of a shard, it has no {', '.join(missing)}. Build it again.")
@@ -145,7 +145,8 @@ def manifest_name(shard: Place, folder: Path) -> str:
 
 
 def _file(folder: Path, meta: dict[str, Any], kind: str) -> Path:
-    name = next((name for name in meta["files"] if name.startswith(kind)), None)
+    # One that leads elsewhere is no name of ours: what a meta file says must not be read from anywhere else.
+    name = next((name for name in meta["files"] if name.startswith(kind) and "/" not in name[len(kind) :]), None)
     if name is None or not (folder / name).is_file():
         raise UserError(
             f"shard {meta['shard']} of {folder} has no file {name or kind}. `hmr-skel verify {folder}` lists what is "

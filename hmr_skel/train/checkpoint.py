@@ -4,6 +4,7 @@ Nothing random has a state: the order of samples, their augmentation and each st
 the seed and the step. So what has to be kept is the weights, their mean, the optimiser's moments, and counters.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ class State:
     optimizer: dict[str, Any]
 
 
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("step", "skipped_steps", "skipped_samples", "rows"), int), "seconds": (int, float),
+    **dict.fromkeys(("recipe", "model", "ema", "optimizer"), dict),
+}  # fmt: skip
+
+
 def save_state(path: Path, state: State) -> None:
     """Write it by rename. Raises `UserError` where the folder cannot be written."""
     with replacing(path) as temporary:
@@ -52,7 +59,11 @@ def load_state(path: Path) -> State:
     try:
         if found != FORMAT:
             raise ValueError(f"expected {FORMAT!r} in it, found {found!r}")
-        return State(**content)
+        state = State(**content)
+        for name, kinds in _KINDS.items():
+            if not isinstance(getattr(state, name), kinds):
+                raise TypeError(f"{name} is a {type(getattr(state, name)).__name__}")
+        return state
     except (ValueError, TypeError) as error:
         raise UserError(
             f"{path}: no training state of this version of hmr-skel ({error}). Start afresh with --fresh, or choose "

@@ -131,9 +131,14 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
         optimizer = new_optimizer(recipe, network)
         ema = Ema(network)
         if state is not None:
-            network.load_state_dict(state.model)
-            ema.load(state.ema)
-            optimizer.load_state_dict(state.optimizer)
+            try:
+                network.load_state_dict(state.model)
+                ema.load(state.ema)
+                optimizer.load_state_dict(state.optimizer)
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"{run.out / STATE}: does not fit the network ({error}). Start afresh with --fresh."
+                ) from error
         start = 0 if state is None else state.step
         skipped_steps = 0 if state is None else state.skipped_steps
         samples_before = 0 if state is None else state.skipped_samples

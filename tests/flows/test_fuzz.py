@@ -4,7 +4,9 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import pickle
+import signal
 import subprocess
 import time
 import zlib
@@ -15,8 +17,11 @@ import pytest
 import torch
 
 from flows.drill import fuzz as fuzzing
-from flows.drill.fuzz import Watch, fuzz, fuzz_table
-from flows.drill.fuzz_targets import TARGETS, Target
+from flows.drill.fuzz import LIMIT_BYTES, fuzz, fuzz_table
+from flows.drill.fuzz_process import fuzz_apart
+from flows.drill.fuzz_target import Target
+from flows.drill.fuzz_targets import TARGETS as READERS
+from flows.drill.fuzz_watch import Watch
 from hmr_skel.body.assets import load_pickle
 from hmr_skel.convert import pickles
 from hmr_skel.convert.files import read_contents
@@ -31,7 +36,7 @@ def watch() -> Watch:
     return Watch()
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize("target", READERS, ids=lambda target: target.name)
 def test_no_file_makes_trouble(target: Target, watch: Watch, tmp_path: Path):
     found = fuzz(target, tmp_path / "x", watch, executions=30, seed=7)
     assert [finding.what for finding in found.findings] == []
@@ -56,6 +61,26 @@ def slow(path: Path) -> None:
     time.sleep(5)
 
 
+def reading(path: Path) -> None:
+    Path("/etc/passwd").read_text()
+
+
+def taking(path: Path) -> None:
+    bytearray(LIMIT_BYTES + 2**20)
+
+
+def ending(path: Path) -> None:
+    if b"e" not in path.read_bytes():
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def fine() -> list[bytes]:
+    return [b"fine"]
+
+
+TARGETS = (Target("ending", ".bin", ending, fine),)
+
+
 @pytest.mark.parametrize(
     ("read", "words"),
     [
@@ -63,13 +88,26 @@ def slow(path: Path) -> None:
         (writing, "does open"),
         (running, "does subprocess.Popen"),
         (slow, "not read within 1 s"),
+        (reading, "does open /etc/passwd for reading"),
+        (taking, "out of memory, with 2 GB to take"),
     ],
 )
 def test_what_is_noticed(read, words: str, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fuzzing, "LIMIT_S", 1)
+    if read is slow:
+        monkeypatch.setattr(fuzzing, "LIMIT_S", 1)
     executions = 1 if read is slow else 5
-    found = fuzz(Target("x", ".bin", read, lambda: [b"fine"]), tmp_path / "x", watch, executions=executions, seed=0)
+    found = fuzz(Target("x", ".bin", read, fine), tmp_path / "x", watch, executions=executions, seed=0)
     assert any(words in finding.what for finding in found.findings)
+
+
+def test_a_process_that_ends_is_a_finding(tmp_path: Path):
+    told: list[int] = []
+    found = fuzz_apart(
+        TARGETS[0], tmp_path, executions=30, seed=0, seconds=60, corpus=[b"me"], progress=told.append, module=__name__
+    )
+    assert {finding.what for finding in found.findings} == {"ends the process: SIGSEGV"}
+    assert all(b"e" not in finding.data for finding in found.findings)
+    assert found.executions >= len(found.findings) > 0
 
 
 class Ask:

@@ -123,7 +123,7 @@ def test_a_datasets_rows(tmp_path):
         ("b.json", {"a.jpg": []}, "holds no box"),
         ("b.csv", "image,x1,y1,x2,y2\n", "holds no box"),
         ("b.txt", "a.jpg 1 2 3 4", "boxes come as .json, .csv, .npz or .parquet"),
-        ("b.npz", "no zip", "cannot be read as an .npz"),
+        ("b.npz", "no zip", "is not a complete .npz"),
         ("b.parquet", "no parquet", "is not a Parquet file"),
     ],
 )

@@ -1,0 +1,296 @@
+"""Files made to be read where they should not be, or to take more than they have: each is one clear error."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from hmr_skel.data.annotations import open_source
+from hmr_skel.data.crop import UnreadableImage
+from hmr_skel.data.image_files import ImageRule, below
+from hmr_skel.data.manifest import load_manifest, parse_manifest
+from hmr_skel.data.meta import meta_text
+from hmr_skel.data.npz import LabelFile
+from hmr_skel.data.shards import plan
+from hmr_skel.errors import UserError
+from hmr_skel.evaluate.benchmarks import BENCHMARKS
+from hmr_skel.evaluate.labels import load_rows
+from hmr_skel.open_data.images import make_images
+from hmr_skel.predict.box_files import load_boxes
+from hmr_skel.report.gather import gather
+from hmr_skel.train.checkpoint import load_state
+from hmr_skel.train.log import read_log
+
+MANIFEST = {
+    "name": "x", "skel_gender": "male", "rows_per_shard": 1, "body_models": {"kind": "files", "path": "x"},
+    "sources": [{"name": "a", "format": "camerahmr", "file": "a.npz"}],
+}  # fmt: skip
+
+# --- nothing is read or written outside the named folders ---
+
+ESCAPES = ("../x.jpg", "a/../../x.jpg", "/etc/passwd", "a/../..", "x\0.jpg")
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_images_lie_below_their_folder(tmp_path: Path, name: str):
+    root = tmp_path / "images"
+    with pytest.raises(UserError, match="is not below"):
+        below(root, name)
+    with pytest.raises(UnreadableImage, match="is not below"):  # for those who count and go on
+        ImageRule(root).file(name)
+    assert below(root, "a/../b.jpg") == root / "a/../b.jpg"
+    assert ImageRule(root, (("^/data/", ""),)).file("/data/a.jpg") == root / "a.jpg"
+    with pytest.raises(UserError):  # by the manifest's own rule
+        ImageRule(root, (("^a$", "../b"),)).file("a")
+
+
+@given(parts=st.lists(st.sampled_from(["..", ".", "a", "", "b c", "...", "\\"]), max_size=8), absolute=st.booleans())
+def test_no_path_escapes(parts: list[str], absolute: bool):
+    name = "/" * absolute + "/".join(parts)
+    try:
+        path = below(Path("/data/images"), name)
+    except UserError:
+        return
+    assert os.path.commonpath([os.path.abspath(path), "/data/images"]) == "/data/images"
+
+
+def test_links_in_an_image_folder_are_the_users(tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "coco").symlink_to(tmp_path / "elsewhere")
+    assert below(tmp_path / "images", "coco/1.jpg") == tmp_path / "images" / "coco" / "1.jpg"
+
+
+def test_no_picture_is_rendered_elsewhere(tmp_path: Path):
+    arrays = {"pose_cam": np.zeros((1, 72)), "shape": np.zeros((1, 10)), "trans_cam": np.ones((1, 3)),
+              "cam_int": np.eye(3)[None], "imgname": np.array(["../../out.jpg"])}  # fmt: skip
+    np.savez(tmp_path / "labels.npz", **arrays)
+    with pytest.raises(UserError, match="is not below"):
+        make_images(tmp_path / "labels.npz", tmp_path / "a" / "images", tmp_path, workers=1)
+
+
+def test_a_meta_file_names_no_other_files(tmp_path: Path):
+    content = {"shard": 0, "shards": 1, "rows": 1, "kept": 1, "rejected": 0, "split": "train", "pieces": []}
+    (tmp_path / "set" / "meta").mkdir(parents=True)
+    (tmp_path / "set" / "data").mkdir()
+    (tmp_path / "secret.parquet").write_bytes(b"PAR1")
+    for name in ("data/../../secret.parquet", "data//etc/passwd"):
+        text = meta_text(content | {"files": {name: {}}})
+        (tmp_path / "set" / "meta" / "shard-00000-of-00001.json").write_text(text)
+        with pytest.raises(UserError, match="has no file data/"):
+            gather(tmp_path / "set")
+
+
+def test_members_of_an_archive_stay_in_the_cache(tmp_path: Path):
+    """Compressed ones are unpacked to files that are called as they are."""
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.zeros(3))
+    for name in ("../../out.npy", "/out.npy", "a/../../../out.npy"):
+        with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(name, file.getvalue())
+        labels = LabelFile(tmp_path / "x.npz", tmp_path / "cache" / "of" / "this")
+        with pytest.raises(UserError, match="no name of an array"):
+            labels.array(labels.keys[0])
+    assert not list(tmp_path.rglob("out.npy"))
+
+
+def test_variables_are_replaced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("A", "${SECRET}")
+    monkeypatch.setenv("SECRET", "hunter2")
+    content = MANIFEST | {"sources": [MANIFEST["sources"][0] | {"file": "${A}/x.npz"}]}
+    assert parse_manifest(content, "x").sources[0].file == Path("${SECRET}/x.npz")
+
+
+# --- huge counts ---
+
+
+@pytest.mark.parametrize("rows", [10**6, 10**12, 2**70])
+def test_shards_beyond_count(rows: int):
+    with pytest.raises(UserError, match=r"makes [\d,]+ shards of 1 rows .*raise rows_per_shard"):
+        plan(parse_manifest(MANIFEST, "x"), {"a": rows})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 5000,
+        "a = " + "9" * 5000,
+        ".".join("a" * 20_000) + " = 1",
+        "x = 1\n" * 50_000,
+        "[[sources]]\n" * 10_000,
+        "a = 1979-13-99T99:99:99",
+        "\x00",
+    ],
+    ids=lambda text: text[:12],
+)
+def test_manifests_that_are_none(tmp_path: Path, text: str):
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(UserError):
+        load_manifest(tmp_path / "x.toml")
+
+
+# --- label files ---
+
+DESCRS = ("<f4", "<f8", "<i8", ">f2", "|b1", "|O", "<U9", "<U0", "<U500000000", "|S0", "|V0", "|V8", "<M8[ns]", "<c16",
+          [("a", "<f4")], [("a", "|O")], [("a", "<f4", (2**40,))], "f", "", None, 3)  # fmt: skip
+SIDES = st.one_of(st.integers(-3, 5), st.sampled_from([2**31, 2**40, 2**63 - 1, 2**64, -(2**40), True, 1.5, "3", None]))
+SHAPES = st.one_of(st.lists(SIDES, max_size=4).map(tuple), st.just((3, 72)), st.just([3]), st.just(3), st.none())
+KEYS = ("imgname", "center", "scale", "pose_cam", "shape", "trans_cam", "cam_int")
+HONEST = {"imgname": ("<U9", (3,)), "center": ("<f4", (3, 2)), "scale": ("<f4", (3,)), "pose_cam": ("<f4", (3, 72)),
+          "shape": ("<f8", (3, 10)), "trans_cam": ("<f4", (3, 3)), "cam_int": ("<f4", (3, 3, 3))}  # fmt: skip
+
+
+def npy(descr: object, shape: object, fortran: object, content: bytes) -> bytes:
+    """An .npy whose header says anything."""
+    text = repr({"descr": descr, "fortran_order": fortran, "shape": shape}).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + content
+
+
+def honest(key: str) -> bytes:
+    descr, shape = HONEST[key]
+    return npy(descr, shape, False, np.ones(shape, descr).tobytes())
+
+
+MEMBERS = st.builds(
+    npy, st.sampled_from(DESCRS), SHAPES, st.sampled_from([False, True, 0, "x"]), st.binary(max_size=300)
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changed=st.dictionaries(st.sampled_from(KEYS), MEMBERS, max_size=2),
+    twice=st.none() | st.tuples(st.sampled_from(KEYS), MEMBERS),
+    compression=st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
+    cut=st.integers(0, 400) | st.just(0),
+    allow=st.booleans(),
+)
+@example({"imgname": npy("<U0", (2**40,), False, b"")}, None, zipfile.ZIP_STORED, 0, True)
+@example({"imgname": npy("<U500000000", (3,), False, b"x")}, None, zipfile.ZIP_DEFLATED, 0, True)
+@example({"center": npy("<f4", (2**40, 0), False, b"")}, None, zipfile.ZIP_DEFLATED, 0, False)
+@example({}, ("imgname", npy("<f4", (3,), False, bytes(12))), zipfile.ZIP_STORED, 0, False)
+def test_label_files_are_read_or_refused(tmp_path: Path, changed, twice, compression, cut, allow):
+    path = tmp_path / "x.npz"
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for key in KEYS:
+            archive.writestr(f"{key}.npy", changed.get(key, honest(key)))
+        if twice is not None:
+            archive.NameToInfo.clear()  # else it warns
+            archive.writestr(f"{twice[0]}.npy", twice[1])
+    path.write_bytes(file.getvalue()[: len(file.getvalue()) - cut])
+    source = MANIFEST["sources"][0] | {"file": str(path), "allow_pickle": allow}
+    try:
+        reader = open_source(parse_manifest(MANIFEST | {"sources": [source]}, "x").sources[0], tmp_path / "cache")
+        rows = reader.read(0, reader.num_rows)
+    except UserError:
+        assert changed or twice is not None or cut
+        return
+    assert len(rows) == len(rows.imgname) == len(rows.center) <= 5
+    for name in BENCHMARKS:
+        try:
+            load_rows(BENCHMARKS[name], path)
+        except UserError:
+            continue
+
+
+def bomb(path: Path, key: str, descr: str, shape: tuple[int, ...]) -> Path:
+    """An archive of a few kilobytes with an array of zeros of any size."""
+    header = npy(descr, shape, False, b"")
+    size = int(np.prod(shape)) * np.dtype(descr).itemsize
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed, crc = packer.compress(header), zlib.crc32(header)
+    piece = bytes(2**20)
+    for start in range(0, size, len(piece)):
+        part = piece[: size - start]
+        packed, crc = packed + packer.compress(part), zlib.crc32(part, crc)
+    packed += packer.flush()
+    total = len(header) + size
+    info = zipfile.ZipInfo(f"{key}.npy")
+    name = info.filename.encode()
+    fields = b"\x14\0\0\0\x08\0\0\0\x21\0" + b"".join(n.to_bytes(4, "little") for n in (crc, len(packed), total))
+    local = b"PK\x03\x04" + fields + len(name).to_bytes(2, "little") + b"\0\0" + name + packed
+    central = b"PK\x01\x02\x14\0" + fields + len(name).to_bytes(2, "little") + bytes(16) + name
+    end = (
+        b"PK\x05\x06\0\0\0\0\x01\0\x01\0"
+        + len(central).to_bytes(4, "little")
+        + len(local).to_bytes(4, "little")
+        + b"\0\0"
+    )
+    path.write_bytes(local + central + end)
+    return path
+
+
+def test_numbers_of_one_byte_that_would_be_many(tmp_path: Path):
+    """Each is within what may be unpacked, and would be eight times as much as floats."""
+    path = bomb(tmp_path / "x.npz", "imgname", "|u1", (2**27,))
+    assert path.stat().st_size < 2**18
+    with pytest.raises(UserError, match=r"has 134,217,728 entries, expected at most"):
+        load_rows(BENCHMARKS["emdb"], path)
+    with pytest.raises(UserError, match=r"imgname is \[134217728\], expected"):
+        load_boxes(path, 1.2)
+
+
+# --- the rest ---
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a": ' * 100_000, "9" * 5000, '[{"image": "a", "box": [1e999, 1, 2, 3]}]']
+)
+def test_boxes_that_are_none(tmp_path: Path, text: str):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError):
+        load_boxes(tmp_path / "x.json", 1.2)
+
+
+def test_training_states_of_other_kinds(tmp_path: Path):
+    import torch
+
+    from hmr_skel.train.checkpoint import FORMAT
+
+    numbers = {"step": "3", "skipped_steps": 0, "skipped_samples": 0, "seconds": 1.5, "rows": 7}
+    content = {"format": FORMAT, **numbers, "recipe": {}, "model": {}, "ema": {}, "optimizer": {}}
+    torch.save(content, tmp_path / "state.pt")
+    with pytest.raises(UserError, match="no training state of this version"):
+        load_state(tmp_path / "state.pt")
+
+
+def test_logs_end_where_they_are_none(tmp_path: Path):
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n{"step": 2}\n' + b"[" * 100_000 + b'\n{"step": 3}\n')
+    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [1, 2]
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n[]\n{"step": 3}\n')
+    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [1]
+
+
+def claimed_png(width: int, height: int) -> bytes:
+    """A picture of some kilobytes that says that it is of this size, and is."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.slow
+def test_pictures_of_any_size(tmp_path: Path):
+    """OpenCV reads its limit once, when it is imported: so by the command line, in a process of its own."""
+    out = tmp_path / "corpus" / "images"
+    out.mkdir(parents=True)
+    (out / "a").write_bytes(claimed_png(60_000, 60_000))
+    (out / "b").write_bytes(claimed_png(14_000, 14_000))
+    command = [sys.executable, "-m", "hmr_skel.cli", "drill", "fuzz", "--target", "images", "--executions", "7"]
+    done = subprocess.run(
+        [*command, "--corpus", str(tmp_path / "corpus"), "--json", "-q"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["targets"] == {"images": {"executions": 7, "findings": 0}}
