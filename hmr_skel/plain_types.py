@@ -48,7 +48,10 @@ def _scalar(dtype: Any, data: Any) -> Any:
     """One number or text. Without data numpy would make one of any width."""
     if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, bytes | str):
         raise pickle.UnpicklingError("a scalar without its bytes is not on the allow-list")
-    return np._core.multiarray.scalar(dtype, data)
+    content = data.encode("latin1") if isinstance(data, str) else data  # Python 2 wrote its bytes as text
+    if not 0 < len(content) == dtype.itemsize:
+        raise pickle.UnpicklingError(f"a scalar of {dtype} from {len(content)} bytes is not on the allow-list")
+    return np.frombuffer(content, dtype)[0]
 
 
 def _frombuffer(data: Any, dtype: Any, *shape: Any) -> np.ndarray:
