@@ -1,7 +1,8 @@
 """The Prefect flow `build-hmr-skel`: a task per shard, on whatever task runner. `flows/shard.py` builds the shard.
 
 Done is what the output says is done (the meta file's fingerprint), never what a run's state says: a killed run, another
-machine and a deleted Prefect database make no difference.
+machine and a deleted Prefect database make no difference. Who is at work on what is for the output to say as well
+(`hmr_skel/data/attempts.py`): any number of runs, on any machines, may share a folder, and each shard is built once.
 """
 
 import ctypes
@@ -9,7 +10,8 @@ import errno
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -30,6 +32,7 @@ from tqdm import tqdm
 
 from flows.shard import Builder, ShardReport
 from flows.summary import DatasetSummary, ShardsFailed, summarise_build
+from hmr_skel.data.attempts import AtWork
 from hmr_skel.errors import UserError
 
 DEFAULT_MANIFEST = "manifests/open.toml"
@@ -64,10 +67,17 @@ def _builder(run: str, manifest: str, out: str | None, device: str, quiet: bool)
 )
 def build_shard_task(
     manifest: str, index: int, out: str | None, device: str, rebuild: bool = False, progress: bool = False
-) -> dict[str, Any]:
-    """Build one shard, or skip it where it is complete. Returns `ShardReport.as_dict`, small enough for any storage."""
+) -> dict[str, Any] | None:
+    """Build one shard, or skip it where it is complete. Returns `ShardReport.as_dict`, small enough for any storage.
+
+    None where another process is building it: nobody waits inside a task, which would keep others from their turn.
+    """
     builder = _builder(str(flow_run.id), manifest, out, device, not progress)
-    report = builder.build(index, rebuild=rebuild, progress=progress)
+    try:
+        report = builder.build(index, rebuild=rebuild, progress=progress, wait=False)
+    except AtWork as busy:
+        get_run_logger().info(str(busy))
+        return None
     get_run_logger().info(report.line())
     return report.as_dict()
 
@@ -111,21 +121,28 @@ def build_hmr_skel(
         artifact = create_progress_artifact(0.0, key="build-progress", description=f"{len(wanted)} shards")
         suspects = builder.suspects(wanted)
         # One that ended a process before comes last and alone, so that it takes no other along.
-        turns = [[index for index in wanted if index not in suspects], *([index] for index in suspects)]
+        turns = deque([[index for index in wanted if index not in suspects], *([index] for index in suspects)])
         reports: list[ShardReport] = []
         failures: dict[int, BaseException] = {}
         with tqdm(
             total=len(wanted), unit="shard", desc=builder.manifest.name, disable=None if progress else True
         ) as bar:
-            for turn in turns:
+            claimed: list[int] = []  # by other processes
+            while turns or claimed:
+                if not turns:
+                    turns.append(builder.wait_for_others(claimed, _said_by(bar, progress)))
+                    claimed = [index for index in claimed if index not in turns[0]]
                 futures.clear()
-                for index in turn:
+                for index in turns.popleft():
                     futures[build_shard_task.submit(manifest, index, out, device, rebuild, progress)] = index
                 for future in as_completed(list(futures)):
                     result = future.result(raise_on_failure=False)
+                    if result is None:
+                        claimed.append(futures[future])
+                        continue
                     if isinstance(result, dict):
                         reports.append(ShardReport(**result))
-                        if progress and bar.disable:  # no terminal, perhaps a log file
+                        if progress and bar.disable and not reports[-1].skipped:  # no terminal, perhaps a log file
                             print(reports[-1].line(), file=sys.stderr, flush=True)
                     else:
                         failures[futures[future]] = result
@@ -144,6 +161,20 @@ def build_hmr_skel(
         raise
     finally:
         _builder.cache_clear()
+
+
+def _said_by(bar: tqdm, progress: bool) -> Callable[[str], None]:
+    """Says a text beside the progress bar; where there is none, once, in a line of its own."""
+    last = ""
+
+    def say(text: str) -> None:
+        nonlocal last
+        if progress and bar.disable and text != last:
+            print(text, file=sys.stderr, flush=True)
+        bar.set_postfix_str(text)
+        last = text
+
+    return say
 
 
 def _publish(summary: DatasetSummary) -> None:

@@ -5,9 +5,10 @@ thread; `build_shard` is one shard and done.
 """
 
 import re
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +21,7 @@ from flows.fitter import Fitter
 from flows.sources import fit_code, make_missing
 from hmr_skel.data.annotations import SourceReader, open_source
 from hmr_skel.data.atomic import remove_abandoned
-from hmr_skel.data.attempts import attempting, crashes, forget
+from hmr_skel.data.attempts import AtWork, attempting, crashes, forget, wait_for_others
 from hmr_skel.data.card import write_card
 from hmr_skel.data.checks import check_rows
 from hmr_skel.data.fingerprint import code_version, fingerprint_of, shard_ingredients
@@ -144,15 +145,17 @@ class Builder:
             code=self._code,
         )
 
-    def build(self, index: int, *, rebuild: bool = False, progress: bool = True) -> ShardReport:
+    def build(self, index: int, *, rebuild: bool = False, progress: bool = True, wait: bool = True) -> ShardReport:
         """Build one shard, or skip it where it is complete and `rebuild` is not set.
 
         Args:
             index: from 0.
             rebuild: build it although it is complete.
             progress: show a progress bar on a terminal.
+            wait: while another process builds it, until it is done or gone.
 
         Raises:
+            AtWork: another process builds it, and `wait` is not set.
             UserError: there is no such shard, a label file cannot be read or has changed, a model file is missing or
                 damaged, the output cannot be written, or the shard ended the process that built it too often.
         """
@@ -161,9 +164,25 @@ class Builder:
         if not rebuild and is_complete(self.out, shard, fingerprint):
             forget(self.out, shard)  # one that was killed after its last file was in place has left its note
             return self._report(shard, skipped=True)
-        with attempting(self.out, shard, fingerprint, anew=rebuild):
-            self._build(shard, fingerprint, progress)
-        return self._report(shard, skipped=False)
+        try:
+            with attempting(self.out, shard, fingerprint, anew=rebuild):
+                # Another may have completed it between the look and the note.
+                skipped = not rebuild and is_complete(self.out, shard, fingerprint)
+                if not skipped:
+                    self._build(shard, fingerprint, progress)
+        except AtWork as busy:
+            if not wait:
+                raise
+            if progress:
+                print(f"{busy} Waiting for it.", file=sys.stderr, flush=True)
+            wait_for_others(self.out, [shard], lambda text: None)
+            return self.build(index, rebuild=rebuild, progress=progress)
+        return self._report(shard, skipped=skipped)
+
+    def wait_for_others(self, indices: Sequence[int], say: Callable[[str], object]) -> list[int]:
+        """Those of the shards that nobody builds any more, once there are some. `say` gets what is waited for."""
+        shards = [pick(self.shards, index) for index in indices]
+        return [shard.index for shard in wait_for_others(self.out, shards, say)]
 
     def suspects(self, indices: Sequence[int]) -> list[int]:
         """Those of the shards that a process ended in: best built last and alone, where they take no other along."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flows.drill.injection import Injection, injected
 from flows.shard import Builder
+from hmr_skel.data.attempts import AtWork
 from hmr_skel.errors import UserError
 
 FAILED = 2
@@ -59,11 +60,20 @@ def _build_all(manifest: Path, out: Path, injection: Injection, opened: Connecti
     with injected(builder, injection):
         builder.load_models(indices)
         opened.close()
-        for index in sorted(indices, key=lambda index: (index in suspects, index)):
-            try:
-                print(builder.build(index, progress=False).line())
-            except UserError as error:
-                failed += 1
-                print(f"error: shard {index}: {error}")
+        turn = sorted(indices, key=lambda index: (index in suspects, index))
+        claimed: list[int] = []  # by other workers
+        while turn or claimed:
+            if not turn:
+                turn = builder.wait_for_others(claimed, print)
+                claimed = [index for index in claimed if index not in turn]
+            for index in turn:
+                try:
+                    print(builder.build(index, progress=False, wait=False).line())
+                except AtWork:
+                    claimed.append(index)
+                except UserError as error:
+                    failed += 1
+                    print(f"error: shard {index}: {error}")
+            turn = []
     builder.write_card()
     sys.exit(FAILED if failed else 0)
