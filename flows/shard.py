@@ -29,6 +29,8 @@ from hmr_skel.data.manifest import Manifest, load_manifest
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import SCHEMA, shard_table
 from hmr_skel.data.shards import Shard, cache_dir, check_no_other_plan, is_complete, pick, plan, read_meta
+from hmr_skel.data.staging import check_writable, staged
+from hmr_skel.data.storage import Place, local_folder, locate
 from hmr_skel.data.summary import summarise
 from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
@@ -89,7 +91,7 @@ class Builder:
     """Builds shards of one manifest into one folder."""
 
     def __init__(
-        self, manifest: Manifest, out: Path, device: str = "auto", *, quiet: bool = False, any_plan: bool = False
+        self, manifest: Manifest, out: Place, device: str = "auto", *, quiet: bool = False, any_plan: bool = False
     ) -> None:
         """Open everything that shards share, and check it, before any work.
 
@@ -101,11 +103,13 @@ class Builder:
         self.device = resolve_device(device)
         recipe(manifest.recipe)  # an unknown one, before anything is made
         make_missing(manifest, quiet=quiet)
-        self.readers: dict[str, SourceReader] = {s.name: open_source(s, cache_dir(out)) for s in manifest.sources}
+        cache = cache_dir(self.local)
+        self.readers: dict[str, SourceReader] = {s.name: open_source(s, cache) for s in manifest.sources}
         self.shards = plan(manifest, {name: reader.num_rows for name, reader in self.readers.items()})
         if not any_plan:
             check_no_other_plan(out, len(self.shards))
-            for folder in (out, *(out / name for name in ("data", "rejects", "meta"))):
+            check_writable(out)
+            for folder in (self.local, *(self.local / name for name in ("data", "rejects", "meta"))):
                 remove_abandoned(folder)
         self.fitter = Fitter(manifest, self.device)
         self._fitting = threading.Lock()
@@ -113,10 +117,15 @@ class Builder:
         self._code = code_version(fit_code())
 
     @classmethod
-    def open(cls, manifest: str | Path, out: str | Path | None = None, device: str = "auto", **kwargs) -> Self:
-        """From a manifest file. `out` defaults to data/<manifest name>."""
+    def open(cls, manifest: str | Path, out: str | Place | None = None, device: str = "auto", **kwargs) -> Self:
+        """From a manifest file. `out` is a folder or a URI and defaults to data/<manifest name>."""
         loaded = load_manifest(manifest)
-        return cls(loaded, Path(out) if out is not None else default_out(loaded), device, **kwargs)
+        return cls(loaded, locate(out) if out is not None else default_out(loaded), device, **kwargs)
+
+    @property
+    def local(self) -> Path:
+        """The folder of this machine that goes with `out`: for labels unpacked."""
+        return local_folder(self.out)
 
     def choose(self, shards: str | None) -> list[int]:
         """Numbers of the shards that a text such as `0-3,7` names; all for None."""
@@ -215,18 +224,22 @@ class Builder:
         rejects += not_fitted
         table = pa.concat_tables([SCHEMA.empty_table(), *(shard_table(rows, columns) for rows, columns in fitted)])
         assert table.num_rows + len(rejects) == shard.num_rows, (table.num_rows, len(rejects), shard.num_rows)
-        write_shard(self.out, shard, table, fingerprint=fingerprint, manifest_name=self.manifest.name, code=self._code)
-        write_rejects(self.out, shard, rejects)
-        write_s = time.perf_counter() - start
-        total_s = read_s + fit_s + write_s  # without the time in which another shard had the device
-        info = summarise(table, rejects) | {
-            "rows_per_s": shard.num_rows / total_s,
-            "seconds": {"read": read_s, "fit": fit_s, "write": write_s, "total": total_s},
-            "device": str(self.device),
-            "batch": batch,  # less than the recipe's where memory was short: the result is then not equal in every bit
-        }
-        write_meta(self.out, shard, fingerprint, info, self.ingredients(shard))
-        self.write_card()
+        with staged(self.out, shard) as folder:
+            write_shard(
+                folder, shard, table, fingerprint=fingerprint, manifest_name=self.manifest.name, code=self._code
+            )
+            write_rejects(folder, shard, rejects)
+            write_s = time.perf_counter() - start
+            total_s = read_s + fit_s + write_s  # without the time in which another shard had the device
+            info = summarise(table, rejects) | {
+                "rows_per_s": shard.num_rows / total_s,
+                "seconds": {"read": read_s, "fit": fit_s, "write": write_s, "total": total_s},
+                "device": str(self.device),
+                "batch": batch,  # less than the recipe's where memory was short: the result is not equal in every bit
+            }
+            write_meta(folder, shard, fingerprint, info, self.ingredients(shard))
+        if isinstance(self.out, Path):  # of a store, once at the end: it takes a request for every shard there is
+            self.write_card()
 
     def _read(self, shard: Shard) -> tuple[list[AnnotationRows], list[Reject]]:
         pieces, rejects = [], []
@@ -253,7 +266,7 @@ class Builder:
 def build_shard(
     manifest: Manifest,
     index: int,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     *,
     device: str = "auto",
     rebuild: bool = False,
@@ -264,14 +277,14 @@ def build_shard(
     Args:
         manifest: what to build.
         index: from 0.
-        out: the dataset's folder; default data/<manifest name>.
+        out: the dataset's folder, or its URI in a store; default data/<manifest name>.
         device: cpu, cuda, cuda:1 ...; auto takes the first CUDA device, else the CPU.
         rebuild: build it although it is complete.
         progress: say what is made on first use, and show a progress bar on a terminal.
 
     Raises `UserError` for everything that a user can mend.
     """
-    folder = Path(out) if out is not None else default_out(manifest)
+    folder = locate(out) if out is not None else default_out(manifest)
     builder = Builder(manifest, folder, device, quiet=not progress)
     report = builder.build(index, rebuild=rebuild, progress=progress)
     builder.write_card()

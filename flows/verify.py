@@ -1,9 +1,7 @@
 """A dataset against its manifest: fingerprints, rows of the sources, a sample of rows fitted again; and its repair."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from flows.shard import Builder
 from hmr_skel.data.atomic import is_temporary
 from hmr_skel.data.checks import check_rows
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, shard_table
+from hmr_skel.data.storage import Place, arrow_file, move
 from hmr_skel.data.verify import FilesReport, Problem, describe_difference, foreign_shards, verify_files
 from hmr_skel.rows import AnnotationRows, Reject
 
@@ -38,7 +37,7 @@ class Verification:
 
 
 def verify_dataset(
-    out: Path,
+    out: Place,
     builder: Builder | None = None,
     *,
     partial: bool = False,
@@ -153,8 +152,10 @@ def _differing(
     loose: bool,
 ) -> list[str]:
     shard = builder.shards[index]
-    stored = pq.read_table(shard.data_file(builder.out))
-    rejected = pq.read_table(shard.rejects_file(builder.out), columns=["source", "source_row", "reason"]).to_pylist()
+    with arrow_file(shard.data_file(builder.out)) as file:
+        stored = pq.read_table(file)
+    with arrow_file(shard.rejects_file(builder.out)) as file:
+        rejected = pq.read_table(file, columns=["source", "source_row", "reason"]).to_pylist()
     stored_reasons = {(row["source"], row["source_row"]): row["reason"] for row in rejected}
     kept = zip(stored["source"].to_pylist(), stored["source_row"].to_pylist(), strict=True)
     place = {key: i for i, key in enumerate(kept)}
@@ -202,7 +203,7 @@ def _tolerance(name: str, row: Mapping[str, Any], loose: bool) -> float:
 
 
 def repair_dataset(
-    out: Path,
+    out: Place,
     problems: list[Problem],
     open_builder: Callable[[], Builder],
     *,
@@ -236,10 +237,9 @@ def repair_dataset(
     return len(strays), len(shards)
 
 
-def _set_aside(out: Path, path: Path) -> None:
+def _set_aside(out: Place, path: Place) -> None:
     folder = out / SET_ASIDE / path.parent.name
-    folder.mkdir(parents=True, exist_ok=True)
     target, number = folder / path.name, 1
     while target.exists():  # of an earlier repair
         target, number = folder / f"{path.name}.{number}", number + 1
-    shutil.move(path, target)
+    move(path, target)

@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -10,6 +12,9 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as hmr_skel/cli.py does; before torch is loaded
 
 import torch
+
+if TYPE_CHECKING:
+    from tests.object_store import ObjectStore
 
 # A busy machine is no failure; the same examples every time, so that a failure is the change's fault.
 hypothesis.settings.register_profile("hmr-skel", deadline=None, derandomize=True)
@@ -32,3 +37,26 @@ def open_body_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
             export_body(directory)
             done.touch()
     return directory
+
+
+@pytest.fixture(scope="session")
+def object_store_server() -> Iterator["ObjectStore"]:
+    """A local S3 server, with credentials in the environment that it takes."""
+    from tests.object_store import serving
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # nothing but the server is asked
+        with serving() as store:
+            yield store
+
+
+@pytest.fixture
+def object_store(
+    object_store_server: "ObjectStore", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator["ObjectStore"]:
+    """The server, and a folder of this machine's own for what goes with datasets in it."""
+    monkeypatch.setenv("HMR_SKEL_DATA", str(tmp_path / "here"))
+    yield object_store_server
+    object_store_server.refuse = lambda method, path: False

@@ -171,7 +171,7 @@ def corruption_drill(
         seed: of where and what.
         progress: called after each.
     """
-    sound, target = builder.out, work / "damaged"
+    sound, target = builder.local, work / "damaged"
     rng = Random(seed)
     kinds = list(KINDS.items())
     outcomes = []
@@ -192,7 +192,7 @@ def corruption_drill(
 
 
 def _outcome(kind: str, done: Damage, builder: Builder, sound: Path) -> Outcome:
-    target = builder.out
+    target = builder.local
     alone = verify_dataset(target).problems
     problems = verify_dataset(target, builder, sample=0).problems
     named = {problem.shard for problem in problems if problem.shard is not None}

@@ -48,7 +48,11 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="what to build (default: %(default)s)"
     )
-    parser.add_argument("--out", metavar="DIR", help="where the dataset goes (default: data/<manifest name>)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where the dataset goes: a folder, or s3://bucket/prefix (default: data/<manifest name>)",
+    )
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto, the first CUDA device, else the CPU)"
     )
@@ -86,7 +90,10 @@ def run_fit(args: argparse.Namespace) -> None:
 def run_dataset(args: argparse.Namespace) -> None:
     """Run the flow in this process, on a Prefect server that ends with it."""
     from flows.server import running_server
+    from hmr_skel.data.storage import locate
 
+    if args.out is not None:
+        locate(args.out)  # Prefect records a flow's parameters: none that holds a password may come so far
     _stop_like_ctrl_c()
     if not args.quiet:
         print("starting a temporary Prefect server ...", file=sys.stderr, flush=True)

@@ -116,7 +116,7 @@ def run_corruption(args: argparse.Namespace) -> int:
         false_alarms = len(verify_dataset(ours.out, ours).problems)
         with tqdm(total=args.times, desc="drill", disable=True if args.quiet else None, leave=False) as bar:
             outcomes = corruption_drill(
-                ours, other.out, folder / "work", times=args.times, seed=args.seed, progress=bar.update
+                ours, other.local, folder / "work", times=args.times, seed=args.seed, progress=bar.update
             )
         false_alarms += len(verify_dataset(ours.out, ours).problems)
     missed = [one for one in outcomes if not (one.found and one.restored and not one.others)]
@@ -162,7 +162,7 @@ def run_faults(args: argparse.Namespace) -> int:
         start = time.monotonic()
         for index in range(len(builder.shards)):
             builder.build(index, progress=False)
-        setting = Setting(manifest, builder.out, len(builder.shards), time.monotonic() - start)
+        setting = Setting(manifest, builder.local, len(builder.shards), time.monotonic() - start)
         plan = [(fault, WORKER_FAULTS[fault], number) for fault, number in times.items()]
         if of_prefect:
             time_flow(setting, folder / "first")  # makes the server's database

@@ -4,8 +4,12 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hmr_skel.errors import UserError
+
+if TYPE_CHECKING:
+    from hmr_skel.data.storage import Place
 
 VERIFY = """\
 Check a dataset folder. Every shard must have its three files (data, rejects, meta) with the bytes that were written,
@@ -33,7 +37,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         description=VERIFY,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verify.add_argument("dataset", metavar="DATASET", type=Path, help="the dataset's folder, for instance data/open")
+    verify.add_argument("dataset", metavar="DATASET", help="the dataset's folder, for instance data/open, or its URI")
     verify.add_argument(
         "--manifest",
         metavar="FILE",
@@ -71,7 +75,9 @@ def run_verify(args: argparse.Namespace) -> int:
     from flows.shard import Builder
     from flows.verify import Verification, repair_dataset, verify_dataset
     from hmr_skel.data.manifest import load_manifest
+    from hmr_skel.data.storage import locate
 
+    args.dataset = locate(args.dataset)
     if args.sample < 0 or args.seed < 0:
         raise UserError("--sample and --seed: expected whole numbers from 0.")
     if args.files_only and (args.repair or args.manifest):
@@ -117,7 +123,7 @@ def run_verify(args: argparse.Namespace) -> int:
     return 1 if found.problems else 0
 
 
-def _manifest_of(dataset: Path) -> Path:
+def _manifest_of(dataset: "Place") -> Path:
     """The file in manifests/ of the name that the dataset's shards carry. Raises `UserError` where there is none."""
     names = _stored_names(dataset)
     candidates = [Path("manifests") / f"{Path(name).name}.toml" for name in sorted(names)]
@@ -142,15 +148,19 @@ def _refuse_other_name(dataset: Path, name: str) -> None:
         )
 
 
-def _stored_names(dataset: Path) -> Counter[str]:
+def _stored_names(dataset: "Place") -> Counter[str]:
     """How many of the shards that can be read carry which manifest's name."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from hmr_skel.data.storage import arrow_file
+
     names: Counter[str] = Counter()
     for path in sorted((dataset / "data").glob("train-*.parquet")):
         try:
-            names[(pq.read_schema(path).metadata or {}).get(b"hmr_skel.manifest", b"").decode()] += 1
+            with arrow_file(path) as file:
+                schema = pq.read_schema(file)
+            names[(schema.metadata or {}).get(b"hmr_skel.manifest", b"").decode()] += 1
         except (pa.ArrowException, OSError, UnicodeDecodeError):
             continue  # damaged, as will be said
     del names[""]

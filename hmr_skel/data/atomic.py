@@ -9,9 +9,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from hmr_skel.errors import UserError
+
+if TYPE_CHECKING:
+    from hmr_skel.data.storage import Place
 
 ABANDONED_AFTER_S = 3600.0
 """A temporary file of another machine, untouched for so long, was left by a killed process. (Of this machine: at once.)
@@ -50,19 +54,19 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{_token(os.getpid())}{uuid4().hex[:8]}.tmp")
 
 
-def is_temporary(path: Path) -> bool:
+def is_temporary(path: "Place") -> bool:
     """Whether a file has a name such as `replacing` gives while it writes."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
-def is_abandoned(path: Path) -> bool:
+def is_abandoned(path: "Place") -> bool:
     """Whether nobody is at work any more on a temporary file. Raises `FileNotFoundError` where it is gone."""
     if is_of_this_machine(path):
         return has_ended(path)
     return time.time() - path.stat().st_mtime > ABANDONED_AFTER_S
 
 
-def has_ended(path: Path) -> bool:
+def has_ended(path: "Place") -> bool:
     """Whether the process that a temporary file was made by is known to have ended; never so of another machine."""
     owner = _OWNER.search(path.name)
     if owner is None or owner["host"] != _host():
@@ -72,13 +76,13 @@ def has_ended(path: Path) -> bool:
     return owner["token"] != _token(pid) if pid == os.getpid() else not _is_running(pid)
 
 
-def owner_of(path: Path) -> str:
+def owner_of(path: "Place") -> str:
     """The process that made a temporary file, in words."""
     owner = _OWNER.search(path.name)
     return "another process" if owner is None else f"process {owner['pid']} on {owner['host']}"
 
 
-def is_of_this_machine(path: Path) -> bool:
+def is_of_this_machine(path: "Place") -> bool:
     """Whether a temporary file was made by a process of this machine."""
     owner = _OWNER.search(path.name)
     return owner is not None and owner["host"] == _host()

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from hmr_skel.data.atomic import has_ended, is_of_this_machine, owner_of, temporary_name
 from hmr_skel.data.shards import Shard
+from hmr_skel.data.storage import Place, entries, put_bytes
 from hmr_skel.errors import UserError
 
 MAX_CRASHES = 3
@@ -45,8 +46,8 @@ class AtWork(UserError):
 
 @dataclass(frozen=True)
 class _Note:
-    path: Path
-    touched: float  # s, by the clock of the disk
+    path: Place
+    touched: float  # s, by the clock of the disk or the store
 
     def is_gone(self, now: float) -> bool:
         return has_ended(self.path) or now - self.touched > SILENT_S
@@ -56,24 +57,24 @@ class _Note:
         if not self.is_gone(now):
             return False
         with contextlib.suppress(OSError):  # its owner has just ended
-            boot = self.path.read_text(errors="replace") if is_of_this_machine(self.path) else ""
-            return boot in ("", _boot())
+            boot = self.path.read_bytes() if is_of_this_machine(self.path) else b""
+            return boot in (b"", _boot())
         return False
 
 
-def crashes(out: Path, shard: Shard, fingerprint: str) -> int:
+def crashes(out: Place, shard: Shard, fingerprint: str) -> int:
     """How often a process ended without a word while it built this shard, made from the same things."""
     now = time.time()
     return sum(note.is_crash(now) for note in _notes(out, shard, fingerprint))
 
 
-def at_work(out: Path, shard: Shard) -> str | None:
+def at_work(out: Place, shard: Shard) -> str | None:
     """Who is building the shard, in words; None where nobody is."""
     now = time.time()
     return next((owner_of(note.path) for note in _notes(out, shard) if not note.is_gone(now)), None)
 
 
-def wait_for_others(out: Path, shards: Sequence[Shard], say: Callable[[str], object]) -> list[Shard]:
+def wait_for_others(out: Place, shards: Sequence[Shard], say: Callable[[str], object]) -> list[Shard]:
     """Those of the shards that nobody builds any more, once there are some. `say` gets what is waited for."""
     while True:
         owners = [at_work(out, shard) for shard in shards]
@@ -84,25 +85,19 @@ def wait_for_others(out: Path, shards: Sequence[Shard], say: Callable[[str], obj
         time.sleep(random.uniform(*POLL_S))
 
 
-def forget(out: Path, shard: Shard) -> None:
+def forget(out: Place, shard: Shard) -> None:
     """Remove the notes of processes that are gone, of a shard that is built."""
     _forget(out, shard, time.time())
 
 
 @contextlib.contextmanager
-def attempting(out: Path, shard: Shard, fingerprint: str, *, anew: bool = False) -> Generator[None]:
+def attempting(out: Place, shard: Shard, fingerprint: str, *, anew: bool = False) -> Generator[None]:
     """The time in which a shard is built. Afterwards its crashes are forgotten; before, if `anew` is set.
 
     Raises `AtWork` where another process builds it, and `UserError` where it crashed too often.
     """
-    note = temporary_name(_folder(out) / f"{shard.number}-{fingerprint[:12]}")
-    try:
-        _leave(note)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {note}: {error.strerror}. Choose an output folder that is writable and has room (--out, or "
-            "OUT=)."
-        ) from error
+    note = _folder(out) / temporary_name(Path(f"{shard.number}-{fingerprint[:12]}")).name
+    _leave(note)
     try:
         notes = _notes(out, shard)
         now = next((other.touched for other in notes if other.path == note), time.time())
@@ -117,11 +112,10 @@ def attempting(out: Path, shard: Shard, fingerprint: str, *, anew: bool = False)
         _forget(out, shard, now)
     finally:  # with an error too: it ended with a word
         note.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # others have notes there
-            _folder(out).rmdir()
+        _remove_folder(out)
 
 
-def _refuse_crashing(out: Path, shard: Shard, fingerprint: str, now: float) -> None:
+def _refuse_crashing(out: Place, shard: Shard, fingerprint: str, now: float) -> None:
     number = sum(note.is_crash(now) for note in _notes(out, shard, fingerprint))
     if number >= MAX_CRASHES:
         raise UserError(
@@ -131,36 +125,49 @@ def _refuse_crashing(out: Path, shard: Shard, fingerprint: str, now: float) -> N
         )
 
 
-def _forget(out: Path, shard: Shard, now: float) -> None:
+def _forget(out: Place, shard: Shard, now: float) -> None:
     for note in _notes(out, shard):
         if note.is_gone(now):
             note.path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # others have notes there, or nobody ever had
-        _folder(out).rmdir()
+    _remove_folder(out)
 
 
-def _leave(note: Path) -> None:
-    for left in reversed(range(_TRIES)):
-        note.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            note.write_text(_boot())
-            return
-        except FileNotFoundError:  # another process, which is done, has just removed the empty folder
-            if not left:
-                raise
+def _remove_folder(out: Place) -> None:
+    folder = _folder(out)
+    if isinstance(folder, Path):  # a store has none
+        with contextlib.suppress(OSError):  # others have notes there, or nobody ever had
+            folder.rmdir()
+
+
+def _leave(note: Place) -> None:
+    if not isinstance(note, Path):
+        put_bytes(note, _boot())
+        return
+    try:
+        for left in reversed(range(_TRIES)):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                note.write_bytes(_boot())
+                return
+            except FileNotFoundError:  # another process, which is done, has just removed the empty folder
+                if not left:
+                    raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write {note}: {error.strerror}. Choose an output folder that is writable and has room (--out, or "
+            "OUT=)."
+        ) from error
 
 
 @contextlib.contextmanager
-def _touched(note: Path) -> Generator[None]:
+def _touched(note: Place) -> Generator[None]:
     """The time in which a thread shows that this process is alive."""
     done = threading.Event()
 
     def beat() -> None:
         while not done.wait(BEAT_S):
-            with contextlib.suppress(
-                OSError
-            ):  # the disk is away for a moment; or the note is, taken for that of a dead
-                os.utime(note)
+            with contextlib.suppress(OSError, UserError):  # disk or store are away for a moment
+                _touch(note)
 
     thread = threading.Thread(target=beat, name=f"note-{note.name}", daemon=True)
     thread.start()
@@ -171,20 +178,28 @@ def _touched(note: Path) -> Generator[None]:
         thread.join()
 
 
-def _boot() -> str:
+def _touch(note: Place) -> None:
+    if isinstance(note, Path):
+        os.utime(note)
+    else:
+        _leave(note)
+
+
+def _boot() -> bytes:
     """What tells the time since this machine was started from others; nothing where the system does not say."""
     with contextlib.suppress(OSError):
-        return _BOOT_ID.read_text().strip()
-    return ""
+        return _BOOT_ID.read_bytes().strip()
+    return b""
 
 
-def _folder(out: Path) -> Path:
+def _folder(out: Place) -> Place:
     return out / ".attempts"
 
 
-def _notes(out: Path, shard: Shard, fingerprint: str = "") -> list[_Note]:
-    notes = []
-    for path in sorted(_folder(out).glob(f".{shard.number}-{fingerprint[:12]}*.tmp")):
-        with contextlib.suppress(FileNotFoundError):  # its owner has just ended
-            notes.append(_Note(path, path.stat().st_mtime))
-    return notes
+def _notes(out: Place, shard: Shard, fingerprint: str = "") -> list[_Note]:
+    folder, start = _folder(out), f".{shard.number}-{fingerprint[:12]}"
+    return [
+        _Note(folder / entry.name, entry.mtime)
+        for entry in entries(folder)
+        if entry.name.startswith(start) and entry.name.endswith(".tmp")
+    ]

@@ -10,33 +10,33 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from hmr_skel.data.atomic import replacing
 from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.schema import SCHEMA, column_shape
 from hmr_skel.data.shards import Shard, read_meta
+from hmr_skel.data.storage import Place, put_bytes
 
 _KINDS = {"float": "float32", "double": "float64"}
 """Arrow's names -> everybody's."""
 
 
-def write_card(out: Path, manifest: Manifest, shards: Sequence[Shard]) -> Path:
+def write_card(out: Place, manifest: Manifest, shards: Sequence[Shard]) -> Place:
     """Write `OUT/README.md` for the shards of the manifest that have a meta file."""
     built = [(shard, meta) for shard in shards if (meta := read_meta(out, shard)) is not None]
     path = out / "README.md"
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join([*_head(out, manifest, built), "", *_body(manifest, shards, built)]) + "\n")
+    lines = [*_head(manifest, built), "", *_body(manifest, shards, built)]
+    put_bytes(path, ("\n".join(lines) + "\n").encode())
     return path
 
 
-def _head(out: Path, manifest: Manifest, built: Sequence[tuple[Shard, dict]]) -> list[str]:
+def _head(manifest: Manifest, built: Sequence[tuple[Shard, dict]]) -> list[str]:
     lines = ["---", f"pretty_name: {manifest.name}", "tags:", "- human-mesh-recovery", "- SKEL", "- SMPL"]
     if not built:
         return [*lines, "---"]
     lines += ["configs:", "- config_name: default", "  default: true", "  data_files:"]
     for split, held_out in (("train", False), ("test", True)):
-        files = [shard.data_file(out) for shard, _ in built if shard.held_out == held_out]
-        lines += _split(split, [file.relative_to(out).as_posix() for file in files])
-    rejects = [shard.rejects_file(out).relative_to(out).as_posix() for shard, _ in built]
+        files = [shard.data_file(Path()) for shard, _ in built if shard.held_out == held_out]
+        lines += _split(split, [file.as_posix() for file in files])
+    rejects = [shard.rejects_file(Path()).as_posix() for shard, _ in built]
     return [*lines, "- config_name: rejects", "  data_files:", *_split("rejects", rejects), "---"]
 
 

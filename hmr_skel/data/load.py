@@ -4,6 +4,7 @@
     shards["v2v_mm"].mean()                # one column of all rows
     shards[17]["skel_q"]                   # one row
     for shard in shards.files(): ...       # shard by shard
+    load_shards("s3://bucket/open")        # see hmr_skel.data.storage
 
 What is null in the file comes as NaN in float arrays, None in texts and -1 in whole numbers; `valid(column)` tells.
 """
@@ -22,7 +23,9 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
+from hmr_skel.data.remote_path import RemotePath
 from hmr_skel.data.schema import column_shape
+from hmr_skel.data.storage import Place, arrow_file, locate
 from hmr_skel.errors import UserError
 
 _FILE_NAME = re.compile(r".+-(\d{5,})-of-(\d{5,})\.parquet")
@@ -31,15 +34,15 @@ _FILE_NAME = re.compile(r".+-(\d{5,})-of-(\d{5,})\.parquet")
 class Shards:
     """Rows of one or more Parquet shards. Nothing is read until it is asked for, and only the columns asked for."""
 
-    def __init__(self, paths: Sequence[Path], columns: Sequence[str]):
+    def __init__(self, paths: Sequence[Place], columns: Sequence[str]):
         self.paths = tuple(paths)
         self.columns = tuple(columns)
         self._schema = _read_schema(self.paths[0])
         self._groups: list[tuple[int, int]] = []  # (file, row group) of each row group of all files
         counts = [0]
         for i, path in enumerate(self.paths):
-            with _readable(path):
-                metadata = pq.read_metadata(path)
+            with _readable(path), arrow_file(path) as file:
+                metadata = pq.read_metadata(file)
             for group in range(metadata.num_row_groups):
                 self._groups.append((i, group))
                 counts.append(metadata.row_group(group).num_rows)
@@ -92,6 +95,10 @@ class Shards:
     @property
     def arrow(self) -> pa.dataset.Dataset:
         """The same files as a pyarrow dataset: filters, projections, `.to_table().to_pandas()`."""
+        first = self.paths[0]
+        if isinstance(first, RemotePath):
+            keys = [path.key for path in self.paths if isinstance(path, RemotePath)]
+            return pa.dataset.dataset(keys, format="parquet", filesystem=first.store)
         return pa.dataset.dataset([str(path) for path in self.paths], format="parquet")
 
     def _check_columns(self, names: Sequence[str]) -> None:
@@ -102,8 +109,8 @@ class Shards:
     def _read(self, column: str) -> pa.ChunkedArray:
         tables = []
         for path in self.paths:
-            with _readable(path):
-                tables.append(pq.read_table(path, columns=[column], memory_map=True, partitioning=None))
+            with _readable(path), arrow_file(path) as file:
+                tables.append(pq.read_table(file, columns=[column], memory_map=True, partitioning=None))
         return pa.chunked_array(
             [chunk for table in tables for chunk in table.column(0).chunks], tables[0].schema[0].type
         )
@@ -123,12 +130,12 @@ class Shards:
 
     def _read_row_group(self, file: int, group: int) -> pa.Table:
         path = self.paths[file]
-        with _readable(path), pq.ParquetFile(path, memory_map=True) as parquet:
+        with _readable(path), arrow_file(path) as source, pq.ParquetFile(source, memory_map=True) as parquet:
             return parquet.read_row_group(group, columns=list(self.columns)).select(self.columns)
 
 
 def load_shards(
-    path: str | Path | Sequence[str | Path],
+    path: str | Place | Sequence[str | Place],
     columns: Sequence[str] | None = None,
     *,
     shards: Sequence[int] | None = None,
@@ -137,7 +144,7 @@ def load_shards(
     """Open a dataset, lazily.
 
     Args:
-        path: a dataset's folder (the one with `data/` in it), one Parquet file, or several.
+        path: a dataset's folder (the one with `data/` in it), one Parquet file, or several; URIs as well.
         columns: which; all if not given.
         shards: numbers of shards of a folder, from 0; all that are there if not given.
         split: `train`, or `test` for the held-out shards; both if not given.
@@ -162,12 +169,12 @@ def load_shards(
     return Shards(paths, schemas[0].names if columns is None else columns)
 
 
-def _find(path: str | Path | Sequence[str | Path], shards: Sequence[int] | None) -> list[Path]:
-    if not isinstance(path, str | Path):
+def _find(path: str | Place | Sequence[str | Place], shards: Sequence[int] | None) -> list[Place]:
+    if not isinstance(path, str | Path | RemotePath):
         if not path:
             raise UserError("no Parquet files given. Expected a dataset's folder or its files.")
-        return [Path(item) for item in path]
-    path = Path(path)
+        return [locate(item) for item in path]
+    path = locate(path)
     if path.is_file():
         return [path]
     folder = path / "data" if (path / "data").is_dir() else path
@@ -195,13 +202,13 @@ def _find(path: str | Path | Sequence[str | Path], shards: Sequence[int] | None)
     return [by_index[index] for index in shards]
 
 
-def _read_schema(path: Path) -> pa.Schema:
-    with _readable(path):
-        return pq.read_schema(path)
+def _read_schema(path: Place) -> pa.Schema:
+    with _readable(path), arrow_file(path) as file:
+        return pq.read_schema(file)
 
 
 @contextmanager
-def _readable(path: Path) -> Generator[None]:
+def _readable(path: Place) -> Generator[None]:
     """What goes wrong in a file becomes one clear error."""
     try:
         yield
@@ -216,7 +223,7 @@ def _split(schema: pa.Schema) -> str:
     return (schema.metadata or {}).get(b"hmr_skel.split", b"train").decode(errors="replace")
 
 
-def _unknown_column(name: str, known: Sequence[str], path: Path) -> UserError:
+def _unknown_column(name: str, known: Sequence[str], path: Place) -> UserError:
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"It has: {', '.join(known)}."
     return UserError(f"no column {name!r} in {path}. {hint}")

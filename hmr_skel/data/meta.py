@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from hmr_skel.data.storage import Place
 
 MAX_META_BYTES = 16 * 2**20
 """A shard's meta file has some kilobytes; what is larger than this is none."""
@@ -15,7 +16,7 @@ def meta_text(meta: Mapping[str, Any]) -> str:
     return json.dumps({**meta, "sha256": _checksum(meta)}, indent=2, allow_nan=False) + "\n"
 
 
-def load_meta(path: Path) -> dict[str, Any]:
+def load_meta(path: Place) -> dict[str, Any]:
     """The content of a meta file without its checksum.
 
     Raises `OSError` where it cannot be read, and `ValueError` where it is not, to the byte, what `meta_text` gives.

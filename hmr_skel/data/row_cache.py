@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.data.atomic import replacing
+from hmr_skel.data.storage import Place, arrow_file, local_folder
 from hmr_skel.errors import UserError
 
 FORMAT = "1"
@@ -153,12 +154,12 @@ class _MappedFile:
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
-def open_rows(shards: Sequence[Path], cache: Path | None = None, quiet: bool = False) -> RowCache:
+def open_rows(shards: Sequence[Place], cache: Path | None = None, quiet: bool = False) -> RowCache:
     """The rows of some shards, in their order, through cache files that are written where they are missing or stale.
 
     Args:
         shards: Parquet files of one dataset.
-        cache: the folder of the cache files; by default `.cache/samples` in the dataset's folder.
+        cache: the folder of the cache files; by default `.cache/samples` in the dataset's folder, or `local_folder`.
         quiet: no progress bar.
 
     Raises `UserError` for a broken shard, or where the cache cannot be written.
@@ -186,11 +187,12 @@ def open_rows(shards: Sequence[Path], cache: Path | None = None, quiet: bool = F
     return RowCache(files, counts)
 
 
-def _footer(shard: Path) -> tuple[bytes, int]:
+def _footer(shard: Place) -> tuple[bytes, int]:
     """A Parquet file's own summary (schema, sizes, offsets and statistics of every column), and its number of rows."""
     try:
-        rows = pq.read_metadata(shard).num_rows
-        with open(shard, "rb") as file:
+        with arrow_file(shard) as source:
+            rows = pq.read_metadata(source).num_rows
+        with shard.open("rb") as file:
             file.seek(-8, 2)
             length = int.from_bytes(file.read(4), "little")
             file.seek(-8 - length, 2)
@@ -199,11 +201,11 @@ def _footer(shard: Path) -> tuple[bytes, int]:
         raise UserError(f"{shard} is not a Parquet file that can be read: {error}. Build the shard again.") from error
 
 
-def _default_folder(shard: Path) -> Path:
-    return (shard.parent.parent if shard.parent.name == "data" else shard.parent) / ".cache" / "samples"
+def _default_folder(shard: Place) -> Path:
+    return local_folder(shard.parent.parent if shard.parent.name == "data" else shard.parent) / ".cache" / "samples"
 
 
-def _cache_name(shard: Path, footer: bytes) -> str:
+def _cache_name(shard: Place, footer: bytes) -> str:
     key = hashlib.sha256(f"{FORMAT} {shard.stat().st_size} ".encode() + footer).hexdigest()[:16]
     return f"{shard.stem}-{key}.arrow"
 
@@ -220,7 +222,7 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-def _convert(shard: Path, target: Path, bar: tqdm) -> None:
+def _convert(shard: Place, target: Path, bar: tqdm) -> None:
     with (
         replacing(target) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
@@ -231,15 +233,15 @@ def _convert(shard: Path, target: Path, bar: tqdm) -> None:
             bar.update(part.num_rows)
 
 
-def _remove_stale(shard: Path, current: Path) -> None:
+def _remove_stale(shard: Place, current: Path) -> None:
     for old in current.parent.glob(f"{shard.stem}-*.arrow"):
         if old != current:
             old.unlink(missing_ok=True)
 
 
-def _read(shard: Path) -> Iterator[pa.RecordBatch]:
+def _read(shard: Place) -> Iterator[pa.RecordBatch]:
     try:
-        with pq.ParquetFile(shard) as parquet:
+        with arrow_file(shard) as source, pq.ParquetFile(source) as parquet:
             missing = [name for name in _SHARD_COLUMNS if name not in parquet.schema_arrow.names]
             if missing:
                 raise UserError(

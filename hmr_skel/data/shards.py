@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.meta import load_meta
-from hmr_skel.data.npz import file_sha256
+from hmr_skel.data.remote_path import RemotePath
+from hmr_skel.data.storage import Place, sha256_of
 from hmr_skel.errors import UserError
+
+P = TypeVar("P", Path, RemotePath, Place)
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,15 @@ class Shard:
         """`00007-of-00012`"""
         return f"{self.index:05d}-of-{self.count:05d}"
 
-    def data_file(self, out: Path) -> Path:
+    def data_file(self, out: P) -> P:
         # Held-out shards are called train- too: which they are is the manifest's choice, and names must not change
         # with it. The dataset card tells Hugging Face `datasets` which split a file belongs to.
         return out / "data" / f"train-{self.number}.parquet"
 
-    def rejects_file(self, out: Path) -> Path:
+    def rejects_file(self, out: P) -> P:
         return out / "rejects" / f"rejects-{self.number}.parquet"
 
-    def meta_file(self, out: Path) -> Path:
+    def meta_file(self, out: P) -> P:
         return out / "meta" / f"shard-{self.number}.json"
 
 
@@ -95,7 +98,7 @@ def cache_dir(out: Path) -> Path:
     return out / ".cache"
 
 
-def read_meta(out: Path, shard: Shard) -> dict[str, Any] | None:
+def read_meta(out: Place, shard: Shard) -> dict[str, Any] | None:
     """The shard's meta file, or None where there is none or it is damaged."""
     try:
         return load_meta(shard.meta_file(out))
@@ -103,7 +106,7 @@ def read_meta(out: Path, shard: Shard) -> dict[str, Any] | None:
         return None
 
 
-def is_complete(out: Path, shard: Shard, fingerprint: str, *, deep: bool = False) -> bool:
+def is_complete(out: Place, shard: Shard, fingerprint: str, *, deep: bool = False) -> bool:
     """Whether the shard is there, whole, and made from what `fingerprint` stands for.
 
     Sizes of its files are compared with the meta file; with `deep`, their sha256 too.
@@ -111,20 +114,20 @@ def is_complete(out: Path, shard: Shard, fingerprint: str, *, deep: bool = False
     meta = read_meta(out, shard)
     if meta is None or meta.get("fingerprint") != fingerprint:
         return False
-    expected = [path.relative_to(out).as_posix() for path in (shard.data_file(out), shard.rejects_file(out))]
+    expected = [file(Path()).as_posix() for file in (shard.data_file, shard.rejects_file)]
     files = meta.get("files")
     if not isinstance(files, dict) or sorted(files) != sorted(expected):
         return False
     return all(_is_as_recorded(out / name, recorded, deep) for name, recorded in files.items())
 
 
-def _is_as_recorded(path: Path, recorded: Any, deep: bool) -> bool:
+def _is_as_recorded(path: Place, recorded: Any, deep: bool) -> bool:
     if not isinstance(recorded, dict) or not path.is_file() or path.stat().st_size != recorded.get("bytes"):
         return False
-    return not deep or file_sha256(path) == recorded.get("sha256")
+    return not deep or sha256_of(path) == recorded.get("sha256")
 
 
-def check_no_other_plan(out: Path, count: int) -> None:
+def check_no_other_plan(out: Place, count: int) -> None:
     """Raise `UserError` where `out` holds shards of another number of shards: readers would mix the two."""
     for folder in ("data", "rejects", "meta"):
         for path in sorted((out / folder).glob("[!.]*-of-*.*")):  # hidden ones are temporary

@@ -20,9 +20,9 @@ from hmr_skel.data.atomic import is_abandoned, is_temporary
 from hmr_skel.data.fingerprint import fingerprint_of
 from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
 from hmr_skel.data.meta import load_meta
-from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA
 from hmr_skel.data.shards import Piece, Shard
+from hmr_skel.data.storage import Place, arrow_file, sha256_of
 from hmr_skel.errors import UserError
 
 _NAMES = {
@@ -41,7 +41,7 @@ class Problem:
     """A sentence that names the file."""
     shard: int | None = None
     """The shard that has to be built again to mend it."""
-    stray: Path | None = None
+    stray: Place | None = None
     """The file that does not belong there: taking it away mends it."""
     outdated: bool = False
     """The shard is sound, only of other things than the manifest says now: to be built again only where asked for."""
@@ -58,7 +58,7 @@ class FilesReport:
     """Meta files of the shards that nothing is wrong with, by number."""
 
 
-def verify_files(out: Path, *, count: int | None = None, partial: bool = False) -> FilesReport:
+def verify_files(out: Place, *, count: int | None = None, partial: bool = False) -> FilesReport:
     """Look at every file of a dataset.
 
     Each shard must have its three files with the bytes that were written (the meta file checks itself), under its own
@@ -99,9 +99,9 @@ def verify_files(out: Path, *, count: int | None = None, partial: bool = False) 
     return FilesReport(count, problems, sound)
 
 
-def _find(out: Path) -> tuple[dict[tuple[int, int], list[Path]], list[Problem]]:
+def _find(out: Place) -> tuple[dict[tuple[int, int], list[Place]], list[Problem]]:
     """Files by (number, count) of their names, and those that no build leaves in these folders."""
-    there: dict[tuple[int, int], list[Path]] = {}
+    there: dict[tuple[int, int], list[Place]] = {}
     strays = []
     for folder, pattern in _NAMES.items():
         for path in sorted((out / folder).iterdir()) if (out / folder).is_dir() else ():
@@ -116,12 +116,12 @@ def _find(out: Path) -> tuple[dict[tuple[int, int], list[Path]], list[Problem]]:
     return there, strays
 
 
-def _verify_shard(out: Path, index: int, count: int, metas: dict[int, dict[str, Any]]) -> Iterator[Problem]:
+def _verify_shard(out: Place, index: int, count: int, metas: dict[int, dict[str, Any]]) -> Iterator[Problem]:
     """What is wrong with a shard; its meta file goes to `metas` as soon as it is understood."""
     shard = Shard(index, count, (), False)
     path = shard.meta_file(out)
 
-    def problem(where: Path, text: str) -> Problem:
+    def problem(where: Place, text: str) -> Problem:
         return Problem(f"{where}: {text} Build the shard again.", index)
 
     if not path.is_file():
@@ -148,17 +148,18 @@ def _verify_shard(out: Path, index: int, count: int, metas: dict[int, dict[str, 
         yield problem(path, "its fingerprint is not that of what it says that it was made from.")
         return
     files = {"data": shard.data_file(out), "rejects": shard.rejects_file(out)}
-    if sorted(recorded) != sorted(file.relative_to(out).as_posix() for file in files.values()):
+    names = {"data": shard.data_file(Path()).as_posix(), "rejects": shard.rejects_file(Path()).as_posix()}
+    if sorted(recorded) != sorted(names.values()):
         yield problem(path, f"it speaks of other files ({', '.join(map(repr, recorded))}).")
         return
     metas[index] = meta | {"pieces": pieces}
     found: list[tuple[np.ndarray, np.ndarray]] = []
     for kind, file in files.items():
-        size, sha256 = recorded[file.relative_to(out).as_posix()]
+        size, sha256 = recorded[names[kind]]
         if not file.is_file():
             yield problem(file, "missing.")
             return
-        if file.stat().st_size != size or file_sha256(file) != sha256:
+        if file.stat().st_size != size or sha256_of(file) != sha256:
             yield problem(file, "not the bytes that were written.")
             return
         try:
@@ -185,10 +186,10 @@ def _whole_number(value: Any) -> int:
 
 
 def _verify_table(
-    path: Path, kind: str, rows: int, shard: Shard, fingerprint: str, found: list[tuple[np.ndarray, np.ndarray]]
+    path: Place, kind: str, rows: int, shard: Shard, fingerprint: str, found: list[tuple[np.ndarray, np.ndarray]]
 ) -> Iterator[str]:
     """What is wrong with a Parquet file, read group by group; sources and numbers of its rows go to `found`."""
-    with pq.ParquetFile(path) as file:
+    with arrow_file(path) as source, pq.ParquetFile(source) as file:
         schema, metadata = file.schema_arrow, file.metadata
         if not schema.equals(SCHEMA if kind == "data" else REJECTS_SCHEMA):
             yield "other columns than this version writes."
@@ -225,7 +226,7 @@ def _rows_not_once(found: Sequence[tuple[np.ndarray, np.ndarray]], pieces: Seque
         yield f"of {expected} rows to read, {lost} are neither kept nor rejected; {extra} too many."
 
 
-def _in_two_shards(out: Path, metas: Mapping[int, Mapping[str, Any]]) -> list[Problem]:
+def _in_two_shards(out: Place, metas: Mapping[int, Mapping[str, Any]]) -> list[Problem]:
     problems = []
     pieces = [(piece, index) for index in metas for piece in metas[index]["pieces"]]
     spans = sorted((piece.source, piece.start, piece.stop, index) for piece, index in pieces)
@@ -236,7 +237,7 @@ def _in_two_shards(out: Path, metas: Mapping[int, Mapping[str, Any]]) -> list[Pr
     return problems
 
 
-def foreign_shards(out: Path, metas: Mapping[int, Mapping[str, Any]]) -> list[Problem]:
+def foreign_shards(out: Place, metas: Mapping[int, Mapping[str, Any]]) -> list[Problem]:
     """Shards that were made from other things than most others: another manifest, recipe, code, body or label file.
 
     Where no two thirds agree all are named: which of them are the foreign ones is for the manifest to say.

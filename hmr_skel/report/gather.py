@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from hmr_skel.body.dofs import NUM_DOFS, limits
 from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.data.schema import GIVEN
+from hmr_skel.data.storage import Place, arrow_file
 from hmr_skel.data.summary import LIMIT_TOLERANCE_DEG
 from hmr_skel.errors import UserError
 from hmr_skel.report.bins import Bins
@@ -136,9 +137,11 @@ def read_metas(folder: Path) -> list[dict[str, Any]]:
     return metas
 
 
-def manifest_name(shard: Path, folder: Path) -> str:
+def manifest_name(shard: Place, folder: Path) -> str:
     """The name of the manifest that a shard was made by; the folder's where the shard does not say."""
-    return (pq.read_schema(shard).metadata or {}).get(b"hmr_skel.manifest", folder.name.encode()).decode()
+    with arrow_file(shard) as file:
+        schema = pq.read_schema(file)
+    return (schema.metadata or {}).get(b"hmr_skel.manifest", folder.name.encode()).decode()
 
 
 def _file(folder: Path, meta: dict[str, Any], kind: str) -> Path:

@@ -13,7 +13,9 @@ from hmr_skel.data import attempts
 from hmr_skel.data.atomic import is_abandoned, temporary_name
 from hmr_skel.data.attempts import MAX_CRASHES, SILENT_S, AtWork, at_work, attempting, crashes, forget, wait_for_others
 from hmr_skel.data.shards import Shard
+from hmr_skel.data.storage import entries, put_bytes
 from hmr_skel.errors import UserError
+from tests.object_store import ObjectStore
 
 SHARD, OTHER = Shard(1, 4, (), False), Shard(2, 4, (), False)
 
@@ -224,3 +226,25 @@ def test_those_who_wait_say_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyP
     elsewhere(tmp_path, SHARD)
     assert wait_for_others(tmp_path, [SHARD, OTHER], said.append) == [OTHER]
     assert wait_for_others(tmp_path, [], said.append) == []
+
+
+def test_in_a_store(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
+    """As in a folder: a note that is put again and again is another's claim, one that is not is a crash."""
+    out = object_store.place("claims")
+    monkeypatch.setattr(attempts, "BEAT_S", 0.05)
+    with attempting(out, SHARD, "f"):
+        assert str(at_work(out, SHARD)).startswith(f"process {os.getpid()} on ")
+        with pytest.raises(AtWork), attempting(out, SHARD, "f"):
+            pass
+        puts, deadline = len(object_store.requests), time.monotonic() + 30
+        while not any(method == "PUT" for method, _ in object_store.requests[puts:]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert any(method == "PUT" for method, _ in object_store.requests[puts:])
+    assert entries(out / ".attempts") == []
+    put_bytes(out / ".attempts" / f".{SHARD.number}-f.elsewhere-7-0123abcd.tmp", b"")
+    assert at_work(out, SHARD) == "process 7 on elsewhere"
+    monkeypatch.setattr(attempts, "SILENT_S", -1.0)
+    assert crashes(out, SHARD, "f") == 1
+    with attempting(out, SHARD, "f"):
+        pass
+    assert entries(out / ".attempts") == []
