@@ -193,6 +193,18 @@ class Builder:
         shards = [pick(self.shards, index) for index in indices]
         return [shard.index for shard in wait_for_others(self.out, shards, say)]
 
+    def report(self, index: int, *, skipped: bool) -> ShardReport | None:
+        """Of a shard that is there; None where it is not complete."""
+        shard = pick(self.shards, index)
+        complete = is_complete(self.out, shard, self.fingerprint(shard))
+        return self._report(shard, skipped=skipped) if complete else None
+
+    def discard(self, indices: Sequence[int]) -> None:
+        """Make shards unfinished, and forget their crashes: the next build builds them again."""
+        for shard in (pick(self.shards, index) for index in indices):
+            shard.meta_file(self.out).unlink(missing_ok=True)
+            forget(self.out, shard)
+
     def suspects(self, indices: Sequence[int]) -> list[int]:
         """Those of the shards that a process ended in: best built last and alone, where they take no other along."""
         shards = [pick(self.shards, index) for index in indices]
