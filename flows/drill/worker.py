@@ -12,8 +12,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from flows.drill.injection import Injection, injected
-from flows.shard import Builder
-from hmr_skel.data.attempts import AtWork
+from flows.shard import Builder, ShardReport
+from flows.share import build_shared
 from hmr_skel.errors import UserError
 
 FAILED = 2
@@ -56,24 +56,19 @@ def _build_all(manifest: Path, out: Path, injection: Injection, opened: Connecti
     builder = Builder.open(manifest, out, "cpu", quiet=True)
     indices = range(len(builder.shards))
     suspects = builder.suspects(indices)
-    failed = 0
+    failed = []
+
+    def report(index: int, result: ShardReport | UserError) -> None:
+        if isinstance(result, UserError):
+            failed.append(index)
+            print(f"error: shard {index}: {result}")
+        else:
+            print(result.line())
+
     with injected(builder, injection):
         builder.load_models(indices)
         opened.close()
-        turn = sorted(indices, key=lambda index: (index in suspects, index))
-        claimed: list[int] = []  # by other workers
-        while turn or claimed:
-            if not turn:
-                turn = builder.wait_for_others(claimed, print)
-                claimed = [index for index in claimed if index not in turn]
-            for index in turn:
-                try:
-                    print(builder.build(index, progress=False, wait=False).line())
-                except AtWork:
-                    claimed.append(index)
-                except UserError as error:
-                    failed += 1
-                    print(f"error: shard {index}: {error}")
-            turn = []
+        order = sorted(indices, key=lambda index: (index in suspects, index))
+        build_shared(builder, order, report)
     builder.write_card()
     sys.exit(FAILED if failed else 0)

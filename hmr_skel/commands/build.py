@@ -112,7 +112,7 @@ def run_fit(args: argparse.Namespace) -> None:
 
 def run_dataset(args: argparse.Namespace) -> None:
     """Run the flow in this process, on a Prefect server that ends with it."""
-    from flows.server import running_server
+    from flows.server import client_settings, running_server
     from hmr_skel.data.storage import locate
 
     if args.out is not None:
@@ -129,7 +129,8 @@ def run_dataset(args: argparse.Namespace) -> None:
     else:
         if not args.quiet:
             print("starting a temporary Prefect server ...", file=sys.stderr, flush=True)
-        process, os.environ["PREFECT_API_URL"] = server.enter_context(running_server(ui=False))
+        process, url = server.enter_context(running_server(ui=False))
+        os.environ.update(client_settings(url))
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the report says what went wrong
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
