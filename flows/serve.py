@@ -39,9 +39,8 @@ def serve(port: int | None = None, pool: str | None = None) -> int:
                 "DO_NOT_TRACK": "1",
                 "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # seconds until a run that was asked for starts
             }
-            runner = stack.enter_context(
-                process_group([sys.executable, "-m", "flows.runner", *([pool] if pool else [])], env)
-            )
+            command = [sys.executable, "-m", "flows.runner", *([pool] if pool else [])]
+            runner = stack.enter_context(process_group(command, env))
             while server.poll() is None and runner.poll() is None:
                 time.sleep(0.2)
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Shards of a dataset that other processes build too, in this one and without Prefect: what benchmarks and drills do."""
+"""Shards of a dataset that other processes build too, in this one, without Prefect: for benchmarks and drills."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,11 +32,12 @@ def build_shared(
 
     turn, claimed = list(indices), []
     with ThreadPoolExecutor(at_once) as pool:
+        run = pool.map if at_once > 1 else map  # in this thread, where signals arrive
         while turn or claimed:
             if not turn:
                 turn = builder.wait_for_others(claimed, lambda text: None)
                 claimed = [index for index in claimed if index not in turn]
-            for index, result in zip(turn, pool.map(build, turn), strict=True):
+            for index, result in zip(turn, run(build, turn), strict=True):
                 if isinstance(result, AtWork):
                     claimed.append(index)
                 else:

@@ -10,9 +10,9 @@ from hmr_skel.errors import UserError
 
 WORKERS = """\
 Build the same shards with one process and with --workers of them into one folder, warm and end to end, from label rows
-to shards on disk: rows/s of each, and how many times one worker's rate all of them reach (ratio). On a CPU the cores are
-divided among them, one worker is timed with the same threads as each of them, and once more with all (ratio_of_threads);
-on GPUs each has one of its own."""
+to shards on disk: rows/s of each, and how many times one worker's rate all of them reach (ratio). On a CPU the cores
+are divided among them, and one worker is timed twice: with as many threads as each of them has, which is what they are
+compared with, and with all (ratio_of_threads). On GPUs each has one of its own."""
 
 
 def add_commands(actions: argparse._SubParsersAction, count: Callable[[str], int]) -> None:
