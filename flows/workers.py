@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import torch
 
@@ -135,25 +136,33 @@ def _worker(
 ) -> Generator[tuple[subprocess.Popen, Callable[[], str]]]:
     """The process, and what waits for its standard output's end and gives it."""
     output: list[bytes] = []
-    with process_group([*command], os.environ | place, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    readers: list[threading.Thread] = []
+
+    def finish() -> str:
+        for reader in readers:
+            reader.join()
+        return b"".join(output).decode(errors="replace")
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(finish)  # when the process has ended, and with it its pipes
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        child = stack.enter_context(process_group([*command], os.environ | place, **pipes))
         assert child.stdout is not None
         assert child.stderr is not None
-        stdout, stderr = child.stdout, child.stderr
 
-        def relay() -> None:
-            for line in stderr:
-                say(f"worker {number}: {line.decode(errors='replace').rstrip()}")
+        def take(stdout: IO[bytes]) -> None:
+            with stdout:
+                output.append(stdout.read())
 
-        readers = [threading.Thread(target=lambda: output.append(stdout.read())), threading.Thread(target=relay)]
+        def relay(stderr: IO[bytes]) -> None:
+            with stderr:
+                for line in stderr:
+                    say(f"worker {number}: {line.decode(errors='replace').rstrip()}")
+
+        readers.append(threading.Thread(target=take, args=(child.stdout,), daemon=True))
+        readers.append(threading.Thread(target=relay, args=(child.stderr,), daemon=True))
         for reader in readers:
-            reader.daemon = True
             reader.start()
-
-        def finish() -> str:
-            for reader in readers:
-                reader.join()
-            return b"".join(output).decode(errors="replace")
-
         yield child, finish
 
 
