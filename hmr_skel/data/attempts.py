@@ -64,30 +64,35 @@ class _Note:
 
 def crashes(out: Place, shard: Shard, fingerprint: str) -> int:
     """How often a process ended without a word while it built this shard, made from the same things."""
-    now = time.time()
-    return sum(note.is_crash(now) for note in _notes(out, shard, fingerprint))
+    notes = _notes(out, shard, fingerprint)
+    now = _now(out) if notes else 0.0
+    return sum(note.is_crash(now) for note in notes)
 
 
 def at_work(out: Place, shard: Shard) -> str | None:
     """Who is building the shard, in words; None where nobody is."""
-    now = time.time()
-    return next((owner_of(note.path) for note in _notes(out, shard) if not note.is_gone(now)), None)
+    notes = _notes(out, shard)
+    now = _now(out) if notes else 0.0
+    return next((owner_of(note.path) for note in notes if not note.is_gone(now)), None)
 
 
 def wait_for_others(out: Place, shards: Sequence[Shard], say: Callable[[str], object]) -> list[Shard]:
     """Those of the shards that nobody builds any more, once there are some. `say` gets what is waited for."""
-    while True:
+    free: list[Shard] = []
+    while shards and not free:
+        time.sleep(random.uniform(*POLL_S))  # at first too: two that stepped back from each other must not meet again
         owners = [at_work(out, shard) for shard in shards]
         free = [shard for shard, owner in zip(shards, owners, strict=True) if owner is None]
-        if free or not shards:
-            return free
-        say(f"waiting for shard {shards[0].index}, at work: {owners[0]}")
-        time.sleep(random.uniform(*POLL_S))
+        if not free:
+            say(f"waiting for shard {shards[0].index}, at work: {owners[0]}")
+    return free
 
 
 def forget(out: Place, shard: Shard) -> None:
     """Remove the notes of processes that are gone, of a shard that is built."""
-    _forget(out, shard, time.time())
+    if _notes(out, shard):
+        _forget(out, shard, _now(out))
+    _remove_folder(out)
 
 
 @contextlib.contextmanager
@@ -100,7 +105,7 @@ def attempting(out: Place, shard: Shard, fingerprint: str, *, anew: bool = False
     _leave(note)
     try:
         notes = _notes(out, shard)
-        now = next((other.touched for other in notes if other.path == note), time.time())
+        now = note.stat().st_mtime
         for other in notes:
             if other.path != note and not other.is_gone(now):
                 raise AtWork(shard, owner_of(other.path))
@@ -137,6 +142,16 @@ def _remove_folder(out: Place) -> None:
     if isinstance(folder, Path):  # a store has none
         with contextlib.suppress(OSError):  # others have notes there, or nobody ever had
             folder.rmdir()
+
+
+def _now(out: Place) -> float:
+    """By the clock that notes are dated with, which may be another machine's."""
+    probe = _folder(out) / temporary_name(Path("clock")).name
+    _leave(probe)
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _leave(note: Place) -> None:

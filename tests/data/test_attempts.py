@@ -163,12 +163,15 @@ def test_a_number_that_a_living_process_has_now_keeps_nobody_out(tmp_path: Path)
 
 
 def test_the_clock_is_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A machine whose clock is hours ahead does not take those at work for gone."""
-    elsewhere(tmp_path, SHARD)
-    ahead = time.time() + 7200
-    monkeypatch.setattr(attempts.time, "time", lambda: ahead)
-    with pytest.raises(AtWork), attempting(tmp_path, SHARD, "f"):
-        pass
+    """A machine whose clock is hours ahead does not take those at work for gone, nor one whose is behind the dead."""
+    note = elsewhere(tmp_path, SHARD)
+    for wrong in (time.time() + 7200, time.time() - 7200):
+        monkeypatch.setattr(time, "time", lambda wrong=wrong: wrong)
+        with pytest.raises(AtWork), attempting(tmp_path, SHARD, "f"):
+            pass
+        assert at_work(tmp_path, SHARD) is not None
+    os.utime(tmp_path / ".attempts" / note.name, (1, 1))
+    assert at_work(tmp_path, SHARD) is None
 
 
 def test_a_note_is_touched_while_its_shard_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
