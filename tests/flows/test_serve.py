@@ -85,7 +85,7 @@ def test_a_pool_behind_a_password(small: Path, tmp_path: Path, monkeypatch: pyte
         assert [done.returncode for done in runs] == [0, 0], runs[1].stdout + "".join(log.read_text() for log in logs)
         for log in logs:
             wait_for("Finished in state Completed", log)
-        built = re.findall(r"shard (\d) of 4: .* rows/s", "".join(log.read_text() for log in logs))
+        built = re.findall(r"' - shard (\d) of 4: .* rows/s", "".join(log.read_text() for log in logs))
         assert sorted(built) == ["0", "1", "2", "3"]
     assert len(list((tmp_path / "out" / "meta").iterdir())) == 4
 
