@@ -111,7 +111,7 @@ def run_fit(args: argparse.Namespace) -> None:
 
 
 def run_dataset(args: argparse.Namespace) -> None:
-    """Run the flow in this process, on a Prefect server that ends with it."""
+    """Run the flow in this process, or in several, on a Prefect server that ends with it unless one is named."""
     from flows.server import client_settings, running_server
     from hmr_skel.data.storage import locate
 
