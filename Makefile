@@ -1,5 +1,5 @@
 # `make` alone lists the targets. Everything runs in .venv, which the first target that needs it creates.
-# Choices: SHARD=07 MANIFEST=manifests/open.toml OUT=data/open DEVICE=cpu|cuda|cuda:1 SHARDS=0-3,7 PORT=4200
+# Choices: SHARD=07 MANIFEST=manifests/open.toml OUT=data/open DEVICE=cpu|cuda|cuda:1 SHARDS=0-3,7 WORKERS=8 PORT=4200
 # PYTHON=python3.12 (set-up only) TORCH=torch==2.13.0+cu130 (set-up only) ARGS='...' (passed on as they are)
 
 PYTHON ?= python3
@@ -20,7 +20,8 @@ help:
 	@echo 'hmr-skel: SMPL annotations of people in images to SKEL, at dataset scale'
 	@echo
 	@echo '  make fit SHARD=07    fit one shard and print its errors; on a fresh clone this is all it takes'
-	@echo '  make dataset         all shards, with progress; finished ones are skipped (SHARDS=0-3,7 for some)'
+	@echo '  make dataset         all shards, with progress; finished ones are skipped (SHARDS=0-3,7 for some;'
+	@echo '                       WORKERS=8: eight processes, a GPU each)'
 	@echo '  make serve           Prefect server and user interface; then, in another terminal,'
 	@echo '                       prefect deployment run build-hmr-skel'
 	@echo '  make bench           speed and accuracy of the fit, against the published protocol and the best there is;'
@@ -63,7 +64,7 @@ fit: .venv/installed
 	@$(HMR_SKEL) fit --shard "$(SHARD)" $(CHOICES) $(ARGS)
 
 dataset: .venv/installed
-	@$(HMR_SKEL) dataset $(CHOICES) $(if $(SHARDS),--shards "$(SHARDS)") $(ARGS)
+	@$(HMR_SKEL) dataset $(CHOICES) $(if $(SHARDS),--shards "$(SHARDS)") $(if $(WORKERS),--workers "$(WORKERS)") $(ARGS)
 
 serve: .venv/installed
 	@$(HMR_SKEL) serve $(if $(PORT),--port "$(PORT)") $(ARGS)

@@ -1,7 +1,8 @@
 """The Prefect flow `build-hmr-skel`: a task per shard, on whatever task runner. `flows/shard.py` builds the shard.
 
 Done is what the output says is done (the meta file's fingerprint), never what a run's state says: a killed run, another
-machine and a deleted Prefect database make no difference.
+machine and a deleted Prefect database make no difference. Who is at work on what is for the output to say as well
+(`hmr_skel/data/attempts.py`): any number of runs, on any machines, may share a folder, and each shard is built once.
 """
 
 import ctypes
@@ -9,7 +10,8 @@ import errno
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +35,7 @@ from flows.progress import Progress
 from flows.shard import Builder, ShardReport
 from flows.stages import timed
 from flows.summary import DatasetSummary, ShardsFailed, summarise_build
+from hmr_skel.data.attempts import AtWork
 from hmr_skel.errors import UserError
 
 DEFAULT_MANIFEST = "manifests/open.toml"
@@ -69,10 +72,17 @@ def _builder(run: str, manifest: str, out: str | None, device: str, quiet: bool)
 )
 def build_shard_task(
     manifest: str, index: int, out: str | None, device: str, rebuild: bool = False, progress: bool = False
-) -> dict[str, Any]:
-    """Build one shard, or skip it where it is complete. Returns `ShardReport.as_dict`, small enough for any storage."""
+) -> dict[str, Any] | None:
+    """Build one shard, or skip it where it is complete. Returns `ShardReport.as_dict`, small enough for any storage.
+
+    None where another process is building it: nobody waits inside a task, which would keep others from their turn.
+    """
     builder = _builder(str(flow_run.id), manifest, out, device, not progress)
-    report = builder.build(index, rebuild=rebuild, progress=progress)
+    try:
+        report = builder.build(index, rebuild=rebuild, progress=progress, wait=False)
+    except AtWork as busy:
+        get_run_logger().info(str(busy))
+        return None
     get_run_logger().info(report.line())
     return report.as_dict()
 
@@ -124,7 +134,7 @@ def build_hmr_skel(
         artifact = create_progress_artifact(so_far.percent, key="build-progress", description=so_far.text())
         suspects = builder.suspects(wanted)
         # One that ended a process before comes last and alone, so that it takes no other along.
-        turns = [[index for index in wanted if index not in suspects], *([index] for index in suspects)]
+        turns = deque([[index for index in wanted if index not in suspects], *([index] for index in suspects)])
         reports: list[ShardReport] = []
         failures: dict[int, BaseException] = {}
         with tqdm(
@@ -134,19 +144,27 @@ def build_hmr_skel(
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} rows [{elapsed}{postfix}]",
             disable=None if progress else True,
         ) as bar:
-            for turn in turns:
+            claimed: list[int] = []  # by other processes
+            while turns or claimed:
+                if not turns:
+                    turns.append(builder.wait_for_others(claimed, _said_by(bar, progress)))
+                    claimed = [index for index in claimed if index not in turns[0]]
                 futures.clear()
-                for index in turn:
+                for index in turns.popleft():
                     futures[build_shard_task.submit(manifest, index, out, device, rebuild, progress)] = index
                 for future in as_completed(list(futures)):
                     index, result = futures[future], future.result(raise_on_failure=False)
+                    if result is None:
+                        claimed.append(index)
+                        continue
                     if isinstance(result, dict):
                         reports.append(ShardReport(**result))
-                        so_far.end(index, built=not reports[-1].skipped)
+                        so_far.end(index)
                     else:
                         failures[index] = result
-                        so_far.end(index, built=False, failed=True)
-                    if progress and bar.disable and index not in failures:  # no terminal, perhaps a log file
+                        so_far.end(index, failed=True)
+                    said = index not in failures and not reports[-1].skipped
+                    if progress and bar.disable and said:  # no terminal, perhaps a log file
                         print(f"{reports[-1].line()}; {so_far.text()}", file=sys.stderr, flush=True)
                     bar.n = so_far.rows_done
                     bar.set_postfix_str(so_far.text())
@@ -162,6 +180,20 @@ def build_hmr_skel(
         raise
     finally:
         _builder.cache_clear()
+
+
+def _said_by(bar: tqdm, progress: bool) -> Callable[[str], None]:
+    """Says a text beside the progress bar; where there is none, once, in a line of its own."""
+    last = ""
+
+    def say(text: str) -> None:
+        nonlocal last
+        if progress and bar.disable and text != last:
+            print(text, file=sys.stderr, flush=True)
+        bar.set_postfix_str(text)
+        last = text
+
+    return say
 
 
 def _publish(summary: DatasetSummary) -> None:

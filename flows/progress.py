@@ -34,12 +34,12 @@ class Progress:
         self._clock = clock
         self._built = [(clock(), 0)]  # when, and how many rows by then
 
-    def end(self, index: int, *, built: bool, failed: bool = False) -> None:
-        """A shard was built, was complete already (neither), or failed."""
+    def end(self, index: int, *, failed: bool = False) -> None:
+        """A shard is complete, built here or by another process that shares the work, or failed."""
         self.shards_done += 1
         self.failed += failed
         rows = self._todo.pop(index, 0)
-        if built:
+        if rows and not failed:
             self._built.append((self._clock(), self._built[-1][1] + rows))
 
     @property

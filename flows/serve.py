@@ -12,14 +12,19 @@ import time
 from collections.abc import Iterator
 
 from flows.address import address_file
-from flows.server import process_group, running_server
+from flows.server import client_settings, process_group, running_server
 from hmr_skel.errors import UserError
 
 DEFAULT_PORT = 4200
 
 
-def serve(port: int | None = None) -> int:
+def serve(port: int | None = None, pool: str | None = None) -> int:
     """Serve until SIGINT (Ctrl-C), SIGTERM or SIGHUP; returns the exit status, 0 when asked to stop.
+
+    Args:
+        port: of the server.
+        pool: leave the runs to the workers of this work pool, which is made where there is none of the name; without,
+            they run here.
 
     Raises `UserError` where the port is taken or the server does not start.
     """
@@ -29,12 +34,13 @@ def serve(port: int | None = None) -> int:
             print(f"starting the Prefect server: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
             server, url = stack.enter_context(running_server(port))
             stack.callback(address_file().unlink, missing_ok=True)  # flows/runner.py writes it
-            env = os.environ | {
-                "PREFECT_API_URL": url,
+            env = os.environ | client_settings(url)
+            env |= {
                 "DO_NOT_TRACK": "1",
                 "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # seconds until a run that was asked for starts
             }
-            runner = stack.enter_context(process_group([sys.executable, "-m", "flows.runner"], env))
+            command = [sys.executable, "-m", "flows.runner", *([pool] if pool else [])]
+            runner = stack.enter_context(process_group(command, env))
             while server.poll() is None and runner.poll() is None:
                 time.sleep(0.2)
         except KeyboardInterrupt:

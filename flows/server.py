@@ -51,6 +51,15 @@ def running_server(port: int | None = None, *, ui: bool = True) -> Iterator[tupl
         yield server, url
 
 
+def client_settings(url: str) -> dict[str, str]:
+    """What of the environment lets clients in, of the server at `url`: its address, and its password where it has one.
+
+    Prefect calls the password by two names, one for the server and one for its clients. Ours need it once.
+    """
+    password = os.environ.get("PREFECT_API_AUTH_STRING") or os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    return {"PREFECT_API_URL": url} | ({"PREFECT_API_AUTH_STRING": password} if password else {})
+
+
 @contextlib.contextmanager
 def process_group(
     command: list[str], env: Mapping[str, str], *, stdout: int | None = None, stderr: int | None = None

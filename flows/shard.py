@@ -5,9 +5,10 @@ thread; `build_shard` is one shard and done.
 """
 
 import re
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +22,7 @@ from flows.sources import fit_code, make_missing
 from flows.stages import timed, work_seconds
 from hmr_skel.data.annotations import SourceReader, open_source
 from hmr_skel.data.atomic import remove_abandoned
-from hmr_skel.data.attempts import attempting, crashes, forget
+from hmr_skel.data.attempts import AtWork, attempting, crashes, forget, wait_for_others
 from hmr_skel.data.card import write_card
 from hmr_skel.data.checks import check_rows
 from hmr_skel.data.fingerprint import code_version, fingerprint_of, shard_ingredients
@@ -132,7 +133,7 @@ class Builder:
 
     @property
     def local(self) -> Path:
-        """The folder of this machine that goes with `out`: for labels unpacked, and notes of crashes."""
+        """The folder of this machine that goes with `out`: for labels unpacked."""
         return local_folder(self.out)
 
     def choose(self, shards: str | None) -> list[int]:
@@ -166,31 +167,61 @@ class Builder:
             code=self._code,
         )
 
-    def build(self, index: int, *, rebuild: bool = False, progress: bool = True) -> ShardReport:
+    def build(self, index: int, *, rebuild: bool = False, progress: bool = True, wait: bool = True) -> ShardReport:
         """Build one shard, or skip it where it is complete and `rebuild` is not set.
 
         Args:
             index: from 0.
             rebuild: build it although it is complete.
             progress: show a progress bar on a terminal.
+            wait: while another process builds it, until it is done or gone.
 
         Raises:
+            AtWork: another process builds it, and `wait` is not set.
             UserError: there is no such shard, a label file cannot be read or has changed, a model file is missing or
                 damaged, the output cannot be written, or the shard ended the process that built it too often.
         """
         shard = pick(self.shards, index)
         fingerprint = self.fingerprint(shard)
         if not rebuild and is_complete(self.out, shard, fingerprint):
-            forget(self.local, shard)  # one that was killed after its last file was in place has left its note
+            forget(self.out, shard)  # one that was killed after its last file was in place has left its note
             return self._report(shard, skipped=True)
-        with attempting(self.local, shard, fingerprint, anew=rebuild):
-            self._build(shard, fingerprint, progress)
-        return self._report(shard, skipped=False)
+        try:
+            with attempting(self.out, shard, fingerprint, anew=rebuild):
+                # Another may have completed it between the look and the note.
+                skipped = not rebuild and is_complete(self.out, shard, fingerprint)
+                if not skipped:
+                    self._build(shard, fingerprint, progress)
+        except AtWork as busy:
+            if not wait:
+                raise
+            if progress:
+                print(f"{busy} Waiting for it.", file=sys.stderr, flush=True)
+            wait_for_others(self.out, [shard], lambda text: None)
+            return self.build(index, rebuild=rebuild, progress=progress)
+        return self._report(shard, skipped=skipped)
+
+    def wait_for_others(self, indices: Sequence[int], say: Callable[[str], object]) -> list[int]:
+        """Those of the shards that nobody builds any more, once there are some. `say` gets what is waited for."""
+        shards = [pick(self.shards, index) for index in indices]
+        return [shard.index for shard in wait_for_others(self.out, shards, say)]
+
+    def report(self, index: int, *, skipped: bool) -> ShardReport | None:
+        """Of a shard that is there; None where it is not complete."""
+        shard = pick(self.shards, index)
+        complete = is_complete(self.out, shard, self.fingerprint(shard))
+        return self._report(shard, skipped=skipped) if complete else None
+
+    def discard(self, indices: Sequence[int]) -> None:
+        """Make shards unfinished, and forget their crashes: the next build builds them again."""
+        for shard in (pick(self.shards, index) for index in indices):
+            shard.meta_file(self.out).unlink(missing_ok=True)
+            forget(self.out, shard)
 
     def suspects(self, indices: Sequence[int]) -> list[int]:
         """Those of the shards that a process ended in: best built last and alone, where they take no other along."""
         shards = [pick(self.shards, index) for index in indices]
-        return [shard.index for shard in shards if crashes(self.local, shard, self.fingerprint(shard))]
+        return [shard.index for shard in shards if crashes(self.out, shard, self.fingerprint(shard))]
 
     def write_card(self) -> None:
         """The dataset's README.md, once more: a build that was killed may not have come to it."""

@@ -5,7 +5,9 @@ its server are in `prefect_faults.py`.
 """
 
 import os
+import re
 import signal
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +18,8 @@ from flows.drill.injection import Injection
 from flows.drill.worker import FAILED, start_worker
 from hmr_skel.data.attempts import MAX_CRASHES
 
+KILL_WORKER = "kill -9 of the worker"
+KILL_ONE_OF_TWO = "kill -9 of one of two"
 TIMEOUT_S = 300.0
 """For one worker; it takes seconds."""
 
@@ -152,12 +156,37 @@ def _source_cut(setting: Setting, folder: Path, rng: Random) -> Result:
 
 
 def _two_workers(setting: Setting, folder: Path, rng: Random) -> Result:
-    out = folder / "out"
-    workers = [start_worker(setting.manifest, out, log=folder / f"{i}.log")[0] for i in range(2)]
+    """Each shard is built by one of them."""
+    out, logs = folder / "out", [folder / f"{i}.log" for i in range(2)]
+    workers = [start_worker(setting.manifest, out, log=log)[0] for log in logs]
     for worker in workers:
         worker.join(TIMEOUT_S)
     wrong = [worker.exitcode for worker in workers if worker.exitcode != 0]
-    return compare("two workers", setting, out, {}, 0, note=f"exit status {wrong}" if wrong else "")
+    times = Counter(index for log in logs for index in built(log))
+    note = f"exit status {wrong}" if wrong else ""
+    if times != Counter(range(setting.shards)):
+        note = note or f"shards were built so many times: {dict(times)}"
+    return compare("two workers", setting, out, {}, 0, note=note)
+
+
+def built(log: Path) -> list[int]:
+    """The shards that a worker built, from what it printed; those that were complete already are not among them."""
+    return [int(index) for index in re.findall(r"^shard (\d+) of .* rows/s", log.read_text(), re.MULTILINE)]
+
+
+def _one_of_two(setting: Setting, folder: Path, rng: Random) -> Result:
+    """One is killed; the other finishes all, what the killed one had begun among it, and is not started again."""
+    out = folder / "out"
+    workers = [start_worker(setting.manifest, out, log=folder / f"{i}.log") for i in range(2)]
+    (killed, opened), (other, _) = workers
+    opened.poll(TIMEOUT_S)
+    killed.join(rng.uniform(0, setting.seconds / 2))
+    killed.kill()
+    killed.join(TIMEOUT_S)
+    before = states(out)
+    other.join(TIMEOUT_S)
+    note = "" if other.exitcode == 0 else f"the other ended with exit status {other.exitcode}"
+    return compare(KILL_ONE_OF_TWO, setting, out, before, 0, note=note)
 
 
 def _crashing_shard(setting: Setting, folder: Path, rng: Random) -> Result:
@@ -179,7 +208,6 @@ def _crashing_shard(setting: Setting, folder: Path, rng: Random) -> Result:
     return compare("crashing shard", setting, out, before, MAX_CRASHES + 1, note=note)
 
 
-KILL_WORKER = "kill -9 of the worker"
 FAULTS: Mapping[str, Fault] = {
     KILL_WORKER: _signalled(KILL_WORKER, signal.SIGKILL),
     "SIGTERM": _signalled("SIGTERM", signal.SIGTERM),
@@ -196,6 +224,7 @@ FAULTS: Mapping[str, Fault] = {
     "source cut short": _source_cut,
     "out of device memory": _out_of_memory,
     "two workers": _two_workers,
+    KILL_ONE_OF_TWO: _one_of_two,
     "crashing shard": _crashing_shard,
 }
 

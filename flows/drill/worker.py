@@ -12,7 +12,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from flows.drill.injection import Injection, injected
-from flows.shard import Builder
+from flows.shard import Builder, ShardReport
+from flows.share import build_shared
 from hmr_skel.errors import UserError
 
 FAILED = 2
@@ -55,15 +56,19 @@ def _build_all(manifest: Path, out: Path, injection: Injection, opened: Connecti
     builder = Builder.open(manifest, out, "cpu", quiet=True)
     indices = range(len(builder.shards))
     suspects = builder.suspects(indices)
-    failed = 0
+    failed = []
+
+    def report(index: int, result: ShardReport | UserError) -> None:
+        if isinstance(result, UserError):
+            failed.append(index)
+            print(f"error: shard {index}: {result}")
+        else:
+            print(result.line())
+
     with injected(builder, injection):
         builder.load_models(indices)
         opened.close()
-        for index in sorted(indices, key=lambda index: (index in suspects, index)):
-            try:
-                print(builder.build(index, progress=False).line())
-            except UserError as error:
-                failed += 1
-                print(f"error: shard {index}: {error}")
+        order = sorted(indices, key=lambda index: (index in suspects, index))
+        build_shared(builder, order, report)
     builder.write_card()
     sys.exit(FAILED if failed else 0)

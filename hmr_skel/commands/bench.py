@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hmr_skel.commands import bench_evaluate, bench_loader, bench_network
+from hmr_skel.commands import bench_evaluate, bench_loader, bench_network, bench_workers
 from hmr_skel.commands.build import DEFAULT_MANIFEST
 
 FIT = """\
@@ -62,6 +62,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     fit.set_defaults(run=run_fit)
     add("quality", "what each choice costs in millimetres", QUALITY, 256).set_defaults(run=run_quality)
     add("io", "from label file to Parquet", IO, 4096).set_defaults(run=run_io)
+    bench_workers.add_commands(actions, _count)
     bench_loader.add_commands(actions, _count)
     bench_network.add_commands(actions, _count)
     bench_evaluate.add_commands(actions, _count)

@@ -22,7 +22,11 @@ A shard that is complete and up to date is not fitted again."""
 DATASET = """\
 Fit all shards of a manifest through the Prefect flow build-hmr-skel, on a temporary server. Complete shards are
 skipped, so an interrupted run goes on where it was. A shard that fails does not stop the others; the command then names
-it and ends with exit status 2."""
+it and ends with exit status 2.
+
+Any number of these commands, on any machines, may build into one folder or bucket at once: each shard is built by one,
+and what a killed one has begun by another. --workers starts several here, each with a GPU of its own (of those that
+CUDA_VISIBLE_DEVICES names, if it is set), or its share of the cores. docs/machines.md has the commands."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -40,6 +44,25 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     dataset.add_argument("--shards", metavar="LIST", help="only these, e.g. 0-3,7 (default: all)")
     _add_choices(dataset)
+    dataset.add_argument(
+        "--workers", type=int, metavar="N", help="build with N processes of this machine (default: 1, this one)"
+    )
+    dataset.add_argument(
+        "--server",
+        metavar="URL",
+        help="a Prefect server that runs, http://127.0.0.1:4200/api, in place of a temporary one",
+    )
+    dataset.add_argument(
+        "--runner",
+        choices=("threads", "dask"),
+        default="threads",
+        help="what runs the flow's tasks: threads of this process (default), or a Dask cluster; needs hmr-skel[dask]",
+    )
+    dataset.add_argument(
+        "--dask-address",
+        metavar="URL",
+        help="the cluster's scheduler, tcp://host:8786 (default: a cluster of --workers processes on this machine)",
+    )
     dataset.add_argument("--json", action="store_true", help="print the summary as one JSON object, the last line")
     dataset.set_defaults(run=run_dataset)
 
@@ -88,42 +111,43 @@ def run_fit(args: argparse.Namespace) -> None:
 
 
 def run_dataset(args: argparse.Namespace) -> None:
-    """Run the flow in this process, on a Prefect server that ends with it."""
-    from flows.server import running_server
+    """Run the flow in this process, or in several, on a Prefect server that ends with it unless one is named."""
+    from flows.server import client_settings, running_server
     from hmr_skel.data.storage import locate
 
     if args.out is not None:
         locate(args.out)  # Prefect records a flow's parameters: none that holds a password may come so far
+    workers = _checked_workers(args)
     _stop_like_ctrl_c()
-    if not args.quiet:
-        print("starting a temporary Prefect server ...", file=sys.stderr, flush=True)
     # Ended at exit, after Prefect's own exit handlers, which still send it what they have: the last one in is the first
     # one out. For the same reason Prefect is imported only afterwards; that it finds its settings is another.
     server = contextlib.ExitStack()
     atexit.register(server.close)
-    process, os.environ["PREFECT_API_URL"] = server.enter_context(running_server(ui=False))
+    process = None
+    if args.server is not None:
+        os.environ["PREFECT_API_URL"] = args.server
+    else:
+        if not args.quiet:
+            print("starting a temporary Prefect server ...", file=sys.stderr, flush=True)
+        process, url = server.enter_context(running_server(ui=False))
+        os.environ.update(client_settings(url))
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the report says what went wrong
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
 
-    from flows.build import build_hmr_skel
-    from flows.summary import DatasetSummary, ShardsFailed
+    from flows.summary import ShardsFailed
 
     try:
-        result = build_hmr_skel(
-            manifest=args.manifest,
-            out=args.out,
-            device=args.device,
-            shards=args.shards,
-            rebuild=args.rebuild,
-            progress=not args.quiet,
-        )
+        if args.runner == "threads" and workers > 1:
+            summary = _build_with_workers(args, workers)
+        else:
+            summary = _build_here(args)
     except ShardsFailed as failed:
         print(failed.traceback, end="", file=sys.stderr)
         _print_summary(failed.summary, args)
         raise
     except Exception as error:
-        if process.poll() is None:
+        if process is None or process.poll() is None:
             raise
         print(
             f"error: the Prefect server ended (exit status {process.returncode}) while the flow ran ({error}). What is "
@@ -132,7 +156,50 @@ def run_dataset(args: argparse.Namespace) -> None:
             flush=True,
         )
         os._exit(2)  # at a normal exit Prefect would try for a minute to send the server what it has
-    _print_summary(DatasetSummary(**result), args)
+    _print_summary(summary, args)
+
+
+def _checked_workers(args: argparse.Namespace) -> int:
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers {args.workers}: expected a whole number from 1.")
+    if args.dask_address is not None and (args.runner != "dask" or args.workers is not None):
+        raise UserError("--dask-address goes with --runner dask, and without --workers: the cluster has its own.")
+    return args.workers or 1
+
+
+def _build_with_workers(args: argparse.Namespace, workers: int):
+    from flows.workers import build_with_workers
+
+    return build_with_workers(
+        workers,
+        os.environ["PREFECT_API_URL"],
+        manifest=args.manifest,
+        out=args.out,
+        device=args.device,
+        shards=args.shards,
+        rebuild=args.rebuild,
+        quiet=args.quiet,
+    )
+
+
+def _build_here(args: argparse.Namespace):
+    from flows.build import build_hmr_skel
+    from flows.summary import DatasetSummary
+
+    flow = build_hmr_skel
+    if args.runner == "dask":
+        from flows.dask_runner import dask_runner
+
+        flow = build_hmr_skel.with_options(task_runner=dask_runner(args.dask_address, args.workers))
+    result = flow(
+        manifest=args.manifest,
+        out=args.out,
+        device=args.device,
+        shards=args.shards,
+        rebuild=args.rebuild,
+        progress=not args.quiet,
+    )
+    return DatasetSummary(**result)
 
 
 def _print_summary(summary, args: argparse.Namespace) -> None:

@@ -6,7 +6,10 @@ SERVE = """\
 Start the Prefect server (user interface and API, this machine only) and serve the deployment build-hmr-skel, both until
 Ctrl-C. In another terminal, from the same folder:
   prefect deployment run build-hmr-skel
-  prefect deployment run build-hmr-skel -p manifest=manifests/hmr-skel.toml"""
+  prefect deployment run build-hmr-skel -p manifest=manifests/hmr-skel.toml
+With --pool the runs are left to workers, one for each GPU of any number of machines, docs/machines.md:
+  CUDA_VISIBLE_DEVICES=3 prefect worker start --pool hmr-skel --limit 1
+PREFECT_SERVER_API_AUTH_STRING=name:password puts a password before the server."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -18,6 +21,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     serve.add_argument("--port", type=int, help="of the server (default: PREFECT_SERVER_API_PORT, else 4200)")
+    serve.add_argument(
+        "--pool", metavar="NAME", help="a Prefect work pool to run in, made if there is none of the name"
+    )
     serve.set_defaults(run=run_serve)
 
 
@@ -25,4 +31,4 @@ def run_serve(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
     from flows.serve import serve
 
-    return serve(args.port)
+    return serve(args.port, args.pool)

@@ -61,15 +61,28 @@ def is_temporary(path: "Place") -> bool:
 
 def is_abandoned(path: "Place") -> bool:
     """Whether nobody is at work any more on a temporary file. Raises `FileNotFoundError` where it is gone."""
-    owner = _OWNER.search(path.name)
-    if owner is not None and owner["host"] == _host():
-        pid = int(owner["pid"])
-        # After a container has started anew, its processes have the numbers that they had before.
-        return owner["token"] != _token(pid) if pid == os.getpid() else not _is_running(pid)
+    if is_of_this_machine(path):
+        return has_ended(path)
     return time.time() - path.stat().st_mtime > ABANDONED_AFTER_S
 
 
-def is_of_this_machine(path: Path) -> bool:
+def has_ended(path: "Place") -> bool:
+    """Whether the process that a temporary file was made by is known to have ended; never so of another machine."""
+    owner = _OWNER.search(path.name)
+    if owner is None or owner["host"] != _host():
+        return False
+    pid = int(owner["pid"])
+    # After a container has started anew, its processes have the numbers that they had before.
+    return owner["token"] != _token(pid) if pid == os.getpid() else not _is_running(pid)
+
+
+def owner_of(path: "Place") -> str:
+    """The process that made a temporary file, in words."""
+    owner = _OWNER.search(path.name)
+    return "another process" if owner is None else f"process {owner['pid']} on {owner['host']}"
+
+
+def is_of_this_machine(path: "Place") -> bool:
     """Whether a temporary file was made by a process of this machine."""
     owner = _OWNER.search(path.name)
     return owner is not None and owner["host"] == _host()

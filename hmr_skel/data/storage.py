@@ -166,7 +166,7 @@ def sha256_of(place: Place) -> str:
 def local_folder(out: Place) -> Path:
     """The folder of this machine that goes with a dataset: its own, or for one in a store one of the local cache.
 
-    Unpacked labels, unfinished files and notes of crashes are in it. May be deleted between builds.
+    Unpacked labels and unfinished files are in it. May be deleted between builds.
     """
     if isinstance(out, Path):
         return out

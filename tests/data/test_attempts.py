@@ -1,16 +1,21 @@
-"""Shards that end their process."""
+"""Notes of shards being built: who is at work on what, and shards that end their process."""
 
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from hmr_skel.data import attempts
 from hmr_skel.data.atomic import is_abandoned, temporary_name
-from hmr_skel.data.attempts import MAX_CRASHES, attempting, crashes, forget
+from hmr_skel.data.attempts import MAX_CRASHES, SILENT_S, AtWork, at_work, attempting, crashes, forget, wait_for_others
 from hmr_skel.data.shards import Shard
+from hmr_skel.data.storage import entries, put_bytes
 from hmr_skel.errors import UserError
+from tests.object_store import ObjectStore
 
 SHARD, OTHER = Shard(1, 4, (), False), Shard(2, 4, (), False)
 
@@ -105,3 +110,144 @@ def test_a_note_of_our_number_that_we_did_not_make(tmp_path: Path):
         assert not is_abandoned(note)
         assert crashes(tmp_path, SHARD, "f") == 1
     assert not list(tmp_path.iterdir())
+
+
+def elsewhere(out: Path, shard: Shard, silent_s: float = 0.0) -> Path:
+    """A note of another machine, not touched for so long."""
+    note = out / ".attempts" / f".{shard.number}-f.elsewhere-7-0123abcd.tmp"
+    note.parent.mkdir(exist_ok=True)
+    note.touch()
+    os.utime(note, (time.time() - silent_s, time.time() - silent_s))
+    return note
+
+
+def test_a_shard_that_another_builds_is_left_to_it(tmp_path: Path):
+    note = elsewhere(tmp_path, SHARD)
+    with (
+        pytest.raises(AtWork, match="shard 1 is being built by process 7 on elsewhere"),
+        attempting(tmp_path, SHARD, "g"),
+    ):
+        pass
+    assert at_work(tmp_path, SHARD) == "process 7 on elsewhere"
+    assert list(note.parent.iterdir()) == [note]  # ours is gone
+    with attempting(tmp_path, OTHER, "f"):
+        assert str(at_work(tmp_path, OTHER)).startswith(f"process {os.getpid()} on ")
+    assert crashes(tmp_path, SHARD, "f") == 0
+
+
+def test_two_threads_are_two(tmp_path: Path):
+    with attempting(tmp_path, SHARD, "f"), pytest.raises(AtWork), attempting(tmp_path, SHARD, "f"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_that_is_silent_is_gone(tmp_path: Path):
+    """By the clock of the folder: that of another machine may be anywhere."""
+    elsewhere(tmp_path, SHARD, SILENT_S + 10)
+    assert at_work(tmp_path, SHARD) is None
+    assert crashes(tmp_path, SHARD, "f") == 1
+    with attempting(tmp_path, SHARD, "f"):
+        assert len(list((tmp_path / ".attempts").iterdir())) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_number_that_a_living_process_has_now_keeps_nobody_out(tmp_path: Path):
+    """The process that left the note was killed; the system has given its number to another one since."""
+    with attempting(tmp_path, OTHER, "f"):
+        (mine,) = (tmp_path / ".attempts").iterdir()
+        stale = mine.with_name(mine.name.replace(OTHER.number, SHARD.number).replace(f"-{os.getpid()}-", "-1-"))
+        stale.touch()
+        assert at_work(tmp_path, SHARD) is not None
+        os.utime(stale, (0, 0))
+        assert at_work(tmp_path, SHARD) is None
+
+
+def test_the_clock_is_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A machine whose clock is hours ahead does not take those at work for gone, nor one whose is behind the dead."""
+    note = elsewhere(tmp_path, SHARD)
+    for wrong in (time.time() + 7200, time.time() - 7200):
+        monkeypatch.setattr(time, "time", lambda wrong=wrong: wrong)
+        with pytest.raises(AtWork), attempting(tmp_path, SHARD, "f"):
+            pass
+        assert at_work(tmp_path, SHARD) is not None
+    os.utime(tmp_path / ".attempts" / note.name, (1, 1))
+    assert at_work(tmp_path, SHARD) is None
+
+
+def test_a_note_is_touched_while_its_shard_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    touched = threading.Event()
+    monkeypatch.setattr(attempts, "BEAT_S", 0.01)
+    monkeypatch.setattr(attempts.os, "utime", lambda path: touched.set())
+    before = threading.active_count()
+    with attempting(tmp_path, SHARD, "f"):
+        assert touched.wait(30)
+    assert threading.active_count() == before
+
+
+def test_of_many_one_builds(tmp_path: Path):
+    """All at once, again and again: never two at a time, and nobody waits for ever."""
+    inside, most, done = 0, 0, []
+    lock, start = threading.Lock(), threading.Barrier(6)
+
+    def work() -> None:
+        nonlocal inside, most
+        start.wait(30)
+        while True:
+            try:
+                with attempting(tmp_path, SHARD, "f"):
+                    with lock:
+                        inside += 1
+                        most = max(most, inside)
+                    time.sleep(0.01)
+                    with lock:
+                        inside -= 1
+                done.append(1)
+                return
+            except AtWork:
+                time.sleep(attempts.random.uniform(0, 0.05))
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (len(done), most) == (6, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_those_who_wait_say_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    note, said = elsewhere(tmp_path, SHARD), []
+    monkeypatch.setattr(attempts, "POLL_S", (0.0, 0.0))
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 3:
+            note.unlink()
+
+    assert wait_for_others(tmp_path, [SHARD], say) == [SHARD]
+    assert said == ["waiting for shard 1, at work: process 7 on elsewhere"] * 3
+    elsewhere(tmp_path, SHARD)
+    assert wait_for_others(tmp_path, [SHARD, OTHER], said.append) == [OTHER]
+    assert wait_for_others(tmp_path, [], said.append) == []
+
+
+def test_in_a_store(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
+    """As in a folder: a note that is put again and again is another's claim, one that is not is a crash."""
+    out = object_store.place("claims")
+    monkeypatch.setattr(attempts, "BEAT_S", 0.05)
+    with attempting(out, SHARD, "f"):
+        assert str(at_work(out, SHARD)).startswith(f"process {os.getpid()} on ")
+        with pytest.raises(AtWork), attempting(out, SHARD, "f"):
+            pass
+        puts, deadline = len(object_store.requests), time.monotonic() + 30
+        while not any(method == "PUT" for method, _ in object_store.requests[puts:]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert any(method == "PUT" for method, _ in object_store.requests[puts:])
+    assert entries(out / ".attempts") == []
+    put_bytes(out / ".attempts" / f".{SHARD.number}-f.elsewhere-7-0123abcd.tmp", b"")
+    assert at_work(out, SHARD) == "process 7 on elsewhere"
+    monkeypatch.setattr(attempts, "SILENT_S", -1.0)
+    assert crashes(out, SHARD, "f") == 1
+    with attempting(out, SHARD, "f"):
+        pass
+    assert entries(out / ".attempts") == []

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,11 +30,13 @@ def hmr_skel(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "hmr_skel.cli", *arguments]
 
 
-def run(command: Sequence[str], home: Path, timeout: float = 180, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run to the end."""
+def run(
+    command: Sequence[str], home: Path, timeout: float = 180, cwd: Path = ROOT, extra: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run to the end, with `extra` in the environment."""
     return subprocess.run(
         command,
-        env=environment(home),
+        env=environment(home) | dict(extra or {}),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -44,11 +46,18 @@ def run(command: Sequence[str], home: Path, timeout: float = 180, cwd: Path = RO
 
 
 @contextmanager
-def running(command: Sequence[str], home: Path, log: Path, cwd: Path = ROOT) -> Iterator[subprocess.Popen]:
+def running(
+    command: Sequence[str], home: Path, log: Path, cwd: Path = ROOT, extra: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen]:
     """A process whose output goes to `log`; killed at the end, should it still be there."""
     with open(log, "w") as output:
         process = subprocess.Popen(
-            command, env=environment(home), stdout=output, stderr=subprocess.STDOUT, cwd=cwd, stdin=subprocess.DEVNULL
+            command,
+            env=environment(home) | dict(extra or {}),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
         )
         try:
             yield process

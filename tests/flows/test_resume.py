@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from flows.drill.damage import Cost, cost, states
-from flows.drill.faults import Setting, faults_table, finish, run_worker
+from flows.drill.faults import FAULTS, KILL_ONE_OF_TWO, Setting, faults_table, finish, run_worker
 from flows.drill.injection import Injection
 from flows.drill.small import SHARDS, make_small
 from flows.drill.worker import FAILED, start_worker
@@ -51,12 +51,11 @@ def test_killed_and_started_again(setting: Setting, tmp_path: Path, kills: int, 
 
 
 @pytest.mark.slow
-def test_two_processes_on_the_same_shards(setting: Setting, tmp_path: Path):
-    workers = [start_worker(setting.manifest, tmp_path / "out", log=tmp_path / f"{i}.log")[0] for i in range(2)]
-    for worker in workers:
-        worker.join(240)
-        assert worker.exitcode == 0
-    assert cost(tmp_path / "out", setting.undisturbed) == NOTHING_LOST
+@pytest.mark.parametrize("fault", ["two workers", KILL_ONE_OF_TWO])
+def test_two_processes_on_the_same_shards(setting: Setting, tmp_path: Path, fault: str):
+    """Each shard is built once; where one is killed, the other finishes all and is not started again."""
+    result = FAULTS[fault](setting, tmp_path, Random(0))
+    assert (result.cost, result.restarts, result.again, result.note) == (NOTHING_LOST, 0, 0, "")
 
 
 @pytest.mark.slow

@@ -1,0 +1,121 @@
+"""How much faster two processes build a dataset than one, warm and end to end: from label rows to shards on disk."""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from threading import BrokenBarrierError
+from typing import Any
+
+from flows.shard import Builder, ShardReport
+from flows.share import build_shared
+from flows.sources import make_missing
+from flows.workers import environments
+from hmr_skel.data.manifest import Manifest
+from hmr_skel.data.shards import is_complete
+from hmr_skel.device import resolve_device
+from hmr_skel.errors import UserError
+
+START_TIMEOUT_S = 300.0
+SHARDS_A_WORKER = 8
+"""Enough that the end, where one waits for the other's last, weighs little."""
+
+
+def bench_workers(
+    manifest: Manifest, rows: int, workers: int, out: Path, device: str, progress: Callable[[str, int, int], object]
+) -> dict[str, Any]:
+    """Rows/s of one worker, of so many, and on a CPU of one that has all their threads; JSON values.
+
+    Each process has its models loaded and has fitted a shard before the clock starts; it stops when every shard is
+    complete on disk.
+
+    Args:
+        manifest: whose rows are fitted, in shards of a size of this benchmark's choosing.
+        rows: of labels to fit, or all there are.
+        workers: at most one a GPU, or one a core, to be worth the while.
+        out: a folder for the datasets.
+
+    Raises `UserError` where the device, a label file or a body model cannot be used, or a worker fails.
+    """
+    make_missing(manifest)
+    found = resolve_device(device)
+    places = environments(workers, found)
+    size = max(rows // (workers * SHARDS_A_WORKER), 1)
+    manifest = replace(manifest, rows_per_shard=size, held_out_shards=0)
+    runs = [("one", [places[-1]]), ("all", places)]
+    if found.type == "cpu":
+        threads = sum(int(place["OMP_NUM_THREADS"]) for place in places)
+        runs.append(("one_with_all_threads", [{"OMP_NUM_THREADS": str(threads)}]))
+    report: dict[str, Any] = {}
+    for number, (name, own) in enumerate(runs):
+        progress("workers", number, len(runs))
+        done, seconds = _timed(manifest, rows, own, out / name, found.type)
+        report[name] = {
+            "workers": len(own),
+            "threads_per_worker": int(own[0]["OMP_NUM_THREADS"]),
+            "rows_per_s": round(done / seconds, 2),
+        }
+        report |= {"rows": done, "shards": -(-done // size)}
+    one = report["one"]["rows_per_s"]
+    return report | {
+        "ratio": round(report["all"]["rows_per_s"] / one, 3),
+        "ratio_of_threads": round(report["one_with_all_threads"]["rows_per_s"] / one, 3)
+        if found.type == "cpu"
+        else None,
+    }
+
+
+def _timed(manifest: Manifest, rows: int, places: list[dict[str, str]], out: Path, device: str) -> tuple[int, float]:
+    """Rows that were fitted, and the seconds it took."""
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    barrier = context.Barrier(len(places) + 1)
+    workers = [
+        context.Process(target=_work, args=(manifest, rows, out, device, place, barrier), daemon=True)
+        for place in places
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        barrier.wait(START_TIMEOUT_S)
+        start = time.perf_counter()
+        for worker in workers:
+            worker.join()
+        seconds = time.perf_counter() - start
+    except BrokenBarrierError as error:
+        raise UserError("a worker did not start; see above.") from error
+    finally:
+        for worker in workers:
+            worker.kill()
+    builder = Builder(manifest, out, device, quiet=True)
+    wanted = _wanted(builder, rows)
+    if not all(is_complete(out, builder.shards[i], builder.fingerprint(builder.shards[i])) for i in wanted):
+        raise UserError("not every shard was built; see above.")
+    return sum(builder.shards[i].num_rows for i in wanted), seconds
+
+
+def _work(manifest: Manifest, rows: int, out: Path, device: str, place: dict[str, str], barrier: Barrier) -> None:
+    os.environ |= place
+    import torch
+
+    torch.set_num_threads(int(place["OMP_NUM_THREADS"]))
+    builder = Builder(manifest, out, device, quiet=True)
+    wanted = _wanted(builder, rows)
+    builder.load_models(wanted)
+    builder.out = out.with_name(f"{out.name}-warm-{os.getpid()}")
+    builder.build(wanted[-1], progress=False)
+    builder.out = out
+    barrier.wait(START_TIMEOUT_S)
+    build_shared(builder, wanted, _complain, at_once=2)
+
+
+def _complain(index: int, result: ShardReport | UserError) -> None:
+    if isinstance(result, UserError):
+        print(f"error: shard {index}: {result}", file=sys.stderr, flush=True)
+
+
+def _wanted(builder: Builder, rows: int) -> list[int]:
+    return [shard.index for shard in builder.shards if shard.index * builder.manifest.rows_per_shard < rows]
