@@ -11,7 +11,8 @@ from pathlib import Path
 from threading import BrokenBarrierError
 from typing import Any
 
-from flows.shard import Builder, ShardReport
+from flows.shard import Builder
+from flows.shard_report import ShardReport
 from flows.share import build_shared
 from flows.sources import make_missing
 from flows.workers import environments

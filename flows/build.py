@@ -32,7 +32,8 @@ from tqdm import tqdm
 
 from flows.history import forget_old_runs
 from flows.progress import Progress
-from flows.shard import Builder, ShardReport
+from flows.shard import Builder
+from flows.shard_report import ShardReport
 from flows.stages import timed
 from flows.summary import DatasetSummary, ShardsFailed, summarise_build
 from hmr_skel.data.attempts import AtWork

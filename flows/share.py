@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from flows.shard import Builder, ShardReport
+from flows.shard import Builder
+from flows.shard_report import ShardReport
 from hmr_skel.data.attempts import AtWork
 from hmr_skel.errors import UserError
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from flows.shard import ShardReport
+from flows.shard_report import ShardReport
 from flows.stages import STAGES
 
 SLOW = 1.5

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flows.shard import Builder, ShardReport, describe
+from flows.shard import Builder
+from flows.shard_report import ShardReport, describe
 from flows.slow import slow_shards, slow_text, stage_seconds, stage_text
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.summary import statistics

@@ -68,10 +68,12 @@ def build_with_workers(
     for option, value in (("--out", out), ("--shards", shards)):
         command += [] if value is None else [option, value]
     ended = run_workers(command + ["--quiet"] * quiet, places, _say)
-    built = {index for worker in ended if worker.summary is not None for index in worker.summary.built}
-    reasons = {
-        int(i): why for worker in ended if worker.summary is not None for i, why in worker.summary.failed.items()
-    }
+    summaries = [worker.summary for worker in ended if worker.summary is not None]
+    built = {index for summary in summaries for index in summary.built}
+    reasons = {int(index): why for summary in summaries for index, why in summary.failed.items()}
+    of_shards = sum(one["seconds"]["load"] for summary in summaries for one in summary.reports if not one["skipped"])
+    own = {stage: sum(summary.stages[stage] for summary in summaries) for stage in ("open", "load")}
+    own["load"] -= of_shards
     reports, failures = [], {}
     for index in wanted:
         report = builder.report(index, skipped=index not in built)
@@ -80,7 +82,7 @@ def build_with_workers(
         else:
             failures[index] = UserError(reasons.get(index, "no worker was left to build it; see above what ended them"))
     builder.write_card()
-    summary = summarise_build(builder, reports, failures, time.monotonic() - start)
+    summary = summarise_build(builder, reports, failures, time.monotonic() - start, own)
     if failures:
         raise ShardsFailed(summary, failures)
     return summary

@@ -12,7 +12,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from flows.drill.injection import Injection, injected
-from flows.shard import Builder, ShardReport
+from flows.shard import Builder
+from flows.shard_report import ShardReport
 from flows.share import build_shared
 from hmr_skel.errors import UserError
 

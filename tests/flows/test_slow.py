@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.shard import ShardReport
+from flows.shard_report import ShardReport
 from flows.slow import slow_shards, slow_text, stage_seconds, stage_text
 
 
