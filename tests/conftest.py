@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 # A busy machine is no failure; the same examples every time, so that a failure is the change's fault.
 hypothesis.settings.register_profile("hmr-skel", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("hmr-skel")
+# A script's background job ignores Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
