@@ -23,6 +23,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
+from hmr_skel.data.parquet_bounds import open_parquet
 from hmr_skel.data.remote_path import RemotePath
 from hmr_skel.data.schema import column_shape
 from hmr_skel.data.storage import Place, arrow_file, each, locate
@@ -108,8 +109,8 @@ class Shards:
 
     def _read(self, column: str) -> pa.ChunkedArray:
         def read(path: Place) -> pa.Table:
-            with _readable(path), arrow_file(path) as file:
-                return pq.read_table(file, columns=[column], memory_map=True, partitioning=None)
+            with _readable(path), open_parquet(path, [column]) as parquet:
+                return parquet.read([column])
 
         tables = each(self.paths[0], read, self.paths)
         return pa.chunked_array(
@@ -131,7 +132,7 @@ class Shards:
 
     def _read_row_group(self, file: int, group: int) -> pa.Table:
         path = self.paths[file]
-        with _readable(path), arrow_file(path) as source, pq.ParquetFile(source, memory_map=True) as parquet:
+        with _readable(path), open_parquet(path, self.columns, [group]) as parquet:
             return parquet.read_row_group(group, columns=list(self.columns)).select(self.columns)
 
 
