@@ -23,7 +23,7 @@ from tqdm import tqdm
 from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.parquet_bounds import open_parquet
-from hmr_skel.data.storage import Place, local_folder
+from hmr_skel.data.storage import Place, arrow_file, local_folder
 from hmr_skel.errors import UserError
 
 FORMAT = "1"
