@@ -88,6 +88,16 @@ def test_a_jpeg_of_many_scans_is_refused():
     assert decode(PROGRESSIVE[:-2] + scan * 5 + b"\xff\xd9", 1.0)[0].shape == (37, 53, 3)
 
 
+def test_a_sequential_jpeg_of_many_scans_is_refused():
+    one = _encoded(".jpg")
+    scan = one[one.index(b"\xff\xda") : -2]
+    parts = scan.replace(b"\xff\xda\x00\x0c\x03", b"\xff\xda\x00\x08\x01")  # of one of the three components
+    with pytest.raises(RefusedImage, match="it would take minutes"):
+        check_image(one[: one.index(scan)] + parts * 200 + b"\xff\xd9")
+    check_image(one[:-2] + scan * 200 + b"\xff\xd9")  # libjpeg reads the first, and no other
+    assert decode(one[:-2] + scan * 200 + b"\xff\xd9", 1.0)[0].shape == (37, 53, 3)
+
+
 def test_other_kinds_are_refused():
     gif = b"GIF89a" + bytes(100)
     for data in (gif, _encoded(".ppm"), _encoded(".jp2"), b"x"):
