@@ -10,7 +10,7 @@ MAX_PIXELS = 2**27
 """11,585 squared; 0.4 GB, and three times as much while a progressive JPEG is decoded."""
 MAX_SCANS = 100
 """Passes over a progressive JPEG; usual are 10."""
-_MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans
+_MAX_SCANNED = 10 * MAX_PIXELS  # pixels times scans: some 5 s
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of a JPEG: of the segment with its size
 _SEQUENTIAL = (0xC0, 0xC1)  # those that are not progressive
 _END, _SCAN = 0xD9, 0xDA
