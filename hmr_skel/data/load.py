@@ -40,6 +40,7 @@ class Shards:
         self.columns = tuple(columns)
         self._schema = _read_schema(self.paths[0])
         self._groups: list[tuple[int, int]] = []  # (file, row group) of each row group of all files
+        self._known: set[int] = set()  # files found to be within bounds, for rows that are read group by group
         counts = [0]
         for i, (path, metadata) in enumerate(
             zip(self.paths, each(self.paths[0], _read_metadata, self.paths), strict=True)
@@ -95,7 +96,8 @@ class Shards:
 
     @property
     def arrow(self) -> pa.dataset.Dataset:
-        """The same files as a pyarrow dataset: filters, projections, `.to_table().to_pandas()`."""
+        """The same files as a pyarrow dataset: filters, projections, `.to_table().to_pandas()`. pyarrow
+        reads them by itself, without the bounds of `open_parquet`: for files that you trust."""
         first = self.paths[0]
         if isinstance(first, RemotePath):
             keys = [path.key for path in self.paths if isinstance(path, RemotePath)]
@@ -132,7 +134,8 @@ class Shards:
 
     def _read_row_group(self, file: int, group: int) -> pa.Table:
         path = self.paths[file]
-        with _readable(path), open_parquet(path, self.columns, [group]) as parquet:
+        with _readable(path), open_parquet(path, self.columns, known=file in self._known) as parquet:
+            self._known.add(file)
             return parquet.read_row_group(group, columns=list(self.columns)).select(self.columns)
 
 

@@ -5,7 +5,7 @@ decodes what a file claims. So the footer's claims are bounded, of all columns, 
 must keep to them: their headers are walked, which costs one small read each (of an object several at once).
 """
 
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ from hmr_skel.data.page_headers import MAX_HEADER_BYTES, DamagedHeader, PageHead
 from hmr_skel.data.storage import Place, arrow_file, each
 from hmr_skel.errors import UserError
 
-MIN_BYTES, PER_FILE_BYTE = 2**27, 20
-"""What a file may decode to: 128 MB, or 20 times its size. A shard of ours is 3 to 6 times its file, of SKEL without
+MIN_BYTES, PER_FILE_BYTE = 2**28, 20
+"""What a file may decode to: 256 MB, or 20 times its size. A shard of ours is 3 to 6 times its file, of SKEL without
 keypoints 10 times."""
 _MAX_PAGES = 100_000  # a million rows of ours have 16,000
 _HEADER_BYTES = 1024  # of nearly every page; those with long texts in their statistics are read again
@@ -25,6 +25,7 @@ _TEXT_BYTES, _PER_TEXT_BYTE = 64, 4  # what a text costs as a Python object, and
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": _TEXT_BYTES}
 _AS_STORED = {0, 6}  # encodings of texts that hold every byte: PLAIN, DELTA_LENGTH_BYTE_ARRAY
 _DICTIONARY = {2, 8}
+_SMALL_TEXTS = 2**22  # bytes; a dictionary that may stand for more is looked into
 
 
 class OutOfBounds(UserError):
@@ -49,11 +50,15 @@ class _Chunk(NamedTuple):
 
 @contextmanager
 def open_parquet(
-    place: Place, columns: Collection[str] | None = None, groups: Sequence[int] | None = None
+    place: Place, columns: Collection[str] | None = None, known: bool = False
 ) -> Generator[pq.ParquetFile]:
-    """A Parquet file, for reading the given columns and row groups of it (all if not given), and no others.
+    """A Parquet file, for reading the given columns and no others.
 
-    Texts of columns that are read one after the other are bounded one by one, all else for the whole file.
+    Args:
+        place: the file.
+        columns: all if not given. Texts of columns that are read one after the other are bounded one by one, all else
+            for the whole file.
+        known: the file was opened for these columns before, and is not looked at again.
 
     Raises `OutOfBounds`, and what pyarrow raises of a damaged file.
     """
@@ -62,42 +67,17 @@ def open_parquet(
         found if isinstance(found, pa.NativeFile) else pa.OSFile(str(found)) as source,
         pq.ParquetFile(source) as parquet,
     ):
-        try:
-            _check(place, source, parquet, columns, groups)
-        except (DamagedHeader, RecursionError) as error:
-            raise OutOfBounds(f"{place} is damaged: {error}. Build or fetch it again.") from None
+        if not known:
+            try:
+                _check(place, source, parquet, columns)
+            except (DamagedHeader, RecursionError) as error:
+                raise OutOfBounds(f"{place} is damaged: {error}. Build or fetch it again.") from None
         yield parquet
 
 
-def _check(
-    place: Place,
-    source: pa.NativeFile,
-    parquet: pq.ParquetFile,
-    columns: Collection[str] | None,
-    groups: Sequence[int] | None,
-) -> None:
-    metadata, schema, size = parquet.metadata, parquet.schema_arrow, source.size()
+def _check(place: Place, source: pa.NativeFile, parquet: pq.ParquetFile, columns: Collection[str] | None) -> None:
+    size = source.size()
     most = max(MIN_BYTES, PER_FILE_BYTE * size)
-    leaves = list(_leaves(parquet))
-    rows, stored, unpacked = 0, 0, 0
-    values = [0] * len(schema)  # bytes of each column, by the claimed numbers of values
-    chunks = []
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        rows += max(row_group.num_rows, 0)
-        for leaf in leaves:
-            meta = row_group.column(leaf.number)
-            if min(meta.total_compressed_size, meta.total_uncompressed_size, meta.num_values) < 0:
-                raise DamagedHeader("its footer claims negative sizes")
-            stored += meta.total_compressed_size
-            unpacked += meta.total_uncompressed_size
-            values[leaf.column] += meta.num_values * leaf.width
-            if (groups is None or group in groups) and (columns is None or schema.names[leaf.column] in columns):
-                chunks.append(_Chunk(leaf, meta))
-    if stored > size:
-        raise DamagedHeader(f"its footer claims {stored:,} bytes of pages in a file of {size:,}")
-    widths = (_row_bytes(field.type) for field in schema)
-    decoded = sum(max(value, rows * width) for value, width in zip(values, widths, strict=True))
 
     def refuse(claimed: int, what: str) -> None:
         if claimed > most:
@@ -106,49 +86,73 @@ def _check(
                 "damaged, or made to fill the memory; if it is sound, write it in several files."
             )
 
-    refuse(decoded, f"{rows:,} rows")
-    refuse(unpacked, "uncompressed pages")
-    left = _MAX_PAGES // max(len(chunks), 1) + 1  # of each chunk, on average; checked again below
-    found = each(place, lambda chunk: _walk(source, chunk, max(left, 1000)), chunks)
-    if sum(pages for pages, _ in found) > _MAX_PAGES:
-        raise DamagedHeader(f"it has more than {_MAX_PAGES:,} pages")
-    refuse(decoded + _PER_TEXT_BYTE * sum(texts for _, texts in found), "texts")
+    schema, rows = parquet.schema_arrow, 0
+    values = [0] * len(schema)  # bytes of each column, by the claimed numbers of values
+    chunks = list(_chunks(parquet))
+    for leaf, meta in chunks:
+        if min(meta.total_compressed_size, meta.total_uncompressed_size, meta.num_values) < 0:
+            raise DamagedHeader("its footer claims negative sizes")
+        values[leaf.column] += meta.num_values * leaf.width
+    for group in range(parquet.num_row_groups):
+        rows += max(parquet.metadata.row_group(group).num_rows, 0)
+    widths = (_row_bytes(field.type) for field in schema)
+    refuse(sum(max(value, rows * width) for value, width in zip(values, widths, strict=True)), f"{rows:,} rows")
+    refuse(sum(meta.total_uncompressed_size for _, meta in chunks), "uncompressed pages")
+    stored = sum(meta.total_compressed_size for _, meta in chunks)
+    if stored > size:
+        raise DamagedHeader(f"its footer claims {stored:,} bytes of pages in a file of {size:,}")
+    wanted = [chunk for chunk in chunks if columns is None or schema.names[chunk.leaf.column] in columns]
+    pages = iter(range(_MAX_PAGES))
+    refuse(_PER_TEXT_BYTE * sum(each(place, lambda chunk: _text_bytes(source, chunk, pages), wanted)), "texts")
 
 
-def _walk(source: pa.NativeFile, chunk: _Chunk, most_pages: int) -> tuple[int, int]:
-    """The number of pages of a chunk and the bytes of its texts once decoded, by the pages' own headers.
+def _chunks(parquet: pq.ParquetFile) -> Iterator[_Chunk]:
+    metadata, leaves = parquet.metadata, list(_leaves(parquet))
+    if metadata.num_row_groups * len(leaves) > _MAX_PAGES:
+        raise DamagedHeader(f"it has {metadata.num_row_groups:,} row groups of {len(leaves):,} columns")
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        if row_group.num_columns != len(leaves):
+            raise DamagedHeader(f"its row group {group} has {row_group.num_columns} columns, not {len(leaves)}")
+        for leaf in leaves:
+            yield _Chunk(leaf, row_group.column(leaf.number))
 
-    Raises `DamagedHeader` where they are more than the footer claims.
+
+def _text_bytes(source: pa.NativeFile, chunk: _Chunk, pages: Iterator[int]) -> int:
+    """Bytes of a chunk's texts once decoded, 0 for numbers, by the headers of its pages; each takes one of `pages`.
+
+    Raises `DamagedHeader` where the pages are more than the footer claims.
     """
     leaf, meta = chunk
     if not meta.num_values:
-        return 0, 0  # of an empty one pyarrow reads no page, and its offsets, as pyarrow writes them, lead nowhere
+        return 0  # of an empty one pyarrow reads no page, and its offsets, as pyarrow writes them, lead nowhere
     at = meta.data_page_offset
     if meta.has_dictionary_page and 0 < meta.dictionary_page_offset < at:
         at = meta.dictionary_page_offset
     stop = at + meta.total_compressed_size
-    pages = texts = count = unpacked = longest = 0
+    texts = count = unpacked = longest = 0
     while at < stop:
+        if next(pages, None) is None:
+            raise DamagedHeader(f"it has more than {_MAX_PAGES:,} pages")
         header, start = _header_at(source, at, stop)
         at = start + header.compressed
-        pages += 1
         count += header.values
         unpacked += header.uncompressed
-        if at > stop or count > meta.num_values or unpacked > meta.total_uncompressed_size or pages > most_pages:
+        if at > stop or count > meta.num_values or unpacked > meta.total_uncompressed_size:
             raise DamagedHeader(f"the pages of {meta.path_in_schema} are more than its footer claims")
         if not leaf.is_text:
             continue
         if header.is_dictionary:
             longest = header.uncompressed
-            if longest * meta.num_values > MIN_BYTES // 64:  # rarely, and then worth a look
-                longest = _longest(source.read_at(header.compressed, start), header, meta.compression)
+            if longest * meta.num_values > _SMALL_TEXTS:
+                longest = _longest(source.read_at(header.compressed, start), header, meta)
         elif header.encoding in _DICTIONARY:
             texts += header.values * longest
         elif header.encoding in _AS_STORED:
             texts += header.uncompressed
         else:  # DELTA_BYTE_ARRAY: each text may repeat what went before
             texts += header.values * header.uncompressed
-    return pages, texts
+    return texts
 
 
 def _header_at(source: pa.NativeFile, at: int, stop: int) -> tuple[PageHeader, int]:
@@ -163,20 +167,22 @@ def _header_at(source: pa.NativeFile, at: int, stop: int) -> tuple[PageHeader, i
     raise DamagedHeader("a page's header is cut off")
 
 
-def _longest(data: bytes, header: PageHeader, compression: str) -> int:
-    """Bytes of the longest text in a dictionary, which is stored as 4 bytes of length before each text."""
-    if compression != "UNCOMPRESSED":
-        codec = {"LZ4": "lz4_raw"}.get(compression, compression.lower())
+def _longest(data: bytes, header: PageHeader, meta: pq.ColumnChunkMetaData) -> int:
+    """Bytes of the longest text in a dictionary, or more. There each text comes after 4 bytes of its length."""
+    if meta.compression != "UNCOMPRESSED":
+        codec = {"LZ4": "lz4_raw"}.get(meta.compression, meta.compression.lower())
         try:
             data = pa.decompress(data, header.uncompressed, codec, asbytes=True)
         except (pa.ArrowException, ValueError, OSError):
             return header.uncompressed
     at = longest = 0
-    while at + 4 <= len(data):
+    for _ in range(meta.num_values):  # a dictionary of more is odd, and long to look through
+        if at + 4 > len(data):
+            return min(longest, header.uncompressed)
         length = int.from_bytes(data[at : at + 4], "little")
         longest = max(longest, length)
         at += 4 + length
-    return min(longest, header.uncompressed)
+    return header.uncompressed if at < len(data) else min(longest, header.uncompressed)
 
 
 def _leaves(parquet: pq.ParquetFile) -> Iterator[_Leaf]:
