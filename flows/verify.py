@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flows.shard import Builder
 from hmr_skel.data.atomic import is_temporary
 from hmr_skel.data.checks import check_rows
+from hmr_skel.data.parquet_bounds import open_parquet
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, shard_table
-from hmr_skel.data.storage import Place, arrow_file, move
+from hmr_skel.data.storage import Place, move
 from hmr_skel.data.verify import FilesReport, Problem, describe_difference, foreign_shards, verify_files
 from hmr_skel.rows import AnnotationRows, Reject
 
@@ -152,10 +152,11 @@ def _differing(
     loose: bool,
 ) -> list[str]:
     shard = builder.shards[index]
-    with arrow_file(shard.data_file(builder.out)) as file:
-        stored = pq.read_table(file)
-    with arrow_file(shard.rejects_file(builder.out)) as file:
-        rejected = pq.read_table(file, columns=["source", "source_row", "reason"]).to_pylist()
+    with open_parquet(shard.data_file(builder.out)) as file:
+        stored = file.read()
+    columns = ["source", "source_row", "reason"]
+    with open_parquet(shard.rejects_file(builder.out), columns) as file:
+        rejected = file.read(columns).to_pylist()
     stored_reasons = {(row["source"], row["source_row"]): row["reason"] for row in rejected}
     kept = zip(stored["source"].to_pylist(), stored["source_row"].to_pylist(), strict=True)
     place = {key: i for i, key in enumerate(kept)}

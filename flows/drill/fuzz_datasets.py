@@ -109,7 +109,15 @@ def _parquet_files() -> list[bytes]:
         file = io.BytesIO()
         pq.write_table(table, file, compression=compression)
         files.append(file.getvalue())
-    return files
+    return [*files, _long_text()]
+
+
+def _long_text() -> bytes:
+    """A few hundred bytes that stand for 10 GB: one text, as a dictionary of one entry."""
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int32()), pa.array(["x" * 100_000]))
+    file = io.BytesIO()
+    pq.write_table(pa.table({"skel_q": text}), file, compression="zstd", store_schema=False)
+    return file.getvalue()
 
 
 def _read_dataset(path: Path) -> object:

@@ -69,7 +69,10 @@ def _images() -> list[bytes]:
     import cv2
 
     picture = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
-    return [cv2.imencode(kind, picture)[1].tobytes() for kind in (".jpg", ".png", ".bmp", ".webp", ".tiff")]
+    files = [cv2.imencode(kind, picture)[1].tobytes() for kind in (".jpg", ".png", ".bmp", ".webp", ".tiff")]
+    progressive = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    last_scan = progressive[progressive.rindex(b"\xff\xda") : -2]
+    return [*files, progressive, progressive[:-2] + last_scan * 200 + progressive[-2:]]
 
 
 def _read_motion(path: Path) -> object:

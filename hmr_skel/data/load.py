@@ -23,6 +23,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
+from hmr_skel.data.parquet_bounds import open_parquet
 from hmr_skel.data.remote_path import RemotePath
 from hmr_skel.data.schema import column_shape
 from hmr_skel.data.storage import Place, arrow_file, each, locate
@@ -39,6 +40,7 @@ class Shards:
         self.columns = tuple(columns)
         self._schema = _read_schema(self.paths[0])
         self._groups: list[tuple[int, int]] = []  # (file, row group) of each row group of all files
+        self._known: set[int] = set()  # files found to be within bounds, for rows that are read group by group
         counts = [0]
         for i, (path, metadata) in enumerate(
             zip(self.paths, each(self.paths[0], _read_metadata, self.paths), strict=True)
@@ -94,7 +96,8 @@ class Shards:
 
     @property
     def arrow(self) -> pa.dataset.Dataset:
-        """The same files as a pyarrow dataset: filters, projections, `.to_table().to_pandas()`."""
+        """The same files as a pyarrow dataset: filters, projections, `.to_table().to_pandas()`. pyarrow
+        reads them by itself, without the bounds of `open_parquet`: for files that you trust."""
         first = self.paths[0]
         if isinstance(first, RemotePath):
             keys = [path.key for path in self.paths if isinstance(path, RemotePath)]
@@ -108,8 +111,8 @@ class Shards:
 
     def _read(self, column: str) -> pa.ChunkedArray:
         def read(path: Place) -> pa.Table:
-            with _readable(path), arrow_file(path) as file:
-                return pq.read_table(file, columns=[column], memory_map=True, partitioning=None)
+            with _readable(path), open_parquet(path, [column]) as parquet:
+                return parquet.read([column])
 
         tables = each(self.paths[0], read, self.paths)
         return pa.chunked_array(
@@ -131,7 +134,8 @@ class Shards:
 
     def _read_row_group(self, file: int, group: int) -> pa.Table:
         path = self.paths[file]
-        with _readable(path), arrow_file(path) as source, pq.ParquetFile(source, memory_map=True) as parquet:
+        with _readable(path), open_parquet(path, self.columns, known=file in self._known) as parquet:
+            self._known.add(file)
             return parquet.read_row_group(group, columns=list(self.columns)).select(self.columns)
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.data.atomic import replacing
+from hmr_skel.data.parquet_bounds import open_parquet
 from hmr_skel.data.storage import Place, arrow_file, local_folder
 from hmr_skel.errors import UserError
 
@@ -241,7 +242,7 @@ def _remove_stale(shard: Place, current: Path) -> None:
 
 def _read(shard: Place) -> Iterator[pa.RecordBatch]:
     try:
-        with arrow_file(shard) as source, pq.ParquetFile(source) as parquet:
+        with open_parquet(shard, _SHARD_COLUMNS) as parquet:
             missing = [name for name in _SHARD_COLUMNS if name not in parquet.schema_arrow.names]
             if missing:
                 raise UserError(

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hmr_skel.data.atomic import is_abandoned, is_temporary
 from hmr_skel.data.fingerprint import fingerprint_of
 from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
 from hmr_skel.data.meta import load_meta
+from hmr_skel.data.parquet_bounds import OutOfBounds, open_parquet
 from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA
 from hmr_skel.data.shards import Piece, Shard
-from hmr_skel.data.storage import Place, arrow_file, sha256_of
+from hmr_skel.data.storage import Place, sha256_of
 from hmr_skel.errors import UserError
 
 _NAMES = {
@@ -30,6 +30,7 @@ _NAMES = {
     "rejects": re.compile(r"rejects-([0-9]{5,6})-of-([0-9]{5,6})\.parquet"),
     "meta": re.compile(r"shard-([0-9]{5,6})-of-([0-9]{5,6})\.json"),
 }
+_VERIFIED = ["source", "source_row", "skel_q", "skel_betas"]
 _MAX_GROUP_ROWS = 100_000  # we write 2,048; what is read at once must not be for a file to say
 
 
@@ -166,7 +167,7 @@ def _verify_shard(out: Place, index: int, count: int, metas: dict[int, dict[str,
             yield from (
                 problem(file, text) for text in _verify_table(file, kind, rows[kind], shard, fingerprint, found)
             )
-        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        except (OutOfBounds, pa.ArrowException, OSError, ValueError, OverflowError) as error:
             yield problem(file, f"cannot be read ({error}).")
             return
     yield from (problem(path, text) for text in _rows_not_once(found, pieces))
@@ -189,7 +190,7 @@ def _verify_table(
     path: Place, kind: str, rows: int, shard: Shard, fingerprint: str, found: list[tuple[np.ndarray, np.ndarray]]
 ) -> Iterator[str]:
     """What is wrong with a Parquet file, read group by group; sources and numbers of its rows go to `found`."""
-    with arrow_file(path) as source, pq.ParquetFile(source) as file:
+    with open_parquet(path, _VERIFIED) as file:
         schema, metadata = file.schema_arrow, file.metadata
         if not schema.equals(SCHEMA if kind == "data" else REJECTS_SCHEMA):
             yield "other columns than this version writes."
@@ -204,10 +205,10 @@ def _verify_table(
             if told != (fingerprint.encode(), shard.number.encode()):
                 yield f"it says that it is shard {told[1].decode('ascii', 'replace')}, with another fingerprint."
         bad = Counter()
-        columns = ["source", "source_row", *(("skel_q", "skel_betas") if kind == "data" else ())]
+        columns = _VERIFIED if kind == "data" else _VERIFIED[:2]
         for group in range(len(groups)):
             table = file.read_row_group(group, columns=columns)
-            found.append((np.array(table["source"].to_pylist(), str), table["source_row"].to_numpy()))
+            found.append((np.array(table["source"].to_pylist(), object), table["source_row"].to_numpy()))
             for name in columns[2:]:
                 column = table[name].combine_chunks()
                 bad[name] += column.null_count + np.count_nonzero(~np.isfinite(column.flatten()))
@@ -215,7 +216,7 @@ def _verify_table(
 
 
 def _rows_not_once(found: Sequence[tuple[np.ndarray, np.ndarray]], pieces: Sequence[Piece]) -> Iterator[str]:
-    sources = np.concatenate([names for names, _ in found]) if found else np.array([], str)
+    sources = np.concatenate([names for names, _ in found]) if found else np.array([], object)
     rows = np.concatenate([numbers for _, numbers in found]) if found else np.array([], np.int64)
     expected, once = sum(map(len, pieces)), 0
     for piece in pieces:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from hmr_skel.body.dofs import NUM_DOFS, limits
 from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.data.meta import load_meta
+from hmr_skel.data.parquet_bounds import open_parquet
 from hmr_skel.data.schema import GIVEN
 from hmr_skel.data.storage import Place, arrow_file
 from hmr_skel.data.summary import LIMIT_TOLERANCE_DEG
@@ -27,6 +28,7 @@ ERRORS = ("v2v_mm", "v2v_max_mm", "joint_mm")
 AT_LIMIT_DEG = 0.1
 """An angle this near to a bound of its range counts as held by it."""
 _COLUMNS = ("source", "status", "skel_gender", "skel_q", "skel_betas", "max_limit_violation_deg", *ERRORS)
+_REJECT_COLUMNS = ["source", "reason", "detail"]
 _NEEDED = ("shard", "shards", "rows", "kept", "rejected", "split", "files", "pieces")
 
 
@@ -199,10 +201,12 @@ def _read_rejects(paths: Sequence[Path], sources: list[str]) -> tuple[Counter[tu
     examples: dict[str, str] = {}
     for path in paths:
         try:
-            table = pq.read_table(path, columns=["source", "reason", "detail"])
+            with open_parquet(path, _REJECT_COLUMNS) as file:
+                table = file.read(_REJECT_COLUMNS)
+            rows = zip(*(table[name].to_pylist() for name in _REJECT_COLUMNS), strict=True)
         except (pa.ArrowInvalid, OSError, KeyError) as error:
             raise UserError(f"{path} cannot be read ({error}). Build the shard again.") from error
-        for source, reason, detail in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        for source, reason, detail in rows:
             counts[source, reason] += 1
             examples.setdefault(reason, detail)
     sources += dict.fromkeys(source for source, _ in counts if source not in sources)
