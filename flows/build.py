@@ -6,15 +6,15 @@ machine and a deleted Prefect database make no difference. Who is at work on wha
 """
 
 import ctypes
-import errno
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
+import httpx
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -23,7 +23,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.exceptions import ExternalSignal
+from prefect.exceptions import ExternalSignal, PrefectException
 from prefect.futures import PrefectConcurrentFuture, PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -37,23 +37,17 @@ from flows.shard_report import ShardReport
 from flows.stages import timed
 from flows.summary import DatasetSummary, ShardsFailed, summarise_build
 from hmr_skel.data.attempts import AtWork
-from hmr_skel.errors import UserError
+from hmr_skel.data.patience import may_pass, patiently
 
 DEFAULT_MANIFEST = "manifests/open.toml"
 
 NAME = "build-hmr-skel"
 
-_NEVER_HEALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
-
 
 def may_heal(task, task_run, state) -> bool:
     """Is trying again worth it? Yes for trouble with storage or the device, no for wrong input and for bugs."""
     error = state.result(raise_on_failure=False)
-    if isinstance(error, UserError):
-        error = error.__cause__
-    if isinstance(error, OSError):
-        return error.errno not in _NEVER_HEALS
-    return isinstance(error, RuntimeError) and "CUDA" in str(error)
+    return may_pass(error) or (isinstance(error, RuntimeError) and "CUDA" in str(error))
 
 
 @lru_cache(maxsize=1)
@@ -127,15 +121,14 @@ def build_hmr_skel(
         with timed(seconds, "open"):
             builder = _builder(str(flow_run.id), manifest, out, device, not progress)
         wanted = builder.choose(shards)
-        todo = builder.unfinished(wanted, rebuild=rebuild)
+        todo = patiently(lambda: builder.unfinished(wanted, rebuild=rebuild))
         with timed(seconds, "load"):
-            builder.load_models(todo, rebuild=rebuild)
+            if todo:
+                builder.fitter.load()
         so_far = Progress({index: builder.shards[index].num_rows for index in wanted}, todo)
-        forget_old_runs(NAME)
+        _tidy()
         artifact = create_progress_artifact(so_far.percent, key="build-progress", description=so_far.text())
-        suspects = builder.suspects(wanted)
-        # One that ended a process before comes last and alone, so that it takes no other along.
-        turns = deque([[index for index in wanted if index not in suspects], *([index] for index in suspects)])
+        turns = deque(patiently(lambda: builder.turns(wanted)))
         reports: list[ShardReport] = []
         failures: dict[int, BaseException] = {}
         with tqdm(
@@ -148,8 +141,9 @@ def build_hmr_skel(
             claimed: list[int] = []  # by other processes
             while turns or claimed:
                 if not turns:
-                    turns.append(builder.wait_for_others(claimed, _said_by(bar, progress)))
-                    claimed = [index for index in claimed if index not in turns[0]]
+                    free = builder.wait_for_others(claimed, _said_by(bar, progress))
+                    claimed = [index for index in claimed if index not in free]
+                    turns.extend(patiently(partial(builder.turns, free)))
                 futures.clear()
                 for index in turns.popleft():
                     futures[build_shard_task.submit(manifest, index, out, device, rebuild, progress)] = index
@@ -170,7 +164,7 @@ def build_hmr_skel(
                     bar.n = so_far.rows_done
                     bar.set_postfix_str(so_far.text())
                     update_progress_artifact(artifact, so_far.percent, description=so_far.text())  # ty: ignore
-        builder.write_card()
+        patiently(builder.write_card)
         summary = summarise_build(builder, reports, failures, time.monotonic() - start, seconds)
         _publish(summary)
         if failures:
@@ -181,6 +175,14 @@ def build_hmr_skel(
         raise
     finally:
         _builder.cache_clear()
+
+
+def _tidy() -> None:
+    """Many runs may do so at once, on one database. That it was not done is no reason to build nothing."""
+    try:
+        forget_old_runs(NAME)
+    except (PrefectException, httpx.HTTPError) as error:
+        get_run_logger().warning("old runs are left in Prefect's database: %s", error)
 
 
 def _said_by(bar: tqdm, progress: bool) -> Callable[[str], None]:

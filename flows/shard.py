@@ -4,6 +4,8 @@
 thread; `build_shard` is one shard and done.
 """
 
+import errno
+import os
 import re
 import sys
 import threading
@@ -22,7 +24,7 @@ from flows.sources import fit_code, make_missing
 from flows.stages import timed, work_seconds
 from hmr_skel.data.annotations import SourceReader, open_source
 from hmr_skel.data.atomic import remove_abandoned
-from hmr_skel.data.attempts import AtWork, attempting, crashes, forget, wait_for_others
+from hmr_skel.data.attempts import AtWork, attempting, check_writable, forget, suspects, wait_for_others
 from hmr_skel.data.card import write_card
 from hmr_skel.data.checks import check_rows
 from hmr_skel.data.fingerprint import code_version, fingerprint_of, shard_ingredients
@@ -30,8 +32,8 @@ from hmr_skel.data.manifest import Manifest, load_manifest
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import SCHEMA, shard_table
 from hmr_skel.data.shards import Shard, cache_dir, check_no_other_plan, is_complete, pick, plan, read_meta
-from hmr_skel.data.staging import check_writable, staged
-from hmr_skel.data.storage import Place, local_folder, locate
+from hmr_skel.data.staging import staged
+from hmr_skel.data.storage import Place, each, local_folder, locate
 from hmr_skel.data.summary import summarise
 from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
@@ -93,7 +95,10 @@ class Builder:
     def unfinished(self, indices: Sequence[int], *, rebuild: bool = False) -> list[int]:
         """Those of the shards that are not complete; all with `rebuild`."""
         shards = [pick(self.shards, index) for index in indices]
-        return [s.index for s in shards if rebuild or not is_complete(self.out, s, self.fingerprint(s))]
+        if rebuild:
+            return [shard.index for shard in shards]
+        complete = each(self.out, lambda shard: is_complete(self.out, shard, self.fingerprint(shard)), shards)
+        return [shard.index for shard, done in zip(shards, complete, strict=True) if not done]
 
     def fingerprint(self, shard: Shard) -> str:
         """One hash of what the shard's rows depend on."""
@@ -132,9 +137,8 @@ class Builder:
         try:
             with attempting(self.out, shard, fingerprint, anew=rebuild):
                 # Another may have completed it between the look and the note.
-                skipped = not rebuild and is_complete(self.out, shard, fingerprint)
-                if not skipped:
-                    self._build(shard, fingerprint, progress)
+                done = not rebuild and is_complete(self.out, shard, fingerprint)
+                skipped = done or not self._build(shard, fingerprint, rebuild, progress)
         except AtWork as busy:
             if not wait:
                 raise
@@ -156,15 +160,30 @@ class Builder:
         return self._report(shard, skipped=skipped) if complete else None
 
     def discard(self, indices: Sequence[int]) -> None:
-        """Make shards unfinished, and forget their crashes: the next build builds them again."""
-        for shard in (pick(self.shards, index) for index in indices):
-            shard.meta_file(self.out).unlink(missing_ok=True)
-            forget(self.out, shard)
+        """Make shards unfinished, and forget their crashes: the next build builds them again.
 
-    def suspects(self, indices: Sequence[int]) -> list[int]:
-        """Those of the shards that a process ended in: best built last and alone, where they take no other along."""
+        Raises `UserError` where a meta file or a note cannot be removed.
+        """
+        for shard in (pick(self.shards, index) for index in indices):
+            meta_file = shard.meta_file(self.out)
+            try:
+                meta_file.unlink(missing_ok=True)
+                forget(self.out, shard)
+            except OSError as error:
+                raise UserError(
+                    f"cannot remove {error.filename or meta_file}: {error.strerror or error}. Choose an output folder "
+                    "that is writable (--out, or OUT=)."
+                ) from error
+
+    def turns(self, indices: Sequence[int]) -> list[list[int]]:
+        """The shards in the order to build them in; those of a turn may be in hand at once.
+
+        One that a process has ended in comes last and alone, so that it takes no other along.
+        """
         shards = [pick(self.shards, index) for index in indices]
-        return [shard.index for shard in shards if crashes(self.out, shard, self.fingerprint(shard))]
+        alone = [shard.index for shard in suspects(self.out, {shard: self.fingerprint(shard) for shard in shards})]
+        together = [index for index in indices if index not in alone]
+        return [turn for turn in (together, *([index] for index in alone)) if turn]
 
     def write_card(self) -> None:
         """The dataset's README.md, once more: a build that was killed may not have come to it."""
@@ -173,7 +192,8 @@ class Builder:
         end = time.monotonic()
         self._card_due = end + 20 * (end - start)
 
-    def _build(self, shard: Shard, fingerprint: str, progress: bool) -> None:
+    def _build(self, shard: Shard, fingerprint: str, rebuild: bool, progress: bool) -> bool:
+        """Whether it was this process that built it, and no other meanwhile."""
         seconds: dict[str, float] = {}
         pieces, rejects = self._read(shard, seconds)
         waiting = time.perf_counter()
@@ -197,6 +217,8 @@ class Builder:
         rejects += not_fitted
         table = pa.concat_tables([SCHEMA.empty_table(), *(shard_table(rows, columns) for rows, columns in fitted)])
         assert table.num_rows + len(rejects) == shard.num_rows, (table.num_rows, len(rejects), shard.num_rows)
+        if not rebuild and is_complete(self.out, shard, fingerprint):  # by another, which took this process for gone
+            return False
         with staged(self.out, shard) as folder:
             with timed(seconds, "write"):
                 name = self.manifest.name
@@ -210,9 +232,15 @@ class Builder:
                 "batch": batch,  # less than the recipe's where memory was short: the result is not equal in every bit
             }
             write_meta(folder, shard, fingerprint, info, self.ingredients(shard))
+        if not is_complete(self.out, shard, fingerprint):
+            raise UserError(
+                f"shard {shard.index}: its files are not those that were written, as another process wrote them in the "
+                "same moment. It is unfinished; start again."
+            ) from OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # worth another try
         # It reads all meta files, which may be thousands. Of a store once at the end: a request for each.
         if isinstance(self.out, Path) and time.monotonic() >= self._card_due:
             self.write_card()
+        return True
 
     def _read(self, shard: Shard, seconds: dict[str, float]) -> tuple[list[AnnotationRows], list[Reject]]:
         pieces, rejects = [], []

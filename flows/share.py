@@ -1,5 +1,6 @@
 """Shards of a dataset that other processes build too, in this one, without Prefect: for benchmarks and drills."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +17,7 @@ def build_shared(
     *,
     at_once: int = 1,
 ) -> None:
-    """Build the shards that nobody else does, in this order; then wait for the others', and build what they left.
+    """Build the shards that nobody else does; then wait for the others', and build what they left.
 
     Args:
         builder: with its models loaded.
@@ -31,16 +32,17 @@ def build_shared(
         except UserError as error:
             return error
 
-    turn, claimed = list(indices), []
+    turns, claimed = deque(builder.turns(indices)), []
     with ThreadPoolExecutor(at_once) as pool:
         run = pool.map if at_once > 1 else map  # in this thread, where signals arrive
-        while turn or claimed:
-            if not turn:
-                turn = builder.wait_for_others(claimed, lambda text: None)
-                claimed = [index for index in claimed if index not in turn]
+        while turns or claimed:
+            if not turns:
+                free = builder.wait_for_others(claimed, lambda text: None)
+                claimed = [index for index in claimed if index not in free]
+                turns.extend(builder.turns(free))
+            turn = turns.popleft()
             for index, result in zip(turn, run(build, turn), strict=True):
                 if isinstance(result, AtWork):
                     claimed.append(index)
                 else:
                     report(index, result)
-            turn = []

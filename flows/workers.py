@@ -21,7 +21,11 @@ import torch
 from flows.server import process_group
 from flows.shard import Builder
 from flows.summary import DatasetSummary, ShardsFailed, summarise_build
+from hmr_skel.data.patience import patiently
 from hmr_skel.errors import UserError
+
+STOP_TIMEOUT_S = 60.0
+"""A worker that was asked to end is killed after this long, and then it may count as a crash of its shards."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def build_with_workers(
             reports.append(report)
         else:
             failures[index] = UserError(reasons.get(index, "no worker was left to build it; see above what ended them"))
-    builder.write_card()
+    patiently(builder.write_card)
     summary = summarise_build(builder, reports, failures, time.monotonic() - start, own)
     if failures:
         raise ShardsFailed(summary, failures)
@@ -169,11 +173,14 @@ def _worker(
 
 
 def _ask_to_end(children: Sequence[subprocess.Popen]) -> None:
-    """All at once: each has its own time to end in."""
+    """All at once, and once: a second signal, or SIGKILL, would end one that is taking its notes back."""
     for child in children:
         if child.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _summary(text: str) -> DatasetSummary | None:

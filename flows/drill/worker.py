@@ -56,7 +56,6 @@ def _build_all(manifest: Path, out: Path, injection: Injection, opened: Connecti
     sys.stdout = sys.stderr = open(log or "/dev/null", "a", buffering=1)  # noqa: SIM115  for as long as it lives
     builder = Builder.open(manifest, out, "cpu", quiet=True)
     indices = range(len(builder.shards))
-    suspects = builder.suspects(indices)
     failed = []
 
     def report(index: int, result: ShardReport | UserError) -> None:
@@ -69,7 +68,6 @@ def _build_all(manifest: Path, out: Path, injection: Injection, opened: Connecti
     with injected(builder, injection):
         builder.load_models(indices)
         opened.close()
-        order = sorted(indices, key=lambda index: (index in suspects, index))
-        build_shared(builder, order, report)
+        build_shared(builder, indices, report)
     builder.write_card()
     sys.exit(FAILED if failed else 0)

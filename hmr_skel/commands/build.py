@@ -28,6 +28,8 @@ Any number of these commands, on any machines, may build into one folder or buck
 and what a killed one has begun by another. --workers starts several here, each with a GPU of its own (of those that
 CUDA_VISIBLE_DEVICES names, if it is set), or its share of the cores. docs/machines.md has the commands."""
 
+REBUILD = "fit again what is complete already"
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `fit` and `dataset`."""
@@ -43,7 +45,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "dataset", help="fit all shards", description=DATASET, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     dataset.add_argument("--shards", metavar="LIST", help="only these, e.g. 0-3,7 (default: all)")
-    _add_choices(dataset)
+    _add_choices(dataset, f"{REBUILD}; with --workers all of it becomes unfinished before the first is built")
     dataset.add_argument(
         "--workers", type=int, metavar="N", help="build with N processes of this machine (default: 1, this one)"
     )
@@ -67,7 +69,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     dataset.set_defaults(run=run_dataset)
 
 
-def _add_choices(parser: argparse.ArgumentParser) -> None:
+def _add_choices(parser: argparse.ArgumentParser, rebuild: str = REBUILD) -> None:
     parser.add_argument(
         "--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="what to build (default: %(default)s)"
     )
@@ -79,7 +81,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto, the first CUDA device, else the CPU)"
     )
-    parser.add_argument("--rebuild", action="store_true", help="fit again what is complete already")
+    parser.add_argument("--rebuild", action="store_true", help=rebuild)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no report but errors")
 
 

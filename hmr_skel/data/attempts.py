@@ -6,10 +6,14 @@ Each build leaves a note for as long as it lasts, and touches it every `BEAT_S`.
   before anybody looks, so of two that meet at least one sees the other; where both do, both step back, and try again
   at moments of their own choosing. Clocks of machines are never compared: what tells the time is the folder.
 - a trace. A process that is killed, or dies in native code, can say nothing; a note whose process is gone is a crash,
-  unless the machine went down with it. After `MAX_CRASHES` of them the shard is set aside.
+  unless the machine went down with it. After `MAX_CRASHES` of them the shard is set aside. Each machine counts its own:
+  of another one nobody here can tell whether it was switched off.
 
-Only the amount of work depends on claims. Two that build the same shard after all, because one was taken for gone or
-a folder is slow to show what is in it, write equal files, each by rename.
+Two may build the same shard after all, because one was taken for gone or a folder is slow to show what is in it. Their
+files need not be equal in every bit (another device, number of threads or batch), so whoever has fitted looks first
+whether the shard is complete by now, and afterwards whether its files are those that its meta file names
+(`flows/shard.py`). What is left is that both write in the same moment, and other bytes of the same length: `verify`
+finds that.
 """
 
 import contextlib
@@ -17,11 +21,13 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from hmr_skel.data.atomic import has_ended, is_of_this_machine, owner_of, temporary_name
+from hmr_skel.data.atomic import has_ended, is_of_this_machine, is_temporary, owner_of, temporary_name
+from hmr_skel.data.patience import patiently
 from hmr_skel.data.shards import Shard
 from hmr_skel.data.storage import Place, entries, put_bytes
 from hmr_skel.errors import UserError
@@ -33,6 +39,7 @@ SILENT_S = 120.0
 POLL_S = (0.5, 1.5)
 """How often those who wait look, chosen anew each time."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_CLOCK = "clock"
 _TRIES = 100
 
 
@@ -54,26 +61,31 @@ class _Note:
 
     def is_crash(self, now: float) -> bool:
         """Whether its process ended by itself: one that the whole machine's end took along did not."""
-        if not self.is_gone(now):
+        if not is_of_this_machine(self.path) or not self.is_gone(now):
             return False
         with contextlib.suppress(OSError):  # its owner has just ended
-            boot = self.path.read_bytes() if is_of_this_machine(self.path) else b""
-            return boot in (b"", _boot())
+            return self.path.read_bytes() in (b"", _boot())
         return False
 
 
 def crashes(out: Place, shard: Shard, fingerprint: str) -> int:
-    """How often a process ended without a word while it built this shard, made from the same things."""
-    notes = _notes(out, shard, fingerprint)
-    now = _now(out) if notes else 0.0
-    return sum(note.is_crash(now) for note in notes)
+    """How often a process of this machine ended without a word while it built this shard, made from the same things."""
+    notes, now = _look(out)
+    return sum(note.is_crash(now) for note in _of(notes, shard, fingerprint))
 
 
-def at_work(out: Place, shard: Shard) -> str | None:
-    """Who is building the shard, in words; None where nobody is."""
-    notes = _notes(out, shard)
-    now = _now(out) if notes else 0.0
-    return next((owner_of(note.path) for note in notes if not note.is_gone(now)), None)
+def suspects(out: Place, shards: Mapping[Shard, str]) -> list[Shard]:
+    """Those of the shards (with their fingerprints) that a process of any machine left without a word."""
+    notes, now = _look(out)
+    gone = [note for note in notes if note.is_gone(now)]
+    return [shard for shard, fingerprint in shards.items() if _of(gone, shard, fingerprint)]
+
+
+def at_work(out: Place, shards: Sequence[Shard]) -> list[str | None]:
+    """Who is building each of the shards, in words; None where nobody is."""
+    notes, now = _look(out)
+    living = [note for note in notes if not note.is_gone(now)]
+    return [next((owner_of(note.path) for note in _of(living, shard)), None) for shard in shards]
 
 
 def wait_for_others(out: Place, shards: Sequence[Shard], say: Callable[[str], object]) -> list[Shard]:
@@ -81,7 +93,7 @@ def wait_for_others(out: Place, shards: Sequence[Shard], say: Callable[[str], ob
     free: list[Shard] = []
     while shards and not free:
         time.sleep(random.uniform(*POLL_S))  # at first too: two that stepped back from each other must not meet again
-        owners = [at_work(out, shard) for shard in shards]
+        owners = patiently(partial(at_work, out, shards))
         free = [shard for shard, owner in zip(shards, owners, strict=True) if owner is None]
         if not free:
             say(f"waiting for shard {shards[0].index}, at work: {owners[0]}")
@@ -90,9 +102,15 @@ def wait_for_others(out: Place, shards: Sequence[Shard], say: Callable[[str], ob
 
 def forget(out: Place, shard: Shard) -> None:
     """Remove the notes of processes that are gone, of a shard that is built."""
-    if _notes(out, shard):
+    if _of(_notes(out), shard):
         _forget(out, shard, _now(out))
     _remove_folder(out)
+
+
+def check_writable(out: Place) -> None:
+    """Raise `UserError` where a store takes no objects, before any work. Of a folder, the first file tells."""
+    if not isinstance(out, Path):
+        _now(out)
 
 
 @contextlib.contextmanager
@@ -104,14 +122,14 @@ def attempting(out: Place, shard: Shard, fingerprint: str, *, anew: bool = False
     note = _folder(out) / temporary_name(Path(f"{shard.number}-{fingerprint[:12]}")).name
     _leave(note)
     try:
-        notes = _notes(out, shard)
+        notes = _notes(out)
         now = note.stat().st_mtime
-        for other in notes:
+        for other in _of(notes, shard):
             if other.path != note and not other.is_gone(now):
                 raise AtWork(shard, owner_of(other.path))
         if anew:
             _forget(out, shard, now)
-        _refuse_crashing(out, shard, fingerprint, now)
+        _refuse_crashing(out, shard, fingerprint)
         with _touched(note):
             yield
         _forget(out, shard, now)
@@ -120,8 +138,8 @@ def attempting(out: Place, shard: Shard, fingerprint: str, *, anew: bool = False
         _remove_folder(out)
 
 
-def _refuse_crashing(out: Place, shard: Shard, fingerprint: str, now: float) -> None:
-    number = sum(note.is_crash(now) for note in _notes(out, shard, fingerprint))
+def _refuse_crashing(out: Place, shard: Shard, fingerprint: str) -> None:
+    number = crashes(out, shard, fingerprint)
     if number >= MAX_CRASHES:
         raise UserError(
             f"shard {shard.index} ended the process that built it {number} times and is set aside. The process was "
@@ -131,7 +149,7 @@ def _refuse_crashing(out: Place, shard: Shard, fingerprint: str, now: float) -> 
 
 
 def _forget(out: Place, shard: Shard, now: float) -> None:
-    for note in _notes(out, shard):
+    for note in _of(_notes(out), shard):
         if note.is_gone(now):
             note.path.unlink(missing_ok=True)
     _remove_folder(out)
@@ -144,9 +162,21 @@ def _remove_folder(out: Place) -> None:
             folder.rmdir()
 
 
+def _look(out: Place) -> tuple[list[_Note], float]:
+    """All notes, and what time it is; what those have left who were killed while they asked for it is removed."""
+    notes = _notes(out)
+    now = _now(out) if notes else 0.0
+    for note in notes:
+        if note.path.name.startswith(f".{_CLOCK}.") and note.is_gone(now):
+            with contextlib.suppress(OSError, UserError):  # somebody else's
+                note.path.unlink(missing_ok=True)
+    _remove_folder(out)
+    return notes, now
+
+
 def _now(out: Place) -> float:
     """By the clock that notes are dated with, which may be another machine's."""
-    probe = _folder(out) / temporary_name(Path("clock")).name
+    probe = _folder(out) / temporary_name(Path(_CLOCK)).name
     _leave(probe)
     try:
         return probe.stat().st_mtime
@@ -164,7 +194,7 @@ def _leave(note: Place) -> None:
             try:
                 note.write_bytes(_boot())
                 return
-            except FileNotFoundError:  # another process, which is done, has just removed the empty folder
+            except (FileNotFoundError, FileExistsError):  # another process has just removed the empty folder
                 if not left:
                     raise
     except OSError as error:
@@ -211,10 +241,11 @@ def _folder(out: Place) -> Place:
     return out / ".attempts"
 
 
-def _notes(out: Place, shard: Shard, fingerprint: str = "") -> list[_Note]:
-    folder, start = _folder(out), f".{shard.number}-{fingerprint[:12]}"
-    return [
-        _Note(folder / entry.name, entry.mtime)
-        for entry in entries(folder)
-        if entry.name.startswith(start) and entry.name.endswith(".tmp")
-    ]
+def _notes(out: Place) -> list[_Note]:
+    folder = _folder(out)
+    return [_Note(folder / entry.name, entry.mtime) for entry in entries(folder) if is_temporary(folder / entry.name)]
+
+
+def _of(notes: Sequence[_Note], shard: Shard, fingerprint: str = "") -> list[_Note]:
+    start = f".{shard.number}-{fingerprint[:12]}"
+    return [note for note in notes if note.path.name.startswith(start)]

@@ -7,15 +7,7 @@ from pathlib import Path
 
 from hmr_skel.data.atomic import is_abandoned, temporary_name
 from hmr_skel.data.shards import Shard
-from hmr_skel.data.storage import Place, local_folder, put, put_bytes
-
-
-def check_writable(out: Place) -> None:
-    """Raise `UserError` where a store takes no objects, before any work. Of a folder, the first file tells."""
-    if not isinstance(out, Path):
-        probe = out / temporary_name(Path("write-test")).name
-        put_bytes(probe, b"")
-        probe.unlink(missing_ok=True)
+from hmr_skel.data.storage import Place, local_folder, put
 
 
 @contextlib.contextmanager

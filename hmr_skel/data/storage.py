@@ -45,7 +45,6 @@ class Entry:
     """A file in a folder."""
 
     name: str
-    size: int  # bytes
     mtime: float  # s since 1970, by the clock of the disk or the store
 
 
@@ -124,13 +123,17 @@ def move(place: Place, target: Place) -> None:
 def entries(folder: Place) -> list[Entry]:
     """The files in a folder (not below it), by name; none where there is no folder."""
     if isinstance(folder, RemotePath):
-        return [Entry(info.base_name, info.size, info.mtime_ns / 1e9) for info in folder.infos() if info.is_file]
+        return [Entry(info.base_name, info.mtime_ns / 1e9) for info in folder.infos() if info.is_file]
+    try:
+        paths = sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):  # asked for before, a folder may be gone when it is read
+        return []
     found = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in paths:
         with contextlib.suppress(FileNotFoundError):  # removed in this moment
             state = path.stat()
             if path.is_file():
-                found.append(Entry(path.name, state.st_size, state.st_mtime))
+                found.append(Entry(path.name, state.st_mtime))
     return found
 
 

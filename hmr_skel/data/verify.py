@@ -3,6 +3,7 @@
 `flows/verify.py` compares with the manifest too, fits a sample of rows again, and repairs.
 """
 
+import contextlib
 import json
 import re
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hmr_skel.data.atomic import is_abandoned, is_temporary
 from hmr_skel.data.fingerprint import fingerprint_of
@@ -25,7 +27,7 @@ from hmr_skel.data.shards import Piece, Shard
 from hmr_skel.data.storage import Place, sha256_of
 from hmr_skel.errors import UserError
 
-_NAMES = {
+_FILES = {
     "data": re.compile(r"train-([0-9]{5,6})-of-([0-9]{5,6})\.parquet"),
     "rejects": re.compile(r"rejects-([0-9]{5,6})-of-([0-9]{5,6})\.parquet"),
     "meta": re.compile(r"shard-([0-9]{5,6})-of-([0-9]{5,6})\.json"),
@@ -104,7 +106,7 @@ def _find(out: Place) -> tuple[dict[tuple[int, int], list[Place]], list[Problem]
     """Files by (number, count) of their names, and those that no build leaves in these folders."""
     there: dict[tuple[int, int], list[Place]] = {}
     strays = []
-    for folder, pattern in _NAMES.items():
+    for folder, pattern in _FILES.items():
         for path in sorted((out / folder).iterdir()) if (out / folder).is_dir() else ():
             match = pattern.fullmatch(path.name)
             # 000007-of-00012 is the same number, and a file that the loader would read beside 00007-of-00012.
@@ -112,8 +114,10 @@ def _find(out: Place) -> tuple[dict[tuple[int, int], list[Place]], list[Problem]
                 there.setdefault((int(match[1]), int(match[2])), []).append(path)
             elif not is_temporary(path):
                 strays.append(Problem(f"{path}: no file of a dataset has such a name.", stray=path))
-            elif is_abandoned(path):
-                strays.append(Problem(f"{path}: left by a build that was killed.", stray=path))
+            else:
+                with contextlib.suppress(FileNotFoundError):  # a build that is at work has just renamed it
+                    if is_abandoned(path):
+                        strays.append(Problem(f"{path}: left by a build that was killed.", stray=path))
     return there, strays
 
 
@@ -164,10 +168,9 @@ def _verify_shard(out: Place, index: int, count: int, metas: dict[int, dict[str,
             yield problem(file, "not the bytes that were written.")
             return
         try:
-            yield from (
-                problem(file, text) for text in _verify_table(file, kind, rows[kind], shard, fingerprint, found)
-            )
-        except (OutOfBounds, pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            texts = _verify_table(file, kind, rows[kind], shard, fingerprint, _names(pieces), found)
+            yield from (problem(file, text) for text in texts)
+        except (OutOfBounds, pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
             yield problem(file, f"cannot be read ({error}).")
             return
     yield from (problem(path, text) for text in _rows_not_once(found, pieces))
@@ -187,9 +190,18 @@ def _whole_number(value: Any) -> int:
 
 
 def _verify_table(
-    path: Place, kind: str, rows: int, shard: Shard, fingerprint: str, found: list[tuple[np.ndarray, np.ndarray]]
+    path: Place,
+    kind: str,
+    rows: int,
+    shard: Shard,
+    fingerprint: str,
+    names: Sequence[str],
+    found: list[tuple[np.ndarray, np.ndarray]],
 ) -> Iterator[str]:
-    """What is wrong with a Parquet file, read group by group; sources and numbers of its rows go to `found`."""
+    """What is wrong with a Parquet file, read group by group.
+
+    Of its rows the sources, by their places among `names` (-1 for any other), and the numbers go to `found`.
+    """
     with open_parquet(path, _VERIFIED) as file:
         schema, metadata = file.schema_arrow, file.metadata
         if not schema.equals(SCHEMA if kind == "data" else REJECTS_SCHEMA):
@@ -208,7 +220,8 @@ def _verify_table(
         columns = _VERIFIED if kind == "data" else _VERIFIED[:2]
         for group in range(len(groups)):
             table = file.read_row_group(group, columns=columns)
-            found.append((np.array(table["source"].to_pylist(), object), table["source_row"].to_numpy()))
+            sources = pc.index_in(table["source"], pa.array(names, pa.string()))
+            found.append((pc.fill_null(sources, -1).to_numpy(), table["source_row"].to_numpy()))
             for name in columns[2:]:
                 column = table[name].combine_chunks()
                 bad[name] += column.null_count + np.count_nonzero(~np.isfinite(column.flatten()))
@@ -216,15 +229,20 @@ def _verify_table(
 
 
 def _rows_not_once(found: Sequence[tuple[np.ndarray, np.ndarray]], pieces: Sequence[Piece]) -> Iterator[str]:
-    sources = np.concatenate([names for names, _ in found]) if found else np.array([], object)
+    names = _names(pieces)
+    sources = np.concatenate([places for places, _ in found]) if found else np.array([], np.int32)
     rows = np.concatenate([numbers for _, numbers in found]) if found else np.array([], np.int64)
     expected, once = sum(map(len, pieces)), 0
     for piece in pieces:
-        own = rows[(sources == piece.source) & (rows >= piece.start) & (rows < piece.stop)]
+        own = rows[(sources == names.index(piece.source)) & (rows >= piece.start) & (rows < piece.stop)]
         once += len(np.unique(own))
     if once != expected or len(rows) != expected:
         lost, extra = expected - once, len(rows) - once
         yield f"of {expected} rows to read, {lost} are neither kept nor rejected; {extra} too many."
+
+
+def _names(pieces: Sequence[Piece]) -> list[str]:
+    return sorted({piece.source for piece in pieces})
 
 
 def _in_two_shards(out: Place, metas: Mapping[int, Mapping[str, Any]]) -> list[Problem]:

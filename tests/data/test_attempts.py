@@ -1,5 +1,6 @@
 """Notes of shards being built: who is at work on what, and shards that end their process."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,13 +12,27 @@ import pytest
 
 from hmr_skel.data import attempts
 from hmr_skel.data.atomic import is_abandoned, temporary_name
-from hmr_skel.data.attempts import MAX_CRASHES, SILENT_S, AtWork, at_work, attempting, crashes, forget, wait_for_others
+from hmr_skel.data.attempts import (
+    MAX_CRASHES,
+    SILENT_S,
+    AtWork,
+    attempting,
+    check_writable,
+    crashes,
+    forget,
+    suspects,
+    wait_for_others,
+)
 from hmr_skel.data.shards import Shard
-from hmr_skel.data.storage import entries, put_bytes
+from hmr_skel.data.storage import Place, entries, put_bytes
 from hmr_skel.errors import UserError
 from tests.object_store import ObjectStore
 
 SHARD, OTHER = Shard(1, 4, (), False), Shard(2, 4, (), False)
+
+
+def at_work(out: Place, shard: Shard) -> str | None:
+    return attempts.at_work(out, [shard])[0]
 
 
 def die(out: Path, shard: Shard, fingerprint: str = "f") -> None:
@@ -145,7 +160,9 @@ def test_one_that_is_silent_is_gone(tmp_path: Path):
     """By the clock of the folder: that of another machine may be anywhere."""
     elsewhere(tmp_path, SHARD, SILENT_S + 10)
     assert at_work(tmp_path, SHARD) is None
-    assert crashes(tmp_path, SHARD, "f") == 1
+    assert suspects(tmp_path, {SHARD: "f", OTHER: "f"}) == [SHARD]
+    assert suspects(tmp_path, {SHARD: "g"}) == []  # made from other things
+    assert crashes(tmp_path, SHARD, "f") == 0  # perhaps its machine was switched off
     with attempting(tmp_path, SHARD, "f"):
         assert len(list((tmp_path / ".attempts").iterdir())) == 2
     assert not list(tmp_path.iterdir())
@@ -231,8 +248,41 @@ def test_those_who_wait_say_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert wait_for_others(tmp_path, [], said.append) == []
 
 
+def test_a_store_that_is_away_for_a_moment_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    answers = [OSError(errno.EIO, "no answer"), OSError(errno.EIO, "no answer")]
+
+    def listing(folder: Path) -> list:
+        if answers:
+            raise UserError("cannot list") from answers.pop()
+        return []
+
+    monkeypatch.setattr(attempts, "entries", listing)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert wait_for_others(tmp_path, [SHARD], lambda text: None) == [SHARD]
+    answers.append(PermissionError(errno.EACCES, "not for you"))
+    with pytest.raises(UserError, match="cannot list"):
+        wait_for_others(tmp_path, [SHARD], lambda text: None)
+    answers += [OSError(errno.EIO, "no answer")] * 99
+    with pytest.raises(UserError, match="cannot list"):
+        wait_for_others(tmp_path, [SHARD], lambda text: None)
+
+
+def test_clocks_that_the_killed_left_go(tmp_path: Path):
+    dead = elsewhere(tmp_path, SHARD, SILENT_S + 10)
+    clocks = [dead.with_name(f".clock.elsewhere-{number}-0123abcd.tmp") for number in (7, 8)]
+    for clock in clocks:
+        clock.touch()
+    os.utime(clocks[0], (0, 0))
+    assert at_work(tmp_path, SHARD) is None
+    assert [clock.exists() for clock in (dead, *clocks)] == [True, False, True]
+    os.utime(clocks[1], (0, 0))
+    dead.unlink()
+    assert suspects(tmp_path, {SHARD: "f"}) == []
+    assert not list(tmp_path.iterdir())
+
+
 def test_in_a_store(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
-    """As in a folder: a note that is put again and again is another's claim, one that is not is a crash."""
+    """As in a folder: a note that is put again and again is another's claim, one that is not is nobody's."""
     out = object_store.place("claims")
     monkeypatch.setattr(attempts, "BEAT_S", 0.05)
     with attempting(out, SHARD, "f"):
@@ -247,7 +297,8 @@ def test_in_a_store(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
     put_bytes(out / ".attempts" / f".{SHARD.number}-f.elsewhere-7-0123abcd.tmp", b"")
     assert at_work(out, SHARD) == "process 7 on elsewhere"
     monkeypatch.setattr(attempts, "SILENT_S", -1.0)
-    assert crashes(out, SHARD, "f") == 1
+    assert suspects(out, {SHARD: "f"}) == [SHARD]
     with attempting(out, SHARD, "f"):
         pass
+    check_writable(out)
     assert entries(out / ".attempts") == []

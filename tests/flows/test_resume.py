@@ -90,8 +90,9 @@ def leave_notes(manifest: Path, out: Path, index: int, number: int) -> None:
 def test_suspects_are_told(setting: Setting, tmp_path: Path):
     leave_notes(setting.manifest, tmp_path / "out", 2, 1)
     builder = Builder.open(setting.manifest, tmp_path / "out", "cpu", quiet=True)
-    assert builder.suspects([0, 1, 2, 3]) == [2]
-    assert builder.suspects([0, 1, 3]) == []
+    assert builder.turns([0, 1, 2, 3]) == [[0, 1, 3], [2]]
+    assert builder.turns([0, 1, 3]) == [[0, 1, 3]]
+    assert builder.turns([2]) == [[2]]
 
 
 def test_what_killed_processes_left_goes_with_the_next_start(small: Path, tmp_path: Path):

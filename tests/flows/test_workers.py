@@ -14,10 +14,13 @@ import torch
 
 from flows import dask_runner
 from flows.shard import Builder
+from flows.share import build_shared
 from flows.workers import environments, run_workers
 from hmr_skel.commands.bench_workers import workers_text
 from hmr_skel.data import attempts
 from hmr_skel.data.attempts import AtWork
+from hmr_skel.data.parquet import write_meta
+from hmr_skel.data.patience import may_pass
 from hmr_skel.errors import UserError
 from tests.flows.conftest import ROWS, ROWS_PER_SHARD
 from tests.flows.processes import hmr_skel, processes_with, run, running
@@ -122,6 +125,69 @@ def test_a_claimed_shard_is_waited_for(small: Path, tmp_path: Path, monkeypatch,
     builder.discard([0])
     assert builder.report(0, skipped=True) is None
     assert not builder.build(0, progress=False).skipped
+
+
+def test_a_freed_shard_that_ended_a_process_is_built_alone(small: Path, tmp_path: Path, monkeypatch):
+    """What the killed one had in hand is freed all at once; the others' beside it would end with it again."""
+    builder = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
+    folder, fingerprint = tmp_path / "out" / ".attempts", builder.fingerprint(builder.shards[3])
+    living = [folder / f".{builder.shards[i].number}-f.elsewhere-7-0123abcd.tmp" for i in (0, 1)]
+    dead = folder / f".{builder.shards[3].number}-{fingerprint[:12]}.elsewhere-7-0123abcd.tmp"
+    folder.mkdir(parents=True)
+    for note in (*living, dead):
+        note.touch()
+
+    def sleep(seconds: float) -> None:
+        os.utime(dead, (0, 0))
+        for note in living:
+            note.unlink(missing_ok=True)
+
+    built, turns, of = [], [], builder.turns
+    monkeypatch.setattr(builder, "turns", lambda indices: turns.append(of(indices)) or turns[-1])
+    monkeypatch.setattr(attempts.time, "sleep", sleep)
+    build_shared(builder, range(4), lambda index, report: built.append(index), at_once=2)
+    assert turns == [[[0, 1, 2, 3]], [[0, 1], [3]]]
+    assert (built, folder.exists()) == ([2, 0, 1, 3], False)
+
+
+def test_one_that_was_taken_for_gone_leaves_the_others_files(small: Path, tmp_path: Path, monkeypatch):
+    """It was suspended for so long that another has built its shard meanwhile."""
+    builder, other = (Builder.open(small, tmp_path / "out", "cpu", quiet=True) for _ in range(2))
+    fit = builder.fitter.fit
+
+    def suspended(*args):
+        with monkeypatch.context() as patch:
+            patch.setattr(attempts, "SILENT_S", -1.0)
+            assert not other.build(0, progress=False).skipped
+        os.utime(data, (1, 1))
+        return fit(*args)
+
+    data = builder.shards[0].data_file(tmp_path / "out")
+    monkeypatch.setattr(builder.fitter, "fit", suspended)
+    assert builder.build(0, progress=False).skipped
+    assert data.stat().st_mtime == 1
+
+
+def test_two_that_write_at_once_are_told(small: Path, tmp_path: Path, monkeypatch):
+    builder = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
+
+    def write_and_overwrite(*args) -> None:
+        write_meta(*args)
+        builder.shards[0].data_file(tmp_path / "out").write_bytes(b"of another length")
+
+    monkeypatch.setattr("flows.shard.write_meta", write_and_overwrite)
+    with pytest.raises(UserError, match="another process wrote them in the same moment") as caught:
+        builder.build(0, progress=False)
+    assert may_pass(caught.value)  # flows/build.py tries again
+    monkeypatch.undo()
+    assert not builder.build(0, progress=False).skipped
+
+
+def test_what_cannot_be_discarded(small: Path, tmp_path: Path):
+    builder = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
+    builder.shards[2].meta_file(tmp_path / "out").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot remove .*shard-00002-of-00004.json"):
+        builder.discard([2])
 
 
 @linux
