@@ -24,12 +24,13 @@ def check_image(data: bytes) -> None:
     """Look at an encoded image's header. Raises `RefusedImage`."""
     try:
         width, height = _size(data)
+        many_scans = data[:2] == b"\xff\xd8" and not _has_one_scan(data)
     except (struct.error, IndexError):
         raise RefusedImage("is cut off") from None
     pixels = abs(width * height)
     if pixels > MAX_PIXELS:
         raise RefusedImage(f"claims {width} x {height} px, expected at most {MAX_PIXELS:,} px")
-    if data[:2] == b"\xff\xd8" and not _has_one_scan(data):
+    if many_scans:
         scans = data.count(b"\xff\xda")  # compressed data does not hold these bytes
         if scans > MAX_SCANS or scans * pixels > _MAX_SCANNED:
             raise RefusedImage(f"has {scans:,} scans, of {width} x {height} px; it would take minutes to decode")

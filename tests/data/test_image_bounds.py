@@ -111,3 +111,10 @@ def test_cut_off_headers_are_said_to_be(kind: str):
     for length in range(1, 30):
         with pytest.raises(UnreadableImage):
             decode(data[:length], 1.0)
+
+
+def test_a_jpeg_cut_off_before_its_first_scan_is_said_to_be():
+    data = _encoded(".jpg")
+    for length in range(1, data.index(b"\xff\xda") + 3):
+        with pytest.raises(RefusedImage):
+            check_image(data[:length])
