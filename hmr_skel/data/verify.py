@@ -220,7 +220,7 @@ def _verify_table(
         columns = _VERIFIED if kind == "data" else _VERIFIED[:2]
         for group in range(len(groups)):
             table = file.read_row_group(group, columns=columns)
-            sources = pc.index_in(table["source"], pa.array(names, pa.string()))
+            sources = pc.index_in(table["source"], pa.array(names, pa.string()))  # ty: ignore[missing-attribute]
             found.append((pc.fill_null(sources, -1).to_numpy(), table["source_row"].to_numpy()))
             for name in columns[2:]:
                 column = table[name].combine_chunks()
