@@ -38,10 +38,16 @@ from flows.stages import timed
 from flows.summary import DatasetSummary, ShardsFailed, summarise_build
 from hmr_skel.data.attempts import AtWork
 from hmr_skel.data.patience import may_pass, patiently
+from hmr_skel.heap import share_arenas
 
 DEFAULT_MANIFEST = "manifests/open.toml"
 
 NAME = "build-hmr-skel"
+
+
+def shards_at_once(count: int) -> ThreadPoolTaskRunner:
+    """The runner of the flow's tasks in this process, with so many shards in hand."""
+    return ThreadPoolTaskRunner(max_workers=count)
 
 
 def may_heal(task, task_run, state) -> bool:
@@ -115,6 +121,7 @@ def build_hmr_skel(
         ShardsFailed: shards failed; after the others are done, with each one's reason.
     """
     start = time.monotonic()
+    share_arenas()  # late, as Prefect's threads are there; `hmr-skel dataset` has done it
     futures: dict[PrefectFuture, int] = {}
     seconds: dict[str, float] = {}
     try:

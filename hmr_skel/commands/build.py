@@ -123,7 +123,9 @@ def run_dataset(args: argparse.Namespace) -> None:
     """Run the flow in this process, or in several, on a Prefect server that ends with it unless one is named."""
     from flows.server import client_settings, running_server
     from hmr_skel.data.storage import locate
+    from hmr_skel.heap import share_arenas
 
+    share_arenas()
     if args.out is not None:
         locate(args.out)  # Prefect records a flow's parameters: none that holds a password may come so far
     workers = _checked_workers(args)
@@ -194,14 +196,12 @@ def _build_with_workers(args: argparse.Namespace, workers: int):
 
 
 def _build_here(args: argparse.Namespace):
-    from prefect.task_runners import ThreadPoolTaskRunner
-
-    from flows.build import build_hmr_skel
+    from flows.build import build_hmr_skel, shards_at_once
     from flows.summary import DatasetSummary
 
     flow = build_hmr_skel
     if args.at_once == 1:
-        flow = build_hmr_skel.with_options(task_runner=ThreadPoolTaskRunner(max_workers=1))
+        flow = build_hmr_skel.with_options(task_runner=shards_at_once(1))
     if args.runner == "dask":
         from flows.dask_runner import dask_runner
 

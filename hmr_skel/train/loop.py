@@ -24,6 +24,7 @@ from hmr_skel.data.samples import SampleDataset
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.mean_body import mean_body
+from hmr_skel.heap import keep_freed_memory
 from hmr_skel.model.checkpoint import NetworkInfo, load_mean, save_network
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Network
@@ -33,7 +34,6 @@ from hmr_skel.train.checkpoint import State, load_state, save_state
 from hmr_skel.train.distributed import Group, process_group
 from hmr_skel.train.ema import Ema
 from hmr_skel.train.flops import peak_flops_per_s, training_flops
-from hmr_skel.train.heap import keep_freed_memory
 from hmr_skel.train.log import RunLog
 from hmr_skel.train.optimizer import new_optimizer
 from hmr_skel.train.recipes import Recipe, differences, recipe_dict, recipe_text
