@@ -54,8 +54,8 @@ def injected(builder: Builder, injection: Injection) -> Generator[None]:
                 _replaced(fitting.many, "fit_batch", _short_of_memory(fitting.many.fit_batch, injection.memory_rows))
             )
         if injection.crash_in >= 0:
-            rows = builder.shards[injection.crash_in].pieces[0].start
-            stack.enter_context(_replaced(Fitter, "fit", _crashing(Fitter.fit, rows)))
+            piece = builder.shards[injection.crash_in].pieces[0]
+            stack.enter_context(_replaced(Fitter, "fit", _crashing(Fitter.fit, range(piece.start, piece.stop))))
         yield
 
 
@@ -106,9 +106,9 @@ def _short_of_memory(fit_batch: Callable, rows: int) -> Callable:
     return call
 
 
-def _crashing(fit: Callable, first_row: int) -> Callable:
+def _crashing(fit: Callable, rows: range) -> Callable:
     def call(fitter: Fitter, pieces, *args, **kwargs):
-        if any(first_row in piece.source_row for piece in pieces):
+        if any(row in rows for piece in pieces for row in piece.source_row.tolist()):  # its first may be rejected
             os.kill(os.getpid(), signal.SIGKILL)
         return fit(fitter, pieces, *args, **kwargs)
 

@@ -61,16 +61,16 @@ def test_two_processes_on_the_same_shards(setting: Setting, tmp_path: Path, faul
 @pytest.mark.slow
 def test_a_shard_that_ends_the_process(setting: Setting, tmp_path: Path):
     """Here the third time: the others are built before, as it is kept for the end, and after."""
-    out = tmp_path / "out"
-    shard = Builder.open(setting.manifest, out, "cpu", quiet=True).shards[1]
-    leave_notes(setting.manifest, out, 1, 2)
-    assert run_worker(setting, out, Injection(crash_in=1)) == -signal.SIGKILL
+    out, number = tmp_path / "out", 2  # its first row is rejected
+    shard = Builder.open(setting.manifest, out, "cpu", quiet=True).shards[number]
+    leave_notes(setting.manifest, out, number, 2)
+    assert run_worker(setting, out, Injection(crash_in=number)) == -signal.SIGKILL
     assert len(states(out)) == SHARDS - 1
     assert run_worker(setting, out) == FAILED
     log = out.with_suffix(".log").read_text()
-    assert "error: shard 1: shard 1 ended the process that built it 3 times and is set aside" in log
+    assert f"error: shard {number}: shard {number} ended the process that built it 3 times and is set aside" in log
     assert not shard.data_file(out).exists()
-    Builder.open(setting.manifest, out, "cpu", quiet=True).build(1, rebuild=True, progress=False)
+    Builder.open(setting.manifest, out, "cpu", quiet=True).build(number, rebuild=True, progress=False)
     assert cost(out, setting.undisturbed) == NOTHING_LOST
     assert not (out / ".attempts").exists()
 
