@@ -214,6 +214,17 @@ def test_a_file_that_is_being_written_is_no_problem(built):
         temporary.write_bytes((out / "data" / "train-00001-of-00002.parquet").read_bytes())
 
 
+def test_a_file_that_is_renamed_meanwhile_is_no_problem(built, monkeypatch):
+    out, _ = built
+
+    def gone(path: Path) -> bool:
+        raise FileNotFoundError(path)
+
+    (out / "data" / ".train-00001-of-00002.parquet.elsewhere-1-0123abcd.tmp").touch()
+    monkeypatch.setattr("hmr_skel.data.verify.is_abandoned", gone)
+    assert verify_files(out).problems == []
+
+
 def test_a_row_in_two_shards(built):
     out, shards = built
     for path in (shards[1].data_file(out), shards[1].rejects_file(out)):

@@ -74,6 +74,25 @@ def test_an_interrupt_ends_all():
             os.kill(int(text.split()[-1]), 0)
 
 
+def test_those_who_are_asked_to_end_are_asked_once():
+    """A second signal would break off what the first began: taking back the notes of shards."""
+    code = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+        "try: print('ready', file=sys.stderr, flush=True); time.sleep(100)\n"
+        "except KeyboardInterrupt: time.sleep(0.5); print('ended well', file=sys.stderr, flush=True)"
+    )
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 2:
+            _thread.interrupt_main()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_workers([sys.executable, "-c", code], [{}, {}], say)
+    assert sorted(said) == [f"worker {i}: {text}" for i in (0, 1) for text in ("ended well", "ready")]
+
+
 def dataset(manifest: Path, *more: str) -> list[str]:
     out = manifest.parent / "out"
     return hmr_skel("dataset", "--manifest", str(manifest), "--out", str(out), "--device", "cpu", "--json", *more)
