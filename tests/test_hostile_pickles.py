@@ -195,7 +195,7 @@ def test_storages_count_what_they_hold(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(pickles, "load_torch", lambda file: read.append(file) or torch_files.load_torch(file))
     monkeypatch.setattr(plain_pickle, "MAX_MADE_BYTES", 2**24)
     buffer = io.BytesIO()
-    torch.save(torch.zeros(2**18).storage(), buffer, _use_new_zipfile_serialization=False)
+    torch.save(torch.zeros(2**18)._typed_storage(), buffer, _use_new_zipfile_serialization=False)
     call = b"\x80\x03ctorch.storage\n_load_from_bytes\nq\x00B" + len(buffer.getvalue()).to_bytes(4, "little")
     again = call + buffer.getvalue() + b"\x85q\x01" + b"h\x00h\x01R0" * 1000 + b"N."
     with pytest.raises(UserError, match="many times more than it holds"):
@@ -208,22 +208,13 @@ def test_storages_count_what_they_hold(tmp_path: Path, monkeypatch: pytest.Monke
     [
         (lambda file: torch.save(torch.zeros(2), file), "in an archive"),
         (lambda file: torch.save([None] * 9000, file, _use_new_zipfile_serialization=False), "a list in place of"),
-        (
-            lambda file: torch.save(
-                torch.zeros(2).storage(), file, pickle_protocol=2, _use_new_zipfile_serialization=False
-            ),
-            None,
-        ),
     ],
 )
-def test_storages_are_what_torch_writes(tmp_path: Path, stored, words: str | None):
+def test_storages_are_what_torch_writes(tmp_path: Path, stored, words: str):
     file = io.BytesIO()
     stored(file)
     content = file.getvalue()
     call = b"\x80\x03ctorch.storage\n_load_from_bytes\nB" + len(content).to_bytes(4, "little") + content + b"\x85R."
-    if words is None:
-        assert load_results(written(tmp_path / "x.pkl", call))._nbytes() == 8
-        return
     with pytest.raises(UserError, match=words):
         load_results(written(tmp_path / "x.pkl", call))
 
@@ -320,7 +311,7 @@ TORCH = {
     "claims more than it holds": claiming(saved({"a": torch.zeros(3)}), 2**30),
     "bytearray of a number": with_pickle(b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x02\x85R."),
     "tensor of a size": with_pickle(b"\x80\x02ctorch\nTensor\nJ\x00\x00\x00\x7f\x85R."),
-    "a key of keys": with_pickle(b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s."),
+    "a key of keys": with_pickle(b"\x80\x02})" + b"\x85" * 100_000 + b"K\x01s."),
     "no pickle": with_pickle(b""),
     "a storage of nested tuples": with_pickle(
         b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + b"N" + b"2\x86" * 22 + b"NK\x03tQ."
