@@ -37,9 +37,9 @@ HOSTILE: Mapping[str, bytes] = MappingProxyType(
         ),
         "a set of bytes, again and again": b"c__builtin__\nset\nq\x00" + _pushed("x" * 2**16)
         + b"\x85q\x01" + b"h\x00h\x01R0" * 1000 + b".",
-        "a set of a list, again and again": b"c__builtin__\nset\nq\x00" + _pushed(list(range(1000)))
+        "a set of a list, again and again": b"c__builtin__\nset\nq\x00" + _pushed(list(range(100)))
         + b"\x85q\x01" + b"h\x00h\x01R0" * 300 + b"N.",
-        "a state, again and again": b"(" + b"".join(_pushed(f"a{i}") + b"N" for i in range(1000)) + b"dq\x01"
+        "a state, again and again": b"(" + b"".join(_pushed(f"a{i}") + b"N" for i in range(100)) + b"dq\x01"
         + b"cscipy.sparse\ncsc_matrix\n)\x81q\x02" + b"h\x02h\x01b0" * 300 + b"N.",
         "a shape of large integers": _array(
             b"(K\x01" + _DIGITS + b"q\x01(" + b"h\x01" * 1000 + b"tq\x020h\x02cnumpy\ndtype\nU\x02f8\x85R\x89U\x00t"
