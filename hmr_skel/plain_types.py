@@ -201,8 +201,11 @@ def is_shape(shape: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A text of a file for a message; of anything else what it is, since few bytes can be longer than the memory."""
-    return repr(value[:40]) if isinstance(value, str | bytes) else f"a {type(value).__name__}"
+    """A text or number of a file for a message; of anything else its type: few bytes can be longer than memory."""
+    if isinstance(value, str | bytes):
+        return repr(value[:40])
+    is_short = value is None or type(value) is float or (type(value) is int and abs(value) < 2**64)
+    return repr(value) if is_short else f"a {type(value).__name__}"
 
 
 def entries(value: Any) -> int:
