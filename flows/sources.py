@@ -39,7 +39,7 @@ def fit_code() -> list[Path]:
         *(path for path in solver if path.stem not in apart),
         *sorted((_PACKAGE / "body").glob("*.py")),
         *(_PACKAGE / "data" / f"{name}.py" for name in data),
-        _PACKAGE / "rows.py",
+        *(_PACKAGE / f"{name}.py" for name in ("plain_pickle", "plain_types", "rows")),
         *(Path(__file__).with_name(f"{name}.py") for name in ("fitter", "shard")),
     ]
 

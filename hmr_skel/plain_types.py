@@ -8,13 +8,19 @@ import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 _DTYPE = re.compile(r"[|<>=]?[biufcSUO?]\d{0,9}")
-_SCALARS = (str, bytes, int, float, type(None))
+_KEYS = (float, type(None), np.integer, np.bool_, np.float32)  # complex and long ones can all have one hash
+_LONGEST_KEY = 2**12
+_LARGEST_KEY = 2**61 - 1  # the hash of a number is its rest, divided by this: beyond, all can have one
+_LARGEST_SIDE = 2**48
+_LARGEST_MATRIX = 100_000  # a side of an empty sparse matrix
+_MOST_SIDES = 64
 
 
 class ArrayType:
@@ -32,15 +38,15 @@ class Stated:
 
 def _reconstruct(kind: type, shape: Any, typecode: Any) -> np.ndarray:
     """numpy's: an empty array, which the pickle's next step fills."""
-    if kind is not ArrayType or shape not in ((0,), [0]):
-        raise pickle.UnpicklingError(f"an array of {kind} and shape {shape} to begin with is not on the allow-list")
+    if kind is not ArrayType or not isinstance(shape, tuple | list) or list(shape) != [0]:
+        raise pickle.UnpicklingError("an array that is not empty to begin with is not on the allow-list")
     return np.ndarray.__new__(np.ndarray, (0,), "b")
 
 
 def _dtype(kind: Any, align: Any = False, copy: Any = True) -> np.dtype:
     """A type of plain entries, always a copy: its state comes next, and numpy's own must not get it."""
     if not isinstance(kind, str) or not _DTYPE.fullmatch(kind):
-        raise pickle.UnpicklingError(f"dtype {kind!r:.40} is not on the allow-list")
+        raise pickle.UnpicklingError(f"dtype {shown(kind)} is not on the allow-list")
     return np.dtype(kind, False, True)
 
 
@@ -54,17 +60,19 @@ def _scalar(dtype: Any, data: Any) -> Any:
     return np.frombuffer(content, dtype)[0]
 
 
-def _frombuffer(data: Any, dtype: Any, *shape: Any) -> np.ndarray:
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any = "C", axes: Any = None) -> np.ndarray:
     if not isinstance(data, bytes | bytearray) or not isinstance(dtype, np.dtype):
         raise pickle.UnpicklingError("an array of anything but bytes is not on the allow-list")
-    numeric: Any = np._core.numeric
-    return numeric._frombuffer(data, dtype, *shape)
+    if not is_shape(shape) or (order not in ("C", "F") and not (order == "K" and is_shape(axes))):
+        raise pickle.UnpicklingError("an array of such a shape is not on the allow-list")
+    array = np.frombuffer(data, dtype)
+    return array.reshape(shape).transpose(axes) if order == "K" else array.reshape(shape, order=order)
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     # numpy pickles raw bytes under protocol 2 as a latin1 string; other codecs have no business here.
     if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
-        raise pickle.UnpicklingError(f"codec {encoding!r:.40} is not allowed")
+        raise pickle.UnpicklingError(f"codec {shown(encoding)} is not allowed")
     return text.encode("latin1")
 
 
@@ -86,14 +94,20 @@ def _of_content(kind: type, args: tuple) -> Any:
 
 def plain_set(keys: Any = ()) -> set:
     """`set`."""
-    return set(checked_keys(list(keys)))
+    return set(checked_keys(_container(keys)))
 
 
 def plain_dict(items: Any = ()) -> dict:
     """`OrderedDict`, as Python 2 (with its items) and Python 3 (without) write one."""
-    pairs = list(items.items() if isinstance(items, dict) else items)
+    pairs = list(items.items() if isinstance(items, dict) else _container(items))
     checked_keys(key for key, _ in pairs)
     return OrderedDict(pairs)
+
+
+def _container(value: Any) -> Any:
+    if not isinstance(value, list | tuple | set | dict):
+        raise pickle.UnpicklingError(f"a container of what a {type(value).__name__} holds is not on the allow-list")
+    return value
 
 
 NUMPY: Mapping[tuple[str, str], Any] = MappingProxyType(
@@ -114,6 +128,48 @@ def new_object(kind: Any) -> Any:
     return kind.__new__(kind)
 
 
+def is_object(target: Any) -> bool:
+    """Whether it is a stand-in's object or a sparse matrix, and no class or function of everybody's."""
+    return isinstance(target, Stated) or type(target).__module__.startswith("scipy.sparse")
+
+
+def made_of(kind: type, arguments: Any) -> Any:
+    """An object of a class before its state. Older scipy called its matrices with their shape, and they are empty."""
+    if arguments and issubclass(kind, Stated) and kind.takes_arguments:
+        return new_object(kind)
+    if arguments and kind.__module__.startswith("scipy.sparse"):
+        (shape,) = arguments
+        if isinstance(shape, tuple) and all(type(side) is int and 0 <= side <= _LARGEST_MATRIX for side in shape):
+            return kind(shape)
+    if arguments:
+        raise pickle.UnpicklingError(f"{kind.__name__} with arguments is not on the allow-list")
+    return new_object(kind)
+
+
+def set_dtype(dtype: Any, state: Any) -> None:
+    """Set what a state may say of a plain type, its byte order. numpy would take widths and flags that are lies."""
+    _, order, *more = state
+    if order not in ("<", ">", "|", "=") or any(part is not None for part in more[:3]):
+        raise pickle.UnpicklingError("a dtype of fields is not on the allow-list")
+    told = dtype.newbyteorder(order) if order in "<>" else dtype
+    dtype.__setstate__(told.__reduce__()[2])
+
+
+def set_array(array: np.ndarray, state: Any) -> None:
+    """Fill an empty array. numpy takes a list of objects for as long as the shape says."""
+    shape, dtype, _, content = state[-4:]
+    if array.size or not isinstance(dtype, np.dtype) or not is_shape(shape):
+        raise pickle.UnpicklingError("an array's state is none that numpy writes")
+    count = prod(shape)
+    if dtype.hasobject:
+        right = isinstance(content, list) and len(content) == count
+    else:
+        right = isinstance(content, bytes | str) and len(content) == count * dtype.itemsize and (content or not count)
+    if not right:
+        raise pickle.UnpicklingError(f"an array of shape {shape} has another number of entries")
+    array.__setstate__(state)
+
+
 def checked_keys(keys: Any) -> Any:
     """The keys, none of which holds containers: the hash of tuples in tuples without end takes the process's stack."""
     for key in keys:
@@ -122,10 +178,34 @@ def checked_keys(keys: Any) -> Any:
 
 
 def check_key(key: Any) -> None:
-    """Raise `pickle.UnpicklingError` where it holds containers."""
-    parts = key if isinstance(key, tuple) else (key,)
-    if not all(isinstance(part, (*_SCALARS, np.generic)) for part in parts):
-        raise pickle.UnpicklingError(f"a {type(key).__name__} as a key is not on the allow-list")
+    """Raise `pickle.UnpicklingError` where it holds containers, or could be one of many that all have one hash."""
+    if isinstance(key, str | bytes):
+        right = len(key) <= _LONGEST_KEY
+    elif isinstance(key, tuple):
+        right = len(key) <= _MOST_SIDES and all(isinstance(part, str) and len(part) <= _LONGEST_KEY for part in key)
+    elif isinstance(key, int):
+        right = -_LARGEST_KEY < key < _LARGEST_KEY
+    else:
+        right = isinstance(key, _KEYS)
+    if not right:
+        raise pickle.UnpicklingError(f"such a {type(key).__name__} as a key is not on the allow-list")
+
+
+def is_shape(shape: Any) -> bool:
+    """Whether it is a tuple of sides whose product is a number that computing takes no time."""
+    return (
+        isinstance(shape, tuple)
+        and len(shape) <= _MOST_SIDES
+        and all(type(side) is int and 0 <= side < _LARGEST_SIDE for side in shape)
+    )
+
+
+def shown(value: Any) -> str:
+    """A text or number of a file for a message; of anything else its type: few bytes can be longer than memory."""
+    if isinstance(value, str | bytes):
+        return repr(value[:40])
+    is_short = value is None or type(value) is float or (type(value) is int and abs(value) < 2**64)
+    return repr(value) if is_short else f"a {type(value).__name__}"
 
 
 def entries(value: Any) -> int:

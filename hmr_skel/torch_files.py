@@ -17,8 +17,8 @@ from typing import IO, Any, cast
 import torch
 from torch.serialization import MAGIC_NUMBER, get_unsafe_globals_in_checkpoint, safe_globals
 
-from hmr_skel.plain_pickle import PlainUnpickler
-from hmr_skel.plain_types import NUMPY, Stated, plain_dict, plain_set
+from hmr_skel.plain_pickle import STEP_BYTES, PlainUnpickler, mapped
+from hmr_skel.plain_types import NUMPY, Stated, is_shape, plain_dict, plain_set, shown
 
 _ZIP = b"PK\x03\x04"
 _LEGACY_PICKLES = 5  # a number, a version, the machine, the content, the storages' keys; then the storages themselves
@@ -68,7 +68,7 @@ def load_torch(file: Path | BufferedIOBase, *, inert: bool = False, mmap: bool =
             if inert:
                 stack.enter_context(safe_globals([(Inert, name) for name in foreign]))
         else:
-            _check_legacy(stream, size)
+            _check_legacy(mapped(stream) if isinstance(file, Path) else stream, size)
         stream.seek(0)
         source: Any = file if mmap and zipped else stream
         return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap and zipped)
@@ -76,9 +76,8 @@ def load_torch(file: Path | BufferedIOBase, *, inert: bool = False, mmap: bool =
 
 def check_view(offset: Any, size: Sequence[int], stride: Sequence[int], entries: int) -> None:
     """Raise `ValueError` where a tensor reaches beyond its storage of so many entries: torch would make that longer."""
-    numbers = (offset, *size, *stride)
-    if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError(f"a tensor of size {tuple(size)} and stride {tuple(stride)}")
+    if len(size) != len(stride) or not is_shape((offset,)) or not is_shape(tuple(size)) or not is_shape(tuple(stride)):
+        raise ValueError("a tensor of a size, stride or offset that torch does not write")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if all(size) and last >= entries:
         raise ValueError(f"a tensor of size {tuple(size)} in a storage of {entries:,} entries")
@@ -117,7 +116,7 @@ _NAMES: Mapping[tuple[str, str], Any] = {
 class _Look(PlainUnpickler):
     """Reads a pickle of torch's without making tensors; `named` are the classes in it that it does not know."""
 
-    dispatch = PlainUnpickler.dispatch.copy()
+    step_bytes = 4 * STEP_BYTES  # torch takes each again, twice, and more slowly
 
     def __init__(self, stream: Any, size: int, storage_bytes: Callable[[str, int], int]) -> None:
         super().__init__(stream, self._stand_in, size)
@@ -139,11 +138,14 @@ class _Look(PlainUnpickler):
         return Inert
 
     def persistent_load(self, pid: Any) -> _Storage:
-        what, kind, key, _, entries, *view = pid
-        if what not in ("storage", b"storage") or not isinstance(kind, _StorageType) or type(entries) is not int:
+        if not isinstance(pid, tuple) or len(pid) not in (5, 6):
             raise pickle.UnpicklingError("it refers to something that is no storage")
-        if not 0 <= entries * kind.itemsize <= self._storage_bytes(key, entries * kind.itemsize):
-            raise ValueError(f"storage {key!r:.40} claims {entries:,} entries, which the file does not hold")
+        what, kind, key, _, entries, *view = pid
+        known = what in ("storage", b"storage") and isinstance(kind, _StorageType) and type(key) is str
+        if not known or not is_shape((entries,)):
+            raise pickle.UnpicklingError("it refers to something that is no storage")
+        if entries * kind.itemsize > self._storage_bytes(key, entries * kind.itemsize):
+            raise ValueError(f"storage {shown(key)} claims {entries:,} entries, which the file does not hold")
         if view and view[0] is not None:
             _, offset, length = view[0]
             check_view(offset, (length,), (1,), entries)
@@ -172,13 +174,17 @@ def _check_archive(stream: BufferedIOBase, size: int) -> set[str]:
             return look.named
 
 
-def _check_legacy(stream: BufferedIOBase, size: int) -> None:
+def _check_legacy(stream: Any, size: int) -> None:
     """Raise where a file from before torch 1.6 is not right."""
     claimed: dict[str, int] = {}
+    left = size
 
     def storage_bytes(key: str, bytes_of_it: int) -> int:
-        claimed[key] = max(claimed.get(key, 0), bytes_of_it)
-        return size - sum(claimed.values()) + claimed[key]
+        nonlocal left
+        before = claimed.get(key, 0)
+        claimed[key] = max(before, bytes_of_it)
+        left -= claimed[key] - before
+        return left + claimed[key]
 
     for number in range(_LEGACY_PICKLES):
         look = _Look(stream, size, storage_bytes)

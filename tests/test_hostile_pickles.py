@@ -1,17 +1,21 @@
 """Pickles that ask for what no writer of arrays asks for, made by hand where pickle would not write them."""
 
+import gzip
 import io
 import pickle
 import zipfile
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
 
-from hmr_skel import plain_pickle
+from flows.drill.hostile_pickles import HOSTILE
+from hmr_skel import plain_pickle, torch_files
 from hmr_skel.body.assets import load_pickle, load_regressor, load_smpl_arrays
+from hmr_skel.convert import pickles
 from hmr_skel.convert.files import read_contents
 from hmr_skel.convert.pickles import load_results
 from hmr_skel.data.npz import LabelFile
@@ -151,6 +155,84 @@ def test_many_small_objects_add_up(tmp_path: Path, load, monkeypatch: pytest.Mon
             load(written(tmp_path / "x.pkl", b"\x80\x04" + step * 10_000 + b"."))
 
 
+@pytest.mark.parametrize("name", HOSTILE)
+@READERS
+def test_small_pickles_take_no_time(tmp_path: Path, name: str, load, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plain_pickle, "MAX_MADE_BYTES", 2**20)
+    with pytest.raises(UserError) as refused:
+        load(written(tmp_path / "x.pkl", HOSTILE[name]))
+    assert len(str(refused.value)) < 1000
+
+
+def test_steps_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each takes a place in the memo, and compressed next to nothing of the file."""
+    content = b"N" + b"\x94" * 50_000 + b"."
+    assert load_results(written(tmp_path / "x.pkl", gzip.compress(content))) is None
+    monkeypatch.setattr(plain_pickle, "MAX_MADE_BYTES", 2**21)
+    assert load_results(written(tmp_path / "x.pkl", content)) is None
+    with pytest.raises(UserError, match="many times more than it holds"):
+        load_results(written(tmp_path / "x.pkl", gzip.compress(content)))
+
+
+def test_pickles_in_a_pickle_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """joblib's arrays of objects, each of which is a pickle of its own."""
+    monkeypatch.setattr(plain_pickle, "MAX_MADE_BYTES", 2**21)
+    joblib.dump([np.array([[None] * 9000, None], object) for _ in range(5)], tmp_path / "x.pkl", compress=3)
+    with pytest.raises(UserError, match="many times more than it holds"):
+        load_results(tmp_path / "x.pkl")
+
+
+def test_long_texts_are_no_longer_than_what_may_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One letter that needs four bytes makes each of the others take as many."""
+    monkeypatch.setattr(plain_pickle, "MAX_MADE_BYTES", 2**20)
+    for content in (pickle.dumps("\U0001f600" + "x" * 2**19, 2), b"V\\U0001f600" + b"x" * 2**19 + b"\n."):
+        with pytest.raises(UserError, match="a text is too long"):
+            load_results(written(tmp_path / "x.pkl", gzip.compress(content)))
+
+
+def test_storages_count_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    read = []
+    monkeypatch.setattr(pickles, "load_torch", lambda file: read.append(file) or torch_files.load_torch(file))
+    monkeypatch.setattr(plain_pickle, "MAX_MADE_BYTES", 2**24)
+    buffer = io.BytesIO()
+    torch.save(torch.zeros(2**18)._typed_storage(), buffer, _use_new_zipfile_serialization=False)
+    call = b"\x80\x03ctorch.storage\n_load_from_bytes\nq\x00B" + len(buffer.getvalue()).to_bytes(4, "little")
+    again = call + buffer.getvalue() + b"\x85q\x01" + b"h\x00h\x01R0" * 1000 + b"N."
+    with pytest.raises(UserError, match="many times more than it holds"):
+        load_results(written(tmp_path / "x.pkl", gzip.compress(again)))
+    assert 0 < len(read) <= 16
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        (lambda file: torch.save(torch.zeros(2), file), "in an archive"),
+        (lambda file: torch.save([None] * 9000, file, _use_new_zipfile_serialization=False), "a list in place of"),
+    ],
+)
+def test_storages_are_what_torch_writes(tmp_path: Path, stored, words: str):
+    file = io.BytesIO()
+    stored(file)
+    content = file.getvalue()
+    call = b"\x80\x03ctorch.storage\n_load_from_bytes\nB" + len(content).to_bytes(4, "little") + content + b"\x85R."
+    with pytest.raises(UserError, match=words):
+        load_results(written(tmp_path / "x.pkl", call))
+
+
+def test_numbers_as_keys(tmp_path: Path):
+    keys = [0, -3, 2**60, True, None, 0.5, "x", b"x", ("a", "b"), np.int64(3), np.float32(0.5), np.str_("y")]
+    content = dict.fromkeys(keys, 1)
+    assert load_results(written(tmp_path / "x.pkl", content, 4)) == content
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_arrays_of_any_order_are_read(tmp_path: Path, protocol: int):
+    array = np.arange(24.0).reshape(2, 3, 4)
+    content = {"c": array, "f": np.asfortranarray(array), "k": array.transpose(1, 0, 2), "none": np.zeros((0, 3))}
+    found = load_results(written(tmp_path / "x.pkl", content, protocol))
+    assert all(np.array_equal(found[name], value) for name, value in content.items())
+
+
 @READERS
 def test_keys_of_keys_do_not_take_the_stack(tmp_path: Path, load):
     """The hash of a tuple is that of what it holds, in C, as deep as it goes: the process would end."""
@@ -229,8 +311,16 @@ TORCH = {
     "claims more than it holds": claiming(saved({"a": torch.zeros(3)}), 2**30),
     "bytearray of a number": with_pickle(b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x02\x85R."),
     "tensor of a size": with_pickle(b"\x80\x02ctorch\nTensor\nJ\x00\x00\x00\x7f\x85R."),
-    "a key of keys": with_pickle(b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s."),
+    "a key of keys": with_pickle(b"\x80\x02})" + b"\x85" * 100_000 + b"K\x01s."),
     "no pickle": with_pickle(b""),
+    "a storage of nested tuples": with_pickle(
+        b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + b"N" + b"2\x86" * 22 + b"NK\x03tQ."
+    ),
+    "a storage of a thousand words": with_pickle(b"\x80\x02(" + b"N" * 1000 + b"tQ."),
+    "a tensor of nested tuples": with_pickle(
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(X\x07\x00\x00\x00storage"
+        b"ctorch\nFloatStorage\nX\x01\x00\x00\x000NK\x02tQK\x00" + b"N" + b"2\x86" * 22 + b"N\x85\x89}tR."
+    ),
     "legacy, claims more than it holds": LEGACY.replace(b"K\x03Nt", b"J\x00\x00\x00\x7fNt", 1),
     "legacy, a gadget": LEGACY.replace(b"ctorch._utils\n_rebuild_tensor_v2\n", b"cos\nsystem\n", 1),
     "a tar file": b"x" * 257 + b"ustar" + bytes(1000),

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.drill.fuzz_target import Target, npz
+from flows.drill.hostile_pickles import HOSTILE
 
 
 def _labels(allow_pickle: bool) -> Callable[[Path], object]:
@@ -65,7 +66,7 @@ def _model_files() -> list[bytes]:
         "posedirs": np.zeros((4, 3, 207)), "weights": np.zeros((4, 24)), "kintree_table": np.zeros((2, 24), int),
         "J_regressor": scipy.sparse.csc_matrix(np.eye(24, 4)), "version": "1.1.1",
     }  # fmt: skip
-    return [pickle.dumps(arrays, protocol) for protocol in (0, 2, 4)]
+    return [*(pickle.dumps(arrays, protocol) for protocol in (0, 2, 4)), *HOSTILE.values()]
 
 
 def _read_manifest(path: Path) -> object:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from flows.drill.fuzz_target import Target, npz
+from flows.drill.hostile_pickles import HOSTILE
 from hmr_skel.errors import UserError
 
 
@@ -92,7 +93,7 @@ def _motions() -> list[bytes]:
     return [
         npz(np.savez, one), npz(np.savez_compressed, amass), pickle.dumps(one, 2), pickle.dumps(one, 4),
         zlib.compress(pickle.dumps(one)), json.dumps(plain).encode(), npy.getvalue(), tensors.getvalue(),
-        npz(np.savez, {"poses": np.array(one, object), "names": np.array(["a", None], object)}),
+        npz(np.savez, {"poses": np.array(one, object), "names": np.array(["a", None], object)}), *HOSTILE.values(),
     ]  # fmt: skip
 
 

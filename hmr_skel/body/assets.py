@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from hmr_skel.errors import UserError
-from hmr_skel.plain_pickle import PlainUnpickler
-from hmr_skel.plain_types import NUMPY, Stated, entries, new_object, plain_bytearray, plain_dict, plain_set
+from hmr_skel.plain_pickle import PlainUnpickler, mapped
+from hmr_skel.plain_types import NUMPY, Stated, entries, new_object, plain_bytearray, plain_dict, plain_set, shown
 
 MAX_NUMBERS = 2**24
 """In lists and sparse matrices, a few bytes of which can stand for any number of them; those of models are small."""
@@ -85,7 +85,7 @@ def load_pickle(path: str | Path) -> Any:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return PlainUnpickler(file, allowed_class, path.stat().st_size).load()
+            return PlainUnpickler(mapped(file), allowed_class, path.stat().st_size).load()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Run `hmr-skel doctor` to see which model files are in place.") from None
     except OSError as error:
@@ -128,7 +128,7 @@ def load_skel_arrays(path: str | Path) -> dict[str, np.ndarray]:
     raw = _model_dict(path, "SKEL")
     version = raw.get("version")
     if version != "1.1.1" and "skel_weights" in raw:  # without bones it is no SKEL file at all, which comes below
-        found = "no version (a file from before 1.1)" if version is None else f"version {version!r}"
+        found = "no version (a file from before 1.1)" if version is None else f"version {shown(version)}"
         raise UserError(
             f"{path}: found {found}, expected SKEL 1.1.1. Download `skel_models_v1.1` from the SKEL project's page."
         )
@@ -165,7 +165,7 @@ def load_regressor(path: str | Path, rows: int) -> np.ndarray:
     path = Path(path)
     if path.suffix == ".npy":
         try:
-            raw = np.load(path, allow_pickle=False)
+            raw = np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # mapped: no memory for the asking
         except FileNotFoundError:
             raise UserError(
                 f"{path}: no such file. Run `hmr-skel doctor` to see which model files are in place."

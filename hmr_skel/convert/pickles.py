@@ -9,6 +9,7 @@ import gzip
 import io
 import lzma
 import pickle
+import sys
 import zlib
 from collections import defaultdict
 from math import prod
@@ -20,8 +21,8 @@ import torch
 
 from hmr_skel.body.assets import allowed_class
 from hmr_skel.errors import UserError
-from hmr_skel.plain_pickle import PlainUnpickler
-from hmr_skel.plain_types import Stated, plain_bytes
+from hmr_skel.plain_pickle import PlainUnpickler, mapped
+from hmr_skel.plain_types import Stated, is_shape, plain_bytes
 from hmr_skel.torch_files import check_view, load_torch
 
 MAX_UNPACKED_BYTES = 2**29
@@ -34,6 +35,7 @@ _UNPACKERS: dict[bytes, Any] = {
     b"\x5d\x00\x00": lzma.open,
 }
 _LONGEST_PATH = 4096
+_LONGEST_HEAD = 4096  # of a storage: pickles of some 300 bytes
 _STORAGE_BYTES = 2**16  # what reading a tensor's storage counts at the least: it takes half a millisecond
 _ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 
@@ -56,7 +58,7 @@ def load_results(path: Path) -> Any:
         ) from None
 
 
-def unpickle(stream: io.BufferedIOBase, size: int) -> Any:
+def unpickle(stream: Any, size: int) -> Any:
     """The object that the stream, of a file of so many bytes, holds from here on.
 
     Raises what a damaged pickle raises: anything that is an `Exception`.
@@ -70,7 +72,7 @@ def is_pickle(start: bytes) -> bool:
     return start.startswith(compressed) or start[:1] in (b"\x80", b"(", b"c", b"}", b"]")
 
 
-def _decompressed(file: io.BufferedIOBase) -> io.BufferedIOBase:
+def _decompressed(file: io.BufferedIOBase) -> Any:
     start = file.read(6)
     file.seek(0)
     limit = max(MAX_UNPACKED_BYTES, _PACKED_AT_MOST * file.seek(0, io.SEEK_END))
@@ -84,7 +86,7 @@ def _decompressed(file: io.BufferedIOBase) -> io.BufferedIOBase:
         with unpack(file) as packed:
             content = packed.read(limit + 1)
     else:
-        return file
+        return mapped(file)
     if len(content) > limit:
         raise ValueError(f"unpacked it has more than {limit:,} bytes; save it without compression")
     return io.BytesIO(content)
@@ -100,15 +102,17 @@ class _ArrayFollows(Stated):
 
     def read(self, unpickler: "_Unpickler") -> np.ndarray:
         stream = unpickler.stream
+        if not isinstance(self.dtype, np.dtype) or not is_shape(self.shape):
+            raise ValueError("an array of a shape or dtype that joblib does not write")
         if self.dtype.hasobject:
-            return unpickler.inner().load()
+            return unpickler.load_inner()
         if self.numpy_array_alignment_bytes is not None:
             stream.read(stream.read(1)[0])  # padding, and before it how long that is
         count = prod(self.shape)
         size = count * self.dtype.itemsize
-        if min(self.shape, default=0) < 0 or (count and not size):
+        if count and not size:
             raise ValueError(f"an array of shape {self.shape} and {self.dtype} is not read")
-        data = stream.read(size)
+        data = stream.read(min(size, sys.maxsize))
         if len(data) != size:
             raise EOFError("an array is cut off")
         flat = np.frombuffer(data, self.dtype)
@@ -116,8 +120,16 @@ class _ArrayFollows(Stated):
 
 
 def _storage(data: bytes) -> Any:
-    # What torch's own function of that name does, but by torch's allow-list.
-    return load_torch(io.BytesIO(data))
+    # What torch's own function of that name does, but by torch's allow-list. Before the entries it writes short
+    # pickles: long ones would take time that the file's bytes do not count.
+    if data.startswith(b"PK"):
+        raise pickle.UnpicklingError("a storage in an archive is not what torch writes here")
+    storage = load_torch(io.BytesIO(data))
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise pickle.UnpicklingError(f"a {type(storage).__name__} in place of a storage is not on the allow-list")
+    if len(data) - storage._nbytes() > _LONGEST_HEAD:
+        raise pickle.UnpicklingError("a storage has more before its entries than torch writes")
+    return storage
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> torch.Tensor:
@@ -126,7 +138,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> to
 
 
 def _path(*parts: str) -> PurePosixPath:
-    if sum(map(len, parts)) > _LONGEST_PATH:
+    if len(parts) > _LONGEST_PATH or sum(map(len, parts)) > _LONGEST_PATH:
         raise pickle.UnpicklingError(f"a path of more than {_LONGEST_PATH} characters is not on the allow-list")
     return PurePosixPath(*parts)
 
@@ -162,17 +174,15 @@ def _allowed(module: str, name: str) -> Any:
 class _Unpickler(PlainUnpickler):
     """Reads joblib's arrays, too, between two steps of a pickle."""
 
-    dispatch = PlainUnpickler.dispatch.copy()
-
     def load_reduce(self) -> None:
-        if self.stack[-2] is _storage:
-            self.count(_STORAGE_BYTES)
+        called, arguments = self.stack[-2:]
+        if called is _storage:
+            if len(arguments) != 1 or type(arguments[0]) is not bytes:
+                raise pickle.UnpicklingError("a tensor's storage of anything but bytes is not on the allow-list")
+            self.count(_STORAGE_BYTES + len(arguments[0]))
         super().load_reduce()
 
     def load_build(self) -> None:
         super().load_build()
         if isinstance(self.stack[-1], _ArrayFollows):
-            self.stack[-1] = self._made(self.stack[-1].read(self))
-
-    dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.BUILD[0]] = load_build
+            self.stack[-1] = self._made(_ArrayFollows.read(self.stack[-1], self))

@@ -69,6 +69,13 @@ def taking(path: Path) -> None:
     bytearray(LIMIT_BYTES + 2**29)  # what this process frees meanwhile is there to take as well
 
 
+def hiding(path: Path) -> None:
+    try:
+        taking(path)
+    except MemoryError:
+        raise UserError("damaged") from None
+
+
 def ending(path: Path) -> None:
     if b"e" not in path.read_bytes():
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -90,6 +97,7 @@ TARGETS = (Target("ending", ".bin", ending, fine),)
         (slow, "not read within 1 s"),
         (reading, "does open /etc/passwd for reading"),
         (taking, "out of memory, with 2 GB to take"),
+        (hiding, "out of memory, with 2 GB to take"),
     ],
 )
 def test_what_is_noticed(read, words: str, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
