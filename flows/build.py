@@ -45,11 +45,6 @@ DEFAULT_MANIFEST = "manifests/open.toml"
 NAME = "build-hmr-skel"
 
 
-def shards_at_once(count: int) -> ThreadPoolTaskRunner:
-    """The runner of the flow's tasks in this process, with so many shards in hand."""
-    return ThreadPoolTaskRunner(max_workers=count)
-
-
 def may_heal(task, task_run, state) -> bool:
     """Is trying again worth it? Yes for trouble with storage or the device, no for wrong input and for bugs."""
     error = state.result(raise_on_failure=False)

@@ -71,8 +71,6 @@ def build_with_workers(
     command += ["--device", builder.device.type]
     for option, value in (("--out", out), ("--shards", shards)):
         command += [] if value is None else [option, value]
-    # Else one waits with a second shard that another, idle, would be done with by then.
-    command += ["--at-once", "1"] * (len(builder.unfinished(wanted)) <= 2 * count)
     ended = run_workers(command + ["--quiet"] * quiet, places, _say)
     summaries = [worker.summary for worker in ended if worker.summary is not None]
     built = {index for summary in summaries for index in summary.built}

@@ -50,13 +50,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--workers", type=int, metavar="N", help="build with N processes of this machine (default: 1, this one)"
     )
     dataset.add_argument(
-        "--at-once",
-        type=int,
-        choices=(1, 2),
-        help="shards in hand: with 2 (default) one is read or written while the other is fitted; with 1 none waits in "
-        "this process while another process has none; --workers chooses by itself",
-    )
-    dataset.add_argument(
         "--server",
         metavar="URL",
         help="a Prefect server that runs, http://127.0.0.1:4200/api, in place of a temporary one",
@@ -175,8 +168,6 @@ def _checked_workers(args: argparse.Namespace) -> int:
         raise UserError(f"--workers {args.workers}: expected a whole number from 1.")
     if args.dask_address is not None and (args.runner != "dask" or args.workers is not None):
         raise UserError("--dask-address goes with --runner dask, and without --workers: the cluster has its own.")
-    if args.at_once is not None and (args.runner == "dask" or args.workers is not None):
-        raise UserError("--at-once goes without --runner dask and without --workers, which choose it.")
     return args.workers or 1
 
 
@@ -196,12 +187,10 @@ def _build_with_workers(args: argparse.Namespace, workers: int):
 
 
 def _build_here(args: argparse.Namespace):
-    from flows.build import build_hmr_skel, shards_at_once
+    from flows.build import build_hmr_skel
     from flows.summary import DatasetSummary
 
     flow = build_hmr_skel
-    if args.at_once == 1:
-        flow = build_hmr_skel.with_options(task_runner=shards_at_once(1))
     if args.runner == "dask":
         from flows.dask_runner import dask_runner
 

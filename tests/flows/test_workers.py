@@ -231,7 +231,6 @@ def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     [
         (["--workers", "0"], "--workers 0: expected a whole number from 1"),
         (["--dask-address", "tcp://x:1"], "--dask-address goes with --runner dask"),
-        (["--at-once", "1", "--workers", "2"], "--at-once goes without"),
         (["--runner", "dask", "--workers", "2", "--dask-address", "tcp://x:1"], "without --workers"),
     ],
 )
