@@ -116,8 +116,10 @@ def soak(manifest: Path, folder: Path, *, every_s: float, progress: Callable[[Sa
         while done < shards and _running(flow, min(READ_EVERY_S, every_s)):
             now = time.monotonic() - start
             started = descendants(flow.pid)
-            flow_most, server_most = flow_most.most(Usage.of([flow.pid])), server_most.most(Usage.of(started))
+            flow_now, server_now = Usage.of([flow.pid]), Usage.of(started)
             count = len(list((out / "meta").glob("shard-*.json")))
+            if count < shards or flow_most == Usage():  # after the last shard the summary reads all files once more
+                flow_most, server_most = flow_most.most(flow_now), server_most.most(server_now)
             if count > done:
                 done, ended = count, now
             if now < due and done < shards:
