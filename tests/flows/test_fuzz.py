@@ -111,7 +111,7 @@ def test_what_is_noticed(read, words: str, watch: Watch, tmp_path: Path, monkeyp
 def test_a_process_that_ends_is_a_finding(tmp_path: Path):
     told: list[int] = []
     found = fuzz_apart(
-        TARGETS[0], tmp_path, executions=30, seed=0, seconds=60, corpus=[b"me"], progress=told.append, module=__name__
+        TARGETS[0], tmp_path, executions=8, seed=0, seconds=60, corpus=[b"me"], progress=told.append, module=__name__
     )
     assert {finding.what for finding in found.findings} == {"ends the process: SIGSEGV"}
     assert all(b"e" not in finding.data for finding in found.findings)
