@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from hmr_skel.body.assets import load_regressor
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.crop import UnreadableImage
 from hmr_skel.data.image_files import ImageRule, below
@@ -24,6 +25,7 @@ from hmr_skel.data.shards import plan
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import BENCHMARKS
 from hmr_skel.evaluate.labels import load_rows
+from hmr_skel.model.checkpoint import load_mean
 from hmr_skel.open_data.images import make_images
 from hmr_skel.predict.box_files import load_boxes
 from hmr_skel.report.gather import gather
@@ -294,3 +296,17 @@ def test_pictures_of_any_size(tmp_path: Path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["targets"] == {"images": {"executions": 7, "findings": 0}}
+
+
+@pytest.mark.parametrize("shape", [(2**40,), (2**70,)])
+def test_arrays_that_claim_more_than_there_is(tmp_path: Path, shape: tuple[int, ...]):
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    (tmp_path / "r.npy").write_bytes(array.getvalue())
+    with pytest.raises(UserError, match=r"r\.npy: cannot be read"):
+        load_regressor(tmp_path / "r.npy", 24)
+    with zipfile.ZipFile(tmp_path / "mean.npz", "w") as archive:
+        for name in ("poses", "betas", "cam"):
+            archive.writestr(f"{name}.npy", array.getvalue())
+    with pytest.raises(UserError, match="claims a shape of"):
+        load_mean(tmp_path / "mean.npz")

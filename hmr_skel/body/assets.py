@@ -170,7 +170,7 @@ def load_regressor(path: str | Path, rows: int) -> np.ndarray:
             raise UserError(
                 f"{path}: no such file. Run `hmr-skel doctor` to see which model files are in place."
             ) from None
-        except (OSError, EOFError, ValueError, SyntaxError, MemoryError, tokenize.TokenError) as error:
+        except (OSError, EOFError, ValueError, SyntaxError, MemoryError, OverflowError, tokenize.TokenError) as error:
             raise UserError(f"{path}: cannot be read as a .npy array: {error}. Fetch the file again.") from None
     else:
         raw = load_pickle(path)

@@ -5,14 +5,22 @@ decodes what a file claims. So the footer's claims are bounded, of all columns, 
 must keep to them: their headers are walked, which costs one small read each (of an object several at once).
 """
 
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hmr_skel.data.page_headers import MAX_HEADER_BYTES, DamagedHeader, PageHeader, read_page_header
+from hmr_skel.data.page_headers import (
+    MAX_HEADER_BYTES,
+    ChunkHeader,
+    DamagedHeader,
+    GroupHeader,
+    PageHeader,
+    read_footer,
+    read_page_header,
+)
 from hmr_skel.data.storage import Place, arrow_file, each
 from hmr_skel.errors import UserError
 
@@ -45,7 +53,8 @@ class _Chunk(NamedTuple):
     """The pages of one column in one row group."""
 
     leaf: _Leaf
-    meta: pq.ColumnChunkMetaData
+    name: str
+    meta: ChunkHeader
 
 
 @contextmanager
@@ -86,19 +95,16 @@ def _check(place: Place, source: pa.NativeFile, parquet: pq.ParquetFile, columns
                 "damaged, or made to fill the memory; if it is sound, write it in several files."
             )
 
-    schema, rows = parquet.schema_arrow, 0
+    schema, groups = parquet.schema_arrow, _footer(source)
     values = [0] * len(schema)  # bytes of each column, by the claimed numbers of values
-    chunks = list(_chunks(parquet))
-    for leaf, meta in chunks:
-        if min(meta.total_compressed_size, meta.total_uncompressed_size, meta.num_values) < 0:
-            raise DamagedHeader("its footer claims negative sizes")
-        values[leaf.column] += meta.num_values * leaf.width
-    for group in range(parquet.num_row_groups):
-        rows += max(parquet.metadata.row_group(group).num_rows, 0)
+    chunks = list(_chunks(parquet, groups))
+    for leaf, _, meta in chunks:
+        values[leaf.column] += meta.values * leaf.width
+    rows = sum(group.rows for group in groups)
     widths = (_row_bytes(field.type) for field in schema)
     refuse(sum(max(value, rows * width) for value, width in zip(values, widths, strict=True)), f"{rows:,} rows")
-    refuse(sum(meta.total_uncompressed_size for _, meta in chunks), "uncompressed pages")
-    stored = sum(meta.total_compressed_size for _, meta in chunks)
+    refuse(sum(meta.uncompressed for *_, meta in chunks), "uncompressed pages")
+    stored = sum(meta.compressed for *_, meta in chunks)
     if stored > size:
         raise DamagedHeader(f"its footer claims {stored:,} bytes of pages in a file of {size:,}")
     wanted = [chunk for chunk in chunks if columns is None or schema.names[chunk.leaf.column] in columns]
@@ -106,16 +112,22 @@ def _check(place: Place, source: pa.NativeFile, parquet: pq.ParquetFile, columns
     refuse(_PER_TEXT_BYTE * sum(each(place, lambda chunk: _text_bytes(source, chunk, pages), wanted)), "texts")
 
 
-def _chunks(parquet: pq.ParquetFile) -> Iterator[_Chunk]:
-    metadata, leaves = parquet.metadata, list(_leaves(parquet))
-    if metadata.num_row_groups * len(leaves) > _MAX_PAGES:
-        raise DamagedHeader(f"it has {metadata.num_row_groups:,} row groups of {len(leaves):,} columns")
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        if row_group.num_columns != len(leaves):
-            raise DamagedHeader(f"its row group {group} has {row_group.num_columns} columns, not {len(leaves)}")
-        for leaf in leaves:
-            yield _Chunk(leaf, row_group.column(leaf.number))
+def _footer(source: pa.NativeFile) -> list[GroupHeader]:
+    """pyarrow has read it: it is there, and ends as footers do."""
+    size = source.size()
+    length = int.from_bytes(source.read_at(4, size - 8), "little")
+    return read_footer(source.read_at(length, size - 8 - length))
+
+
+def _chunks(parquet: pq.ParquetFile, groups: Sequence[GroupHeader]) -> Iterator[_Chunk]:
+    leaves = list(_leaves(parquet))
+    if len(groups) * len(leaves) > _MAX_PAGES:
+        raise DamagedHeader(f"it has {len(groups):,} row groups of {len(leaves):,} columns")
+    for number, group in enumerate(groups):
+        if len(group.chunks) != len(leaves):
+            raise DamagedHeader(f"its row group {number} has {len(group.chunks)} columns, not {len(leaves)}")
+        for leaf, meta in zip(leaves, group.chunks, strict=True):
+            yield _Chunk(leaf, parquet.schema.column(leaf.number).path, meta)
 
 
 def _text_bytes(source: pa.NativeFile, chunk: _Chunk, pages: Iterator[int]) -> int:
@@ -123,13 +135,10 @@ def _text_bytes(source: pa.NativeFile, chunk: _Chunk, pages: Iterator[int]) -> i
 
     Raises `DamagedHeader` where the pages are more than the footer claims.
     """
-    leaf, meta = chunk
-    if not meta.num_values:
+    leaf, name, meta = chunk
+    if not meta.values:
         return 0  # of an empty one pyarrow reads no page, and its offsets, as pyarrow writes them, lead nowhere
-    at = meta.data_page_offset
-    if meta.has_dictionary_page and 0 < meta.dictionary_page_offset < at:
-        at = meta.dictionary_page_offset
-    stop = at + meta.total_compressed_size
+    at, stop = meta.start, meta.start + meta.compressed
     texts = count = unpacked = longest = 0
     while at < stop:
         if next(pages, None) is None:
@@ -138,13 +147,13 @@ def _text_bytes(source: pa.NativeFile, chunk: _Chunk, pages: Iterator[int]) -> i
         at = start + header.compressed
         count += header.values
         unpacked += header.uncompressed
-        if at > stop or count > meta.num_values or unpacked > meta.total_uncompressed_size:
-            raise DamagedHeader(f"the pages of {meta.path_in_schema} are more than its footer claims")
+        if at > stop or count > meta.values or unpacked > meta.uncompressed:
+            raise DamagedHeader(f"the pages of {name} are more than its footer claims")
         if not leaf.is_text:
             continue
         if header.is_dictionary:
             longest = header.uncompressed
-            if longest * meta.num_values > _SMALL_TEXTS:
+            if longest * meta.values > _SMALL_TEXTS:
                 longest = _longest(source.read_at(header.compressed, start), header, meta)
         elif header.encoding in _DICTIONARY:
             texts += header.values * longest
@@ -167,16 +176,16 @@ def _header_at(source: pa.NativeFile, at: int, stop: int) -> tuple[PageHeader, i
     raise DamagedHeader("a page's header is cut off")
 
 
-def _longest(data: bytes, header: PageHeader, meta: pq.ColumnChunkMetaData) -> int:
+def _longest(data: bytes, header: PageHeader, meta: ChunkHeader) -> int:
     """Bytes of the longest text in a dictionary, or more. There each text comes after 4 bytes of its length."""
-    if meta.compression != "UNCOMPRESSED":
-        codec = {"LZ4": "lz4_raw"}.get(meta.compression, meta.compression.lower())
+    if meta.codec != "UNCOMPRESSED":
+        codec = {"LZ4": "lz4_raw"}.get(meta.codec, meta.codec.lower())
         try:
             data = pa.decompress(data, header.uncompressed, codec, asbytes=True)
         except (pa.ArrowException, ValueError, OSError):
             return header.uncompressed
     at = longest = 0
-    for _ in range(meta.num_values):  # a dictionary of more is odd, and long to look through
+    for _ in range(meta.values):  # a dictionary of more is odd, and long to look through
         if at + 4 > len(data):
             return min(longest, header.uncompressed)
         length = int.from_bytes(data[at : at + 4], "little")

@@ -1,8 +1,10 @@
 """Parquet that would fill the memory is refused before it is decoded; sound files of all kinds are read as ever."""
 
+import base64
 import io
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,3 +176,21 @@ def test_sound_files_are_read(tmp_path: Path, name: str, options: dict):
 def test_headers_that_pyarrow_might_take_otherwise_are_damaged(header: bytes, text: str):
     with pytest.raises(DamagedHeader, match=text):
         read_page_header(header)
+
+
+CONTRADICTION = (
+    "c-"
+    "jka3^EjD5j`=BN7Tqilu499h=D<4tNz~wOWGJ2a)ImxK)QmFVNRRn1)!{`l&Fr5=z$$fq5`69qHHo|3=9zU3cQ&N3@ktnP>zuiNH"
+    "8EP2B{)iG1z1XBuNX&ikWaJW|7n}WsqPiPR>ZpO%w$Qs4@Y$*{M14g{llbGC;**2WIg|%1FwnG02GWNSZRR2}r_Ji1L6W#V*X{5u"
+    "3uI7Ny1kvP)727|INyV3!DpaxvJ5HB7jFz)O-%QjGzq8e}3!1CXi40o2Bzp-_-"
+    "mR9Ko?qMKY$pqp4!lwYn;mReMtnV+X%WTt1JXDBHHa>p7V4gkg>0L_eEum"
+)
+"""Found by the fuzzer. Among the rest that is wrong with it, lengths of texts for a column of numbers: pyarrow ends the
+process where it is asked for that column's sizes."""
+
+
+def test_a_footer_that_contradicts_itself(tmp_path: Path):
+    path = tmp_path / "x.parquet"
+    path.write_bytes(zlib.decompress(base64.b85decode(CONTRADICTION)))
+    with pytest.raises(OutOfBounds, match="is damaged"), open_parquet(path):
+        pass
