@@ -48,7 +48,7 @@ def test_a_folder_with_what_is_no_image_in_it(photos, typed, capsys):
     assert [re.search(r"skipped (mixed/\S+): (.*)", line).groups() for line in lines] == [
         ("mixed/broken.png", "is no image, or damaged"),
         ("mixed/empty.png", "the file is empty"),
-        ("mixed/notes.txt", "is no image, or damaged"),
+        ("mixed/notes.txt", "is no image, or of a kind that is not read; expected JPEG, PNG, WebP, BMP or TIFF"),
     ]
     text, last = out.strip().splitlines()
     assert re.fullmatch(
