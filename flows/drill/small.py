@@ -8,8 +8,8 @@ from hmr_skel.data.manifest import Manifest, load_manifest
 from hmr_skel.open_data.labels import make_labels
 
 SHARDS, ROWS_PER_SHARD = 4, 6
-_MANIFEST = """\
-name = "drill"
+MANIFEST = """\
+name = "{name}"
 skel_gender = "male"
 rows_per_shard = {rows_per_shard}
 held_out_shards = 1
@@ -19,10 +19,11 @@ kind = "files"
 path = "{body_models}"
 
 [[sources]]
-name = "drill"
+name = "{name}"
 format = "camerahmr"
 file = "{labels}"
 """
+"""Of one source; to be formatted."""
 
 
 def make_small(
@@ -37,7 +38,9 @@ def make_small(
     arrays["shape"][:: 2 * rows_per_shard, 3] = np.nan
     np.savez(labels, **arrays)
     manifest = folder / "drill.toml"
-    manifest.write_text(_MANIFEST.format(rows_per_shard=rows_per_shard, body_models=body_models, labels=labels))
+    manifest.write_text(
+        MANIFEST.format(name="drill", rows_per_shard=rows_per_shard, body_models=body_models, labels=labels)
+    )
     return manifest
 
 

@@ -8,26 +8,13 @@ from pathlib import Path
 from subprocess import Popen
 
 from flows.drill.processes import Usage, descendants, flow_command, flow_environment, proportional_mb
+from flows.drill.small import MANIFEST
 from flows.server import process_group
 from hmr_skel.data.manifest import load_manifest
 
 READ_EVERY_S = 1.0
 """A sample has the most of what is read so often in its time: what is needed at a shard's worst moment."""
-MANIFEST = """\
-name = "soak"
-skel_gender = "male"
-rows_per_shard = {rows_per_shard}
-held_out_shards = 1
-
-[body_models]
-kind = "files"
-path = "{body_models}"
-
-[[sources]]
-name = "soak"
-format = "camerahmr"
-file = "{labels}"
-
+_GENERATE = """
 [sources.generate]
 kind = "open"
 rows = {rows}
@@ -79,7 +66,8 @@ def write_manifest(folder: Path, body_models: Path, rows: int, shards: int, seed
     path = folder / "soak.toml"
     labels = folder / "labels.npz"
     path.write_text(
-        MANIFEST.format(rows=rows, rows_per_shard=-(-rows // shards), seed=seed, body_models=body_models, labels=labels)
+        MANIFEST.format(name="soak", rows_per_shard=-(-rows // shards), body_models=body_models, labels=labels)
+        + _GENERATE.format(rows=rows, seed=seed)
     )
     return path
 
