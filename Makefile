@@ -13,7 +13,7 @@ CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)")
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup fit dataset serve images train evaluate ablate predict bench report test check format doctor audit again
+.PHONY: help setup fit dataset serve images train evaluate ablate predict bench report test check format doctor audit drill fuzz again
 .DEFAULT_GOAL := help
 
 help:
@@ -25,7 +25,7 @@ help:
 	@echo '  make serve           Prefect server and user interface; then, in another terminal,'
 	@echo '                       prefect deployment run build-hmr-skel'
 	@echo '  make bench           speed and accuracy of the fit, against the published protocol and the best there is;'
-	@echo '                       BENCH=train|predict|evaluate: the network, by default the recipe vit_h'
+	@echo '                       BENCH=train|predict: the network, by default the recipe vit_h'
 	@echo '  make train           train the network on the dataset (built first if there is none); RECIPE=tiny|vit_b|vit_h'
 	@echo '  make evaluate        its errors on the held-out shards'
 	@echo '  make ablate          train the variants of Tables 4 and 5 of the paper, print both; an hour on two cores'
@@ -37,6 +37,8 @@ help:
 	@echo '  make audit           known vulnerabilities of the pinned packages (asks the package index)'
 	@echo '  make test            the whole test suite'
 	@echo '  make check           style, types and the fast tests; two minutes on two cores'
+	@echo '  make drill           break builds on purpose and count the cost; DRILL=faults|corruption|soak'
+	@echo '  make fuzz            give mutated files to everything that reads files'
 	@echo '  make format          rewrite the sources in the project style'
 	@echo '  make setup           (re)create .venv; TORCH=torch==2.13.0+cu130 for another build of torch'
 	@echo
@@ -69,8 +71,9 @@ dataset: .venv/installed
 serve: .venv/installed
 	@$(HMR_SKEL) serve $(if $(PORT),--port "$(PORT)") $(ARGS)
 
+# fit, train and predict are for users. The others are for maintainers: quality, io, workers, loader, evaluate, conversion.
 bench: .venv/installed
-	@$(HMR_SKEL) bench $(or $(BENCH),fit) --json $(if $(filter fit,$(or $(BENCH),fit)),--plot data/bench-fit.png) $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+	@$(if $(filter-out fit train predict,$(BENCH)),$(BIN)/python -m bench,$(HMR_SKEL) bench) $(or $(BENCH),fit) --json $(if $(filter fit,$(or $(BENCH),fit)),--plot data/bench-fit.png) $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
 # OUT= is the dataset here too; RUN= is where the network goes, or comes from (default: data/runs/<recipe>).
 train: .venv/installed
@@ -110,6 +113,12 @@ audit:
 	  pins=$$(grep -c '^[A-Za-z0-9]' .venv/audit/pins.txt); \
 	  echo "$$unknown of $$pins pins not audited: the index has no data on them"; \
 	  test $$unknown -lt $$pins || exit 1; exit $$status
+
+drill: .venv/installed
+	@$(BIN)/python -m tools.drill $(or $(DRILL),faults) $(ARGS)
+
+fuzz: .venv/installed
+	@$(BIN)/python -m tools.drill fuzz $(ARGS)
 
 test: .venv/installed
 	@$(BIN)/pytest -n auto --dist loadfile $(ARGS)

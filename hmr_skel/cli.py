@@ -19,7 +19,6 @@ from hmr_skel.commands import (
     build,
     convert,
     doctor,
-    drill,
     evaluate,
     export,
     images,
@@ -53,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for family in (
         *(build, serve, images, verify, schema, report, render, convert, export),
-        *(train, evaluate, ablate, moyo_hard, predict, bench, body, drill, doctor),
+        *(train, evaluate, ablate, moyo_hard, predict, bench, body, doctor),
     ):
         family.add_commands(commands)
     return parser
@@ -61,12 +60,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    args = build_parser().parse_args(argv)
-    # Before torch is loaded: threads that spin while they wait make a fit many times slower on a busy machine.
+    return run(build_parser(), argv)
+
+
+def set_environment() -> None:
+    """Set what libraries read when they are imported. What the user has set stays."""
+    # For torch: threads that spin while they wait make a fit many times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Before OpenCV is: a small file may claim to be an image of any size. 2^27 px are 11,585 squared, 0.4 GB, and three
+    # For OpenCV: a small file may claim to be an image of any size. 2^27 px are 11,585 squared, 0.4 GB, and three
     # times as much while a progressive JPEG is decoded.
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))
+
+
+def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    """Parse, call the `run` that the parser has set, and turn what went wrong into one line and an exit status."""
+    args = parser.parse_args(argv)
+    set_environment()
     try:
         return args.run(args) or 0
     except KeyboardInterrupt:

@@ -290,10 +290,11 @@ def test_pictures_of_any_size(tmp_path: Path):
     out.mkdir(parents=True)
     (out / "a").write_bytes(claimed_png(60_000, 60_000))
     (out / "b").write_bytes(claimed_png(14_000, 14_000))
-    command = [sys.executable, "-m", "hmr_skel.cli", "drill", "fuzz", "--target", "images", "--executions", "7"]
+    command = [sys.executable, "-m", "tools.drill", "fuzz", "--target", "images", "--executions", "7"]
     done = subprocess.run(
-        [*command, "--corpus", str(tmp_path / "corpus"), "--json", "-q"], capture_output=True, text=True, timeout=120
-    )
+        [*command, "--corpus", str(tmp_path / "corpus"), "--json", "-q"],
+        capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["targets"] == {"images": {"executions": 7, "findings": 0}}
 

@@ -12,7 +12,6 @@ import pytest
 import scipy.sparse
 import torch
 
-from flows.drill.hostile_pickles import HOSTILE
 from hmr_skel import plain_pickle, torch_files
 from hmr_skel.body.assets import load_pickle, load_regressor, load_smpl_arrays
 from hmr_skel.convert import pickles
@@ -22,6 +21,7 @@ from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 from hmr_skel.model.published import read_torch_file
 from tests.body.pickles import Call
+from tools.drill.hostile_pickles import HOSTILE
 
 HUGE = 2**33
 

@@ -59,3 +59,10 @@ def subtree(parents: tuple[int, ...], joint: int) -> list[int]:
         if parents[child] in members:
             members.add(child)
     return sorted(members)
+
+
+SKEL_PARTS = {
+    "pelvis": (0,), "thighs": (1, 6), "shanks": (2, 7), "feet": (3, 4, 5, 8, 9, 10), "trunk": (11, 12), "head": (13,),
+    "shoulders": (14, 19), "upper_arms": (15, 20), "forearms": (16, 17, 21, 22), "hands": (18, 23),
+}  # fmt: skip
+"""Body parts: the SKEL joints that dominate their vertices."""

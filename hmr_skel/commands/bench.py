@@ -5,10 +5,14 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hmr_skel.commands import bench_evaluate, bench_loader, bench_network, bench_workers
 from hmr_skel.commands.build import DEFAULT_MANIFEST
+
+if TYPE_CHECKING:
+    import torch
+
+    from hmr_skel.model.keypoints import SkelKeypoints
 
 FIT = """\
 Time the fit on --rows rows, and judge it on --compare-rows of them, spread evenly over the file, beside
@@ -17,14 +21,13 @@ Time the fit on --rows rows, and judge it on --compare-rows of them, spread even
 Everything is measured in one run on one machine. Units: rows per second, millimetres of mean vertex distance per row
 (v2v), radians. On two CPU cores the whole takes under 12 minutes; --no-baseline and --no-floor are the slow parts."""
 
-QUALITY = """\
-What each choice of the fit costs, one table each on the same rows: SKEL's shape, its root, table of limits (cost in mm
-against no limits), gender, and the error by body part. v2v in mm per row, betas in standard deviations; rows/s of each
-on this machine."""
+TRAIN = """\
+Time training steps of a recipe on made-up samples: images per second, the share of the device's peak that the network's
+matrix products reach (MFU), and memory. No dataset is needed; weights start at random. The loader is not timed."""
 
-IO = """\
-Time the whole way from a label file to Parquet shards, and its parts: reading, checking, fitting, writing (rows/s). The
-shards go to a temporary folder."""
+PREDICT = """\
+Time one image from file to body: decoding, the camera's field of view (HumanFoV), the crop, the network, and SKEL's
+skin and skeleton. Milliseconds, medians. Weights are random unless --network names a file; no matter for the time."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -32,40 +35,55 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("bench", help="measure speed and accuracy")
     actions = parser.add_subparsers(metavar="WHAT", required=True)
 
-    def add(name: str, short: str, text: str, rows: int) -> argparse.ArgumentParser:
+    def add(name: str, short: str, text: str) -> argparse.ArgumentParser:
         action = actions.add_parser(
             name, help=short, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         action.add_argument(
             "--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="labels and body models (default: %(default)s)"
         )
-        action.add_argument("--labels", type=Path, metavar="FILE", help="a CameraHMR-format npz in place of its labels")
-        action.add_argument("--rows", type=_count, default=rows, help="rows to time (default: %(default)s)")
         action.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
         action.add_argument("--json", action="store_true", help="print the report as one JSON object, the last line")
         action.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no tables")
         return action
 
-    fit = add("fit", "speed and accuracy of the fit", FIT, 4096)
-    fit.add_argument("--compare-rows", type=_count, default=64, help="rows all are judged on (default: %(default)s)")
-    fit.add_argument("--batch", type=_count, help="rows fitted together (default: the recipe's)")
-    fit.add_argument("--repeats", type=_count, default=3, help="warm passes, the median counts (default: %(default)s)")
+    fit = add("fit", "speed and accuracy of the fit", FIT)
+    fit.add_argument("--labels", type=Path, metavar="FILE", help="a CameraHMR-format npz in place of its labels")
+    fit.add_argument("--rows", type=count_from_one, default=4096, help="rows to time (default: %(default)s)")
+    fit.add_argument(
+        "--compare-rows", type=count_from_one, default=64, help="rows all are judged on (default: %(default)s)"
+    )
+    fit.add_argument("--batch", type=count_from_one, help="rows fitted together (default: the recipe's)")
+    fit.add_argument(
+        "--repeats", type=count_from_one, default=3, help="warm passes, the median counts (default: %(default)s)"
+    )
     fit.add_argument("--no-baseline", action="store_true", help="without the published protocol")
-    fit.add_argument("--baseline-rounds", type=_count, default=10, help="its optimiser's calls a step (published: 10)")
-    fit.add_argument("--baseline-iterations", type=_count, default=20, help="iterations a call (published: 20)")
-    fit.add_argument("--baseline-batch", type=_count, default=32, help="rows together (default: %(default)s)")
+    fit.add_argument(
+        "--baseline-rounds", type=count_from_one, default=10, help="its optimiser's calls a step (published: 10)"
+    )
+    fit.add_argument("--baseline-iterations", type=count_from_one, default=20, help="iterations a call (published: 20)")
+    fit.add_argument("--baseline-batch", type=count_from_one, default=32, help="rows together (default: %(default)s)")
     fit.add_argument("--no-floor", action="store_true", help="without the search for the least objective")
-    fit.add_argument("--floor-starts", type=_count, default=4, help="its random starts (default: %(default)s)")
+    fit.add_argument("--floor-starts", type=count_from_one, default=4, help="its random starts (default: %(default)s)")
     fit.add_argument("--no-files", action="store_true", help="without the end-to-end run through files")
     fit.add_argument("--no-sweep", action="store_true", help="without the rates by batch size and by rows")
     fit.add_argument("--plot", type=Path, metavar="FILE", help="draw rows/s by batch size and by rows into this PNG")
     fit.set_defaults(run=run_fit)
-    add("quality", "what each choice costs in millimetres", QUALITY, 256).set_defaults(run=run_quality)
-    add("io", "from label file to Parquet", IO, 4096).set_defaults(run=run_io)
-    bench_workers.add_commands(actions, _count)
-    bench_loader.add_commands(actions, _count)
-    bench_network.add_commands(actions, _count)
-    bench_evaluate.add_commands(actions, _count)
+    train = add("train", "images/s, MFU and memory of training", TRAIN)
+    train.add_argument(
+        "--steps", type=count_from_one, default=10, help="timed, after three others (default: %(default)s)"
+    )
+    train.set_defaults(run=run_train)
+    predict = add("predict", "time of one image from file to body", PREDICT)
+    predict.add_argument("--image", type=Path, metavar="FILE", help="default: noise of 1280 x 960 px")
+    predict.add_argument("--network", type=Path, metavar="FILE", help="network.safetensors (default: random weights)")
+    predict.add_argument("--repeats", type=count_from_one, default=10, help="after one other (default: %(default)s)")
+    predict.set_defaults(run=run_predict)
+    for action in (train, predict):
+        action.add_argument("--recipe", default="vit_h", metavar="NAME", help="tiny, vit_b or vit_h (default: vit_h)")
+        action.add_argument(
+            "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field, see `hmr-skel train -h`"
+        )
 
 
 def run_fit(args: argparse.Namespace) -> None:
@@ -74,11 +92,12 @@ def run_fit(args: argparse.Namespace) -> None:
 
     import torch
 
-    from fitting.bench import BenchOptions, bench_fit, subset
-    from flows.bench import bench_files
+    from hmr_skel.bench.files import Inputs, bench_files
+    from hmr_skel.bench.fit import BenchOptions, bench_fit, subset
+    from hmr_skel.bench.text import Bars, fit_text
 
     with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
-        bench = _Inputs(args, Path(work))
+        bench = Inputs(args.manifest, args.labels, args.rows, args.device, Path(work), quiet=args.quiet)
         config = bench.config if args.batch is None else replace(bench.config, batch=args.batch, gpu_batch=args.batch)
         count = len(bench.rows.params.betas)
         timed = bench.rows.params[torch.arange(args.rows) % count]
@@ -109,8 +128,6 @@ def run_fit(args: argparse.Namespace) -> None:
             report |= {"end_to_end_rows_per_s": files["end_to_end_rows_per_s"], "files": files}
     report |= names
     if not args.quiet:
-        from hmr_skel.commands.bench_text import fit_text
-
         print(fit_text(report))
     if args.plot is not None:
         _draw(report, args.plot)
@@ -118,112 +135,69 @@ def run_fit(args: argparse.Namespace) -> None:
         print(json.dumps(report))
 
 
-def run_quality(args: argparse.Namespace) -> None:
-    """Measure and print the tables."""
-    import torch
-
-    from fitting.bench import subset
-    from fitting.bench_quality import quality_tables
-    from flows.sources import model_file
-    from hmr_skel.body.files import SKEL_FILES
-    from hmr_skel.body.skel import Skel
-
-    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
-        bench = _Inputs(args, Path(work))
-        count = len(bench.rows.params.betas)
-        chosen = torch.from_numpy(subset(count, args.rows))
-        models = bench.manifest.body_models
-        skels = {g: Skel.load(model_file(models, f)) for g, f in SKEL_FILES.items() if (models.path / f).is_file()}
-        tables = quality_tables(
-            bench.rows.params[chosen], bench.smpl, skels, bench.manifest.skel_gender, bench.config, bench.device, bars
-        )
-    report: dict[str, Any] = {
-        "labels": bench.rows.name,
-        "subset": f"{bench.rows.name}: row i*{count}//{len(chosen)} for i in 0..{len(chosen) - 1}",
-        "rows": len(chosen),
-        "device": str(bench.device),
-        "skel_gender": bench.manifest.skel_gender,
-        "recipe": bench.manifest.recipe,
-        "tables": tables,
-    }
-    if not args.quiet:
-        from hmr_skel.commands.bench_text import quality_text
-
-        print(quality_text(report))
-    if args.json:
-        print(json.dumps(report))
-
-
-def run_io(args: argparse.Namespace) -> None:
-    """Time the files alone."""
-    from fitting.machine import machine
-    from flows.bench import bench_files, with_labels
-    from hmr_skel.data.manifest import load_manifest
+def run_train(args: argparse.Namespace) -> None:
+    """Measure and print."""
+    from hmr_skel.bench.machine import machine, peak_memory_mb
+    from hmr_skel.bench.text import Bars
+    from hmr_skel.bench.train import bench_training
     from hmr_skel.device import resolve_device
+    from hmr_skel.train.recipes import load_recipe
 
     device = resolve_device(args.device)
-    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
-        manifest = with_labels(load_manifest(args.manifest), args.labels, args.rows)
-        report = bench_files(manifest, args.rows, Path(work) / "out", str(device), bars)
-    report = {"rows": report.pop("end_to_end_rows"), "device": str(device)} | report | {"machine": machine(device)}
+    recipe = load_recipe(args.recipe, args.set)
+    body = _body(args.manifest, recipe.skel_gender, device)
+    with Bars(args.quiet) as bars:
+        report = bench_training(
+            recipe, body, device, steps=args.steps, progress=lambda done, total: bars("steps", done, total)
+        )
+    report |= {"memory_mb": peak_memory_mb(device), "device": str(device), "machine": machine(device)}
     if not args.quiet:
-        from hmr_skel.commands.bench_text import io_text
-
-        print(io_text(report))
+        print(
+            f"{recipe.name} on {device}: {report['images_per_s']:.1f} images/s at batch {report['batch']}, "
+            f"MFU {100 * report['mfu']:.1f} % of {report['peak_tflop_per_s']:.3g} TFLOP/s ({report['peak_source']}), "
+            f"{report['memory_mb']:,.0f} MB"
+        )
     if args.json:
         print(json.dumps(report))
 
 
-class _Inputs:
-    """Rows and bodies that a benchmark starts from."""
+def run_predict(args: argparse.Namespace) -> None:
+    """Measure and print."""
+    from hmr_skel.bench.machine import machine
+    from hmr_skel.bench.predict import bench_predict
+    from hmr_skel.device import resolve_device
+    from hmr_skel.model.checkpoint import load_network
+    from hmr_skel.model.network import Network
+    from hmr_skel.train.recipes import load_recipe
 
-    def __init__(self, args: argparse.Namespace, work: Path) -> None:
-        import fitting
-        from flows.bench import load_rows, with_labels
-        from flows.sources import model_file
-        from hmr_skel.body.files import SKEL_FILES, SMPL_FILES
-        from hmr_skel.body.skel import Skel
-        from hmr_skel.body.smpl import Smpl
-        from hmr_skel.data.manifest import load_manifest
-        from hmr_skel.device import resolve_device
-
-        self.device = resolve_device(args.device)
-        self.manifest = with_labels(load_manifest(args.manifest), args.labels, args.rows)
-        self.config = fitting.recipe(self.manifest.recipe)
-        self.rows = load_rows(self.manifest, work / "cache", quiet=args.quiet)
-        models = self.manifest.body_models
-        self.smpl = Smpl.load(model_file(models, SMPL_FILES[self.rows.smpl_gender]))
-        self.skel = Skel.load(model_file(models, SKEL_FILES[self.manifest.skel_gender]))
+    device = resolve_device(args.device)
+    recipe = load_recipe(args.recipe, args.set)
+    network = Network(recipe.network) if args.network is None else load_network(args.network)[0]
+    skel = _body(args.manifest, recipe.skel_gender, device).skel
+    report = {"recipe": recipe.name} | bench_predict(
+        network, skel, device, image=args.image, bf16=recipe.bf16, repeats=args.repeats
+    )
+    report |= {"device": str(device), "machine": machine(device)}
+    if not args.quiet:
+        listed = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in report["parts_ms"].items())
+        print(f"{recipe.name} on {device}: {report['image_ms']:.1f} ms an image ({listed})")
+    if args.json:
+        print(json.dumps(report))
 
 
-class Bars:
-    """A progress bar per thing that is measured; where there is no terminal, a line when it starts."""
+def _body(path: str, gender: str, device: "torch.device") -> "SkelKeypoints":
+    from flows.sources import make_missing
+    from hmr_skel.data.manifest import load_manifest
+    from hmr_skel.model.keypoints import SkelKeypoints
 
-    def __init__(self, quiet: bool) -> None:
-        self.off = True if quiet else None  # None: off where nobody watches
-        self.bar = None
-        self.what = ""
-
-    def __enter__(self) -> "Bars":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        if self.bar is None or what != self.what or total != self.bar.total:
-            self.__exit__()
-            if what != self.what and not self.off and not sys.stderr.isatty():
-                print(f"measuring: {what}", file=sys.stderr, flush=True)
-            self.bar, self.what = tqdm(total=total, desc=what, leave=False, disable=self.off), what
-        self.bar.update(done - self.bar.n)
+    manifest = load_manifest(path)
+    if manifest.body_models.kind == "open":
+        make_missing(manifest, quiet=True)
+    return SkelKeypoints.load(manifest.body_models.path, gender, device)
 
 
 def _draw(report: dict[str, Any], path: Path) -> None:
-    from fitting.bench_plot import draw
+    from hmr_skel.bench.plot import draw
 
     try:
         draw(report, path)
@@ -233,7 +207,8 @@ def _draw(report: dict[str, Any], path: Path) -> None:
         print(f"plot: {path}", file=sys.stderr)
 
 
-def _count(text: str) -> int:
+def count_from_one(text: str) -> int:
+    """An argument that is a whole number from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)

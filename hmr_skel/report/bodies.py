@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from fitting.judge import PARTS
+from hmr_skel.body.joints import SKEL_PARTS
 from hmr_skel.convert.fit import Bodies
 from hmr_skel.data.load import Shards
 from hmr_skel.rows import SkelParams
@@ -70,7 +70,7 @@ def measure(
         UserError: a model file is missing or damaged.
     """
     sample = np.asarray(sample)
-    by_part, v2v, total = np.full((len(sample), len(PARTS)), np.nan), np.empty(len(sample)), 0.0
+    by_part, v2v, total = np.full((len(sample), len(SKEL_PARTS)), np.nan), np.empty(len(sample)), 0.0
     spread = np.zeros(2000, np.int64)  # of single vertices, in bins of 1 mm
     for first in range(0, len(sample), _CHUNK):
         columns = rows[sample[first : first + _CHUNK]]
@@ -81,7 +81,7 @@ def measure(
             assert target is not None  # they were fitted
             distances = np.linalg.norm(skin - target, axis=2) * 1000  # [n V]
             bone = bodies.skel(pair[1]).weights.argmax(1).numpy()
-            for k, joints in enumerate(PARTS.values()):
+            for k, joints in enumerate(SKEL_PARTS.values()):
                 if (part := np.isin(bone, joints)).any():
                     by_part[first + members, k] = distances[:, part].mean(1)
             v2v[first + members] = distances.mean(1)
@@ -90,7 +90,7 @@ def measure(
         progress(len(columns["skel_gender"]))
     share = np.cumsum(spread) / spread.sum()
     high = float(np.searchsorted(share, 0.99) + 1)
-    parts = {name: column for name, column in zip(PARTS, by_part.T, strict=True) if np.isfinite(column).all()}
+    parts = {name: column for name, column in zip(SKEL_PARTS, by_part.T, strict=True) if np.isfinite(column).all()}
     return Measured(sample, parts, np.asarray(total) / len(sample), high, v2v)
 
 

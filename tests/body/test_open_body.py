@@ -12,9 +12,9 @@ import hmr_skel.body.open_body.unpack as layout
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.body.open_body import export
-from hmr_skel.body.open_body.builder import packing
 from hmr_skel.body.open_body.unpack import ASSET, GENDERS, MIRROR, SKEL_GENDERS, OpenBody, unpack
 from hmr_skel.errors import UserError
+from tools.open_body import packing
 
 SMPL_FILES = {gender: f"SMPL_{gender.upper()}.pkl" for gender in GENDERS}
 SKEL_FILES = {gender: f"skel_{gender}.pkl" for gender in SKEL_GENDERS}

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from hmr_skel.cli import main
+from bench.loader import main
 from hmr_skel.data.image_files import image_rules
 from hmr_skel.data.manifest import load_manifest
 
@@ -37,7 +37,7 @@ def test_a_manifests_rules_are_the_datasets(manifest, sample_set):
 
 
 def test_the_command_measures(manifest, sample_set, capsys):
-    command = ["bench", "loader", "--manifest", str(manifest), "--data", str(sample_set.path), "--json"]
+    command = ["--manifest", str(manifest), "--data", str(sample_set.path), "--json"]
     assert main([*command, "--workers", "1", "--seconds", "1", "--batch", "4"]) == 0
     text, found = capsys.readouterr().out.rsplit("\n", 2)[:2]
     report = json.loads(found)
@@ -51,5 +51,5 @@ def test_the_command_measures(manifest, sample_set, capsys):
 
 
 def test_a_wrong_folder_is_one_line(manifest, tmp_path, capsys):
-    assert main(["bench", "loader", "--manifest", str(manifest), "--data", str(tmp_path / "no")]) == 2
+    assert main(["--manifest", str(manifest), "--data", str(tmp_path / "no")]) == 2
     assert capsys.readouterr().err.startswith("error: no shards in ")

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import fitting
-from fitting.bench import BenchOptions, bench_fit, subset
-from fitting.bench_quality import quality_tables, without_limits
-from fitting.flops import FlopCounter, gemm_flops_per_s
-from fitting.judge import Judge
+from bench.quality import quality_tables, without_limits
+from hmr_skel.bench.fit import BenchOptions, bench_fit, subset
+from hmr_skel.bench.flops import FlopCounter, gemm_flops_per_s
+from hmr_skel.bench.judge import Judge
 from hmr_skel.errors import UserError
 
 KEYS = {

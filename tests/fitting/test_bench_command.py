@@ -1,4 +1,4 @@
-"""`hmr-skel bench`, whole, on a few rows: one JSON object as the last line, tables for people, clear errors."""
+"""Benchmarks, whole, on a few rows: one JSON object as the last line, tables for people, clear errors."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from test_bench import KEYS, STATISTICS
 
+import bench.io
+import bench.quality
 from hmr_skel.cli import main
 from hmr_skel.open_data.labels import make_labels
 
@@ -68,7 +70,7 @@ def test_bench_fit(few, tmp_path, capsys):
 @pytest.mark.slow
 def test_bench_io(few, capsys):
     manifest, _ = few
-    assert main(["bench", "io", "--manifest", str(manifest), "--rows", "10", "--device", "cpu", "--json", "-q"]) == 0
+    assert bench.io.main(["--manifest", str(manifest), "--rows", "10", "--device", "cpu", "--json", "-q"]) == 0
     out, err = capsys.readouterr()
     report = last_line(out)
     assert len(out.splitlines()) == 1
@@ -79,16 +81,16 @@ def test_bench_io(few, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("command", "arguments", "message"),
     [
-        (["fit", "--labels", "nowhere.npz"], "nowhere.npz"),
-        (["quality", "--manifest", "nowhere.toml"], "nowhere.toml"),
-        (["io", "--device", "abacus"], "abacus"),
+        (main, ["bench", "fit", "--labels", "nowhere.npz"], "nowhere.npz"),
+        (bench.quality.main, ["--manifest", "nowhere.toml"], "nowhere.toml"),
+        (bench.io.main, ["--device", "abacus"], "abacus"),
     ],
 )
-def test_what_is_wrong_is_said(few, capsys, arguments, message):
+def test_what_is_wrong_is_said(few, capsys, command, arguments, message):
     manifest, _ = few
-    assert main(["bench", arguments[0], "--manifest", str(manifest), *arguments[1:]]) == 2
+    assert command([*arguments, *([] if "--manifest" in arguments else ["--manifest", str(manifest)])]) == 2
     assert message in capsys.readouterr().err
 
 

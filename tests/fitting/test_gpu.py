@@ -5,7 +5,7 @@ import torch
 
 import fitting
 from fitting import fit_many
-from fitting.bench import copies
+from hmr_skel.bench.fit import copies
 from hmr_skel.rows import SmplParams
 
 pytestmark = [

@@ -10,10 +10,10 @@ import fitting
 from fitting import Status, fit_batch
 from fitting.batch import Batch
 from fitting.initial import initial_q
-from fitting.judge import Judge
 from fitting.kinematics import Skeleton
 from fitting.refine import Others, Refiner, placed, refined
 from fitting.slope import BETAS, Slope
+from hmr_skel.bench.judge import Judge
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.rows import SmplParams
 

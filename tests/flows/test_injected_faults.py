@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.drill.damage import Cost, cost
-from flows.drill.injection import Injection, injected
-from flows.drill.small import SHARDS, make_small
 from flows.shard import Builder
 from hmr_skel.errors import UserError
+from tools.drill.damage import Cost, cost
+from tools.drill.injection import Injection, injected
+from tools.drill.small import SHARDS, make_small
 
 NOTHING_LOST = Cost(lost=0, duplicated=0, half_files=0, equal=True)
 

@@ -11,14 +11,14 @@ from random import Random
 
 import pytest
 
-from flows.drill.damage import Cost, cost, states
-from flows.drill.faults import FAULTS, KILL_ONE_OF_TWO, Setting, faults_table, finish, run_worker
-from flows.drill.injection import Injection
-from flows.drill.small import SHARDS, make_small
-from flows.drill.worker import FAILED, start_worker
 from flows.shard import Builder
 from hmr_skel.data.atomic import temporary_name
 from hmr_skel.data.manifest import load_manifest
+from tools.drill.damage import Cost, cost, states
+from tools.drill.faults import FAULTS, KILL_ONE_OF_TWO, Setting, faults_table, finish, run_worker
+from tools.drill.injection import Injection
+from tools.drill.small import SHARDS, make_small
+from tools.drill.worker import FAILED, start_worker
 
 NOTHING_LOST = Cost(lost=0, duplicated=0, half_files=0, equal=True)
 
@@ -135,6 +135,6 @@ def test_what_a_fault_cost_is_seen(setting: Setting, tmp_path: Path):
 
 
 def finish_of(out: Path, setting: Setting):
-    from flows.drill.faults import compare
+    from tools.drill.faults import compare
 
     return compare("x", setting, out, states(out), 0)

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.build import may_heal
-from flows.drill.small import SHARDS, small_manifest
 from flows.shard import Builder
 from flows.summary import summarise_build
 from flows.verify import verify_dataset
@@ -23,6 +22,7 @@ from hmr_skel.data.storage import put_bytes
 from hmr_skel.errors import UserError
 from tests.flows.processes import hmr_skel, running
 from tests.object_store import SECRET, ObjectStore, serving
+from tools.drill.small import SHARDS, small_manifest
 
 ENDS = {"data": ("train", "parquet"), "meta": ("shard", "json"), "rejects": ("rejects", "parquet")}
 FILES = [

@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.drill.corruption import KINDS, corruption_drill, corruption_table, equal_datasets
-from flows.drill.small import SHARDS, small_manifest
 from flows.shard import Builder
 from flows.verify import repair_dataset, verify_dataset
 from hmr_skel.cli import main
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import SCHEMA
 from hmr_skel.rows import Reject
+from tools.drill.corruption import KINDS, corruption_drill, corruption_table, equal_datasets
+from tools.drill.small import SHARDS, small_manifest
 
 
 def build(folder: Path, models: Path, seed: int) -> Builder:

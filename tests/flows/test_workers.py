@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.workers import main as bench_workers
+from bench.workers import workers_text
 from flows import dask_runner
 from flows.shard import Builder
 from flows.share import build_shared
 from flows.workers import environments, run_workers
-from hmr_skel.commands.bench_workers import workers_text
 from hmr_skel.data import attempts
 from hmr_skel.data.attempts import AtWork
 from hmr_skel.data.parquet import write_meta
@@ -249,6 +250,4 @@ def test_the_benchs_table():
 
 @pytest.mark.slow
 def test_the_bench(small: Path):
-    from hmr_skel.cli import main
-
-    assert main(["bench", "workers", "--manifest", str(small), "--rows", "16", "--device", "cpu", "-q"]) == 0
+    assert bench_workers(["--manifest", str(small), "--rows", "16", "--device", "cpu", "-q"]) == 0

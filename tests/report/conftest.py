@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from fitting.judge import Judge
+from hmr_skel.bench.judge import Judge
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
@@ -54,7 +54,7 @@ class Small:
     folder: Path
     manifest: Path
     table: pa.Table
-    distances_mm: np.ndarray  # [20 6890] of the fitted rows, by `fitting.judge`
+    distances_mm: np.ndarray  # [20 6890] of the fitted rows, by `hmr_skel.bench.judge`
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def test_the_sample_is_even_and_bounded(dataset, monkeypatch):
 
 def test_errors_are_measured_anew_from_the_parameters(dataset, small, open_body_dir):
     """Against distances that another code made in float64."""
-    from fitting.judge import PARTS
+    from hmr_skel.body.joints import SKEL_PARTS
     from hmr_skel.convert.fit import Bodies
 
     bodies = Bodies(open_body_dir)
@@ -85,7 +85,7 @@ def test_errors_are_measured_anew_from_the_parameters(dataset, small, open_body_
     assert measured.high_mm - 1 <= np.quantile(truth, 0.99) <= measured.high_mm
     bone = bodies.skel("male").weights.argmax(1).numpy()
     for name, values in measured.by_part_mm.items():
-        np.testing.assert_allclose(values, truth[:, np.isin(bone, PARTS[name])].mean(1), atol=5e-3)
+        np.testing.assert_allclose(values, truth[:, np.isin(bone, SKEL_PARTS[name])].mean(1), atol=5e-3)
     assert {"hands", "head", "trunk"} <= set(measured.by_part_mm)
 
 

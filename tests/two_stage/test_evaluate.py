@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from bench.conversion import RULES, conversion_cost
+from bench.perturbed import KINDS, perturbed
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.convert.fit import fit_clips
 from hmr_skel.errors import UserError
@@ -13,9 +15,7 @@ from hmr_skel.evaluate.metrics import mpjpe_mm
 from hmr_skel.evaluate.regressors import Regressor, joint_names
 from hmr_skel.open_data.labels import make_labels
 from hmr_skel.rows import SmplParams
-from hmr_skel.two_stage.cost import RULES, conversion_cost
 from hmr_skel.two_stage.evaluate import evaluate_predictions, posed_pair
-from hmr_skel.two_stage.perturbed import KINDS, perturbed
 from hmr_skel.two_stage.predictions import read_predictions
 
 
@@ -123,7 +123,7 @@ def test_what_conversion_costs(people, bodies):
 
 def test_the_cost_of_a_fit_that_moves_nothing_is_none(people, bodies, monkeypatch):
     """SKEL's skin replaced by the prediction's own: the scoring itself adds nothing."""
-    monkeypatch.setattr("hmr_skel.two_stage.cost.posed_pair", lambda clip, bodies: (posed_pair(clip, bodies)[0],) * 2)
+    monkeypatch.setattr("bench.conversion.posed_pair", lambda clip, bodies: (posed_pair(clip, bodies)[0],) * 2)
     found = conversion_cost(people[:8], [None] * 8, bodies, kinds=("noise",))["noise"]
     for of in found["joint_sets"].values():
         assert of["mpjpe_mm"]["cost"] == of["pve_mm"]["cost"] == of["moved_mm"] == 0

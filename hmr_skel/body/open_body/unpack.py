@@ -1,7 +1,7 @@
 """Read the packed open body: `open_body.npz` beside this file, into plain arrays.
 
 Units and frame: metres, radians; y up, the body faces +z, x to its left. The asset holds integers: one half of
-everything that mirrors, in steps named `*_step`. `builder/packing.py` writes it; the two files share `Layout`.
+everything that mirrors, in steps named `*_step`. `tools/open_body/packing.py` writes it; the two files share `Layout`.
 """
 
 import pathlib
@@ -99,7 +99,7 @@ def unpack(asset: pathlib.Path = ASSET) -> OpenBody:
     if version != OPEN_BODY_VERSION:
         raise UserError(
             f"{asset}: open body version {version}, expected {OPEN_BODY_VERSION}: file and code are of different "
-            "releases. Reinstall hmr-skel, or rebuild the file with `python -m hmr_skel.body.open_body.builder`."
+            "releases. Reinstall hmr-skel, or rebuild the file with `python -m tools.open_body` in a checkout."
         )
     layout = Layout(packed["number"].astype(np.int64), packed["num_left"].item())
     smpl_half = packed["smpl_weights"] / WEIGHT_STEPS

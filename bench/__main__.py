@@ -1,0 +1,34 @@
+"""`python -m bench NAME`: one of the benchmarks for maintainers."""
+
+import argparse
+import importlib
+import sys
+
+from hmr_skel.cli import set_environment
+
+NAMES = {
+    "quality": "what each choice of the fit costs in millimetres",
+    "io": "rows/s from label file to Parquet",
+    "workers": "one process beside several that share a dataset",
+    "loader": "training samples/s from images",
+    "evaluate": "seconds that an evaluation takes beside the network",
+    "conversion": "what conversion to SKEL costs in mm of MPJPE",
+}
+
+
+def main() -> int:
+    """Run the one that is named; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "python -m bench",
+        description="\n".join(f"{name:<12}{text}" for name, text in NAMES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=NAMES, metavar="NAME", help="python -m bench NAME --help says more")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its own")
+    args = parser.parse_args()
+    set_environment()
+    return importlib.import_module(f"bench.{args.name}").main(args.arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""`python -m bench loader`: how fast training samples come, of one core and of worker processes."""
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from bench.arguments import new_parser, show
+from hmr_skel.bench.machine import machine
+from hmr_skel.bench.text import Bars
+from hmr_skel.cli import run
+from hmr_skel.commands.bench import count_from_one
+from hmr_skel.commands.places import place
+from hmr_skel.data.crop import decode
+from hmr_skel.data.image_files import image_rules
+from hmr_skel.data.loader import batches
+from hmr_skel.data.manifest import load_manifest
+from hmr_skel.data.samples import SampleDataset
+from hmr_skel.errors import UserError
+
+LOADER = """\
+Time the making of augmented training samples (256 px crops and their labels, the paper's augmentation) from a dataset's
+own images: per second of one core's time, and by the clock with worker processes. Build the dataset and its images
+first: make dataset, make images."""
+_PASSES = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = new_parser("loader", LOADER)
+    parser.add_argument("--data", type=place, metavar="DIR", help="the dataset (default: data/<manifest name>)")
+    parser.add_argument("--batch", type=count_from_one, default=64, help="samples of a batch (default: %(default)s)")
+    parser.add_argument(
+        "--workers",
+        type=count_from_one,
+        nargs="+",
+        default=[1, 2],
+        metavar="N",
+        help="processes (default: 1 2)",
+    )
+    parser.add_argument("--seconds", type=count_from_one, default=10, help="for each of these (default: %(default)s)")
+    parser.set_defaults(run=run_loader)
+    return run(parser, argv)
+
+
+def run_loader(args: argparse.Namespace) -> None:
+    """Measure and print."""
+    manifest = load_manifest(args.manifest)
+    data = args.data or Path("data") / manifest.name
+    dataset = SampleDataset(data, image_rules(manifest), quiet=args.quiet)
+    with Bars(args.quiet) as bars:
+        report = bench_loader(dataset, args.batch, args.workers, float(args.seconds), bars)
+    report = {"dataset": str(data), "batch": args.batch} | report | {"machine": machine(torch.device("cpu"))}
+    show(report, _text, args)
+
+
+def bench_loader(
+    dataset: SampleDataset,
+    batch_size: int,
+    workers: Sequence[int],
+    seconds: float,
+    report: Callable[[str, int, int], None],
+) -> dict[str, Any]:
+    """Time the making of samples, and of batches by so many worker processes each.
+
+    Args:
+        dataset: what to make samples of, as training does.
+        batch_size: of the workers' batches.
+        workers: numbers of processes, each timed on its own.
+        seconds: how long each of these is watched, after its first batches.
+        report: called with what is measured, how much of it is done, and how much there is.
+
+    Returns JSON values: `samples_per_core_s` are samples per second of one core's time, in the best of five passes,
+    which leaves out what other processes took; `samples_per_s` of workers are by the clock.
+    """
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    try:
+        one = _one_core(dataset, report)
+    finally:
+        cv2.setNumThreads(before[0])
+        torch.set_num_threads(before[1])
+    return one | {"workers": [_many(dataset, batch_size, count, seconds, report) for count in workers]}
+
+
+def _one_core(dataset: SampleDataset, report: Callable[[str, int, int], None]) -> dict[str, Any]:
+    chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), 256)).astype(int).tolist()
+    made, decoded = [], []
+    for number in range(_PASSES):
+        start = time.process_time()
+        samples = [dataset.sample(index, epoch=number) is not None for index in chosen]
+        made.append((time.process_time() - start) / max(sum(samples), 1))
+        report("one core", number + 1, 2 * _PASSES)
+    rows = [dataset.reader.rows[row] for row in dataset.rows[chosen].tolist()]
+    files = [dataset.reader.images[row.source].file(row.imgname) for row in rows]
+    content = [file.read_bytes() for file in files if file.is_file()]
+    if not content:
+        raise UserError(f"none of {len(files)} images is there, for instance {files[0]}. Check image_root.")
+    for number in range(_PASSES):
+        start = time.process_time()
+        images = [decode(data, shrink=1.0)[0].shape for data in content]
+        decoded.append((time.process_time() - start) / max(len(content), 1))
+        report("one core", _PASSES + number + 1, 2 * _PASSES)
+    return {
+        "samples": len(chosen),
+        "readable": sum(samples),
+        "samples_per_core_s": 1 / min(made),
+        "sample_ms": 1000 * min(made),
+        "whole_image_decode_ms": 1000 * min(decoded),
+        "image_megapixels": float(np.mean([height * width for height, width, _ in images]) / 1e6),
+        "image_kb": float(np.mean([len(data) for data in content]) / 1e3),
+    }
+
+
+def _many(
+    dataset: SampleDataset, batch_size: int, workers: int, seconds: float, report: Callable[[str, int, int], None]
+) -> dict[str, Any]:
+    what, ticks = f"workers: {workers}", max(1, round(seconds))
+    known = {child.pid for child in multiprocessing.active_children()}
+    start = time.perf_counter()
+    with batches(dataset, batch_size, seed=0, workers=workers) as stream:
+        next(stream)
+        first = time.perf_counter() - start
+        for _ in range(4 * max(1, workers)):  # what was made while nobody asked
+            next(stream)
+        start, count, elapsed = time.perf_counter(), 0, 0.0
+        while elapsed < seconds:
+            count += len(next(stream))
+            elapsed = time.perf_counter() - start
+            report(what, min(ticks, round(elapsed)), ticks)
+        own = [child.pid for child in multiprocessing.active_children() if child.pid not in known]
+        memory = [size for pid in own if (size := _resident_mb(pid)) is not None]
+    return {
+        "workers": workers,
+        "samples_per_s": count / elapsed,
+        "first_batch_s": first,
+        "largest_worker_mb": max(memory, default=None),
+    }
+
+
+def _resident_mb(pid: int | None) -> float | None:
+    """Resident memory of a process (1 MB = 1e6 bytes), where the system tells it."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def _text(report: dict) -> str:
+    lines = [
+        f"{report['dataset']}: {report['readable']} of {report['samples']} images read, "
+        f"{report['image_megapixels']:.2f} megapixels and {report['image_kb']:.0f} kB in the mean",
+        f"  of one core's time     {report['samples_per_core_s']:,.0f} samples/s "
+        f"({report['sample_ms']:.2f} ms each; decoding a whole image {report['whole_image_decode_ms']:.2f} ms)",
+    ]
+    for many in report["workers"]:
+        memory = many["largest_worker_mb"]
+        lines.append(
+            f"  by the clock, {many['workers']:>2} workers  {many['samples_per_s']:,.0f} samples/s, first batch after "
+            f"{many['first_batch_s']:.1f} s" + (f", {memory:,.0f} MB each" if memory is not None else "")
+        )
+    return "\n".join(lines)

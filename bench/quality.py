@@ -1,0 +1,184 @@
+"""`python -m bench quality`: what the fit's choices cost, one table each on the same rows.
+
+Choices: shape, limits, gender, root; and the error by body part.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.arguments import add_device, new_parser, show
+from fitting.batch import TILE
+from fitting.config import ROOTS, SHAPES, FitConfig
+from fitting.fit import FitResult
+from fitting.many import best_of, fit_many
+from fitting.model import FitModel, prepare, solvers
+from fitting.plain import PlainSolver
+from fitting.quality import Status
+from flows.sources import model_file
+from hmr_skel.bench.files import Inputs
+from hmr_skel.bench.fit import copies, subset
+from hmr_skel.bench.judge import Judge, summary
+from hmr_skel.bench.text import Bars, table
+from hmr_skel.body.dofs import LIMIT_TABLES
+from hmr_skel.body.files import SKEL_FILES
+from hmr_skel.body.joints import SKEL_PARTS
+from hmr_skel.body.skel import Skel
+from hmr_skel.body.smpl import Smpl
+from hmr_skel.cli import run
+from hmr_skel.commands.bench import count_from_one
+from hmr_skel.rows import SmplParams
+
+QUALITY = """\
+What each choice of the fit costs, one table each on the same rows: SKEL's shape, its root, table of limits (cost in mm
+against no limits), gender, and the error by body part. v2v in mm per row, betas in standard deviations; rows/s of each
+on this machine."""
+Table = list[dict[str, Any]]
+# A box that binds nothing a body can do, yet is finite, so that every angle has a turn nearest to its middle.
+_FREE_RAD = 3 * torch.pi
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = new_parser("quality", QUALITY)
+    add_device(parser)
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="a CameraHMR-format npz in place of its labels")
+    parser.add_argument("--rows", type=count_from_one, default=256, help="rows to time (default: %(default)s)")
+    parser.set_defaults(run=run_quality)
+    return run(parser, argv)
+
+
+def run_quality(args: argparse.Namespace) -> None:
+    """Measure and print the tables."""
+    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
+        bench = Inputs(args.manifest, args.labels, args.rows, args.device, Path(work), quiet=args.quiet)
+        count = len(bench.rows.params.betas)
+        chosen = torch.from_numpy(subset(count, args.rows))
+        models = bench.manifest.body_models
+        skels = {g: Skel.load(model_file(models, f)) for g, f in SKEL_FILES.items() if (models.path / f).is_file()}
+        tables = quality_tables(
+            bench.rows.params[chosen], bench.smpl, skels, bench.manifest.skel_gender, bench.config, bench.device, bars
+        )
+    report: dict[str, Any] = {
+        "labels": bench.rows.name,
+        "subset": f"{bench.rows.name}: row i*{count}//{len(chosen)} for i in 0..{len(chosen) - 1}",
+        "rows": len(chosen),
+        "device": str(bench.device),
+        "skel_gender": bench.manifest.skel_gender,
+        "recipe": bench.manifest.recipe,
+        "tables": tables,
+    }
+    show(report, quality_text, args)
+
+
+def quality_tables(
+    params: SmplParams,
+    smpl: Smpl,
+    skels: Mapping[str, Skel],
+    gender: str,
+    config: FitConfig,
+    device: torch.device,
+    progress: Callable[[str, int, int], object] = lambda what, done, total: None,
+) -> dict[str, Table]:
+    """One table per choice, the other choices as in `config`.
+
+    Args:
+        params: the rows, annotations of `smpl`.
+        skels: SKEL by gender; with both of them there is a table of genders.
+        gender: the one of the other tables.
+    """
+    bench = _Bench(params, smpl, skels, device)
+    plan = [("shape", shape, gender, replace(config, shape=shape), False) for shape in SHAPES]
+    plan += [("root", root, gender, replace(config, root=root), False) for root in ROOTS]
+    plan += [("root", "refine, shape too", gender, replace(config, root="refine", shape="refine"), False)]
+    plan += [("limits", name, gender, replace(config, limits=name), False) for name in LIMIT_TABLES]
+    plan += [("limits", "none", gender, config, True)]
+    plan += [("gender", name, name, config, False) for name in skels]
+    tables: dict[str, Table] = {}
+    parts: dict[str, dict[str, float]] = {}
+    judged: set[tuple[str, FitConfig]] = set()
+    for index, (choice, name, of, changed, free) in enumerate(plan):
+        progress(f"{choice} {name}", index, len(plan))
+        result, seconds = bench.fit(of, changed, free)
+        tables.setdefault(choice, []).append({choice: name} | describe(result, seconds))
+        if choice != "limits" and (of, changed) not in judged:
+            judged.add((of, changed))
+            parts[f"{choice} {name}"] = Judge(params, smpl, skels[of]).report(result.skel)["by_part_mm"]
+    if len(skels) > 1:
+        results, seconds = zip(*(bench.fit(name, config) for name in skels), strict=True)
+        tables["gender"].append({"gender": "better of both"} | describe(best_of(results), sum(seconds)))
+    progress("done", len(plan), len(plan))
+    unbound = next(row for row in tables["limits"] if row["limits"] == "none")
+    for row in tables["limits"]:
+        row["cost_mm"] = None if row["failed"] else round(row["mean"] - unbound["mean"], 3)
+    tables["part"] = [
+        {"part": part} | {name: means[part] for name, means in parts.items()}
+        for part in SKEL_PARTS
+        if all(part in means for means in parts.values())
+    ]
+    return tables
+
+
+def describe(result: FitResult, seconds: float) -> dict[str, Any]:
+    """A table's row: millimetres, the size of the betas, rows a second, and how rows ended."""
+    sound = result.v2v_mm.isfinite()
+    numbers = dict.fromkeys(("mean", "median", "p95", "p99", "max", "joint_mm", "betas_rms", "betas_max"))
+    if sound.any():
+        betas = result.skel.betas[sound]
+        numbers |= summary(result.v2v_mm[sound])
+        numbers["joint_mm"] = round(float(result.joint_mm[sound].mean()), 3)
+        numbers["betas_rms"] = round(float(betas.square().mean().sqrt()), 3)
+        numbers["betas_max"] = round(float(betas.abs().amax()), 2)
+    numbers["rows/s"] = round(len(sound) / seconds, 1)
+    statuses = {status.name: int((result.status == status).sum()) for status in Status}
+    return numbers | statuses | {"failed": int((~sound).sum())}
+
+
+class _Bench:
+    """Fits the rows in many ways, each once."""
+
+    def __init__(self, params: SmplParams, smpl: Smpl, skels: Mapping[str, Skel], device: torch.device) -> None:
+        self.params, self.smpl, self.skels, self.device = params, smpl, skels, device
+        self.known: dict[tuple[str, FitConfig, bool], tuple[FitResult, float]] = {}
+
+    def fit(self, gender: str, config: FitConfig, free: bool = False) -> tuple[FitResult, float]:
+        """All rows, and the seconds that they took."""
+        key = (gender, config, free)
+        if key not in self.known:
+            model = prepare(*copies(self.smpl, self.skels[gender]), config, gender, self.device)
+            model = without_limits(model) if free else model
+            fit_many(self.params[:TILE], model)  # what is compiled on the way is not timed
+            start = time.perf_counter()
+            result = fit_many(self.params, model)
+            self.known[key] = result, time.perf_counter() - start
+        return self.known[key]
+
+
+def without_limits(model: FitModel) -> FitModel:
+    """The same model with limits so wide that none binds; prior and everything else as it was."""
+
+    def wide(bound: torch.Tensor, sign: int) -> torch.Tensor:
+        return torch.where(bound.isfinite(), torch.full_like(bound, sign * _FREE_RAD), bound)
+
+    stages = tuple(
+        replace(stage, box=replace(stage.box, low=wide(stage.box.low, -1), high=wide(stage.box.high, 1)))
+        for stage in model.stages
+    )
+    low, high = wide(model.low, -1), wide(model.high, 1)
+    plain = PlainSolver(model.config, model.kinematics, stages, low, high)
+    solve, polish = solvers(plain, model.skel, model.compiled)
+    return replace(model, low=low, high=high, stages=stages, solve=solve, polish=polish)
+
+
+def quality_text(report: Mapping[str, Any]) -> str:
+    """For people."""
+    lines = [f"v2v in mm on {report['rows']} rows ({report['subset']}), recipe {report['recipe']}"]
+    for name, rows in report["tables"].items():
+        lines += ["", name, table(rows)]
+    return "\n".join(lines)

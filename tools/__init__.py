@@ -1,0 +1,1 @@
+"""Tools for maintainers, run from the checkout: the open body's builder, drills, fuzzing."""

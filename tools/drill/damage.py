@@ -1,0 +1,74 @@
+"""What a fault cost a dataset, seen beside one that was built undisturbed."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flows.verify import first_difference
+from hmr_skel.data.atomic import is_temporary
+from hmr_skel.data.verify import verify_files
+from hmr_skel.errors import UserError
+from tools.drill.corruption import equal_datasets
+
+
+@dataclass(frozen=True)
+class Cost:
+    """All zero, and equal, where nothing was lost."""
+
+    lost: int
+    """Rows that are neither kept nor rejected."""
+    duplicated: int
+    """Rows that are there more than once."""
+    half_files: int
+    """Files that cannot be read, have other bytes than was recorded, or are temporary."""
+    equal: bool
+    """Whether every column of every shard equals the undisturbed dataset's."""
+
+
+def cost(out: Path, undisturbed: Path, *, rounding: bool = False) -> Cost:
+    """Compare a finished dataset with the undisturbed one; with `rounding`, fitted columns as rows in other batches."""
+    wanted, found = _rows(undisturbed), _rows(out)
+    try:
+        problems = verify_files(out).problems
+    except UserError:  # there is nothing at all: every row is lost
+        problems = []
+    temporary = [path for path in out.rglob("*") if is_temporary(path)]
+    return Cost(
+        lost=(wanted - found).total(),
+        duplicated=sum(count - 1 for count in found.values() if count > 1),
+        half_files=len(problems) + len(temporary),
+        equal=_nearly_equal(out, undisturbed) if rounding else equal_datasets(out, undisturbed),
+    )
+
+
+def states(out: Path) -> dict[str, tuple[int, int]]:
+    """Meta files that are there, with what changes when they are written again."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (out / "meta").glob("shard-*.json")}
+
+
+def _rows(out: Path) -> Counter:
+    """How often each row (source, number) is kept or rejected. Files that cannot be read have none."""
+    found: Counter = Counter()
+    for path in (*(out / "data").glob("[!.]*.parquet"), *(out / "rejects").glob("[!.]*.parquet")):
+        try:
+            table = pq.read_table(path, columns=["source", "source_row"])
+        except (pa.ArrowException, OSError):
+            continue
+        found.update(zip(table["source"].to_pylist(), table["source_row"].to_pylist(), strict=True))
+    return found
+
+
+def _nearly_equal(one: Path, two: Path) -> bool:
+    names = [sorted(path.name for path in (out / "data").glob("[!.]*.parquet")) for out in (one, two)]
+    if names[0] != names[1]:
+        return False
+    for name in names[0]:
+        first, second = (pq.read_table(out / "data" / name).to_pylist() for out in (one, two))
+        if len(first) != len(second):
+            return False
+        if any(first_difference(a, b, loose=False) for a, b in zip(first, second, strict=True)):
+            return False
+    return True

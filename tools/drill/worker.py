@@ -1,0 +1,73 @@
+"""The process that fits, without Prefect: builds all shards of a manifest, may have a fault put into it, may be killed.
+
+Processes start from one that has the imports done (`multiprocessing`'s fork server): a drill starts hundreds.
+"""
+
+import multiprocessing
+import sys
+import threading
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from flows.shard import Builder
+from flows.shard_report import ShardReport
+from flows.share import build_shared
+from hmr_skel.errors import UserError
+from tools.drill.injection import Injection, injected
+
+FAILED = 2
+"""Exit status of a worker that stopped with a `UserError`."""
+
+
+def start_worker(
+    manifest: Path, out: Path, injection: Injection | None = None, log: Path | None = None
+) -> tuple[BaseProcess, Connection]:
+    """A worker at work on a dataset, and a connection that can be read from when models and labels are loaded.
+
+    Args:
+        manifest: what to build.
+        out: where.
+        injection: what is to go wrong in it.
+        log: gets what it prints, errors of single shards among it.
+    """
+    context = _context()
+    opened, end = context.Pipe(duplex=False)
+    worker = context.Process(target=_build_all, args=(manifest, out, injection or Injection(), end, log))
+    worker.start()
+    end.close()  # the worker's alone: it closes with it, if only by its death
+    return worker, opened
+
+
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _build_all(manifest: Path, out: Path, injection: Injection, opened: Connection, log: Path | None) -> None:
+    """A shard that fails does not stop the others; the exit status says so."""
+    import torch
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the machine, which a killed process would leave behind
+    torch.set_num_threads(1)  # a few rows are too few to share out
+    sys.stdout = sys.stderr = open(log or "/dev/null", "a", buffering=1)  # noqa: SIM115  for as long as it lives
+    builder = Builder.open(manifest, out, "cpu", quiet=True)
+    indices = range(len(builder.shards))
+    failed = []
+
+    def report(index: int, result: ShardReport | UserError) -> None:
+        if isinstance(result, UserError):
+            failed.append(index)
+            print(f"error: shard {index}: {result}")
+        else:
+            print(result.line())
+
+    with injected(builder, injection):
+        builder.load_models(indices)
+        opened.close()
+        build_shared(builder, indices, report)
+    builder.write_card()
+    sys.exit(FAILED if failed else 0)

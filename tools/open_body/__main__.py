@@ -1,0 +1,18 @@
+"""`python -m tools.open_body [--out FILE]`: rebuild the packed open body."""
+
+import argparse
+import pathlib
+
+from hmr_skel.body.open_body.unpack import ASSET
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.open_body", description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, default=ASSET, help="asset to write (default: the packaged one)")
+    from tools.open_body.build import build
+
+    build(parser.parse_args().out)
+
+
+if __name__ == "__main__":
+    main()

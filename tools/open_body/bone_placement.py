@@ -1,0 +1,154 @@
+"""Fits the bones into one gender's mean skin in T-pose, then takes them back into their own frames.
+
+Skin frame: y up, facing +z, x to the left, metres. Every bone starts where SKEL's rest transform of Rajagopal's mesh
+puts it; ribcage, neck, head and hands are then fitted to the skin, and what still sticks out is pushed in smoothly.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS
+from tools.open_body.bone_segments import Bone
+from tools.open_body.hand_bones import HandLandmarks, fit_hand
+from tools.open_body.push_inside import push_inside
+from tools.open_body.rajagopal_meshes import Mesh
+from tools.open_body.skeleton import (
+    HEAD_IN_TORSO,
+    HUMERUS_IN_TORSO,
+    MIRROR_SKIN,
+    THORAX_IN_TORSO,
+    Chain,
+)
+
+SHOULDERS_BELOW_RIBS = 0.012
+"""The ribcage is lowered until its own shoulders would lie no higher than this above the skin's."""
+NECK_BEND = (0.31, 0.50)
+"""Heights in the torso frame (T6, atlas) between which the spine goes over from the ribcage's place to the skull's."""
+
+
+@dataclass(frozen=True)
+class PlacedBones:
+    """All bones of a body, right, middle and mirrored left."""
+
+    vertices: np.ndarray
+    """[K 3] in the skin frame, mean body."""
+    local: np.ndarray
+    """[K 3] each in its segment's bone frame, before SKEL's scaling."""
+    faces: np.ndarray
+    """[L 3]."""
+    joint: np.ndarray
+    """[K] segment."""
+    weights: np.ndarray
+    """[K 24] posing weights."""
+
+
+def place_bones(
+    bones: list[Bone], chain: Chain, joints: np.ndarray, skin: np.ndarray, faces: np.ndarray, marks: HandLandmarks
+) -> PlacedBones:
+    """Place `bones` in the mean body with SKEL joints [24 3] and `skin` [V 3]."""
+    scale = rest_scales(chain, joints)
+    at = {name: index for index, name in enumerate(SKEL_JOINTS)}
+    # Rajagopal's shoulders sit higher above the ribs' lowest vertebra than this body's do.
+    rise = joints[at["humerus_r"], 1] + SHOULDERS_BELOW_RIBS - joints[at["thorax"], 1]
+    lowered = scale.copy()
+    lowered[at["thorax"], 1] = min(lowered[at["thorax"], 1], rise / (HUMERUS_IN_TORSO - THORAX_IN_TORSO)[1])
+
+    def rest(segment: str, points: np.ndarray) -> np.ndarray:
+        joint = at[segment]
+        return lowered[joint] * points @ chain.orientations[joint].T + joints[joint]
+
+    placed = []
+    for bone in bones:
+        start = rest(bone.segment, bone.mesh.vertices)
+        if bone.name == "clavicle" and bone.share_up and bone.torso is not None:
+            # From the ribcage's place at the breastbone to the scapula's at the shoulder.
+            share = np.asarray(bone.share_up[1])[:, None]
+            start = (1 - share) * start + share * rest("thorax", bone.torso - THORAX_IN_TORSO)
+        placed.append(replace(bone, mesh=Mesh(start, bone.mesh.faces)))
+    placed = fit_head(
+        placed,
+        skin,
+        lambda torso: rest("thorax", torso - THORAX_IN_TORSO),
+        lambda torso: rest("head", torso - HEAD_IN_TORSO),
+    )
+    placed = fit_hand(placed, bones, chain.orientations[SKEL_JOINTS.index("hand_r")], marks)
+    placed = push_inside(placed, skin, faces)
+
+    vertices, local, all_faces, joint_of, weights, count = [], [], [], [], [], 0
+    for bone in placed:
+        sides = [(bone.mesh, bone.segment, bone.share_up)]
+        if bone.segment.endswith("_r") or bone.name.endswith("_r"):
+            mirrored = Mesh(bone.mesh.vertices @ MIRROR_SKIN, bone.mesh.faces[:, ::-1])
+            segment = bone.segment.removesuffix("_r") + "_l" * bone.segment.endswith("_r")
+            sides.append((mirrored, segment, bone.share_up))
+        for mesh, segment, shared in sides:
+            joint = SKEL_JOINTS.index(segment)
+            vertices.append(mesh.vertices)
+            local.append((mesh.vertices - joints[joint]) @ chain.orientations[joint] / scale[joint])
+            all_faces.append(mesh.faces + count)
+            joint_of.append(np.full(len(mesh.vertices), joint))
+            rows = np.tile(np.eye(24)[joint], (len(mesh.vertices), 1))
+            if shared is not None:
+                share = np.broadcast_to(shared[1], len(rows))[:, None]
+                rows = (1 - share) * rows + share * np.eye(24)[SKEL_JOINTS.index(shared[0])]
+            weights.append(rows)
+            count += len(mesh.vertices)
+    return PlacedBones(*(np.concatenate(parts) for parts in (vertices, local, all_faces, joint_of, weights)))
+
+
+def rest_scales(chain: Chain, joints: np.ndarray) -> np.ndarray:
+    """SKEL's bone scales [24] at the mean body, where every ratio of skin distances is 1."""
+    parents = np.array(SKEL_PARENTS)
+    offsets = joints - np.where(parents[:, None] >= 0, joints[parents], 0)
+    ratio = np.linalg.norm(offsets, axis=1) / np.linalg.norm(chain.offsets, axis=1)
+    scale = np.ones(24)
+    for joint in range(24):
+        children = np.flatnonzero(parents == joint)
+        if len(children):
+            scale[joint] = ratio[children[0]]
+    at = {name: index for index, name in enumerate(SKEL_JOINTS)}
+    scale[at["ulna_r"]], scale[at["ulna_l"]] = scale[at["radius_r"]], scale[at["radius_l"]]
+    lumbar = at["lumbar_body"]
+    scale[at["thorax"]] = scale[lumbar]
+    scale[lumbar] = abs(offsets[lumbar, 1]) / abs(chain.offsets[lumbar, 1])
+    # Two axes of the thorax and lumbar scales are replaced: along x both take the skin's ratio, 1 at the mean body.
+    result = np.tile(scale[:, None], (1, 3))
+    result[[lumbar, at["thorax"]], 0] = 1.0
+    for name, axes in (("head", (0, 1, 2)), ("hand_r", (0, 1)), ("hand_l", (0, 1))):
+        result[at[name], list(axes)] = 1.0
+    return result
+
+
+def fit_head(placed: list[Bone], skin: np.ndarray, to_thorax: Callable, to_head: Callable) -> list[Bone]:
+    """Scale skull and jaw to the cranium, 7 mm below the skin, and bend the neck so that it meets them.
+
+    `to_thorax` and `to_head` take points of Rajagopal's torso frame to the skin frame as the thorax and head do.
+    """
+    skull = next(bone for bone in placed if bone.name == "skull").mesh.vertices
+    top = skin[:, 1].max()
+
+    def box(points: np.ndarray, high: float) -> tuple[float, float, float]:
+        band = points[(points[:, 1] < high - 0.04) & (points[:, 1] > high - 0.075)]
+        return float(band[:, 2].min()), float(band[:, 2].max()), float(abs(band[:, 0]).max())
+
+    back, front, half_width = box(skin[abs(skin[:, 0]) < 0.15], top)
+    bone_back, bone_front, bone_width = box(skull, skull[:, 1].max())
+    depth = (front - back - 0.014) / (bone_front - bone_back)
+    width = (half_width - 0.007) / bone_width
+    scale = np.array([width, (depth + width) / 2, depth])
+    origin = np.array([0.0, skull[:, 1].max(), (bone_back + bone_front) / 2])
+    target = np.array([0.0, top - 0.007, (back + front) / 2])
+
+    def fitted(bone: Bone) -> np.ndarray:
+        if bone.segment == "head" and bone.torso is None:
+            return (bone.mesh.vertices - origin) * scale + target
+        if bone.torso is None or bone.segment in ("lumbar_body", "scapula_r"):
+            return bone.mesh.vertices
+        share = np.clip((bone.torso[:, 1:2] - NECK_BEND[0]) / (NECK_BEND[1] - NECK_BEND[0]), 0, 1)
+        share = share * share * (3 - 2 * share)
+        with_skull = (to_head(bone.torso) - origin) * scale + target
+        return (1 - share) * to_thorax(bone.torso) + share * with_skull
+
+    return [replace(bone, mesh=Mesh(fitted(bone), bone.mesh.faces)) for bone in placed]
