@@ -127,7 +127,7 @@ check: .venv/installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ty check --quiet
-	@$(BIN)/pytest -q -n 2 --dist loadfile -m 'not slow and not gpu' $(ARGS)
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m 'not slow and not gpu and not extra' $(ARGS)
 
 format: .venv/installed
 	@$(BIN)/ruff check --quiet --fix . || true

@@ -116,7 +116,7 @@ def test_memory_files_and_threads_of_processes(tmp_path: Path):
 
 
 @linux
-@pytest.mark.slow
+@pytest.mark.extra
 def test_a_small_run_is_watched(tmp_path: Path, open_body_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd):
     monkeypatch.setattr("tools.drill.run_soak.open_body", lambda quiet: open_body_dir)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

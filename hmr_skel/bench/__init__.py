@@ -1,0 +1,1 @@
+"""What `hmr-skel bench` measures: the fit beside the published protocol and a long search, training, one image."""
