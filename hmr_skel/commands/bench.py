@@ -174,13 +174,11 @@ def run_predict(args: argparse.Namespace) -> None:
     recipe = load_recipe(args.recipe, args.set)
     network = Network(recipe.network) if args.network is None else load_network(args.network)[0]
     skel = _body(args.manifest, recipe.skel_gender, device).skel
-    report = {"recipe": recipe.name} | bench_predict(
-        network, skel, device, image=args.image, bf16=recipe.bf16, repeats=args.repeats
-    )
-    report |= {"device": str(device), "machine": machine(device)}
+    found = bench_predict(network, skel, device, image=args.image, bf16=recipe.bf16, repeats=args.repeats)
+    report = {"recipe": recipe.name} | found | {"device": str(device), "machine": machine(device)}
     if not args.quiet:
-        listed = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in report["parts_ms"].items())
-        print(f"{recipe.name} on {device}: {report['image_ms']:.1f} ms an image ({listed})")
+        listed = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in found["parts_ms"].items())
+        print(f"{recipe.name} on {device}: {found['image_ms']:.1f} ms an image ({listed})")
     if args.json:
         print(json.dumps(report))
 

@@ -248,6 +248,6 @@ def test_the_benchs_table():
     assert workers_text(report).splitlines()[2].split() == ["2", "1", "19.0", "1.90"]
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_the_bench(small: Path):
     assert bench_workers(["--manifest", str(small), "--rows", "16", "--device", "cpu", "-q"]) == 0
