@@ -242,6 +242,7 @@ def _floor(
     skel = SkelParams(ours.skel.q[sound], ours.skel.betas[sound], ours.skel.transl[sound])
     floor = floor_fit(
         compare[sound], skel, smpl, model, random_starts=options.floor_random_starts,
+        coarse_iterations=options.floor_coarse_iterations, iterations=options.floor_iterations,
         progress=lambda done, total: progress("floor", done, total),
     )  # fmt: skip
     gap, apart = floor.energy_gap_percent, floor.v2v_gap_mm

@@ -1,16 +1,23 @@
 """Benchmarks, whole, on a few rows: one JSON object as the last line, tables for people, clear errors."""
 
 import json
+import re
+from functools import partial
 from pathlib import Path
 
 import pytest
-from test_bench import KEYS, STATISTICS
 
 import bench.io
 import bench.quality
+from hmr_skel.bench.fit import BenchOptions
 from hmr_skel.cli import main
 from hmr_skel.open_data.labels import make_labels
 
+KEYS = {
+    "rows", "device", "dtype", "batch", "fits_per_s", "end_to_end_rows_per_s", "compare_rows", "v2v_mm", "by_part_mm",
+    "betas_rms", "limit_violations", "peak_memory_mb", "baseline", "floor", "speedup", "mflop_per_row", "share_of_peak",
+}  # fmt: skip
+STATISTICS = {"mean", "median", "p95", "p99", "max"}
 MANIFEST = """
 name = "few"
 skel_gender = "male"
@@ -43,8 +50,10 @@ def last_line(out: str) -> dict:
 
 
 @pytest.mark.slow
-def test_bench_fit(few, tmp_path, capsys):
+def test_bench_fit(few, tmp_path, capsys, monkeypatch):
     manifest, labels = few
+    short = partial(BenchOptions, sweep_batches=(2, 4), sweep_rows=(2,), floor_coarse_iterations=3, floor_iterations=3)
+    monkeypatch.setattr("hmr_skel.bench.fit.BenchOptions", short)
     plot = tmp_path / "new" / "plot.png"
     arguments = [
         "bench", "fit", "--manifest", str(manifest), "--labels", str(labels), "--rows", "16", "--compare-rows", "3",
@@ -60,9 +69,15 @@ def test_bench_fit(few, tmp_path, capsys):
     assert report["batch"] == 64  # whole chunks of lanes, however few are asked for
     assert report["compare_subset"] == "some-labels: row i*12//3 for i in 0..2"
     assert report["end_to_end_rows_per_s"] > 0
-    assert set(report["v2v_mm"]) == STATISTICS
+    assert "NaN" not in out
+    assert set(report["v2v_mm"]) == set(report["baseline"]["v2v_mm"]) == set(report["floor"]["v2v_mm"]) == STATISTICS
+    assert report["limit_violations"] == 0
+    assert report["speedup"] == pytest.approx(report["fits_per_s"] / report["baseline"]["fits_per_s"], rel=0.05)
+    assert 0 <= report["floor"]["energy_gap_percent"] < 100
+    assert report["mflop_per_row"] > 1
+    assert 0 < report["share_of_peak"] < 1
     assert "gap to the floor" in out
-    assert "measuring: published protocol" in err
+    assert re.findall("measuring: (.*)", err)[:4] == ["fit", "sweep", "published protocol", "floor"]
     if "no plot" not in err:
         assert plot.read_bytes().startswith(b"\x89PNG")
 
