@@ -5,13 +5,30 @@ model = prepare(smpl, skel, recipe("default"))
 result = fit_batch(params, model)  # result.skel.q, result.v2v_mm, ...
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from fitting.config import FitConfig, Stage, recipe
-from fitting.fit import FitResult, fit_batch
-from fitting.many import fit_best, fit_many
-from fitting.model import FitModel, prepare
-from fitting.quality import Status
+
+if TYPE_CHECKING:
+    from fitting.fit import FitResult, fit_batch
+    from fitting.many import fit_best, fit_many
+    from fitting.model import FitModel, prepare
+    from fitting.quality import Status
 
 __all__ = [
     "FitConfig", "FitModel", "FitResult", "Stage", "Status", "fit_batch", "fit_best", "fit_many", "prepare",
     "recipe",
 ]  # fmt: skip
+
+# Lazy, so that recipes are there without torch.
+_MODULES = {
+    "FitResult": "fit", "fit_batch": "fit", "fit_best": "many", "fit_many": "many", "FitModel": "model",
+    "prepare": "model", "Status": "quality",
+}  # fmt: skip
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -124,6 +124,8 @@ def build_hmr_skel(
             builder = _builder(str(flow_run.id), manifest, out, device, not progress)
         wanted = builder.choose(shards)
         todo = patiently(lambda: builder.unfinished(wanted, rebuild=rebuild))
+        if progress and todo and (outdated := builder.outdated(todo)):
+            print(f"{outdated}: built again", file=sys.stderr, flush=True)
         with timed(seconds, "load"):
             if todo:
                 builder.fitter.load()
@@ -166,6 +168,8 @@ def build_hmr_skel(
                     bar.n = so_far.rows_done
                     bar.set_postfix_str(so_far.text())
                     update_progress_artifact(artifact, so_far.percent, description=so_far.text())  # ty: ignore
+        failures |= patiently(lambda: builder.replaced([report.shard for report in reports]))
+        reports = [report for report in reports if report.shard not in failures]
         patiently(builder.write_card)
         summary = summarise_build(builder, reports, failures, time.monotonic() - start, seconds)
         _publish(summary)

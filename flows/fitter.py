@@ -8,13 +8,11 @@ import numpy as np
 import torch
 
 import fitting
-from flows.sources import J19_FILE, existing, model_file
-from hmr_skel.body.files import SKEL_FILES, SMPL_FILES
+from flows.sources import J19_FILE, ModelFiles
+from hmr_skel.body.files import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.keypoints import keypoints_44, load_points_matrix
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
-from hmr_skel.data.fingerprint import hash_files
-from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.schema import FIT_COLUMNS
 from hmr_skel.rows import AnnotationRows, Reject, SmplParams
 
@@ -25,35 +23,22 @@ Columns = dict[str, np.ndarray]
 class Fitter:
     """Fits rows to the SKEL body that a manifest asks for. Models are loaded when a row first needs them."""
 
-    def __init__(self, manifest: Manifest, device: torch.device) -> None:
-        """Raises `UserError` where the recipe is unknown or a model that is needed for sure is not there."""
-        self.models = manifest.body_models
+    def __init__(self, models: ModelFiles, config: fitting.FitConfig, device: torch.device) -> None:
+        self.models = models
+        self.config = config
         self.device = device
-        self.config = fitting.recipe(manifest.recipe)
-        best = manifest.skel_gender == "best"
-        self.skel_genders = tuple(SKEL_FILES) if best else (manifest.skel_gender,)
-        self.smpl_genders = sorted({s.smpl_gender or "neutral" for s in manifest.sources if s.format == "camerahmr"})
         self._prepared: dict[tuple[str, str], fitting.FitModel] = {}
         self._points: torch.Tensor | None = None
         self._said_smaller = False
         self.load_s = 0.0
         """Seconds that models took to load, so far."""
-        if self.smpl_genders:
-            models = (*(SMPL_FILES[g] for g in self.smpl_genders), *(SKEL_FILES[g] for g in self.skel_genders))
-            for name in (*models, J19_FILE):
-                model_file(self.models, name)
 
     def load(self) -> None:
         """Load the models that are needed for sure. Raises `UserError` where one is damaged or of another version."""
-        for smpl_gender in self.smpl_genders:
-            for skel_gender in self.skel_genders:
+        for smpl_gender in self.models.smpl_genders:
+            for skel_gender in self.models.skel_genders:
                 self._model(smpl_gender, skel_gender)
             self._points_matrix()
-
-    def body_models_hash(self) -> str:
-        """sha256 of the model files that a fit may use."""
-        names = (*SMPL_FILES.values(), *(SKEL_FILES[gender] for gender in self.skel_genders), J19_FILE)
-        return hash_files(existing(self.models, names))
 
     def fit(
         self, pieces: Sequence[AnnotationRows], progress: Callable[[int], None] | None = None
@@ -95,7 +80,7 @@ class Fitter:
 
     def _fit(self, smpl_gender: str, params: SmplParams, progress: Callable[[int], None] | None) -> tuple[Columns, int]:
         points = self._points_matrix()
-        models = [self._model(smpl_gender, skel_gender) for skel_gender in self.skel_genders]
+        models = [self._model(smpl_gender, skel_gender) for skel_gender in self.models.skel_genders]
         if len(models) == 1:
             result = fitting.fit_many(params, models[0], points, progress)
         else:
@@ -114,15 +99,15 @@ class Fitter:
         key = (smpl_gender, skel_gender)
         if key not in self._prepared:
             start = time.perf_counter()
-            smpl = Smpl.load(model_file(self.models, SMPL_FILES[smpl_gender]))
-            skel = Skel.load(model_file(self.models, SKEL_FILES[skel_gender]))
+            smpl = Smpl.load(model_path(self.models.folder, SMPL_FILES[smpl_gender]))
+            skel = Skel.load(model_path(self.models.folder, SKEL_FILES[skel_gender]))
             self._prepared[key] = fitting.prepare(smpl, skel, self.config, skel_gender, self.device)
             self.load_s += time.perf_counter() - start
         return self._prepared[key]
 
     def _points_matrix(self) -> torch.Tensor:
         if self._points is None:
-            self._points = load_points_matrix(model_file(self.models, J19_FILE))
+            self._points = load_points_matrix(model_path(self.models.folder, J19_FILE))
         return self._points
 
 

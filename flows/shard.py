@@ -4,6 +4,7 @@
 thread; `build_shard` is one shard and done.
 """
 
+import contextlib
 import errno
 import os
 import re
@@ -11,33 +12,39 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 from tqdm import tqdm
 
 from fitting import recipe
-from flows.fitter import Fitter
 from flows.shard_report import ShardReport
-from flows.sources import fit_code, make_missing
+from flows.sources import ModelFiles, fit_code, make_missing
 from flows.stages import timed, work_seconds
-from hmr_skel.data.annotations import SourceReader, open_source
+from hmr_skel.data.annotations import SourceReader, plan_source
 from hmr_skel.data.atomic import remove_abandoned
 from hmr_skel.data.attempts import AtWork, attempting, check_writable, forget, suspects, wait_for_others
 from hmr_skel.data.card import write_card
 from hmr_skel.data.checks import check_rows
 from hmr_skel.data.fingerprint import code_version, fingerprint_of, shard_ingredients
 from hmr_skel.data.manifest import Manifest, load_manifest
+from hmr_skel.data.outdated import find_outdated, outdated_text, refuse_other_manifest
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import SCHEMA, shard_table
 from hmr_skel.data.shards import Shard, cache_dir, check_no_other_plan, is_complete, pick, plan, read_meta
 from hmr_skel.data.staging import staged
 from hmr_skel.data.storage import Place, each, local_folder, locate
 from hmr_skel.data.summary import summarise
-from hmr_skel.device import resolve_device
+from hmr_skel.device import check_device_name, resolve_device
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject
+
+if TYPE_CHECKING:
+    import torch
+
+    from flows.fitter import Fitter
 
 
 class Builder:
@@ -46,28 +53,28 @@ class Builder:
     def __init__(
         self, manifest: Manifest, out: Place, device: str = "auto", *, quiet: bool = False, any_plan: bool = False
     ) -> None:
-        """Open everything that shards share, and check it, before any work.
+        """Find out what there is to build. That needs no torch, and writes nothing but what is made on first use.
 
         `any_plan` leaves it to the caller to look whether `out` holds shards of another number of shards. Raises
-        `UserError` where the device, the recipe, a label file or a body model cannot be used.
+        `UserError` where the device's name, the recipe, a label file or a body model cannot be used.
         """
+        check_device_name(device)
         self.manifest = manifest
         self.out = out
-        self.device = resolve_device(device)
-        recipe(manifest.recipe)  # an unknown one, before anything is made
+        self.quiet = quiet
+        self.config = recipe(manifest.recipe)
+        self._device, self._any_plan = device, any_plan
         make_missing(manifest, quiet=quiet)
+        self.models = ModelFiles.of(manifest)
         cache = cache_dir(self.local)
-        self.readers: dict[str, SourceReader] = {s.name: open_source(s, cache) for s in manifest.sources}
+        self.readers: dict[str, SourceReader] = {s.name: plan_source(s, cache) for s in manifest.sources}
         self.shards = plan(manifest, {name: reader.num_rows for name, reader in self.readers.items()})
         if not any_plan:
             check_no_other_plan(out, len(self.shards))
-            check_writable(out)
-            for folder in (self.local, *(self.local / name for name in ("data", "rejects", "meta"))):
-                remove_abandoned(folder)
-        self.fitter = Fitter(manifest, self.device)
-        self._fitting = threading.Lock()
-        self._body_models = self.fitter.body_models_hash()
+        self._body_models = self.models.sha256(cache / "body_models")
         self._code = code_version(fit_code())
+        self._fitter: Fitter | None = None
+        self._preparing, self._fitting = threading.Lock(), threading.Lock()
         self._card_due = 0.0  # by time.monotonic
 
     @classmethod
@@ -81,6 +88,31 @@ class Builder:
         """The folder of this machine that goes with `out`: for labels unpacked."""
         return local_folder(self.out)
 
+    @cached_property
+    def device(self) -> "torch.device":
+        """Raises `UserError` where there is no such device."""
+        return resolve_device(self._device)
+
+    @property
+    def fitter(self) -> "Fitter":
+        """What fits. The first time, all that a build needs is checked: output, device, the bytes of label files.
+
+        Raises `UserError` where something of it cannot be used.
+        """
+        from flows.fitter import Fitter  # it imports torch
+
+        with self._preparing:
+            if self._fitter is None:
+                device = self.device
+                if not self._any_plan:
+                    check_writable(self.out)
+                    for folder in (self.local, *(self.local / name for name in ("data", "rejects", "meta"))):
+                        remove_abandoned(folder)
+                for reader in self.readers.values():
+                    reader.open()
+                self._fitter = Fitter(self.models, self.config, device)
+            return self._fitter
+
     def choose(self, shards: str | None) -> list[int]:
         """Numbers of the shards that a text such as `0-3,7` names; all for None."""
         if shards is None:
@@ -89,16 +121,44 @@ class Builder:
 
     def load_models(self, indices: Sequence[int], *, rebuild: bool = False) -> None:
         """Load the body models unless these shards are complete: a bad file shows once, and before any work."""
-        if self.unfinished(indices, rebuild=rebuild):
+        if self._incomplete(indices, rebuild):
             self.fitter.load()
 
     def unfinished(self, indices: Sequence[int], *, rebuild: bool = False) -> list[int]:
-        """Those of the shards that are not complete; all with `rebuild`."""
+        """Those of the shards that are not complete; all with `rebuild`.
+
+        Raises `UserError` where building them would leave shards of two manifests in one folder.
+        """
+        todo = self._incomplete(indices, rebuild)
+        if todo:
+            staying = self._outdated([i for i in range(len(self.shards)) if not (rebuild and i in todo)])
+            refuse_other_manifest(self.out, self.manifest, staying)
+        return todo
+
+    def outdated(self, indices: Sequence[int]) -> str:
+        """Which of the shards are there, but made from other things than the manifest says now; empty where none is."""
+        found = self._outdated(indices)
+        return outdated_text(self.out, found, self.ingredients) if found else ""
+
+    def replaced(self, indices: Sequence[int]) -> dict[int, UserError]:
+        """Of shards that this build has seen complete: those that are not any more, and what to do."""
+        return {
+            index: UserError(
+                f"shard {index} was replaced meanwhile: another build, of another manifest or another state of this "
+                f"one, is at work in {self.out}. Let one of the two end, then start this one again."
+            )
+            for index in self._incomplete(indices)
+        }
+
+    def _incomplete(self, indices: Sequence[int], rebuild: bool = False) -> list[int]:
         shards = [pick(self.shards, index) for index in indices]
         if rebuild:
             return [shard.index for shard in shards]
         complete = each(self.out, lambda shard: is_complete(self.out, shard, self.fingerprint(shard)), shards)
         return [shard.index for shard, done in zip(shards, complete, strict=True) if not done]
+
+    def _outdated(self, indices: Sequence[int]) -> dict[Shard, dict[str, Any]]:
+        return find_outdated(self.out, [self.shards[index] for index in indices], self.ingredients)
 
     def fingerprint(self, shard: Shard) -> str:
         """One hash of what the shard's rows depend on."""
@@ -111,7 +171,7 @@ class Builder:
             shard,
             content={name: reader.content_id for name, reader in self.readers.items()},
             body_models=self._body_models,
-            recipe=self.fitter.config.as_dict(),
+            recipe=self.config.as_dict(),
             code=self._code,
         )
 
@@ -132,7 +192,8 @@ class Builder:
         shard = pick(self.shards, index)
         fingerprint = self.fingerprint(shard)
         if not rebuild and is_complete(self.out, shard, fingerprint):
-            forget(self.out, shard)  # one that was killed after its last file was in place has left its note
+            with contextlib.suppress(OSError, UserError):  # of a disk that is read-only
+                forget(self.out, shard)  # one that was killed after its last file was in place has left its note
             return self._report(shard, skipped=True)
         try:
             with attempting(self.out, shard, fingerprint, anew=rebuild):
@@ -186,22 +247,35 @@ class Builder:
         return [turn for turn in (together, *([index] for index in alone)) if turn]
 
     def write_card(self) -> None:
-        """The dataset's README.md, once more: a build that was killed may not have come to it."""
+        """The dataset's README.md, where it is not what it should be: a build that was killed may not have come to it.
+
+        Raises `UserError` where it cannot be written, unless nothing was built: then it stays as it is.
+        """
         start = time.monotonic()
-        write_card(self.out, self.manifest, self.shards)
+        try:
+            write_card(self.out, self.manifest, self.shards)
+        except UserError as error:
+            if self._fitter is not None:
+                raise
+            self._say(f"{self.out / 'README.md'} is out of date, and stays so: {error}")
         end = time.monotonic()
         self._card_due = end + 20 * (end - start)
+
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
 
     def _build(self, shard: Shard, fingerprint: str, rebuild: bool, progress: bool) -> bool:
         """Whether it was this process that built it, and no other meanwhile."""
         seconds: dict[str, float] = {}
+        fitter = self.fitter
         pieces, rejects = self._read(shard, seconds)
         waiting = time.perf_counter()
         # One fit at a time keeps the device busy; meanwhile another thread may read or write its shard.
         with (
             self._fitting,
             tqdm(
-                total=sum(map(len, pieces)) * len(self.fitter.skel_genders),
+                total=sum(map(len, pieces)) * len(self.models.skel_genders),
                 unit="row",
                 desc=f"shard {shard.index}",
                 disable=None if progress else True,
@@ -209,10 +283,10 @@ class Builder:
             ) as bar,
         ):
             seconds["wait"] = time.perf_counter() - waiting
-            loaded = self.fitter.load_s
+            loaded = fitter.load_s
             with timed(seconds, "fit"):
-                fitted, not_fitted, batch = self.fitter.fit(pieces, bar.update)
-            seconds["load"] = self.fitter.load_s - loaded
+                fitted, not_fitted, batch = fitter.fit(pieces, bar.update)
+            seconds["load"] = fitter.load_s - loaded
             seconds["fit"] -= seconds["load"]
         rejects += not_fitted
         table = pa.concat_tables([SCHEMA.empty_table(), *(shard_table(rows, columns) for rows, columns in fitted)])
@@ -226,6 +300,8 @@ class Builder:
                 write_rejects(folder, shard, rejects)
             total_s = work_seconds(seconds)
             info = summarise(table, rejects) | {
+                "manifest_name": self.manifest.name,
+                "manifest_file": self.manifest.file,
                 "rows_per_s": shard.num_rows / total_s,
                 "seconds": seconds | {"total": total_s},
                 "device": str(self.device),
@@ -292,8 +368,12 @@ def build_shard(
     """
     folder = locate(out) if out is not None else default_out(manifest)
     builder = Builder(manifest, folder, device, quiet=not progress)
+    if builder.unfinished([index], rebuild=rebuild) and progress and (text := builder.outdated([index])):
+        print(f"{text}: built again", file=sys.stderr, flush=True)
     report = builder.build(index, rebuild=rebuild, progress=progress)
     builder.write_card()
+    if progress and (text := builder.outdated(range(len(builder.shards)))):
+        print(f"{text}: a mix, until `hmr-skel dataset` builds them again", file=sys.stderr, flush=True)
     return report
 
 

@@ -6,8 +6,9 @@ the same whoever makes them, so that two processes that start at once do the wor
 
 import json
 import sys
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from tqdm import tqdm
 
@@ -59,6 +60,32 @@ def make_missing(manifest: Manifest, *, quiet: bool = False) -> None:
     for source in manifest.sources:
         if source.generate is not None:
             _generate_labels(source, manifest.body_models, quiet)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The body model files that a manifest's fits read."""
+
+    folder: Path
+    smpl_genders: tuple[str, ...]
+    """Of the SMPL models that are needed for sure; rows may name others. None where nothing is to be fitted."""
+    skel_genders: tuple[str, ...]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """Raises `UserError` where a model that is needed for sure is not there. Opens none."""
+        best = manifest.skel_gender == "best"
+        smpl = sorted({s.smpl_gender or "neutral" for s in manifest.sources if s.format == "camerahmr"})
+        files = cls(manifest.body_models.path, tuple(smpl), tuple(SKEL_FILES) if best else (manifest.skel_gender,))
+        if smpl:
+            for name in (*(SMPL_FILES[g] for g in smpl), *(SKEL_FILES[g] for g in files.skel_genders), J19_FILE):
+                model_path(files.folder, name)
+        return files
+
+    def sha256(self, notes: Path) -> str:
+        """Of all files that a fit may read. `notes` as in `hash_files`."""
+        names = (*SMPL_FILES.values(), *(SKEL_FILES[gender] for gender in self.skel_genders), J19_FILE)
+        return hash_files((self.folder / name for name in names if (self.folder / name).is_file()), notes)
 
 
 def model_file(models: BodyModels, name: str) -> Path:
@@ -128,8 +155,3 @@ def _write_stamp(stamp: Path, content: dict) -> None:
 def _say(text: str, quiet: bool) -> None:
     if not quiet:
         print(text, file=sys.stderr, flush=True)
-
-
-def existing(models: BodyModels, names: Iterable[str]) -> list[Path]:
-    """Those of the files that are there."""
-    return [models.path / name for name in names if (models.path / name).is_file()]

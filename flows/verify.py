@@ -10,10 +10,11 @@ import pyarrow as pa
 from flows.shard import Builder
 from hmr_skel.data.atomic import is_temporary
 from hmr_skel.data.checks import check_rows
+from hmr_skel.data.fingerprint import describe_difference
 from hmr_skel.data.parquet_bounds import open_parquet
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, shard_table
 from hmr_skel.data.storage import Place, move
-from hmr_skel.data.verify import FilesReport, Problem, describe_difference, foreign_shards, verify_files
+from hmr_skel.data.verify import FilesReport, Problem, foreign_shards, verify_files
 from hmr_skel.rows import AnnotationRows, Reject
 
 SAME_Q_RAD, SAME_MM = 1e-4, 1e-3

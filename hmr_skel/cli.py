@@ -39,15 +39,18 @@ SMPL annotations of people in images to SKEL, the body model with an anatomical 
 Lengths are metres, angles radians and image coordinates pixels in every file; what is printed in other units says so
 (mm, deg). Shards count from 0, and 07 means 7."""
 
-_OF_THE_USERS_DISK = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT),
+_OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_OF_ANY_USE = (
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO),
     *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
 )
+"""Errors of the user's disk, in reading or in writing."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line. Each family of commands adds its own part."""
     parser = argparse.ArgumentParser("hmr-skel", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
+    parser.set_defaults(interrupted="")  # what Ctrl-C leaves, for the commands that have something to say of it
     parser.add_argument("--version", action="version", version=f"hmr-skel {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for family in (
@@ -79,7 +82,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     try:
         return args.run(args) or 0
     except KeyboardInterrupt:
-        print("\ninterrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted" + (f": {args.interrupted}" if args.interrupted else ""), file=sys.stderr)
         return 130
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -88,10 +91,14 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in _OF_THE_USERS_DISK:
+        if error.errno not in (*_OF_WRITING, *_OF_ANY_USE):
             raise
-        place = error.filename or "a file"
-        print(f"error: {place}: {error.strerror}. Expected a folder that is writable and has room.", file=sys.stderr)
+        expected = (
+            "Expected a folder that is writable and has room."
+            if error.errno in _OF_WRITING
+            else "Check that it is there, and that you may read or write it."
+        )
+        print(f"error: {error.filename or 'a file'}: {error.strerror}. {expected}", file=sys.stderr)
         return 2
 
 

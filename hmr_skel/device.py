@@ -1,29 +1,35 @@
 """The device that a user names, as one that is there."""
 
-import torch
+import re
+from typing import TYPE_CHECKING
 
 from hmr_skel.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
 
-def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1`... as a device that is there. Raises `UserError` where it is not."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
+
+def check_device_name(name: str) -> None:
+    """Raise `UserError` where no machine has a device of that name. Does not import torch."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name, re.ASCII):
         raise UserError(f"unknown device {name!r}. Expected auto, cpu, cuda, or cuda:1 and so on.")
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            build = (
-                f"this torch ({torch.__version__}) is built without CUDA"
-                if torch.version.cuda is None
-                else (f"this machine has {count} CUDA device{'s' if count != 1 else ''}")
-            )
-            raise UserError(
-                f"no device {name!r}: {build}. Use --device cpu, or install a CUDA build: make setup TORCH=... ."
-            )
-    return device
+
+
+def resolve_device(name: str) -> "torch.device":
+    """`auto`, `cpu`, `cuda`, `cuda:1`... as a device that is there. Raises `UserError` where it is not."""
+    check_device_name(name)
+    import torch
+
+    if name in ("auto", "cpu"):
+        return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(name.partition(":")[2] or 0) >= count:
+        build = (
+            f"this torch ({torch.__version__}) is built without CUDA"
+            if torch.version.cuda is None
+            else (f"this machine has {count} CUDA device{'s' if count != 1 else ''}")
+        )
+        raise UserError(
+            f"no device {name!r}: {build}. Use --device cpu, or install a CUDA build: make setup TORCH=... ."
+        )
+    return torch.device(name)

@@ -5,25 +5,28 @@ z forward). Leading batch shapes are free where the comment says `*batch`; colum
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # importing torch takes seconds, and reading shards and checking rows needs none
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class SmplParams:
     """What poses SMPL, named as in `smplx`."""
 
-    global_orient: Tensor  # [*batch 3] axis-angle, rad
-    body_pose: Tensor  # [*batch 23 3] axis-angle, rad
-    betas: Tensor  # [*batch 10]
-    transl: Tensor  # [*batch 3] m
+    global_orient: "Tensor"  # [*batch 3] axis-angle, rad
+    body_pose: "Tensor"  # [*batch 23 3] axis-angle, rad
+    betas: "Tensor"  # [*batch 10]
+    transl: "Tensor"  # [*batch 3] m
 
     def __getitem__(self, rows) -> "SmplParams":
         return _index(self, rows)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "SmplParams":
+    def to(self, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> "SmplParams":
         return _to(self, device, dtype)
 
 
@@ -31,14 +34,14 @@ class SmplParams:
 class SkelParams:
     """What poses SKEL. `q[0:3]` is pelvis tilt, list and rotation: three dofs, not an axis-angle."""
 
-    q: Tensor  # [*batch 46] rad
-    betas: Tensor  # [*batch 10]
-    transl: Tensor  # [*batch 3] m
+    q: "Tensor"  # [*batch 46] rad
+    betas: "Tensor"  # [*batch 10]
+    transl: "Tensor"  # [*batch 3] m
 
     def __getitem__(self, rows) -> "SkelParams":
         return _index(self, rows)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "SkelParams":
+    def to(self, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> "SkelParams":
         return _to(self, device, dtype)
 
 
@@ -84,6 +87,8 @@ class AnnotationRows:
         """The SMPL annotation as tensors on the CPU. The source must be annotated with SMPL."""
         if self.smpl_pose is None or self.smpl_betas is None or self.smpl_transl is None:
             raise ValueError(f"source {self.source!r} holds no SMPL annotation")
+        import torch
+
         pose = torch.from_numpy(np.ascontiguousarray(self.smpl_pose)).reshape(-1, 24, 3)
         return SmplParams(
             global_orient=pose[:, 0],

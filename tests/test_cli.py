@@ -1,5 +1,6 @@
 """The command line, as a new user meets it: help, and one clear message for everything that can be wrong."""
 
+import errno
 import json
 import os
 import pickle
@@ -272,8 +273,33 @@ def test_interrupted(small: Path, capsys, monkeypatch):
 
     monkeypatch.setattr("fitting.fit_many", interrupt)
     assert main(fit(small)) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert "interrupted: the shard is unfinished; the same command begins it anew" in capsys.readouterr().err
     assert not list(small.parent.rglob("*.tmp"))
+
+
+def test_interrupted_commands_promise_only_what_is_so(small: Path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hmr_skel.convert.formats.read_clips", interrupt)
+    labels, out = str(small.parent / "labels.npz"), str(small.parent / "x.npz")
+    assert main(["convert", labels, "-o", out]) == 130
+    assert "interrupted: written files are whole; the same command converts all again" in capsys.readouterr().err
+    monkeypatch.setattr("hmr_skel.commands.schema.schema_page", interrupt)
+    assert main(["schema"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO])
+def test_an_error_of_reading_asks_for_no_folder_to_write_to(small: Path, capsys, monkeypatch, number: int):
+    def unreadable(*args, **kwargs):
+        raise OSError(number, os.strerror(number), "picture.jpg")
+
+    monkeypatch.setattr("hmr_skel.commands.schema.schema_page", unreadable)
+    assert main(["schema"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: picture.jpg: {os.strerror(number)}. Check that it is there")
+    assert "writable" not in said
 
 
 def test_a_bug_keeps_its_traceback(small: Path, monkeypatch):

@@ -66,7 +66,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     ablate.add_argument("--json", action="store_true", help="print the tables as one JSON object, the last line")
     ablate.add_argument("-q", "--quiet", action="store_true", help="no progress, no tables")
     add_benchmark_arguments(ablate)
-    ablate.set_defaults(run=run_ablate)
+    ablate.set_defaults(run=run_ablate, interrupted="the same command goes on from the last state that was saved")
 
 
 def run_ablate(args: argparse.Namespace) -> None:

@@ -39,7 +39,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     fit.add_argument("--shard", required=True, metavar="N", help="which shard, counted from 0; 07 is 7")
     _add_choices(fit)
     fit.add_argument("--json", action="store_true", help="print the report as one JSON object, the last line of output")
-    fit.set_defaults(run=run_fit)
+    fit.set_defaults(run=run_fit, interrupted="the shard is unfinished; the same command begins it anew")
 
     dataset = commands.add_parser(
         "dataset", help="fit all shards", description=DATASET, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -66,7 +66,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="the cluster's scheduler, tcp://host:8786 (default: a cluster of --workers processes on this machine)",
     )
     dataset.add_argument("--json", action="store_true", help="print the summary as one JSON object, the last line")
-    dataset.set_defaults(run=run_dataset)
+    dataset.set_defaults(run=run_dataset, interrupted="finished shards are kept; the same command builds the others")
 
 
 def _add_choices(parser: argparse.ArgumentParser, rebuild: str = REBUILD) -> None:
@@ -123,6 +123,9 @@ def run_dataset(args: argparse.Namespace) -> None:
         locate(args.out)  # Prefect records a flow's parameters: none that holds a password may come so far
     workers = _checked_workers(args)
     _stop_like_ctrl_c()
+    if not args.rebuild and (summary := _complete_already(args)) is not None:
+        _print_summary(summary, args)
+        return
     # Ended at exit, after Prefect's own exit handlers, which still send it what they have: the last one in is the first
     # one out. For the same reason Prefect is imported only afterwards; that it finds its settings is another.
     server = contextlib.ExitStack()
@@ -161,6 +164,28 @@ def run_dataset(args: argparse.Namespace) -> None:
         )
         os._exit(2)  # at a normal exit Prefect would try for a minute to send the server what it has
     _print_summary(summary, args)
+
+
+def _complete_already(args: argparse.Namespace):
+    """The summary of shards that are all complete, without Prefect and its server; None where there is work.
+
+    Raises `UserError` where the manifest, a label file or a body model cannot be used: before a server is started.
+    """
+    import time
+
+    from flows.shard import Builder
+    from flows.summary import summarise_build
+    from hmr_skel.data.patience import patiently
+
+    start = time.monotonic()
+    builder = Builder.open(args.manifest, args.out, args.device, quiet=args.quiet)
+    wanted = builder.choose(args.shards)
+    if patiently(lambda: builder.unfinished(wanted)):
+        return None
+    reports = [report for index in wanted if (report := builder.report(index, skipped=True)) is not None]
+    builder.write_card()
+    seconds = time.monotonic() - start
+    return summarise_build(builder, reports, {}, seconds, {"open": seconds})
 
 
 def _checked_workers(args: argparse.Namespace) -> int:

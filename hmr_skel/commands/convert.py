@@ -81,7 +81,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object, the last line")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no notes, no summary")
-    parser.set_defaults(run=run_convert)
+    parser.set_defaults(run=run_convert, interrupted="written files are whole; the same command converts all again")
 
 
 def run_convert(args: argparse.Namespace) -> None:

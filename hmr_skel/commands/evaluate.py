@@ -89,7 +89,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--gender", choices=("male", "female", "best"),
         help="SKEL's body (default: the prediction's gender, male for neutral ones)",
     )  # fmt: skip
-    evaluate.set_defaults(run=run_evaluate)
+    evaluate.set_defaults(run=run_evaluate, interrupted="no tables were written; shards that --build finished are kept")
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:

@@ -45,7 +45,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--device", default="auto", help="for hsmr: cpu, cuda, cuda:1 ... (default: auto)")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object, the last line")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
-    parser.set_defaults(run=run_export)
+    parser.set_defaults(run=run_export, interrupted="written files are whole; the same command exports all again")
 
 
 def run_export(args: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="processes that render (default: one per core, %(default)s here)",
     )
     images.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
-    images.set_defaults(run=run_images)
+    images.set_defaults(run=run_images, interrupted="rendered images are kept; the same command renders the others")
 
 
 def run_images(args: argparse.Namespace) -> None:

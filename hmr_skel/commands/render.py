@@ -51,7 +51,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     render.add_argument("--manifest", metavar="FILE", help="as of `hmr-skel report`")
     render.add_argument("-q", "--quiet", action="store_true", help="do not name the files that were written")
-    render.set_defaults(run=run_render)
+    render.set_defaults(run=run_render, interrupted="written files are whole; the same command draws all again")
 
 
 def run_render(args: argparse.Namespace) -> None:

@@ -49,7 +49,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     report.add_argument("--build", action="store_true", help="build the manifest's dataset first if it is not there")
     report.add_argument("--json", action="store_true", help="print a summary as one JSON object, the last line")
     report.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
-    report.set_defaults(run=run_report)
+    report.set_defaults(run=run_report, interrupted="no report was written; shards that --build finished are kept")
 
 
 def run_report(args: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ def schema_page() -> str:
     from hmr_skel.convert.tables import FULL, JOINTS
     from hmr_skel.data.card import column_table
     from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA
-    from hmr_skel.model.decoder import DecoderConfig
+    from hmr_skel.model.config import DecoderConfig
     from hmr_skel.predict.table import schema
 
     stages = 1 + DecoderConfig().depth

@@ -50,7 +50,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--log-every", type=int, default=10, metavar="N", help="steps (default: %(default)s)")
     train.add_argument("--json", action="store_true", help="print the outcome as one JSON object, the last line")
     train.add_argument("-q", "--quiet", action="store_true", help="no progress, no report but errors")
-    train.set_defaults(run=run_train)
+    train.set_defaults(run=run_train, interrupted="the same command goes on from the last state that was saved")
 
 
 class _HelpWithFields(argparse.Action):

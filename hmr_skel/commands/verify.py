@@ -68,7 +68,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     verify.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
     verify.add_argument("--json", action="store_true", help="print the result as one JSON object, the last line")
     verify.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
-    verify.set_defaults(run=run_verify)
+    verify.set_defaults(run=run_verify, interrupted="not all was checked; what --repair finished is kept")
 
 
 def run_verify(args: argparse.Namespace) -> int:

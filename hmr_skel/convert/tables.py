@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.convert.clips import SkelClip
-from hmr_skel.convert.fit import Bodies
-from hmr_skel.convert.world import skel_joints
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.schema import SCHEMA, column_shape
+
+if TYPE_CHECKING:
+    from hmr_skel.convert.fit import Bodies
 
 
 def _column(name: str, kind: pa.DataType, meaning: str, unit: str = "", shape: str = "") -> pa.Field:
@@ -49,7 +50,7 @@ JOINTS = pa.schema([*_WHERE, _SKEL_JOINT_COLUMN])
 """What --joints leaves."""
 
 
-def write_parquet(clips: Sequence[SkelClip], path: Path, bodies: Bodies, joints: bool = False) -> None:
+def write_parquet(clips: Sequence[SkelClip], path: Path, bodies: "Bodies", joints: bool = False) -> None:
     """Write the clips' rows, one after the other; `load_shards` reads it. Raises `UserError` where that fails."""
     schema = JOINTS if joints else FULL
     columns = _columns(clips, bodies, joints)
@@ -58,7 +59,7 @@ def write_parquet(clips: Sequence[SkelClip], path: Path, bodies: Bodies, joints:
         pq.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary, compression="zstd")
 
 
-def write_npz(clips: Sequence[SkelClip], path: Path, bodies: Bodies, joints: bool = False) -> None:
+def write_npz(clips: Sequence[SkelClip], path: Path, bodies: "Bodies", joints: bool = False) -> None:
     """Write the same columns as arrays [N ...], uncompressed; texts not known are empty. Nothing is pickled."""
     schema = JOINTS if joints else FULL
     columns = _columns(clips, bodies, joints)
@@ -73,7 +74,7 @@ def write_npz(clips: Sequence[SkelClip], path: Path, bodies: Bodies, joints: boo
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def _columns(clips: Sequence[SkelClip], bodies: Bodies, joints: bool) -> dict[str, np.ndarray]:
+def _columns(clips: Sequence[SkelClip], bodies: "Bodies", joints: bool) -> dict[str, np.ndarray]:
     parts = [_joint_columns(clip, bodies) if joints else _full_columns(clip) for clip in clips]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -88,7 +89,9 @@ def _where(clip: SkelClip) -> dict[str, np.ndarray]:
     }
 
 
-def _joint_columns(clip: SkelClip, bodies: Bodies) -> dict[str, np.ndarray]:
+def _joint_columns(clip: SkelClip, bodies: "Bodies") -> dict[str, np.ndarray]:
+    from hmr_skel.convert.world import skel_joints  # it imports torch, which the columns' names do not need
+
     found = np.empty((len(clip), 24, 3), np.float32)
     for gender in set(clip.gender):
         rows = np.flatnonzero(clip.gender == gender)

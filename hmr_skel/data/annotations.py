@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,16 @@ _TEXTS = ("imgname", "smpl_gender")
 
 
 @dataclass(frozen=True)
+class _Mapped:
+    """The arrays of a label file, checked and mapped."""
+
+    arrays: Mapping[str, np.ndarray]  # by column, as in the file
+    # Of the label file and what is unpacked of it: a descriptor, held open, and its state when it was opened. By
+    # descriptor, because a file of the same content that is renamed to the place of a mapped one does no harm.
+    watched: Mapping[Path, tuple[int, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
 class SourceReader:
     """The rows of one label file. Reading touches only the rows asked for."""
 
@@ -50,10 +61,29 @@ class SourceReader:
     num_rows: int
     content_id: str
     """sha256 hex of what the file holds in the keys that are read (not of where or how it is stored)."""
-    _arrays: Mapping[str, np.ndarray]  # column -> the mapped array, as in the file
-    # Of the label file and what is unpacked of it: a descriptor, held open, and its state when it was opened. By
-    # descriptor, because a file of the same content that is renamed to the place of a mapped one does no harm.
-    _watched: Mapping[Path, tuple[int, tuple[int, ...]]]
+    _file: LabelFile
+    _keys: Mapping[str, str]  # column -> key in the file
+    _cache_dir: Path
+
+    def open(self) -> None:
+        """Check the file's bytes and map them; compressed members are unpacked into the cache. Once.
+
+        Raises `UserError` where the file is damaged, or another one than the manifest says.
+        """
+        _ = self._mapped
+
+    @cached_property
+    def _mapped(self) -> _Mapped:
+        if self.source.sha256 is not None:
+            check_sha256(self.source.file, self.source.sha256, self._cache_dir)
+        self._file.verify(list(self._keys.values()))
+        arrays = {column: self._file.array(key) for column, key in self._keys.items()}
+        files = {Path(array.filename) for array in arrays.values() if isinstance(array, np.memmap) and array.filename}
+        descriptors = {path: os.open(path, os.O_RDONLY) for path in sorted({self.source.file, *files})}
+        mapped = _Mapped(arrays, {path: (descriptor, _state(descriptor)) for path, descriptor in descriptors.items()})
+        for descriptor in descriptors.values():
+            weakref.finalize(mapped, os.close, descriptor)
+        return mapped
 
     def read(self, start: int, stop: int) -> AnnotationRows:
         """Rows start (included) to stop (excluded), unchecked.
@@ -69,7 +99,7 @@ class SourceReader:
         return rows
 
     def _check_unchanged(self) -> None:
-        for path, (descriptor, state) in self._watched.items():
+        for path, (descriptor, state) in self._mapped.watched.items():
             if _state(descriptor) != state:
                 raise UserError(
                     f"{path} has changed since it was opened. Let nothing write to it during a build, and start again: "
@@ -77,7 +107,7 @@ class SourceReader:
                 )
 
     def _read(self, start: int, stop: int) -> AnnotationRows:
-        columns = {name: array[start:stop] for name, array in self._arrays.items()}
+        columns = {name: array[start:stop] for name, array in self._mapped.arrays.items()}
         count = stop - start
         texts = {name: _texts(columns.pop(name)) for name in _TEXTS if name in columns}
         if "cam_ext" in columns:  # rounded once, after the sum
@@ -110,27 +140,24 @@ class SourceReader:
         )
 
 
-def open_source(source: Source, cache_dir: Path) -> SourceReader:
-    """Open a source's label file and check, before any work, that every key is there with a width that can be read.
+def plan_source(source: Source, cache_dir: Path) -> SourceReader:
+    """Read the headers of a source's label file, and check that every key is there with a width that can be read.
 
-    Compressed members are unpacked once into `cache_dir`. Raises `UserError` for a missing or broken file or key.
+    Its bytes are checked, and compressed members unpacked into `cache_dir`, by `SourceReader.open`, or when rows are
+    first read. Raises `UserError` for a missing or broken file or key.
     """
     file = LabelFile(source.file, cache_dir, source.allow_pickle)
-    if source.sha256 is not None:
-        check_sha256(source.file, source.sha256, cache_dir)
     keys = _find_keys(source, file)
     num_rows = _num_rows(source, file, keys)
     for column, key in keys.items():
         _check_shape(source, file, column, key)
-    used = list(keys.values())
-    file.verify(used)
-    arrays = {column: file.array(key) for column, key in keys.items()}
-    mapped = {Path(array.filename) for array in arrays.values() if isinstance(array, np.memmap) and array.filename}
-    descriptors = {path: os.open(path, os.O_RDONLY) for path in sorted({source.file, *mapped})}
-    watched = {path: (descriptor, _state(descriptor)) for path, descriptor in descriptors.items()}
-    reader = SourceReader(source, num_rows, file.content_id(used), arrays, watched)
-    for descriptor in descriptors.values():
-        weakref.finalize(reader, os.close, descriptor)
+    return SourceReader(source, num_rows, file.content_id(list(keys.values())), file, keys, cache_dir)
+
+
+def open_source(source: Source, cache_dir: Path) -> SourceReader:
+    """`plan_source` and `SourceReader.open` in one: the file is checked whole, before any work."""
+    reader = plan_source(source, cache_dir)
+    reader.open()
     return reader
 
 

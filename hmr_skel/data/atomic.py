@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: written under a temporary name beside their place, then renamed."""
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -21,6 +22,9 @@ ABANDONED_AFTER_S = 3600.0
 """A temporary file of another machine, untouched for so long, was left by a killed process. (Of this machine: at once.)
 The next writer of the same file removes it."""
 
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+"""Errors that no reading ends in."""
+
 _OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9]+)-(?P<pid>[0-9]+)-(?P<token>[0-9a-f]{8})[0-9a-f]*\.tmp$")
 
 
@@ -28,25 +32,43 @@ _OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9]+)-(?P<pid>[0-9]+)-(?P<token>[0-9a-f
 def replacing(path: Path) -> Generator[Path, None, None]:
     """Yield a temporary path in the folder of `path`; rename it to `path` at the end, remove it on any exception.
 
-    Makes the folder. Raises `UserError` where the folder cannot be written or the disk is full.
+    Makes the folder. Raises `UserError` where the folder cannot be written or the disk is full. Other errors inside the
+    `with` block pass as they are: the block may read files too.
     """
     temporary = temporary_name(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(path)
         try:
             yield temporary
+        except OSError as error:
+            if error.errno in _OF_WRITING or temporary.name in str(error):  # the text names the file that it is about
+                raise _cannot_write(path, error) from error
+            raise
+        with _writing(path):
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())  # a rename must not overtake the bytes when the machine goes down
             os.replace(temporary, path)
-        except BaseException:  # Ctrl-C too
+    except BaseException:  # Ctrl-C too
+        with contextlib.suppress(OSError):  # what went wrong first is what to tell
             temporary.unlink(missing_ok=True)
-            raise
+        raise
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    try:
+        yield
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. "
-            "Choose an output folder that is writable and has room (--out, or OUT=)."
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}. "
+        "Choose an output folder that is writable and has room (--out, or OUT=)."
+    )
 
 
 def temporary_name(path: Path) -> Path:

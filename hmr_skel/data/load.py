@@ -15,11 +15,10 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
@@ -28,6 +27,9 @@ from hmr_skel.data.remote_path import RemotePath
 from hmr_skel.data.schema import column_shape
 from hmr_skel.data.storage import Place, arrow_file, each, locate
 from hmr_skel.errors import UserError
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
 
 _FILE_NAME = re.compile(r".+-(\d{5,})-of-(\d{5,})\.parquet")
 
@@ -95,14 +97,16 @@ class Shards:
         return (Shards([path], self.columns) for path in self.paths)
 
     @property
-    def arrow(self) -> pa.dataset.Dataset:
+    def arrow(self) -> "Dataset":
         """The same files as a pyarrow dataset: filters, projections, `.to_table().to_pandas()`. pyarrow
         reads them by itself, without the bounds of `open_parquet`: for files that you trust."""
+        from pyarrow.dataset import dataset  # imports pandas where that is installed
+
         first = self.paths[0]
         if isinstance(first, RemotePath):
             keys = [path.key for path in self.paths if isinstance(path, RemotePath)]
-            return pa.dataset.dataset(keys, format="parquet", filesystem=first.store)
-        return pa.dataset.dataset([str(path) for path in self.paths], format="parquet")
+            return dataset(keys, format="parquet", filesystem=first.store)
+        return dataset([str(path) for path in self.paths], format="parquet")
 
     def _check_columns(self, names: Sequence[str]) -> None:
         for name in names:

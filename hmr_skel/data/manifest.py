@@ -143,6 +143,8 @@ class Manifest:
     """The last so many shards are for evaluation, not for training."""
     recipe: str = "default"
     """Name of the fit recipe."""
+    file: str = ""
+    """Name of the manifest's own file, without its folder: it tells two manifests of one name apart."""
 
     @property
     def sha256(self) -> str:
@@ -152,7 +154,7 @@ class Manifest:
         called for people, and what is only compared (expected rows and hashes): moving data must not fit it again.
         """
         content = asdict(self)
-        del content["description"], content["body_models"]
+        del content["description"], content["body_models"], content["file"]
         for source in content["sources"]:
             for key in ("description", "file", "image_root", "image_path", "rows", "sha256", "generate"):
                 del source[key]
@@ -198,6 +200,7 @@ def parse_manifest(content: Mapping[str, Any], where: str) -> Manifest:
         recipe=top.text("recipe", "default"),
         body_models=_parse_body_models(top.table("body_models")),
         sources=sources,
+        file=Path(where).name,
     )
     top.refuse_unknown()
     names = [source.name for source in sources]

@@ -107,7 +107,7 @@ def read_meta(out: Place, shard: Shard) -> dict[str, Any] | None:
     """The shard's meta file, or None where there is none or it is damaged."""
     try:
         return load_meta(shard.meta_file(out))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -281,10 +281,3 @@ def _common_ingredients(made_from: Mapping[str, Any]) -> dict[str, Any]:
     contents = {f"label file of source {piece[0]!r}": piece[3] for piece in made_from["pieces"]}
     names = {"manifest": "manifest", "body_models": "body model", "recipe": "recipe", "code": "version of the fit"}
     return {text: made_from[key] for key, text in names.items()} | contents
-
-
-def describe_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """In which of its ingredients a shard differs from what would be built now."""
-    names = {"pieces": "rows or label files", "body_models": "body models", "code": "version of the fit's code"}
-    other: Iterable[str] = [names.get(key, key) for key in now if was.get(key) != now[key]]
-    return ", ".join(other) or "fingerprint"

@@ -21,10 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hmr_skel.errors import UserError
-from hmr_skel.model.decoder import DecoderConfig
-from hmr_skel.model.network import Network, NetworkConfig
+from hmr_skel.model.config import DecoderConfig, NetworkConfig, VitConfig
+from hmr_skel.model.network import Network
 from hmr_skel.model.published import checked_state
-from hmr_skel.model.vit import VitConfig
 
 MAX_MEAN_BYTES = 2**20
 FORMAT = "hmr-skel network, version 1"

@@ -5,30 +5,15 @@ carried from layer to layer, and gradients flow through all of them. Without, th
 layer and the last ones correct the estimate once, as in HSMR.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hmr_skel.model.config import DecoderConfig
 from hmr_skel.model.head import Estimate, Heads
 
 CUE_WIDTH = 3  # hmr_skel.model.camera.camera_cue
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """The decoder's size."""
-
-    depth: int = 6
-    """Number of layers that a token passes."""
-    heads: int = 8
-    """Attention heads."""
-    head_width: int = 64
-    """Features of an attention head."""
-    hidden: int = 1024
-    """Features in the middle of a layer's perceptron."""
 
 
 class Decoder(nn.Module):

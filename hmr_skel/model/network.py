@@ -5,41 +5,22 @@ the architecture is HSMR's. The body model is not in here: `hmr_skel.model.keypo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from hmr_skel.model.camera import CropGeometry, camera_cue
-from hmr_skel.model.decoder import Decoder, DecoderConfig
+from hmr_skel.model.config import IMAGE_WIDTH, NetworkConfig
+from hmr_skel.model.decoder import Decoder
 from hmr_skel.model.head import HSMR_MEAN_BETAS, HSMR_MEAN_CAMERA, HSMR_MEAN_Q, Estimate, Heads
 from hmr_skel.model.precision import autocast
-from hmr_skel.model.vit import IMAGE_WIDTH, VIT_SIZES, Vit, VitConfig
+from hmr_skel.model.vit import Vit
 from hmr_skel.rows import SkelParams
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, RGB in [0, 1]
 IMAGE_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """What the network is made of. The defaults are the paper's."""
-
-    vit: VitConfig = VIT_SIZES["vit_h"]
-    """The image encoder."""
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    """The decoder; its width is the encoder's."""
-    head_hidden: int = 256
-    """Features in the middle of the heads."""
-    camera: bool = True
-    """Use the camera's intrinsics and the box. Off ("w/o Cam"): every crop counts as a photo taken with f = 5000 px."""
-    coarse: bool = True
-    """Estimate from the encoder's tokens first. Off ("w/o C2F"): the decoder starts from the mean body."""
-    refine: bool = True
-    """Let every decoder layer correct the estimate. Off ("w/o Refine"): the last one only."""
-    looped: bool = False
-    """Use one decoder layer over and over in place of different ones ("Looped Decoder")."""
 
 
 @dataclass(frozen=True)

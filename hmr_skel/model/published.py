@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from hmr_skel.errors import UserError
-from hmr_skel.model.network import Network, NetworkConfig
+from hmr_skel.model.config import NetworkConfig
+from hmr_skel.model.network import Network
 from hmr_skel.model.vit import Vit
 from hmr_skel.torch_files import load_torch
 

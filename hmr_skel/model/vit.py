@@ -5,66 +5,16 @@ but the position table has a slot for one (slot 0), which is added to every toke
 published ViTPose files, so that these load by key.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hmr_skel.model.config import IMAGE_HEIGHT, IMAGE_WIDTH, PATCH_MARGIN, VitConfig
 from hmr_skel.model.stem import KeypointStem, Tokens
 
-IMAGE_HEIGHT, IMAGE_WIDTH = 256, 192
-_PATCH_MARGIN = 2  # px of zeros around the image, ViTPose's choice
 _NORM_EPS = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class VitConfig:
-    """A size of the encoder."""
-
-    width: int
-    """Features of a token."""
-    depth: int
-    """Number of blocks."""
-    heads: int
-    """Attention heads; must divide the width."""
-    drop_path: float = 0.0
-    """Chance that the last block's branches are skipped for a sample in training; rises linearly from 0 at block 0."""
-    patch: int = 16
-    """Side of a patch, px. The published weights have 16; 32 makes a quarter of the tokens."""
-    stem_tokens: int = 0
-    """Not 0: so many tokens, made in place of patches by a small convolutional network that finds keypoints
-    (`hmr_skel.model.stem`)."""
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
-        if self.stem_tokens < 0:
-            raise ValueError(f"stem_tokens is {self.stem_tokens}, must not be negative")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path is {self.drop_path}, must be in [0, 1)")
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
-        height, width = (
-            (side + 2 * _PATCH_MARGIN - self.patch) // self.patch + 1 for side in (IMAGE_HEIGHT, IMAGE_WIDTH)
-        )
-        return height, width
-
-    @property
-    def num_tokens(self) -> int:
-        return self.stem_tokens or self.grid[0] * self.grid[1]
-
-
-VIT_SIZES = {
-    "tiny": VitConfig(width=192, depth=6, heads=3),
-    "vit_b": VitConfig(width=768, depth=12, heads=12, drop_path=0.3),
-    "vit_l": VitConfig(width=1024, depth=24, heads=16, drop_path=0.5),
-    "vit_h": VitConfig(width=1280, depth=32, heads=16, drop_path=0.55),  # the paper's
-}
 
 
 class Vit(nn.Module):
@@ -101,7 +51,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, patch, stride=patch, padding=_PATCH_MARGIN)
+        self.proj = nn.Conv2d(3, width, patch, stride=patch, padding=PATCH_MARGIN)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Tokens:
         return Tokens(self.proj(images).flatten(2).mT, None)

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hmr_skel.errors import UserError
+from hmr_skel.model.config import VitConfig
 from hmr_skel.model.decoder import CrossAttention
 from hmr_skel.model.network import Network
-from hmr_skel.model.vit import VitConfig
 
 TOKENS = ("pose", "shape", "camera")
 """In the decoder's order."""

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 from hmr_skel.predict.boxes import Box, GivenBoxes, Key, square
 
-PIXELS_PER_SCALE = 200
 """Of `scale`, everywhere in this field."""
 
 MAX_NUMBERS = 2**23
@@ -193,7 +193,7 @@ def _shard_rows(path: Path, shards: Shards) -> Iterator[tuple[Key, Box]]:
 
 
 def _from_scale(path: Path, row: int, center: np.ndarray, scale: np.ndarray) -> Box:
-    side = float(PIXELS_PER_SCALE * np.max(scale))
+    side = float(PX_PER_SCALE * np.max(scale))
     if not (np.isfinite(center).all() and 0 < side < np.inf):
         raise UserError(
             f"{path}: row {row} has a box of centre {center.tolist()} and scale {np.asarray(scale).tolist()}."

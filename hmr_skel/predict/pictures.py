@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 
 from hmr_skel.body.skel import Skel
 from hmr_skel.data.crop import CROP_SIZE, box_affine, crop_image
-from hmr_skel.model.vit import IMAGE_WIDTH
+from hmr_skel.model.config import IMAGE_WIDTH
 from hmr_skel.predict.attention import TOKENS, Attention
 from hmr_skel.predict.frames import Frame
 from hmr_skel.predict.people import Body, Person

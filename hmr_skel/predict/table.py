@@ -9,18 +9,20 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hmr_skel.body.dofs import DOF_NAMES
+from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.schema import SCHEMA, column_shape
-from hmr_skel.predict.box_files import PIXELS_PER_SCALE
-from hmr_skel.predict.frames import Frame
-from hmr_skel.predict.people import Body, Person
+
+if TYPE_CHECKING:  # the last imports torch, which the columns do not need
+    from hmr_skel.predict.frames import Frame
+    from hmr_skel.predict.people import Body, Person
 
 ROWS_PER_GROUP = 512
 _WEAK_PERSPECTIVE = "weak perspective in the box, whose half width is 1 / s metres"
@@ -66,7 +68,7 @@ class TableWriter:
     rows: int = 0
     _waiting: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, frame: Frame, person: Person, body: Body) -> None:
+    def add(self, frame: "Frame", person: "Person", body: "Body") -> None:
         """A row."""
         self.rows += 1
         self._waiting.append(
@@ -76,7 +78,7 @@ class TableWriter:
                 "time_s": frame.time_s,
                 "person": person.number,
                 "center": person.box.center,
-                "scale": np.full(2, person.box.side / PIXELS_PER_SCALE),
+                "scale": np.full(2, person.box.side / PX_PER_SCALE),
                 "score": person.box.score,
                 "cam_int": person.cam_int,
                 "skel_q": body.q[-1],

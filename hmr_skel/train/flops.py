@@ -10,8 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hmr_skel.model.camera import CropGeometry
-from hmr_skel.model.network import Network, NetworkConfig
-from hmr_skel.model.vit import IMAGE_HEIGHT, IMAGE_WIDTH
+from hmr_skel.model.config import IMAGE_HEIGHT, IMAGE_WIDTH, NetworkConfig
+from hmr_skel.model.network import Network
 
 # Dense bfloat16 with float32 sums, FLOP/s, from the makers' data sheets; the longest name that fits counts.
 _BF16_PEAK = {

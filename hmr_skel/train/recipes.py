@@ -10,9 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from hmr_skel.data.augment import AugmentConfig
 from hmr_skel.data.samples import SampleConfig
 from hmr_skel.errors import UserError
-from hmr_skel.model.decoder import DecoderConfig
-from hmr_skel.model.network import NetworkConfig
-from hmr_skel.model.vit import VIT_SIZES, VitConfig
+from hmr_skel.model.config import VIT_SIZES, DecoderConfig, NetworkConfig, VitConfig
 from hmr_skel.train.losses import LossConfig
 
 _Config = TypeVar("_Config")

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -176,6 +177,17 @@ def test_output_that_cannot_be_written(built, tmp_path):
         write_shard(tmp_path / "file", shard, table, fingerprint="f", manifest_name="test", code="c")
 
 
+def test_what_cannot_be_read_while_writing_is_not_said_to_be_unwritable(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "x") as temporary:
+        temporary.write_bytes((tmp_path / "label file").read_bytes())
+    assert caught.value.filename == str(tmp_path / "label file")
+    with pytest.raises(OSError, match="Input/output error"), replacing(tmp_path / "x"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))  # of a file that was open
+    with pytest.raises(UserError, match=r"cannot write .*x: No space left"), replacing(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_shards_of_another_plan_are_refused(built):
     out, _, _, _ = built
     check_no_other_plan(out, 1)
@@ -217,6 +229,17 @@ def test_hashes_of_files_and_code(tmp_path):
     assert hash_files(one) == hash_files(two)
     two[0].write_bytes(b"b")
     assert hash_files(one) != hash_files(two)
+    notes = tmp_path / "notes"
+    assert hash_files(one, notes) == hash_files(one)
+    os.utime(notes / "a.pkl.json", (0, 0))
+    assert hash_files(one, notes) == hash_files(one)
+    assert (notes / "a.pkl.json").stat().st_mtime == 0  # it was not written again, as nothing had changed
+    times = two[0].stat().st_atime, two[0].stat().st_mtime
+    two[0].write_bytes(b"c")
+    os.utime(two[0], times)  # as some copying programs do
+    assert hash_files(two, notes) == hash_files(two)
+    (notes / "a.pkl.json").write_text('{"file": 1')
+    assert hash_files(two, notes) == hash_files(two)
     code = [[tmp_path / folder / "code"] for folder in ("one", "two")]
     assert code_version(code[0]) == code_version(code[1])
     (tmp_path / "two" / "code" / "m.py").write_text("x = 2\n")

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from hmr_skel.model.camera import CropGeometry
-from hmr_skel.model.decoder import DecoderConfig
+from hmr_skel.model.config import DecoderConfig, NetworkConfig, VitConfig
 from hmr_skel.model.keypoints import SkelKeypoints
-from hmr_skel.model.network import Network, NetworkConfig
-from hmr_skel.model.vit import VitConfig
+from hmr_skel.model.network import Network
 
 SMALL_VIT = VitConfig(width=32, depth=2, heads=2, patch=32)
 SMALL_DECODER = DecoderConfig(depth=3, heads=2, head_width=8, hidden=32)

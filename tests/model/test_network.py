@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from hmr_skel.model.camera import CropGeometry, camera_cue
-from hmr_skel.model.decoder import DecoderConfig, DecoderLayer
-from hmr_skel.model.network import IMAGE_MEAN, IMAGE_STD, Network, NetworkConfig, normalize
+from hmr_skel.model.config import DecoderConfig, NetworkConfig
+from hmr_skel.model.decoder import DecoderLayer
+from hmr_skel.model.network import IMAGE_MEAN, IMAGE_STD, Network, normalize
 from hmr_skel.model.pose_rep import q_to_rep
 
 VARIANTS = {

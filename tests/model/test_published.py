@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from hmr_skel.errors import UserError
-from hmr_skel.model.network import Network, NetworkConfig
+from hmr_skel.model.config import VIT_SIZES, NetworkConfig, VitConfig
+from hmr_skel.model.network import Network
 from hmr_skel.model.published import _renamed, checked_state, load_skel_cf, load_vitpose, read_torch_file
-from hmr_skel.model.vit import VIT_SIZES, Vit, VitConfig
+from hmr_skel.model.vit import Vit
 
 VIT = VitConfig(width=32, depth=2, heads=2)
 

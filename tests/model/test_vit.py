@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hmr_skel.model.vit import VIT_SIZES, Block, Vit, VitConfig
+from hmr_skel.model.config import VIT_SIZES, VitConfig
+from hmr_skel.model.vit import Block, Vit
 from tests.model.conftest import SMALL_VIT
 
 

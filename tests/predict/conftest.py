@@ -12,8 +12,9 @@ from torch import Tensor
 from hmr_skel.body.skel import Skel
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.checkpoint import NetworkInfo, save_network
+from hmr_skel.model.config import NetworkConfig
 from hmr_skel.model.head import HSMR_MEAN_Q, Estimate
-from hmr_skel.model.network import Network, NetworkConfig, Prediction
+from hmr_skel.model.network import Network, Prediction
 from hmr_skel.model.pose_rep import q_to_rep
 from hmr_skel.predict.networks import Predictor
 from hmr_skel.render import render_mesh

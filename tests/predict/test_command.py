@@ -16,8 +16,8 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.cli import main
 from hmr_skel.errors import UserError
 from hmr_skel.model.checkpoint import NetworkInfo, save_network
-from hmr_skel.model.network import Network, NetworkConfig
-from hmr_skel.model.vit import VitConfig
+from hmr_skel.model.config import NetworkConfig, VitConfig
+from hmr_skel.model.network import Network
 from hmr_skel.predict.box_files import load_boxes
 from tests.model.conftest import SMALL_DECODER
 from tests.predict.conftest import CAM_INT, HEIGHT, WIDTH

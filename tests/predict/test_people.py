@@ -7,7 +7,8 @@ from scipy.ndimage import binary_dilation, binary_erosion
 
 from hmr_skel.data.crop import UnreadableImage
 from hmr_skel.model.camera import project
-from hmr_skel.model.network import Network, NetworkConfig
+from hmr_skel.model.config import NetworkConfig
+from hmr_skel.model.network import Network
 from hmr_skel.predict.boxes import Box, square
 from hmr_skel.predict.frames import Frame
 from hmr_skel.predict.networks import Predictor

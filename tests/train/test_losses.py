@@ -8,10 +8,10 @@ import torch
 from jaxtyping import TypeCheckError
 
 from hmr_skel.model.camera import CropGeometry
+from hmr_skel.model.config import VitConfig
 from hmr_skel.model.head import Estimate
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat, rep_to_rotmat
-from hmr_skel.model.vit import VitConfig
 from hmr_skel.train.keypoint_maps import keypoint_maps_loss
 from hmr_skel.train.losses import (
     LossConfig,

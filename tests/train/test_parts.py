@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 
-from hmr_skel.model.network import NetworkConfig
-from hmr_skel.model.vit import VIT_SIZES
+from hmr_skel.model.config import VIT_SIZES, NetworkConfig
 from hmr_skel.train.ema import Ema
 from hmr_skel.train.flops import forward_flops, peak_flops_per_s, training_flops
 from hmr_skel.train.log import keep_until, read_log

@@ -1,0 +1,87 @@
+"""What a network is made of, as plain values: recipes, `--help` and the tables' columns need no torch for it."""
+
+from dataclasses import dataclass, field
+
+IMAGE_HEIGHT, IMAGE_WIDTH = 256, 192
+PATCH_MARGIN = 2  # px of zeros around the image, ViTPose's choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitConfig:
+    """A size of the encoder."""
+
+    width: int
+    """Features of a token."""
+    depth: int
+    """Number of blocks."""
+    heads: int
+    """Attention heads; must divide the width."""
+    drop_path: float = 0.0
+    """Chance that the last block's branches are skipped for a sample in training; rises linearly from 0 at block 0."""
+    patch: int = 16
+    """Side of a patch, px. The published weights have 16; 32 makes a quarter of the tokens."""
+    stem_tokens: int = 0
+    """Not 0: so many tokens, made in place of patches by a small convolutional network that finds keypoints
+    (`hmr_skel.model.stem`)."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        if self.stem_tokens < 0:
+            raise ValueError(f"stem_tokens is {self.stem_tokens}, must not be negative")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path is {self.drop_path}, must be in [0, 1)")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        height, width = (
+            (side + 2 * PATCH_MARGIN - self.patch) // self.patch + 1 for side in (IMAGE_HEIGHT, IMAGE_WIDTH)
+        )
+        return height, width
+
+    @property
+    def num_tokens(self) -> int:
+        return self.stem_tokens or self.grid[0] * self.grid[1]
+
+
+VIT_SIZES = {
+    "tiny": VitConfig(width=192, depth=6, heads=3),
+    "vit_b": VitConfig(width=768, depth=12, heads=12, drop_path=0.3),
+    "vit_l": VitConfig(width=1024, depth=24, heads=16, drop_path=0.5),
+    "vit_h": VitConfig(width=1280, depth=32, heads=16, drop_path=0.55),  # the paper's
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """The decoder's size."""
+
+    depth: int = 6
+    """Number of layers that a token passes."""
+    heads: int = 8
+    """Attention heads."""
+    head_width: int = 64
+    """Features of an attention head."""
+    hidden: int = 1024
+    """Features in the middle of a layer's perceptron."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """What the network is made of. The defaults are the paper's."""
+
+    vit: VitConfig = VIT_SIZES["vit_h"]
+    """The image encoder."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """The decoder; its width is the encoder's."""
+    head_hidden: int = 256
+    """Features in the middle of the heads."""
+    camera: bool = True
+    """Use the camera's intrinsics and the box. Off ("w/o Cam"): every crop counts as a photo taken with f = 5000 px."""
+    coarse: bool = True
+    """Estimate from the encoder's tokens first. Off ("w/o C2F"): the decoder starts from the mean body."""
+    refine: bool = True
+    """Let every decoder layer correct the estimate. Off ("w/o Refine"): the last one only."""
+    looped: bool = False
+    """Use one decoder layer over and over in place of different ones ("Looped Decoder")."""
