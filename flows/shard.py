@@ -293,6 +293,30 @@ class Builder:
         assert table.num_rows + len(rejects) == shard.num_rows, (table.num_rows, len(rejects), shard.num_rows)
         if not rebuild and is_complete(self.out, shard, fingerprint):  # by another, which took this process for gone
             return False
+        self.write(shard, table, rejects, seconds, batch)
+        if not is_complete(self.out, shard, fingerprint):
+            raise UserError(
+                f"shard {shard.index}: its files are not those that were written, as another process wrote them in the "
+                "same moment. It is unfinished; start again."
+            ) from OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # worth another try
+        # It reads all meta files, which may be thousands. Of a store once at the end: a request for each.
+        if isinstance(self.out, Path) and time.monotonic() >= self._card_due:
+            self.write_card()
+        return True
+
+    def write(
+        self, shard: Shard, table: pa.Table, rejects: list[Reject], seconds: dict[str, float], batch: int
+    ) -> None:
+        """Write the shard's three files; the last of them completes it.
+
+        Args:
+            shard: which.
+            table: its kept rows, of `SCHEMA`.
+            rejects: its other rows.
+            seconds: by stage, so far; the time of writing is added.
+            batch: the smallest number of rows that were fitted together.
+        """
+        fingerprint = self.fingerprint(shard)
         with staged(self.out, shard) as folder:
             with timed(seconds, "write"):
                 name = self.manifest.name
@@ -308,15 +332,6 @@ class Builder:
                 "batch": batch,  # less than the recipe's where memory was short: the result is not equal in every bit
             }
             write_meta(folder, shard, fingerprint, info, self.ingredients(shard))
-        if not is_complete(self.out, shard, fingerprint):
-            raise UserError(
-                f"shard {shard.index}: its files are not those that were written, as another process wrote them in the "
-                "same moment. It is unfinished; start again."
-            ) from OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # worth another try
-        # It reads all meta files, which may be thousands. Of a store once at the end: a request for each.
-        if isinstance(self.out, Path) and time.monotonic() >= self._card_due:
-            self.write_card()
-        return True
 
     def _read(self, shard: Shard, seconds: dict[str, float]) -> tuple[list[AnnotationRows], list[Reject]]:
         pieces, rejects = [], []

@@ -162,12 +162,13 @@ def run_predict(args: argparse.Namespace) -> int:
 
         try:
             run(files, predictor, boxes, cameras, output, settings, skipped, bar.update, counts)
-        except KeyboardInterrupt:
-            stopped = "interrupted; "
-        except UserError as error:
-            if not counts.images:
+        except (KeyboardInterrupt, UserError) as error:
+            if not counts.images:  # there is nothing to keep, and files of an earlier run stay as they are
                 raise
-            stopped, failure = "stopped by an error; ", error  # what is done is kept
+            if isinstance(error, UserError):
+                stopped, failure = "stopped by an error; ", error
+            else:
+                stopped = "interrupted; "
     report = {
         "network": str(network), "images": counts.images, "people": counts.people, "skipped": counts.skipped,
         "skipped_boxes": counts.skipped_boxes, "without_people": counts.without_people, "seconds": counts.seconds,

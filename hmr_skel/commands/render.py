@@ -94,10 +94,13 @@ def _number(shards: "Shards", text: str) -> int:
         if int(text) >= len(shards):
             raise UserError(f"no row {text}: the dataset has {len(shards):,}, counted from 0.")
         return int(text)
-    found = np.flatnonzero(shards["row_id"] == text)
-    if not len(found):
-        raise UserError(f"no row {text!r}. Expected a row's number, or a row_id such as {shards[0]['row_id']!r}.")
-    return int(found[0])
+    before = 0  # rows of the files before
+    for file in shards.files():
+        found = np.flatnonzero(file["row_id"] == text)
+        if len(found):
+            return before + int(found[0])
+        before += len(file)
+    raise UserError(f"no row {text!r}. Expected a row's number, or a row_id such as {shards[0]['row_id']!r}.")
 
 
 def _write(posed: "Posed", skel: "Skel", path: Path, manifest: "Manifest", args: argparse.Namespace) -> None:

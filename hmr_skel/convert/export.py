@@ -1,12 +1,14 @@
 """A dataset of ours in the files that other trainers read: SKEL-CF's `*-release-skel.npz`, and HSMR's fields.
 
-One uncompressed .npz per source. Columns are streamed shard by shard, so that three million rows need no memory.
+One uncompressed .npz per source. Columns are read shard by shard and written at once: three million rows need no more
+memory than one shard.
 """
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +107,18 @@ _FLIP_COLUMNS = (
 )
 
 
+@dataclass
+class _Source:
+    """The rows of one source, as one pass over the shards found them."""
+
+    name: str
+    shards: list[Shards] = field(default_factory=list)
+    """Those that hold some of them, a file each."""
+    rows: int = 0
+    there: Counter[str] = field(default_factory=Counter)
+    """Column -> rows that have it."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """A written file."""
@@ -144,26 +158,47 @@ def export_dataset(
             needs; the text says which. Or the body models are missing, or others than those of the fit.
     """
     shards = load_shards(dataset, split=split)
-    source, genders = shards["source"], shards["skel_gender"]
-    others = sorted({str(name) for name in genders} - {gender})
-    if others:
-        count = int((genders != gender).sum())
-        raise UserError(
-            f"{dataset}: {count:,} of {len(genders):,} rows are of the {' and '.join(others)} SKEL, and the files are "
-            f"to be {gender}: neither format can tell bodies apart. Build the dataset with skel_gender = {gender!r} in "
-            "its manifest, or say --gender."
-        )
-    plan = {}
-    for name in dict.fromkeys(source.tolist()):
-        if not NAME.fullmatch(name):  # it becomes a file's, and a Parquet file can say `../x`
+    _check_gender(shards, dataset, gender)
+    keys = _keys(format, bodies)
+    sources = _sources(shards, {column for key in keys.values() for column in key.columns})
+    for name in sources:
+        if not NAME.fullmatch(name or ""):  # it becomes a file's, and a Parquet file can say `../x`
             raise UserError(f"{dataset}: {name!r} is no source's name: expected letters, digits, _, - and single dots.")
-        plan[name] = _available(shards, source == name, _keys(format, bodies), dataset, name)
+    plan = {name: _available(source, keys, dataset) for name, source in sources.items()}
     written = {}
-    for name, keys in plan.items():
+    for name, source in sources.items():
         path = out / f"{name}-release-skel.npz"
-        rows = int((source == name).sum())
-        written[path] = Exported(rows, _write(path, shards, name, rows, keys, progress))
+        written[path] = Exported(source.rows, _write(path, source, plan[name], progress))
     return written
+
+
+def _check_gender(shards: Shards, dataset: Path, gender: str) -> None:
+    found: Counter[str] = Counter()
+    for file in shards.files():
+        found.update(map(str, file["skel_gender"].tolist()))
+    if others := sorted(set(found) - {gender}):
+        raise UserError(
+            f"{dataset}: {found.total() - found[gender]:,} of {found.total():,} rows are of the "
+            f"{' and '.join(others)} SKEL, and the files are to be {gender}: neither format can tell bodies apart. "
+            f"Build the dataset with skel_gender = {gender!r} in its manifest, or say --gender."
+        )
+
+
+def _sources(shards: Shards, columns: Iterable[str]) -> dict[str, _Source]:
+    """The sources in the order of their first rows, and how many rows of each have each column."""
+    sources: dict[str, _Source] = {}
+    for file in shards.files():
+        names = file["source"]
+        rows = Counter(names.tolist())
+        for name, count in rows.items():
+            source = sources.setdefault(name, _Source(name))
+            source.shards.append(file)
+            source.rows += count
+        for column in columns:
+            there = file.valid(column)
+            for name in rows:
+                sources[name].there[column] += int(there[names == name].sum())
+    return sources
 
 
 def _keys(format: str, bodies: Bodies | None) -> dict[str, _Key]:
@@ -183,42 +218,38 @@ def _keys(format: str, bodies: Bodies | None) -> dict[str, _Key]:
     return {_FLIP_PVE_MAX: _Key(_FLIP_COLUMNS, flip_pve_max, (), required=False), **keys}
 
 
-def _available(
-    shards: Shards, rows: np.ndarray, keys: Mapping[str, _Key], dataset: Path, source: str
-) -> dict[str, _Key]:
+def _available(source: _Source, keys: Mapping[str, _Key], dataset: Path) -> dict[str, _Key]:
     """Those of the keys that every row of the source can fill. Raises `UserError` where a required one cannot be."""
-    found, total = {}, int(rows.sum())
+    found, total = {}, source.rows
     for name, key in keys.items():
-        there = {column: int(shards.valid(column)[rows].sum()) for column in key.columns}
-        column = min(there, key=lambda column: there[column], default=None)
-        if column is None or there[column] == total or (key.sparse and there[column] > 0):
+        column = min(key.columns, key=lambda column: source.there[column], default=None)
+        lacking = 0 if column is None else total - source.there[column]
+        if not lacking or (key.sparse and lacking < total):
             found[name] = key
         elif key.required:
             raise UserError(
-                f"{dataset}: {total - there[column]:,} of {total:,} rows of source {source!r} have no {column}, which "
-                f"the format needs for {name!r}. Leave the source out of the dataset, or annotate it."
+                f"{dataset}: {lacking:,} of {total:,} rows of source {source.name!r} have no {column}, which the "
+                f"format needs for {name!r}. Leave the source out of the dataset, or annotate it."
             )
     return found
 
 
 def _write(
     path: Path,
-    shards: Shards,
-    source: str,
-    rows: int,
+    source: _Source,
     keys: Mapping[str, _Key],
     progress: Callable[[int], object] | None,
 ) -> int:
     """Write one source's file. Returns how many of its rows are beyond `HSMR_MAX_PVE`."""
-    beyond = np.zeros(rows, bool)
+    beyond = np.zeros(source.rows, bool)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
         for i, (name, key) in enumerate(keys.items()):
-            dtype = _width(shards, source, key) if key.dtype == _TEXT else key.dtype
+            dtype = _width(source, key) if key.dtype == _TEXT else key.dtype
             start = 0
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                header = {"descr": dtype, "fortran_order": False, "shape": (rows, *key.shape)}
+                header = {"descr": dtype, "fortran_order": False, "shape": (source.rows, *key.shape)}
                 np.lib.format.write_array_header_2_0(member, header)
-                for values in _pieces(shards, source, key):
+                for values in _pieces(source, key):
                     member.write(np.ascontiguousarray(values.astype(dtype)).tobytes())
                     if name.endswith("pve_max"):
                         beyond[start : start + len(values)] |= values > HSMR_MAX_PVE
@@ -228,16 +259,15 @@ def _write(
     return int(beyond.sum())
 
 
-def _width(shards: Shards, source: str, key: _Key) -> str:
+def _width(source: _Source, key: _Key) -> str:
     """The dtype of texts: as wide as the longest of all rows."""
-    widest = max((len(text) for values in _pieces(shards, source, key) for text in values.tolist()), default=1)
+    widest = max((len(text) for values in _pieces(source, key) for text in values.tolist()), default=1)
     return f"<U{max(widest, 1)}"
 
 
-def _pieces(shards: Shards, source: str, key: _Key) -> Iterator[np.ndarray]:
+def _pieces(source: _Source, key: _Key) -> Iterator[np.ndarray]:
     """A key's values, file by file."""
     columns: Sequence[str] = key.columns or ("center",)
-    for file in shards.files():
-        members = file["source"] == source
-        if members.any():
-            yield key.values({column: file[column][members] for column in columns})
+    for file in source.shards:
+        members = file["source"] == source.name
+        yield key.values({column: file[column][members] for column in columns})

@@ -117,7 +117,7 @@ class LabelFile:
         state = self.path.stat()
         note = self._cache_dir / self.content_id(keys)[:16] / "verified.json"
         found = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
-        if note.exists() and json.loads(note.read_text()) == found:
+        if _is_noted(note, found):
             return
         with open(self.path, "rb") as file:
             for key in keys:
@@ -244,6 +244,14 @@ def _checksum(file: IO[bytes], size: int) -> int:
     return crc
 
 
+def _is_noted(note: Path, state: dict[str, int]) -> bool:
+    """Whether an earlier check left this note. One that cannot be read counts as none: the check is made again."""
+    try:
+        return json.loads(note.read_bytes()) == state
+    except (OSError, ValueError):
+        return False
+
+
 def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes, hex."""
     with open(path, "rb") as file:
@@ -255,7 +263,7 @@ def check_sha256(path: Path, expected: str, cache_dir: Path) -> None:
     state = os.stat(path)
     found = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
     note = cache_dir / expected[:16] / "sha256.json"
-    if note.exists() and json.loads(note.read_text()) == found:
+    if _is_noted(note, found):
         return
     actual = file_sha256(path)
     if actual != expected:

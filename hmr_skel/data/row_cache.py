@@ -23,7 +23,7 @@ from tqdm import tqdm
 from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.parquet_bounds import open_parquet
-from hmr_skel.data.storage import Place, arrow_file, local_folder
+from hmr_skel.data.storage import Place, arrow_file, each, local_folder
 from hmr_skel.errors import UserError
 
 FORMAT = "1"
@@ -165,10 +165,9 @@ def open_rows(shards: Sequence[Place], cache: Path | None = None, quiet: bool = 
 
     Raises `UserError` for a broken shard, or where the cache cannot be written.
     """
-    footers = [_footer(shard) for shard in shards]
     folder = _default_folder(shards[0]) if cache is None else cache
-    files = [folder / _cache_name(shard, footer) for shard, (footer, _) in zip(shards, footers, strict=True)]
-    counts = [rows for _, rows in footers]
+    names, counts = zip(*each(shards[0], _name_and_rows, shards), strict=True)
+    files = [folder / name for name in names]
     missing = [i for i, file in enumerate(files) if not file.exists()]
     if missing:
         _check_writable(folder)
@@ -188,27 +187,27 @@ def open_rows(shards: Sequence[Place], cache: Path | None = None, quiet: bool = 
     return RowCache(files, counts)
 
 
-def _footer(shard: Place) -> tuple[bytes, int]:
-    """A Parquet file's own summary (schema, sizes, offsets and statistics of every column), and its number of rows."""
+def _name_and_rows(shard: Place) -> tuple[str, int]:
+    """The name of a shard's cache file, which is another for other content, and the shard's number of rows.
+
+    The name is told by the Parquet file's own summary: schema, sizes, offsets and statistics of every column.
+    """
     try:
         with arrow_file(shard) as source:
             rows = pq.read_metadata(source).num_rows
         with shard.open("rb") as file:
             file.seek(-8, 2)
             length = int.from_bytes(file.read(4), "little")
+            size = file.tell() + 4
             file.seek(-8 - length, 2)
-            return file.read(length), rows
+            key = hashlib.sha256(f"{FORMAT} {size} ".encode() + file.read(length)).hexdigest()[:16]
+        return f"{shard.stem}-{key}.arrow", rows
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{shard} is not a Parquet file that can be read: {error}. Build the shard again.") from error
 
 
 def _default_folder(shard: Place) -> Path:
     return local_folder(shard.parent.parent if shard.parent.name == "data" else shard.parent) / ".cache" / "samples"
-
-
-def _cache_name(shard: Place, footer: bytes) -> str:
-    key = hashlib.sha256(f"{FORMAT} {shard.stat().st_size} ".encode() + footer).hexdigest()[:16]
-    return f"{shard.stem}-{key}.arrow"
 
 
 def _check_writable(folder: Path) -> None:

@@ -1,15 +1,27 @@
 """Two sets of points laid over each other: by a root, or by the best similarity (Procrustes)."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+
+def points_of(points: Float[Tensor, "*batch K C"], numbers: Sequence[int]) -> Float[Tensor, "*batch S C"]:
+    """The points with these numbers, in this order."""
+    return points.index_select(-2, _index(tuple(numbers), points.device))
+
+
+# A list as an index, or a tensor made in every call, is a copy to the device that the host waits for.
+@lru_cache(maxsize=64)
+def _index(numbers: tuple[int, ...], device: torch.device) -> Int[Tensor, "S"]:
+    return torch.tensor(numbers, device=device)
 
 
 def root_of(points: Float[Tensor, "*batch K 3"], root: int | Sequence[int]) -> Float[Tensor, "*batch 3"]:
     """The point number `root`, or the mean of several."""
-    return points[..., root, :] if isinstance(root, int) else points[..., list(root), :].mean(-2)
+    return points[..., root, :] if isinstance(root, int) else points_of(points, root).mean(-2)
 
 
 def from_root(points: Float[Tensor, "*batch K 3"], root: int | Sequence[int]) -> Float[Tensor, "*batch K 3"]:

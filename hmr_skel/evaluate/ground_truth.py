@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hmr_skel.body.files import SMPL_FILES
 from hmr_skel.body.smpl import Smpl
+from hmr_skel.evaluate.align import points_of
 from hmr_skel.evaluate.benchmarks import Benchmark
 from hmr_skel.evaluate.labels import BenchmarkRows
 from hmr_skel.evaluate.regressors import Regressor, model_file
@@ -57,7 +58,7 @@ class GroundTruth:
         rule = self.benchmark.joints
         if rows.keypoints_3d is not None:
             points = torch.from_numpy(rows.keypoints_3d).to(self.device)
-            complete = (points[:, [*rule.root, *rule.scored], 3] > 0).all(1)
+            complete = (points_of(points, (*rule.root, *rule.scored))[..., 3] > 0).all(1)
             return Truth(complete, joints=points[..., :3])
         vertices, kinematic = self._posed(rows)
         # MOYO's joints are those that SMPL's kinematic chain has, not regressed ones.

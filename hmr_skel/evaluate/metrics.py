@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from hmr_skel.evaluate.align import from_root, similarity_align
+from hmr_skel.evaluate.align import from_root, points_of, similarity_align
 
 
 def mpjpe_mm(
@@ -18,7 +18,7 @@ def mpjpe_mm(
     of those `scored`, among which the root need not be."""
     pred, gt = from_root(pred, root), from_root(gt, root)
     if scored is not None:
-        pred, gt = pred[..., list(scored), :], gt[..., list(scored), :]
+        pred, gt = points_of(pred, scored), points_of(gt, scored)
     return _mean_distance_mm(pred, gt)
 
 

@@ -21,8 +21,7 @@ def found_keypoints(
     """Which valid keypoints are nearer than each of the thresholds; crop coordinates. What is not valid is not found,
     and may be NaN."""
     distance = (pred - gt).norm(dim=-1).nan_to_num(torch.inf)
-    limits = torch.tensor(list(THRESHOLDS.values()), device=pred.device)
-    return (distance.unsqueeze(-2) < limits[:, None]) & valid.unsqueeze(-2)
+    return torch.stack([distance < threshold for threshold in THRESHOLDS.values()], -2) & valid.unsqueeze(-2)
 
 
 def pck(found: Float[Tensor, "*batch K"], valid: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch"]:

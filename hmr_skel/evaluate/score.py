@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.align import root_of
+from hmr_skel.evaluate.align import points_of, root_of
 from hmr_skel.evaluate.benchmarks import JointRule
 from hmr_skel.evaluate.ground_truth import Truth
 from hmr_skel.evaluate.metrics import mpjpe_mm, pa_mpjpe_mm, pve_mm
@@ -60,9 +60,8 @@ def score(
     columns: Columns = {}
     if truth.joints is not None:
         joints, gt = pred.joints[rows], truth.joints[rows]
-        scored = list(rule.scored)
-        columns["mpjpe_mm"] = mpjpe_mm(joints, gt, rule.root, scored)
-        columns["pa_mpjpe_mm"] = pa_mpjpe_mm(joints[:, scored], gt[:, scored])
+        columns["mpjpe_mm"] = mpjpe_mm(joints, gt, rule.root, rule.scored)
+        columns["pa_mpjpe_mm"] = pa_mpjpe_mm(points_of(joints, rule.scored), points_of(gt, rule.scored))
         if truth.vertices is not None:
             vertices, gt_vertices = pred.vertices[rows], truth.vertices[rows]
             gt_root = root_of(gt, rule.root) if truth.mesh_root is None else truth.mesh_root[rows]

@@ -6,6 +6,7 @@ the architecture is HSMR's. The body model is not in here: `hmr_skel.model.keypo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, UInt8
@@ -110,8 +111,14 @@ class Network(nn.Module):
 
 def normalize(images: UInt8[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:
     """RGB bytes to floats of about zero mean and unit variance."""
-    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = _mean_and_std(images.device)
     return (images / 255 - mean) / std
+
+
+# Made anew in every call, each would be a copy to the device that the host waits for.
+@lru_cache(maxsize=16)
+def _mean_and_std(device: torch.device) -> Float[Tensor, "2 3 1 1"]:
+    return torch.tensor((IMAGE_MEAN, IMAGE_STD), device=device)[:, :, None, None]
 
 
 def middle_columns(images: Tensor) -> Tensor:

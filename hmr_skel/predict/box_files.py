@@ -25,6 +25,7 @@ import numpy as np
 from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.data.npz import LabelFile
+from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 from hmr_skel.predict.boxes import Box, GivenBoxes, Key, square
 
@@ -53,7 +54,7 @@ def load_boxes(path: Path, margin: float) -> GivenBoxes:
     if path.is_dir() or kind == ".parquet":
         shards = _open_shards(path)
         # What `predict` has written belongs to images as they are shown, labels to images as they are stored.
-        return _given(path, _shard_rows(path, shards), as_stored="person" not in shards.columns)
+        return _given(path, _shard_rows(shards), as_stored="person" not in shards.columns)
     if kind == ".npz":
         arrays = _read_npz(path)
         as_stored = "boxes" not in arrays and "person" not in arrays
@@ -115,7 +116,7 @@ def _csv_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _record(path: Path, where: str, record: Mapping[str, Any], margin: float) -> tuple[Key, Box]:
     try:
         corners = np.array([float(value) for value in record["box"]])
-        frame = None if record.get("frame") is None else int(record["frame"])
+        frame = None if record.get("frame") is None else _whole(float(record["frame"]))
         score, focal = (None if record.get(name) is None else float(record[name]) for name in ("score", "focal"))
         image = str(record["image"])
         if len(corners) != 4:
@@ -167,8 +168,16 @@ def _array_rows(path: Path, arrays: Mapping[str, np.ndarray], margin: float) -> 
             box = square(arrays["boxes"][i], margin)
         else:
             box = _from_scale(path, i, arrays["center"][i], np.atleast_1d(arrays["scale"][i]))
-        key = (str(name), None if frame is None or frame < 0 else int(frame))
-        yield key, replace(box, score=None if score is None else float(score), cam_int=_camera(path, i, cam_int))
+        try:
+            number = None if frame is None or np.isnan(frame) or frame < 0 else _whole(frame)
+        except ValueError as error:
+            raise UserError(
+                f"{path}: row {i}: {error}. Expected a whole number from 0, or -1 for a photograph."
+            ) from None
+        yield (
+            (str(name), number),
+            replace(box, score=None if score is None else float(score), cam_int=_camera(path, i, cam_int)),
+        )
 
 
 def _open_shards(path: Path) -> Shards:
@@ -179,8 +188,9 @@ def _open_shards(path: Path) -> Shards:
     return shards
 
 
-def _shard_rows(path: Path, shards: Shards) -> Iterator[tuple[Key, Box]]:
+def _shard_rows(shards: Shards) -> Iterator[tuple[Key, Box]]:
     for shard in shards.files():
+        path = shard.paths[0]
         names, centers, scales, cameras = (shard[name] for name in ("imgname", "center", "scale", "cam_int"))
         frames = shard["frame"] if "frame" in shard.columns else np.full(len(shard), -1)
         for i in range(len(shard)):
@@ -192,7 +202,7 @@ def _shard_rows(path: Path, shards: Shards) -> Iterator[tuple[Key, Box]]:
             )
 
 
-def _from_scale(path: Path, row: int, center: np.ndarray, scale: np.ndarray) -> Box:
+def _from_scale(path: Place, row: int, center: np.ndarray, scale: np.ndarray) -> Box:
     side = float(PX_PER_SCALE * np.max(scale))
     if not (np.isfinite(center).all() and 0 < side < np.inf):
         raise UserError(
@@ -201,12 +211,18 @@ def _from_scale(path: Path, row: int, center: np.ndarray, scale: np.ndarray) -> 
     return Box(np.asarray(center, float), side)
 
 
-def _camera(path: Path, row: int, cam_int: np.ndarray | None) -> np.ndarray | None:
+def _camera(path: Place, row: int, cam_int: np.ndarray | None) -> np.ndarray | None:
     if cam_int is None:
         return None
     if not (np.isfinite(cam_int).all() and cam_int[0, 0] > 0 and cam_int[1, 1] > 0):
         raise UserError(f"{path}: row {row} has no intrinsics that can be used: {np.asarray(cam_int).tolist()}.")
     return np.asarray(cam_int, float)
+
+
+def _whole(frame: float) -> int:
+    if not 0 <= frame < 2**53 or frame != int(frame):
+        raise ValueError(f"frame {frame:g} is no number of a frame")
+    return int(frame)
 
 
 def _check_corners(path: Path, where: str, corners: np.ndarray) -> None:

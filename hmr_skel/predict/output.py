@@ -10,8 +10,8 @@ attention/<image>-<person>.png         what the decoder's tokens look at
 
 import os
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,8 @@ class Output:
     skel: Skel
     network: Network
     table: TableWriter
+    videos: "_Videos"
     every: int
-    _videos: "_Videos" = field(default_factory=lambda: _Videos())
 
     @property
     def wants_attention(self) -> bool:
@@ -75,7 +75,7 @@ class Output:
             if frame.number is None:
                 _write(self.folder / "overlays" / f"{name}.jpg", encode_picture(picture, ".jpg"))
             else:
-                self._videos.write(self.folder / "overlays" / f"{name}.mp4", frame, picture, self.every)
+                self.videos.write(self.folder / "overlays" / f"{name}.mp4", frame, picture, self.every)
         for person, body in people:
             self.table.add(frame, person, body)
             where = name if frame.number is None else f"{name}-{frame.number:06d}"
@@ -103,12 +103,10 @@ def writing(
     Raises:
         UserError: the folder cannot be written.
     """
-    with ExitStack() as stack:
-        table = stack.enter_context(writing_table(folder / TABLE, predictor.num_stages, predictor.skel_gender))
-        output = Output(folder, wanted, output_names(files), skel, predictor.network, table, every)
-        stack.callback(output._videos.close)
-        yield output
-    npz_from_parquet(folder / TABLE, folder / ARRAYS)
+    with _Videos() as videos:
+        with writing_table(folder / TABLE, predictor.num_stages, predictor.skel_gender) as table:
+            yield Output(folder, wanted, output_names(files), skel, predictor.network, table, videos, every)
+        npz_from_parquet(folder / TABLE, folder / ARRAYS)
 
 
 def output_names(files: Sequence[Path]) -> dict[Path, str]:
@@ -123,11 +121,22 @@ def output_names(files: Sequence[Path]) -> dict[Path, str]:
 
 
 class _Videos:
-    """The video being written: frames of one file come one after the other."""
+    """The video being written: frames of one file come one after the other. One that an error breaks off goes."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
         self._writer: Any = None
+        self._size = (0, 0)
+        self._frames = 0
+
+    def __enter__(self) -> "_Videos":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._finish()
+        else:
+            self._discard()
 
     def write(self, path: Path, frame: Frame, picture: np.ndarray, every: int) -> None:
         """Add a frame. Raises `UserError` where no video can be written."""
@@ -135,25 +144,52 @@ class _Videos:
 
         picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # the codec wants even sides
         if path != self._path:
-            self.close()
+            self._finish()
             path.parent.mkdir(parents=True, exist_ok=True)
             assert frame.rate is not None
-            size = (picture.shape[1], picture.shape[0])
+            self._size = (picture.shape[1], picture.shape[0])
             codec = cv2.VideoWriter.fourcc(*"mp4v")
-            writer = cv2.VideoWriter(str(_partial(path)), codec, frame.rate / every, size)
+            writer = cv2.VideoWriter(str(_partial(path)), codec, frame.rate / every, self._size)
             if not writer.isOpened():
-                raise UserError(
-                    f"cannot write the video {path}. Choose an output folder that is writable and has room."
-                )
-            self._path, self._writer = path, writer
+                raise _no_video(path)
+            self._path, self._writer, self._frames = path, writer, 0
+        if picture.shape[1::-1] != self._size:  # OpenCV would leave the frame out and say nothing
+            picture = cv2.resize(picture, self._size)
         self._writer.write(np.ascontiguousarray(picture[..., ::-1]))
+        self._frames += 1
 
-    def close(self) -> None:
-        """Finish the video; it gets its name now."""
+    def _finish(self) -> None:
+        """The video gets its name, if all its frames are in the file: OpenCV does not say that a disk is full."""
+        if self._path is None:
+            return
+        path = self._path
+        self._writer.release()
+        if _count_frames(_partial(path)) != self._frames:
+            self._discard()
+            raise _no_video(path)
+        os.replace(_partial(path), path)
+        self._path = self._writer = None
+
+    def _discard(self) -> None:
         if self._path is not None:
             self._writer.release()
-            os.replace(_partial(self._path), self._path)
+            _partial(self._path).unlink(missing_ok=True)
             self._path = self._writer = None
+
+
+def _no_video(path: Path) -> UserError:
+    return UserError(f"cannot write the video {path}. Choose an output folder that is writable and has room.")
+
+
+def _count_frames(video: Path) -> int:
+    """As the file's head says, which is written last; 0 of a file without one."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(video))
+    try:
+        return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    finally:
+        capture.release()
 
 
 def _partial(path: Path) -> Path:

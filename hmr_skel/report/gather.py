@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
-from hmr_skel.body.dofs import NUM_DOFS, limits
+from hmr_skel.body.dofs import LIMIT_TABLES, NUM_DOFS, limits
 from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.data.meta import load_meta
 from hmr_skel.data.parquet_bounds import open_parquet
@@ -29,7 +29,7 @@ AT_LIMIT_DEG = 0.1
 """An angle this near to a bound of its range counts as held by it."""
 _COLUMNS = ("source", "status", "skel_gender", "skel_q", "skel_betas", "max_limit_violation_deg", *ERRORS)
 _REJECT_COLUMNS = ["source", "reason", "detail"]
-_NEEDED = ("shard", "shards", "rows", "kept", "rejected", "split", "files", "pieces")
+_NEEDED = ("shard", "shards", "rows", "kept", "rejected", "split", "files", "pieces", "made_from")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def gather(folder: Path, progress: Callable[[int], object] = lambda rows: None) 
     """
     metas = read_metas(folder)
     shards = load_shards([_file(folder, meta, "data/") for meta in metas], _COLUMNS)
-    table = metas[0].get("recipe", {}).get("limits", "anatomical")
+    table = metas[0]["made_from"]["recipe"]["limits"]
     tally = _Tally(np.rad2deg(limits(table)))
     for shard in shards.files():
         if len(shard):
@@ -131,7 +131,9 @@ def read_metas(folder: Path) -> list[dict[str, Any]]:
         try:
             meta = load_meta(path)
             missing = [key for key in _NEEDED if key not in meta]
-        except (OSError, ValueError) as error:
+            if not missing and (table := meta["made_from"]["recipe"]["limits"]) not in LIMIT_TABLES:
+                raise ValueError(f"its rows were fitted with limits {table!r}, known are {', '.join(LIMIT_TABLES)}")
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"{path}: not a meta file of a shard ({error}). Build the shard again.") from error
         if missing:
             raise UserError(f"{path}: not a meta file of a shard, it has no {', '.join(missing)}. Build it again.")

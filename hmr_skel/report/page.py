@@ -192,11 +192,11 @@ def _statuses(sources: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def _about(dataset: Dataset) -> list[tuple[str, str]]:
     """Terms and their meaning, and what the dataset was made with."""
-    meta = dataset.metas[0]
-    recipe = meta.get("recipe", {})
-    codes = sorted({str(meta["code"]) for meta in dataset.metas if "code" in meta})
+    made_from = [meta["made_from"] for meta in dataset.metas]
+    recipe = made_from[0]["recipe"]
     made = [f"{key} {recipe[key]}" for key in ("shape", "root", "limits") if key in recipe]
-    differ = any(meta.get("recipe") != recipe for meta in dataset.metas)
+    differ = any(one["recipe"] != recipe for one in made_from)
+    versions = sorted({str(one["code"]) for one in made_from if "code" in one})
     lines = [
         ("v2v", "mean distance between the vertices of the fitted SKEL skin and those of the annotated SMPL mesh, mm"),
         (
@@ -208,7 +208,7 @@ def _about(dataset: Dataset) -> list[tuple[str, str]]:
         ("given as SKEL", "the label held SKEL already: it passed through, was not fitted, and has no error"),
         ("rows/s", "rows read / seconds of reading, fitting and writing, without the time a shard waited for others"),
         ("recipe", ", ".join(made) + ("; not the same in all shards" if differ else "")),
-        ("made by", ", ".join(f"hmr-skel {code}" for code in codes)),
+        ("made by", ", ".join(f"hmr-skel {version}" for version in versions)),
         ("read back", f"hmr_skel.load_shards({str(dataset.folder)!r}); pandas, Polars and DuckDB open data/*.parquet"),
         ("checked by", f"hmr-skel verify {dataset.folder}"),
     ]

@@ -5,8 +5,10 @@ late; until it comes, the best answer about either is "between them", where ther
 apart by their place in the picture: one map is for the knee further left in it, the other for the knee further right.
 """
 
+from functools import lru_cache
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hmr_skel.body.joints import FLIP_44
@@ -49,7 +51,7 @@ def ordered_pairs(keypoints_2d: Float[Tensor, "B 44 3"]) -> Float[Tensor, "B 44 
 
     Pairs of which one has no place lose the other one's as well: on which side it would be cannot be told.
     """
-    mirrored, own = (torch.tensor(index, device=keypoints_2d.device) for index in (FLIP_44, range(len(FLIP_44))))
+    mirrored, own = _pairs(keypoints_2d.device)
     alone, first = mirrored == own, own < mirrored
     other = keypoints_2d[:, mirrored]
     both = (keypoints_2d[..., 2] > 0) & (other[..., 2] > 0)
@@ -57,3 +59,10 @@ def ordered_pairs(keypoints_2d: Float[Tensor, "B 44 3"]) -> Float[Tensor, "B 44 
     chosen = torch.where((in_order | alone).unsqueeze(-1), keypoints_2d, other)
     confidence = torch.where(both | alone, chosen[..., 2], 0)
     return torch.cat((chosen[..., :2], confidence.unsqueeze(-1)), -1)
+
+
+# Made anew in every step, each would be a copy to the device that the host waits for.
+@lru_cache(maxsize=16)
+def _pairs(device: torch.device) -> tuple[Int[Tensor, "44"], Int[Tensor, "44"]]:
+    """Numbers of the mirrored keypoints, and of the keypoints themselves."""
+    return torch.tensor(FLIP_44, device=device), torch.arange(len(FLIP_44), device=device)

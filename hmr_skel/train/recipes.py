@@ -196,11 +196,8 @@ def recipe_dict(recipe: Recipe) -> dict[str, Any]:
 
 def recipe_text(recipe: Recipe) -> str:
     """Every field and its value, one a line."""
-    lines = [f"recipe {recipe.name}"]
-    for key, value in flat(recipe_dict(recipe)).items():
-        depth = key.count(".")
-        lines.append(f"  {key:<{36}} {value}" if depth else f"  {key:<36} {value}")
-    return "\n".join(lines)
+    lines = [f"  {key:<36} {value}" for key, value in flat(recipe_dict(recipe)).items()]
+    return "\n".join([f"recipe {recipe.name}", *lines])
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

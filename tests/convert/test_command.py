@@ -135,6 +135,47 @@ def motion(frames: int) -> dict[str, np.ndarray]:
     return amass(truth, mocap_framerate=np.array(60.0))
 
 
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("out", "where"),
+    [
+        ("x.parquet", "hmr_skel.convert.fit.fit_clips"),
+        ("x.parquet", "pyarrow.parquet.write_table"),
+        ("x.npz", "numpy.savez"),
+        ("x.mot", "numpy.savetxt"),
+        ("x.glb", "trimesh.Scene.export"),
+    ],
+)
+def test_an_interrupt_leaves_the_file_that_was_there(walking: Path, monkeypatch, out: str, where: str):
+    """While it fits, or while it writes: no half file, and nothing beside it."""
+    Path(out).write_bytes(b"of an earlier run")
+    monkeypatch.setattr(where, interrupt)
+    assert main(["convert", "walk.npz", "-o", out, "--frames", "3", "-q"]) == 130
+    assert Path(out).read_bytes() == b"of an earlier run"
+    assert {path.name for path in Path().iterdir()} == {"walk.npz", out}
+
+
+def test_an_interrupt_between_two_files_leaves_whole_ones(walking: Path, monkeypatch):
+    """Into a folder: what has its name is whole, and what came later is as it was."""
+    np.savez("run.npz", **amass(walk(5, seed=2)))
+    Path("out").mkdir()
+    Path("out/walk.npz").write_bytes(b"of an earlier run")
+    original, calls = np.savez, []
+
+    def second_time(*args, **kwargs):
+        calls.append(args)
+        return original(*args, **kwargs) if len(calls) == 1 else interrupt()
+
+    monkeypatch.setattr(np, "savez", second_time)
+    assert main(["convert", "run.npz", "walk.npz", "-o", "out", "--format", "npz", "--frames", "0-1", "-q"]) == 130
+    assert len(np.load("out/run.npz")["skel_q"]) == 2
+    assert Path("out/walk.npz").read_bytes() == b"of an earlier run"
+    assert len(list(Path("out").iterdir())) == 2
+
+
 @pytest.mark.slow
 def test_a_long_recording(tmp_path: Path, open_body_dir: Path):
     """2,751 frames, as long as CMU's 01_01, in a process of its own: one line, and the time that it takes."""

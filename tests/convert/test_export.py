@@ -1,7 +1,9 @@
 """Datasets in other trainers' files, read back as those trainers read them."""
 
 import json
+import weakref
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.cli import main
 from hmr_skel.convert import Bodies
 from hmr_skel.convert.distance import mesh_distances_mm
-from hmr_skel.convert.export import Exported, export_dataset
+from hmr_skel.convert.export import FORMATS, Exported, export_dataset
 from hmr_skel.convert.mirror import SMPL_MIRROR, mirrored_largest_mm, mirrored_smpl
 from hmr_skel.data.annotations import open_source
+from hmr_skel.data.load import Shards
 from hmr_skel.data.parquet import write_rejects, write_shard
 from hmr_skel.data.schema import shard_table
 from hmr_skel.data.shards import Piece, Shard
@@ -201,6 +204,49 @@ def test_other_bodies_than_those_of_the_fit_are_noticed(tmp_path: Path, fitted, 
     with pytest.raises(UserError, match=r"flip_pve_max is measured on meshes.*--body-models"):
         export_dataset(folder, tmp_path / "out", "hsmr")
     assert not list((tmp_path / "out").iterdir())
+
+
+class Held(np.ndarray):
+    """An array that knows which files it was read from, as do the arrays that are made of it."""
+
+    files: tuple = ()
+    alive: ClassVar[list] = []
+
+    def __array_finalize__(self, parent) -> None:
+        self.files = getattr(parent, "files", ())
+        Held.alive.append(weakref.ref(self))
+
+    @classmethod
+    def number_of_files(cls) -> int:
+        """From which something is in memory."""
+        cls.alive[:] = [ref for ref in cls.alive if ref() is not None]
+        return len({file for ref in cls.alive if (array := ref()) is not None for file in array.files})
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_columns_are_read_shard_by_shard_and_let_go(tmp_path: Path, fitted, bodies: Bodies, monkeypatch, format: str):
+    """Of three million rows whole columns are gigabytes."""
+    shards = 5
+    folder = dataset(tmp_path / "set", *[fitted] * shards)
+    read, held = [], []
+
+    def counted(method):
+        def counting(self, column):
+            read.append(len(self.paths))
+            array = np.array(method(self, column)).view(Held)
+            array.files = self.paths
+            held.append(Held.number_of_files())
+            return array
+
+        return counting
+
+    monkeypatch.setattr(Shards, "__getitem__", counted(Shards.__getitem__))
+    monkeypatch.setattr(Shards, "valid", counted(Shards.valid))
+    written = export_dataset(folder, tmp_path / "out", format, bodies=bodies)
+    assert [file.rows for file in written.values()] == [shards * ROWS]
+    assert len(read) > shards * len(load(*written))  # all was read so
+    assert max(read) == 1
+    assert max(held) <= 3  # not all of what has just been written is gone when the next is read
 
 
 def test_hsmr_rows_that_came_as_skel_need_no_bodies(tmp_path: Path):

@@ -81,6 +81,24 @@ def test_unpacked_once(tmp_path, label_arrays):
     assert LabelFile(tmp_path / "a.npz", tmp_path / "cache").array("center").shape == (5, 2)
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe\x00"])
+def test_a_damaged_note_of_an_earlier_check_is_none(tmp_path, label_arrays, damage):
+    """The file is checked again, and the note written anew."""
+    path = tmp_path / "a.npz"
+    np.savez(path, **label_arrays(5))
+    checks = (
+        lambda: LabelFile(path, tmp_path / "cache").verify(["shape"]),
+        lambda: check_sha256(path, file_sha256(path), tmp_path / "cache"),
+    )
+    for check, name in zip(checks, ("verified.json", "sha256.json"), strict=True):
+        check()
+        (note,) = (tmp_path / "cache").rglob(name)
+        sound = note.read_bytes()
+        note.write_bytes(damage)
+        check()
+        assert note.read_bytes() == sound
+
+
 def test_offsets_beyond_4_gb(tmp_path):
     """ZIP64, at no cost: the file is sparse."""
     path = tmp_path / "far.npz"

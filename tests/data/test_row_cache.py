@@ -1,5 +1,6 @@
 import pickle
 import shutil
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +53,27 @@ def test_of_a_store(shards, object_store):
         np.testing.assert_array_equal(rows[i].keypoints_2d, here[i].keypoints_2d)
     states = [file.stat().st_mtime_ns for file in rows.files]
     assert [file.stat().st_mtime_ns for file in open_rows(there).files] == states
+
+
+def test_footers_of_a_store_are_read_at_the_same_time(shards, object_store):
+    """Each answer takes its time, which must not add up over thousands of shards."""
+    out = object_store.place("footers")
+    for shard in shards:
+        put(shard, out / "data" / shard.name)
+    there = load_shards(str(out)).paths
+    open_rows(there)
+    asked, together = set(), threading.Event()
+
+    def unanswered_until_another_is_asked_for(method: str, path: str) -> bool:
+        if method != "GET":
+            return False
+        asked.add(path)
+        if len(asked) > 1:
+            together.set()
+        return not together.wait(60)
+
+    object_store.refuse = unanswered_until_another_is_asked_for
+    assert len(open_rows(there)) == 36
 
 
 def test_null_is_nan_and_minus_one(shards):

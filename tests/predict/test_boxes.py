@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -131,6 +133,33 @@ def test_wrong_files_get_one_line(tmp_path, name, content, says):
     with pytest.raises(UserError, match=says) as error:
         load_boxes(written(tmp_path / name, content), MARGIN)
     assert "\n" not in str(error.value)
+
+
+def test_a_row_that_is_wrong_is_named_by_its_own_file(tmp_path):
+    """Of a dataset of several shards."""
+    sample_set = write_sample_set(tmp_path, with_images=False)
+    shard = sorted((sample_set.path / "data").iterdir())[1]
+    table = pq.read_table(shard)
+    column, values = table.schema.get_field_index("scale"), table["scale"].combine_chunks()
+    wrong = np.array(values.flatten()).reshape(-1, 2)
+    wrong[3] = 0
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(wrong.reshape(-1)), type=values.type)
+    pq.write_table(table.set_column(column, table.schema.field(column), flat), shard)
+    with pytest.raises(UserError, match=rf"{shard.name}: row 3 has a box of centre"):
+        load_boxes(sample_set.path, MARGIN)
+
+
+def test_a_frame_that_is_no_number_gets_one_line(tmp_path):
+    arrays = {"imgname": np.array(["a.mp4", "a.mp4", "b.jpg"]), "boxes": np.array([[0, 0, 9, 9.0]] * 3)}
+    for frame in (np.inf, 1.5):
+        np.savez(tmp_path / "b.npz", frame=[4.0, frame, -1], **arrays)
+        with pytest.raises(UserError, match=rf"b\.npz: row 1: frame {frame:g} is no number of a frame.*-1"):
+            load_boxes(tmp_path / "b.npz", MARGIN)
+        written(tmp_path / "b.json", [{"image": "a.mp4", "frame": frame, "box": [0, 0, 9, 9]}])
+        with pytest.raises(UserError, match=rf"b\.json: entry 0: frame {frame:g} is no number of a frame"):
+            load_boxes(tmp_path / "b.json", MARGIN)
+    np.savez(tmp_path / "b.npz", frame=[4.0, 5.0, np.nan], **arrays)  # NaN is null, as everywhere
+    assert load_boxes(tmp_path / "b.npz", MARGIN).by_image.keys() == {("a.mp4", 4), ("a.mp4", 5), ("b.jpg", None)}
 
 
 def test_wrong_arrays_get_one_line(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import resource
+import signal
 from pathlib import Path
 
 import cv2
@@ -19,6 +21,8 @@ from hmr_skel.model.checkpoint import NetworkInfo, save_network
 from hmr_skel.model.config import NetworkConfig, VitConfig
 from hmr_skel.model.network import Network
 from hmr_skel.predict.box_files import load_boxes
+from hmr_skel.predict.frames import Frame
+from hmr_skel.predict.output import Output, _Videos
 from tests.model.conftest import SMALL_DECODER
 from tests.predict.conftest import CAM_INT, HEIGHT, WIDTH
 from tests.predict.test_detector import LAYOUTS, graph
@@ -208,6 +212,63 @@ def test_an_interrupt_keeps_what_is_done(video, typed, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("interrupted; 8 images, 8 people;")
     assert len(load_shards("out/predictions.parquet")) == len(np.load("out/predictions.npz")["skel_q"]) == 8
     assert cv2.VideoCapture("out/overlays/walk.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 8
+
+
+def test_an_interrupt_before_the_first_picture_keeps_what_was_there(photos, typed, monkeypatch, capsys):
+    from hmr_skel.predict import run as module
+
+    assert typed(photos[0].file, "--boxes", "boxes.json", "-q") == 0
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+
+    def stops(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "predict", stops)
+    assert typed(photos[0].file, "--boxes", "boxes.json") == 130
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+
+
+def test_a_video_that_breaks_off_does_not_get_its_name(video, typed, monkeypatch):
+    """A bug, say, or a disk that is full: the table and the video of an earlier run stay as they are."""
+    words = [video, "--whole-image", "--vfov", "50", "--batch-size", "4", "-q"]
+    assert typed(*words, "--every", "5") == 0
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    assert {path.name for path in before} == {"walk.mp4", "predictions.npz", "predictions.parquet"}
+    original = Output.write
+
+    def fails(self, frame, people):
+        if frame.number == 6:
+            raise RuntimeError("a bug")
+        original(self, frame, people)
+
+    monkeypatch.setattr(Output, "write", fails)
+    with pytest.raises(RuntimeError, match="a bug"):
+        typed(*words)
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+
+
+def test_a_video_that_the_disk_has_no_room_for_does_not_get_its_name(video, typed, capsys):
+    """OpenCV says nothing when a frame cannot be written."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))  # bytes of a file: the tables have room
+    try:
+        assert typed(video, "--whole-image", "--vfov", "50") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "cannot write the video out/overlays/walk.mp4" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert list(Path("out/overlays").iterdir()) == []
+    assert len(load_shards("out/predictions.parquet")) == 12
+
+
+def test_a_video_whose_frames_change_their_size(tmp_path, photos):
+    """A recording that is turned on the way: every frame is there."""
+    videos = _Videos()
+    with videos:
+        for number, shape in enumerate([(40, 60, 3), (60, 40, 3), (40, 60, 3)]):
+            frame = Frame(Path("a.mp4"), number, 20.0, np.zeros(shape, np.uint8))
+            videos.write(tmp_path / "a.mp4", frame, frame.rgb, every=1)
+    assert cv2.VideoCapture(str(tmp_path / "a.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
 def test_an_error_keeps_what_is_done(photos, typed, monkeypatch, capsys):

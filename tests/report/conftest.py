@@ -9,15 +9,15 @@ import pyarrow as pa
 import pytest
 import torch
 
+from flows.shard import Builder
 from hmr_skel.bench.judge import Judge
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
-from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import shard_table
 from hmr_skel.data.shards import Piece, Shard
-from hmr_skel.data.summary import summarise
 from hmr_skel.rows import AnnotationRows, Reject, SkelParams
+from tests.data.conftest import label_arrays
 
 HARMFUL = "</script><b>"
 """Part of names of images and of a source: a page must not be run by what a dataset is called."""
@@ -34,6 +34,7 @@ name = "small"
 description = "People of a test <i>"
 skel_gender = "male"
 rows_per_shard = 16
+recipe = "{recipe}"
 
 [body_models]
 kind = "files"
@@ -42,7 +43,7 @@ path = "{body_models}"
 [[sources]]
 name = "street"
 format = "camerahmr"
-file = "nowhere.npz"
+file = "{labels}"
 image_root = "{images}"
 """
 
@@ -61,29 +62,44 @@ class Small:
 def small(open_body_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Small:
     """Two shards of 16 and 8 kept rows. Read only."""
     folder = tmp_path_factory.mktemp("report")
+    (folder / "images").mkdir()
+    cv2.imwrite(str(folder / "images" / "2.jpg"), np.full((300, 400, 3), 90, np.uint8))
+    manifest = write_manifest(folder, open_body_dir)
     judge = (Smpl.load(open_body_dir / "SMPL_NEUTRAL.pkl"), Skel.load(open_body_dir / "skel_male.pkl"))
     tables, distances = zip(*(source_table(name, count, *judge) for name, count in SOURCES.items()), strict=True)
     table = pa.concat_tables(tables)
-    write_dataset(folder / "set", table, REJECTS)
-    (folder / "images").mkdir()
-    cv2.imwrite(str(folder / "images" / "2.jpg"), np.full((300, 400, 3), 90, np.uint8))
-    manifest = folder / "small.toml"
-    manifest.write_text(MANIFEST.format(body_models=open_body_dir, images=folder / "images"))
+    write_dataset(folder / "set", manifest, table, REJECTS)
     return Small(folder / "set", manifest, table, np.concatenate(distances[:2]))
 
 
-def write_dataset(folder: Path, table: pa.Table, rejects: tuple[Reject, ...] = (), size: int = 16) -> None:
-    """A table as shards that are complete; all rejects belong to the first."""
+def write_manifest(folder: Path, body_models: Path, images: Path | None = None, recipe: str = "default") -> Path:
+    """The manifest that the small dataset is written by, with a label file that nothing is read from."""
+    np.savez(folder / "labels.npz", **label_arrays(1))
+    path = folder / "small.toml"
+    images = folder / "images" if images is None else images
+    path.write_text(
+        MANIFEST.format(recipe=recipe, body_models=body_models, labels=folder / "labels.npz", images=images)
+    )
+    return path
+
+
+def write_dataset(
+    folder: Path,
+    manifest: Path,
+    table: pa.Table,
+    rejects: tuple[Reject, ...] = (),
+    size: int = 16,
+    only: int | None = None,
+) -> None:
+    """A table as shards that are complete, or `only` one of them, written as a build writes them; all rejects belong to
+    the first."""
+    builder = Builder.open(manifest, folder, "cpu", quiet=True, any_plan=True)
     count = max(-(-table.num_rows // size), 1)
-    for index in range(count):
+    for index in range(count) if only is None else [only]:
         part, lost = table.slice(index * size, size), list(rejects) if index == 0 else []
         pieces = (Piece("street", index * 100, index * 100 + part.num_rows + len(lost)),)
         shard = Shard(index, count, pieces, held_out=index > 0)
-        write_shard(folder, shard, part, fingerprint="f", manifest_name="small", code="c")
-        write_rejects(folder, shard, lost)
-        seconds = {"read": 0.5, "fit": 1.0, "write": 0.5, "total": 2.0}
-        info = {"seconds": seconds, "rows_per_s": shard.num_rows / 2.0, "device": "cpu", "code": "0.1+abc"}
-        write_meta(folder, shard, "f", summarise(part, lost) | info)
+        builder.write(shard, part, lost, {"read": 0.5, "check": 0.1, "fit": 1.0, "load": 0.4}, batch=512)
 
 
 def source_table(name: str, count: int, smpl: Smpl, skel: Skel) -> tuple[pa.Table, np.ndarray]:

@@ -11,7 +11,7 @@ import pytest
 
 from hmr_skel.cli import main
 from tests.report.browser import browse, find_chromium
-from tests.report.conftest import HARMFUL, HARMFUL_SOURCE, MANIFEST, write_dataset
+from tests.report.conftest import HARMFUL, HARMFUL_SOURCE, write_dataset, write_manifest
 
 CHROMIUM = find_chromium()
 
@@ -66,7 +66,9 @@ def test_all_that_is_promised_is_there(parsed):
     for text in (
         "24 rows kept of 27 read", "Half of 20 fitted rows lie within", "3 rows (12.5 %) have a joint angle outside",
         "People of a test <i>", HARMFUL_SOURCE, "|smpl_betas[0]| is 40; expected 10 at most", "2 of street",
-        "converged at a limit", "given as SKEL", "27 rows in 4.0 s of work", "knee_angle_r", "upper arms",
+        "converged at a limit", "given as SKEL", "knee_angle_r", "upper arms",
+        "of work: 1.2 s reading and checking, 0.8 s loading body models, 2.0 s fitting",
+        "recipe shape convert, root frozen, limits anatomical made by hmr-skel",
     ):  # fmt: skip
         assert text in words, text
 
@@ -184,7 +186,7 @@ def different(a: np.ndarray, b: np.ndarray) -> bool:
 
 def test_a_dataset_that_was_given_as_skel(small, tmp_path, capsys):
     """Nothing was fitted: no errors, no targets, and no shards with rejects; pictures all the same."""
-    write_dataset(tmp_path / "set", small.table.slice(20, 4))
+    write_dataset(tmp_path / "set", small.manifest, small.table.slice(20, 4))
     assert main(["report", str(tmp_path / "set"), "--manifest", str(small.manifest)]) == 0
     assert "4 rows, 0 rejected, none was fitted" in capsys.readouterr().out
     parsed = Parsed((tmp_path / "set" / "report.html").read_text())
@@ -192,6 +194,16 @@ def test_a_dataset_that_was_given_as_skel(small, tmp_path, capsys):
     assert "4 rows that came as SKEL already" in re.sub(r"\s+", " ", parsed.words)
     assert "No row was rejected." in parsed.words
     assert {"Row 0", "Row 2", "Row 3"} <= set(re.findall(r"Row \d", parsed.words))
+
+
+def test_shards_of_different_recipes_are_told_apart(small, tmp_path, open_body_dir):
+    """Whoever changes the manifest between two shards has a dataset of two kinds."""
+    for index, recipe in enumerate(("default", "refine")):
+        manifest = write_manifest(tmp_path, open_body_dir, recipe=recipe)
+        write_dataset(tmp_path / "set", manifest, small.table, only=index)
+    assert main(["report", str(tmp_path / "set"), "--no-pictures", "-q"]) == 0
+    words = re.sub(r"\s+", " ", Parsed((tmp_path / "set" / "report.html").read_text()).words)
+    assert "shape convert, root frozen, limits anatomical; not the same in all shards" in words
 
 
 def test_without_pictures_no_model_is_needed(small, tmp_path, capsys):
@@ -222,8 +234,7 @@ def test_other_models_than_the_dataset_was_made_with_are_noticed(small, tmp_path
     shutil.copytree(open_body_dir, folder, copy_function=lambda a, b: Path(b).symlink_to(a))
     (folder / "skel_male.pkl").unlink()
     (folder / "skel_male.pkl").symlink_to(open_body_dir / "skel_female.pkl")
-    manifest = tmp_path / "other.toml"
-    manifest.write_text(MANIFEST.format(body_models=folder, images=tmp_path))
+    manifest = write_manifest(tmp_path, folder)
     out = tmp_path / "report.html"
     assert main(["report", str(small.folder), "--manifest", str(manifest), "-o", str(out)]) == 0
     assert re.search(r"warning: .*it was made with other models", capsys.readouterr().out)
@@ -237,13 +248,13 @@ def test_other_models_than_the_dataset_was_made_with_are_noticed(small, tmp_path
         (["report", "{set}"], r"made by a manifest called 'small', and manifests/small.toml is not there"),
         (["report", "{set}", "--manifest", "{tmp}/none.toml"], "no manifest .*none.toml"),
         (["report", "{set}", "--manifest", "manifests/open.toml"], "is the manifest 'open', but .* made by 'small'"),
-        (["report", "{set}", "--manifest", "{tmp}/bare.toml"], "no body model .*skel_male.pkl"),
+        (["report", "{set}", "--manifest", "{tmp}/small.toml"], "no body model .*skel_male.pkl"),
         (["report", "{set}", "--no-pictures", "-o", "{tmp}"], "is a folder. Expected a file"),
         (["report", "{set}", "--no-pictures", "-o", "/proc/x/report.html"], "cannot write /proc/x/report.html"),
     ],
 )
 def test_what_can_be_wrong(small, tmp_path, capsys, arguments, text):
-    (tmp_path / "bare.toml").write_text(MANIFEST.format(body_models=tmp_path, images=tmp_path))
+    write_manifest(tmp_path, tmp_path)
     filled = [argument.format(tmp=tmp_path, set=small.folder) for argument in arguments]
     assert main(filled) == 2
     error = capsys.readouterr().err
