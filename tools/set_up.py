@@ -8,7 +8,6 @@ fails with that configuration, pip installs. Each step prints a line with its se
 import argparse
 import ast
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -56,17 +55,16 @@ ADVICE = (
         "       pip is configured with: .venv/bin/pip config list",
     ),
     (
-        r"No matching distribution found for torch\b",
+        r"No matching distribution found for torch\b|\(constraint\) torch\b",
         "no package index that pip is configured with has this build of torch. Name one that has its CPU build\n"
         "       (https://pytorch.org/get-started names them), make setup TORCH_INDEX=...,\n"
         "       or another build, make setup TORCH=torch==2.13.0",
     ),
     (
-        "No matching distribution found|Failed building wheel|subprocess-exited-with-error",
-        "the versions in constraints.txt have wheels for Python 3.11. Name one, make setup PYTHON=python3.11, or\n"
-        "       configure pip with a package index that has them: .venv/bin/pip config list",
+        "No matching distribution found|ResolutionImpossible|Failed building wheel|subprocess-exited-with-error",
+        "no package index that pip is configured with (.venv/bin/pip config list) has a version that constraints.txt\n"
+        "       allows, for this Python and machine. All have wheels for Python 3.11: make setup PYTHON=python3.11",
     ),
-    ("ResolutionImpossible", "constraints.txt and the constraints that pip is configured with contradict each other"),
     ("", "pip could not install, its last lines above say why"),
 )
 """What pip says when it fails (the first pattern that is found counts), and what helps."""
@@ -100,8 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_venv() -> None:
     """Make .venv with this version of Python, unless it is there."""
-    about, version = VENV / "pyvenv.cfg", platform.python_version()
-    if not (PIP.exists() and PYTHON.exists() and f"version = {version}\n" in about.read_text()):
+    about, version = VENV / "pyvenv.cfg", ".".join(map(str, sys.version_info[:3]))
+    there = PIP.exists() and PYTHON.exists() and about.exists()
+    if not (there and f"version = {version}\n" in about.read_text()):
         must(f"{VENV} with Python {version}", [sys.executable, "-m", "venv", "--clear", str(VENV)])
 
 
@@ -118,16 +117,16 @@ def install(extra: str | None, torch: str, index: str | None) -> None:
     configured = pip_options(listed.stdout)
     unknown = configured.keys() - {"constraint"} - VARIABLES.keys() - FLAGS.keys() - NO_MATTER
     if unknown:
-        print(f"pip is configured with {', '.join(sorted(unknown))}, which uv has not: pip installs; it takes minutes")
+        print(f"uv has no counterpart of pip's {', '.join(sorted(unknown))}: pip installs instead, in some minutes")
     elif uv := find_uv():
         indexes = " ".join(filter(None, (configured.get("extra-index-url"), index)))
         arguments, variables = for_uv(configured | {"extra-index-url": indexes})
         command = [uv, "pip", "install", "--python", str(PYTHON), *arguments, *what]
         if run(title, command, variables, live=sys.stderr.isatty())[0] == 0:
             return
-        print("uv fails with what pip is configured with: pip installs; it takes minutes")
+        print("uv failed: pip installs instead, in some minutes")
     else:
-        print("uv cannot be had: pip installs; it takes minutes")
+        print("uv cannot be had: pip installs instead, in some minutes")
     from_index = ["--extra-index-url", index] if index else []
     status, said = run(title, [str(PIP), "install", "--disable-pip-version-check", *from_index, *what])
     if status != 0:
