@@ -9,7 +9,7 @@ import pytest
 
 from tools import set_up
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGURATION = r"""
 global.extra-index-url='file:///a/simple\nhttps://name:word@b.example/simple'
 global.find-links='/wheels ~/more'
