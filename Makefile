@@ -1,19 +1,15 @@
 # `make` alone lists the targets. Everything runs in .venv, which the first target that needs it creates.
 # Choices: SHARD=07 MANIFEST=manifests/open.toml OUT=data/open DEVICE=cpu|cuda|cuda:1 SHARDS=0-3,7 WORKERS=8 PORT=4200
-# PYTHON=python3.12 (set-up only) TORCH=torch==2.13.0+cu130 (set-up only) ARGS='...' (passed on as they are)
+# PYTHON=python3.12 TORCH=torch==2.13.0+cu130 TORCH_INDEX=... EXTRAS=dask (set-up only) ARGS='...' (passed on as they are)
 
-PYTHON ?= python3
+PYTHON ?= $(or $(wildcard .venv/bin/python),python3)
 BIN := .venv/bin
 HMR_SKEL := $(BIN)/hmr-skel
-# The build of torch that was asked for last, so that a later set-up does not bring the CPU build back.
-TORCH ?= $(shell cat .venv/torch.txt 2>/dev/null)
-# A package index that has the asked-for build of torch, where the configured one has not.
-TORCH_INDEX ?=
 CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)")
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup fit dataset serve images train evaluate ablate predict bench report test check format doctor audit drill fuzz again
+.PHONY: help setup fit dataset serve images train evaluate ablate predict bench report notebooks test test-all check format doctor audit drill fuzz again
 .DEFAULT_GOAL := help
 
 help:
@@ -35,70 +31,70 @@ help:
 	@echo '  make report          a web page of the dataset: errors, joint angles, rejects, pictures, a 3D viewer'
 	@echo '  make doctor          what is installed, which body models and label files are there, what is missing'
 	@echo '  make audit           known vulnerabilities of the pinned packages (asks the package index)'
-	@echo '  make test            the whole test suite'
+	@echo '  make notebooks       JupyterLab with the notebooks; they read what `make dataset images` writes'
+	@echo '  make test            the tests, in random order; ARGS='"'-p no:randomly'"' for the usual one'
+	@echo '  make test-all        with those that need more (Chromium, Dask) or take long'
 	@echo '  make check           style, types and the fast tests; two minutes on two cores'
 	@echo '  make drill           break builds on purpose and count the cost; DRILL=faults|corruption|soak'
 	@echo '  make fuzz            give mutated files to everything that reads files'
 	@echo '  make format          rewrite the sources in the project style'
-	@echo '  make setup           (re)create .venv; TORCH=torch==2.13.0+cu130 for another build of torch'
+	@echo '  make setup           .venv with the packages for running; the other commands bring their own.'
+	@echo '                       TORCH=torch==2.13.0+cu130 for another build of torch, PYTHON=python3.12 for another'
+	@echo '                       Python, EXTRAS=dask for more packages (pyproject.toml names the extras)'
 	@echo
 	@echo '  Choices: MANIFEST=manifests/open.toml  OUT=data/open  DEVICE=cpu|cuda|cuda:1  PORT=4200'
 	@echo '  The same and more as a command line: $(HMR_SKEL) --help'
 
-setup: .venv/installed
+setup: .venv/has-run $(addprefix .venv/has-,$(EXTRAS))
 
-.venv/installed: pyproject.toml constraints.txt $(if $(filter command line environment,$(origin TORCH)),again)
+# .venv/has-run: .venv has the packages for running. .venv/has-test: those of the extra `test` in pyproject.toml as well.
+.venv/has-run: pyproject.toml constraints.txt $(if $(filter command,$(origin PYTHON))$(filter command environment,$(origin TORCH)),again)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, hmr-skel needs 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 2; }
-	@echo 'setting up .venv: about 200 packages, 1.8 GB, a few minutes'
-	@$(PYTHON) -m venv .venv
-	@$(if $(TORCH),sed '/^torch==/d',cat) constraints.txt > .venv/constraints.txt
-	@$(if $(TORCH),$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c .venv/constraints.txt "$(TORCH)")
-	@$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c .venv/constraints.txt -e '.[dev,train]' || \
-	  { echo 'error: not installed, see above. If it is torch that was not found: name a package index that has its CPU'; \
-	    echo '       build (https://pytorch.org/get-started names them), make setup TORCH_INDEX=...,'; \
-	    echo '       or another build, make setup TORCH=torch==2.13.0'; exit 2; }
-	@$(BIN)/python -m fitting.lanes
-	@echo '$(TORCH)' > .venv/torch.txt
+	@$(PYTHON) tools/set_up.py $(if $(TORCH),--torch "$(TORCH)") $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
 	@touch $@
 
-fit: .venv/installed
+.venv/has-%: .venv/has-run
+	@$(BIN)/python tools/set_up.py $* $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
+	@touch $@
+
+fit: .venv/has-run
 	@$(HMR_SKEL) fit --shard "$(SHARD)" $(CHOICES) $(ARGS)
 
-dataset: .venv/installed
+dataset: .venv/has-run
 	@$(HMR_SKEL) dataset $(CHOICES) $(if $(SHARDS),--shards "$(SHARDS)") $(if $(WORKERS),--workers "$(WORKERS)") $(ARGS)
 
-serve: .venv/installed
+serve: .venv/has-run
 	@$(HMR_SKEL) serve $(if $(PORT),--port "$(PORT)") $(ARGS)
 
 # fit, train and predict are for users. The others are for maintainers: quality, io, workers, loader, evaluate, conversion.
-bench: .venv/installed
+bench: .venv/has-train
 	@$(if $(filter-out fit train predict,$(BENCH)),$(BIN)/python -m bench,$(HMR_SKEL) bench) $(or $(BENCH),fit) --json $(if $(filter fit,$(or $(BENCH),fit)),--plot data/bench-fit.png) $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
 # OUT= is the dataset here too; RUN= is where the network goes, or comes from (default: data/runs/<recipe>).
-train: .venv/installed
+train: .venv/has-train
 	@$(HMR_SKEL) train --build --recipe "$(or $(RECIPE),tiny)" $(if $(RUN),--out "$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
-evaluate: .venv/installed
+evaluate: .venv/has-run
 	@$(HMR_SKEL) evaluate --build $(if $(RUN),"$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
 # RUN= is the folder of all runs here (default: data/runs/ablation-<recipe>).
-ablate: .venv/installed
+ablate: .venv/has-run
 	@$(HMR_SKEL) ablate --build --recipe "$(or $(RECIPE),tiny)" $(if $(RUN),--out "$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 # Without IMAGES: twenty held-out ones of the default dataset, whose rows give boxes and cameras.
 HELD_OUT := $(addprefix data/open/images/,001531 001532 001533 001534 001535) --boxes data/open
 
-predict: .venv/installed
+predict: .venv/has-run
 	@$(HMR_SKEL) predict $(or $(IMAGES),$(HELD_OUT)) $(if $(RUN),--network "$(RUN)") $(if $(OUT),--out "$(OUT)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
 # The dataset is built first if there is none.
-report: .venv/installed
+report: .venv/has-run
 	@$(HMR_SKEL) report --build $(if $(OUT),"$(OUT)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)
 
-images: .venv/installed
+images: .venv/has-run
 	@$(HMR_SKEL) images $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)
 
-doctor: .venv/installed
+doctor: .venv/has-run
 	@$(HMR_SKEL) doctor $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)
 
 # The auditor in an environment of its own. It fails where a pin has a known vulnerability, and where the index has no
@@ -114,21 +110,29 @@ audit:
 	  echo "$$unknown of $$pins pins not audited: the index has no data on them"; \
 	  test $$unknown -lt $$pins || exit 1; exit $$status
 
-drill: .venv/installed
+drill: .venv/has-run
 	@$(BIN)/python -m tools.drill $(or $(DRILL),faults) $(ARGS)
 
-fuzz: .venv/installed
+fuzz: .venv/has-run
 	@$(BIN)/python -m tools.drill fuzz $(ARGS)
 
-test: .venv/installed
-	@$(BIN)/pytest -n auto --dist loadfile $(ARGS)
+# Tests with the mark `extra` need more than this installs, or take long.
+test: .venv/has-test
+	@$(BIN)/pytest -n auto --dist loadfile -m 'not extra' $(ARGS)
 
-check: .venv/installed
+# ARGS='-m extra' runs those alone. A test that skips fails here.
+test-all: .venv/has-test-all
+	@$(BIN)/pytest -n auto --dist loadfile --skips-fail $(ARGS)
+
+notebooks: .venv/has-notebooks
+	@$(BIN)/jupyter lab notebooks $(ARGS)
+
+check: .venv/has-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ty check --quiet
 	@$(BIN)/pytest -q -n 2 --dist loadfile -m 'not slow and not gpu and not extra' $(ARGS)
 
-format: .venv/installed
+format: .venv/has-dev
 	@$(BIN)/ruff check --quiet --fix . || true
 	@$(BIN)/ruff format .

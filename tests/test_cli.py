@@ -230,7 +230,7 @@ def test_one_clear_message(case, small: Path, capsys: pytest.CaptureFixture[str]
     assert not list(small.parent.glob("out/data/*.parquet")) or "another_dataset" in case.__name__
 
 
-@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else False, reason="root may write everywhere")
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else False, reason="allowed: root may write everywhere")
 def test_a_folder_without_write_permission(small: Path, capsys):
     out = small.parent / "out"
     out.mkdir(mode=0o500)
@@ -238,7 +238,7 @@ def test_a_folder_without_write_permission(small: Path, capsys):
     assert "ermission denied" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="allowed: needs /dev/full")
 def test_a_full_disk(small: Path, capsys, monkeypatch):
     monkeypatch.chdir(small.parent)
 

@@ -21,7 +21,7 @@ print(faults() - before)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="allowed: glibc's")
 def test_pages_are_not_lost_and_faulted_in_again():
     lost, kept = (
         int(subprocess.run([sys.executable, "-c", COUNT, how], capture_output=True, check=True, timeout=120).stdout)
@@ -54,7 +54,7 @@ with tempfile.NamedTemporaryFile() as file:
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="allowed: glibc's")
 def test_threads_share_two_heaps():
     own, shared = (
         int(subprocess.run([sys.executable, "-c", THREADS, how], capture_output=True, check=True, timeout=120).stdout)

@@ -1,4 +1,4 @@
-"""A picture of the benchmark: rows/s against batch size and number of rows. Needs matplotlib (extra `bench`)."""
+"""A picture of the benchmark: rows/s against batch size and number of rows. Needs matplotlib (extra `train`)."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -251,7 +251,7 @@ def test_content_id_is_of_the_content(tmp_path, label_arrays, make_source):
     assert content_id("d.npz", arrays | {"shape": changed}) != base
 
 
-@pytest.mark.skipif(not CMU.exists(), reason=f"no {CMU}")
+@pytest.mark.skipif(not CMU.exists(), reason=f"allowed: no {CMU}")
 def test_real_motion(tmp_path, make_source):
     reader = open_source(make_source(CMU), tmp_path)
     assert reader.num_rows == 4759

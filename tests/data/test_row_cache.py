@@ -168,7 +168,7 @@ def _resident_file_kb() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("RssFile"))
 
 
-@pytest.mark.skipif(not hasattr(row_cache.mmap, "MADV_DONTNEED"), reason="needs Linux")
+@pytest.mark.skipif(not hasattr(row_cache.mmap, "MADV_DONTNEED"), reason="allowed: needs Linux")
 def test_reading_far_and_wide_leaves_few_pages_resident(tmp_path):
     """8,000 rows all over a file of 160 MB, of which no more stays than a few reads touch."""
     count, parts = 4000, 25

@@ -73,7 +73,7 @@ def test_synthetic_people_are_matched(clips, model):
 @pytest.fixture(scope="module")
 def real() -> SmplParams:
     if not CMU.exists():
-        pytest.skip("shared/data/cmu_mocap is not here")
+        pytest.skip("allowed: shared/data/cmu_mocap is not here")
     return _labels(CMU, ROWS)
 
 

@@ -10,7 +10,7 @@ from hmr_skel.rows import SmplParams
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="allowed: needs a CUDA device"),
 ]
 ROWS = 96
 

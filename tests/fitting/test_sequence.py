@@ -154,7 +154,7 @@ def test_a_negative_weight_is_refused(skel: Skel):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CMU.is_file(), reason=f"no {CMU}")
+@pytest.mark.skipif(not CMU.is_file(), reason=f"allowed: no {CMU}")
 def test_real_motion(smpl: Smpl, model: fitting.FitModel):
     """Every recording of the motion capture set, up to 8 s of it: jerk falls, the mean v2v rises by under 0.5 mm."""
     with np.load(CMU) as file:

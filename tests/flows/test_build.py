@@ -14,7 +14,7 @@ from hmr_skel import load_shards
 from tests.flows.conftest import ROWS
 from tests.flows.processes import hmr_skel, prefect_home, processes_with, run, running
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for processes in /proc")
 
 
 def dataset(manifest: Path, *more: str) -> list[str]:

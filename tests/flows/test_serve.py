@@ -20,7 +20,7 @@ from tests.flows.processes import ROOT, hmr_skel, processes_with, run, running
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for processes in /proc")
 def test_served_and_run_by_its_short_name(small: Path, tmp_path: Path):
     # Run in a folder like the repository's root: its pyproject.toml enables the plugin, its data/ is its own.
     (tmp_path / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
@@ -48,7 +48,7 @@ def test_served_and_run_by_its_short_name(small: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for processes in /proc")
 def test_a_pool_behind_a_password(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One machine of two GPUs: a worker each, a run each, one dataset. Who has no password gets nothing."""
     (tmp_path / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")

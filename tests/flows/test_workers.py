@@ -26,7 +26,7 @@ from hmr_skel.errors import UserError
 from tests.flows.conftest import ROWS, ROWS_PER_SHARD
 from tests.flows.processes import hmr_skel, processes_with, run, running
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for processes in /proc")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SHARDS = ROWS // ROWS_PER_SHARD
 
@@ -212,6 +212,7 @@ def test_what_cannot_be_discarded(small: Path, tmp_path: Path):
 
 @linux
 @pytest.mark.slow
+@pytest.mark.extra
 def test_on_dask(small: Path, tmp_path: Path):
     pytest.importorskip("prefect_dask", reason="pip install 'hmr-skel[dask]'")
     done = run(dataset(small, "--runner", "dask", "--workers", "2"), tmp_path, timeout=400)

@@ -133,6 +133,7 @@ def test_the_same_dataset_gives_the_same_page(page, small, tmp_path):
     assert links.sub("", again.read_text()) == links.sub("", page.read_text())
 
 
+@pytest.mark.extra
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium); the page is not opened")
 def test_in_a_browser(page, tmp_path):
     with browse(CHROMIUM, tmp_path / "profile") as tab:

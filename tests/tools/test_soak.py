@@ -14,7 +14,7 @@ from tools.drill.processes import Usage, descendants, proportional_mb
 from tools.drill.soak import Sample, Soak, time_left
 from tools.drill.soak_verdict import HEAD, checks, line, table
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="allowed: reads /proc")
 
 
 def watched(**growth: float) -> Soak:

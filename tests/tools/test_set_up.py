@@ -1,0 +1,250 @@
+"""Set-up: which arguments the installers get, when pip takes over from uv, what is printed. Nothing is installed."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import set_up
+
+ROOT = Path(__file__).parents[2]
+CONFIGURATION = r"""
+global.extra-index-url='file:///a/simple\nhttps://name:word@b.example/simple'
+global.find-links='/wheels ~/more'
+global.timeout='60'
+global.constraint='/etc/c.txt'
+install.timeout='90'
+:env:.find-links='/other'
+:env:.cert='/etc/ca.crt'
+:env:.no-index='1'
+:env:.disable-pip-version-check='1'
+freeze.timeout='10'
+"""
+NOT_FOUND = """\
+ERROR: Could not find a version that satisfies the requirement {0} (from versions: 2.10)
+ERROR: No matching distribution found for {0}
+"""
+CONFLICT = """\
+    hmr-skel 0.1.0 depends on {0}>=0.61
+    The user requested (constraint) {0}==0.68.1
+ERROR: ResolutionImpossible: for help visit https://pip.pypa.io/en/latest/topics/dependency-resolution
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a .venv in which python and pip are stand-ins that write their arguments to a file `calls`."""
+    shutil.copy(ROOT / "constraints.txt", tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "pyvenv.cfg").write_text(f"version = {'.'.join(map(str, sys.version_info[:3]))}\n")
+    (tmp_path / "configuration").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    program(tmp_path / ".venv" / "bin" / "python")
+    program(tmp_path / ".venv" / "bin" / "pip", '[ "$1" = config ] && cat configuration')
+    return tmp_path
+
+
+def program(path: Path, *lines: str) -> None:
+    """A stand-in: what the lines do, after a note of its arguments and of what uv takes from the environment."""
+    path.parent.mkdir(exist_ok=True, parents=True)
+    note = f'echo "{path.name} $*" "$UV_INDEX" >> calls'
+    path.write_text("\n".join(("#!/bin/sh", note, *lines, "exit 0")))
+    path.chmod(0o755)
+
+
+def uv(clone: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    """A stand-in of uv, on PATH."""
+    program(clone / "path" / "uv", '[ "$1" = --version ] && exit 0', *lines)
+    monkeypatch.setenv("PATH", f"{clone / 'path'}:/usr/bin:/bin")
+
+
+def installs(clone: Path) -> list[str]:
+    """The commands that installed the project, in their order."""
+    return [call for call in (clone / "calls").read_text().splitlines() if " -e ." in call]
+
+
+def test_what_pip_is_configured_with():
+    assert set_up.pip_options(CONFIGURATION) == {
+        "extra-index-url": "file:///a/simple\nhttps://name:word@b.example/simple",
+        "find-links": "/other",
+        "timeout": "90",
+        "constraint": "/etc/c.txt",
+        "cert": "/etc/ca.crt",
+        "no-index": "1",
+        "disable-pip-version-check": "1",
+    }
+
+
+def test_uv_gets_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    configured = set_up.pip_options(CONFIGURATION) | {"find-links": "/wheels ~/more", "proxy": "http://p:1"}
+    arguments, variables = set_up.for_uv(configured)
+    assert arguments == ["--index-strategy", "unsafe-best-match", "-c", "/etc/c.txt", "--no-index"]
+    assert variables == {
+        "UV_INDEX": "file:///a/simple https://name:word@b.example/simple",
+        "UV_FIND_LINKS": "/wheels,/home/somebody/more",
+        "UV_HTTP_TIMEOUT": "90",
+        "SSL_CERT_FILE": "/etc/ca.crt",
+        **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://p:1"),
+    }
+
+
+def test_the_real_pip_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "pip.conf").write_text("[global]\nindex-url = https://i.example/simple\nfind_links =\n  /a\n  /b\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setenv("PIP_INDEX_URL", "https://j.example/simple")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    pytest.importorskip("pip")
+    done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    options = set_up.pip_options(done.stdout)
+    assert options["index-url"] == "https://j.example/simple"
+    assert options["find-links"].split() == ["/a", "/b"]
+
+
+def test_uv_installs(clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
+    uv(clone, monkeypatch)
+    (clone / "configuration").write_text("global.extra-index-url='https://a.example'\n")
+    assert set_up.main(["--torch-index", "https://b.example"]) == 0
+    (call,) = installs(clone)
+    assert call.startswith("uv pip install --python .venv/bin/python ")
+    assert call.endswith("-c .venv/constraints.txt -e . https://a.example https://b.example")
+    assert capfd.readouterr().out.splitlines() == ["packages for running: 0 s", "kernels for this CPU: 0 s"]
+    assert "python -m fitting.lanes" in (clone / "calls").read_text()
+
+
+def test_an_extra_is_only_packages(clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
+    uv(clone, monkeypatch)
+    assert set_up.main(["test"]) == 0
+    assert "-e .[test]" in installs(clone)[0]
+    assert capfd.readouterr().out == "packages for test: 0 s\n"
+    assert "fitting.lanes" not in (clone / "calls").read_text()
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("no uv", "uv cannot be had: pip installs instead"),
+        ("uv fails", "uv failed: pip installs instead"),
+        ("an option that uv has not", "uv has no counterpart of pip's only-binary: pip installs instead"),
+    ],
+)
+def test_pip_takes_over(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, case: str, said: str
+):
+    if case != "no uv":
+        uv(clone, monkeypatch, *(["echo no solution", "exit 2"] if case == "uv fails" else []))
+    if case == "an option that uv has not":
+        (clone / "configuration").write_text(":env:.only-binary=':all:'\n")
+    assert set_up.main([]) == 0
+    assert installs(clone)[-1].split()[:2] == ["pip", "install"]
+    output = capfd.readouterr().out
+    assert said in output
+    assert ("    no solution\n" in output) == (case == "uv fails")
+
+
+def test_a_uv_that_does_not_run_is_not_used(clone: Path, monkeypatch: pytest.MonkeyPatch):
+    program(clone / "path" / "uv", "exit 127")
+    monkeypatch.setenv("PATH", f"{clone / 'path'}:/usr/bin:/bin")
+    assert set_up.main(["test"]) == 0
+    assert "pip install --disable-pip-version-check --target .venv/uv uv" in (clone / "calls").read_text()
+
+
+def test_cuda_packages_do_not_come_unasked(clone: Path, monkeypatch: pytest.MonkeyPatch):
+    uv(clone, monkeypatch)
+    assert set_up.main([]) == 0
+    pins = Path(".venv/constraints.txt").read_text()
+    assert 'torch==2.13.0+cpu ; sys_platform == "linux"\n' in pins
+
+    assert set_up.main(["--torch", "torch==2.13.0+cu130"]) == 0
+    assert set_up.main(["test"]) == 0  # does not bring the CPU build back
+    other = Path(".venv/constraints.txt").read_text()
+    assert set(pins.splitlines()) - set(other.splitlines()) == {p for p in pins.splitlines() if p.startswith("torch==")}
+    assert [" torch==2.13.0+cu130" in call for call in installs(clone)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("says", "advice"),
+    [
+        (NOT_FOUND.format("torch>=2.6"), "make setup TORCH_INDEX="),
+        (CONFLICT.format("torch"), "make setup TORCH_INDEX="),
+        (NOT_FOUND.format("numba>=0.61"), "make setup PYTHON="),
+        (CONFLICT.format("numba"), "make setup PYTHON="),
+        ("WARNING: Retrying after NewConnectionError\n" + NOT_FOUND.format("torch>=2.6"), "index was not reached"),
+        ("ERROR: Could not install packages: [Errno 28] No space left on device", "the disk is full"),
+        ("ERROR: something else", "its last lines above say why"),
+    ],
+)
+def test_the_advice_is_about_what_failed(
+    clone: Path, capfd: pytest.CaptureFixture, says: str, advice: str, monkeypatch: pytest.MonkeyPatch
+):
+    uv(clone, monkeypatch, "exit 2")
+    (clone / "says").write_text(says)
+    program(clone / ".venv" / "bin" / "pip", '[ "$1" = config ] && exit 0', "cat says", "exit 1")
+    assert set_up.main([]) == 2
+    out, err = capfd.readouterr()
+    assert f"    {says.splitlines()[-1]}\n" in out
+    assert err.startswith("error: ")
+    assert advice in err
+    assert ("TORCH" in err) == ("TORCH" in advice)
+
+
+def test_a_configuration_that_pip_cannot_read(clone: Path, capfd: pytest.CaptureFixture):
+    program(clone / ".venv" / "bin" / "pip", "echo broken >&2", "exit 3")
+    assert set_up.main([]) == 2
+    assert capfd.readouterr().err == "error: pip cannot read its configuration: broken\n"
+
+
+def test_what_takes_long_prints_dots(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
+    monkeypatch.setattr(set_up, "SECONDS_PER_DOT", 0.01)
+    assert set_up.run("a step", ["sleep", "0.2"]) == (0, "")
+    assert capfd.readouterr().out.startswith("a step: . .")
+
+
+def test_venv_is_made_anew_for_another_python(clone: Path, monkeypatch: pytest.MonkeyPatch):
+    (clone / ".venv" / "pyvenv.cfg").write_text("version = 3.10.1\n")
+    monkeypatch.setattr(sys, "executable", "true")
+    monkeypatch.setattr(set_up, "install", lambda *arguments: None)
+    ran = []
+    monkeypatch.setattr(set_up, "must", lambda title, command: ran.append(command))
+    assert set_up.main(["test"]) == 0
+    assert ran == [["true", "-m", "venv", "--clear", ".venv"]]
+
+
+@pytest.mark.parametrize(
+    ("target", "extra"),
+    [
+        ("fit", None),
+        ("dataset", None),
+        ("train", "train"),
+        ("test", "test"),
+        ("test-all", "test-all"),
+        ("check", "dev"),
+    ],
+)
+def test_a_target_brings_what_it_needs(tmp_path: Path, target: str, extra: str | None):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    done = subprocess.run(["make", "-n", target, "SHARD=0"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    calls = [line.split() for line in done.stdout.splitlines() if "tools/set_up.py" in line]
+    assert [call[2:] for call in calls] == [[], *([[extra]] if extra else [])]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [((), "3 skipped"), (("--skips-fail",), "1 failed, 1 skipped, 1 error")]
+)
+def test_a_skip_fails_where_none_is_expected(tmp_path: Path, options: tuple[str, ...], expected: str):
+    (tmp_path / "conftest.py").write_text("from tests.skips import *\n")
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "def test_one(): pytest.skip('not installed')\n"
+        "@pytest.mark.skipif(True, reason='allowed: no device')\n"
+        "def test_two(): pass\n"
+    )
+    (tmp_path / "test_module.py").write_text("import pytest\npytest.importorskip('there_is_none')\n")
+    command = [sys.executable, "-m", "pytest", "-c", "/dev/null", "--rootdir", ".", "--continue-on-collection-errors"]
+    environment = {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, *options, "."], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert expected in done.stdout, done.stdout
