@@ -26,7 +26,7 @@ def write_shard(out: Path, shard: Shard, table: pa.Table, *, fingerprint: str, m
     if shard.meta_file(out).exists():
         shard.meta_file(out).unlink()
     provenance = {
-        "hmr_skel.schema_version": SCHEMA_VERSION,
+        "hmr_skel.schema_version": str(SCHEMA_VERSION),
         "hmr_skel.manifest": manifest_name,
         "hmr_skel.fingerprint": fingerprint,
         "hmr_skel.code_version": code,
