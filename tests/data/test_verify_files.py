@@ -8,11 +8,12 @@ import pytest
 
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.atomic import replacing
+from hmr_skel.data.fingerprint import fingerprint_of
 from hmr_skel.data.meta import load_meta, meta_text
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import SCHEMA, shard_table
-from hmr_skel.data.shards import Shard, plan
+from hmr_skel.data.shards import Shard, plan, read_meta
 from hmr_skel.data.verify import foreign_shards, verify_files
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
@@ -91,8 +92,12 @@ def another_fingerprint(out: Path, shard: Shard) -> None:
     change_meta(out, shard, fingerprint="g")
 
 
+MADE_FROM = {"manifest": "m", "body_models": "b", "recipe": {}, "pieces": [["aic", 8, 16, "l"]]}
+"""What each version says of the second shard, and no more."""
+
+
 def made_from_something_else(out: Path, shard: Shard) -> None:
-    change_meta(out, shard, made_from={"manifest": "x"})
+    change_meta(out, shard, made_from=MADE_FROM)
 
 
 def other_rows_too(out: Path, shard: Shard) -> None:
@@ -167,14 +172,27 @@ def test_every_harm_is_found_and_named(built, harm, words):
         {"rejected": -1},
         {"made_from": [1]},
         {"made_from": "x"},
+        {"made_from": {"manifest": "m"}},
+        {"made_from": MADE_FROM | {"pieces": [["other", 8, 16, "l"]]}},
+        {"made_from": MADE_FROM | {"pieces": [["aic", 8, 16, "l"], ["other", 0, 4, "l"]]}},
+        {"made_from": MADE_FROM | {"pieces": [["aic", 8, 16]]}},
+        {"made_from": MADE_FROM | {"pieces": "aic"}},
+        {"made_from": MADE_FROM | {"recipe": None}},
         {"fingerprint": 3},
+        {"fingerprint": None},
+        {"split": True},
+        {"shards": 2.0},
         {"files": {"data": 7}},
+        {"files": {"data": {"bytes": 3}}},
     ],
 )
 def test_a_meta_file_of_other_types(built, changes):
     """Its checksum is right."""
     out, shards = built
+    if isinstance(made_from := changes.get("made_from"), dict):
+        changes["fingerprint"] = fingerprint_of(made_from)
     change_meta(out, shards[1], **changes)
+    assert read_meta(out, shards[1]) is None  # not to be taken for complete, nor reported on
     (problem,) = verify_files(out).problems
     assert "shard-00001-of-00002.json: not a meta file of a shard" in problem.text
     assert problem.shard == 1
