@@ -64,9 +64,10 @@ Tolerances = Mapping[str, tuple[float, float]]
 
 FIT = {"q": (5e-3, 0), "betas": (1e-4, 0), "transl": (1e-5, 0), "v2v_mm": (1e-3, 0), "energy": (0, 1e-5)}
 REFINED = FIT | {"betas": (5e-3, 0), "transl": (1e-4, 0)}
-LABELS = {"pose_cam": (1e-4, 0), "shape": (1e-6, 0), "trans_cam": (1e-4, 0), "cam_int": (1e-3, 0)} | {
-    **{"center": (0.01, 0), "scale": (1e-4, 0), "gtkps": (0.05, 0)}  # px, 200 px, px
-}
+LABELS = {
+    "pose_cam": (1e-4, 0), "shape": (1e-6, 0), "trans_cam": (1e-4, 0), "cam_int": (1e-3, 0), "center": (0.01, 0),
+    "scale": (1e-4, 0), "gtkps": (0.05, 0),
+}  # fmt: skip
 EXACT = (1e-9, 1e-9)
 """Sums in float64, and what is the same on every machine."""
 UNSTEADY_MOTION = [4, 5, 23, 26]
@@ -271,8 +272,8 @@ def differences(was: Arrays, now: Arrays, tolerances: Tolerances) -> list[str]:
         else:
             absolute, relative = tolerances.get(name, EXACT)
             apart = np.abs(other.astype(np.float64) - one)
-            if name == "q":
-                apart = np.minimum(apart, np.abs(apart - 2 * np.pi))  # a pelvis upside down is as well at -180 as at 180
+            if name == "q":  # a pelvis upside down is at -180 degrees as well as at 180
+                apart = np.minimum(apart, np.abs(apart - 2 * np.pi))
             beyond = ~(apart <= absolute + relative * np.abs(one))
             rows = np.unique(np.nonzero(beyond)[0])
             if len(rows):

@@ -13,7 +13,6 @@ import pytest
 
 from hmr_skel import load_shards
 from hmr_skel.cli import main
-from hmr_skel.data.meta import load_meta
 from tests.built_dataset import BAD_ROW, ROWS, ROWS_PER_SHARD, SHARDS, BuiltDataset
 from tests.train.small_run import CHANGES
 

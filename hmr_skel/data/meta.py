@@ -12,9 +12,9 @@ MAX_META_BYTES = 16 * 2**20
 """A shard's meta file has some kilobytes; what is larger than this is none."""
 
 _KINDS: Mapping[str, type] = {
-    **{"shard": int, "shards": int, "split": str, "rows": int, "kept": int, "rejected": int},
-    **{"pieces": list, "made_from": dict, "fingerprint": str, "files": dict},
-}
+    "shard": int, "shards": int, "split": str, "rows": int, "kept": int, "rejected": int, "pieces": list,
+    "made_from": dict, "fingerprint": str, "files": dict,
+}  # fmt: skip
 """What every meta file says, and as what. Statistics may be there beside it: readers must do without them."""
 _PIECE: Mapping[str, type] = {"source": str, "start": int, "stop": int}
 _FILE: Mapping[str, type] = {"bytes": int, "sha256": str}

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hmr_skel.data.atomic import is_abandoned, is_temporary
-from hmr_skel.data.fingerprint import fingerprint_of
+from hmr_skel.data.fingerprint import fingerprint_of, version_text
 from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
 from hmr_skel.data.meta import load_meta
 from hmr_skel.data.parquet_bounds import OutOfBounds, open_parquet
@@ -41,7 +41,7 @@ class Problem:
     """One thing that is wrong."""
 
     text: str
-    """A sentence that names the file."""
+    """A sentence that names the file; of an outdated shard the reason alone, which many may share."""
     shard: int | None = None
     """The shard that has to be built again to mend it."""
     stray: Place | None = None
@@ -238,7 +238,7 @@ def _in_two_shards(out: Place, metas: Mapping[int, Mapping[str, Any]]) -> list[P
 
 
 def foreign_shards(out: Place, metas: Mapping[int, Mapping[str, Any]]) -> list[Problem]:
-    """Shards that were made from other things than most others: another manifest, recipe, code, body or label file.
+    """Shards that were made from other things than most others: another manifest, recipe, version, body or label file.
 
     Where no two thirds agree all are named: which of them are the foreign ones is for the manifest to say.
     """
@@ -261,5 +261,5 @@ def foreign_shards(out: Place, metas: Mapping[int, Mapping[str, Any]]) -> list[P
 def _common_ingredients(made_from: Mapping[str, Any]) -> dict[str, Any]:
     contents = {f"label file of source {piece[0]!r}": piece[3] for piece in made_from["pieces"]}
     names = {"manifest": "manifest", "body_models": "body model", "recipe": "recipe"}
-    version = {"version of the fit": made_from.get("code")}
+    version = {"version of the fit": version_text(made_from)}
     return {text: made_from[key] for key, text in names.items()} | version | contents

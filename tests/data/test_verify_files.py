@@ -28,7 +28,7 @@ def built(tmp_path, label_arrays, fake_fit, make_manifest) -> tuple[Path, list[S
     for shard in shards:
         start = shard.pieces[0].start
         rows = reader.read(start, start + 7)
-        write_shard(tmp_path, shard, shard_table(rows, fake_fit(7)), fingerprint="f", manifest_name="t", code="c")
+        write_shard(tmp_path, shard, shard_table(rows, fake_fit(7)), fingerprint="f", manifest_name="t", fit_version=1)
         write_rejects(tmp_path, shard, [Reject("aic", start + 7, "", "betas", "")])
         write_meta(tmp_path, shard, "f", {"seconds": {"total": 1.5}})
     return tmp_path, shards
@@ -126,7 +126,7 @@ def not_finite(out: Path, shard: Shard) -> None:
     column = table.schema.field("skel_q")
     values = pa.array([[np.nan] * 46] * 7, column.type)
     table = table.set_column(table.column_names.index("skel_q"), column, values)
-    write_shard(out, shard, table, fingerprint="f", manifest_name="t", code="c")
+    write_shard(out, shard, table, fingerprint="f", manifest_name="t", fit_version=1)
     write_meta(out, shard, "f", {})
 
 
@@ -249,7 +249,7 @@ def test_a_row_in_two_shards(built):
         path.unlink()
     twice = Shard(1, 2, shards[0].pieces, False)
     table = pq.read_table(shards[0].data_file(out)).replace_schema_metadata(None)
-    write_shard(out, twice, table.cast(SCHEMA), fingerprint="f", manifest_name="t", code="c")
+    write_shard(out, twice, table.cast(SCHEMA), fingerprint="f", manifest_name="t", fit_version=1)
     write_rejects(out, twice, [Reject("aic", 7, "", "betas", "")])
     write_meta(out, twice, "f", {})
     problems = verify_files(out).problems
@@ -259,13 +259,14 @@ def test_a_row_in_two_shards(built):
 
 def test_a_shard_that_was_made_from_other_things():
     def meta(index: int, **changes) -> dict:
-        made_from = {"manifest": "m", "body_models": "b", "recipe": {}, "code": "c", "pieces": [["aic", 0, 8, "l"]]}
+        made_from = {"manifest": "m", "body_models": "b", "recipe": {}, "fit_version": 1}
+        made_from |= {"schema_version": 1, "pieces": [["aic", 0, 8, "l"]]}
         return {"made_from": made_from | changes}
 
     metas = {index: meta(index) for index in range(4)}
     assert foreign_shards(Path("d"), metas) == []
     (problem,) = foreign_shards(Path("d"), metas | {2: meta(2, pieces=[["aic", 0, 8, "other"]])})
     assert (problem.shard, "label file of source 'aic' than most others" in problem.text) == (2, True)
-    undecided = foreign_shards(Path("d"), {0: meta(0), 1: meta(1, code="d")})
+    undecided = foreign_shards(Path("d"), {0: meta(0), 1: meta(1, fit_version=2)})
     assert [problem.shard for problem in undecided] == [0, 1]
     assert "another version of the fit than some others" in undecided[0].text
