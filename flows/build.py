@@ -124,8 +124,8 @@ def build_hmr_skel(
             builder = _builder(str(flow_run.id), manifest, out, device, not progress)
         wanted = builder.choose(shards)
         todo = patiently(lambda: builder.unfinished(wanted, rebuild=rebuild))
-        if progress and todo and (outdated := builder.outdated(todo)):
-            print(f"{outdated}: built again", file=sys.stderr, flush=True)
+        for text in builder.outdated(todo) if progress else ():
+            print(f"{text} will be built again", file=sys.stderr, flush=True)
         with timed(seconds, "load"):
             if todo:
                 builder.fitter.load()

@@ -20,17 +20,18 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from fitting import recipe
+from fitting.version import FIT_VERSION
 from flows.shard_report import ShardReport
-from flows.sources import ModelFiles, fit_code, make_missing
+from flows.sources import ModelFiles, make_missing
 from flows.stages import timed, work_seconds
 from hmr_skel.data.annotations import SourceReader, plan_source
 from hmr_skel.data.atomic import remove_abandoned
 from hmr_skel.data.attempts import AtWork, attempting, check_writable, forget, suspects, wait_for_others
 from hmr_skel.data.card import write_card
 from hmr_skel.data.checks import check_rows
-from hmr_skel.data.fingerprint import code_version, fingerprint_of, shard_ingredients
+from hmr_skel.data.fingerprint import fingerprint_of, shard_ingredients
 from hmr_skel.data.manifest import Manifest, load_manifest
-from hmr_skel.data.outdated import find_outdated, outdated_text, refuse_other_manifest
+from hmr_skel.data.outdated import find_outdated, outdated_texts, refuse_other_manifest
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import SCHEMA, shard_table
 from hmr_skel.data.shards import Shard, cache_dir, check_no_other_plan, is_complete, pick, plan, read_meta
@@ -72,7 +73,6 @@ class Builder:
         if not any_plan:
             check_no_other_plan(out, len(self.shards))
         self._body_models = self.models.sha256(cache / "body_models")
-        self._code = code_version(fit_code())
         self._fitter: Fitter | None = None
         self._preparing, self._fitting = threading.Lock(), threading.Lock()
         self._card_due = 0.0  # by time.monotonic
@@ -135,10 +135,10 @@ class Builder:
             refuse_other_manifest(self.out, self.manifest, staying)
         return todo
 
-    def outdated(self, indices: Sequence[int]) -> str:
-        """Which of the shards are there, but made from other things than the manifest says now; empty where none is."""
-        found = self._outdated(indices)
-        return outdated_text(self.out, found, self.ingredients) if found else ""
+    def outdated(self, indices: Sequence[int]) -> list[str]:
+        """Which of the shards are there, but of an older version or manifest: a text for each reason, see
+        `outdated_texts`."""
+        return outdated_texts(self._outdated(indices), self.ingredients)
 
     def replaced(self, indices: Sequence[int]) -> dict[int, UserError]:
         """Of shards that this build has seen complete: those that are not any more, and what to do."""
@@ -172,7 +172,7 @@ class Builder:
             content={name: reader.content_id for name, reader in self.readers.items()},
             body_models=self._body_models,
             recipe=self.config.as_dict(),
-            code=self._code,
+            fit_version=FIT_VERSION,
         )
 
     def build(self, index: int, *, rebuild: bool = False, progress: bool = True, wait: bool = True) -> ShardReport:
@@ -320,7 +320,7 @@ class Builder:
         with staged(self.out, shard) as folder:
             with timed(seconds, "write"):
                 name = self.manifest.name
-                write_shard(folder, shard, table, fingerprint=fingerprint, manifest_name=name, code=self._code)
+                write_shard(folder, shard, table, fingerprint=fingerprint, manifest_name=name, fit_version=FIT_VERSION)
                 write_rejects(folder, shard, rejects)
             total_s = work_seconds(seconds)
             info = summarise(table, rejects) | {
@@ -353,11 +353,7 @@ class Builder:
     def _report(self, shard: Shard, *, skipped: bool) -> ShardReport:
         meta = read_meta(self.out, shard)
         assert meta is not None  # it is complete
-        names = (
-            *("shard", "shards", "rows", "kept", "rejected", "rows_per_s", "v2v_mm", "limit_violations", "reasons"),
-            *("seconds", "iterations", "starts", "batch"),
-        )
-        return ShardReport(**{name: meta[name] for name in names}, file=str(shard.data_file(self.out)), skipped=skipped)
+        return ShardReport.of(meta, str(shard.data_file(self.out)), skipped=skipped)
 
 
 def build_shard(
@@ -383,12 +379,14 @@ def build_shard(
     """
     folder = locate(out) if out is not None else default_out(manifest)
     builder = Builder(manifest, folder, device, quiet=not progress)
-    if builder.unfinished([index], rebuild=rebuild) and progress and (text := builder.outdated([index])):
-        print(f"{text}: built again", file=sys.stderr, flush=True)
+    if builder.unfinished([index], rebuild=rebuild) and progress:
+        for text in builder.outdated([index]):
+            print(f"{text} will be built again", file=sys.stderr, flush=True)
     report = builder.build(index, rebuild=rebuild, progress=progress)
     builder.write_card()
-    if progress and (text := builder.outdated(range(len(builder.shards)))):
-        print(f"{text}: a mix, until `hmr-skel dataset` builds them again", file=sys.stderr, flush=True)
+    if progress:
+        for text in builder.outdated(range(len(builder.shards))):
+            print(f"{text}: a mix, until `hmr-skel dataset` builds them again", file=sys.stderr, flush=True)
     return report
 
 

@@ -1,7 +1,10 @@
 """What became of a shard, for people and for machines."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from hmr_skel.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,18 @@ class ShardReport:
     """It was complete already: nothing was built, and the figures are those of the build."""
     reasons: dict[str, int] = field(default_factory=dict)
     """Why rows were rejected."""
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any], file: str, *, skipped: bool) -> Self:
+        """From the shard's meta file. Raises `UserError` where it has not all figures."""
+        own = {"file": file, "skipped": skipped}
+        names = [column.name for column in fields(cls) if column.name not in own]
+        if missing := [name for name in names if name not in meta]:
+            raise UserError(
+                f"the meta file of {file} says nothing of {', '.join(missing)}: another program wrote it. Build the "
+                "shard again (--rebuild)."
+            )
+        return cls(**{name: meta[name] for name in names}, **own)
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""

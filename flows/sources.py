@@ -12,42 +12,15 @@ from typing import Self
 
 from tqdm import tqdm
 
-import fitting
-import hmr_skel
 from hmr_skel.body.files import SKEL_FILES, SMPL_FILES, model_path
+from hmr_skel.body.open_body.export import EXPORT_VERSION
+from hmr_skel.body.open_body.unpack import OPEN_BODY_VERSION
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.fingerprint import code_version, hash_files
+from hmr_skel.data.fingerprint import hash_files
 from hmr_skel.data.manifest import BodyModels, Manifest, Source
+from hmr_skel.open_data.version import LABELS_VERSION
 
 J19_FILE = "SMPL_to_J19.pkl"
-
-_PACKAGE = Path(hmr_skel.__file__).parent
-
-
-def fit_code() -> list[Path]:
-    """The code that determines the rows of a shard.
-
-    What only looks at them, or at how fast they are made, is left out: a change of that must not make three million
-    rows be fitted again.
-    """
-    data = ("npz", "annotations", "checks", "shards", "schema", "parquet")
-    apart = (
-        *("baseline", "bench", "bench_plot", "bench_quality", "floor", "flops", "judge", "machine", "objective"),
-        *("sequence", "work", "__main__"),
-    )
-    solver = sorted(Path(fitting.__file__).parent.rglob("*.py"))
-    return [
-        *(path for path in solver if path.stem not in apart),
-        *sorted((_PACKAGE / "body").glob("*.py")),
-        *(_PACKAGE / "data" / f"{name}.py" for name in data),
-        *(_PACKAGE / f"{name}.py" for name in ("plain_pickle", "plain_types", "rows")),
-        *(Path(__file__).with_name(f"{name}.py") for name in ("fitter", "shard")),
-    ]
-
-
-def _label_code() -> list[Path]:
-    names = ("labels", "motion", "cameras", "retarget")
-    return [*(_PACKAGE / "open_data" / f"{name}.py" for name in names), *sorted((_PACKAGE / "body").glob("*.py"))]
 
 
 def make_missing(manifest: Manifest, *, quiet: bool = False) -> None:
@@ -106,16 +79,14 @@ def make_open_body(directory: Path, *, quiet: bool = False) -> None:
     _write_stamp(stamp, wanted)
 
 
-def _open_body_version() -> dict:
-    folder = _PACKAGE / "body" / "open_body"
-    code = code_version([folder / "export.py", folder / "unpack.py"])
-    return {"code": code, "asset": hash_files(sorted(folder.glob("*.npz")))}
+def _open_body_version() -> dict[str, object]:
+    return {"export": EXPORT_VERSION, "asset": OPEN_BODY_VERSION}
 
 
 def _generate_labels(source: Source, models: BodyModels, quiet: bool) -> None:
     assert source.generate is not None
     wanted = {
-        "code": code_version(_label_code()),
+        "version": LABELS_VERSION,
         "body": _open_body_version() if models.kind == "open" else None,
         "kind": source.generate.kind,
         "rows": source.generate.rows,

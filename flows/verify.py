@@ -13,6 +13,7 @@ from hmr_skel.data.checks import check_rows
 from hmr_skel.data.fingerprint import describe_difference
 from hmr_skel.data.parquet_bounds import open_parquet
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, shard_table
+from hmr_skel.data.shards import name_shards
 from hmr_skel.data.storage import Place, move
 from hmr_skel.data.verify import FilesReport, Problem, foreign_shards, verify_files
 from hmr_skel.rows import AnnotationRows, Reject
@@ -81,16 +82,24 @@ def _other_fingerprints(builder: Builder, report: FilesReport) -> list[Problem]:
         if index not in as_now:
             # Of the same rows, or like all others: no foreign shard, but an older one. It may be good as it is.
             outdated = bool(meta["made_from"]) and (not as_now or meta["made_from"].get("pieces") == wanted["pieces"])
+            reason = describe_difference(meta["made_from"], wanted)
             problems.append(
-                Problem(
-                    f"{builder.shards[index].meta_file(builder.out)}: made from other things than the manifest says "
-                    f"now ({describe_difference(meta['made_from'], wanted)}). "
-                    + ("Repair leaves it unless told --outdated." if outdated else "Build the shard again."),
-                    index,
-                    outdated=outdated,
-                )
+                Problem(reason, index, outdated=True)
+                if outdated
+                else Problem(f"{builder.shards[index].meta_file(builder.out)}: {reason}. Build the shard again.", index)
             )
     return problems
+
+
+def problem_lines(problems: list[Problem]) -> list[str]:
+    """What to print: a line for each problem, but one for all shards that are outdated for the same reason."""
+    lines = [problem.text for problem in problems if not problem.outdated]
+    reasons: dict[str, list[int]] = {}
+    for problem in problems:
+        if problem.outdated and problem.shard is not None:
+            reasons.setdefault(problem.text, []).append(problem.shard)
+    again = "would be built again (repair leaves them unless told --outdated)"
+    return lines + [f"{reason}: {name_shards(shards)} {again}" for reason, shards in reasons.items()]
 
 
 def _fingerprint(builder: Builder, index: int) -> str:

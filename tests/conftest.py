@@ -3,7 +3,7 @@
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import torch
 from tests.skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
 if TYPE_CHECKING:
+    from tests.built_dataset import BuiltDataset
     from tests.object_store import ObjectStore
 
 # A busy machine is no failure; the same examples every time, so that a failure is the change's fault.
@@ -27,21 +28,34 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
-@pytest.fixture(scope="session")
-def open_body_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The open body's model files, exported once per test run (workers of pytest-xdist share them). Read only."""
-    base = tmp_path_factory.getbasetemp()
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder of the whole test run: the first of pytest-xdist's workers that asks for it makes it."""
+    base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
-    directory, done = base / "open_body", base / "open_body.done"
-    with (base / "open_body.lock").open("w") as lock:
+    directory, done = base / name, base / f"{name}.done"
+    with (base / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            from hmr_skel.body.open_body.export import export_body
-
-            export_body(directory)
+            make(directory)
             done.touch()
     return directory
+
+
+@pytest.fixture(scope="session")
+def open_body_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The open body's model files. Read only."""
+    from flows.sources import make_open_body
+
+    return _made_once(tmp_path_factory, "open_body", lambda folder: make_open_body(folder, quiet=True))
+
+
+@pytest.fixture(scope="session")
+def built_dataset(tmp_path_factory: pytest.TempPathFactory, open_body_dir: Path) -> "BuiltDataset":
+    """A dataset as the commands build it, with images: see `built_dataset.py`. Read only."""
+    from tests.built_dataset import BuiltDataset, build_dataset
+
+    return BuiltDataset(_made_once(tmp_path_factory, "built", lambda root: build_dataset(root, open_body_dir)))
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ Check a dataset folder. Every shard must have its three files (data, rejects, me
 under its own names; the schema's columns and finite values; and every row that it was to read, kept or rejected once.
 No shard may be missing, no file may be there that belongs to none, no row may be in two shards.
 
-Against its manifest: every shard must be what a build would make now (same label files, body models, recipe and code),
-and a sample of rows is read from the label files and fitted again: what is passed through must be equal to the bit,
-angles to 1e-4 rad and distances to 0.001 mm (with a GPU, 1e-3 rad and 0.005 mm).
+Against its manifest: every shard must be what a build would make now (same label files, body models, recipe, and
+version of the fit), and a sample of rows is read from the label files and fitted again: what is passed through must be
+equal to the bit, angles to 1e-4 rad and distances to 0.001 mm (with a GPU, 1e-3 rad and 0.005 mm).
 
 Not covered: the dataset's README.md, which every build writes anew, and the images.
 
@@ -63,7 +63,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     verify.add_argument(
         "--outdated",
         action="store_true",
-        help="with --repair: build again, too, sound shards made from another code, recipe, body or manifest",
+        help="with --repair: build again, too, sound shards of another version of the fit, recipe, body or manifest",
     )
     verify.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
     verify.add_argument("--json", action="store_true", help="print the result as one JSON object, the last line")
@@ -76,7 +76,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from flows.shard import Builder
-    from flows.verify import Verification, repair_dataset, verify_dataset
+    from flows.verify import Verification, problem_lines, repair_dataset, verify_dataset
     from hmr_skel.data.manifest import load_manifest
 
     if args.sample < 0 or args.seed < 0:
@@ -99,8 +99,7 @@ def run_verify(args: argparse.Namespace) -> int:
             found = verify_dataset(
                 args.dataset, builder, partial=args.partial, sample=args.sample, seed=args.seed, progress=bar.update
             )
-        for problem in found.problems:
-            print(problem.text)
+        print(*problem_lines(found.problems), sep="\n", end="\n" if found.problems else "")
         return found
 
     found = verify()
@@ -119,7 +118,7 @@ def run_verify(args: argparse.Namespace) -> int:
         )
     if args.json:
         report: dict = {"shards": found.shards, "sound": found.sound, "refitted": found.refitted}
-        report |= {"problems": [problem.text for problem in found.problems], "moved": moved, "built": built}
+        report |= {"problems": problem_lines(found.problems), "moved": moved, "built": built}
         print(json.dumps(report))
     return 1 if found.problems else 0
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hmr_skel import __version__
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.npz import file_sha256
+from hmr_skel.data.schema import SCHEMA_VERSION
 from hmr_skel.data.shards import Shard
 from hmr_skel.errors import UserError
 
@@ -22,7 +22,7 @@ def shard_ingredients(
     content: Mapping[str, str],
     body_models: str,
     recipe: Mapping[str, Any],
-    code: str,
+    fit_version: int,
 ) -> dict[str, Any]:
     """All that determines a shard's rows, as JSON values; `fingerprint_of` makes one hash of it.
 
@@ -32,7 +32,8 @@ def shard_ingredients(
         content: `SourceReader.content_id` by source name; only the shard's own sources count.
         body_models: `hash_files` of the model files in use.
         recipe: the fit settings, batch size included: plain values (`dataclasses.asdict`).
-        code: `code_version`.
+        fit_version: `fitting.version.FIT_VERSION`. Code counts by it and by `SCHEMA_VERSION`, numbers that are raised
+            by hand: with a hash of source files a changed comment would fit all rows again.
     """
     parts = {
         "manifest": manifest.sha256,
@@ -40,7 +41,8 @@ def shard_ingredients(
         "pieces": [[piece.source, piece.start, piece.stop, content[piece.source]] for piece in shard.pieces],
         "body_models": body_models,
         "recipe": dict(recipe),
-        "code": code,
+        "fit_version": fit_version,
+        "schema_version": SCHEMA_VERSION,
     }
     return json.loads(json.dumps(parts, default=str))  # as a meta file gives it back: tuples are lists there
 
@@ -51,10 +53,27 @@ def fingerprint_of(ingredients: Mapping[str, Any]) -> str:
 
 
 def describe_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """In which of its ingredients a shard differs from what would be built now."""
-    names = {"pieces": "rows or label files", "body_models": "body models", "code": "version of the fit's code"}
-    other: Iterable[str] = [names.get(key, key) for key in now if was.get(key) != now[key]]
-    return ", ".join(other) or "fingerprint"
+    """Why a shard made from `was` is to be built again: in what that differs from `now`."""
+    if not was:
+        return "made from what its meta file does not say"
+    things = {"manifest": "another manifest", "pieces": "other rows or label files", "shard": "another division"}
+    things |= {"body_models": "other body models", "recipe": "another recipe"}
+    other = [text for key, text in things.items() if was.get(key) != now[key]]
+    reasons = [f"made from {', '.join(other)}"] if other else []
+    if "fit_version" not in was:  # it has a hash of source files, which says nothing about rows
+        reasons.append(f"fitted before fits had a version, this is {now['fit_version']}")
+    elif was["fit_version"] != now["fit_version"]:
+        reasons.append(f"fitted by version {was['fit_version']}, this is {now['fit_version']}")
+    if was.get("schema_version", now["schema_version"]) != now["schema_version"]:
+        reasons.append(f"with columns of version {was['schema_version']}, this is {now['schema_version']}")
+    return "; ".join(reasons)
+
+
+def version_text(made_from: Mapping[str, Any]) -> str:
+    """Which version of the fit a shard was made by, for people. Old shards have a hash of source files instead."""
+    if "fit_version" not in made_from:
+        return str(made_from.get("code", "of an unknown version"))
+    return f"fit version {made_from['fit_version']}, schema version {made_from.get('schema_version')}"
 
 
 def hash_files(paths: Iterable[Path], notes: Path | None = None) -> str:
@@ -80,16 +99,3 @@ def _noted_sha256(path: Path, notes: Path) -> str:
     with contextlib.suppress(UserError), replacing(note) as temporary:  # on a read-only disk it is read each time
         temporary.write_text(json.dumps({"file": found, "sha256": digest}))
     return digest
-
-
-def code_version(roots: Iterable[Path]) -> str:
-    """The package's version and a hash of the Python files below `roots` (folders or files).
-
-    With the version alone, a change to the solver would leave old shards standing until somebody bumps it.
-    """
-    digest = hashlib.sha256()
-    for root in roots:
-        for path in sorted(root.rglob("*.py")) if root.is_dir() else [root]:
-            digest.update(path.relative_to(root.parent).as_posix().encode() + b"\0")
-            digest.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
-    return f"{__version__}+{digest.hexdigest()[:12]}"

@@ -5,10 +5,21 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
 from hmr_skel.data.storage import Place
 
 MAX_META_BYTES = 16 * 2**20
 """A shard's meta file has some kilobytes; what is larger than this is none."""
+
+_KINDS: Mapping[str, type] = {
+    "shard": int, "shards": int, "split": str, "rows": int, "kept": int, "rejected": int, "pieces": list,
+    "made_from": dict, "fingerprint": str, "files": dict,
+}  # fmt: skip
+"""What every meta file says, and as what. Statistics may be there beside it: readers must do without them."""
+_PIECE: Mapping[str, type] = {"source": str, "start": int, "stop": int}
+_FILE: Mapping[str, type] = {"bytes": int, "sha256": str}
+_MADE_FROM: Mapping[str, type] = {"manifest": str, "pieces": list, "body_models": str, "recipe": dict}
+"""The ingredients that all versions name."""
 
 
 def meta_text(meta: Mapping[str, Any]) -> str:
@@ -17,9 +28,10 @@ def meta_text(meta: Mapping[str, Any]) -> str:
 
 
 def load_meta(path: Place) -> dict[str, Any]:
-    """The content of a meta file without its checksum.
+    """The content of a meta file without its checksum. Every key of `_KINDS` is there, and of its kind.
 
-    Raises `OSError` where it cannot be read, and `ValueError` where it is not, to the byte, what `meta_text` gives.
+    Raises `OSError` where it cannot be read, and `ValueError` where it is not, to the byte, what `meta_text` gives of a
+    shard's numbers.
     """
     if path.stat().st_size > MAX_META_BYTES:
         raise ValueError(f"it has {path.stat().st_size:,} bytes")
@@ -33,7 +45,35 @@ def load_meta(path: Place) -> dict[str, Any]:
     recorded = meta.pop("sha256")
     if recorded != _checksum(meta) or meta_text(meta) != text:
         raise ValueError("it does not have the checksum that it records")
+    _check(meta)
     return meta
+
+
+def _check(meta: Mapping[str, Any]) -> None:
+    _check_kinds(meta, _KINDS, "it")
+    for piece in meta["pieces"]:
+        _check_kinds(piece, _PIECE, "one of its pieces")
+        if piece["start"] > piece["stop"]:
+            raise ValueError(f"one of its pieces goes from row {piece['start']} to row {piece['stop']}")
+    if sum(piece["stop"] - piece["start"] for piece in meta["pieces"]) > MAX_ROWS_PER_SHARD:
+        raise ValueError(f"its pieces have more than {MAX_ROWS_PER_SHARD:,} rows")
+    for file in meta["files"].values():
+        _check_kinds(file, _FILE, "one of its files")
+    if made_from := meta["made_from"]:
+        _check_kinds(made_from, _MADE_FROM, "made_from")
+        named = [piece[:3] if isinstance(piece, list) and len(piece) == 4 else None for piece in made_from["pieces"]]
+        if named != [[piece[name] for name in _PIECE] for piece in meta["pieces"]]:
+            raise ValueError("its pieces are other rows than those that it says it was made from")
+
+
+def _check_kinds(values: Any, kinds: Mapping[str, type], what: str) -> None:
+    """Raise `ValueError` unless `values` is an object that has these keys, with values of these kinds."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{what} is {values!r:.40}, expected an object")
+    for name, kind in kinds.items():
+        value = values.get(name)
+        if type(value) is not kind or (kind is int and not 0 <= value < 2**63):
+            raise ValueError(f"{what} has {f'{name} = {value!r:.40}' if name in values else f'no {name}'}")
 
 
 def _checksum(meta: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hmr_skel.data.fingerprint import describe_difference, fingerprint_of
 from hmr_skel.data.manifest import Manifest
-from hmr_skel.data.shards import Shard, read_meta
+from hmr_skel.data.shards import Shard, name_shards, read_meta
 from hmr_skel.data.storage import Place, each
 from hmr_skel.errors import UserError
 
@@ -42,8 +42,9 @@ def refuse_other_manifest(out: Place, manifest: Manifest, outdated: Mapping[Shar
         )
 
 
-def outdated_text(out: Place, outdated: Mapping[Shard, Mapping[str, Any]], ingredients: Ingredients) -> str:
-    """How many shards are outdated, and in what."""
-    reasons = {describe_difference(meta["made_from"], ingredients(shard)) for shard, meta in outdated.items()}
-    which = f"{len(outdated):,} shards in {out} were" if len(outdated) > 1 else f"1 shard in {out} was"
-    return f"{which} made from other things than the manifest says now ({'; '.join(sorted(reasons))})"
+def outdated_texts(outdated: Mapping[Shard, Mapping[str, Any]], ingredients: Ingredients) -> list[str]:
+    """Why shards are outdated, and which: `fitted by version 1, this is 2: shards 0-11`. A text for each reason."""
+    reasons: dict[str, list[int]] = {}
+    for shard, meta in outdated.items():
+        reasons.setdefault(describe_difference(meta["made_from"], ingredients(shard)), []).append(shard.index)
+    return [f"{reason}: {name_shards(indices)}" for reason, indices in reasons.items()]

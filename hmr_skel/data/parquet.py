@@ -19,17 +19,19 @@ ROW_GROUP_ROWS = 2048
 _WORDS = ["source", "keypoints_3d_source", "smpl_gender", "skel_gender", "status", "reason"]  # few distinct values
 
 
-def write_shard(out: Path, shard: Shard, table: pa.Table, *, fingerprint: str, manifest_name: str, code: str) -> Path:
+def write_shard(
+    out: Path, shard: Shard, table: pa.Table, *, fingerprint: str, manifest_name: str, fit_version: int
+) -> Path:
     """Write the kept rows. The old meta file, if any, goes first: from here on the shard is unfinished."""
     if not table.schema.equals(SCHEMA):
         raise ValueError("the table is not of SCHEMA")
     if shard.meta_file(out).exists():
         shard.meta_file(out).unlink()
     provenance = {
-        "hmr_skel.schema_version": SCHEMA_VERSION,
+        "hmr_skel.schema_version": str(SCHEMA_VERSION),
         "hmr_skel.manifest": manifest_name,
         "hmr_skel.fingerprint": fingerprint,
-        "hmr_skel.code_version": code,
+        "hmr_skel.fit_version": str(fit_version),
         "hmr_skel.shard": shard.number,
         "hmr_skel.split": "test" if shard.held_out else "train",
     }

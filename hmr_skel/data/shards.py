@@ -1,6 +1,6 @@
 """Rows -> numbered shards, and what a shard's files are called. A pure function of the manifest and the row counts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -96,6 +96,18 @@ def pick(shards: list[Shard], index: int) -> Shard:
     if not 0 <= index < len(shards):
         raise UserError(f"no shard {index}: this manifest makes {len(shards)} shards, 0 to {len(shards) - 1}.")
     return shards[index]
+
+
+def name_shards(indices: Iterable[int]) -> str:
+    """`shards 0-3, 7` of [0, 1, 2, 3, 7]; `shard 7` of [7]."""
+    runs: list[list[int]] = []
+    for index in sorted(indices):
+        if runs and runs[-1][-1] == index - 1:
+            runs[-1][1:] = [index]
+        else:
+            runs.append([index])
+    plural = "s" * (len(runs) > 1 or len(runs[0]) > 1)
+    return f"shard{plural} {', '.join('-'.join(map(str, run)) for run in runs)}"
 
 
 def cache_dir(out: Path) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 
 from hmr_skel import __version__
 from hmr_skel.body.dofs import limits
+from hmr_skel.data.fingerprint import version_text
 from hmr_skel.data.summary import statistics
 from hmr_skel.render.heat import heat_stops
 from hmr_skel.report import charts, tables
@@ -196,7 +197,7 @@ def _about(dataset: Dataset) -> list[tuple[str, str]]:
     recipe = made_from[0]["recipe"]
     made = [f"{key} {recipe[key]}" for key in ("shape", "root", "limits") if key in recipe]
     differ = any(one["recipe"] != recipe for one in made_from)
-    versions = sorted({str(one["code"]) for one in made_from if "code" in one})
+    versions = sorted({version_text(one) for one in made_from})
     lines = [
         ("v2v", "mean distance between the vertices of the fitted SKEL skin and those of the annotated SMPL mesh, mm"),
         (
@@ -208,7 +209,7 @@ def _about(dataset: Dataset) -> list[tuple[str, str]]:
         ("given as SKEL", "the label held SKEL already: it passed through, was not fitted, and has no error"),
         ("rows/s", "rows read / seconds of reading, fitting and writing, without the time a shard waited for others"),
         ("recipe", ", ".join(made) + ("; not the same in all shards" if differ else "")),
-        ("made by", ", ".join(f"hmr-skel {version}" for version in versions)),
+        ("made by", "hmr-skel, " + "; ".join(versions)),
         ("read back", f"hmr_skel.load_shards({str(dataset.folder)!r}); pandas, Polars and DuckDB open data/*.parquet"),
         ("checked by", f"hmr-skel verify {dataset.folder}"),
     ]

@@ -51,7 +51,7 @@ def dataset(folder: Path, *pieces: tuple[AnnotationRows, dict | None], held_out:
         last = held_out and index == len(pieces) - 1
         shard = Shard(index, len(pieces), (Piece(rows.source, 0, len(rows)),), last)
         table = shard_table(rows, fit)
-        write_shard(folder, shard, table, fingerprint="f", manifest_name="test", code="c")
+        write_shard(folder, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
         write_rejects(folder, shard, [])
     return folder
 

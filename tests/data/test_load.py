@@ -48,7 +48,7 @@ def dataset(tmp_path_factory, label_arrays, hsmr_arrays, fake_fit, make_manifest
                 mesh_points = np.full((len(rows), 44, 4), 0.5, np.float32)
                 fit = fake_fit(len(rows), seed=shard.index) | {"keypoints_3d": mesh_points}
             tables.append(shard_table(rows, fit))
-        write_shard(out, shard, pa.concat_tables(tables), fingerprint="f", manifest_name="test", code="c")
+        write_shard(out, shard, pa.concat_tables(tables), fingerprint="f", manifest_name="test", fit_version=1)
         write_rejects(out, shard, rejects)
         write_meta(out, shard, "f", {})
     write_card(out, manifest, shards)

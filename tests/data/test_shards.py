@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.fingerprint import code_version, fingerprint_of, hash_files, shard_ingredients
+from hmr_skel.data.fingerprint import describe_difference, fingerprint_of, hash_files, shard_ingredients
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
-from hmr_skel.data.schema import shard_table
-from hmr_skel.data.shards import Piece, check_no_other_plan, is_complete, pick, plan, read_meta
+from hmr_skel.data.schema import SCHEMA_VERSION, shard_table
+from hmr_skel.data.shards import Piece, check_no_other_plan, is_complete, name_shards, pick, plan, read_meta
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject
 
@@ -64,7 +64,7 @@ def built(make_manifest, label_arrays, fake_fit, tmp_path):
     )
     table = shard_table(rows.take(np.arange(8) != 3), fake_fit(7))
     rejects = [Reject("a", 3, "x.jpg", "betas", "too large")]
-    write_shard(tmp_path, shard, table, fingerprint="f", manifest_name="test", code="c")
+    write_shard(tmp_path, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
     write_rejects(tmp_path, shard, rejects)
     assert not is_complete(tmp_path, shard, "f")  # not before the meta file
     write_meta(tmp_path, shard, "f", {"rows_per_s": 5.0})
@@ -86,7 +86,7 @@ def test_complete_until_anything_changes(built):
     data.unlink()
     assert not is_complete(out, shard, "f")
     # writing the shard again makes it unfinished until its meta file is there
-    write_shard(out, shard, table, fingerprint="f", manifest_name="test", code="c")
+    write_shard(out, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
     assert not is_complete(out, shard, "f")
     assert not shard.meta_file(out).exists()
 
@@ -129,7 +129,7 @@ def test_a_lost_row_is_noticed(built):
 def test_same_table_same_bytes_and_no_traces(built):
     out, shard, table, rejects = built
     before = [shard.data_file(out).read_bytes(), shard.rejects_file(out).read_bytes()]
-    write_shard(out, shard, table, fingerprint="f", manifest_name="test", code="c")
+    write_shard(out, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
     write_rejects(out, shard, rejects)
     assert [shard.data_file(out).read_bytes(), shard.rejects_file(out).read_bytes()] == before
     assert not list(out.rglob("*.tmp"))
@@ -145,7 +145,7 @@ def test_ctrl_c_while_writing_leaves_nothing(built, monkeypatch):
     monkeypatch.setattr("pyarrow.parquet.write_table", interrupted)
     before = shard.data_file(out).read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        write_shard(out, shard, table, fingerprint="f", manifest_name="test", code="c")
+        write_shard(out, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
     assert shard.data_file(out).read_bytes() == before
     assert [path.name for path in (out / "data").iterdir()] == [shard.data_file(out).name]
 
@@ -174,7 +174,7 @@ def test_output_that_cannot_be_written(built, tmp_path):
     _, shard, table, _ = built
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*file/data/train-00000.*Choose an output folder"):
-        write_shard(tmp_path / "file", shard, table, fingerprint="f", manifest_name="test", code="c")
+        write_shard(tmp_path / "file", shard, table, fingerprint="f", manifest_name="test", fit_version=1)
 
 
 def test_what_cannot_be_read_while_writing_is_not_said_to_be_unwritable(tmp_path):
@@ -200,15 +200,15 @@ def shard_fingerprint(*args, **kwargs) -> str:
     return fingerprint_of(shard_ingredients(*args, **kwargs))
 
 
-def test_fingerprint_changes_with_everything_that_counts(make_manifest, tmp_path):
+def test_fingerprint_changes_with_everything_that_counts(make_manifest, monkeypatch):
     manifest = make_manifest(sources("a", "b"))
     shards = plan(manifest, {"a": 8, "b": 8})
-    base = {"content": {"a": "1", "b": "2"}, "body_models": "m", "recipe": {"batch": 256}, "code": "c"}
+    base = {"content": {"a": "1", "b": "2"}, "body_models": "m", "recipe": {"batch": 256}, "fit_version": 1}
     changes = [
         {"content": {"a": "3", "b": "2"}},
         {"body_models": "n"},
         {"recipe": {"batch": 128}},
-        {"code": "d"},
+        {"fit_version": 2},
     ]
     expected = shard_fingerprint(manifest, shards[0], **base)
     assert shard_fingerprint(manifest, shards[0], **base) == expected
@@ -217,14 +217,38 @@ def test_fingerprint_changes_with_everything_that_counts(make_manifest, tmp_path
     others = {shard_fingerprint(manifest, shards[0], **base | change) for change in changes}
     others.add(shard_fingerprint(manifest, shards[1], **base))
     others.add(shard_fingerprint(make_manifest(sources("a", "b"), recipe="x"), shards[0], **base))
-    assert len(others - {expected}) == len(changes) + 2
+    monkeypatch.setattr("hmr_skel.data.fingerprint.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    others.add(shard_fingerprint(manifest, shards[0], **base))
+    assert len(others - {expected}) == len(changes) + 3
 
 
-def test_hashes_of_files_and_code(tmp_path):
+@pytest.mark.parametrize(
+    ("was", "text"),
+    [
+        ({"fit_version": 1}, "fitted by version 1, this is 2"),
+        ({"schema_version": 0}, "with columns of version 0, this is 1"),
+        ({"manifest": "o", "recipe": {"a": 1}}, "made from another manifest, another recipe"),
+        ({"body_models": "o", "fit_version": 1}, "made from other body models; fitted by version 1, this is 2"),
+        ({"pieces": [], "shard": [0, 3]}, "made from other rows or label files, another division"),
+    ],
+)
+def test_a_difference_in_words(was, text):
+    now = {"manifest": "m", "shard": [0, 2], "pieces": [["a", 0, 8, "c"]], "body_models": "b", "recipe": {}}
+    now |= {"fit_version": 2, "schema_version": 1}
+    assert describe_difference(now | was, now) == text
+    assert describe_difference({}, now) == "made from what its meta file does not say"
+
+
+def test_numbers_of_shards_in_words():
+    assert name_shards([7]) == "shard 7"
+    assert name_shards([3, 0, 1, 2]) == "shards 0-3"
+    assert name_shards([0, 2, 4, 5, 11]) == "shards 0, 2, 4-5, 11"
+
+
+def test_hashes_of_files(tmp_path):
     for folder in ("one", "two"):
-        (tmp_path / folder / "code").mkdir(parents=True)
+        (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.pkl").write_bytes(b"a")
-        (tmp_path / folder / "code" / "m.py").write_text("x = 1\n")
     one, two = ([tmp_path / folder / "a.pkl"] for folder in ("one", "two"))
     assert hash_files(one) == hash_files(two)
     two[0].write_bytes(b"b")
@@ -240,10 +264,6 @@ def test_hashes_of_files_and_code(tmp_path):
     assert hash_files(two, notes) == hash_files(two)
     (notes / "a.pkl.json").write_text('{"file": 1')
     assert hash_files(two, notes) == hash_files(two)
-    code = [[tmp_path / folder / "code"] for folder in ("one", "two")]
-    assert code_version(code[0]) == code_version(code[1])
-    (tmp_path / "two" / "code" / "m.py").write_text("x = 2\n")
-    assert code_version(code[0]) != code_version(code[1])
 
 
 def test_meta_is_json_without_nan(built):

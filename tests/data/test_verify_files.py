@@ -8,11 +8,12 @@ import pytest
 
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.atomic import replacing
+from hmr_skel.data.fingerprint import fingerprint_of
 from hmr_skel.data.meta import load_meta, meta_text
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import SCHEMA, shard_table
-from hmr_skel.data.shards import Shard, plan
+from hmr_skel.data.shards import Shard, plan, read_meta
 from hmr_skel.data.verify import foreign_shards, verify_files
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
@@ -27,7 +28,7 @@ def built(tmp_path, label_arrays, fake_fit, make_manifest) -> tuple[Path, list[S
     for shard in shards:
         start = shard.pieces[0].start
         rows = reader.read(start, start + 7)
-        write_shard(tmp_path, shard, shard_table(rows, fake_fit(7)), fingerprint="f", manifest_name="t", code="c")
+        write_shard(tmp_path, shard, shard_table(rows, fake_fit(7)), fingerprint="f", manifest_name="t", fit_version=1)
         write_rejects(tmp_path, shard, [Reject("aic", start + 7, "", "betas", "")])
         write_meta(tmp_path, shard, "f", {"seconds": {"total": 1.5}})
     return tmp_path, shards
@@ -91,8 +92,12 @@ def another_fingerprint(out: Path, shard: Shard) -> None:
     change_meta(out, shard, fingerprint="g")
 
 
+MADE_FROM = {"manifest": "m", "body_models": "b", "recipe": {}, "pieces": [["aic", 8, 16, "l"]]}
+"""What each version says of the second shard, and no more."""
+
+
 def made_from_something_else(out: Path, shard: Shard) -> None:
-    change_meta(out, shard, made_from={"manifest": "x"})
+    change_meta(out, shard, made_from=MADE_FROM)
 
 
 def other_rows_too(out: Path, shard: Shard) -> None:
@@ -121,7 +126,7 @@ def not_finite(out: Path, shard: Shard) -> None:
     column = table.schema.field("skel_q")
     values = pa.array([[np.nan] * 46] * 7, column.type)
     table = table.set_column(table.column_names.index("skel_q"), column, values)
-    write_shard(out, shard, table, fingerprint="f", manifest_name="t", code="c")
+    write_shard(out, shard, table, fingerprint="f", manifest_name="t", fit_version=1)
     write_meta(out, shard, "f", {})
 
 
@@ -167,14 +172,27 @@ def test_every_harm_is_found_and_named(built, harm, words):
         {"rejected": -1},
         {"made_from": [1]},
         {"made_from": "x"},
+        {"made_from": {"manifest": "m"}},
+        {"made_from": MADE_FROM | {"pieces": [["other", 8, 16, "l"]]}},
+        {"made_from": MADE_FROM | {"pieces": [["aic", 8, 16, "l"], ["other", 0, 4, "l"]]}},
+        {"made_from": MADE_FROM | {"pieces": [["aic", 8, 16]]}},
+        {"made_from": MADE_FROM | {"pieces": "aic"}},
+        {"made_from": MADE_FROM | {"recipe": None}},
         {"fingerprint": 3},
+        {"fingerprint": None},
+        {"split": True},
+        {"shards": 2.0},
         {"files": {"data": 7}},
+        {"files": {"data": {"bytes": 3}}},
     ],
 )
 def test_a_meta_file_of_other_types(built, changes):
     """Its checksum is right."""
     out, shards = built
+    if isinstance(made_from := changes.get("made_from"), dict):
+        changes["fingerprint"] = fingerprint_of(made_from)
     change_meta(out, shards[1], **changes)
+    assert read_meta(out, shards[1]) is None  # not to be taken for complete, nor reported on
     (problem,) = verify_files(out).problems
     assert "shard-00001-of-00002.json: not a meta file of a shard" in problem.text
     assert problem.shard == 1
@@ -231,7 +249,7 @@ def test_a_row_in_two_shards(built):
         path.unlink()
     twice = Shard(1, 2, shards[0].pieces, False)
     table = pq.read_table(shards[0].data_file(out)).replace_schema_metadata(None)
-    write_shard(out, twice, table.cast(SCHEMA), fingerprint="f", manifest_name="t", code="c")
+    write_shard(out, twice, table.cast(SCHEMA), fingerprint="f", manifest_name="t", fit_version=1)
     write_rejects(out, twice, [Reject("aic", 7, "", "betas", "")])
     write_meta(out, twice, "f", {})
     problems = verify_files(out).problems
@@ -241,13 +259,14 @@ def test_a_row_in_two_shards(built):
 
 def test_a_shard_that_was_made_from_other_things():
     def meta(index: int, **changes) -> dict:
-        made_from = {"manifest": "m", "body_models": "b", "recipe": {}, "code": "c", "pieces": [["aic", 0, 8, "l"]]}
+        made_from = {"manifest": "m", "body_models": "b", "recipe": {}, "fit_version": 1}
+        made_from |= {"schema_version": 1, "pieces": [["aic", 0, 8, "l"]]}
         return {"made_from": made_from | changes}
 
     metas = {index: meta(index) for index in range(4)}
     assert foreign_shards(Path("d"), metas) == []
     (problem,) = foreign_shards(Path("d"), metas | {2: meta(2, pieces=[["aic", 0, 8, "other"]])})
     assert (problem.shard, "label file of source 'aic' than most others" in problem.text) == (2, True)
-    undecided = foreign_shards(Path("d"), {0: meta(0), 1: meta(1, code="d")})
+    undecided = foreign_shards(Path("d"), {0: meta(0), 1: meta(1, fit_version=2)})
     assert [problem.shard for problem in undecided] == [0, 1]
     assert "another version of the fit than some others" in undecided[0].text

@@ -1,6 +1,5 @@
 """One shard, built for real: rows in, Parquet, rejects and meta out."""
 
-import ast
 import json
 import os
 import shutil
@@ -12,10 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import fitting
 from flows.fitter import _by_increments
 from flows.shard import Builder, build_shard, parse_shards
-from flows.sources import fit_code
 from hmr_skel import load_shards
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.device import resolve_device
@@ -216,29 +213,6 @@ def test_progress_counts_every_row_once():
     for done in (512, 1024, 1100, 512, 1024, 1100):
         tell(done)
     assert steps == [512, 512, 76, 512, 512, 76]
-
-
-def test_the_fingerprint_knows_the_code_that_fits():
-    """Every module that `fitting` imports counts, and none that only measures it."""
-    folder = Path(fitting.__file__).parent
-    wanted, found = ["__init__", "lanes.__init__"], set()
-    while wanted:
-        name = wanted.pop()
-        if name in found:
-            continue
-        found.add(name)
-        for node in ast.walk(ast.parse(folder.joinpath(*name.split(".")).with_suffix(".py").read_text())):
-            if not isinstance(node, ast.ImportFrom) or (node.module or "").partition(".")[0] != "fitting":
-                continue
-            module = str(node.module).removeprefix("fitting").removeprefix(".")
-            packages = ("", "lanes")
-            wanted += [f"{module}.{alias.name}".lstrip(".") for alias in node.names] if module in packages else [module]
-    used = {
-        path.relative_to(folder).with_suffix("").as_posix().replace("/", ".")
-        for path in fit_code()
-        if folder in path.parents
-    }
-    assert used == found
 
 
 def test_a_bad_model_file_shows_before_any_work(open_body_dir: Path, small_labels, tmp_path: Path):

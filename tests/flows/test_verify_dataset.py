@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fitting.version import FIT_VERSION
 from flows.shard import Builder
 from flows.verify import repair_dataset, verify_dataset
 from hmr_skel.cli import main
@@ -68,7 +69,7 @@ def rewrite(builder: Builder, index: int, change) -> None:
     names = ("source", "source_row", "imgname", "reason", "detail")
     write_shard(
         out, shard, pa.Table.from_pylist(rows, SCHEMA), fingerprint=builder.fingerprint(shard), manifest_name="drill",
-        code="c",
+        fit_version=1,
     )  # fmt: skip
     write_rejects(out, shard, [Reject(**{name: row[name] for name in names}) for row in rejects])
     write_meta(out, shard, builder.fingerprint(shard), {}, builder.ingredients(shard))
@@ -121,13 +122,13 @@ def test_a_shard_of_another_fingerprint(copied: Builder, other: Builder):
     found = verify_dataset(copied.out, copied)
     (problem,) = found.problems
     assert (problem.shard, found.sound) == (2, 3)
-    assert "made from other things than the manifest says now (rows or label files)" in problem.text
+    assert "shard-00002-of-00004.json: made from other rows or label files. Build the shard again." in problem.text
     assert repair_dataset(copied.out, found.problems, lambda: copied, progress=False) == (0, 1)
     assert verify_dataset(copied.out, copied).problems == []
 
 
 def test_sound_shards_of_another_version_are_left(copied: Builder, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(copied, "_code", "another")
+    monkeypatch.setattr("flows.shard.FIT_VERSION", FIT_VERSION + 1)
     before = copied.shards[0].data_file(copied.out).read_bytes()
     copied.shards[3].rejects_file(copied.out).unlink()
     found = verify_dataset(copied.out, copied, sample=0)

@@ -17,6 +17,9 @@ from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS, SMPL_PARENTS
 from hmr_skel.body.open_body.unpack import SKEL_GENDERS, GenderedBody, OpenBody, unpack
 
 NOTICE = pathlib.Path(__file__).with_name("NOTICE")
+EXPORT_VERSION = 1
+"""Raise it by one whenever the files written here come to hold something else, then write the golden values anew with
+`python -m tests.golden`. Files of another version are exported again, and what was fitted with them is fitted again."""
 SKEL_VERSION = "1.1.1"
 NO_PARENT = 2**32 - 1
 """SMPL's mark for the root's parent: -1 read as unsigned."""
