@@ -13,7 +13,7 @@ from hmr_skel.data.checks import check_rows
 from hmr_skel.data.fingerprint import describe_difference
 from hmr_skel.data.parquet_bounds import open_parquet
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, shard_table
-from hmr_skel.data.shards import name_shards
+from hmr_skel.data.shards import Shard, name_shards
 from hmr_skel.data.storage import Place, move
 from hmr_skel.data.verify import FilesReport, Problem, foreign_shards, verify_files
 from hmr_skel.rows import AnnotationRows, Reject
@@ -76,7 +76,7 @@ def verify_dataset(
 
 def _other_fingerprints(builder: Builder, report: FilesReport) -> list[Problem]:
     problems = []
-    as_now = {index for index, meta in report.sound.items() if meta["fingerprint"] == _fingerprint(builder, index)}
+    as_now = {index for index, meta in report.sound.items() if _is_as_now(builder, builder.shards[index], meta)}
     for index, meta in report.sound.items():
         wanted = builder.ingredients(builder.shards[index])
         if index not in as_now:
@@ -102,8 +102,8 @@ def problem_lines(problems: list[Problem]) -> list[str]:
     return lines + [f"{reason}: {name_shards(shards)} {again}" for reason, shards in reasons.items()]
 
 
-def _fingerprint(builder: Builder, index: int) -> str:
-    return builder.fingerprint(builder.shards[index])
+def _is_as_now(builder: Builder, shard: Shard, meta: Mapping[str, Any]) -> bool:
+    return meta["fingerprint"] == builder.fingerprint(shard) and meta["pieces"] == list(shard.pieces)
 
 
 def _refit_sample(

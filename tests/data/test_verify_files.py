@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hmr_skel.cli import main
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.fingerprint import fingerprint_of
@@ -196,6 +197,21 @@ def test_a_meta_file_of_other_types(built, changes):
     (problem,) = verify_files(out).problems
     assert "shard-00001-of-00002.json: not a meta file of a shard" in problem.text
     assert problem.shard == 1
+
+
+@pytest.mark.parametrize("made_from", [{"manifest": "m"}, {"manifest": "m", "pieces": [["aic"]]}])
+def test_a_dataset_by_another_program(built, made_from, capsys):
+    """Sound but for what it says it was made from: this ended in a KeyError."""
+    out, shards = built
+    fingerprint = fingerprint_of(made_from)
+    for shard in shards:
+        table = pq.read_table(shard.data_file(out)).replace_schema_metadata(None).cast(SCHEMA)
+        write_shard(out, shard, table, fingerprint=fingerprint, manifest_name="t", fit_version=1)
+        write_meta(out, shard, fingerprint, {}, made_from)
+    assert main(["verify", str(out), "--files-only"]) == 1
+    said = capsys.readouterr().out
+    assert "shard-00000-of-00002.json: not a meta file of a shard (made_from has no" in said
+    assert "0 of 2 shards sound, 2 problems" in said
 
 
 def test_what_is_not_built_yet_may_be_no_problem(built):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from flows.verify import repair_dataset, verify_dataset
 from hmr_skel.cli import main
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import SCHEMA
+from hmr_skel.data.shards import Shard
 from hmr_skel.rows import Reject
 from tools.drill.corruption import KINDS, corruption_drill, corruption_table, equal_datasets
 from tools.drill.small import SHARDS, small_manifest
@@ -66,13 +68,16 @@ def rewrite(builder: Builder, index: int, change) -> None:
     shard, out = builder.shards[index], builder.out
     rows, rejects = (pq.read_table(file(out)).to_pylist() for file in (shard.data_file, shard.rejects_file))
     change(rows, rejects)
+    write(builder, shard, rows, rejects, builder.ingredients(shard))
+
+
+def write(builder: Builder, shard: Shard, rows: list[dict], rejects: list[dict], made_from: dict) -> None:
     names = ("source", "source_row", "imgname", "reason", "detail")
-    write_shard(
-        out, shard, pa.Table.from_pylist(rows, SCHEMA), fingerprint=builder.fingerprint(shard), manifest_name="drill",
-        fit_version=1,
-    )  # fmt: skip
+    out, fingerprint = builder.out, builder.fingerprint(builder.shards[shard.index])
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    write_shard(out, shard, table, fingerprint=fingerprint, manifest_name="drill", fit_version=1)
     write_rejects(out, shard, [Reject(**{name: row[name] for name in names}) for row in rejects])
-    write_meta(out, shard, builder.fingerprint(shard), {}, builder.ingredients(shard))
+    write_meta(out, shard, fingerprint, {}, made_from)
 
 
 def turn_a_knee(rows, rejects):
@@ -125,6 +130,17 @@ def test_a_shard_of_another_fingerprint(copied: Builder, other: Builder):
     assert "shard-00002-of-00004.json: made from other rows or label files. Build the shard again." in problem.text
     assert repair_dataset(copied.out, found.problems, lambda: copied, progress=False) == (0, 1)
     assert verify_dataset(copied.out, copied).problems == []
+
+
+def test_a_shard_of_another_source(copied: Builder):
+    """It has this manifest's fingerprint, but its rows are of a source that the manifest has not."""
+    shard, out = copied.shards[1], copied.out
+    renamed = replace(shard, pieces=(replace(shard.pieces[0], source="other"),))
+    tables = [pq.read_table(file(out)).to_pylist() for file in (shard.data_file, shard.rejects_file)]
+    rows, rejects = ([row | {"source": "other"} for row in table] for table in tables)
+    write(copied, renamed, rows, rejects, made_from={})
+    (problem,) = verify_dataset(out, copied).problems
+    assert "shard-00001-of-00004.json: made from what its meta file does not say. Build the shard again" in problem.text
 
 
 def test_sound_shards_of_another_version_are_left(copied: Builder, monkeypatch: pytest.MonkeyPatch):
