@@ -33,3 +33,15 @@ def resolve_device(name: str) -> "torch.device":
             f"no device {name!r}: {build}. Use --device cpu, or install a CUDA build: make setup TORCH=... ."
         )
     return torch.device(name)
+
+
+class DeviceLost(UserError):
+    """A CUDA error: whatever it was, this process can compute nothing more on the device, nor say whether results are
+    right."""
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether it is torch's word for a CUDA error. Memory that ran out is none: less of it may do."""
+    import torch
+
+    return "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError)
