@@ -38,7 +38,7 @@ from hmr_skel.data.shards import Shard, cache_dir, check_no_other_plan, is_compl
 from hmr_skel.data.staging import staged
 from hmr_skel.data.storage import Place, each, local_folder, locate
 from hmr_skel.data.summary import summarise
-from hmr_skel.device import DeviceLost, check_device_name, is_lost, resolve_device
+from hmr_skel.device import check_device_name, no_more_after_cuda_errors, resolve_device
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject
 
@@ -271,7 +271,12 @@ class Builder:
 
     def _build(self, shard: Shard, fingerprint: str, rebuild: bool, progress: bool) -> bool:
         """Whether it was this process that built it, and no other meanwhile."""
-        self._stop_if_told()
+
+        def advance(rows: int) -> None:
+            self._check_stopped()
+            bar.update(rows)
+
+        self._check_stopped()
         seconds: dict[str, float] = {}
         fitter = self.fitter
         pieces, rejects = self._read(shard, seconds)
@@ -288,9 +293,10 @@ class Builder:
             ) as bar,
         ):
             seconds["wait"] = time.perf_counter() - waiting
+            self._check_stopped()
             loaded = fitter.load_s
-            with timed(seconds, "fit"):
-                fitted, not_fitted, batch = self._fit(fitter, pieces, bar.update)
+            with timed(seconds, "fit"), no_more_after_cuda_errors(fitter.device):
+                fitted, not_fitted, batch = fitter.fit(pieces, advance)
             seconds["load"] = fitter.load_s - loaded
             seconds["fit"] -= seconds["load"]
         rejects += not_fitted
@@ -338,27 +344,9 @@ class Builder:
             }
             write_meta(folder, shard, fingerprint, info, self.ingredients(shard))
 
-    def _stop_if_told(self) -> None:
+    def _check_stopped(self) -> None:
         if self.stopped.is_set():
             raise KeyboardInterrupt
-
-    def _fit(self, fitter: "Fitter", pieces: list[AnnotationRows], progress: Callable[[int], object]):
-        """As of `Fitter.fit`."""
-
-        def advance(rows: int) -> None:
-            self._stop_if_told()
-            progress(rows)
-
-        self._stop_if_told()
-        try:
-            return fitter.fit(pieces, advance)
-        except RuntimeError as error:
-            if not is_lost(error):
-                raise
-            raise DeviceLost(
-                f"{fitter.device} failed, and this process cannot use it any more: {str(error).splitlines()[0]}. What is "
-                "finished is kept; start again."
-            ) from error
 
     def _read(self, shard: Shard, seconds: dict[str, float]) -> tuple[list[AnnotationRows], list[Reject]]:
         pieces, rejects = [], []

@@ -1,6 +1,8 @@
 """The device that a user names, as one that is there."""
 
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hmr_skel.errors import UserError
@@ -36,12 +38,20 @@ def resolve_device(name: str) -> "torch.device":
 
 
 class DeviceLost(UserError):
-    """A CUDA error: whatever it was, this process can compute nothing more on the device, nor say whether results are
-    right."""
+    """A CUDA error. After one, every call fails in this process, whatever it computes."""
 
 
-def is_lost(error: RuntimeError) -> bool:
-    """Whether it is torch's word for a CUDA error. Memory that ran out is none: less of it may do."""
+@contextmanager
+def no_more_after_cuda_errors(device: "torch.device") -> Generator[None]:
+    """Turn torch's CUDA errors into `DeviceLost`. Memory that ran out is none: smaller batches may do."""
     import torch
 
-    return "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError)
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA error" not in str(error):
+            raise
+        raise DeviceLost(
+            f"{device} failed, and this process cannot use it any more: {str(error).splitlines()[0]}. What is finished "
+            "is kept; start again."
+        ) from error

@@ -21,7 +21,7 @@ from flows.fitter import Fitter
 from flows.shard import Builder
 from flows.summary import DatasetSummary
 from hmr_skel import load_shards
-from hmr_skel.device import DeviceLost, is_lost
+from hmr_skel.device import DeviceLost, no_more_after_cuda_errors
 from tests.flows.conftest import ROWS
 from tests.flows.foreign_page import ask, assert_closed
 from tests.flows.processes import TIMEOUT_S, hmr_skel, processes_with, run, running, wait_until
@@ -152,16 +152,18 @@ def test_a_device_that_failed_is_not_tried_again(small: Path, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    ("error", "lost"),
+    ("error", "becomes"),
     [
-        (RuntimeError("CUDA error: device-side assert triggered"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), True),
-        (torch.OutOfMemoryError("CUDA error: out of memory"), False),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (RuntimeError("CUDA error: device-side assert triggered"), DeviceLost),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), DeviceLost),
+        (torch.OutOfMemoryError("CUDA error: out of memory"), torch.OutOfMemoryError),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), RuntimeError),
     ],
 )
-def test_what_makes_a_device_useless(error: RuntimeError, lost: bool):
-    assert is_lost(error) is lost
+def test_what_makes_a_device_useless(error: RuntimeError, becomes: type[Exception]):
+    with pytest.raises(becomes) as raised, no_more_after_cuda_errors(torch.device("cuda")):
+        raise error
+    assert type(raised.value) is becomes
 
 
 @pytest.mark.slow
