@@ -5,12 +5,10 @@ machine and a deleted Prefect database make no difference. Who is at work on wha
 (`hmr_skel/data/attempts.py`): any number of runs, on any machines, may share a folder, and each shard is built once.
 """
 
-import ctypes
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -23,8 +21,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.exceptions import ExternalSignal, PrefectException
-from prefect.futures import PrefectConcurrentFuture, PrefectFuture, as_completed
+from prefect.exceptions import PrefectException
+from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
@@ -38,6 +36,7 @@ from flows.stages import timed
 from flows.summary import DatasetSummary, ShardsFailed, summarise_build
 from hmr_skel.data.attempts import AtWork
 from hmr_skel.data.patience import may_pass, patiently
+from hmr_skel.device import DeviceLost
 from hmr_skel.heap import share_arenas
 
 DEFAULT_MANIFEST = "manifests/open.toml"
@@ -46,14 +45,13 @@ NAME = "build-hmr-skel"
 
 
 def may_heal(task, task_run, state) -> bool:
-    """Is trying again worth it? Yes for trouble with storage or the device, no for wrong input and for bugs."""
-    error = state.result(raise_on_failure=False)
-    return may_pass(error) or (isinstance(error, RuntimeError) and "CUDA" in str(error))
+    """Is trying again worth it? Yes for trouble with storage; no for wrong input, bugs, and a device that failed."""
+    return may_pass(state.result(raise_on_failure=False))
 
 
 @lru_cache(maxsize=1)
 def _builder(run: str, manifest: str, out: str | None, device: str, quiet: bool) -> Builder:
-    """Models and label files, opened once per flow run and process."""
+    """Models and label files, opened once per flow run and process; a later run's take their place."""
     return Builder.open(manifest, out, device, quiet=quiet)
 
 
@@ -113,15 +111,16 @@ def build_hmr_skel(
 
     Raises:
         UserError: the manifest, a label file, a model file or the device cannot be used; before any shard.
+        DeviceLost: a CUDA error; without the shards that are not done yet.
         ShardsFailed: shards failed; after the others are done, with each one's reason.
     """
     start = time.monotonic()
     share_arenas()  # late, as Prefect's threads are there; `hmr-skel dataset` has done it
     futures: dict[PrefectFuture, int] = {}
     seconds: dict[str, float] = {}
+    with timed(seconds, "open"):
+        builder = _builder(str(flow_run.id), manifest, out, device, not progress)
     try:
-        with timed(seconds, "open"):
-            builder = _builder(str(flow_run.id), manifest, out, device, not progress)
         wanted = builder.choose(shards)
         todo = patiently(lambda: builder.unfinished(wanted, rebuild=rebuild))
         for text in builder.outdated(todo) if progress else ():
@@ -159,6 +158,8 @@ def build_hmr_skel(
                     if isinstance(result, dict):
                         reports.append(ShardReport(**result))
                         so_far.end(index)
+                    elif isinstance(result, DeviceLost):
+                        raise result
                     else:
                         failures[index] = result
                         so_far.end(index, failed=True)
@@ -176,11 +177,8 @@ def build_hmr_skel(
         if failures:
             raise ShardsFailed(summary, failures)
         return summary.as_dict()
-    except (KeyboardInterrupt, SystemExit, ExternalSignal):  # the last is how Prefect cancels a run
-        _interrupt(futures)
-        raise
-    finally:
-        _builder.cache_clear()
+    finally:  # after an interrupt, Prefect's cancelling or a device that failed, shards are still at work
+        builder.stopped.set()
 
 
 def _tidy() -> None:
@@ -209,19 +207,3 @@ def _publish(summary: DatasetSummary) -> None:
     """Artifacts: what the user interface shows of a run."""
     create_table_artifact(key="build-shards", table=summary.table(), description=f"Shards of {summary.name}")
     create_markdown_artifact(key="build-summary", markdown=summary.markdown(), description=f"Summary of {summary.name}")
-
-
-def _interrupt(futures: Iterable[PrefectFuture]) -> None:
-    """Cancel the shards that wait, and raise KeyboardInterrupt in the threads that fit.
-
-    Ctrl-C reaches the main thread only, and Python cannot leave while a thread is at work: without this the process
-    would stay until the shard is done, minutes on a CPU. Other task runners end their workers themselves.
-    """
-    for future in futures:
-        if isinstance(future, PrefectConcurrentFuture):
-            future.wrapped_future.cancel()
-    for thread in threading.enumerate():
-        if thread.name.startswith("ThreadPoolExecutor") and thread.ident is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt)
-            )

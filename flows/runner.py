@@ -20,6 +20,13 @@ from flows.address import address_file
 from flows.build import NAME, build_hmr_skel
 
 
+class _Runner(Runner):
+    """Prefect's, but for its end: at SIGTERM that calls a coroutine which it does not await, and Python warns of it."""
+
+    def handle_sigterm(self, *args, **kwargs) -> None:
+        sys.exit(0)  # runs at work are told to end by flows/serve.py, being of the same process group
+
+
 def main(pool: str | None = None) -> None:
     """Serve the deployment until told to end. PREFECT_API_URL names the server."""
     # By module path, so that the folder that it runs in need not be the repository's.
@@ -27,7 +34,7 @@ def main(pool: str | None = None) -> None:
         _offer(pool)
         _say_ready(f"start workers, prefect worker start --pool {pool} --limit 1; then")
         threading.Event().wait()
-    runner = Runner(name=NAME, pause_on_shutdown=False)
+    runner = _Runner(name=NAME, pause_on_shutdown=False)
     runner.add_flow(build_hmr_skel, name=NAME, entrypoint_type=EntrypointType.MODULE_PATH)
     _say_ready("in another terminal, from this folder,")
     asyncio.run(runner.start())

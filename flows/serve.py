@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from flows.address import address_file
-from flows.server import client_settings, process_group, running_server
+from flows.address import address_file, client_settings, leave_password, password_file
+from flows.server import new_password, process_group, running_server
 from hmr_skel.errors import UserError
 
 DEFAULT_PORT = 4200
@@ -29,12 +29,21 @@ def serve(port: int | None = None, pool: str | None = None) -> int:
     Raises `UserError` where the port is taken or the server does not start.
     """
     port = _default_port() if port is None else port
+    own = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    password = own or new_password()
     with _ending_on_signals(), contextlib.ExitStack() as stack:
         try:
             print(f"starting the Prefect server: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
-            server, url = stack.enter_context(running_server(port))
-            stack.callback(address_file().unlink, missing_ok=True)  # flows/runner.py writes it
-            env = os.environ | client_settings(url)
+            server, url = stack.enter_context(running_server(password, port))
+            for path in (address_file(), password_file()):  # flows/runner.py writes the address
+                path.unlink(missing_ok=True)  # of a server that was killed
+                stack.callback(path.unlink, missing_ok=True)
+            if own:
+                print("its page asks once for your PREFECT_SERVER_API_AUTH_STRING", flush=True)
+            else:
+                leave_password(password)
+                print(f"its page asks once for a password: all of what is in {password_file()}", flush=True)
+            env = os.environ | client_settings(url, password)
             env |= {
                 "DO_NOT_TRACK": "1",
                 "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # seconds until a run that was asked for starts

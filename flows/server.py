@@ -7,6 +7,7 @@ pipe sooner or later, and Prefect's own temporary server loses task runs where P
 import contextlib
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 
+from flows.address import client_settings
 from hmr_skel.errors import UserError
 
 START_TIMEOUT_S = 120.0
@@ -27,10 +29,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 @contextlib.contextmanager
-def running_server(port: int | None = None, *, ui: bool = True) -> Iterator[tuple[subprocess.Popen, str]]:
+def running_server(
+    password: str, port: int | None = None, *, ui: bool = True
+) -> Iterator[tuple[subprocess.Popen, str]]:
     """A Prefect server on this machine only; yields it and its API address once it answers, and ends it on leaving.
 
     Args:
+        password: name:password, without which it answers nobody.
         port: to listen on; any free one if not given.
         ui: serve the user interface too, and let the server's warnings through to the terminal.
 
@@ -39,25 +44,34 @@ def running_server(port: int | None = None, *, ui: bool = True) -> Iterator[tupl
     port = free_port() if port is None else port
     refuse_taken_port(port)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    env = os.environ | {
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
-        "PREFECT_UI_ENABLED": str(int(ui)),
-    }
-    env["PREFECT_API_URL"] = url = f"http://{HOST}:{port}/api"
+    url = f"http://{HOST}:{port}/api"
+    env = os.environ | client_settings(url, password) | _server_settings(port, password)
+    env |= {"PREFECT_SERVER_UI_ENABLED": str(int(ui))}
     quiet = None if ui else subprocess.DEVNULL
     with process_group(command, env, stdout=subprocess.DEVNULL, stderr=quiet) as server:
         _wait_until_healthy(server, f"{url}/health")
         yield server, url
 
 
-def client_settings(url: str) -> dict[str, str]:
-    """What of the environment lets clients in, of the server at `url`: its address, and its password where it has one.
+def new_password() -> str:
+    """`name:password`, as Prefect wants it, of 256 random bits."""
+    return f"admin:{secrets.token_urlsafe(32)}"
 
-    Prefect calls the password by two names, one for the server and one for its clients. Ours need it once.
+
+def _server_settings(port: int, password: str) -> dict[str, str]:
+    """No telemetry, and no way in for other users of this machine and for web pages of other origins.
+
+    Prefect does not look at the Host header, so a page whose name leads to 127.0.0.1 counts as the server's own: it is
+    the password that keeps it out. By the first of the names that Prefect has for each setting, which wins.
     """
-    password = os.environ.get("PREFECT_API_AUTH_STRING") or os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
-    return {"PREFECT_API_URL": url} | ({"PREFECT_API_AUTH_STRING": password} if password else {})
+    return {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "1",
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port}",
+        "PREFECT_SERVER_UI_API_URL": "/api",  # of its own origin, be it called localhost or 127.0.0.1
+    }
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ from hmr_skel.data.shards import Shard, cache_dir, check_no_other_plan, is_compl
 from hmr_skel.data.staging import staged
 from hmr_skel.data.storage import Place, each, local_folder, locate
 from hmr_skel.data.summary import summarise
-from hmr_skel.device import check_device_name, resolve_device
+from hmr_skel.device import check_device_name, no_more_after_cuda_errors, resolve_device
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject
 
@@ -75,6 +75,8 @@ class Builder:
         self._body_models = self.models.sha256(cache / "body_models")
         self._fitter: Fitter | None = None
         self._preparing, self._fitting = threading.Lock(), threading.Lock()
+        self.stopped = threading.Event()
+        """Set by who wants the shards at work to end, in other threads: each does so before its next batch of rows."""
         self._card_due = 0.0  # by time.monotonic
 
     @classmethod
@@ -186,6 +188,8 @@ class Builder:
 
         Raises:
             AtWork: another process builds it, and `wait` is not set.
+            DeviceLost: a CUDA error; no shard can be built in this process any more.
+            KeyboardInterrupt: `stopped` was set meanwhile.
             UserError: there is no such shard, a label file cannot be read or has changed, a model file is missing or
                 damaged, the output cannot be written, or the shard ended the process that built it too often.
         """
@@ -267,6 +271,12 @@ class Builder:
 
     def _build(self, shard: Shard, fingerprint: str, rebuild: bool, progress: bool) -> bool:
         """Whether it was this process that built it, and no other meanwhile."""
+
+        def advance(rows: int) -> None:
+            self._check_stopped()
+            bar.update(rows)
+
+        self._check_stopped()
         seconds: dict[str, float] = {}
         fitter = self.fitter
         pieces, rejects = self._read(shard, seconds)
@@ -283,9 +293,10 @@ class Builder:
             ) as bar,
         ):
             seconds["wait"] = time.perf_counter() - waiting
+            self._check_stopped()
             loaded = fitter.load_s
-            with timed(seconds, "fit"):
-                fitted, not_fitted, batch = fitter.fit(pieces, bar.update)
+            with timed(seconds, "fit"), no_more_after_cuda_errors(fitter.device):
+                fitted, not_fitted, batch = fitter.fit(pieces, advance)
             seconds["load"] = fitter.load_s - loaded
             seconds["fit"] -= seconds["load"]
         rejects += not_fitted
@@ -332,6 +343,10 @@ class Builder:
                 "batch": batch,  # less than the recipe's where memory was short: the result is not equal in every bit
             }
             write_meta(folder, shard, fingerprint, info, self.ingredients(shard))
+
+    def _check_stopped(self) -> None:
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
 
     def _read(self, shard: Shard, seconds: dict[str, float]) -> tuple[list[AnnotationRows], list[Reject]]:
         pieces, rejects = [], []

@@ -1,6 +1,8 @@
 """The device that a user names, as one that is there."""
 
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hmr_skel.errors import UserError
@@ -33,3 +35,23 @@ def resolve_device(name: str) -> "torch.device":
             f"no device {name!r}: {build}. Use --device cpu, or install a CUDA build: make setup TORCH=... ."
         )
     return torch.device(name)
+
+
+class DeviceLost(UserError):
+    """A CUDA error. After one, every call fails in this process, whatever it computes."""
+
+
+@contextmanager
+def no_more_after_cuda_errors(device: "torch.device") -> Generator[None]:
+    """Turn torch's CUDA errors into `DeviceLost`. Memory that ran out is none: smaller batches may do."""
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA error" not in str(error):
+            raise
+        raise DeviceLost(
+            f"{device} failed, and this process cannot use it any more: {str(error).splitlines()[0]}. What is finished "
+            "is kept; start again."
+        ) from error

@@ -114,7 +114,8 @@ def run_fit(args: argparse.Namespace) -> None:
 
 def run_dataset(args: argparse.Namespace) -> None:
     """Run the flow in this process, or in several, on a Prefect server that ends with it unless one is named."""
-    from flows.server import client_settings, running_server
+    from flows.address import client_settings, settings_for
+    from flows.server import new_password, running_server
     from hmr_skel.data.storage import locate
     from hmr_skel.heap import share_arenas
 
@@ -132,12 +133,13 @@ def run_dataset(args: argparse.Namespace) -> None:
     atexit.register(server.close)
     process = None
     if args.server is not None:
-        os.environ["PREFECT_API_URL"] = args.server
+        os.environ |= settings_for(args.server)
     else:
         if not args.quiet:
             print("starting a temporary Prefect server ...", file=sys.stderr, flush=True)
-        process, url = server.enter_context(running_server(ui=False))
-        os.environ.update(client_settings(url))
+        password = new_password()
+        process, url = server.enter_context(running_server(password, ui=False))
+        os.environ |= client_settings(url, password)  # of the workers too, which inherit it
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the report says what went wrong
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
@@ -154,6 +156,11 @@ def run_dataset(args: argparse.Namespace) -> None:
         _print_summary(failed.summary, args)
         raise
     except Exception as error:
+        if is_refusal(error):
+            raise UserError(
+                f"the Prefect server at {os.environ['PREFECT_API_URL']} wants another password. Expected "
+                "PREFECT_API_AUTH_STRING=name:password, as docs/security.md says."
+            ) from error
         if process is None or process.poll() is None:
             raise
         print(
@@ -186,6 +193,13 @@ def _complete_already(args: argparse.Namespace):
     builder.write_card()
     seconds = time.monotonic() - start
     return summarise_build(builder, reports, {}, seconds, {"open": seconds})
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a server answered that it wants another password."""
+    import httpx
+
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401
 
 
 def _checked_workers(args: argparse.Namespace) -> int:

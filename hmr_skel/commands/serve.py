@@ -9,7 +9,8 @@ Ctrl-C. In another terminal, from the same folder:
   prefect deployment run build-hmr-skel -p manifest=manifests/hmr-skel.toml
 With --pool the runs are left to workers, one for each GPU of any number of machines, docs/machines.md:
   CUDA_VISIBLE_DEVICES=3 prefect worker start --pool hmr-skel --limit 1
-PREFECT_SERVER_API_AUTH_STRING=name:password puts a password before the server."""
+The server has a password, made anew at each start, which the commands above find by themselves; Prefect's page asks for
+it. PREFECT_SERVER_API_AUTH_STRING=name:password sets one of your own, docs/security.md."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

@@ -1,5 +1,7 @@
 """A small dataset to build: real labels of the default kind, the open body, four shards of six rows."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from hmr_skel.open_data.labels import make_labels
+from tests.flows.served import Served, shared
 
 ROWS, ROWS_PER_SHARD = 24, 6
 BAD_ROW = 8  # in shard 1
@@ -35,6 +38,14 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The `make serve` of this run of tests."""
+    base = tmp_path_factory.getbasetemp()
+    with shared(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 900.0
+"""Against hanging, also beside other work: ten seconds or so are usual."""
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -21,8 +24,9 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def prefect_home(home: Path) -> Path:
-    """Of the test whose folder is `home`: beside all tests' folders."""
-    return home.parent / "prefect"
+    """Of the test whose folder is `home`: beside those of all tests, and of all workers of pytest-xdist."""
+    base = home.parent.parent if home.parent.name.startswith("popen-") else home.parent
+    return base / "prefect"
 
 
 def hmr_skel(*arguments: str) -> list[str]:
@@ -30,8 +34,17 @@ def hmr_skel(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "hmr_skel.cli", *arguments]
 
 
+def wait_until(there: Callable[[], object], alive: subprocess.Popen, log: Path) -> None:
+    """Until something is there, as long as the process that is to bring it about lives."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not there():
+        assert alive.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
 def run(
-    command: Sequence[str], home: Path, timeout: float = 180, cwd: Path = ROOT, extra: Mapping[str, str] | None = None
+    command: Sequence[str], home: Path, cwd: Path = ROOT, extra: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run to the end, with `extra` in the environment."""
     return subprocess.run(
@@ -39,7 +52,7 @@ def run(
         env=environment(home) | dict(extra or {}),
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=TIMEOUT_S,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
     )

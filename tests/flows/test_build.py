@@ -1,18 +1,31 @@
-"""The flow, really run: on a temporary server, as `make dataset` does."""
+"""The flow, really run: as `hmr-skel dataset` does, and in this process."""
 
 import json
 import re
 import signal
 import sqlite3
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
+import torch
 
+from flows import build
+from flows.fitter import Fitter
+from flows.shard import Builder
+from flows.summary import DatasetSummary
 from hmr_skel import load_shards
+from hmr_skel.device import DeviceLost, no_more_after_cuda_errors
 from tests.flows.conftest import ROWS
-from tests.flows.processes import hmr_skel, prefect_home, processes_with, run, running
+from tests.flows.foreign_page import ask, assert_closed
+from tests.flows.processes import TIMEOUT_S, hmr_skel, processes_with, run, running, wait_until
+from tests.flows.served import Served
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for processes in /proc")
 
@@ -22,12 +35,24 @@ def dataset(manifest: Path, *more: str) -> list[str]:
     return hmr_skel("dataset", "--manifest", str(manifest), "--out", str(out), "--device", "cpu", *more)
 
 
-@linux
+@pytest.fixture
+def client(served: Served) -> Iterator[None]:
+    """Flows of this process go to the served server."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: served.url, PREFECT_API_AUTH_STRING: served.password}):
+        yield
+
+
 @pytest.mark.slow
-def test_a_failing_shard_names_itself_when_the_others_are_done(small: Path, tmp_path: Path):
+@pytest.mark.usefixtures("client")
+def test_a_failing_shard_names_itself_when_the_others_are_done(
+    served: Served, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """First by the command, on the server of `make serve`, whose password is found in the folder that it runs in."""
     in_the_way = tmp_path / "out" / "data" / "train-00002-of-00004.parquet"
     in_the_way.mkdir(parents=True)
-    failed = run(dataset(small, "--json"), tmp_path)
+    failed = run(dataset(small, "--json", "--server", served.url), tmp_path, served.folder)
     assert failed.returncode == 2, failed.stderr
     assert "Traceback" not in failed.stderr + failed.stdout
     assert "error: 1 of 4 shards failed" in failed.stderr
@@ -36,77 +61,183 @@ def test_a_failing_shard_names_itself_when_the_others_are_done(small: Path, tmp_
     assert (summary["built"], list(summary["failed"])) == ([0, 1, 3], ["2"])
 
     in_the_way.rmdir()
-    mended = run(dataset(small, "--json"), tmp_path)
-    assert mended.returncode == 0, mended.stderr
-    summary = json.loads(mended.stdout.splitlines()[-1])
-    assert (summary["skipped"], summary["built"]) == ([0, 1, 3], [2])
-    assert summary["kept"] + summary["rejected"] == summary["rows"] == ROWS
-    assert summary["reasons"] == {"non_finite": 1}
+    mended = DatasetSummary(**build.build_hmr_skel(str(small), str(tmp_path / "out"), "cpu"))
+    assert (mended.skipped, mended.built) == ([0, 1, 3], [2])
+    assert mended.kept + mended.rejected == mended.rows == ROWS
+    assert mended.reasons == {"non_finite": 1}
     assert len(load_shards(tmp_path / "out")) == ROWS - 1
-    assert "3 were complete already" in mended.stdout
-    assert re.search(r"^shard 2 of 4: .*; 4 of 4 shards, [\d.]+ rows/s, 0:00:00 left$", mended.stderr, re.MULTILINE)
-    assert (summary["stages"]["fit"] > 0, summary["slow"]) == (True, [])
-    assert re.search(r"^  time  .*fitting [\d.]+ s", mended.stdout, re.MULTILINE)
+    assert (mended.stages["fit"] > 0, mended.slow) == (True, [])
+    assert "3 were complete already" in mended.text()
+    assert re.search(r"^  time  .*fitting [\d.]+ s", mended.text(), re.MULTILINE)
+    said = capsys.readouterr().err
+    assert re.search(r"^shard 2 of 4: .*; 4 of 4 shards, [\d.]+ rows/s, 0:00:00 left$", said, re.MULTILINE)
 
-    with sqlite3.connect(prefect_home(tmp_path) / "prefect.db") as database:
-        keys = {key for (key,) in database.execute("select key from artifact where key is not null")}
-        tasks = database.execute("select name, state_type from task_run order by created desc limit 4").fetchall()
-    assert keys == {"build-progress", "build-shards", "build-summary"}
-    assert sorted(tasks) == [(f"shard-{i:05d}", "COMPLETED") for i in range(4)]
-    assert processes_with(tmp_path) == []
+    keys = "select key from artifact where key is not null and flow_run_id = ?"
+    tasks = "select name, state_type from task_run where flow_run_id = ?"
+    with closing(sqlite3.connect(served.database)) as database:
+        runs = "select id from flow_run where parameters like ? order by created"
+        first, second = database.execute(runs, [f"%{tmp_path}/%"]).fetchall()
+        for one in (first, second):
+            assert set(database.execute(keys, one)) == {("build-progress",), ("build-shards",), ("build-summary",)}
+        done = [(f"shard-{i:05d}", "COMPLETED") for i in range(4)]
+        deadline = time.monotonic() + TIMEOUT_S
+        while sorted(database.execute(tasks, second)) != done:  # by events, which the server writes down a little later
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(small: Path, tmp_path: Path, signum):
+@pytest.mark.usefixtures("served")  # it makes Prefect's database
+def test_interrupted_on_a_temporary_server(small: Path, tmp_path: Path):
+    """Which lets nobody in while it is there, and goes with the command."""
     # A row to a shard: four shards would be done before the signal is heard.
     small.write_text(re.sub(r"rows_per_shard = \d+", "rows_per_shard = 1", small.read_text()))
-    with running(dataset(small), tmp_path, tmp_path / "log") as process:
-        deadline = time.monotonic() + 120
-        while not list((tmp_path / "out" / "data").glob("*.parquet")) and time.monotonic() < deadline:
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.05)
-        process.send_signal(signum)
-        assert process.wait(timeout=30) == 130, (tmp_path / "log").read_text()
-    log = (tmp_path / "log").read_text()
-    assert "interrupted" in log
-    assert "Traceback" not in log
+    log, data = tmp_path / "log", tmp_path / "out" / "data"
+    with running(dataset(small), tmp_path, log) as process:
+        wait_until(lambda: server_of(process.pid), process, log)
+        url, password = server_of(process.pid)
+        wait_until(lambda: answers(url), process, log)
+        process.send_signal(signal.SIGSTOP)  # so that it is not done before it is asked
+        try:
+            assert_closed(url, password)
+        finally:
+            process.send_signal(signal.SIGCONT)
+        wait_until(lambda: list(data.glob("*.parquet")), process, log)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=TIMEOUT_S) == 130, log.read_text()
+    text = log.read_text()
+    assert "interrupted" in text
+    assert "Traceback" not in text
     assert not list((tmp_path / "out").rglob("*.tmp"))
-    assert len(list((tmp_path / "out" / "data").iterdir())) < ROWS // 2  # it did not go on with what was waiting
+    assert len(list(data.iterdir())) < ROWS // 2  # it did not go on with what was waiting
     assert processes_with(tmp_path) == []
+    assert password.partition(":")[2] not in text
 
 
-def test_a_run_that_prefect_cancels_stops_what_is_at_work(monkeypatch: pytest.MonkeyPatch):
+def server_of(pid: int) -> tuple[str, str] | None:
+    """The API's address and the password of the server that a process has started, if it has."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        arguments = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+        values = dict(line.split("=", 1) for line in Path(f"/proc/{child}/environ").read_text().split("\0") if line)
+        if "--port" in arguments:
+            url = f"http://127.0.0.1:{arguments[arguments.index('--port') + 1]}/api"
+            return url, values["PREFECT_SERVER_API_AUTH_STRING"]
+    return None
+
+
+def answers(url: str) -> bool:
+    try:
+        return ask(url, "GET", "/health")[0] == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("client")
+def test_a_device_that_failed_is_not_tried_again(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """After a CUDA error every call fails, in this process."""
+    fits: list[int] = []
+
+    def fit(self, pieces, progress):
+        fits.append(int(pieces[0].source_row[0]))
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...")
+
+    monkeypatch.setattr(Fitter, "fit", fit)
+    words = "cpu failed, and this process cannot use it any more: CUDA error: an illegal memory access was encountered"
+    with pytest.raises(DeviceLost, match=words):
+        build.build_hmr_skel(str(small), str(tmp_path / "out"), "cpu", progress=False)
+    assert len(fits) == len(set(fits)) > 0
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (RuntimeError("CUDA error: device-side assert triggered"), DeviceLost),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), DeviceLost),
+        (torch.OutOfMemoryError("CUDA error: out of memory"), torch.OutOfMemoryError),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), RuntimeError),
+    ],
+)
+def test_what_makes_a_device_useless(error: RuntimeError, becomes: type[Exception]):
+    with pytest.raises(becomes) as raised, no_more_after_cuda_errors(torch.device("cuda")):
+        raise error
+    assert type(raised.value) is becomes
+
+
+@pytest.mark.slow
+def test_another_password_is_a_clear_message(served: Served, small: Path):
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    from hmr_skel.commands.build import is_refusal
+
+    with (
+        temporary_settings({PREFECT_API_URL: served.url, PREFECT_API_AUTH_STRING: "me:word"}),
+        pytest.raises(httpx.HTTPStatusError) as refused,
+    ):
+        build.build_hmr_skel(str(small))
+    assert is_refusal(refused.value)
+    assert not is_refusal(ValueError("401"))
+
+
+def test_a_run_that_prefect_cancels_stops_its_own_threads_and_no_others(monkeypatch: pytest.MonkeyPatch):
     from prefect.exceptions import TerminationSignal
 
-    from flows import build
-
     class Cancelled:
-        cache_clear = staticmethod(lambda: None)
+        stopped = threading.Event()
 
-        def __call__(self, *args):
+        def choose(self, shards):
             raise TerminationSignal(signal=signal.SIGTERM)
 
-    stopped: list = []
-    monkeypatch.setattr(build, "_builder", Cancelled())
-    monkeypatch.setattr(build, "_interrupt", stopped.append)
-    with pytest.raises(TerminationSignal):
-        build.build_hmr_skel.fn()
-    assert stopped == [{}]
+    def work() -> str:
+        while not over.is_set():
+            time.sleep(0.01)
+        return "done"
+
+    over = threading.Event()
+    monkeypatch.setattr(build, "_builder", lambda *arguments: Cancelled())
+    with ThreadPoolExecutor(1) as pool:
+        somebody_elses = pool.submit(work)
+        with pytest.raises(TerminationSignal):
+            build.build_hmr_skel.fn()
+        over.set()
+        assert somebody_elses.result(timeout=TIMEOUT_S) == "done"
+    assert Cancelled.stopped.is_set()
+
+
+def test_told_to_stop_a_shard_ends_at_its_next_batch(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    builder = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
+    batches: list[int] = []
+
+    def fit(pieces, progress):
+        for batch in range(3):
+            batches.append(batch)
+            progress(1)
+            builder.stopped.set()
+
+    monkeypatch.setattr(builder.fitter, "fit", fit)
+    for index in (0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            builder.build(index, progress=False)
+    assert batches == [0, 1]
+    assert [path for end in ("parquet", "tmp") for path in (tmp_path / "out").rglob(f"*.{end}")] == []
+    assert not (tmp_path / "out" / ".attempts").exists()
 
 
 def test_a_terminal_that_goes_stops_like_ctrl_c():
-    from hmr_skel.commands import build
+    from hmr_skel.commands.build import _stop_like_ctrl_c
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        build._stop_like_ctrl_c()
+        _stop_like_ctrl_c()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGHUP)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-        build._stop_like_ctrl_c()
+        _stop_like_ctrl_c()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         for number, handler in before.items():

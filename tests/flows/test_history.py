@@ -3,33 +3,39 @@
 import sqlite3
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from flows.server import running_server
-from tests.flows.processes import prefect_home
+from tests.flows.processes import TIMEOUT_S
+from tests.flows.served import Served
 
-TABLES = ("flow_run", "task_run", "log", "artifact")
+OWNERS = {"flow_run": "id", "task_run": "flow_run_id", "log": "flow_run_id", "artifact": "flow_run_id"}
+"""Tables, and the column that says which flow run a row belongs to."""
 
 
-def count(database: Path) -> dict[str, Counter]:
-    """Rows of each table by the name of the flow run that they belong to."""
-    with sqlite3.connect(database) as connection:
-        names = dict(connection.execute("select id, name from flow_run"))
-        owners = {name: "id" if name == "flow_run" else "flow_run_id" for name in TABLES}
+def names_of(database: Path) -> dict[str, str]:
+    """Names of the flow runs by their number."""
+    with closing(sqlite3.connect(database)) as connection:
+        return dict(connection.execute("select id, name from flow_run"))
+
+
+def count(database: Path, names: dict[str, str]) -> dict[str, Counter]:
+    """Rows of each table, by the name of the flow run that they belong to; of those runs alone."""
+    with closing(sqlite3.connect(database)) as connection:
         return {
-            table: Counter(names.get(run, "nobody") for (run,) in connection.execute(f"select {owner} from {table}"))
-            for table, owner in owners.items()
+            table: Counter(names[run] for (run,) in connection.execute(f"select {owner} from {table}") if run in names)
+            for table, owner in OWNERS.items()
         }
 
 
 @pytest.mark.slow
-def test_old_runs_go_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_old_runs_go_and_nothing_else(served: Served):
     from prefect import flow, get_client, get_run_logger, task
     from prefect.artifacts import create_markdown_artifact
     from prefect.client.schemas.objects import State, StateType
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     from flows.history import forget_old_runs
 
@@ -52,8 +58,8 @@ def test_old_runs_go_and_nothing_else(tmp_path: Path, monkeypatch: pytest.Monkey
     def parent():
         ours("child")
 
-    monkeypatch.setenv("PREFECT_HOME", str(prefect_home(tmp_path)))
-    with running_server(ui=False) as (_, url), temporary_settings({PREFECT_API_URL: url}):
+    database = served.database
+    with temporary_settings({PREFECT_API_URL: served.url, PREFECT_API_AUTH_STRING: served.password}):
         other("theirs")
         parent()
         for number in range(5):
@@ -63,17 +69,17 @@ def test_old_runs_go_and_nothing_else(tmp_path: Path, monkeypatch: pytest.Monkey
                 ours, parameters={"name": "killed"}, name="killed", state=State(type=StateType.RUNNING)
             )
         assert killed.state_type == StateType.RUNNING
+        kept = dict.fromkeys(("theirs", "child", "ours-3", "ours-4"), 1)
+        wanted = {"parent", "killed", *kept, *(f"ours-{number}" for number in range(5))}
+        names = {run: name for run, name in names_of(database).items() if name in wanted}
+        assert set(names.values()) == wanted
         assert forget_old_runs("soaked", keep=2) == 3
         assert forget_old_runs("soaked", keep=2) == 0
-        database = prefect_home(tmp_path) / "prefect.db"
-        kept = dict.fromkeys(("theirs", "child", "ours-3", "ours-4"), 1)
-        deadline = time.monotonic() + 60
-        while count(database)["log"]["nobody"] and time.monotonic() < deadline:
+        deadline = time.monotonic() + TIMEOUT_S
+        while count(database, names)["log"]["ours-0"] and time.monotonic() < deadline:
             time.sleep(0.2)  # the server removes logs a little later
-        found = count(database)
-    for table in TABLES:
-        names = {name: number for name, number in found[table].items() if name in kept or name.startswith("ours")}
-        assert names.keys() == kept.keys(), table
-        assert "nobody" not in found[table], table
+        found = count(database, names)
+    for table in OWNERS:
+        assert {name for name in found[table] if name in kept or name.startswith("ours")} == kept.keys(), table
     assert found["artifact"] >= Counter(kept)
     assert found["flow_run"] >= Counter([*kept, "parent", "killed"])

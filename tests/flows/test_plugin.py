@@ -1,6 +1,7 @@
 """`prefect deployment run build-hmr-skel`, rewritten; and nothing else."""
 
 import logging
+import os
 import socket
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from prefect.plugins import HookContext
 
 from flows import plugin
-from flows.address import address_file
+from flows.address import address_file, leave_password
 
 CONTEXT = HookContext(prefect_version="3.8.8", api_url=None, logger_factory=logging.getLogger)
 
@@ -34,31 +35,60 @@ def test_which_commands_are_ours(argv, ours):
     assert plugin.is_ours(argv) is ours
 
 
+NAMES = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
+
+
+def found() -> tuple[str | None, ...]:
+    """What the hook has left in the environment: address and password."""
+    return tuple(os.environ.get(name) for name in NAMES)
+
+
+def leave(url: str) -> None:
+    """As a `make serve` with a generated password does."""
+    leave_password("admin:generated")
+    address_file().write_text(url)
+
+
 @pytest.fixture
 def argv(monkeypatch, tmp_path):
     """`prefect deployment run build-hmr-skel --watch`, in an empty folder, without a server configured."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HMR_SKEL_DATA", raising=False)
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # the hook changes it
+    for name in NAMES:
+        os.environ.pop(name, None)
     argv = ["prefect", "deployment", "run", "build-hmr-skel", "--watch"]
     monkeypatch.setattr(sys, "argv", argv)
     return argv
 
 
-def test_name_and_address_are_completed(argv):
+def test_name_address_and_password_are_completed(argv):
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/api"
-        address_file().parent.mkdir()
-        address_file().write_text(url)
-        result = plugin.setup_environment(ctx=CONTEXT)
+        leave(url)
+        plugin.setup_environment(ctx=CONTEXT)
     assert sys.argv == ["prefect", "deployment", "run", "build-hmr-skel/build-hmr-skel", "--watch"]
-    assert result.env == {"PREFECT_API_URL": url}
+    assert found() == (url, "admin:generated")
 
 
-def test_the_users_own_address_stays(argv, monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", "http://10.0.0.1:4200/api")
-    assert plugin.setup_environment(ctx=CONTEXT) is None
+def test_the_users_own_address_stays_and_gets_no_password_of_ours(argv):
+    leave("http://127.0.0.1:4200/api")
+    os.environ["PREFECT_API_URL"] = "http://10.0.0.1:4200/api"
+    plugin.setup_environment(ctx=CONTEXT)
     assert sys.argv[3] == "build-hmr-skel/build-hmr-skel"
+    assert found() == ("http://10.0.0.1:4200/api", None)
+
+
+@pytest.mark.parametrize("own", [None, "me:word"])
+def test_who_names_our_address_gets_the_password_unless_it_has_one(argv, monkeypatch, own):
+    """Such as `prefect worker start`."""
+    monkeypatch.setattr(sys, "argv", ["prefect", "worker", "start", "--pool", "hmr-skel"])
+    os.environ["PREFECT_API_URL"] = url = "http://127.0.0.1:4200/api"
+    if own is not None:
+        os.environ["PREFECT_API_AUTH_STRING"] = own
+    leave(url)
+    plugin.setup_environment(ctx=CONTEXT)
+    assert found() == (url, own or "admin:generated")
 
 
 @pytest.mark.parametrize("left", [None, "http://127.0.0.1:1/api", "nonsense", ""])
@@ -73,6 +103,8 @@ def test_no_server_is_a_clear_message(argv, left, capsys):
 
 
 def test_other_commands_are_left_alone(argv, monkeypatch):
+    leave("http://127.0.0.1:4200/api")
     monkeypatch.setattr(sys, "argv", ["prefect", "version"])
-    assert plugin.setup_environment(ctx=CONTEXT) is None
+    plugin.setup_environment(ctx=CONTEXT)
     assert sys.argv == ["prefect", "version"]
+    assert found() == (None, None)

@@ -1,119 +1,160 @@
-"""`make serve` in one terminal, `prefect deployment run build-hmr-skel` in another."""
+"""`make serve` in one terminal, `prefect deployment run build-hmr-skel` in another. Nobody else gets in."""
 
 import base64
 import contextlib
-import re
-import signal
+import json
 import socket
+import stat
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-from flows.serve import serve
-from flows.server import free_port
+from flows import serve
+from flows.address import address_file, leave_password, password_file
+from flows.server import new_password
 from hmr_skel.errors import UserError
-from tests.flows.processes import ROOT, hmr_skel, processes_with, run, running
+from tests.flows.foreign_page import ask, assert_closed
+from tests.flows.processes import TIMEOUT_S, processes_with, run, running, wait_until
+from tests.flows.served import Served, copy_database, serving
+from tests.report.browser import browse, find_chromium
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for processes in /proc")
+PREFECT = [sys.executable, "-m", "prefect"]
+RUN = [*PREFECT, "deployment", "run", "build-hmr-skel"]
 
 
+@linux
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for processes in /proc")
-def test_served_and_run_by_its_short_name(small: Path, tmp_path: Path):
-    # Run in a folder like the repository's root: its pyproject.toml enables the plugin, its data/ is its own.
-    (tmp_path / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
-    prefect = [sys.executable, "-m", "prefect", "deployment", "run"]
+def test_served_and_run_by_its_short_name(served: Served, small: Path, tmp_path: Path):
+    """Nothing is configured in the second terminal. The password is in one file, and in no list of processes."""
     parameters = ["-p", f"manifest={small}", "-p", f"out={tmp_path / 'out'}", "-p", "device=cpu", "-p", "shards=0-1"]
-    with running(hmr_skel("serve", "--port", str(free_port())), tmp_path, tmp_path / "log", tmp_path) as process:
-        deadline = time.monotonic() + 120
-        while "ready:" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
-            assert process.poll() is None, (tmp_path / "log").read_text()
+    commands: set[str] = set()
+    with running([*RUN, "--watch", *parameters], served.folder, tmp_path / "log", served.folder) as process:
+        while process.poll() is None:
+            commands.update(processes_with(served.folder))
             time.sleep(0.1)
-        short = run([*prefect, "build-hmr-skel", "--watch", *parameters], tmp_path, cwd=tmp_path)
-        log = (tmp_path / "log").read_text()
-        assert short.returncode == 0, short.stdout + short.stderr + log
-        assert len(list((tmp_path / "out" / "meta").iterdir())) == 2
-        full = run([*prefect, "build-hmr-skel/build-hmr-skel"], tmp_path, cwd=tmp_path)
-        assert full.returncode == 0, full.stderr
-        begin = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=40) == 0
-        assert time.monotonic() - begin < 25
-    assert processes_with(tmp_path) == []
-    gone = run([*prefect, "build-hmr-skel"], tmp_path, cwd=tmp_path)
-    assert gone.returncode == 2
-    assert "make serve" in gone.stderr
+        assert process.returncode == 0, (tmp_path / "log").read_text() + served.log.read_text()
+    assert len(list((tmp_path / "out" / "meta").iterdir())) == 2
+
+    assert any("spawn_main" in command for command in commands), commands  # the run's own process was looked at
+    secrets = [served.password.partition(":")[2], base64.b64encode(served.password.encode()).decode()]
+    assert not any(secret in command for secret in secrets for command in commands)
+    folders = (served.folder, served.database.parent, tmp_path)
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert any(path.name == "prefect.db" for path in files)
+    with_it = [path for path in files if any(secret.encode() in path.read_bytes() for secret in secrets)]
+    assert [path.name for path in with_it] == [".prefect-password"]
+    assert stat.S_IMODE(with_it[0].stat().st_mode) == 0o600
 
 
+def test_nobody_else_gets_in(served: Served):
+    assert_closed(served.url, served.password)
+
+
+def test_the_page_is_told_to_ask_for_the_password(served: Served):
+    url = served.url.removesuffix("/api")
+    status, _, body = ask(url, "GET", "/")
+    assert (status, b"<html" in body) == (200, True)
+    settings = json.loads(ask(url, "GET", "/ui-settings")[2])
+    assert (settings["auth"], settings["csrf_enabled"], settings["api_url"]) == ("BASIC", True, "/api")
+    assert ".prefect-password" in served.log.read_text()
+    assert served.password not in served.log.read_text()
+
+
+@pytest.mark.extra
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium here (apt-get install chromium)")
+def test_the_page_lets_in_who_types_the_password(served: Served, tmp_path: Path):
+    """By either name of the machine; a run is asked for, as its button does, with a token."""
+    program = find_chromium()
+    assert program is not None
+    with browse(program, tmp_path) as page:
+        for host in ("127.0.0.1", "localhost"):
+            url = served.url.removesuffix("/api").replace("127.0.0.1", host)
+            page.call("Page.navigate", url=f"{url}/deployments")
+            page.wait("document.querySelector('input') !== null")
+            page.evaluate("document.querySelector('input').focus()")
+            page.call("Input.insertText", text=served.password)
+            page.evaluate("document.querySelector('form button').click()")
+            page.wait("document.body !== null && document.body.innerText.includes('build-hmr-skel')")
+
+
+@linux
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for processes in /proc")
-def test_a_pool_behind_a_password(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """One machine of two GPUs: a worker each, a run each, one dataset. Who has no password gets nothing."""
-    (tmp_path / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
-    port = free_port()
-    prefect = [sys.executable, "-m", "prefect"]
-    ask = [*prefect, "deployment", "run", "build-hmr-skel"]
+@pytest.mark.extra  # a second server, a worker, a run and who asks for it: six processes
+def test_a_pool_of_workers(served: Served, small: Path, tmp_path: Path):
+    """As docs/machines.md has it: on the machine that serves, a worker needs the address and no more."""
+    copy_database(served, tmp_path / "prefect")
+    worker = [*PREFECT, "worker", "start", "--pool", "gpus", "--limit", "1"]
     parameters = ["-p", f"manifest={small}", "-p", f"out={tmp_path / 'out'}", "-p", "device=cpu"]
-    with contextlib.ExitStack() as stack:
-
-        def start(name: str, command: list[str], **extra: str) -> Path:
-            log = tmp_path / f"{name}.log"
-            stack.enter_context(running(command, tmp_path, log, tmp_path, extra))
-            return log
-
-        serve_log = start("serve", hmr_skel("serve", "--port", str(port), "--pool", "gpus"), **SERVER_PASSWORD)
-        wait_for("ready:", serve_log)
-        url = f"http://127.0.0.1:{port}/api"
-        assert status(f"{url}/flows/count") == 401
-        assert status(f"{url}/flows/count", "me:wrong") == 401
-        assert status(f"{url}/flows/count", "me:word") == 200
-        refused = run(ask, tmp_path, cwd=tmp_path)
-        assert refused.returncode != 0
-        assert "401" in refused.stderr + refused.stdout
-
-        clients = {"PREFECT_API_AUTH_STRING": "me:word", "PREFECT_API_URL": url, "PREFECT_WORKER_QUERY_SECONDS": "2"}
-        worker = [*prefect, "worker", "start", "--pool", "gpus", "--limit", "1"]
-        logs = [start(f"worker{i}", worker, **clients, CUDA_VISIBLE_DEVICES=str(i)) for i in range(2)]
-        runs = [
-            run(
-                [*prefect, "deployment", "run", "build-hmr-skel", *watch, *parameters], tmp_path, 200, tmp_path, clients
-            )
-            for watch in ([], ["--watch"])
-        ]
-        assert [done.returncode for done in runs] == [0, 0], runs[1].stdout + "".join(log.read_text() for log in logs)
-        for log in logs:
-            wait_for("Finished in state Completed", log)
-        built = re.findall(r"' - shard (\d) of 4: .* rows/s", "".join(log.read_text() for log in logs))
-        assert sorted(built) == ["0", "1", "2", "3"]
+    log = tmp_path / "log"
+    with serving(tmp_path, "--pool", "gpus") as served:
+        settings = {"PREFECT_API_URL": served.url, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        with running(worker, served.folder, log, served.folder, settings) as process:
+            asked = run([*RUN, "--watch", *parameters], served.folder, served.folder)
+            assert asked.returncode == 0, asked.stdout + asked.stderr + log.read_text()
+            wait_until(lambda: "Finished in state Completed" in log.read_text(), process, log)
+            process.terminate()
+            process.wait(TIMEOUT_S)
     assert len(list((tmp_path / "out" / "meta").iterdir())) == 4
 
 
-SERVER_PASSWORD = {"PREFECT_SERVER_API_AUTH_STRING": "me:word"}
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to serve from."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HMR_SKEL_DATA", raising=False)
+    return tmp_path
 
 
-def wait_for(words: str, log: Path) -> None:
-    deadline = time.monotonic() + 200
-    while words not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
+def test_the_password_file_is_its_owners(elsewhere: Path):
+    password_file().parent.mkdir()
+    (elsewhere / "trap").touch()
+    password_file().symlink_to(elsewhere / "trap")
+    passwords = {new_password() for _ in range(10)}
+    assert len(passwords) == 10
+    for password in passwords:
+        leave_password(password)
+        assert password_file().read_text() == password
+        assert stat.S_IMODE(password_file().lstat().st_mode) == 0o600
+    assert (elsewhere / "trap").read_text() == ""
 
 
-def status(url: str, password: str | None = None) -> int:
-    """Of a POST with no content."""
-    headers = {"Content-Type": "application/json"}
-    if password is not None:
-        headers["Authorization"] = "Basic " + base64.b64encode(password.encode()).decode()
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, b"{}", headers), timeout=60) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
+@pytest.mark.parametrize("own", [None, "me:word"])
+def test_a_password_of_the_users_own_stays_and_is_left_in_no_file(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own: str | None
+):
+    given, left = [], []
+
+    @contextlib.contextmanager
+    def running_server(password, port):
+        given.append(password)
+        yield None, f"http://127.0.0.1:{port}/api"
+
+    @contextlib.contextmanager
+    def process_group(command, env):
+        given.append(env["PREFECT_API_AUTH_STRING"])
+        left.extend(path.name for path in Path("data").iterdir())
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(serve, "running_server", running_server)
+    monkeypatch.setattr(serve, "process_group", process_group)
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
+    if own is not None:
+        monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", own)
+    leave_password("of a server that was killed")
+    address_file().write_text("http://127.0.0.1:1/api")
+    assert serve.serve(4321) == 0
+    assert given[0] == given[1] == (own or given[0])
+    assert left == ([] if own else [".prefect-password"])
+    assert list(Path("data").iterdir()) == []
+    assert given[0] not in capsys.readouterr().out
 
 
 def test_a_taken_port_is_a_clear_message():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} .*PORT="):
-            serve(port)
+            serve.serve(port)

@@ -20,8 +20,8 @@ def test_on_loopback_and_without_telemetry(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(server, "process_group", process_group)
     monkeypatch.setattr(server, "_wait_until_healthy", lambda process, url: None)
-    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:word")
-    with server.running_server() as (_, url):
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "another")
+    with server.running_server("me:word") as (_, url):
         assert url.startswith("http://127.0.0.1:")
     command, env = started["command"], started["env"]
     assert ipaddress.ip_address(command[command.index("--host") + 1]).is_loopback

@@ -20,7 +20,8 @@ from hmr_skel.data.remote_path import RemotePath
 from hmr_skel.data.shards import Shard
 from hmr_skel.data.storage import put_bytes
 from hmr_skel.errors import UserError
-from tests.flows.processes import hmr_skel, running
+from tests.flows.processes import TIMEOUT_S, hmr_skel, running
+from tests.flows.served import Served
 from tests.object_store import SECRET, ObjectStore, serving
 from tools.drill.small import SHARDS, small_manifest
 
@@ -111,7 +112,7 @@ def test_killed_between_data_and_meta(
 
     object_store.refuse = kill
     with running(command, tmp_path / "home", tmp_path / "log", cwd=tmp_path) as process:
-        assert process.wait(120) == -signal.SIGKILL, (tmp_path / "log").read_text()
+        assert process.wait(TIMEOUT_S) == -signal.SIGKILL, (tmp_path / "log").read_text()
     object_store.refuse = lambda method, path: False
     assert files(builder.out) == [FILES[1], FILES[2 * SHARDS + 1]]
     assert build(builder) == [False] * SHARDS
@@ -211,11 +212,12 @@ def test_commands_that_read_folders_only(command: str, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
-def test_the_flow(builder: Builder, like: Path, tmp_path: Path):
+def test_the_flow(served: Served, builder: Builder, like: Path, tmp_path: Path):
     manifest = like.parent / "drill.toml"
     command = hmr_skel("dataset", "--manifest", str(manifest), "--out", str(builder.out), "--device", "cpu", "--json")
-    with running(command, tmp_path / "home", tmp_path / "log", cwd=tmp_path) as process:
-        assert process.wait(240) == 0, (tmp_path / "log").read_text()
+    command += ["--server", served.url]
+    with running(command, tmp_path / "home", tmp_path / "log", tmp_path, served.settings) as process:
+        assert process.wait(TIMEOUT_S) == 0, (tmp_path / "log").read_text()
     assert json.loads((tmp_path / "log").read_text().splitlines()[-1])["built"] == list(range(SHARDS))
     assert_whole(builder.out, like)
     assert build(builder) == [True] * SHARDS

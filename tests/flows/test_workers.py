@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -24,7 +23,8 @@ from hmr_skel.data.parquet import write_meta
 from hmr_skel.data.patience import may_pass
 from hmr_skel.errors import UserError
 from tests.flows.conftest import ROWS, ROWS_PER_SHARD
-from tests.flows.processes import hmr_skel, processes_with, run, running
+from tests.flows.processes import TIMEOUT_S, hmr_skel, processes_with, run, running, wait_until
+from tests.flows.served import Served
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for processes in /proc")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -101,16 +101,13 @@ def dataset(manifest: Path, *more: str) -> list[str]:
 
 @linux
 @pytest.mark.slow
-def test_one_of_two_is_killed_and_the_other_finishes(small: Path, tmp_path: Path):
+def test_one_of_two_is_killed_and_the_other_finishes(served: Served, small: Path, tmp_path: Path):
     """By their own account, each shard is built once but for what the killed one had in hand."""
     log = tmp_path / "log"
-    with running(dataset(small, "--workers", "2"), tmp_path, log) as process:
-        deadline = time.monotonic() + 200
-        while len(builders_of(process.pid)) < 2 and time.monotonic() < deadline:  # later, the other may have built all
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.05)
+    with running(dataset(small, "--workers", "2", "--server", served.url), tmp_path, log, served.folder) as process:
+        wait_until(lambda: len(builders_of(process.pid)) == 2, process, log)  # later, the other may have built all
         os.kill(builders_of(process.pid)[0], signal.SIGKILL)
-        assert process.wait(timeout=200) == 0, log.read_text()
+        assert process.wait(timeout=TIMEOUT_S) == 0, log.read_text()
     text = log.read_text()
     assert "worker 0 (process" in text
     assert "was ended by SIGKILL; others go on" in text
@@ -213,9 +210,10 @@ def test_what_cannot_be_discarded(small: Path, tmp_path: Path):
 @linux
 @pytest.mark.slow
 @pytest.mark.extra
-def test_on_dask(small: Path, tmp_path: Path):
+def test_on_dask(served: Served, small: Path, tmp_path: Path):
     pytest.importorskip("prefect_dask", reason="pip install 'hmr-skel[dask]'")
-    done = run(dataset(small, "--runner", "dask", "--workers", "2"), tmp_path, timeout=400)
+    command = dataset(small, "--runner", "dask", "--workers", "2", "--server", served.url)
+    done = run(command, tmp_path, cwd=served.folder)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["built"], summary["rows"]) == (list(range(SHARDS)), ROWS)
