@@ -8,6 +8,9 @@ HMR_SKEL := $(BIN)/hmr-skel
 CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)")
 
 export DO_NOT_TRACK = 1
+# uv leaves it to Python to compile modules at their first import. Where Python may not keep the result, it would compile
+# torch and all the rest anew in every process.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup fit dataset serve images train evaluate ablate predict bench report notebooks test test-all check format doctor audit drill fuzz again
 .DEFAULT_GOAL := help

@@ -56,7 +56,7 @@ ADVICE = (
     ),
     (
         r"No matching distribution found for torch\b|\(constraint\) torch\b",
-        "no package index that pip is configured with has this build of torch. Name one that has its CPU build\n"
+        "no package index that pip is configured with has this torch for this Python. Name one that has its CPU build\n"
         "       (https://pytorch.org/get-started names them), make setup TORCH_INDEX=...,\n"
         "       or another build, make setup TORCH=torch==2.13.0",
     ),

@@ -232,6 +232,14 @@ def test_a_target_brings_what_it_needs(tmp_path: Path, target: str, extra: str |
     assert [call[2:] for call in calls] == [[], *([[extra]] if extra else [])]
 
 
+def test_compiled_modules_are_kept(monkeypatch: pytest.MonkeyPatch):
+    """uv compiles nothing, so each process would compile torch anew where that variable reached Python."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    command = ["make", "--eval", "show: ; @echo [$$PYTHONDONTWRITEBYTECODE]", "show"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize(
     ("options", "expected"), [((), "3 skipped"), (("--skips-fail",), "1 failed, 1 skipped, 1 error")]
 )
