@@ -11,10 +11,9 @@ from flows.shard import Builder
 from hmr_skel.data.atomic import is_temporary
 from hmr_skel.data.checks import check_rows
 from hmr_skel.data.fingerprint import describe_difference
-from hmr_skel.data.parquet_bounds import open_parquet
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, shard_table
 from hmr_skel.data.shards import Shard, name_shards
-from hmr_skel.data.storage import Place, move
+from hmr_skel.data.storage import Place, move, open_parquet
 from hmr_skel.data.verify import FilesReport, Problem, foreign_shards, verify_files
 from hmr_skel.rows import AnnotationRows, Reject
 
@@ -164,9 +163,8 @@ def _differing(
     shard = builder.shards[index]
     with open_parquet(shard.data_file(builder.out)) as file:
         stored = file.read()
-    columns = ["source", "source_row", "reason"]
-    with open_parquet(shard.rejects_file(builder.out), columns) as file:
-        rejected = file.read(columns).to_pylist()
+    with open_parquet(shard.rejects_file(builder.out)) as file:
+        rejected = file.read(["source", "source_row", "reason"]).to_pylist()
     stored_reasons = {(row["source"], row["source_row"]): row["reason"] for row in rejected}
     kept = zip(stored["source"].to_pylist(), stored["source_row"].to_pylist(), strict=True)
     place = {key: i for i, key in enumerate(kept)}

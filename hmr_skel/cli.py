@@ -70,9 +70,6 @@ def set_environment() -> None:
     """Set what libraries read when they are imported. What the user has set stays."""
     # For torch: threads that spin while they wait make a fit many times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # For OpenCV: a small file may claim to be an image of any size. 2^27 px are 11,585 squared, 0.4 GB, and three
-    # times as much while a progressive JPEG is decoded.
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))
 
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ALL = {
-    "bench", "body", "convert", "data", "device", "errors", "evaluate", "fitting", "flows", "model", "open_data",
-    "predict", "plain_pickle", "plain_types", "render", "report", "rows", "shapes", "torch_files", "train", "two_stage",
+    "bench", "body", "convert", "data", "device", "errors", "evaluate", "fitting", "flows", "foreign", "model",
+    "open_data", "predict", "render", "report", "rows", "shapes", "train", "two_stage",
 }  # fmt: skip
 ALLOWED = {
     "root": {"data"},  # hmr_skel.load_shards, on first use
@@ -21,20 +21,16 @@ ALLOWED = {
     "device": {"errors"},
     "rows": set(),
     "shapes": set(),
-    "plain_types": set(),
-    "plain_pickle": {"plain_types"},
-    "torch_files": {"plain_types", "plain_pickle"},
-    "body": {"errors", "rows", "shapes", "plain_types", "plain_pickle"},
-    "data": {"errors", "rows", "plain_types", "plain_pickle", "body.joints", "body.dofs"},
+    "foreign": {"errors"},
+    "body": {"errors", "rows", "shapes", "foreign"},
+    "data": {"errors", "rows", "foreign", "body.joints", "body.dofs"},
     "render": {"errors", "rows", "body"},
     "open_data": {"errors", "rows", "body", "data", "render"},
     "fitting": {"errors", "rows", "shapes", "body"},
     "convert": {
         "errors",
         "rows",
-        "plain_types",
-        "plain_pickle",
-        "torch_files",
+        "foreign",
         "device",
         "body",
         "data",
@@ -42,8 +38,8 @@ ALLOWED = {
         "fitting",
     },
     "report": {"errors", "rows", "body", "data", "render", "fitting", "convert"},
-    "model": {"errors", "rows", "torch_files", "body"},
-    "evaluate": {"errors", "rows", "plain_types", "body", "data", "model"},
+    "model": {"errors", "rows", "foreign", "body"},
+    "evaluate": {"errors", "rows", "body", "data", "model"},
     "two_stage": {"errors", "rows", "body", "convert", "evaluate"},  # where the converter and the evaluator meet
     "predict": {"errors", "rows", "body", "data", "model", "render", "convert"},  # convert: its mesh files
     "train": ALL - {"train", "bench", "fitting", "flows", "report", "two_stage"},

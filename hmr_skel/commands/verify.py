@@ -150,18 +150,15 @@ def _refuse_other_name(dataset: "Place", name: str) -> None:
 
 def _stored_names(dataset: "Place") -> Counter[str]:
     """How many of the shards that can be read carry which manifest's name."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from hmr_skel.data.storage import arrow_file
+    from hmr_skel.data.storage import open_parquet
 
     names: Counter[str] = Counter()
     for path in sorted((dataset / "data").glob("train-*.parquet")):
         try:
-            with arrow_file(path) as file:
-                schema = pq.read_schema(file)
-            names[(schema.metadata or {}).get(b"hmr_skel.manifest", b"").decode()] += 1
-        except (pa.ArrowException, OSError, UnicodeDecodeError):
+            with open_parquet(path) as file:
+                metadata = file.schema_arrow.metadata or {}
+            names[metadata.get(b"hmr_skel.manifest", b"").decode()] += 1
+        except (UserError, UnicodeDecodeError):
             continue  # damaged, as will be said
     del names[""]
     return names

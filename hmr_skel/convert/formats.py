@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from hmr_skel.convert.clips import SmplClip, split_folders
-from hmr_skel.convert.files import READABLE, Npz, is_parquet, read_contents
+from hmr_skel.convert.files import READABLE, is_parquet, read_contents
 from hmr_skel.convert.parameters import POSE_KEYS, Units, first_key, has_pose, refuse_smplx
 from hmr_skel.convert.parquet import read_parquet
 from hmr_skel.convert.reading import NOBODY, Maker, ReadOptions, make_clip
+from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 
 _CODEC_MODELS = ("SMPL", "SMPL-H", "SMPL-X", "SUPR", "SMPL++", "SKEL", "SMIL", "SMPL-XS")
@@ -76,7 +77,7 @@ def _clips(contents: Any, path: Path, options: ReadOptions) -> list[SmplClip]:
             return [make_clip(contents, where, stem, options, _LABELS)]
         if has_pose(contents):
             return _people(contents, where, stem, options)
-        values = [] if isinstance(contents, Npz) else list(contents.values())
+        values = [] if isinstance(contents, LabelFile) else list(contents.values())
         if values and all(isinstance(value, Mapping) and "smpl" in value for value in values):
             return _tracks(values, where, stem, options)
         if values and all(isinstance(value, Mapping) and has_pose(value) for value in values):

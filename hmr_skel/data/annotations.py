@@ -171,13 +171,13 @@ def _find_keys(source: Source, file: LabelFile) -> dict[str, str]:
     for column, names in source.fields.items():
         if column == "smpl_gender" and source.smpl_gender is not None:
             continue  # the manifest has the last word
-        present = [name for name in names if name in file.keys]
+        present = [name for name in names if name in file]
         if present:
             keys[column] = present[0]
         elif column in REQUIRED[source.format]:
             raise UserError(
                 f"{file.path} has no key {' or '.join(map(repr, names))} ({column} of format {source.format!r}). "
-                f"It has: {', '.join(sorted(file.keys)) or 'none'}. If it is there under another name, say so in the "
+                f"It has: {', '.join(sorted(file)) or 'none'}. If it is there under another name, say so in the "
                 f'manifest: [sources.fields] {column} = "that name".'
             )
     return keys

@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hmr_skel.data.image_bounds import RefusedImage, check_image
-
 CROP_SIZE = 256
 _BLUR_FROM = 1.15  # image px per crop px: below, aliasing cannot be seen
 
@@ -63,11 +61,10 @@ def decode(data: bytes, shrink: float, as_stored: bool = True) -> tuple[UInt8[np
     if not data:
         raise UnreadableImage("the file is empty")
     try:
-        check_image(data)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0))
-    except RefusedImage as error:
-        raise UnreadableImage(str(error)) from error
     except cv2.error as error:
+        if "CV_IO_MAX_IMAGE_PIXELS" in str(error):
+            raise UnreadableImage("has more pixels than OPENCV_IO_MAX_IMAGE_PIXELS allows") from error
         raise UnreadableImage(f"cannot be decoded: {error.err or error}") from error
     if image is None:
         raise UnreadableImage("is no image, or damaged")

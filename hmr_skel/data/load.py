@@ -11,8 +11,7 @@ What is null in the file comes as NaN in float arrays, None in texts and -1 in w
 
 import difflib
 import re
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
-from hmr_skel.data.parquet_bounds import open_parquet
 from hmr_skel.data.remote_path import RemotePath
 from hmr_skel.data.schema import column_shape
-from hmr_skel.data.storage import Place, arrow_file, each, locate
+from hmr_skel.data.storage import Place, each, locate, open_parquet
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +40,6 @@ class Shards:
         self.columns = tuple(columns)
         self._schema = _read_schema(self.paths[0])
         self._groups: list[tuple[int, int]] = []  # (file, row group) of each row group of all files
-        self._known: set[int] = set()  # files found to be within bounds, for rows that are read group by group
         counts = [0]
         for i, (path, metadata) in enumerate(
             zip(self.paths, each(self.paths[0], _read_metadata, self.paths), strict=True)
@@ -98,8 +95,7 @@ class Shards:
 
     @property
     def arrow(self) -> "Dataset":
-        """The same files as a pyarrow dataset: filters, projections, `.to_table().to_pandas()`. pyarrow
-        reads them by itself, without the bounds of `open_parquet`: for files that you trust."""
+        """The same files as a pyarrow dataset: filters, projections, `.to_table().to_pandas()`."""
         from pyarrow.dataset import dataset  # imports pandas where that is installed
 
         first = self.paths[0]
@@ -115,8 +111,8 @@ class Shards:
 
     def _read(self, column: str) -> pa.ChunkedArray:
         def read(path: Place) -> pa.Table:
-            with _readable(path), open_parquet(path, [column]) as parquet:
-                return parquet.read([column])
+            with open_parquet(path) as parquet:
+                return _sound(parquet.read([column]))
 
         tables = each(self.paths[0], read, self.paths)
         return pa.chunked_array(
@@ -137,10 +133,8 @@ class Shards:
         return {name: table[name] for name in self.columns}
 
     def _read_row_group(self, file: int, group: int) -> pa.Table:
-        path = self.paths[file]
-        with _readable(path), open_parquet(path, self.columns, known=file in self._known) as parquet:
-            self._known.add(file)
-            return parquet.read_row_group(group, columns=list(self.columns)).select(self.columns)
+        with open_parquet(self.paths[file]) as parquet:
+            return _sound(parquet.read_row_group(group, columns=list(self.columns))).select(self.columns)
 
 
 def load_shards(
@@ -212,25 +206,18 @@ def _find(path: str | Place | Sequence[str | Place], shards: Sequence[int] | Non
 
 
 def _read_metadata(path: Place) -> pq.FileMetaData:
-    with _readable(path), arrow_file(path) as file:
-        return pq.read_metadata(file)
+    with open_parquet(path) as file:
+        return file.metadata
 
 
 def _read_schema(path: Place) -> pa.Schema:
-    with _readable(path), arrow_file(path) as file:
-        return pq.read_schema(file)
+    with open_parquet(path) as file:
+        return file.schema_arrow
 
 
-@contextmanager
-def _readable(path: Place) -> Generator[None]:
-    """What goes wrong in a file becomes one clear error."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise UserError(f"no file {path}. Expected a Parquet shard.") from None
-    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"{path} is not a Parquet file that can be read: {text}. Build the shard again.") from error
+def _sound(table: pa.Table) -> pa.Table:
+    table.validate(full=True)  # texts that are none, which pyarrow would find only later
+    return table
 
 
 def _split(schema: pa.Schema) -> str:

@@ -1,20 +1,20 @@
-"""Arrays out of an .npz without loading them: a label file of two million rows never needs its size in memory.
+"""Arrays out of an .npz, each when it is asked for: a label file of two million rows never needs its size in memory.
 
-An .npz is a zip of .npy files. Members stored uncompressed (`np.savez`) are memory-mapped at their place inside the
-zip; compressed ones (`np.savez_compressed`) are unpacked once, in pieces, to .npy files in a cache folder, and mapped
-there. Sizes that headers claim are compared with each other and with the file before anything is allocated.
+An .npz is a zip of .npy files. Without a cache folder an array is read into memory. With one it is memory-mapped:
+members stored uncompressed (`np.savez`) at their place inside the zip; compressed ones (`np.savez_compressed`) are
+unpacked once to .npy files in the folder. Sizes that headers claim are compared with each other and with the file.
 """
 
 import hashlib
 import json
 import math
 import os
-import pickle
 import shutil
 import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,14 +23,9 @@ import numpy as np
 
 from hmr_skel.data.atomic import replacing
 from hmr_skel.errors import UserError
-from hmr_skel.plain_pickle import PlainUnpickler
-from hmr_skel.plain_types import NUMPY
+from hmr_skel.foreign import Unpickler
 
 _PIECE = 2 * 2**20
-MAX_UNPACKED_BYTES = 2**30
-"""What a compressed member may unpack to, on the disk, however small it is; larger ones to 100 times their size."""
-MAX_OBJECT_BYTES = 2**28
-"""What a compressed member of Python objects may unpack to, which are made in memory."""
 # What zipfile and zlib raise on damaged files, depending on where the damage is.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError),
@@ -50,13 +45,13 @@ class _Member:
     header_size: int  # bytes of .npy before the data
 
 
-class LabelFile:
+class LabelFile(Mapping[str, Any]):
     """The arrays of an .npz, by key. Opening reads headers only.
 
     Raises `UserError` where the file is missing, truncated or not an .npz, and on access where a member is corrupt.
     """
 
-    def __init__(self, path: Path, cache_dir: Path, allow_pickle: bool = False):
+    def __init__(self, path: Path, cache_dir: Path | None = None, allow_pickle: bool = False):
         self.path = path
         self.allow_pickle = allow_pickle
         self._cache_dir = cache_dir
@@ -77,9 +72,19 @@ class LabelFile:
         except OSError as error:
             raise UserError(f"cannot read the label file {path}: {error.strerror or error}.") from error
 
-    @property
-    def keys(self) -> list[str]:
-        return list(self._members)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._members
+
+    def __getitem__(self, key: str) -> Any:
+        """The array; where numpy has wrapped another object in one (a dict, say), that object."""
+        array = self.array(key)
+        return array.item() if array.dtype == object and array.shape == () else array
 
     def shape(self, key: str) -> tuple[int, ...]:
         return self._members[key].shape
@@ -96,24 +101,39 @@ class LabelFile:
         return hashlib.sha256(json.dumps(members).encode()).hexdigest()
 
     def array(self, key: str) -> np.ndarray:
-        """The array, memory-mapped and read-only; one of Python objects is loaded whole, by an allow-list."""
+        """The array; with a cache folder it is memory-mapped and read-only, unless it holds Python objects."""
         member = self._members[key]
-        if member.dtype.hasobject:
-            return self._load_objects(key, member)
+        if member.dtype.hasobject and not self.allow_pickle:
+            raise UserError(
+                f"{self.path}: {key!r} holds Python objects (dtype object), which are read only where the manifest "
+                "says so. If the file is from a source that you trust, add allow_pickle = true to the source; only "
+                "plain types are then unpickled."
+            )
+        if self._cache_dir is None or member.dtype.hasobject:
+            return self._read(key, member)
         if member.info.compress_type == zipfile.ZIP_STORED:
             path, offset = self.path, _data_offset(self.path, self._size, member.info) + member.header_size
         else:
-            path, offset = self._unpack(key, member), member.header_size
+            path, offset = self._unpack(key, member, self._cache_dir), member.header_size
         if math.prod(member.shape) == 0:  # nothing to map
             return np.empty(member.shape, member.dtype)
         order = "F" if member.fortran_order else "C"
         return np.memmap(path, member.dtype, mode="r", offset=offset, shape=member.shape, order=order)
 
+    def _read(self, key: str, member: _Member) -> np.ndarray:
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(member.info) as file:
+                return read_npy(file)
+        except Exception as error:  # a damaged pickle can raise anything
+            raise self._corrupt(key, str(error)) from error
+
     def verify(self, keys: list[str]) -> None:
         """Compare the data of members with the zip's checksums, once per state of the file (then a note is kept).
 
-        Mapped members are never read through the zip, so that a flipped bit would go unnoticed without this.
+        Mapped members are never read through the zip, so that a flipped bit would go unnoticed without this. To be
+        called of a file with a cache folder.
         """
+        assert self._cache_dir is not None
         state = self.path.stat()
         note = self._cache_dir / self.content_id(keys)[:16] / "verified.json"
         found = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
@@ -129,19 +149,18 @@ class LabelFile:
         with replacing(note) as temporary:
             temporary.write_text(json.dumps(found))
 
-    def _unpack(self, key: str, member: _Member) -> Path:
+    def _unpack(self, key: str, member: _Member, cache_dir: Path) -> Path:
         if Path(key).name != key or "\0" in key:  # it names the file that is written
             raise UserError(f"{self.path}: {key!r} is no name of an array. Fetch the file again.")
-        path = self._cache_dir / self.content_id([key])[:16] / f"{key}.npy"
+        path = cache_dir / self.content_id([key])[:16] / f"{key}.npy"
         if path.exists() and path.stat().st_size == member.info.file_size:
             return path
         with replacing(path) as temporary:
-            self._check_unpacked(key, member, MAX_UNPACKED_BYTES)
             free = shutil.disk_usage(temporary.parent).free
             if member.info.file_size > free:
                 raise UserError(
                     f"{self.path}: {key!r} is compressed and needs {member.info.file_size:,} bytes unpacked, but "
-                    f"{self._cache_dir} has {free:,} free. Make room, or save the file with np.savez."
+                    f"{cache_dir} has {free:,} free. Make room, or save the file with np.savez."
                 )
             try:
                 with (
@@ -154,40 +173,31 @@ class LabelFile:
                 raise self._corrupt(key, str(error)) from error
         return path
 
-    def _check_unpacked(self, key: str, member: _Member, most: int) -> None:
-        if member.info.file_size > max(most, 100 * member.info.compress_size):
-            raise UserError(
-                f"{self.path}: {key!r} would unpack from {member.info.compress_size:,} bytes to "
-                f"{member.info.file_size:,}, which no label file does. If it is sound, save it with np.savez."
-            )
-
-    def _load_objects(self, key: str, member: _Member) -> np.ndarray:
-        if not self.allow_pickle:
-            raise UserError(
-                f"{self.path}: {key!r} holds Python objects (dtype object), which are read only where the manifest "
-                "says so. If the file is from a source that you trust, add allow_pickle = true to the source; only "
-                "plain types are then unpickled."
-            )
-        self._check_unpacked(key, member, MAX_OBJECT_BYTES)
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(member.info) as file:
-                file.read(member.header_size)
-                array = PlainUnpickler(file, _plain_type, self._size).load()
-        except Exception as error:  # a damaged pickle can raise anything
-            raise self._corrupt(key, str(error)) from error
-        if not isinstance(array, np.ndarray) or array.dtype != object or array.size != math.prod(member.shape):
-            raise self._corrupt(key, f"its header says shape {member.shape}, its content does not")
-        return array.reshape(member.shape, order="F" if member.fortran_order else "C")
-
     def _corrupt(self, key: str, detail: str) -> UserError:
         return UserError(f"{self.path}: {key!r} is corrupt: {detail}. Fetch the file again.")
 
 
-def _plain_type(module: str, name: str) -> Any:
-    """Arrays of texts and numbers name these and nothing else."""
-    if (module, name) not in NUMPY:
-        raise pickle.UnpicklingError(f"it wants {module}.{name}, which is not a plain type")
-    return NUMPY[module, name]
+def read_npy(file: Any) -> np.ndarray:
+    """The array of an .npy stream; Python objects in it as `Unpickler` reads them. Raises any `Exception`."""
+    shape, _, dtype = _read_header(file)
+    if not dtype.hasobject:
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
+    array = Unpickler(file).load()
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"its header says {dtype} of shape {shape}, its content does not")
+    return array.view(np.ndarray)
+
+
+def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f".npy format {version}; 1.0 and 2.0 are read")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(file)
+    if min(shape, default=0) < 0 or (math.prod(shape) and not dtype.itemsize):
+        raise ValueError(f"its header claims shape {shape} of {dtype}")
+    return shape, fortran_order, dtype
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> _Member:
@@ -196,15 +206,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
         raise UserError(f"{path}: {key!r} is encrypted. Expected a plain .npz.")
     try:
         with archive.open(info) as file:
-            version = np.lib.format.read_magic(file)
-            if version not in ((1, 0), (2, 0)):
-                raise ValueError(f".npy format {version}; 1.0 and 2.0 are read")
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran_order, dtype = read_header(file)
-            if min(shape, default=0) < 0 or (math.prod(shape) and not dtype.itemsize):
-                raise ValueError(f"its header claims shape {shape} of {dtype}")
+            shape, fortran_order, dtype = _read_header(file)
             member = _Member(info, shape, dtype, fortran_order, header_size=file.tell())
     except (*_DAMAGE, OSError) as error:
         raise UserError(f"{path}: {key!r} is not an array that can be read: {error}. Fetch the file again.") from error

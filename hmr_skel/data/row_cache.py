@@ -17,13 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.parquet_bounds import open_parquet
-from hmr_skel.data.storage import Place, arrow_file, each, local_folder
+from hmr_skel.data.storage import Place, each, local_folder, open_parquet
 from hmr_skel.errors import UserError
 
 FORMAT = "1"
@@ -192,18 +190,13 @@ def _name_and_rows(shard: Place) -> tuple[str, int]:
 
     The name is told by the Parquet file's own summary: schema, sizes, offsets and statistics of every column.
     """
-    try:
-        with arrow_file(shard) as source:
-            rows = pq.read_metadata(source).num_rows
-        with shard.open("rb") as file:
-            file.seek(-8, 2)
-            length = int.from_bytes(file.read(4), "little")
-            size = file.tell() + 4
-            file.seek(-8 - length, 2)
-            key = hashlib.sha256(f"{FORMAT} {size} ".encode() + file.read(length)).hexdigest()[:16]
-        return f"{shard.stem}-{key}.arrow", rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{shard} is not a Parquet file that can be read: {error}. Build the shard again.") from error
+    with open_parquet(shard) as parquet, shard.open("rb") as file:
+        file.seek(-8, 2)
+        length = int.from_bytes(file.read(4), "little")
+        size = file.tell() + 4
+        file.seek(-8 - length, 2)
+        key = hashlib.sha256(f"{FORMAT} {size} ".encode() + file.read(length)).hexdigest()[:16]
+        return f"{shard.stem}-{key}.arrow", parquet.metadata.num_rows
 
 
 def _default_folder(shard: Place) -> Path:
@@ -240,16 +233,13 @@ def _remove_stale(shard: Place, current: Path) -> None:
 
 
 def _read(shard: Place) -> Iterator[pa.RecordBatch]:
-    try:
-        with open_parquet(shard, _SHARD_COLUMNS) as parquet:
-            missing = [name for name in _SHARD_COLUMNS if name not in parquet.schema_arrow.names]
-            if missing:
-                raise UserError(
-                    f"{shard} has no column {', '.join(missing)}: it is no shard of this version. Build it again."
-                )
-            yield from parquet.iter_batches(_BATCH_ROWS, columns=_SHARD_COLUMNS)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{shard} is damaged: {error}. `hmr-skel verify` tells more; build the shard again.") from error
+    with open_parquet(shard) as parquet:
+        missing = [name for name in _SHARD_COLUMNS if name not in parquet.schema_arrow.names]
+        if missing:
+            raise UserError(
+                f"{shard} has no column {', '.join(missing)}: it is no shard of this version. Build it again."
+            )
+        yield from parquet.iter_batches(_BATCH_ROWS, columns=_SHARD_COLUMNS)
 
 
 def _pack(part: pa.RecordBatch) -> pa.RecordBatch:

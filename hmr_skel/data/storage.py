@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import pyarrow as pa
 import pyarrow.fs
+import pyarrow.parquet as pq
 
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.npz import file_sha256
@@ -138,16 +139,23 @@ def entries(folder: Place) -> list[Entry]:
 
 
 @contextlib.contextmanager
-def arrow_file(place: Place) -> Generator[Path | pa.NativeFile]:
-    """What pyarrow's readers take; of an object they get the parts that they ask for.
+def open_parquet(place: Place) -> Generator[pq.ParquetFile]:
+    """A Parquet file; of an object, only the parts that are read are fetched.
 
-    Raises `UserError` for what the store answers meanwhile, and `FileNotFoundError` where there is no such object.
+    Raises `UserError` where there is no such file, or where pyarrow finds it damaged, now or while it is read.
     """
-    if isinstance(place, Path):
-        yield place
-        return
-    with from_store(place), place.open() as file:
-        yield file
+    try:
+        if isinstance(place, Path):
+            with pq.ParquetFile(place) as parquet:
+                yield parquet
+        else:
+            with from_store(place), place.open() as file, pq.ParquetFile(file) as parquet:
+                yield parquet
+    except FileNotFoundError:
+        raise UserError(f"no file {place}. Expected a Parquet shard.") from None
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        text = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{place} is not a Parquet file that can be read: {text}. Build the shard again.") from error
 
 
 def each(place: Place, function: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -21,10 +21,9 @@ from hmr_skel.data.atomic import is_abandoned, is_temporary
 from hmr_skel.data.fingerprint import fingerprint_of, version_text
 from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
 from hmr_skel.data.meta import load_meta
-from hmr_skel.data.parquet_bounds import OutOfBounds, open_parquet
 from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA
 from hmr_skel.data.shards import Piece, Shard
-from hmr_skel.data.storage import Place, sha256_of
+from hmr_skel.data.storage import Place, open_parquet, sha256_of
 from hmr_skel.errors import UserError
 
 _FILES = {
@@ -164,8 +163,8 @@ def _verify_shard(out: Place, index: int, count: int, metas: dict[int, dict[str,
         try:
             texts = _verify_table(file, kind, rows[kind], shard, fingerprint, _names(pieces), found)
             yield from (problem(file, text) for text in texts)
-        except (OutOfBounds, pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-            yield problem(file, f"cannot be read ({error}).")
+        except UserError as error:
+            yield Problem(str(error), index)
             return
     yield from (problem(path, text) for text in _rows_not_once(found, pieces))
 
@@ -183,7 +182,7 @@ def _verify_table(
 
     Of its rows the sources, by their places among `names` (-1 for any other), and the numbers go to `found`.
     """
-    with open_parquet(path, _VERIFIED) as file:
+    with open_parquet(path) as file:
         schema, metadata = file.schema_arrow, file.metadata
         if not schema.equals(SCHEMA if kind == "data" else REJECTS_SCHEMA):
             yield "other columns than this version writes."

@@ -1,10 +1,8 @@
 """The label files of the benchmarks, as three projects publish them, to one kind of rows."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,12 +11,9 @@ import torch
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import Benchmark
-from hmr_skel.plain_types import entries
 from hmr_skel.rows import SmplParams
 
 _GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female", "neutral": "neutral", "n": "neutral"}
-MAX_ENTRIES = 2**26
-"""Of an array of a label file, which is held in memory: eighty numbers for each of eight hundred thousand people."""
 _ASPECT = 192 / 256  # width over height that the network sees of a crop
 
 
@@ -61,12 +56,11 @@ def load_rows(benchmark: Benchmark, path: Path, legacy: Sequence[str] = (), cam_
     Raises:
         UserError: it is no file of this benchmark's format, or holds numbers that are not finite.
     """
-    with TemporaryDirectory(prefix="hmr-skel-labels-") as cache:
-        file = _File(path, LabelFile(path, Path(cache), allow_pickle=True), benchmark)
-        if benchmark.format == "camerahmr":
-            rows = _camerahmr(file, cam_int)
-        else:
-            rows = {"hmr2": _hmr2, "moyo": _moyo}[benchmark.format](file)
+    file = _File(path, LabelFile(path, allow_pickle=True), benchmark)
+    if benchmark.format == "camerahmr":
+        rows = _camerahmr(file, cam_int)
+    else:
+        rows = {"hmr2": _hmr2, "moyo": _moyo}[benchmark.format](file)
     if "moyo-box" in benchmark.legacy(legacy):
         return rows
     return replace(rows, told_side=rows.side)
@@ -86,18 +80,16 @@ class _File:
         self.path, self.labels, self.benchmark = path, labels, benchmark
 
     def __contains__(self, key: str) -> bool:
-        return key in self.labels.keys
+        return key in self.labels
 
     def array(self, *keys: str) -> np.ndarray:
         """The first of the keys that is there, as an array of its own."""
         for key in keys:
             if key in self:
-                if (size := math.prod(self.labels.shape(key))) > MAX_ENTRIES:
-                    raise UserError(f"{self.path}: {key!r} has {size:,} entries, expected at most {MAX_ENTRIES:,}.")
-                return np.array(self.labels.array(key))
+                return self.labels.array(key)
         raise UserError(
             f"{self.path} has no {' or '.join(map(repr, keys))}. Expected the label file of {self.benchmark.title}, "
-            f"{self.benchmark.labels} of {self.benchmark.labels_from}. It has: {', '.join(self.labels.keys)}."
+            f"{self.benchmark.labels} of {self.benchmark.labels_from}. It has: {', '.join(self.labels)}."
         )
 
     def floats(self, value: Any, name: str, count: int, *shape: int) -> np.ndarray:
@@ -122,8 +114,6 @@ class _File:
 
     def _numbers(self, value: Any, name: str) -> np.ndarray:
         try:
-            if entries(value) > MAX_ENTRIES:
-                raise ValueError("lists in lists")
             return np.asarray(value, np.float32)
         except (TypeError, ValueError, RecursionError, MemoryError) as error:
             raise UserError(f"{self.path}: {name!r} holds no numbers of one shape. Fetch the file again.") from error

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from math import ceil, floor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -79,9 +78,8 @@ def write_moyo_hard(moyo: Path, out: Path, any_total: bool = False) -> tuple[int
 
     Raises `UserError` as `middle_rows`, and for a file that is not MOYO's.
     """
-    with TemporaryDirectory(prefix="hmr-skel-moyo-") as cache:
-        file = LabelFile(moyo, Path(cache), allow_pickle=True)
-        arrays: dict[str, Any] = {key: np.array(file.array(key)) for key in file.keys}
+    file = LabelFile(moyo, allow_pickle=True)
+    arrays: dict[str, Any] = {key: file.array(key) for key in file}
     missing = {"img_paths", "centers", "scales", "smpl"} - set(arrays)
     if missing:
         raise UserError(f"{moyo} has no {', '.join(sorted(missing))}. Expected HSMR's moyo_v2.npz.")

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from hmr_skel.foreign import load_torch
 from hmr_skel.model.hrnet import NUM_FEATURES, HrNet
 from hmr_skel.model.network import normalize
-from hmr_skel.model.published import checked_state, read_torch_file
+from hmr_skel.model.published import checked_state
 
 INPUT_SIZE = 256
 # In the published file, but without a part in the result.
@@ -38,7 +39,7 @@ class HumanFov(nn.Module):
         Raises:
             UserError: the file is missing, damaged, or holds something else.
         """
-        content = read_torch_file(path)
+        content = load_torch(Path(path), foreign=True)
         found = content.get("state_dict", content) if isinstance(content, dict) else content
         with torch.device("meta"):
             model = cls()

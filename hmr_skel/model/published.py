@@ -5,7 +5,6 @@ of foreign classes) becomes an inert stand-in, and no code of or for it runs.
 """
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from hmr_skel.errors import UserError
+from hmr_skel.foreign import load_torch
 from hmr_skel.model.config import NetworkConfig
 from hmr_skel.model.network import Network
 from hmr_skel.model.vit import Vit
-from hmr_skel.torch_files import load_torch
 
 # Module and parameter names of the published SKEL-CF network -> ours, applied in this order.
 _RENAMED = (
@@ -49,7 +48,7 @@ def load_vitpose(vit: Vit, path: str | Path) -> None:
     Raises:
         UserError: the file is missing, damaged, or of another size of encoder.
     """
-    content = read_torch_file(path)
+    content = load_torch(Path(path), foreign=True)
     found = content.get("state_dict", content) if isinstance(content, dict) else content
     unused = ("cls_token", "keypoint_head.", "head.")
     state = checked_state(found, vit, path, "ViTPose's encoder", prefix="backbone.", unused=unused)
@@ -66,7 +65,7 @@ def load_skel_cf(path: str | Path, config: NetworkConfig | None = None) -> Netwo
     Raises:
         UserError: the file is missing, damaged, or holds another network.
     """
-    content = read_torch_file(path)
+    content = load_torch(Path(path), foreign=True)
     if not isinstance(content, dict) or not isinstance(content.get("ema_model"), dict):
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise UserError(f"{path}: no SKEL-CF checkpoint: expected an entry 'ema_model', found {found}.")
@@ -84,26 +83,6 @@ def _renamed(name: str) -> str:
     for pattern, ours in _RENAMED:
         name = re.sub(pattern, ours, name)
     return name
-
-
-def read_torch_file(path: str | Path) -> Any:
-    """What `torch.save` has written: tensors (on the CPU, mapped from the file) and plain containers.
-
-    Raises:
-        UserError: no such file, or not readable as one.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. Give the path of a checkpoint that is there.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle's age; what it has to say comes as an error, too
-            return load_torch(path, inert=True, mmap=True)
-    except Exception as error:  # a damaged file can raise anything
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path}: cannot be read as a PyTorch checkpoint ({first_line}). Download it again, or give another file."
-        ) from error
 
 
 def checked_state(

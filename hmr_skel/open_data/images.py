@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -85,11 +84,10 @@ def read_labels(path: str | Path) -> dict[str, np.ndarray]:
     """The columns of a label file that pictures need."""
     if not Path(path).is_file():
         raise UserError(f"{path}: there is no such label file; the default one is made by the first fit.")
-    with TemporaryDirectory(prefix="hmr-skel-images-") as cache:
-        file = LabelFile(Path(path), Path(cache))
-        if missing := [key for key in _KEYS if key not in file.keys]:
-            raise UserError(f"{path}: not a label file with {', '.join(_KEYS)}: it has no {missing[0]}.")
-        return {key: np.array(file.array(key)) for key in _KEYS}
+    file = LabelFile(Path(path))
+    if missing := [key for key in _KEYS if key not in file]:
+        raise UserError(f"{path}: not a label file with {', '.join(_KEYS)}: it has no {missing[0]}.")
+    return {key: file.array(key) for key in _KEYS}
 
 
 def _picture(

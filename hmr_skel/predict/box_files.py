@@ -15,9 +15,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from math import prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,8 +29,6 @@ from hmr_skel.predict.boxes import Box, GivenBoxes, Key, square
 
 """Of `scale`, everywhere in this field."""
 
-MAX_NUMBERS = 2**23
-"""In an array of an .npz, nine for each of a million boxes."""
 _CORNERS = ("x1", "y1", "x2", "y2")
 
 
@@ -132,15 +128,9 @@ def _record(path: Path, where: str, record: Mapping[str, Any], margin: float) ->
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with TemporaryDirectory(prefix="hmr-skel-boxes-") as cache:
-        file = LabelFile(path, Path(cache))
-        names = {"imgname", "boxes", "center", "scale", "frame", "score", "cam_int", "person"} & set(file.keys)
-        for name in names:
-            if prod(file.shape(name)) > MAX_NUMBERS:
-                raise UserError(
-                    f"{path}: {name} is {list(file.shape(name))}, expected {MAX_NUMBERS:,} numbers at most."
-                )
-        arrays = {name: np.array(file.array(name)) for name in names}
+    file = LabelFile(path)
+    names = {"imgname", "boxes", "center", "scale", "frame", "score", "cam_int", "person"} & set(file)
+    arrays = {name: file.array(name) for name in names}
     if "imgname" not in arrays or not ("boxes" in arrays or {"center", "scale"} <= set(arrays)):
         raise UserError(
             f"{path}: holds {', '.join(sorted(arrays)) or 'none of the arrays looked for'}. Expected imgname and boxes "

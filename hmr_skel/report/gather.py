@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from hmr_skel.body.dofs import LIMIT_TABLES, NUM_DOFS, limits
 from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.data.meta import load_meta
-from hmr_skel.data.parquet_bounds import open_parquet
 from hmr_skel.data.schema import GIVEN
-from hmr_skel.data.storage import Place, arrow_file
+from hmr_skel.data.storage import Place, open_parquet
 from hmr_skel.data.summary import LIMIT_TOLERANCE_DEG
 from hmr_skel.errors import UserError
 from hmr_skel.report.bins import Bins
@@ -139,9 +136,9 @@ def read_metas(folder: Path) -> list[dict[str, Any]]:
 
 def manifest_name(shard: Place, folder: Path) -> str:
     """The name of the manifest that a shard was made by; the folder's where the shard does not say."""
-    with arrow_file(shard) as file:
-        schema = pq.read_schema(file)
-    return (schema.metadata or {}).get(b"hmr_skel.manifest", folder.name.encode()).decode()
+    with open_parquet(shard) as file:
+        metadata = file.schema_arrow.metadata or {}
+    return metadata.get(b"hmr_skel.manifest", folder.name.encode()).decode()
 
 
 def _file(folder: Path, meta: dict[str, Any], kind: str) -> Path:
@@ -199,11 +196,11 @@ def _read_rejects(paths: Sequence[Path], sources: list[str]) -> tuple[Counter[tu
     examples: dict[str, str] = {}
     for path in paths:
         try:
-            with open_parquet(path, _REJECT_COLUMNS) as file:
+            with open_parquet(path) as file:
                 table = file.read(_REJECT_COLUMNS)
             rows = zip(*(table[name].to_pylist() for name in _REJECT_COLUMNS), strict=True)
-        except (pa.ArrowInvalid, OSError, KeyError) as error:
-            raise UserError(f"{path} cannot be read ({error}). Build the shard again.") from error
+        except KeyError as error:
+            raise UserError(f"{path} has no column {error}. Build the shard again.") from error
         for source, reason, detail in rows:
             counts[source, reason] += 1
             examples.setdefault(reason, detail)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hmr_skel.data.atomic import replacing
 from hmr_skel.errors import UserError
-from hmr_skel.model.published import read_torch_file
+from hmr_skel.foreign import load_torch
 
 FORMAT = "hmr-skel training state, version 1"
 
@@ -54,7 +54,7 @@ def save_state(path: Path, state: State) -> None:
 
 def load_state(path: Path) -> State:
     """Read it, onto the CPU. Raises `UserError` where the file is damaged or foreign."""
-    content = read_torch_file(path)
+    content = load_torch(path)
     found = content.pop("format", None) if isinstance(content, dict) else None
     try:
         if found != FORMAT:

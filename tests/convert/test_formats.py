@@ -355,11 +355,11 @@ def test_what_cannot_be_read_says_so(tmp_path: Path, name: str):
     [
         (b"hello world", r"is of no kind that is read \(it starts with b'hello wo'\)"),
         (b"", r"file\.npz is empty\. Expected an \.npz"),
-        (b"PK\x03\x04 and nothing", r"cannot be read.*fetch it again"),
+        (b"PK\x03\x04 and nothing", r"cannot be read.*Fetch the file again"),
         (b"\x80\x04 and nothing", r"cannot be read as a pickle"),
         (b"\x78\x9c and nothing", r"cannot be read as a pickle"),
         (b"[1, 2]", r"recognised. It has a list"),
-        (b'{"poses": [1, 2', r"cannot be read as JSON: Expecting"),
+        (b'{"poses": [1, 2', r"cannot be read: Expecting"),
     ],
 )
 def test_files_of_other_kinds(tmp_path: Path, content: bytes, message: str):

@@ -37,7 +37,7 @@ def test_arrays_come_back_as_saved(tmp_path_factory, array, compressed, fortran)
     (np.savez_compressed if compressed else np.savez)(folder / "a.npz", before=np.arange(3), data=array)
     file = LabelFile(folder / "a.npz", folder / "cache")
     file.verify(["data"])
-    assert file.keys == ["before", "data"]
+    assert list(file) == ["before", "data"]
     assert file.shape("data") == array.shape
     np.testing.assert_array_equal(file.array("data"), array)
     assert file.array("data").dtype == array.dtype
@@ -157,7 +157,7 @@ def test_any_flipped_byte_is_found_or_harmless(tmp_path, label_arrays):
             (tmp_path / "a.npz").write_bytes(content)
             try:
                 file = LabelFile(tmp_path / "a.npz", tmp_path / f"cache{save.__name__}{i}")
-                present = [key for key in arrays if key in file.keys]
+                present = [key for key in arrays if key in file]
                 file.verify(present)
                 for key in present:
                     np.testing.assert_array_equal(file.array(key), arrays[key])
@@ -217,7 +217,7 @@ class _Evil:
 def test_objects_that_run_code_do_not(tmp_path, capsys, evil):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("imgname.npy", npy_header((1,), "|O") + pickle.dumps(evil))
-    with pytest.raises(UserError, match=r"'imgname' is corrupt: it wants builtins\.print"):
+    with pytest.raises(UserError, match=r"'imgname' is corrupt: 'builtins\.print' is not on the allow-list"):
         LabelFile(tmp_path / "a.npz", tmp_path, allow_pickle=True).array("imgname")
     assert capsys.readouterr().out == ""
 

@@ -134,7 +134,7 @@ def test_damage_is_told_by_its_file(shards):
     content = bytearray(shards[2].read_bytes())
     content[2000:9000] = bytes(7000)
     shards[2].write_bytes(content)
-    with pytest.raises(UserError, match=rf"{shards[2].name} is damaged"):
+    with pytest.raises(UserError, match=rf"{shards[2].name} is not a Parquet file that can be read"):
         open_rows(shards)
     assert not list((shards[0].parent.parent / ".cache" / "samples").glob("*.tmp"))
     shards[2].write_bytes(b"PAR1")

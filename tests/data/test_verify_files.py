@@ -143,7 +143,7 @@ def not_finite(out: Path, shard: Shard) -> None:
         (made_from_something_else, "its fingerprint is not that of what it says that it was made from"),
         (other_rows_too, "it speaks of other files ('data/../../etc/passwd')"),
         (meta_of_another, "it is the meta file of shard 0 of 2"),
-        (no_parquet, "train-00001-of-00002.parquet: cannot be read"),
+        (no_parquet, "train-00001-of-00002.parquet is not a Parquet file"),
         (remove_all, "shard 1 of 2 is missing"),
         (break_meta, "shard-00001-of-00002.json: not a meta file"),
         (claim_more_rows, "of 10 rows to read, 2 are neither kept nor rejected; 0 too many"),

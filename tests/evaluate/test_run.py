@@ -206,7 +206,7 @@ def test_missing_and_broken_images(opened, tmp_path):
     file = tmp_path / rows.imgname[0]
     file.parent.mkdir()
     file.write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"00\.jpg \(row 0\): is no image, or of a kind that is not read"):
+    with pytest.raises(UserError, match=r"00\.jpg \(row 0\): is no image, or damaged"):
         reader.read(rows, 0)
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from hmr_skel.errors import UserError
+from hmr_skel.foreign import load_torch
 from hmr_skel.model.config import VIT_SIZES, NetworkConfig, VitConfig
 from hmr_skel.model.network import Network
-from hmr_skel.model.published import _renamed, checked_state, load_skel_cf, load_vitpose, read_torch_file
+from hmr_skel.model.published import _renamed, checked_state, load_skel_cf, load_vitpose
 from hmr_skel.model.vit import Vit
 
 VIT = VitConfig(width=32, depth=2, heads=2)
@@ -187,7 +188,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path, content):
     path = tmp_path / "x.pth"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"x\.pth: cannot be read") as error:
-        read_torch_file(path)
+        load_torch(path, foreign=True)
     assert "\n" not in str(error.value)
 
 
@@ -195,9 +196,9 @@ def test_a_truncated_file_is_named(tmp_path, small_shapes):
     path = write_skel_cf(tmp_path / "best.pth", filled(small_shapes))
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(UserError, match=r"best\.pth: cannot be read"):
-        read_torch_file(path)
+        load_torch(path, foreign=True)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"gone\.pth: no such file"):
-        read_torch_file(tmp_path / "gone.pth")
+        load_torch(tmp_path / "gone.pth", foreign=True)

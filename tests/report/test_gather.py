@@ -149,5 +149,5 @@ def test_a_missing_file(tmp_path, small, kind):
 def test_a_broken_rejects_file(tmp_path, small):
     shutil.copytree(small.folder, tmp_path / "set")
     next((tmp_path / "set" / "rejects").glob("*-00000-*")).write_bytes(b"PAR1 no")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is not a Parquet file that can be read"):
         gather(tmp_path / "set")

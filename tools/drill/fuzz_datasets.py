@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tools.drill.fuzz_target import Target, npz
-from tools.drill.hostile_pickles import HOSTILE
 
 
 def _labels(allow_pickle: bool) -> Callable[[Path], object]:
@@ -66,7 +65,7 @@ def _model_files() -> list[bytes]:
         "posedirs": np.zeros((4, 3, 207)), "weights": np.zeros((4, 24)), "kintree_table": np.zeros((2, 24), int),
         "J_regressor": scipy.sparse.csc_matrix(np.eye(24, 4)), "version": "1.1.1",
     }  # fmt: skip
-    return [*(pickle.dumps(arrays, protocol) for protocol in (0, 2, 4)), *HOSTILE.values()]
+    return [pickle.dumps(arrays, protocol) for protocol in (0, 2, 4)]
 
 
 def _read_manifest(path: Path) -> object:
@@ -110,15 +109,7 @@ def _parquet_files() -> list[bytes]:
         file = io.BytesIO()
         pq.write_table(table, file, compression=compression)
         files.append(file.getvalue())
-    return [*files, _long_text()]
-
-
-def _long_text() -> bytes:
-    """A few hundred bytes that stand for 10 GB: one text, as a dictionary of one entry."""
-    text = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int32()), pa.array(["x" * 100_000]))
-    file = io.BytesIO()
-    pq.write_table(pa.table({"skel_q": text}), file, compression="zstd", store_schema=False)
-    return file.getvalue()
+    return files
 
 
 def _read_dataset(path: Path) -> object:

@@ -12,7 +12,6 @@ import torch
 
 from hmr_skel.errors import UserError
 from tools.drill.fuzz_target import Target, npz
-from tools.drill.hostile_pickles import HOSTILE
 
 
 def _read_network(path: Path) -> object:
@@ -32,9 +31,9 @@ def _network_files() -> list[bytes]:
 
 
 def _read_checkpoint(path: Path) -> object:
-    from hmr_skel.model.published import read_torch_file
+    from hmr_skel.foreign import load_torch
 
-    return read_torch_file(path)
+    return load_torch(path, foreign=True)
 
 
 def _checkpoints() -> list[bytes]:
@@ -71,9 +70,7 @@ def _images() -> list[bytes]:
 
     picture = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
     files = [cv2.imencode(kind, picture)[1].tobytes() for kind in (".jpg", ".png", ".bmp", ".webp", ".tiff")]
-    progressive = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
-    last_scan = progressive[progressive.rindex(b"\xff\xda") : -2]
-    return [*files, progressive, progressive[:-2] + last_scan * 200 + progressive[-2:]]
+    return [*files, cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()]
 
 
 def _read_motion(path: Path) -> object:
@@ -93,7 +90,7 @@ def _motions() -> list[bytes]:
     return [
         npz(np.savez, one), npz(np.savez_compressed, amass), pickle.dumps(one, 2), pickle.dumps(one, 4),
         zlib.compress(pickle.dumps(one)), json.dumps(plain).encode(), npy.getvalue(), tensors.getvalue(),
-        npz(np.savez, {"poses": np.array(one, object), "names": np.array(["a", None], object)}), *HOSTILE.values(),
+        npz(np.savez, {"poses": np.array(one, object), "names": np.array(["a", None], object)}),
     ]  # fmt: skip
 
 

@@ -14,10 +14,11 @@ objects), model files and regressors, manifests, Parquet shards, shards to verif
 checkpoints, training states and logs, mean poses, the benchmarks' label files, predictions, boxes, images, and motions
 to convert. Guided by coverage: inputs that reach new lines of ours are mutated further.
 
-A process per kind of file. Limits of every input, which has 10 MB at most: 10 s, and 2 GB beside what the process has.
-An audit hook reports what is read and written outside the input's folder, started and connected to; a process that
-ends is a finding too. Inputs that something is wrong with go to --out, to be read again. --corpus keeps inputs that
-reached new lines, for the next run to start from. A long run: --minutes 480 --corpus DIR --out DIR.
+A process per kind of file. An input has 10 MB at most and 10 s. An input that wants more than 2 GB beside what the
+process has counts as refused. An audit hook reports what is read and written outside the input's folder, started and
+connected to; a process that ends is a finding too. Inputs that something is wrong with go to --out, to be read again.
+--corpus keeps inputs that reached new lines, for the next run to start from. A long run: --minutes 480 --corpus DIR
+--out DIR.
 Exit status: 0 where nothing was found, else 1."""
 
 

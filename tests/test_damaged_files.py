@@ -1,23 +1,34 @@
-"""Files made to be read where they should not be, or to take more than they have: each is one clear error."""
+"""Files that are damaged, or that lead elsewhere: each is one clear error, and nothing is lost."""
 
+import contextlib
 import io
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import joblib
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from hmr_skel.body.assets import load_regressor
+from hmr_skel.body.assets import load_model_file, load_regressor
+from hmr_skel.convert.files import read_contents
 from hmr_skel.data.annotations import open_source
-from hmr_skel.data.crop import UnreadableImage
+from hmr_skel.data.crop import UnreadableImage, decode
 from hmr_skel.data.image_files import ImageRule, below
+from hmr_skel.data.load import load_shards
 from hmr_skel.data.manifest import load_manifest, parse_manifest
 from hmr_skel.data.meta import meta_text
 from hmr_skel.data.npz import LabelFile
@@ -25,17 +36,130 @@ from hmr_skel.data.shards import plan
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import BENCHMARKS
 from hmr_skel.evaluate.labels import load_rows
+from hmr_skel.foreign import load_torch
 from hmr_skel.model.checkpoint import load_mean
 from hmr_skel.open_data.images import make_images
 from hmr_skel.predict.box_files import load_boxes
 from hmr_skel.report.gather import gather
-from hmr_skel.train.checkpoint import load_state
+from hmr_skel.train.checkpoint import FORMAT, load_state
 from hmr_skel.train.log import read_log
+from tools.drill.fuzz_target import Target
+from tools.drill.fuzz_targets import TARGETS
 
 MANIFEST = {
     "name": "x", "skel_gender": "male", "rows_per_shard": 1, "body_models": {"kind": "files", "path": "x"},
     "sources": [{"name": "a", "format": "camerahmr", "file": "a.npz"}],
 }  # fmt: skip
+
+# --- files cut short, with flipped bits, or of another kind ---
+
+ARRAYS = {
+    name: np.random.default_rng(0).normal(size=shape)
+    for name, shape in (("poses", (5, 72)), ("betas", (16,)), ("trans", (5, 3)))
+}
+OBJECTS = ARRAYS | {"gender": np.array("male", object), "names": np.array(["a", "b"], object)}
+PICTURE = np.random.default_rng(0).integers(0, 255, (37, 53, 3), np.uint8)
+BOXES = {"a.jpg": [[1, 2, 30, 40]], "b.jpg": [[1, 2, 30, 40], [5, 6, 70, 80]]}
+
+
+def read_arrays(path: Path) -> dict:
+    return dict(read_contents(path))
+
+
+def read_labels(path: Path) -> object:
+    reader = open_source(parse_manifest(manifest_of(path), "x").sources[0], path.parent / "cache")
+    return reader.read(0, reader.num_rows)
+
+
+def manifest_of(path: Path, **options: object) -> dict:
+    return MANIFEST | {"sources": [MANIFEST["sources"][0] | {"file": str(path), **options}]}
+
+
+def write_shard_of_boxes(path: Path) -> None:
+    table = {"imgname": ["a.jpg", "b.jpg"], "center": [[1.0, 2.0]] * 2, "scale": [[1.0, 1.0]] * 2, "x": [None, "text"]}
+    pq.write_table(pa.table(table), path, compression="zstd")
+
+
+def read_shard(path: Path) -> list:
+    shards = load_shards(path)
+    return [shards["imgname"], shards["center"], shards.valid("x"), shards[1]]
+
+
+FILES: dict[str, tuple[str, Callable, Callable]] = {
+    "pickle": ("a.pkl", lambda path: path.write_bytes(pickle.dumps(OBJECTS)), read_contents),
+    "Python 2's pickle": ("a.pkl", lambda path: path.write_bytes(pickle.dumps(OBJECTS, 2)), read_contents),
+    "joblib": ("a.pkl", lambda path: joblib.dump(OBJECTS, path), read_contents),
+    "joblib, packed": ("a.pkl", lambda path: joblib.dump(OBJECTS, path, compress=3), read_contents),
+    "model": ("a.pkl", lambda path: path.write_bytes(pickle.dumps(ARRAYS, 2)), load_model_file),
+    "torch": ("a.pt", lambda path: torch.save({k: torch.tensor(v) for k, v in ARRAYS.items()}, path), load_torch),
+    "npz": ("a.npz", lambda path: np.savez(path, **OBJECTS), read_arrays),
+    "npz, packed": ("a.npz", lambda path: np.savez_compressed(path, **OBJECTS), read_arrays),
+    "labels": (
+        "a.npz",
+        lambda path: np.savez(path, **{key: np.ones(s, d) for key, (d, s) in HONEST.items()}),
+        read_labels,
+    ),
+    "npy": ("a.npy", lambda path: np.save(path, OBJECTS), read_contents),
+    "regressor": ("a.npy", lambda path: np.save(path, np.zeros((2, 6890), "f4")), lambda path: load_regressor(path, 2)),
+    "JSON": ("a.json", lambda path: path.write_text(json.dumps(BOXES)), lambda path: load_boxes(path, 1.2)),
+    "Parquet": ("a.parquet", write_shard_of_boxes, read_shard),
+    "JPEG": ("a.jpg", lambda path: cv2.imwrite(str(path), PICTURE), lambda path: decode(path.read_bytes(), 1.0)),
+    "PNG": ("a.png", lambda path: cv2.imwrite(str(path), PICTURE), lambda path: decode(path.read_bytes(), 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damage_is_one_clear_error_and_loses_nothing(tmp_path: Path, name: str):
+    file_name, write, read = FILES[name]
+    path = tmp_path / file_name
+    write(path)
+    whole = path.read_bytes()
+    read(path)
+    there = sorted(tmp_path.iterdir())
+    rng = np.random.default_rng(7)
+    others = [b"<!DOCTYPE html><p>Sign in", b"version https://git-lfs", b"\x89PNG\r\n\x1a\n", bytes(100), b""]
+    cut = [whole[: int(share * len(whole))] for share in (0.05, 0.5, 0.9, 0.999)]
+    flipped = [bytearray(whole) for _ in range(40)]
+    for content in flipped:
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    refused = []
+    for content in (*others, *cut, *map(bytes, flipped)):
+        path.write_bytes(content)
+        try:
+            read(path)
+        except (UserError, UnreadableImage) as error:
+            refused.append(str(error))
+        assert path.read_bytes() == content
+        assert sorted(tmp_path.iterdir()) == there
+    assert len(refused) >= len(others) + len(cut)
+    assert all(text.strip() and "\n" not in text for text in refused)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_no_damage_is_a_crash(tmp_path: Path, target: Target):
+    """Of all that is read, logs and manifests too, where a file that is cut may be one still."""
+    rng = np.random.default_rng(7)
+    for whole in target.seeds():
+        for i in range(20):
+            content = bytearray(whole)
+            content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+            shutil.rmtree(tmp_path / "x", ignore_errors=True)
+            (tmp_path / "x").mkdir()
+            (tmp_path / "x" / f"a{target.suffix}").write_bytes(content if i else content[: len(content) // 2])
+            with contextlib.suppress(UserError):
+                target.read(tmp_path / "x" / f"a{target.suffix}")
+
+
+def test_texts_with_flipped_bits_in_a_shard(tmp_path: Path):
+    """Which pyarrow finds only when the texts are taken out."""
+    pq.write_table(pa.table({"x": ["text"] * 3}), tmp_path / "x.parquet", compression="none", use_dictionary=False)
+    content = (tmp_path / "x.parquet").read_bytes()
+    (tmp_path / "x.parquet").write_bytes(content.replace(b"text", b"te\xfft"))
+    shards = load_shards(tmp_path / "x.parquet")
+    for read in (lambda: shards["x"], lambda: shards[0]):
+        with pytest.raises(UserError, match=r"x\.parquet is not a Parquet file that can be read: .*UTF8"):
+            read()
+
 
 # --- nothing is read or written outside the named folders ---
 
@@ -80,7 +204,8 @@ def test_no_picture_is_rendered_elsewhere(tmp_path: Path):
 
 
 def test_a_meta_file_names_no_other_files(tmp_path: Path):
-    content = {"shard": 0, "shards": 1, "rows": 1, "kept": 1, "rejected": 0, "split": "train", "pieces": []}
+    content = {"shard": 0, "shards": 1, "rows": 1, "kept": 1, "rejected": 0, "split": "train", "pieces": [],
+               "made_from": {}}  # fmt: skip
     (tmp_path / "set" / "meta").mkdir(parents=True)
     (tmp_path / "set" / "data").mkdir()
     (tmp_path / "secret.parquet").write_bytes(b"PAR1")
@@ -100,7 +225,7 @@ def test_members_of_an_archive_stay_in_the_cache(tmp_path: Path):
             archive.writestr(name, file.getvalue())
         labels = LabelFile(tmp_path / "x.npz", tmp_path / "cache" / "of" / "this")
         with pytest.raises(UserError, match="no name of an array"):
-            labels.array(labels.keys[0])
+            labels.array(next(iter(labels)))
     assert not list(tmp_path.rglob("out.npy"))
 
 
@@ -166,7 +291,7 @@ MEMBERS = st.builds(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changed=st.dictionaries(st.sampled_from(KEYS), MEMBERS, max_size=2),
     twice=st.none() | st.tuples(st.sampled_from(KEYS), MEMBERS),
@@ -188,9 +313,9 @@ def test_label_files_are_read_or_refused(tmp_path: Path, changed, twice, compres
             archive.NameToInfo.clear()  # else it warns
             archive.writestr(f"{twice[0]}.npy", twice[1])
     path.write_bytes(file.getvalue()[: len(file.getvalue()) - cut])
-    source = MANIFEST["sources"][0] | {"file": str(path), "allow_pickle": allow}
     try:
-        reader = open_source(parse_manifest(MANIFEST | {"sources": [source]}, "x").sources[0], tmp_path / "cache")
+        source = parse_manifest(manifest_of(path, allow_pickle=allow), "x").sources[0]
+        reader = open_source(source, tmp_path / "cache")
         rows = reader.read(0, reader.num_rows)
     except UserError:
         assert changed or twice is not None or cut
@@ -201,43 +326,6 @@ def test_label_files_are_read_or_refused(tmp_path: Path, changed, twice, compres
             load_rows(BENCHMARKS[name], path)
         except UserError:
             continue
-
-
-def bomb(path: Path, key: str, descr: str, shape: tuple[int, ...]) -> Path:
-    """An archive of a few kilobytes with an array of zeros of any size."""
-    header = npy(descr, shape, False, b"")
-    size = int(np.prod(shape)) * np.dtype(descr).itemsize
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    packed, crc = packer.compress(header), zlib.crc32(header)
-    piece = bytes(2**20)
-    for start in range(0, size, len(piece)):
-        part = piece[: size - start]
-        packed, crc = packed + packer.compress(part), zlib.crc32(part, crc)
-    packed += packer.flush()
-    total = len(header) + size
-    info = zipfile.ZipInfo(f"{key}.npy")
-    name = info.filename.encode()
-    fields = b"\x14\0\0\0\x08\0\0\0\x21\0" + b"".join(n.to_bytes(4, "little") for n in (crc, len(packed), total))
-    local = b"PK\x03\x04" + fields + len(name).to_bytes(2, "little") + b"\0\0" + name + packed
-    central = b"PK\x01\x02\x14\0" + fields + len(name).to_bytes(2, "little") + bytes(16) + name
-    end = (
-        b"PK\x05\x06\0\0\0\0\x01\0\x01\0"
-        + len(central).to_bytes(4, "little")
-        + len(local).to_bytes(4, "little")
-        + b"\0\0"
-    )
-    path.write_bytes(local + central + end)
-    return path
-
-
-def test_numbers_of_one_byte_that_would_be_many(tmp_path: Path):
-    """Each is within what may be unpacked, and would be eight times as much as floats."""
-    path = bomb(tmp_path / "x.npz", "imgname", "|u1", (2**27,))
-    assert path.stat().st_size < 2**18
-    with pytest.raises(UserError, match=r"has 134,217,728 entries, expected at most"):
-        load_rows(BENCHMARKS["emdb"], path)
-    with pytest.raises(UserError, match=r"imgname is \[134217728\], expected"):
-        load_boxes(path, 1.2)
 
 
 # --- the rest ---
@@ -253,10 +341,6 @@ def test_boxes_that_are_none(tmp_path: Path, text: str):
 
 
 def test_training_states_of_other_kinds(tmp_path: Path):
-    import torch
-
-    from hmr_skel.train.checkpoint import FORMAT
-
     numbers = {"step": "3", "skipped_steps": 0, "skipped_samples": 0, "seconds": 1.5, "rows": 7}
     content = {"format": FORMAT, **numbers, "recipe": {}, "model": {}, "ema": {}, "optimizer": {}}
     torch.save(content, tmp_path / "state.pt")
@@ -283,20 +367,12 @@ def claimed_png(width: int, height: int) -> bytes:
     )
 
 
-@pytest.mark.slow
-def test_pictures_of_any_size(tmp_path: Path):
-    """OpenCV reads its limit once, when it is imported: so by the command line, in a process of its own."""
-    out = tmp_path / "corpus" / "images"
-    out.mkdir(parents=True)
-    (out / "a").write_bytes(claimed_png(60_000, 60_000))
-    (out / "b").write_bytes(claimed_png(14_000, 14_000))
-    command = [sys.executable, "-m", "tools.drill", "fuzz", "--target", "images", "--executions", "7"]
-    done = subprocess.run(
-        [*command, "--corpus", str(tmp_path / "corpus"), "--json", "-q"],
-        capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout)["targets"] == {"images": {"executions": 7, "findings": 0}}
+def test_pictures_that_claim_any_size(tmp_path: Path):
+    """OpenCV reads its limit once, when it is imported: so in a process of its own."""
+    (tmp_path / "a.png").write_bytes(claimed_png(14_000, 14_000))
+    code = "import sys; from hmr_skel.data.crop import decode; decode(open(sys.argv[1], 'rb').read(), 1.0)"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, text=True, timeout=300)
+    assert "UnreadableImage: has more pixels than OPENCV_IO_MAX_IMAGE_PIXELS allows" in done.stderr
 
 
 @pytest.mark.parametrize("shape", [(2**40,), (2**70,)])
@@ -309,5 +385,5 @@ def test_arrays_that_claim_more_than_there_is(tmp_path: Path, shape: tuple[int, 
     with zipfile.ZipFile(tmp_path / "mean.npz", "w") as archive:
         for name in ("poses", "betas", "cam"):
             archive.writestr(f"{name}.npy", array.getvalue())
-    with pytest.raises(UserError, match="claims a shape of"):
+    with pytest.raises(UserError, match="no mean parameters"):
         load_mean(tmp_path / "mean.npz")
