@@ -13,7 +13,6 @@ from hmr_skel.heap import keep_freed_memory
 from hmr_skel.model.camera import CROP_SIZE, CropGeometry
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Network
-from hmr_skel.train.ahead import Ahead
 from hmr_skel.train.ema import Ema
 from hmr_skel.train.flops import peak_flops_per_s, training_flops
 from hmr_skel.train.optimizer import new_optimizer
@@ -47,7 +46,7 @@ def bench_training(
     optimizer, ema = new_optimizer(recipe, network), Ema(network)
     if recipe.compile:
         network.backbone.compile()
-    stream = Ahead(itertools.repeat(made_up_batch(recipe.micro_batch)))
+    stream = itertools.repeat(made_up_batch(recipe.micro_batch))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     times = []

@@ -9,19 +9,18 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import traceback
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from hmr_skel.data.crop import UnreadableImage
 from hmr_skel.data.order import Order
-from hmr_skel.data.samples import Batch, Sample, SampleDataset, SampleReader, stack
+from hmr_skel.data.samples import Batch, SampleDataset, SampleReader, stack
 from hmr_skel.errors import UserError
 
 SUBSTITUTES = 8
@@ -40,29 +39,55 @@ class Batches(Iterator[Batch]):
         skipped: how many samples were replaced (or, in order, left out) so far, their images being unreadable.
     """
 
-    def __init__(self, loader: DataLoader, timeout: float) -> None:
+    def __init__(
+        self,
+        maker: "_Maker",
+        requests: Iterable[np.ndarray],
+        workers: int,
+        pin_memory: bool,
+        timeout: float,
+        ahead: int = 0,
+    ) -> None:
         self.skipped = 0
         self._timeout = timeout
         self._reported: set[str] = set()
-        self._made: Iterator[_Made] | None = iter(loader)
+        loader = DataLoader(
+            maker,
+            sampler=requests,
+            batch_size=None,  # a request is a whole batch
+            num_workers=workers,
+            prefetch_factor=max(2, -(-ahead // workers)) if workers else None,
+            pin_memory=pin_memory,
+            timeout=timeout if workers else 0,
+            worker_init_fn=_start_worker,
+            multiprocessing_context="spawn" if workers else None,  # a forked torch may hang
+            generator=torch.Generator(),  # else one number of the global generator would be used up
+        )
+        self._made: Iterator | None = iter(loader)
 
     def __next__(self) -> Batch:
         """Raises `UserError` where no batch comes in time, a worker was killed, or images are unreadable in a row."""
-        while True:
-            made = self._next_made()
-            self._report(made.unreadable)
-            if made.error is not None:
+        while self._made is not None:
+            try:
+                batch, unreadable = next(self._made)
+            except BaseException as error:  # Ctrl-C too
+                traceback.clear_frames(error.__traceback__)  # they would keep the workers
                 self.close()
-                raise UserError(made.error)
-            if made.batch is not None:  # None: in order, and all of its images were unreadable
-                return made.batch
+                if isinstance(error, RuntimeError) and (text := self._explained(str(error))) is not None:
+                    raise UserError(text) from error
+                raise
+            self._report(unreadable)
+            if isinstance(batch, Batch):
+                return batch
+            if batch is not None:
+                self.close()
+                raise batch
+            # In order, and all of its images were unreadable.
+        raise StopIteration
 
     def close(self) -> None:
-        """End the worker processes, in bounded time. A second call does nothing."""
-        made, self._made = self._made, None
-        # What the iterator does when it goes; but the traceback of an exception would keep it.
-        if shutdown := getattr(made, "_shutdown_workers", None):
-            shutdown()
+        """End the worker processes, in bounded time: torch does so when the iterator goes. Again, it does nothing."""
+        self._made = None
 
     def __enter__(self) -> "Batches":
         return self
@@ -72,27 +97,18 @@ class Batches(Iterator[Batch]):
     ) -> None:
         self.close()
 
-    def _next_made(self) -> "_Made":
-        if self._made is None:
-            raise StopIteration
-        try:
-            return next(self._made)
-        except RuntimeError as error:
-            self.close()
-            if "timed out" in str(error):
-                raise UserError(
-                    f"no batch of images came within {self._timeout:g} s. Is the disk with the images reachable? A "
-                    "slow one needs more workers, or a longer timeout."
-                ) from error
-            if "worker" in str(error) and ("exited unexpectedly" in str(error) or "killed by signal" in str(error)):
-                raise UserError(
-                    f"a loader process ended before its time ({error}). Most often the system killed it for lack of "
-                    "memory: use fewer workers."
-                ) from error
-            raise
-        except Exception:  # the end, or a mistake in a worker, with its traceback
-            self.close()
-            raise
+    def _explained(self, error: str) -> str | None:
+        if "timed out" in error:
+            return (
+                f"no batch of images came within {self._timeout:g} s. Is the disk with the images reachable? A slow "
+                "one needs more workers, or a longer timeout."
+            )
+        if "worker" in error and ("exited unexpectedly" in error or "killed by signal" in error):
+            return (
+                f"a loader process ended before its time ({error}). Most often the system killed it for lack of "
+                "memory: use fewer workers."
+            )
+        return None  # a mistake, with its traceback
 
     def _report(self, unreadable: list[str]) -> None:
         self.skipped += len(unreadable)
@@ -116,6 +132,7 @@ def batches(
     workers: int = 0,
     pin_memory: bool = False,
     timeout: float = 300.0,
+    ahead: int = 0,
 ) -> Batches:
     """The endless, shuffled stream of training batches, from batch number `start` to `stop` (excluded).
 
@@ -129,6 +146,7 @@ def batches(
             that the batches number k of all ranks are one batch of one process with `world_size * batch_size`.
         workers: processes; 0 makes the batches in this one.
         timeout: seconds to wait for a batch of the workers.
+        ahead: batches that the workers make before they are asked for; at least two each.
     """
     _check(batch_size, rank, world_size, workers)
     if seed < 0 or start < 0:
@@ -143,7 +161,7 @@ def batches(
 
     numbers = range(start, np.iinfo(np.int64).max if stop is None else stop)
     maker = _Maker(dataset.reader, seed, replace=True)
-    return _open(maker, _Requests(numbers, request), workers, pin_memory, timeout)
+    return Batches(maker, map(request, numbers), workers, pin_memory, timeout, ahead)
 
 
 def ordered_batches(
@@ -168,19 +186,7 @@ def ordered_batches(
 
     numbers = range(-(-len(own) // batch_size))
     maker = _Maker(dataset.reader, seed=0, replace=False)
-    return _open(maker, _Requests(numbers, request), workers, pin_memory, timeout)
-
-
-@dataclass
-class _Made:
-    """What a worker sends back."""
-
-    batch: Batch | None
-    unreadable: list[str]  # "file: reason" of every sample that was skipped
-    error: str | None = None
-
-    def pin_memory(self) -> "_Made":
-        return _Made(None if self.batch is None else self.batch.pin_memory(), self.unreadable, self.error)
+    return Batches(maker, map(request, numbers), workers, pin_memory, timeout)
 
 
 class _Maker(Dataset):
@@ -189,9 +195,13 @@ class _Maker(Dataset):
     def __init__(self, reader: SampleReader, seed: int, replace: bool) -> None:
         self.reader, self.seed, self.replace = reader, seed, replace
 
-    def __getitem__(self, index: np.ndarray) -> _Made:
-        """`index` [B 1 + substitutes] of `_REQUEST`: the rows wanted, and those to be tried in their places."""
-        samples: list[Sample] = []
+    def __getitem__(self, index: np.ndarray) -> tuple[Batch | UserError | None, list[str]]:
+        """A batch, and "file: reason" of every sample that was skipped.
+
+        Args:
+            index: [B 1 + substitutes] of `_REQUEST`: the rows wanted, and those to be tried in their places.
+        """
+        samples: list[Batch] = []
         unreadable: list[str] = []
         for candidates in index:
             for row, epoch, mask_skel in candidates.tolist():
@@ -202,18 +212,8 @@ class _Maker(Dataset):
                     unreadable.append(str(error))
             else:
                 if self.replace:
-                    return _Made(None, unreadable, _too_many(unreadable[-len(candidates) :]))
-        return _Made(stack(samples) if samples else None, unreadable)
-
-
-class _Requests(Sampler):
-    """What the workers are to make, one request per batch, computed when it is asked for."""
-
-    def __init__(self, numbers: range, request: Callable[[int], np.ndarray]) -> None:
-        self.numbers, self.request = numbers, request
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return map(self.request, self.numbers)
+                    return _too_many(unreadable[-len(candidates) :]), unreadable
+        return stack(samples) if samples else None, unreadable
 
 
 def _request(dataset: SampleDataset, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
@@ -221,26 +221,6 @@ def _request(dataset: SampleDataset, indices: np.ndarray, epochs: np.ndarray) ->
     request["row"], request["mask_skel"] = dataset.rows[indices], dataset.mask_skel[indices]
     request["epoch"] = epochs
     return request
-
-
-def _open(maker: _Maker, requests: _Requests, workers: int, pin_memory: bool, timeout: float) -> Batches:
-    loader = DataLoader(
-        maker,
-        sampler=requests,
-        batch_size=None,  # a request is a whole batch
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        timeout=timeout if workers else 0,
-        worker_init_fn=_start_worker,
-        multiprocessing_context="spawn" if workers else None,  # a forked torch may hang
-        generator=torch.Generator(),  # else one number of the global generator would be used up
-    )
-    return Batches(loader, timeout)
-
-
-def _as_it_is(made: Any) -> Any:
-    return made
 
 
 def _start_worker(worker: int) -> None:
@@ -266,8 +246,8 @@ def _check(batch_size: int, rank: int, world_size: int, workers: int) -> None:
         raise ValueError(f"batch_size {batch_size}, workers {workers}, rank {rank} of {world_size}")
 
 
-def _too_many(unreadable: list[str]) -> str:
-    return (
+def _too_many(unreadable: list[str]) -> UserError:
+    return UserError(
         f"{len(unreadable)} images in a row are unreadable: {'; '.join(unreadable[:3])}; ... Are image_root and "
         "image_path of the manifest right, and all images there?"
     )

@@ -1,6 +1,6 @@
 """Which rows of a dataset are trained on, and which of their labels: rules on columns, stated in the recipe."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,7 +75,7 @@ def choose_rows(
             dropped[reason] = count
         keep[bad] = False
 
-    source, sources = rows.texts("source")
+    source, sources = rows.codes("source")
     if wanted_sources is not None:
         if unknown := sorted(set(wanted_sources) - set(sources)):
             raise UserError(
@@ -84,12 +84,11 @@ def choose_rows(
             )
         drop("not being in the mixture", ~np.isin(source, [sources.index(name) for name in wanted_sources]))
     if camera_needed:
-        drop("having no camera", ~rows.numbers("has_camera"))
+        drop("having no camera", ~rows.facts("has_camera"))
     if config.min_keypoints_2d:
-        drop("too few keypoints", rows.numbers("num_keypoints_2d") < config.min_keypoints_2d)
+        drop("too few keypoints", rows.facts("num_keypoints_2d") < config.min_keypoints_2d)
     poor = np.zeros(len(rows), bool)
-    for reason, rule in _skel_rules(rows, config).items():
-        bad = rule()
+    for reason, bad in _poor_skel(rows, config):
         poor |= bad
         if config.poor_skel == "drop":
             drop(reason, bad)
@@ -105,7 +104,7 @@ def choose_rows(
 
 def one_gender(rows: RowCache, chosen: ChosenRows, where: str | Place) -> Literal["male", "female"]:
     """The gender of the SKEL bodies of all chosen rows. Raises `UserError` where there are two, or none."""
-    codes, names = rows.texts("skel_gender")
+    codes, names = rows.codes("skel_gender")
     codes = codes[chosen.rows]
     counts = {name: int((codes == code).sum()) for code, name in enumerate(names)}
     found = {name: count for name, count in counts.items() if count}
@@ -122,19 +121,13 @@ def one_gender(rows: RowCache, chosen: ChosenRows, where: str | Place) -> Litera
             )
 
 
-def _skel_rules(rows: RowCache, config: QualityConfig) -> dict[str, Callable[[], np.ndarray]]:
-    """What makes SKEL labels poor: reason -> bool [N] of all rows, computed when asked for."""
-    rules: dict[str, Callable[[], np.ndarray]] = {}
-    if (most_v2v := config.max_v2v_mm) is not None:
-        rules[f"v2v above {most_v2v:g} mm"] = lambda: rows.numbers("v2v_mm") > most_v2v  # NaN is not
-    if (most_beta := config.max_abs_beta) is not None:
-        rules[f"betas beyond {most_beta:g}"] = lambda: rows.numbers("max_abs_beta") > most_beta
+def _poor_skel(rows: RowCache, config: QualityConfig) -> Iterator[tuple[str, Bool[np.ndarray, "N"]]]:
+    """What makes SKEL labels poor, and of which of all rows it holds."""
+    if config.max_v2v_mm is not None:
+        yield f"v2v above {config.max_v2v_mm:g} mm", rows.facts("v2v_mm") > config.max_v2v_mm  # NaN is not
+    if config.max_abs_beta is not None:
+        yield f"betas beyond {config.max_abs_beta:g}", rows.facts("max_abs_beta") > config.max_abs_beta
     if config.statuses is not None:
-        wanted = config.statuses
-
-        def bad_status() -> np.ndarray:
-            codes, names = rows.texts("status")
-            return ~np.isin(codes, [code for code, name in enumerate(names) if name in wanted])
-
-        rules[f"status other than {', '.join(wanted)}"] = bad_status
-    return rules
+        codes, names = rows.codes("status")
+        wanted = [code for code, name in enumerate(names) if name in config.statuses]
+        yield f"status other than {', '.join(config.statuses)}", ~np.isin(codes, wanted)

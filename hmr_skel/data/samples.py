@@ -1,6 +1,6 @@
 """A dataset's rows and images as training samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -28,63 +28,50 @@ from hmr_skel.data.load import load_shards
 from hmr_skel.data.order import make_strata
 from hmr_skel.data.part_crops import part_box
 from hmr_skel.data.quality import QualityConfig, choose_rows, one_gender
-from hmr_skel.data.row_cache import Row, RowCache, open_rows
+from hmr_skel.data.row_cache import RowCache, open_rows
 from hmr_skel.data.storage import Place
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One person in one image, ready for the network. Arrays are the sample's own, never views of a file.
+class Batch:
+    """People in images, ready for the network, with what its losses compare against; also one of them (no batch axis).
 
     The camera's frame is x right, y down, z forward, m. A flip or a roll is a change of the camera (mirrored at, turned
     about its optical axis), so that "the full image" is the image that this camera would have taken: `center`,
     `affine`, keypoints and q belong to it, and the intrinsics are what they were. The crop is always upright in it.
     """
 
-    image: UInt8[np.ndarray, "3 256 256"]  # RGB, the crop
-    center: Float[np.ndarray, "2"]  # of the box, px in the full image
-    size: Float[np.ndarray, ""]  # the box's side, px
-    intrinsics: Float[np.ndarray, "3 3"]  # px
-    affine: Float[np.ndarray, "2 3"]  # full image px -> crop px in [0, 256]
-    keypoints_2d: Float[np.ndarray, "44 3"]  # crop coordinates [-0.5, 0.5], confidence; 0: missing, x and y are NaN
-    keypoints_3d: Float[np.ndarray, "44 4"]  # m, camera frame, confidence; 0: missing, x, y and z are NaN
-    q: Float[np.ndarray, "46"]  # rad; NaN where has_skel is False
-    betas: Float[np.ndarray, "10"]  # NaN where has_skel is False
-    has_skel: Bool[np.ndarray, ""]
-    transl: Float[np.ndarray, "3"]  # m; NaN where unknown, and after a flip or a roll (it would take a body model)
-    row: Int64[np.ndarray, ""]  # in the dataset's rows, before any filter
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples, stacked: the same fields."""
-
-    image: UInt8[Tensor, "B 3 256 256"]
-    center: Float[Tensor, "B 2"]
-    size: Float[Tensor, "B"]
-    intrinsics: Float[Tensor, "B 3 3"]
-    affine: Float[Tensor, "B 2 3"]
-    keypoints_2d: Float[Tensor, "B 44 3"]
-    keypoints_3d: Float[Tensor, "B 44 4"]
-    q: Float[Tensor, "B 46"]
-    betas: Float[Tensor, "B 10"]
-    has_skel: Bool[Tensor, "B"]
-    transl: Float[Tensor, "B 3"]
-    row: Int64[Tensor, "B"]
+    image: UInt8[Tensor, "*batch 3 256 256"]  # RGB, the crop
+    center: Float[Tensor, "*batch 2"]  # of the box, px in the full image
+    size: Float[Tensor, "*batch"]  # the box's side, px
+    intrinsics: Float[Tensor, "*batch 3 3"]  # px
+    affine: Float[Tensor, "*batch 2 3"]  # full image px -> crop px in [0, 256]
+    keypoints_2d: Float[Tensor, "*batch 44 3"]  # crop coordinates [-0.5, 0.5], confidence; 0: missing, x and y NaN
+    keypoints_3d: Float[Tensor, "*batch 44 4"]  # m, camera frame, confidence; 0: missing, x, y and z NaN
+    q: Float[Tensor, "*batch 46"]  # rad; NaN where has_skel is False
+    betas: Float[Tensor, "*batch 10"]  # NaN where has_skel is False
+    has_skel: Bool[Tensor, "*batch"]
+    transl: Float[Tensor, "*batch 3"]  # m; NaN where unknown, and after a flip or a roll (it would take a body model)
+    row: Int64[Tensor, "*batch"]  # in the dataset's rows, before any filter
 
     def __len__(self) -> int:
         return len(self.row)
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with every field changed."""
+        return Batch(*(change(getattr(self, f.name)) for f in fields(self)))
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        return Batch(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+        return self.each(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
-        return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+        """The loader calls it."""
+        return self.each(Tensor.pin_memory)
 
 
-def stack(samples: Sequence[Sample]) -> Batch:
+def stack(samples: Sequence[Batch]) -> Batch:
     """At least one sample."""
-    return Batch(*(torch.from_numpy(np.stack([getattr(s, f.name) for s in samples])) for f in fields(Sample)))
+    return Batch(*(torch.stack([getattr(s, f.name) for s in samples]) for f in fields(Batch)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +105,7 @@ class SampleReader:
     def __init__(self, rows: RowCache, images: Mapping[str, ImageRule], config: SampleConfig, augment: bool) -> None:
         self.rows, self.images, self.config, self.augment = rows, dict(images), config, augment
 
-    def sample(self, row: int, epoch: int, seed: int, mask_skel: bool = False) -> Sample:
+    def sample(self, row: int, epoch: int, seed: int, mask_skel: bool = False) -> Batch:
         """The sample of one row; a pure function of its arguments.
 
         Raises `UnreadableImage`, whose text begins with the file.
@@ -128,7 +115,7 @@ class SampleReader:
             augmentation = draw(self.config.augment, np.random.default_rng((seed, epoch, row)))
         return self.augmented(row, augmentation, mask_skel)
 
-    def augmented(self, row: int, augmentation: Augmentation, mask_skel: bool = False) -> Sample:
+    def augmented(self, row: int, augmentation: Augmentation, mask_skel: bool = False) -> Batch:
         """The sample of one row under a given change. Raises `UnreadableImage`."""
         label = self.rows[row]
         file = self.images[label.source].file(label.imgname)
@@ -141,10 +128,10 @@ class SampleReader:
         except UnreadableImage as error:
             raise UnreadableImage(f"{file}: {error}") from error
 
-    def _make(self, row: int, label: Row, data: bytes, augmentation: Augmentation, mask_skel: bool) -> Sample:
+    def _make(self, row: int, label: np.record, data: bytes, augmentation: Augmentation, mask_skel: bool) -> Batch:
         keypoints_2d = _annotated(label.keypoints_2d, self.config.quality.min_confidence)
         keypoints_3d = _annotated(label.keypoints_3d, self.config.quality.min_confidence)
-        center, side = label.center.astype(float), label.side
+        center, side = label.center.astype(float), float(label.side)
         if augmentation.part is not None:
             center, side = part_box(keypoints_2d, augmentation.part) or (center, side)
         center = center + side * np.asarray(augmentation.shift)
@@ -163,20 +150,21 @@ class SampleReader:
         has_skel = bool(np.isfinite(label.skel_q).all() and np.isfinite(label.skel_betas).all() and not mask_skel)
         known = np.float32(1 if has_skel else np.nan)
         in_place = np.float32(np.nan) if augmentation.moves_camera else known
-        return Sample(
-            image=_colored(crop, augmentation),
-            center=center.astype(np.float32),
-            size=np.array(side, np.float32),
-            intrinsics=intrinsics.astype(np.float32),
-            affine=affine.astype(np.float32),
-            keypoints_2d=keypoints_2d.astype(np.float32),
-            keypoints_3d=change_keypoints_3d(keypoints_3d, augmentation).astype(np.float32),
-            q=change_q((label.skel_q * known).astype(float), augmentation).astype(np.float32),
-            betas=label.skel_betas * known,
-            has_skel=np.array(has_skel),
-            transl=label.skel_transl * in_place,
-            row=np.array(row, np.int64),
-        )
+        arrays = {
+            "image": _colored(crop, augmentation),
+            "center": center.astype(np.float32),
+            "size": np.array(side, np.float32),
+            "intrinsics": intrinsics.astype(np.float32),
+            "affine": affine.astype(np.float32),
+            "keypoints_2d": keypoints_2d.astype(np.float32),
+            "keypoints_3d": change_keypoints_3d(keypoints_3d, augmentation).astype(np.float32),
+            "q": change_q((label.skel_q * known).astype(float), augmentation).astype(np.float32),
+            "betas": label.skel_betas * known,
+            "has_skel": np.array(has_skel),
+            "transl": label.skel_transl * in_place,
+            "row": np.array(row, np.int64),
+        }
+        return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 class SampleDataset:
@@ -219,7 +207,7 @@ class SampleDataset:
         bodies of both genders, an unknown source in the mixture, and where no row is left.
         """
         config = SampleConfig() if config is None else config
-        rows = open_rows(load_shards(path, split=split).paths, cache, quiet)
+        rows = open_rows(load_shards(path, split=split), cache, quiet)
         chosen = choose_rows(rows, config.quality, config.missing_intrinsics == "drop", config.sources)
         self.gender = one_gender(rows, chosen, path)
         self.strata = make_strata(chosen, config.mixture, path)
@@ -236,7 +224,7 @@ class SampleDataset:
             left_out.append(f"{masked:,} without their SKEL labels")
         return f"SampleDataset({', '.join([f'{len(self):,} {self.gender} rows', *left_out])})"
 
-    def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Sample | None:
+    def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Batch | None:
         """A pure function of its arguments. None where the image is missing or corrupt."""
         try:
             return self.reader.sample(int(self.rows[index]), epoch, seed, bool(self.mask_skel[index]))

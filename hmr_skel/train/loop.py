@@ -29,7 +29,6 @@ from hmr_skel.model.checkpoint import NetworkInfo, load_mean, save_network
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Network
 from hmr_skel.model.published import load_vitpose
-from hmr_skel.train.ahead import Ahead
 from hmr_skel.train.checkpoint import State, load_state, save_state
 from hmr_skel.train.distributed import Group, process_group
 from hmr_skel.train.ema import Ema
@@ -164,13 +163,13 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
         if start:
             say(f"going on after step {start:,} of {steps:,}")
 
-        loader = stack.enter_context(
+        stream = stack.enter_context(
             batches(
                 dataset, recipe.micro_batch, seed=recipe.seed, start=start * accumulate, stop=steps * accumulate,
                 rank=group.rank, world_size=group.size, workers=workers, pin_memory=device.type == "cuda",
+                ahead=accumulate,
             )
         )  # fmt: skip
-        stream = Ahead(loader, lambda: loader.skipped)
         log = stack.enter_context(RunLog(run.out, start, steps, recipe.batch_size, group.first, run.quiet))
         threads = stack.enter_context(side_by_side(forward, accumulate, recipe, device))
         stop = stack.enter_context(StopSignal())

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hmr_skel.data.samples import Batch
 from hmr_skel.model.camera import CropGeometry, image_to_crop, project
 from hmr_skel.model.head import Estimate
 from hmr_skel.model.keypoints import SkelKeypoints
@@ -68,22 +69,8 @@ def published_losses() -> LossConfig:
     return LossConfig(pelvis=0.002, refine_form="published")
 
 
-@dataclass(frozen=True)
-class Targets:
-    """The labels of a batch. Missing ones have confidence 0 or `has_skel` False, and any value."""
-
-    keypoints_2d: Float[Tensor, "B 44 3"]  # x, y in crop coordinates [-0.5, 0.5], confidence
-    keypoints_3d: Float[Tensor, "B 44 4"]  # x, y, z in m along the camera's axes, any origin; confidence
-    q: Float[Tensor, "B 46"]
-    betas: Float[Tensor, "B 10"]
-    has_skel: Bool[Tensor, "B"]
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Targets":
-        return Targets(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
-
-
 def total_loss(
-    prediction: Prediction, body: SkelKeypoints, targets: Targets, config: LossConfig
+    prediction: Prediction, body: SkelKeypoints, targets: Batch, config: LossConfig
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Eq. 6, and its terms by name ("final/keypoints_2d"), detached and without their weights."""
     stages = {"coarse": (config.coarse, prediction.coarse), "final": (config.final, prediction.final)}
@@ -116,7 +103,7 @@ def keypoints_of(
 
 
 def stage_terms(
-    estimate: Estimate, keypoints: Float[Tensor, "B 44 3"], geometry: CropGeometry, targets: Targets
+    estimate: Estimate, keypoints: Float[Tensor, "B 44 3"], geometry: CropGeometry, targets: Batch
 ) -> dict[str, Float[Tensor, ""]]:
     """The terms of Eq. 1 for one estimate; their weights have the same names in `LossConfig`."""
     in_crop = image_to_crop(project(keypoints, geometry.intrinsics), geometry)
@@ -158,9 +145,7 @@ def rotation_loss(
     return _given(pred - gt, has).abs().sum((-1, -2, -3)).mean()
 
 
-def refine_loss(
-    prediction: Prediction, targets: Targets, form: Literal["mean", "sum", "published"]
-) -> Float[Tensor, ""]:
+def refine_loss(prediction: Prediction, targets: Batch, form: Literal["mean", "sum", "published"]) -> Float[Tensor, ""]:
     """Eq. 5: the poses of the layers against the target's, summed over layers."""
     q = _given(targets.q, targets.has_skel)
     if form == "published":

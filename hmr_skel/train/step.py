@@ -9,10 +9,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from hmr_skel.data.samples import Batch
+from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Network
-from hmr_skel.train.ahead import Ahead
-from hmr_skel.train.batch import unpack
 from hmr_skel.train.losses import total_loss
 from hmr_skel.train.recipes import Recipe
 
@@ -23,7 +22,7 @@ Gradient = Sequence[Tensor | None]
 def accumulate_gradient(
     forward: Network | DistributedDataParallel,
     body: SkelKeypoints,
-    stream: Ahead[Batch],
+    stream: Iterator[Batch],
     micro_batches: int,
     recipe: Recipe,
     device: torch.device,
@@ -78,7 +77,7 @@ def side_by_side(
 def _side_by_side(
     network: Network,
     body: SkelKeypoints,
-    stream: Ahead[Batch],
+    stream: Iterator[Batch],
     micro_batches: int,
     recipe: Recipe,
     threads: ThreadPoolExecutor,
@@ -93,7 +92,6 @@ def _side_by_side(
 
     losses: Losses = {}
     at_work = [threads.submit(gradient, next(stream)) for _ in range(micro_batches)]
-    stream.fetch(micro_batches)  # the next step's
     for future in at_work:
         loss, terms, gradients = future.result()
         for parameter, part in zip(parameters, gradients, strict=True):
@@ -109,8 +107,8 @@ def _side_by_side(
 
 
 def _losses(forward: Callable, body: SkelKeypoints, batch: Batch, recipe: Recipe) -> tuple[Tensor, Losses]:
-    images, geometry, targets = unpack(batch)
-    return total_loss(forward(images, geometry, bf16=recipe.bf16), body, targets, recipe.losses)
+    geometry = CropGeometry(batch.center, batch.size, batch.intrinsics, batch.affine)
+    return total_loss(forward(batch.image, geometry, bf16=recipe.bf16), body, batch, recipe.losses)
 
 
 def _add(losses: Losses, loss: Tensor, terms: Losses, micro_batches: int) -> None:

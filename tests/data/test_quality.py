@@ -15,7 +15,7 @@ def table(sample_set):
 
 @pytest.fixture(scope="module")
 def rows(table):
-    return open_rows(table.paths)
+    return open_rows(table)
 
 
 def test_by_default_every_row_is_taken_as_it_is(rows):
@@ -74,7 +74,7 @@ def test_no_row_left_says_why(rows):
 
 def test_one_dataset_has_one_gender(rows, tmp_path):
     assert one_gender(rows, choose_rows(rows, QualityConfig(), camera_needed=False), "x") == "male"
-    mixed = open_rows(load_shards(write_sample_set(tmp_path, ("male", "female"), with_images=False).path).paths)
+    mixed = open_rows(load_shards(write_sample_set(tmp_path, ("male", "female"), with_images=False).path))
     with pytest.raises(UserError, match=r"x has 16 female and 20 male rows. Expected one gender"):
         one_gender(mixed, choose_rows(mixed, QualityConfig(), camera_needed=False), "x")
     assert one_gender(mixed, choose_rows(mixed, QualityConfig(), camera_needed=True), "x") == "male"

@@ -35,7 +35,7 @@ class Oracle:
 
     def __init__(self, dataset: SampleDataset, has_coarse: bool = True) -> None:
         found = [dataset.sample(i) for i in range(len(dataset))]
-        self.q, self.betas = (torch.stack([torch.from_numpy(getattr(s, f)) for s in found]) for f in ("q", "betas"))
+        self.q, self.betas = (torch.stack([getattr(s, f) for s in found]) for f in ("q", "betas"))
         self.next, self.has_coarse = 0, has_coarse
 
     def __call__(self, images, geometry) -> Prediction:
@@ -62,7 +62,7 @@ def test_who_knows_the_labels_makes_no_errors(held_out, samples, batch_size):
 def test_joints_are_compared_with_the_labels_keypoints(held_out, samples):
     oracle, body = Oracle(held_out.dataset), held_out.body
     found, _ = evaluate_held_out([oracle], mean_body(samples.path), held_out)
-    label = torch.stack([torch.from_numpy(held_out.dataset.sample(i).keypoints_3d[:, :3]) for i in range(8)])
+    label = torch.stack([held_out.dataset.sample(i).keypoints_3d[:, :3] for i in range(8)])
     points = body.keypoints(SkelParams(oracle.q, oracle.betas, torch.zeros(8, 3)))
     torch.testing.assert_close(found[0]["final"]["mpjpe_mm"], mpjpe_mm(points, label, ROOT), rtol=1e-4, atol=0.1)
     constant = mean_body(samples.path)

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from hmr_skel.data.samples import Batch
 from hmr_skel.model.camera import CropGeometry, image_to_crop, project
 from hmr_skel.model.head import HSMR_MEAN_Q, Estimate
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep
-from hmr_skel.train.losses import Targets, keypoints_of
+from hmr_skel.train.losses import keypoints_of
 from tests.model.conftest import body, geometry, one_thread, small_config, small_network
 
 __all__ = ["body", "geometry", "one_thread", "small_config", "small_network"]
@@ -23,7 +24,16 @@ def random_estimate(batch: int, seed: int) -> Estimate:
     return Estimate(q_to_rep(q), 0.5 * torch.randn(batch, 10, generator=g), camera)
 
 
-def targets_of(estimate: Estimate, geometry: CropGeometry, body: SkelKeypoints) -> Targets:
+def labels(keypoints_2d, keypoints_3d, q, betas, has_skel) -> Batch:
+    """A batch of which only the labels are of interest."""
+    batch = len(q)
+    image = torch.zeros(batch, 3, 256, 256, dtype=torch.uint8)
+    where = torch.zeros(batch, 2), torch.ones(batch), torch.zeros(batch, 3, 3), torch.zeros(batch, 2, 3)
+    transl, row = torch.zeros(batch, 3), torch.arange(batch)
+    return Batch(image, *where, keypoints_2d, keypoints_3d, q, betas, has_skel, transl, row)
+
+
+def targets_of(estimate: Estimate, geometry: CropGeometry, body: SkelKeypoints) -> Batch:
     """The labels that this estimate answers perfectly."""
     with torch.no_grad():
         keypoints = keypoints_of([estimate], geometry, body)[0]
@@ -31,7 +41,7 @@ def targets_of(estimate: Estimate, geometry: CropGeometry, body: SkelKeypoints) 
         one = torch.ones(len(keypoints), 44, 1)
         params = estimate.skel_params(geometry)
         has = torch.ones(len(keypoints), dtype=torch.bool)
-        return Targets(torch.cat((in_crop, one), -1), torch.cat((keypoints, one), -1), params.q, params.betas, has)
+        return labels(torch.cat((in_crop, one), -1), torch.cat((keypoints, one), -1), params.q, params.betas, has)
 
 
 @pytest.fixture

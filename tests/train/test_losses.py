@@ -7,6 +7,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
+from hmr_skel.data.samples import Batch
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.config import VitConfig
 from hmr_skel.model.head import Estimate
@@ -15,7 +16,6 @@ from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat, rep_to_rotmat
 from hmr_skel.train.keypoint_maps import keypoint_maps_loss
 from hmr_skel.train.losses import (
     LossConfig,
-    Targets,
     betas_loss,
     keypoints_2d_loss,
     keypoints_3d_loss,
@@ -24,7 +24,7 @@ from hmr_skel.train.losses import (
     rotation_loss,
     total_loss,
 )
-from tests.train.conftest import random_estimate, targets_of
+from tests.train.conftest import labels, random_estimate, targets_of
 
 NAN = float("nan")
 TERMS = ("keypoints_2d", "keypoints_3d", "betas", "pelvis", "body")
@@ -76,10 +76,10 @@ def prediction_of(*qs: torch.Tensor) -> Prediction:
     return Prediction(tuple(Estimate(q_to_rep(q), betas, camera) for q in qs), nowhere, True)
 
 
-def targets_with(q: torch.Tensor, has: torch.Tensor | None = None) -> Targets:
+def targets_with(q: torch.Tensor, has: torch.Tensor | None = None) -> Batch:
     batch = len(q)
     has = torch.ones(batch, dtype=torch.bool) if has is None else has
-    return Targets(torch.zeros(batch, 44, 3), torch.zeros(batch, 44, 4), q, torch.zeros(batch, 10), has)
+    return labels(torch.zeros(batch, 44, 3), torch.zeros(batch, 44, 4), q, torch.zeros(batch, 10), has)
 
 
 def test_eq_5_covers_layers_1_to_t_minus_1():
@@ -186,11 +186,11 @@ def to_double(prediction: Prediction) -> Prediction:
     return Prediction(stages, geometry, prediction.has_coarse)
 
 
-def targets_of_double(prediction: Prediction, body64) -> Targets:
+def targets_of_double(prediction: Prediction, body64) -> Batch:
     label = random_estimate(len(prediction.final.betas), seed=17)
     label = Estimate(*(getattr(label, f.name).double() for f in fields(Estimate)))
     made = targets_of(label, prediction.geometry, body64)
-    return Targets(*(v.double() if v.is_floating_point() else v for v in (getattr(made, f.name) for f in fields(made))))
+    return made.each(lambda value: value.double() if value.is_floating_point() else value)
 
 
 # The total
@@ -252,7 +252,7 @@ def test_missing_labels_add_nothing_and_may_be_nan(prediction, body, config):
     stages = tuple(Estimate(*(getattr(s, f.name).requires_grad_() for f in fields(Estimate))) for s in found.stages)
     found = replace(found, stages=stages)
     full = targets_of(random_estimate(3, seed=9), found.geometry, body)
-    masked = Targets(*(getattr(full, f.name).clone() for f in fields(full)))
+    masked = full.each(torch.clone)
     masked.keypoints_2d[1] = masked.keypoints_3d[1] = NAN
     masked.keypoints_2d[1, :, -1] = masked.keypoints_3d[1, :, -1] = 0
     masked.q[1] = masked.betas[1] = NAN
@@ -277,7 +277,7 @@ def test_two_halves_average_to_the_whole(prediction, body):
     for rows in (slice(0, 2), slice(2, 4)):
         stages = tuple(Estimate(*(getattr(s, f.name)[rows] for f in fields(Estimate))) for s in found.stages)
         where = CropGeometry(*(getattr(found.geometry, f.name)[rows] for f in fields(CropGeometry)))
-        part = Targets(*(getattr(targets, f.name)[rows] for f in fields(Targets)))
+        part = targets.each(lambda value, rows=rows: value[rows])
         halves.append(total_loss(Prediction(stages, where, True), body, part, LossConfig())[0])
     torch.testing.assert_close(sum(halves) / 2, total_loss(found, body, targets, LossConfig())[0])
 
