@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow.fs
 
-from hmr_skel.data.remote_path import RemotePath
+from hmr_skel.data.storage import RemotePath
 
 BUCKET, SECRET = "bucket", "wJalrXUtnFEMI-bPxRfiCYEXAMPLEKEY"
 

@@ -13,7 +13,6 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
-from hmr_skel.data.remote_path import RemotePath
 from hmr_skel.data.schema import column_shape
-from hmr_skel.data.storage import Place, each, locate, open_parquet
+from hmr_skel.data.storage import Place, each, in_arrow, locate, open_parquet
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,24 +33,22 @@ _FILE_NAME = re.compile(r".+-(\d{5,})-of-(\d{5,})\.parquet")
 class Shards:
     """Rows of one or more Parquet shards. Nothing is read until it is asked for, and only the columns asked for."""
 
-    def __init__(self, paths: Sequence[Place], columns: Sequence[str]):
+    def __init__(
+        self, paths: Sequence[Place], columns: Sequence[str], footers: Sequence[pq.FileMetaData] | None = None
+    ):
+        """`footers` are those of the files, where they have been read already."""
         self.paths = tuple(paths)
         self.columns = tuple(columns)
-        self._schema = _read_schema(self.paths[0])
-        self._groups: list[tuple[int, int]] = []  # (file, row group) of each row group of all files
-        counts = [0]
-        for i, (path, metadata) in enumerate(
-            zip(self.paths, each(self.paths[0], _read_metadata, self.paths), strict=True)
-        ):
-            for group in range(metadata.num_row_groups):
-                self._groups.append((i, group))
-                counts.append(metadata.row_group(group).num_rows)
-            if max(counts) > MAX_ROWS_PER_SHARD:
-                raise UserError(
-                    f"{path} claims a row group of {max(counts):,} rows, expected at most {MAX_ROWS_PER_SHARD:,}. It "
-                    "is damaged, or none of ours."
-                )
-        self._starts = np.cumsum(counts)  # of each row group, and the total
+        self._footers = each(self.paths[0], _read_footer, self.paths) if footers is None else footers
+        self._schema = _schema(self._footers[0])
+        self._groups = [(i, group) for i, footer in enumerate(self._footers) for group in range(footer.num_row_groups)]
+        counts = [self._footers[i].row_group(group).num_rows for i, group in self._groups]
+        if max(counts, default=0) > MAX_ROWS_PER_SHARD:
+            raise UserError(
+                f"{self.paths[self._groups[int(np.argmax(counts))][0]]} claims a row group of {max(counts):,} rows, "
+                f"expected at most {MAX_ROWS_PER_SHARD:,}. It is damaged, or none of ours."
+            )
+        self._starts = np.cumsum([0, *counts])  # of each row group, and the total
         self._row_group = lru_cache(maxsize=2)(self._read_row_group)
 
     def __reduce__(self):
@@ -91,18 +87,15 @@ class Shards:
 
     def files(self) -> Iterator["Shards"]:
         """One file at a time, as `Shards` of its own."""
-        return (Shards([path], self.columns) for path in self.paths)
+        return (Shards([path], self.columns, [footer]) for path, footer in zip(self.paths, self._footers, strict=True))
 
     @property
     def arrow(self) -> "Dataset":
         """The same files as a pyarrow dataset: filters, projections, `.to_table().to_pandas()`."""
         from pyarrow.dataset import dataset  # imports pandas where that is installed
 
-        first = self.paths[0]
-        if isinstance(first, RemotePath):
-            keys = [path.key for path in self.paths if isinstance(path, RemotePath)]
-            return dataset(keys, format="parquet", filesystem=first.store)
-        return dataset([str(path) for path in self.paths], format="parquet")
+        store, _ = in_arrow(self.paths[0])
+        return dataset([in_arrow(path)[1] for path in self.paths], format="parquet", filesystem=store)
 
     def _check_columns(self, names: Sequence[str]) -> None:
         for name in names:
@@ -155,25 +148,26 @@ def load_shards(
     Raises `UserError` where there is no shard, a file is broken, or a column is unknown.
     """
     paths = _find(path, shards)
-    schemas = each(paths[0], _read_schema, paths)
+    footers = each(paths[0], _read_footer, paths)
     if split is not None:
         if split not in ("train", "test"):
             raise UserError(f"unknown split {split!r}. Expected train or test.")
-        kept = [i for i, schema in enumerate(schemas) if _split(schema) == split]
+        kept = [i for i, footer in enumerate(footers) if _split(footer) == split]
         if not kept:
             raise UserError(f"{path} holds no shard of split {split!r} (of {len(paths)} shards). Build it first.")
-        paths, schemas = [paths[i] for i in kept], [schemas[i] for i in kept]
-    for file, schema in zip(paths, schemas, strict=True):
-        if not schema.equals(schemas[0]):
+        paths, footers = [paths[i] for i in kept], [footers[i] for i in kept]
+    schema = _schema(footers[0])
+    for file, footer in zip(paths, footers, strict=True):
+        if not _schema(footer).equals(schema):
             raise UserError(f"{file} has other columns than {paths[0]}: they were made by different versions. Rebuild.")
     for name in columns or ():
-        if name not in schemas[0].names:
-            raise _unknown_column(name, schemas[0].names, paths[0])
-    return Shards(paths, schemas[0].names if columns is None else columns)
+        if name not in schema.names:
+            raise _unknown_column(name, schema.names, paths[0])
+    return Shards(paths, schema.names if columns is None else columns, footers)
 
 
 def _find(path: str | Place | Sequence[str | Place], shards: Sequence[int] | None) -> list[Place]:
-    if not isinstance(path, str | Path | RemotePath):
+    if isinstance(path, Sequence) and not isinstance(path, str):
         if not path:
             raise UserError("no Parquet files given. Expected a dataset's folder or its files.")
         return [locate(item) for item in path]
@@ -205,14 +199,13 @@ def _find(path: str | Place | Sequence[str | Place], shards: Sequence[int] | Non
     return [by_index[index] for index in shards]
 
 
-def _read_metadata(path: Place) -> pq.FileMetaData:
+def _read_footer(path: Place) -> pq.FileMetaData:
     with open_parquet(path) as file:
         return file.metadata
 
 
-def _read_schema(path: Place) -> pa.Schema:
-    with open_parquet(path) as file:
-        return file.schema_arrow
+def _schema(footer: pq.FileMetaData) -> pa.Schema:
+    return footer.schema.to_arrow_schema()
 
 
 def _sound(table: pa.Table) -> pa.Table:
@@ -220,8 +213,8 @@ def _sound(table: pa.Table) -> pa.Table:
     return table
 
 
-def _split(schema: pa.Schema) -> str:
-    return (schema.metadata or {}).get(b"hmr_skel.split", b"train").decode(errors="replace")
+def _split(footer: pq.FileMetaData) -> str:
+    return (footer.metadata or {}).get(b"hmr_skel.split", b"train").decode(errors="replace")
 
 
 def _unknown_column(name: str, known: Sequence[str], path: Place) -> UserError:

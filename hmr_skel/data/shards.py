@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 
 from hmr_skel.data.manifest import MAX_SHARDS, Manifest
 from hmr_skel.data.meta import load_meta
-from hmr_skel.data.remote_path import RemotePath
-from hmr_skel.data.storage import Place, sha256_of
+from hmr_skel.data.storage import Place, RemotePath, sha256_of
 from hmr_skel.errors import UserError
 
 P = TypeVar("P", Path, RemotePath, Place)

@@ -11,14 +11,17 @@ which goes into reports, process lists and Prefect's database.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
-import shutil
-from collections.abc import Callable, Generator, Iterable
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeAlias, TypeVar
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Literal, NoReturn, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import pyarrow as pa
@@ -26,8 +29,6 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.npz import file_sha256
-from hmr_skel.data.remote_path import RemotePath, from_store
 from hmr_skel.errors import UserError
 
 OPTIONS = ("endpoint_override", "region", "scheme")
@@ -36,9 +37,113 @@ OPTIONS = ("endpoint_override", "region", "scheme")
 AT_ONCE = 16
 """Questions to a store at a time."""
 
-Place: TypeAlias = Path | RemotePath
+_AWS_ERROR = re.compile(r"AWS Error ([A-Z0-9_]+)(?: \(HTTP status (\d+)\))?")
+_NOT_ALLOWED = re.compile("ACCESS_DENIED|.*(ACCESS_KEY|SIGNATURE|TOKEN|CREDENTIALS).*")
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Of an object; named as `os.stat_result`."""
+
+    st_size: int  # bytes
+    st_mtime: float  # s since 1970, by the store's clock
+
+
+@dataclass(frozen=True, order=True)
+class RemotePath:
+    """A place in an object store, with as much of `pathlib.Path` as a dataset's readers use.
+
+    What the store answers but "no such file" is raised as `UserError`.
+    """
+
+    key: str
+    """`bucket/prefix/data/train-00007-of-00012.parquet`"""
+    options: str = ""
+    """As in the URI after the question mark."""
+
+    def __str__(self) -> str:
+        return f"s3://{self.key}" + (f"?{self.options}" if self.options else "")
+
+    def __truediv__(self, name: str) -> "RemotePath":
+        return RemotePath(f"{self.key}/{name}", self.options)
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.key).name
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.key).stem
+
+    @property
+    def bucket(self) -> str:
+        return self.key.partition("/")[0]
+
+    @property
+    def parent(self) -> "RemotePath":
+        return RemotePath(str(PurePosixPath(self.key).parent), self.options)
+
+    @property
+    def store(self) -> pyarrow.fs.FileSystem:
+        """In which `key` is the object's path."""
+        try:
+            return _store(self.bucket, self.options)
+        except (OSError, ValueError) as error:  # the latter is of an option
+            _raise(self, "open", error)
+
+    def exists(self) -> bool:
+        return self._info().type != pyarrow.fs.FileType.NotFound
+
+    def is_file(self) -> bool:
+        return self._info().is_file
+
+    def is_dir(self) -> bool:
+        """Whether there is anything below it."""
+        return self._info().type == pyarrow.fs.FileType.Directory
+
+    def stat(self) -> Stat:
+        """Raises `FileNotFoundError` where there is no such object."""
+        info = self._info()
+        if not info.is_file:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+        return Stat(info.size, info.mtime_ns / 1e9)
+
+    def open(self, mode: Literal["rb"] = "rb") -> pa.NativeFile:
+        """For reading, at random. Raises `FileNotFoundError` where there is no such object."""
+        with from_store(self):
+            return self.store.open_input_file(self.key)
+
+    def read_bytes(self) -> bytes:
+        with from_store(self), self.open() as file:
+            return file.read()
+
+    def read_text(self) -> str:
+        return self.read_bytes().decode()
+
+    def iterdir(self) -> Iterator["RemotePath"]:
+        return (self / info.base_name for info in _listed(self))
+
+    def glob(self, pattern: str) -> Iterator["RemotePath"]:
+        """Of a name in this folder, not below it."""
+        return (place for place in self.iterdir() if fnmatchcase(place.name, pattern))
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            with from_store(self, "delete"):
+                self.store.delete_file(self.key)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def _info(self) -> pyarrow.fs.FileInfo:
+        with from_store(self):
+            return self.store.get_file_info(self.key)
+
+
+Place: TypeAlias = Path | RemotePath
 
 
 @dataclass(frozen=True)
@@ -110,32 +215,30 @@ def _write(store: pyarrow.fs.FileSystem, key: str, content: bytes | pa.Buffer) -
 
 
 def move(place: Place, target: Place) -> None:
-    """Move a file to a place where none is. In a store it is copied, then deleted."""
-    if isinstance(place, RemotePath) and isinstance(target, RemotePath):
-        with from_store(place, "move"):
-            place.store.move(place.key, target.key)
-    elif isinstance(place, Path) and isinstance(target, Path):
+    """Move a file to a place of the same kind, where none is. In a store it is copied, then deleted."""
+    if isinstance(target, Path):
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(place, target)
-    else:
-        raise ValueError(f"{place} and {target} are not of one kind")
+    store, key = in_arrow(place)
+    with from_store(place, "move"):
+        store.move(key, in_arrow(target)[1])
+
+
+def in_arrow(place: Place) -> tuple[pyarrow.fs.FileSystem, str]:
+    """Where a place is for pyarrow, and its name there."""
+    return (pyarrow.fs.LocalFileSystem(), str(place)) if isinstance(place, Path) else (place.store, place.key)
+
+
+def _listed(folder: Place) -> list[pyarrow.fs.FileInfo]:
+    """What is in a folder, by name; nothing where there is none."""
+    store, key = in_arrow(folder)
+    with from_store(folder, "list"):
+        found = store.get_file_info(pyarrow.fs.FileSelector(key, allow_not_found=True))
+    return sorted(found, key=lambda info: info.base_name)
 
 
 def entries(folder: Place) -> list[Entry]:
     """The files in a folder (not below it), by name; none where there is no folder."""
-    if isinstance(folder, RemotePath):
-        return [Entry(info.base_name, info.mtime_ns / 1e9) for info in folder.infos() if info.is_file]
-    try:
-        paths = sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):  # asked for before, a folder may be gone when it is read
-        return []
-    found = []
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # removed in this moment
-            state = path.stat()
-            if path.is_file():
-                found.append(Entry(path.name, state.st_mtime))
-    return found
+    return [Entry(info.base_name, info.mtime_ns / 1e9) for info in _listed(folder) if info.is_file]
 
 
 @contextlib.contextmanager
@@ -145,12 +248,9 @@ def open_parquet(place: Place) -> Generator[pq.ParquetFile]:
     Raises `UserError` where there is no such file, or where pyarrow finds it damaged, now or while it is read.
     """
     try:
-        if isinstance(place, Path):
-            with pq.ParquetFile(place) as parquet:
-                yield parquet
-        else:
-            with from_store(place), place.open() as file, pq.ParquetFile(file) as parquet:
-                yield parquet
+        store, key = in_arrow(place)
+        with from_store(place), pq.ParquetFile(key, filesystem=store) as parquet:
+            yield parquet
     except FileNotFoundError:
         raise UserError(f"no file {place}. Expected a Parquet shard.") from None
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
@@ -168,9 +268,7 @@ def each(place: Place, function: Callable[[T], R], items: Iterable[T]) -> list[R
 
 def sha256_of(place: Place) -> str:
     """sha256 of a file's bytes, hex; of an object as it streams by."""
-    if isinstance(place, Path):
-        return file_sha256(place)
-    with from_store(place), place.open() as file:
+    with from_store(place), place.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -183,3 +281,34 @@ def local_folder(out: Place) -> Path:
         return out
     folder = Path(os.environ.get("HMR_SKEL_DATA") or "data") / ".remote"
     return folder / f"{out.name}-{hashlib.sha256(str(out).encode()).hexdigest()[:12]}"
+
+
+@lru_cache
+def _store(bucket: str, options: str) -> pyarrow.fs.FileSystem:
+    return pyarrow.fs.FileSystem.from_uri(f"s3://{bucket}" + (f"?{options}" if options else ""))[0]
+
+
+@contextlib.contextmanager
+def from_store(place: Place, doing: str = "read") -> Generator[None]:
+    """What a store answers becomes one `UserError`; "no such file" and what is wrong inside a file pass, as do all
+    errors of this machine's own folders.
+
+    Its cause is an `OSError` whose errno tells what another try cannot mend: credentials, and a bucket that is not.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(place, Path) or _AWS_ERROR.search(str(error)) is None:
+            raise
+        _raise(place, doing, error)
+
+
+def _raise(place: RemotePath, doing: str, error: Exception) -> NoReturn:
+    text = " ".join(str(error).split())
+    found = _AWS_ERROR.search(text)
+    number, todo = errno.EIO, "Is the store there, and its endpoint right (AWS_ENDPOINT_URL)?"
+    if found is not None and (found[2] == "403" or _NOT_ALLOWED.fullmatch(found[1])):
+        number, todo = errno.EACCES, "Are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY those of someone who may?"
+    elif (found is not None and found[1] == "NO_SUCH_BUCKET") or "not found" in text:
+        number, todo = errno.ENOENT, f"Make the bucket {place.bucket!r} first, or name another."
+    raise UserError(f"cannot {doing} {place}: {text} {todo} What is finished is kept.") from OSError(number, text)

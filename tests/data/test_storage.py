@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hmr_skel.data.remote_path import RemotePath
-from hmr_skel.data.storage import Place, entries, local_folder, locate, put, put_bytes, sha256_of
+from hmr_skel.data.storage import Place, RemotePath, entries, local_folder, locate, put, put_bytes, sha256_of
 from hmr_skel.errors import UserError
 from tests.object_store import SECRET, ObjectStore, serving
 

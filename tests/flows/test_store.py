@@ -16,9 +16,8 @@ from flows.summary import summarise_build
 from flows.verify import verify_dataset
 from hmr_skel import load_shards
 from hmr_skel.cli import main
-from hmr_skel.data.remote_path import RemotePath
 from hmr_skel.data.shards import Shard
-from hmr_skel.data.storage import put_bytes
+from hmr_skel.data.storage import RemotePath, put_bytes
 from hmr_skel.errors import UserError
 from tests.flows.processes import TIMEOUT_S, hmr_skel, running
 from tests.flows.served import Served
