@@ -205,12 +205,13 @@ def test_no_picture_is_rendered_elsewhere(tmp_path: Path):
 
 def test_a_meta_file_names_no_other_files(tmp_path: Path):
     content = {"shard": 0, "shards": 1, "rows": 1, "kept": 1, "rejected": 0, "split": "train", "pieces": [],
-               "made_from": {}}  # fmt: skip
+               "made_from": {"manifest": "m", "pieces": [], "body_models": "b", "recipe": {"limits": "anatomical"}},
+               "fingerprint": "f"}  # fmt: skip
     (tmp_path / "set" / "meta").mkdir(parents=True)
     (tmp_path / "set" / "data").mkdir()
     (tmp_path / "secret.parquet").write_bytes(b"PAR1")
     for name in ("data/../../secret.parquet", "data//etc/passwd"):
-        text = meta_text(content | {"files": {name: {}}})
+        text = meta_text(content | {"files": {name: {"bytes": 4, "sha256": "0"}}})
         (tmp_path / "set" / "meta" / "shard-00000-of-00001.json").write_text(text)
         with pytest.raises(UserError, match="has no file data/"):
             gather(tmp_path / "set")
