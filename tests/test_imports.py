@@ -144,7 +144,12 @@ def test_the_table_is_able_to_fail(module, imported, wrong):
     ("statement", "heavy"),
     [
         ("import fitting, hmr_skel.body.skel, hmr_skel.rows", ("pyarrow", "prefect", "scipy", "smplx")),
-        ("import flows.shard", ("prefect", "pyarrow.dataset", "scipy", "smplx")),
+        ("import fitting, hmr_skel.body, hmr_skel.convert, hmr_skel.device, hmr_skel.rows", ("torch", "pyarrow")),
+        ("import flows.shard, flows.summary, flows.verify", ("torch", "prefect", "pyarrow.dataset", "scipy", "smplx")),
+        (
+            "from torch import zeros; from hmr_skel.body.lbs import chain; chain(zeros(1, 3, 3), zeros(1, 3), (-1,))",
+            ("sympy",),
+        ),
         ("import hmr_skel.cli", ("torch", "numpy", "pyarrow", "prefect")),
     ],
 )

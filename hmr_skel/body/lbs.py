@@ -4,6 +4,7 @@ batch shapes of the arguments broadcast (one rest shape, many poses).
 Source: Loper et al. 2015, "SMPL", equations 2-9; smplx `lbs.py` for the conventions.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,8 @@ def chain(
     parents: tuple[int, ...],
 ) -> tuple[Float[Tensor, "*batch J 3 3"], Float[Tensor, "*batch J 3"]]:
     """World rotation and position of every joint: R_j = R_parent L_j, p_j = p_parent + R_parent l_j."""
-    batch = torch.broadcast_shapes(local_rotmat.shape[:-3], local_transl.shape[:-2])
+    # numpy's, as torch's own imports sympy, a second of CPU time.
+    batch = np.broadcast_shapes(local_rotmat.shape[:-3], local_transl.shape[:-2])
     rotmat = local_rotmat.expand(*batch, -1, -1, -1)
     transl = local_transl.expand(*batch, -1, -1)
     # The root is its own world; every other entry is overwritten when its level comes.
