@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from bench import conversion, evaluate
 from hmr_skel.body.files import SKEL_FILES
 from hmr_skel.cli import build_parser, main
 from hmr_skel.commands.evaluate_benchmarks import open_benchmarks, paper_tables
@@ -241,15 +242,15 @@ def test_the_benches(open_body_dir, stand_in, tmp_path, capsys):
     )
     manifest.write_text(f'name = "m"\nskel_gender = "male"\nrows_per_shard = 6\n{bodies}{source}')
     where = ["--manifest", str(manifest), "--device", "cpu", "--json"]
-    assert main(["bench", "evaluate", "--rows", "70", *where]) == 0
+    assert evaluate.main(["--rows", "70", *where]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("metrics of 70 rows on cpu")
     report = json.loads(out[-1])
     assert report["seconds"] == pytest.approx(report["errors_s"] + report["intervals_s"] + report["write_s"], abs=0.01)
-    assert main(["bench", "conversion", "--rows", "5", *where]) == 0
+    assert conversion.main(["--rows", "5", *where]) == 0
     out = capsys.readouterr().out
     report = json.loads(out.splitlines()[-1])
     assert (report["rows"], set(report["kinds"])) == (5, {"noise", "other pose"})
     for words in ("joints of", "MPJPE before", "cost", "noise: skin moved by", "left knee", "moved against the root"):
         assert words in out
-    assert main(["bench", "conversion", "--off", "-1", *where]) == 2
+    assert conversion.main(["--off", "-1", *where]) == 2
