@@ -1,6 +1,7 @@
 import pickle
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hmr_skel.data.load import load_shards
-from hmr_skel.data.row_cache import open_rows
+from hmr_skel.data.row_cache import RowCache, open_rows
 from hmr_skel.data.storage import local_folder, put
 from hmr_skel.errors import UserError
 
@@ -152,3 +153,24 @@ def test_a_table_of_other_columns_is_refused(shards):
     pq.write_table(pq.read_table(shards[0]).drop_columns(["imgname"]), shards[0])
     with pytest.raises(UserError, match=r"no column 'imgname' in .*00000"):
         open_rows(load_shards(shards[:1]))
+
+
+def resident_kb() -> int:
+    """Memory of this process, with the files that are mapped into it."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="allowed: needs Linux")
+def test_reading_far_and_wide_keeps_nothing_in_memory(shards):
+    rows = open_rows(load_shards(shards))
+    many = np.tile(np.load(rows.files[0]), 4000)  # 75 MB
+    np.save(rows.files[0], many)
+    spread = RowCache(rows.files[:1], (0, len(many)))
+    last = len(many) - 1
+    assert spread[last].imgname == rows[last % rows.starts[1]].imgname
+    del many
+    before = resident_kb()
+    for row in range(0, last, 20):
+        spread[row]
+    assert resident_kb() - before < 20_000

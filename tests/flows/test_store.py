@@ -156,8 +156,9 @@ def heals(error: BaseException) -> bool:
 
 def test_no_bucket(builder: Builder, object_store: ObjectStore):
     """Said before anything is fitted."""
+    nowhere = Builder(builder.manifest, object_store.place("x", bucket="nowhere"), "cpu", quiet=True)
     with pytest.raises(UserError, match="Make the bucket 'nowhere' first"):
-        Builder(builder.manifest, object_store.place("x", bucket="nowhere"), "cpu", quiet=True)
+        nowhere.load_models([0])
 
 
 def test_verify_and_repair(builder: Builder, like: Path, object_store: ObjectStore, capsys: pytest.CaptureFixture):
