@@ -7,7 +7,11 @@ import pytest
 
 from hmr_skel.data.meta import MAX_META_BYTES, load_meta, meta_text
 
-META = {"rows": 8, "mean": 0.1, "files": {"data/é.parquet": {"bytes": 5}}, "pieces": [{"start": 0}]}
+META = {
+    "shard": 0, "shards": 1, "split": "train", "rows": 8, "kept": 8, "rejected": 0, "mean": 0.1,
+    "files": {"data/é.parquet": {"bytes": 5, "sha256": "0f"}}, "pieces": [{"source": "a", "start": 0, "stop": 8}],
+    "made_from": {"manifest": "m", "pieces": [["a", 0, 8, "c"]], "body_models": "b", "recipe": {}}, "fingerprint": "f",
+}  # fmt: skip
 
 
 def test_there_and_back(tmp_path: Path):
@@ -17,7 +21,7 @@ def test_there_and_back(tmp_path: Path):
 
 
 def test_every_flipped_bit_shows(tmp_path: Path):
-    content = meta_text({"rows": 8, "mean": 0.1}).encode()
+    content = meta_text(META).encode()
     for place in range(len(content)):
         for bit in range(8):
             changed = bytearray(content)

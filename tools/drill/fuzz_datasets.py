@@ -131,8 +131,8 @@ def _read_dataset(path: Path) -> object:
         for file in (data, rejects)
     }
     meta = {
-        "shard": 0, "shards": 1, "kept": 3, "rejected": 0, "pieces": [{"source": "a", "start": 0, "stop": 3}],
-        "made_from": {}, "fingerprint": "f", "files": files,
+        "shard": 0, "shards": 1, "split": "train", "rows": 3, "kept": 3, "rejected": 0,
+        "pieces": [{"source": "a", "start": 0, "stop": 3}], "made_from": {}, "fingerprint": "f", "files": files,
     }  # fmt: skip
     shard.meta_file(out).parent.mkdir(exist_ok=True)
     shard.meta_file(out).write_text(meta_text(meta))
@@ -159,10 +159,11 @@ def _read_meta(path: Path) -> object:
 
 
 def _meta_files() -> list[bytes]:
-    made_from = {"manifest": "m", "body_models": "b", "recipe": {}, "code": "c", "pieces": [["a", 0, 3, "x"]]}
+    made_from = {"manifest": "m", "body_models": "b", "recipe": {}, "fit_version": 1, "pieces": [["a", 0, 3, "x"]]}
     names = ("data/train-00000-of-00001.parquet", "rejects/rejects-00000-of-00001.parquet")
     meta = {
-        "shard": 0, "shards": 1, "kept": 3, "rejected": 0, "pieces": [{"source": "a", "start": 0, "stop": 3}],
+        "shard": 0, "shards": 1, "split": "train", "rows": 3, "kept": 3, "rejected": 0,
+        "pieces": [{"source": "a", "start": 0, "stop": 3}],
         "fingerprint": "f", "files": {name: {"bytes": 5, "sha256": "0"} for name in names},
     }  # fmt: skip
     return [json.dumps(meta | {"made_from": from_}).encode() for from_ in ({}, made_from)]
