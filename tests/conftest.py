@@ -4,10 +4,12 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
+import jaxtyping
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as hmr_skel/cli.py does; before torch is loaded
@@ -40,6 +42,26 @@ def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path]
             make(directory)
             done.touch()
     return directory
+
+
+@pytest.fixture
+def without_shape_checks() -> Iterator[None]:
+    """For tests of many steps: the checks cost three times what is checked, and other tests make them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="package")
+def bodies_once() -> Iterator[None]:
+    """For packages that convert with few sets of body models: each is loaded and prepared once, not by each command."""
+    from hmr_skel.convert.fit import Bodies
+
+    once = lru_cache(maxsize=None)(Bodies)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("fit", "call"):
+            patch.setattr(f"hmr_skel.convert.{module}.Bodies", once)
+        yield
 
 
 @pytest.fixture(scope="session")

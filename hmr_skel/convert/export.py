@@ -112,8 +112,8 @@ class _Source:
     """The rows of one source, as one pass over the shards found them."""
 
     name: str
-    shards: list[Shards] = field(default_factory=list)
-    """Those that hold some of them, a file each."""
+    parts: list[tuple[Shards, np.ndarray]] = field(default_factory=list)
+    """The shards that hold some of them, a file each, and which of its rows (a byte a row)."""
     rows: int = 0
     there: Counter[str] = field(default_factory=Counter)
     """Column -> rows that have it."""
@@ -189,15 +189,15 @@ def _sources(shards: Shards, columns: Iterable[str]) -> dict[str, _Source]:
     sources: dict[str, _Source] = {}
     for file in shards.files():
         names = file["source"]
-        rows = Counter(names.tolist())
-        for name, count in rows.items():
+        members = {name: names == name for name in dict.fromkeys(names.tolist())}
+        for name, mask in members.items():
             source = sources.setdefault(name, _Source(name))
-            source.shards.append(file)
-            source.rows += count
+            source.parts.append((file, mask))
+            source.rows += int(mask.sum())
         for column in columns:
             there = file.valid(column)
-            for name in rows:
-                sources[name].there[column] += int(there[names == name].sum())
+            for name, mask in members.items():
+                sources[name].there[column] += int((there & mask).sum())
     return sources
 
 
@@ -268,6 +268,5 @@ def _width(source: _Source, key: _Key) -> str:
 def _pieces(source: _Source, key: _Key) -> Iterator[np.ndarray]:
     """A key's values, file by file."""
     columns: Sequence[str] = key.columns or ("center",)
-    for file in source.shards:
-        members = file["source"] == source.name
+    for file, members in source.parts:
         yield key.values({column: file[column][members] for column in columns})

@@ -20,6 +20,11 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _bodies_once(bodies_once):
+    """Most of a command's time here."""
+
+
 @pytest.fixture(scope="session")
 def bodies(open_body_dir: Path) -> Bodies:
     return Bodies(open_body_dir)

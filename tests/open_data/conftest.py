@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmr_skel.body.open_body.export import export_body
 from hmr_skel.open_data.labels import make_labels, truth_path
 
 
@@ -18,11 +17,9 @@ class LabelSet:
 
 
 @pytest.fixture(scope="session")
-def body_models(tmp_path_factory) -> Path:
-    """The exported open body, once per test process."""
-    folder = tmp_path_factory.mktemp("body_models")
-    export_body(folder)
-    return folder
+def body_models(open_body_dir) -> Path:
+    """The exported open body."""
+    return open_body_dir
 
 
 @pytest.fixture(scope="session")

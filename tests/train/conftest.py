@@ -1,6 +1,7 @@
 """A batch with every kind of label, that some body really has."""
 
 from collections.abc import Callable
+from functools import lru_cache, partial
 
 import pytest
 import torch
@@ -11,10 +12,20 @@ from hmr_skel.model.head import HSMR_MEAN_Q, Estimate
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep
+from hmr_skel.train import flops
 from hmr_skel.train.losses import keypoints_of
 from tests.model.conftest import body, geometry, one_thread, small_config, small_network
 
 __all__ = ["body", "geometry", "one_thread", "small_config", "small_network"]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _counted_once():
+    """Operations of a network and the speed of the machine, which a run finds out at its start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hmr_skel.train.loop.training_flops", lru_cache(flops.training_flops))
+        patch.setattr(flops, "_measured_peak", lru_cache(partial(flops._measured_peak, seconds=0.01)))
+        yield
 
 
 def random_estimate(batch: int, seed: int) -> Estimate:

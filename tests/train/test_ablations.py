@@ -21,6 +21,8 @@ from tests.data.sample_set import write_sample_set
 from tests.evaluate.stand_in import write_stand_in
 from tests.train.small_run import CHANGES, MANIFEST
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
+
 
 def test_variants_are_the_papers_lines():
     lines = {number: [v.lines[number] for v in VARIANTS if number in v.lines] for number in ("4", "5")}
@@ -121,11 +123,11 @@ def test_the_minutes_decide_once(command, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ablate, "_trained", at_100_images_per_s)
     monkeypatch.setattr(ablate, "_TRIAL_STEPS", 2)
     command = [*command, "--variants", "full", "--out", str(tmp_path)]
-    assert main([*command, "--minutes", "0.02", "-q", "--json"]) == 0
+    assert main([*command, "--minutes", "0.005", "-q", "--json"]) == 0
     first = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert 0 < first["plan"]["epochs"] <= 10
     assert first["plan"]["images_per_s"] == 100
-    assert main([*command, "--minutes", "0.02", "-q", "--json"]) == 0
+    assert main([*command, "--minutes", "0.005", "-q", "--json"]) == 0
     again = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert again["plan"] == first["plan"]
     assert again["variants"] == first["variants"]

@@ -16,6 +16,8 @@ from hmr_skel.train.field_help import recipe_fields
 from tests.data.sample_set import SampleSet, write_sample_set
 from tests.train.small_run import CHANGES, command
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
+
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> SampleSet:
@@ -26,7 +28,7 @@ def samples(tmp_path_factory) -> SampleSet:
 def run(samples, open_body_dir, tmp_path_factory) -> Path:
     """A trained run's folder."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    assert main([*command(samples, open_body_dir, out), "-q"]) == 0
+    assert main([*command(samples, open_body_dir, out, "--set", "epochs=1"), "-q"]) == 0
     return out
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import fields, replace
 
-import jaxtyping
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -24,6 +23,7 @@ from hmr_skel.train.losses import (
     rotation_loss,
     total_loss,
 )
+from tests.model.conftest import SMALL_DECODER
 from tests.train.conftest import labels, random_estimate, targets_of
 
 NAN = float("nan")
@@ -306,41 +306,29 @@ def test_impossible_weights_are_refused(wrong):
 # Learning
 
 
-@pytest.fixture
-def without_shape_checks():
-    """They cost three times what the steps do."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
+_STEM = VitConfig(width=32, depth=1, heads=2, stem_tokens=4)
 LEARNERS = {
     "full": ({}, LossConfig()),
-    "full supervision": ({}, LossConfig(full_supervision=True)),
-    "published losses": ({}, published_losses()),
-    "w/o camera": ({"camera": False}, LossConfig()),
-    "w/o coarse": ({"coarse": False}, LossConfig()),
-    "w/o refinement": ({"refine": False}, LossConfig()),
-    "looped": ({"looped": True}, LossConfig()),
-    "stem": ({"vit": VitConfig(width=32, depth=1, heads=2, stem_tokens=4)}, LossConfig(keypoint_maps=0.05)),
+    "w/o camera, published losses": ({"camera": False}, published_losses()),
+    "looped, full supervision": ({"looped": True}, LossConfig(full_supervision=True)),
+    "w/o coarse, stem": ({"coarse": False, "vit": _STEM}, LossConfig(keypoint_maps=0.05)),
     "hsmr": ({"camera": False, "coarse": False, "refine": False}, LossConfig()),
 }
+"""Every switch and every form of the losses, few of them alone."""
 
 
-@pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=[] if name in ("full", "hsmr") else [pytest.mark.slow]) for name in LEARNERS]
-)
+@pytest.mark.parametrize("variant", LEARNERS)
 @pytest.mark.usefixtures("without_shape_checks")
 def test_one_batch_is_learnt_by_heart(small_network, geometry, body, variant):
     switches, config = LEARNERS[variant]
-    network = small_network(**switches, head_hidden=64)
+    network = small_network(**{"decoder": replace(SMALL_DECODER, depth=2), "head_hidden": 64, **switches})
     where = geometry(2)
     believed = where if network.config.camera else CropGeometry.unknown_camera(where)
     targets = targets_of(random_estimate(2, seed=5), believed, body)
     images = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(1))
-    steps = 100
+    steps = 80
     optimizer = torch.optim.Adam(network.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=8e-3, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=steps, pct_start=0.1)
     losses = []
     for _ in range(steps):
         total, terms = total_loss(network(images, where), body, targets, config)
@@ -350,5 +338,5 @@ def test_one_batch_is_learnt_by_heart(small_network, geometry, body, variant):
         schedule.step()
         losses.append(total.item())
     assert losses[-1] < 0.05 * losses[0]
-    assert terms["final/keypoints_3d"].item() / (44 * 3) < 0.003  # m, per coordinate
+    assert terms["final/keypoints_3d"].item() / (44 * 3) < 0.005  # m, per coordinate
     assert terms["final/keypoints_2d"].item() / (44 * 2) < 0.002  # half a pixel of the crop
