@@ -84,7 +84,7 @@ def open_rows(shards: Shards, cache: Path | None = None, quiet: bool = False) ->
     """
     folder = _default_folder(shards.paths[0]) if cache is None else cache
     files = [folder / name for name in each(shards.paths[0], _file_name, shards.paths)]
-    missing = [i for i, file in enumerate(files) if not _facts_of(file).exists()]
+    missing = [i for i, file in enumerate(files) if not _is_there(file)]
     parts = list(shards.files()) if missing else []
     with tqdm(
         total=sum(len(parts[i]) for i in missing),
@@ -112,8 +112,17 @@ def _layout(file: Path) -> tuple[np.dtype, int]:
 
 
 def _facts_of(file: Path) -> Path:
-    """The file beside one of rows. It is written last: where it is, both are."""
+    """The file beside one of rows."""
     return file.with_name(f"{file.stem}-facts.npy")
+
+
+def _is_there(file: Path) -> bool:
+    """Whether a file of rows and that of their facts are whole: a disk that was full or went down may cut them."""
+    try:
+        rows, facts = (np.load(path, mmap_mode="r") for path in (file, _facts_of(file)))
+    except (OSError, ValueError, EOFError):
+        return False
+    return len(rows) == len(facts)
 
 
 def _file_name(shard: Place) -> str:

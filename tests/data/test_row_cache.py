@@ -110,6 +110,20 @@ def test_the_cache_is_made_once_and_again_for_another_shard(shards):
     assert second[12].imgname == load_shards(shards)[12]["imgname"]
 
 
+@pytest.mark.parametrize("kind", ["", "-facts"])
+@pytest.mark.parametrize("share", [0, 0.01, 0.9, None])
+def test_unpacked_rows_that_are_damaged_are_unpacked_again(shards, kind, share):
+    """Cut short, or gone."""
+    table = load_shards(shards)
+    whole = open_rows(table).files[1]
+    damaged = whole.with_name(f"{whole.stem}{kind}.npy")
+    content = damaged.read_bytes()
+    damaged.unlink() if share is None else damaged.write_bytes(content[: int(share * len(content))])
+    rows = open_rows(table)
+    assert damaged.read_bytes() == content
+    assert rows[12].imgname == table[12]["imgname"]
+
+
 def test_a_copy_for_another_process_holds_no_rows(shards):
     rows = open_rows(load_shards(shards))
     rows[0]
