@@ -7,36 +7,30 @@ thread; `build_shard` is one shard and done.
 import contextlib
 import errno
 import os
-import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 from tqdm import tqdm
 
-from fitting import recipe
 from fitting.version import FIT_VERSION
+from flows.plan import Plan, default_out
 from flows.shard_report import ShardReport
-from flows.sources import ModelFiles, make_missing
 from flows.stages import timed, work_seconds
-from hmr_skel.data.annotations import SourceReader, plan_source
 from hmr_skel.data.atomic import remove_abandoned
 from hmr_skel.data.attempts import AtWork, attempting, check_writable, forget, suspects, wait_for_others
-from hmr_skel.data.card import write_card
 from hmr_skel.data.checks import check_rows
-from hmr_skel.data.fingerprint import fingerprint_of, shard_ingredients
-from hmr_skel.data.manifest import Manifest, load_manifest
-from hmr_skel.data.outdated import find_outdated, outdated_texts, refuse_other_manifest
+from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
 from hmr_skel.data.schema import SCHEMA, shard_table
-from hmr_skel.data.shards import Shard, cache_dir, check_no_other_plan, is_complete, pick, plan, read_meta
+from hmr_skel.data.shards import Shard, is_complete, pick
 from hmr_skel.data.staging import staged
-from hmr_skel.data.storage import Place, each, local_folder, locate
+from hmr_skel.data.storage import Place, locate
 from hmr_skel.data.summary import summarise
 from hmr_skel.device import check_device_name, no_more_after_cuda_errors, resolve_device
 from hmr_skel.errors import UserError
@@ -48,47 +42,25 @@ if TYPE_CHECKING:
     from flows.fitter import Fitter
 
 
-class Builder:
-    """Builds shards of one manifest into one folder."""
+class Builder(Plan):
+    """Builds shards of one manifest into one folder. Only when one is to be built, torch and body models are loaded."""
 
     def __init__(
         self, manifest: Manifest, out: Place, device: str = "auto", *, quiet: bool = False, any_plan: bool = False
     ) -> None:
-        """Find out what there is to build. That needs no torch, and writes nothing but what is made on first use.
-
-        `any_plan` leaves it to the caller to look whether `out` holds shards of another number of shards. Raises
-        `UserError` where the device's name, the recipe, a label file or a body model cannot be used.
-        """
+        """As `Plan`. Raises `UserError` for a device's name that no machine has, too."""
         check_device_name(device)
-        self.manifest = manifest
-        self.out = out
-        self.quiet = quiet
-        self.config = recipe(manifest.recipe)
+        super().__init__(manifest, out, quiet=quiet, any_plan=any_plan)
         self._device, self._any_plan = device, any_plan
-        make_missing(manifest, quiet=quiet)
-        self.models = ModelFiles.of(manifest)
-        cache = cache_dir(self.local)
-        self.readers: dict[str, SourceReader] = {s.name: plan_source(s, cache) for s in manifest.sources}
-        self.shards = plan(manifest, {name: reader.num_rows for name, reader in self.readers.items()})
-        if not any_plan:
-            check_no_other_plan(out, len(self.shards))
-        self._body_models = self.models.sha256(cache / "body_models")
         self._fitter: Fitter | None = None
         self._preparing, self._fitting = threading.Lock(), threading.Lock()
         self.stopped = threading.Event()
         """Set by who wants the shards at work to end, in other threads: each does so before its next batch of rows."""
-        self._card_due = 0.0  # by time.monotonic
 
     @classmethod
     def open(cls, manifest: str | Path, out: str | Place | None = None, device: str = "auto", **kwargs) -> Self:
         """From a manifest file. `out` is a folder or a URI and defaults to data/<manifest name>."""
-        loaded = load_manifest(manifest)
-        return cls(loaded, locate(out) if out is not None else default_out(loaded), device, **kwargs)
-
-    @property
-    def local(self) -> Path:
-        """The folder of this machine that goes with `out`: for labels unpacked."""
-        return local_folder(self.out)
+        return super().open(manifest, out, device=device, **kwargs)
 
     @cached_property
     def device(self) -> "torch.device":
@@ -115,67 +87,10 @@ class Builder:
                 self._fitter = Fitter(self.models, self.config, device)
             return self._fitter
 
-    def choose(self, shards: str | None) -> list[int]:
-        """Numbers of the shards that a text such as `0-3,7` names; all for None."""
-        if shards is None:
-            return list(range(len(self.shards)))
-        return [pick(self.shards, index).index for index in parse_shards(shards)]
-
     def load_models(self, indices: Sequence[int], *, rebuild: bool = False) -> None:
         """Load the body models unless these shards are complete: a bad file shows once, and before any work."""
         if self._incomplete(indices, rebuild):
             self.fitter.load()
-
-    def unfinished(self, indices: Sequence[int], *, rebuild: bool = False) -> list[int]:
-        """Those of the shards that are not complete; all with `rebuild`.
-
-        Raises `UserError` where building them would leave shards of two manifests in one folder.
-        """
-        todo = self._incomplete(indices, rebuild)
-        if todo:
-            staying = self._outdated([i for i in range(len(self.shards)) if not (rebuild and i in todo)])
-            refuse_other_manifest(self.out, self.manifest, staying)
-        return todo
-
-    def outdated(self, indices: Sequence[int]) -> list[str]:
-        """Which of the shards are there, but of an older version or manifest: a text for each reason, see
-        `outdated_texts`."""
-        return outdated_texts(self._outdated(indices), self.ingredients)
-
-    def replaced(self, indices: Sequence[int]) -> dict[int, UserError]:
-        """Of shards that this build has seen complete: those that are not any more, and what to do."""
-        return {
-            index: UserError(
-                f"shard {index} was replaced meanwhile: another build, of another manifest or another state of this "
-                f"one, is at work in {self.out}. Let one of the two end, then start this one again."
-            )
-            for index in self._incomplete(indices)
-        }
-
-    def _incomplete(self, indices: Sequence[int], rebuild: bool = False) -> list[int]:
-        shards = [pick(self.shards, index) for index in indices]
-        if rebuild:
-            return [shard.index for shard in shards]
-        complete = each(self.out, lambda shard: is_complete(self.out, shard, self.fingerprint(shard)), shards)
-        return [shard.index for shard, done in zip(shards, complete, strict=True) if not done]
-
-    def _outdated(self, indices: Sequence[int]) -> dict[Shard, dict[str, Any]]:
-        return find_outdated(self.out, [self.shards[index] for index in indices], self.ingredients)
-
-    def fingerprint(self, shard: Shard) -> str:
-        """One hash of what the shard's rows depend on."""
-        return fingerprint_of(self.ingredients(shard))
-
-    def ingredients(self, shard: Shard) -> dict[str, Any]:
-        """What the shard's rows depend on."""
-        return shard_ingredients(
-            self.manifest,
-            shard,
-            content={name: reader.content_id for name, reader in self.readers.items()},
-            body_models=self._body_models,
-            recipe=self.config.as_dict(),
-            fit_version=FIT_VERSION,
-        )
 
     def build(self, index: int, *, rebuild: bool = False, progress: bool = True, wait: bool = True) -> ShardReport:
         """Build one shard, or skip it where it is complete and `rebuild` is not set.
@@ -218,12 +133,6 @@ class Builder:
         shards = [pick(self.shards, index) for index in indices]
         return [shard.index for shard in wait_for_others(self.out, shards, say)]
 
-    def report(self, index: int, *, skipped: bool) -> ShardReport | None:
-        """Of a shard that is there; None where it is not complete."""
-        shard = pick(self.shards, index)
-        complete = is_complete(self.out, shard, self.fingerprint(shard))
-        return self._report(shard, skipped=skipped) if complete else None
-
     def discard(self, indices: Sequence[int]) -> None:
         """Make shards unfinished, and forget their crashes: the next build builds them again.
 
@@ -250,25 +159,6 @@ class Builder:
         together = [index for index in indices if index not in alone]
         return [turn for turn in (together, *([index] for index in alone)) if turn]
 
-    def write_card(self) -> None:
-        """The dataset's README.md, where it is not what it should be: a build that was killed may not have come to it.
-
-        Raises `UserError` where it cannot be written, unless nothing was built: then it stays as it is.
-        """
-        start = time.monotonic()
-        try:
-            write_card(self.out, self.manifest, self.shards)
-        except UserError as error:
-            if self._fitter is not None:
-                raise
-            self._say(f"{self.out / 'README.md'} is out of date, and stays so: {error}")
-        end = time.monotonic()
-        self._card_due = end + 20 * (end - start)
-
-    def _say(self, text: str) -> None:
-        if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
-
     def _build(self, shard: Shard, fingerprint: str, rebuild: bool, progress: bool) -> bool:
         """Whether it was this process that built it, and no other meanwhile."""
 
@@ -278,7 +168,7 @@ class Builder:
 
         self._check_stopped()
         seconds: dict[str, float] = {}
-        fitter = self.fitter
+        fitter, self._built = self.fitter, True
         pieces, rejects = self._read(shard, seconds)
         waiting = time.perf_counter()
         # One fit at a time keeps the device busy; meanwhile another thread may read or write its shard.
@@ -327,15 +217,14 @@ class Builder:
             seconds: by stage, so far; the time of writing is added.
             batch: the smallest number of rows that were fitted together.
         """
-        fingerprint = self.fingerprint(shard)
+        name, fingerprint = self.manifest.name, self.fingerprint(shard)
         with staged(self.out, shard) as folder:
             with timed(seconds, "write"):
-                name = self.manifest.name
                 write_shard(folder, shard, table, fingerprint=fingerprint, manifest_name=name, fit_version=FIT_VERSION)
                 write_rejects(folder, shard, rejects)
             total_s = work_seconds(seconds)
             info = summarise(table, rejects) | {
-                "manifest_name": self.manifest.name,
+                "manifest_name": name,
                 "manifest_file": self.manifest.file,
                 "rows_per_s": shard.num_rows / total_s,
                 "seconds": seconds | {"total": total_s},
@@ -364,11 +253,6 @@ class Builder:
             pieces.append(kept)
             rejects += out
         return pieces, rejects
-
-    def _report(self, shard: Shard, *, skipped: bool) -> ShardReport:
-        meta = read_meta(self.out, shard)
-        assert meta is not None  # it is complete
-        return ShardReport.of(meta, str(shard.data_file(self.out)), skipped=skipped)
 
 
 def build_shard(
@@ -401,24 +285,5 @@ def build_shard(
     builder.write_card()
     if progress:
         for text in builder.outdated(range(len(builder.shards))):
-            print(f"{text}: a mix, until `hmr-skel dataset` builds them again", file=sys.stderr, flush=True)
+            print(f"{text}; until `hmr-skel dataset` builds them, the dataset is a mix", file=sys.stderr, flush=True)
     return report
-
-
-def default_out(manifest: Manifest) -> Path:
-    """Where a dataset goes that is not told: data/<manifest name>."""
-    return Path("data") / manifest.name
-
-
-def parse_shards(text: str, what: str = "shards") -> list[int]:
-    """`0-3,7` to [0, 1, 2, 3, 7]. Numbers are decimal: 07 and 08 are 7 and 8. Raises `UserError`."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        if not (match := re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", part, re.ASCII)):
-            raise UserError(f"{text!r} names no {what}. Expected whole numbers from 0, such as 7, 07 or 0-3,7.")
-        first = int(match[1])
-        last = first if match[2] is None else int(match[2])
-        if last < first:
-            raise UserError(f"{part.strip()!r} in {text!r} goes backwards. Expected the smaller number first.")
-        numbers += range(first, last + 1)
-    return sorted(set(numbers))

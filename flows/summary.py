@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flows.shard import Builder
+from flows.plan import Plan
 from flows.shard_report import ShardReport, describe
 from flows.slow import slow_shards, slow_text, stage_seconds, stage_text
 from hmr_skel.data.load import load_shards
@@ -110,7 +110,7 @@ class ShardsFailed(UserError):
 
 
 def summarise_build(
-    builder: Builder,
+    plan: Plan,
     reports: Sequence[ShardReport],
     failures: Mapping[int, BaseException],
     seconds: float,
@@ -126,9 +126,9 @@ def summarise_build(
         for reason, count in report.reasons.items():
             reasons[reason] = reasons.get(reason, 0) + count
     return DatasetSummary(
-        name=builder.manifest.name,
-        out=str(builder.out),
-        shards=len(builder.shards),
+        name=plan.manifest.name,
+        out=str(plan.out),
+        shards=len(plan.shards),
         built=[report.shard for report in reports if not report.skipped],
         skipped=[report.shard for report in reports if report.skipped],
         failed={index: _reason(error) for index, error in sorted(failures.items())},

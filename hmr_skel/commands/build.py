@@ -94,8 +94,9 @@ def _stop_like_ctrl_c() -> None:
 
 def run_fit(args: argparse.Namespace) -> None:
     """Fit one shard in this process, without Prefect."""
-    from flows.shard import build_shard, parse_shards
+    from flows.shard import build_shard
     from hmr_skel.data.manifest import load_manifest
+    from hmr_skel.data.shards import parse_shards
 
     _stop_like_ctrl_c()
     numbers = parse_shards(args.shard)
@@ -180,19 +181,19 @@ def _complete_already(args: argparse.Namespace):
     """
     import time
 
-    from flows.shard import Builder
+    from flows.plan import Plan
     from flows.summary import summarise_build
     from hmr_skel.data.patience import patiently
 
     start = time.monotonic()
-    builder = Builder.open(args.manifest, args.out, args.device, quiet=args.quiet)
-    wanted = builder.choose(args.shards)
-    if patiently(lambda: builder.unfinished(wanted)):
+    plan = Plan.open(args.manifest, args.out, quiet=args.quiet)
+    wanted = plan.choose(args.shards)
+    if patiently(lambda: plan.unfinished(wanted)):
         return None
-    reports = [report for index in wanted if (report := builder.report(index, skipped=True)) is not None]
-    builder.write_card()
+    reports = [report for index in wanted if (report := plan.report(index, skipped=True)) is not None]
+    plan.write_card()
     seconds = time.monotonic() - start
-    return summarise_build(builder, reports, {}, seconds, {"open": seconds})
+    return summarise_build(plan, reports, {}, seconds, {"open": seconds})
 
 
 def is_refusal(error: Exception) -> bool:

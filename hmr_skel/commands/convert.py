@@ -145,9 +145,9 @@ def _read(args: argparse.Namespace, options) -> list:
 
     import numpy as np
 
-    from flows.shard import parse_shards
     from hmr_skel.convert.clips import with_unique_names
     from hmr_skel.convert.formats import read_clips
+    from hmr_skel.data.shards import parse_shards
 
     clips = with_unique_names([read_clips(Path(file), options) for file in args.files])
     if args.frames is not None:

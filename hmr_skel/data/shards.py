@@ -1,5 +1,6 @@
 """Rows -> numbered shards, and what a shard's files are called. A pure function of the manifest and the row counts."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,20 @@ def pick(shards: list[Shard], index: int) -> Shard:
     if not 0 <= index < len(shards):
         raise UserError(f"no shard {index}: this manifest makes {len(shards)} shards, 0 to {len(shards) - 1}.")
     return shards[index]
+
+
+def parse_shards(text: str, what: str = "shards") -> list[int]:
+    """`0-3,7` to [0, 1, 2, 3, 7]. Numbers are decimal: 07 and 08 are 7 and 8. Raises `UserError`."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        if not (match := re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", part, re.ASCII)):
+            raise UserError(f"{text!r} names no {what}. Expected whole numbers from 0, such as 7, 07 or 0-3,7.")
+        first = int(match[1])
+        last = first if match[2] is None else int(match[2])
+        if last < first:
+            raise UserError(f"{part.strip()!r} in {text!r} goes backwards. Expected the smaller number first.")
+        numbers += range(first, last + 1)
+    return sorted(set(numbers))
 
 
 def name_shards(indices: Iterable[int]) -> str:

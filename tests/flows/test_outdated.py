@@ -63,7 +63,7 @@ def test_after_an_edit_shards_are_built_again_and_what_is_left_is_said(small: Pa
     assert main(["fit", "--shard", "0", "--manifest", str(small), "--out", str(out)]) == 0
     told = capsys.readouterr().err
     assert "made from another manifest: shard 0 will be built again" in told
-    assert "made from another manifest: shards 1-2: a mix, until `hmr-skel dataset` builds them again" in told
+    assert "made from another manifest: shards 1-2; until `hmr-skel dataset` builds them, the dataset is a mix" in told
     builder = Builder.open(small, out, "cpu", quiet=True)
     assert builder.unfinished(range(4)) == [1, 2, 3]
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from flows.fitter import _by_increments
-from flows.shard import Builder, build_shard, parse_shards
+from flows.shard import Builder, build_shard
 from hmr_skel import load_shards
 from hmr_skel.data.manifest import load_manifest
+from hmr_skel.data.shards import parse_shards
 from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
 from tests.flows.conftest import BAD_ROW, ROWS, ROWS_PER_SHARD, write_small
@@ -78,9 +79,10 @@ def test_the_card_takes_a_twentieth_of_the_time_at_most(small: Path, tmp_path: P
         written.append(now[0])
         now[0] += 1
 
-    monkeypatch.setattr("flows.shard.write_card", card)
+    monkeypatch.setattr("flows.plan.write_card", card)
     clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter)
     monkeypatch.setattr("flows.shard.time", clock)
+    monkeypatch.setattr("flows.plan.time", clock)
     builder = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
     for index in range(4):
         builder.build(index, progress=False)
