@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def count(database: Path, names: dict[str, str]) -> dict[str, Counter]:
             table: Counter(names[run] for (run,) in connection.execute(f"select {owner} from {table}") if run in names)
             for table, owner in OWNERS.items()
         }
+
+
+def wait_for(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -69,22 +77,17 @@ def test_old_runs_go_and_nothing_else(served: Served):
                 ours, parameters={"name": "killed"}, name="killed", state=State(type=StateType.RUNNING)
             )
         assert killed.state_type == StateType.RUNNING
-
-        def of_interest(counted: Counter) -> set[str]:
-            return {name for name in counted if name in kept or name.startswith("ours")}
-
         kept = dict.fromkeys(("theirs", "child", "ours-3", "ours-4"), 1)
-        wanted = {"parent", "killed", *kept, *(f"ours-{number}" for number in range(5))}
+        logged = {*kept, *(f"ours-{number}" for number in range(5))}
+        wanted = {"parent", "killed", *logged}
         names = {run: name for run, name in names_of(database).items() if name in wanted}
         assert set(names.values()) == wanted
+        wait_for(lambda: logged <= count(database, names)["log"].keys())  # they are sent a little later
         assert forget_old_runs("soaked", keep=2) == 3
         assert forget_old_runs("soaked", keep=2) == 0
-        deadline = time.monotonic() + TIMEOUT_S
+        wait_for(lambda: "ours-0" not in count(database, names)["log"])  # removed a little later, too
         found = count(database, names)
-        while of_interest(found["log"]) != kept.keys() and time.monotonic() < deadline:
-            time.sleep(0.2)  # logs arrive, and are removed, a little later
-            found = count(database, names)
     for table in OWNERS:
-        assert of_interest(found[table]) == kept.keys(), table
+        assert {name for name in found[table] if name in logged} == kept.keys(), table
     assert found["artifact"] >= Counter(kept)
     assert found["flow_run"] >= Counter([*kept, "parent", "killed"])
