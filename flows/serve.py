@@ -39,10 +39,10 @@ def serve(port: int | None = None, pool: str | None = None) -> int:
                 path.unlink(missing_ok=True)  # of a server that was killed
                 stack.callback(path.unlink, missing_ok=True)
             if own:
-                print("its page asks once for your PREFECT_SERVER_API_AUTH_STRING", flush=True)
+                print("its page asks for your PREFECT_SERVER_API_AUTH_STRING", flush=True)
             else:
                 leave_password(password)
-                print(f"its page asks once for a password: all of what is in {password_file()}", flush=True)
+                print(f"its page asks for a password: type all of what is in {password_file()}", flush=True)
             env = os.environ | client_settings(url, password)
             env |= {
                 "DO_NOT_TRACK": "1",
