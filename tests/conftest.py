@@ -19,6 +19,7 @@ import torch
 from tests.skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
 if TYPE_CHECKING:
+    from hmr_skel.convert.fit import Bodies
     from tests.built_dataset import BuiltDataset
     from tests.object_store import ObjectStore
 
@@ -52,15 +53,21 @@ def without_shape_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.fixture(scope="package")
-def bodies_once() -> Iterator[None]:
-    """For packages that convert with few sets of body models: each is loaded and prepared once, not by each command."""
+@pytest.fixture(scope="session")
+def bodies_of() -> Callable[..., "Bodies"]:
+    """The body models of a folder, loaded and prepared once per test process."""
     from hmr_skel.convert.fit import Bodies
 
     once = lru_cache(maxsize=None)(Bodies)
+    return lambda folder, device="cpu": once(str(folder), str(device))
+
+
+@pytest.fixture(scope="package")
+def bodies_once(bodies_of) -> Iterator[None]:
+    """For packages of tests whose commands would load the same body models again and again."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("fit", "call"):
-            patch.setattr(f"hmr_skel.convert.{module}.Bodies", once)
+        for module in ("convert.fit", "convert.call", "report.build"):
+            patch.setattr(f"hmr_skel.{module}.Bodies", bodies_of)
         yield
 
 

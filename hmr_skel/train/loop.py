@@ -147,7 +147,7 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
             network.backbone.compile()
         forward = network
         if group.size > 1:
-            forward = DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+            forward = DistributedDataParallel(network, gradient_as_bucket_view=True)
         workers = default_workers(group) if run.workers is None else run.workers
         flops_per_image = training_flops(recipe.network)
         peak, peak_source = peak_flops_per_s(device, recipe.bf16)

@@ -22,12 +22,12 @@ def _one_thread():
 
 @pytest.fixture(scope="package", autouse=True)
 def _bodies_once(bodies_once):
-    """Most of a command's time here."""
+    """To prepare them is most of a command's time here."""
 
 
 @pytest.fixture(scope="session")
-def bodies(open_body_dir: Path) -> Bodies:
-    return Bodies(open_body_dir)
+def bodies(open_body_dir: Path, bodies_of) -> Bodies:
+    return bodies_of(open_body_dir)
 
 
 def walk(frames: int = FRAMES, up: str = "z-up", seed: int = 0) -> dict[str, np.ndarray]:

@@ -48,6 +48,18 @@ image_root = "{images}"
 """
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _bodies_once(bodies_once):
+    """Every page and picture needs the same."""
+
+
+@pytest.fixture
+def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is another part of the page that is looked at."""
+    monkeypatch.setattr("hmr_skel.report.figures.WIDTH", 120)
+    monkeypatch.setattr("hmr_skel.report.figures.HEIGHT", 150)
+
+
 @dataclass(frozen=True)
 class Small:
     """Where it is, and what is true of it."""

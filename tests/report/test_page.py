@@ -185,6 +185,7 @@ def different(a: np.ndarray, b: np.ndarray) -> bool:
     return bool((np.abs(a - b).max(-1) > 25).mean() > 0.003)
 
 
+@pytest.mark.usefixtures("small_pictures")
 def test_a_dataset_that_was_given_as_skel(small, tmp_path, capsys):
     """Nothing was fitted: no errors, no targets, and no shards with rejects; pictures all the same."""
     write_dataset(tmp_path / "set", small.manifest, small.table.slice(20, 4))
@@ -218,6 +219,7 @@ def test_without_pictures_no_model_is_needed(small, tmp_path, capsys):
     assert out.stat().st_size < 200_000
 
 
+@pytest.mark.usefixtures("small_pictures")
 def test_without_the_viewers_library_the_page_says_so(small, tmp_path, capsys, monkeypatch):
     """Another trimesh may hold it elsewhere: pictures are there all the same."""
     monkeypatch.setattr("hmr_skel.report.viewer._TEMPLATE", "templates/none.zip")
@@ -230,7 +232,9 @@ def test_without_the_viewers_library_the_page_says_so(small, tmp_path, capsys, m
     assert len(parsed.found["img"]) > 15
 
 
-def test_other_models_than_the_dataset_was_made_with_are_noticed(small, tmp_path, open_body_dir, capsys):
+def test_other_models_than_the_dataset_was_made_with_are_noticed(
+    small, small_pictures, tmp_path, open_body_dir, capsys
+):
     folder = tmp_path / "models"
     shutil.copytree(open_body_dir, folder, copy_function=lambda a, b: Path(b).symlink_to(a))
     (folder / "skel_male.pkl").unlink()

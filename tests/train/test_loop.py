@@ -2,15 +2,18 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
+from hmr_skel.cli import main
 from hmr_skel.errors import UserError
 from hmr_skel.model.checkpoint import load_network
 from hmr_skel.train import loop
@@ -50,8 +53,8 @@ def same_weights(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def start(samples: SampleSet, bodies: Path, out: Path, *more: str) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+def start(samples: SampleSet, bodies: Path, out: Path, *more: str, **environment: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | environment
     line = [sys.executable, "-m", "hmr_skel.cli", *command(samples, bodies, out, *more)]
     return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -140,20 +143,26 @@ def test_micro_batches_and_workers_make_no_difference(samples, open_body_dir, tm
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_twice_the_batch(samples, open_body_dir, tmp_path):
-    plain = ["--set", "network.vit.drop_path=0.0", "--set", "epochs=1"]
-    line = command(samples, open_body_dir, tmp_path / "two", *plain, "--set", "micro_batch=2")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "hmr_skel.cli", *line],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "(2 x 1 x 2)" in done.stdout
-    assert done.stdout.count("recipe tiny") == 1  # one process speaks
+def test_two_processes_are_one_with_twice_the_batch(samples, open_body_dir, tmp_path, monkeypatch, capsys):
+    """The first of them is this one. The environment is what torchrun makes of it."""
+    plain = ["--set", "network.vit.drop_path=0.0", "--set", "epochs=1", "--set", "micro_batch=2"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    with start(samples, open_body_dir, tmp_path / "two", *plain, **world, RANK="1", LOCAL_RANK="1") as second:
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr("hmr_skel.train.distributed.TIMEOUT", timedelta(seconds=TIMEOUT))
+                for name, value in (world | {"RANK": "0", "LOCAL_RANK": "0"}).items():
+                    patch.setenv(name, value)
+                assert main(command(samples, open_body_dir, tmp_path / "two", *plain)) == 0
+            silent, _ = second.communicate(timeout=TIMEOUT)
+        finally:
+            second.kill()
+    assert (second.returncode, silent) == (0, "")  # one process speaks
+    printed = capsys.readouterr().out
+    assert "(2 x 1 x 2)" in printed
+    assert printed.count("recipe tiny") == 1
     recipe = small_recipe("network.vit.drop_path=0.0", "epochs=1")
     train(recipe, small_run(samples, open_body_dir, tmp_path / "one"))
     one, two = (read_log(tmp_path / name / "log.jsonl") for name in ("one", "two"))
