@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fitting.kinematics import Kinematics, Skeleton
-from hmr_skel.body.dofs import DOFS
+from hmr_skel.body.dofs import DOF_JOINTS, DOFS
 from hmr_skel.body.joints import SKEL_PARENTS, SKEL_TO_SMPL
 
 # The hand has two dofs; a third, imagined axis completes the Euler angles and is dropped.
@@ -33,24 +33,23 @@ def initial_q(
     q = torch.zeros(len(smpl_rotmat), len(DOFS), dtype=smpl_rotmat.dtype, device=smpl_rotmat.device)
     world: list[Tensor] = [smpl_rotmat[:, 0]] * 24
     for joint in range(1, 24):
-        numbers = [k for k, dof in enumerate(DOFS) if dof.joint == joint]
+        dofs = slice(DOF_JOINTS.index(joint), DOF_JOINTS.index(joint) + DOF_JOINTS.count(joint))
+        axes = [dof.axis for dof in DOFS[dofs]]
         frame = skeleton.dof_frame[:, joint]
         parent = world[SKEL_PARENTS[joint]]
         # L = N P N^T should be R_parent^T R.
         wanted = frame.mT @ parent.mT @ smpl_rotmat[:, SKEL_TO_SMPL[joint]] @ frame
-        if len(numbers) == 1:
+        if len(axes) == 1:
             axis, length = kinematics.unit[joint, 0], kinematics.length[joint, 0]
             angles = _angle_about(axis, wanted)[:, None] / length
-            angles = _nearest_turn(angles, low[numbers], high[numbers])
+            angles = _nearest_turn(angles, low[dofs], high[dofs])
         else:
-            axes = [DOFS[k].axis for k in numbers]
-            if len(axes) == 2:
-                axes.append(_HAND_THIRD_AXIS)
-            angles = _euler(axes, wanted, low[numbers], high[numbers], branch)[:, : len(numbers)]
-        angles = torch.minimum(torch.maximum(angles, low[numbers]), high[numbers])
-        q[:, numbers] = angles
+            three = [*axes, _HAND_THIRD_AXIS][:3]
+            angles = _euler(three, wanted, low[dofs], high[dofs], branch)[:, : len(axes)]
+        angles = torch.minimum(torch.maximum(angles, low[dofs]), high[dofs])
+        q[:, dofs] = angles
         product = torch.eye(3, dtype=q.dtype, device=q.device)
-        for order in range(len(numbers)):
+        for order in range(len(axes)):
             angle = angles[:, order, None, None] * kinematics.length[joint, order]
             rotation = angle.sin() * kinematics.skew[joint, order]
             rotation = rotation + (1 - angle.cos()) * kinematics.skew_squared[joint, order]
@@ -77,11 +76,11 @@ def _euler(axes: list[tuple[float, float, float]], rotmat: Tensor, low: Tensor, 
     middle = torch.asin((even * rotmat[:, i0, i2]).clamp(-1, 1))
     last = torch.atan2(-even * rotmat[:, i1, i2], rotmat[:, i2, i2])
     first = torch.atan2(-even * rotmat[:, i0, i1], rotmat[:, i0, i0])
-    signs = rotmat.new_tensor(sign)
-    near = torch.stack((first, middle, last), -1) * signs
     # The same rotation once more: both outer angles turned by pi, the middle one reflected.
-    far = torch.stack((first + pi, pi - middle, last + pi), -1) * signs
-    near, far = (_nearest_turn(angles, low, high) for angles in (near, far))
+    near, far = (
+        _nearest_turn(torch.stack([s * angle for s, angle in zip(sign, angles, strict=True)], -1), low, high)
+        for angles in ((first, middle, last), (first + pi, pi - middle, last + pi))
+    )
     better = _violation(near, low, high) <= _violation(far, low, high)
     if branch:
         better = ~better

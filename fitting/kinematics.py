@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hmr_skel.body.dofs import DOFS
 from hmr_skel.body.joints import SKEL_PARENTS
-from hmr_skel.body.lbs import blend, levels
+from hmr_skel.body.lbs import blend, chain, picked
 from hmr_skel.body.moving_joints import MOVING_JOINTS, moving_offsets, moving_velocities
 from hmr_skel.body.rotations import skew
 from hmr_skel.body.skel import Skel
@@ -18,7 +18,6 @@ from hmr_skel.body.skel_shape import bone_orientation
 from hmr_skel.body.smpl import relative
 
 _PARENT = [max(parent, 0) for parent in SKEL_PARENTS]
-_LEVELS = levels(SKEL_PARENTS)[1:]
 _ORDER = [sum(d.joint == dof.joint for d in DOFS[:k]) for k, dof in enumerate(DOFS)]  # among its joint's
 
 
@@ -96,18 +95,12 @@ class Kinematics:
         local = skeleton.dof_frame @ product @ skeleton.dof_frame.mT
         local[:, 0] = torch.eye(3, dtype=q.dtype, device=q.device)
         step = skeleton.offsets + moving_offsets(q, skeleton.joints)
-        rotmat, position = torch.empty_like(local), torch.empty_like(step)
-        rotmat[:, 0], position[:, 0] = local[:, 0], step[:, 0]
-        for level in _LEVELS:
-            above = [SKEL_PARENTS[j] for j in level]
-            parent = rotmat[:, above]
-            rotmat[:, level] = parent @ local[:, level]
-            position[:, level] = position[:, above] + (parent @ step[:, level, :, None]).squeeze(-1)
+        rotmat, position = chain(local, step, SKEL_PARENTS)
         transforms = torch.zeros(*local.shape[:2], 4, 4, dtype=q.dtype, device=q.device)
         transforms[..., :3, :3] = rotmat
         transforms[..., :3, 3] = position - (rotmat @ skeleton.joints.unsqueeze(-1)).squeeze(-1)
         transforms[..., 3, 3] = 1
-        return Pose(local, rotmat, position, transforms, parts, rotmat[:, _PARENT] @ skeleton.dof_frame)
+        return Pose(local, rotmat, position, transforms, parts, picked(rotmat, _PARENT, 1) @ skeleton.dof_frame)
 
     def twists(self, q: Tensor, skeleton: Skeleton, pose: Pose) -> Twists:
         """How each dof moves what hangs below it. Orders that a joint lacks are zero."""

@@ -9,15 +9,17 @@ memory only.
 import torch
 from torch import Tensor
 
+from hmr_skel.body.lbs import picked
 from hmr_skel.body.skel import Skel
 
-_LOW, _HIGH = torch.triu_indices(11, 11).tolist()
+_PAIRS = [(a, b) for a in range(11) for b in range(a, 11)]
 
 
 def monomials(betas: Tensor) -> Tensor:
     """The 66 products of [1, betas] with itself, [B 66]."""
     extended = torch.cat((torch.ones_like(betas[:, :1]), betas), 1)
-    return extended[:, _LOW] * extended[:, _HIGH]
+    low, high = zip(*_PAIRS, strict=True)
+    return picked(extended, low, 1) * picked(extended, high, 1)
 
 
 class MomentTable:
@@ -41,7 +43,7 @@ class MomentTable:
         homogeneous[0, :, 3] = 1
         product = importance.double()[:, None] * weights[:, self.first] * weights[:, self.second]  # [V P]
         blocks = []
-        for a, b in zip(_LOW, _HIGH, strict=True):
+        for a, b in _PAIRS:
             outer = homogeneous[a][:, :, None] * homogeneous[b][:, None, :]
             if a != b:  # betas_a betas_b meets twice
                 outer = outer + outer.mT
@@ -52,7 +54,7 @@ class MomentTable:
         joints[0, :, 3] = 1
         diagonal = (self.first == self.second).nonzero().squeeze(1)
         bone = self.first[diagonal]
-        for row, (a, b) in enumerate(zip(_LOW, _HIGH, strict=True)):
+        for row, (a, b) in enumerate(_PAIRS):
             outer = joints[a, bone][:, :, None] * joints[b, bone][:, None, :]
             if a != b:
                 outer = outer + outer.mT

@@ -17,7 +17,7 @@ from torch import Tensor
 from fitting.model import FitModel
 from hmr_skel.body.dofs import DOF_JOINTS
 from hmr_skel.body.joints import SKEL_PARENTS
-from hmr_skel.body.lbs import bone_transforms, chain
+from hmr_skel.body.lbs import bone_transforms, chain, picked
 from hmr_skel.body.moving_joints import moving_offsets
 from hmr_skel.body.skel import CORRECTIVE_JOINTS, Skel
 from hmr_skel.body.skel_shape import SkelShape
@@ -90,8 +90,8 @@ class Objective:
         """The same with fewer vertices, each standing for its share of the others of its bone: to look around."""
         weights, bone = self.skel.weights, self.skel.weights.argmax(1)
         share = torch.zeros(24, dtype=torch.float64).index_add(0, bone, self.vertex_weight)
-        picked = torch.zeros(24, dtype=torch.float64).index_add(0, bone[vertices], self.vertex_weight[vertices])
-        weight = self.vertex_weight[vertices] * (share / picked.clamp_min(1e-30))[bone[vertices]]
+        chosen = torch.zeros(24, dtype=torch.float64).index_add(0, bone[vertices], self.vertex_weight[vertices])
+        weight = self.vertex_weight[vertices] * (share / chosen.clamp_min(1e-30))[bone[vertices]]
         arrays = {name: getattr(self.skel, name) for name in Skel._BUFFERS}
         for name in ("shapedirs", "posedirs"):
             arrays[name] = arrays[name].unflatten(-1, (-1, 3))[:, vertices].flatten(1)
@@ -169,7 +169,7 @@ class Objective:
         local = self.skel.local_rotmat(q, self.shape)
         rotmat, position = chain(local, self.shape.offsets + moving_offsets(q, self.shape.joints), SKEL_PARENTS)
         transforms = bone_transforms(rotmat, position, self.shape.joints)
-        feature = local[:, _CORRECTIVES] - torch.eye(3, dtype=q.dtype)
+        feature = picked(local, _CORRECTIVES, 1) - torch.eye(3, dtype=q.dtype)
         return torch.cat((transforms.flatten(1), feature.flatten(1), position.flatten(1)), 1)
 
     def v2v_mm(self, q: Float[Tensor, "N 43"]) -> Float[Tensor, "N"]:

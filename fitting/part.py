@@ -21,10 +21,8 @@ class MovingPart:
         self.slots = torch.tensor(
             [3 * joints.index(DOF_JOINTS[k]) + int(kinematics.dof_order[k]) for k in dofs], device=device
         )
-        below = torch.zeros(len(joints), 24, device=device)
-        for row, joint in enumerate(joints):
-            below[row, subtree(SKEL_PARENTS, joint)] = 1
-        self.below = below  # [J 24]
+        below = [[float(bone in subtree(SKEL_PARENTS, joint)) for bone in range(24)] for joint in joints]
+        self.below = torch.tensor(below, device=device)  # [J 24]
         # outer[k, l]: dof k turns dof l's axis (it sits above it in the tree, or later in the same joint), or is l.
         above = [[_is_outer(k, inner, kinematics) for inner in dofs] for k in dofs]
         self.outer = torch.tensor(above, dtype=torch.float64, device=device)

@@ -17,6 +17,7 @@ from fitting.pairs import BonePairs
 from fitting.part import MovingPart
 from fitting.surface import CORRECTED
 from hmr_skel.body.joints import SKEL_PARENTS
+from hmr_skel.body.lbs import picked
 from hmr_skel.body.moving_joints import moving_curvatures
 
 
@@ -113,9 +114,10 @@ class ReducedProblem:
 
     def corrective_tilt(self, q: Tensor, pose: Pose, by_rotation: Tensor) -> Tensor:
         """dE/2 over the part's dofs [B D] from dE/2 over the local rotations [B S 3 3] of the joints `CORRECTED`."""
-        axes = self.kinematics.twists(q, self.skeleton, pose).axis[:, CORRECTED]
-        axes = axes @ pose.rotmat[:, [max(SKEL_PARENTS[j], 0) for j in CORRECTED]]  # in the parent's frame
-        turn = torch.linalg.cross(pose.local[:, CORRECTED], by_rotation, dim=-2).sum(-1)
-        tilt = axes.new_zeros(len(q), 24, 3)
-        tilt[:, CORRECTED] = (axes @ turn.unsqueeze(-1)).squeeze(-1)
+        axes = picked(self.kinematics.twists(q, self.skeleton, pose).axis, CORRECTED, 1)
+        axes = axes @ picked(pose.rotmat, [SKEL_PARENTS[j] for j in CORRECTED], 1)  # in the parent's frame
+        turn = torch.linalg.cross(picked(pose.local, CORRECTED, 1), by_rotation, dim=-2).sum(-1)
+        tilt = (axes @ turn.unsqueeze(-1)).squeeze(-1)
+        none = torch.zeros_like(tilt[:, 0])
+        tilt = torch.stack([tilt[:, CORRECTED.index(j)] if j in CORRECTED else none for j in range(24)], 1)
         return tilt[:, self.part.joints].flatten(1)[:, self.part.slots]

@@ -126,9 +126,8 @@ def curvature(q: Tensor, betas: Tensor, skel: Skel) -> Tensor:
     device = skel.template.device
     few, kinematics = _thinned(skel), Kinematics(skel.axes.double(), skel.dof_index)
     joint, order = torch.tensor(DOF_JOINTS[BODY], device=device), kinematics.dof_order[BODY]
-    below = torch.zeros(24, 24, device=device)  # [joint, bone]
-    for row in range(24):
-        below[row, subtree(SKEL_PARENTS, row)] = 1
+    below = [[float(bone in subtree(SKEL_PARENTS, above)) for bone in range(24)] for above in range(24)]
+    below = torch.tensor(below, device=device)  # [joint, bone]
     blocks = []
     for first in range(0, len(q), _ROWS):
         rows = slice(first, first + _ROWS)

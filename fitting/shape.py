@@ -47,7 +47,7 @@ def converted(smpl: Smpl, skel: Skel, betas_rms: float) -> ShapeMap:
     right = torch.cat((constant[None], linear)) @ basis.T  # [11 10]: offset, then one row per SMPL beta
 
     def solve(ridge: float) -> Tensor:
-        return torch.linalg.solve(gram + ridge * torch.eye(10).to(gram), right.T).T
+        return torch.linalg.solve(gram + ridge * torch.eye(10, dtype=gram.dtype, device=gram.device), right.T).T
 
     def rms(solution: Tensor) -> float:
         return float((solution.square().sum() / 10).sqrt())

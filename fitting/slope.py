@@ -14,6 +14,7 @@ from fitting.model import FitModel
 from fitting.surface import CORRECTED, Blend, spread
 from fitting.target import Movable
 from hmr_skel.body.joints import SKEL_PARENTS
+from hmr_skel.body.lbs import picked
 from hmr_skel.body.rotations import skew
 
 ROOT, BETAS, POSE = slice(0, 6), slice(6, 16), slice(16, 59)
@@ -54,8 +55,9 @@ class Slope:
         assert seen.corrective is not None
         assert seen.shape is not None
         # Local rotations R_parent^T R drive the correctives.
-        above, turned = pose.rotmat[:, None, _ABOVE], by_transforms[..., :3]
-        by_local = above.mT @ turned[:, :, CORRECTED] + turned[:, :, _ABOVE].mT @ pose.rotmat[:, None, CORRECTED]
+        rotmat, turned = pose.rotmat.unsqueeze(1), by_transforms[..., :3]
+        by_local = picked(rotmat, _ABOVE, 2).mT @ picked(turned, CORRECTED, 2)
+        by_local = by_local + picked(turned, _ABOVE, 2).mT @ picked(rotmat, CORRECTED, 2)
         weight = tables.joint_importance.double()
         apart = (pose.position - target.anatomical_joints.double()) * weight[:, None]
         gradient = _sum(by_joints * apart.unsqueeze(1)) - _sum(by_transforms * seen.cross.mT.unsqueeze(1))
@@ -102,7 +104,8 @@ class Slope:
 
     def _matrix(self, rows: Batch, pose: Pose, by_transforms: Tensor) -> Tensor:
         """J^T J [B 59 59] of the vertices' mean squared distance."""
-        blocks = list(self.blend.posed(rows.betas, pose.local[:, CORRECTED].float(), pose.transforms[:, :, :3].float()))
+        local = picked(pose.local, CORRECTED, 1).float()
+        blocks = list(self.blend.posed(rows.betas, local, pose.transforms[:, :, :3].float()))
         rest = torch.cat([block.rest for block in blocks], -1).mT  # [B K 3]
         rotations = torch.cat([block.rotations for block in blocks], -1)  # [B 3 3 K]
         levers = torch.cat((rest, torch.ones_like(rest[..., :1])), -1).unsqueeze(2) * self.weights.unsqueeze(-1)

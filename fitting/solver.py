@@ -161,7 +161,7 @@ def damped_step(
     inner.diagonal(dim1=-2, dim2=-1).add_(added)
     factor, failed = torch.linalg.cholesky_ex(system)
     definite = failed == 0
-    factor = torch.where(definite[:, None, None], factor, torch.eye(size).to(factor))
+    factor = torch.where(definite[:, None, None], factor, torch.eye(size, dtype=factor.dtype, device=factor.device))
     padded = right.new_zeros(count, size, 1)
     padded[:, : right.shape[1], 0] = right * free
     solution = torch.cholesky_solve(padded, factor)[:, : right.shape[1], 0]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fitting.kinematics import Pose
+from hmr_skel.body.lbs import picked
 from hmr_skel.body.skel import CORRECTIVE_JOINTS, Skel
 from hmr_skel.body.smpl import Smpl
 
@@ -114,7 +115,7 @@ class Surface:
         cross, squared, feature = [], [], []
         first = 1 if shape else 11  # of the basis
         transforms = pose.transforms[..., :3, :].float()
-        for part in self.blend.posed(betas, pose.local[:, CORRECTED].float(), transforms):
+        for part in self.blend.posed(betas, picked(pose.local, CORRECTED, 1).float(), transforms):
             numbers = part.block.vertices
             residual = target[:, :, numbers] - part.posed
             squared.append(residual.square().sum(1))

@@ -44,8 +44,7 @@ class StageTables:
 
 
 def stage_tables(stage: Stage, skel: Skel, kinematics: Kinematics, bounds: Tensor, config: FitConfig) -> StageTables:
-    numbers = _DOFS_OF[stage.part]
-    part = MovingPart(numbers, kinematics)
+    part = MovingPart(_DOFS_OF[stage.part], kinematics)
     bone = skel.weights.argmax(1)
     vertices = torch.isin(bone, torch.tensor(part.bones, device=bone.device)).nonzero().squeeze(1)
     if stage.part == "full":
@@ -54,9 +53,9 @@ def stage_tables(stage: Stage, skel: Skel, kinematics: Kinematics, bounds: Tenso
         vertices = vertices[spread(bone[vertices], stage.vertices)]
     importance = torch.full((len(vertices),), 1 / len(vertices)).to(skel.template)
     counted = [j for j in part.bones if stage.joints == "all" or j in _SCAPULAE]
-    joint_importance = torch.zeros(24).to(skel.template)
-    joint_importance[counted] = stage.joint_weight / max(len(counted), 1)
-    low, high = bounds[numbers, 0], bounds[numbers, 1]
+    share = stage.joint_weight / max(len(counted), 1)
+    joint_importance = torch.tensor([share if j in counted else 0.0 for j in range(24)]).to(skel.template)
+    low, high = bounds[part.dofs, 0], bounds[part.dofs, 1]
     # A dof that a published table leaves unbounded counts as if it could turn half way round.
     half_range = torch.where(torch.isfinite(high - low), (high - low) / 2, torch.pi)
     moments = MomentTable(skel, vertices, importance, joint_importance, part.bones)

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import torch
 
 from fitting.kinematics import Skeleton
 from fitting.lanes.lanes import LANES
-from fitting.lanes.mesh import LaneMesh, chunks_of
-from fitting.lanes.skeleton import Bones, bone_columns
-from fitting.lanes.surface import gather
+from fitting.lanes.mesh import LaneMesh, chunks_of, gathered
+from fitting.lanes.quadratic import Problem
+from fitting.lanes.state import BONES, Record, records
+from fitting.lanes.tables import LaneTables, bone_columns
+from fitting.moments import monomials
 from fitting.solver import DAMPING_START
 from fitting.target import Target
 
@@ -22,12 +25,7 @@ class Chunk:
     live: np.ndarray  # [L] bool: False for rows that are done, and for those that only fill the chunk up
     mesh: np.ndarray  # [V 3 L] float32, the target
     anatomical: np.ndarray  # [24 3 L] float32, its anatomical joints
-    joints: np.ndarray  # [24 3 L] the rest skeleton, see `Bones`
-    offsets: np.ndarray  # [24 3 L]
-    frame: np.ndarray  # [24 3 3 L]
-    spine: np.ndarray  # [3 L]
-    width: np.ndarray  # [L]
-    height: np.ndarray  # [L]
+    bones: Record  # `BONES`
     shape: np.ndarray  # [11 L] float32: 1, betas
     moments: np.ndarray  # [P 4 4 L] float32, of the stage at hand
     q: np.ndarray  # [46 L]
@@ -38,9 +36,21 @@ class Chunk:
     bend: np.ndarray  # [K D L]
     scale: np.ndarray  # [K L]
 
-    @property
-    def bones(self) -> Bones:
-        return Bones(self.joints, self.offsets, self.frame, self.spine, self.width, self.height)
+    def at_stage(self, tables: LaneTables) -> "Chunk":
+        """With a stage's moments, and nothing learned yet."""
+        size, visits = tables.num_dofs, tables.stage.refreshes
+        products = monomials(torch.from_numpy(self.shape[1:].T)).T.contiguous()
+        return replace(
+            self,
+            moments=(tables.moments @ products).view(-1, 4, 4, LANES).numpy(),
+            last_gradient=np.zeros((size, LANES)),
+            bend=np.zeros((visits, size, LANES)),
+            scale=np.zeros((visits, LANES)),
+        )
+
+    def problem(self, learned: int) -> Problem:
+        """Its share of the reduced problem, with what the first `learned` visits taught."""
+        return Problem(self.moments, self.bend[:learned], self.scale[:learned])
 
 
 def chunks(target: Target, skeleton: Skeleton, betas: np.ndarray, q: np.ndarray) -> list[Chunk]:
@@ -56,41 +66,31 @@ def chunks(target: Target, skeleton: Skeleton, betas: np.ndarray, q: np.ndarray)
         "damping": np.full(count, DAMPING_START),
         "iterations": np.zeros(count, np.int32),
         "last_q": np.zeros((count, 46)),
-    } | bone_columns(skeleton)
+    }
     laned = {name: chunks_of(values) for name, values in columns.items()}
     # What fills the last chunk up is nobody's.
     laned["live"].reshape(-1)[count:] = False
+    bones = records(BONES, len(target.vertices.chunks))
+    for name, values in bone_columns(skeleton).items():
+        bones[name] = chunks_of(values)
     nothing = np.zeros((0, LANES))
     return [
         Chunk(
-            mesh=target.vertices.chunks[c], moments=nothing, last_gradient=nothing, bend=nothing, scale=nothing,
-            **{name: values[c] for name, values in laned.items()},
+            mesh=target.vertices.chunks[c], bones=bones[c : c + 1], moments=nothing, last_gradient=nothing,
+            bend=nothing, scale=nothing, **{name: values[c] for name, values in laned.items()},
         )
-        for c in range(len(target.vertices.chunks))
+        for c in range(len(bones))
     ]  # fmt: skip
 
 
 def closed_up(many: Sequence[Chunk]) -> list[Chunk]:
     """The live rows in as few chunks as they fill; the same chunks where that spares none."""
-    live = [chunk.live.nonzero()[0] for chunk in many]
-    total = sum(map(len, live))
-    size = -(-total // LANES)
-    if size == len(many):
+    rows = np.flatnonzero([chunk.live for chunk in many])
+    if -(-len(rows) // LANES) == len(many):
         return list(many)
-    source = np.concatenate([np.full(len(lanes), c) for c, lanes in enumerate(live)])
-    lane = np.concatenate(live)
-    packed = []
-    for first in range(0, total, LANES):
-        picked = np.arange(first, min(first + LANES, total))
-        filled = np.concatenate((picked, np.repeat(picked[:1], LANES - len(picked))))
-        columns = {}
-        for field in fields(Chunk):
-            values = [getattr(chunk, field.name) for chunk in many]
-            out = np.empty(values[0].shape, values[0].dtype)
-            for c in np.unique(source[filled]):
-                places = (source[filled] == c).nonzero()[0]
-                gather(values[c].reshape(-1, LANES), lane[filled][places], out.reshape(-1, LANES), places)
-            columns[field.name] = out
-        chunk = Chunk(**columns)
-        packed.append(replace(chunk, live=np.arange(LANES) < len(picked)))
-    return packed
+    columns = {field.name: gathered([getattr(chunk, field.name) for chunk in many], rows) for field in fields(Chunk)}
+    packed = [Chunk(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+    return [
+        replace(chunk, live=np.arange(LANES) < len(rows) - LANES * c)  # what fills the last one up is nobody's
+        for c, chunk in enumerate(packed)
+    ]

@@ -11,15 +11,20 @@ from collections.abc import Callable
 
 import numba
 
-# Compiled code is kept by the date of its own file alone: after a change of this number delete the __pycache__ here.
-# For the same reason kernels call no kernel of another file and use no other constant from elsewhere.
 LANES = 64
 
 
 def kernel(function: Callable) -> Callable:
-    """Compiled on first use, and kept beside the source for the next time.
+    """Compiled on first use, and kept for the next time.
 
     Fused multiply-add is the only liberty taken; sums keep their order. Without the GIL, threads run side by side.
     """
     # The tests' shape checker wraps functions; numba must see the function itself.
-    return numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")(inspect.unwrap(function))
+    return numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy", no_cfunc_wrapper=True)(
+        inspect.unwrap(function)
+    )
+
+
+def part_of_kernels(function: Callable) -> Callable:
+    """A piece of kernels that is compiled within each: on its own it would be compiled once more."""
+    return numba.njit(inline="always")(inspect.unwrap(function))

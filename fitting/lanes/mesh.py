@@ -1,5 +1,7 @@
 """Target meshes in lanes: SMPL posed for a batch, 64 rows to a chunk."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fitting.lanes.lanes import LANES
-from fitting.lanes.surface import LaneSurface, Room, Sparse, gather, regress, rest_positions, skin
+from fitting.lanes.skin import regress, skin
+from fitting.lanes.surface import LaneSurface, Room, Sparse, rest_positions
 from hmr_skel.body.smpl import Smpl
 
 
@@ -57,20 +60,33 @@ class LaneMesh:
 
     def __getitem__(self, rows: Tensor | slice) -> "LaneMesh":
         numbers = np.arange(self.count)[rows.numpy() if isinstance(rows, Tensor) else rows]
+        if len(numbers) == 0:
+            return LaneMesh(self.chunks[:0], 0)
         return LaneMesh(gathered(self.chunks, numbers), len(numbers))
 
 
-def gathered(chunks: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows [B'] (numbers in chunk order) of meshes [C V 3 L], as chunks of their own, filled up with the first one."""
-    count = -(-len(rows) // LANES)
-    filled = np.concatenate((rows, np.repeat(rows[:1], count * LANES - len(rows))))
-    out = np.empty((count, *chunks.shape[1:]), chunks.dtype)
-    for target in range(count):
-        wanted = filled[target * LANES : (target + 1) * LANES]
-        for source in np.unique(wanted // LANES):
-            places = (wanted // LANES == source).nonzero()[0]
-            gather(chunks[source].reshape(-1, LANES), wanted[places] % LANES, out[target].reshape(-1, LANES), places)
+def gathered(chunks: np.ndarray | Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Rows [B'] (numbers in chunk order) of chunks [... L], in chunks of their own, filled up with the first row.
+
+    A chunk may be a record of float64.
+    """
+    count, first = -(-len(rows) // LANES), chunks[0]
+    out = np.empty((count, *first.shape), first.dtype)
+    filled = np.concatenate((rows, np.repeat(rows[:1], count * LANES - len(rows)))).reshape(count, LANES)
+    for target, wanted in zip(out, filled, strict=True):
+        source = wanted // LANES
+        cuts = [0, *(np.flatnonzero(np.diff(source)) + 1), LANES]
+        parts = [
+            np.take(_flat(chunks[source[start]]), wanted[start:stop] % LANES, axis=1)
+            for start, stop in itertools.pairwise(cuts)
+        ]
+        np.concatenate(parts, axis=1, out=_flat(target))
     return out
+
+
+def _flat(chunk: np.ndarray) -> np.ndarray:
+    """A view [N L]."""
+    return (chunk.view(np.float64) if chunk.dtype.names else chunk).reshape(-1, LANES)
 
 
 class LaneMesher:
@@ -100,13 +116,13 @@ class LaneMesher:
         mesh = np.empty((size, self.surface.count, 3, LANES), np.float32)
         wanted = [self.regressor] if points is None else [self.regressor, Sparse.of(points)]
         found = [np.empty((size, len(matrix.starts) - 1, 3, LANES), np.float32) for matrix in wanted]
-        room = Room()
+        room, turn = Room(), np.zeros((3, 4, LANES), np.float32)
         for c in range(size):
             for block in self.surface.blocks:
                 rest = rest_positions(block, coefficients[c], room)
                 weights = block.weights
                 skin(
-                    rest, bones[c], weights.starts, weights.columns, weights.values, shift[c], room.vertex,
+                    rest, bones[c], weights.starts, weights.columns, weights.values, shift[c], turn,
                     mesh[c, block.vertices],
                 )  # fmt: skip
             for matrix, out in zip(wanted, found, strict=True):

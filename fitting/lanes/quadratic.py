@@ -6,120 +6,140 @@ Derivatives are halved throughout. Symmetric matrices over dofs are packed: the 
 i (i + 1) / 2 + k. Energies, gradients and curvatures are float64; the Gauss-Newton matrix is summed in float32.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-from fitting.lanes.lanes import LANES, kernel
-from fitting.lanes.problem import Local, Part, Problem, Room
-from fitting.lanes.skeleton import Bones, Posed, Tree, glide_curvatures, pose, twists
-from hmr_skel.body.moving_joints import MOVING_JOINTS
+from fitting.lanes.lanes import LANES, kernel, part_of_kernels
+from fitting.lanes.skeleton import glide_curvatures, pose, twists
+from fitting.lanes.state import Record
 
 
-@kernel
-def energy_at(part: Part, problem: Problem, q: np.ndarray, posed: Posed, out: np.ndarray, room: Room) -> None:
-    """E [L] at a pose; leaves its derivative by the transforms, halved, in `room.force`."""
-    moved, force = room.moved, room.force
-    for m in part.bones:
-        for c in range(3):
-            for e in range(4):
-                for lane in range(LANES):
-                    moved[m, c, e, lane] = posed.transforms[m, c, e, lane] - problem.start[m, c, e, lane]
-                    force[m, c, e, lane] = -problem.cross[m, c, e, lane]
-    for pair in range(len(part.first)):
-        m, n, moments = part.first[pair], part.second[pair], problem.moments[pair]
-        for c in range(3):
-            for e in range(4):
-                for lane in range(LANES):
-                    force[m, c, e, lane] += (
-                        moments[e, 0, lane] * moved[n, c, 0, lane] + moments[e, 1, lane] * moved[n, c, 1, lane]
-                        + moments[e, 2, lane] * moved[n, c, 2, lane] + moments[e, 3, lane] * moved[n, c, 3, lane]
-                    )  # fmt: skip
-        if m != n:
-            for c in range(3):
-                for e in range(4):
-                    for lane in range(LANES):
-                        force[n, c, e, lane] += (
-                            moments[0, e, lane] * moved[m, c, 0, lane] + moments[1, e, lane] * moved[m, c, 1, lane]
-                            + moments[2, e, lane] * moved[m, c, 2, lane] + moments[3, e, lane] * moved[m, c, 3, lane]
-                        )  # fmt: skip
-    for lane in range(LANES):
-        out[lane] = problem.energy[lane]
-    for m in part.bones:
-        for c in range(3):
-            for e in range(4):
-                for lane in range(LANES):
-                    out[lane] += moved[m, c, e, lane] * (force[m, c, e, lane] - problem.cross[m, c, e, lane])
-    for i in range(len(part.dofs)):
-        k = part.dofs[i]
-        for lane in range(LANES):
-            shift = q[k, lane] - problem.anchor[k, lane]
-            out[lane] += part.prior[i] * q[k, lane] * q[k, lane] + 2.0 * problem.tilt[i, lane] * shift
-    along = room.vector[0]
-    for b in range(len(problem.bend)):
-        _along(part, problem, b, q, along)
-        for lane in range(LANES):
-            out[lane] += problem.scale[b, lane] * along[lane] * along[lane]
+class Problem(NamedTuple):
+    """A chunk's own share of the quadratic; `desk` has the rest."""
+
+    moments: np.ndarray  # [P 4 4 L] float32, M
+    bend: np.ndarray  # [K D L] vectors v of the bend sum_i s_i v_i v_i^T
+    scale: np.ndarray  # [K L] s
 
 
-def linearise(
-    tree: Tree, part: Part, bones: Bones, problem: Problem, q: np.ndarray, posed: Posed, out: Local, room: Room
-) -> None:
+def linearise(tree: Record, part: Record, bones: Record, problem: Problem, q: np.ndarray, desk: Record) -> None:
     """The problem at q [46 L]."""
     # Kernels are called from here one by one: within one another they would take minutes to compile.
-    pose(tree, bones, q, posed, room.skeleton)
-    energy_at(part, problem, q, posed, out.energy, room)
-    twists(tree, bones, q, posed, room.skeleton)
-    _wrenches(tree, part, posed, room)
-    _gradient(tree, part, problem, q, posed, out.gradient, room)
-    _sum_moments(part, problem, posed, room)
-    _gauss_newton(tree, part, posed, out.gauss_newton, room)
-    glide_curvatures(bones, q, room.glide)
-    _curvature(tree, part, problem, posed, out.curvature, room)
+    pose(tree, bones, q, desk)
+    energy_at(part, problem, q, desk, desk["energy"][0])
+    twists(tree, bones, q, desk)
+    _wrenches(tree, part, desk)
+    _gradient(tree, part, problem.bend, problem.scale, q, desk)
+    _sum_moments(part, problem.moments, desk)
+    _gauss_newton(tree, part, desk)
+    glide_curvatures(bones, q, desk)
+    _curvature(tree, part, problem.bend, problem.scale, desk)
+
+
+def energy_at(part: Record, problem: Problem, q: np.ndarray, desk: Record, out: np.ndarray) -> None:
+    """E [L] at a pose; leaves its derivative by the transforms, halved, in `force`."""
+    _energy(part, problem.moments, problem.bend, problem.scale, q, desk, out)
 
 
 @kernel
-def _along(part: Part, problem: Problem, b: int, q: np.ndarray, out: np.ndarray) -> None:
-    """How far q has moved along a vector of the bend."""
+def _energy(
+    part: Record, moments: np.ndarray, bend: np.ndarray, scale: np.ndarray, q: np.ndarray, desk: Record,
+    out: np.ndarray,
+) -> None:  # fmt: skip
+    part, desk = part[0], desk[0]
+    moved, force = desk.moved, desk.force
+    for i in range(part.num_bones):
+        m = part.bones[i]
+        for c in range(desk.three):
+            for e in range(desk.four):
+                for lane in range(LANES):
+                    moved[m, c, e, lane] = desk.transforms[m, c, e, lane] - desk.start[m, c, e, lane]
+                    force[m, c, e, lane] = -desk.cross[m, c, e, lane]
+    for pair in range(part.num_pairs):
+        m, n, matrix = part.first[pair], part.second[pair], moments[pair]
+        for c in range(desk.three):
+            for e in range(desk.four):
+                for lane in range(LANES):
+                    force[m, c, e, lane] += (
+                        matrix[e, 0, lane] * moved[n, c, 0, lane] + matrix[e, 1, lane] * moved[n, c, 1, lane]
+                        + matrix[e, 2, lane] * moved[n, c, 2, lane] + matrix[e, 3, lane] * moved[n, c, 3, lane]
+                    )  # fmt: skip
+        if m != n:
+            for c in range(desk.three):
+                for e in range(desk.four):
+                    for lane in range(LANES):
+                        force[n, c, e, lane] += (
+                            matrix[0, e, lane] * moved[m, c, 0, lane] + matrix[1, e, lane] * moved[m, c, 1, lane]
+                            + matrix[2, e, lane] * moved[m, c, 2, lane] + matrix[3, e, lane] * moved[m, c, 3, lane]
+                        )  # fmt: skip
     for lane in range(LANES):
-        out[lane] = 0.0
-    for i in range(len(part.dofs)):
+        out[lane] = desk.start_energy[lane]
+    for i in range(part.num_bones):
+        m = part.bones[i]
+        for c in range(desk.three):
+            for e in range(desk.four):
+                for lane in range(LANES):
+                    out[lane] += moved[m, c, e, lane] * (force[m, c, e, lane] - desk.cross[m, c, e, lane])
+    for i in range(part.num_dofs):
         k = part.dofs[i]
         for lane in range(LANES):
-            out[lane] += problem.bend[b, i, lane] * (q[k, lane] - problem.anchor[k, lane])
+            shift = q[k, lane] - desk.anchor[k, lane]
+            out[lane] += part.prior[i] * q[k, lane] * q[k, lane] + 2.0 * desk.tilt[i, lane] * shift
+    for b in range(len(bend)):
+        _along(part, bend[b], q, desk)
+        for lane in range(LANES):
+            out[lane] += scale[b, lane] * desk.along[lane] * desk.along[lane]
+
+
+@part_of_kernels
+def _along(part, vector: np.ndarray, q: np.ndarray, desk) -> None:
+    """How far q has moved along a vector of the bend."""
+    for lane in range(LANES):
+        desk.along[lane] = 0.0
+    for i in range(part.num_dofs):
+        k = part.dofs[i]
+        for lane in range(LANES):
+            desk.along[lane] += vector[i, lane] * (q[k, lane] - desk.anchor[k, lane])
 
 
 @kernel
-def _wrenches(tree: Tree, part: Part, posed: Posed, room: Room) -> None:
+def _wrenches(tree: Record, part: Record, desk: Record) -> None:
     """The wrench on every joint: its subtree's forces F G^T, [3 4] with the sum of forces in the last column."""
-    force, wrench = room.force, room.wrench
-    _clear(wrench.reshape(-1, LANES))
-    for n in range(len(part.bones) - 1, -1, -1):
+    tree, part, desk = tree[0], part[0], desk[0]
+    force, wrench = desk.force, desk.wrench
+    for m in range(24):
+        for c in range(desk.three):
+            for e in range(desk.four):
+                for lane in range(LANES):
+                    wrench[m, c, e, lane] = 0.0
+    for n in range(part.num_bones - 1, -1, -1):
         m = part.bones[n]
-        for c in range(3):
-            for e in range(3):
+        for c in range(desk.three):
+            for e in range(desk.three):
                 for lane in range(LANES):
                     wrench[m, c, e, lane] += (
-                        force[m, c, 0, lane] * posed.transforms[m, e, 0, lane]
-                        + force[m, c, 1, lane] * posed.transforms[m, e, 1, lane]
-                        + force[m, c, 2, lane] * posed.transforms[m, e, 2, lane]
-                        + force[m, c, 3, lane] * posed.transforms[m, e, 3, lane]
+                        force[m, c, 0, lane] * desk.transforms[m, e, 0, lane]
+                        + force[m, c, 1, lane] * desk.transforms[m, e, 1, lane]
+                        + force[m, c, 2, lane] * desk.transforms[m, e, 2, lane]
+                        + force[m, c, 3, lane] * desk.transforms[m, e, 3, lane]
                     )
             for lane in range(LANES):
                 wrench[m, c, 3, lane] += force[m, c, 3, lane]
         above = tree.parents[m]
-        for c in range(3):
-            for e in range(4):
+        for c in range(desk.three):
+            for e in range(desk.four):
                 for lane in range(LANES):
                     wrench[above, c, e, lane] += wrench[m, c, e, lane]
 
 
 @kernel
-def _gradient(
-    tree: Tree, part: Part, problem: Problem, q: np.ndarray, posed: Posed, out: np.ndarray, room: Room
-) -> None:
-    w, u = posed.axis, posed.linear
-    for i in range(len(part.dofs)):
+def _gradient(tree: Record, part: Record, bend: np.ndarray, scale: np.ndarray, q: np.ndarray, desk: Record) -> None:
+    tree, part, desk = tree[0], part[0], desk[0]
+    w, u, out = desk.axis, desk.linear, desk.gradient
+    for i in range(part.num_dofs):
         k = part.dofs[i]
-        f = room.wrench[tree.joint[k]]
+        f = desk.wrench[tree.joint[k]]
         for lane in range(LANES):
             turn = (
                 w[k, 0, lane] * (f[2, 1, lane] - f[1, 2, lane])
@@ -127,37 +147,40 @@ def _gradient(
                 + w[k, 2, lane] * (f[1, 0, lane] - f[0, 1, lane])
             )
             push = u[k, 0, lane] * f[0, 3, lane] + u[k, 1, lane] * f[1, 3, lane] + u[k, 2, lane] * f[2, 3, lane]
-            out[i, lane] = turn + push + part.prior[i] * q[k, lane] + problem.tilt[i, lane]
-    along = room.vector[0]
-    for b in range(len(problem.bend)):
-        _along(part, problem, b, q, along)
-        for i in range(len(part.dofs)):
+            out[i, lane] = turn + push + part.prior[i] * q[k, lane] + desk.tilt[i, lane]
+    for b in range(len(bend)):
+        _along(part, bend[b], q, desk)
+        for i in range(part.num_dofs):
             for lane in range(LANES):
-                out[i, lane] += problem.scale[b, lane] * along[lane] * problem.bend[b, i, lane]
+                out[i, lane] += scale[b, lane] * desk.along[lane] * bend[b, i, lane]
 
 
 @kernel
-def _sum_moments(part: Part, problem: Problem, posed: Posed, room: Room) -> None:
+def _sum_moments(part: Record, moments: np.ndarray, desk: Record) -> None:
     """World moments Q_mn = G_m M_mn G_n^T, then sums of them over pairs of subtrees, float32."""
-    sums, half = room.sums, room.block
-    _clear(sums.reshape(-1, LANES))
-    for pair in range(len(part.first)):
-        a, b = posed.transforms[part.first[pair]], posed.transforms[part.second[pair]]
-        moments, here, mirrored = problem.moments[pair], part.here[pair], part.mirrored[pair]
-        for c in range(3):
-            for e in range(4):
+    part, desk = part[0], desk[0]
+    sums, half = desk.sums, desk.block
+    for slot in range(part.num_slots):
+        for c in range(desk.four):
+            for e in range(desk.four):
+                for lane in range(LANES):
+                    sums[slot, c, e, lane] = 0
+    for pair in range(part.num_pairs):
+        a, b = desk.transforms[part.first[pair]], desk.transforms[part.second[pair]]
+        matrix, here, mirrored = moments[pair], part.here[pair], part.mirrored[pair]
+        for c in range(desk.three):
+            for e in range(desk.four):
                 for lane in range(LANES):
                     half[c, e, lane] = (
-                        np.float32(a[c, 0, lane]) * moments[0, e, lane]
-                        + np.float32(a[c, 1, lane]) * moments[1, e, lane]
-                        + np.float32(a[c, 2, lane]) * moments[2, e, lane]
-                        + np.float32(a[c, 3, lane]) * moments[3, e, lane]
+                        np.float32(a[c, 0, lane]) * matrix[0, e, lane] + np.float32(a[c, 1, lane]) * matrix[1, e, lane]
+                        + np.float32(a[c, 2, lane]) * matrix[2, e, lane]
+                        + np.float32(a[c, 3, lane]) * matrix[3, e, lane]
                     )  # fmt: skip
-        for e in range(4):
+        for e in range(desk.four):
             for lane in range(LANES):
-                half[3, e, lane] = moments[3, e, lane]
-        for c in range(4):
-            for e in range(3):
+                half[3, e, lane] = matrix[3, e, lane]
+        for c in range(desk.four):
+            for e in range(desk.three):
                 for lane in range(LANES):
                     sums[here, c, e, lane] = (
                         half[c, 0, lane] * np.float32(b[e, 0, lane]) + half[c, 1, lane] * np.float32(b[e, 1, lane])
@@ -166,38 +189,41 @@ def _sum_moments(part: Part, problem: Problem, posed: Posed, room: Room) -> None
             for lane in range(LANES):
                 sums[here, c, 3, lane] = half[c, 3, lane]
         if here != mirrored:
-            for c in range(4):
-                for e in range(4):
+            for c in range(desk.four):
+                for e in range(desk.four):
                     for lane in range(LANES):
                         sums[mirrored, c, e, lane] = sums[here, e, c, lane]
-    for n in range(len(part.sums)):
+    for n in range(part.num_sums):
         source, target = sums[part.sums[n, 0]], sums[part.sums[n, 1]]
-        for c in range(4):
-            for e in range(4):
+        for c in range(desk.four):
+            for e in range(desk.four):
                 for lane in range(LANES):
                     target[c, e, lane] += source[c, e, lane]
 
 
 @kernel
-def _gauss_newton(tree: Tree, part: Part, posed: Posed, out: np.ndarray, room: Room) -> None:
+def _gauss_newton(tree: Record, part: Record, desk: Record) -> None:
     """tr(W_k C W_l^T) over the dofs, with W = [[w]x | u] and C the moments of both subtrees; and the prior."""
-    w, u, v = room.axis, room.linear, room.block
-    for i in range(len(part.dofs)):
+    tree, part, desk = tree[0], part[0], desk[0]
+    w, u, v, out = desk.axis_short, desk.linear_short, desk.block, desk.gauss_newton
+    for i in range(part.num_dofs):
         k = part.dofs[i]
         for c in range(3):
             for lane in range(LANES):
-                w[k, c, lane] = posed.axis[k, c, lane]
-                u[k, c, lane] = posed.linear[k, c, lane]
-    _clear(out)
-    for i in range(len(part.dofs)):
+                w[k, c, lane] = desk.axis[k, c, lane]
+                u[k, c, lane] = desk.linear[k, c, lane]
+    for place in range(part.num_dofs * (part.num_dofs + 1) // 2):
+        for lane in range(LANES):
+            out[place, lane] = 0
+    for i in range(part.num_dofs):
         k, met = part.dofs[i], -1
-        for n in range(i, len(part.dofs)):
+        for n in range(i, part.num_dofs):
             other = part.dofs[n]
             slot, place = part.slots[tree.joint[k], tree.joint[other]], n * (n + 1) // 2 + i
             if slot < 0:
                 continue
             if slot != met:  # a new joint: V = W_k C, of which its dofs need five numbers
-                met, c = slot, room.sums[slot]
+                met, c = slot, desk.sums[slot]
                 for e in range(4):
                     for lane in range(LANES):
                         v[0, e, lane] = (
@@ -229,14 +255,17 @@ def _gauss_newton(tree: Tree, part: Part, posed: Posed, out: np.ndarray, room: R
 
 
 @kernel
-def _curvature(tree: Tree, part: Part, problem: Problem, posed: Posed, out: np.ndarray, room: Room) -> None:
+def _curvature(tree: Record, part: Record, bend: np.ndarray, scale: np.ndarray, desk: Record) -> None:
     """The second derivatives of points times the forces on them: an outer axis cross the inner dof's motion."""
-    _clear(out)
-    w, moment, glide = posed.axis, room.moment, room.glide
-    for i in range(len(part.dofs)):  # the inner dof
+    tree, part, desk = tree[0], part[0], desk[0]
+    w, moment, glide, out = desk.axis, desk.moment, desk.glide, desk.curvature
+    for place in range(part.num_dofs * (part.num_dofs + 1) // 2):
+        for lane in range(LANES):
+            out[place, lane] = 0.0
+    for i in range(part.num_dofs):  # the inner dof
         k = part.dofs[i]
         j = tree.joint[k]
-        f = room.wrench[j]
+        f = desk.wrench[j]
         # The columns of W = [[w]x | u] cross those of f: (w x e) x f_e = e (w . f_e) - w (e . f_e), summed over e.
         for a in range(3):
             b, c = (a + 1) % 3, (a + 2) % 3
@@ -245,11 +274,14 @@ def _curvature(tree: Tree, part: Part, problem: Problem, posed: Posed, out: np.n
                 moment[a, lane] = (
                     w[k, 0, lane] * f[0, a, lane] + w[k, 1, lane] * f[1, a, lane] + w[k, 2, lane] * f[2, a, lane]
                     - w[k, a, lane] * trace
-                    + posed.linear[k, b, lane] * f[c, 3, lane] - posed.linear[k, c, lane] * f[b, 3, lane]
+                    + desk.linear[k, b, lane] * f[c, 3, lane] - desk.linear[k, c, lane] * f[b, 3, lane]
                 )  # fmt: skip
-        for n in range(len(part.dofs)):  # the outer one: of a joint above, or later in the same
+        for n in range(part.num_dofs):  # the outer one: of a joint above, or later in the same
             outer = part.dofs[n]
-            if not _above(tree, tree.joint[outer], j) or (tree.joint[outer] == j and outer < k):
+            above = j
+            while above > tree.joint[outer]:
+                above = tree.parents[above]
+            if above != tree.joint[outer] or (above == j and outer < k):
                 continue
             place = max(i, n) * (max(i, n) + 1) // 2 + min(i, n)
             for lane in range(LANES):
@@ -258,16 +290,17 @@ def _curvature(tree: Tree, part: Part, problem: Problem, posed: Posed, out: np.n
                     + w[outer, 1, lane] * moment[1, lane]
                     + w[outer, 2, lane] * moment[2, lane]
                 )
-            if tree.joint[outer] == j:  # a dof does not turn the glide of its own joint
+            if above == j:  # a dof does not turn the glide of its own joint
                 for a in range(3):
                     b, c = (a + 1) % 3, (a + 2) % 3
                     for lane in range(LANES):
                         out[place, lane] -= w[outer, a, lane] * (
-                            posed.velocity[k, b, lane] * f[c, 3, lane] - posed.velocity[k, c, lane] * f[b, 3, lane]
+                            desk.velocity[k, b, lane] * f[c, 3, lane] - desk.velocity[k, c, lane] * f[b, 3, lane]
                         )
-    for n in part.gliding:  # that glide is curved itself
-        j = _MOVING[n]
-        parent, f = posed.rotmat[tree.parents[j]], room.wrench[j]
+    for g in range(part.num_gliding):  # that glide is curved itself
+        n = part.gliding[g]
+        j = tree.moving[n]
+        parent, f = desk.rotmat[tree.parents[j]], desk.wrench[j]
         i = 0
         while part.dofs[i] != tree.first[j]:
             i += 1
@@ -280,28 +313,8 @@ def _curvature(tree: Tree, part: Part, problem: Problem, posed: Posed, out: np.n
                 out[i * (i + 1) // 2 + i, lane] += glide[n, 0, a, lane] * towards
                 out[(i + 1) * (i + 2) // 2 + i, lane] += glide[n, 1, a, lane] * towards
                 out[(i + 1) * (i + 2) // 2 + i + 1, lane] += glide[n, 2, a, lane] * towards
-    for b in range(len(problem.bend)):
-        for i in range(len(part.dofs)):
+    for b in range(len(bend)):
+        for i in range(part.num_dofs):
             for n in range(i + 1):
                 for lane in range(LANES):
-                    out[i * (i + 1) // 2 + n, lane] += (
-                        problem.scale[b, lane] * problem.bend[b, i, lane] * problem.bend[b, n, lane]
-                    )
-
-
-@kernel
-def _clear(values: np.ndarray) -> None:
-    """[N L] to zeros."""
-    for n in range(len(values)):
-        for lane in range(LANES):
-            values[n, lane] = 0
-
-
-@kernel
-def _above(tree: Tree, joint: int, below: int) -> bool:
-    while below > joint:
-        below = tree.parents[below]
-    return below == joint
-
-
-_MOVING = np.array(MOVING_JOINTS)
+                    out[i * (i + 1) // 2 + n, lane] += scale[b, lane] * bend[b, i, lane] * bend[b, n, lane]

@@ -4,212 +4,81 @@ The root is left out: everything is in the frame in which the pelvis does not tu
 """
 
 from math import cos, pi, sin, sqrt
-from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from fitting.kinematics import Kinematics, Skeleton
-from fitting.lanes.lanes import LANES, kernel
-from hmr_skel.body.dofs import DOF_JOINTS
-from hmr_skel.body.joints import SKEL_PARENTS
+from fitting.lanes.lanes import LANES, kernel, part_of_kernels
+from fitting.lanes.state import Record
 
 # Spine: joint, bending dof, extension dof. Scapulae: joint, abduction, elevation.
 _SPINE = np.array([[11, 17, 18], [12, 20, 21], [13, 23, 24]])
 _SCAPULAE = np.array([[14, 26, 27], [19, 36, 37]])
-_ARCS = ((11, 0), (12, 11), (13, 12))  # a joint of the spine, and where its arc begins
 _REST = sqrt(0.5)  # cos(-pi/4): the scapula at rest
 _SMALL_ARC = 0.02  # below this angle an arc comes from its series, as in `moving_joints`
 
 
-class Tree(NamedTuple):
-    """The constants of the dofs, the same for all rows."""
-
-    parents: np.ndarray  # [24]
-    first: np.ndarray  # [24] a joint's first dof
-    count: np.ndarray  # [24] how many it has
-    joint: np.ndarray  # [46] a dof's joint
-    unit: np.ndarray  # [46 3]
-    length: np.ndarray  # [46]
+@part_of_kernels
+def _arc(t: float) -> tuple[float, float]:
+    if abs(t) < _SMALL_ARC:
+        t2 = t * t
+        return t * (0.5 - t2 / 24 + t2 * t2 / 720), -t2 / 6 + t2 * t2 / 120 - t2 * t2 * t2 / 5040
+    s = sin(t / 2)
+    return 2.0 * s * s / t, sin(t) / t - 1.0
 
 
-class Bones(NamedTuple):
-    """Rest skeletons of a chunk."""
-
-    joints: np.ndarray  # [24 3 L]
-    offsets: np.ndarray  # [24 3 L]
-    frame: np.ndarray  # [24 3 3 L] N
-    spine: np.ndarray  # [3 L] lengths of the spine's arcs
-    width: np.ndarray  # [L] from scapula to scapula
-    height: np.ndarray  # [L] from lumbar to thorax
+@part_of_kernels
+def _arc_rate(t: float) -> tuple[float, float]:
+    if abs(t) < _SMALL_ARC:
+        t2 = t * t
+        return 0.5 - t2 / 8 + t2 * t2 / 144, t * (-1 / 3 + t2 / 30 - t2 * t2 / 840)
+    s = sin(t / 2)
+    return sin(t) / t - 2.0 * s * s / (t * t), cos(t) / t - sin(t) / (t * t)
 
 
-class Posed(NamedTuple):
-    """A pose, and how each dof moves what hangs below its joint: p' = w x p + u."""
-
-    transforms: np.ndarray  # [24 3 4 L] G
-    rotmat: np.ndarray  # [24 3 3 L] R
-    position: np.ndarray  # [24 3 L] p
-    axis: np.ndarray  # [46 3 L] w
-    velocity: np.ndarray  # [46 3 L] t, the joint's own motion: spine and scapulae glide
-    linear: np.ndarray  # [46 3 L] u = t - w x p
-
-
-class Scratch(NamedTuple):
-    frame: np.ndarray  # [3 3 L]
-    shift: np.ndarray  # [24 3 L]
-    sine: np.ndarray  # [46 L]
-    versine: np.ndarray  # [46 L]
-    vector: np.ndarray  # [3 L]
+@part_of_kernels
+def _arc_curvature(t: float) -> tuple[float, float]:
+    if abs(t) < _SMALL_ARC:
+        t2 = t * t
+        return t * (-0.25 + t2 / 36), -1 / 3 + t2 / 10 - t2 * t2 / 168
+    s, half = sin(t), 2.0 * sin(t / 2) ** 2
+    t2 = t * t
+    return cos(t) / t - 2.0 * s / t2 + 2.0 * half / (t2 * t), -s / t - 2.0 * cos(t) / t2 + 2.0 * s / (t2 * t)
 
 
-def tree_of(kinematics: Kinematics) -> Tree:
-    unit, length = np.zeros((46, 3)), np.zeros(46)
-    for k, joint in enumerate(DOF_JOINTS):
-        order = int(kinematics.dof_order[k])
-        unit[k], length[k] = kinematics.unit[joint, order].numpy(), float(kinematics.length[joint, order])
-    first = np.array([DOF_JOINTS.index(j) for j in range(24)])
-    count = np.array([DOF_JOINTS.count(j) for j in range(24)])
-    return Tree(np.array(SKEL_PARENTS), first, count, np.array(DOF_JOINTS), unit, length)
+@part_of_kernels
+def _product(a: np.ndarray, b: np.ndarray, out: np.ndarray, three: int) -> None:
+    """out = a b, of [3 3 L]."""
+    for i in range(three):
+        for j in range(three):
+            for lane in range(LANES):
+                out[i, j, lane] = (
+                    a[i, 0, lane] * b[0, j, lane] + a[i, 1, lane] * b[1, j, lane] + a[i, 2, lane] * b[2, j, lane]
+                )
 
 
-def bone_columns(skeleton: Skeleton) -> dict[str, np.ndarray]:
-    """What `Bones` holds, of [B] rows, rows first."""
-    joints = skeleton.joints
-    spine = torch.stack([(joints[:, j, 1] - joints[:, below, 1]).abs() for j, below in _ARCS], 1)
-    return {
-        "joints": joints.numpy(),
-        "offsets": skeleton.offsets.numpy(),
-        "frame": skeleton.dof_frame.numpy(),
-        "spine": spine.numpy(),
-        "width": (joints[:, 19] - joints[:, 14]).norm(dim=-1).numpy(),
-        "height": (joints[:, 12] - joints[:, 11]).norm(dim=-1).numpy(),
-    }
+@part_of_kernels
+def _product_transposed(a: np.ndarray, b: np.ndarray, out: np.ndarray, three: int) -> None:
+    """out = a b^T, of [3 3 L]."""
+    for i in range(three):
+        for j in range(three):
+            for lane in range(LANES):
+                out[i, j, lane] = (
+                    a[i, 0, lane] * b[j, 0, lane] + a[i, 1, lane] * b[j, 1, lane] + a[i, 2, lane] * b[j, 2, lane]
+                )
 
 
-def posed() -> Posed:
-    """Room for a pose."""
-    return Posed(
-        np.zeros((24, 3, 4, LANES)), np.zeros((24, 3, 3, LANES)), np.zeros((24, 3, LANES)),
-        *(np.zeros((46, 3, LANES)) for _ in range(3)),
-    )  # fmt: skip
-
-
-def scratch() -> Scratch:
-    return Scratch(
-        np.zeros((3, 3, LANES)), np.zeros((24, 3, LANES)), np.zeros((46, LANES)), np.zeros((46, LANES)),
-        np.zeros((3, LANES)),
-    )  # fmt: skip
+@part_of_kernels
+def _turned(a: np.ndarray, x: np.ndarray, out: np.ndarray, three: int) -> None:
+    """out = a x, of [3 3 L] and [3 L]."""
+    for i in range(three):
+        for lane in range(LANES):
+            out[i, lane] = a[i, 0, lane] * x[0, lane] + a[i, 1, lane] * x[1, lane] + a[i, 2, lane] * x[2, lane]
 
 
 @kernel
-def pose(tree: Tree, bones: Bones, q: np.ndarray, out: Posed, room: Scratch) -> None:
-    """q [46 L] (its first three are ignored) to a pose; the motions of the dofs are left to `twists`."""
-    for k in range(3, 46):
-        for lane in range(LANES):
-            half = 0.5 * q[k, lane] * tree.length[k]
-            s = sin(half)
-            room.sine[k, lane] = 2.0 * s * cos(half)
-            room.versine[k, lane] = 2.0 * s * s
-    _shift(bones, q, room.shift)
-    for i in range(3):
-        for lane in range(LANES):
-            for j in range(3):
-                out.rotmat[0, i, j, lane] = 1.0 if i == j else 0.0
-            out.position[0, i, lane] = bones.offsets[0, i, lane]
-    place, frame = room.vector, room.frame
-    for j in range(1, 24):
-        parent = tree.parents[j]
-        _product(out.rotmat[parent], bones.frame[j], frame)
-        for k in range(tree.first[j] + tree.count[j] - 1, tree.first[j] - 1, -1):
-            x, y, z = tree.unit[k, 0], tree.unit[k, 1], tree.unit[k, 2]
-            for i in range(3):
-                for lane in range(LANES):
-                    a, b, c = frame[i, 0, lane], frame[i, 1, lane], frame[i, 2, lane]
-                    out.axis[k, i, lane] = tree.length[k] * (a * x + b * y + c * z)
-                    # A row times Rodrigues' I + sin [u]x + (1 - cos) [u]x^2: row [u]x = row x u.
-                    d, e, f = b * z - c * y, c * x - a * z, a * y - b * x
-                    s, v = room.sine[k, lane], room.versine[k, lane]
-                    frame[i, 0, lane] = a + s * d + v * (e * z - f * y)
-                    frame[i, 1, lane] = b + s * e + v * (f * x - d * z)
-                    frame[i, 2, lane] = c + s * f + v * (d * y - e * x)
-        _product_transposed(frame, bones.frame[j], out.rotmat[j])
-        _turned(out.rotmat[parent], room.shift[j], place)
-        for i in range(3):
-            for lane in range(LANES):
-                out.position[j, i, lane] = out.position[parent, i, lane] + place[i, lane]
-    for j in range(24):
-        _turned(out.rotmat[j], bones.joints[j], place)
-        for i in range(3):
-            for lane in range(LANES):
-                for column in range(3):
-                    out.transforms[j, i, column, lane] = out.rotmat[j, i, column, lane]
-                out.transforms[j, i, 3, lane] = out.position[j, i, lane] - place[i, lane]
-
-
-@kernel
-def twists(tree: Tree, bones: Bones, q: np.ndarray, out: Posed, room: Scratch) -> None:
-    """Fills `velocity` and `linear` of a pose."""
-    glide = room.vector
-    for n in range(3):
-        parent = out.rotmat[tree.parents[_SPINE[n, 0]]]
-        for which in range(2):
-            k = _SPINE[n, 1 + which]
-            for lane in range(LANES):
-                across, along = _arc_rate(q[k, lane])
-                glide[0, lane] = 0.0 if which else -across * bones.spine[n, lane]
-                glide[1, lane] = along * bones.spine[n, lane]
-                glide[2, lane] = -across * bones.spine[n, lane] if which else 0.0
-            _turned(parent, glide, out.velocity[k])
-    for n in range(2):
-        parent, side = out.rotmat[tree.parents[_SCAPULAE[n, 0]]], 1.0 - 2.0 * n
-        for which in range(2):
-            for lane in range(LANES):
-                a, e = side * q[_SCAPULAE[n, 1], lane], side * q[_SCAPULAE[n, 2], lane] - pi / 4
-                wide, high = bones.width[lane] / 4, bones.height[lane] / 2
-                glide[0, lane] = wide * (sin(e) * cos(a) if which else cos(e) * sin(a))
-                glide[1, lane] = -side * high * cos(e) if which else 0.0
-                glide[2, lane] = 0.0 if which else side * wide * cos(a)
-            _turned(parent, glide, out.velocity[_SCAPULAE[n, 1 + which]])
-    for k in range(3, 46):
-        j = tree.joint[k]
-        for i in range(3):
-            m, n = (i + 1) % 3, (i + 2) % 3
-            for lane in range(LANES):
-                turn = out.axis[k, m, lane] * out.position[j, n, lane] - out.axis[k, n, lane] * out.position[j, m, lane]
-                out.linear[k, i, lane] = out.velocity[k, i, lane] - turn
-
-
-@kernel
-def glide_curvatures(bones: Bones, q: np.ndarray, out: np.ndarray) -> None:
-    """`moving_curvatures` in the parents' frames, [5 3 3 L]: joint, (first twice, both, second twice), xyz.
-
-    `out` comes as zeros: entries that are always zero are not written.
-    """
-    for n in range(3):
-        for lane in range(LANES):
-            side, up = _arc_curvature(q[_SPINE[n, 1], lane])
-            out[n, 0, 0, lane] = -side * bones.spine[n, lane]
-            out[n, 0, 1, lane] = up * bones.spine[n, lane]
-            back, up = _arc_curvature(q[_SPINE[n, 2], lane])
-            out[n, 2, 1, lane] = up * bones.spine[n, lane]
-            out[n, 2, 2, lane] = -back * bones.spine[n, lane]
-    for n in range(2):
-        side = 1.0 - 2.0 * n
-        for lane in range(LANES):
-            a, e = side * q[_SCAPULAE[n, 1], lane], side * q[_SCAPULAE[n, 2], lane] - pi / 4
-            wide, high = bones.width[lane] / 4, bones.height[lane] / 2
-            forth = side * wide * cos(e) * cos(a)
-            out[3 + n, 0, 0, lane] = forth
-            out[3 + n, 0, 2, lane] = -wide * sin(a)
-            out[3 + n, 1, 0, lane] = -side * wide * sin(e) * sin(a)
-            out[3 + n, 2, 0, lane] = forth
-            out[3 + n, 2, 1, lane] = high * sin(e)
-
-
-@kernel
-def _shift(bones: Bones, q: np.ndarray, out: np.ndarray) -> None:
-    """Offsets from the parent [24 3 L], the gliding joints' own motion included."""
+def _shift(bones: Record, q: np.ndarray, desk: Record) -> None:
+    """Offsets from the parent, the gliding joints' own motion included."""
+    bones, out = bones[0], desk[0].shift
     for j in range(24):
         for i in range(3):
             for lane in range(LANES):
@@ -232,58 +101,113 @@ def _shift(bones: Bones, q: np.ndarray, out: np.ndarray) -> None:
 
 
 @kernel
-def _arc(t: float) -> tuple[float, float]:
-    if abs(t) < _SMALL_ARC:
-        t2 = t * t
-        return t * (0.5 - t2 / 24 + t2 * t2 / 720), -t2 / 6 + t2 * t2 / 120 - t2 * t2 * t2 / 5040
-    s = sin(t / 2)
-    return 2.0 * s * s / t, sin(t) / t - 1.0
-
-
-@kernel
-def _arc_rate(t: float) -> tuple[float, float]:
-    if abs(t) < _SMALL_ARC:
-        t2 = t * t
-        return 0.5 - t2 / 8 + t2 * t2 / 144, t * (-1 / 3 + t2 / 30 - t2 * t2 / 840)
-    s = sin(t / 2)
-    return sin(t) / t - 2.0 * s * s / (t * t), cos(t) / t - sin(t) / (t * t)
-
-
-@kernel
-def _arc_curvature(t: float) -> tuple[float, float]:
-    if abs(t) < _SMALL_ARC:
-        t2 = t * t
-        return t * (-0.25 + t2 / 36), -1 / 3 + t2 / 10 - t2 * t2 / 168
-    s, half = sin(t), 2.0 * sin(t / 2) ** 2
-    t2 = t * t
-    return cos(t) / t - 2.0 * s / t2 + 2.0 * half / (t2 * t), -s / t - 2.0 * cos(t) / t2 + 2.0 * s / (t2 * t)
-
-
-@kernel
-def _product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """out = a b, of [3 3 L]."""
-    for i in range(3):
-        for j in range(3):
-            for lane in range(LANES):
-                out[i, j, lane] = (
-                    a[i, 0, lane] * b[0, j, lane] + a[i, 1, lane] * b[1, j, lane] + a[i, 2, lane] * b[2, j, lane]
-                )
-
-
-@kernel
-def _product_transposed(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """out = a b^T, of [3 3 L]."""
-    for i in range(3):
-        for j in range(3):
-            for lane in range(LANES):
-                out[i, j, lane] = (
-                    a[i, 0, lane] * b[j, 0, lane] + a[i, 1, lane] * b[j, 1, lane] + a[i, 2, lane] * b[j, 2, lane]
-                )
-
-
-@kernel
-def _turned(a: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
-    """out = a x, of [3 3 L] and [3 L]."""
+def _rotate(tree: Record, bones: Record, q: np.ndarray, desk: Record) -> None:
+    """Rotations and axes of all joints, and their places from the shifts."""
+    tree, bones, out = tree[0], bones[0], desk[0]
+    for k in range(3, 46):
+        for lane in range(LANES):
+            half = 0.5 * q[k, lane] * tree.length[k]
+            s = sin(half)
+            out.sine[k, lane] = 2.0 * s * cos(half)
+            out.versine[k, lane] = 2.0 * s * s
     for i in range(3):
         for lane in range(LANES):
-            out[i, lane] = a[i, 0, lane] * x[0, lane] + a[i, 1, lane] * x[1, lane] + a[i, 2, lane] * x[2, lane]
+            for j in range(3):
+                out.rotmat[0, i, j, lane] = 1.0 if i == j else 0.0
+            out.position[0, i, lane] = bones.offsets[0, i, lane]
+    place, frame = out.vector, out.turned
+    for j in range(1, 24):
+        parent = tree.parents[j]
+        _product(out.rotmat[parent], bones.frame[j], frame, out.three)
+        for k in range(tree.first[j] + tree.count[j] - 1, tree.first[j] - 1, -1):
+            x, y, z = tree.unit[k, 0], tree.unit[k, 1], tree.unit[k, 2]
+            for i in range(3):
+                for lane in range(LANES):
+                    a, b, c = frame[i, 0, lane], frame[i, 1, lane], frame[i, 2, lane]
+                    out.axis[k, i, lane] = tree.length[k] * (a * x + b * y + c * z)
+                    # A row times Rodrigues' I + sin [u]x + (1 - cos) [u]x^2: row [u]x = row x u.
+                    d, e, f = b * z - c * y, c * x - a * z, a * y - b * x
+                    s, v = out.sine[k, lane], out.versine[k, lane]
+                    frame[i, 0, lane] = a + s * d + v * (e * z - f * y)
+                    frame[i, 1, lane] = b + s * e + v * (f * x - d * z)
+                    frame[i, 2, lane] = c + s * f + v * (d * y - e * x)
+        _product_transposed(frame, bones.frame[j], out.rotmat[j], out.three)
+        _turned(out.rotmat[parent], out.shift[j], place, out.three)
+        for i in range(3):
+            for lane in range(LANES):
+                out.position[j, i, lane] = out.position[parent, i, lane] + place[i, lane]
+    for j in range(24):
+        _turned(out.rotmat[j], bones.joints[j], place, out.three)
+        for i in range(3):
+            for lane in range(LANES):
+                for column in range(3):
+                    out.transforms[j, i, column, lane] = out.rotmat[j, i, column, lane]
+                out.transforms[j, i, 3, lane] = out.position[j, i, lane] - place[i, lane]
+
+
+def pose(tree: Record, bones: Record, q: np.ndarray, desk: Record) -> None:
+    """q [46 L] (its first three are ignored) to a pose; the motions of the dofs are left to `twists`."""
+    _shift(bones, q, desk)
+    _rotate(tree, bones, q, desk)
+
+
+@kernel
+def twists(tree: Record, bones: Record, q: np.ndarray, desk: Record) -> None:
+    """Fills `velocity` and `linear` of a pose."""
+    tree, bones, out = tree[0], bones[0], desk[0]
+    glide = out.vector
+    for n in range(3):
+        parent = out.rotmat[tree.parents[_SPINE[n, 0]]]
+        for which in range(2):
+            k = _SPINE[n, 1 + which]
+            for lane in range(LANES):
+                across, along = _arc_rate(q[k, lane])
+                glide[0, lane] = 0.0 if which else -across * bones.spine[n, lane]
+                glide[1, lane] = along * bones.spine[n, lane]
+                glide[2, lane] = -across * bones.spine[n, lane] if which else 0.0
+            _turned(parent, glide, out.velocity[k], out.three)
+    for n in range(2):
+        parent, side = out.rotmat[tree.parents[_SCAPULAE[n, 0]]], 1.0 - 2.0 * n
+        for which in range(2):
+            for lane in range(LANES):
+                a, e = side * q[_SCAPULAE[n, 1], lane], side * q[_SCAPULAE[n, 2], lane] - pi / 4
+                wide, high = bones.width[lane] / 4, bones.height[lane] / 2
+                glide[0, lane] = wide * (sin(e) * cos(a) if which else cos(e) * sin(a))
+                glide[1, lane] = -side * high * cos(e) if which else 0.0
+                glide[2, lane] = 0.0 if which else side * wide * cos(a)
+            _turned(parent, glide, out.velocity[_SCAPULAE[n, 1 + which]], out.three)
+    for k in range(3, 46):
+        j = tree.joint[k]
+        for i in range(3):
+            m, n = (i + 1) % 3, (i + 2) % 3
+            for lane in range(LANES):
+                turn = out.axis[k, m, lane] * out.position[j, n, lane] - out.axis[k, n, lane] * out.position[j, m, lane]
+                out.linear[k, i, lane] = out.velocity[k, i, lane] - turn
+
+
+@kernel
+def glide_curvatures(bones: Record, q: np.ndarray, desk: Record) -> None:
+    """`moving_curvatures` in the parents' frames, [5 3 3 L]: joint, (first twice, both, second twice), xyz.
+
+    Entries of `desk.glide` that are always zero are not written.
+    """
+    bones, out = bones[0], desk[0].glide
+    for n in range(3):
+        for lane in range(LANES):
+            side, up = _arc_curvature(q[_SPINE[n, 1], lane])
+            out[n, 0, 0, lane] = -side * bones.spine[n, lane]
+            out[n, 0, 1, lane] = up * bones.spine[n, lane]
+            back, up = _arc_curvature(q[_SPINE[n, 2], lane])
+            out[n, 2, 1, lane] = up * bones.spine[n, lane]
+            out[n, 2, 2, lane] = -back * bones.spine[n, lane]
+    for n in range(2):
+        side = 1.0 - 2.0 * n
+        for lane in range(LANES):
+            a, e = side * q[_SCAPULAE[n, 1], lane], side * q[_SCAPULAE[n, 2], lane] - pi / 4
+            wide, high = bones.width[lane] / 4, bones.height[lane] / 2
+            forth = side * wide * cos(e) * cos(a)
+            out[3 + n, 0, 0, lane] = forth
+            out[3 + n, 0, 2, lane] = -wide * sin(a)
+            out[3 + n, 1, 0, lane] = -side * wide * sin(e) * sin(a)
+            out[3 + n, 2, 0, lane] = forth
+            out[3 + n, 2, 1, lane] = high * sin(e)

@@ -1,16 +1,17 @@
-"""Every vertex's work, lane by lane, float32: `fitting.surface`, compiled.
+"""Visits to the vertices: `fitting.surface`, compiled.
 
 Vertices are taken in blocks. A block's rest positions are one matrix product (basis times coefficients, by BLAS, always
 of the same size so that it adds up in the same order); what follows uses that a vertex hangs on a few bones only.
 """
 
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 import torch
 
-from fitting.lanes.lanes import LANES, kernel
+from fitting.lanes.lanes import LANES
+from fitting.lanes.skin import collapse
+from fitting.lanes.state import Record
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
@@ -43,7 +44,7 @@ class Block:
 
 
 class LaneSurface:
-    """Some vertices of a body, by blocks, with room for one chunk's work."""
+    """Some vertices of a body, by blocks."""
 
     def __init__(self, model: Smpl | Skel, vertices: torch.Tensor | None = None) -> None:
         rows = torch.cat((model.template.flatten()[None], model.shapedirs, model.posedirs)).unflatten(-1, (-1, 3))
@@ -53,7 +54,6 @@ class LaneSurface:
         self.count = len(weights)
         slices = [slice(first, min(first + _BLOCK, self.count)) for first in range(0, self.count, _BLOCK)]
         self.blocks = [Block(s, rows[:, s].flatten(1).T.contiguous(), Sparse.of(weights[s])) for s in slices]
-        self.coefficients = len(rows)
 
 
 class Room:
@@ -62,18 +62,6 @@ class Room:
     def __init__(self) -> None:
         self.rest = np.zeros((_BLOCK, 3, LANES), np.float32)
         self.pull = np.zeros((_BLOCK, 3, LANES), np.float32)
-        self.vertex = np.zeros((7, 3, 4, LANES), np.float32)
-
-
-@dataclass(frozen=True)
-class Visit:
-    """A chunk's error at a pose, and all that the reduced system needs to know of it."""
-
-    energy: np.ndarray  # [L] sum_v c_v |y_v - v_v|^2, m^2
-    cross: np.ndarray  # [24 3 4 L] sum_v c_v w_vm (y - v) [x; 1]^T
-    mean: np.ndarray  # [L] mean of |y_v - v_v|, m
-    largest: np.ndarray  # [L]
-    corrective: np.ndarray | None  # [9 S, L] dE/2 by the local rotations that drive the correctives, if asked for
 
 
 def rest_positions(block: Block, coefficients: np.ndarray, room: Room) -> np.ndarray:
@@ -85,138 +73,32 @@ def rest_positions(block: Block, coefficients: np.ndarray, room: Room) -> np.nda
 
 
 def visit(
-    surface: LaneSurface, target: np.ndarray, numbers: np.ndarray, importance: np.ndarray, coefficients: np.ndarray,
-    transforms: np.ndarray, correctives: bool, room: Room,
-) -> Visit:  # fmt: skip
-    """Moments of the residuals.
+    surface: LaneSurface, target: np.ndarray, numbers: np.ndarray, importance: np.ndarray, correctives: bool,
+    desk: Record, room: Room,
+) -> None:  # fmt: skip
+    """Moments of the residuals at the desk's pose and coefficients: a chunk's error, and all that the reduced system
+    needs to know of it.
+
+    Leaves there E_0 and B' (`start_energy`, `cross`), `total` and `largest` of the distances, and if asked for
+    `by_rotation`.
 
     Args:
         target: [V' 3 L] float32 the whole target mesh; `numbers` [V] says which of its vertices the surface has.
         importance: [V] float32, c.
-        coefficients: [1 + 10 + P, L] float32.
-        transforms: [24 3 4 L] float32.
     """
-    energy, total, largest = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES, np.float32)
-    cross, part = np.zeros((24, 3, 4, LANES)), np.empty((24, 3, 4, LANES), np.float32)
+    here = desk[0]
+    here["start_energy"][:], here["total"][:], here["largest"][:], here["cross"][:] = 0.0, 0.0, 0.0, 0.0
     shaped = 11  # coefficients before those of the pose
-    corrective = np.zeros((surface.coefficients - shaped, LANES)) if correctives else None
+    by_rotation = here["by_rotation"]
+    by_rotation[:] = 0.0
     for block in surface.blocks:
-        rest = rest_positions(block, coefficients, room)
+        rest = rest_positions(block, here["coefficients"], room)
         pull = room.pull[: len(rest)]
-        part[:] = 0.0
-        _collapse(
-            rest, target, numbers[block.vertices], importance[block.vertices], transforms, block.weights.starts,
-            block.weights.columns, block.weights.values, correctives, room.vertex, energy, total, largest, part, pull,
+        here["cross_short"][:] = 0.0
+        collapse(
+            rest, target, numbers[block.vertices], importance[block.vertices], block.weights.starts,
+            block.weights.columns, block.weights.values, correctives, pull, desk,
         )  # fmt: skip
-        cross += part  # float32 within a block, float64 from block to block
-        if corrective is not None:
-            product = block.basis[:, shaped:].T @ torch.from_numpy(pull).view(-1, LANES)
-            corrective -= product.numpy()
-    return Visit(energy, cross, total / surface.count, largest, corrective)
-
-
-@kernel
-def _blend(transforms: np.ndarray, bones: np.ndarray, weights: np.ndarray, first: int, last: int, out: np.ndarray):
-    """out [3 4 L] = sum_m w_m G_m."""
-    for n in range(first, last):
-        bone, weight = transforms[bones[n]], weights[n]
-        if n == first:
-            for i in range(3):
-                for j in range(4):
-                    for lane in range(LANES):
-                        out[i, j, lane] = weight * bone[i, j, lane]
-        else:
-            for i in range(3):
-                for j in range(4):
-                    for lane in range(LANES):
-                        out[i, j, lane] += weight * bone[i, j, lane]
-
-
-@kernel
-def _collapse(
-    rest: np.ndarray, target: np.ndarray, numbers: np.ndarray, importance: np.ndarray, transforms: np.ndarray,
-    starts: np.ndarray, bones: np.ndarray, weights: np.ndarray, correctives: bool, room: np.ndarray,
-    energy: np.ndarray, total: np.ndarray, largest: np.ndarray, cross: np.ndarray, pull: np.ndarray,
-) -> None:  # fmt: skip
-    """One block's residuals, added to what is there; `pull` [V 3 L] becomes c R^T r."""
-    turn, lever, residual = room[0], room[1], room[2, 0]
-    for v in range(len(rest)):
-        _blend(transforms, bones, weights, starts[v], starts[v + 1], turn)
-        x, y, importance_v = rest[v], target[numbers[v]], importance[v]
-        for i in range(3):
-            for lane in range(LANES):
-                residual[i, lane] = y[i, lane] - (
-                    turn[i, 0, lane] * x[0, lane] + turn[i, 1, lane] * x[1, lane] + turn[i, 2, lane] * x[2, lane]
-                    + turn[i, 3, lane]
-                )  # fmt: skip
-        for lane in range(LANES):
-            a, b, c = residual[0, lane], residual[1, lane], residual[2, lane]
-            square = a * a + b * b + c * c
-            distance = sqrt(square)
-            energy[lane] += importance_v * square
-            total[lane] += distance
-            largest[lane] = max(largest[lane], distance)
-        for i in range(3):
-            for lane in range(LANES):
-                residual[i, lane] *= importance_v
-        for i in range(3):
-            for lane in range(LANES):
-                r = residual[i, lane]
-                lever[i, 0, lane] = r * x[0, lane]
-                lever[i, 1, lane] = r * x[1, lane]
-                lever[i, 2, lane] = r * x[2, lane]
-        for n in range(starts[v], starts[v + 1]):
-            weight, sums = weights[n], cross[bones[n]]
-            for i in range(3):
-                for j in range(3):
-                    for lane in range(LANES):
-                        sums[i, j, lane] += weight * lever[i, j, lane]
-                for lane in range(LANES):
-                    sums[i, 3, lane] += weight * residual[i, lane]
+        here["cross"][:] += here["cross_short"]  # float32 within a block, float64 from block to block
         if correctives:
-            for j in range(3):
-                for lane in range(LANES):
-                    pull[v, j, lane] = (
-                        turn[0, j, lane] * residual[0, lane] + turn[1, j, lane] * residual[1, lane]
-                        + turn[2, j, lane] * residual[2, lane]
-                    )  # fmt: skip
-
-
-@kernel
-def skin(
-    rest: np.ndarray, transforms: np.ndarray, starts: np.ndarray, bones: np.ndarray, weights: np.ndarray,
-    shift: np.ndarray, room: np.ndarray, out: np.ndarray,
-) -> None:  # fmt: skip
-    """Linear blend skinning of a block, moved by `shift` [3 L]: out [V 3 L]."""
-    turn = room[0]
-    for v in range(len(rest)):
-        _blend(transforms, bones, weights, starts[v], starts[v + 1], turn)
-        x = rest[v]
-        for i in range(3):
-            for lane in range(LANES):
-                out[v, i, lane] = shift[i, lane] + (
-                    turn[i, 0, lane] * x[0, lane] + turn[i, 1, lane] * x[1, lane] + turn[i, 2, lane] * x[2, lane]
-                    + turn[i, 3, lane]
-                )  # fmt: skip
-
-
-@kernel
-def regress(starts: np.ndarray, columns: np.ndarray, values: np.ndarray, mesh: np.ndarray, out: np.ndarray) -> None:
-    """A sparse matrix [K V] times a mesh [V 3 L]: points [K 3 L]."""
-    for k in range(len(out)):
-        for i in range(3):
-            for lane in range(LANES):
-                out[k, i, lane] = 0.0
-        for n in range(starts[k], starts[k + 1]):
-            vertex, value = mesh[columns[n]], values[n]
-            for i in range(3):
-                for lane in range(LANES):
-                    out[k, i, lane] += value * vertex[i, lane]
-
-
-@kernel
-def gather(source: np.ndarray, lanes: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
-    """Lanes of one chunk [N L] into `places` of another."""
-    for v in range(len(source)):
-        for n in range(len(lanes)):
-            out[v, places[n]] = source[v, lanes[n]]
+            by_rotation -= (block.basis[:, shaped:].T @ torch.from_numpy(pull).view(-1, LANES)).numpy()

@@ -15,7 +15,7 @@ import numpy as np
 from fitting.lanes import newton, quadratic, surface
 from fitting.lanes.lanes import LANES
 from fitting.lanes.mesh import LaneMesher
-from fitting.lanes.problem import Part
+from fitting.lanes.state import Record
 from fitting.lanes.surface import LaneSurface
 
 _PRODUCT, _TURN = 45, 15  # a 3x3 matrix times another, times a vector
@@ -47,9 +47,10 @@ def kernel_flops(run: Callable[[], object]) -> int:
     return total["flops"]
 
 
-def _energy(part: Part) -> int:
-    pairs = len(part.first) + int((part.first != part.second).sum())
-    return pairs * 12 * 8 + len(part.bones) * 12 * 4 + len(part.dofs) * 7
+def _energy(part: Record) -> int:
+    first, second = (part[name][0, : int(part["num_pairs"][0])] for name in ("first", "second"))
+    pairs = len(first) + int((first != second).sum())
+    return pairs * 12 * 8 + int(part["num_bones"][0]) * 12 * 4 + int(part["num_dofs"][0]) * 7
 
 
 def _solve(size: int) -> int:
@@ -59,19 +60,20 @@ def _solve(size: int) -> int:
 
 def _linearise(names: dict) -> int:
     """With the step that always follows: two solves."""
-    part: Part = names["part"]
-    size, joints = len(part.dofs), names["tree"].joint[part.dofs]
-    met = part.slots[joints[:, None], joints[None, :]] >= 0
+    tree, part = names["tree"][0], names["part"][0]
+    size = int(part["num_dofs"])
+    joints = tree["joint"][part["dofs"][:size]]
+    met = part["slots"][joints[:, None], joints[None, :]] >= 0
     entries = int(np.triu(met).sum())
     blocks = sum(len({j for j, there in zip(joints[i:], met[i, i:], strict=True) if there}) for i in range(size))
     twists = 43 * 9 + 10 * _TURN
-    wrenches = len(part.bones) * (9 * 8 + 12)
-    moments = len(part.first) * (12 * 7 + 12 * 7) + len(part.sums) * 16
+    wrenches = int(part["num_bones"]) * (9 * 8 + 12)
+    moments = int(part["num_pairs"]) * (12 * 7 + 12 * 7) + int(part["num_sums"]) * 16
     gauss_newton = blocks * 12 * 5 + entries * 14
     curvature = size * 30 + entries * 6
     bend = len(names["problem"].bend) * (size * size * 3 // 2 + 4 * size)
     return (
-        _POSE + _energy(part) + twists + wrenches + size * 17 + moments + gauss_newton + curvature + bend
+        _POSE + _energy(names["part"]) + twists + wrenches + size * 17 + moments + gauss_newton + curvature + bend
         + 2 * _solve(size)
     )  # fmt: skip
 

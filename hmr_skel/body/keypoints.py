@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hmr_skel.body.assets import load_regressor
 from hmr_skel.body.joints import OPENPOSE_25_FROM_SMPL_45, SMPL_VERTEX_IDS
+from hmr_skel.body.lbs import picked
 from hmr_skel.shapes import Float
 
 
@@ -21,9 +22,9 @@ def load_points_matrix(j19_path: str | Path, dtype: torch.dtype = torch.float32)
         UserError: the regressor file is missing, damaged or misshapen.
     """
     regressed = torch.from_numpy(load_regressor(j19_path, 19)).to(dtype)
-    picked = torch.zeros(len(SMPL_VERTEX_IDS), regressed.shape[1], dtype=dtype)
-    picked[torch.arange(len(SMPL_VERTEX_IDS)), torch.tensor(SMPL_VERTEX_IDS)] = 1
-    return torch.cat((picked, regressed))
+    vertices = torch.zeros(len(SMPL_VERTEX_IDS), regressed.shape[1], dtype=dtype)
+    vertices[torch.arange(len(SMPL_VERTEX_IDS)), torch.tensor(SMPL_VERTEX_IDS)] = 1
+    return torch.cat((vertices, regressed))
 
 
 def keypoints_44(
@@ -31,4 +32,4 @@ def keypoints_44(
 ) -> Float[Tensor, "*batch 44 3"]:
     """The 44 keypoints from SMPL's joints and the points of `load_points_matrix`, in their frame and unit."""
     all_45 = torch.cat((joints, points[..., :21, :]), -2)
-    return torch.cat((all_45[..., list(OPENPOSE_25_FROM_SMPL_45), :], points[..., 21:, :]), -2)
+    return torch.cat((picked(all_45, OPENPOSE_25_FROM_SMPL_45, -2), points[..., 21:, :]), -2)

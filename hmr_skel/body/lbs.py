@@ -4,6 +4,8 @@ batch shapes of the arguments broadcast (one rest shape, many poses).
 Source: Loper et al. 2015, "SMPL", equations 2-9; smplx `lbs.py` for the conventions.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +16,11 @@ from hmr_skel.shapes import Float
 def blend(basis: Float[Tensor, "K N"], coefficients: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N//3 3"]:
     """Vertex offsets of a linear basis laid out [K 3V], metres."""
     return (coefficients @ basis).unflatten(-1, (-1, 3))
+
+
+def picked(values: Tensor, numbers: Sequence[int], dim: int) -> Tensor:
+    """Entries `numbers` along `dim`. A Python list as an index would be copied to a GPU each time, which waits."""
+    return torch.stack([values.select(dim, number) for number in numbers], dim)
 
 
 def levels(parents: tuple[int, ...]) -> list[list[int]]:
@@ -34,13 +41,13 @@ def chain(
     batch = np.broadcast_shapes(local_rotmat.shape[:-3], local_transl.shape[:-2])
     rotmat = local_rotmat.expand(*batch, -1, -1, -1)
     transl = local_transl.expand(*batch, -1, -1)
-    # The root is its own world; every other entry is overwritten when its level comes.
+    # The root is its own world; every other entry is the local one until its level comes.
     world_r, world_p = list(rotmat.unbind(-3)), list(transl.unbind(-2))
     for level in levels(parents)[1:]:
         parent_r = torch.stack([world_r[parents[j]] for j in level], -3)
         parent_p = torch.stack([world_p[parents[j]] for j in level], -2)
-        r = parent_r @ rotmat[..., level, :, :]
-        p = parent_p + (parent_r @ transl[..., level, :, None]).squeeze(-1)
+        r = parent_r @ torch.stack([world_r[j] for j in level], -3)
+        p = parent_p + (parent_r @ torch.stack([world_p[j] for j in level], -2).unsqueeze(-1)).squeeze(-1)
         for i, j in enumerate(level):
             world_r[j], world_p[j] = r[..., i, :, :], p[..., i, :]
     return torch.stack(world_r, -3), torch.stack(world_p, -2)

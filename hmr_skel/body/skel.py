@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hmr_skel.body.assets import load_skel_arrays
 from hmr_skel.body.dofs import DOFS, NUM_DOFS
 from hmr_skel.body.joints import SKEL_PARENTS, SKEL_TO_CORRECTIVE_SLOT
-from hmr_skel.body.lbs import blend, bone_transforms, chain, skin
+from hmr_skel.body.lbs import blend, bone_transforms, chain, picked, skin
 from hmr_skel.body.moving_joints import moving_offsets
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.body.skel_shape import SkelShape, bone_orientation, bone_scales
@@ -156,8 +156,8 @@ class Skel(nn.Module):
 
     def correctives(self, local: Float[Tensor, "*batch 24 3 3"]) -> Float[Tensor, "*batch V 3"]:
         """SMPL's pose correctives, driven by SKEL's joints put into SMPL's slots."""
-        joints = [j for j in CORRECTIVE_JOINTS if j >= 0]
-        feature = local[..., joints, :, :] - torch.eye(3, dtype=local.dtype, device=local.device)
+        filled = picked(local, [j for j in CORRECTIVE_JOINTS if j >= 0], -3)
+        feature = filled - torch.eye(3, dtype=local.dtype, device=local.device)
         return blend(self.posedirs, feature.flatten(-3))
 
     def forward(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hmr_skel.body.joints import SKEL_PARENTS
+from hmr_skel.body.lbs import picked
 from hmr_skel.body.rotations import shortest_arc
 from hmr_skel.shapes import Float
 
@@ -44,14 +45,14 @@ def bone_orientation(
     bone = _bone_vectors(offsets)
     bone[..., _THORAX, :] = bone[..., _LUMBAR, :]  # the thorax is aligned to the lumbar's bone, by its own vector c
     arc = shortest_arc((learned @ _bone_vectors(reference).unsqueeze(-1)).squeeze(-1).expand_as(bone), bone)
-    keep = torch.zeros(24, dtype=torch.bool, device=arc.device)
-    keep[list(_UNALIGNED)] = True
     eye = torch.eye(3, dtype=arc.dtype, device=arc.device)
-    return torch.where(keep[:, None, None], eye, arc) @ learned
+    for joint in _UNALIGNED:
+        arc[..., joint, :, :] = eye
+    return arc @ learned
 
 
 def _bone_vectors(offsets: Float[Tensor, "*batch 24 3"]) -> Float[Tensor, "*batch 24 3"]:
-    vectors = offsets[..., list(CHILD), :].clone()
+    vectors = picked(offsets, CHILD, -2)
     for ulna, radius in _ULNA_RADIUS:
         vectors[..., ulna, :] = vectors[..., ulna, :] + vectors[..., radius, :]
     return vectors
@@ -67,8 +68,8 @@ def bone_scales(
     # Leaf joints have no reference length (0/0); their ratio is never used.
     length = reference.norm(dim=-1)
     ratio = offsets.norm(dim=-1) / torch.where(length > 0, length, torch.ones_like(length))
-    has_child = torch.tensor([c != 0 for c in CHILD], device=ratio.device)
-    scale = torch.where(has_child, ratio[..., list(CHILD)], torch.ones_like(ratio))
+    one = torch.ones_like(ratio[..., 0])
+    scale = torch.stack([ratio[..., child] if child else one for child in CHILD], -1)
     scale = scale.unsqueeze(-1).repeat_interleave(3, -1)
     for ulna, radius in _ULNA_RADIUS:
         scale[..., ulna, :] = scale[..., radius, :]

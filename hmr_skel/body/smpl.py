@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hmr_skel.body.assets import load_smpl_arrays
 from hmr_skel.body.joints import SMPL_PARENTS
-from hmr_skel.body.lbs import blend, bone_transforms, chain, skin
+from hmr_skel.body.lbs import blend, bone_transforms, chain, picked, skin
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.errors import UserError
 from hmr_skel.shapes import Float
@@ -115,5 +115,5 @@ class Smpl(nn.Module):
 
 def relative(joints: Float[Tensor, "*batch J 3"], parents: tuple[int, ...]) -> Float[Tensor, "*batch J 3"]:
     """Each joint's offset from its parent at rest; the root's from the origin."""
-    moved = torch.cat((torch.zeros_like(joints[..., :1, :]), joints[..., list(parents[1:]), :]), -2)
+    moved = torch.cat((torch.zeros_like(joints[..., :1, :]), picked(joints, parents[1:], -2)), -2)
     return joints - moved
