@@ -59,15 +59,23 @@ def bodies_of() -> Callable[..., "Bodies"]:
     from hmr_skel.convert.fit import Bodies
 
     once = lru_cache(maxsize=None)(Bodies)
-    return lambda folder, device="cpu": once(str(folder), str(device))
+    return lambda folder, device="cpu", recipe="default": once(str(folder), str(device), recipe)
 
 
 @pytest.fixture(scope="package")
 def bodies_once(bodies_of) -> Iterator[None]:
     """For packages of tests whose commands would load the same body models again and again."""
+    from hmr_skel.convert.fit import Bodies
+
+    original = Bodies.__init__
+
+    def take_over(self: Bodies, *arguments, **options) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Bodies, "__init__", original)
+            vars(self).update(vars(bodies_of(*arguments, **options)))
+
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("convert.fit", "convert.call", "report.build"):
-            patch.setattr(f"hmr_skel.{module}.Bodies", bodies_of)
+        patch.setattr(Bodies, "__init__", take_over)
         yield
 
 

@@ -4,7 +4,8 @@ A file is recognised by its keys. What its makers leave open (gender, frame, fra
 asked for where it matters and is not given.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def _clips(contents: Any, path: Path, options: ReadOptions) -> list[SmplClip]:
     if isinstance(contents, Mapping):
         keys = {str(key) for key in contents}
         if {"smplVersion", "bodyPose", "shapeParameters"} & keys:
-            return [_smplcodec(contents, where, stem, options)]
+            with _read_as("a .smpl file", where):
+                return [_smplcodec(contents, where, stem, options)]
         if not has_pose(contents) and (found := first_key(contents, _SKEL_KEYS)):
             raise UserError(
                 f"{where} holds SKEL already ({found!r}) and no SMPL. Expected SMPL to convert; `hmr-skel export` "
@@ -79,7 +81,8 @@ def _clips(contents: Any, path: Path, options: ReadOptions) -> list[SmplClip]:
             return _people(contents, where, stem, options)
         values = [] if isinstance(contents, LabelFile) else list(contents.values())
         if values and all(isinstance(value, Mapping) and "smpl" in value for value in values):
-            return _tracks(values, where, stem, options)
+            with _read_as("the results of 4D-Humans' or TokenHMR's track.py", where):
+                return _tracks(values, where, stem, options)
         if values and all(isinstance(value, Mapping) and has_pose(value) for value in values):
             return [make_clip(person, where, f"{stem}_{key}", options, NOBODY) for key, person in contents.items()]
         found = ", ".join(sorted(keys)[:20]) or "nothing"
@@ -90,6 +93,18 @@ def _clips(contents: Any, path: Path, options: ReadOptions) -> list[SmplClip]:
     else:
         found = f"a {type(contents).__name__}"
     raise UserError(f"{where} holds no SMPL parameters that are recognised. It has {found}. Expected {READABLE}.")
+
+
+@contextmanager
+def _read_as(kind: str, where: str) -> Generator[None]:
+    """By its keys a file is of this kind; what they hold may be anything."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, MemoryError) as error:
+        raise UserError(
+            f"{where} has the keys of {kind}, but not what belongs there: {error}. Write it again, or save pose, betas "
+            "and translation as .npz."
+        ) from error
 
 
 def _people(found: Mapping, where: str, stem: str, options: ReadOptions) -> list[SmplClip]:

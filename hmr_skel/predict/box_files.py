@@ -165,7 +165,7 @@ def _array_rows(path: Path, arrays: Mapping[str, np.ndarray], margin: float) -> 
                 f"{path}: row {i}: {error}. Expected a whole number from 0, or -1 for a photograph."
             ) from None
         yield (
-            (str(name), number),
+            (name.decode(errors="replace") if isinstance(name, bytes) else str(name), number),
             replace(box, score=None if score is None else float(score), cam_int=_camera(path, i, cam_int)),
         )
 

@@ -121,8 +121,8 @@ def test_bad_rows_are_left_out_and_harm_nobody(smpl: SmplClip, skel: SkelClip, b
 
 def test_smoothing_couples_neither_clips_nor_cuts(bodies):
     rng = np.random.default_rng(1)
-    truth = walk(16)
-    truth["pose"][:, 1:] += 0.05 * rng.normal(size=(16, 23, 3))  # jitter
+    truth = walk(10)
+    truth["pose"][:, 1:] += 0.05 * rng.normal(size=(10, 23, 3))  # jitter
     smpl = clip_of(truth)
     (plain,) = fit_clips([smpl], bodies)
     (smooth,) = fit_clips([smpl], bodies, smoothness=0.1)
@@ -132,9 +132,9 @@ def test_smoothing_couples_neither_clips_nor_cuts(bodies):
     assert 0 < smooth.v2v_mm.mean() - plain.v2v_mm.mean() < 0.5
     np.testing.assert_allclose(distances_mm(smooth, bodies)[0], smooth.v2v_mm, atol=1e-4)
     assert smooth.max_limit_violation_deg.max() < 1e-3
-    halves = [smpl.take(np.arange(8)), smpl.take(np.arange(8, 16))]
+    halves = [smpl.take(np.arange(5)), smpl.take(np.arange(5, 10))]
     apart = np.concatenate([clip.q for clip in fit_clips(halves, bodies, smoothness=0.1)])
-    shot = np.repeat([0, 1], 8)
+    shot = np.repeat([0, 1], 5)
     (with_cut,) = fit_clips([replace(smpl, shot=shot)], bodies, smoothness=0.1)
     np.testing.assert_allclose(with_cut.q, apart, atol=1e-4)
     assert np.abs(smooth.q - apart).max() > 1e-3

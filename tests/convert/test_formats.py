@@ -369,6 +369,35 @@ def test_files_of_other_kinds(tmp_path: Path, content: bytes, message: str):
         read_clips(path, NONE)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"time": "x"}, "invalid literal"),
+        ({"smpl": None}, "no len"),
+        ({"tid": None}, "not iterable"),
+        ({"tid": [[1]]}, "unhashable"),
+        ({"tracked_time": 3}, "not iterable"),
+        ({"shot": np.zeros(2)}, "ambiguous"),
+        ({"camera": [np.ones(1)]}, "same shape"),
+    ],
+)
+def test_tracks_that_hold_something_else(tmp_path: Path, changes: dict, message: str):
+    frames = phalp(walk(up="camera"))
+    frames["out/000001.jpg"] |= changes
+    path = tmp_path / "demo.pkl"
+    path.write_bytes(pickle.dumps(frames))
+    with pytest.raises(UserError, match=rf"demo\.pkl has the keys of the results of 4D-Humans'.*{message}.*\.npz"):
+        read_clips(path, NONE)
+
+
+@pytest.mark.parametrize("changes", [{"smplVersion": None}, {"smplVersion": []}, {"gender": "male"}])
+def test_a_smpl_file_that_holds_something_else(tmp_path: Path, changes: dict):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"smplVersion": 1, "bodyPose": np.zeros((2, 24, 3))} | changes))
+    with pytest.raises(UserError, match=r"a\.pkl has the keys of a \.smpl file, but not what belongs there"):
+        read_clips(path, NONE)
+
+
 def test_a_missing_file_and_a_cut_one(tmp_path: Path):
     with pytest.raises(UserError, match=r"no file .*walk\.npz.*AMASS"):
         read_clips(tmp_path / "walk.npz", NONE)

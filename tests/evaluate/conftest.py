@@ -16,6 +16,11 @@ from tests.evaluate.stand_in import StandIn, write_stand_in
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _bodies_once(bodies_once):
+    """For predictions that are converted."""
+
+
 @pytest.fixture(scope="session")
 def stand_in(tmp_path_factory, open_body_dir: Path) -> StandIn:
     return write_stand_in(tmp_path_factory.mktemp("benchmarks"), open_body_dir)

@@ -94,6 +94,12 @@ def test_arrays(tmp_path):
     assert boxes.count([Path("b.jpg")]) == (1, 0)
 
 
+def test_names_as_bytes(tmp_path):
+    """As the labels of some benchmarks have them."""
+    np.savez(tmp_path / "b.npz", imgname=np.array([b"x/a.jpg"]), boxes=np.array([[10, 20, 50, 100.0]]))
+    assert only(load_boxes(tmp_path / "b.npz", MARGIN), "/photos/x/a.jpg").side == pytest.approx(96)
+
+
 def test_a_datasets_rows(tmp_path):
     sample_set = write_sample_set(tmp_path, with_images=False)
     boxes = load_boxes(sample_set.path, MARGIN)
