@@ -122,7 +122,7 @@ class _File:
         """float32 [count] the longer side of boxes that are given as one number or two."""
         scale = self.array(key)
         scale = scale[:, None] if scale.ndim == 1 else scale
-        return self.floats(scale, key, count, min(2, scale.shape[-1]) if scale.ndim == 2 else 1).max(1)
+        return self.floats(scale, key, count, 2 if scale.ndim == 2 and scale.shape[1] > 1 else 1).max(1)
 
     def names(self, *keys: str) -> np.ndarray:
         """Texts, which some of these files hold as bytes."""

@@ -76,6 +76,7 @@ BAD = {
     "a narrow shape": ("spec-syn", {"shape": np.zeros((ROWS, 9))}, r"'shape' has shape \(6, 9\), expected \(6, 10\)"),
     "another number of centres": ("3dpw", {"center": np.zeros((5, 2))}, r"'center' has shape \(5, 2\), expected \(6"),
     "not a number": ("3dpw", {"center": np.full((ROWS, 2), np.nan)}, r"'center' is not finite in row 0"),
+    "no scale": ("coco", {"scale": np.zeros((ROWS, 0))}, r"'scale' has shape \(6, 0\), expected \(6, 1\)"),
     "an empty box": ("coco", {"scale": np.zeros((ROWS, 2))}, r"the box of row 0 is 0 px"),
     "a pose of the world": ("3dpw", {"pose_cam": None, "pose": np.zeros((ROWS, 72))}, r"has no 'pose_cam'\."),
     "another number of poses": ("3dpw", {"pose_cam": np.zeros((5, 72))}, r"'pose_cam' has shape \(5, 72\), expected"),
