@@ -2,7 +2,7 @@
 # Choices: SHARD=07 MANIFEST=manifests/open.toml OUT=data/open DEVICE=cpu|cuda|cuda:1 SHARDS=0-3,7 WORKERS=8 PORT=4200
 # PYTHON=python3.12 TORCH=torch==2.13.0+cu130 TORCH_INDEX=... EXTRAS=dask (set-up only) ARGS='...' (passed on as they are)
 
-PYTHON ?= $(or $(wildcard .venv/bin/python),python3)
+PYTHON ?= $(if $(shell .venv/bin/python --version 2>/dev/null),.venv/bin/python,python3)
 BIN := .venv/bin
 HMR_SKEL := $(BIN)/hmr-skel
 CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)")
@@ -54,7 +54,7 @@ setup: .venv/has-run $(addprefix .venv/has-,$(EXTRAS))
 .venv/has-run: pyproject.toml constraints.txt $(if $(filter command,$(origin PYTHON))$(filter command environment,$(origin TORCH)),again)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, hmr-skel needs 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 2; }
-	@$(PYTHON) tools/set_up.py $(if $(TORCH),--torch "$(TORCH)") $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
+	@$(PYTHON) tools/set_up.py $(if $(filter command environment,$(origin TORCH)),--torch "$(TORCH)") $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
 	@touch $@
 
 .venv/has-%: .venv/has-run
@@ -82,7 +82,7 @@ evaluate: .venv/has-run
 	@$(HMR_SKEL) evaluate --build $(if $(RUN),"$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
 # RUN= is the folder of all runs here (default: data/runs/ablation-<recipe>).
-ablate: .venv/has-run
+ablate: .venv/has-train
 	@$(HMR_SKEL) ablate --build --recipe "$(or $(RECIPE),tiny)" $(if $(RUN),--out "$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 # Without IMAGES: twenty held-out ones of the default dataset, whose rows give boxes and cameras.
 HELD_OUT := $(addprefix data/open/images/,001531 001532 001533 001534 001535) --boxes data/open

@@ -4,7 +4,9 @@
 """
 
 import os
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 
 def address_file() -> Path:
@@ -39,8 +41,23 @@ def served_settings() -> dict[str, str]:
 
 def settings_for(url: str) -> dict[str, str]:
     """Those for a server at an address that the user names: with the user's password, else that of `make serve`."""
-    served = served_settings() if _read(address_file()) == url else {}
+    served = served_settings() if _place(_read(address_file()) or "") == _place(url) else {}
     return client_settings(url, os.environ.get("PREFECT_API_AUTH_STRING") or served.get("PREFECT_API_AUTH_STRING"))
+
+
+def answers(url: str) -> bool:
+    """Whether somebody listens at an address. False for what is left of a server that was killed."""
+    try:
+        parts = urlsplit(url)
+        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=2).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _place(url: str) -> str:
+    """A server's address as one text, however it is written."""
+    return url.rstrip("/").replace("://localhost:", "://127.0.0.1:")
 
 
 def _read(path: Path) -> str | None:

@@ -22,7 +22,7 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import PrefectException
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectConcurrentFuture, PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
@@ -51,7 +51,7 @@ def may_heal(task, task_run, state) -> bool:
 
 @lru_cache(maxsize=1)
 def _builder(run: str, manifest: str, out: str | None, device: str, quiet: bool) -> Builder:
-    """Models and label files, opened once per flow run and process; a later run's take their place."""
+    """Models and label files, opened once per flow run and process; a later run replaces them."""
     return Builder.open(manifest, out, device, quiet=quiet)
 
 
@@ -158,8 +158,8 @@ def build_hmr_skel(
                     if isinstance(result, dict):
                         reports.append(ShardReport(**result))
                         so_far.end(index)
-                    elif isinstance(result, DeviceLost):
-                        raise result
+                    elif isinstance(result, DeviceLost) and isinstance(future, PrefectConcurrentFuture):
+                        raise result  # of this process, for which the device is lost until it ends
                     else:
                         failures[index] = result
                         so_far.end(index, failed=True)
@@ -172,6 +172,7 @@ def build_hmr_skel(
         failures |= patiently(lambda: builder.replaced([report.shard for report in reports]))
         reports = [report for report in reports if report.shard not in failures]
         patiently(builder.write_card)
+        builder.warn_of_mix()
         summary = summarise_build(builder, reports, failures, time.monotonic() - start, seconds)
         _publish(summary)
         if failures:

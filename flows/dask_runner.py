@@ -18,7 +18,7 @@ def dask_runner(address: str | None = None, workers: int | None = None) -> Any:
         from distributed import Client
         from prefect_dask import DaskTaskRunner
     except ImportError as error:
-        raise UserError(f"Dask is not installed ({error}): pip install 'hmr-skel[dask]' -c constraints.txt") from error
+        raise UserError(f"Dask is not installed ({error}): make setup EXTRAS=dask") from error
     if address is None:
         # Dask tells each process to compute with one thread (OMP_NUM_THREADS), so processes are what fills the cores.
         return DaskTaskRunner(cluster_kwargs={"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None})

@@ -76,6 +76,11 @@ class Plan:
         """Which of the shards are there, but of an older version or manifest, as `outdated_texts` says it."""
         return outdated_texts(self._outdated(indices), self.ingredients)
 
+    def warn_of_mix(self) -> None:
+        """Say on standard error, even where all else is quiet, which shards are not what the manifest makes now."""
+        for text in self.outdated(range(len(self.shards))):
+            print(f"{text}; until `hmr-skel dataset` builds them, the dataset is a mix", file=sys.stderr, flush=True)
+
     def replaced(self, indices: Sequence[int]) -> dict[int, UserError]:
         """Of shards that this build has seen complete: those that are not any more, and what to do."""
         return {

@@ -7,13 +7,11 @@ any other process it gives only the password, and only where PREFECT_API_URL nam
 """
 
 import os
-import socket
 import sys
-from urllib.parse import urlsplit
 
 from prefect.plugins import HookContext, register_hook
 
-from flows.address import served_settings, settings_for
+from flows.address import answers, served_settings, settings_for
 
 NAME = "build-hmr-skel"
 FULL_NAME = f"{NAME}/{NAME}"
@@ -35,7 +33,7 @@ def setup_environment(*, ctx: HookContext) -> None:
         os.environ |= settings_for(chosen)
     elif ours:
         served = served_settings()
-        if served and _answers(served["PREFECT_API_URL"]):
+        if served and answers(served["PREFECT_API_URL"]):
             os.environ |= served
         elif not ctx.api_url:  # else a server of the user's own, from a Prefect profile
             print(NO_SERVER, file=sys.stderr)
@@ -51,13 +49,3 @@ def is_ours(argv: list[str]) -> bool:
         and argv[1:3] == ["deployment", "run"]
         and argv[3:4] in ([NAME], [FULL_NAME])
     )
-
-
-def _answers(url: str) -> bool:
-    """False for what is left of a server that was killed."""
-    try:
-        parts = urlsplit(url)
-        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=2).close()
-    except (OSError, ValueError):
-        return False
-    return True

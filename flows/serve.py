@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from flows.address import address_file, client_settings, leave_password, password_file
+from flows.address import address_file, answers, client_settings, leave_password, password_file, served_settings
 from flows.server import new_password, process_group, running_server
 from hmr_skel.errors import UserError
 
@@ -33,6 +33,7 @@ def serve(port: int | None = None, pool: str | None = None) -> int:
     password = own or new_password()
     with _ending_on_signals(), contextlib.ExitStack() as stack:
         try:
+            refuse_second()
             print(f"starting the Prefect server: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
             server, url = stack.enter_context(running_server(password, port))
             for path in (address_file(), password_file()):  # flows/runner.py writes the address
@@ -58,6 +59,13 @@ def serve(port: int | None = None, pool: str | None = None) -> int:
         name, child = ("server", server) if server.poll() is not None else ("deployment", runner)
         print(f"error: the {name} ended with exit status {child.returncode}; stopping", file=sys.stderr)
         return 1
+
+
+def refuse_second() -> None:
+    """Raise `UserError` where another `make serve` of this folder answers: its clients find it by the same files."""
+    url = served_settings().get("PREFECT_API_URL")
+    if url is not None and answers(url):
+        raise UserError(f"`make serve` of this folder runs already, at {url.removesuffix('/api')}. End that one first.")
 
 
 def _default_port() -> int:

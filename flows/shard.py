@@ -160,7 +160,7 @@ class Builder(Plan):
         return [turn for turn in (together, *([index] for index in alone)) if turn]
 
     def _build(self, shard: Shard, fingerprint: str, rebuild: bool, progress: bool) -> bool:
-        """Whether it was this process that built it, and no other meanwhile."""
+        """False where another process has built it meanwhile, and nothing was written."""
 
         def advance(rows: int) -> None:
             self._check_stopped()
@@ -283,7 +283,5 @@ def build_shard(
             print(f"{text} will be built again", file=sys.stderr, flush=True)
     report = builder.build(index, rebuild=rebuild, progress=progress)
     builder.write_card()
-    if progress:
-        for text in builder.outdated(range(len(builder.shards))):
-            print(f"{text}; until `hmr-skel dataset` builds them, the dataset is a mix", file=sys.stderr, flush=True)
+    builder.warn_of_mix()
     return report

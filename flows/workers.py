@@ -65,6 +65,7 @@ def build_with_workers(
     builder = Builder.open(manifest, out, device, quiet=quiet)  # labels are made once, and what is wrong is said once
     wanted = builder.choose(shards)
     places = environments(count, builder.device)
+    builder.unfinished(wanted, rebuild=rebuild)  # refuses another dataset's folder, before anything is discarded
     if rebuild:
         builder.discard(wanted)
     command = [sys.executable, "-m", "hmr_skel.cli", "dataset", "--server", url, "--json", "--manifest", manifest]

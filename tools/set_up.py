@@ -80,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--torch", help="another build of torch than that in constraints.txt; later set-ups keep it")
     parser.add_argument("--torch-index", help="a package index that has it, besides those that pip is configured with")
     options = parser.parse_args(arguments)
-    torch = options.torch or (TORCH.read_text().strip() if TORCH.exists() else "")
+    torch = options.torch
+    if torch is None:  # an empty one asks for that in constraints.txt again
+        torch = TORCH.read_text().strip() if TORCH.exists() else ""
     try:
         make_venv()
         install(options.extra, torch, options.torch_index)
@@ -144,10 +146,13 @@ def find_uv() -> str | None:
 
 
 def runs(program: str) -> bool:
+    """Whether it is a uv that knows the variables of `VARIABLES`: an older one would ask the public index."""
     try:
-        return subprocess.run([program, "--version"], capture_output=True).returncode == 0
+        said = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
     except OSError:
         return False
+    version = re.match(r"uv (\d+)\.(\d+)", said)
+    return version is not None and (int(version[1]), int(version[2])) >= (0, 5)
 
 
 def pip_options(listing: str) -> dict[str, str]:

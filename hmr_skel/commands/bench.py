@@ -200,7 +200,7 @@ def _draw(report: dict[str, Any], path: Path) -> None:
     try:
         draw(report, path)
     except ImportError:
-        print("no plot: matplotlib is not installed (pip install 'hmr-skel[train]')", file=sys.stderr)
+        print("no plot: matplotlib is not installed (make setup EXTRAS=train)", file=sys.stderr)
     else:
         print(f"plot: {path}", file=sys.stderr)
 

@@ -192,6 +192,7 @@ def _complete_already(args: argparse.Namespace):
         return None
     reports = [report for index in wanted if (report := plan.report(index, skipped=True)) is not None]
     plan.write_card()
+    plan.warn_of_mix()
     seconds = time.monotonic() - start
     return summarise_build(plan, reports, {}, seconds, {"open": seconds})
 

@@ -111,6 +111,6 @@ def run_train(args: argparse.Namespace) -> None:
         if plotted:
             print(f"curves: {out / 'curves.png'}")
         else:
-            print("no curves.png: matplotlib is not installed (pip install 'hmr-skel[train]')")
+            print("no curves.png: matplotlib is not installed (make setup EXTRAS=train)")
     if args.json:
         print(json.dumps(asdict(outcome) | {"network": str(outcome.network)}))

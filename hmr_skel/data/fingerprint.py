@@ -66,7 +66,7 @@ def describe_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         reasons.append(f"fitted by version {was['fit_version']}, this is {now['fit_version']}")
     if was.get("schema_version", now["schema_version"]) != now["schema_version"]:
         reasons.append(f"with columns of version {was['schema_version']}, this is {now['schema_version']}")
-    return "; ".join(reasons)
+    return "; ".join(reasons) or "made from what this version does not know"
 
 
 def version_text(made_from: Mapping[str, Any]) -> str:

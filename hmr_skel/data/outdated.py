@@ -46,5 +46,6 @@ def outdated_texts(outdated: Mapping[Shard, Mapping[str, Any]], ingredients: Ing
     """Why shards are outdated, and which: `fitted by version 1, this is 2: shards 0-11`. A text for each reason."""
     reasons: dict[str, list[int]] = {}
     for shard, meta in outdated.items():
-        reasons.setdefault(describe_difference(meta["made_from"], ingredients(shard)), []).append(shard.index)
+        why = describe_difference(meta["made_from"], ingredients(shard))
+        reasons.setdefault(why, []).append(shard.index)
     return [f"{reason}: {name_shards(indices)}" for reason, indices in reasons.items()]

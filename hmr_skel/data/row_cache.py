@@ -97,7 +97,7 @@ def open_rows(shards: Shards, cache: Path | None = None, quiet: bool = False) ->
         for i in missing:
             _unpack(parts[i], files[i])
             bar.update(len(parts[i]))
-            for old in folder.glob(f"{shards.paths[i].stem}-*.npy") if cache is None else ():
+            for old in folder.glob(f"{shards.paths[i].stem}-*") if cache is None else ():
                 if old not in (files[i], _facts_of(files[i])):  # of the shard as it was before
                     old.unlink(missing_ok=True)
     counts = [len(np.load(_facts_of(file), mmap_mode="r")) for file in files]

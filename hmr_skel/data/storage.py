@@ -253,8 +253,10 @@ def open_parquet(place: Place) -> Generator[pq.ParquetFile]:
             yield parquet
     except FileNotFoundError:
         raise UserError(f"no file {place}. Expected a Parquet shard.") from None
-    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+    except (pa.ArrowException, OSError) as error:
         text = " ".join(str(error).split()).rstrip(".")
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk, and not of what is in the file
+            raise UserError(f"cannot read {place}: {text}. Expected a file that may be read; try again.") from error
         raise UserError(f"{place} is not a Parquet file that can be read: {text}. Build the shard again.") from error
 
 

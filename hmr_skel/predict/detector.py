@@ -175,7 +175,7 @@ def _open(path: Path, device: str) -> Any:
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            "--detector needs onnxruntime, which is not installed: pip install onnxruntime (or give "
+            "--detector needs onnxruntime, which is not installed: make setup EXTRAS=predict (or give "
             "boxes with --boxes)."
         ) from error
     options = onnxruntime.SessionOptions()

@@ -1,5 +1,6 @@
 """Folders and object stores alike."""
 
+import errno
 import hashlib
 import os
 import pickle
@@ -7,9 +8,20 @@ import signal
 import time
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
-from hmr_skel.data.storage import Place, RemotePath, entries, local_folder, locate, put, put_bytes, sha256_of
+from hmr_skel.data.storage import (
+    Place,
+    RemotePath,
+    entries,
+    local_folder,
+    locate,
+    open_parquet,
+    put,
+    put_bytes,
+    sha256_of,
+)
 from hmr_skel.errors import UserError
 from tests.object_store import SECRET, ObjectStore, serving
 
@@ -18,6 +30,19 @@ from tests.object_store import SECRET, ObjectStore, serving
 def folder(request: pytest.FixtureRequest, tmp_path: Path, object_store: ObjectStore) -> Place:
     """An empty one, of this machine or of a store."""
     return tmp_path / "folder" if request.param == "folder" else object_store.place(f"test-{tmp_path.name}")
+
+
+def test_trouble_of_the_disk_is_no_damage_of_the_file(folder: Place, monkeypatch: pytest.MonkeyPatch):
+    put_bytes(folder / "x.parquet", b"PAR1")
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with pytest.raises(UserError, match="not a Parquet file"), open_parquet(folder / "x.parquet"):
+        pass
+    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", fail)
+    with pytest.raises(UserError, match=r"cannot read .*Too many open files"), open_parquet(folder / "x.parquet"):
+        pass
 
 
 def test_small_files(folder: Place):

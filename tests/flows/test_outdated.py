@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows.shard import Builder, build_shard
+from flows.workers import build_with_workers
 from hmr_skel.cli import main
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.data.shards import read_meta
@@ -37,6 +38,19 @@ def test_another_manifest_of_the_same_name_is_refused(small: Path, tmp_path: Pat
     assert "this is 'small' from second.toml" in said
 
 
+def test_workers_discard_nothing_of_another_dataset(small: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    for index in (0, 3):
+        build_shard(load_manifest(small), index, out, device="cpu", progress=False)
+    before = fingerprints(Builder.open(small, out, "cpu", quiet=True))
+    with pytest.raises(UserError, match="shard 3 of another dataset"):
+        build_with_workers(
+            2, "http://nobody", manifest=str(other(small, "second.toml")), out=str(out), device="cpu", shards="0-1",
+            rebuild=True, quiet=True,
+        )  # fmt: skip
+    assert fingerprints(Builder.open(small, out, "cpu", quiet=True)) == before
+
+
 def test_another_manifest_may_replace_all_shards(small: Path, tmp_path: Path):
     out, second = tmp_path / "out", other(small, "second.toml")
     for index in (0, 1):
@@ -60,10 +74,16 @@ def test_after_an_edit_shards_are_built_again_and_what_is_left_is_said(small: Pa
     for index in (0, 1, 2):
         build_shard(load_manifest(small), index, out, device="cpu", progress=False)
     other(small, "small.toml")
-    assert main(["fit", "--shard", "0", "--manifest", str(small), "--out", str(out)]) == 0
+    fit = ["fit", "--shard", "0", "--manifest", str(small), "--out", str(out)]
+    assert main(fit) == 0
     told = capsys.readouterr().err
     assert "made from another manifest: shard 0 will be built again" in told
-    assert "made from another manifest: shards 1-2; until `hmr-skel dataset` builds them, the dataset is a mix" in told
+    mix = "made from another manifest: shards 1-2; until `hmr-skel dataset` builds them, the dataset is a mix"
+    assert mix in told
+    assert main([*fit, "--quiet"]) == 0
+    assert mix in capsys.readouterr().err
+    assert main(["dataset", "--shards", "0", *fit[3:], "--quiet"]) == 0
+    assert mix in capsys.readouterr().err
     builder = Builder.open(small, out, "cpu", quiet=True)
     assert builder.unfinished(range(4)) == [1, 2, 3]
 

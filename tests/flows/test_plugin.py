@@ -79,6 +79,15 @@ def test_the_users_own_address_stays_and_gets_no_password_of_ours(argv):
     assert found() == ("http://10.0.0.1:4200/api", None)
 
 
+@pytest.mark.parametrize("spelt", ["http://localhost:4200/api", "http://127.0.0.1:4200/api/"])
+def test_our_address_spelt_otherwise_is_ours(monkeypatch, spelt):
+    monkeypatch.setattr(sys, "argv", ["prefect", "flow-run", "ls"])
+    os.environ["PREFECT_API_URL"] = spelt
+    leave("http://127.0.0.1:4200/api")
+    plugin.setup_environment(ctx=CONTEXT)
+    assert found() == (spelt, "admin:generated")
+
+
 @pytest.mark.parametrize("own", [None, "me:word"])
 def test_who_names_our_address_gets_the_password_unless_it_has_one(argv, monkeypatch, own):
     """Such as `prefect worker start`."""

@@ -153,6 +153,17 @@ def test_a_password_of_the_users_own_stays_and_is_left_in_no_file(
     assert given[0] not in capsys.readouterr().out
 
 
+def test_a_second_one_in_the_same_folder_is_refused(elsewhere: Path):
+    """It would take the files by which the first one's clients find it."""
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        url = f"http://127.0.0.1:{first.getsockname()[1]}/api"
+        address_file().parent.mkdir(parents=True, exist_ok=True)
+        address_file().write_text(url)
+        with pytest.raises(UserError, match="runs already"):
+            serve.serve()
+        assert address_file().read_text() == url
+
+
 def test_a_taken_port_is_a_clear_message():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

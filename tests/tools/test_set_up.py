@@ -57,7 +57,7 @@ def program(path: Path, *lines: str) -> None:
 
 def uv(clone: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
     """A stand-in of uv, on PATH."""
-    program(clone / "path" / "uv", '[ "$1" = --version ] && exit 0', *lines)
+    program(clone / "path" / "uv", '[ "$1" = --version ] && echo "uv 0.5.0" && exit 0', *lines)
     monkeypatch.setenv("PATH", f"{clone / 'path'}:/usr/bin:/bin")
 
 
@@ -145,8 +145,9 @@ def test_pip_takes_over(
     assert ("    no solution\n" in output) == (case == "uv fails")
 
 
-def test_a_uv_that_does_not_run_is_not_used(clone: Path, monkeypatch: pytest.MonkeyPatch):
-    program(clone / "path" / "uv", "exit 127")
+@pytest.mark.parametrize("lines", ["exit 127", "echo uv 0.4.9"], ids=["broken", "too old for UV_DEFAULT_INDEX"])
+def test_a_uv_that_is_of_no_use_is_not_used(clone: Path, monkeypatch: pytest.MonkeyPatch, lines: str):
+    program(clone / "path" / "uv", lines)
     monkeypatch.setenv("PATH", f"{clone / 'path'}:/usr/bin:/bin")
     assert set_up.main(["test"]) == 0
     assert "pip install --disable-pip-version-check --target .venv/uv uv" in (clone / "calls").read_text()
