@@ -1,5 +1,6 @@
 """Any number of rows through `fit_batch`: in batches that fit the device's memory, by the better gender if asked."""
 
+import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -62,12 +63,12 @@ def _side_by_side(
     params: SmplParams, model: FitModel, points: Tensor | None, progress: Callable[[int], object] | None
 ) -> FitResult:
     """Batches on as many threads as torch may use, each on one core: nothing is shared, so nothing is waited for."""
-    count, threads = len(params.betas), torch.get_num_threads()
-    # A last round in which a core is idle is shared out, in whole chunks of rows.
-    size = max(min(model.config.batch, -(-count // (threads * TILE)) * TILE), TILE)
-    starts = range(0, max(count, 1), size)
-    results, done = [], 0
-    with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
+    count = len(params.betas)
+    with _one_thread_each() as (pool, threads):
+        # A last round in which a core is idle is shared out, in whole chunks of rows.
+        size = max(min(model.config.batch, -(-count // (threads * TILE)) * TILE), TILE)
+        starts = range(0, max(count, 1), size)
+        results, done = [], 0
         try:
             for result in pool.map(lambda first: fit_batch(params[first : first + size], model, points), starts):
                 results.append(result)
@@ -80,15 +81,28 @@ def _side_by_side(
     return replace(_concatenate(results), batch=size)
 
 
+_STARTING = threading.Lock()
+
+
 @contextmanager
-def _one_thread_each() -> Generator[None]:
-    """torch keeps to the calling thread, whose neighbours keep the other cores busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
+def _one_thread_each() -> Generator[tuple[ThreadPoolExecutor, int]]:
+    """As many threads as torch may use, and how many that are. In each torch keeps to it: the others have the cores.
+
+    torch has a number for each thread and one for threads to come, and a thread that sets its own sets both. So all set
+    theirs at the start, and the caller, whose own stays as it is, then sets that of threads to come back.
+    """
+    with _STARTING:
+        threads = torch.get_num_threads()
+        pool, all_have = ThreadPoolExecutor(threads), threading.Barrier(threads)
+
+        def set_own(_: int) -> None:
+            torch.set_num_threads(1)
+            all_have.wait()
+
+        list(pool.map(set_own, range(threads)))
         torch.set_num_threads(threads)
+    with pool:
+        yield pool, threads
 
 
 def fit_best(

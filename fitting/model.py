@@ -61,7 +61,8 @@ def prepare(
         skel_gender: written into the result; the SKEL model's own if not given.
         device: where fits run; both bodies are moved there for good.
         compiled: the solver that numba compiles for CPUs, or the plain one in torch. Not given: the compiled one on a
-            CPU where numba is installed. Both end in the same minima, to the last bits of float32.
+            CPU where numba is installed. Both end in the same minima, to the last bits of float32. The first time on a
+            CPU it takes some seconds to compile.
 
     Raises:
         ValueError: the gender is neither given nor known from the SKEL model.
@@ -79,8 +80,10 @@ def prepare(
     if compiled is None:
         compiled = smpl.template.device.type == "cpu" and find_spec("numba") is not None
     if compiled:  # imported here: a GPU machine has no use for numba and need not have it
+        from fitting.lanes.cache import ready
         from fitting.lanes.mesh import LaneMesher
 
+        ready()
         mesher = LaneMesher(smpl, skel.joint_regressor)
     else:
         mesher = PlainMesher(smpl, skel.joint_regressor)

@@ -15,12 +15,12 @@ LANES = 64
 
 
 def kernel(function: Callable) -> Callable:
-    """Compiled on first use, and kept for the next time.
+    """Compiled on first use; `fitting.lanes.cache` has it kept for the next time.
 
     Fused multiply-add is the only liberty taken; sums keep their order. Without the GIL, threads run side by side.
     """
     # The tests' shape checker wraps functions; numba must see the function itself.
-    return numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy", no_cfunc_wrapper=True)(
+    return numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy", no_cfunc_wrapper=True)(
         inspect.unwrap(function)
     )
 

@@ -1,5 +1,6 @@
 """Batches: none, many, too large for the memory; and the better of two genders."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -77,6 +78,35 @@ def test_threads_share_the_rows_and_join_them_in_order(people, side_by_side):
     assert result.batch == 128
     alone = fit_batch(crowd[:4], side_by_side)
     torch.testing.assert_close(result.skel.q, alone.skel.q.repeat(75, 1), rtol=0, atol=1e-6)
+
+
+def test_two_calls_at_once_leave_torch_at_its_threads(people, side_by_side):
+    """The second begins while the first is at work, and ends after it."""
+    second_works, first_is_done = threading.Event(), threading.Event()
+    found = []
+
+    def wait_for_first(done):
+        found.append(torch.get_num_threads())
+        second_works.set()
+        assert first_is_done.wait(600)
+
+    second = threading.Thread(target=fit_many, args=(people, side_by_side, None, wait_for_first))
+
+    def start_second(done):
+        second.start()
+        assert second_works.wait(600)
+
+    torch.set_num_threads(2)
+    try:
+        fit_many(people, side_by_side, None, start_second)
+        first_is_done.set()
+        second.join()
+        later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        assert [*found, torch.get_num_threads()] == [2, 2, 2]
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_an_error_in_a_thread_ends_the_fit(people, side_by_side, monkeypatch):
