@@ -48,6 +48,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
+@pytest.fixture
+def client(served: Served) -> Iterator[None]:
+    """Flows of this process go to the served server."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: served.url, PREFECT_API_AUTH_STRING: served.password}):
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_labels(open_body_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """The arrays of a label file with one bad row."""

@@ -7,7 +7,6 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -33,15 +32,6 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for p
 def dataset(manifest: Path, *more: str) -> list[str]:
     out = manifest.parent / "out"
     return hmr_skel("dataset", "--manifest", str(manifest), "--out", str(out), "--device", "cpu", *more)
-
-
-@pytest.fixture
-def client(served: Served) -> Iterator[None]:
-    """Flows of this process go to the served server."""
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-
-    with temporary_settings({PREFECT_API_URL: served.url, PREFECT_API_AUTH_STRING: served.password}):
-        yield
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flows.build import may_heal
+from flows.build import build_hmr_skel, may_heal
 from flows.shard import Builder
 from flows.summary import summarise_build
 from flows.verify import verify_dataset
@@ -20,7 +20,6 @@ from hmr_skel.data.shards import Shard
 from hmr_skel.data.storage import RemotePath, put_bytes
 from hmr_skel.errors import UserError
 from tests.flows.processes import TIMEOUT_S, hmr_skel, running
-from tests.flows.served import Served
 from tests.object_store import SECRET, ObjectStore, serving
 from tools.drill.small import SHARDS, small_manifest
 
@@ -212,12 +211,10 @@ def test_commands_that_read_folders_only(command: str, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
-def test_the_flow(served: Served, builder: Builder, like: Path, tmp_path: Path):
+@pytest.mark.usefixtures("client")
+def test_the_flow(builder: Builder, like: Path):
     manifest = like.parent / "drill.toml"
-    command = hmr_skel("dataset", "--manifest", str(manifest), "--out", str(builder.out), "--device", "cpu", "--json")
-    command += ["--server", served.url]
-    with running(command, tmp_path / "home", tmp_path / "log", tmp_path, served.settings) as process:
-        assert process.wait(TIMEOUT_S) == 0, (tmp_path / "log").read_text()
-    assert json.loads((tmp_path / "log").read_text().splitlines()[-1])["built"] == list(range(SHARDS))
+    summary = build_hmr_skel(str(manifest), str(builder.out), "cpu", progress=False)
+    assert summary["built"] == list(range(SHARDS))
     assert_whole(builder.out, like)
     assert build(builder) == [True] * SHARDS
