@@ -222,7 +222,7 @@ def test_on_dask(served: Served, small: Path, tmp_path: Path):
 
 def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
-    with pytest.raises(UserError, match=r"hmr-skel\[dask\]"):
+    with pytest.raises(UserError, match="EXTRAS=dask"):
         dask_runner.dask_runner()
 
 
