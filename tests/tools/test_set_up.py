@@ -236,7 +236,8 @@ def test_a_target_brings_what_it_needs(tmp_path: Path, target: str, extra: str |
 def test_compiled_modules_are_kept(monkeypatch: pytest.MonkeyPatch):
     """uv compiles nothing, so each process would compile torch anew where that variable reached Python."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    command = ["make", "--eval", "show: ; @echo [$$PYTHONDONTWRITEBYTECODE]", "show"]
+    # Called by `make test`, this make would say which folder it enters.
+    command = ["make", "--no-print-directory", "--eval", "show: ; @echo [$$PYTHONDONTWRITEBYTECODE]", "show"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
