@@ -58,7 +58,7 @@ def fit_batch(params: SmplParams, model: FitModel, points: Tensor | None = None)
     rows = Batch(target, betas, skeleton)
     best = model.solve(rows, initial_q(target.rotmat.double(), skeleton, model.kinematics, model.low, model.high))
     best = tried_again(model, rows, best)
-    if model.config.refines:
+    if model.config.refines and count:
         rows, best = refined(model, rows, best)
     real = slice(count)
     rows = Batch(replace(rows.target, vertices=None), rows.betas, rows.skeleton)[real]

@@ -13,6 +13,8 @@ import jaxtyping
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as hmr_skel/cli.py does; before torch is loaded
+# Before numpy is: on the small matrices here its threads spend more time on waiting for each other than on the work.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch
 

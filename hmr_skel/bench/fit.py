@@ -161,7 +161,8 @@ def _arithmetic(
     compiled = None if device.type == "cpu" else False
     model = prepare(*copies(smpl, skel), replace(config, batch=len(compare.betas)), device="cpu", compiled=compiled)
     with FlopCounter() as counter:
-        kernels = _kernel_flops(model, compare)
+        fit_batch(compare, model)
+    kernels = _kernel_flops(model, compare)
     per_row, products = (counter.flops + kernels) / len(compare.betas), counter.matrix / len(compare.betas)
     peak = gemm_flops_per_s(device)
     return {
@@ -173,9 +174,8 @@ def _arithmetic(
 
 
 def _kernel_flops(model: FitModel, rows: SmplParams) -> int:
-    """Fits the rows in this thread, and counts what torch's dispatcher does not see."""
+    """What torch's dispatcher does not see of a fit."""
     if not model.compiled:
-        fit_batch(rows, model)
         return 0
     from fitting.lanes.work import kernel_flops  # needs numba
 

@@ -1,12 +1,14 @@
 """Bodies, a prepared model and a few people to fit."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 import fitting
-from fitting import FitModel
+from fitting import FitConfig, FitModel, FitResult
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.rows import SmplParams
@@ -32,14 +34,34 @@ def skel(open_body_dir: Path) -> Skel:
 
 
 @pytest.fixture(scope="session")
-def model(smpl: Smpl, skel: Skel) -> FitModel:
-    return fitting.prepare(smpl, skel, fitting.recipe("default"), "male", compiled=True)
+def prepared(smpl: Smpl, skel: Skel) -> Callable[..., FitModel]:
+    """Models by configuration, or name of a recipe: each prepared once."""
+
+    @functools.cache
+    def of_config(config: FitConfig, compiled: bool) -> FitModel:
+        return fitting.prepare(smpl, skel, config, "male", compiled=compiled)
+
+    def prepared(config: str | FitConfig, compiled: bool = True) -> FitModel:
+        return of_config(fitting.recipe(config) if isinstance(config, str) else config, compiled)
+
+    return prepared
 
 
 @pytest.fixture(scope="session")
-def plain_model(smpl: Smpl, skel: Skel) -> FitModel:
+def model(prepared: Callable[..., FitModel]) -> FitModel:
+    return prepared("default")
+
+
+@pytest.fixture(scope="session")
+def plain_model(prepared: Callable[..., FitModel]) -> FitModel:
     """The same in plain torch, as it runs on a GPU."""
-    return fitting.prepare(smpl, skel, fitting.recipe("default"), "male", compiled=False)
+    return prepared("default", compiled=False)
+
+
+@pytest.fixture(scope="session")
+def fits(people: SmplParams, prepared: Callable[..., FitModel]) -> Callable[[str], FitResult]:
+    """The people fitted by a recipe: by each once."""
+    return functools.cache(lambda recipe: fitting.fit_batch(people, prepared(recipe)))
 
 
 @pytest.fixture(scope="session", params=["compiled", "plain"])

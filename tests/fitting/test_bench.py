@@ -8,6 +8,7 @@ import torch
 
 import fitting
 from bench.quality import quality_tables, without_limits
+from fitting import FitConfig, Stage
 from hmr_skel.bench.fit import BenchOptions, bench_fit, subset
 from hmr_skel.bench.flops import FlopCounter, gemm_flops_per_s
 from hmr_skel.bench.judge import Judge
@@ -62,9 +63,10 @@ def test_no_floor_for_a_root_that_moves(people, smpl, skel):
         )  # fmt: skip
 
 
-@pytest.mark.slow
-def test_quality_tables(people, smpl, skel):
-    tables = quality_tables(people[:2], smpl, {"male": skel}, "male", fitting.recipe("default"), torch.device("cpu"))
+def test_quality_tables(people, smpl, skel, monkeypatch):
+    monkeypatch.setattr("bench.quality.TILE", 0)  # no rows before those that are timed
+    config = FitConfig(stages=(Stage(part="full", refreshes=1, iterations=2),))
+    tables = quality_tables(people[:2], smpl, {"male": skel}, "male", config, torch.device("cpu"))
     assert set(tables) == {"shape", "root", "limits", "gender", "part"}
     limits = {row["limits"]: row for row in tables["limits"]}
     assert limits["none"]["cost_mm"] == 0

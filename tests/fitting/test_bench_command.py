@@ -10,6 +10,7 @@ import pytest
 import bench.io
 import bench.quality
 from hmr_skel.bench.fit import BenchOptions
+from hmr_skel.bench.flops import gemm_flops_per_s
 from hmr_skel.cli import main
 from hmr_skel.open_data.labels import make_labels
 
@@ -54,6 +55,7 @@ def test_bench_fit(few, tmp_path, capsys, monkeypatch):
     manifest, labels = few
     short = partial(BenchOptions, sweep_batches=(2, 4), sweep_rows=(2,), floor_coarse_iterations=3, floor_iterations=3)
     monkeypatch.setattr("hmr_skel.bench.fit.BenchOptions", short)
+    monkeypatch.setattr("hmr_skel.bench.fit.gemm_flops_per_s", partial(gemm_flops_per_s, seconds=0.1))
     plot = tmp_path / "new" / "plot.png"
     arguments = [
         "bench", "fit", "--manifest", str(manifest), "--labels", str(labels), "--rows", "16", "--compare-rows", "3",

@@ -3,8 +3,7 @@
 import torch
 from torch.overrides import TorchFunctionMode
 
-import fitting
-from fitting import fit_batch
+from fitting import FitConfig, Stage, fit_batch
 from hmr_skel.body.keypoints import keypoints_44
 
 MAKERS = {"tensor", "as_tensor", "new_tensor", "from_numpy"}
@@ -44,8 +43,9 @@ def test_a_fit_copies_nothing(people, plain_model):
     assert copies.found == []
 
 
-def test_shape_and_root_are_refined_without_copies(people, smpl, skel):
-    model = fitting.prepare(smpl, skel, fitting.recipe("refine"), compiled=False)
+def test_shape_and_root_are_refined_without_copies(people, prepared):
+    one = FitConfig(stages=(Stage(part="full", refreshes=2, iterations=2),), shape="refine", root="refine")
+    model = prepared(one, compiled=False)
     with Copies() as copies:
         fit_batch(people, model)
     assert copies.found == []

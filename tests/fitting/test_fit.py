@@ -89,13 +89,10 @@ def test_real_motion_is_matched(fitted_real, model):
 
 
 @pytest.mark.parametrize("recipe", ["default", "refine_shape", "refine_root", "refine"])
-def test_distances_are_those_of_the_two_public_models_in_the_world(recipe, synthetic, model, smpl, skel):
-    some = torch.arange(0, ROWS, 8)
-    if recipe != "default":
-        model = fitting.prepare(smpl, skel, fitting.recipe(recipe))
-    fitted = fit_batch(synthetic[some], model)
+def test_distances_are_those_of_the_two_public_models_in_the_world(recipe, people, fits, smpl, skel):
+    fitted = fits(recipe)
     smpl, skel = (copy.deepcopy(body).double() for body in (smpl, skel))
-    params, found = synthetic[some].to(dtype=torch.float64), fitted.skel.to(dtype=torch.float64)
+    params, found = people.to(dtype=torch.float64), fitted.skel.to(dtype=torch.float64)
     annotated = smpl(params.global_orient, params.body_pose, params.betas, params.transl)
     posed = skel(found.q, found.betas, found.transl)
     distances = (posed.vertices - annotated.vertices).norm(dim=-1) * 1000
@@ -241,11 +238,11 @@ class _SkelTargets(TargetMaker):
 
 @pytest.mark.parametrize(("prior_weight", "v2v_mm", "rad"), [(1e-8, 0.01, 0.005), (1e-6, 0.5, 0.15)])
 @pytest.mark.parametrize("compiled", [True, False])
-def test_a_skel_pose_put_in_comes_out(smpl, skel, prior_weight, v2v_mm, rad, compiled):
+def test_a_skel_pose_put_in_comes_out(prepared, prior_weight, v2v_mm, rad, compiled):
     """The whole path, on a target that SKEL can match to the last vertex. The recipe's prior costs 0.2 mm of it."""
     assert fitting.recipe("default").prior_weight == 1e-6
     config = replace(fitting.recipe("published_shape"), prior_weight=prior_weight)
-    model = fitting.prepare(smpl, skel, config, compiled=compiled)
+    model = prepared(config, compiled)
     generator = torch.Generator().manual_seed(3)
     middle, half = (model.high + model.low) / 2, (model.high - model.low) / 2
     q = torch.zeros(16, 46, dtype=torch.float64)
@@ -264,10 +261,10 @@ def test_a_skel_pose_put_in_comes_out(smpl, skel, prior_weight, v2v_mm, rad, com
 
 
 @pytest.mark.parametrize("name", ["iterations", "refreshes"])
-def test_more_work_never_makes_it_worse(synthetic, fitted, smpl, skel, model, name):
+def test_more_work_never_makes_it_worse(synthetic, fitted, prepared, model, name):
     config = model.config
     last = replace(config.stages[-1], **{name: getattr(config.stages[-1], name) + 2})
-    longer = fitting.prepare(smpl, skel, replace(config, stages=(*config.stages[:-1], last)))
+    longer = prepared(replace(config, stages=(*config.stages[:-1], last)))
     assert float(fit_batch(synthetic[:32], longer).energy.mean()) <= float(fitted.energy[:32].mean()) * 1.001
 
 
@@ -280,10 +277,10 @@ def test_rows_that_are_far_off_start_again_and_keep_the_best(synthetic, fitted, 
     assert bool((eager.energy <= lazy.energy).all())
 
 
-def test_published_limits_hold_as_well(synthetic, smpl, skel):
+def test_published_limits_hold_as_well(synthetic, prepared):
     """Unbounded dofs, and ranges that leave the zero pose out."""
     for table in ("skel", "hsmr"):
-        model = fitting.prepare(smpl, skel, replace(fitting.recipe("default"), limits=table))
+        model = prepared(replace(fitting.recipe("default"), limits=table))
         result = fit_batch(synthetic[:16], model)
         _assert_inside(result, model)
         assert float(result.v2v_mm.mean()) < 25

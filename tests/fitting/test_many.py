@@ -38,7 +38,12 @@ def side_by_side(smpl, skel, short):
     return fitting.prepare(smpl, skel, short, compiled=True)
 
 
-@pytest.mark.parametrize("solver", ["quick", "side_by_side"])
+@pytest.fixture(scope="module")
+def refining(smpl, skel, short):
+    return fitting.prepare(smpl, skel, replace(short, shape="refine", root="refine"), compiled=True)
+
+
+@pytest.mark.parametrize("solver", ["quick", "side_by_side", "refining"])
 def test_no_rows(people, request, solver):
     quick = request.getfixturevalue(solver)
     for fit in (fit_batch, fit_many):

@@ -30,16 +30,16 @@ def test_stages_move_their_own_dofs_and_weigh_their_own_vertices(model):
     assert not finer.surface.whole
 
 
-def test_only_the_scapulae_where_asked(smpl, skel):
+def test_only_the_scapulae_where_asked(prepared):
     config = fitting.recipe("default")
     last = replace(config.stages[-1], joints="scapulae")
-    model = fitting.prepare(smpl, skel, replace(config, stages=(*config.stages[:-1], last)))
+    model = prepared(replace(config, stages=(last,)))
     assert model.stages[-1].joint_importance.nonzero().flatten().tolist() == [14, 19]
 
 
 @pytest.mark.parametrize("table", dofs.LIMIT_TABLES)
-def test_the_prior_is_finite_and_the_box_is_the_tables(smpl, skel, table):
-    model = fitting.prepare(smpl, skel, replace(fitting.recipe("default"), limits=table))
+def test_the_prior_is_finite_and_the_box_is_the_tables(prepared, table):
+    model = prepared(replace(fitting.recipe("default"), limits=table))
     bounds = torch.from_numpy(dofs.limits(table))
     for stage in model.stages:
         assert bool(stage.prior.isfinite().all())

@@ -19,25 +19,30 @@ from hmr_skel.rows import SmplParams
 
 
 @pytest.fixture(scope="module", params=["refine_shape", "refine_root", "refine"])
-def refining(request, smpl, skel):
-    return fitting.prepare(smpl, skel, fitting.recipe(request.param))
+def recipe(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def both(people, refining, model):
+def refining(prepared, recipe):
+    return prepared(recipe)
+
+
+@pytest.fixture(scope="module")
+def both(fits, recipe):
     """Fitted, and fitted with more freedom."""
-    return fit_batch(people, model), fit_batch(people, refining)
+    return fits("default"), fits(recipe)
 
 
 @pytest.fixture(scope="module")
-def refiner(smpl, skel):
-    return fitting.prepare(smpl, skel, fitting.recipe("refine"))
+def refiner(prepared):
+    return prepared("refine")
 
 
 @pytest.fixture(scope="module")
-def better(people, refiner):
+def better(fits):
     """With all freedom."""
-    return fit_batch(people, refiner)
+    return fits("refine")
 
 
 def test_every_row_is_better_and_within_its_limits(both, refining):
@@ -62,10 +67,10 @@ def test_only_what_the_recipe_frees_has_moved(both, refining, skel):
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_body_and_root_put_in_come_out(smpl, skel, compiled):
+def test_body_and_root_put_in_come_out(prepared, skel, compiled):
     """The target is SKEL itself, of other betas, its pelvis turned and moved."""
     config = replace(fitting.recipe("refine"), betas_weight=1e-9, prior_weight=1e-8)
-    model = fitting.prepare(smpl, skel, config, compiled=compiled)
+    model = prepared(config, compiled)
     generator = torch.Generator().manual_seed(4)
     count = 4
     q = 0.2 * torch.randn(64, 46, generator=generator, dtype=torch.float64)
@@ -120,9 +125,9 @@ def _energy(model, smpl, skel, params, others, q, unknowns):
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["compiled", "plain"])
-def somewhere(request, people, smpl, skel):
+def somewhere(request, people, prepared):
     """Rows with a betas, root and pose of their own, nowhere near a minimum."""
-    model = fitting.prepare(smpl, skel, fitting.recipe("refine"), compiled=request.param)
+    model = prepared("refine", request.param)
     generator = torch.Generator().manual_seed(5)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -173,17 +178,17 @@ def test_rows_come_out_alone_as_in_company(better, people, refiner):
         assert torch.equal(other.status, better.status[rows])
 
 
-def test_plain_and_compiled_end_alike(better, people, smpl, skel):
-    plain = fit_batch(people, fitting.prepare(smpl, skel, fitting.recipe("refine"), compiled=False))
+def test_plain_and_compiled_end_alike(better, people, prepared, smpl, skel):
+    plain = fit_batch(people, prepared("refine", compiled=False))
     torch.testing.assert_close(plain.energy, better.energy, rtol=1e-3, atol=0)
     torch.testing.assert_close(plain.v2v_mm, better.v2v_mm, rtol=0, atol=0.05)
     own = Judge(people, smpl, skel).distances_mm(plain.skel).mean(1)
     torch.testing.assert_close(plain.v2v_mm.double(), own, rtol=0, atol=1e-3)
 
 
-def test_heavy_betas_stay(people, smpl, skel, model):
+def test_heavy_betas_stay(people, prepared, model):
     config = replace(fitting.recipe("refine_shape"), betas_weight=1.0)
-    heavy = fit_batch(people, fitting.prepare(smpl, skel, config))
+    heavy = fit_batch(people, prepared(config))
     torch.testing.assert_close(heavy.skel.betas, model.shape(people.betas), rtol=0, atol=1e-3)
 
 

@@ -153,14 +153,13 @@ def test_a_negative_weight_is_refused(skel: Skel):
         smoothed(jittery(5), skel, weight=-1.0)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not CMU.is_file(), reason=f"allowed: no {CMU}")
 def test_real_motion(smpl: Smpl, model: fitting.FitModel):
-    """Every recording of the motion capture set, up to 8 s of it: jerk falls, the mean v2v rises by under 0.5 mm."""
+    """A few recordings of the motion capture set, 2 s each: jerk falls, the mean v2v rises by under 0.5 mm."""
     with np.load(CMU) as file:
         arrays = {key: file[key] for key in ("imgname", "pose_cam", "shape", "trans_cam")}
     recording = np.array([name.split("/")[1] for name in arrays["imgname"]])
-    kept = np.concatenate([np.flatnonzero(recording == name)[:120] for name in np.unique(recording)])
+    kept = np.concatenate([np.flatnonzero(recording == name)[:32] for name in np.unique(recording)[::5]])
     recording = recording[kept]
     pose, betas, transl = (torch.from_numpy(arrays[key][kept]) for key in ("pose_cam", "shape", "trans_cam"))
     pose = pose.view(-1, 24, 3)

@@ -82,9 +82,8 @@ def test_kernels_have_no_number_from_outside_their_folder(module):
 def test_clones_share_what_is_compiled_and_other_sources_do_not(model, tmp_path):
     """Nothing is written at import; a copy of the package elsewhere loads, and a changed number has its own folder."""
     script = (
-        "import fitting.lanes.descend; from fitting.lanes import cache; from fitting.lanes.calls import calls; "
-        "cache.keep(); cache.compile_share(21, 23); "
-        "print(cache.folder(), sum(sum(kernel.stats.cache_misses.values()) for kernel, _ in calls()))"
+        "from fitting.lanes import cache; cache.keep(); cache.compile_share(21, 23); "
+        "print(cache.folder(), sum(sum(kernel.stats.cache_misses.values()) for kernel, _ in cache.calls()))"
     )
     shutil.copytree(ROOT / "fitting", tmp_path / "fitting", ignore=shutil.ignore_patterns("__pycache__"))
     assert _output(_run(script, tmp_path))[0] == f"{cache.folder()} 0\n"
@@ -93,7 +92,7 @@ def test_clones_share_what_is_compiled_and_other_sources_do_not(model, tmp_path)
     empty = tmp_path / "empty"
     out, _ = _output(
         _run(
-            "import fitting.lanes.descend; from fitting.lanes.cache import folder; print(folder())",
+            "from fitting.lanes.cache import folder; print(folder())",
             tmp_path,
             NUMBA_CACHE_DIR=str(empty),
         )
