@@ -104,7 +104,8 @@ def test_an_interrupted_put_is_whole(object_store: ObjectStore):
     object_store.refuse = interrupt
     with pytest.raises(KeyboardInterrupt):
         put_bytes(place, b"whole")
-    assert place.read_bytes() == b"whole"
+    # The signal may break the connection, too: then nothing is stored.
+    assert not place.exists() or place.read_bytes() == b"whole"
 
 
 @pytest.mark.parametrize(
