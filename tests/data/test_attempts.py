@@ -195,10 +195,10 @@ def test_a_note_is_touched_while_its_shard_is_built(tmp_path: Path, monkeypatch:
     touched = threading.Event()
     monkeypatch.setattr(attempts, "BEAT_S", 0.01)
     monkeypatch.setattr(attempts.os, "utime", lambda path: touched.set())
-    before = threading.active_count()
     with attempting(tmp_path, SHARD, "f"):
-        assert touched.wait(30)
-    assert threading.active_count() == before
+        assert touched.wait(300)
+    # Other tests' threads may end in this moment.
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("note-")]
 
 
 def test_of_many_one_builds(tmp_path: Path):
