@@ -15,6 +15,8 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as hmr_skel/cli.py does; before torch is loaded
 # Before numpy is: on the small matrices here its threads spend more time on waiting for each other than on the work.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Processes with a home of their own, too, find the kernels that are compiled already.
+os.environ.setdefault("NUMBA_CACHE_DIR", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
 
 import torch
 

@@ -65,7 +65,7 @@ def test_no_floor_for_a_root_that_moves(people, smpl, skel):
 
 def test_quality_tables(people, smpl, skel, monkeypatch):
     monkeypatch.setattr("bench.quality.TILE", 0)  # no rows before those that are timed
-    config = FitConfig(stages=(Stage(part="full", refreshes=1, iterations=2),))
+    config = FitConfig(stages=(Stage(part="full", vertices=300, refreshes=1, iterations=2),))
     tables = quality_tables(people[:2], smpl, {"male": skel}, "male", config, torch.device("cpu"))
     assert set(tables) == {"shape", "root", "limits", "gender", "part"}
     limits = {row["limits"]: row for row in tables["limits"]}

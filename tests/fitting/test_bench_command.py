@@ -58,7 +58,7 @@ def test_bench_fit(few, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("hmr_skel.bench.fit.gemm_flops_per_s", partial(gemm_flops_per_s, seconds=0.1))
     plot = tmp_path / "new" / "plot.png"
     arguments = [
-        "bench", "fit", "--manifest", str(manifest), "--labels", str(labels), "--rows", "16", "--compare-rows", "3",
+        "bench", "fit", "--manifest", str(manifest), "--labels", str(labels), "--rows", "16", "--compare-rows", "2",
         "--device", "cpu", "--batch", "8", "--repeats", "1", "--baseline-rounds", "1", "--baseline-iterations", "2",
         "--floor-starts", "1", "--plot", str(plot), "--json",
     ]  # fmt: skip
@@ -69,7 +69,7 @@ def test_bench_fit(few, tmp_path, capsys, monkeypatch):
     assert report["rows"] == 16  # rows of the file again and again, and it says so
     assert report["distinct_rows"] == 12
     assert report["batch"] == 64  # whole chunks of lanes, however few are asked for
-    assert report["compare_subset"] == "some-labels: row i*12//3 for i in 0..2"
+    assert report["compare_subset"] == "some-labels: row i*12//2 for i in 0..1"
     assert report["end_to_end_rows_per_s"] > 0
     assert "NaN" not in out
     assert set(report["v2v_mm"]) == set(report["baseline"]["v2v_mm"]) == set(report["floor"]["v2v_mm"]) == STATISTICS

@@ -44,7 +44,9 @@ def test_a_fit_copies_nothing(people, plain_model):
 
 
 def test_shape_and_root_are_refined_without_copies(people, prepared):
-    one = FitConfig(stages=(Stage(part="full", refreshes=2, iterations=2),), shape="refine", root="refine")
+    one = FitConfig(
+        stages=(Stage(part="full", vertices=300, refreshes=2, iterations=2),), shape="refine", root="refine"
+    )
     model = prepared(one, compiled=False)
     with Copies() as copies:
         fit_batch(people, model)
