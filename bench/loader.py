@@ -17,8 +17,7 @@ from hmr_skel.bench.text import Bars
 from hmr_skel.cli import run
 from hmr_skel.commands.bench import count_from_one
 from hmr_skel.commands.places import place
-from hmr_skel.data.crop import decode
-from hmr_skel.data.image_files import image_rules
+from hmr_skel.data.images import decode, image_rules
 from hmr_skel.data.loader import batches
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.data.samples import SampleDataset

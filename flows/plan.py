@@ -12,9 +12,14 @@ from flows.shard_report import ShardReport
 from flows.sources import ModelFiles, make_missing
 from hmr_skel.data.annotations import SourceReader, plan_source
 from hmr_skel.data.card import write_card
-from hmr_skel.data.fingerprint import fingerprint_of, shard_ingredients
+from hmr_skel.data.fingerprint import (
+    find_outdated,
+    fingerprint_of,
+    outdated_texts,
+    refuse_other_manifest,
+    shard_ingredients,
+)
 from hmr_skel.data.manifest import Manifest, load_manifest
-from hmr_skel.data.outdated import find_outdated, outdated_texts, refuse_other_manifest
 from hmr_skel.data.shards import Shard, cache_dir, check_no_other_plan, is_complete, parse_shards, pick, plan, read_meta
 from hmr_skel.data.storage import Place, each, local_folder, locate
 from hmr_skel.errors import UserError

@@ -26,12 +26,11 @@ from hmr_skel.data.atomic import remove_abandoned
 from hmr_skel.data.attempts import AtWork, attempting, check_writable, forget, suspects, wait_for_others
 from hmr_skel.data.checks import check_rows
 from hmr_skel.data.manifest import Manifest
-from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
-from hmr_skel.data.schema import SCHEMA, shard_table
+from hmr_skel.data.meta import summarise
+from hmr_skel.data.schema import SCHEMA, shard_table, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import Shard, is_complete, pick
 from hmr_skel.data.staging import staged
 from hmr_skel.data.storage import Place, locate
-from hmr_skel.data.summary import summarise
 from hmr_skel.device import check_device_name, no_more_after_cuda_errors, resolve_device
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject

@@ -9,7 +9,7 @@ from flows.plan import Plan
 from flows.shard_report import ShardReport, describe
 from flows.slow import slow_shards, slow_text, stage_seconds, stage_text
 from hmr_skel.data.load import load_shards
-from hmr_skel.data.summary import statistics
+from hmr_skel.data.meta import statistics
 from hmr_skel.errors import UserError
 
 

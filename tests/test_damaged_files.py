@@ -26,8 +26,7 @@ from hypothesis import strategies as st
 from hmr_skel.body.assets import load_model_file, load_regressor
 from hmr_skel.convert.files import read_contents
 from hmr_skel.data.annotations import open_source
-from hmr_skel.data.crop import UnreadableImage, decode
-from hmr_skel.data.image_files import ImageRule, below
+from hmr_skel.data.images import ImageRule, UnreadableImage, below, decode
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.manifest import load_manifest, parse_manifest
 from hmr_skel.data.meta import meta_text
@@ -371,7 +370,7 @@ def claimed_png(width: int, height: int) -> bytes:
 def test_pictures_that_claim_any_size(tmp_path: Path):
     """OpenCV reads its limit once, when it is imported: so in a process of its own."""
     (tmp_path / "a.png").write_bytes(claimed_png(14_000, 14_000))
-    code = "import sys; from hmr_skel.data.crop import decode; decode(open(sys.argv[1], 'rb').read(), 1.0)"
+    code = "import sys; from hmr_skel.data.images import decode; decode(open(sys.argv[1], 'rb').read(), 1.0)"
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, text=True, timeout=300)
     assert "UnreadableImage: has more pixels than OPENCV_IO_MAX_IMAGE_PIXELS allows" in done.stderr
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hmr_skel.body.skel import Skel
-from hmr_skel.data.crop import box_affine, crop_image, decode
+from hmr_skel.data.images import box_affine, crop_image, decode
 from hmr_skel.errors import UserError
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.fov import HumanFov

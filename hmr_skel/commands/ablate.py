@@ -71,7 +71,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run_ablate(args: argparse.Namespace) -> None:
     """Plan, train, evaluate, print, write."""
-    from hmr_skel.data.image_files import image_rules
+    from hmr_skel.data.images import image_rules
     from hmr_skel.data.manifest import load_manifest
     from hmr_skel.data.samples import SampleDataset
     from hmr_skel.device import resolve_device

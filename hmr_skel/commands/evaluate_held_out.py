@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from hmr_skel.commands.build_missing import build_missing
-from hmr_skel.data.image_files import image_rules
+from hmr_skel.data.images import image_rules
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.evaluate.held_out import JOINT_SET, Errors, HeldOut, evaluate_held_out, held_out_sequences, summaries
 from hmr_skel.evaluate.mean_body import mean_body

@@ -109,7 +109,7 @@ def _write(posed: "Posed", skel: "Skel", path: Path, manifest: "Manifest", args:
 
     from hmr_skel.convert.meshes import write_parts
     from hmr_skel.data.atomic import replacing
-    from hmr_skel.data.image_files import image_rules
+    from hmr_skel.data.images import image_rules
     from hmr_skel.render import overlay, portrait
     from hmr_skel.render.scene import EVEN, STUDIO
     from hmr_skel.report.figures import photograph, shown_parts

@@ -79,7 +79,7 @@ def run_train(args: argparse.Namespace) -> None:
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}.")
 
-    from hmr_skel.data.image_files import image_rules
+    from hmr_skel.data.images import image_rules
     from hmr_skel.data.manifest import load_manifest
     from hmr_skel.train.loop import Run, train
     from hmr_skel.train.plot import plot_log

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hmr_skel.convert.clips import SkelClip, SmplClip
-from hmr_skel.data.summary import LIMIT_TOLERANCE_DEG, statistics
+from hmr_skel.data.meta import LIMIT_TOLERANCE_DEG, statistics
 
 
 @dataclass(frozen=True)

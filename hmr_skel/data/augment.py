@@ -5,10 +5,12 @@ then takes is the old one under an affine map, exactly and for any intrinsics, a
 so image, keypoints, box, pose and camera agree after any change.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
+import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from hmr_skel.body.dofs import MIRROR, MIRROR_SIGN, PELVIS
 from hmr_skel.body.joints import FLIP_44
@@ -31,9 +33,9 @@ class AugmentConfig:
     color: float = 0.2
     """Red, green and blue are multiplied by one factor each, from [1 - this, 1 + this]."""
     extreme_crop_probability: float = 0.1
-    """The box is drawn around a part of the body instead, see `hmr_skel.data.part_crops`."""
+    """The box is drawn around a part of the body instead, see `part_box`."""
     degrade_probability: float = 0.3
-    """Blur and the like, and contrast and the like: each in so many samples, see `hmr_skel.data.degrade`."""
+    """Blur and the like, and contrast and the like: each in so many samples, see `degrade`."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -61,7 +63,7 @@ class Augmentation:
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Of red, green and blue."""
     degrade: tuple[int | None, int | None] = (None, None)
-    """Seeds of what is done by `hmr_skel.data.degrade`, one per group; None: nothing."""
+    """Seeds of `degrade`, one per group; None: nothing."""
 
     @property
     def moves_camera(self) -> bool:
@@ -148,3 +150,188 @@ def _about(axis: int, angle: float) -> Float[np.ndarray, "3 3"]:
     matrix[i, i] = matrix[j, j] = np.cos(angle)
     matrix[i, j], matrix[j, i] = -np.sin(angle), np.sin(angle)
     return matrix
+
+
+_WIDEN = 1.2
+_MIN_SIDE = 4.0  # px
+
+# The 44 keypoints by the part of the body that they are on (hmr_skel.body.joints.KEYPOINTS_44).
+_HEAD, _NECK, _TRUNK, _PELVIS = (0, 15, 16, 17, 18, 38, 42, 43), (1, 37), (40, 41), (8, 39)
+_SHOULDER_R, _SHOULDER_L, _HIP_R, _HIP_L = (2, 33), (5, 34), (9, 27), (12, 28)
+_ELBOW_WRIST_R, _ELBOW_WRIST_L = (3, 4, 31, 32), (6, 7, 35, 36)
+_LOWER_LEG_R, _LOWER_LEG_L = (10, 11, 22, 23, 24, 25, 26), (13, 14, 19, 20, 21, 29, 30)
+
+_ABOVE_KNEES = (
+    *(*_HEAD, *_NECK, *_TRUNK, *_PELVIS, *_HIP_R, *_HIP_L),
+    *(*_SHOULDER_R, *_SHOULDER_L, *_ELBOW_WRIST_R, *_ELBOW_WRIST_L),
+)
+# (OpenPose's, LSP's) keypoints: both arms from the shoulders, both legs from the knees.
+_LIMBS = (
+    *((2, 33), (3, 32), (4, 31), (5, 34), (6, 35), (7, 36)),
+    *((10, 26), (11, 25), (13, 29), (14, 30)),
+)
+_KNEES_ANKLES = (10, 11, 13, 14, 25, 26, 29, 30)
+_HEAD_AND_NEIGHBOURS = (*_HEAD, *_NECK, 33, 34)
+
+
+@dataclass(frozen=True)
+class PartCrop:
+    """What a box is drawn around."""
+
+    keypoints: tuple[int, ...]
+    margin: float  # times the widened box
+
+
+HIPS = PartCrop(_ABOVE_KNEES, 1.1)  # down to the hips
+SHOULDERS = PartCrop((*_HEAD, *_NECK, *_SHOULDER_R, *_SHOULDER_L), 1.2)
+HEAD = PartCrop((*_HEAD, *_NECK), 1.3)
+TORSO = PartCrop((*_NECK, *_SHOULDER_R, *_SHOULDER_L, *_TRUNK, *_PELVIS, *_HIP_R, *_HIP_L), 1.1)
+ARM_R = PartCrop((*_SHOULDER_R, *_ELBOW_WRIST_R), 1.1)
+ARM_L = PartCrop((*_SHOULDER_L, *_ELBOW_WRIST_L), 1.1)
+LEGS = PartCrop((*_PELVIS, *_HIP_R, *_HIP_L, *_LOWER_LEG_R, *_LOWER_LEG_L), 1.1)
+LEG_R = PartCrop((*_HIP_R, *_LOWER_LEG_R), 1.1)
+LEG_L = PartCrop((*_HIP_L, *_LOWER_LEG_L), 1.1)
+
+# A part by a number from [0, 1): parts that stand twice are chosen twice as often.
+WHOLE_BODY = (HIPS, HIPS, SHOULDERS, HEAD, TORSO, ARM_R, ARM_L, LEGS, LEG_R, LEG_L)
+UPPER_BODY = (SHOULDERS, HEAD, TORSO, ARM_R, ARM_L)
+
+
+def part_box(keypoints_2d: Float[np.ndarray, "44 3"], choice: float) -> tuple[Float[np.ndarray, "2"], float] | None:
+    """Centre (px) and side (px) of the box around the part that `choice`, from [0, 1), means for this person.
+
+    None where too little of the person is annotated for any part, or of the part that was chosen.
+    """
+    confidence = np.where(np.isfinite(keypoints_2d).all(-1), keypoints_2d[:, 2], 0)
+    seen = confidence > 0
+    if all(seen[list(pair)].any() for pair in _LIMBS):
+        parts = WHOLE_BODY
+    elif not seen[list(_KNEES_ANKLES)].any() and seen[list(_HEAD_AND_NEIGHBOURS)].sum() >= 2:
+        parts = UPPER_BODY
+    else:
+        return None
+    part = parts[int(choice * len(parts))]
+    kept = [k for k in part.keypoints if seen[k]]
+    if confidence[kept].sum() <= 1:
+        return None
+    low, high = keypoints_2d[kept, :2].min(0), keypoints_2d[kept, :2].max(0)
+    side = float((high - low).max()) * _WIDEN * part.margin
+    return ((low + high) / 2, side) if side >= _MIN_SIDE else None
+
+
+Image = UInt8[np.ndarray, "H W 3"]
+
+
+def degrade(image: Image, group: int, seed: int) -> Image:
+    """One operation of a group: 0, sharpness and weather; 1, contrast and colour. A function of its arguments."""
+    rng = np.random.default_rng(seed)
+    operations = _GROUPS[group]
+    weights = np.array(list(operations.values()))
+    chosen = rng.choice(len(operations), p=weights / weights.sum())
+    return list(operations)[chosen](image, rng)
+
+
+def _downscale(image: Image, rng: np.random.Generator) -> Image:
+    size, factor = image.shape[1::-1], rng.uniform(0.5, 0.9)
+    small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(small, size, interpolation=cv2.INTER_NEAREST)
+
+
+def _compress(image: Image, rng: np.random.Generator) -> Image:
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 101))])
+    again = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert done
+    assert again is not None
+    return again
+
+
+def _rain(image: Image, rng: np.random.Generator) -> Image:
+    height, width = image.shape[:2]
+    slant, length = rng.integers(-10, 11), 20
+    wet = image.copy()
+    for x, y in rng.integers(0, (width, max(1, height - length)), (height * width // 600, 2)).tolist():
+        cv2.line(wet, (x, y), (x + int(slant), y + length), (200, 200, 200), 1)
+    return cv2.convertScaleAbs(cv2.blur(wet, (4, 4)), alpha=0.7)
+
+
+def _snow(image: Image, rng: np.random.Generator) -> Image:
+    hls = cv2.cvtColor(image, cv2.COLOR_BGR2HLS)
+    lightness = hls[..., 1]
+    below = lightness < 85 + 127.5 * rng.uniform(0.2, 0.4)
+    lightness[below] = np.minimum(lightness[below] * 1.5, 255)
+    return cv2.cvtColor(hls, cv2.COLOR_HLS2BGR)
+
+
+def _motion_blur(image: Image, rng: np.random.Generator) -> Image:
+    size = int(rng.choice((3, 5, 7, 9, 11, 13, 15)))
+    angle, middle = rng.uniform(0, np.pi), size // 2
+    end = np.round(middle * np.array([np.cos(angle), np.sin(angle)])).astype(int)
+    kernel = np.zeros((size, size), np.uint8)
+    cv2.line(kernel, (middle - end).tolist(), (middle + end).tolist(), 1)
+    return cv2.filter2D(image, -1, kernel / np.float32(kernel.sum()))
+
+
+def _blur(image: Image, rng: np.random.Generator) -> Image:
+    size = int(rng.choice((3, 5, 7, 9)))
+    return cv2.blur(image, (size, size))
+
+
+def _clahe(image: Image, rng: np.random.Generator) -> Image:
+    lab = cv2.cvtColor(image, cv2.COLOR_BGR2LAB)
+    lab[..., 0] = cv2.createCLAHE(rng.uniform(1, 11), (10, 10)).apply(np.ascontiguousarray(lab[..., 0]))
+    return cv2.cvtColor(lab, cv2.COLOR_LAB2BGR)
+
+
+def _gray(image: Image, rng: np.random.Generator) -> Image:
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+
+
+def _brightness_contrast(image: Image, rng: np.random.Generator) -> Image:
+    contrast, brightness = rng.uniform(0.8, 1.2), rng.uniform(-0.2, 0.2) * 255
+    return _lookup(image, contrast * np.arange(256) + brightness)
+
+
+def _noise(image: Image, rng: np.random.Generator) -> Image:
+    factors = rng.random(image.shape, np.float32) + np.float32(0.5)
+    return cv2.multiply(image, factors, dtype=cv2.CV_8U)
+
+
+def _hue(image: Image, rng: np.random.Generator) -> Image:
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    hue, saturation, value = (rng.uniform(-limit, limit) for limit in (20, 30, 20))
+    levels = np.arange(256)
+    tables = np.stack(((levels + hue) % 180, (levels + saturation).clip(0, 255), (levels + value).clip(0, 255)), -1)
+    return cv2.cvtColor(cv2.LUT(hsv, tables.astype(np.uint8)[:, None]), cv2.COLOR_HSV2BGR)
+
+
+def _posterize(image: Image, rng: np.random.Generator) -> Image:
+    return image & np.uint8(0b11110000)
+
+
+def _gamma(image: Image, rng: np.random.Generator) -> Image:
+    return _lookup(image, 255 * (np.arange(256) / 255) ** rng.uniform(0.8, 2.0))
+
+
+def _equalize(image: Image, rng: np.random.Generator) -> Image:
+    return cv2.merge([cv2.equalizeHist(channel) for channel in cv2.split(image)])
+
+
+def _lookup(image: Image, values: np.ndarray) -> Image:
+    return cv2.LUT(image, (values + 0.5).clip(0, 255).astype(np.uint8))
+
+
+_Operation = Callable[[Image, np.random.Generator], Image]
+_GROUPS: tuple[dict[_Operation, float], dict[_Operation, float]] = (
+    {_downscale: 0.1, _compress: 0.1, _rain: 0.1, _motion_blur: 0.2, _blur: 0.1, _snow: 0.5},
+    {
+        _clahe: 0.2,
+        _gray: 0.2,
+        _brightness_contrast: 0.2,
+        _noise: 0.2,
+        _hue: 0.2,
+        _posterize: 0.1,
+        _gamma: 0.1,
+        _equalize: 0.1,
+    },
+)
+"""Operations and how often each is chosen, against the others of its group."""

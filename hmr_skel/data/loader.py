@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hmr_skel.data.crop import UnreadableImage
-from hmr_skel.data.order import Order
+from hmr_skel.data.images import UnreadableImage
 from hmr_skel.data.samples import Batch, SampleDataset, SampleReader, stack
+from hmr_skel.data.selection import Order
 from hmr_skel.errors import UserError
 
 SUBSTITUTES = 8

@@ -102,7 +102,7 @@ class Source:
     file: Path
     description: str = ""
     image_root: Path | None = None
-    """The folder of the images; see `hmr_skel.data.image_files`."""
+    """The folder of the images; see `hmr_skel.data.images`."""
     image_path: tuple[tuple[str, str], ...] = ()
     """Pairs (regular expression, replacement), applied to imgname in order: the path below `image_root`."""
     smpl_gender: str | None = None

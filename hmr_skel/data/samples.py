@@ -1,5 +1,6 @@
 """A dataset's rows and images as training samples."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,18 +19,22 @@ from hmr_skel.data.augment import (
     change_keypoints_2d,
     change_keypoints_3d,
     change_q,
+    degrade,
     draw,
     image_change,
+    part_box,
 )
-from hmr_skel.data.crop import CROP_SIZE, UnreadableImage, after, box_affine, crop_image, decode, transform
-from hmr_skel.data.degrade import degrade
-from hmr_skel.data.image_files import ImageRule, check_images
+from hmr_skel.data.images import CROP_SIZE, ImageRule, UnreadableImage, after, box_affine, crop_image, decode, transform
 from hmr_skel.data.load import load_shards
-from hmr_skel.data.order import make_strata
-from hmr_skel.data.part_crops import part_box
-from hmr_skel.data.quality import QualityConfig, choose_rows, one_gender
 from hmr_skel.data.row_cache import RowCache, open_rows
+from hmr_skel.data.selection import ChosenRows, QualityConfig, choose_rows, make_strata, one_gender
 from hmr_skel.data.storage import Place
+from hmr_skel.errors import UserError
+
+CHECKED_PER_SOURCE = 64
+"""Files looked for when a dataset is opened, spread evenly over a source's rows."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -230,6 +235,45 @@ class SampleDataset:
             return self.reader.sample(int(self.rows[index]), epoch, seed, bool(self.mask_skel[index]))
         except UnreadableImage:
             return None
+
+
+def check_images(rows: RowCache, chosen: ChosenRows, rules: Mapping[str, ImageRule]) -> None:
+    """Look for some image files of every source that is used.
+
+    Raises `UserError` where a source has no rule, no folder, or none of its files is there. Where some are missing a
+    warning says how many: those samples will be skipped.
+    """
+    for code in np.unique(chosen.source).tolist():
+        name = chosen.sources[code]
+        if name not in rules:
+            raise UserError(
+                f"source {name!r} has no images: no image_root is named for it, only for {', '.join(rules) or 'none'}. "
+                "Choose the dataset's own manifest, add `image_root` (and `image_path`, if names differ from files) to "
+                "the source there, or leave the source out."
+            )
+        rule = rules[name]
+        if not rule.root.is_dir():
+            raise UserError(
+                f"no image folder {rule.root} (source {name!r}). Expected the folder of its images: `hmr-skel images` "
+                "(make images) renders those of the default dataset; for others set image_root in the manifest."
+            )
+        own = chosen.rows[chosen.source == code]
+        some = own[np.linspace(0, len(own) - 1, min(CHECKED_PER_SOURCE, len(own))).astype(int)]
+        files = [rule.file(rows[row].imgname) for row in some.tolist()]
+        missing = [file for file in files if not file.is_file()]
+        if len(missing) == len(files):
+            names = f"imgname {rows[int(some[0])].imgname!r}"
+            raise UserError(
+                f"source {name!r}: none of {len(files)} images looked for is there, the first being {files[0]} "
+                f"(of {names}). Expected them below image_root {rule.root}, by the rules of image_path "
+                f"{[list(pair) for pair in rule.replacements]}. Change these in the manifest, or, for the default "
+                "dataset, run `hmr-skel images`."
+            )
+        if missing:
+            _log.warning(
+                "source %r: %d of %d images looked for are missing, for instance %s; such samples will be skipped",
+                name, len(missing), len(files), missing[0],
+            )  # fmt: skip
 
 
 def diagonal_intrinsics(width: int, height: int) -> Float[np.ndarray, "3 3"]:

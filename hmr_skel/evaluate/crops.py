@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from hmr_skel.data.crop import CROP_SIZE, OutsideImage, UnreadableImage, box_affine, crop_image, decode
-from hmr_skel.data.image_files import below
+from hmr_skel.data.images import CROP_SIZE, OutsideImage, UnreadableImage, below, box_affine, crop_image, decode
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import Benchmark
 from hmr_skel.evaluate.labels import BenchmarkRows

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from hmr_skel.data.image_files import ImageRule
+from hmr_skel.data.images import ImageRule
 from hmr_skel.data.loader import ordered_batches
 from hmr_skel.data.samples import Batch, SampleConfig, SampleDataset
 from hmr_skel.data.storage import Place

@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.image_files import below
+from hmr_skel.data.images import below
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 from hmr_skel.open_data.appearance import Wardrobe, person_colors, random_background, random_light

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from hmr_skel.data.crop import UnreadableImage, decode
+from hmr_skel.data.images import UnreadableImage, decode
 from hmr_skel.errors import UserError
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from hmr_skel.data.crop import box_affine, crop_image
+from hmr_skel.data.images import box_affine, crop_image
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.predict.attention import Attention, recording
 from hmr_skel.predict.boxes import Box

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from hmr_skel.body.skel import Skel
-from hmr_skel.data.crop import CROP_SIZE, box_affine, crop_image
+from hmr_skel.data.images import CROP_SIZE, box_affine, crop_image
 from hmr_skel.model.config import IMAGE_WIDTH
 from hmr_skel.predict.attention import TOKENS, Attention
 from hmr_skel.predict.frames import Frame

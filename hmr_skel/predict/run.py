@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
-from hmr_skel.data.crop import UnreadableImage
+from hmr_skel.data.images import UnreadableImage
 from hmr_skel.errors import UserError
 from hmr_skel.predict.boxes import Boxes
 from hmr_skel.predict.cameras import Cameras, camera_of

@@ -12,7 +12,7 @@ from hmr_skel.body.dofs import DOF_NAMES, NUM_DOFS
 from hmr_skel.body.skel import Skel
 from hmr_skel.convert.fit import Bodies
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.image_files import image_rules
+from hmr_skel.data.images import image_rules
 from hmr_skel.data.manifest import Manifest
 from hmr_skel.report.bodies import Posed, measure, pose_row
 from hmr_skel.report.charts import nice_step

@@ -11,8 +11,7 @@ from jaxtyping import Float, UInt8
 
 from hmr_skel.body.skel import Skel
 from hmr_skel.data.annotations import PX_PER_SCALE
-from hmr_skel.data.crop import UnreadableImage, decode
-from hmr_skel.data.image_files import ImageRule
+from hmr_skel.data.images import ImageRule, UnreadableImage, decode
 from hmr_skel.render.body import ANNOTATION, BONE, SKIN, VEIL, mesh_part
 from hmr_skel.render.camera import View
 from hmr_skel.render.heat import heat_colors

@@ -14,10 +14,9 @@ from jaxtyping import Float, Int
 
 from hmr_skel.body.dofs import LIMIT_TABLES, NUM_DOFS, limits
 from hmr_skel.data.load import Shards, load_shards
-from hmr_skel.data.meta import load_meta
+from hmr_skel.data.meta import LIMIT_TOLERANCE_DEG, load_meta
 from hmr_skel.data.schema import GIVEN
 from hmr_skel.data.storage import Place, open_parquet
-from hmr_skel.data.summary import LIMIT_TOLERANCE_DEG
 from hmr_skel.errors import UserError
 from hmr_skel.report.bins import Bins
 

@@ -13,7 +13,7 @@ import numpy as np
 from hmr_skel import __version__
 from hmr_skel.body.dofs import limits
 from hmr_skel.data.fingerprint import version_text
-from hmr_skel.data.summary import statistics
+from hmr_skel.data.meta import statistics
 from hmr_skel.render.heat import heat_stops
 from hmr_skel.report import charts, tables
 from hmr_skel.report.bodies import Measured

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import numpy as np
 
 from hmr_skel.body.dofs import DOF_NAMES, NUM_DOFS, PELVIS, limits
-from hmr_skel.data.summary import statistics
+from hmr_skel.data.meta import statistics
 from hmr_skel.report.gather import ERRORS, Dataset
 
 NUM_COLORS = 8

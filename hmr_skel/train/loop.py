@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from hmr_skel.data.image_files import ImageRule
+from hmr_skel.data.images import ImageRule
 from hmr_skel.data.loader import batches
 from hmr_skel.data.samples import SampleDataset
 from hmr_skel.data.storage import Place

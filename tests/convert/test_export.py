@@ -18,8 +18,7 @@ from hmr_skel.convert.export import FORMATS, Exported, export_dataset
 from hmr_skel.convert.mirror import SMPL_MIRROR, mirrored_largest_mm, mirrored_smpl
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.load import Shards
-from hmr_skel.data.parquet import write_rejects, write_shard
-from hmr_skel.data.schema import shard_table
+from hmr_skel.data.schema import shard_table, write_rejects, write_shard
 from hmr_skel.data.shards import Piece, Shard
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, SkelParams, SmplParams

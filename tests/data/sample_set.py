@@ -7,9 +7,8 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from hmr_skel.data.image_files import ImageRule
-from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
-from hmr_skel.data.schema import shard_table
+from hmr_skel.data.images import ImageRule
+from hmr_skel.data.schema import shard_table, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import Piece, Shard
 from hmr_skel.rows import AnnotationRows
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from bench.loader import main
-from hmr_skel.data.image_files import image_rules
+from hmr_skel.data.images import image_rules
 from hmr_skel.data.manifest import load_manifest
 
 MANIFEST = """

@@ -10,8 +10,15 @@ import hmr_skel
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.card import write_card
 from hmr_skel.data.load import load_shards
-from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
-from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA, column_shape, shard_table
+from hmr_skel.data.schema import (
+    REJECTS_SCHEMA,
+    SCHEMA,
+    column_shape,
+    shard_table,
+    write_meta,
+    write_rejects,
+    write_shard,
+)
 from hmr_skel.data.shards import plan
 from hmr_skel.data.storage import put
 from hmr_skel.errors import UserError

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hmr_skel.data.augment import AugmentConfig
-from hmr_skel.data.image_files import ImageRule
+from hmr_skel.data.images import ImageRule
 from hmr_skel.data.loader import batches, ordered_batches
 from hmr_skel.data.samples import Batch, SampleConfig, SampleDataset
 from hmr_skel.errors import UserError
@@ -185,7 +185,7 @@ def test_a_workers_mistake_comes_with_its_traceback(sample_set):
     dataset = open_with(sample_set, sample_set.images["near"].root)
     dataset.reader.images["near"] = ImageRule(Path("images"), (("(", ""),))
     with batches(dataset, 2, seed=0, workers=1) as stream:
-        with pytest.raises(Exception, match=r"(?s)DataLoader worker.*image_files.*missing \), unterminated subpattern"):
+        with pytest.raises(Exception, match=r"(?s)DataLoader worker.*images.*missing \), unterminated subpattern"):
             next(stream)
         with pytest.raises(StopIteration):
             next(stream)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from hmr_skel.data.image_files import image_rules
+from hmr_skel.data.images import image_rules
 from hmr_skel.data.manifest import load_manifest, parse_manifest
 from hmr_skel.errors import UserError
 

@@ -1,11 +1,13 @@
-"""Meta files carry their own checksum."""
-
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hmr_skel.data.meta import MAX_META_BYTES, load_meta, meta_text
+from hmr_skel.data.annotations import open_source
+from hmr_skel.data.meta import MAX_META_BYTES, load_meta, meta_text, statistics, summarise
+from hmr_skel.data.schema import shard_table
+from hmr_skel.rows import Reject
 
 META = {
     "shard": 0, "shards": 1, "split": "train", "rows": 8, "kept": 8, "rejected": 0, "mean": 0.1,
@@ -51,3 +53,28 @@ def test_what_is_no_meta_file(tmp_path: Path, content: bytes):
     (tmp_path / "m").write_bytes(content)
     with pytest.raises(ValueError, match=r"checksum|bytes|expected|Expecting|ascii|nested|damaged|JSON"):
         load_meta(tmp_path / "m")
+
+
+def test_counts_and_errors_of_fitted_rows(tmp_path, label_arrays, fake_fit, make_source):
+    np.savez(tmp_path / "a.npz", **label_arrays(101))
+    rows = open_source(make_source(tmp_path / "a.npz"), tmp_path).read(0, 101)
+    fit = fake_fit(101) | {"v2v_mm": np.arange(101, dtype=np.float32)}
+    fit["max_limit_violation_deg"] = np.where(np.arange(101) < 3, 0.5, 1e-5).astype(np.float32)
+    found = summarise(shard_table(rows, fit), [Reject("aic", 1, "", "betas", ""), Reject("aic", 2, "", "box", "")])
+    assert found["v2v_mm"] == {"mean": 50, "median": 50, "p95": 95, "p99": 99, "max": 100}
+    assert (found["kept"], found["rejected"], found["fitted"], found["limit_violations"]) == (101, 2, 101, 3)
+    assert found["reasons"] == {"betas": 1, "box": 1}
+    assert found["status"] == {"converged": 101}
+    json.dumps(found, allow_nan=False)
+
+
+def test_given_rows_are_not_fitted(tmp_path, hsmr_arrays, make_source):
+    np.savez(tmp_path / "a.npz", **hsmr_arrays(10))
+    rows = open_source(make_source(tmp_path / "a.npz", format="hsmr"), tmp_path).read(0, 10)
+    found = summarise(shard_table(rows, None), [])
+    assert (found["kept"], found["fitted"], found["v2v_mm"], found["limit_violations"]) == (10, 0, None, 0)
+    assert found["status"] == {"given": 10}
+
+
+def test_statistics_of_float32_are_summed_in_float64():
+    assert statistics(np.full(3_000_000, 7.1, np.float32))["mean"] == pytest.approx(7.1, abs=1e-4)

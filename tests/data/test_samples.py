@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from hmr_skel.data.augment import Augmentation, AugmentConfig
-from hmr_skel.data.image_files import ImageRule
+from hmr_skel.data.images import ImageRule
 from hmr_skel.data.load import load_shards
-from hmr_skel.data.quality import QualityConfig
 from hmr_skel.data.samples import Batch, SampleConfig, SampleDataset, stack
+from hmr_skel.data.selection import QualityConfig
 from hmr_skel.data.storage import put
 from hmr_skel.errors import UserError
 from hmr_skel.model.camera import CropGeometry, image_to_crop, project, upright_affine

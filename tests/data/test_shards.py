@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.fingerprint import describe_difference, fingerprint_of, hash_files, shard_ingredients
-from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
-from hmr_skel.data.schema import SCHEMA_VERSION, shard_table
+from hmr_skel.data.schema import SCHEMA_VERSION, shard_table, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import Piece, check_no_other_plan, is_complete, name_shards, pick, plan, read_meta
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject

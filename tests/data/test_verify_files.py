@@ -12,8 +12,7 @@ from hmr_skel.data.atomic import replacing
 from hmr_skel.data.fingerprint import fingerprint_of
 from hmr_skel.data.meta import load_meta, meta_text
 from hmr_skel.data.npz import file_sha256
-from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
-from hmr_skel.data.schema import SCHEMA, shard_table
+from hmr_skel.data.schema import SCHEMA, shard_table, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import Shard, plan, read_meta
 from hmr_skel.data.verify import foreign_shards, verify_files
 from hmr_skel.errors import UserError

@@ -13,8 +13,7 @@ from fitting.version import FIT_VERSION
 from flows.shard import Builder
 from flows.verify import repair_dataset, verify_dataset
 from hmr_skel.cli import main
-from hmr_skel.data.parquet import write_meta, write_rejects, write_shard
-from hmr_skel.data.schema import SCHEMA
+from hmr_skel.data.schema import SCHEMA, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import Shard
 from hmr_skel.rows import Reject
 from tools.drill.corruption import KINDS, corruption_drill, corruption_table, equal_datasets

@@ -19,8 +19,8 @@ from flows.share import build_shared
 from flows.workers import environments, run_workers
 from hmr_skel.data import attempts
 from hmr_skel.data.attempts import AtWork
-from hmr_skel.data.parquet import write_meta
 from hmr_skel.data.patience import may_pass
+from hmr_skel.data.schema import write_meta
 from hmr_skel.errors import UserError
 from tests.flows.conftest import ROWS, ROWS_PER_SHARD
 from tests.flows.processes import TIMEOUT_S, hmr_skel, processes_with, run, running, wait_until

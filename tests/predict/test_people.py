@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from hmr_skel.data.crop import UnreadableImage
+from hmr_skel.data.images import UnreadableImage
 from hmr_skel.model.camera import project
 from hmr_skel.model.config import NetworkConfig
 from hmr_skel.model.network import Network

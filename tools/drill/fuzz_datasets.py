@@ -116,7 +116,7 @@ def _read_dataset(path: Path) -> object:
     """A shard whose checksums are right, whatever is in it: somebody made it so."""
     from hmr_skel.data.meta import meta_text
     from hmr_skel.data.npz import file_sha256
-    from hmr_skel.data.parquet import write_rejects
+    from hmr_skel.data.schema import write_rejects
     from hmr_skel.data.shards import Piece, Shard
     from hmr_skel.data.verify import verify_files
 

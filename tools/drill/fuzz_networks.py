@@ -57,7 +57,7 @@ def _mean_files() -> list[bytes]:
 
 
 def _read_image(path: Path) -> object:
-    from hmr_skel.data.crop import UnreadableImage, decode
+    from hmr_skel.data.images import UnreadableImage, decode
 
     try:
         return decode(path.read_bytes(), 1.0)

@@ -15,7 +15,7 @@ import torch
 import fitting.many
 from flows.fitter import Fitter
 from flows.shard import Builder
-from hmr_skel.data import atomic, parquet
+from hmr_skel.data import atomic, schema
 from hmr_skel.data.annotations import SourceReader
 
 
@@ -40,7 +40,7 @@ def injected(builder: Builder, injection: Injection) -> Generator[None]:
     """The time in which it goes wrong."""
     with contextlib.ExitStack() as stack:
         if injection.full_at_write:
-            stack.enter_context(_replaced(parquet.pq, "write_table", _half_written(injection.full_at_write)))
+            stack.enter_context(_replaced(schema.pq, "write_table", _half_written(injection.full_at_write)))
         if injection.full_at_flush:
             stack.enter_context(
                 _replaced(atomic.os, "fsync", _failing(os.fsync, injection.full_at_flush, errno.ENOSPC))
@@ -83,7 +83,7 @@ def _failing(function: Callable, at: int, number: int) -> Callable:
 
 
 def _half_written(at: int) -> Callable:
-    write = parquet.pq.write_table
+    write = schema.pq.write_table
     calls = 0
 
     def call(table, where: Path, **kwargs) -> None:

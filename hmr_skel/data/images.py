@@ -1,12 +1,20 @@
-"""Square boxes cut out of images: one affine map from image pixels to crop pixels, and pictures made by it.
+"""From a row's imgname to its crop: where the file is, its pixels, and one affine map from them to the crop's.
 
 Pixel (0, 0) is the centre of the first pixel, in images and in crops, as in OpenCV: keypoints and pictures go through
 the same map. The box's centre comes to crop pixel (128, 128), as in all code that descends from HMR's.
 """
 
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
+
+from hmr_skel.data.manifest import Manifest
+from hmr_skel.errors import UserError
 
 CROP_SIZE = 256
 _BLUR_FROM = 1.15  # image px per crop px: below, aliasing cannot be seen
@@ -18,6 +26,42 @@ class UnreadableImage(Exception):
 
 class OutsideImage(UnreadableImage):
     """The image is well, but nothing of the box is in it."""
+
+
+class OutsideFolder(UserError, UnreadableImage):
+    """A name that leads out of the folder that it is relative to; for those who go on with other images, one of many
+    that cannot be read."""
+
+
+def below(folder: Path, name: str) -> Path:
+    """The file of that name below a folder, links in it being the user's own. Raises `OutsideFolder`."""
+    path = folder / name
+    if "\0" in name or not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
+        raise OutsideFolder(
+            f"image {name!r} is not below {folder}. Expected a path inside of that folder: change image_root or "
+            "image_path in the manifest, or do not use this label file."
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class ImageRule:
+    """From a row's `imgname` to a file."""
+
+    root: Path
+    replacements: tuple[tuple[str, str], ...] = ()
+    """Pairs (regular expression, replacement), applied to imgname in order: the path below `root`."""
+
+    def file(self, imgname: str) -> Path:
+        """The file of a row. Raises `OutsideFolder` where that is not below `root`: label files are other people's."""
+        for pattern, replacement in self.replacements:
+            imgname = re.sub(pattern, replacement, imgname)
+        return below(self.root, imgname)
+
+
+def image_rules(manifest: Manifest) -> dict[str, ImageRule]:
+    """The rule of every source of a manifest that names an image root."""
+    return {s.name: ImageRule(s.image_root, s.image_path) for s in manifest.sources if s.image_root is not None}
 
 
 def box_affine(center: Float[np.ndarray, "2"], side: float) -> Float[np.ndarray, "2 3"]:

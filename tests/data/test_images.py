@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hmr_skel.data.augment import Augmentation, camera_change, image_change
-from hmr_skel.data.crop import CROP_SIZE, UnreadableImage, after, box_affine, crop_image, decode, transform
+from hmr_skel.data.images import CROP_SIZE, UnreadableImage, after, box_affine, crop_image, decode, transform
 from hmr_skel.model import camera
 
 CAM_INT = np.array([[900, 3, 690.0], [0, 930, 500.0], [0, 0, 1]])

@@ -1,0 +1,186 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hmr_skel.data.load import load_shards
+from hmr_skel.data.row_cache import open_rows
+from hmr_skel.data.selection import (
+    BLOCK,
+    ChosenRows,
+    Order,
+    QualityConfig,
+    Stratum,
+    choose_rows,
+    make_strata,
+    one_gender,
+)
+from hmr_skel.errors import UserError
+from tests.data.sample_set import write_sample_set
+
+
+@pytest.fixture(scope="module")
+def table(sample_set):
+    return load_shards(sample_set.path)
+
+
+@pytest.fixture(scope="module")
+def rows(table):
+    return open_rows(table)
+
+
+def test_by_default_every_row_is_taken_as_it_is(rows):
+    chosen = choose_rows(rows, QualityConfig(), camera_needed=False)
+    np.testing.assert_array_equal(chosen.rows, np.arange(36))
+    assert not chosen.mask_skel.any()
+    assert [chosen.sources[code] for code in chosen.source] == ["near"] * 20 + ["far"] * 16
+    assert chosen.dropped == {}
+
+
+@pytest.mark.parametrize(
+    ("rule", "poor"),
+    [
+        ({"max_v2v_mm": 20.0}, lambda table: table["v2v_mm"] > 20),
+        ({"max_abs_beta": 2.5}, lambda table: np.abs(table["skel_betas"]).max(1) > 2.5),
+        ({"statuses": ("converged", "given")}, lambda table: table["status"] == "max_iterations"),
+    ],
+)
+def test_poor_rows_are_masked_or_dropped(rows, table, rule, poor):
+    poor = poor(table)
+    assert 0 < poor.sum() < 36
+    masked = choose_rows(rows, QualityConfig(**rule), camera_needed=False)
+    np.testing.assert_array_equal(masked.mask_skel, poor)
+    assert len(masked.rows) == 36
+    dropped = choose_rows(rows, QualityConfig(poor_skel="drop", **rule), camera_needed=False)
+    np.testing.assert_array_equal(dropped.rows, np.flatnonzero(~poor))
+    assert list(dropped.dropped.values()) == [poor.sum()]
+    assert not dropped.mask_skel.any()
+
+
+def test_what_was_not_fitted_has_no_error(rows):
+    chosen = choose_rows(rows, QualityConfig(max_v2v_mm=0.0, poor_skel="drop"), camera_needed=False)
+    np.testing.assert_array_equal(chosen.rows, np.arange(20, 36))
+
+
+def test_cameras_and_keypoints_are_asked_for(rows, table):
+    np.testing.assert_array_equal(choose_rows(rows, QualityConfig(), camera_needed=True).rows, np.arange(20))
+    chosen = choose_rows(rows, QualityConfig(min_keypoints_2d=5), camera_needed=False)
+    np.testing.assert_array_equal(chosen.rows, np.flatnonzero(table.valid("keypoints_2d")))
+    assert chosen.dropped == {"too few keypoints": 4}
+
+
+def test_sources_outside_the_mixture_are_left_out(rows):
+    chosen = choose_rows(rows, QualityConfig(), camera_needed=False, wanted_sources=["far"])
+    np.testing.assert_array_equal(chosen.rows, np.arange(20, 36))
+    assert chosen.dropped == {"not being in the mixture": 20}
+    with pytest.raises(UserError, match=r"the mixture has source fra, of which there are no rows.*: far, near"):
+        choose_rows(rows, QualityConfig(), camera_needed=False, wanted_sources=["near", "fra"])
+
+
+def test_no_row_left_says_why(rows):
+    config = QualityConfig(max_v2v_mm=1.0, poor_skel="drop")
+    with pytest.raises(UserError, match=r"none of 36 rows \(16 for having no camera, 20 for v2v above 1 mm\)"):
+        choose_rows(rows, config, camera_needed=True)
+
+
+def test_one_dataset_has_one_gender(rows, tmp_path):
+    assert one_gender(rows, choose_rows(rows, QualityConfig(), camera_needed=False), "x") == "male"
+    mixed = open_rows(load_shards(write_sample_set(tmp_path, ("male", "female"), with_images=False).path))
+    with pytest.raises(UserError, match=r"x has 16 female and 20 male rows. Expected one gender"):
+        one_gender(mixed, choose_rows(mixed, QualityConfig(), camera_needed=False), "x")
+    assert one_gender(mixed, choose_rows(mixed, QualityConfig(), camera_needed=True), "x") == "male"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_v2v_mm": -1.0}, {"poor_skel": "hide"}, {"min_confidence": float("nan")}, {"statuses": ("fine",)}]
+)
+def test_senseless_rules_are_refused(wrong):
+    with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+        QualityConfig(**wrong)
+
+
+STRATA = (Stratum("a", 700, np.arange(130)), Stratum("b", 299, np.arange(130, 150)), Stratum("c", 1, np.array([150])))
+
+
+def rows_of(*sizes):
+    source = np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)
+    names = ["a", "b", "c"][: len(sizes)]
+    return ChosenRows(np.arange(len(source)), np.zeros(len(source), bool), source, names, {})
+
+
+@given(start=st.integers(0, 5000), count=st.integers(1, 2500), seed=st.integers(0, 3))
+def test_any_part_of_the_stream_is_what_it_is_in_the_whole(start, count, seed):
+    whole = Order(STRATA, seed).at(0, 7500)
+    part = Order(STRATA, seed).at(start, count)
+    for all_of_it, some in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(some, all_of_it[start : start + count])
+
+
+def test_every_row_once_in_every_pass():
+    rows, epochs, _ = Order((Stratum("all", BLOCK, np.arange(333)),), 1).at(0, 333 * 7)
+    orders = rows.reshape(7, 333)
+    for number in range(7):
+        assert sorted(orders[number]) == list(range(333))
+    np.testing.assert_array_equal(epochs, np.repeat(np.arange(7), 333))
+    assert len({tuple(order) for order in orders.tolist()}) == 7
+
+
+def test_every_source_has_its_share_of_every_block_and_its_own_passes():
+    rows, epochs, labels = Order(STRATA, 5).at(0, 4 * BLOCK)
+    for block in labels.reshape(4, BLOCK):
+        assert np.bincount(block).tolist() == [700, 299, 1]
+    assert (rows < 130).sum() == 2800
+    for label, stratum in enumerate(STRATA):
+        own, passes = rows[labels == label], epochs[labels == label]
+        for number in range(passes.max()):  # the last may be unfinished
+            assert sorted(own[passes == number]) == stratum.indices.tolist()
+    assert np.abs(np.diff(np.flatnonzero(labels == 1))).max() < 40  # spread, not in a lump
+
+
+def test_seeds_differ_and_resuming_far_away_is_as_quick():
+    first, second = (Order(STRATA, seed).at(10**12, 64)[0] for seed in (0, 1))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, Order(STRATA, 0).at(10**12, 64)[0])
+
+
+def test_substitutes_are_of_the_same_source_and_depend_on_the_position_alone():
+    order = Order(STRATA, 5)
+    _, _, labels = order.at(90, 50)
+    many = order.substitutes(90, labels, 8)
+    assert many.shape == (50, 8)
+    for label, stratum in enumerate(STRATA):
+        assert np.isin(many[labels == label], stratum.indices).all()
+    np.testing.assert_array_equal(many[20:], order.substitutes(110, labels[20:], 8))
+    assert len(np.unique(many[labels == 0])) > 80
+
+
+@pytest.mark.parametrize(
+    ("mixture", "shares"),
+    [
+        (None, {"all": 1000}),
+        ({"a": 1.0, "b": 1.0}, {"a": 500, "b": 500}),
+        ({"a": 2.0, "b": 1.0}, {"a": 667, "b": 333}),
+        ({"a": 0.9999, "b": 0.0001}, {"a": 999, "b": 1}),
+        ({"b": 7.0, "c": 0.0}, {"b": 1000}),
+    ],
+)
+def test_weights_become_shares(mixture, shares):
+    strata = make_strata(rows_of(40, 30, 5), mixture, Path("x"))
+    assert {stratum.name: stratum.share for stratum in strata} == shares
+    assert sum(len(stratum.indices) for stratum in strata) == (
+        75 if mixture is None else sum({"a": 40, "b": 30, "c": 5}[name] for name in shares)
+    )
+
+
+@pytest.mark.parametrize("name", ["d", "c"])
+def test_a_source_without_rows_is_named(name):
+    with pytest.raises(UserError, match=rf"source '{name}', of which x has no rows to use. It has: a, b"):
+        make_strata(rows_of(40, 30, 0), {"a": 1.0, name: 0.1}, Path("x"))
+
+
+@pytest.mark.parametrize("mixture", [{}, {"a": 0.0}, {"a": float("inf")}])
+def test_a_mixture_of_nothing_is_refused(mixture):
+    with pytest.raises(UserError, match="finite weight"):
+        make_strata(rows_of(4), mixture, Path("x"))
