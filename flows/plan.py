@@ -100,7 +100,7 @@ class Plan:
         shards = [pick(self.shards, index) for index in indices]
         if rebuild:
             return [shard.index for shard in shards]
-        complete = each(self.out, lambda shard: is_complete(self.out, shard, self.fingerprint(shard)), shards)
+        complete = each(lambda shard: is_complete(self.out, shard, self.fingerprint(shard)), shards)
         return [shard.index for shard, done in zip(shards, complete, strict=True) if not done]
 
     def _outdated(self, indices: Sequence[int]) -> dict[Shard, dict[str, Any]]:

@@ -29,7 +29,6 @@ from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.meta import summarise
 from hmr_skel.data.schema import SCHEMA, shard_table, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import Shard, is_complete, pick
-from hmr_skel.data.staging import staged
 from hmr_skel.data.storage import Place, locate
 from hmr_skel.device import check_device_name, no_more_after_cuda_errors, resolve_device
 from hmr_skel.errors import UserError
@@ -217,20 +216,19 @@ class Builder(Plan):
             batch: the smallest number of rows that were fitted together.
         """
         name, fingerprint = self.manifest.name, self.fingerprint(shard)
-        with staged(self.out, shard) as folder:
-            with timed(seconds, "write"):
-                write_shard(folder, shard, table, fingerprint=fingerprint, manifest_name=name, fit_version=FIT_VERSION)
-                write_rejects(folder, shard, rejects)
-            total_s = work_seconds(seconds)
-            info = summarise(table, rejects) | {
-                "manifest_name": name,
-                "manifest_file": self.manifest.file,
-                "rows_per_s": shard.num_rows / total_s,
-                "seconds": seconds | {"total": total_s},
-                "device": str(self.device),
-                "batch": batch,  # less than the recipe's where memory was short: the result is not equal in every bit
-            }
-            write_meta(folder, shard, fingerprint, info, self.ingredients(shard))
+        with timed(seconds, "write"):
+            write_shard(self.out, shard, table, fingerprint=fingerprint, manifest_name=name, fit_version=FIT_VERSION)
+            write_rejects(self.out, shard, rejects)
+        total_s = work_seconds(seconds)
+        info = summarise(table, rejects) | {
+            "manifest_name": name,
+            "manifest_file": self.manifest.file,
+            "rows_per_s": shard.num_rows / total_s,
+            "seconds": seconds | {"total": total_s},
+            "device": str(self.device),
+            "batch": batch,  # less than the recipe's where memory was short: the result is not equal in every bit
+        }
+        write_meta(self.out, shard, fingerprint, info, self.ingredients(shard))
 
     def _check_stopped(self) -> None:
         if self.stopped.is_set():

@@ -13,7 +13,7 @@ from hmr_skel.data.checks import check_rows
 from hmr_skel.data.fingerprint import describe_difference
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, shard_table
 from hmr_skel.data.shards import Shard, name_shards
-from hmr_skel.data.storage import Place, move, open_parquet
+from hmr_skel.data.storage import Place, open_parquet, put_bytes
 from hmr_skel.data.verify import FilesReport, Problem, foreign_shards, verify_files
 from hmr_skel.rows import AnnotationRows, Reject
 
@@ -251,4 +251,5 @@ def _set_aside(out: Place, path: Place) -> None:
     target, number = folder / path.name, 1
     while target.exists():  # of an earlier repair
         target, number = folder / f"{path.name}.{number}", number + 1
-    move(path, target)
+    put_bytes(target, path.read_bytes())
+    path.unlink()

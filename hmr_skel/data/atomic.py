@@ -56,6 +56,21 @@ def replacing(path: Path) -> Generator[Path, None, None]:
         raise
 
 
+def create(path: Path, content: bytes) -> bool:
+    """Make a small file unless there is one, in one step; returns whether it was made. Makes the folder.
+
+    Raises `UserError` where the folder cannot be written or the disk is full.
+    """
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(path, "xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+    return True
+
+
 @contextmanager
 def _writing(path: Path) -> Generator[None]:
     try:

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hmr_skel.data.atomic import has_ended, is_of_this_machine, is_temporary, owner_of, temporary_name
+from hmr_skel.data.atomic import has_ended, is_of_this_machine, owner_of, temporary_name
 from hmr_skel.data.patience import patiently
 from hmr_skel.data.shards import Shard
-from hmr_skel.data.storage import Place, entries, put_bytes
+from hmr_skel.data.storage import Place, put_bytes
 from hmr_skel.errors import UserError
 
 MAX_CRASHES = 3
@@ -243,7 +243,11 @@ def _folder(out: Place) -> Place:
 
 def _notes(out: Place) -> list[_Note]:
     folder = _folder(out)
-    return [_Note(folder / entry.name, entry.mtime) for entry in entries(folder) if is_temporary(folder / entry.name)]
+    notes = []
+    for path in sorted(folder.glob(".*.tmp")):
+        with contextlib.suppress(FileNotFoundError):
+            notes.append(_Note(path, path.stat().st_mtime))
+    return notes
 
 
 def _of(notes: Sequence[_Note], shard: Shard, fingerprint: str = "") -> list[_Note]:

@@ -22,7 +22,7 @@ _KINDS = {"float": "float32", "double": "float64"}
 
 def write_card(out: Place, manifest: Manifest, shards: Sequence[Shard]) -> Place:
     """Write `OUT/README.md` for the shards of the manifest that have a meta file, unless it says so already."""
-    metas = each(out, partial(read_meta, out), shards)
+    metas = each(partial(read_meta, out), shards)
     built = [(shard, meta) for shard, meta in zip(shards, metas, strict=True) if meta is not None]
     path = out / "README.md"
     lines = [*_head(manifest, built), "", *_body(manifest, shards, built)]

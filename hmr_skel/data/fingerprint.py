@@ -109,7 +109,7 @@ Ingredients = Callable[[Shard], Mapping[str, Any]]
 
 def find_outdated(out: Place, shards: Sequence[Shard], ingredients: Ingredients) -> dict[Shard, dict[str, Any]]:
     """The shards that are there and outdated, with their meta files. Reads the meta files of all shards."""
-    metas = each(out, partial(read_meta, out), shards)
+    metas = each(partial(read_meta, out), shards)
     return {
         shard: meta
         for shard, meta in zip(shards, metas, strict=True)

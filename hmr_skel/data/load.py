@@ -39,7 +39,7 @@ class Shards:
         """`footers` are those of the files, where they have been read already."""
         self.paths = tuple(paths)
         self.columns = tuple(columns)
-        self._footers = each(self.paths[0], _read_footer, self.paths) if footers is None else footers
+        self._footers = each(_read_footer, self.paths) if footers is None else footers
         self._schema = _schema(self._footers[0])
         self._groups = [(i, group) for i, footer in enumerate(self._footers) for group in range(footer.num_row_groups)]
         counts = [self._footers[i].row_group(group).num_rows for i, group in self._groups]
@@ -107,7 +107,7 @@ class Shards:
             with open_parquet(path) as parquet:
                 return _sound(parquet.read([column]))
 
-        tables = each(self.paths[0], read, self.paths)
+        tables = each(read, self.paths)
         return pa.chunked_array(
             [chunk for table in tables for chunk in table.column(0).chunks], tables[0].schema[0].type
         )
@@ -148,7 +148,7 @@ def load_shards(
     Raises `UserError` where there is no shard, a file is broken, or a column is unknown.
     """
     paths = _find(path, shards)
-    footers = each(paths[0], _read_footer, paths)
+    footers = each(_read_footer, paths)
     if split is not None:
         if split not in ("train", "test"):
             raise UserError(f"unknown split {split!r}. Expected train or test.")

@@ -83,7 +83,7 @@ def open_rows(shards: Shards, cache: Path | None = None, quiet: bool = False) ->
     Raises `UserError` for a broken shard, or where the folder cannot be written.
     """
     folder = _default_folder(shards.paths[0]) if cache is None else cache
-    files = [folder / name for name in each(shards.paths[0], _file_name, shards.paths)]
+    files = [folder / name for name in each(_file_name, shards.paths)]
     missing = [i for i, file in enumerate(files) if not _is_there(file)]
     parts = list(shards.files()) if missing else []
     with tqdm(

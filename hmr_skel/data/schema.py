@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hmr_skel.data.atomic import replacing
 from hmr_skel.data.meta import meta_text
-from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.shards import Shard
+from hmr_skel.data.storage import Place, open_parquet, put_bytes, sha256_of
 from hmr_skel.rows import AnnotationRows, Reject
 
 SCHEMA_VERSION = 1
@@ -214,8 +213,8 @@ _WORDS = ["source", "keypoints_3d_source", "smpl_gender", "skel_gender", "status
 
 
 def write_shard(
-    out: Path, shard: Shard, table: pa.Table, *, fingerprint: str, manifest_name: str, fit_version: int
-) -> Path:
+    out: Place, shard: Shard, table: pa.Table, *, fingerprint: str, manifest_name: str, fit_version: int
+) -> Place:
     """Write the kept rows. The old meta file, if any, goes first: from here on the shard is unfinished."""
     if not table.schema.equals(SCHEMA):
         raise ValueError("the table is not of SCHEMA")
@@ -232,15 +231,15 @@ def write_shard(
     return _write(shard.data_file(out), table.replace_schema_metadata(provenance))
 
 
-def write_rejects(out: Path, shard: Shard, rejects: list[Reject]) -> Path:
+def write_rejects(out: Place, shard: Shard, rejects: list[Reject]) -> Place:
     """Write the rows left out, with their reasons. Always, be there none: a missing file must mean trouble."""
     rejects = sorted(rejects, key=lambda reject: (reject.source, reject.source_row))
     return _write(shard.rejects_file(out), rejects_table(rejects).cast(REJECTS_SCHEMA))
 
 
 def write_meta(
-    out: Path, shard: Shard, fingerprint: str, info: Mapping[str, Any], made_from: Mapping[str, Any] | None = None
-) -> Path:
+    out: Place, shard: Shard, fingerprint: str, info: Mapping[str, Any], made_from: Mapping[str, Any] | None = None
+) -> Place:
     """Write the meta file, which completes the shard. To be called last.
 
     `made_from` is what the fingerprint is the hash of. `info` (counts, timings, error statistics, ...; JSON values) is
@@ -248,9 +247,11 @@ def write_meta(
     shard.
     """
     files, counts = {}, []
-    for path in (shard.data_file(out), shard.rejects_file(out)):
-        counts.append(pq.read_metadata(path).num_rows)
-        files[path.relative_to(out).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    for file in (shard.data_file, shard.rejects_file):
+        path = file(out)
+        with open_parquet(path) as parquet:  # it is read back, from a store too: what is recorded is what is there
+            counts.append(parquet.metadata.num_rows)
+        files[file(Path()).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     kept, rejected = counts
     if kept + rejected != shard.num_rows:
         raise ValueError(f"shard {shard.number}: kept {kept} + rejected {rejected} is not read {shard.num_rows}")
@@ -267,19 +268,18 @@ def write_meta(
         "fingerprint": fingerprint,
         "files": files,
     }
-    path = shard.meta_file(out)
-    with replacing(path) as temporary:
-        temporary.write_text(meta_text(meta))
-    return path
+    put_bytes(shard.meta_file(out), meta_text(meta).encode())
+    return shard.meta_file(out)
 
 
-def _write(path: Path, table: pa.Table) -> Path:
-    with replacing(path) as temporary:
-        pq.write_table(
-            table,
-            temporary,
-            row_group_size=ROW_GROUP_ROWS,
-            compression="zstd",
-            use_dictionary=[name for name in _WORDS if name in table.column_names],
-        )
+def _write(path: Place, table: pa.Table) -> Place:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=ROW_GROUP_ROWS,
+        compression="zstd",
+        use_dictionary=[name for name in _WORDS if name in table.column_names],
+    )
+    put_bytes(path, buffer.getvalue())
     return path

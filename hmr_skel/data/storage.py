@@ -1,7 +1,8 @@
-"""Places of files: folders of this machine, and of an object store by URI.
+"""The one interface to a dataset's files, in a folder of this machine or in an object store.
 
-A place of this machine is a `Path`, one of a store a `RemotePath`. What `hmr_skel.data.atomic` does by rename a store
-does by its put: an object is there whole, or as it was before.
+A place of this machine is a `Path`, one of a store a `RemotePath`, which has the same methods as far as datasets need
+them. Whatever reads or writes goes through pyarrow's file systems and works on both. Only this module knows the
+difference. A file appears whole (`put_bytes`): in a folder by rename, in a store when its object is closed.
 
     s3://bucket/prefix?endpoint_override=127.0.0.1:9000&scheme=http&region=us-east-1
 
@@ -23,12 +24,13 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal, NoReturn, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlencode
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from hmr_skel.data.atomic import replacing
+from hmr_skel.data.atomic import create, replacing
 from hmr_skel.errors import UserError
 
 OPTIONS = ("endpoint_override", "region", "scheme")
@@ -112,7 +114,7 @@ class RemotePath:
         return Stat(info.size, info.mtime_ns / 1e9)
 
     def open(self, mode: Literal["rb"] = "rb") -> pa.NativeFile:
-        """For reading, at random. Raises `FileNotFoundError` where there is no such object."""
+        """Open for reading, at random. Raises `FileNotFoundError` where there is no such object."""
         with from_store(self):
             return self.store.open_input_file(self.key)
 
@@ -124,7 +126,10 @@ class RemotePath:
         return self.read_bytes().decode()
 
     def iterdir(self) -> Iterator["RemotePath"]:
-        return (self / info.base_name for info in _listed(self))
+        """What is in this folder, by name; nothing where there is none."""
+        with from_store(self, "list"):
+            found = self.store.get_file_info(pyarrow.fs.FileSelector(self.key, allow_not_found=True))
+        return iter(sorted(self / info.base_name for info in found))
 
     def glob(self, pattern: str) -> Iterator["RemotePath"]:
         """Of a name in this folder, not below it."""
@@ -144,14 +149,6 @@ class RemotePath:
 
 
 Place: TypeAlias = Path | RemotePath
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file in a folder."""
-
-    name: str
-    mtime: float  # s since 1970, by the clock of the disk or the store
 
 
 def locate(text: str | Place) -> Place:
@@ -186,26 +183,30 @@ def locate(text: str | Place) -> Place:
     return RemotePath("/".join(parts), urlencode(sorted(options.items()), safe=":/"))
 
 
-def put(file: Path, place: RemotePath) -> None:
-    """Store a file's bytes (at least one) as an object, whole or not at all. Raises `UserError` where that fails."""
-    with pa.memory_map(str(file)) as source:
-        _put(source.read_buffer(), place)
-
-
-def put_bytes(place: Place, content: bytes) -> None:
-    """Write a small file, whole or not at all. Raises `UserError` where that fails."""
+def put_bytes(place: Place, content: bytes | pa.Buffer) -> None:
+    """Write a file, whole or not at all. Raises `UserError` where that fails."""
     if isinstance(place, Path):
         with replacing(place) as temporary:
             temporary.write_bytes(content)
-    else:
-        _put(content, place)
-
-
-def _put(content: bytes | pa.Buffer, place: RemotePath) -> None:
-    # In a thread of its own, where no Ctrl-C gets between these lines: a stream that is dropped stores what it has.
+        return
+    # In a thread of its own, so that no Ctrl-C gets between these lines: a stream that is dropped stores what it has.
     # (pyarrow.fs.copy_files, one call, says nothing when the store refuses the last part.)
     with from_store(place, "write"), ThreadPoolExecutor(1, "put") as thread:
         thread.submit(_write, place.store, place.key, content).result()
+
+
+def put_new(place: Place, content: bytes) -> bool:
+    """Write a small file unless there is one. Returns whether it was written.
+
+    In a folder this is one step, and of two processes one succeeds. A store has no such step: it is asked, then written
+    to, and two processes that do so within the same second may both succeed.
+    """
+    if isinstance(place, Path):
+        return create(place, content)
+    if place.exists():
+        return False
+    put_bytes(place, content)
+    return True
 
 
 def _write(store: pyarrow.fs.FileSystem, key: str, content: bytes | pa.Buffer) -> None:
@@ -214,31 +215,22 @@ def _write(store: pyarrow.fs.FileSystem, key: str, content: bytes | pa.Buffer) -
     stream.close()  # not in a `with`: where the store refuses a part, closing tells, and stores nothing
 
 
-def move(place: Place, target: Place) -> None:
-    """Move a file to a place of the same kind, where none is. In a store it is copied, then deleted."""
-    if isinstance(target, Path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    store, key = in_arrow(place)
-    with from_store(place, "move"):
-        store.move(key, in_arrow(target)[1])
+def clock(folder: Place) -> float:
+    """The time, in seconds since 1970, by the clock that dates the folder's files. It may be another machine's.
+
+    Writes a small file there and removes it. Raises `UserError` where that is not possible.
+    """
+    probe = folder / f".clock-{uuid4().hex}"
+    put_bytes(probe, b"?")
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def in_arrow(place: Place) -> tuple[pyarrow.fs.FileSystem, str]:
     """Where a place is for pyarrow, and its name there."""
     return (pyarrow.fs.LocalFileSystem(), str(place)) if isinstance(place, Path) else (place.store, place.key)
-
-
-def _listed(folder: Place) -> list[pyarrow.fs.FileInfo]:
-    """What is in a folder, by name; nothing where there is none."""
-    store, key = in_arrow(folder)
-    with from_store(folder, "list"):
-        found = store.get_file_info(pyarrow.fs.FileSelector(key, allow_not_found=True))
-    return sorted(found, key=lambda info: info.base_name)
-
-
-def entries(folder: Place) -> list[Entry]:
-    """The files in a folder (not below it), by name; none where there is no folder."""
-    return [Entry(info.base_name, info.mtime_ns / 1e9) for info in _listed(folder) if info.is_file]
 
 
 @contextlib.contextmanager
@@ -260,10 +252,8 @@ def open_parquet(place: Place) -> Generator[pq.ParquetFile]:
         raise UserError(f"{place} is not a Parquet file that can be read: {text}. Build the shard again.") from error
 
 
-def each(place: Place, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`function` of every item; where they lie in a store, of several at once, as each answer takes its time."""
-    if isinstance(place, Path):
-        return [function(item) for item in items]
+def each(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`function` of every item, of several at once: each answer of a store takes its time."""
     with ThreadPoolExecutor(AT_ONCE, "store") as threads:
         return list(threads.map(function, items))
 
@@ -277,7 +267,7 @@ def sha256_of(place: Place) -> str:
 def local_folder(out: Place) -> Path:
     """The folder of this machine that goes with a dataset: its own, or for one in a store one of the local cache.
 
-    Unpacked labels and unfinished files are in it. May be deleted between builds.
+    Unpacked labels are in it. May be deleted between builds.
     """
     if isinstance(out, Path):
         return out
@@ -300,17 +290,17 @@ def from_store(place: Place, doing: str = "read") -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(place, Path) or _AWS_ERROR.search(str(error)) is None:
+        if _AWS_ERROR.search(str(error)) is None:
             raise
         _raise(place, doing, error)
 
 
-def _raise(place: RemotePath, doing: str, error: Exception) -> NoReturn:
+def _raise(place: Place, doing: str, error: Exception) -> NoReturn:
     text = " ".join(str(error).split())
     found = _AWS_ERROR.search(text)
     number, todo = errno.EIO, "Is the store there, and its endpoint right (AWS_ENDPOINT_URL)?"
     if found is not None and (found[2] == "403" or _NOT_ALLOWED.fullmatch(found[1])):
         number, todo = errno.EACCES, "Are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY those of someone who may?"
     elif (found is not None and found[1] == "NO_SUCH_BUCKET") or "not found" in text:
-        number, todo = errno.ENOENT, f"Make the bucket {place.bucket!r} first, or name another."
+        number, todo = errno.ENOENT, f"Make the bucket {str(place).split('/')[2]!r} first, or name another."
     raise UserError(f"cannot {doing} {place}: {text} {todo} What is finished is kept.") from OSError(number, text)

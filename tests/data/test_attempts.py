@@ -24,7 +24,7 @@ from hmr_skel.data.attempts import (
     wait_for_others,
 )
 from hmr_skel.data.shards import Shard
-from hmr_skel.data.storage import Place, entries, put_bytes
+from hmr_skel.data.storage import Place, put_bytes
 from hmr_skel.errors import UserError
 from tests.object_store import ObjectStore
 
@@ -256,7 +256,7 @@ def test_a_store_that_is_away_for_a_moment_is_asked_again(tmp_path: Path, monkey
             raise UserError("cannot list") from answers.pop()
         return []
 
-    monkeypatch.setattr(attempts, "entries", listing)
+    monkeypatch.setattr(attempts, "_notes", listing)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     assert wait_for_others(tmp_path, [SHARD], lambda text: None) == [SHARD]
     answers.append(PermissionError(errno.EACCES, "not for you"))
@@ -293,7 +293,7 @@ def test_in_a_store(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
         while not any(method == "PUT" for method, _ in object_store.requests[puts:]) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert any(method == "PUT" for method, _ in object_store.requests[puts:])
-    assert entries(out / ".attempts") == []
+    assert list((out / ".attempts").iterdir()) == []
     put_bytes(out / ".attempts" / f".{SHARD.number}-f.elsewhere-7-0123abcd.tmp", b"")
     assert at_work(out, SHARD) == "process 7 on elsewhere"
     monkeypatch.setattr(attempts, "SILENT_S", -1.0)
@@ -301,4 +301,4 @@ def test_in_a_store(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
     with attempting(out, SHARD, "f"):
         pass
     check_writable(out)
-    assert entries(out / ".attempts") == []
+    assert list((out / ".attempts").iterdir()) == []

@@ -20,7 +20,7 @@ from hmr_skel.data.schema import (
     write_shard,
 )
 from hmr_skel.data.shards import plan
-from hmr_skel.data.storage import put
+from hmr_skel.data.storage import put_bytes
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
 
@@ -167,7 +167,7 @@ def test_to_worker_processes(dataset):
 def test_in_a_store(dataset, object_store):
     out = object_store.place("open")
     for file in sorted((dataset / "data").iterdir()):
-        put(file, out / "data" / file.name)
+        put_bytes(out / "data" / file.name, file.read_bytes())
     here, there = load_shards(dataset), load_shards(str(out))
     assert [path.name for path in there.paths] == [path.name for path in here.paths]
     before = object_store.sent

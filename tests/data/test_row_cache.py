@@ -10,7 +10,7 @@ import pytest
 
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.row_cache import RowCache, open_rows
-from hmr_skel.data.storage import local_folder, put
+from hmr_skel.data.storage import local_folder, put_bytes
 from hmr_skel.errors import UserError
 
 COLUMNS = ("center", "cam_int", "keypoints_2d", "keypoints_3d", "skel_q", "skel_betas", "skel_transl")
@@ -46,7 +46,7 @@ def test_of_a_store(shards, object_store):
     """Unpacked into a folder of this machine, once."""
     out = object_store.place("rows")
     for shard in shards:
-        put(shard, out / "data" / shard.name)
+        put_bytes(out / "data" / shard.name, shard.read_bytes())
     there = load_shards(str(out))
     rows, here = open_rows(there), open_rows(load_shards(shards))
     assert [file.parent for file in rows.files] == [local_folder(out) / ".cache" / "samples"] * len(shards)
@@ -60,7 +60,7 @@ def test_a_store_is_asked_about_many_shards_at_the_same_time(shards, object_stor
     """Each answer takes its time, which must not add up over thousands of shards."""
     out = object_store.place("footers")
     for shard in shards:
-        put(shard, out / "data" / shard.name)
+        put_bytes(out / "data" / shard.name, shard.read_bytes())
     there = load_shards(str(out))
     open_rows(there)
     asked, together = set(), threading.Event()

@@ -11,7 +11,7 @@ from hmr_skel.data.images import ImageRule
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.samples import Batch, SampleConfig, SampleDataset, stack
 from hmr_skel.data.selection import QualityConfig
-from hmr_skel.data.storage import put
+from hmr_skel.data.storage import put_bytes
 from hmr_skel.errors import UserError
 from hmr_skel.model.camera import CropGeometry, image_to_crop, project, upright_affine
 from tests.data.sample_set import HEIGHT, SOURCES, WIDTH, write_sample_set
@@ -41,7 +41,7 @@ def own_set(sample_set, tmp_path):
 def test_a_dataset_in_a_store(sample_set, object_store):
     out = object_store.place("samples")
     for file in (sample_set.path / "data").iterdir():
-        put(file, out / "data" / file.name)
+        put_bytes(out / "data" / file.name, file.read_bytes())
     dataset = SampleDataset(str(out), sample_set.images, SampleConfig(), augment=False)
     assert all(same(dataset.sample(i), open_set(sample_set).sample(i)) for i in (0, 19))
 

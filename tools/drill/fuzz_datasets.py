@@ -125,7 +125,8 @@ def _read_dataset(path: Path) -> object:
     data = shard.data_file(out)
     data.parent.mkdir(parents=True, exist_ok=True)
     data.write_bytes(path.read_bytes())
-    rejects = write_rejects(out, shard, [])
+    write_rejects(out, shard, [])
+    rejects = shard.rejects_file(out)
     files = {
         file.relative_to(out).as_posix(): {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
         for file in (data, rejects)

@@ -15,7 +15,7 @@ import torch
 import fitting.many
 from flows.fitter import Fitter
 from flows.shard import Builder
-from hmr_skel.data import atomic, schema
+from hmr_skel.data import atomic
 from hmr_skel.data.annotations import SourceReader
 
 
@@ -40,7 +40,7 @@ def injected(builder: Builder, injection: Injection) -> Generator[None]:
     """The time in which it goes wrong."""
     with contextlib.ExitStack() as stack:
         if injection.full_at_write:
-            stack.enter_context(_replaced(schema.pq, "write_table", _half_written(injection.full_at_write)))
+            stack.enter_context(_replaced(Path, "write_bytes", _half_written(injection.full_at_write)))
         if injection.full_at_flush:
             stack.enter_context(
                 _replaced(atomic.os, "fsync", _failing(os.fsync, injection.full_at_flush, errno.ENOSPC))
@@ -83,16 +83,16 @@ def _failing(function: Callable, at: int, number: int) -> Callable:
 
 
 def _half_written(at: int) -> Callable:
-    write = schema.pq.write_table
+    write = Path.write_bytes
     calls = 0
 
-    def call(table, where: Path, **kwargs) -> None:
+    def call(where: Path, content: bytes) -> int:
         nonlocal calls
-        calls += 1
-        write(table, where, **kwargs)
-        if calls == at:
-            os.truncate(where, os.path.getsize(where) // 2)
+        calls += ".parquet." in where.name
+        if calls == at and ".parquet." in where.name:
+            write(where, bytes(content)[: len(content) // 2])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(where, content)
 
     return call
 
