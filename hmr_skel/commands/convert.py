@@ -91,10 +91,9 @@ def run_convert(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from hmr_skel.convert.fit import Bodies, count_fits, fit_clips
-    from hmr_skel.convert.output import Output
+    from hmr_skel.convert.output import Destination, conversion_report, report_line
     from hmr_skel.convert.parameters import Units
     from hmr_skel.convert.reading import ReadOptions
-    from hmr_skel.convert.report import Report
     from hmr_skel.device import resolve_device
 
     if not 0 <= args.smooth < float("inf"):
@@ -102,7 +101,7 @@ def run_convert(args: argparse.Namespace) -> None:
     if args.frame_rate is not None and not 0.1 <= args.frame_rate <= 10_000:
         raise UserError(f"--frame-rate {args.frame_rate}: expected frames a second.")
     start = time.perf_counter()
-    output = Output.of(args.out, args.format, args.joints)
+    destination = Destination.of(args.out, args.format, args.joints)
     options = ReadOptions(
         smpl_gender=args.smpl_gender,
         frame=args.frame,
@@ -111,7 +110,7 @@ def run_convert(args: argparse.Namespace) -> None:
         units=Units(args.lengths, args.angles),
     )
     clips = _read(args, options)
-    output.check(clips, [Path(file) for file in args.files])
+    destination.check(clips, [Path(file) for file in args.files])
     if args.smooth > 0 and not any(clip.moving for clip in clips):
         raise UserError(
             "--smooth: none of these files holds frames of one person in time. Say --rows frames or --rows folders if "
@@ -129,14 +128,14 @@ def run_convert(args: argparse.Namespace) -> None:
     ) as bar:
         converted = fit_clips(clips, bodies, args.gender, args.smooth, bar.update)
     fit_s = time.perf_counter() - fitting_since
-    files = output.write(converted, bodies)
-    report = Report.of(clips, converted, files, Path(args.out), time.perf_counter() - start, fit_s)
+    files = destination.write(converted, bodies)
+    report = conversion_report(clips, converted, files, Path(args.out), time.perf_counter() - start, fit_s)
     if not args.quiet:
-        for note in report.notes:
+        for note in report["notes"]:
             print(f"note: {note}", file=sys.stderr)
-        print(report.line())
+        print(report_line(report))
     if args.json:
-        print(json.dumps(report.as_dict()))
+        print(json.dumps(report))
 
 
 def _read(args: argparse.Namespace, options) -> list:

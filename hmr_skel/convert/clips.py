@@ -1,7 +1,7 @@
-"""What a converter takes in and gives out: a person through the frames of a clip, as SMPL and as SKEL.
+"""The converter's input and output: a person in the frames of a clip, as SMPL and as SKEL.
 
-A clip is one person in consecutive frames of one recording: one shape, angles without jumps. Rows that belong to no
-recording (a label file of photographs) are a `SmplClip` too, with `moving` false: each row then stands for itself.
+A clip is one person in consecutive frames of one recording. The person has one shape, and angles do not jump. A label
+file of photographs is a clip too, with `moving` false: each row then stands for itself.
 """
 
 import re
@@ -12,9 +12,13 @@ import numpy as np
 from hmr_skel.errors import UserError
 
 _UNSAFE = re.compile(r"[/\\\x00-\x1f]|^\.+")
-FRAMES = ("camera", "y-up", "z-up")
-"""Where poses and translations can be given: the camera's frame (x right, y down, z forward), or a world whose y or z
-axis points up."""
+UPRIGHT = {
+    "camera": np.diag([1.0, -1.0, -1.0]),
+    "y-up": np.eye(3),
+    "z-up": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]),
+}
+"""The frames that poses and translations can be in -> the rotation [3 3] from there to y-up, which OpenSim and glTF
+expect. camera: x right, y down, z forward; it is taken for level, so the ground is as tilted as the camera was."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,11 @@ class SmplClip:
     gender: np.ndarray  # object (str) [T] neutral, male or female: the SMPL model annotated with
     number: np.ndarray  # int64 [T] the frame's number in its recording, or the row's in its file
     moving: bool  # whether the rows are frames of one person in time
-    frame: str | None = None  # one of FRAMES; None where the file does not say
+    frame: str | None = None  # a key of UPRIGHT; None where the file does not say
     frame_rate: float | int | None = None  # frames a second; None where the file does not say
     shot: np.ndarray | None = None  # int64 [T] the shot's number; None where there are no cuts
     imgname: np.ndarray | None = None  # object (str) [T]
-    notes: tuple[str, ...] = ()  # what was left out or assumed, for a person
+    notes: tuple[str, ...] = ()  # what was left out or assumed, in words
 
     def __len__(self) -> int:
         return len(self.pose)
@@ -54,8 +58,10 @@ class SmplClip:
         return float(self.frame_rate / np.median(step)) if len(step) else float(self.frame_rate)
 
     def starts(self) -> np.ndarray:
-        """[T] whether nothing may be coupled from the row before to this one: the first, a cut, a frame left out, or
-        every one where the rows are no recording."""
+        """bool [T]: whether a new run of frames begins here, so that this row has nothing to do with the row before.
+
+        True of the first row, after a cut and after a gap; of every row if the clip is not moving.
+        """
         if not self.moving:
             return np.ones(len(self), bool)
         starts = np.ones(len(self), bool)
@@ -69,7 +75,7 @@ class SmplClip:
 
 @dataclass(frozen=True)
 class SkelClip:
-    """SKEL for the rows of a clip that a fit was found for. N rows; metres and radians in the frame of `smpl`."""
+    """SKEL for those N rows of a clip that could be fitted; metres and radians in the frame of `smpl`."""
 
     smpl: SmplClip  # the N rows
     gender: np.ndarray  # object (str) [N] male or female; one for all frames of a moving clip
@@ -104,10 +110,39 @@ class SkelClip:
         return self.smpl.number / self.smpl.frame_rate
 
 
+def looks_like(pose: np.ndarray) -> str | None:
+    """The frame in which these people mostly stand upright, from poses [T 24 3]; None where no axis stands out."""
+    root = pose[:, 0].astype(np.float64)
+    root = root[np.isfinite(root).all(1)]
+    if not len(root):
+        return None
+    angle = np.linalg.norm(root, axis=1, keepdims=True)
+    axis = root / np.where(angle > 0, angle, 1)
+    y = np.array([0.0, 1.0, 0.0])
+    up = y * np.cos(angle) + np.cross(axis, y) * np.sin(angle) + axis * (axis @ y)[:, None] * (1 - np.cos(angle))
+    # y-up's y axis, seen from each frame
+    return next((name for name, turn in UPRIGHT.items() if up.mean(0) @ turn[1] > 0.8), None)
+
+
+def require_frame(clip: SmplClip, what: str) -> str:
+    """The clip's frame. Raises `UserError` where it is not known; the text says which frame it looks like."""
+    if clip.frame is not None:
+        return clip.frame
+    seems = looks_like(clip.pose)
+    hint = f" These people stand as in a {seems} frame." if seems else ""
+    raise UserError(
+        f"{clip.source} does not say for sure which way is up, and {what} needs it.{hint} Say --frame camera (x "
+        "right, y down, z forward), --frame y-up or --frame z-up."
+    )
+
+
 def split_folders(clip: SmplClip) -> list[SmplClip]:
-    """A clip per folder of the rows' images, in the order of the numbers that the images' names end in."""
+    """One clip for each folder of images. Rows are ordered by the number at the end of the image's name.
+
+    Raises `UserError` where rows name no images, or an image's name has no number of its own.
+    """
     if clip.imgname is None:
-        raise UserError(f"{clip.source} names no images, so that --rows folders has no folders to tell clips by.")
+        raise UserError(f"{clip.source} names no images, and --rows folders needs their folders.")
     parts = [str(name).replace("\\", "/").rpartition("/") for name in clip.imgname]
     folders = np.array([folder for folder, _, _ in parts], object)
     numbers = np.array([_last_number(file) for _, _, file in parts])
@@ -131,13 +166,13 @@ def _last_number(file: str) -> int:
 
 
 def with_unique_names(files: list[list[SmplClip]]) -> list[SmplClip]:
-    """The clips of all files, with names that no two share: `walk`, `walk_2` of another folder's file."""
+    """The clips of all files under unique names: the second file called `walk` becomes `walk_2`."""
     taken: set[str] = set()
     clips = []
     for members in files:
         file = _unique(members[0].file, {clip.file for clip in clips})
         for clip in members:
-            # Files are named so, and a clip's name may come out of a file: no separators, and no hidden files.
+            # The name comes from a file and becomes a file's name: no separators, and no hidden files.
             plain = _UNSAFE.sub("_", file + clip.name.removeprefix(clip.file))
             name = _unique(plain, taken)
             taken.add(name)

@@ -1,14 +1,19 @@
-"""What a file holds, told by its content and never by its name: keys to arrays, however they are stored.
+"""Files as the converter reads them, told by their content and never by their names.
 
-Read are `.npz` (so `.smpl` too), `.npy` that hold a dict, pickles (plain, compressed, joblib's), torch's `.pt` and
-JSON. Nothing that a file asks for is run.
+A file that others made becomes keys and arrays: `.npz` (`.smpl` is one), `.npy` with a dict in it, pickles (plain,
+compressed, joblib's), torch's `.pt` and JSON. Our own Parquet becomes clips. No code in a file is run.
 """
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from hmr_skel.convert.clips import SmplClip
+from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.data.npz import LabelFile, read_npy
 from hmr_skel.errors import UserError
 from hmr_skel.foreign import PACKED, load_pickle, load_torch
@@ -18,7 +23,8 @@ READABLE = (
     "Parquet of ours"
 )
 _PICKLED = (*PACKED, b"\x80", b"(", b"c", b"}", b"]")
-"""How pickles start, packed ones and those of each protocol."""
+"""The first bytes of pickles: compressed ones, and those of each protocol."""
+_NEEDED = ("smpl_pose", "smpl_betas", "smpl_transl", "smpl_gender")
 
 
 def is_parquet(path: Path) -> bool:
@@ -30,7 +36,7 @@ def read_contents(path: Path) -> Any:
     """A mapping from keys to arrays, or whatever containers of such mappings the file holds.
 
     Raises:
-        UserError: there is no such file, or it is of no kind that is read.
+        UserError: there is no such file, or its kind is not read.
     """
     start = _start(path)
     if not start:
@@ -66,3 +72,57 @@ def _start(path: Path) -> bytes:
         raise UserError(f"no file {path}. Expected {READABLE}.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def read_parquet(path: Path, rows: str | None) -> list[SmplClip]:
+    """The SMPL annotations of a dataset (its folder, or a shard) as one clip, or the clips of a converted file.
+
+    Raises:
+        UserError: there are no SMPL annotations in it.
+    """
+    shards = load_shards(path)
+    missing = [name for name in _NEEDED if name not in shards.columns]
+    if missing:
+        raise UserError(
+            f"{path} has no column {', '.join(missing)}. Expected a dataset of ours, or a file that `hmr-skel convert` "
+            f"wrote without --joints. It has: {', '.join(shards.columns)}."
+        )
+    there = np.flatnonzero(shards.valid("smpl_pose"))
+    if not len(there):
+        raise UserError(f"{path} holds SKEL only: its rows have no SMPL annotation to convert.")
+    left_out = len(shards) - len(there)
+    whole = SmplClip(
+        name=path.stem,
+        source=path.name,
+        file=path.stem,
+        pose=shards["smpl_pose"][there].reshape(-1, 24, 3),
+        betas=shards["smpl_betas"][there],
+        transl=shards["smpl_transl"][there],
+        gender=shards["smpl_gender"][there],
+        number=there.astype(np.int64),
+        moving=rows == "frames" and len(there) > 1,
+        frame="camera",
+        imgname=shards["imgname"][there] if "imgname" in shards.columns else None,
+        notes=(f"{path}: {left_out:,} rows hold no SMPL annotation and are left out",) if left_out else (),
+    )
+    return _converted_clips(shards, whole, there, rows) if "clip" in shards.columns else [whole]
+
+
+def _converted_clips(shards: Shards, whole: SmplClip, there: np.ndarray, rows: str | None) -> list[SmplClip]:
+    names, moving, number, rate, frame = (
+        shards[key][there] for key in ("clip", "moving", "frame", "frame_rate", "coordinates")
+    )
+    clips = []
+    for name in dict.fromkeys(names.tolist()):
+        members = np.flatnonzero(names == name)
+        first = members[0]
+        one = replace(
+            whole.take(members),
+            name=name,
+            number=number[members],
+            moving=len(members) > 1 and (bool(moving[first]) if rows is None else rows != "people"),
+            frame=frame[first],
+            frame_rate=None if np.isnan(rate[first]) else float(rate[first]),
+        )
+        clips.append(one)
+    return clips

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from hmr_skel.convert.clips import SmplClip, split_folders
-from hmr_skel.convert.files import READABLE, is_parquet, read_contents
+from hmr_skel.convert.files import READABLE, is_parquet, read_contents, read_parquet
 from hmr_skel.convert.parameters import POSE_KEYS, Units, first_key, has_pose, refuse_smplx
-from hmr_skel.convert.parquet import read_parquet
 from hmr_skel.convert.reading import NOBODY, Maker, ReadOptions, make_clip
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError

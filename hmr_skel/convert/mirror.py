@@ -14,8 +14,7 @@ from hmr_skel.body.dofs import MIRROR, MIRROR_SIGN
 from hmr_skel.body.joints import SMPL_JOINTS
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
-from hmr_skel.convert.distance import mesh_distances_mm
-from hmr_skel.convert.fit import Bodies
+from hmr_skel.convert.fit import Bodies, mesh_distances_mm
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
 

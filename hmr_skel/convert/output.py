@@ -1,18 +1,19 @@
-"""Where converted clips go: which files a run makes, planned before any fit and written after it."""
+"""Where converted clips go: which files a run makes, planned before any fit and written after it, and a report."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from hmr_skel.convert.clips import SkelClip, SmplClip
+from hmr_skel.convert.clips import SkelClip, SmplClip, require_frame
 from hmr_skel.convert.fit import Bodies
 from hmr_skel.convert.meshes import write_mesh
 from hmr_skel.convert.opensim import write_mot
 from hmr_skel.convert.tables import write_npz, write_parquet
-from hmr_skel.convert.world import require_frame
+from hmr_skel.data.meta import LIMIT_TOLERANCE_DEG, statistics
 from hmr_skel.errors import UserError
 
 TABLES, MESHES = ("parquet", "npz"), ("glb", "obj")
@@ -21,7 +22,7 @@ _MANY_FILES = 2000
 
 
 @dataclass(frozen=True)
-class Output:
+class Destination:
     """A file, or a folder of files named after the inputs, in one format."""
 
     path: Path
@@ -30,7 +31,7 @@ class Output:
     joints: bool = False
 
     @classmethod
-    def of(cls, path: str, format: str | None, joints: bool) -> "Output":
+    def of(cls, path: str, format: str | None, joints: bool) -> "Destination":
         """From the command line: a path that ends in a known format is a file, any other a folder.
 
         Raises:
@@ -50,17 +51,21 @@ class Output:
         return cls(Path(path), chosen, is_file, joints)
 
     def check(self, clips: Sequence[SmplClip], inputs: Sequence[Path] = ()) -> None:
-        """Raise `UserError` where these clips cannot become this output, or it would replace one of the files that they
-        were read from, before anything is fitted."""
+        """Raise `UserError`, before anything is fitted, where these clips cannot be written so.
+
+        No input may be overwritten: `inputs` are the files that the clips were read from.
+        """
         self._check_place()
-        for path in self._tables(clips):
-            if path.exists() and any(path.samefile(file) for file in inputs):
-                raise UserError(f"{path} is an input, and would be overwritten. Name another file or folder with -o.")
         if self.format in TABLES:
+            for path in self._tables([clip.file for clip in clips]):
+                if path.exists() and any(path.samefile(file) for file in inputs):
+                    raise UserError(
+                        f"{path} is an input, and would be overwritten. Name another file or folder with -o."
+                    )
             return
         for clip in clips:
             require_frame(clip, "a .mot" if self.format == "mot" else "a mesh file")
-        files = _count_files(clips, self.format)
+        files = sum(1 if clip.moving and self.format == "mot" else len(clip) for clip in clips)
         if self.is_file and files > 1:
             what = "one frame" if self.format in MESHES else "one person's motion"
             raise UserError(
@@ -72,36 +77,40 @@ class Output:
                 f"that would be {files:,} .{self.format} files; at most {_MANY_FILES:,} are written in one go. Choose "
                 "with --frames."
             )
-        if self.format == "mot" and any(clip.moving and clip.frame_rate is None for clip in clips):
-            clip = next(clip for clip in clips if clip.moving and clip.frame_rate is None)
+        timeless = [clip for clip in clips if clip.moving and clip.frame_rate is None]
+        if self.format == "mot" and timeless:
             raise UserError(
-                f"{clip.source} does not say how many frames a second it has, and a .mot has times. Say --frame-rate."
+                f"{timeless[0].source} does not say how many frames a second it has, and a .mot has times. Say "
+                "--frame-rate."
             )
 
     def write(self, clips: Sequence[SkelClip], bodies: Bodies) -> list[Path]:
-        """Write the files; returns them. Clips without a row write nothing, unless all are."""
-        write_table = write_parquet if self.format == "parquet" else write_npz
+        """Write the files and return their paths. A clip of which no row was fitted gives no .mot and no mesh."""
         if self.format in TABLES:
-            groups = {self.path: list(clips)} if self.is_file else self._by_source(clips)
-            for path, members in groups.items():
-                write_table(members, path, bodies, self.joints)
-            return list(groups)
+            write_table = write_parquet if self.format == "parquet" else write_npz
+            tables = self._tables([clip.smpl.file for clip in clips])
+            for path, members in tables.items():
+                write_table([clips[i] for i in members], path, bodies, self.joints)
+            return list(tables)
         written = []
-        for clip, row, name in _single_files(clips, self.format):
-            if not self.is_file and Path(f"{name}.x").name != f"{name}.x":
-                raise UserError(f"{name!r} is no name for a file in {self.path}. Expected no folders in a clip's name.")
-            path = self.path if self.is_file else self.path / f"{name}.{self.format}"
-            skel = bodies.skel(clip.gender[0 if row is None else row])
-            if self.format == "mot":
-                write_mot(clip if row is None else clip.take(np.array([row])), skel, path)
-            else:
-                assert row is not None  # meshes are of single rows
-                write_mesh(clip, row, skel, path)
-            written.append(path)
+        for clip in clips:
+            if clip.smpl.moving and self.format == "mot":
+                if len(clip):
+                    written.append(self._file(clip.name))
+                    write_mot(clip, bodies.skel(clip.gender[0]), written[-1])
+                continue
+            alone = len(clip) == 1 and clip.smpl.number[0] == 0
+            for row, number in enumerate(clip.smpl.number):
+                written.append(self._file(clip.name if alone else f"{clip.name}_{number:06d}"))
+                skel = bodies.skel(clip.gender[row])
+                if self.format == "mot":
+                    write_mot(clip.take(np.array([row])), skel, written[-1])
+                else:
+                    write_mesh(clip, row, skel, written[-1])
         return written
 
     def _check_place(self) -> None:
-        """Raise `UserError` where nothing can be written, as far as can be told without writing."""
+        """Raise `UserError` where nothing can be written, as far as this can be found out without writing."""
         folder = self.path.parent if self.is_file else self.path
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
@@ -110,30 +119,78 @@ class Output:
         if self.is_file and self.path.is_dir():
             raise UserError(f"-o {self.path} is a folder. Expected a file, or a folder without a format's ending.")
 
-    def _tables(self, clips: Sequence[SmplClip]) -> set[Path]:
-        """The files that a table format makes of these clips."""
-        if self.format not in TABLES:
-            return set()
-        return {self.path if self.is_file else self.path / f"{clip.file}.{self.format}" for clip in clips}
+    def _file(self, name: str) -> Path:
+        """The file of a clip or frame. Raises `UserError` where the name would lead out of the folder."""
+        if self.is_file:
+            return self.path
+        if Path(f"{name}.x").name != f"{name}.x":
+            raise UserError(f"{name!r} is no name for a file in {self.path}. Expected no folders in a clip's name.")
+        return self.path / f"{name}.{self.format}"
 
-    def _by_source(self, clips: Sequence[SkelClip]) -> dict[Path, list[SkelClip]]:
-        groups: dict[Path, list[SkelClip]] = {}
-        for clip in clips:
-            groups.setdefault(self.path / f"{clip.smpl.file}.{self.format}", []).append(clip)
-        return groups
+    def _tables(self, names: Sequence[str]) -> dict[Path, list[int]]:
+        """A table for each input file, or one for all -> the numbers of its clips, whose input files have `names`."""
+        tables: dict[Path, list[int]] = {}
+        for i, name in enumerate(names):
+            tables.setdefault(self.path if self.is_file else self._file(name), []).append(i)
+        return tables
 
 
-def _count_files(clips: Sequence[SmplClip], format: str) -> int:
-    return sum(1 if clip.moving and format == "mot" else len(clip) for clip in clips)
+def conversion_report(
+    clips: Sequence[SmplClip], done: Sequence[SkelClip], files: Sequence[Path], out: Path, seconds: float, fit_s: float
+) -> dict[str, Any]:
+    """The numbers of a conversion, for `--json`. Counts are of rows: frames, or people.
+
+    Args:
+        clips: what was read.
+        done: what was fitted of it.
+        files: what was written.
+        out: what `-o` said.
+        seconds: the time of all.
+        fit_s: the part of it that the fits and the smoothing took, with loading the body models.
+    """
+    rows, kept = sum(map(len, clips)), sum(map(len, done))
+    violations = np.concatenate([clip.max_limit_violation_deg for clip in done])
+    genders = np.concatenate([clip.gender for clip in done])
+    return {
+        "shard": 0,
+        "shards": 1,  # a conversion is one piece of work; for those who read `fit --json` too
+        "rows": rows,
+        "kept": kept,
+        "rejected": rows - kept,
+        "clips": len(clips),
+        "moving": sum(clip.moving for clip in clips),  # clips of one person in time
+        "rows_per_s": rows / seconds,
+        "v2v_mm": statistics(np.concatenate([clip.v2v_mm for clip in done])),  # None where nothing was fitted
+        "limit_violations": int((violations > LIMIT_TOLERANCE_DEG).sum()),  # rows with a dof outside its range
+        "file": str(out),
+        "files": [str(path) for path in files],
+        "seconds": seconds,
+        "fit_s": fit_s,
+        "skel_gender": {gender: int((genders == gender).sum()) for gender in sorted(set(genders))},
+        "notes": _notes(clips, done),  # what was left out or assumed
+    }
 
 
-def _single_files(clips: Sequence[SkelClip], format: str) -> Iterator[tuple[SkelClip, int | None, str]]:
-    """(clip, row or None for all, name) of each file."""
-    for clip in clips:
-        if clip.smpl.moving and format == "mot":
-            if len(clip):
-                yield clip, None, clip.name
-        else:
-            alone = len(clip) == 1 and clip.smpl.number[0] == 0
-            for row in range(len(clip)):
-                yield clip, row, clip.name if alone else f"{clip.name}_{clip.smpl.number[row]:06d}"
+def report_line(report: dict[str, Any]) -> str:
+    """The report in one line, for a person."""
+    rows, clips, files = report["rows"], report["clips"], len(report["files"])
+    left_out = f", {report['rejected']:,} left out" if report["rejected"] else ""
+    fit = "nothing fitted"
+    if report["v2v_mm"] is not None:
+        fit = "v2v mean {mean:.2f}, p99 {p99:.2f}, max {max:.2f} mm".format(**report["v2v_mm"])
+    return (
+        f"{rows:,} {'frame' if report['moving'] else 'row'}{'s' * (rows != 1)} of {clips:,} clip{'s' * (clips != 1)}"
+        f"{left_out}: {' and '.join(report['skel_gender']) or 'no'} SKEL, {fit}, "
+        f"{report['limit_violations']:,} outside limits, {report['seconds']:.1f} s -> {report['file']}"
+        + (f" ({files:,} files)" if files > 1 else "")
+    )
+
+
+def _notes(clips: Sequence[SmplClip], done: Sequence[SkelClip]) -> list[str]:
+    notes = list(dict.fromkeys(note for clip in clips for note in clip.notes))
+    for clip in done:
+        if clip.rejected:
+            (number, reason), more = clip.rejected[0], len(clip.rejected) - 1
+            others = f", and {more:,} more" if more else ""
+            notes.append(f"{clip.smpl.source}: row {number} of {clip.name} is left out: {reason}{others}")
+    return notes

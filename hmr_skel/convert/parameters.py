@@ -243,23 +243,6 @@ def refuse_centimetres(
         )
 
 
-def looks_like(pose: np.ndarray) -> str | None:
-    """The frame in which these people mostly stand upright, of poses [T 24 3]; None where no axis stands out."""
-    root = pose[:, 0].astype(np.float64)
-    root = root[np.isfinite(root).all(1)]
-    if not len(root):
-        return None
-    angle = np.linalg.norm(root, axis=1, keepdims=True)
-    axis = root / np.where(angle > 0, angle, 1)
-    y = np.array([0.0, 1.0, 0.0])
-    up = y * np.cos(angle) + np.cross(axis, y) * np.sin(angle) + axis * (axis @ y)[:, None] * (1 - np.cos(angle))
-    mean = up.mean(0)
-    for name, direction in (("y-up", (0, 1, 0)), ("z-up", (0, 0, 1)), ("camera", (0, -1, 0))):
-        if mean @ direction > 0.8:
-            return name
-    return None
-
-
 def _numbers(value: Any, what: str) -> np.ndarray:
     """A float array of numbers, lists of numbers, or tensors."""
     if isinstance(value, torch.Tensor):

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hmr_skel.convert.clips import SmplClip
-from hmr_skel.convert.parameters import Units, first_key, looks_like, read_parameters, refuse_centimetres
+from hmr_skel.convert.clips import SmplClip, looks_like
+from hmr_skel.convert.parameters import Units, first_key, read_parameters, refuse_centimetres
 from hmr_skel.errors import UserError
 
 ROWS = ("people", "frames", "folders")

@@ -90,7 +90,7 @@ def _where(clip: SkelClip) -> dict[str, np.ndarray]:
 
 
 def _joint_columns(clip: SkelClip, bodies: "Bodies") -> dict[str, np.ndarray]:
-    from hmr_skel.convert.world import skel_joints  # it imports torch, which the columns' names do not need
+    from hmr_skel.convert.meshes import skel_joints  # it imports torch, which the columns' names do not need
 
     found = np.empty((len(clip), 24, 3), np.float32)
     for gender in set(clip.gender):

@@ -13,8 +13,8 @@ import fitting
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.cli import main
 from hmr_skel.convert import Bodies
-from hmr_skel.convert.distance import mesh_distances_mm
 from hmr_skel.convert.export import FORMATS, Exported, export_dataset
+from hmr_skel.convert.fit import mesh_distances_mm
 from hmr_skel.convert.mirror import SMPL_MIRROR, mirrored_largest_mm, mirrored_smpl
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.load import Shards

@@ -16,7 +16,7 @@ from hmr_skel import load_shards
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.convert import ReadOptions, SkelClip, Units, fit_clips, read_clips
 from hmr_skel.convert.clips import with_unique_names
-from hmr_skel.convert.output import Output
+from hmr_skel.convert.output import Destination
 from hmr_skel.convert.reading import clip_from_arrays
 from hmr_skel.errors import UserError
 from tests.convert.conftest import walk
@@ -35,9 +35,9 @@ def clips(bodies) -> list[SkelClip]:
 
 
 def write(clips: list[SkelClip], path: Path, bodies, format: str | None = None, joints: bool = False) -> list[Path]:
-    output = Output.of(str(path), format, joints)
-    output.check([clip.smpl for clip in clips])
-    return output.write(clips, bodies)
+    destination = Destination.of(str(path), format, joints)
+    destination.check([clip.smpl for clip in clips])
+    return destination.write(clips, bodies)
 
 
 def joints_of(clip: SkelClip, bodies) -> np.ndarray:
@@ -251,7 +251,7 @@ def test_what_is_not_known_is_asked_for(clips, bodies, tmp_path: Path):
         write([timeless], tmp_path / "x.mot", bodies)
     many = replace(clips[1], smpl=clips[1].smpl.take(np.zeros(3000, int)))
     with pytest.raises(UserError, match=r"3,000 \.glb files; at most 2,000"):
-        Output.of(str(tmp_path / "out"), "glb", False).check([many.smpl])
+        Destination.of(str(tmp_path / "out"), "glb", False).check([many.smpl])
 
 
 def test_names_out_of_files_stay_in_the_folder(clips, bodies, tmp_path: Path):
@@ -260,5 +260,5 @@ def test_names_out_of_files_stay_in_the_folder(clips, bodies, tmp_path: Path):
     assert [clip.name for clip in plain] == ["walk_.._.._x", "walk_.._x", "walk_etc_x_"]
     escaping = replace(clips[0], smpl=replace(clips[0].smpl, name="../../x"))
     with pytest.raises(UserError, match=r"'\.\./\.\./x' is no name for a file"):
-        Output.of(str(tmp_path / "a" / "b"), "mot", False).write([escaping], bodies)
+        Destination.of(str(tmp_path / "a" / "b"), "mot", False).write([escaping], bodies)
     assert not list(tmp_path.rglob("*.mot"))
