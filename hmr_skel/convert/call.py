@@ -1,4 +1,4 @@
-"""The converter as one call, arrays in, arrays out."""
+"""The converter as one call: arrays in, arrays out."""
 
 from pathlib import Path
 from typing import Any
@@ -34,25 +34,25 @@ def smpl_to_skel(
 
     Args:
         poses: numpy, torch or lists: axis-angles [T 72], [T 24 3] (SMPL), [T 66], [T 22 3] or [T 156] (SMPL-H, fingers
-            dropped), or rotation matrices [T 24 3 3]; one row [72] too. Results are in the frame that these are in.
+            dropped), or rotation matrices [T 24 3 3]; or one row, [72]. Results are in the same frame.
         betas: [10], [1 10] or [T 10]; of more coefficients the first ten are used.
         transl: [T 3]; the body stays at the origin if not given.
         smpl_gender: neutral, male or female: the SMPL model that the parameters are for.
         body_models: the folder with the SMPL and SKEL files (`hmr-skel body export` makes one with the open body).
-        skel_gender: male, female or best (the one nearer to the meshes; tries both); by default the annotation's own,
-            and male for neutral ones.
-        frame_rate: frames a second, for times and for the smoothness' scale.
-        rows: `frames`: of one person, in order, who gets one shape (the mean) and angles without jumps. `people`: each
-            row for itself.
-        smoothness: weight of smoothness in time, `fitting.sequence.smooth`; 0.1 is a good one.
+        skel_gender: male, female or best (tries both and takes the one nearer to the meshes); by default the
+            annotation's gender, and male for neutral.
+        frame_rate: frames a second, for times and for smoothing.
+        rows: `frames`: the rows are frames of one person, in order; the person gets one shape (the mean), and angles do
+            not jump. `people`: each row stands for itself.
+        smoothness: weight of smoothing in time, see `fitting.sequence.smooth`; 0.1 is a good value.
         lengths, angles: m, cm or mm; rad or deg. By default metres and radians, and an error where the numbers speak
             against it.
         device: cpu, cuda, cuda:1; auto takes the first CUDA device, else the CPU.
         progress: show a progress bar on a terminal.
 
     Returns:
-        A `SkelClip`: `q` [N 46] rad, `betas` [N 10], `transl` [N 3] m, `gender`, `v2v_mm` [N] and more. N is T but for
-        rows that are no body (not finite, or beyond belief): `rejected` names them.
+        A `SkelClip`: `q` [N 46] rad, `betas` [N 10], `transl` [N 3] m, `gender`, `v2v_mm` [N] and more. N is T less the
+        rows that cannot be a body (not finite, or far too large); `rejected` names these.
 
     Raises:
         UserError: a shape, unit or option that cannot be used; the text says what was expected.

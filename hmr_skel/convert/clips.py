@@ -5,7 +5,7 @@ file of photographs is a clip too, with `moving` false: each row then stands for
 """
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,8 +45,7 @@ class SmplClip:
 
     def take(self, rows: np.ndarray) -> "SmplClip":
         """The given rows (indices or a mask) in the given order."""
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v[rows] for k, v in arrays.items() if isinstance(v, np.ndarray)})
+        return replace(self, **_rows_of(self, rows))
 
     @property
     def row_rate(self) -> float | None:
@@ -92,11 +91,8 @@ class SkelClip:
         return len(self.q)
 
     def take(self, rows: np.ndarray) -> "SkelClip":
-        """The given rows (indices or a mask) in the given order."""
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(
-            self, smpl=self.smpl.take(rows), **{k: v[rows] for k, v in arrays.items() if isinstance(v, np.ndarray)}
-        )
+        """As of `SmplClip`."""
+        return replace(self, smpl=self.smpl.take(rows), **_rows_of(self, rows))
 
     @property
     def name(self) -> str:
@@ -108,6 +104,10 @@ class SkelClip:
         if self.smpl.frame_rate is None:
             return None
         return self.smpl.number / self.smpl.frame_rate
+
+
+def _rows_of(clip: SmplClip | SkelClip, rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: value[rows] for name, value in vars(clip).items() if isinstance(value, np.ndarray)}
 
 
 def looks_like(pose: np.ndarray) -> str | None:
@@ -161,7 +161,7 @@ def split_folders(clip: SmplClip) -> list[SmplClip]:
 
 
 def _last_number(file: str) -> int:
-    digits = "".join(c if c.isdecimal() else " " for c in file.rpartition(".")[0] or file).split()
+    digits = re.findall(r"\d+", file.rpartition(".")[0] or file)
     return int(digits[-1]) if digits else -1
 
 

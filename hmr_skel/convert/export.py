@@ -1,6 +1,6 @@
-"""A dataset of ours in the files that other trainers read: SKEL-CF's `*-release-skel.npz`, and HSMR's fields.
+"""A dataset of ours as files that other trainers read: SKEL-CF's `*-release-skel.npz`, and HSMR's fields.
 
-One uncompressed .npz per source. Columns are read shard by shard and written at once: three million rows need no more
+Each source becomes one uncompressed .npz. Columns are read and written shard by shard: three million rows need no more
 memory than one shard.
 """
 
@@ -23,24 +23,24 @@ from hmr_skel.errors import UserError
 FORMATS = ("skel-cf", "hsmr")
 SKEL_CF, HSMR = FORMATS
 HSMR_MAX_PVE = 0.06
-"""m. HSMR's trainer takes no pose and betas from rows whose largest vertex distance is beyond; it looks itself."""
-_TEXT = "text"  # a dtype whose width is found in the rows
+"""m. HSMR's trainer itself ignores pose and betas of rows whose largest vertex distance is larger."""
+_TEXT = "text"  # a dtype; the rows decide its width
 
 Values = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
 
 @dataclass(frozen=True)
 class _Key:
-    """A key of the written file: the columns it is made of and how. `shape` and `dtype` are one row's."""
+    """A key of the written file: its columns of the dataset, and its values from them. `shape` is of one row."""
 
     columns: tuple[str, ...]
     values: Values
     shape: tuple[int, ...]
     dtype: str = "<f4"
     required: bool = True
-    """Whether the file is of no use without: rows that lack it are an error. Other keys are left out."""
+    """Rows without it are an error if required; else the file goes without the key."""
     sparse: bool = False
-    """Whether `values` can stand for rows that lack it, as long as some have it."""
+    """Some rows may lack it: `values` has a value that says so."""
 
 
 def _same(column: str, *shape: int, required: bool = True) -> _Key:
@@ -48,7 +48,7 @@ def _same(column: str, *shape: int, required: bool = True) -> _Key:
 
 
 def _keypoints(column: str, *shape: int, required: bool = True) -> _Key:
-    """Keypoints that are not annotated get coordinates and confidence 0: trainers multiply, and 0 * NaN is NaN."""
+    """Keypoints. Where not annotated, coordinates and confidence are 0: trainers multiply, and 0 * NaN is NaN."""
 
     def values(rows: Mapping[str, np.ndarray]) -> np.ndarray:
         points = rows[column].reshape(-1, *shape)
@@ -59,13 +59,17 @@ def _keypoints(column: str, *shape: int, required: bool = True) -> _Key:
 
 
 def _extra_info(rows: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A JSON object per row: HSMR's records hold a dict there, and an .npz without pickles holds texts."""
+    """A JSON object for each row: HSMR's records hold a dict, and an .npz without pickles holds texts."""
     names = {"dataset_name": "source", "row_id": "row_id", "source_row": "source_row", "status": "status"}
     columns = [rows[column].tolist() for column in names.values()]
     return np.array([json.dumps(dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)])
 
 
-_BOX = {"center": _same("center", 2), "scale": _same("scale", 2)}
+_BOX = {
+    "imgname": _Key(("imgname",), lambda rows: rows["imgname"], (), _TEXT),
+    "center": _same("center", 2),
+    "scale": _same("scale", 2),
+}
 _KEYS: Mapping[str, Mapping[str, _Key]] = {
     SKEL_CF: {
         **_BOX,
@@ -75,7 +79,7 @@ _KEYS: Mapping[str, Mapping[str, _Key]] = {
         "skel_poses": _same("skel_q", 46),
         "skel_betas": _same("skel_betas", 10),
         "skel_trans": _same("skel_transl", 3, required=False),
-        # SMPL twice, under the names of CameraHMR's labels and under those that the published fitter gives it.
+        # SMPL twice: under the names in CameraHMR's labels, and under those of the published fitter.
         **{
             key: _same(column, width, required=False)
             for column, width, keys in (
@@ -109,14 +113,14 @@ _FLIP_COLUMNS = (
 
 @dataclass
 class _Source:
-    """The rows of one source, as one pass over the shards found them."""
+    """The rows of one source, found in one pass over the shards."""
 
     name: str
     parts: list[tuple[Shards, np.ndarray]] = field(default_factory=list)
-    """The shards that hold some of them, a file each, and which of its rows (a byte a row)."""
+    """Each file that holds some of them, and a mask of its rows."""
     rows: int = 0
     there: Counter[str] = field(default_factory=Counter)
-    """Column -> rows that have it."""
+    """Column -> the number of rows that have it."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ class Exported:
 
     rows: int
     beyond: int
-    """Rows whose `orig_pve_max` or `flip_pve_max` is beyond `HSMR_MAX_PVE`; 0 of a format without them."""
+    """Rows whose `orig_pve_max` or `flip_pve_max` is above `HSMR_MAX_PVE`; 0 for a format without these keys."""
 
 
 def export_dataset(
@@ -144,25 +148,25 @@ def export_dataset(
         out: the folder for the files.
         format: `skel-cf`: the keys that the published SKEL-CF trainer reads, with the SMPL labels beside them. `hsmr`:
             the fields of HSMR's training records, as arrays; the mirrored pose is that of the mirrored skeleton.
-        gender: the SKEL body that the files are for; neither format says which, so that rows of the other are refused.
+        gender: the SKEL body that the files are for. Neither format has a gender, so rows of the other are refused.
         split: train, test (held-out shards), or None for both.
-        bodies: the body models that the dataset was fitted with; `hsmr` needs them for the `flip_pve_max` of rows that
-            were fitted, which is measured on meshes.
-        progress: called with rows just written.
+        bodies: the body models that the dataset was fitted with. `hsmr` needs them where rows were fitted, to measure
+            `flip_pve_max` on meshes.
+        progress: called with the number of rows just written.
 
     Returns:
-        What was written, by file.
+        Each written file, with its counts.
 
     Raises:
-        UserError: a source has a name that no manifest takes, or rows are of the other gender or lack what the format
-            needs; the text says which. Or the body models are missing, or others than those of the fit.
+        UserError: a source's name is not allowed in manifests; rows are of the other gender or lack what the format
+            needs; the body models are missing, or are not those of the fit.
     """
     shards = load_shards(dataset, split=split)
     _check_gender(shards, dataset, gender)
     keys = _keys(format, bodies)
     sources = _sources(shards, {column for key in keys.values() for column in key.columns})
     for name in sources:
-        if not NAME.fullmatch(name or ""):  # it becomes a file's, and a Parquet file can say `../x`
+        if not NAME.fullmatch(name or ""):  # it becomes a file's name, and a Parquet file can say `../x`
             raise UserError(f"{dataset}: {name!r} is no source's name: expected letters, digits, _, - and single dots.")
     plan = {name: _available(source, keys, dataset) for name, source in sources.items()}
     written = {}
@@ -185,7 +189,7 @@ def _check_gender(shards: Shards, dataset: Path, gender: str) -> None:
 
 
 def _sources(shards: Shards, columns: Iterable[str]) -> dict[str, _Source]:
-    """The sources in the order of their first rows, and how many rows of each have each column."""
+    """The sources in the order of their first rows, with counts of the rows that have each of the columns."""
     sources: dict[str, _Source] = {}
     for file in shards.files():
         names = file["source"]
@@ -202,10 +206,9 @@ def _sources(shards: Shards, columns: Iterable[str]) -> dict[str, _Source]:
 
 
 def _keys(format: str, bodies: Bodies | None) -> dict[str, _Key]:
-    """The format's keys, the slowest first: the one whose rows the progress bar counts."""
-    keys = {"imgname": _Key(("imgname",), lambda rows: rows["imgname"], (), _TEXT), **_KEYS[format]}
+    """The format's keys. The slowest is first: the progress bar counts its rows."""
     if format != HSMR:
-        return keys
+        return dict(_KEYS[format])
 
     def flip_pve_max(rows: Mapping[str, np.ndarray]) -> np.ndarray:
         if bodies is None:
@@ -215,11 +218,11 @@ def _keys(format: str, bodies: Bodies | None) -> dict[str, _Key]:
             )
         return mirrored_largest_mm(rows, bodies) / np.float32(1000)
 
-    return {_FLIP_PVE_MAX: _Key(_FLIP_COLUMNS, flip_pve_max, (), required=False), **keys}
+    return {_FLIP_PVE_MAX: _Key(_FLIP_COLUMNS, flip_pve_max, (), required=False), **_KEYS[format]}
 
 
 def _available(source: _Source, keys: Mapping[str, _Key], dataset: Path) -> dict[str, _Key]:
-    """Those of the keys that every row of the source can fill. Raises `UserError` where a required one cannot be."""
+    """The keys that the source's rows can fill. Raises `UserError` where one of them is required and cannot be."""
     found, total = {}, source.rows
     for name, key in keys.items():
         column = min(key.columns, key=lambda column: source.there[column], default=None)
@@ -234,13 +237,8 @@ def _available(source: _Source, keys: Mapping[str, _Key], dataset: Path) -> dict
     return found
 
 
-def _write(
-    path: Path,
-    source: _Source,
-    keys: Mapping[str, _Key],
-    progress: Callable[[int], object] | None,
-) -> int:
-    """Write one source's file. Returns how many of its rows are beyond `HSMR_MAX_PVE`."""
+def _write(path: Path, source: _Source, keys: Mapping[str, _Key], progress: Callable[[int], object] | None) -> int:
+    """Write one source's file. Returns the number of its rows that are above `HSMR_MAX_PVE`."""
     beyond = np.zeros(source.rows, bool)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
         for i, (name, key) in enumerate(keys.items()):
@@ -260,7 +258,7 @@ def _write(
 
 
 def _width(source: _Source, key: _Key) -> str:
-    """The dtype of texts: as wide as the longest of all rows."""
+    """The dtype of texts, as wide as the longest of all rows."""
     widest = max((len(text) for values in _pieces(source, key) for text in values.tolist()), default=1)
     return f"<U{max(widest, 1)}"
 

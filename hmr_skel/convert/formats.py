@@ -1,7 +1,7 @@
-"""Files to clips: whose file it is, what its rows are, and what its makers are known to mean.
+"""Files to clips: which tool made the file, what its rows are, and what that tool is known to mean.
 
-A file is recognised by its keys. What its makers leave open (gender, frame, frame rate) is taken from the options, and
-asked for where it matters and is not given.
+A file is recognised by its keys. The options say what the tool leaves open (gender, frame, frame rate); where neither
+says what a fit needs, reading fails and names the option.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -33,13 +33,13 @@ def read_clips(path: Path, options: ReadOptions) -> list[SmplClip]:
     """All people of a file.
 
     Raises:
-        UserError: the file is of no kind that is read, or lacks what a fit needs; the text says what was found, what
+        UserError: the kind of the file is not read, or it lacks what a fit needs; the text says what was found, what
             was expected and what to do.
     """
     if is_parquet(path):
         if options.units != Units():
             raise UserError(f"{path} is Parquet of ours, in metres and radians. Leave --lengths and --angles out.")
-        clips = [_as_told(clip, options) for clip in read_parquet(path, options.rows)]
+        clips = [_as_said(clip, options) for clip in read_parquet(path, options.rows)]
     else:
         clips = _clips(read_contents(path), path, options)
     if not clips:
@@ -49,7 +49,7 @@ def read_clips(path: Path, options: ReadOptions) -> list[SmplClip]:
     return clips
 
 
-def _as_told(clip: SmplClip, options: ReadOptions) -> SmplClip:
+def _as_said(clip: SmplClip, options: ReadOptions) -> SmplClip:
     if options.smpl_gender is not None:
         clip = replace(clip, gender=np.full(len(clip), options.smpl_gender, object))
     return replace(clip, frame=options.frame or clip.frame, frame_rate=options.frame_rate or clip.frame_rate)
@@ -74,8 +74,6 @@ def _clips(contents: Any, path: Path, options: ReadOptions) -> list[SmplClip]:
             )
         if "pred_smpl_params" in keys:
             return [_regressed(contents, where, stem, options)]
-        if "imgname" in keys and has_pose(contents):
-            return [make_clip(contents, where, stem, options, _LABELS)]
         if has_pose(contents):
             return _people(contents, where, stem, options)
         values = [] if isinstance(contents, LabelFile) else list(contents.values())
@@ -96,7 +94,7 @@ def _clips(contents: Any, path: Path, options: ReadOptions) -> list[SmplClip]:
 
 @contextmanager
 def _read_as(kind: str, where: str) -> Generator[None]:
-    """By its keys a file is of this kind; what they hold may be anything."""
+    """Report an error for a file that has the keys of this kind and something else under them."""
     try:
         yield
     except (TypeError, ValueError, LookupError, MemoryError) as error:
@@ -107,42 +105,37 @@ def _read_as(kind: str, where: str) -> Generator[None]:
 
 
 def _people(found: Mapping, where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
-    """AMASS, several people side by side (3DPW), what detectors give for one image, or one person's arrays."""
+    """Labels, AMASS, what a detector found in one image, one person's arrays; or several people side by side (3DPW)."""
     pose = first_key(found, POSE_KEYS)
-    if pose is not None and _is_list_of_arrays(found[pose]):
-        people = range(len(found[pose]))
-        return [make_clip(_of_person(found, i), where, f"{stem}_{i}", options, NOBODY) for i in people]
-    if first_key(found, ("mocap_framerate", "mocap_frame_rate", "dmpls")) is not None:
-        return [make_clip(found, where, stem, options, _AMASS)]
-    if first_key(found, ("pred_cam", "pred_cam_t", "pred_cam_t_full")) is not None:
-        return [make_clip(found, where, stem, options, _REGRESSED)]
-    return [make_clip(found, where, stem, options, NOBODY)]
-
-
-def _is_list_of_arrays(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(np.ndim(item) == 2 for item in value)
-
-
-def _of_person(found: Mapping, person: int) -> dict[str, Any]:
-    """The arrays of one of several people, whose keys are lists with an entry each (3DPW's sequence files)."""
-    pose = first_key(found, POSE_KEYS)
-    count = len(found[pose]) if pose is not None else 0
-    one = {key: value[person] for key, value in found.items() if isinstance(value, list) and len(value) == count}
-    return one | ({"gender": one["genders"]} if "genders" in one else {})
+    poses = None if pose is None or "imgname" in found else found[pose]
+    if isinstance(poses, list) and poses and all(np.ndim(item) == 2 for item in poses):  # a list with an entry a person
+        lists = {key: value for key, value in found.items() if isinstance(value, list) and len(value) == len(poses)}
+        if "genders" in lists:
+            lists["gender"] = lists["genders"]
+        people = [{key: value[i] for key, value in lists.items()} for i in range(len(poses))]
+        return [make_clip(one, where, f"{stem}_{i}", options, NOBODY) for i, one in enumerate(people)]
+    maker = NOBODY
+    if "imgname" in found:
+        maker = _LABELS
+    elif first_key(found, ("mocap_framerate", "mocap_frame_rate", "dmpls")) is not None:
+        maker = _AMASS
+    elif first_key(found, ("pred_cam", "pred_cam_t", "pred_cam_t_full")) is not None:
+        maker = _REGRESSED
+    return [make_clip(found, where, stem, options, maker)]
 
 
 def _regressed(contents: Mapping, where: str, stem: str, options: ReadOptions) -> SmplClip:
-    """What HMR2 and TokenHMR return for a batch of detections."""
+    """The output of HMR2 and TokenHMR for a batch of detections."""
     inner = contents["pred_smpl_params"]
     if not isinstance(inner, Mapping):
         raise UserError(
             f"{where}: 'pred_smpl_params' is a {type(inner).__name__}. Expected global_orient, body_pose ..."
         )
-    return make_clip({**{key: contents[key] for key in contents}, **inner}, where, stem, options, _REGRESSED)
+    return make_clip({**contents, **inner}, where, stem, options, _REGRESSED)
 
 
 def _stacked(people: Sequence[Mapping], where: str) -> dict[str, Any]:
-    """One mapping of a list of mappings with the same keys: a row each."""
+    """One mapping made of many: each key that all of them have gets a row of each."""
     shared = set(people[0]).intersection(*people[1:])
     stacked = {}
     for key in shared:
@@ -157,9 +150,9 @@ def _stacked(people: Sequence[Mapping], where: str) -> dict[str, Any]:
 
 
 def _tracks(frames: list[Mapping], where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
-    """PHALP's results, as 4D-Humans' and TokenHMR's `track.py` write them: a clip per tracked person.
+    """A clip for each tracked person in PHALP's results, which `track.py` of 4D-Humans and TokenHMR writes.
 
-    A frame lists tracks; those not seen in it (`tracked_time` above 0) repeat an older frame and are left out.
+    A frame lists tracks. A track that was not seen in it (`tracked_time` above 0) repeats an older frame: left out.
     """
     seen: dict[Any, list[tuple[int, Mapping, Any]]] = {}
     shots = []
@@ -187,7 +180,7 @@ def _tracks(frames: list[Mapping], where: str, stem: str, options: ReadOptions) 
 
 
 def _smplcodec(found: Mapping, where: str, stem: str, options: ReadOptions) -> SmplClip:
-    """Meshcapade's `.smpl`: flat, camelCase, whole numbers for model and gender."""
+    """Meshcapade's `.smpl`: camelCase keys, whole numbers for model and gender."""
 
     def number(key: str, default: int) -> int:
         return int(np.asarray(found[key]).reshape(-1)[0]) if key in found else default

@@ -1,7 +1,7 @@
-"""Mirrored people: the parameters of the same posture seen in a mirror, and how far SKEL's fit is off there.
+"""Mirrored people: the parameters of a posture in the mirror, and the error of SKEL's fit there.
 
-Mirrored is at x = 0: what turning an image over does in its camera's frame. Neither body is symmetric to the vertex, so
-that the mirrored fit's error is close to the fit's own, and not equal.
+The mirror is the plane x = 0, as when an image is flipped in its camera's frame. Neither body is exactly symmetric, so
+the mirrored fit's error is close to the fit's own and not equal to it.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
 
 SAME_MM = 0.5
-"""Distances that a dataset records and those of the same bodies agree to this; they were rounded to float32 once."""
+"""The distances that a dataset records and those measured with the same bodies differ by less (float32)."""
 _OTHER_SIDE = {"left": "right", "right": "left"}
 SMPL_MIRROR = tuple(
     SMPL_JOINTS.index("_".join(_OTHER_SIDE.get(word, word) for word in name.split("_"))) for name in SMPL_JOINTS
 )
-"""The joint that takes each one's place in a mirrored body."""
+"""For each joint the one that takes its place in a mirrored body."""
 _AXIAL = (1.0, -1.0, -1.0)  # a turn about x stays, those about y and z change sense
 _POLAR = (-1.0, 1.0, 1.0)
 
@@ -35,7 +35,7 @@ def mirrored_q(q: np.ndarray) -> np.ndarray:
 
 
 def mirrored_smpl(params: SmplParams, smpl: Smpl) -> SmplParams:
-    """SMPL's parameters [N] of the mirrored posture: betas as they are, the pelvis joint where the mirror has it."""
+    """SMPL's parameters [N] of the mirrored posture: the same betas, and the pelvis joint at its mirrored place."""
     pose = torch.cat((params.global_orient.unsqueeze(-2), params.body_pose), -2)
     pose = pose[..., SMPL_MIRROR, :] * pose.new_tensor(_AXIAL)
     transl = _mirrored_transl(params.transl, smpl.shaped(params.betas)[1][..., 0, :])
@@ -43,7 +43,7 @@ def mirrored_smpl(params: SmplParams, smpl: Smpl) -> SmplParams:
 
 
 def mirrored_skel(params: SkelParams, skel: Skel) -> SkelParams:
-    """SKEL's parameters [N] of the mirrored posture, likewise."""
+    """SKEL's parameters [N] of the mirrored posture: the same betas, and the pelvis joint at its mirrored place."""
     q = params.q[..., MIRROR] * params.q.new_tensor(MIRROR_SIGN)
     transl = _mirrored_transl(params.transl, skel.prepare_shape(params.betas).joints[..., 0, :])
     return SkelParams(q, params.betas, transl)
@@ -59,10 +59,10 @@ def mirrored_largest_mm(rows: Mapping[str, np.ndarray], bodies: Bodies) -> np.nd
     Args:
         rows: a dataset's columns smpl_pose, smpl_betas, smpl_transl, smpl_gender, skel_q, skel_betas, skel_transl,
             skel_gender and v2v_max_mm of [N] rows.
-        bodies: those that the rows were fitted with.
+        bodies: the bodies that the rows were fitted with.
 
     Raises:
-        UserError: the bodies do not reproduce `v2v_max_mm`, so they are others; or a model file is missing or damaged.
+        UserError: these are other bodies, as they do not reproduce `v2v_max_mm`; or a model file is missing or damaged.
     """
     result = np.empty(len(rows["v2v_max_mm"]), np.float32)
     pairs = np.array([f"{a} {b}" for a, b in zip(rows["smpl_gender"], rows["skel_gender"], strict=True)])

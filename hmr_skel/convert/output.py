@@ -12,7 +12,7 @@ from hmr_skel.convert.clips import SkelClip, SmplClip, require_frame
 from hmr_skel.convert.fit import Bodies
 from hmr_skel.convert.meshes import write_mesh
 from hmr_skel.convert.opensim import write_mot
-from hmr_skel.convert.tables import write_npz, write_parquet
+from hmr_skel.convert.tables import write_table
 from hmr_skel.data.meta import LIMIT_TOLERANCE_DEG, statistics
 from hmr_skel.errors import UserError
 
@@ -87,7 +87,6 @@ class Destination:
     def write(self, clips: Sequence[SkelClip], bodies: Bodies) -> list[Path]:
         """Write the files and return their paths. A clip of which no row was fitted gives no .mot and no mesh."""
         if self.format in TABLES:
-            write_table = write_parquet if self.format == "parquet" else write_npz
             tables = self._tables([clip.smpl.file for clip in clips])
             for path, members in tables.items():
                 write_table([clips[i] for i in members], path, bodies, self.joints)

@@ -1,7 +1,7 @@
-"""SMPL parameters in the spellings that files have, to one: axis-angle [T 24 3] rad, betas [T 10], translation [T 3] m.
+"""SMPL parameters in any of the spellings that files have, to axis-angle [T 24 3] rad, betas [T 10], transl [T 3] m.
 
-What cannot be told from the numbers alone is asked for, and what looks like another unit is refused: a person in
-centimetres or degrees would be fitted without complaint and be wrong.
+Numbers that look like another unit are refused until the user says the unit: a person in centimetres or degrees would
+be fitted without complaint, and wrongly.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ _NOT_ROTATIONS = 5e-3  # largest deviation of R R^T from the identity that round
 
 @dataclass(frozen=True)
 class Units:
-    """What lengths and angles are in. None: metres and radians, unless the numbers say otherwise (an error)."""
+    """The units of lengths and angles. None: metres and radians, and an error where the numbers speak against it."""
 
     lengths: str | None = None
     angles: str | None = None
@@ -41,7 +41,7 @@ class Units:
 
 @dataclass(frozen=True)
 class Parameters:
-    """One person's, or many people's, T rows."""
+    """T rows: of one person, or of T people."""
 
     pose: np.ndarray  # float32 [T 24 3]
     betas: np.ndarray  # float32 [T 10]
@@ -50,12 +50,12 @@ class Parameters:
 
 
 def first_key(found: Mapping, keys: tuple[str, ...]) -> str | None:
-    """The first of the keys that is there."""
+    """The first of the keys that the mapping has."""
     return next((key for key in keys if key in found), None)
 
 
 def has_pose(found: Mapping) -> bool:
-    """Whether the mapping spells SMPL's pose in one of the known ways."""
+    """Whether the mapping has a pose under a known key."""
     split = first_key(found, ORIENT_KEYS) and first_key(found, BODY_KEYS)
     return split is not None or first_key(found, POSE_KEYS) is not None
 
@@ -68,11 +68,11 @@ def read_parameters(found: Mapping, where: str, units: Units) -> Parameters:
         found: keys as in the file. Poses are axis-angles or rotation matrices, one array or root and body apart; betas
             are one row for all or a row each; without a translation the body stays at the origin.
         where: the file, for errors.
-        units: what the file is in, as far as its reader was told.
+        units: of the file, as far as the user says.
 
     Raises:
-        UserError: a key is missing, a width or shape is none that can be read, the numbers are SMPL-X's, or look like
-            centimetres or degrees.
+        UserError: a key is missing, a shape cannot be read, or the numbers are SMPL-X's or look like centimetres or
+            degrees.
     """
     _refuse_smplx(found, where)
     pose, notes = _pose(found, where, units)
@@ -222,9 +222,9 @@ def _transl(found: Mapping, where: str, count: int, units: Units) -> tuple[np.nd
 def refuse_centimetres(
     transl: np.ndarray, where: str, frame: str | None, frame_rate: float | int | None, moving: bool
 ) -> None:
-    """Raise where a translation can hardly be in metres: far from the origin of a room, or faster than people run.
+    """Raise where a translation [T 3] can hardly be in metres: far from a room's origin, or faster than people run.
 
-    Not to be called for frames whose focal length is a convention (4D-Humans): depth means little there.
+    Do not call it for frames with a conventional focal length (4D-Humans): depth means little there.
     """
     transl = transl[np.isfinite(transl).all(1)]
     if not len(transl):

@@ -1,7 +1,4 @@
-"""One person's arrays to a clip, with what the user and the makers of such files say of them.
-
-What is left open (gender, frame, frame rate) is asked for where it matters.
-"""
+"""One person's arrays to a clip, by what the user says of them and what the tool that wrote them is known to mean."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,12 +18,12 @@ _RATE_KEYS = ("mocap_framerate", "mocap_frame_rate", "frame_rate", "framerate", 
 
 
 class UnsaidGender(UserError):
-    """Neither the file, nor its maker, nor the options say which SMPL model the parameters are for."""
+    """Nothing says which SMPL model the parameters are for: not the file, not its kind, not the options."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What the user says of the files. None leaves it to the file."""
+    """What the user says of the files. None: as the file says."""
 
     smpl_gender: str | None = None
     """neutral, male or female: the SMPL model that the annotations are for."""
@@ -35,27 +32,27 @@ class ReadOptions:
     frame_rate: float | int | None = None
     """Frames a second."""
     rows: str | None = None
-    """people: each row stands for itself. frames: the rows of a person are consecutive frames. folders: the rows whose
-    images share a folder are frames of one clip."""
+    """people: each row stands for itself. frames: the rows of a person are consecutive frames. folders: rows are frames
+    of one clip if their images share a folder."""
     units: Units = field(default_factory=Units)
 
 
 @dataclass(frozen=True)
 class Maker:
-    """What the makers of a kind of file are known to mean."""
+    """What the tool that writes a kind of file is known to mean."""
 
     gender: str | None = None
     frame: str | None = None
     rows: str = "frames"
-    metric_depth: bool = True  # whether distances are real, or follow from a focal length that is a convention
+    metric_depth: bool = True  # whether distances are real; False: they follow from a conventional focal length
 
 
 NOBODY = Maker()
-"""Of a file that anybody may have made."""
+"""Of a file that any tool may have written."""
 
 
 def clip_from_arrays(arrays: Mapping, name: str, options: ReadOptions) -> SmplClip:
-    """A clip from arrays under the keys that files use."""
+    """A clip of arrays under any of the keys that files have. Raises `UserError` as `make_clip` does."""
     return make_clip(arrays, name, name, options, NOBODY)
 
 
@@ -69,7 +66,10 @@ def make_clip(
     shot: np.ndarray | None = None,
     notes: tuple[str, ...] = (),
 ) -> SmplClip:
-    """A clip of arrays, with what the options and the file's makers say; refuses what cannot be in metres."""
+    """A clip of arrays, completed by the options and by what is known of the file's maker.
+
+    Raises `UserError` where something is missing, has a wrong shape, or cannot be in metres and radians.
+    """
     parameters = read_parameters(found, where, options.units)
     count = len(parameters.pose)
     rate_key = first_key(found, _RATE_KEYS)

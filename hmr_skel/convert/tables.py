@@ -29,9 +29,6 @@ _WHERE = [
     _column("frame", pa.int64(), "number of the frame in its recording, or of the row in its file"),
     _column("time_s", pa.float64(), "frame over frame rate; null where the rate is not known", "s"),
 ]
-_SKEL_JOINT_COLUMN = _column(
-    "skel_joints", pa.list_(pa.float32(), 72), "SKEL's joints, in the frame of the input", "m", "24 3"
-)
 _AS_IN_DATASETS = (
     "smpl_pose", "smpl_betas", "smpl_transl", "smpl_gender", "skel_q", "skel_betas", "skel_transl", "skel_gender",
     "v2v_mm", "v2v_max_mm", "max_limit_violation_deg", "status",
@@ -46,32 +43,38 @@ FULL = pa.schema(
         *(SCHEMA.field(name) for name in _AS_IN_DATASETS),
     ]
 )
-JOINTS = pa.schema([*_WHERE, _SKEL_JOINT_COLUMN])
-"""What --joints leaves."""
+JOINTS = pa.schema(
+    [
+        *_WHERE,
+        _column("skel_joints", pa.list_(pa.float32(), 72), "SKEL's joints, in the frame of the input", "m", "24 3"),
+    ]
+)
+"""The columns with --joints."""
 
 
-def write_parquet(clips: Sequence[SkelClip], path: Path, bodies: "Bodies", joints: bool = False) -> None:
-    """Write the clips' rows, one after the other; `load_shards` reads it. Raises `UserError` where that fails."""
+def write_table(clips: Sequence[SkelClip], path: Path, bodies: "Bodies", joints: bool = False) -> None:
+    """Write the clips' rows one after the other, as .parquet or .npz. `load_shards` reads the Parquet file.
+
+    An .npz has the same columns as arrays [N ...], uncompressed and without pickles; unknown texts are empty.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     schema = JOINTS if joints else FULL
     columns = _columns(clips, bodies, joints)
-    arrays = [_to_arrow(field, columns[field.name]) for field in schema]
-    with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary, compression="zstd")
-
-
-def write_npz(clips: Sequence[SkelClip], path: Path, bodies: "Bodies", joints: bool = False) -> None:
-    """Write the same columns as arrays [N ...], uncompressed; texts not known are empty. Nothing is pickled."""
-    schema = JOINTS if joints else FULL
-    columns = _columns(clips, bodies, joints)
-    arrays = {}
+    if path.suffix.lower() == ".parquet":
+        arrays = [_to_arrow(field, columns[field.name]) for field in schema]
+        with replacing(path) as temporary:
+            pq.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary, compression="zstd")
+        return
+    found = {"joint_names": np.array(SKEL_JOINTS)} if joints else {"dof_names": np.array(DOF_NAMES)}
     for field in schema:
         values = columns[field.name]
         if values.dtype == object:
             values = np.array(["" if value is None else value for value in values], str)
-        arrays[field.name] = values.reshape(len(values), *column_shape(field))
-    arrays |= {"joint_names": np.array(SKEL_JOINTS)} if joints else {"dof_names": np.array(DOF_NAMES)}
+        found[field.name] = values.reshape(len(values), *column_shape(field))
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, allow_pickle=False, **found)
 
 
 def _columns(clips: Sequence[SkelClip], bodies: "Bodies", joints: bool) -> dict[str, np.ndarray]:
@@ -82,15 +85,15 @@ def _columns(clips: Sequence[SkelClip], bodies: "Bodies", joints: bool) -> dict[
 def _where(clip: SkelClip) -> dict[str, np.ndarray]:
     count, time = len(clip), clip.time
     return {
-        "clip": _same(clip.name, count),
-        "source": _same(clip.smpl.source, count),
+        "clip": np.full(count, clip.name, object),
+        "source": np.full(count, clip.smpl.source, object),
         "frame": clip.smpl.number,
         "time_s": np.full(count, np.nan) if time is None else time,
     }
 
 
 def _joint_columns(clip: SkelClip, bodies: "Bodies") -> dict[str, np.ndarray]:
-    from hmr_skel.convert.meshes import skel_joints  # it imports torch, which the columns' names do not need
+    from hmr_skel.convert.meshes import skel_joints  # imports torch, which a reader of the schemas does not need
 
     found = np.empty((len(clip), 24, 3), np.float32)
     for gender in set(clip.gender):
@@ -104,8 +107,8 @@ def _full_columns(clip: SkelClip) -> dict[str, np.ndarray]:
     return _where(clip) | {
         "frame_rate": np.full(count, np.nan if smpl.frame_rate is None else smpl.frame_rate),
         "moving": np.full(count, smpl.moving),
-        "coordinates": _same(smpl.frame, count),
-        "imgname": _same(None, count) if smpl.imgname is None else smpl.imgname,
+        "coordinates": np.full(count, smpl.frame, object),
+        "imgname": np.full(count, None, object) if smpl.imgname is None else smpl.imgname,
         "smpl_pose": smpl.pose.reshape(count, 72),
         "smpl_betas": smpl.betas,
         "smpl_transl": smpl.transl,
@@ -119,10 +122,6 @@ def _full_columns(clip: SkelClip) -> dict[str, np.ndarray]:
         "max_limit_violation_deg": clip.max_limit_violation_deg,
         "status": clip.status,
     }
-
-
-def _same(text: str | None, count: int) -> np.ndarray:
-    return np.full(count, text, object)
 
 
 def _to_arrow(field: pa.Field, values: np.ndarray) -> pa.Array:
