@@ -28,16 +28,14 @@ from hmr_skel.convert.fit import Bodies, fit_clips
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.align import from_root
 from hmr_skel.evaluate.benchmarks import H36M_14, LSP_14, MOYO_24, SMPL_24, JointRule
-from hmr_skel.evaluate.bootstrap import groups_of, intervals
-from hmr_skel.evaluate.ground_truth import Truth
+from hmr_skel.evaluate.ground_truth import Regressor, Truth, joint_names
 from hmr_skel.evaluate.labels import evenly
-from hmr_skel.evaluate.regressors import Regressor, joint_names
-from hmr_skel.evaluate.score import Columns, Posed, joined, score
-from hmr_skel.evaluate.summary import sequences_of
+from hmr_skel.evaluate.metrics import from_root
+from hmr_skel.evaluate.score import Columns, ScoredBody, joined, score
+from hmr_skel.evaluate.summary import groups_of, intervals, sequences_of
 from hmr_skel.rows import SmplParams
-from hmr_skel.two_stage.evaluate import posed_pair
+from hmr_skel.two_stage import posed_pair
 
 RULES: Mapping[str, JointRule] = {
     "3DPW": LSP_14,
@@ -161,7 +159,7 @@ def _batch(
         rule = RULES[name]
         gt, smpl_joints, skel_joints = (regressor(vertices) for vertices in (true, before, after))
         truth = Truth(torch.ones(len(clip), dtype=torch.bool), joints=gt, vertices=true)
-        first, second = (score(Posed(v, j), truth, rule) for v, j in ((before, smpl_joints), (after, skel_joints)))
+        first, second = (score(ScoredBody(v, j), truth, rule) for v, j in ((before, smpl_joints), (after, skel_joints)))
         against = (from_root(skel_joints, rule.root) - from_root(smpl_joints, rule.root)).norm(dim=-1)
         found[name] = {
             **{f"before/{metric}": values for metric, values in first.items()},

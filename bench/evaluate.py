@@ -25,16 +25,14 @@ from hmr_skel.commands.bench import count_from_one
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.device import resolve_device
 from hmr_skel.evaluate.benchmarks import BENCHMARKS
-from hmr_skel.evaluate.crops import Crop, CropReader
-from hmr_skel.evaluate.ground_truth import GroundTruth
-from hmr_skel.evaluate.intrinsics import Intrinsics
+from hmr_skel.evaluate.ground_truth import GroundTruth, model_file
+from hmr_skel.evaluate.images import Crop, CropReader, Intrinsics
 from hmr_skel.evaluate.labels import BenchmarkRows
-from hmr_skel.evaluate.regressors import model_file
-from hmr_skel.evaluate.results import rows_table, write_rows
 from hmr_skel.evaluate.run import Method, evaluate_methods
 from hmr_skel.evaluate.summary import sequences_of, summarise
+from hmr_skel.evaluate.tables import rows_table, write_rows
 from hmr_skel.model.camera import CropGeometry
-from hmr_skel.model.head import Estimate
+from hmr_skel.model.decoder import Estimate
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep
 

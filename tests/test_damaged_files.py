@@ -40,8 +40,8 @@ from hmr_skel.model.checkpoint import load_mean
 from hmr_skel.open_data.images import make_images
 from hmr_skel.predict.box_files import load_boxes
 from hmr_skel.report.gather import gather
-from hmr_skel.train.checkpoint import FORMAT, load_state
 from hmr_skel.train.log import read_log
+from hmr_skel.train.state import FORMAT, load_state
 from tools.drill.fuzz_target import Target
 from tools.drill.fuzz_targets import TARGETS
 

@@ -13,11 +13,9 @@ from hmr_skel.heap import keep_freed_memory
 from hmr_skel.model.camera import CROP_SIZE, CropGeometry
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Network
-from hmr_skel.train.ema import Ema
 from hmr_skel.train.flops import peak_flops_per_s, training_flops
-from hmr_skel.train.optimizer import new_optimizer
+from hmr_skel.train.optimizer import Ema, ema_decay, new_optimizer
 from hmr_skel.train.recipes import Recipe
-from hmr_skel.train.schedule import ema_decay
 from hmr_skel.train.step import accumulate_gradient, side_by_side
 
 

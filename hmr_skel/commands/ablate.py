@@ -75,8 +75,8 @@ def run_ablate(args: argparse.Namespace) -> None:
     from hmr_skel.data.manifest import load_manifest
     from hmr_skel.data.samples import SampleDataset
     from hmr_skel.device import resolve_device
-    from hmr_skel.train.ablations import chosen_variants, shortened, variant_recipe
     from hmr_skel.train.loop import Run
+    from hmr_skel.train.recipes import chosen_variants, shortened, variant_recipe
 
     if not args.minutes > 0:
         raise UserError(f"--minutes {args.minutes:g}: expected more than 0.")
@@ -147,8 +147,7 @@ def _write(out: Path, report: dict[str, Any], tables: list) -> None:
 def _plan(args: argparse.Namespace, run, recipe, rows: int, runs: int) -> dict[str, Any]:
     """How many epochs each run has: what was planned before in this folder, or what the minutes allow."""
     from hmr_skel.data.atomic import replacing
-    from hmr_skel.train.ablations import DEAREST, VARIANTS, affordable_epochs, variant_recipe
-    from hmr_skel.train.recipes import recipe_dict
+    from hmr_skel.train.recipes import DEAREST, VARIANTS, affordable_epochs, recipe_dict, variant_recipe
 
     asked = {"recipe": recipe_dict(recipe), "rows": rows, "runs": runs, "minutes": args.minutes}
     if any(change.partition("=")[0].strip() == "epochs" for change in args.set):
@@ -186,10 +185,9 @@ def _trained(recipe, run):
 def _held_out(args: argparse.Namespace, run, networks: Mapping[str, Path]) -> dict[str, Any]:
     """Errors of all variants on the held-out shards, as JSON."""
     from hmr_skel.device import resolve_device
-    from hmr_skel.evaluate.bootstrap import groups_of, intervals
-    from hmr_skel.evaluate.held_out import HeldOut, evaluate_held_out, held_out_sequences, summaries
-    from hmr_skel.evaluate.mean_body import mean_body
+    from hmr_skel.evaluate.held_out import HeldOut, evaluate_held_out, held_out_sequences, mean_body, summaries
     from hmr_skel.evaluate.paper import MPJPE_PA_PVE
+    from hmr_skel.evaluate.summary import groups_of, intervals
     from hmr_skel.model.checkpoint import load_network
 
     device = resolve_device(args.device)
@@ -231,7 +229,7 @@ def _tables(args: argparse.Namespace, run, variants, report: Mapping[str, Any]) 
     """The two tables of a report."""
     from hmr_skel.evaluate.paper import MPJPE_PA_PVE, PCK, TABLE_4, TABLE_5, Column
     from hmr_skel.evaluate.tables import OurLine, SideBySide
-    from hmr_skel.train.ablations import variant_recipe
+    from hmr_skel.train.recipes import variant_recipe
 
     results = report["variants"]
     more = (Column(HELD_OUT, MPJPE_PA_PVE), Column(HELD_OUT, PCK))

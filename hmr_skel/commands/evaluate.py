@@ -156,7 +156,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     side_by_side = []
     if others:
         from hmr_skel.commands.evaluate_benchmarks import benchmark_reports, open_benchmarks, paper_tables
-        from hmr_skel.evaluate.networks import load_any_network
+        from hmr_skel.model.checkpoint import load_any_network
 
         loaded = [load_any_network(file) for file in files[:1]]
         gender = loaded[0][1].skel_gender if loaded else None
@@ -181,7 +181,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 def _write(out: Path, report: dict[str, Any], tables: list, texts: list[str], markdown: list[str]) -> None:
     from hmr_skel.data.atomic import replacing
-    from hmr_skel.evaluate.results import write_rows
+    from hmr_skel.evaluate.tables import write_rows
 
     write_rows(out / "rows.parquet", tables)
     with replacing(out / "tables.md") as temporary:

@@ -20,22 +20,17 @@ from hmr_skel.convert.clips import SmplClip
 from hmr_skel.convert.fit import Bodies, count_fits
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import FOLDER_VARIABLE, MOYO_24, Benchmark, BenchmarkFiles, chosen, legacy_switches
-from hmr_skel.evaluate.bootstrap import groups_of, intervals
-from hmr_skel.evaluate.crops import CropReader
-from hmr_skel.evaluate.ground_truth import GroundTruth
-from hmr_skel.evaluate.intrinsics import Intrinsics
+from hmr_skel.evaluate.ground_truth import GroundTruth, joint_names, model_file
+from hmr_skel.evaluate.images import CropReader, Intrinsics
 from hmr_skel.evaluate.labels import BenchmarkRows, evenly, load_rows
 from hmr_skel.evaluate.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_S2, PaperTable
-from hmr_skel.evaluate.regressors import joint_names, model_file
-from hmr_skel.evaluate.results import rows_table
 from hmr_skel.evaluate.run import Method, evaluate_methods
 from hmr_skel.evaluate.score import Columns
-from hmr_skel.evaluate.summary import METRIC_NAMES, resampled, sequences_of, summarise
-from hmr_skel.evaluate.tables import COST, OurLine, SideBySide, cost_columns, swap_lines
+from hmr_skel.evaluate.summary import METRIC_NAMES, groups_of, intervals, resampled, sequences_of, summarise
+from hmr_skel.evaluate.tables import COST, OurLine, SideBySide, cost_columns, rows_table, swap_lines
 from hmr_skel.model.checkpoint import NetworkInfo
 from hmr_skel.model.network import Network
-from hmr_skel.two_stage.evaluate import evaluate_predictions
-from hmr_skel.two_stage.predictions import read_predictions
+from hmr_skel.two_stage import evaluate_predictions, read_predictions
 
 
 @dataclass(frozen=True)

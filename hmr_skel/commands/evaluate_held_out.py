@@ -12,11 +12,18 @@ from tqdm import tqdm
 from hmr_skel.commands.build_missing import build_missing
 from hmr_skel.data.images import image_rules
 from hmr_skel.data.manifest import load_manifest
-from hmr_skel.evaluate.held_out import JOINT_SET, Errors, HeldOut, evaluate_held_out, held_out_sequences, summaries
-from hmr_skel.evaluate.mean_body import mean_body
-from hmr_skel.evaluate.networks import load_any_network
-from hmr_skel.evaluate.results import rows_table
+from hmr_skel.evaluate.held_out import (
+    JOINT_SET,
+    Errors,
+    HeldOut,
+    evaluate_held_out,
+    held_out_sequences,
+    mean_body,
+    summaries,
+)
 from hmr_skel.evaluate.summary import METRIC_NAMES, resampled
+from hmr_skel.evaluate.tables import rows_table
+from hmr_skel.model.checkpoint import load_any_network
 
 
 def held_out_report(

@@ -124,11 +124,10 @@ def run_predict(args: argparse.Namespace) -> int:
 
     from hmr_skel.body.skel import Skel
     from hmr_skel.device import resolve_device
-    from hmr_skel.predict.attention import token_grid
     from hmr_skel.predict.boxes import GivenBoxes
     from hmr_skel.predict.frames import find_files
-    from hmr_skel.predict.networks import load_predictor
     from hmr_skel.predict.output import Wanted, writing
+    from hmr_skel.predict.people import load_predictor, token_grid
     from hmr_skel.predict.run import Counts, Settings, run
 
     device = resolve_device(args.device)

@@ -81,8 +81,8 @@ def run_train(args: argparse.Namespace) -> None:
 
     from hmr_skel.data.images import image_rules
     from hmr_skel.data.manifest import load_manifest
+    from hmr_skel.train.log import plot_log
     from hmr_skel.train.loop import Run, train
-    from hmr_skel.train.plot import plot_log
 
     manifest = load_manifest(args.manifest)
     data = args.data if args.data is not None else Path("data") / manifest.name

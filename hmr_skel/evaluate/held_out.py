@@ -1,4 +1,7 @@
-"""A network on a dataset's held-out shards: errors of the coarse and of the final estimate, and of the mean body."""
+"""A network on a dataset's held-out shards: errors of the coarse and of the final estimate, and of the mean body.
+
+The mean body is the mean of the rows that were trained on: a constant prediction, which any network has to beat.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,32 +9,68 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hmr_skel.body.dofs import PELVIS
 from hmr_skel.data.images import ImageRule
+from hmr_skel.data.load import load_shards
 from hmr_skel.data.loader import ordered_batches
 from hmr_skel.data.samples import Batch, SampleConfig, SampleDataset
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import JointRule
 from hmr_skel.evaluate.ground_truth import MIN_CONFIDENCE_2D, Truth
-from hmr_skel.evaluate.mean_body import MeanBody
 from hmr_skel.evaluate.run import in_crop
-from hmr_skel.evaluate.score import Columns, Posed, joined, score
+from hmr_skel.evaluate.score import Columns, ScoredBody, joined, score
 from hmr_skel.evaluate.summary import sequences_of, summarise
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Prediction
-from hmr_skel.model.pose_rep import rep_to_q
+from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat, rep_to_q
 from hmr_skel.rows import SkelParams
+
+MOST_ROWS = 200_000
+"""Spread evenly over the dataset: the mean of more is the same."""
+_PELVIS_JOINT = 0
+
+
+@dataclass(frozen=True)
+class MeanBody:
+    """In the camera's frame, without a place."""
+
+    q: Float[Tensor, "46"]
+    betas: Float[Tensor, "10"]
+
+
+def mean_body(dataset: str | Place) -> MeanBody:
+    """The mean over the training rows of a dataset that have SKEL. Raises `UserError` where there are none."""
+    shards = load_shards(dataset, columns=["skel_q", "skel_betas"], split="train")
+    some = shards[torch.linspace(0, len(shards) - 1, min(MOST_ROWS, len(shards))).long().numpy()]
+    q, betas = torch.from_numpy(some["skel_q"]), torch.from_numpy(some["skel_betas"])
+    there = q.isfinite().all(-1) & betas.isfinite().all(-1)
+    if not there.any():
+        raise UserError(f"{dataset}: no row has a SKEL body. Build the dataset with a fit (`hmr-skel dataset`).")
+    return MeanBody(mean_q(q[there]), betas[there].double().mean(0).float())
+
+
+def mean_q(q: Float[Tensor, "N 46"]) -> Float[Tensor, "46"]:
+    """The mean pose: of the pelvis the chordal mean of its rotations, of all other dofs the mean angle."""
+    mean = q.double().mean(0)
+    u, _, vt = torch.linalg.svd(q_to_rotmat(q.double())[:, _PELVIS_JOINT].mean(0))
+    u[:, 2] *= torch.linalg.det(u @ vt)
+    rep = q_to_rep(mean)
+    rep[_PELVIS_JOINT] = (u @ vt)[:2].flatten()
+    mean[PELVIS] = rep_to_q(rep)[PELVIS]
+    return mean.float()
+
 
 JOINT_SET = "44 label keypoints, root Pelvis (MPII)"
 ROOT = 39
 RULE = JointRule(JOINT_SET, "keypoints_44", (ROOT,), tuple(range(44)))
 _CLIP = r"^(.*)/[^/]+$"  # rows whose images share a folder are of one recording
 
-Predictor = Callable[[Tensor, CropGeometry], Prediction]
+Predict = Callable[[Tensor, CropGeometry], Prediction]
 """A `Network`, or whatever else answers like one."""
 Errors = dict[str, Columns]
 """Of what (mean_pose, coarse, final) -> the columns of `score`, and `row` [N] int64 in the dataset."""
@@ -68,7 +107,7 @@ class HeldOut:
 
 @torch.no_grad()
 def evaluate_held_out(
-    networks: Sequence[Predictor],
+    networks: Sequence[Predict],
     mean: MeanBody,
     held_out: HeldOut,
     *,
@@ -112,7 +151,7 @@ def evaluate_held_out(
                 keypoints_2d=batch.keypoints_2d[..., :2],
                 valid_2d=batch.keypoints_2d[..., 2] > MIN_CONFIDENCE_2D,
             )
-            same = Posed(*(points.expand(len(batch), -1, -1) for points in vars(constant).values()))
+            same = ScoredBody(*(points.expand(len(batch), -1, -1) for points in vars(constant).values()))
             # The mean body has no camera, so no place in the image.
             row = {"row": batch.row[kept].cpu()}
             of_mean = score(same, truth, RULE) | row
@@ -126,7 +165,7 @@ def evaluate_held_out(
                     q = rep_to_q(estimate.rep)
                     posed = held_out.body(SkelParams(q, estimate.betas, still))
                     points = in_crop(posed.keypoints, estimate.camera, prediction.geometry)
-                    body = Posed(posed.vertices, posed.keypoints)
+                    body = ScoredBody(posed.vertices, posed.keypoints)
                     errors[name] = score(body, truth, RULE, points, q, batch.row.cpu().numpy()) | row
                 found.append(errors)
     if not used:
@@ -151,7 +190,7 @@ def _complete(batch: Batch) -> Bool[Tensor, "B"]:
     return batch.has_skel & (batch.keypoints_3d[..., 3] > 0).all(-1)
 
 
-def _posed_mean(mean: MeanBody, body: SkelKeypoints) -> Posed:
+def _posed_mean(mean: MeanBody, body: SkelKeypoints) -> ScoredBody:
     device = body.matrix.device
     posed = body(SkelParams(mean.q[None].to(device), mean.betas[None].to(device), torch.zeros(1, 3, device=device)))
-    return Posed(posed.vertices, posed.keypoints)
+    return ScoredBody(posed.vertices, posed.keypoints)

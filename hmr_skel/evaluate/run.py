@@ -11,13 +11,12 @@ from torch import Tensor
 from hmr_skel.body.skel import Skel
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import Benchmark
-from hmr_skel.evaluate.crops import CropReader
 from hmr_skel.evaluate.ground_truth import GroundTruth, Truth
-from hmr_skel.evaluate.intrinsics import Intrinsics
+from hmr_skel.evaluate.images import CropReader, Intrinsics
 from hmr_skel.evaluate.labels import BenchmarkRows
-from hmr_skel.evaluate.score import Columns, Posed, joined, score
+from hmr_skel.evaluate.score import Columns, ScoredBody, joined, score
 from hmr_skel.model.camera import CropGeometry, crop_camera_to_transl, image_to_crop, project
-from hmr_skel.model.head import Estimate
+from hmr_skel.model.decoder import Estimate
 from hmr_skel.model.network import Network, Prediction
 from hmr_skel.model.pose_rep import rep_to_q
 
@@ -97,7 +96,7 @@ class _Scorer:
     def __call__(self, prediction: Prediction, truth: Truth, number: np.ndarray) -> dict[str, Columns]:
         count, geometry = len(prediction.final.betas), prediction.geometry
         mean = Estimate(*(values.expand(count, *values.shape[1:]) for values in vars(self.mean).values()))
-        same = Posed(*(points.expand(count, -1, -1) for points in vars(self.posed_mean).values()))
+        same = ScoredBody(*(points.expand(count, -1, -1) for points in vars(self.posed_mean).values()))
         found = {"mean_pose": self._columns(mean, same, geometry, truth, number)}
         if prediction.coarse is not None:
             found["coarse"] = self._columns(prediction.coarse, self._posed(prediction.coarse), geometry, truth, number)
@@ -109,13 +108,13 @@ class _Scorer:
                 found[name] = score(final, truth, self.benchmark.joints, points, number=number)
         return found
 
-    def _posed(self, estimate: Estimate) -> Posed:
+    def _posed(self, estimate: Estimate) -> ScoredBody:
         """At the origin: every error in 3D is against a root."""
         vertices = self.body(rep_to_q(estimate.rep), estimate.betas, torch.zeros_like(estimate.camera)).vertices
-        return Posed(vertices, self.regressor(vertices))
+        return ScoredBody(vertices, self.regressor(vertices))
 
     def _columns(
-        self, estimate: Estimate, posed: Posed, geometry: CropGeometry, truth: Truth, number: np.ndarray
+        self, estimate: Estimate, posed: ScoredBody, geometry: CropGeometry, truth: Truth, number: np.ndarray
     ) -> Columns:
         points = in_crop(posed.joints, estimate.camera, geometry) if truth.keypoints_2d is not None else None
         return score(posed, truth, self.benchmark.joints, points, rep_to_q(estimate.rep), number)

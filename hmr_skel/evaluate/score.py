@@ -9,11 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.align import points_of, root_of
 from hmr_skel.evaluate.benchmarks import JointRule
 from hmr_skel.evaluate.ground_truth import Truth
-from hmr_skel.evaluate.metrics import mpjpe_mm, pa_mpjpe_mm, pve_mm
-from hmr_skel.evaluate.pck import found_keypoints
+from hmr_skel.evaluate.metrics import found_keypoints, mpjpe_mm, pa_mpjpe_mm, points_of, pve_mm, root_of
 
 Columns = dict[str, Tensor]
 """Per row [N]: `mpjpe_mm`, `pa_mpjpe_mm`, `pve_mm`, `pa_pve_mm`, as far as the benchmark has them. Where it has 2D
@@ -21,7 +19,7 @@ keypoints: `found` [N 2 44] and `valid` [N 44] bool, see `pck`. Of a SKEL body `
 
 
 @dataclass(frozen=True)
-class Posed:
+class ScoredBody:
     """A predicted body, metres, along the camera's axes, at any place."""
 
     vertices: Float[Tensor, "B 6890 3"]
@@ -29,7 +27,7 @@ class Posed:
 
 
 def score(
-    pred: Posed,
+    pred: ScoredBody,
     truth: Truth,
     rule: JointRule,
     in_crop: Float[Tensor, "B 44 2"] | None = None,

@@ -1,15 +1,137 @@
-"""Columns of rows to the numbers that are reported: means, PCK, their intervals, and limit violations."""
+"""Columns of rows to the numbers that are reported: means, PCK, their intervals, and limit violations.
+
+Intervals are the bootstrap's: percentiles of a metric over data sets drawn again from the rows. Frames of one recording
+resemble each other, so where a benchmark has recordings, whole recordings are drawn: intervals over single frames would
+be several times too narrow.
+
+Limit violations have two views: every bounded dof against our table (`anatomical`), whole turns aside; and HSMR's
+metric, which compares knees and elbows (one and two dofs each) with its own table and forgives some degrees.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from hmr_skel.evaluate.bootstrap import LEVEL, RESAMPLES, groups_of, intervals
-from hmr_skel.evaluate.limit_rates import limit_rates
-from hmr_skel.evaluate.pck import THRESHOLDS, pck
+from hmr_skel.body.dofs import DOF_NAMES, limits
+from hmr_skel.evaluate.metrics import THRESHOLDS, pck
 from hmr_skel.evaluate.score import Columns
+
+RESAMPLES = 1000
+LEVEL = 0.95
+_CHUNK = 100  # resamples at once
+
+
+def groups_of(names: Sequence[str | None]) -> np.ndarray:
+    """int64 [N] the number of each row's recording; rows without one (None) are a group each."""
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(i if name is None else name, len(numbers)) for i, name in enumerate(names)])
+
+
+def intervals(
+    columns: Mapping[str, Tensor], groups: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, tuple[float, float]]:
+    """The 95 % interval of the mean of every column [N], and of PCK where `found` [N 2 K] and `valid` [N K] are there.
+
+    All metrics are computed on the same resamples. With a single group there is nothing to resample: no interval.
+    """
+    count = int(groups.max()) + 1
+    if count < 2:
+        return {}
+    means = {name: values for name, values in columns.items() if values.ndim == 1}
+    index = torch.from_numpy(groups)
+
+    def summed(values: Tensor) -> Float[Tensor, "G C"]:
+        flat = values.double().reshape(len(values), -1)
+        return torch.zeros(count, flat.shape[1], dtype=torch.float64).index_add_(0, index, flat)
+
+    sums = {name: summed(values) for name, values in means.items()}
+    size = summed(torch.ones(len(groups)))
+    has_pck = "found" in columns
+    found, valid = (summed(columns[name]) if has_pck else None for name in ("found", "valid"))
+    draws: dict[str, list[Tensor]] = {}
+    rng = np.random.default_rng(seed)
+    for first in range(0, resamples, _CHUNK):
+        weights = _counts(rng, min(_CHUNK, resamples - first), count)
+        for name, values in sums.items():
+            draws.setdefault(name, []).append((weights @ values / (weights @ size)).squeeze(1))
+        if found is not None and valid is not None:
+            there = weights @ valid
+            hits = (weights @ found).unflatten(1, (len(THRESHOLDS), -1))
+            for i, name in enumerate(THRESHOLDS):
+                draws.setdefault(name, []).append(pck(hits[:, i], there))
+    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    return {name: tuple(torch.cat(parts).nanquantile(ends).tolist()) for name, parts in draws.items()}
+
+
+def _counts(rng: np.random.Generator, resamples: int, groups: int) -> Float[Tensor, "R G"]:
+    """How often each group is drawn in each resample."""
+    drawn = rng.integers(0, groups, (resamples, groups)) + groups * np.arange(resamples)[:, None]
+    return torch.from_numpy(np.bincount(drawn.ravel(), minlength=resamples * groups)).double().reshape(-1, groups)
+
+
+HSMR_DOFS = tuple(DOF_NAMES.index(f"{dof}_{side}") for dof in ("knee_angle", "elbow_flexion") for side in "rl") + tuple(
+    DOF_NAMES.index(f"pro_sup_{side}") for side in "rl"
+)
+"""Knees, and of each elbow both its dofs."""
+TOLERANCES_DEG = (0, 5, 10, 20, 30)
+_ROUNDING_DEG = 0.01  # float32 angles that are held at a limit are not outside it
+
+
+def excess_deg(q: Float[np.ndarray, "N 46"], table: str = "anatomical") -> Float[np.ndarray, "N 46"]:
+    """By how much each dof is outside its range, whole turns aside; 0 inside, and where the table has no bounds."""
+    bounds = limits(table)
+    bounded = np.array(np.isfinite(bounds).all(1))
+    low, high = np.where(bounded[:, None], bounds, 0.0).T
+    middle = (low + high) / 2
+    turned = q - 2 * np.pi * np.round((q - middle) / (2 * np.pi))
+    excess = np.degrees(np.maximum(low - turned, turned - high).clip(0))
+    return np.where(bounded & (excess > _ROUNDING_DEG), excess, 0.0)
+
+
+def hsmr_excess_deg(q: Float[np.ndarray, "N 46"]) -> Float[np.ndarray, "N 6"]:
+    """By how much knees and elbows are outside HSMR's ranges, as HSMR counts: angles wrapped to (-pi, pi]."""
+    low, high = limits("hsmr")[list(HSMR_DOFS)].T
+    wrapped = np.pi - (np.pi - q[:, HSMR_DOFS]) % (2 * np.pi)
+    return np.degrees(np.maximum(low - wrapped, wrapped - high).clip(0))
+
+
+def limit_rates(q: Float[np.ndarray, "N 46"]) -> dict[str, Any]:
+    """Both views, as JSON: shares of 1, degrees.
+
+    `rows`: share of rows with any dof outside; `dofs`: share of all bounded dofs of all rows; `worst`: the three dofs
+    that are outside most often. `hsmr`: by tolerance, the share of its dofs outside by more, and mean, median and
+    maximum of those excesses.
+    """
+    q = np.asarray(q, np.float64)
+    excess = excess_deg(q)
+    bounded = np.isfinite(limits()).all(1)
+    share = (excess > 0).mean(0)
+    worst = [int(i) for i in np.argsort(-share, kind="stable")[:3] if share[i] > 0]
+    four = hsmr_excess_deg(q)
+    return {
+        "table": "anatomical",
+        "bounded_dofs": int(bounded.sum()),
+        "rows": float((excess > 0).any(1).mean()),
+        "dofs": float((excess[:, bounded] > 0).mean()),
+        "max_deg": float(excess.max()),
+        "worst": {DOF_NAMES[i]: float(share[i]) for i in worst},
+        "hsmr": {str(tolerance): _beyond(four, tolerance) for tolerance in TOLERANCES_DEG},
+    }
+
+
+def _beyond(excess: np.ndarray, tolerance: float | int) -> dict[str, float]:
+    outside = excess[excess > tolerance]
+    found = {"share": float((excess > tolerance).mean())}
+    return found | {
+        f"{name}_deg": float(function(outside)) if len(outside) else 0.0
+        for name, function in (("mean", np.mean), ("median", np.median), ("max", np.max))
+    }
+
 
 METRIC_NAMES = {
     "mpjpe_mm": "MPJPE", "pa_mpjpe_mm": "PA-MPJPE", "pve_mm": "PVE", "pa_pve_mm": "PA-PVE",

@@ -21,9 +21,11 @@ from torch import Tensor
 from hmr_skel.errors import UserError
 from hmr_skel.model.config import DecoderConfig, NetworkConfig, VitConfig
 from hmr_skel.model.network import Network
-from hmr_skel.model.published import checked_state
+from hmr_skel.model.published import checked_state, load_skel_cf
 
 FORMAT = "hmr-skel network, version 1"
+PUBLISHED = "published SKEL-CF"
+"""In place of a recipe's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,15 @@ def load_network(
     return network.eval(), info
 
 
+def load_any_network(path: Path, skel_gender: str | None = None) -> tuple[Network, NetworkInfo]:
+    """As `load_network`; of SKEL-CF's `best.pth` (.pth, .pt or .ckpt) the averaged weights, for the male SKEL."""
+    if path.suffix.lower() not in (".pth", ".pt", ".ckpt"):
+        return load_network(path, skel_gender=skel_gender)
+    if skel_gender not in (None, "male"):
+        raise UserError(f"{path}: SKEL-CF was trained on the male SKEL, the {skel_gender} one is asked for.")
+    return load_skel_cf(path).eval(), NetworkInfo(skel_gender="male", recipe=PUBLISHED)
+
+
 def load_mean(path: str | Path) -> dict[str, list[float]]:
     """The mean body of `SKEL_mean.npz`, as `Network` takes it: `mean_q` [46], `mean_betas` [10], `mean_camera` [3].
 
@@ -138,6 +149,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if isinstance(about, dict) and about.get("format") == FORMAT:
                 return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged, or no safetensors file ({error}).") from error
+        raise UserError(
+            f"{path}: damaged, or no safetensors file ({error}). Expected a run's network.safetensors, or SKEL-CF's "
+            "published best.pth."
+        ) from error
     found = about.get("format") if isinstance(about, dict) else None
     raise UserError(f"{path}: no network of hmr-skel (expected {FORMAT!r} in its header, found {found!r}).")

@@ -5,6 +5,7 @@ the architecture is HSMR's. The body model is not in here: `hmr_skel.model.keypo
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,9 +15,7 @@ from torch import Tensor, nn
 
 from hmr_skel.model.camera import CropGeometry, camera_cue
 from hmr_skel.model.config import IMAGE_WIDTH, NetworkConfig
-from hmr_skel.model.decoder import Decoder
-from hmr_skel.model.head import HSMR_MEAN_BETAS, HSMR_MEAN_CAMERA, HSMR_MEAN_Q, Estimate, Heads
-from hmr_skel.model.precision import autocast
+from hmr_skel.model.decoder import HSMR_MEAN_BETAS, HSMR_MEAN_CAMERA, HSMR_MEAN_Q, Decoder, Estimate, Heads
 from hmr_skel.model.vit import Vit
 from hmr_skel.rows import SkelParams
 
@@ -125,3 +124,10 @@ def middle_columns(images: Tensor) -> Tensor:
     """The middle 192 columns of crops that are wider."""
     margin = (images.shape[-1] - IMAGE_WIDTH) // 2
     return images[..., margin : margin + IMAGE_WIDTH]
+
+
+def autocast(device_type: str, bf16: bool) -> AbstractContextManager:
+    """Matrix products in bfloat16 or, `bf16` off, in the precision of their inputs, whatever surrounds the call."""
+    if not torch.amp.is_autocast_available(device_type):  # the meta device has no arithmetic at all
+        return nullcontext()
+    return torch.autocast(device_type, dtype=torch.bfloat16, enabled=bf16)

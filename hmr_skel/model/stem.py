@@ -2,7 +2,7 @@
 
 The paper's encoder has learnt from 2D keypoints before it sees SKEL (ViTPose). This stem learns from them on the way:
 for each of the 44 it says in which cell of the crop it is, and a loss tells it where it was
-(`hmr_skel.train.keypoint_maps`). What it saw there, and where that is, becomes the encoder's tokens. A linear map a
+(`hmr_skel.train.losses`). What it saw there, and where that is, becomes the encoder's tokens. A linear map a
 patch has to find out for itself that neighbouring pixels belong together; in the steps that the recipe `tiny` has, it
 does not begin to (LOG.md).
 """

@@ -31,7 +31,7 @@ class Vit(nn.Module):
         )
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.num_tokens, config.width))
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, rate) for rate in rates)
+        self.blocks = nn.ModuleList(EncoderBlock(config.width, config.heads, rate) for rate in rates)
         self.last_norm = nn.LayerNorm(config.width, eps=_NORM_EPS)
         for block in self.blocks:
             block.apply(_init)
@@ -57,7 +57,7 @@ class PatchEmbed(nn.Module):
         return Tokens(self.proj(images).flatten(2).mT, None)
 
 
-class Block(nn.Module):
+class EncoderBlock(nn.Module):
     """Attention and a two-layer perceptron, each on normalised tokens and added to them."""
 
     def __init__(self, width: int, heads: int, drop_path: float) -> None:

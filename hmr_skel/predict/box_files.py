@@ -25,7 +25,7 @@ from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
-from hmr_skel.predict.boxes import Box, GivenBoxes, Key, square
+from hmr_skel.predict.boxes import GivenBoxes, Key, PersonBox, square
 
 """Of `scale`, everywhere in this field."""
 
@@ -61,8 +61,8 @@ def load_boxes(path: Path, margin: float) -> GivenBoxes:
     return _given(path, (_record(path, where, record, margin) for where, record in records))
 
 
-def _given(path: Path, rows: Iterator[tuple[Key, Box]], as_stored: bool = False) -> GivenBoxes:
-    grouped: dict[Key, list[Box]] = {}
+def _given(path: Path, rows: Iterator[tuple[Key, PersonBox]], as_stored: bool = False) -> GivenBoxes:
+    grouped: dict[Key, list[PersonBox]] = {}
     for key, box in rows:
         grouped.setdefault(key, []).append(box)
     if not grouped:
@@ -109,7 +109,7 @@ def _csv_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(f"{path}: cannot be read as CSV ({error}).") from error
 
 
-def _record(path: Path, where: str, record: Mapping[str, Any], margin: float) -> tuple[Key, Box]:
+def _record(path: Path, where: str, record: Mapping[str, Any], margin: float) -> tuple[Key, PersonBox]:
     try:
         corners = np.array([float(value) for value in record["box"]])
         frame = None if record.get("frame") is None else _whole(float(record["frame"]))
@@ -150,7 +150,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     return {name: array if name == "imgname" else array.astype(float) for name, array in arrays.items()}
 
 
-def _array_rows(path: Path, arrays: Mapping[str, np.ndarray], margin: float) -> Iterator[tuple[Key, Box]]:
+def _array_rows(path: Path, arrays: Mapping[str, np.ndarray], margin: float) -> Iterator[tuple[Key, PersonBox]]:
     for i, name in enumerate(arrays["imgname"].tolist()):
         frame, score, cam_int = (arrays[key][i] if key in arrays else None for key in ("frame", "score", "cam_int"))
         if "boxes" in arrays:
@@ -178,7 +178,7 @@ def _open_shards(path: Path) -> Shards:
     return shards
 
 
-def _shard_rows(shards: Shards) -> Iterator[tuple[Key, Box]]:
+def _shard_rows(shards: Shards) -> Iterator[tuple[Key, PersonBox]]:
     for shard in shards.files():
         path = shard.paths[0]
         names, centers, scales, cameras = (shard[name] for name in ("imgname", "center", "scale", "cam_int"))
@@ -192,13 +192,13 @@ def _shard_rows(shards: Shards) -> Iterator[tuple[Key, Box]]:
             )
 
 
-def _from_scale(path: Place, row: int, center: np.ndarray, scale: np.ndarray) -> Box:
+def _from_scale(path: Place, row: int, center: np.ndarray, scale: np.ndarray) -> PersonBox:
     side = float(PX_PER_SCALE * np.max(scale))
     if not (np.isfinite(center).all() and 0 < side < np.inf):
         raise UserError(
             f"{path}: row {row} has a box of centre {center.tolist()} and scale {np.asarray(scale).tolist()}."
         )
-    return Box(np.asarray(center, float), side)
+    return PersonBox(np.asarray(center, float), side)
 
 
 def _camera(path: Place, row: int, cam_int: np.ndarray | None) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from hmr_skel.predict.frames import Frame, is_video
 
 
 @dataclass(frozen=True)
-class Box:
+class PersonBox:
     """A person's square, as the network's crops are cut."""
 
     center: Float[np.ndarray, "2"]  # px
@@ -28,20 +28,20 @@ class Box:
 class Boxes(Protocol):
     """Finds the people of a picture."""
 
-    def of(self, frame: Frame) -> Sequence[Box]: ...
+    def of(self, frame: Frame) -> Sequence[PersonBox]: ...
 
 
-def square(corners: Float[np.ndarray, "4"], margin: float, score: float | None = None) -> Box:
+def square(corners: Float[np.ndarray, "4"], margin: float, score: float | None = None) -> PersonBox:
     """The square around a tight box x1, y1, x2, y2 (px): `margin` times its longer side, about its centre."""
     low, high = np.asarray(corners[:2], float), np.asarray(corners[2:], float)
-    return Box((low + high) / 2, margin * float((high - low).max()), score)
+    return PersonBox((low + high) / 2, margin * float((high - low).max()), score)
 
 
 @dataclass(frozen=True)
 class WholeImage:
     """One person who fills the picture."""
 
-    def of(self, frame: Frame) -> Sequence[Box]:
+    def of(self, frame: Frame) -> Sequence[PersonBox]:
         height, width = frame.rgb.shape[:2]
         return [square(np.array([-0.5, -0.5, width - 0.5, height - 0.5]), 1.0)]
 
@@ -55,7 +55,7 @@ class GivenBoxes:
     """Boxes by image. A name stands for every file whose path ends in it: `b/c.jpg` for `a/b/c.jpg`."""
 
     source: Path
-    by_image: Mapping[Key, Sequence[Box]]
+    by_image: Mapping[Key, Sequence[PersonBox]]
     as_stored: bool = False  # whether they belong to images without regard to their orientation tags
 
     @cached_property
@@ -72,7 +72,7 @@ class GivenBoxes:
         boxes = [box for (name, _), boxes in self.by_image.items() if name in names for box in boxes]
         return len(boxes), sum(box.cam_int is None and box.focal is None for box in boxes)
 
-    def of(self, frame: Frame) -> Sequence[Box]:
+    def of(self, frame: Frame) -> Sequence[PersonBox]:
         name = self.name_of(frame.file)
         return [] if name is None else self.by_image.get((name, frame.number), [])
 

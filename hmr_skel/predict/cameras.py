@@ -10,17 +10,17 @@ import torch
 from jaxtyping import Float
 
 from hmr_skel.model.fov import HumanFov, intrinsics_from_vfov
-from hmr_skel.predict.boxes import Box
+from hmr_skel.predict.boxes import PersonBox
 from hmr_skel.predict.frames import Frame
 
-Intrinsics = Float[np.ndarray, "3 3"]
+CameraMatrix = Float[np.ndarray, "3 3"]
 
 
 @runtime_checkable
 class Cameras(Protocol):
-    """Intrinsics (px) of a picture."""
+    """CameraMatrix (px) of a picture."""
 
-    def of(self, frame: Frame) -> Intrinsics: ...
+    def of(self, frame: Frame) -> CameraMatrix: ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class FocalLength:
 
     focal: float  # px
 
-    def of(self, frame: Frame) -> Intrinsics:
+    def of(self, frame: Frame) -> CameraMatrix:
         return from_focal(self.focal, frame)
 
 
@@ -39,7 +39,7 @@ class VerticalFov:
 
     degrees: float
 
-    def of(self, frame: Frame) -> Intrinsics:
+    def of(self, frame: Frame) -> CameraMatrix:
         height, width = frame.rgb.shape[:2]
         return intrinsics_from_vfov(radians(self.degrees), width=width, height=height)
 
@@ -49,14 +49,14 @@ class EstimatedFov:
     """HumanFoV's estimate of every photograph. All frames of a video are one camera's: that of its first frame."""
 
     model: HumanFov
-    _video: tuple[Path, Intrinsics] | None = field(default=None, init=False)
+    _video: tuple[Path, CameraMatrix] | None = field(default=None, init=False)
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> "EstimatedFov":
         """Raises `UserError` where the file is not HumanFoV's."""
         return cls(HumanFov.load(path, device))
 
-    def of(self, frame: Frame) -> Intrinsics:
+    def of(self, frame: Frame) -> CameraMatrix:
         if frame.number is not None and self._video is not None and self._video[0] == frame.file:
             return self._video[1]
         found = self.model.intrinsics(frame.rgb)
@@ -65,13 +65,13 @@ class EstimatedFov:
         return found
 
 
-def from_focal(focal: float, frame: Frame) -> Intrinsics:
+def from_focal(focal: float, frame: Frame) -> CameraMatrix:
     """The principal point in the image's middle, square pixels."""
     height, width = frame.rgb.shape[:2]
     return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], np.float32)
 
 
-def camera_of(frame: Frame, box: Box) -> Intrinsics | None:
+def camera_of(frame: Frame, box: PersonBox) -> CameraMatrix | None:
     """What is known with the box; None where that is nothing."""
     if box.cam_int is not None:
         return box.cam_int

@@ -23,7 +23,7 @@ from hmr_skel.errors import UserError
 LAYOUTS = ("end-to-end", "yolo", "yolov5", "detr", "detr-sigmoid", "boxes")
 Outputs = Mapping[str, np.ndarray]
 """By name."""
-Found = tuple[np.ndarray, np.ndarray]
+RawBoxes = tuple[np.ndarray, np.ndarray]
 """Corners [N 4], px of the input, and scores [N]."""
 MOST_KEPT = 1000
 """Boxes that are left where a detector has chosen among its candidates itself; grids have more of them (at 640 px
@@ -129,7 +129,7 @@ def doubt_layout(outputs: Outputs, layout: str, found: Detections) -> str | None
     return None
 
 
-def _end_to_end(outputs: Outputs, person: int, width: int, height: int) -> Found:
+def _end_to_end(outputs: Outputs, person: int, width: int, height: int) -> RawBoxes:
     table = _only(outputs)
     if table.shape[1] != 6:
         raise ValueError(f"{table.shape[1]} values a box, expected 6")
@@ -137,7 +137,7 @@ def _end_to_end(outputs: Outputs, person: int, width: int, height: int) -> Found
     return own[:, :4], own[:, 4]
 
 
-def _yolo(outputs: Outputs, person: int, width: int, height: int, first_class: int = 4) -> Found:
+def _yolo(outputs: Outputs, person: int, width: int, height: int, first_class: int = 4) -> RawBoxes:
     table = _only(outputs)
     if table.shape[0] < table.shape[1]:
         table = table.T
@@ -147,22 +147,22 @@ def _yolo(outputs: Outputs, person: int, width: int, height: int, first_class: i
     return _from_center(table[:, :4]), scores * table[:, 4] if first_class == 5 else scores
 
 
-def _yolov5(outputs: Outputs, person: int, width: int, height: int) -> Found:
+def _yolov5(outputs: Outputs, person: int, width: int, height: int) -> RawBoxes:
     return _yolo(outputs, person, width, height, first_class=5)
 
 
-def _detr(outputs: Outputs, person: int, width: int, height: int) -> Found:
+def _detr(outputs: Outputs, person: int, width: int, height: int) -> RawBoxes:
     logits = _batchless(_named(outputs, "logits"), 2)
     exponents = np.exp(logits - logits.max(1, keepdims=True))
     return _of_shares(outputs, width, height), exponents[:, person] / exponents.sum(1)
 
 
-def _detr_sigmoid(outputs: Outputs, person: int, width: int, height: int) -> Found:
+def _detr_sigmoid(outputs: Outputs, person: int, width: int, height: int) -> RawBoxes:
     logits = _batchless(_named(outputs, "logits"), 2)
     return _of_shares(outputs, width, height), 1 / (1 + np.exp(-logits[:, person]))
 
 
-def _boxes(outputs: Outputs, person: int, width: int, height: int) -> Found:
+def _boxes(outputs: Outputs, person: int, width: int, height: int) -> RawBoxes:
     labels = _batchless(_named(outputs, "labels"), 1)
     if len(outputs) == 2:
         table = _batchless(_named(outputs, "dets"), 2)

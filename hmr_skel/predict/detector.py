@@ -12,7 +12,7 @@ from jaxtyping import Shaped, UInt8
 
 from hmr_skel.errors import UserError
 from hmr_skel.model.network import IMAGE_MEAN, IMAGE_STD
-from hmr_skel.predict.boxes import Box, square
+from hmr_skel.predict.boxes import PersonBox, square
 from hmr_skel.predict.detections import LAYOUTS, doubt_layout, guess_layout, read_detections
 from hmr_skel.predict.frames import Frame
 
@@ -76,7 +76,7 @@ class Detector:
         self._is_detr = settings.layout == "detr" or any("logits" in name for name in names)
         self.layout = settings.layout
 
-    def of(self, frame: Frame) -> Sequence[Box]:
+    def of(self, frame: Frame) -> Sequence[PersonBox]:
         """The persons of a picture, best first, at most `most`. Raises `UserError` where the outputs are of no known
         layout, or the detector fails."""
         height, width = self._input_size(frame.rgb)

@@ -23,8 +23,7 @@ from hmr_skel.data.atomic import replacing
 from hmr_skel.errors import UserError
 from hmr_skel.model.network import Network
 from hmr_skel.predict.frames import Frame
-from hmr_skel.predict.networks import Predictor
-from hmr_skel.predict.people import Body, Person
+from hmr_skel.predict.people import Body, Person, Predictor
 from hmr_skel.predict.pictures import (
     draw_attention,
     draw_overlay,
@@ -51,7 +50,7 @@ class Wanted:
 
 
 @dataclass
-class Output:
+class PredictionWriter:
     """Writes what was found in one picture after the other."""
 
     folder: Path
@@ -97,7 +96,7 @@ class Output:
 @contextmanager
 def writing(
     folder: Path, wanted: Wanted, files: Sequence[Path], skel: Skel, predictor: Predictor, every: int
-) -> Generator[Output]:
+) -> Generator[PredictionWriter]:
     """An output whose tables and videos are complete when the block ends; not after an error that leaves it.
 
     Raises:
@@ -105,7 +104,7 @@ def writing(
     """
     with _Videos() as videos:
         with writing_table(folder / TABLE, predictor.num_stages, predictor.skel_gender) as table:
-            yield Output(folder, wanted, output_names(files), skel, predictor.network, table, videos, every)
+            yield PredictionWriter(folder, wanted, output_names(files), skel, predictor.network, table, videos, every)
         npz_from_parquet(folder / TABLE, folder / ARRAYS)
 
 

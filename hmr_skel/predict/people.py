@@ -1,18 +1,102 @@
-"""Boxes in pictures to SKEL, a batch of people at a time."""
+"""Boxes in pictures to SKEL, a batch of people at a time, and what the decoder looks at (the paper's Fig. S5)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from hmr_skel.data.images import box_affine, crop_image
+from hmr_skel.errors import UserError
 from hmr_skel.model.camera import CropGeometry
-from hmr_skel.predict.attention import Attention, recording
-from hmr_skel.predict.boxes import Box
+from hmr_skel.model.checkpoint import PUBLISHED, load_any_network
+from hmr_skel.model.config import VitConfig
+from hmr_skel.model.decoder import CrossAttention
+from hmr_skel.model.network import Network
+from hmr_skel.predict.boxes import PersonBox
 from hmr_skel.predict.frames import Frame
-from hmr_skel.predict.networks import Predictor
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network in evaluation mode and the SKEL that its answers belong to."""
+
+    network: Network
+    skel_gender: str
+    title: str  # for people
+    published: bool
+
+    @property
+    def num_stages(self) -> int:
+        """Estimates of a prediction: where the decoder starts, and one after each layer (or after the last only)."""
+        return 1 + (self.network.decoder.depth if self.network.config.refine else 1)
+
+
+def load_predictor(path: Path, device: torch.device) -> Predictor:
+    """Read the network of a run, or the published one. Raises `UserError` as `load_any_network`."""
+    network, info = load_any_network(path)
+    published = info.recipe == PUBLISHED
+    title = "SKEL-CF as published" if published else f"recipe {info.recipe}, step {info.details.get('step')}"
+    return Predictor(network.to(device), info.skel_gender, title, published)
+
+
+TOKENS = ("pose", "shape", "camera")
+"""In the decoder's order."""
+
+AttentionMaps = Float[Tensor, "T 3 rows columns"]
+"""Of layer T, token and patch: shares that sum to 1 over the patches, means over the heads. On the CPU."""
+
+
+def token_grid(config: VitConfig) -> tuple[int, int]:
+    """Rows and columns of the encoder's tokens.
+
+    Raises:
+        UserError: they have no place in the image.
+    """
+    rows, columns = config.grid
+    if config.stem_tokens or config.num_tokens != rows * columns:
+        raise UserError(
+            f"no attention maps: the {config.num_tokens} image tokens of this network have no place in the image, each "
+            f"is made of all of it by a convolutional network (stem_tokens={config.stem_tokens}). Ask a network whose "
+            "tokens are patches, one of recipe vit_b or the published one for instance."
+        )
+    return rows, columns
+
+
+@contextmanager
+def recording(network: Network, on: bool) -> Generator[Callable[[], list[AttentionMaps]], None, None]:
+    """While it lasts, what the cross-attention of each layer does is kept; the yielded function gives it per sample.
+
+    The weights are computed a second time: the network's own kernels do not give them.
+    """
+    layers: list[Tensor] = []
+
+    def keep(module: CrossAttention, inputs: tuple[Tensor, Tensor]) -> None:
+        layers.append(weights(module, *inputs).cpu())
+
+    def found() -> list[AttentionMaps]:
+        grid = token_grid(network.config.vit)
+        return [maps.unflatten(-1, grid) for maps in torch.stack(layers, 1)]
+
+    attentions = [module for module in network.decoder.modules() if isinstance(module, CrossAttention)] if on else []
+    handles = [module.register_forward_pre_hook(keep) for module in attentions]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def weights(module: CrossAttention, tokens: Float[Tensor, "B T D"], image: Float[Tensor, "B N D"]) -> Tensor:
+    """How much each token takes of each image token: [B T N], mean over the heads."""
+    query = module.query(module.norm(tokens)).unflatten(-1, (module.heads, -1))
+    key = module.key_value(image).chunk(2, -1)[0].unflatten(-1, (module.heads, -1))
+    scores = torch.einsum("bthd,bnhd->bhtn", query, key) * query.shape[-1] ** -0.5
+    return scores.softmax(-1).mean(1)
 
 
 @dataclass(frozen=True)
@@ -20,7 +104,7 @@ class Person:
     """A box to be looked at."""
 
     number: int  # in its picture, from 0
-    box: Box
+    box: PersonBox
     cam_int: Float[np.ndarray, "3 3"]  # px
     crop: UInt8[np.ndarray, "256 256 3"]  # RGB
 
@@ -36,10 +120,10 @@ class Body:
     betas: Float[np.ndarray, "S 10"]
     transl: Float[np.ndarray, "S 3"]  # m
     crop_camera: Float[np.ndarray, "S 3"]  # s, tx, ty: weak perspective in the crop; its half width is 1 / s metres
-    attention: Attention | None = None
+    attention: AttentionMaps | None = None
 
 
-def cut_out(frame: Frame, number: int, box: Box, cam_int: Float[np.ndarray, "3 3"]) -> Person:
+def cut_out(frame: Frame, number: int, box: PersonBox, cam_int: Float[np.ndarray, "3 3"]) -> Person:
     """The person's crop. Raises `UnreadableImage` where the box lies outside the picture."""
     crop = crop_image(frame.rgb, box_affine(box.center, box.side))
     return Person(number, box, np.asarray(cam_int, np.float32), crop)

@@ -10,9 +10,8 @@ from jaxtyping import Float, UInt8
 from hmr_skel.body.skel import Skel
 from hmr_skel.data.images import CROP_SIZE, box_affine, crop_image
 from hmr_skel.model.config import IMAGE_WIDTH
-from hmr_skel.predict.attention import TOKENS, Attention
 from hmr_skel.predict.frames import Frame
-from hmr_skel.predict.people import Body, Person
+from hmr_skel.predict.people import TOKENS, AttentionMaps, Body, Person
 from hmr_skel.render import Part, body_parts, overlay, portrait
 from hmr_skel.rows import SkelParams
 
@@ -63,7 +62,7 @@ def draw_refinement(frame: Frame, person: Person, body: Body, skel: Skel, has_co
     ]
 
 
-def draw_attention(person: Person, attention: Attention) -> Picture:
+def draw_attention(person: Person, attention: AttentionMaps) -> Picture:
     """A row per decoder layer, a column per token: brighter where the token looks, each map to its own maximum."""
     margin = (CROP_SIZE - IMAGE_WIDTH) // 2
     seen = np.ascontiguousarray(person.crop[:, margin : margin + IMAGE_WIDTH])

@@ -10,9 +10,8 @@ from hmr_skel.errors import UserError
 from hmr_skel.predict.boxes import Boxes
 from hmr_skel.predict.cameras import Cameras, camera_of
 from hmr_skel.predict.frames import Frame, Skipped, read_frames
-from hmr_skel.predict.networks import Predictor
-from hmr_skel.predict.output import Output
-from hmr_skel.predict.people import Body, Person, cut_out, predict
+from hmr_skel.predict.output import PredictionWriter
+from hmr_skel.predict.people import Body, Person, Predictor, cut_out, predict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ def run(
     predictor: Predictor,
     boxes: Boxes,
     cameras: Cameras | None,
-    output: Output,
+    output: PredictionWriter,
     settings: Settings,
     skipped: Skipped,
     progress: Callable[[int], object],
@@ -117,7 +116,7 @@ def _people(frame: Frame, boxes: Boxes, cameras: Cameras | None, settings: Setti
 def _finish(
     waiting: list[tuple[Frame, list[Person]]],
     predictor: Predictor,
-    output: Output,
+    output: PredictionWriter,
     settings: Settings,
     counts: Counts,
     clock: "_Clock",

@@ -5,11 +5,13 @@ undisturbed run ends with: to the bit on a CPU (with as many threads).
 """
 
 import os
+import signal
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,22 +25,19 @@ from hmr_skel.data.loader import batches
 from hmr_skel.data.samples import SampleDataset
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.mean_body import mean_body
+from hmr_skel.evaluate.held_out import mean_body
 from hmr_skel.heap import keep_freed_memory
 from hmr_skel.model.checkpoint import NetworkInfo, load_mean, save_network
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Network
 from hmr_skel.model.published import load_vitpose
-from hmr_skel.train.checkpoint import State, load_state, save_state
 from hmr_skel.train.distributed import Group, process_group
-from hmr_skel.train.ema import Ema
 from hmr_skel.train.flops import peak_flops_per_s, training_flops
 from hmr_skel.train.log import RunLog
-from hmr_skel.train.optimizer import new_optimizer
+from hmr_skel.train.optimizer import Ema, ema_decay, learning_rate_factor, new_optimizer
 from hmr_skel.train.recipes import Recipe, differences, recipe_dict, recipe_text
-from hmr_skel.train.schedule import ema_decay, learning_rate_factor
+from hmr_skel.train.state import State, load_state, save_state
 from hmr_skel.train.step import accumulate_gradient, side_by_side
-from hmr_skel.train.stop import StopSignal
 
 STATE, NETWORK = "state.pt", "network.safetensors"
 """What a run's folder holds: everything to go on from, and the averaged weights for use."""
@@ -302,3 +301,33 @@ def _say(text: str) -> None:
 
 def _silent(text: str) -> None:
     pass
+
+
+class StopSignal:
+    """While in a `with` block, the first signal is only noted; a second Ctrl-C ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signalled = False
+        self._number = 0
+        self._before: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> "StopSignal":
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def leave(self) -> None:
+        """End as the signal wants it: KeyboardInterrupt for Ctrl-C, else exit status 143."""
+        if self._number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + signal.SIGTERM)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signalled and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signalled, self._number = True, number

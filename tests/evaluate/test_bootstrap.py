@@ -5,8 +5,7 @@ import pytest
 import torch
 from scipy.stats import bootstrap
 
-from hmr_skel.evaluate.bootstrap import groups_of, intervals
-from hmr_skel.evaluate.summary import resampled, sequences_of, summarise
+from hmr_skel.evaluate.summary import groups_of, intervals, resampled, sequences_of, summarise
 
 
 def test_scipy_agrees():

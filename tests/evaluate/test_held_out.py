@@ -9,10 +9,9 @@ import torch
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.samples import Batch, SampleDataset
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.held_out import JOINT_SET, ROOT, HeldOut, evaluate_held_out, summaries
-from hmr_skel.evaluate.mean_body import mean_body, mean_q
+from hmr_skel.evaluate.held_out import JOINT_SET, ROOT, HeldOut, evaluate_held_out, mean_body, mean_q, summaries
 from hmr_skel.evaluate.metrics import mpjpe_mm
-from hmr_skel.model.head import Estimate
+from hmr_skel.model.decoder import Estimate
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat
 from hmr_skel.rows import SkelParams

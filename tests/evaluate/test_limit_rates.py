@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hmr_skel.body.dofs import DOF_NAMES, limits
-from hmr_skel.evaluate.limit_rates import HSMR_DOFS, excess_deg, limit_rates
+from hmr_skel.evaluate.summary import HSMR_DOFS, excess_deg, limit_rates
 
 KNEE, ELBOW = DOF_NAMES.index("knee_angle_r"), DOF_NAMES.index("elbow_flexion_l")
 

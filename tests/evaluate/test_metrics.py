@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmr_skel.body.rotations import rotvec_to_rotmat
-from hmr_skel.evaluate.align import similarity_align
-from hmr_skel.evaluate.metrics import mpjpe_mm, pa_mpjpe_mm, pve_mm
+from hmr_skel.evaluate.metrics import mpjpe_mm, pa_mpjpe_mm, pve_mm, similarity_align
 
 
 def points(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate import networks
-from hmr_skel.evaluate.networks import PUBLISHED, load_any_network
-from hmr_skel.model.checkpoint import NetworkInfo, save_network
+from hmr_skel.model import checkpoint
+from hmr_skel.model.checkpoint import PUBLISHED, NetworkInfo, load_any_network, save_network
 from hmr_skel.model.network import Network
 from tests.train.small_run import small_recipe
 
@@ -23,7 +22,7 @@ def test_ours(tmp_path):
 def test_the_published_one(tmp_path, monkeypatch):
     """Its file has 680 million weights: here a small network stands for what the reader makes of it."""
     small = Network(small_recipe().network)
-    monkeypatch.setattr(networks, "load_skel_cf", lambda path: small)
+    monkeypatch.setattr(checkpoint, "load_skel_cf", lambda path: small)
     loaded, info = load_any_network(tmp_path / "best.pth", "male")
     assert loaded is small
     assert not loaded.training

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from hmr_skel.evaluate.benchmarks import COCO_44
-from hmr_skel.evaluate.bootstrap import intervals
 from hmr_skel.evaluate.ground_truth import Truth
-from hmr_skel.evaluate.pck import found_keypoints, pck
-from hmr_skel.evaluate.score import Posed, score
-from hmr_skel.evaluate.summary import row_columns, summarise
+from hmr_skel.evaluate.metrics import found_keypoints, pck
+from hmr_skel.evaluate.score import ScoredBody, score
+from hmr_skel.evaluate.summary import intervals, row_columns, summarise
 
 
 def test_by_hand():
@@ -47,7 +46,7 @@ def test_missing_coordinates_of_missing_keypoints_are_no_matter():
     valid = torch.ones(1, 44, dtype=torch.bool)
     valid[0, 5] = False
     truth = Truth(torch.ones(1, dtype=torch.bool), keypoints_2d=gt, valid_2d=valid)
-    columns = score(Posed(torch.zeros(1, 6890, 3), torch.zeros(1, 44, 3)), truth, COCO_44, torch.zeros(1, 44, 2))
+    columns = score(ScoredBody(torch.zeros(1, 6890, 3), torch.zeros(1, 44, 3)), truth, COCO_44, torch.zeros(1, 44, 2))
     assert summarise(columns, [None], "all")["pck_05"] == 1.0
     assert columns["found"].sum() == 2 * 43
 

@@ -13,12 +13,11 @@ from torch import nn
 from hmr_skel.body.dofs import HSMR_MEAN_Q
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import BENCHMARKS
-from hmr_skel.evaluate.crops import CropReader
-from hmr_skel.evaluate.intrinsics import Intrinsics
+from hmr_skel.evaluate.images import CropReader, Intrinsics
 from hmr_skel.evaluate.run import Method, evaluate_methods
 from hmr_skel.model.camera import CropGeometry, crop_camera_to_transl, project
+from hmr_skel.model.decoder import Estimate
 from hmr_skel.model.fov import HumanFov, letterbox
-from hmr_skel.model.head import Estimate
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep, rep_to_q
 from hmr_skel.rows import SkelParams

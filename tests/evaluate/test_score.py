@@ -11,19 +11,19 @@ from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import BENCHMARKS
-from hmr_skel.evaluate.score import Posed, score
+from hmr_skel.evaluate.score import ScoredBody, score
 
 MESHES = [name for name, one in BENCHMARKS.items() if one.truth.endswith("smpl")]
 EXACT = [name for name, one in BENCHMARKS.items() if one.truth == "gendered_smpl"]
 
 
-def moved(pred: Posed, rotation: torch.Tensor, scale: float, shift: torch.Tensor) -> Posed:
-    return Posed(*(scale * points @ rotation.mT + shift for points in (pred.vertices, pred.joints)))
+def moved(pred: ScoredBody, rotation: torch.Tensor, scale: float, shift: torch.Tensor) -> ScoredBody:
+    return ScoredBody(*(scale * points @ rotation.mT + shift for points in (pred.vertices, pred.joints)))
 
 
-def skin_of(truth, regressor) -> Posed:
+def skin_of(truth, regressor) -> ScoredBody:
     """The truth's own mesh as a prediction."""
-    return Posed(truth.vertices, regressor(truth.vertices))
+    return ScoredBody(truth.vertices, regressor(truth.vertices))
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -62,7 +62,7 @@ def test_a_root_that_is_off_moves_all_that_is_scored(opened, name):
     joints = pred.joints.clone()
     joints[:, list(benchmark.joints.root)] += torch.tensor([0.03, 0.0, 0.0])
     rule = replace(benchmark.joints, scored=tuple(j for j in benchmark.joints.scored if j not in benchmark.joints.root))
-    found = score(Posed(pred.vertices, joints), truth, rule)
+    found = score(ScoredBody(pred.vertices, joints), truth, rule)
     for metric in ("mpjpe_mm", "pve_mm"):
         torch.testing.assert_close(found[metric], torch.full((len(rows),), 30.0), rtol=1e-4, atol=1e-3)
 
@@ -70,7 +70,7 @@ def test_a_root_that_is_off_moves_all_that_is_scored(opened, name):
 def test_a_mirrored_prediction_stays_wrong(opened):
     benchmark, rows, maker = opened("3dpw")
     truth = maker(rows)
-    mirrored = Posed(*(p * torch.tensor([-1.0, 1, 1]) for p in vars(skin_of(truth, maker.regressor)).values()))
+    mirrored = ScoredBody(*(p * torch.tensor([-1.0, 1, 1]) for p in vars(skin_of(truth, maker.regressor)).values()))
     found = score(mirrored, truth, benchmark.joints)
     assert (found["pa_mpjpe_mm"] > 20).all()
     assert (found["pa_pve_mm"] > 20).all()
@@ -82,7 +82,7 @@ def test_the_wrong_gender_is_an_error_of_its_shape_alone(opened, open_body_dir):
     params = rows.smpl_params()
     other = Smpl.load(open_body_dir / "SMPL_FEMALE.pkl")
     vertices = other(params.global_orient, params.body_pose, params.betas, params.transl).vertices
-    found = score(Posed(vertices, maker.regressor(vertices)), maker(rows), benchmark.joints)
+    found = score(ScoredBody(vertices, maker.regressor(vertices)), maker(rows), benchmark.joints)
     female = torch.from_numpy(rows.smpl_gender == "female")
     assert found["pve_mm"][female].max() < 1e-3
     assert found["pve_mm"][~female].min() > 10
@@ -96,7 +96,7 @@ def test_a_second_implementation_agrees(opened, male, name):
     generator = torch.Generator().manual_seed(1)
     q = 0.3 * torch.randn(len(rows), 46, generator=generator)
     vertices = male.skel(q, torch.randn(len(rows), 10, generator=generator), torch.ones(len(rows), 3)).vertices
-    pred = Posed(vertices, maker.regressor(vertices))
+    pred = ScoredBody(vertices, maker.regressor(vertices))
     found = score(pred, truth, benchmark.joints)
     scored, root = list(benchmark.joints.scored), list(benchmark.joints.root)
     for i in range(len(rows)):
@@ -136,7 +136,7 @@ def test_moyo_compares_two_kinds_of_joints(opened):
     apart = (pred.joints - pred.joints[:, :1]) - (truth.joints - truth.joints[:, :1])
     torch.testing.assert_close(found["mpjpe_mm"], 1000 * apart.norm(dim=-1).mean(1), rtol=1e-3, atol=1e-2)
     assert found["mpjpe_mm"].min() > 0.01
-    same = score(Posed(truth.vertices, truth.joints), truth, benchmark.joints)
+    same = score(ScoredBody(truth.vertices, truth.joints), truth, benchmark.joints)
     assert same["mpjpe_mm"].max() < 1e-3
 
 
@@ -147,14 +147,14 @@ def test_human36m_leaves_out_rows_without_a_scored_keypoint(opened):
     points[3, 38, 3] = points[4, 8, 3] = 0  # of no matter
     truth = maker(replace(rows, keypoints_3d=points))
     assert truth.complete.tolist() == [True, False, False, True, True, True]
-    pred = Posed(torch.zeros(6, 6890, 3), truth.joints + 2.0)
+    pred = ScoredBody(torch.zeros(6, 6890, 3), truth.joints + 2.0)
     found = score(pred, truth, benchmark.joints)
     assert set(found) == {"mpjpe_mm", "pa_mpjpe_mm"}
     assert found["mpjpe_mm"].shape == (4,)
     assert found["mpjpe_mm"].max() < 1e-3
     shifted = truth.joints.clone()
     shifted[:, 39] += torch.tensor([0.0, 0.0, 0.025])
-    found = score(Posed(torch.zeros(6, 6890, 3), shifted), truth, benchmark.joints)
+    found = score(ScoredBody(torch.zeros(6, 6890, 3), shifted), truth, benchmark.joints)
     torch.testing.assert_close(found["mpjpe_mm"], torch.full((4,), 25.0), rtol=1e-4, atol=1e-3)
 
 
@@ -187,7 +187,7 @@ def test_spec_roots(opened):
     pred = skin_of(truth, maker.regressor)
     knee = pred.joints.clone()
     knee[:, 2] += torch.tensor([0.06, 0.0, 0.0])  # moves the published root by 30 mm, and not ours
-    ours, theirs = (score(Posed(pred.vertices, knee), truth, one.joints) for one in (benchmark, legacy))
+    ours, theirs = (score(ScoredBody(pred.vertices, knee), truth, one.joints) for one in (benchmark, legacy))
     torch.testing.assert_close(ours["pve_mm"], torch.zeros(6), atol=1e-3, rtol=0)
     torch.testing.assert_close(theirs["pve_mm"], torch.full((6,), 30.0), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(ours["mpjpe_mm"], torch.full((6,), 60.0 / 17), rtol=1e-4, atol=1e-3)

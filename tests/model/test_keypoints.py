@@ -5,7 +5,7 @@ import torch
 
 from hmr_skel.body.joints import KEYPOINTS_44
 from hmr_skel.errors import UserError
-from hmr_skel.model.head import HSMR_MEAN_Q
+from hmr_skel.model.decoder import HSMR_MEAN_Q
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.rows import SkelParams
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hmr_skel.model.config import VIT_SIZES, VitConfig
-from hmr_skel.model.vit import Block, Vit
+from hmr_skel.model.vit import EncoderBlock, Vit
 from tests.model.conftest import SMALL_VIT
 
 
@@ -49,7 +49,7 @@ def test_slot_zero_of_the_positions_is_added_to_every_token():
 
 def test_attention_is_the_textbooks():
     torch.manual_seed(0)
-    attention = Block(32, 4, 0.0).attn
+    attention = EncoderBlock(32, 4, 0.0).attn
     x = torch.randn(2, 5, 32)
     q, k, v = (part.reshape(2, 5, 4, 8).transpose(1, 2) for part in attention.qkv(x).split(32, -1))
     weights = (q * 8**-0.5 @ k.mT).softmax(-1)
@@ -59,7 +59,7 @@ def test_attention_is_the_textbooks():
 
 def test_drop_path_skips_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
-    block = Block(8, 1, 0.4)
+    block = EncoderBlock(8, 1, 0.4)
     branch = torch.ones(20_000, 1, 1)
     dropped = block._sometimes(branch)
     torch.testing.assert_close(dropped.unique(), torch.tensor([0, 1 / 0.6]))

@@ -13,10 +13,10 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.checkpoint import NetworkInfo, save_network
 from hmr_skel.model.config import NetworkConfig
-from hmr_skel.model.head import HSMR_MEAN_Q, Estimate
+from hmr_skel.model.decoder import HSMR_MEAN_Q, Estimate
 from hmr_skel.model.network import Network, Prediction
 from hmr_skel.model.pose_rep import q_to_rep
-from hmr_skel.predict.networks import Predictor
+from hmr_skel.predict.people import Predictor
 from hmr_skel.render import render_mesh
 from hmr_skel.rows import SkelParams
 from tests.model.conftest import SMALL_DECODER, SMALL_VIT, one_thread, small_config

@@ -12,7 +12,7 @@ from PIL import Image
 from hmr_skel import load_shards
 from hmr_skel.errors import UserError
 from hmr_skel.predict.box_files import load_boxes
-from hmr_skel.predict.boxes import Box, GivenBoxes, WholeImage, square
+from hmr_skel.predict.boxes import GivenBoxes, PersonBox, WholeImage, square
 from hmr_skel.predict.frames import Frame, read_frames
 from hmr_skel.predict.people import Body, Person
 from hmr_skel.predict.table import npz_from_parquet, writing_table
@@ -30,7 +30,7 @@ def written(path: Path, content) -> Path:
     return path
 
 
-def only(boxes: GivenBoxes, name: str, number: int | None = None) -> Box:
+def only(boxes: GivenBoxes, name: str, number: int | None = None) -> PersonBox:
     (box,) = boxes.of(frame(name, number))
     return box
 
@@ -213,7 +213,7 @@ def test_what_predict_wrote_belongs_to_images_as_they_are_shown(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path, exif=exif)
     person = Person(
-        0, Box(np.array([15.0, 40]), 30.0), np.eye(3, dtype=np.float32) * 50, np.zeros((256, 256, 3), np.uint8)
+        0, PersonBox(np.array([15.0, 40]), 30.0), np.eye(3, dtype=np.float32) * 50, np.zeros((256, 256, 3), np.uint8)
     )
     values = (np.zeros((1, n), np.float32) for n in (46, 10, 3, 3))
     with writing_table(tmp_path / "p.parquet", 1, "male") as table:

@@ -22,7 +22,7 @@ from hmr_skel.model.config import NetworkConfig, VitConfig
 from hmr_skel.model.network import Network
 from hmr_skel.predict.box_files import load_boxes
 from hmr_skel.predict.frames import Frame
-from hmr_skel.predict.output import Output, _Videos
+from hmr_skel.predict.output import PredictionWriter, _Videos
 from tests.model.conftest import SMALL_DECODER
 from tests.predict.conftest import CAM_INT, HEIGHT, WIDTH
 from tests.predict.test_detector import LAYOUTS, graph
@@ -234,14 +234,14 @@ def test_a_video_that_breaks_off_does_not_get_its_name(video, typed, monkeypatch
     assert typed(*words, "--every", "5") == 0
     before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
     assert {path.name for path in before} == {"walk.mp4", "predictions.npz", "predictions.parquet"}
-    original = Output.write
+    original = PredictionWriter.write
 
     def fails(self, frame, people):
         if frame.number == 6:
             raise RuntimeError("a bug")
         original(self, frame, people)
 
-    monkeypatch.setattr(Output, "write", fails)
+    monkeypatch.setattr(PredictionWriter, "write", fails)
     with pytest.raises(RuntimeError, match="a bug"):
         typed(*words)
     assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
@@ -342,7 +342,7 @@ def test_wrong_inputs_get_one_line(photos, typed, capsys, words, says):
         ("none.safetensors", None, "no such file. Train a network first"),
         ("x.safetensors", b"hello", "damaged, or no safetensors file"),
         ("x.pth", b"hello", "cannot be read as a PyTorch file"),
-        ("x.bin", b"hello", "no network. Expected a run's folder"),
+        ("x.bin", b"hello", "Expected a run's network.safetensors"),
     ],
 )
 def test_what_is_no_network(photos, tmp_path, monkeypatch, capsys, name, content, says):
@@ -358,7 +358,7 @@ def test_what_is_no_network(photos, tmp_path, monkeypatch, capsys, name, content
 def test_published_weights_need_the_licensed_body(photos, open_body_dir, small_config, tmp_path, monkeypatch, capsys):
     """The file is read elsewhere (tests/model/test_published.py); here a small network stands for it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hmr_skel.predict.networks.load_skel_cf", lambda path: Network(small_config()))
+    monkeypatch.setattr("hmr_skel.model.checkpoint.load_skel_cf", lambda path: Network(small_config()))
     monkeypatch.delenv("HMR_SKEL_BODY_MODELS", raising=False)
     words = ["predict", str(photos[0].file), "--whole-image", "--vfov", "50", "--network", "best.pth", "--no-overlays"]
     assert main([*words, "-o", "out"]) == 2

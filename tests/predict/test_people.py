@@ -9,10 +9,9 @@ from hmr_skel.data.images import UnreadableImage
 from hmr_skel.model.camera import project
 from hmr_skel.model.config import NetworkConfig
 from hmr_skel.model.network import Network
-from hmr_skel.predict.boxes import Box, square
+from hmr_skel.predict.boxes import PersonBox, square
 from hmr_skel.predict.frames import Frame
-from hmr_skel.predict.networks import Predictor
-from hmr_skel.predict.people import cut_out, predict
+from hmr_skel.predict.people import Predictor, cut_out, predict
 from hmr_skel.predict.pictures import draw_attention, draw_overlay, draw_refinement, encode_animation, skel_params
 from tests.predict.conftest import CAM_INT, HEIGHT, WIDTH
 
@@ -64,7 +63,7 @@ def test_a_shifted_body_would_be_noticed(photos, frames, people, oracle, skel):
 
 
 def test_a_batch_is_its_people(people, network_file):
-    from hmr_skel.predict.networks import load_predictor
+    from hmr_skel.predict.people import load_predictor
 
     predictor = load_predictor(network_file, torch.device("cpu"))
     together = predict(predictor, people)
@@ -93,7 +92,7 @@ def test_every_variant_of_the_network_predicts(people, small_config, switches):
 def test_attention_is_what_the_layers_take(people, small_config):
     """Weights put back onto the values give what the layer itself gives."""
     from hmr_skel.model.decoder import CrossAttention
-    from hmr_skel.predict.attention import weights
+    from hmr_skel.predict.people import weights
 
     torch.manual_seed(2)
     one_head = NetworkConfig(
@@ -137,4 +136,4 @@ def test_two_people_are_drawn_in_one_picture(photos, frames, people, oracle, ske
 
 def test_a_box_outside_the_picture_is_said(frames):
     with pytest.raises(UnreadableImage, match="the box lies outside"):
-        cut_out(frames[0], 0, Box(np.array([5000.0, 10]), 100.0), CAM_INT)
+        cut_out(frames[0], 0, PersonBox(np.array([5000.0, 10]), 100.0), CAM_INT)

@@ -8,7 +8,7 @@ import torch
 
 from hmr_skel.data.samples import Batch
 from hmr_skel.model.camera import CropGeometry, image_to_crop, project
-from hmr_skel.model.head import HSMR_MEAN_Q, Estimate
+from hmr_skel.model.decoder import HSMR_MEAN_Q, Estimate
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep

@@ -9,14 +9,15 @@ from hmr_skel.cli import main
 from hmr_skel.commands import ablate
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.paper import TABLE_4, TABLE_5
-from hmr_skel.train.ablations import (
+from hmr_skel.train.recipes import (
     VARIANTS,
     affordable_epochs,
     chosen_variants,
+    load_recipe,
+    recipe_dict,
     shortened,
     variant_recipe,
 )
-from hmr_skel.train.recipes import load_recipe, recipe_dict
 from tests.data.sample_set import write_sample_set
 from tests.evaluate.stand_in import write_stand_in
 from tests.train.small_run import CHANGES, MANIFEST

@@ -7,7 +7,7 @@ import torch
 
 from hmr_skel.body.joints import FLIP_44, KEYPOINTS_44
 from hmr_skel.model.stem import cell_centers
-from hmr_skel.train.keypoint_maps import keypoint_maps_loss, ordered_pairs
+from hmr_skel.train.losses import keypoint_maps_loss, ordered_pairs
 
 NAN = float("nan")
 ROWS, COLUMNS = 16, 12

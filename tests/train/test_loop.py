@@ -17,10 +17,10 @@ from hmr_skel.cli import main
 from hmr_skel.errors import UserError
 from hmr_skel.model.checkpoint import load_network
 from hmr_skel.train import loop
-from hmr_skel.train.checkpoint import load_state
 from hmr_skel.train.log import read_log
 from hmr_skel.train.loop import new_network, train
 from hmr_skel.train.recipes import differences, recipe_dict
+from hmr_skel.train.state import load_state
 from hmr_skel.train.step import side_by_side
 from tests.data.sample_set import SampleSet, write_sample_set
 from tests.train.small_run import command, small_recipe, small_run, weights

@@ -9,13 +9,13 @@ from jaxtyping import TypeCheckError
 from hmr_skel.data.samples import Batch
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.config import VitConfig
-from hmr_skel.model.head import Estimate
+from hmr_skel.model.decoder import Estimate
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat, rep_to_rotmat
-from hmr_skel.train.keypoint_maps import keypoint_maps_loss
 from hmr_skel.train.losses import (
     LossConfig,
     betas_loss,
+    keypoint_maps_loss,
     keypoints_2d_loss,
     keypoints_3d_loss,
     published_losses,

@@ -7,13 +7,10 @@ import pytest
 import torch
 
 from hmr_skel.model.config import VIT_SIZES, NetworkConfig
-from hmr_skel.train.ema import Ema
 from hmr_skel.train.flops import forward_flops, peak_flops_per_s, training_flops
-from hmr_skel.train.log import keep_until, read_log
+from hmr_skel.train.log import keep_until, plot_log, read_log
 from hmr_skel.train.loop import random_seed
-from hmr_skel.train.optimizer import new_optimizer
-from hmr_skel.train.plot import plot_log
-from hmr_skel.train.schedule import ema_decay, learning_rate_factor
+from hmr_skel.train.optimizer import Ema, ema_decay, learning_rate_factor, new_optimizer
 from tests.train.small_run import small_recipe
 
 

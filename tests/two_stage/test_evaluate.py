@@ -11,12 +11,11 @@ from bench.perturbed import KINDS, perturbed
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.convert.fit import fit_clips
 from hmr_skel.errors import UserError
+from hmr_skel.evaluate.ground_truth import Regressor, joint_names
 from hmr_skel.evaluate.metrics import mpjpe_mm
-from hmr_skel.evaluate.regressors import Regressor, joint_names
 from hmr_skel.open_data.labels import make_labels
 from hmr_skel.rows import SmplParams
-from hmr_skel.two_stage.evaluate import evaluate_predictions, posed_pair
-from hmr_skel.two_stage.predictions import read_predictions
+from hmr_skel.two_stage import evaluate_predictions, posed_pair, read_predictions
 
 
 @pytest.fixture

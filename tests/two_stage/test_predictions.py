@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hmr_skel.errors import UserError
-from hmr_skel.two_stage.predictions import read_predictions
+from hmr_skel.two_stage import read_predictions
 
 
 @pytest.fixture

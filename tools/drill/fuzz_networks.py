@@ -95,13 +95,13 @@ def _motions() -> list[bytes]:
 
 
 def _read_state(path: Path) -> object:
-    from hmr_skel.train.checkpoint import load_state
+    from hmr_skel.train.state import load_state
 
     return load_state(path)
 
 
 def _states() -> list[bytes]:
-    from hmr_skel.train.checkpoint import FORMAT
+    from hmr_skel.train.state import FORMAT
 
     numbers = {"step": 3, "skipped_steps": 0, "skipped_samples": 0, "seconds": 1.5, "rows": 7}
     tensors = {"a": torch.zeros(2, 3)}
@@ -179,7 +179,7 @@ def _boxes() -> list[bytes]:
 
 def _read_predictions(path: Path) -> object:
     from hmr_skel.evaluate.labels import BenchmarkRows
-    from hmr_skel.two_stage.predictions import read_predictions
+    from hmr_skel.two_stage import read_predictions
 
     names = np.array(["0.jpg", "1.jpg"], object)
     ones = np.ones(2, np.float32)
