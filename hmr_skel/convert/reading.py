@@ -9,10 +9,10 @@ import numpy as np
 
 from hmr_skel.convert.clips import SmplClip, looks_like
 from hmr_skel.convert.parameters import Units, first_key, read_parameters, refuse_centimetres
+from hmr_skel.data.annotations import GENDERS, to_genders, to_texts
 from hmr_skel.errors import UserError
 
 ROWS = ("people", "frames", "folders")
-_GENDERS = {"n": "neutral", "m": "male", "f": "female", "neutral": "neutral", "male": "male", "female": "female"}
 _ENOUGH = 10  # rows, to tell from how people stand that a frame is another than is said
 _RATE_KEYS = ("mocap_framerate", "mocap_frame_rate", "frame_rate", "framerate", "fps")
 
@@ -113,13 +113,13 @@ def _gender(found: Mapping, where: str, count: int, options: ReadOptions, maker:
             f"{where} does not say which SMPL model it is for. Expected 'gender' in it: say --smpl-gender neutral, "
             "male or female. The same numbers are another body in each of them."
         )
-    texts = np.atleast_1d(np.asarray(found["gender"])).ravel().tolist()
-    genders = [_GENDERS.get(_text(text).strip().lower()) for text in texts]
-    if None in genders or len(genders) not in (1, count):
+    genders = to_genders(to_texts(np.ravel(found["gender"])))
+    if not set(genders.tolist()) <= set(GENDERS.values()) or len(genders) not in (1, count):
         raise UserError(
-            f"{where}: 'gender' is {texts[:3]}. Expected neutral, male or female, once or per row: say --smpl-gender."
+            f"{where}: 'gender' is {genders.tolist()[:3]}. Expected neutral, male or female, once or per row: say "
+            "--smpl-gender."
         )
-    return np.array(genders * (count if len(genders) == 1 else 1), object)
+    return np.repeat(genders, count if len(genders) == 1 else 1)
 
 
 def _rate(value: Any, what: str) -> float:
@@ -132,10 +132,6 @@ def _rate(value: Any, what: str) -> float:
     return rate
 
 
-def _text(value: Any) -> str:
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
-
-
 def _names(value: Any, count: int) -> np.ndarray | None:
-    names = np.array([_text(name) for name in np.asarray(value).ravel().tolist()], object)
-    return names if len(names) == count else None
+    names = to_texts(np.ravel(value))
+    return names.astype(str).astype(object) if len(names) == count else None

@@ -1,6 +1,5 @@
 """What a shard depends on, as one hash: as long as it is equal, the shard need not be built again."""
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hmr_skel.data.atomic import replacing
 from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.schema import SCHEMA_VERSION
@@ -81,26 +79,10 @@ def version_text(made_from: Mapping[str, Any]) -> str:
 def hash_files(paths: Iterable[Path], notes: Path | None = None) -> str:
     """sha256 hex of files by name and content, whatever their order and folder.
 
-    `notes` is a folder to remember each file's hash in: it is then read only where its size or times are others.
+    `notes` as in `file_sha256`.
     """
-    found = sorted((path.name, file_sha256(path) if notes is None else _noted_sha256(path, notes)) for path in paths)
+    found = sorted((path.name, file_sha256(path, notes)) for path in paths)
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
-
-
-def _noted_sha256(path: Path, notes: Path) -> str:
-    path = path.resolve()
-    state = path.stat()
-    # ctime too: a copy that keeps the original's mtime has a ctime of its own.
-    found = [str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-    note = notes / f"{path.name}.json"
-    with contextlib.suppress(OSError, ValueError):  # no note yet, or a damaged one
-        noted = json.loads(note.read_text())
-        if isinstance(noted, dict) and noted.get("file") == found and isinstance(noted.get("sha256"), str):
-            return noted["sha256"]
-    digest = file_sha256(path)
-    with contextlib.suppress(UserError), replacing(note) as temporary:  # on a read-only disk it is read each time
-        temporary.write_text(json.dumps({"file": found, "sha256": digest}))
-    return digest
 
 
 Ingredients = Callable[[Shard], Mapping[str, Any]]

@@ -1,10 +1,11 @@
 """Arrays out of an .npz, each when it is asked for: a label file of two million rows never needs its size in memory.
 
-An .npz is a zip of .npy files. Without a cache folder an array is read into memory. With one it is memory-mapped:
-members stored uncompressed (`np.savez`) at their place inside the zip; compressed ones (`np.savez_compressed`) are
-unpacked once to .npy files in the folder. Sizes that headers claim are compared with each other and with the file.
+An .npz is a zip of .npy files. Without a cache folder an array is read into memory. With one it is checked against the
+zip's checksum and memory-mapped: members stored uncompressed (`np.savez`) at their place inside the zip; compressed
+ones (`np.savez_compressed`) are unpacked once to .npy files in the folder.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -12,6 +13,7 @@ import os
 import shutil
 import struct
 import tokenize
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -48,7 +50,7 @@ class _Member:
 class LabelFile(Mapping[str, Any]):
     """The arrays of an .npz, by key. Opening reads headers only.
 
-    Raises `UserError` where the file is missing, truncated or not an .npz, and on access where a member is corrupt.
+    Raises `UserError` where the file is missing, cut short or not an .npz, and on access where a member is corrupt.
     """
 
     def __init__(self, path: Path, cache_dir: Path | None = None, allow_pickle: bool = False):
@@ -56,8 +58,10 @@ class LabelFile(Mapping[str, Any]):
         self.allow_pickle = allow_pickle
         self._cache_dir = cache_dir
         self._members: dict[str, _Member] = {}
+        self._mapped: dict[Path, tuple[IO[bytes], tuple[int, int]]] = {}  # files kept open, as they were when opened
+        size = 0
         try:
-            self._size = path.stat().st_size
+            size = path.stat().st_size
             with zipfile.ZipFile(path) as archive:
                 for info in archive.infolist():
                     if info.filename.endswith(".npy"):
@@ -66,7 +70,7 @@ class LabelFile(Mapping[str, Any]):
             raise UserError(f"no label file {path}. Put it there, or change `file` in the manifest.") from None
         except _DAMAGE as error:
             raise UserError(
-                f"{path} ({self._size:,} bytes) is not a complete .npz: {error}. "
+                f"{path} ({size:,} bytes) is not a complete .npz: {error}. "
                 "It was cut off on the way, or is another kind of file; fetch it again."
             ) from error
         except OSError as error:
@@ -101,7 +105,11 @@ class LabelFile(Mapping[str, Any]):
         return hashlib.sha256(json.dumps(members).encode()).hexdigest()
 
     def array(self, key: str) -> np.ndarray:
-        """The array; with a cache folder it is memory-mapped and read-only, unless it holds Python objects."""
+        """The array; with a cache folder it is memory-mapped and read-only, unless it holds Python objects.
+
+        Its bytes are compared with the zip's checksum; of a mapped array once per state of the file, then a note in the
+        cache folder says so.
+        """
         member = self._members[key]
         if member.dtype.hasobject and not self.allow_pickle:
             raise UserError(
@@ -111,14 +119,36 @@ class LabelFile(Mapping[str, Any]):
             )
         if self._cache_dir is None or member.dtype.hasobject:
             return self._read(key, member)
+        cache = self._cache_dir / self.content_id([key])[:16]
         if member.info.compress_type == zipfile.ZIP_STORED:
-            path, offset = self.path, _data_offset(self.path, self._size, member.info) + member.header_size
+            file = self._open(self.path)
+            start = self._find_stored(key, member, file, cache / "checked.json")
         else:
-            path, offset = self._unpack(key, member, self._cache_dir), member.header_size
+            file, start = self._open(self._unpack(key, member, cache / "array.npy")), 0
         if math.prod(member.shape) == 0:  # nothing to map
             return np.empty(member.shape, member.dtype)
         order = "F" if member.fortran_order else "C"
-        return np.memmap(path, member.dtype, mode="r", offset=offset, shape=member.shape, order=order)
+        return np.memmap(file, member.dtype, "r", start + member.header_size, member.shape, order)
+
+    def check_unchanged(self) -> None:
+        """Raise `UserError` where a mapped file was written to since it was opened.
+
+        Its rows would be others than `content_id` says; and where it was cut short, the operating system would end
+        this process. A file that another takes the place of, by rename, is still the one that was mapped.
+        """
+        for path, (file, state) in self._mapped.items():
+            if _size_and_time(file) != state:
+                raise UserError(
+                    f"{path} has changed since it was opened. Let nothing write to it during a build, and start again: "
+                    "what is finished is kept where the file's content is as it was."
+                )
+
+    def _open(self, path: Path) -> IO[bytes]:
+        if path not in self._mapped:
+            file = open(path, "rb")  # noqa: SIM115  as long as this object lives
+            weakref.finalize(self, file.close)
+            self._mapped[path] = file, _size_and_time(file)
+        return self._mapped[path][0]
 
     def _read(self, key: str, member: _Member) -> np.ndarray:
         try:
@@ -127,50 +157,34 @@ class LabelFile(Mapping[str, Any]):
         except Exception as error:  # a damaged pickle can raise anything
             raise self._corrupt(key, str(error)) from error
 
-    def verify(self, keys: list[str]) -> None:
-        """Compare the data of members with the zip's checksums, once per state of the file (then a note is kept).
+    def _find_stored(self, key: str, member: _Member, file: IO[bytes], note: Path) -> int:
+        """Where an uncompressed member begins, in bytes; its checksum is compared."""
+        info = member.info
+        # The zip's directory does not say: the local header has a name and an extra field of its own.
+        file.seek(info.header_offset)
+        header = file.read(_LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size or info.compress_size != info.file_size:
+            raise self._corrupt(key, "it is not where the file's directory says")
+        start = info.header_offset + _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(header)[1:])
+        state = {"file": _state(self.path), "start": start}
+        if _read_note(note) != state:
+            file.seek(start)
+            crc, left = 0, info.file_size
+            while left and (piece := file.read(min(left, _PIECE))):
+                crc, left = zlib.crc32(piece, crc), left - len(piece)
+            if left or crc != info.CRC:
+                raise self._corrupt(key, "its data does not have the checksum that the file records")
+            _write_note(note, state)
+        return start
 
-        Mapped members are never read through the zip, so that a flipped bit would go unnoticed without this. To be
-        called of a file with a cache folder.
-        """
-        assert self._cache_dir is not None
-        state = self.path.stat()
-        note = self._cache_dir / self.content_id(keys)[:16] / "verified.json"
-        found = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
-        if _is_noted(note, found):
-            return
-        with open(self.path, "rb") as file:
-            for key in keys:
-                info = self._members[key].info
-                if info.compress_type == zipfile.ZIP_STORED:  # others are checked as they are unpacked
-                    file.seek(_data_offset(self.path, self._size, info))
-                    if _checksum(file, info.file_size) != info.CRC:
-                        raise self._corrupt(key, "its data does not have the checksum that the file records")
-        with replacing(note) as temporary:
-            temporary.write_text(json.dumps(found))
-
-    def _unpack(self, key: str, member: _Member, cache_dir: Path) -> Path:
-        if Path(key).name != key or "\0" in key:  # it names the file that is written
-            raise UserError(f"{self.path}: {key!r} is no name of an array. Fetch the file again.")
-        path = cache_dir / self.content_id([key])[:16] / f"{key}.npy"
-        if path.exists() and path.stat().st_size == member.info.file_size:
-            return path
-        with replacing(path) as temporary:
-            free = shutil.disk_usage(temporary.parent).free
-            if member.info.file_size > free:
-                raise UserError(
-                    f"{self.path}: {key!r} is compressed and needs {member.info.file_size:,} bytes unpacked, but "
-                    f"{cache_dir} has {free:,} free. Make room, or save the file with np.savez."
-                )
-            try:
-                with (
-                    zipfile.ZipFile(self.path) as archive,
-                    archive.open(member.info) as packed,
-                    open(temporary, "wb") as file,
-                ):
-                    shutil.copyfileobj(packed, file, _PIECE)  # zipfile stops at file_size and checks the checksum
-            except _DAMAGE as error:
-                raise self._corrupt(key, str(error)) from error
+    def _unpack(self, key: str, member: _Member, path: Path) -> Path:
+        if not (path.exists() and path.stat().st_size == member.info.file_size):
+            with replacing(path) as temporary, zipfile.ZipFile(self.path) as archive, open(temporary, "wb") as file:
+                try:
+                    with archive.open(member.info) as packed:
+                        shutil.copyfileobj(packed, file, _PIECE)  # zipfile stops at file_size and checks the checksum
+                except _DAMAGE as error:
+                    raise self._corrupt(key, str(error)) from error
         return path
 
     def _corrupt(self, key: str, detail: str) -> UserError:
@@ -202,10 +216,8 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> _Member:
     key = info.filename.removesuffix(".npy")
-    if info.flag_bits & 1:
-        raise UserError(f"{path}: {key!r} is encrypted. Expected a plain .npz.")
     try:
-        with archive.open(info) as file:
+        with archive.open(info) as file:  # RuntimeError where it is encrypted
             shape, fortran_order, dtype = _read_header(file)
             member = _Member(info, shape, dtype, fortran_order, header_size=file.tell())
     except (*_DAMAGE, OSError) as error:
@@ -219,59 +231,43 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
     return member
 
 
-def _data_offset(path: Path, size: int, info: zipfile.ZipInfo) -> int:
-    """Where a member's bytes start. The directory does not say: the local header has its own name and extra field."""
-    with open(path, "rb") as file:
-        file.seek(info.header_offset)
-        header = file.read(_LOCAL_HEADER.size)
-        if len(header) == _LOCAL_HEADER.size:
-            signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-            name = file.read(name_length)
-            offset = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-            if (
-                signature == b"PK\x03\x04"
-                and name == info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437")
-                and info.compress_size == info.file_size
-                and offset + info.file_size <= size
-            ):
-                return offset
-    raise UserError(f"{path}: {info.filename!r} is not where the file's directory says. Fetch the file again.")
+def file_sha256(path: Path, notes: Path | None = None) -> str:
+    """sha256 hex of a file's bytes.
+
+    `notes` is a folder to remember it in: the file is then read again only where its size or times are others.
+    """
+    if notes is None:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    note, state = notes / f"{path.name}.json", _state(path)
+    noted = _read_note(note)
+    if noted.get("file") == state and isinstance(noted.get("sha256"), str):
+        return noted["sha256"]
+    digest = file_sha256(path)
+    _write_note(note, {"file": state, "sha256": digest})
+    return digest
 
 
-def _checksum(file: IO[bytes], size: int) -> int:
-    crc = 0
-    while size and (piece := file.read(min(size, _PIECE))):
-        crc = zlib.crc32(piece, crc)
-        size -= len(piece)
-    return crc
+def _size_and_time(file: IO[bytes]) -> tuple[int, int]:
+    state = os.fstat(file.fileno())
+    return state.st_size, state.st_mtime_ns
 
 
-def _is_noted(note: Path, state: dict[str, int]) -> bool:
-    """Whether an earlier check left this note. One that cannot be read counts as none: the check is made again."""
-    try:
-        return json.loads(note.read_bytes()) == state
-    except (OSError, ValueError):
-        return False
+def _state(path: Path) -> list[Any]:
+    path = path.resolve()
+    state = path.stat()
+    # ctime too: a copy that keeps the original's mtime has a ctime of its own.
+    return [str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read_note(note: Path) -> dict[str, Any]:
+    """What an earlier check has noted; nothing where there is no note or it is damaged: the check is made again."""
+    with contextlib.suppress(OSError, ValueError):
+        noted = json.loads(note.read_bytes())
+        return noted if isinstance(noted, dict) else {}
+    return {}
 
 
-def check_sha256(path: Path, expected: str, cache_dir: Path) -> None:
-    """Raise `UserError` where the file's hash is another. A file that passed is not read again until it changes."""
-    state = os.stat(path)
-    found = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
-    note = cache_dir / expected[:16] / "sha256.json"
-    if _is_noted(note, found):
-        return
-    actual = file_sha256(path)
-    if actual != expected:
-        raise UserError(
-            f"{path} has sha256 {actual}, but the manifest expects {expected}. It is another release or was damaged: "
-            "fetch it again, or change `sha256` in the manifest."
-        )
-    with replacing(note) as temporary:
-        temporary.write_text(json.dumps(found))
+def _write_note(note: Path, content: dict[str, Any]) -> None:
+    with contextlib.suppress(UserError), replacing(note) as temporary:  # on a read-only disk it is checked each time
+        temporary.write_text(json.dumps(content))

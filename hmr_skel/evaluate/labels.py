@@ -8,13 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from hmr_skel.data.annotations import PX_PER_SCALE, check_column, find_keys, make_rows
+from hmr_skel.data.checks import check_rows
+from hmr_skel.data.manifest import MAX_NUM_BETAS
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import Benchmark
 from hmr_skel.rows import SmplParams
 
-_GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female", "neutral": "neutral", "n": "neutral"}
 _ASPECT = 192 / 256  # width over height that the network sees of a crop
+_REFUSED = ("imgname", "gender", "non_finite", "box", "camera")
+"""Reasons of `check_rows` for which a benchmark is refused: its labels are the truth, however unlikely they are."""
+
+Columns = dict[str, np.ndarray]
+"""By the names of `AnnotationRows`."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +63,40 @@ def load_rows(benchmark: Benchmark, path: Path, legacy: Sequence[str] = (), cam_
     Raises:
         UserError: it is no file of this benchmark's format, or holds numbers that are not finite.
     """
-    file = _File(path, LabelFile(path, allow_pickle=True), benchmark)
-    if benchmark.format == "camerahmr":
-        rows = _camerahmr(file, cam_int)
-    else:
-        rows = {"hmr2": _hmr2, "moyo": _moyo}[benchmark.format](file)
-    if "moyo-box" in benchmark.legacy(legacy):
-        return rows
-    return replace(rows, told_side=rows.side)
+    file = LabelFile(path, allow_pickle=True)
+    columns = {"camerahmr": _camerahmr, "hmr2": _hmr2, "moyo": _moyo}[benchmark.format](file, benchmark, cam_int)
+    keypoints = {name: columns.pop(name) for name in ("keypoints_2d", "keypoints_3d") if name in columns}
+    count = len(columns["imgname"])
+    for name, column in columns.items():
+        if name != "imgname" and column.dtype.kind != "U":
+            columns[name] = column = column if name == "smpl_gender" else _numbers(column, f"{path}: {name}")
+        if column.shape[:1] != (count,):
+            raise UserError(f"{path}: {name} has shape {column.shape}. Expected {count} rows, as in imgname.")
+        check_column(name, column.shape, column.dtype, f"{path}: {name}", MAX_NUM_BETAS)
+    in_px = benchmark.format != "camerahmr"
+    rows = make_rows(columns, benchmark.name, per_scale=PX_PER_SCALE if in_px else 1.0)
+    for bad in check_rows(rows)[1]:
+        if bad.reason in _REFUSED:
+            raise UserError(f"{path}: row {bad.source_row}: {bad.detail}. Fetch the file again.")
+    size = columns["scale"]  # of the box; in hmr2's and MOYO's files px, already with its margin
+    size = size[:, None] if size.ndim == 1 else size
+    told = side = size.max(1) if in_px else np.float32(PX_PER_SCALE) * size.max(1)
+    if benchmark.format == "moyo":
+        # Widened to the network's aspect, then to a square: the person fills the columns that it sees. (HSMR then cuts
+        # the corners to whole pixels, which moves the crop by less than one.)
+        side = np.maximum(size[:, 1], size[:, 0] / np.float32(_ASPECT))
+    return BenchmarkRows(
+        row=rows.source_row,
+        imgname=rows.imgname,
+        center=rows.center,
+        side=side,
+        told_side=told if "moyo-box" in benchmark.legacy(legacy) else side,
+        smpl_pose=rows.smpl_pose,
+        smpl_betas=rows.smpl_betas,
+        smpl_gender=rows.smpl_gender,
+        cam_int=rows.cam_int,
+        **keypoints,
+    )
 
 
 def evenly(count: int, limit: int | None) -> np.ndarray:
@@ -73,161 +106,78 @@ def evenly(count: int, limit: int | None) -> np.ndarray:
     return np.arange(limit) * count // limit
 
 
-class _File:
-    """Arrays by key, with errors that say what is expected."""
-
-    def __init__(self, path: Path, labels: LabelFile, benchmark: Benchmark) -> None:
-        self.path, self.labels, self.benchmark = path, labels, benchmark
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.labels
-
-    def array(self, *keys: str) -> np.ndarray:
-        """The first of the keys that is there, as an array of its own."""
-        for key in keys:
-            if key in self:
-                return self.labels.array(key)
-        raise UserError(
-            f"{self.path} has no {' or '.join(map(repr, keys))}. Expected the label file of {self.benchmark.title}, "
-            f"{self.benchmark.labels} of {self.benchmark.labels_from}. It has: {', '.join(self.labels)}."
-        )
-
-    def floats(self, value: Any, name: str, count: int, *shape: int) -> np.ndarray:
-        """float32 [count *shape] of a value whose last axis may be longer."""
-        array = self._numbers(value, name)
-        fits = array.ndim == 1 + len(shape) and len(array) == count
-        if not fits or any(have < want for have, want in zip(array.shape[1:], shape, strict=True)):
-            wanted = ", ".join(map(str, (count, *shape)))
-            raise UserError(f"{self.path}: {name!r} has shape {array.shape}, expected ({wanted}).")
-        array = array[(slice(None), *(slice(size) for size in shape))]
-        if not np.isfinite(array).all():
-            row = int(np.flatnonzero(~np.isfinite(array.reshape(count, -1)).all(1))[0])
-            raise UserError(f"{self.path}: {name!r} is not finite in row {row}. Fetch the file again.")
-        return array
-
-    def rows(self, name: str, value: Any, count: int, width: int) -> np.ndarray:
-        """float32 [count width] of a value whose rows may have any shape."""
-        array = self._numbers(value, name)
-        if count and array.ndim and len(array) == count:
-            array = array.reshape(count, -1)
-        return self.floats(array, name, count, width)
-
-    def _numbers(self, value: Any, name: str) -> np.ndarray:
-        try:
-            return np.asarray(value, np.float32)
-        except (TypeError, ValueError, RecursionError, MemoryError) as error:
-            raise UserError(f"{self.path}: {name!r} holds no numbers of one shape. Fetch the file again.") from error
-
-    def sides(self, key: str, count: int) -> np.ndarray:
-        """float32 [count] the longer side of boxes that are given as one number or two."""
-        scale = self.array(key)
-        scale = scale[:, None] if scale.ndim == 1 else scale
-        return self.floats(scale, key, count, 2 if scale.ndim == 2 and scale.shape[1] > 1 else 1).max(1)
-
-    def names(self, *keys: str) -> np.ndarray:
-        """Texts, which some of these files hold as bytes."""
-        return np.array([_text(name) for name in self.array(*keys).ravel().tolist()], object)
+def _columns(file: LabelFile, benchmark: Benchmark, needed: dict[str, str], more: dict[str, str]) -> Columns:
+    """Arrays by our columns' names, under the keys that the format has for them; `more` need not be there."""
+    fields = {column: (key,) for column, key in (needed | more).items()}
+    hint = f"Expected the label file of {benchmark.title}, {benchmark.labels} of {benchmark.labels_from}."
+    return {column: file.array(key) for column, key in find_keys(file, fields, needed, hint).items()}
 
 
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+def _numbers(value: Any, what: str) -> np.ndarray:
+    try:
+        return np.asarray(value, np.float32)
+    except (TypeError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"{what} holds no numbers of one shape. Fetch the file again.") from error
 
 
-def _camerahmr(file: _File, cam_int: bool) -> BenchmarkRows:
-    imgname = file.names("imgname")
-    count = len(imgname)
-    side = 200 * file.sides("scale", count)
-    return BenchmarkRows(
-        row=np.arange(count),
-        imgname=imgname,
-        center=file.floats(file.array("center"), "center", count, 2),
-        side=_positive(side, file),
-        told_side=side,
-        # Not `pose`, which some files of this kind have beside it: it stands in the world, not in the camera.
-        smpl_pose=file.rows("pose_cam", file.array("pose_cam"), count, 72),
-        smpl_betas=file.floats(file.array("shape"), "shape", count, 10),
-        smpl_gender=_genders(file, count),
-        cam_int=file.floats(file.array("cam_int"), "cam_int", count, 3, 3) if cam_int and "cam_int" in file else None,
-    )
+def _camerahmr(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> Columns:
+    # Not `pose`, which some files of this kind have beside it: it stands in the world, not in the camera.
+    needed = {
+        "imgname": "imgname",
+        "center": "center",
+        "scale": "scale",
+        "smpl_pose": "pose_cam",
+        "smpl_betas": "shape",
+    }
+    found = _columns(file, benchmark, needed, {"smpl_gender": "gender"} | ({"cam_int": "cam_int"} if cam_int else {}))
+    return {"smpl_gender": np.full(len(found["imgname"]), "neutral")} | found
 
 
-def _genders(file: _File, count: int) -> np.ndarray:
-    if "gender" not in file:
-        return np.full(count, "neutral", object)
-    texts = file.names("gender")
-    # The published loader takes everything that is not 'm' or 'male' for female, bytes and 'neutral' too.
-    unknown = sorted({text for text in texts.tolist() if text.strip().lower() not in _GENDERS})
-    if unknown or len(texts) != count:
-        found = f"is {unknown[:3]}" if unknown else f"has {len(texts)} rows"
-        raise UserError(
-            f"{file.path}: 'gender' {found}, expected m, f, male, female or neutral in each of {count} rows."
-        )
-    return np.array([_GENDERS[text.strip().lower()] for text in texts.tolist()], object)
-
-
-def _hmr2(file: _File) -> BenchmarkRows:
-    imgname = file.names("imgname")
-    count = len(imgname)
-    side = _positive(file.sides("scale", count), file)  # px, already with their margin
-    kind, width = ("2d", 3) if file.benchmark.truth == "keypoints_2d" else ("3d", 4)
-    scored = file.benchmark.joints.scored
+def _hmr2(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> Columns:
+    kind, width = ("2d", 3) if benchmark.truth == "keypoints_2d" else ("3d", 4)
     parts = {f"body_keypoints_{kind}": range(25), f"extra_keypoints_{kind}": range(25, 44)}
-    if file.benchmark.truth == "keypoints_2d":  # PCK is of the keypoints that are labelled, be they few
-        needed = [] if any(name in file for name in parts) else list(parts)
+    if benchmark.truth == "keypoints_2d":  # PCK is of the keypoints that are labelled, be they few
+        needed = () if any(name in file for name in parts) else parts
     else:
-        needed = [name for name, slots in parts.items() if any(slot in slots for slot in scored)]
-    points = [
-        file.floats(file.array(name), name, count, len(slots), width)
-        if name in file or name in needed
-        else np.zeros((count, len(slots), width), np.float32)  # as 4D-Humans' loader: of confidence 0
-        for name, slots in parts.items()
-    ]
+        needed = [name for name, slots in parts.items() if any(slot in slots for slot in benchmark.joints.scored)]
+    box = {name: name for name in ("imgname", "center", "scale")}
+    found = _columns(file, benchmark, box | {name: name for name in needed}, {name: name for name in parts})
+    count = len(found["imgname"])
+    points = np.zeros((count, 44, width), np.float32)  # as 4D-Humans' loader: what is not there is of confidence 0
+    for name, slots in parts.items():
+        if name in found:
+            values = _numbers(found.pop(name), f"{file.path}: {name!r}")
+            if values.shape != (count, len(slots), width) or not np.isfinite(values).all():
+                raise UserError(
+                    f"{file.path}: {name!r} has shape {values.shape}, expected finite numbers of shape "
+                    f"{(count, len(slots), width)}. Fetch the file again."
+                )
+            points[:, slots] = values
     if kind == "3d":
-        points[0][:, 1:15, 3] = 0  # as 4D-Humans' loader: OpenPose's limbs and hips are other points in its 3D labels
-    keypoints = np.concatenate(points, 1)
-    return BenchmarkRows(
-        row=np.arange(count),
-        imgname=imgname,
-        center=file.floats(file.array("center"), "center", count, 2),
-        side=side,
-        told_side=side,
-        keypoints_2d=keypoints if kind == "2d" else None,
-        keypoints_3d=keypoints if kind == "3d" else None,
-    )
+        points[:, 1:15, 3] = 0  # as 4D-Humans' loader: OpenPose's limbs and hips are other points in its 3D labels
+    return found | {f"keypoints_{kind}": points}
 
 
-def _moyo(file: _File) -> BenchmarkRows:
-    imgname = file.names("img_paths")
-    count = len(imgname)
-    smpl = file.array("smpl")
+def _moyo(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> Columns:
+    needed = {"imgname": "img_paths", "center": "centers", "scale": "scales", "smpl": "smpl"}
+    found = _columns(file, benchmark, needed, {})
+    smpl, count = found.pop("smpl"), len(found["imgname"])
     smpl = smpl.item() if smpl.shape == () else None
     if not isinstance(smpl, dict) or not {"global_orient", "body_pose", "betas"} <= set(smpl):
-        found = ", ".join(map(str, smpl)) if isinstance(smpl, dict) else type(smpl).__name__
+        names = ", ".join(map(str, smpl)) if isinstance(smpl, dict) else type(smpl).__name__
         raise UserError(
-            f"{file.path}: 'smpl' holds {found}, expected a dict with global_orient, body_pose and betas, as in "
-            f"{file.benchmark.labels} of {file.benchmark.labels_from}."
+            f"{file.path}: 'smpl' holds {names}, expected a dict with global_orient, body_pose and betas, as in "
+            f"{benchmark.labels} of {benchmark.labels_from}."
         )
-    pose = [file.rows(name, smpl[name], count, width) for name, width in (("global_orient", 3), ("body_pose", 69))]
-    size = file.floats(file.array("scales"), "scales", count, 2)  # of the box, px, already with its margin
-    told = _positive(size.max(1), file)
-    # Widened to the network's aspect, then to a square: the person fills the columns that it sees. (HSMR then cuts the
-    # corners to whole pixels, which moves the crop by less than one.)
-    side = np.maximum(size[:, 1], size[:, 0] / np.float32(_ASPECT))
-    return BenchmarkRows(
-        row=np.arange(count),
-        imgname=imgname,
-        center=file.floats(file.array("centers"), "centers", count, 2),
-        side=side,
-        told_side=told,
-        smpl_pose=np.concatenate(pose, 1),
-        smpl_betas=file.floats(smpl["betas"], "betas", count, 10),
-        smpl_gender=np.full(count, "neutral", object),
-    )
-
-
-def _positive(side: np.ndarray, file: _File) -> np.ndarray:
-    if not (side >= 1).all():
-        raise UserError(
-            f"{file.path}: the box of row {int(np.argmin(side))} is {side.min():.3g} px, expected 1 or more."
-        )
-    return side
+    pose = {}
+    for name, width in (("global_orient", 3), ("body_pose", 69)):
+        pose[name] = _numbers(smpl[name], f"{file.path}: {name!r}")
+        if len(pose[name].shape) < 2 or len(pose[name]) != count or pose[name].size != count * width:
+            raise UserError(f"{file.path}: {name!r} has shape {pose[name].shape}, expected {(count, width)}.")
+    parts = [pose[name].reshape(count, -1) for name in ("global_orient", "body_pose")]
+    neutral = np.full(count, "neutral")
+    return found | {
+        "smpl_pose": np.concatenate(parts, 1),
+        "smpl_betas": np.asarray(smpl["betas"]),
+        "smpl_gender": neutral,
+    }

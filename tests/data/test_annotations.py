@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmr_skel.data.annotations import open_source
+from hmr_skel.data.npz import file_sha256
 from hmr_skel.errors import UserError
 
 CMU = Path(__file__).parents[3] / "shared" / "data" / "cmu_mocap" / "cmu-labels.npz"
@@ -194,7 +195,7 @@ def test_skel_cf_release_is_read_as_hsmr(read, hsmr_arrays, label_arrays):
 def test_fields_of_the_manifest(read, label_arrays):
     arrays = label_arrays(5)
     arrays["betas_v2"] = arrays.pop("shape")
-    with pytest.raises(UserError, match=r"has no key 'shape' \(smpl_betas .*It has: betas_v2, cam_int.*smpl_betas = "):
+    with pytest.raises(UserError, match=r"has no key 'shape' \(smpl_betas\).*It has: betas_v2, cam_int.*smpl_betas = "):
         read(arrays)
     assert read(arrays, fields={"smpl_betas": ["shape", "betas_v2"]}).smpl_betas.shape == (5, 10)
     assert read(arrays, fields={"smpl_betas": "betas_v2", "keypoints_2d": []}).keypoints_2d is None
@@ -249,6 +250,14 @@ def test_content_id_is_of_the_content(tmp_path, label_arrays, make_source):
     changed = arrays["shape"].copy()
     changed[4, 9] += 1e-6
     assert content_id("d.npz", arrays | {"shape": changed}) != base
+
+
+def test_expected_hash(read, tmp_path, label_arrays):
+    np.savez(tmp_path / "labels.npz", **label_arrays(5))
+    sha256 = file_sha256(tmp_path / "labels.npz")
+    assert len(read(label_arrays(5), sha256=sha256)) == 5
+    with pytest.raises(UserError, match=r"has sha256 [0-9a-f]{64}, but the manifest expects 0000"):
+        read(label_arrays(5), sha256="0" * 64)
 
 
 @pytest.mark.skipif(not CMU.exists(), reason=f"allowed: no {CMU}")

@@ -1,5 +1,4 @@
 import io
-import json
 import pickle
 import struct
 import tracemalloc
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from hmr_skel.data.npz import LabelFile, check_sha256, file_sha256
+from hmr_skel.data.npz import LabelFile, file_sha256
 from hmr_skel.errors import UserError
 
 
@@ -36,7 +35,6 @@ def test_arrays_come_back_as_saved(tmp_path_factory, array, compressed, fortran)
         array = np.asfortranarray(array)
     (np.savez_compressed if compressed else np.savez)(folder / "a.npz", before=np.arange(3), data=array)
     file = LabelFile(folder / "a.npz", folder / "cache")
-    file.verify(["data"])
     assert list(file) == ["before", "data"]
     assert file.shape("data") == array.shape
     np.testing.assert_array_equal(file.array("data"), array)
@@ -63,7 +61,6 @@ def test_a_large_file_is_not_loaded(tmp_path):
     for name in ("stored.npz", "packed.npz"):
         tracemalloc.start()
         file = LabelFile(tmp_path / name, tmp_path / "cache")
-        file.verify(["pose"])
         assert np.array(file.array("pose")[1000:1256]).sum() == 256 * 72
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -73,7 +70,7 @@ def test_a_large_file_is_not_loaded(tmp_path):
 def test_unpacked_once(tmp_path, label_arrays):
     np.savez_compressed(tmp_path / "a.npz", **label_arrays(5))
     LabelFile(tmp_path / "a.npz", tmp_path / "cache").array("center")
-    (unpacked,) = (tmp_path / "cache").rglob("center.npy")
+    (unpacked,) = (tmp_path / "cache").rglob("*.npy")
     before = unpacked.stat().st_mtime_ns
     LabelFile(tmp_path / "a.npz", tmp_path / "cache").array("center")
     assert unpacked.stat().st_mtime_ns == before
@@ -81,18 +78,17 @@ def test_unpacked_once(tmp_path, label_arrays):
     assert LabelFile(tmp_path / "a.npz", tmp_path / "cache").array("center").shape == (5, 2)
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe\x00"])
 def test_a_damaged_note_of_an_earlier_check_is_none(tmp_path, label_arrays, damage):
     """The file is checked again, and the note written anew."""
     path = tmp_path / "a.npz"
     np.savez(path, **label_arrays(5))
-    checks = (
-        lambda: LabelFile(path, tmp_path / "cache").verify(["shape"]),
-        lambda: check_sha256(path, file_sha256(path), tmp_path / "cache"),
-    )
-    for check, name in zip(checks, ("verified.json", "sha256.json"), strict=True):
+    for check in (
+        lambda: LabelFile(path, tmp_path / "cache").array("shape"),
+        lambda: file_sha256(path, tmp_path / "cache2"),
+    ):
         check()
-        (note,) = (tmp_path / "cache").rglob(name)
+        note = max(tmp_path.rglob("*.json"), key=lambda found: found.stat().st_mtime_ns)
         sound = note.read_bytes()
         note.write_bytes(damage)
         check()
@@ -109,7 +105,6 @@ def test_offsets_beyond_4_gb(tmp_path):
             np.lib.format.write_array(member, array)
     opened = LabelFile(path, tmp_path)
     np.testing.assert_array_equal(opened.array("far"), array)
-    opened.verify(["far"])
 
 
 def test_files_that_are_no_npz(tmp_path, label_arrays):
@@ -137,9 +132,8 @@ def test_a_flipped_bit_is_found(tmp_path, label_arrays, save):
     content[info.header_offset + info.compress_size - 20] ^= 4
     (tmp_path / "a.npz").write_bytes(content)
     file = LabelFile(tmp_path / "a.npz", tmp_path / "cache")
-    read = file.verify if save is np.savez else lambda keys: file.array(*keys)
     with pytest.raises(UserError, match=r"a\.npz: 'shape' is corrupt.*Fetch the file again"):
-        read(["shape"])
+        file.array("shape")
     assert not list((tmp_path / "cache").rglob("*.npy"))
 
 
@@ -151,19 +145,18 @@ def test_any_flipped_byte_is_found_or_harmless(tmp_path, label_arrays):
         save(tmp_path / "whole.npz", **arrays)
         whole = (tmp_path / "whole.npz").read_bytes()
         found = 0
-        for i in range(300):
+        for i in range(200):
             content = bytearray(whole)
             content[rng.integers(len(content))] ^= rng.integers(1, 256)
             (tmp_path / "a.npz").write_bytes(content)
             try:
                 file = LabelFile(tmp_path / "a.npz", tmp_path / f"cache{save.__name__}{i}")
                 present = [key for key in arrays if key in file]
-                file.verify(present)
                 for key in present:
                     np.testing.assert_array_equal(file.array(key), arrays[key])
             except UserError:
                 found += 1
-        assert found > 100
+        assert found > 60
 
 
 def test_claimed_sizes_are_checked_before_anything_is_allocated(tmp_path):
@@ -171,13 +164,6 @@ def test_claimed_sizes_are_checked_before_anything_is_allocated(tmp_path):
         archive.writestr("pose.npy", npy_header((10**12, 72)) + bytes(100))
     with pytest.raises(UserError, match=r"'pose' says that it is float32 \(1000000000000, 72\).*but holds"):
         LabelFile(tmp_path / "bomb.npz", tmp_path)
-
-
-def test_unpacking_needs_room(tmp_path, monkeypatch, label_arrays):
-    np.savez_compressed(tmp_path / "a.npz", **label_arrays(5))
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
-    with pytest.raises(UserError, match=r"'center' is compressed and needs .* bytes unpacked, but .* has 10 free"):
-        LabelFile(tmp_path / "a.npz", tmp_path / "cache").array("center")
 
 
 def test_members_that_are_no_arrays(tmp_path):
@@ -220,16 +206,6 @@ def test_objects_that_run_code_do_not(tmp_path, capsys, evil):
     with pytest.raises(UserError, match=r"'imgname' is corrupt: 'builtins\.print' is not on the allow-list"):
         LabelFile(tmp_path / "a.npz", tmp_path, allow_pickle=True).array("imgname")
     assert capsys.readouterr().out == ""
-
-
-def test_expected_hash(tmp_path, label_arrays):
-    path = tmp_path / "a.npz"
-    np.savez(path, **label_arrays(5))
-    check_sha256(path, file_sha256(path), tmp_path / "cache")
-    (note,) = (tmp_path / "cache").rglob("sha256.json")
-    assert json.loads(note.read_text())["size"] == path.stat().st_size
-    with pytest.raises(UserError, match=r"has sha256 [0-9a-f]{64}, but the manifest expects 0000"):
-        check_sha256(path, "0" * 64, tmp_path / "cache")
 
 
 def test_negative_dimensions(tmp_path):
