@@ -16,11 +16,10 @@ import torch
 from bench.arguments import add_device, new_parser, show
 from fitting.batch import TILE
 from fitting.config import ROOTS, SHAPES, FitConfig
-from fitting.fit import FitResult
+from fitting.fit import FitResult, Status
 from fitting.many import best_of, fit_many
 from fitting.model import FitModel, prepare, solvers
 from fitting.plain import PlainSolver
-from fitting.quality import Status
 from flows.sources import model_file
 from hmr_skel.bench.files import Inputs
 from hmr_skel.bench.fit import copies, subset
@@ -167,7 +166,7 @@ def without_limits(model: FitModel) -> FitModel:
         return torch.where(bound.isfinite(), torch.full_like(bound, sign * _FREE_RAD), bound)
 
     stages = tuple(
-        replace(stage, box=replace(stage.box, low=wide(stage.box.low, -1), high=wide(stage.box.high, 1)))
+        replace(stage, limits=replace(stage.limits, low=wide(stage.limits.low, -1), high=wide(stage.limits.high, 1)))
         for stage in model.stages
     )
     low, high = wide(model.low, -1), wide(model.high, 1)

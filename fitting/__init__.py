@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from fitting.config import FitConfig, Stage, recipe
 
 if TYPE_CHECKING:
-    from fitting.fit import FitResult, fit_batch
+    from fitting.fit import FitResult, Status, fit_batch
     from fitting.many import fit_best, fit_many
     from fitting.model import FitModel, prepare
-    from fitting.quality import Status
 
 __all__ = [
     "FitConfig", "FitModel", "FitResult", "Stage", "Status", "fit_batch", "fit_best", "fit_many", "prepare",
@@ -24,7 +23,7 @@ __all__ = [
 # Lazy, so that recipes are there without torch.
 _MODULES = {
     "FitResult": "fit", "fit_batch": "fit", "fit_best": "many", "fit_many": "many", "FitModel": "model",
-    "prepare": "model", "Status": "quality",
+    "prepare": "model", "Status": "fit",
 }  # fmt: skip
 
 

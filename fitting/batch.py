@@ -1,29 +1,56 @@
-"""What is known of the rows being fitted together, and how batches are filled up."""
+"""Rows that are fitted together: how they are picked, put back, and filled up to whole tiles."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
-
-from fitting.kinematics import Skeleton
-from fitting.target import Target
 
 # Batches are filled up to a multiple of this. BLAS hands odd rows and small batches to other kernels, which add up in
 # another order; flat valleys of E (a shoulder near gimbal lock) make 1e-2 rad of those last bits. In whole tiles a row
 # comes out the same in any batch.
 TILE = 64
 
+Columns = TypeVar("Columns", bound="Rows")
+
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows [B] on their way."""
+class Rows:
+    """A table: every field is a column with one leading axis of rows, or None, but for those in `SHARED`."""
 
-    target: Target
-    betas: Tensor  # [B 10] of SKEL
-    skeleton: Skeleton
+    SHARED: ClassVar[tuple[str, ...]] = ()
 
-    def __getitem__(self, rows: Tensor | slice) -> "Batch":
-        return Batch(self.target[rows], self.betas[rows], self.skeleton[rows])
+    def __getitem__(self: Columns, rows: Tensor | slice) -> Columns:
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.SHARED}
+        return replace(self, **{name: column[rows] for name, column in columns.items() if column is not None})
+
+    def put(self: Columns, rows: Tensor, values: Columns) -> Columns:
+        """With the rows of these numbers replaced by `values`."""
+        names = [f.name for f in fields(self)]
+        return replace(self, **{n: getattr(self, n).index_copy(0, rows, getattr(values, n)) for n in names})
+
+
+@dataclass(frozen=True)
+class Fitted(Rows):
+    """The best point that was found for each row, and the distances there."""
+
+    q: Tensor  # [B 46] float32 numbers in the solver's dtype, q[:, :3] = 0
+    energy: Tensor  # [B]
+    v2v: Tensor  # [B] mm
+    v2v_max: Tensor  # [B] mm
+    ahead: Tensor  # [B] what one more step would bring, over what is tolerated: at most 1 where the row has converged
+    iterations: Tensor  # [B]
+    starts: Tensor  # [B] how many starts were tried
+
+
+def choose(first: Tensor, one: Fitted, other: Fitted) -> Fitted:
+    """Row by row, `one` where the mask [B] says so, else `other`."""
+    return Fitted(**{f.name: where(first, getattr(one, f.name), getattr(other, f.name)) for f in fields(Fitted)})
+
+
+def where(rows: Tensor, values: Tensor, other: Tensor | float) -> Tensor:
+    """`values` in the rows of the mask [B], `other` elsewhere."""
+    return torch.where(rows.view(-1, *(1,) * (values.ndim - 1)), values, other)
 
 
 def filled(rows: Tensor) -> Tensor:

@@ -1,23 +1,31 @@
 """SMPL annotations to SKEL: one batch through the stages. Arrays in, arrays out; rows never interact."""
 
 from dataclasses import dataclass, fields, replace
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-from fitting import root
-from fitting.batch import Batch, filled, inner_box
-from fitting.fitted import Fitted, where
-from fitting.initial import initial_q
+from fitting.batch import Fitted, filled, inner_box, where
 from fitting.kinematics import Skeleton
 from fitting.model import FitModel
-from fitting.quality import Status, limit_violation_deg
 from fitting.refine import refined
-from fitting.restart import tried_again
+from fitting.starts import initial_q, tried_again
+from fitting.target import FitRows
+from hmr_skel.body.skel import root_dofs, root_transl
 from hmr_skel.rows import SkelParams, SmplParams
 
 # Beyond these an annotation is no body: the row is rejected, not fitted.
 MAX_BETA, MAX_ANGLE, MAX_TRANSL = 10.0, 20.0, 1e4
+
+
+class Status(IntEnum):
+    """How a row ended."""
+
+    converged = 0  # no dof would move by more than the tolerance; all are inside their limits
+    at_limit = 1  # likewise, with at least one dof held at its limit
+    max_iterations = 2  # the steps ran out first: usable, but not at its minimum
+    rejected = 3  # not fitted: the input is not finite or not a body
 
 
 @dataclass(frozen=True)
@@ -55,22 +63,22 @@ def fit_batch(params: SmplParams, model: FitModel, points: Tensor | None = None)
     betas = model.shape(safe.betas)
     target = model.targets(safe, betas, points)
     skeleton = Skeleton.of(model.skel, betas)
-    rows = Batch(target, betas, skeleton)
-    best = model.solve(rows, initial_q(target.rotmat.double(), skeleton, model.kinematics, model.low, model.high))
+    rows = FitRows(target, betas, skeleton)
+    best = model.solve(rows, initial_q(model, target.rotmat, skeleton))
     best = tried_again(model, rows, best)
     if model.config.refines and count:
         rows, best = refined(model, rows, best)
     real = slice(count)
-    rows = Batch(replace(rows.target, vertices=None), rows.betas, rows.skeleton)[real]
+    rows = replace(rows, target=replace(rows.target, vertices=None))[real]
     return _result(model, rows, safe[real], best[real], sound[real])
 
 
-def _result(model: FitModel, rows: Batch, params: SmplParams, best: Fitted, sound: Tensor) -> FitResult:
+def _result(model: FitModel, rows: FitRows, params: SmplParams, best: Fitted, sound: Tensor) -> FitResult:
     target, skeleton = rows.target, rows.skeleton
     low, high = inner_box(model.low, model.high)
     q = best.q.float()
-    q[:, :3] = root.root_dofs(target.global_rotmat, skeleton.dof_frame[:, 0].float())
-    transl = root.root_transl(
+    q[:, :3] = root_dofs(target.global_rotmat, skeleton.dof_frame[:, 0].float())
+    transl = root_transl(
         params.transl, target.global_rotmat, target.pelvis, skeleton.joints[:, 0].float(), target.offset
     )
     pose = model.kinematics.pose(best.q, skeleton)
@@ -98,6 +106,12 @@ def _result(model: FitModel, rows: Batch, params: SmplParams, best: Fitted, soun
         target_points=None if target.points_world is None else of_sound(target.points_world),
         batch=len(q),
     )
+
+
+def limit_violation_deg(q: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The largest excess over a limit [B] of q [B 46]; 0 inside."""
+    excess = torch.maximum(low - q, q - high).clamp_min(0)
+    return torch.rad2deg(excess.amax(1))
 
 
 def _sound(params: SmplParams) -> Tensor:

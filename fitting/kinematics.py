@@ -3,11 +3,12 @@
 The root is left out: everything is in the frame in which the pelvis does not turn, which is the frame of the T-pose.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fitting.batch import Rows
 from hmr_skel.body.dofs import DOFS
 from hmr_skel.body.joints import SKEL_PARENTS
 from hmr_skel.body.lbs import blend, chain, picked
@@ -22,7 +23,7 @@ _ORDER = [sum(d.joint == dof.joint for d in DOFS[:k]) for k, dof in enumerate(DO
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class Skeleton(Rows):
     """A body's rest skeleton, without its vertices: what a `Pose` is made of. Any float dtype."""
 
     joints: Tensor  # [B 24 3] J
@@ -37,12 +38,9 @@ class Skeleton:
         bones = bone_orientation(offsets, skel.learned_rotmat.double(), skel.apose_offset.double())
         return cls(joints, offsets, bones @ skel.apose_rotmat.double().mT)
 
-    def __getitem__(self, rows: Tensor | slice) -> "Skeleton":
-        return Skeleton(self.joints[rows], self.offsets[rows], self.dof_frame[rows])
-
 
 @dataclass(frozen=True)
-class Pose:
+class Pose(Rows):
     """A posed skeleton, root at rest."""
 
     local: Tensor  # [B 24 3 3] L
@@ -51,9 +49,6 @@ class Pose:
     transforms: Tensor  # [B 24 4 4] G, takes a rest point of a bone to its place
     parts: Tensor  # [B 24 3 3 3] axis rotations, first, second, third
     parent_frame: Tensor  # [B 24 3 3] R_parent N
-
-    def __getitem__(self, rows: slice | Tensor) -> "Pose":
-        return Pose(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,18 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from fitting.batch import Batch
+from fitting.batch import Fitted
 from fitting.config import FitConfig
-from fitting.fitted import Fitted
 from fitting.kinematics import Kinematics
 from fitting.plain import PlainSolver
 from fitting.shape import ShapeMap, converted, copied
-from fitting.tables import StageTables, stage_tables
-from fitting.target import PlainMesher, TargetMaker
+from fitting.stages import StageTables, stage_tables
+from fitting.target import FitRows, PlainMesher, TargetMaker
 from hmr_skel.body import dofs
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
-Solver = Callable[[Batch, Tensor], Fitted]
+Solver = Callable[[FitRows, Tensor], Fitted]
 
 
 @dataclass(frozen=True)

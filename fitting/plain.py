@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fitting.batch import Batch, filled, inner_box
+from fitting.batch import Fitted, choose, filled, inner_box
 from fitting.config import FitConfig
-from fitting.fitted import Fitted, choose
 from fitting.kinematics import Kinematics
 from fitting.reduced import ReducedProblem
 from fitting.solver import ahead, learned_bend, linearise, minimise, next_step
-from fitting.tables import StageTables
+from fitting.stages import StageTables
+from fitting.target import FitRows
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PlainSolver:
     low: Tensor  # [46] float64
     high: Tensor  # [46] float64
 
-    def __call__(self, rows: Batch, q: Tensor) -> Fitted:
+    def __call__(self, rows: FitRows, q: Tensor) -> Fitted:
         """All stages from a start q [B 46]."""
         iterations = torch.zeros(len(q), dtype=torch.int32, device=q.device)
         for tables in self.stages[:-1]:
@@ -35,12 +35,12 @@ class PlainSolver:
             for _ in range(tables.stage.refreshes):
                 problem, _ = self.collapse(tables, rows, second, q, tables.correctives)
                 q, _, tried = minimise(
-                    problem, linearise(problem, q), tables.box, tables.stage.iterations, self.config.step_tolerance
+                    problem, linearise(problem, q), tables.limits, tables.stage.iterations, self.config.step_tolerance
                 )
                 iterations = iterations + tried
         return self._finish(rows, q, iterations)
 
-    def _finish(self, rows: Batch, q: Tensor, iterations: Tensor) -> Fitted:
+    def _finish(self, rows: FitRows, q: Tensor, iterations: Tensor) -> Fitted:
         """The last stage. Every row is measured where it will be stored; rows that are done leave the batch."""
         tables, config = self.stages[-1], self.config
         second = tables.moments.at(rows.betas)
@@ -54,7 +54,7 @@ class PlainSolver:
                 bend = learned_bend(last, at, bend, problem.part.dofs)
                 problem = replace(problem, bend=bend)
                 at = replace(at, curvature=at.curvature + bend)
-            step = next_step(problem, at, tables.box)
+            step = next_step(problem, at, tables.limits)
             further = ahead(step, at.gradient, at.energy, config.step_tolerance, config.energy_tolerance)
             distance_mm = squared.sqrt() * 1000
             here = Fitted(
@@ -76,7 +76,7 @@ class PlainSolver:
                 problem, at, iterations = problem[going], at[going], iterations[going]
                 bend = None if bend is None else bend[going]
             last = at
-            q, damping, tried = minimise(problem, at, tables.box, tables.stage.iterations, config.step_tolerance)
+            q, damping, tried = minimise(problem, at, tables.limits, tables.stage.iterations, config.step_tolerance)
             iterations = iterations + tried
         assert best is not None  # a stage has refreshes
         return best
@@ -87,7 +87,7 @@ class PlainSolver:
         return torch.minimum(torch.maximum(q.float(), low), high).to(q.dtype)
 
     def collapse(
-        self, tables: StageTables, rows: Batch, second: Tensor, q: Tensor, correctives: bool = False
+        self, tables: StageTables, rows: FitRows, second: Tensor, q: Tensor, correctives: bool = False
     ) -> tuple[ReducedProblem, Tensor]:
         """Visit the vertices at q: the reduced problem around it, and the squared distances [B V], m^2.
 
@@ -95,7 +95,6 @@ class PlainSolver:
         """
         pose = self.kinematics.pose(q, rows.skeleton)
         vertices = rows.target.vertices
-        assert isinstance(vertices, Tensor)
         if not tables.surface.whole:
             vertices = vertices[:, :, tables.surface.vertices]
         visit = tables.surface.visit(vertices, rows.betas, pose, correctives)

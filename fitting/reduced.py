@@ -8,13 +8,14 @@ throughout: `gradient` is dE/2, `hessian` d2E/2.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from fitting.batch import Rows
 from fitting.kinematics import Kinematics, Pose, Skeleton, Twists
-from fitting.pairs import BonePairs
-from fitting.part import MovingPart
+from fitting.stages import BonePairs, MovingPart
 from fitting.surface import CORRECTED
 from hmr_skel.body.joints import SKEL_PARENTS
 from hmr_skel.body.lbs import picked
@@ -22,8 +23,10 @@ from hmr_skel.body.moving_joints import moving_curvatures
 
 
 @dataclass(frozen=True)
-class ReducedProblem:
+class ReducedProblem(Rows):
     """One refresh's quadratic in D, with the prior. Rows are independent throughout."""
+
+    SHARED: ClassVar[tuple[str, ...]] = ("part", "kinematics", "pairs", "prior")
 
     part: MovingPart
     kinematics: Kinematics
@@ -38,15 +41,6 @@ class ReducedProblem:
     anchor: Tensor  # [B 46] q where the moments were taken
     tilt: Tensor | None = None  # [B D] dE/2 there through the pose correctives, which D leaves out
     bend: Tensor | None = None  # [B D D] what earlier visits taught about the second derivative
-
-    def __getitem__(self, rows: Tensor) -> "ReducedProblem":
-        tilt = None if self.tilt is None else self.tilt[rows]
-        bend = None if self.bend is None else self.bend[rows]
-        return ReducedProblem(
-            self.part, self.kinematics, self.skeleton[rows], self.pairs, self.second_moments[rows],
-            self.second_moments_exact[rows], self.cross[rows], self.start[rows], self.energy_start[rows], self.prior,
-            self.anchor[rows], tilt, bend,
-        )  # fmt: skip
 
     def pose(self, q: Tensor) -> Pose:
         return self.kinematics.pose(q, self.skeleton)

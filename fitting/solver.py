@@ -7,12 +7,14 @@ it is positive definite and Gauss-Newton's where not. Limits hold exactly. The s
 a problem for poses, energies and derivatives.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fitting.batch import Rows
 from fitting.reduced import ReducedProblem
+from fitting.stages import PartLimits
 
 # A row whose step lowered the reduced energy by no more than this share has come to its end there.
 LITTLE = 1e-4
@@ -21,16 +23,7 @@ DAMPING_START, DAMPING_DOWN, DAMPING_UP, DAMPING_MIN, DAMPING_MAX = 1e-4, 0.2, 8
 
 
 @dataclass(frozen=True)
-class Box:
-    """Limits [D] of a part's dofs, and how far one step may go, rad."""
-
-    low: Tensor
-    high: Tensor
-    max_step: float
-
-
-@dataclass(frozen=True)
-class Local:
+class Local(Rows):
     """A problem seen from a point q, one row each."""
 
     q: Tensor  # [B 46]
@@ -39,9 +32,6 @@ class Local:
     gauss_newton: Tensor  # [B D D]
     curvature: Tensor  # [B D D] what Newton's matrix adds
     damping: Tensor  # [B]
-
-    def __getitem__(self, rows: Tensor) -> "Local":
-        return Local(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
 def linearise(problem: ReducedProblem, q: Tensor, damping: Tensor | None = None) -> Local:
@@ -54,9 +44,9 @@ def linearise(problem: ReducedProblem, q: Tensor, damping: Tensor | None = None)
     return Local(q, energy, gradient, *problem.matrices(q, pose, twists, wrench), damping)
 
 
-def next_step(problem: ReducedProblem, at: Local, box: Box) -> Tensor:
-    """The damped step [B D] from a point that stays in the box."""
-    q, low, high = at.q[:, problem.part.dofs], box.low, box.high
+def next_step(problem: ReducedProblem, at: Local, limits: PartLimits) -> Tensor:
+    """The damped step [B D] from a point that stays in the limits."""
+    q, low, high = at.q[:, problem.part.dofs], limits.low, limits.high
     held = ((q <= low) & (at.gradient > 0)) | ((q >= high) & (at.gradient < 0))
     newton = at.gauss_newton + at.curvature
     step, definite = damped_step(newton, at.gradient, at.damping, held, torch.zeros_like(q))
@@ -68,7 +58,7 @@ def next_step(problem: ReducedProblem, at: Local, box: Box) -> Tensor:
     edge = torch.where(over, torch.minimum(torch.maximum(target, low), high) - q, torch.zeros_like(q))
     step, _ = damped_step(matrix, at.gradient, at.damping, held | over, edge)
     longest = step.abs().amax(1, keepdim=True)
-    step = step * (box.max_step / longest.clamp_min(box.max_step))
+    step = step * (limits.max_step / longest.clamp_min(limits.max_step))
     return torch.minimum(torch.maximum(q + step, low), high) - q
 
 
@@ -101,7 +91,7 @@ def learned_bend(before: Local, now: Local, bend: Tensor | None, dofs: Tensor) -
 
 
 def minimise(
-    problem: ReducedProblem, at: Local, box: Box, iterations: int, tolerance: float
+    problem: ReducedProblem, at: Local, limits: PartLimits, iterations: int, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Up to `iterations` steps on the dofs of the problem's part.
 
@@ -114,7 +104,7 @@ def minimise(
     tried = torch.zeros_like(at.energy, dtype=torch.int32)
     dofs = problem.part.dofs
     for index in range(iterations):
-        step = next_step(problem, at, box)
+        step = next_step(problem, at, limits)
         tried = tried + (~done).int()
         q = at.q.clone()
         q[:, dofs] = at.q[:, dofs] + step

@@ -21,7 +21,7 @@ _CPU_BLOCK = 576  # vertices
 
 
 @dataclass(frozen=True)
-class Block:
+class VertexBlock:
     """Some vertices of a body: a linear basis of their rest positions, and their skin weights.
 
     `basis` [1 + 10 + P, 3V]: template, shape directions, pose correctives; columns ordered xyz, then vertex.
@@ -46,7 +46,7 @@ class Block:
 class PosedBlock:
     """A block in a pose: rest and posed vertices [B 3 V], and the rotations between them [B 3 3 V]."""
 
-    block: Block
+    block: VertexBlock
     rest: Tensor
     posed: Tensor
     rotations: Tensor
@@ -64,7 +64,7 @@ class Blend:
         size = _CPU_BLOCK if weights.device.type == "cpu" else self.count
         slices = [slice(first, min(first + size, self.count)) for first in range(0, self.count, size)]
         self.blocks = [
-            Block(part, rows[:, part].transpose(1, 2).flatten(1).contiguous(), weights[part].T.contiguous())
+            VertexBlock(part, rows[:, part].transpose(1, 2).flatten(1).contiguous(), weights[part].T.contiguous())
             for part in slices
         ]
 

@@ -1,17 +1,19 @@
 """What a row is fitted to: the annotated SMPL mesh, brought into the frame in which SKEL's pelvis rests.
 
 Both bodies' roots are tied in closed form, so the fit never sees the global orientation or the translation: with
-p_skel = R (v - J_0) + J_0 + transl_skel and the translation of `fitting.root`, the world distance of two vertices is
+p_skel = R (v - J_0) + J_0 + transl_skel and the translation of `root_transl`, the world distance of two vertices is
 that of v and y - d, with y the SMPL mesh unturned and d the mean offset of the two T-poses.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fitting.batch import Rows
+from fitting.kinematics import Skeleton
 from fitting.surface import Blend
 from hmr_skel.body.joints import SMPL_PARENTS
 from hmr_skel.body.lbs import blend, bone_transforms, chain
@@ -20,38 +22,15 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl, relative
 from hmr_skel.rows import SmplParams
 
-
-@runtime_checkable
-class Mesh(Protocol):
-    """Vertices of [B] rows: a tensor [B 3 V], or what the compiled solver makes of them."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: Tensor | slice, /) -> "Mesh": ...
-
-
-@runtime_checkable
-class Movable(Mesh, Protocol):
-    """A mesh of the compiled solver."""
-
-    def moved(self, rotmat: Tensor, shift: Tensor) -> "Mesh":
-        """R^T (y - s) of `rotmat` [B 3 3] and `shift` [B 3]."""
-        ...
-
-    def tensor(self) -> Tensor:
-        """As [B 3 V]."""
-        ...
-
-
-Mesher = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Mesh, Tensor, Tensor | None]]
+Mesher = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Any, Tensor, Tensor | None]]
 """See `PlainMesher`."""
 
 
 @dataclass(frozen=True)
-class Target:
+class Target(Rows):
     """Targets of a batch, float32, metres, in SKEL's pelvis frame but for what is marked world."""
 
-    vertices: Mesh | None  # None once nobody looks at them any more
+    vertices: Any  # Tensor [B 3 V], or a `LaneMesh` of the compiled solver; None once nobody looks at them any more
     anatomical_joints: Tensor  # [B 24 3] SKEL's joint regressor on the target mesh
     rotmat: Tensor  # [B 24 3 3] world rotations of SMPL's bones, root unturned
     global_rotmat: Tensor  # [B 3 3] SMPL's root, as annotated
@@ -59,14 +38,6 @@ class Target:
     offset: Tensor  # [B 3] d
     joints_world: Tensor  # [B 24 3] SMPL's joints as annotated
     points_world: Tensor | None  # [B K 3] points asked for on the annotated mesh
-
-    def __getitem__(self, rows: Tensor | slice) -> "Target":
-        points = None if self.points_world is None else self.points_world[rows]
-        vertices = None if self.vertices is None else self.vertices[rows]
-        return Target(
-            vertices, self.anatomical_joints[rows], self.rotmat[rows], self.global_rotmat[rows],
-            self.pelvis[rows], self.offset[rows], self.joints_world[rows], points,
-        )  # fmt: skip
 
     def moved(self, rotmat: Tensor, shift: Tensor) -> "Target":
         """The same annotation for a SKEL whose pelvis is turned by R `rotmat` [B 3 3] and moved by s `shift` [B 3].
@@ -77,8 +48,7 @@ class Target:
         vertices = self.vertices
         if isinstance(vertices, Tensor):
             vertices = rotmat.mT @ (vertices - shift.unsqueeze(-1))
-        elif vertices is not None:
-            assert isinstance(vertices, Movable)
+        else:
             vertices = vertices.moved(rotmat, shift)
         apart = self.offset + shift - self.pelvis
         return replace(
@@ -89,6 +59,15 @@ class Target:
             global_rotmat=self.global_rotmat @ rotmat,
             offset=self.pelvis + (rotmat.mT @ apart.unsqueeze(-1)).squeeze(-1),
         )
+
+
+@dataclass(frozen=True)
+class FitRows(Rows):
+    """What is known of [B] rows that are fitted together."""
+
+    target: Target
+    betas: Tensor  # [B 10] of SKEL
+    skeleton: Skeleton
 
 
 class PlainMesher:

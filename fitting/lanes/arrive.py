@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from fitting.lanes.lanes import LANES, kernel, part_of_kernels
-from fitting.lanes.state import Record
+from fitting.lanes.state import LANES, Record, kernel, part_of_kernels
 
 
 @part_of_kernels

@@ -7,18 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fitting.batch import Batch, inner_box
-from fitting.fitted import Fitted
+from fitting.batch import Fitted, inner_box
 from fitting.lanes.arrive import corrective_tilt, learn, pose_coefficients, pull_joints
-from fitting.lanes.chunk import Chunk, chunks, closed_up
+from fitting.lanes.chunk import Chunk, LaneTables, chunks, closed_up, tree_of
 from fitting.lanes.newton import minimise, next_step
 from fitting.lanes.quadratic import linearise
 from fitting.lanes.skeleton import pose
 from fitting.lanes.state import Record, new_desk
 from fitting.lanes.surface import Room, visit
-from fitting.lanes.tables import LaneTables, tree_of
 from fitting.plain import PlainSolver
 from fitting.solver import ahead
+from fitting.target import FitRows
 from hmr_skel.body.skel import Skel
 
 
@@ -44,7 +43,7 @@ class LaneSolver:
         low, high = inner_box(plain.low, plain.high)
         self.low, self.high = low.numpy()[:, None], high.numpy()[:, None]  # [46 1] float32
 
-    def __call__(self, rows: Batch, q: Tensor) -> Fitted:
+    def __call__(self, rows: FitRows, q: Tensor) -> Fitted:
         """All stages from a start q [B 46]."""
         many = chunks(rows.target, rows.skeleton, rows.betas.numpy(), q.numpy())
         desk, room = new_desk(), Room()

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fitting.lanes.lanes import LANES
-from fitting.lanes.skin import regress, skin
-from fitting.lanes.surface import LaneSurface, Room, Sparse, rest_positions
+from fitting.lanes.state import LANES
+from fitting.lanes.surface import LaneSurface, Room, Sparse, regress, rest_positions, skin
 from hmr_skel.body.smpl import Smpl
 
 

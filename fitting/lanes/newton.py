@@ -7,14 +7,13 @@ from math import sqrt
 
 import numpy as np
 
-from fitting.lanes.lanes import LANES, kernel, part_of_kernels
-from fitting.lanes.quadratic import Problem, energy_at, linearise
+from fitting.lanes.quadratic import Quadratic, energy_at, linearise
 from fitting.lanes.skeleton import pose
-from fitting.lanes.state import Record
+from fitting.lanes.state import LANES, Record, kernel, part_of_kernels
 
 
 def minimise(
-    tree: Record, part: Record, bones: Record, problem: Problem, iterations: int, tolerance: float, q: np.ndarray,
+    tree: Record, part: Record, bones: Record, problem: Quadratic, iterations: int, tolerance: float, q: np.ndarray,
     damping: np.ndarray, tried: np.ndarray, ready: bool, desk: Record,
 ) -> None:  # fmt: skip
     """Up to `iterations` steps from q [46 L], in place, with `damping` [L] and the count `tried` [L].
@@ -35,7 +34,7 @@ def minimise(
 
 
 def try_step(
-    tree: Record, part: Record, bones: Record, problem: Problem, tolerance: float, q: np.ndarray, damping: np.ndarray,
+    tree: Record, part: Record, bones: Record, problem: Quadratic, tolerance: float, q: np.ndarray, damping: np.ndarray,
     tried: np.ndarray, done: np.ndarray, desk: Record,
 ) -> None:  # fmt: skip
     """Rows that are not `done` go to q + step where E is no higher there."""

@@ -1,4 +1,4 @@
-"""The reduced problem, lane by lane: `fitting.reduced` and `fitting.pairs`, compiled.
+"""The reduced problem, lane by lane: `fitting.reduced` and `fitting.stages.BonePairs`, compiled.
 
     E(G) = E_0 + sum_mn tr(D_m M_mn D_n^T) - 2 sum_m tr(D_m B'_m) + prior + tilt and bend,   D = G - G_0.
 
@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fitting.lanes.lanes import LANES, kernel, part_of_kernels
 from fitting.lanes.skeleton import glide_curvatures, pose, twists
-from fitting.lanes.state import Record
+from fitting.lanes.state import LANES, Record, kernel, part_of_kernels
 
 
-class Problem(NamedTuple):
+class Quadratic(NamedTuple):
     """A chunk's own share of the quadratic; `desk` has the rest."""
 
     moments: np.ndarray  # [P 4 4 L] float32, M
@@ -23,7 +22,7 @@ class Problem(NamedTuple):
     scale: np.ndarray  # [K L] s
 
 
-def linearise(tree: Record, part: Record, bones: Record, problem: Problem, q: np.ndarray, desk: Record) -> None:
+def linearise(tree: Record, part: Record, bones: Record, problem: Quadratic, q: np.ndarray, desk: Record) -> None:
     """The problem at q [46 L]."""
     # Kernels are called from here one by one: within one another they would take minutes to compile.
     pose(tree, bones, q, desk)
@@ -37,7 +36,7 @@ def linearise(tree: Record, part: Record, bones: Record, problem: Problem, q: np
     _curvature(tree, part, problem.bend, problem.scale, desk)
 
 
-def energy_at(part: Record, problem: Problem, q: np.ndarray, desk: Record, out: np.ndarray) -> None:
+def energy_at(part: Record, problem: Quadratic, q: np.ndarray, desk: Record, out: np.ndarray) -> None:
     """E [L] at a pose; leaves its derivative by the transforms, halved, in `force`."""
     _energy(part, problem.moments, problem.bend, problem.scale, q, desk, out)
 

@@ -7,8 +7,7 @@ from math import cos, pi, sin, sqrt
 
 import numpy as np
 
-from fitting.lanes.lanes import LANES, kernel, part_of_kernels
-from fitting.lanes.state import Record
+from fitting.lanes.state import LANES, Record, kernel, part_of_kernels
 
 # Spine: joint, bending dof, extension dof. Scapulae: joint, abduction, elevation.
 _SPINE = np.array([[11, 17, 18], [12, 20, 21], [13, 23, 24]])

@@ -1,14 +1,40 @@
-"""What the kernels read and write: records of numpy, one argument each, of one layout for every stage and body.
+"""What all compiled kernels share: how many rows go side by side, how numba is told to compile, and their records.
 
-Handed over one by one, a kernel's arrays take numba longer to unpack than its mathematics takes to compile, and LLVM
-cannot tell that they do not overlap. A kernel gets an array of one record and takes that first.
+Every array ends with an axis of `LANES` rows, and every innermost loop runs over it. Such a loop becomes vector
+instructions in which each row is a lane of its own: no row sees another, and a row comes out the same to the bit
+whichever lane it is in. 64 lanes are eight AVX-512 vectors of float64: long enough to hide what a loop costs to enter,
+short enough that a chunk's working set stays in a core's caches.
+
+What kernels read and write are records of numpy, one argument each, of one layout for every stage and body. Handed over
+one by one, a kernel's arrays take numba longer to unpack than its mathematics takes to compile, and LLVM cannot tell
+that they do not overlap. A kernel gets an array of one record and takes that first.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import TypeAlias
 
+import numba
 import numpy as np
 
-from fitting.lanes.lanes import LANES
+LANES = 64
+
+
+def kernel(function: Callable) -> Callable:
+    """Compiled on first use; `fitting.lanes.cache` has it kept for the next time.
+
+    Fused multiply-add is the only liberty taken; sums keep their order. Without the GIL, threads run side by side.
+    """
+    # The tests' shape checker wraps functions; numba must see the function itself.
+    return numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy", no_cfunc_wrapper=True)(
+        inspect.unwrap(function)
+    )
+
+
+def part_of_kernels(function: Callable) -> Callable:
+    """A piece of kernels that is compiled within each: on its own it would be compiled once more."""
+    return numba.njit(inline="always")(inspect.unwrap(function))
+
 
 Record: TypeAlias = np.ndarray
 """[1] of one of the types below."""

@@ -13,9 +13,8 @@ from types import FrameType
 import numpy as np
 
 from fitting.lanes import newton, quadratic, surface
-from fitting.lanes.lanes import LANES
 from fitting.lanes.mesh import LaneMesher
-from fitting.lanes.state import Record
+from fitting.lanes.state import LANES, Record
 from fitting.lanes.surface import LaneSurface
 
 _PRODUCT, _TURN = 45, 15  # a 3x3 matrix times another, times a vector

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from fitting.config import FitConfig
-from fitting.fit import FitResult, fit_batch
+from fitting.fit import FitResult, Status, fit_batch
 from fitting.many import fit_many
 from fitting.model import FitModel, prepare
-from fitting.quality import Status
 from hmr_skel.bench import baseline
 from hmr_skel.bench.floor import floor_fit
 from hmr_skel.bench.flops import FlopCounter, gemm_flops_per_s

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fitting.root import root_dofs
 from hmr_skel.body.dofs import DOF_NAMES, limits
-from hmr_skel.body.skel import Skel
+from hmr_skel.body.skel import Skel, root_dofs
 from hmr_skel.convert.clips import UPRIGHT, SkelClip, require_frame
 from hmr_skel.convert.continuity import without_jumps
 from hmr_skel.convert.meshes import skel_joints

@@ -80,7 +80,7 @@ def test_quality_tables(people, smpl, skel, monkeypatch):
 def test_without_limits_nothing_binds(people, model):
     free = without_limits(model)
     assert bool((free.low[3:] < -torch.pi).all())
-    assert bool((free.stages[-1].box.high > torch.pi).all())
+    assert bool((free.stages[-1].limits.high > torch.pi).all())
     assert bool((model.high[3:] <= torch.pi).all())  # the model itself is as it was
     bound, unbound = fitting.fit_batch(people, model), fitting.fit_batch(people, free)
     assert bool((bound.energy >= unbound.energy * (1 - 1e-6)).all())

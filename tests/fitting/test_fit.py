@@ -10,9 +10,9 @@ import torch
 
 import fitting
 from fitting import Status, fit_batch, fit_many
+from fitting.fit import limit_violation_deg
 from fitting.kinematics import Skeleton
 from fitting.lanes.mesh import LaneMesh
-from fitting.quality import limit_violation_deg
 from fitting.target import Target, TargetMaker
 from hmr_skel.body.joints import SKEL_TO_SMPL
 from hmr_skel.open_data.labels import make_labels

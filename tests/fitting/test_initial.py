@@ -7,8 +7,8 @@ import hypothesis.strategies as st
 import pytest
 import torch
 
-from fitting.initial import _angle_about, _euler, _nearest_turn, initial_q
 from fitting.kinematics import Skeleton
+from fitting.starts import _angle_about, _euler, _nearest_turn, initial_q
 from hmr_skel.body.dofs import DOF_NAMES, DOFS
 from hmr_skel.body.joints import SKEL_TO_SMPL
 from hmr_skel.body.rotations import rotvec_to_rotmat
@@ -51,46 +51,40 @@ def case(model, skel):
 
 def test_recovers_what_skel_itself_would_show(model, case):
     q, skeleton = case
-    found = initial_q(_smpl_like(model, skeleton, q), skeleton, model.kinematics, model.low, model.high)
+    found = initial_q(model, _smpl_like(model, skeleton, q), skeleton)
     torch.testing.assert_close(found, q, rtol=0, atol=1e-6)
-
-
-def test_the_other_branch_is_another_start_inside_the_limits(model, case):
-    q, skeleton = case
-    smpl = _smpl_like(model, skeleton, q)
-    other = initial_q(smpl, skeleton, model.kinematics, model.low, model.high, branch=1)
-    assert bool(((other - q).abs().amax(1) > 0.5).all())
-    assert bool(((other >= model.low) & (other <= model.high)).all())
 
 
 def test_clamps_into_the_limits_and_children_make_up(model, case):
     q, skeleton = case
     smpl = _smpl_like(model, skeleton, 3 * q)
-    found = initial_q(smpl, skeleton, model.kinematics, model.low, model.high)
+    found = initial_q(model, smpl, skeleton)
     assert bool(((found >= model.low) & (found <= model.high)).all())
     # The head still looks where SMPL's does where the trunk could not follow: its own range allows.
     trunk = torch.zeros(1, 46, dtype=torch.float64)
     trunk[0, DOF_NAMES.index("thorax_extension")] = model.high[DOF_NAMES.index("thorax_extension")] + 0.3
     one = skeleton[torch.tensor([0])]
-    found = initial_q(_smpl_like(model, one, trunk), one, model.kinematics, model.low, model.high)
+    found = initial_q(model, _smpl_like(model, one, trunk), one)
     assert float(found[0, DOF_NAMES.index("thorax_extension")]) == model.high[DOF_NAMES.index("thorax_extension")]
     assert float(found[0, DOF_NAMES.index("head_extension")]) == pytest.approx(0.3, abs=0.1)
 
 
 @hypothesis.given(st.sampled_from(_EULER_AXES + _HANDS), st.lists(st.floats(-3.1, 3.1), min_size=3, max_size=3))
-def test_euler_angles_of_both_branches_make_the_rotation(axes, angles):
+def test_euler_angles_of_either_branch_make_the_rotation(axes, angles):
+    """The middle angle is within 90 degrees in the one, beyond in the other, which these limits ask for."""
     rotmat = _product(axes, torch.tensor([angles], dtype=torch.float64))
-    low, high = torch.full((2, 3), -10.0, dtype=torch.float64)[0], torch.full((3,), 10.0, dtype=torch.float64)
-    found = [_euler(list(axes), rotmat, low, high, branch) for branch in (0, 1)]
-    for one in found:
-        torch.testing.assert_close(_product(axes, one), rotmat, rtol=0, atol=1e-6)
+    for least, most in ((-1.6, 1.6), (1.5, 4.8)):
+        low, high = torch.tensor([[-10.0, least, -10.0], [10.0, most, 10.0]], dtype=torch.float64)
+        found = _euler(list(axes), rotmat, low, high)
+        torch.testing.assert_close(_product(axes, found), rotmat, rtol=0, atol=1e-6)
+        assert least < float(found[0, 1]) < most
 
 
 def test_the_branch_that_violates_the_limits_least_is_taken():
     axes = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
     far = torch.tensor([[0.3, 1.8, 0.2]], dtype=torch.float64)  # middle angle beyond 90 degrees
     limit = torch.tensor([0.5, 2.0, 0.5], dtype=torch.float64)
-    torch.testing.assert_close(_euler(axes, _product(axes, far), -limit, limit, 0), far, rtol=0, atol=1e-9)
+    torch.testing.assert_close(_euler(axes, _product(axes, far), -limit, limit), far, rtol=0, atol=1e-9)
 
 
 def test_hands_drop_the_third_angle():
@@ -98,7 +92,7 @@ def test_hands_drop_the_third_angle():
     angles = torch.tensor([[0.6, -0.4, 0.0], [0.6, -0.4, 0.9]], dtype=torch.float64)
     limit = torch.tensor([1.5, 0.8], dtype=torch.float64)
     for axes in _HANDS:
-        found = _euler(list(axes), _product(axes, angles), -limit, limit, 0)
+        found = _euler(list(axes), _product(axes, angles), -limit, limit)
         torch.testing.assert_close(found[:, :2], angles[:, :2], rtol=0, atol=1e-9)
 
 

@@ -44,7 +44,7 @@ def test_the_prior_is_finite_and_the_box_is_the_tables(prepared, table):
     for stage in model.stages:
         assert bool(stage.prior.isfinite().all())
         assert bool((stage.prior > 0).all())
-        assert torch.equal(torch.stack((stage.box.low, stage.box.high), 1), bounds[stage.part.dofs])
+        assert torch.equal(torch.stack((stage.limits.low, stage.limits.high), 1), bounds[stage.part.dofs])
 
 
 def test_gender_is_needed_and_kept(smpl, skel, model):

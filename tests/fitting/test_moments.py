@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fitting.moments import MomentTable, monomials
+from fitting.stages import MomentTable, monomials
 
 
 def test_monomials_make_every_product_of_two_once():

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fitting.batch import Batch
-from fitting.initial import initial_q
 from fitting.kinematics import Skeleton
 from fitting.objective import Objective
 from fitting.solver import linearise
+from fitting.starts import initial_q
+from fitting.target import FitRows
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.lbs import skin
 
@@ -20,13 +20,12 @@ STAGES = {0: "lower", 1: "upper", 2: "full, some vertices", -1: "full"}
 @pytest.fixture(scope="module")
 def rows(plain_model, people):
     betas = plain_model.shape(people.betas)
-    return Batch(plain_model.targets(people, betas), betas, Skeleton.of(plain_model.skel, betas))
+    return FitRows(plain_model.targets(people, betas), betas, Skeleton.of(plain_model.skel, betas))
 
 
 @pytest.fixture(scope="module")
 def q(plain_model, rows):
-    model = plain_model
-    return initial_q(rows.target.rotmat.double(), rows.skeleton, model.kinematics, model.low, model.high)
+    return initial_q(plain_model, rows.target.rotmat, rows.skeleton)
 
 
 @pytest.fixture(scope="module")

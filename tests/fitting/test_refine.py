@@ -8,11 +8,10 @@ import torch
 
 import fitting
 from fitting import Stage, Status, fit_batch
-from fitting.batch import Batch
-from fitting.initial import initial_q
 from fitting.kinematics import Skeleton
-from fitting.refine import Others, Refiner, placed, refined
-from fitting.slope import BETAS, Slope
+from fitting.refine import BETAS, Others, Refiner, Slope, placed, refined
+from fitting.starts import initial_q
+from fitting.target import FitRows
 from hmr_skel.bench.judge import Judge
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.rows import SmplParams
@@ -93,7 +92,7 @@ def test_body_and_root_put_in_come_out(prepared, skel, compiled):
         vertices=type(target.vertices).of(vertices) if compiled else vertices,
         anatomical_joints=posed.joints @ rotmat.mT + shift[:, None],
     )
-    rows = Batch(target, betas, Skeleton.of(model.skel, betas))
+    rows = FitRows(target, betas, Skeleton.of(model.skel, betas))
     start = model.solve(rows, q)
     there, found = refined(model, rows, start)
     assert float(start.v2v[:count].min()) > 5
@@ -136,8 +135,8 @@ def somewhere(request, people, prepared):
 
     betas = model.shape(people.betas)
     target = model.targets(people, betas)
-    rows = Batch(target, betas, Skeleton.of(model.skel, betas))
-    q = initial_q(target.rotmat.double(), rows.skeleton, model.kinematics, model.low, model.high)
+    rows = FitRows(target, betas, Skeleton.of(model.skel, betas))
+    q = initial_q(model, target.rotmat, rows.skeleton)
     q[:, 3:] += 0.02 * normal(4, 43)
     others = Others(betas + 0.5 * normal(4, 10).float(), rotvec_to_rotmat(0.1 * normal(4, 3)), 0.02 * normal(4, 3))
     return model, rows, others, q

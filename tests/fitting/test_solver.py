@@ -8,7 +8,8 @@ import scipy.optimize
 import torch
 
 from fitting.reduced import ReducedProblem
-from fitting.solver import DAMPING_START, Box, learned_bend, linearise, minimise, next_step
+from fitting.solver import DAMPING_START, learned_bend, linearise, minimise, next_step
+from fitting.stages import PartLimits
 
 D = 12
 
@@ -58,10 +59,15 @@ def _random(rows, seed, scale=1.0):
 def boxed():
     """20 quadratics whose free minima are mostly outside a box, a start inside, and the box."""
     low = -0.3 - torch.rand(D, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    box = Box(low, -low / 2, max_step=0.4)
+    box = PartLimits(low, -low / 2, max_step=0.4)
     q = torch.zeros(20, 46, dtype=torch.float64)
     q[:, 3 : 3 + D] = torch.minimum(torch.maximum(_random(20, 4), box.low), box.high)
     return Quadratic(_definite(20, 5), _random(20, 6)), q, box
+
+
+def _wide(max_step):
+    bound = torch.full((D,), 9.0, dtype=torch.float64)
+    return PartLimits(-bound, bound, max_step)
 
 
 def _solve(problem, q, box, iterations):
@@ -125,7 +131,9 @@ def test_gauss_newton_where_newton_is_not_definite():
     hessian = _definite(2, 7)
     saddle = torch.stack((torch.zeros_like(hessian[0]), -2 * hessian[1]))
     problem = Quadratic(hessian, _random(2, 8, 0.1), gauss_newton=hessian, curvature=saddle)
-    box = Box(torch.full((D,), -9.0, dtype=torch.float64), torch.full((D,), 9.0, dtype=torch.float64), max_step=99.0)
+    box = PartLimits(
+        torch.full((D,), -9.0, dtype=torch.float64), torch.full((D,), 9.0, dtype=torch.float64), max_step=99.0
+    )
     at = linearise(problem, torch.zeros(2, 46, dtype=torch.float64))
     damped = hessian + DAMPING_START * torch.diag_embed(hessian.diagonal(dim1=1, dim2=2))
     expected = -torch.linalg.solve(damped, at.gradient)
@@ -139,7 +147,9 @@ def test_damping_rises_until_a_step_helps():
     """A matrix far too small asks for steps far too long; they are refused until the damping has them short."""
     hessian = _definite(1, 9)
     problem = Quadratic(hessian, _random(1, 10), gauss_newton=hessian / 50, curvature=torch.zeros_like(hessian))
-    box = Box(torch.full((D,), -9.0, dtype=torch.float64), torch.full((D,), 9.0, dtype=torch.float64), max_step=9.0)
+    box = PartLimits(
+        torch.full((D,), -9.0, dtype=torch.float64), torch.full((D,), 9.0, dtype=torch.float64), max_step=9.0
+    )
     q = torch.zeros(1, 46, dtype=torch.float64)
     first, damping, _ = minimise(problem, linearise(problem, q), box, 1, 1e-9)
     assert torch.equal(first, q)
@@ -151,7 +161,9 @@ def test_damping_rises_until_a_step_helps():
 def test_a_dof_that_moves_nothing_stays_and_does_no_harm():
     hessian, linear = _definite(1, 11), _random(1, 12)
     hessian[:, 4], hessian[:, :, 4], linear[:, 4] = 0, 0, 0
-    box = Box(torch.full((D,), -9.0, dtype=torch.float64), torch.full((D,), 9.0, dtype=torch.float64), max_step=9.0)
+    box = PartLimits(
+        torch.full((D,), -9.0, dtype=torch.float64), torch.full((D,), 9.0, dtype=torch.float64), max_step=9.0
+    )
     problem = Quadratic(hessian, linear)
     found, _ = _solve(problem, torch.full((1, 46), 0.2, dtype=torch.float64), box, 20)
     assert float(found[0, 3 + 4]) == pytest.approx(0.2)

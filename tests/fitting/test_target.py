@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fitting.lanes.mesh import LaneMesh
-from fitting.root import root_transl
 from hmr_skel.body.rotations import rotvec_to_rotmat
+from hmr_skel.body.skel import root_transl
 
 
 @pytest.fixture(scope="module")

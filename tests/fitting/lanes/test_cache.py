@@ -13,12 +13,12 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import fitting.lanes
-from fitting.lanes import arrive, cache, newton, quadratic, skeleton, skin
-from fitting.lanes.calls import calls
+from fitting.lanes import arrive, cache, newton, quadratic, skeleton, surface
+from fitting.lanes.cache import calls
 
 SOURCES = Path(fitting.lanes.__file__).parent
 ROOT = SOURCES.parents[1]
-KERNELS = (arrive, newton, quadratic, skeleton, skin)
+KERNELS = (arrive, newton, quadratic, skeleton, surface)
 # Two small kernels stand for all of them.
 FEW = "from fitting.lanes import cache; cache.calls = lambda every=cache.calls: every()[-2:]; "
 
@@ -87,7 +87,7 @@ def test_clones_share_what_is_compiled_and_other_sources_do_not(model, tmp_path)
     )
     shutil.copytree(ROOT / "fitting", tmp_path / "fitting", ignore=shutil.ignore_patterns("__pycache__"))
     assert _output(_run(script, tmp_path))[0] == f"{cache.folder()} 0\n"
-    shape = tmp_path / "fitting/lanes/lanes.py"
+    shape = tmp_path / "fitting/lanes/state.py"
     shape.write_text(shape.read_text().replace("LANES = 64", "LANES = 32"))
     empty = tmp_path / "empty"
     out, _ = _output(

@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from fitting import solver as plain
-from fitting.batch import Batch
-from fitting.initial import initial_q
 from fitting.kinematics import Skeleton
 from fitting.lanes import newton, quadratic, skeleton
 from fitting.lanes.arrive import corrective_tilt, learn, pose_coefficients, pull_joints
-from fitting.lanes.lanes import LANES
-from fitting.lanes.state import BONES, new_desk, records
+from fitting.lanes.chunk import LaneTables, bone_columns, part_of, tree_of
+from fitting.lanes.state import BONES, LANES, new_desk, records
 from fitting.lanes.surface import Room, visit
-from fitting.lanes.tables import LaneTables, bone_columns, part_of, tree_of
+from fitting.starts import initial_q
+from fitting.target import FitRows
 from hmr_skel.body.dofs import DOF_JOINTS
 from hmr_skel.body.moving_joints import moving_curvatures
 from hmr_skel.rows import SmplParams
@@ -43,20 +42,20 @@ def _assert_lanes(found: np.ndarray, expected: torch.Tensor, atol: float) -> Non
 
 
 @pytest.fixture(scope="module")
-def rows(plain_model) -> Batch:
+def rows(plain_model) -> FitRows:
     generator = torch.Generator().manual_seed(7)
     params = SmplParams(
         torch.randn(LANES, 3, generator=generator), 0.3 * torch.randn(LANES, 23, 3, generator=generator),
         torch.randn(LANES, 10, generator=generator), torch.randn(LANES, 3, generator=generator),
     )  # fmt: skip
     betas = plain_model.shape(params.betas)
-    return Batch(plain_model.targets(params, betas), betas, Skeleton.of(plain_model.skel, betas))
+    return FitRows(plain_model.targets(params, betas), betas, Skeleton.of(plain_model.skel, betas))
 
 
 @pytest.fixture(scope="module")
 def q(plain_model, rows) -> torch.Tensor:
     """Near the warm start, with some dofs on their limits."""
-    q = initial_q(rows.target.rotmat.double(), rows.skeleton, plain_model.kinematics, plain_model.low, plain_model.high)
+    q = initial_q(plain_model, rows.target.rotmat, rows.skeleton)
     q = q + 0.05 * torch.randn(q.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
     q[:5, 17:30] *= 1e-3  # arcs by their series
     return torch.minimum(torch.maximum(q, plain_model.low), plain_model.high)
@@ -108,7 +107,7 @@ def case(request, plain_model, rows, q, bones):
     else:
         vectors, scale = vectors[:, :0], scale[:, :0]
     part, desk = part_of(tables), new_desk()
-    laned = quadratic.Problem(_lanes(second), _lanes(vectors), _lanes(scale))
+    laned = quadratic.Quadratic(_lanes(second), _lanes(vectors), _lanes(scale))
     for name, values in (
         ("cross", problem.cross.mT), ("start", problem.start[:, :, :3]), ("start_energy", problem.energy_start),
         ("anchor", q),
@@ -142,8 +141,8 @@ def test_next_step(case):
     for damping in (1e-4, 1.0):
         newton.next_step(part, _lanes(q), np.full(LANES, damping), desk)
         start = replace(start, damping=torch.full_like(start.damping, damping))
-        _assert_lanes(desk["step"][0, :size], plain.next_step(problem, start, tables.box), 1e-7)
-    assert float(np.abs(desk["step"]).max()) <= tables.box.max_step + 1e-12
+        _assert_lanes(desk["step"][0, :size], plain.next_step(problem, start, tables.limits), 1e-7)
+    assert float(np.abs(desk["step"]).max()) <= tables.limits.max_step + 1e-12
 
 
 def test_steps_never_leave_the_box_even_where_newtons_matrix_is_indefinite(case):
@@ -158,9 +157,9 @@ def test_steps_never_leave_the_box_even_where_newtons_matrix_is_indefinite(case)
     newton.next_step(part, _lanes(q), np.full(LANES, 1e-4), desk)
     assert bool((torch.linalg.eigvalsh(start.gauss_newton + start.curvature) < 0).any(1).all())
     step = at["step"][:size]
-    _assert_lanes(step, plain.next_step(problem, start, tables.box), 1e-6)
+    _assert_lanes(step, plain.next_step(problem, start, tables.limits), 1e-6)
     there = q[:, tables.part.dofs] + torch.from_numpy(step.T)
-    assert bool(((there >= tables.box.low - 1e-12) & (there <= tables.box.high + 1e-12)).all())
+    assert bool(((there >= tables.limits.low - 1e-12) & (there <= tables.limits.high + 1e-12)).all())
 
 
 def test_minimise(case):
@@ -168,7 +167,7 @@ def test_minimise(case):
     found, damping, tried = _lanes(q), np.full(LANES, plain.DAMPING_START), np.zeros(LANES, np.int32)
     newton.next_step(part, found, damping, desk)
     newton.minimise(tree, part, bones, laned, 4, 1e-3, found, damping, tried, True, desk)
-    expected = plain.minimise(problem, plain.linearise(problem, q), tables.box, 4, 1e-3)
+    expected = plain.minimise(problem, plain.linearise(problem, q), tables.limits, 4, 1e-3)
     _assert_lanes(found, expected[0], 2e-3)
     assert float(np.median(np.abs(found - _lanes(expected[0])))) < 1e-5
     assert np.array_equal(tried, expected[2].numpy())

@@ -1,35 +1,40 @@
-"""A first q from SMPL's pose: walk down SKEL's tree and let each joint's dofs reproduce the SMPL bone's rotation.
+"""Where the fit of a row starts: from SMPL's pose, and, for rows that ended far from their target, elsewhere.
 
-Both bodies have identity bone rotations in the T-pose, so world rotations can be compared as they are. A joint with
-three dofs gets Euler angles, in the branch that violates the limits least; a joint with one the best angle about its
-axis; what a joint cannot take its child sees. Angles are clamped into the limits on the way down, so that children
-make up for what their parent could not reach.
+The first start walks down SKEL's tree and lets each joint's dofs reproduce the SMPL bone's rotation. Both bodies have
+identity bone rotations in the T-pose, so world rotations can be compared as they are. A joint with three dofs gets
+Euler angles, in the branch that violates the limits least; a joint with one the best angle about its axis; what a joint
+cannot take its child sees. Angles are clamped into the limits on the way down, so that children make up for what their
+parent could not reach.
 """
 
+from dataclasses import replace
 from math import pi
 
 import torch
 from torch import Tensor
 
-from fitting.kinematics import Kinematics, Skeleton
-from hmr_skel.body.dofs import DOF_JOINTS, DOFS
+from fitting.batch import Fitted, choose, filled
+from fitting.kinematics import Skeleton
+from fitting.model import FitModel
+from fitting.target import FitRows
+from hmr_skel.body.dofs import DOF_JOINTS, DOF_NAMES, DOFS
 from hmr_skel.body.joints import SKEL_PARENTS, SKEL_TO_SMPL
 
 # The hand has two dofs; a third, imagined axis completes the Euler angles and is dropped.
 _HAND_THIRD_AXIS = (0.0, 1.0, 0.0)
+_SHOULDERS = [[DOF_NAMES.index(f"shoulder_{side}_{axis}") for axis in "xyz"] for side in "rl"]
+_TURN = 0.75  # rad
 
 
-def initial_q(
-    smpl_rotmat: Tensor, skeleton: Skeleton, kinematics: Kinematics, low: Tensor, high: Tensor, branch: int = 0
-) -> Tensor:
-    """q [B 46] with q[:, :3] = 0 and the rest within the limits.
+def initial_q(model: FitModel, smpl_rotmat: Tensor, skeleton: Skeleton) -> Tensor:
+    """q [B 46] float64 with q[:, :3] = 0 and the rest within the limits.
 
     Args:
+        model: from `fitting.prepare`.
         smpl_rotmat: [B 24 3 3] world rotations of SMPL's bones in the pelvis's frame.
         skeleton: [B] rest skeletons.
-        low, high: [46] limits, rad.
-        branch: 0 takes the Euler branch that violates the limits least, 1 the other one (another start).
     """
+    smpl_rotmat, kinematics, low, high = smpl_rotmat.double(), model.kinematics, model.low, model.high
     q = torch.zeros(len(smpl_rotmat), len(DOFS), dtype=smpl_rotmat.dtype, device=smpl_rotmat.device)
     world: list[Tensor] = [smpl_rotmat[:, 0]] * 24
     for joint in range(1, 24):
@@ -45,7 +50,7 @@ def initial_q(
             angles = _nearest_turn(angles, low[dofs], high[dofs])
         else:
             three = [*axes, _HAND_THIRD_AXIS][:3]
-            angles = _euler(three, wanted, low[dofs], high[dofs], branch)[:, : len(axes)]
+            angles = _euler(three, wanted, low[dofs], high[dofs])[:, : len(axes)]
         angles = torch.minimum(torch.maximum(angles, low[dofs]), high[dofs])
         q[:, dofs] = angles
         product = torch.eye(3, dtype=q.dtype, device=q.device)
@@ -59,6 +64,28 @@ def initial_q(
     return q
 
 
+def tried_again(model: FitModel, rows: FitRows, best: Fitted) -> Fitted:
+    """The better, row by row, of `best` and what other starts lead to; its `starts` counts them.
+
+    Only rows that ended far from their target start again: from halfway between the first start and the rest pose, and
+    from where they ended with both shoulders turned about the axis that their first and last dof share when the arm
+    points sideways.
+    """
+    far = (best.v2v > model.config.retry_v2v_mm).nonzero().squeeze(1)
+    if len(far) == 0:
+        return best
+    few, kept = filled(far), best[far]
+    warm = initial_q(model, rows.target.rotmat[few], rows.skeleton[few])[: len(far)]
+    starts = [_inside(model, warm / 2), _inside(model, _turned(kept.q))]
+    # All starts of all rows go side by side.
+    number = filled(torch.arange(len(starts) * len(far), device=far.device))
+    tried = model.solve(rows[far[number % len(far)]], torch.cat(starts)[number])
+    for index in range(len(starts)):
+        found = tried[slice(index * len(far), (index + 1) * len(far))]
+        kept = replace(choose(found.energy < kept.energy, found, kept), starts=kept.starts + 1)
+    return best.put(far, kept)
+
+
 def _angle_about(axis: Tensor, rotmat: Tensor) -> Tensor:
     """The angle about `axis` [3] whose rotation is nearest to `rotmat` [B 3 3]."""
     odd = rotmat - rotmat.mT
@@ -67,7 +94,7 @@ def _angle_about(axis: Tensor, rotmat: Tensor) -> Tensor:
     return torch.atan2(vee @ axis, trace - torch.einsum("i,bij,j->b", axis, rotmat, axis))
 
 
-def _euler(axes: list[tuple[float, float, float]], rotmat: Tensor, low: Tensor, high: Tensor, branch: int) -> Tensor:
+def _euler(axes: list[tuple[float, float, float]], rotmat: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Angles [B 3], first applied first, of Rot(axis_3) Rot(axis_2) Rot(axis_1) = rotmat. Axes are signed units."""
     index = [max(range(3), key=lambda i, a=axis: abs(a[i])) for axis in axes]
     sign = [axis[i] for axis, i in zip(axes, index, strict=True)]
@@ -82,8 +109,6 @@ def _euler(axes: list[tuple[float, float, float]], rotmat: Tensor, low: Tensor, 
         for angles in ((first, middle, last), (first + pi, pi - middle, last + pi))
     )
     better = _violation(near, low, high) <= _violation(far, low, high)
-    if branch:
-        better = ~better
     return torch.where(better[:, None], near, far)
 
 
@@ -101,3 +126,19 @@ def _violation(angles: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """How far out of their limits the angles are, summed squares [B]."""
     bounded = angles[:, : low.shape[-1]]
     return ((low - bounded).clamp_min(0) + (bounded - high).clamp_min(0)).square().sum(-1)
+
+
+def _turned(q: Tensor) -> Tensor:
+    """q [B 46] with both shoulders turned."""
+    q = q.clone()
+    for x, y, z in _SHOULDERS:
+        q[:, x] += _TURN
+        q[:, z] += _TURN * q[:, y].sign()
+    return q
+
+
+def _inside(model: FitModel, q: Tensor) -> Tensor:
+    """Within the limits, the root at rest."""
+    inside = torch.minimum(torch.maximum(q, model.low), model.high)
+    inside[:, :3] = 0
+    return inside

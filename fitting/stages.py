@@ -1,0 +1,230 @@
+"""What a stage needs to know that no row decides: its dofs, vertices, weights, moments and limits."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fitting.config import FitConfig, Stage
+from fitting.kinematics import Kinematics
+from fitting.surface import Surface, spread
+from hmr_skel.body import dofs
+from hmr_skel.body.dofs import DOF_JOINTS
+from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS, subtree
+from hmr_skel.body.lbs import picked
+from hmr_skel.body.moving_joints import MOVING_DOFS, MOVING_JOINTS
+from hmr_skel.body.skel import Skel
+
+_DOFS_OF = {
+    "lower": [*range(46)[dofs.LOWER_BODY]],
+    "upper": [*range(46)[dofs.UPPER_BODY]],
+    "full": [*range(46)[dofs.BODY]],
+}
+_SCAPULAE = [SKEL_JOINTS.index("scapula_r"), SKEL_JOINTS.index("scapula_l")]
+_MONOMIALS = [(a, b) for a in range(11) for b in range(a, 11)]
+
+
+class MovingPart:
+    """The dofs that a stage moves, their joints, and which bones hang below which joint. On one device."""
+
+    def __init__(self, dofs: list[int], kinematics: Kinematics) -> None:
+        device = kinematics.unit.device
+        joints = sorted({DOF_JOINTS[k] for k in dofs})
+        self.dofs = torch.tensor(dofs, device=device)
+        self.joints = torch.tensor(joints, device=device)
+        self.bones = sorted({bone for joint in joints for bone in subtree(SKEL_PARENTS, joint)})
+        # Each joint has room for three dofs; `slots` are those in use.
+        self.slots = torch.tensor(
+            [3 * joints.index(DOF_JOINTS[k]) + int(kinematics.dof_order[k]) for k in dofs], device=device
+        )
+        below = [[float(bone in subtree(SKEL_PARENTS, joint)) for bone in range(24)] for joint in joints]
+        self.below = torch.tensor(below, device=device)  # [J 24]
+        # outer[k, l]: dof k turns dof l's axis (it sits above it in the tree, or later in the same joint), or is l.
+        above = [[_is_outer(k, inner, kinematics) for inner in dofs] for k in dofs]
+        self.outer = torch.tensor(above, dtype=torch.float64, device=device)
+        own = torch.tensor([DOF_JOINTS[k] for k in dofs], device=device)
+        self.outer_own = self.outer * (own[:, None] == own)
+        moving = [(i, j) for i, j in enumerate(MOVING_JOINTS) if j in joints]
+        self.moving = torch.tensor([i for i, _ in moving], dtype=torch.long, device=device)
+        self.moving_rows = torch.tensor([joints.index(j) for _, j in moving], dtype=torch.long, device=device)
+        pairs = [[dofs.index(k) for k in MOVING_DOFS[2 * i : 2 * i + 2]] for i, _ in moving]
+        self.moving_slots = torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2)
+
+
+def _is_outer(k: int, inner: int, kinematics: Kinematics) -> bool:
+    if DOF_JOINTS[k] == DOF_JOINTS[inner]:
+        return int(kinematics.dof_order[k]) >= int(kinematics.dof_order[inner])
+    return DOF_JOINTS[inner] in subtree(SKEL_PARENTS, DOF_JOINTS[k])
+
+
+def monomials(betas: Tensor) -> Tensor:
+    """The 66 products of [1, betas] with itself, [B 66]."""
+    extended = torch.cat((torch.ones_like(betas[:, :1]), betas), 1)
+    low, high = zip(*_MONOMIALS, strict=True)
+    return picked(extended, low, 1) * picked(extended, high, 1)
+
+
+class MomentTable:
+    """Second moments of the skin, M_mn = sum_v c_v w_vm w_vn [x; 1][x; 1]^T, as a table over betas.
+
+    The rest skin is linear in betas, so M is quadratic in them: 66 monomials times one 4x4 block per pair of bones that
+    share vertices. Pose correctives are left out: they move M by a few per cent, which costs a step now and then but
+    moves no minimum, because gradients come from the vertices themselves. The table holds a model's data: it lives in
+    memory only.
+
+    Attributes: `first`, `second` [P]: the pairs of bones m <= n that share vertices, diagonal pairs included.
+    """
+
+    def __init__(
+        self, skel: Skel, vertices: Tensor, importance: Tensor, joint_importance: Tensor, bones: list[int]
+    ) -> None:
+        """`importance` [V] and `joint_importance` [24]: an anatomical joint counts as one more point of its bone."""
+        weights = skel.weights[vertices].double()
+        moving = torch.tensor(bones, device=weights.device)
+        overlap = (weights[:, moving].T @ weights[:, moving]) > 0
+        overlap |= torch.eye(len(bones), dtype=torch.bool, device=weights.device)
+        pairs = moving[overlap.triu().nonzero()]
+        self.first, self.second = pairs.unbind(1)
+        rest = _homogeneous(skel.template, skel.shapedirs)[:, vertices]  # [11 V 4]
+        joints = _homogeneous(skel.joint_template, skel.joint_shapedirs)  # [11 24 4]
+        product = importance.double()[:, None] * weights[:, self.first] * weights[:, self.second]  # [V P]
+        table = torch.stack([product.T @ _outer(rest, a, b) for a, b in _MONOMIALS])  # [66 P 16]
+        diagonal = (self.first == self.second).nonzero().squeeze(1)
+        bone = self.first[diagonal]
+        for row, (a, b) in enumerate(_MONOMIALS):
+            table[row, diagonal] += joint_importance.double()[bone, None] * _outer(joints[:, bone], a, b)
+        self.table = table.flatten(1).to(skel.template.dtype)
+
+    def at(self, betas: Tensor) -> Tensor:
+        """M [B P 4 4] of betas [B 10]."""
+        return (monomials(betas) @ self.table).unflatten(-1, (-1, 4, 4))
+
+
+def _homogeneous(template: Tensor, directions: Tensor) -> Tensor:
+    """Points and their shape directions as [x; 1] and [d; 0]: float64 [11 N 4]."""
+    rows = torch.cat((template.flatten()[None], directions)).double().unflatten(-1, (-1, 3))
+    rows = torch.cat((rows, torch.zeros_like(rows[..., :1])), -1)
+    rows[0, :, 3] = 1
+    return rows
+
+
+def _outer(rows: Tensor, a: int, b: int) -> Tensor:
+    """What the monomial of betas a and b is multiplied with, by point [N 16]: betas_a betas_b meets twice."""
+    outer = rows[a][:, :, None] * rows[b][:, None, :]
+    return (outer if a == b else outer + outer.mT).flatten(1)
+
+
+class BonePairs:
+    """How the moments of bone pairs m <= n add up to a matrix over the dofs of a part.
+
+    A dof moves the bones below its joint as one, so two dofs' entry of the Gauss-Newton matrix is a sum of world
+    moments Q_mn over the bones m below the one and n below the other. Which pairs meet follows from the tree alone: it
+    is worked out once, as one 0/1 matrix from pairs of bones to the pairs of joints that have anything in common.
+
+    Attributes: `first`, `second` [P] the pairs; `apart` the numbers of those with m < n, which count both ways.
+    """
+
+    def __init__(self, part: MovingPart, first: Tensor, second: Tensor) -> None:
+        self.first, self.second = first, second
+        self.apart = (first != second).nonzero().squeeze(1)
+        rows = torch.cat((first, second[self.apart]))
+        columns = torch.cat((second, first[self.apart]))
+        count = len(part.joints)
+        upper = torch.triu_indices(count, count, device=first.device)
+        meets = part.below[upper[0]][:, rows] * part.below[upper[1]][:, columns]
+        blocks = meets.any(1).nonzero().squeeze(1)
+        self.one, self.other = upper[:, blocks]  # rows of `part.joints`, one <= other
+        self.meets = meets[blocks].contiguous()  # [blocks, P and the mirrored pairs]
+        self.entries = self._entries(part)
+
+    def _entries(self, part: MovingPart) -> Tensor:
+        """Where each entry of the matrix [D D] stands among the blocks [blocks 3 3], flat; one past the end is zero."""
+        number = {pair: i for i, pair in enumerate(zip(self.one.tolist(), self.other.tolist(), strict=True))}
+        nothing = 9 * len(number)
+        slots = part.slots.tolist()
+        flat = []
+        for k in slots:
+            for inner in slots:
+                here, mirrored = (k // 3, inner // 3), (inner // 3, k // 3)
+                if here in number:
+                    flat.append(9 * number[here] + 3 * (k % 3) + inner % 3)
+                else:
+                    flat.append(9 * number[mirrored] + 3 * (inner % 3) + k % 3 if mirrored in number else nothing)
+        return torch.tensor(flat, device=part.slots.device)
+
+    def gauss_newton(self, twists: Tensor, transforms: Tensor, second_moments: Tensor) -> Tensor:
+        """sum over bone pairs of tr(W_k Q_mn W_l^T), [B D D].
+
+        Args:
+            twists: [B J 3 3 4] W by joint of the part and order.
+            transforms: [B 24 4 4] G.
+            second_moments: [B P 4 4] M_mn; Q_mn = G_m M_mn G_n^T.
+        """
+        batch = len(twists)
+        world = transforms[:, self.first] @ second_moments @ transforms[:, self.second].mT
+        both = torch.cat((world, world[:, self.apart].mT), 1).flatten(2).transpose(0, 1)
+        sums = (self.meets @ both.reshape(both.shape[0], -1)).unflatten(1, (batch, 4, 4))
+        by_joint = twists.transpose(0, 1).contiguous()
+        left = by_joint[self.one].flatten(2, 3) @ sums  # [blocks B (order i) d]
+        blocks = left.unflatten(2, (3, 3)).flatten(3) @ by_joint[self.other].flatten(3).mT  # [blocks B order order']
+        flat = blocks.transpose(0, 1).flatten(1)
+        flat = torch.cat((flat, torch.zeros_like(flat[:, :1])), 1)
+        size = round(len(self.entries) ** 0.5)
+        return flat[:, self.entries].unflatten(1, (size, size))
+
+
+@dataclass(frozen=True)
+class PartLimits:
+    """Limits [D] of a part's dofs, and how far one step may go, rad."""
+
+    low: Tensor
+    high: Tensor
+    max_step: float
+
+
+@dataclass(frozen=True)
+class StageTables:
+    """One stage on one device."""
+
+    stage: Stage
+    part: MovingPart
+    surface: Surface
+    moments: MomentTable
+    pairs: BonePairs
+    joint_importance: Tensor  # [24], of squared distances in m^2 beside the vertices' 1
+    prior: Tensor  # [D] weight over squared half range, per dof
+    limits: PartLimits
+
+    @property
+    def correctives(self) -> bool:
+        """Whether a visit's gradient is that of E itself: early parts of the body are moved roughly only."""
+        return self.stage.part == "full"
+
+
+def stage_tables(stage: Stage, skel: Skel, kinematics: Kinematics, bounds: Tensor, config: FitConfig) -> StageTables:
+    """The tables of a stage; `bounds` [46 2] are the limits of all dofs, rad."""
+    part = MovingPart(_DOFS_OF[stage.part], kinematics)
+    bone = skel.weights.argmax(1)
+    vertices = torch.isin(bone, torch.tensor(part.bones, device=bone.device)).nonzero().squeeze(1)
+    if stage.part == "full":
+        vertices = torch.arange(len(bone), device=bone.device)
+    if 0 < stage.vertices < len(vertices):
+        vertices = vertices[spread(bone[vertices], stage.vertices)]
+    importance = torch.full((len(vertices),), 1 / len(vertices)).to(skel.template)
+    counted = [j for j in part.bones if stage.joints == "all" or j in _SCAPULAE]
+    share = stage.joint_weight / max(len(counted), 1)
+    joint_importance = torch.tensor([share if j in counted else 0.0 for j in range(24)]).to(skel.template)
+    low, high = bounds[part.dofs, 0], bounds[part.dofs, 1]
+    # A dof that a published table leaves unbounded counts as if it could turn half way round.
+    half_range = torch.where(torch.isfinite(high - low), (high - low) / 2, torch.pi)
+    moments = MomentTable(skel, vertices, importance, joint_importance, part.bones)
+    return StageTables(
+        stage=stage,
+        part=part,
+        surface=Surface(skel, vertices, importance),
+        moments=moments,
+        pairs=BonePairs(part, moments.first, moments.second),
+        joint_importance=joint_importance,
+        prior=config.prior_weight / half_range**2,
+        limits=PartLimits(low, high, config.max_step),
+    )
