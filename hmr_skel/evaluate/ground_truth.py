@@ -95,13 +95,11 @@ class GroundTruth:
         self.benchmark, self.device = benchmark, device
         self.regressor = Regressor.load(benchmark.joints, body_models, device)
         needed = () if rows.smpl_gender is None else dict.fromkeys(rows.smpl_gender.tolist())
-        self.smpl = {
-            gender: Smpl.load(model_file(body_models, SMPL_FILES[gender])).to(device) for gender in needed
-        }  # fmt: skip
+        self.smpl = {one: Smpl.load(model_file(body_models, SMPL_FILES[one])).to(device) for one in needed}
 
     @torch.no_grad()
     def __call__(self, rows: BenchmarkRows) -> Truth:
-        """Of some rows."""
+        """The truth of a batch of rows."""
         everyone = torch.ones(len(rows), dtype=torch.bool, device=self.device)
         if rows.keypoints_2d is not None:
             points = torch.from_numpy(rows.keypoints_2d).to(self.device)

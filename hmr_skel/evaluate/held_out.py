@@ -21,8 +21,7 @@ from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import JointRule
 from hmr_skel.evaluate.ground_truth import MIN_CONFIDENCE_2D, Truth
-from hmr_skel.evaluate.run import in_crop
-from hmr_skel.evaluate.score import Columns, ScoredBody, joined, score
+from hmr_skel.evaluate.score import Columns, ScoredBody, joined, score, stage_columns
 from hmr_skel.evaluate.summary import sequences_of, summarise
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.keypoints import SkelKeypoints
@@ -100,6 +99,11 @@ class HeldOut:
         dataset = SampleDataset(path, images, SampleConfig(), split="test", augment=False, quiet=quiet)
         return cls(dataset, SkelKeypoints.load(body_models, dataset.gender, device))
 
+    def posed(self, q: Float[Tensor, "B 46"], betas: Float[Tensor, "B 10"]) -> ScoredBody:
+        """At the origin: every error in 3D is against a root."""
+        posed = self.body(SkelParams(q, betas, q.new_zeros(len(q), 3)))
+        return ScoredBody(posed.vertices, posed.keypoints)
+
     def batches(self, batch_size: int, workers: int = 0):
         """Every held-out row once."""
         return ordered_batches(self.dataset, batch_size, workers=workers)
@@ -126,7 +130,7 @@ def evaluate_held_out(
     Raises `UserError` where no row has all labels.
     """
     device = held_out.body.matrix.device
-    constant = _posed_mean(mean, held_out.body)
+    constant = held_out.posed(mean.q[None].to(device), mean.betas[None].to(device))
     parts: list[list[Errors]] = [[] for _ in networks]
     rows = used = 0
     with held_out.batches(batch_size, workers) as batches:
@@ -141,32 +145,26 @@ def evaluate_held_out(
             batch = batch.to(device)
             kept = kept.to(device)
             geometry = CropGeometry(batch.center, batch.size, batch.intrinsics, batch.affine)
-            still = torch.zeros(len(batch), 3, device=device)  # every error is against a root
-            label = held_out.body(SkelParams(batch.q, batch.betas, still))
+            label = held_out.posed(batch.q, batch.betas)
             truth = Truth(
                 complete=kept,
                 joints=batch.keypoints_3d[..., :3],
                 vertices=label.vertices,
-                mesh_root=label.keypoints[:, ROOT],
+                mesh_root=label.joints[:, ROOT],
                 keypoints_2d=batch.keypoints_2d[..., :2],
                 valid_2d=batch.keypoints_2d[..., 2] > MIN_CONFIDENCE_2D,
             )
-            same = ScoredBody(*(points.expand(len(batch), -1, -1) for points in vars(constant).values()))
-            # The mean body has no camera, so no place in the image.
             row = {"row": batch.row[kept].cpu()}
-            of_mean = score(same, truth, RULE) | row
+            # The mean body has no camera, so no place in the image.
+            of_mean = score(constant.repeated(len(batch)), truth, RULE) | row
             for network, found in zip(networks, parts, strict=True):
                 prediction = network(batch.image, geometry)
-                stages = {"final": prediction.final}
-                if prediction.coarse is not None:
-                    stages["coarse"] = prediction.coarse
                 errors = {"mean_pose": of_mean}
-                for name, estimate in stages.items():
-                    q = rep_to_q(estimate.rep)
-                    posed = held_out.body(SkelParams(q, estimate.betas, still))
-                    points = in_crop(posed.keypoints, estimate.camera, prediction.geometry)
-                    body = ScoredBody(posed.vertices, posed.keypoints)
-                    errors[name] = score(body, truth, RULE, points, q, batch.row.cpu().numpy()) | row
+                for name, estimate in (("coarse", prediction.coarse), ("final", prediction.final)):
+                    if estimate is not None:
+                        posed = held_out.posed(rep_to_q(estimate.rep), estimate.betas)
+                        number = batch.row.cpu().numpy()
+                        errors[name] = stage_columns(estimate, posed, prediction.geometry, truth, RULE, number) | row
                 found.append(errors)
     if not used:
         raise UserError(f"none of {rows:,} held-out rows has a SKEL label and all 44 keypoints: nothing to compare.")
@@ -188,9 +186,3 @@ def summaries(errors: Errors, held_out: HeldOut) -> dict[str, dict[str, Any]]:
 
 def _complete(batch: Batch) -> Bool[Tensor, "B"]:
     return batch.has_skel & (batch.keypoints_3d[..., 3] > 0).all(-1)
-
-
-def _posed_mean(mean: MeanBody, body: SkelKeypoints) -> ScoredBody:
-    device = body.matrix.device
-    posed = body(SkelParams(mean.q[None].to(device), mean.betas[None].to(device), torch.zeros(1, 3, device=device)))
-    return ScoredBody(posed.vertices, posed.keypoints)

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from hmr_skel.body.skel import Skel
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.benchmarks import Benchmark
 from hmr_skel.evaluate.ground_truth import GroundTruth, Truth
 from hmr_skel.evaluate.images import CropReader, Intrinsics
 from hmr_skel.evaluate.labels import BenchmarkRows
-from hmr_skel.evaluate.score import Columns, ScoredBody, joined, score
-from hmr_skel.model.camera import CropGeometry, crop_camera_to_transl, image_to_crop, project
+from hmr_skel.evaluate.score import Columns, ScoredBody, in_crop, joined, score, stage_columns
+from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.decoder import Estimate
 from hmr_skel.model.network import Network, Prediction
 from hmr_skel.model.pose_rep import rep_to_q
@@ -55,13 +54,10 @@ def evaluate_methods(
 
     Args:
         methods: on the body's device, of the body's gender.
-        rows: of the benchmark.
-        reader: of their images.
+        rows, reader, intrinsics: of the benchmark: its labels, its images, and the cameras that networks are told.
         truth: what they are compared with.
         body: SKEL; joints come from its skin by the truth's regressor.
-        intrinsics: of the images.
-        batch_size: images at once.
-        threads: that read images.
+        batch_size, threads: images at once, and threads that read them.
         progress: called with the number of rows just done.
 
     Raises:
@@ -89,35 +85,30 @@ class _Scorer:
     """One method's predictions against the truth."""
 
     def __init__(self, mean: Estimate, truth: GroundTruth, body: Skel) -> None:
-        self.benchmark: Benchmark = truth.benchmark
-        self.regressor, self.body, self.mean = truth.regressor, body, mean
+        self.rule, self.regressor, self.body, self.mean = truth.benchmark.joints, truth.regressor, body, mean
         self.posed_mean = self._posed(self.mean)
 
     def __call__(self, prediction: Prediction, truth: Truth, number: np.ndarray) -> dict[str, Columns]:
         count, geometry = len(prediction.final.betas), prediction.geometry
         mean = Estimate(*(values.expand(count, *values.shape[1:]) for values in vars(self.mean).values()))
-        same = ScoredBody(*(points.expand(count, -1, -1) for points in vars(self.posed_mean).values()))
-        found = {"mean_pose": self._columns(mean, same, geometry, truth, number)}
+        stages = {"mean_pose": (mean, self.posed_mean.repeated(count))}
         if prediction.coarse is not None:
-            found["coarse"] = self._columns(prediction.coarse, self._posed(prediction.coarse), geometry, truth, number)
-        final = self._posed(prediction.final)
-        found["final"] = self._columns(prediction.final, final, geometry, truth, number)
+            stages["coarse"] = prediction.coarse, self._posed(prediction.coarse)
+        stages["final"] = prediction.final, self._posed(prediction.final)
+        found = {
+            name: stage_columns(estimate, posed, geometry, truth, self.rule, number)
+            for name, (estimate, posed) in stages.items()
+        }
         if truth.keypoints_2d is not None:
             for name, estimate in swapped(prediction).items():
-                points = in_crop(final.joints, estimate.camera, geometry)
-                found[name] = score(final, truth, self.benchmark.joints, points, number=number)
+                points = in_crop(stages["final"][1].joints, estimate.camera, geometry)
+                found[name] = score(stages["final"][1], truth, self.rule, points, number=number)
         return found
 
     def _posed(self, estimate: Estimate) -> ScoredBody:
         """At the origin: every error in 3D is against a root."""
         vertices = self.body(rep_to_q(estimate.rep), estimate.betas, torch.zeros_like(estimate.camera)).vertices
         return ScoredBody(vertices, self.regressor(vertices))
-
-    def _columns(
-        self, estimate: Estimate, posed: ScoredBody, geometry: CropGeometry, truth: Truth, number: np.ndarray
-    ) -> Columns:
-        points = in_crop(posed.joints, estimate.camera, geometry) if truth.keypoints_2d is not None else None
-        return score(posed, truth, self.benchmark.joints, points, rep_to_q(estimate.rep), number)
 
 
 def swapped(prediction: Prediction) -> dict[str, Estimate]:
@@ -128,14 +119,6 @@ def swapped(prediction: Prediction) -> dict[str, Estimate]:
         found[f"swap_xy_{layer}"] = replace(final, camera=torch.cat((final.camera[:, :1], xy), 1))
         found[f"swap_s_{layer}"] = replace(final, camera=torch.cat((s, final.camera[:, 1:]), 1))
     return found
-
-
-def in_crop(
-    keypoints: Float[Tensor, "B 44 3"], camera: Float[Tensor, "B 3"], geometry: CropGeometry
-) -> Float[Tensor, "B 44 2"]:
-    """Keypoints of a body at the origin, in crop coordinates, where the estimated camera sees it."""
-    placed = keypoints + crop_camera_to_transl(camera, geometry).unsqueeze(-2)
-    return image_to_crop(project(placed, geometry.intrinsics), geometry)
 
 
 def _geometry(rows: BenchmarkRows, cam_int: Float[np.ndarray, "B 3 3"]) -> CropGeometry:

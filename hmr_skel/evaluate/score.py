@@ -12,6 +12,9 @@ from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import JointRule
 from hmr_skel.evaluate.ground_truth import Truth
 from hmr_skel.evaluate.metrics import found_keypoints, mpjpe_mm, pa_mpjpe_mm, points_of, pve_mm, root_of
+from hmr_skel.model.camera import CropGeometry, crop_camera_to_transl, image_to_crop, project
+from hmr_skel.model.decoder import Estimate
+from hmr_skel.model.pose_rep import rep_to_q
 
 Columns = dict[str, Tensor]
 """Per row [N]: `mpjpe_mm`, `pa_mpjpe_mm`, `pve_mm`, `pa_pve_mm`, as far as the benchmark has them. Where it has 2D
@@ -24,6 +27,10 @@ class ScoredBody:
 
     vertices: Float[Tensor, "B 6890 3"]
     joints: Float[Tensor, "B J 3"]
+
+    def repeated(self, count: int) -> "ScoredBody":
+        """A single body for each of `count` rows."""
+        return ScoredBody(self.vertices.expand(count, -1, -1), self.joints.expand(count, -1, -1))
 
 
 def score(
@@ -71,6 +78,29 @@ def score(
     if q is not None:
         columns["q"] = q[rows]
     return {name: values.cpu() for name, values in columns.items()}
+
+
+def stage_columns(
+    estimate: Estimate, pred: ScoredBody, geometry: CropGeometry, truth: Truth, rule: JointRule, number: np.ndarray
+) -> Columns:
+    """The columns of one estimate of a network, with its angles and, where the truth is 2D, its projected keypoints.
+
+    Args:
+        estimate: the network's.
+        pred: its body, at the origin.
+        geometry: the crops that the network believes in.
+        truth, rule, number: as in `score`.
+    """
+    points = in_crop(pred.joints, estimate.camera, geometry) if truth.keypoints_2d is not None else None
+    return score(pred, truth, rule, points, rep_to_q(estimate.rep), number)
+
+
+def in_crop(
+    keypoints: Float[Tensor, "B 44 3"], camera: Float[Tensor, "B 3"], geometry: CropGeometry
+) -> Float[Tensor, "B 44 2"]:
+    """Keypoints of a body at the origin, in crop coordinates, where the estimated camera sees it."""
+    placed = keypoints + crop_camera_to_transl(camera, geometry).unsqueeze(-2)
+    return image_to_crop(project(placed, geometry.intrinsics), geometry)
 
 
 def joined(parts: Sequence[Mapping[str, Columns]]) -> dict[str, Columns]:

@@ -157,9 +157,7 @@ def summarise(columns: Columns, sequences: Sequence[str | None], joint_set: str,
         joint_set: for `joint_set`.
         seed: of the resamples.
     """
-    found: dict[str, Any] = {
-        name: columns[name].double().mean().item() for name in METRIC_NAMES if name in columns
-    }  # fmt: skip
+    found: dict[str, Any] = {name: columns[name].double().mean().item() for name in METRIC_NAMES if name in columns}
     columns = dict(columns)
     if "valid" in columns and not columns["valid"].any():  # no keypoint is labelled anywhere: there is no PCK
         del columns["found"], columns["valid"]

@@ -13,7 +13,7 @@ taken as they are, and belong to the image as it is stored, like everything in a
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,18 @@ import numpy as np
 from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.data.npz import LabelFile
-from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 from hmr_skel.predict.boxes import GivenBoxes, Key, PersonBox, square
 
-"""Of `scale`, everywhere in this field."""
-
 _CORNERS = ("x1", "y1", "x2", "y2")
+_SHAPES = {
+    "imgname": [()], "boxes": [(4,)], "center": [(2,)], "scale": [(), (2,)], "frame": [()], "score": [()],
+    "cam_int": [(3, 3)], "person": [()],
+}  # fmt: skip
+"""Of a row, in an .npz."""
+
+Record = tuple[Any, str, Mapping[str, Any]]
+"""A file, where in it, and there: image, box or center and scale, and where known frame, score, focal, cam_int."""
 
 
 def load_boxes(path: Path, margin: float) -> GivenBoxes:
@@ -42,35 +47,34 @@ def load_boxes(path: Path, margin: float) -> GivenBoxes:
     Raises:
         UserError: no such file, or something in it is not as described above; the text says where.
     """
-    kind = path.suffix.lower()
     if not path.exists():
         raise UserError(
             f"{path}: no such file. Expected boxes as .json, .csv, .npz or .parquet, or a dataset's folder."
         )
-    if path.is_dir() or kind == ".parquet":
-        shards = _open_shards(path)
-        # What `predict` has written belongs to images as they are shown, labels to images as they are stored.
-        return _given(path, _shard_rows(shards), as_stored="person" not in shards.columns)
-    if kind == ".npz":
+    kind = "parquet" if path.is_dir() else path.suffix.lower().removeprefix(".")
+    as_stored = False
+    # What `predict` has written (it has `person`) belongs to images as they are shown, labels to images as they are
+    # stored.
+    if kind == "parquet":
+        shards = load_shards(path)
+        as_stored, records = "person" not in shards.columns, _shard_records(path, shards)
+    elif kind == "npz":
         arrays = _read_npz(path)
-        as_stored = "boxes" not in arrays and "person" not in arrays
-        return _given(path, _array_rows(path, arrays, margin), as_stored)
-    if kind not in (".json", ".csv"):
+        as_stored, records = not {"boxes", "person"} & set(arrays), _array_records(path, arrays)
+    elif kind in ("json", "csv"):
+        records = _json_records(path) if kind == "json" else _csv_records(path)
+    else:
         raise UserError(f"{path}: boxes come as .json, .csv, .npz or .parquet, or as a dataset's folder.")
-    records = _json_records(path) if kind == ".json" else _csv_records(path)
-    return _given(path, (_record(path, where, record, margin) for where, record in records))
-
-
-def _given(path: Path, rows: Iterator[tuple[Key, PersonBox]], as_stored: bool = False) -> GivenBoxes:
     grouped: dict[Key, list[PersonBox]] = {}
-    for key, box in rows:
+    for source, where, record in records:
+        key, box = _box(f"{source}: {where}", record, margin)
         grouped.setdefault(key, []).append(box)
     if not grouped:
         raise UserError(f"{path}: holds no box. Expected at least one.")
     return GivenBoxes(path, grouped, as_stored)
 
 
-def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_records(path: Path) -> Iterator[Record]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -79,20 +83,20 @@ def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for image, boxes in content.items():
             if not isinstance(boxes, list) or (boxes and not isinstance(boxes[0], list)):
                 raise UserError(f"{path}: {image!r} has {boxes!r}, expected a list of boxes [x1, y1, x2, y2].")
-            for i, box in enumerate(boxes):
-                yield f"box {i} of {image!r}", {"image": image, "box": box}
+            yield from ((path, f"box {i} of {image!r}", {"image": image, "box": box}) for i, box in enumerate(boxes))
     elif isinstance(content, list):
         for i, record in enumerate(content):
             if not isinstance(record, dict):
                 raise UserError(
                     f"{path}: entry {i} is a {type(record).__name__}, expected an object with image and box."
                 )
-            yield f"entry {i}", record
+            keys = ("image", "box", "frame", "score", "focal")
+            yield path, f"entry {i}", {key: record[key] for key in keys if record.get(key) is not None}
     else:
         raise UserError(f"{path}: expected an object or a list, found a {type(content).__name__}.")
 
 
-def _csv_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv_records(path: Path) -> Iterator[Record]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
@@ -103,122 +107,95 @@ def _csv_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     "and, where wanted, frame, score, focal."
                 )
             for row in reader:
-                corners = {"box": [row.pop(name) for name in _CORNERS]}
-                yield f"line {reader.line_num}", corners | {name: text for name, text in row.items() if text}
+                given = {name: row[name] for name in ("image", "frame", "score", "focal") if row.get(name)}
+                yield path, f"line {reader.line_num}", given | {"box": [row[name] for name in _CORNERS]}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error}).") from error
 
 
-def _record(path: Path, where: str, record: Mapping[str, Any], margin: float) -> tuple[Key, PersonBox]:
-    try:
-        corners = np.array([float(value) for value in record["box"]])
-        frame = None if record.get("frame") is None else _whole(float(record["frame"]))
-        score, focal = (None if record.get(name) is None else float(record[name]) for name in ("score", "focal"))
-        image = str(record["image"])
-        if len(corners) != 4:
-            raise ValueError(f"the box has {len(corners)} numbers")
-    except KeyError as error:
-        raise UserError(f"{path}: {where} has no {error}. Expected image and box [x1, y1, x2, y2].") from error
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: {where}: {error}. Expected image and box [x1, y1, x2, y2] in px.") from error
-    _check_corners(path, where, corners)
-    if focal is not None and not 0 < focal < np.inf:
-        raise UserError(f"{path}: {where}: focal is {focal:g}, expected pixels.")
-    return (image, frame), replace(square(corners, margin, score), focal=focal)
-
-
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     file = LabelFile(path)
-    names = {"imgname", "boxes", "center", "scale", "frame", "score", "cam_int", "person"} & set(file)
-    arrays = {name: file.array(name) for name in names}
+    arrays = {name: file.array(name) for name in _SHAPES if name in file}
     if "imgname" not in arrays or not ("boxes" in arrays or {"center", "scale"} <= set(arrays)):
         raise UserError(
             f"{path}: holds {', '.join(sorted(arrays)) or 'none of the arrays looked for'}. Expected imgname and boxes "
             "[N 4] (x1, y1, x2, y2), or imgname, center [N 2] and scale."
         )
-    if flat := [name for name, array in arrays.items() if not array.shape]:
-        raise UserError(f"{path}: {flat[0]} is one value, expected one for every box.")
-    count = len(arrays["imgname"])
-    shapes = {"imgname": [()], "boxes": [(4,)], "center": [(2,)], "scale": [(), (2,)], "frame": [()], "score": [()],
-              "cam_int": [(3, 3)], "person": [()]}  # fmt: skip
+    count = arrays["imgname"].size
     for name, array in arrays.items():
-        if len(array) != count or array.shape[1:] not in shapes[name]:
-            expected = " or ".join(str([count, *shape]) for shape in shapes[name])
+        if array.shape not in [(count, *shape) for shape in _SHAPES[name]]:
+            expected = " or ".join(str([count, *shape]) for shape in _SHAPES[name])
             raise UserError(f"{path}: {name} is {list(array.shape)}, expected {expected}.")
         if name != "imgname" and array.dtype.kind not in "fiu":
             raise UserError(f"{path}: {name} holds {array.dtype}, expected numbers.")
-    return {name: array if name == "imgname" else array.astype(float) for name, array in arrays.items()}
+    return arrays
 
 
-def _array_rows(path: Path, arrays: Mapping[str, np.ndarray], margin: float) -> Iterator[tuple[Key, PersonBox]]:
-    for i, name in enumerate(arrays["imgname"].tolist()):
-        frame, score, cam_int = (arrays[key][i] if key in arrays else None for key in ("frame", "score", "cam_int"))
-        if "boxes" in arrays:
-            _check_corners(path, f"row {i}", arrays["boxes"][i])
-            box = square(arrays["boxes"][i], margin)
-        else:
-            box = _from_scale(path, i, arrays["center"][i], np.atleast_1d(arrays["scale"][i]))
-        try:
-            number = None if frame is None or np.isnan(frame) or frame < 0 else _whole(frame)
-        except ValueError as error:
-            raise UserError(
-                f"{path}: row {i}: {error}. Expected a whole number from 0, or -1 for a photograph."
-            ) from None
-        yield (
-            (name.decode(errors="replace") if isinstance(name, bytes) else str(name), number),
-            replace(box, score=None if score is None else float(score), cam_int=_camera(path, i, cam_int)),
-        )
+def _array_records(path: Any, arrays: Mapping[str, np.ndarray]) -> Iterator[Record]:
+    names = {"imgname": "image", "boxes": "box"}
+    if "boxes" in arrays:
+        arrays = {name: array for name, array in arrays.items() if name not in ("center", "scale")}
+    for i in range(len(arrays["imgname"])):
+        yield path, f"row {i}", {names.get(name, name): array[i] for name, array in arrays.items()}
 
 
-def _open_shards(path: Path) -> Shards:
-    shards = load_shards(path)
-    missing = [name for name in ("imgname", "center", "scale", "cam_int") if name not in shards.columns]
-    if missing:
+def _shard_records(path: Path, shards: Shards) -> Iterable[Record]:
+    needed = ("imgname", "center", "scale", "cam_int")
+    if missing := [name for name in needed if name not in shards.columns]:
         raise UserError(f"{path}: has no column {', '.join(missing)}, which boxes are read from.")
-    return shards
-
-
-def _shard_rows(shards: Shards) -> Iterator[tuple[Key, PersonBox]]:
+    columns = (*needed, "frame") if "frame" in shards.columns else needed
     for shard in shards.files():
-        path = shard.paths[0]
-        names, centers, scales, cameras = (shard[name] for name in ("imgname", "center", "scale", "cam_int"))
-        frames = shard["frame"] if "frame" in shard.columns else np.full(len(shard), -1)
-        for i in range(len(shard)):
-            box = _from_scale(path, i, centers[i], scales[i])
-            known = cameras[i] if np.isfinite(cameras[i]).all() else None
-            yield (
-                (str(names[i]), int(frames[i]) if frames[i] >= 0 else None),
-                replace(box, cam_int=_camera(path, i, known)),
-            )
+        yield from _array_records(shard.paths[0], {name: shard[name] for name in columns})
 
 
-def _from_scale(path: Place, row: int, center: np.ndarray, scale: np.ndarray) -> PersonBox:
-    side = float(PX_PER_SCALE * np.max(scale))
-    if not (np.isfinite(center).all() and 0 < side < np.inf):
+def _box(where: str, record: Mapping[str, Any], margin: float) -> tuple[Key, PersonBox]:
+    """A record's image and box. Numbers that are NaN are not known; a frame of -1 is a photograph's."""
+    try:
+        image, number, score, focal = (record.get(name) for name in ("image", "frame", "score", "focal"))
+        score, focal = (None if value is None or np.isnan(float(value)) else float(value) for value in (score, focal))
+        number = None if number is None else _frame(float(number))
+        if image is None:
+            raise KeyError("image")
+        if "scale" in record:
+            center, side = np.asarray(record["center"], float), float(PX_PER_SCALE * np.max(record["scale"]))
+            if not (np.isfinite(center).all() and 0 < side < np.inf):
+                raise UserError(f"{where} has a box of centre {center.tolist()} and side {side:g} px.")
+            box = PersonBox(center, side)
+        else:
+            box = square(_corners(where, [float(value) for value in record["box"]]), margin)
+    except KeyError as error:
+        raise UserError(f"{where} has no {error}. Expected image and box [x1, y1, x2, y2].") from error
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"{path}: row {row} has a box of centre {center.tolist()} and scale {np.asarray(scale).tolist()}."
-        )
-    return PersonBox(np.asarray(center, float), side)
+            f"{where}: {error}. Expected image, box [x1, y1, x2, y2] in px, and of a video the frame's number from 0 "
+            "(-1 or none for a photograph)."
+        ) from error
+    if focal is not None and not 0 < focal < np.inf:
+        raise UserError(f"{where}: focal is {focal:g}, expected pixels.")
+    cam_int = record.get("cam_int")
+    if cam_int is not None:
+        cam_int = None if not np.isfinite(cam_int).all() else np.asarray(cam_int, float)
+    if cam_int is not None and not (cam_int[0, 0] > 0 and cam_int[1, 1] > 0):
+        raise UserError(f"{where} has no intrinsics that can be used: {cam_int.tolist()}.")
+    name = image.decode(errors="replace") if isinstance(image, bytes) else str(image)
+    return (name, number), replace(box, score=score, cam_int=cam_int, focal=focal)
 
 
-def _camera(path: Place, row: int, cam_int: np.ndarray | None) -> np.ndarray | None:
-    if cam_int is None:
+def _frame(number: float) -> int | None:
+    if np.isnan(number) or number == -1:
         return None
-    if not (np.isfinite(cam_int).all() and cam_int[0, 0] > 0 and cam_int[1, 1] > 0):
-        raise UserError(f"{path}: row {row} has no intrinsics that can be used: {np.asarray(cam_int).tolist()}.")
-    return np.asarray(cam_int, float)
+    if not 0 <= number < 2**53 or number != int(number):
+        raise ValueError(f"frame {number:g} is no number of a frame")
+    return int(number)
 
 
-def _whole(frame: float) -> int:
-    if not 0 <= frame < 2**53 or frame != int(frame):
-        raise ValueError(f"frame {frame:g} is no number of a frame")
-    return int(frame)
-
-
-def _check_corners(path: Path, where: str, corners: np.ndarray) -> None:
-    x1, y1, x2, y2 = corners.tolist()
+def _corners(where: str, corners: list[float]) -> np.ndarray:
+    if len(corners) != 4:
+        raise ValueError(f"the box has {len(corners)} numbers")
+    x1, y1, x2, y2 = corners
     if not np.isfinite(corners).all() or x2 - x1 < 1 or y2 - y1 < 1:
         raise UserError(
-            f"{path}: {where} has corners {[x1, y1, x2, y2]}. Expected x1, y1, x2, y2 in px, with x2 > x1 and y2 > y1 "
-            "(not width and height)."
+            f"{where} has corners {corners}. Expected x1, y1, x2, y2 in px, with x2 > x1 and y2 > y1 (not width and "
+            "height)."
         )
+    return np.array(corners)

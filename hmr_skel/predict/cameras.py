@@ -1,4 +1,4 @@
-"""The camera that took a picture: told with the box, told for all, or estimated by HumanFoV."""
+"""The camera that took a picture: known with the box, given for all pictures, or estimated by HumanFoV."""
 
 from dataclasses import dataclass, field
 from math import radians
@@ -14,23 +14,25 @@ from hmr_skel.predict.boxes import PersonBox
 from hmr_skel.predict.frames import Frame
 
 CameraMatrix = Float[np.ndarray, "3 3"]
+"""Intrinsics, px."""
 
 
 @runtime_checkable
 class Cameras(Protocol):
-    """CameraMatrix (px) of a picture."""
+    """The camera of a picture."""
 
     def of(self, frame: Frame) -> CameraMatrix: ...
 
 
 @dataclass(frozen=True)
 class FocalLength:
-    """One focal length for all pictures."""
+    """One focal length (px) for all pictures: square pixels, the principal point in the image's middle."""
 
-    focal: float  # px
+    focal: float
 
     def of(self, frame: Frame) -> CameraMatrix:
-        return from_focal(self.focal, frame)
+        height, width = frame.rgb.shape[:2]
+        return np.array([[self.focal, 0, width / 2], [0, self.focal, height / 2], [0, 0, 1]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class VerticalFov:
 
 @dataclass
 class EstimatedFov:
-    """HumanFoV's estimate of every photograph. All frames of a video are one camera's: that of its first frame."""
+    """HumanFoV's estimate of every photograph, and of a video's first frame: all its frames have one camera."""
 
     model: HumanFov
     _video: tuple[Path, CameraMatrix] | None = field(default=None, init=False)
@@ -57,22 +59,15 @@ class EstimatedFov:
         return cls(HumanFov.load(path, device))
 
     def of(self, frame: Frame) -> CameraMatrix:
-        if frame.number is not None and self._video is not None and self._video[0] == frame.file:
-            return self._video[1]
-        found = self.model.intrinsics(frame.rgb)
-        if frame.number is not None:
-            self._video = (frame.file, found)
-        return found
-
-
-def from_focal(focal: float, frame: Frame) -> CameraMatrix:
-    """The principal point in the image's middle, square pixels."""
-    height, width = frame.rgb.shape[:2]
-    return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], np.float32)
+        if frame.number is None:
+            return self.model.intrinsics(frame.rgb)
+        if self._video is None or self._video[0] != frame.file:
+            self._video = (frame.file, self.model.intrinsics(frame.rgb))
+        return self._video[1]
 
 
 def camera_of(frame: Frame, box: PersonBox) -> CameraMatrix | None:
     """What is known with the box; None where that is nothing."""
     if box.cam_int is not None:
         return box.cam_int
-    return None if box.focal is None else from_focal(box.focal, frame)
+    return None if box.focal is None else FocalLength(box.focal).of(frame)

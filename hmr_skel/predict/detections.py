@@ -13,7 +13,6 @@ boxes         three outputs, boxes [N 4] (x1, y1, x2, y2, px), scores [N], label
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -23,8 +22,8 @@ from hmr_skel.errors import UserError
 LAYOUTS = ("end-to-end", "yolo", "yolov5", "detr", "detr-sigmoid", "boxes")
 Outputs = Mapping[str, np.ndarray]
 """By name."""
-RawBoxes = tuple[np.ndarray, np.ndarray]
-"""Corners [N 4], px of the input, and scores [N]."""
+Detections = tuple[Float[np.ndarray, "N 4"], Float[np.ndarray, "N"]]
+"""Corners x1, y1, x2, y2, px of the detector's input, and scores."""
 MOST_KEPT = 1000
 """Boxes that are left where a detector has chosen among its candidates itself; grids have more of them (at 640 px
 8,400 or 25,200)."""
@@ -36,14 +35,6 @@ _HIGHEST_SCORE = 2.0
 """Scores above are no shares: those of a sigmoid that is missing, or something else."""
 OVERLAP = 0.6
 """Of two boxes: intersection over union above which they are one person's (layouts that leave this to the reader)."""
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Persons, best first."""
-
-    corners: Float[np.ndarray, "N 4"]  # x1, y1, x2, y2, px of the detector's input
-    scores: Float[np.ndarray, "N"]
 
 
 def guess_layout(shapes: Mapping[str, tuple[int, ...]], classes: int | None) -> str | None:
@@ -82,54 +73,39 @@ def guess_layout(shapes: Mapping[str, tuple[int, ...]], classes: int | None) -> 
 def read_detections(
     outputs: Outputs, layout: str, person: int, threshold: float, width: int, height: int
 ) -> Detections:
-    """Persons among a detector's answers.
+    """The persons (class number `person`, scores from `threshold`) among a detector's answers, best first.
 
-    Args:
-        outputs: by name.
-        layout: one of `LAYOUTS`.
-        person: number of the class.
-        threshold: scores below are left out.
-        width, height: of the detector's input, px.
-
-    Raises:
-        UserError: the outputs do not have this layout.
+    `width` and `height` are those of the detector's input, px. Raises `UserError` where the outputs do not have this
+    layout (one of `LAYOUTS`).
     """
     try:
         corners, scores = _READERS[layout](outputs, person, width, height)
     except (ValueError, IndexError, KeyError) as error:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
         raise UserError(f"the detector's outputs ({shapes}) are not of the layout {layout!r}: {error}.") from error
-    kept = np.flatnonzero(
-        (scores >= threshold) & np.isfinite(corners).all(1) & (corners[:, 2:] > corners[:, :2]).all(1)
-    )
+    sound = np.isfinite(corners).all(1) & (corners[:, 2:] > corners[:, :2]).all(1)
+    kept = np.flatnonzero((scores >= threshold) & sound)
     kept = kept[np.argsort(-scores[kept], kind="stable")]
-    corners, scores = corners[kept].astype(float), scores[kept].astype(float)
     if layout in ("yolo", "yolov5"):
-        kept = _distinct(corners)
-        corners, scores = corners[kept], scores[kept]
-    return Detections(corners, scores)
+        kept = kept[_distinct(corners[kept].astype(float))]
+    return corners[kept].astype(float), scores[kept].astype(float)
 
 
 def doubt_layout(outputs: Outputs, layout: str, found: Detections) -> str | None:
-    """What speaks against a layout that was told by names and shapes alone; None where nothing does.
-
-    Args:
-        outputs: by name.
-        layout: the one told.
-        found: the persons read by it.
-    """
+    """What speaks against a layout that was told by names and shapes alone, given the persons that it gave; or None."""
+    corners, scores = found
     if layout == "end-to-end":
         classes = _only(outputs)[:, 5]
         if not (np.equal(classes, np.round(classes)) & (classes >= -1)).all():  # -1 fills up
             return "the last of six values is no number of a class"
-    if len(found.scores) and found.scores[0] > _HIGHEST_SCORE:
-        return f"the best score is {found.scores[0]:.1f}, expected 1 at most"
-    if len(found.scores) and found.corners.max() <= _UNIT:
+    if len(scores) and scores[0] > _HIGHEST_SCORE:
+        return f"the best score is {scores[0]:.1f}, expected 1 at most"
+    if len(scores) and corners.max() <= _UNIT:
         return "all persons lie within a pixel or two of its corner, as if their boxes were shares of the input"
     return None
 
 
-def _end_to_end(outputs: Outputs, person: int, width: int, height: int) -> RawBoxes:
+def _end_to_end(outputs: Outputs, person: int, width: int, height: int) -> Detections:
     table = _only(outputs)
     if table.shape[1] != 6:
         raise ValueError(f"{table.shape[1]} values a box, expected 6")
@@ -137,7 +113,7 @@ def _end_to_end(outputs: Outputs, person: int, width: int, height: int) -> RawBo
     return own[:, :4], own[:, 4]
 
 
-def _yolo(outputs: Outputs, person: int, width: int, height: int, first_class: int = 4) -> RawBoxes:
+def _yolo(outputs: Outputs, person: int, width: int, height: int, first_class: int = 4) -> Detections:
     table = _only(outputs)
     if table.shape[0] < table.shape[1]:
         table = table.T
@@ -147,22 +123,22 @@ def _yolo(outputs: Outputs, person: int, width: int, height: int, first_class: i
     return _from_center(table[:, :4]), scores * table[:, 4] if first_class == 5 else scores
 
 
-def _yolov5(outputs: Outputs, person: int, width: int, height: int) -> RawBoxes:
+def _yolov5(outputs: Outputs, person: int, width: int, height: int) -> Detections:
     return _yolo(outputs, person, width, height, first_class=5)
 
 
-def _detr(outputs: Outputs, person: int, width: int, height: int) -> RawBoxes:
+def _detr(outputs: Outputs, person: int, width: int, height: int) -> Detections:
     logits = _batchless(_named(outputs, "logits"), 2)
     exponents = np.exp(logits - logits.max(1, keepdims=True))
     return _of_shares(outputs, width, height), exponents[:, person] / exponents.sum(1)
 
 
-def _detr_sigmoid(outputs: Outputs, person: int, width: int, height: int) -> RawBoxes:
+def _detr_sigmoid(outputs: Outputs, person: int, width: int, height: int) -> Detections:
     logits = _batchless(_named(outputs, "logits"), 2)
     return _of_shares(outputs, width, height), 1 / (1 + np.exp(-logits[:, person]))
 
 
-def _boxes(outputs: Outputs, person: int, width: int, height: int) -> RawBoxes:
+def _boxes(outputs: Outputs, person: int, width: int, height: int) -> Detections:
     labels = _batchless(_named(outputs, "labels"), 1)
     if len(outputs) == 2:
         table = _batchless(_named(outputs, "dets"), 2)
@@ -173,14 +149,7 @@ def _boxes(outputs: Outputs, person: int, width: int, height: int) -> RawBoxes:
     return corners[own], scores[own]
 
 
-_READERS = {
-    "end-to-end": _end_to_end,
-    "yolo": _yolo,
-    "yolov5": _yolov5,
-    "detr": _detr,
-    "detr-sigmoid": _detr_sigmoid,
-    "boxes": _boxes,
-}
+_READERS = dict(zip(LAYOUTS, (_end_to_end, _yolo, _yolov5, _detr, _detr_sigmoid, _boxes), strict=True))
 
 
 def _only(outputs: Outputs) -> np.ndarray:
@@ -218,11 +187,9 @@ def _distinct(corners: Float[np.ndarray, "N 4"]) -> list[int]:
     kept: list[int] = []
     area = (corners[:, 2:] - corners[:, :2]).prod(1)
     for i in range(len(corners)):
-        if kept:
-            low = np.maximum(corners[kept, :2], corners[i, :2])
-            high = np.minimum(corners[kept, 2:], corners[i, 2:])
-            common = (high - low).clip(0).prod(1)
-            if (common > OVERLAP * (area[kept] + area[i] - common)).any():
-                continue
-        kept.append(i)
+        low = np.maximum(corners[kept, :2], corners[i, :2])
+        high = np.minimum(corners[kept, 2:], corners[i, 2:])
+        common = (high - low).clip(0).prod(1)
+        if not (common > OVERLAP * (area[kept] + area[i] - common)).any():
+            kept.append(i)
     return kept

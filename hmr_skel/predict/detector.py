@@ -83,7 +83,9 @@ class Detector:
         picture, scale = letterboxed(frame.rgb, width, height)
         outputs = self._run(picture)
         if self.layout is None:
-            self.layout = guess_layout({name: value.shape for name, value in outputs.items()}, self._num_classes)
+            self.layout = guess_layout(
+                {name: value.shape for name, value in outputs.items()}, len(self._classes) or None
+            )
         if self.layout is None:
             found = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
             raise UserError(
@@ -96,11 +98,9 @@ class Detector:
                 f"{self.path}: its outputs look like layout {self.layout!r}, but {doubt}. Say which they have "
                 "with --detector-layout (`hmr-skel predict --help` describes them); others are not read."
             )
-        return [
-            # Pixel x of the picture covers the input from x * scale to (x + 1) * scale.
-            square(corners / scale - 0.5, self.margin, score)
-            for corners, score in zip(found.corners[: self.settings.most], found.scores.tolist(), strict=False)
-        ]
+        # Pixel x of the picture covers the input from x * scale to (x + 1) * scale.
+        corners = found[0][: self.settings.most] / scale - 0.5
+        return [square(box, self.margin, score) for box, score in zip(corners, found[1].tolist(), strict=False)]
 
     @property
     def person(self) -> int:
@@ -113,10 +113,6 @@ class Detector:
             return named[0]
         from_zero = self._sizes or len(self._session.get_outputs()) == 2
         return 0 if self.layout == "boxes" and from_zero else PERSON[self.layout]
-
-    @property
-    def _num_classes(self) -> int | None:
-        return len(self._classes) or None
 
     def _input_size(self, image: UInt8[np.ndarray, "H W 3"]) -> tuple[int, int]:
         """Height and width of the input for this picture."""
@@ -191,9 +187,6 @@ def _open(path: Path, device: str) -> Any:
 def _class_names(text: str) -> dict[int, str]:
     """Ultralytics writes {0: 'person', ...} into its files."""
     try:
-        names = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        return {int(number): str(name) for number, name in ast.literal_eval(text).items()}
+    except (ValueError, SyntaxError, AttributeError):
         return {}
-    if isinstance(names, dict):
-        return {int(number): str(name) for number, name in names.items()}
-    return {}

@@ -13,8 +13,8 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
 
 from hmr_skel.body.skel import Skel
@@ -61,10 +61,6 @@ class PredictionWriter:
     table: TableWriter
     videos: "_Videos"
     every: int
-
-    @property
-    def wants_attention(self) -> bool:
-        return self.wanted.attention
 
     def write(self, frame: Frame, people: Sequence[tuple[Person, Body]]) -> None:
         """Everything of one picture."""
@@ -120,79 +116,64 @@ def output_names(files: Sequence[Path]) -> dict[Path, str]:
 
 
 class _Videos:
-    """The video being written: frames of one file come one after the other. One that an error breaks off goes."""
+    """The video being written: frames of one file come one after the other. One that an error breaks off is removed."""
 
     def __init__(self) -> None:
-        self._path: Path | None = None
-        self._writer: Any = None
-        self._size = (0, 0)
-        self._frames = 0
+        self._path, self._writer = Path(), None
+        self._size, self._frames = (0, 0), 0
 
     def __enter__(self) -> "_Videos":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._finish()
-        else:
-            self._discard()
+        self._close(broken=kind is not None)
 
     def write(self, path: Path, frame: Frame, picture: np.ndarray, every: int) -> None:
         """Add a frame. Raises `UserError` where no video can be written."""
-        import cv2
-
         picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # the codec wants even sides
-        if path != self._path:
-            self._finish()
+        if self._writer is None or path != self._path:
+            self._close()
             path.parent.mkdir(parents=True, exist_ok=True)
             assert frame.rate is not None
-            self._size = (picture.shape[1], picture.shape[0])
+            self._path, self._size, self._frames = path, (picture.shape[1], picture.shape[0]), 0
             codec = cv2.VideoWriter.fourcc(*"mp4v")
-            writer = cv2.VideoWriter(str(_partial(path)), codec, frame.rate / every, self._size)
+            writer = cv2.VideoWriter(str(self._partial), codec, frame.rate / every, self._size)
             if not writer.isOpened():
-                raise _no_video(path)
-            self._path, self._writer, self._frames = path, writer, 0
+                raise self._error()
+            self._writer = writer
         if picture.shape[1::-1] != self._size:  # OpenCV would leave the frame out and say nothing
             picture = cv2.resize(picture, self._size)
         self._writer.write(np.ascontiguousarray(picture[..., ::-1]))
         self._frames += 1
 
-    def _finish(self) -> None:
-        """The video gets its name, if all its frames are in the file: OpenCV does not say that a disk is full."""
-        if self._path is None:
+    @property
+    def _partial(self) -> Path:
+        return self._path.with_name(f".{self._path.name}.partial{self._path.suffix}")  # the ending tells the codec
+
+    def _error(self) -> UserError:
+        return UserError(f"cannot write the video {self._path}. Choose an output folder that is writable and has room.")
+
+    def _close(self, broken: bool = False) -> None:
+        """Give the video its name if all its frames are in the file: OpenCV does not report a full disk."""
+        if self._writer is None:
             return
-        path = self._path
         self._writer.release()
-        if _count_frames(_partial(path)) != self._frames:
-            self._discard()
-            raise _no_video(path)
-        os.replace(_partial(path), path)
-        self._path = self._writer = None
-
-    def _discard(self) -> None:
-        if self._path is not None:
-            self._writer.release()
-            _partial(self._path).unlink(missing_ok=True)
-            self._path = self._writer = None
-
-
-def _no_video(path: Path) -> UserError:
-    return UserError(f"cannot write the video {path}. Choose an output folder that is writable and has room.")
+        self._writer = None
+        if broken or _count_frames(self._partial) != self._frames:
+            self._partial.unlink(missing_ok=True)
+            if not broken:
+                raise self._error()
+        else:
+            os.replace(self._partial, self._path)
 
 
 def _count_frames(video: Path) -> int:
-    """As the file's head says, which is written last; 0 of a file without one."""
-    import cv2
-
+    """As the file's header says, which is written last; 0 of a file without one."""
     capture = cv2.VideoCapture(str(video))
     try:
         return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     finally:
         capture.release()
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial{path.suffix}")  # the ending tells the codec
 
 
 def _write(path: Path, data: bytes) -> None:

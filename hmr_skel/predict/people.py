@@ -45,26 +45,21 @@ def load_predictor(path: Path, device: torch.device) -> Predictor:
 
 
 TOKENS = ("pose", "shape", "camera")
-"""In the decoder's order."""
+"""The decoder's, in its order."""
 
 AttentionMaps = Float[Tensor, "T 3 rows columns"]
 """Of layer T, token and patch: shares that sum to 1 over the patches, means over the heads. On the CPU."""
 
 
 def token_grid(config: VitConfig) -> tuple[int, int]:
-    """Rows and columns of the encoder's tokens.
-
-    Raises:
-        UserError: they have no place in the image.
-    """
-    rows, columns = config.grid
-    if config.stem_tokens or config.num_tokens != rows * columns:
+    """Rows and columns of the encoder's tokens. Raises `UserError` where they have no place in the image."""
+    if config.stem_tokens:
         raise UserError(
             f"no attention maps: the {config.num_tokens} image tokens of this network have no place in the image, each "
             f"is made of all of it by a convolutional network (stem_tokens={config.stem_tokens}). Ask a network whose "
             "tokens are patches, one of recipe vit_b or the published one for instance."
         )
-    return rows, columns
+    return config.grid
 
 
 @contextmanager
@@ -149,15 +144,7 @@ def predict(predictor: Predictor, people: Sequence[Person], *, attention: bool =
     geometry = CropGeometry.from_box(center, side, intrinsics).to(device)
     with recording(predictor.network, attention) as seen:
         prediction = predictor.network(crops, geometry)
-    stages = [stage.skel_params(geometry) for stage in prediction.stages]
-    q, betas, transl, camera = (
-        torch.stack(parts, 1).float().cpu().numpy()
-        for parts in (
-            [stage.q for stage in stages],
-            [stage.betas for stage in stages],
-            [stage.transl for stage in stages],
-            [stage.camera for stage in prediction.stages],
-        )
-    )
+    stages = [vars(stage.skel_params(geometry)) | {"crop_camera": stage.camera} for stage in prediction.stages]
+    arrays = {name: torch.stack([stage[name] for stage in stages], 1).float().cpu().numpy() for name in stages[0]}
     maps = seen() if attention else [None] * len(people)
-    return [Body(q[i], betas[i], transl[i], camera[i], maps[i]) for i in range(len(people))]
+    return [Body(**{name: array[i] for name, array in arrays.items()}, attention=maps[i]) for i in range(len(people))]

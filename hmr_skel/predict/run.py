@@ -1,4 +1,4 @@
-"""The whole way, a few pictures in memory at a time: read, find people, predict, write."""
+"""Prediction from files to files, a few pictures in memory at a time: read, find people, predict, write."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from hmr_skel.predict.people import Body, Person, Predictor, cut_out, predict
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to go about it."""
+    """What is read, and how much at once."""
 
     batch_size: int = 16
     """People that go through the network at once, and pictures in memory at most."""
@@ -30,7 +30,7 @@ class Settings:
 
 @dataclass
 class Counts:
-    """What became of a run."""
+    """How many pictures and people a run had, and how long it took."""
 
     images: int = 0
     people: int = 0
@@ -75,79 +75,59 @@ def run(
             written.
     """
 
+    last = perf_counter()
+
+    def lap(name: str) -> None:
+        """Count the time since the last lap for `name`."""
+        nonlocal last
+        now = perf_counter()
+        counts.seconds[name] += now - last
+        last = now
+
     def skip(name: str, reason: str) -> None:
         counts.skipped += 1
         skipped(name, reason)
 
-    def skip_box(name: str, reason: str) -> None:
-        counts.skipped_boxes += 1
-        skipped(name, reason)
+    def people_of(frame: Frame) -> list[Person]:
+        people, shared = [], None
+        for number, box in enumerate(boxes.of(frame)):
+            cam_int = camera_of(frame, box) if settings.box_cameras else None
+            if cam_int is None:
+                assert cameras is not None  # the caller has seen to it
+                cam_int = shared = cameras.of(frame) if shared is None else shared
+            try:
+                people.append(cut_out(frame, number, box, cam_int))
+            except UnreadableImage as error:
+                counts.skipped_boxes += 1
+                skipped(f"{frame.name}, person {number}", str(error))
+        return people
 
-    clock = _Clock(counts.seconds)
+    def finish() -> None:
+        """Predict and write the pictures that wait, and forget them."""
+        lap("look")
+        everybody = [person for _, people in waiting for person in people]
+        bodies: list[Body] = []
+        for start in range(0, len(everybody), settings.batch_size):
+            batch = everybody[start : start + settings.batch_size]
+            bodies += predict(predictor, batch, attention=output.wanted.attention)
+        lap("network")
+        found = iter(bodies)
+        for frame, people in waiting:
+            output.write(frame, [(person, next(found)) for person in people])
+            counts.images += 1
+            counts.people += len(people)
+            counts.without_people += not people
+        lap("write")
+        progress(len(waiting))
+        waiting.clear()
+
     waiting: list[tuple[Frame, list[Person]]] = []
     for frame in read_frames(files, skip, every=settings.every, as_stored=settings.as_stored):
         try:
-            people = _people(frame, boxes, cameras, settings, skip_box)
+            waiting.append((frame, people_of(frame)))
         except UserError:  # of the detector: the pictures before this one are not lost
-            _finish(waiting, predictor, output, settings, counts, clock, progress)
+            finish()
             raise
-        waiting.append((frame, people))
-        full = sum(len(people) for _, people in waiting) >= settings.batch_size or len(waiting) >= settings.batch_size
-        if full:
-            _finish(waiting, predictor, output, settings, counts, clock, progress)
-    _finish(waiting, predictor, output, settings, counts, clock, progress)
-
-
-def _people(frame: Frame, boxes: Boxes, cameras: Cameras | None, settings: Settings, skip: Skipped) -> list[Person]:
-    people, shared = [], None
-    for number, box in enumerate(boxes.of(frame)):
-        cam_int = camera_of(frame, box) if settings.box_cameras else None
-        if cam_int is None:
-            assert cameras is not None  # the caller has seen to it
-            shared = cameras.of(frame) if shared is None else shared
-            cam_int = shared
-        try:
-            people.append(cut_out(frame, number, box, cam_int))
-        except UnreadableImage as error:
-            skip(f"{frame.name}, person {number}", str(error))
-    return people
-
-
-def _finish(
-    waiting: list[tuple[Frame, list[Person]]],
-    predictor: Predictor,
-    output: PredictionWriter,
-    settings: Settings,
-    counts: Counts,
-    clock: "_Clock",
-    progress: Callable[[int], object],
-) -> None:
-    """Predict and write the pictures that wait, and forget them."""
-    clock.lap("look")
-    everybody = [person for _, people in waiting for person in people]
-    bodies: list[Body] = []
-    for start in range(0, len(everybody), settings.batch_size):
-        batch = everybody[start : start + settings.batch_size]
-        bodies += predict(predictor, batch, attention=output.wants_attention)
-    clock.lap("network")
-    found = iter(bodies)
-    for frame, people in waiting:
-        output.write(frame, [(person, next(found)) for person in people])
-        counts.images += 1
-        counts.people += len(people)
-        counts.without_people += not people
-    clock.lap("write")
-    progress(len(waiting))
-    waiting.clear()
-
-
-class _Clock:
-    """Adds the time since the last lap to its name's."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds, self._last = seconds, perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = perf_counter()
-        self.seconds[name] += now - self._last
-        self._last = now
+        if max(len(waiting), sum(len(people) for _, people in waiting)) >= settings.batch_size:
+            finish()
+    finish()

@@ -5,9 +5,10 @@ dataset's, it is that column.
 """
 
 import zipfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,47 +122,21 @@ def writing_table(path: Path, stages: int, skel_gender: str) -> Generator[TableW
 
 
 def npz_from_parquet(parquet: Path, path: Path) -> None:
-    """The same columns as arrays [N ...], group by group; numbers that are null are NaN or -1. Nothing is pickled."""
+    """The same columns as arrays [N ...], one in memory at a time; numbers that are null are NaN or -1. No pickles."""
     with (
         pq.ParquetFile(parquet) as file,
         replacing(path) as temporary,
         zipfile.ZipFile(temporary, "w", allowZip64=True) as archive,
     ):
-        for column in file.schema_arrow:
-            shape = (file.metadata.num_rows, *column_shape(column))
-            _write_member(archive, column.name, shape, _dtype(file, column), _arrays(file, column))
-        names = np.array(DOF_NAMES)
-        _write_member(archive, "dof_names", names.shape, names.dtype.str, [names])
+        arrays = ((column.name, _array(column, file.read([column.name]).column(0))) for column in file.schema_arrow)
+        for name, array in chain(arrays, [("dof_names", np.array(DOF_NAMES))]):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def _groups(file: pq.ParquetFile, name: str) -> Iterator[pa.ChunkedArray]:
-    return (file.read_row_group(group, [name]).column(0) for group in range(file.metadata.num_row_groups))
-
-
-def _dtype(file: pq.ParquetFile, column: pa.Field) -> str:
+def _array(column: pa.Field, values: pa.ChunkedArray) -> np.ndarray:
+    if shape := column_shape(column):
+        return values.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, *shape)
     if pa.types.is_string(column.type):
-        texts = (text for group in _groups(file, column.name) for text in group.to_pylist())
-        return f"<U{max(map(len, texts), default=1)}"
-    if pa.types.is_fixed_size_list(column.type) or pa.types.is_float32(column.type):
-        return "<f4"
-    return "<i8" if pa.types.is_integer(column.type) else "<f8"
-
-
-def _arrays(file: pq.ParquetFile, column: pa.Field) -> Iterator[np.ndarray]:
-    for group in _groups(file, column.name):
-        if pa.types.is_fixed_size_list(column.type):
-            yield group.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        elif pa.types.is_integer(column.type):
-            yield group.fill_null(-1).to_numpy()
-        else:
-            yield group.to_numpy()
-
-
-def _write_member(
-    archive: zipfile.ZipFile, name: str, shape: Sequence[int], kind: str, arrays: Iterator[np.ndarray] | list
-) -> None:
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-        header = {"descr": kind, "fortran_order": False, "shape": tuple(shape)}
-        np.lib.format.write_array_header_2_0(member, header)
-        for array in arrays:
-            member.write(np.ascontiguousarray(array, kind).tobytes())
+        return np.array(values.to_pylist(), str)
+    return (values.fill_null(-1) if pa.types.is_integer(column.type) else values).to_numpy()

@@ -277,4 +277,4 @@ def test_wrong_detectors_get_one_line(tmp_path):
 
 def test_what_is_no_number_is_no_person():
     table = np.array([[[0, 0, 10, 10, 0.9, 0], [np.nan, 0, 10, 10, 0.9, 0], [5, 5, 4, 9, 0.9, 0]]], np.float32)
-    assert len(read_detections({"o": table}, "end-to-end", 0, 0.5, SIDE, SIDE).scores) == 1
+    assert len(read_detections({"o": table}, "end-to-end", 0, 0.5, SIDE, SIDE)[1]) == 1
