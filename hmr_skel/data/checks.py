@@ -5,7 +5,6 @@ fits badly is for the fitter's own status and errors to say.
 """
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,23 +20,12 @@ GENDERS = {"smpl_gender": ("neutral", "male", "female"), "skel_gender": ("male",
 
 # Columns of which every value must be finite.
 _FINITE = (
-    "center",
-    "scale",
-    "cam_int",
-    "smpl_pose",
-    "smpl_betas",
-    "smpl_transl",
-    "skel_q",
-    "skel_betas",
-    "skel_transl",
+    *("center", "scale", "cam_int", "smpl_pose", "smpl_betas", "smpl_transl"),
+    *("skel_q", "skel_betas", "skel_transl"),
 )
 
-
-@dataclass(frozen=True)
-class _Check:
-    reason: str
-    bad: np.ndarray  # bool [N]
-    detail: Callable[[int], str]  # of one bad row
+Check = tuple[str, np.ndarray | np.bool_, Callable[[int], str]]
+"""A reason, the rows [N] that it holds for, and what was found in one of them."""
 
 
 def check_rows(rows: AnnotationRows, exclude: Collection[str] = ()) -> tuple[AnnotationRows, list[Reject]]:
@@ -55,17 +43,13 @@ def check_rows(rows: AnnotationRows, exclude: Collection[str] = ()) -> tuple[Ann
     to reject; one that claims confidence without coordinates is.
     """
     rejects: dict[int, Reject] = {}
-    for check in _checks(rows, frozenset(exclude)):
-        for i in np.flatnonzero(check.bad).tolist():
-            if i not in rejects:
-                name = rows.imgname[i]
-                rejects[i] = Reject(
-                    source=rows.source,
-                    source_row=int(rows.source_row[i]),
-                    imgname=name if isinstance(name, str) else repr(name),
-                    reason=check.reason,
-                    detail=check.detail(i),
-                )
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is too large; NaN is reported first
+        for reason, bad, detail in _checks(rows, frozenset(exclude)):
+            for i in np.flatnonzero(bad).tolist():
+                if i not in rejects:
+                    name = rows.imgname[i]
+                    imgname = name if isinstance(name, str) else repr(name)
+                    rejects[i] = Reject(rows.source, int(rows.source_row[i]), imgname, reason, detail(i))
     if not rejects:
         return rows, []
     keep = np.ones(len(rows), bool)
@@ -73,124 +57,100 @@ def check_rows(rows: AnnotationRows, exclude: Collection[str] = ()) -> tuple[Ann
     return rows.take(keep), [rejects[i] for i in sorted(rejects)]
 
 
-def _checks(rows: AnnotationRows, exclude: frozenset[str]) -> Iterator[_Check]:
+def _checks(rows: AnnotationRows, exclude: frozenset[str]) -> Iterator[Check]:
     """Every check, in the order in which reasons are given."""
+
+    def there(*columns: str) -> Iterator[tuple[str, np.ndarray]]:
+        return ((column, values) for column in columns if (values := getattr(rows, column)) is not None)
+
     names = rows.imgname
-    yield _Check(
-        "imgname",
-        np.fromiter((not (isinstance(name, str) and name.strip()) for name in names), bool, len(names)),
-        lambda i: f"imgname is {names[i]!r}; expected a text that is not empty",
-    )
+    nameless = [not (isinstance(name, str) and name.strip()) for name in names]
+    yield "imgname", np.array(nameless, bool), lambda i: f"imgname is {names[i]!r}; expected a text that is not empty"
     if exclude:
-        yield _Check(
-            "excluded",
-            np.fromiter((isinstance(name, str) and _stem(name) in exclude for name in names), bool, len(names)),
-            lambda i: f"{_stem(names[i])} is on the manifest's exclude list",
-        )
-    for column, known in GENDERS.items():
-        if (genders := getattr(rows, column)) is not None:
-            yield _unknown(column, genders, known)
-    for column in _FINITE:
-        if (values := getattr(rows, column)) is not None:
-            yield _not_finite(column, values)
-    for column in ("keypoints_2d", "keypoints_3d"):
-        if (points := getattr(rows, column)) is not None:
-            yield _claimed_but_missing(column, points)
+        bad = [isinstance(name, str) and _stem(name) in exclude for name in names]
+        yield "excluded", np.array(bad, bool), lambda i: f"{_stem(names[i])} is on the manifest's exclude list"
+    for column, genders in there(*GENDERS):
+        yield _unknown_gender(column, genders)
+    for column, values in there(*_FINITE):
+        yield _not_finite(column, values)
+    for column, points in there("keypoints_2d", "keypoints_3d"):
+        yield _claimed_but_missing(column, points)
     yield from _box(rows)
-    if rows.cam_int is not None:
-        yield _camera(rows.cam_int)
-    for column in ("smpl_betas", "skel_betas"):
-        if (values := getattr(rows, column)) is not None:
-            yield _too_large("betas", column, np.abs(values), MAX_ABS_BETA, "")
-    if rows.smpl_pose is not None:
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is too large
-            angles = np.linalg.norm(rows.smpl_pose.reshape(len(rows), 24, 3), axis=-1)
-        yield _too_large("pose", "angle of smpl_pose, joint", angles, MAX_ANGLE, " rad")
-    if rows.skel_q is not None:
-        yield _too_large("pose", "skel_q", np.abs(rows.skel_q), MAX_ANGLE, " rad")
-    for column in ("smpl_transl", "skel_transl"):
-        if (values := getattr(rows, column)) is not None:
-            yield _too_large("transl", column, np.abs(values), MAX_DISTANCE, " m")
+    for _, cam_int in there("cam_int"):
+        yield _camera(cam_int)
+    for column, betas in there("smpl_betas", "skel_betas"):
+        yield _too_large("betas", column, betas, MAX_ABS_BETA, "")
+    for column, pose in there("smpl_pose"):
+        angles = np.linalg.norm(pose.reshape(len(rows), 24, 3), axis=-1)
+        yield _too_large("pose", f"angle of {column}, joint", angles, MAX_ANGLE, " rad")
+    for column, q in there("skel_q"):
+        yield _too_large("pose", column, q, MAX_ANGLE, " rad")
+    for column, transl in there("smpl_transl", "skel_transl"):
+        yield _too_large("transl", column, transl, MAX_DISTANCE, " m")
 
 
-def _unknown(column: str, genders: np.ndarray, known: tuple[str, ...]) -> _Check:
-    return _Check(
-        "gender",
-        np.fromiter((gender not in known for gender in genders), bool, len(genders)),
-        lambda i: f"{column} is {genders[i]!r}; expected {', '.join(known)}",
-    )
+def _unknown_gender(column: str, genders: np.ndarray) -> Check:
+    known = GENDERS[column]
+    bad = np.array([gender not in known for gender in genders], bool)
+    return "gender", bad, lambda i: f"{column} is {genders[i]!r}; expected {', '.join(known)}"
 
 
-def _not_finite(column: str, values: np.ndarray) -> _Check:
+def _not_finite(column: str, values: np.ndarray) -> Check:
     flat = values.reshape(len(values), int(np.prod(values.shape[1:])))  # -1 would not do for no rows
 
     def detail(i: int) -> str:
         places = np.flatnonzero(~np.isfinite(flat[i]))
         return f"{column}[{places[0]}] is {flat[i, places[0]]} ({len(places)} of {flat.shape[1]} values are not finite)"
 
-    return _Check("non_finite", _any(~np.isfinite(flat)), detail)
+    return "non_finite", ~np.isfinite(flat).all(axis=1), detail
 
 
-def _claimed_but_missing(column: str, points: np.ndarray) -> _Check:
+def _claimed_but_missing(column: str, points: np.ndarray) -> Check:
     confidence = points[..., -1]
     there = np.isfinite(points[..., :-1]).all(axis=-1)
     # NaN confidence is "not there" beside missing coordinates only
     bad = np.where(there, ~np.isfinite(confidence), ~((confidence == 0) | np.isnan(confidence)))
-    return _Check(
-        "non_finite",
-        _any(bad),
-        lambda i: (
-            f"{column}[{(k := int(np.argmax(bad[i])))}] is {points[i, k].tolist()}; without coordinates the "
-            "confidence must be 0"
-        ),
-    )
+
+    def detail(i: int) -> str:
+        k = int(np.argmax(bad[i]))
+        return f"{column}[{k}] is {points[i, k].tolist()}; without coordinates the confidence must be 0"
+
+    return "non_finite", bad.any(axis=1), detail
 
 
-def _box(rows: AnnotationRows) -> Iterator[_Check]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        sides = rows.scale * np.float32(PX_PER_SCALE)
-        small = sides.min(axis=1) < MIN_BOX_SIDE
-        large = (sides.max(axis=1) > MAX_PIXEL) | (np.abs(rows.center).max(axis=1) > MAX_PIXEL)
-    yield _Check(
-        "box", small, lambda i: f"box of {sides[i, 0]:g} x {sides[i, 1]:g} px; expected {MIN_BOX_SIDE:g} px or more"
-    )
-    yield _Check(
-        "box",
-        large,
-        lambda i: (
-            f"box of {sides[i, 0]:g} x {sides[i, 1]:g} px at {rows.center[i].tolist()}; expected {MAX_PIXEL:g} px "
-            "at most"
-        ),
-    )
+def _box(rows: AnnotationRows) -> Iterator[Check]:
+    sides = rows.scale * np.float32(PX_PER_SCALE)
+
+    def box(i: int) -> str:
+        return f"box of {sides[i, 0]:g} x {sides[i, 1]:g} px"
+
+    yield "box", sides.min(axis=1) < MIN_BOX_SIDE, lambda i: f"{box(i)}; expected {MIN_BOX_SIDE:g} px or more"
+    large = (sides.max(axis=1) > MAX_PIXEL) | (np.abs(rows.center).max(axis=1) > MAX_PIXEL)
+    yield "box", large, lambda i: f"{box(i)} at {rows.center[i].tolist()}; expected {MAX_PIXEL:g} px at most"
 
 
-def _camera(cam_int: np.ndarray) -> _Check:
+def _camera(cam_int: np.ndarray) -> Check:
     focal = cam_int[:, [0, 1], [0, 1]]
-    with np.errstate(invalid="ignore"):
-        bad = (focal <= 0).any(axis=1) | (focal > MAX_PIXEL).any(axis=1)
-        bad |= (cam_int[:, 2] != np.array([0, 0, 1], np.float32)).any(axis=1)
-    return _Check(
-        "camera",
-        bad,
-        lambda i: (
-            f"cam_int has focal lengths {focal[i].tolist()} px and last row {cam_int[i, 2].tolist()}; expected "
-            f"more than 0, at most {MAX_PIXEL:g}, and [0, 0, 1]"
-        ),
-    )
+    bad = ((focal <= 0) | (focal > MAX_PIXEL)).any(axis=1)
+    bad |= (cam_int[:, 2] != np.array([0, 0, 1], np.float32)).any(axis=1)
+
+    def detail(i: int) -> str:
+        return (
+            f"cam_int has focal lengths {focal[i].tolist()} px and last row {cam_int[i, 2].tolist()}; expected more "
+            f"than 0, at most {MAX_PIXEL:g}, and [0, 0, 1]"
+        )
+
+    return "camera", bad, detail
 
 
-def _too_large(reason: str, what: str, sizes: np.ndarray, limit: float, unit: str) -> _Check:
+def _too_large(reason: str, what: str, values: np.ndarray, limit: float, unit: str) -> Check:
+    sizes = np.abs(values)
+
     def detail(i: int) -> str:
         place = int(np.argmax(sizes[i]))
         return f"|{what}[{place}]| is {sizes[i, place]:g}{unit}; expected {limit:g}{unit} at most"
 
-    with np.errstate(invalid="ignore"):  # NaN was reported above
-        return _Check(reason, _any(sizes > limit), detail)
-
-
-def _any(bad: np.ndarray) -> np.ndarray:
-    """[N] whether any value of the row is bad."""
-    return np.asarray(bad.any(axis=1))
+    return reason, (sizes > limit).any(axis=1), detail
 
 
 def _stem(imgname: str) -> str:
