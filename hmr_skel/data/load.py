@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
 from hmr_skel.data.schema import column_shape
 from hmr_skel.data.storage import Place, each, in_arrow, locate, open_parquet
 from hmr_skel.errors import UserError
@@ -43,11 +42,6 @@ class Shards:
         self._schema = _schema(self._footers[0])
         self._groups = [(i, group) for i, footer in enumerate(self._footers) for group in range(footer.num_row_groups)]
         counts = [self._footers[i].row_group(group).num_rows for i, group in self._groups]
-        if max(counts, default=0) > MAX_ROWS_PER_SHARD:
-            raise UserError(
-                f"{self.paths[self._groups[int(np.argmax(counts))][0]]} claims a row group of {max(counts):,} rows, "
-                f"expected at most {MAX_ROWS_PER_SHARD:,}. It is damaged, or none of ours."
-            )
         self._starts = np.cumsum([0, *counts])  # of each row group, and the total
         self._row_group = lru_cache(maxsize=2)(self._read_row_group)
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 
 from hmr_skel.data.atomic import is_abandoned, is_temporary
 from hmr_skel.data.fingerprint import fingerprint_of, version_text
-from hmr_skel.data.manifest import MAX_ROWS_PER_SHARD
 from hmr_skel.data.meta import load_meta
 from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA
 from hmr_skel.data.shards import Piece, Shard
@@ -31,8 +30,6 @@ _FILES = {
     "rejects": re.compile(r"rejects-([0-9]{5,6})-of-([0-9]{5,6})\.parquet"),
     "meta": re.compile(r"shard-([0-9]{5,6})-of-([0-9]{5,6})\.json"),
 }
-_VERIFIED = ["source", "source_row", "skel_q", "skel_betas"]
-_MAX_GROUP_ROWS = 100_000  # we write 2,048; what is read at once must not be for a file to say
 
 
 @dataclass(frozen=True)
@@ -89,14 +86,13 @@ def verify_files(out: Place, *, count: int | None = None, partial: bool = False)
     ]
     sound: dict[int, dict[str, Any]] = {}
     for index in range(count):
-        if (index, count) not in there:
-            if not partial:
-                problems.append(Problem(f"{out}: shard {index} of {count} is missing. Build it.", index))
-            continue
-        found = list(_verify_shard(out, index, count, sound))
-        problems += found
-        if found:
-            sound.pop(index, None)
+        try:
+            if (index, count) in there:
+                sound[index] = _verified_meta(out, Shard(index, count, (), False))
+            elif not partial:
+                raise UserError(f"{out}: shard {index} of {count} is missing. Build it.")
+        except UserError as error:
+            problems.append(Problem(str(error), index))
     problems += _in_two_shards(out, sound)
     return FilesReport(count, problems, sound)
 
@@ -120,109 +116,80 @@ def _find(out: Place) -> tuple[dict[tuple[int, int], list[Place]], list[Problem]
     return there, strays
 
 
-def _verify_shard(out: Place, index: int, count: int, metas: dict[int, dict[str, Any]]) -> Iterator[Problem]:
-    """What is wrong with a shard; its meta file goes to `metas` as soon as it is understood."""
-    shard = Shard(index, count, (), False)
+def _verified_meta(out: Place, shard: Shard) -> dict[str, Any]:
+    """A shard's meta file, with `pieces` as `Piece`s. Raises `UserError` for the first thing that is wrong with it."""
     path = shard.meta_file(out)
-
-    def problem(where: Place, text: str) -> Problem:
-        return Problem(f"{where}: {text} Build the shard again.", index)
-
     if not path.is_file():
-        yield problem(path, "missing; the shard is unfinished.")
-        return
+        raise _wrong(path, "missing; the shard is unfinished.")
     try:
         meta = load_meta(path)
     except (OSError, ValueError) as error:
-        yield problem(path, f"not a meta file of a shard ({error}).")
-        return
+        raise _wrong(path, f"not a meta file of a shard ({error}).") from error
     pieces = [Piece(piece["source"], piece["start"], piece["stop"]) for piece in meta["pieces"]]
-    made_from, fingerprint = meta["made_from"], meta["fingerprint"]
-    if (meta["shard"], meta["shards"]) != (index, count):
-        yield problem(path, f"it is the meta file of shard {meta['shard']} of {meta['shards']}.")
-        return
-    if made_from and fingerprint_of(made_from) != fingerprint:
-        yield problem(path, "its fingerprint is not that of what it says that it was made from.")
-        return
-    files = {"data": shard.data_file(out), "rejects": shard.rejects_file(out)}
-    names = {"data": shard.data_file(Path()).as_posix(), "rejects": shard.rejects_file(Path()).as_posix()}
-    if sorted(meta["files"]) != sorted(names.values()):
-        yield problem(path, f"it speaks of other files ({', '.join(map(repr, meta['files']))}).")
-        return
-    metas[index] = meta | {"pieces": pieces}
-    found: list[tuple[np.ndarray, np.ndarray]] = []
-    rows = {"data": meta["kept"], "rejects": meta["rejected"]}
-    for kind, file in files.items():
-        recorded = meta["files"][names[kind]]
+    if (meta["shard"], meta["shards"]) != (shard.index, shard.count):
+        raise _wrong(path, f"it is the meta file of shard {meta['shard']} of {meta['shards']}.")
+    if meta["made_from"] and fingerprint_of(meta["made_from"]) != meta["fingerprint"]:
+        raise _wrong(path, "its fingerprint is not that of what it says that it was made from.")
+    files = {"data": shard.data_file, "rejects": shard.rejects_file}
+    if sorted(meta["files"]) != sorted(file(Path()).as_posix() for file in files.values()):
+        raise _wrong(path, f"it speaks of other files ({', '.join(map(repr, meta['files']))}).")
+    names = sorted({piece.source for piece in pieces})
+    found = []
+    for kind, name in files.items():
+        file, recorded = name(out), meta["files"][name(Path()).as_posix()]
         if not file.is_file():
-            yield problem(file, "missing.")
-            return
+            raise _wrong(file, "missing.")
         if file.stat().st_size != recorded["bytes"] or sha256_of(file) != recorded["sha256"]:
-            yield problem(file, "not the bytes that were written.")
-            return
-        try:
-            texts = _verify_table(file, kind, rows[kind], shard, fingerprint, _names(pieces), found)
-            yield from (problem(file, text) for text in texts)
-        except UserError as error:
-            yield Problem(str(error), index)
-            return
-    yield from (problem(path, text) for text in _rows_not_once(found, pieces))
-
-
-def _verify_table(
-    path: Place,
-    kind: str,
-    rows: int,
-    shard: Shard,
-    fingerprint: str,
-    names: Sequence[str],
-    found: list[tuple[np.ndarray, np.ndarray]],
-) -> Iterator[str]:
-    """What is wrong with a Parquet file, read group by group.
-
-    Of its rows the sources, by their places among `names` (-1 for any other), and the numbers go to `found`.
-    """
-    with open_parquet(path) as file:
-        schema, metadata = file.schema_arrow, file.metadata
-        if not schema.equals(SCHEMA if kind == "data" else REJECTS_SCHEMA):
-            yield "other columns than this version writes."
-            return
-        groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        if metadata.num_rows != rows or max(groups, default=0) > _MAX_GROUP_ROWS or sum(groups) > MAX_ROWS_PER_SHARD:
-            yield f"it has {metadata.num_rows:,} rows, but its meta file says {rows:,}."
-            return
-        if kind == "data":
-            about = schema.metadata or {}
-            told = (about.get(b"hmr_skel.fingerprint", b""), about.get(b"hmr_skel.shard", b""))
-            if told != (fingerprint.encode(), shard.number.encode()):
-                yield f"it says that it is shard {told[1].decode('ascii', 'replace')}, with another fingerprint."
-        bad = Counter()
-        columns = _VERIFIED if kind == "data" else _VERIFIED[:2]
-        for group in range(len(groups)):
-            table = file.read_row_group(group, columns=columns)
-            sources = pc.index_in(table["source"], pa.array(names, pa.string()))  # ty: ignore[missing-attribute]
-            found.append((pc.fill_null(sources, -1).to_numpy(), table["source_row"].to_numpy()))
-            for name in columns[2:]:
-                column = table[name].combine_chunks()
-                bad[name] += column.null_count + np.count_nonzero(~np.isfinite(column.flatten()))
-        yield from (f"{name} has {number:,} values that are not finite." for name, number in bad.items() if number)
-
-
-def _rows_not_once(found: Sequence[tuple[np.ndarray, np.ndarray]], pieces: Sequence[Piece]) -> Iterator[str]:
-    names = _names(pieces)
-    sources = np.concatenate([places for places, _ in found]) if found else np.array([], np.int32)
-    rows = np.concatenate([numbers for _, numbers in found]) if found else np.array([], np.int64)
-    expected, once = sum(map(len, pieces)), 0
+            raise _wrong(file, "not the bytes that were written.")
+        found.append(_verified_rows(file, kind, meta, shard, names))
+    sources, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    once = 0
     for piece in pieces:
         own = rows[(sources == names.index(piece.source)) & (rows >= piece.start) & (rows < piece.stop)]
         once += len(np.unique(own))
+    expected = sum(map(len, pieces))
     if once != expected or len(rows) != expected:
         lost, extra = expected - once, len(rows) - once
-        yield f"of {expected} rows to read, {lost} are neither kept nor rejected; {extra} too many."
+        raise _wrong(path, f"of {expected} rows to read, {lost} are neither kept nor rejected; {extra} too many.")
+    return meta | {"pieces": pieces}
 
 
-def _names(pieces: Sequence[Piece]) -> list[str]:
-    return sorted({piece.source for piece in pieces})
+def _verified_rows(
+    path: Place, kind: str, meta: Mapping[str, Any], shard: Shard, names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of a Parquet file's rows the sources, by their places among `names` (-1 for any other), and the numbers.
+
+    Reads group by group. Raises `UserError` for the first thing that is wrong with the file.
+    """
+    is_data = kind == "data"
+    columns = [*(("skel_q", "skel_betas") if is_data else ()), "source", "source_row"]
+    count = meta["kept" if is_data else "rejected"]
+    with open_parquet(path) as file:
+        if not file.schema_arrow.equals(SCHEMA if is_data else REJECTS_SCHEMA):
+            raise _wrong(path, "other columns than this version writes.")
+        if file.metadata.num_rows != count:
+            raise _wrong(path, f"it has {file.metadata.num_rows:,} rows, but its meta file says {count:,}.")
+        about = file.schema_arrow.metadata or {}
+        told = [about.get(key, b"").decode("ascii", "replace") for key in (b"hmr_skel.fingerprint", b"hmr_skel.shard")]
+        if is_data and told != [meta["fingerprint"], shard.number]:
+            raise _wrong(path, f"it says that it is shard {told[1]}, with another fingerprint.")
+        sources, rows, bad = [np.array([], np.int32)], [np.array([], np.int64)], Counter()
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=columns)
+            places = pc.index_in(table["source"], pa.array(names, pa.string()))  # ty: ignore[missing-attribute]
+            sources.append(pc.fill_null(places, -1).to_numpy())
+            rows.append(table["source_row"].to_numpy())
+            for name in columns[:-2]:
+                column = table[name].combine_chunks()
+                bad[name] += column.null_count + np.count_nonzero(~np.isfinite(column.flatten()))
+    for name, number in bad.items():
+        if number:
+            raise _wrong(path, f"{name} has {number:,} values that are not finite.")
+    return np.concatenate(sources), np.concatenate(rows)
+
+
+def _wrong(path: Place, what: str) -> UserError:
+    return UserError(f"{path}: {what} Build the shard again.")
 
 
 def _in_two_shards(out: Place, metas: Mapping[int, Mapping[str, Any]]) -> list[Problem]:
