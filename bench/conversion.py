@@ -17,12 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bench.arguments import add_device, new_parser, show
+from bench.arguments import new_parser
 from bench.perturbed import KINDS, perturbed
 from hmr_skel.bench.files import load_rows, with_labels
-from hmr_skel.bench.text import Bars, table
 from hmr_skel.cli import run
-from hmr_skel.commands.bench import count_from_one
+from hmr_skel.commands.arguments import add_number
+from hmr_skel.commands.output import Bars, show, table
 from hmr_skel.convert.clips import SkelClip, SmplClip
 from hmr_skel.convert.fit import Bodies, fit_clips
 from hmr_skel.data.manifest import load_manifest
@@ -55,10 +55,8 @@ meshes; for the joints of several benchmarks. Beside the cost: how far the fit m
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = new_parser("conversion", CONVERSION)
-    add_device(parser)
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="a CameraHMR-format npz in place of its labels")
-    parser.add_argument("--rows", type=count_from_one, help="at most so many, spread evenly (default: all)")
+    parser = new_parser("conversion", CONVERSION, "device", "labels")
+    add_number(parser, "--rows", int, 1, help="at most so many, spread evenly (default: all)")
     parser.add_argument("--off", type=float, default=60.0, metavar="MM", help="of predictions (default: 60)")
     parser.add_argument("--gender", choices=("male", "female", "best"), default="male", help="SKEL's (default: male)")
     parser.add_argument("--seed", type=int, default=0, help="of the changes (default: 0)")
@@ -92,7 +90,7 @@ def run_conversion(args: argparse.Namespace) -> None:
             progress=step,
         )
     report = {"labels": rows.name, "rows": len(chosen), "off_mm": args.off, "skel_gender": args.gender, "kinds": found}
-    show(report, conversion_text, args)
+    show(args, conversion_text(report), report)
 
 
 @torch.no_grad()

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.arguments import add_device, new_parser, show
+from bench.arguments import new_parser
 from flows.sources import make_missing
 from hmr_skel.bench.machine import machine
-from hmr_skel.bench.text import Bars
 from hmr_skel.body.dofs import HSMR_MEAN_Q
 from hmr_skel.body.files import SKEL_FILES
 from hmr_skel.body.skel import Skel
 from hmr_skel.cli import run
-from hmr_skel.commands.bench import count_from_one
+from hmr_skel.commands.arguments import add_number
+from hmr_skel.commands.output import Bars, show
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.device import resolve_device
 from hmr_skel.evaluate.benchmarks import BENCHMARKS
@@ -43,9 +43,8 @@ and the final estimate, MPJPE, PA-MPJPE, PVE and PA-PVE, limits, intervals, and 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = new_parser("evaluate", EVALUATE)
-    add_device(parser)
-    parser.add_argument("--rows", type=count_from_one, default=10_000, help="made-up rows (default: %(default)s)")
+    parser = new_parser("evaluate", EVALUATE, "device")
+    add_number(parser, "--rows", int, 1, default=10_000, help="made-up rows (default: %(default)s)")
     parser.set_defaults(run=run_evaluate)
     return run(parser, argv)
 
@@ -62,7 +61,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
             bars("rows", done, args.rows)
 
         report = bench_metrics(args.rows, _open_models(args), device, step)
-    show(report | {"device": str(device), "machine": machine(device)}, _text, args)
+    report |= {"device": str(device), "machine": machine(device)}
+    show(args, _text(report), report)
 
 
 def bench_metrics(

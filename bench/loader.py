@@ -11,12 +11,11 @@ import cv2
 import numpy as np
 import torch
 
-from bench.arguments import new_parser, show
+from bench.arguments import new_parser
 from hmr_skel.bench.machine import machine
-from hmr_skel.bench.text import Bars
 from hmr_skel.cli import run
-from hmr_skel.commands.bench import count_from_one
-from hmr_skel.commands.places import place
+from hmr_skel.commands.arguments import add_number
+from hmr_skel.commands.output import Bars, show
 from hmr_skel.data.images import decode, image_rules
 from hmr_skel.data.loader import batches
 from hmr_skel.data.manifest import load_manifest
@@ -32,18 +31,19 @@ _PASSES = 5
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = new_parser("loader", LOADER)
-    parser.add_argument("--data", type=place, metavar="DIR", help="the dataset (default: data/<manifest name>)")
-    parser.add_argument("--batch", type=count_from_one, default=64, help="samples of a batch (default: %(default)s)")
-    parser.add_argument(
+    parser = new_parser("loader", LOADER, "data")
+    add_number(parser, "--batch", int, 1, default=64, help="samples of a batch (default: %(default)s)")
+    add_number(
+        parser,
         "--workers",
-        type=count_from_one,
+        int,
+        1,
         nargs="+",
         default=[1, 2],
         metavar="N",
         help="processes (default: 1 2)",
     )
-    parser.add_argument("--seconds", type=count_from_one, default=10, help="for each of these (default: %(default)s)")
+    add_number(parser, "--seconds", int, 1, default=10, help="for each of these (default: %(default)s)")
     parser.set_defaults(run=run_loader)
     return run(parser, argv)
 
@@ -56,7 +56,7 @@ def run_loader(args: argparse.Namespace) -> None:
     with Bars(args.quiet) as bars:
         report = bench_loader(dataset, args.batch, args.workers, float(args.seconds), bars)
     report = {"dataset": str(data), "batch": args.batch} | report | {"machine": machine(torch.device("cpu"))}
-    show(report, _text, args)
+    show(args, _text(report), report)
 
 
 def bench_loader(

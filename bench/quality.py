@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.arguments import add_device, new_parser, show
+from bench.arguments import new_parser
 from fitting.batch import TILE
 from fitting.config import ROOTS, SHAPES, FitConfig
 from fitting.fit import FitResult, Status
@@ -24,14 +24,14 @@ from flows.sources import model_file
 from hmr_skel.bench.files import Inputs
 from hmr_skel.bench.fit import copies, subset
 from hmr_skel.bench.judge import Judge, summary
-from hmr_skel.bench.text import Bars, table
 from hmr_skel.body.dofs import LIMIT_TABLES
 from hmr_skel.body.files import SKEL_FILES
 from hmr_skel.body.joints import SKEL_PARTS
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.cli import run
-from hmr_skel.commands.bench import count_from_one
+from hmr_skel.commands.arguments import add_number
+from hmr_skel.commands.output import Bars, show, table
 from hmr_skel.rows import SmplParams
 
 QUALITY = """\
@@ -45,10 +45,8 @@ _FREE_RAD = 3 * torch.pi
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = new_parser("quality", QUALITY)
-    add_device(parser)
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="a CameraHMR-format npz in place of its labels")
-    parser.add_argument("--rows", type=count_from_one, default=256, help="rows to time (default: %(default)s)")
+    parser = new_parser("quality", QUALITY, "device", "labels")
+    add_number(parser, "--rows", int, 1, default=256, help="rows to time (default: %(default)s)")
     parser.set_defaults(run=run_quality)
     return run(parser, argv)
 
@@ -73,7 +71,7 @@ def run_quality(args: argparse.Namespace) -> None:
         "recipe": bench.manifest.recipe,
         "tables": tables,
     }
-    show(report, quality_text, args)
+    show(args, quality_text(report), report)
 
 
 def quality_tables(

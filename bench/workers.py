@@ -13,16 +13,16 @@ from pathlib import Path
 from threading import BrokenBarrierError
 from typing import Any
 
-from bench.arguments import add_device, new_parser, show
+from bench.arguments import new_parser
 from flows.shard import Builder
 from flows.shard_report import ShardReport
 from flows.share import build_shared
 from flows.sources import make_missing
 from flows.workers import environments
 from hmr_skel.bench.machine import machine
-from hmr_skel.bench.text import Bars
 from hmr_skel.cli import run
-from hmr_skel.commands.bench import count_from_one
+from hmr_skel.commands.arguments import add_number
+from hmr_skel.commands.output import Bars, show
 from hmr_skel.data.manifest import Manifest, load_manifest
 from hmr_skel.data.shards import is_complete
 from hmr_skel.device import resolve_device
@@ -40,10 +40,9 @@ SHARDS_A_WORKER = 8
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = new_parser("workers", WORKERS)
-    add_device(parser)
-    parser.add_argument("--rows", type=count_from_one, default=4096, help="to fit each time (default: %(default)s)")
-    parser.add_argument("--workers", type=count_from_one, default=2, metavar="N", help="(default: %(default)s)")
+    parser = new_parser("workers", WORKERS, "device")
+    add_number(parser, "--rows", int, 1, default=4096, help="to fit each time (default: %(default)s)")
+    add_number(parser, "--workers", int, 1, default=2, metavar="N", help="(default: %(default)s)")
     parser.set_defaults(run=run_workers)
     return run(parser, argv)
 
@@ -57,7 +56,8 @@ def run_workers(args: argparse.Namespace) -> None:
         report = bench_workers(
             load_manifest(args.manifest), args.rows, args.workers, Path(work), str(device.type), bars
         )
-    show(report | {"device": str(device), "machine": machine(device)}, workers_text, args)
+    report |= {"device": str(device), "machine": machine(device)}
+    show(args, workers_text(report), report)
 
 
 def bench_workers(

@@ -13,20 +13,15 @@ from collections.abc import Sequence
 
 from hmr_skel import __version__
 from hmr_skel.commands import (
-    ablate,
     bench,
     body,
     build,
     convert,
     doctor,
     evaluate,
-    export,
     images,
-    moyo_hard,
     predict,
-    render,
     report,
-    schema,
     serve,
     train,
     verify,
@@ -50,13 +45,9 @@ _OF_ANY_USE = (
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line. Each family of commands adds its own part."""
     parser = argparse.ArgumentParser("hmr-skel", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
-    parser.set_defaults(interrupted="")  # what Ctrl-C leaves, for the commands that have something to say of it
     parser.add_argument("--version", action="version", version=f"hmr-skel {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for family in (
-        *(build, serve, images, verify, schema, report, render, convert, export),
-        *(train, evaluate, ablate, moyo_hard, predict, bench, body, doctor),
-    ):
+    for family in (build, serve, images, verify, report, convert, train, evaluate, predict, bench, body, doctor):
         family.add_commands(commands)
     return parser
 
@@ -74,11 +65,12 @@ def set_environment() -> None:
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     """Parse, call the `run` that the parser has set, and turn what went wrong into one line and an exit status."""
-    args = parser.parse_args(argv)
     set_environment()
+    args = argparse.Namespace(interrupted="")
     try:
+        args = parser.parse_args(argv)
         return args.run(args) or 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # the command may have something to say of what is left
         print("\ninterrupted" + (f": {args.interrupted}" if args.interrupted else ""), file=sys.stderr)
         return 130
     except UserError as error:

@@ -285,7 +285,7 @@ def test_interrupted_commands_promise_only_what_is_so(small: Path, capsys, monke
     labels, out = str(small.parent / "labels.npz"), str(small.parent / "x.npz")
     assert main(["convert", labels, "-o", out]) == 130
     assert "interrupted: written files are whole; the same command converts all again" in capsys.readouterr().err
-    monkeypatch.setattr("hmr_skel.commands.schema.schema_page", interrupt)
+    monkeypatch.setattr("hmr_skel.commands.report.schema_page", interrupt)
     assert main(["schema"]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
 
@@ -295,7 +295,7 @@ def test_an_error_of_reading_asks_for_no_folder_to_write_to(small: Path, capsys,
     def unreadable(*args, **kwargs):
         raise OSError(number, os.strerror(number), "picture.jpg")
 
-    monkeypatch.setattr("hmr_skel.commands.schema.schema_page", unreadable)
+    monkeypatch.setattr("hmr_skel.commands.report.schema_page", unreadable)
     assert main(["schema"]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: picture.jpg: {os.strerror(number)}. Check that it is there")

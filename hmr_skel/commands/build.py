@@ -8,9 +8,8 @@ import os
 import signal
 import sys
 
+from hmr_skel.commands.arguments import add, new_command
 from hmr_skel.errors import UserError
-
-DEFAULT_MANIFEST = "manifests/open.toml"
 
 FIT = """\
 Fit one shard: read its rows, check them, fit SKEL to each SMPL mesh, and write
@@ -33,19 +32,17 @@ REBUILD = "fit again what is complete already"
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `fit` and `dataset`."""
-    fit = commands.add_parser(
-        "fit", help="fit one shard", description=FIT, formatter_class=argparse.RawDescriptionHelpFormatter
+    fit = new_command(
+        commands, "fit", "fit one shard", FIT, run_fit, "the shard is unfinished; the same command begins it anew"
     )
     fit.add_argument("--shard", required=True, metavar="N", help="which shard, counted from 0; 07 is 7")
-    _add_choices(fit)
-    fit.add_argument("--json", action="store_true", help="print the report as one JSON object, the last line of output")
-    fit.set_defaults(run=run_fit, interrupted="the shard is unfinished; the same command begins it anew")
+    _add_choices(fit, REBUILD)
 
-    dataset = commands.add_parser(
-        "dataset", help="fit all shards", description=DATASET, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    dataset = new_command(
+        commands, "dataset", "fit all shards", DATASET, run_dataset,
+        "finished shards are kept; the same command builds the others",
+    )  # fmt: skip
     dataset.add_argument("--shards", metavar="LIST", help="only these, e.g. 0-3,7 (default: all)")
-    _add_choices(dataset, f"{REBUILD}; with --workers all of it becomes unfinished before the first is built")
     dataset.add_argument(
         "--workers", type=int, metavar="N", help="build with N processes of this machine (default: 1, this one)"
     )
@@ -65,24 +62,18 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         metavar="URL",
         help="the cluster's scheduler, tcp://host:8786 (default: a cluster of --workers processes on this machine)",
     )
-    dataset.add_argument("--json", action="store_true", help="print the summary as one JSON object, the last line")
-    dataset.set_defaults(run=run_dataset, interrupted="finished shards are kept; the same command builds the others")
+    _add_choices(dataset, f"{REBUILD}; with --workers all of it becomes unfinished before the first is built")
 
 
-def _add_choices(parser: argparse.ArgumentParser, rebuild: str = REBUILD) -> None:
-    parser.add_argument(
-        "--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="what to build (default: %(default)s)"
-    )
+def _add_choices(parser: argparse.ArgumentParser, rebuild: str) -> None:
+    add(parser, "manifest")
     parser.add_argument(
         "--out",
         metavar="DIR",
         help="where the dataset goes: a folder, or s3://bucket/prefix (default: data/<manifest name>)",
     )
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto, the first CUDA device, else the CPU)"
-    )
     parser.add_argument("--rebuild", action="store_true", help=rebuild)
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no report but errors")
+    add(parser, "device", "json", "quiet")
 
 
 def _stop_like_ctrl_c() -> None:

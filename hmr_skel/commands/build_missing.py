@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 def build_missing(manifest: str, data: "Place", *, quiet: bool) -> None:
     """Fit the shards of a manifest unless all are there (whoever made them), and render images that it generates."""
-    from hmr_skel.commands.images import run_images
+    from hmr_skel.commands.images import default_workers, run_images
     from hmr_skel.data.manifest import load_manifest
 
     more = ["-q"] if quiet else []
@@ -28,7 +27,7 @@ def build_missing(manifest: str, data: "Place", *, quiet: bool) -> None:
     loaded = load_manifest(manifest)
     generated = [source for source in loaded.sources if source.generate is not None]
     if not all(has_all_images(source.file, source.image_root) for source in generated):
-        run_images(argparse.Namespace(manifest=manifest, workers=min(os.cpu_count() or 1, 16), quiet=quiet))
+        run_images(argparse.Namespace(manifest=manifest, workers=default_workers(), quiet=quiet))
 
 
 def has_all_shards(data: "Place") -> bool:

@@ -1,11 +1,10 @@
-"""`hmr-skel convert`: SMPL parameters from anywhere to SKEL, in one command."""
+"""`hmr-skel convert` and `export`: SMPL parameters from anywhere to SKEL, and a dataset to other trainers' files."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from hmr_skel.commands.body_models import BODY_MODELS_HELP, required_body_models
+from hmr_skel.commands.arguments import add, add_number, new_command
 from hmr_skel.errors import UserError
 
 CONVERT = """\
@@ -19,8 +18,8 @@ SMPL parameters to SKEL. A file is recognised by its content:
   Parquet of ours, a file or a dataset's folder  as it was written
 Pickles are read by an allow-list: nothing in them is run. SMPL-X is refused, its betas are of another shape space.
 
-Betas may be 10, 1x10, Nx10 or wider (the first ten are used); poses axis-angles or rotation matrices. What a file does
-not say and the output needs is asked for. A person's frames get one shape (the mean of theirs) and angles without
+Betas may be 10, 1x10, Nx10 or wider (the first ten are used); poses axis-angles or rotation matrices. Options say what
+a file does not say and the output needs. All frames of a person get one shape (the mean of theirs) and angles without
 jumps of over 180 degrees; each frame is fitted for itself, so that a frame alone gives the same posture.
 
   -o x.parquet, -o x.npz   everything, a row per frame; joints only with --joints
@@ -29,20 +28,31 @@ jumps of over 180 degrees; each frame is fitted for itself, so that a frame alon
   -o x.glb, -o x.obj       meshes of skin and skeleton of one frame, metres, y up
   -o DIR --format mot      a file per clip (mot), frame (glb, obj) or input file (parquet, npz) in a folder"""
 
-FORMATS = ("parquet", "npz", "mot", "glb", "obj")
+EXPORT = """\
+Write a dataset as the .npz files that other trainers read, one per source: OUT/<source>-release-skel.npz.
+  skel-cf   the keys of the published SKEL-CF trainer (skel_poses, skel_betas, skel_trans, gtkps, keypoints3d, cam_int,
+            center, scale, imgname), and the SMPL labels (poses, betas, trans, pose_cam, shape, trans_cam)
+  hsmr      the fields of HSMR's training records as arrays: keypoints_2d, keypoints_3d, center, scale, orig_poses,
+            orig_betas, orig_has_poses, orig_has_betas, orig_pve_max, flip_poses, flip_betas, flip_pve_max and
+            extra_info (JSON texts), and imgname. The pve_max are the largest distance of SKEL's skin from the annotated
+            mesh in metres, as annotated and mirrored; HSMR's trainer passes over poses and betas beyond 0.06. They are
+            measured on the body models (--body-models), which are checked to be those of the fit. Rows that came as
+            SKEL have no mesh to be compared with, and no pve_max
+Radians, metres, pixels; scale is the box / 200. Neither format says which SKEL body its rows are for, so all must be of
+--gender. Keypoints that are not annotated get confidence 0."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `convert`."""
-    parser = commands.add_parser(
-        "convert",
-        help="SMPL parameters from anywhere to SKEL: Parquet, npz, OpenSim, meshes",
-        description=CONVERT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Add `convert` and `export`."""
+    parser = new_command(
+        commands, "convert", "SMPL parameters from anywhere to SKEL: Parquet, npz, OpenSim, meshes", CONVERT,
+        run_convert, "written files are whole; the same command converts all again",
+    )  # fmt: skip
     parser.add_argument("files", nargs="+", metavar="FILE", help="what to convert")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="a file of a known format, or a folder")
-    parser.add_argument("--format", choices=FORMATS, help="for a folder (default: parquet)")
+    parser.add_argument(
+        "--format", choices=("parquet", "npz", "mot", "glb", "obj"), help="for a folder (default: parquet)"
+    )
     parser.add_argument("--joints", action="store_true", help="SKEL's 24 joints in metres and nothing else")
     parser.add_argument(
         "--gender",
@@ -50,26 +60,19 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="SKEL's body; best tries both and takes the one nearer to the annotation, one per person (default: the "
         "annotation's gender; male for neutral ones)",
     )
-    parser.add_argument(
-        "--body-models",
-        metavar="DIR",
-        help=f"{BODY_MODELS_HELP}, which shows that all works but has another shape space than SMPL",
-    )
+    add(parser, "body-models")
     parser.add_argument("--frames", metavar="LIST", help="only frames (or rows) with these numbers, e.g. 0-99,250")
-    parser.add_argument(
-        "--smooth",
-        type=float,
-        default=0.0,
-        metavar="WEIGHT",
+    add_number(
+        parser, "--smooth", float, 0, default=0.0, metavar="WEIGHT",
         help="smooth a person's frames in time, never across cuts and gaps; 0.1 is a good weight (default: 0, off). "
         "In mm^2 of mesh per squared degree of third difference; lowered where the mesh would move by more than 2 mm",
-    )
+    )  # fmt: skip
     told = parser.add_argument_group("what the files do not say")
     told.add_argument(
         "--smpl-gender", choices=("neutral", "male", "female"), help="the SMPL model that the parameters are for"
     )
     told.add_argument("--frame", choices=("camera", "y-up", "z-up"), help="camera: x right, y down, z forward")
-    told.add_argument("--frame-rate", type=float, metavar="FPS", help="frames a second")
+    add_number(told, "--frame-rate", float, 0.1, 10_000, unit="frames a second", metavar="FPS", help="frames a second")
     told.add_argument("--lengths", choices=("m", "cm", "mm"), help="of translations (default: m)")
     told.add_argument("--angles", choices=("rad", "deg"), help="of axis-angles (default: rad)")
     told.add_argument(
@@ -78,54 +81,44 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="what a file's rows are: people, each for itself; frames of one person; or frames of one person per "
         "folder of the images (default: by format, see above)",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
-    parser.add_argument("--json", action="store_true", help="print the report as one JSON object, the last line")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no notes, no summary")
-    parser.set_defaults(run=run_convert, interrupted="written files are whole; the same command converts all again")
+    add(parser, "device", "json", "quiet")
+
+    parser = new_command(
+        commands, "export", "a dataset in other trainers' formats", EXPORT, run_export,
+        "written files are whole; the same command exports all again",
+    )  # fmt: skip
+    add(parser, "dataset")
+    parser.add_argument("--format", required=True, choices=("skel-cf", "hsmr"), help="whose files to write")
+    parser.add_argument("-o", "--out", required=True, type=Path, metavar="DIR", help="where the files go")
+    parser.add_argument(
+        "--gender", default="male", choices=("male", "female"), help="SKEL's body (default: %(default)s, as published)"
+    )
+    parser.add_argument(
+        "--split",
+        default="train",
+        choices=("train", "test", "all"),
+        help="train, test (the held-out shards) or all (default: %(default)s)",
+    )
+    add(parser, "body-models", "device", "json", "quiet")
 
 
 def run_convert(args: argparse.Namespace) -> None:
     """Read, fit, write, and say how it went in one line."""
     import time
 
-    from tqdm import tqdm
-
+    from hmr_skel.commands.inputs import required_body_models
+    from hmr_skel.commands.output import progress, show
     from hmr_skel.convert.fit import Bodies, count_fits, fit_clips
     from hmr_skel.convert.output import Destination, conversion_report, report_line
-    from hmr_skel.convert.parameters import Units
-    from hmr_skel.convert.reading import ReadOptions
     from hmr_skel.device import resolve_device
 
-    if not 0 <= args.smooth < float("inf"):
-        raise UserError(f"--smooth {args.smooth}: expected 0 (off) or a number above.")
-    if args.frame_rate is not None and not 0.1 <= args.frame_rate <= 10_000:
-        raise UserError(f"--frame-rate {args.frame_rate}: expected frames a second.")
     start = time.perf_counter()
     destination = Destination.of(args.out, args.format, args.joints)
-    options = ReadOptions(
-        smpl_gender=args.smpl_gender,
-        frame=args.frame,
-        frame_rate=args.frame_rate,
-        rows=args.rows,
-        units=Units(args.lengths, args.angles),
-    )
-    clips = _read(args, options)
+    clips = _read(args)
     destination.check(clips, [Path(file) for file in args.files])
-    if args.smooth > 0 and not any(clip.moving for clip in clips):
-        raise UserError(
-            "--smooth: none of these files holds frames of one person in time. Say --rows frames or --rows folders if "
-            "their rows are."
-        )
-    clips = [_with_notes(clip, args) for clip in clips]
     bodies = Bodies(required_body_models(args.body_models, quiet=args.quiet), resolve_device(args.device))
     fitting_since = time.perf_counter()
-    with tqdm(
-        total=count_fits(clips, args.gender),
-        unit="frame",
-        desc="convert",
-        disable=True if args.quiet else None,
-        leave=False,
-    ) as bar:
+    with progress(args.quiet, "frame", count_fits(clips, args.gender), "convert") as bar:
         converted = fit_clips(clips, bodies, args.gender, args.smooth, bar.update)
     fit_s = time.perf_counter() - fitting_since
     files = destination.write(converted, bodies)
@@ -133,40 +126,73 @@ def run_convert(args: argparse.Namespace) -> None:
     if not args.quiet:
         for note in report["notes"]:
             print(f"note: {note}", file=sys.stderr)
-        print(report_line(report))
-    if args.json:
-        print(json.dumps(report))
+    show(args, report_line(report), report)
 
 
-def _read(args: argparse.Namespace, options) -> list:
-    """All clips of all files, under names that are unique, with the frames that were chosen."""
+def _read(args: argparse.Namespace) -> list:
+    """The chosen frames of all files, with a note on each thing that neither file nor user says."""
     from dataclasses import replace
 
     import numpy as np
 
     from hmr_skel.convert.clips import with_unique_names
     from hmr_skel.convert.formats import read_clips
+    from hmr_skel.convert.parameters import Units
+    from hmr_skel.convert.reading import ReadOptions
     from hmr_skel.data.shards import parse_shards
 
+    options = ReadOptions(
+        smpl_gender=args.smpl_gender,
+        frame=args.frame,
+        frame_rate=args.frame_rate,
+        rows=args.rows,
+        units=Units(args.lengths, args.angles),
+    )
     clips = with_unique_names([read_clips(Path(file), options) for file in args.files])
     if args.frames is not None:
         wanted = parse_shards(args.frames, "frames")
-        chosen = [clip.take(np.isin(clip.number, wanted)) for clip in clips]
-        chosen = [replace(clip, moving=clip.moving and len(clip) > 1) for clip in chosen if len(clip)]
-        if not chosen:
-            last = max(int(clip.number.max()) for clip in clips)
+        last = max(int(clip.number.max()) for clip in clips)
+        clips = [clip.take(np.isin(clip.number, wanted)) for clip in clips]
+        clips = [replace(clip, moving=clip.moving and len(clip) > 1) for clip in clips if len(clip)]
+        if not clips:
             raise UserError(f"--frames {args.frames}: no such frame. The files have numbers up to {last}.")
-        clips = chosen
-    return clips
+    if args.smooth > 0 and not any(clip.moving for clip in clips):
+        raise UserError(
+            "--smooth: none of these files holds frames of one person in time. Say --rows frames or --rows folders if "
+            "their rows are."
+        )
+    noted = []
+    for clip in clips:
+        notes = list(clip.notes)
+        if args.gender is None and "neutral" in clip.gender:
+            notes.append("neutral SMPL: SKEL has no neutral body, male is taken (--gender best tries both)")
+        if args.smooth > 0 and clip.moving and clip.frame_rate is None:
+            notes.append(
+                f"{clip.source}: frame rate not known, smoothing takes 30 a second (--frame-rate says another)"
+            )
+        noted.append(replace(clip, notes=tuple(notes)))
+    return noted
 
 
-def _with_notes(clip, args: argparse.Namespace):
-    """The clip, with a note on each thing that is taken for granted because neither file nor user says it."""
-    from dataclasses import replace
+def run_export(args: argparse.Namespace) -> None:
+    """Write, and say what was written."""
+    from hmr_skel.commands.inputs import named_body_models
+    from hmr_skel.commands.output import progress, show
+    from hmr_skel.convert.export import HSMR, HSMR_MAX_PVE, export_dataset
+    from hmr_skel.convert.fit import Bodies
+    from hmr_skel.device import resolve_device
 
-    notes = []
-    if args.gender is None and "neutral" in clip.gender:
-        notes.append("neutral SMPL: SKEL has no neutral body, male is taken (--gender best tries both)")
-    if args.smooth > 0 and clip.moving and clip.frame_rate is None:
-        notes.append(f"{clip.source}: frame rate not known, smoothing takes 30 a second (--frame-rate says another)")
-    return replace(clip, notes=(*clip.notes, *notes))
+    split = None if args.split == "all" else args.split
+    models = named_body_models(args.body_models, quiet=args.quiet) if args.format == HSMR else None
+    bodies = None if models is None else Bodies(models, resolve_device(args.device))
+    with progress(args.quiet, "row", what="export") as bar:
+        files = export_dataset(args.dataset, args.out, args.format, args.gender, split, bodies, bar.update)
+    rows, beyond = (sum(getattr(file, name) for file in files.values()) for name in ("rows", "beyond"))
+    text = f"{rows:,} rows of {args.dataset} -> {len(files)} {args.format} file{'s' * (len(files) != 1)} in {args.out}"
+    if beyond:
+        text += (
+            f"\n{beyond:,} rows have a vertex more than {1000 * HSMR_MAX_PVE:.0f} mm off, as annotated or mirrored: "
+            "HSMR's trainer will not take their poses and betas"
+        )
+    report = {"format": args.format, "rows": rows, "files": {str(path): file.rows for path, file in files.items()}}
+    show(args, text, report | ({"beyond_max_pve": beyond} if args.format == HSMR else {}))

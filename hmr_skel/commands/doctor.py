@@ -9,7 +9,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from hmr_skel.commands.arguments import add, new_command
 from hmr_skel.errors import UserError
+
+DOCTOR = """\
+Look at the installation, the devices, the body models and label files of manifests, published weights and the
+benchmarks' files, and say what is missing. Changes nothing. Exit status 1 where something that is needed is missing."""
 
 BODY_MODELS_VARIABLE = "HMR_SKEL_BODY_MODELS"
 
@@ -47,20 +52,16 @@ Finding = tuple[str, str, str]  # state (ok, --, missing), what, detail
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `doctor`."""
-    doctor = commands.add_parser(
-        "doctor",
-        help="what is installed, which files are there, what is missing",
-        description="Look at the installation, the devices, the body models and label files of manifests, published "
-        "weights and the benchmarks' files, and say what is missing. Changes nothing. Exit status 1 where something "
-        "that is needed is missing.",
+    doctor = new_command(
+        commands, "doctor", "what is installed, which files are there, what is missing", DOCTOR, run_doctor
     )
-    doctor.add_argument(
-        "--manifest",
-        metavar="FILE",
+    add(
+        doctor,
+        "manifest",
+        default=None,
         help="check this one (default: every manifests/*.toml; those whose environment variables are not set count as "
         "not set up)",
     )
-    doctor.set_defaults(run=run_doctor)
 
 
 def run_doctor(args: argparse.Namespace) -> int:

@@ -1,15 +1,16 @@
-"""`hmr-skel evaluate`: how far predicted bodies are from the truth, on held-out images and on benchmarks."""
+"""`hmr-skel evaluate` and `moyo-hard`: how far predicted bodies are from the truth, and a label file for that."""
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hmr_skel.commands.build import DEFAULT_MANIFEST
-from hmr_skel.commands.places import place
-from hmr_skel.commands.train import RUNS
+from hmr_skel.commands.arguments import RUNS, add, add_number, new_command
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import BENCHMARKS, FOLDER_VARIABLE, LEGACY, MODELS_FROM
+
+if TYPE_CHECKING:
+    import torch
 
 HELD_OUT = "held-out"
 
@@ -22,6 +23,11 @@ intervals that hold the mean with 95 % (bootstrap over recordings, where rows ar
   PCK@t            share of the 2D keypoints nearer than t crop sides, mean over keypoints
 and how often angles leave their ranges. Without --benchmark: on a dataset's held-out shards, beside the constant
 prediction (the training rows' mean pose, pelvis and shape). Of several networks each is printed, then their mean."""
+
+MOYO_HARD = """\
+Write the label file of MOYO-HARD for those who have MOYO's (HSMR's moyo_v2.npz) and not SKEL-CF's moyo_hard.npz: of
+the front camera (YOGI_Cam_01), every sequence without its first and last quarter. The paper counts 9,725 images and
+does not say how a quarter is rounded; the way that gives 9,725 is taken, and where none does, nothing is written."""
 
 
 def _benchmarks_text() -> str:
@@ -46,14 +52,12 @@ def _benchmarks_text() -> str:
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `evaluate`."""
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="errors on held-out images and on benchmarks, the paper's tables beside ours",
-        description=EVALUATE,
-        epilog=_benchmarks_text(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Add `evaluate` and `moyo-hard`."""
+    evaluate = new_command(
+        commands, "evaluate", "errors on held-out images and on benchmarks, the paper's tables beside ours", EVALUATE,
+        run_evaluate, "no tables were written; shards that --build finished are kept",
+    )  # fmt: skip
+    evaluate.epilog = _benchmarks_text()
     evaluate.add_argument(
         "networks", nargs="*", type=Path, metavar="NETWORK",
         help=f"network.safetensors, a run's folder, or SKEL-CF's best.pth (default: the newest in {RUNS})",
@@ -64,15 +68,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--predictions)",
     )  # fmt: skip
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="write rows.parquet, tables.md and report.json here")
-    evaluate.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
-    evaluate.add_argument("--json", action="store_true", help="print the errors as one JSON object, the last line")
-    evaluate.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no table")
-    held_out = evaluate.add_argument_group("held-out shards")
-    held_out.add_argument(
-        "--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="images, body models (default: %(default)s)"
-    )
-    held_out.add_argument("--data", type=place, metavar="DIR", help="the dataset (default: data/<manifest name>)")
-    held_out.add_argument("--build", action="store_true", help="build the dataset, render its images, where missing")
+    add(evaluate, "device", "json", "quiet")
+    add(evaluate.add_argument_group("held-out shards"), "manifest", "data", "build")
     add_benchmark_arguments(evaluate)
     two_stage = evaluate.add_argument_group("SMPL predictions of others, before and after conversion to SKEL")
     two_stage.add_argument(
@@ -89,22 +86,26 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--gender", choices=("male", "female", "best"),
         help="SKEL's body (default: the prediction's gender, male for neutral ones)",
     )  # fmt: skip
-    evaluate.set_defaults(run=run_evaluate, interrupted="no tables were written; shards that --build finished are kept")
+
+    moyo_hard = new_command(
+        commands, "moyo-hard", "make MOYO-HARD's label file out of MOYO's", MOYO_HARD, run_moyo_hard
+    )
+    moyo_hard.add_argument("moyo", type=Path, metavar="MOYO", help="moyo_v2.npz")
+    moyo_hard.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="moyo_hard.npz")
+    moyo_hard.add_argument(
+        "--any-total", action="store_true", help="write it whatever the total; it is not the paper's MOYO-HARD then"
+    )
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     """Where a benchmark's files are, and how it is run."""
     group = parser.add_argument_group("benchmarks")
     group.add_argument(
-        "--benchmark-data", type=Path, metavar="DIR", help="folder of labels/ and images/, see evaluate -h"
+        "--benchmark-data", type=Path, metavar="DIR", help="folder of labels/ and images/, see evaluate --help"
     )
-    group.add_argument("--labels", type=Path, metavar="FILE", help="the label file of the one benchmark, elsewhere")
+    add(group, "labels", help="the label file of the one benchmark, elsewhere")
     group.add_argument("--images", type=Path, metavar="DIR", help="the image folder of the one benchmark, elsewhere")
-    group.add_argument(
-        "--body-models", metavar="DIR",
-        help="folder of SMPL_*.pkl, skel_*.pkl and the regressors (default: $HMR_SKEL_BODY_MODELS); 'open' takes the "
-        "openly licensed body, which shows that all works, and no more",
-    )  # fmt: skip
+    add(group, "body-models")
     group.add_argument(
         "--intrinsics", default="fov", metavar="HOW",
         help="fov: HumanFoV's, as the protocol says; label: the label file's cam_int; diagonal: focal length = the "
@@ -112,14 +113,62 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--fov", type=Path, metavar="FILE", help="HumanFoV's weights, cam_model_cleaned.ckpt")
     group.add_argument(
-        "--legacy", default="", metavar="NAMES", help="published mistakes to repeat, see evaluate -h; or all"
+        "--legacy", default="", metavar="NAMES", help="published mistakes to repeat, see evaluate --help; or all"
     )
-    group.add_argument("--limit", type=_count, metavar="N", help="at most N rows of each benchmark, spread evenly")
-    group.add_argument("--batch", type=_count, default=64, metavar="N", help="images at once (default: %(default)s)")
+    add_number(group, "--limit", int, 1, metavar="N", help="at most N rows of each benchmark, spread evenly")
+    add_number(group, "--batch", int, 1, default=64, metavar="N", help="images at once (default: %(default)s)")
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """Predict, compare, print, write."""
+    held_out, others, predictions, files = _asked(args)
+
+    from hmr_skel.commands.evaluate_text import benchmark_text, held_out_text
+    from hmr_skel.commands.evaluations import OpenBenchmarks, paper_tables
+    from hmr_skel.commands.output import show
+    from hmr_skel.device import resolve_device
+    from hmr_skel.model.checkpoint import load_any_network
+
+    device = resolve_device(args.device)
+    report: dict[str, Any] = {}
+    rows, texts, tables = [], [], []
+    if held_out:
+        report, rows = _held_out(files, args, device)
+        texts.append(held_out_text(report))
+    if others:
+        loaded = [load_any_network(file) for file in files[:1]]
+        gender = loaded[0][1].skel_gender if loaded else None
+        loaded += [load_any_network(file, gender) for file in files[1:]]
+        report["benchmarks"], more = OpenBenchmarks(others, args, device, gender).reports(files, loaded, predictions)
+        rows += more
+        texts += [benchmark_text(one) for one in report["benchmarks"].values()]
+        tables = paper_tables(report["benchmarks"])
+        report["tables"] = [table.as_dict() for table in tables]
+    text = "\n\n".join([*texts, *(table.text() for table in tables)])
+    if args.out is not None:
+        from hmr_skel.evaluate.tables import write_rows
+
+        write_rows(args.out / "rows.parquet", rows)
+        page = [*(f"```\n{text}\n```" for text in texts), *(table.markdown() for table in tables)]
+        text += f"\n\nwritten: {args.out / 'rows.parquet'}, {write_tables(args.out, page, report)}"
+    show(args, text, report)
+
+
+def write_tables(out: Path, page: list[str], report: dict[str, Any]) -> str:
+    """Write tables.md and report.json into a folder, by rename; returns their names."""
+    from hmr_skel.data.atomic import replacing
+
+    contents = {"tables.md": "\n\n".join(page), "report.json": json.dumps(report, indent=2)}
+    for name, content in contents.items():
+        with replacing(out / name) as temporary:
+            temporary.write_text(content + "\n")
+    return ", ".join(str(out / name) for name in contents)
+
+
+def _asked(args: argparse.Namespace) -> tuple[bool, str, dict[str, Path], list[Path]]:
+    """Whether on held-out rows, on which benchmarks, of which predictions by benchmark, of which networks."""
+    from hmr_skel.commands.inputs import network_file, newest_network
+
     predictions = _predictions(args.predictions)
     named = (",".join(predictions) or HELD_OUT) if args.benchmark is None else args.benchmark
     wanted = [name.strip().lower() for name in named.split(",") if name.strip()]
@@ -139,69 +188,20 @@ def run_evaluate(args: argparse.Namespace) -> None:
             f"Name its file, or leave {HELD_OUT} out."
         )
     if not files and not predictions:
-        files = [newest()]
-
-    from hmr_skel.commands.evaluate_text import benchmark_text, held_out_text
-    from hmr_skel.device import resolve_device
-
-    device = resolve_device(args.device)
-    report: dict[str, Any] = {}
-    tables, texts = [], []
-    if held_out:
-        from hmr_skel.commands.evaluate_held_out import held_out_report
-
-        report, rows = held_out_report(files, args, device)
-        tables += rows
-        texts.append(held_out_text(report))
-    side_by_side = []
-    if others:
-        from hmr_skel.commands.evaluate_benchmarks import benchmark_reports, open_benchmarks, paper_tables
-        from hmr_skel.model.checkpoint import load_any_network
-
-        loaded = [load_any_network(file) for file in files[:1]]
-        gender = loaded[0][1].skel_gender if loaded else None
-        loaded += [load_any_network(file, gender) for file in files[1:]]
-        opened = open_benchmarks(others, args, device, gender)
-        report["benchmarks"], rows = benchmark_reports(opened, files, loaded, predictions, args, device)
-        tables += rows
-        texts += [benchmark_text(one) for one in report["benchmarks"].values()]
-        side_by_side = paper_tables(report["benchmarks"])
-        report["tables"] = [table.as_dict() for table in side_by_side]
-    if args.out is not None:
-        _write(args.out, report, tables, texts, [table.markdown() for table in side_by_side])
-    if not args.quiet:
-        print("\n\n".join([*texts, *(table.text() for table in side_by_side)]))
-        if args.out is not None:
-            print(
-                f"\nwritten: {', '.join(str(args.out / name) for name in ('rows.parquet', 'tables.md', 'report.json'))}"
-            )
-    if args.json:
-        print(json.dumps(report))
+        files = [newest_network()]
+    return held_out, others, predictions, files
 
 
-def _write(out: Path, report: dict[str, Any], tables: list, texts: list[str], markdown: list[str]) -> None:
-    from hmr_skel.data.atomic import replacing
-    from hmr_skel.evaluate.tables import write_rows
+def _held_out(files: list[Path], args: argparse.Namespace, device: "torch.device"):
+    from hmr_skel.commands.evaluations import HeldOutErrors
+    from hmr_skel.commands.inputs import open_dataset
+    from hmr_skel.data.images import image_rules
 
-    write_rows(out / "rows.parquet", tables)
-    with replacing(out / "tables.md") as temporary:
-        page = [*(f"```\n{text}\n```" for text in texts), *markdown]
-        temporary.write_text("\n\n".join(page) + "\n")
-    with replacing(out / "report.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def network_file(path: Path) -> Path:
-    """The network of a run's folder, or the file itself."""
-    return path / "network.safetensors" if path.is_dir() else path
-
-
-def newest() -> Path:
-    """The network that was trained last. Raises `UserError` where there is none."""
-    found = sorted(RUNS.glob("*/network.safetensors"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise UserError(f"no trained network in {RUNS}. Train one first (make train), or name its file.")
-    return found[-1]
+    manifest, data = open_dataset(args)
+    found = HeldOutErrors.measure(
+        files, data, image_rules(manifest), manifest.body_models.path, device, quiet=args.quiet
+    )
+    return found.report(files)
 
 
 def _predictions(texts: list[str]) -> dict[str, Path]:
@@ -223,7 +223,10 @@ def _predictions(texts: list[str]) -> dict[str, Path]:
     return found
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
+def run_moyo_hard(args: argparse.Namespace) -> None:
+    """Choose, write, say how many."""
+    from hmr_skel.evaluate.moyo_hard import EXPECTED, write_moyo_hard
+
+    count, rounding = write_moyo_hard(args.moyo, args.out, args.any_total)
+    warning = "" if count == EXPECTED else f"; this is not the paper's MOYO-HARD, which has {EXPECTED:,}"
+    print(f"{args.out}: {count:,} images ({rounding}){warning}")

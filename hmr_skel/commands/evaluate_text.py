@@ -1,83 +1,92 @@
 """Reports of `hmr-skel evaluate` as text for people."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hmr_skel.commands.output import table
 from hmr_skel.evaluate.summary import METRIC_NAMES
 
-_STAGES = ("coarse", "final")
+Report = Mapping[str, Any]
+
 _MAIN = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm")
+_STAGES = ("mean_pose", "coarse", "final")
 
 
-def held_out_text(report: Mapping[str, Any]) -> str:
-    """The default: networks beside the mean pose."""
+def held_out_text(report: Report) -> str:
+    """Held-out shards: networks beside the mean pose."""
     mean_pose = report["mean_pose"]
-    left_out = f", {report['left_out']:,} left out" if report["left_out"] else ""
-    lines = [
-        f"{report['dataset']}: {report['rows']:,} held-out rows{left_out}; joints: {mean_pose['joint_set']}; mm",
-        f"{'':<28}{'MPJPE':>16}{'PA-MPJPE':>16}{'PVE':>16}",
-        _against("mean pose", mean_pose, None),
-    ]
+    rows: list[Report | str] = [_against("mean pose", mean_pose, None)]
     for one in report["networks"]:
-        lines.append(f"{one['file']} (recipe {one['recipe']}, step {one['step']})")
-        lines += [_against(stage, one[stage], mean_pose) for stage in _STAGES if one[stage] is not None]
-        lines += _more(one["final"], report["intervals"])
-    if len(report["networks"]) > 1:
-        lines.append(f"mean of {len(report['networks'])} networks")
-        lines += [_against(stage, report[stage], mean_pose) for stage in _STAGES if report[stage] is not None]
-    return "\n".join(lines)
+        rows.append(f"{one['file']} (recipe {one['recipe']}, step {one['step']})")
+        rows += [_against(stage, one[stage], mean_pose) for stage in _STAGES[1:] if one[stage] is not None]
+        rows += _more(one["final"], report["intervals"])
+    if (count := len(report["networks"])) > 1:
+        rows.append(f"mean of {count} networks")
+        rows += [_against(stage, report[stage], mean_pose) for stage in _STAGES[1:] if report[stage] is not None]
+    left_out = f", {report['left_out']:,} left out" if report["left_out"] else ""
+    head = f"{report['dataset']}: {report['rows']:,} held-out rows{left_out}; joints: {mean_pose['joint_set']}; mm"
+    return f"{head}\n{table(rows)}"
 
 
-def benchmark_text(report: Mapping[str, Any]) -> str:
-    """One benchmark: every method's stages, a column per metric, with its interval."""
-    rows = f"{report['chosen_rows']:,} of {report['label_rows']:,} rows"
-    lines = [
-        f"{report['title']}: {rows} of {report['labels']}",
-        f"  joints: {report['joint_set']}",
-        f"  bodies: {report['body_models']}; legacy switches: {', '.join(report['legacy']) or 'none'}"
-        + (f"; camera: {report['intrinsics']}" if report["intrinsics"] is not None else ""),
-    ]
-    methods: list[tuple[Mapping[str, Any], tuple[str, ...]]] = []
-    methods += [(one, ("mean_pose", "coarse", "final")) for one in report.get("networks", ())]
-    if "predictions" in report:
-        methods.append((report["predictions"] | {"file": report["predictions"]["method"]}, ("smpl", "skel")))
-    metrics: list[str] = []
-    for one, stages in methods:
-        there = [stage for stage in stages if one.get(stage) is not None]
-        found = [name for name in METRIC_NAMES if name in one[there[-1]]]
-        if found != metrics:
-            metrics = found
-            lines.append(f"  {'':<26}" + "".join(f"{METRIC_NAMES[name]:>24}" for name in metrics).rstrip())
-        left_out = one.get("left_out", report.get("left_out", 0))
-        lines.append(f"  {one['file']}" + (f", {left_out:,} rows left out" if left_out else ""))
-        lines += [_with_intervals(stage.replace("_", " "), one[stage], metrics) for stage in there]
-        if "cost" in one:
-            lines.append(_with_intervals("cost of conversion", one["cost"], metrics, "+"))
-            moved = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in one["moved_mm"].items())
-            lines += _wrapped(f"moved by the conversion, mm: skin {one['v2v_mm']:.1f}; {moved}")
-        lines += _limits(one[there[-1]])
+def benchmark_text(report: Report) -> str:
+    """One benchmark: every method's stages, a column for each metric, with its interval."""
+    rows: list[Report | str] = []
+    for one in report.get("networks", ()):
+        rows += _method(one["file"], one, _STAGES, report["left_out"])
+    if (one := report.get("predictions")) is not None:
+        rows += _method(one["method"], one, ("smpl", "skel"), one["left_out"])
+        moved = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in one["moved_mm"].items())
+        rows.append({"": "  cost of conversion"} | _cells(one["cost"], "+"))
+        rows += _wrapped(f"moved by the conversion, mm: skin {one['v2v_mm']:.1f}; {moved}")
     if (count := len(report.get("networks", ()))) > 1:
-        stages = [stage for stage in ("mean_pose", *_STAGES) if report[stage] is not None]
-        metrics = [name for name in METRIC_NAMES if name in report[stages[-1]]]
-        lines.append(f"  {f'mean of {count} networks':<26}" + "".join(f"{METRIC_NAMES[m]:>24}" for m in metrics))
-        lines += [_with_intervals(stage.replace("_", " "), report[stage], metrics) for stage in stages]
-    intervals = report["intervals"]
-    if intervals["groups"] > 1:
-        lines.append(f"  [95 %]: {intervals['resamples']:,} resamples of {intervals['groups']:,} {intervals['of']}")
-    else:
-        lines.append("  no intervals: all rows are of one recording")
-    return "\n".join(lines)
+        rows.append(f"  mean of {count} networks")
+        rows += [_stage(stage, report[stage]) for stage in _STAGES if report[stage] is not None]
+    camera = "" if report["intrinsics"] is None else f"; camera: {report['intrinsics']}"
+    over = report["intervals"]
+    resampled = f"[95 %]: {over['resamples']:,} resamples of {over['groups']:,} {over['of']}"
+    return "\n".join(
+        [
+            f"{report['title']}: {report['chosen_rows']:,} of {report['label_rows']:,} rows of {report['labels']}",
+            f"  joints: {report['joint_set']}",
+            f"  bodies: {report['body_models']}; legacy switches: {', '.join(report['legacy']) or 'none'}{camera}",
+            table(rows),
+            f"  {resampled}" if over["groups"] > 1 else "  no intervals: all rows are of one recording",
+        ]
+    )
 
 
-def _against(name: str, errors: Mapping[str, Any], against: Mapping[str, Any] | None) -> str:
-    cells = []
+def _method(name: str, stages: Report, names: Sequence[str], left_out: int) -> list[Report | str]:
+    there = [stage for stage in names if stages.get(stage) is not None]
+    rows = [_stage(stage, stages[stage]) for stage in there]
+    return [f"  {name}" + (f", {left_out:,} rows left out" if left_out else ""), *rows, *_limits(stages[there[-1]])]
+
+
+def _stage(name: str, errors: Report) -> Report:
+    return {"": f"  {name.replace('_', ' ')}"} | _cells(errors)
+
+
+def _cells(errors: Report, sign: str = "") -> dict[str, str]:
+    """Every metric with its interval, by the metric's name."""
+    cells = {}
+    for metric in (metric for metric in METRIC_NAMES if metric in errors):
+        form = f"{sign}.3f" if metric.startswith("pck") else f"{sign}.1f"
+        ends = errors.get("ci95", {}).get(metric)
+        between = "" if ends is None else f" [{ends[0]:{form}}, {ends[1]:{form}}]"
+        cells[METRIC_NAMES[metric]] = f"{errors[metric]:{form}}{between}"
+    return cells
+
+
+def _against(name: str, errors: Report, against: Report | None) -> Report:
+    """The main metrics, each with its change in per cent."""
+    cells = {"": name}
     for metric in _MAIN:
-        change = "" if against is None else f"({100 * (errors[metric] / against[metric] - 1):+.0f} %)"
-        cells.append(f"{errors[metric]:8.1f} {change:<8}".rjust(16))
-    return f"  {name:<26}" + "".join(cells).rstrip()
+        change = "" if against is None else f" ({100 * (errors[metric] / against[metric] - 1):+.0f} %)"
+        cells[METRIC_NAMES[metric]] = f"{errors[metric]:.1f}{change}"
+    return cells
 
 
-def _more(final: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[str]:
+def _more(final: Report, intervals: Report) -> list[str]:
     """The final stage's intervals and other metrics."""
     ends = final["ci95"]
     between = ", ".join(f"{METRIC_NAMES[m]} {ends[m][0]:.1f} to {ends[m][1]:.1f}" for m in _MAIN if m in ends)
@@ -86,20 +95,7 @@ def _more(final: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[str]:
     return [*lines, f"    final: PA-PVE {final['pa_pve_mm']:.1f} mm, {', '.join(others)}", *_limits(final)]
 
 
-def _with_intervals(name: str, errors: Mapping[str, Any], metrics: Sequence[str], sign: str = "") -> str:
-    cells = []
-    for metric in metrics:
-        if metric not in errors:
-            cells.append(f"{'-':>24}")
-            continue
-        form = f"{sign}.3f" if metric.startswith("pck") else f"{sign}.1f"
-        ends = errors.get("ci95", {}).get(metric)
-        between = "" if ends is None else f" [{ends[0]:{form}}, {ends[1]:{form}}]"
-        cells.append(f"{errors[metric]:{form}}{between}".rjust(24))
-    return f"    {name:<24}" + "".join(cells)
-
-
-def _limits(errors: Mapping[str, Any]) -> list[str]:
+def _limits(errors: Report) -> list[str]:
     if "limits" not in errors:
         return []
     found = errors["limits"]
@@ -112,6 +108,4 @@ def _limits(errors: Mapping[str, Any]) -> list[str]:
 
 
 def _wrapped(text: str) -> list[str]:
-    import textwrap
-
     return textwrap.wrap(text, 120, initial_indent="    ", subsequent_indent="      ")

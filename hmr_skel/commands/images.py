@@ -3,48 +3,43 @@
 import argparse
 import os
 
-from hmr_skel.commands.build import DEFAULT_MANIFEST
+from hmr_skel.commands.arguments import add, add_number, new_command
 from hmr_skel.errors import UserError
 
 IMAGES = """\
 Render the pictures of a generated label set as JPEGs at the paths that its rows name, under the manifest's image_root.
-Those that are there are kept, so an interrupted run goes on where it was. Sources with photographs are left alone."""
+Images that are there are kept, so the same command goes on where one was interrupted.
+Sources of photographs are left alone."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `images`."""
-    images = commands.add_parser(
-        "images",
-        help="render the default dataset's images",
-        description=IMAGES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    images.add_argument(
-        "--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="whose label sets (default: %(default)s)"
-    )
-    images.add_argument(
-        "--workers",
-        type=int,
-        default=min(os.cpu_count() or 1, 16),
-        metavar="N",
-        help="processes that render (default: one per core, %(default)s here)",
-    )
-    images.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
-    images.set_defaults(run=run_images, interrupted="rendered images are kept; the same command renders the others")
+    images = new_command(
+        commands, "images", "render the default dataset's images", IMAGES, run_images,
+        "rendered images are kept; the same command renders the others",
+    )  # fmt: skip
+    add(images, "manifest")
+    add_number(
+        images, "--workers", int, 1, default=default_workers(), metavar="N",
+        help="processes that render (default: one for each core, %(default)s here)",
+    )  # fmt: skip
+    add(images, "quiet")
+
+
+def default_workers() -> int:
+    """One for each core, 16 at most."""
+    return min(os.cpu_count() or 1, 16)
 
 
 def run_images(args: argparse.Namespace) -> None:
     """Render what is missing."""
     import time
 
-    from tqdm import tqdm
-
     from flows.sources import make_missing
+    from hmr_skel.commands.output import progress
     from hmr_skel.data.manifest import load_manifest
     from hmr_skel.open_data.images import make_images
 
-    if args.workers < 1:
-        raise UserError(f"--workers {args.workers}: expected at least 1.")
     manifest = load_manifest(args.manifest)
     generated = [source for source in manifest.sources if source.generate is not None]
     if not generated:
@@ -57,7 +52,7 @@ def run_images(args: argparse.Namespace) -> None:
             )
         assert source.generate is not None
         start = time.perf_counter()
-        with tqdm(total=source.generate.rows, unit="image", disable=True if args.quiet else None) as bar:
+        with progress(args.quiet, "image", source.generate.rows) as bar:
             made = make_images(
                 source.file,
                 source.image_root,

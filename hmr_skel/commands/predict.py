@@ -1,15 +1,19 @@
 """`hmr-skel predict`: SKEL of the people in photographs and videos."""
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hmr_skel.commands.build import DEFAULT_MANIFEST
-from hmr_skel.commands.evaluate import network_file, newest
-from hmr_skel.commands.train import RUNS
+from hmr_skel.commands.arguments import DEFAULT_MANIFEST, RUNS, add, add_number, new_command
 from hmr_skel.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from hmr_skel.predict.boxes import Boxes
+    from hmr_skel.predict.cameras import Cameras
 
 PREDICT = """\
 SKEL of the people in images and videos, by a trained network. Into the output folder go
@@ -40,12 +44,7 @@ HUMAN_FOV = "cam_model_cleaned.ckpt"
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `predict`."""
-    parser = commands.add_parser(
-        "predict",
-        help="SKEL of the people in images and videos",
-        description=PREDICT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_command(commands, "predict", "SKEL of the people in images and videos", PREDICT, run_predict)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images, folders of images, videos")
     parser.add_argument(
         "-o", "--out", type=Path, default=Path("data/predictions"), metavar="DIR", help="(default: %(default)s)"
@@ -58,8 +57,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     where.add_argument("--boxes", type=Path, metavar="FILE", help="boxes, see above")
     where.add_argument("--detector", type=Path, metavar="FILE", help="a person detector (.onnx), see above")
     where.add_argument("--whole-image", action="store_true", help="one person fills every picture")
-    parser.add_argument(
-        "--margin", type=float, default=1.1, metavar="FACTOR",
+    add_number(
+        parser, "--margin", float, 0.5, 3, unit="a factor", default=1.1, metavar="FACTOR",
         help="side of the square over the longer side of boxes given by corners, and of detections (default: "
         "%(default)s; the default dataset has 1.1 to 1.2, the published demo 1.0)",
     )  # fmt: skip
@@ -67,11 +66,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "camera",
         f"default: that of the boxes, else HumanFoV by {HUMAN_FOV} beside the body models or in $HMR_SKEL_BODY_MODELS",
     ).add_mutually_exclusive_group()
-    camera.add_argument("--focal", type=float, metavar="PX", help="focal length; the principal point is the middle")
-    camera.add_argument("--vfov", type=float, metavar="DEG", help="vertical field of view")
-    camera.add_argument(
-        "--humanfov", type=Path, metavar="FILE", help="estimate it (CameraHMR's cam_model_cleaned.ckpt)"
-    )
+    add_number(
+        camera, "--focal", float, 1, 1_000_000, unit="pixels", metavar="PX",
+        help="focal length; the principal point is the middle",
+    )  # fmt: skip
+    add_number(camera, "--vfov", float, 1, 170, unit="degrees", metavar="DEG", help="vertical field of view")
+    camera.add_argument("--humanfov", type=Path, metavar="FILE", help=f"estimate it (CameraHMR's {HUMAN_FOV})")
     wanted = parser.add_argument_group("what is written")
     wanted.add_argument("--no-overlays", action="store_true", help="no overlays, which take most of the time")
     wanted.add_argument("--meshes", choices=("glb", "obj"), help="skin and skeleton, m, y up, the camera being level")
@@ -80,14 +80,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--attention", action="store_true", help="what the decoder's pose, shape and camera tokens look at, .png"
     )
     detector = parser.add_argument_group("detector")
-    detector.add_argument("--score", type=float, default=0.5, metavar="S", help="lowest score (default: %(default)s)")
-    detector.add_argument("--max-people", type=int, default=10, metavar="N", help="a picture (default: %(default)s)")
+    add_number(detector, "--score", float, 0, 1, default=0.5, metavar="S", help="lowest score (default: %(default)s)")
+    add_number(
+        detector, "--max-people", int, 1, default=10, metavar="N", help="people in a picture (default: %(default)s)"
+    )
     detector.add_argument(
         "--detector-layout", choices=("end-to-end", "yolo", "yolov5", "detr", "detr-sigmoid", "boxes"),
         help="of its outputs (default: told by their names and shapes)",
     )  # fmt: skip
-    detector.add_argument(
-        "--detector-class", type=int, metavar="N",
+    add_number(
+        detector, "--detector-class", int, 0, metavar="N",
         help="number of the class of persons (default: by the names in the file; else 0, or 1 for detr and for boxes "
         "as torchvision has them: three outputs and no input for sizes)",
     )  # fmt: skip
@@ -96,33 +98,29 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="0 to 1; less ImageNet's mean, over its deviation; 0 to 255 (default: unit, imagenet for detr, bytes for "
         "integer inputs)",
     )  # fmt: skip
-    parser.add_argument(
-        "--manifest", default=DEFAULT_MANIFEST, metavar="FILE",
-        help="whose body models the network belongs to (default: %(default)s)",
-    )  # fmt: skip
+    add(parser, "manifest", help="whose body models the network belongs to (default: %(default)s)")
     parser.add_argument(
         "--body-models", type=Path, metavar="DIR",
         help="folder with skel_*.pkl in place of the manifest's (for published weights: or $HMR_SKEL_BODY_MODELS)",
     )  # fmt: skip
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="of videos every Nth frame (default: 1)")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="people at once (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object, the last line")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
-    parser.set_defaults(run=run_predict)
+    add_number(parser, "--every", int, 1, default=1, metavar="N", help="of videos every Nth frame (default: 1)")
+    add_number(parser, "--batch-size", int, 1, default=16, metavar="N", help="people at once (default: %(default)s)")
+    add(parser, "device", "json", "quiet")
 
 
 def run_predict(args: argparse.Namespace) -> int:
     """Find people, predict, write, and say how it went in one line."""
-    _check(args)
-    network = network_file(args.network) if args.network is not None else newest()
+    from hmr_skel.commands.inputs import network_file, newest_network
+
+    if args.out.is_file():
+        raise UserError(f"-o {args.out} is a file. Expected a folder, which is made if need be.")
+    network = network_file(args.network) if args.network is not None else newest_network()
 
     # What OpenCV says of broken files is said in our words. It reads these when it is loaded.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    from tqdm import tqdm
-
     from hmr_skel.body.skel import Skel
+    from hmr_skel.commands.output import progress, show
     from hmr_skel.device import resolve_device
     from hmr_skel.predict.boxes import GivenBoxes
     from hmr_skel.predict.frames import find_files
@@ -150,9 +148,9 @@ def run_predict(args: argparse.Namespace) -> int:
         box_cameras=args.focal is None and args.vfov is None and args.humanfov is None,
         as_stored=isinstance(boxes, GivenBoxes) and boxes.as_stored,
     )
-    counts, stopped, failure = Counts(), "", None
+    counts, stopped = Counts(), None
     with (
-        tqdm(unit="image", disable=True if args.quiet else None, leave=False) as bar,
+        progress(args.quiet, "image") as bar,
         writing(args.out, wanted, files, skel, predictor, args.every) as output,
     ):
 
@@ -164,62 +162,38 @@ def run_predict(args: argparse.Namespace) -> int:
         except (KeyboardInterrupt, UserError) as error:
             if not counts.images:  # there is nothing to keep, and files of an earlier run stay as they are
                 raise
-            if isinstance(error, UserError):
-                stopped, failure = "stopped by an error; ", error
-            else:
-                stopped = "interrupted; "
+            stopped = error
     report = {
         "network": str(network), "images": counts.images, "people": counts.people, "skipped": counts.skipped,
         "skipped_boxes": counts.skipped_boxes, "without_people": counts.without_people, "seconds": counts.seconds,
         "images_per_s": counts.images / counts.total_s if counts.images else 0.0, "out": str(args.out),
     }  # fmt: skip
-    if not args.quiet:
-        print(summary(report, predictor.title, stopped))
-    if args.json:
-        print(json.dumps(report))
-    if failure is not None:
-        raise failure
-    if stopped:
-        return 130
+    how = {UserError: "stopped by an error; ", KeyboardInterrupt: "interrupted; "}.get(type(stopped), "")
+    show(args, how + _summary(report, predictor.title), report)
+    if isinstance(stopped, UserError):
+        raise stopped
     if not counts.images:
         raise UserError(f"none of {len(files)} files could be read, see above.")
-    return 0
+    return 0 if stopped is None else 130
 
 
-def summary(report: dict, title: str, stopped: str = "") -> str:
+def _summary(report: dict, title: str) -> str:
     """One line for people."""
-    parts = [f"{report['images']:,} images", f"{report['people']:,} people"]
-    if report["skipped"]:
-        parts.append(f"{report['skipped']:,} files skipped")
-    if report["skipped_boxes"]:
-        parts.append(f"{report['skipped_boxes']:,} boxes skipped")
-    if report["without_people"]:
-        parts.append(f"{report['without_people']:,} without a box")
+    counts = {
+        "files skipped": report["skipped"], "boxes skipped": report["skipped_boxes"],
+        "without a box": report["without_people"],
+    }  # fmt: skip
+    parts = [f"{report['images']:,} images, {report['people']:,} people"]
+    parts += [f"{count:,} {what}" for what, count in counts.items() if count]
     total = sum(report["seconds"].values()) or 1.0
     look, network, write = (f"{100 * value / total:.0f} %" for value in report["seconds"].values())
     return (
-        f"{stopped}{', '.join(parts)}; {report['images_per_s']:.1f} images/s (reading {look}, network {network}, "
+        f"{', '.join(parts)}; {report['images_per_s']:.1f} images/s (reading {look}, network {network}, "
         f"writing {write}), {title}; in {report['out']}"
     )
 
 
-def _check(args: argparse.Namespace) -> None:
-    for name, value, low, high, expected in (
-        ("--margin", args.margin, 0.5, 3.0, "a factor from 0.5 to 3"),
-        ("--focal", args.focal, 1.0, 1e6, "pixels"),
-        ("--vfov", args.vfov, 1.0, 170.0, "degrees from 1 to 170"),
-        ("--score", args.score, 0.0, 1.0, "a share from 0 to 1"),
-        ("--max-people", args.max_people, 1, 10_000, "at least 1"),
-        ("--every", args.every, 1, 10**9, "at least 1"),
-        ("--batch-size", args.batch_size, 1, 100_000, "at least 1"),
-    ):
-        if value is not None and not low <= value <= high:
-            raise UserError(f"{name} {value:g}: expected {expected}.")
-    if args.out.is_file():
-        raise UserError(f"-o {args.out} is a file. Expected a folder, which is made if need be.")
-
-
-def _boxes(args: argparse.Namespace, device):
+def _boxes(args: argparse.Namespace, device: "torch.device") -> "Boxes":
     from hmr_skel.predict.box_files import load_boxes
     from hmr_skel.predict.boxes import WholeImage
     from hmr_skel.predict.detector import Detector, DetectorSettings
@@ -238,7 +212,9 @@ def _boxes(args: argparse.Namespace, device):
     return Detector(args.detector, args.margin, settings, device.type)
 
 
-def _cameras(args: argparse.Namespace, boxes, files: list[Path], body_models: Path, device):
+def _cameras(
+    args: argparse.Namespace, boxes: "Boxes", files: list[Path], body_models: Path, device: "torch.device"
+) -> "Cameras | None":
     """The camera told for all pictures; None where the boxes bring theirs. Raises `UserError` where neither is so."""
     from hmr_skel.predict.boxes import GivenBoxes
     from hmr_skel.predict.cameras import EstimatedFov, FocalLength, VerticalFov
@@ -265,8 +241,7 @@ def _cameras(args: argparse.Namespace, boxes, files: list[Path], body_models: Pa
 
 def _body_models(args: argparse.Namespace, published: bool) -> Path:
     """The folder of the SKEL that the network belongs to."""
-    from flows.sources import make_missing
-    from hmr_skel.data.manifest import load_manifest
+    from hmr_skel.commands.inputs import manifest_body_models
 
     if args.body_models is not None:
         return args.body_models
@@ -278,7 +253,4 @@ def _body_models(args: argparse.Namespace, published: bool) -> Path:
                 "DIR or HMR_SKEL_BODY_MODELS."
             )
         return Path(named)
-    manifest = load_manifest(args.manifest)
-    if manifest.body_models.kind == "open":
-        make_missing(manifest, quiet=True)
-    return manifest.body_models.path
+    return manifest_body_models(args.manifest)

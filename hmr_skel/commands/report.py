@@ -1,16 +1,17 @@
-"""`hmr-skel report`: a dataset's quality as one web page."""
+"""`hmr-skel report`, `render` and `schema`: a dataset as a web page, rows as pictures, columns with their meanings."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hmr_skel.commands.build import DEFAULT_MANIFEST
-from hmr_skel.commands.places import folder
+from hmr_skel.commands.arguments import DEFAULT_MANIFEST, add, add_number, new_command
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
+    from hmr_skel.body.skel import Skel
+    from hmr_skel.data.load import Shards
     from hmr_skel.data.manifest import Manifest
+    from hmr_skel.report.bodies import Posed
 
 REPORT = """\
 Write one self-contained HTML page about a dataset: rows by source, kept and rejected with reasons, error histograms and
@@ -20,93 +21,218 @@ best, median and worst fits as pictures and in a 3D viewer. It opens offline, ne
 Pictures need the body models that the manifest names; images are shown where they are there. The rows that are shown or
 measured are the same every time."""
 
+RENDER = """\
+Draw rows of a dataset as they are stored, on the CPU, with no display:
+  --show both      bones under a translucent skin; or skin, skeleton
+  --show heat      the fitted skin, coloured by its distance from the annotated mesh; annotation: that mesh itself
+  --view front     from the camera's direction; or side, back, top; image: over the row's own image
+A .glb has skin and skeleton as separate meshes, metres, y up, whatever --show says."""
+
+COLUMNS = """\
+Print the columns of every table that is written, with types, units and meanings, as Markdown: docs/schema.md is this
+text. In the files themselves the same stands in each column's field metadata (meaning, unit, shape)."""
+
+_COLUMNS_PAGE = """\
+# Columns of the tables
+
+Printed by `hmr-skel schema` from the schema objects; the same texts are in the field metadata of every file, as
+`meaning`, `unit` and `shape`. Arrays are fixed-size lists of float32, flattened row-major; `load_shards` folds them.
+Null means not known or not annotated, never zero. Frames, units and the root: [conventions.md](conventions.md)."""
+
+FORMATS = (".png", ".jpg", ".webp", ".glb")
+MANIFEST = (
+    "the dataset's manifest: where body models and images are (default: manifests/NAME.toml, by the name in the shards"
+)
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `report`."""
-    report = commands.add_parser(
-        "report",
-        help="a web page of a dataset's quality, with pictures",
-        description=REPORT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    report.add_argument(
-        "dataset",
-        nargs="?",
-        metavar="DATASET",
-        type=folder,
-        help="the dataset's folder (default: data/<manifest name>)",
-    )
+    """Add `report`, `render` and `schema`."""
+    report = new_command(
+        commands, "report", "a web page of a dataset's quality, with pictures", REPORT, run_report,
+        "no report was written; shards that --build finished are kept",
+    )  # fmt: skip
+    add(report, "dataset", nargs="?", help="the dataset's folder (default: data/<manifest name>)")
     report.add_argument(
         "-o", "--out", type=Path, metavar="FILE", help="the page (default: report.html in the dataset's folder)"
     )
-    report.add_argument(
-        "--manifest",
-        metavar="FILE",
-        help="the dataset's manifest: where body models and images are (default: manifests/NAME.toml, by the name in "
-        f"the shards; without DATASET {DEFAULT_MANIFEST})",
-    )
+    add(report, "manifest", default=None, help=f"{MANIFEST}; without DATASET {DEFAULT_MANIFEST})")
     report.add_argument("--no-pictures", action="store_true", help="tables and charts only; needs no body models")
-    report.add_argument("--build", action="store_true", help="build the manifest's dataset first if it is not there")
-    report.add_argument("--json", action="store_true", help="print a summary as one JSON object, the last line")
-    report.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
-    report.set_defaults(run=run_report, interrupted="no report was written; shards that --build finished are kept")
+    add(report, "build", "json", "quiet")
+
+    render = new_command(
+        commands, "render", "pictures and meshes of single rows of a dataset", RENDER, run_render,
+        "written files are whole; the same command draws all again",
+    )  # fmt: skip
+    add(render, "dataset")
+    render.add_argument("rows", metavar="ROW", nargs="+", help="a row_id, or a row's number, from 0 over all shards")
+    render.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        type=Path,
+        metavar="OUT",
+        help=f"a file ({' '.join(FORMATS)}), or a folder of .png",
+    )
+    render.add_argument(
+        "--show",
+        choices=("both", "skin", "skeleton", "heat", "annotation"),
+        default="both",
+        help="what to draw (default: %(default)s)",
+    )
+    render.add_argument(
+        "--view",
+        choices=("front", "side", "back", "top", "image"),
+        default="front",
+        help="from where (default: %(default)s)",
+    )
+    add_number(
+        render, "--size", int, 16, 8192, unit="pixels", default=512, metavar="PX",
+        help="width and height (default: %(default)s)",
+    )  # fmt: skip
+    add_number(
+        render, "--scale-mm", float, 0, above=True, default=30.0, metavar="MM",
+        help="where the colours of heat end (default: %(default)s mm)",
+    )  # fmt: skip
+    add(render, "manifest", default=None, help=f"{MANIFEST})")
+    add(render, "quiet", help="do not name the files that were written")
+
+    new_command(commands, "schema", "columns of the tables that are written, with units", COLUMNS, run_schema)
 
 
 def run_report(args: argparse.Namespace) -> None:
     """Gather, draw, write, and say what was written."""
     import time
 
-    from tqdm import tqdm
-
     from hmr_skel.commands.build_missing import build_missing, has_all_shards
+    from hmr_skel.commands.inputs import manifest_of_shards
+    from hmr_skel.commands.output import progress, show
     from hmr_skel.data.manifest import load_manifest
     from hmr_skel.report.build import write_report
     from hmr_skel.report.gather import gather, read_metas
     from hmr_skel.report.picks import choose_sample
 
     start = time.perf_counter()
-    folder = args.dataset
-    if folder is None:
-        folder = Path("data") / load_manifest(args.manifest or DEFAULT_MANIFEST).name
-    if args.build and not has_all_shards(folder):
-        build_missing(args.manifest or DEFAULT_MANIFEST, folder, quiet=args.quiet)
-    out = args.out if args.out is not None else folder / "report.html"
+    data = args.dataset
+    if data is None:
+        data = Path("data") / load_manifest(args.manifest or DEFAULT_MANIFEST).name
+    if args.build and not has_all_shards(data):
+        build_missing(args.manifest or DEFAULT_MANIFEST, data, quiet=args.quiet)
+    out = args.out if args.out is not None else data / "report.html"
     if out.is_dir():
         raise UserError(f"-o {out} is a folder. Expected a file, such as {out / 'report.html'}.")
-    kept = sum(meta["kept"] for meta in read_metas(folder))
-    with tqdm(total=kept, unit="row", desc="reading", disable=True if args.quiet else None, leave=False) as bar:
-        dataset = gather(folder, bar.update)
-    manifest = None if args.no_pictures else find_manifest(args.manifest, dataset.name)
-    total = len(choose_sample(dataset))
-    with tqdm(total=total, unit="row", desc="measuring", disable=True if args.quiet else None, leave=False) as bar:
+    with progress(args.quiet, "row", sum(meta["kept"] for meta in read_metas(data)), "reading") as bar:
+        dataset = gather(data, bar.update)
+    manifest = None if args.no_pictures else manifest_of_shards(args.manifest, dataset.name)
+    with progress(args.quiet, "row", len(choose_sample(dataset)), "measuring") as bar:
         summary = write_report(dataset, manifest, out, bar.update)
-    if not args.quiet:
-        for warning in summary.warnings:
-            print(f"warning: {warning}")
-        v2v = summary.v2v_mm
-        errors = "v2v mean {mean:.2f} mm, p99 {p99:.2f} mm".format(**v2v) if v2v else "none was fitted"
-        print(f"{folder}: {summary.rows:,} rows, {summary.rejected:,} rejected, {errors}")
-        print(
-            f"{summary.file}: {summary.bytes / 1e6:.1f} MB in {time.perf_counter() - start:.0f} s, open it in a browser"
-        )
-    if args.json:
-        print(json.dumps(summary.as_dict()))
+    v2v = summary.v2v_mm
+    errors = "v2v mean {mean:.2f} mm, p99 {p99:.2f} mm".format(**v2v) if v2v else "none was fitted"
+    seconds = time.perf_counter() - start
+    lines = [
+        *(f"warning: {warning}" for warning in summary.warnings),
+        f"{data}: {summary.rows:,} rows, {summary.rejected:,} rejected, {errors}",
+        f"{summary.file}: {summary.bytes / 1e6:.1f} MB in {seconds:.0f} s, open it in a browser",
+    ]
+    show(args, "\n".join(lines), summary.as_dict())
 
 
-def find_manifest(path: str | None, name: str) -> "Manifest":
-    """The manifest that was given, or the one that the shards name. Raises `UserError` where there is none."""
-    from hmr_skel.data.manifest import load_manifest
+def run_render(args: argparse.Namespace) -> None:
+    """Draw and write, a file a row."""
+    from hmr_skel.commands.inputs import manifest_of_shards
+    from hmr_skel.convert.fit import Bodies
+    from hmr_skel.data.load import load_shards
+    from hmr_skel.report.bodies import pose_row
+    from hmr_skel.report.gather import manifest_name
 
-    usual = Path("manifests") / f"{name}.toml"
-    if path is None and not usual.is_file():
+    is_file = args.out.suffix.lower() in FORMATS
+    if args.out.suffix and not is_file and not args.out.is_dir():
         raise UserError(
-            f"the shards were made by a manifest called {name!r}, and {usual} is not there. Name it with --manifest: "
-            "it says where body models and images are."
+            f"-o {args.out}: unknown format {args.out.suffix!r}. Expected {', '.join(FORMATS)}, or a folder."
         )
-    manifest = load_manifest(path or usual)
-    if manifest.name != name:
-        raise UserError(
-            f"{path or usual} is the manifest {manifest.name!r}, but the shards were made by {name!r}. Give that "
-            "one with --manifest."
-        )
-    return manifest
+    if is_file and len(args.rows) > 1:
+        raise UserError(f"-o {args.out} is one file, and {len(args.rows)} rows are asked for. Name a folder.")
+    shards = load_shards(args.dataset)
+    numbers = [_number(shards, row) for row in args.rows]
+    manifest = manifest_of_shards(args.manifest, manifest_name(shards.paths[0], args.dataset))
+    bodies = Bodies(manifest.body_models.path)
+    for number in numbers:
+        posed = pose_row(shards, number, bodies)
+        path = args.out if is_file else args.out / f"{posed.row['row_id'].replace('/', '_')}.png"
+        _draw(posed, bodies.skel(posed.row["skel_gender"]), path, manifest, args)
+        if not args.quiet:
+            print(path)
+
+
+def _number(shards: "Shards", text: str) -> int:
+    """The number of the row that a text names."""
+    import numpy as np
+
+    if text.isascii() and text.isdecimal():
+        if int(text) >= len(shards):
+            raise UserError(f"no row {text}: the dataset has {len(shards):,}, counted from 0.")
+        return int(text)
+    found = np.flatnonzero(np.concatenate([file["row_id"] == text for file in shards.files()]))
+    if not len(found):
+        raise UserError(f"no row {text!r}. Expected a row's number, or a row_id such as {shards[0]['row_id']!r}.")
+    return int(found[0])
+
+
+def _draw(posed: "Posed", skel: "Skel", path: Path, manifest: "Manifest", args: argparse.Namespace) -> None:
+    """Write one row as a picture or meshes."""
+    import cv2
+
+    from hmr_skel.convert.meshes import write_parts
+    from hmr_skel.data.atomic import replacing
+    from hmr_skel.data.images import image_rules
+    from hmr_skel.render import overlay, portrait
+    from hmr_skel.render.scene import EVEN, STUDIO
+    from hmr_skel.report.figures import photograph, shown_parts
+
+    if path.suffix.lower() == ".glb":
+        parts = {"skin": (posed.skin, skel.faces), "skeleton": (posed.bones, skel.skeleton_faces)}
+        write_parts(parts, "camera", path)
+        return
+    row = posed.row
+    if args.show in ("heat", "annotation") and posed.target is None:
+        raise UserError(f"{row['row_id']} came as SKEL and has no annotated mesh. Choose --show both.")
+    parts = shown_parts(posed, skel, args.show, args.scale_mm)
+    if args.view == "image":
+        picture = photograph(row, image_rules(manifest))
+        if isinstance(picture, str):
+            raise UserError(f"{row['row_id']}: {picture}. Choose --view front, or see `hmr-skel images`.")
+        if row["cam_int"] is None or row["skel_transl"] is None:
+            raise UserError(f"{row['row_id']} has no camera or no translation. Choose --view front.")
+        picture = overlay(picture, parts, row["cam_int"])
+    else:
+        light = EVEN if args.show == "heat" else STUDIO
+        picture = portrait(parts, args.view, args.size, args.size, light=light)
+    written, content = cv2.imencode(path.suffix.lower(), picture[..., ::-1])
+    assert written
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.tobytes())
+
+
+def run_schema(args: argparse.Namespace) -> None:
+    """Print the page."""
+    print(schema_page(), end="")
+
+
+def schema_page() -> str:
+    """The columns of every table as Markdown."""
+    from hmr_skel.convert.tables import FULL, JOINTS
+    from hmr_skel.data.card import column_table
+    from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA
+    from hmr_skel.model.config import DecoderConfig
+    from hmr_skel.predict.table import schema
+
+    stages = 1 + DecoderConfig().depth
+    predicted = f"`hmr-skel predict`, .parquet and .npz; stages of a network with the paper's decoder ({stages})."
+    tables = (
+        ("Datasets", "`data/train-*.parquet`, written by `fit` and `dataset`.", SCHEMA),
+        ("Rows left out", "`rejects/*.parquet` beside them.", REJECTS_SCHEMA),
+        ("Converted motion", "`hmr-skel convert`, .parquet and .npz.", FULL),
+        ("Joints of converted motion", "`hmr-skel convert --joints`.", JOINTS),
+        ("Predictions", predicted, schema(stages)),
+    )
+    sections = [f"## {title}\n\n{text}\n\n" + "\n".join(column_table(columns)) for title, text, columns in tables]
+    return "\n\n".join([_COLUMNS_PAGE, *sections]) + "\n"

@@ -2,6 +2,8 @@
 
 import argparse
 
+from hmr_skel.commands.arguments import new_command
+
 SERVE = """\
 Start the Prefect server (user interface and API, this machine only) and serve the deployment build-hmr-skel, both until
 Ctrl-C. In another terminal, from the same folder:
@@ -15,17 +17,11 @@ it. PREFECT_SERVER_API_AUTH_STRING=name:password sets one of your own, docs/secu
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `serve`."""
-    serve = commands.add_parser(
-        "serve",
-        help="Prefect server and deployment",
-        description=SERVE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    serve = new_command(commands, "serve", "Prefect server and deployment", SERVE, run_serve)
     serve.add_argument("--port", type=int, help="of the server (default: PREFECT_SERVER_API_PORT, else 4200)")
     serve.add_argument(
         "--pool", metavar="NAME", help="a Prefect work pool to run in, made if there is none of the name"
     )
-    serve.set_defaults(run=run_serve)
 
 
 def run_serve(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hmr_skel.commands.places import place
+from hmr_skel.commands.arguments import add, add_number, new_command, place
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,28 +32,26 @@ exit status:
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `verify`."""
-    verify = commands.add_parser(
-        "verify",
-        help="check a dataset on disk, and repair it",
-        description=VERIFY,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verify.add_argument(
-        "dataset", metavar="DATASET", type=place, help="the dataset's folder, for instance data/open, or its URI"
-    )
-    verify.add_argument(
-        "--manifest",
-        metavar="FILE",
+    verify = new_command(
+        commands, "verify", "check a dataset on disk, and repair it", VERIFY, run_verify,
+        "not all was checked; what --repair finished is kept",
+    )  # fmt: skip
+    add(verify, "dataset", type=place, help="the dataset's folder, for instance data/open, or its URI")
+    add(
+        verify,
+        "manifest",
+        default=None,
         help="what it was made from (default: the file in manifests/ that has the dataset's name)",
     )
     verify.add_argument(
         "--files-only", action="store_true", help="compare the files with each other only; needs no manifest"
     )
     verify.add_argument("--partial", action="store_true", help="shards that are not built yet are no problem")
-    verify.add_argument(
-        "--sample", type=int, default=64, metavar="N", help="rows to fit again, over all shards (default: %(default)s)"
-    )
-    verify.add_argument("--seed", type=int, default=0, help="which rows (default: %(default)s)")
+    add_number(
+        verify, "--sample", int, 0, default=64, metavar="N",
+        help="rows to fit again, over all shards (default: %(default)s)",
+    )  # fmt: skip
+    add_number(verify, "--seed", int, 0, default=0, metavar="N", help="which rows (default: %(default)s)")
     verify.add_argument(
         "--repair",
         action="store_true",
@@ -65,10 +63,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="with --repair: build again, too, sound shards of another version of the fit, recipe, body or manifest",
     )
-    verify.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
-    verify.add_argument("--json", action="store_true", help="print the result as one JSON object, the last line")
-    verify.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
-    verify.set_defaults(run=run_verify, interrupted="not all was checked; what --repair finished is kept")
+    add(verify, "device", "json", "quiet")
 
 
 def run_verify(args: argparse.Namespace) -> int:
@@ -79,8 +74,6 @@ def run_verify(args: argparse.Namespace) -> int:
     from flows.verify import Verification, problem_lines, repair_dataset, verify_dataset
     from hmr_skel.data.manifest import load_manifest
 
-    if args.sample < 0 or args.seed < 0:
-        raise UserError("--sample and --seed: expected whole numbers from 0.")
     if args.files_only and (args.repair or args.manifest):
         raise UserError("--files-only goes without manifest, so it can neither take one nor repair anything.")
     if args.outdated and not args.repair:

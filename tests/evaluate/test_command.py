@@ -13,7 +13,7 @@ import torch
 from bench import conversion, evaluate
 from hmr_skel.body.files import SKEL_FILES
 from hmr_skel.cli import build_parser, main
-from hmr_skel.commands.evaluate_benchmarks import open_benchmarks, paper_tables
+from hmr_skel.commands.evaluations import OpenBenchmarks, paper_tables
 from hmr_skel.evaluate.benchmarks import BENCHMARKS, LEGACY, MOYO_24
 from hmr_skel.evaluate.paper import TABLE_2
 from hmr_skel.model.checkpoint import NetworkInfo, save_network
@@ -100,7 +100,7 @@ def test_the_listed_files_are_enough(command, open_body_dir, tmp_path, name):
     for file in listed - {"skel_female.pkl"} - neutral:
         (tmp_path / file).symlink_to(open_body_dir / file)
     args = build_parser().parse_args([*without(command, "--body-models"), "--body-models", str(tmp_path), "-q"])
-    opened = open_benchmarks(name, args, torch.device("cpu"), "male")  # after it, no file of a body is read
+    opened = OpenBenchmarks(name, args, torch.device("cpu"), "male")  # after it, no file of a body is read
     assert [job.benchmark.name for job in opened.jobs] == [name]
 
 

@@ -320,7 +320,7 @@ def test_nothing_is_written_outside_the_folder(photos, typed, monkeypatch):
         (["none.jpg", "--whole-image", "--vfov", "50"], "none.jpg: no such file or folder"),
         (["PHOTO", "--whole-image"], "the camera is not known. Say --focal PX or --vfov DEG"),
         (["PHOTO", "--whole-image", "--vfov", "500"], "--vfov 500: expected degrees from 1 to 170"),
-        (["PHOTO", "--whole-image", "--focal", "0"], "--focal 0: expected pixels"),
+        (["PHOTO", "--whole-image", "--focal", "0"], "--focal 0: expected pixels from 1"),
         (["PHOTO", "--whole-image", "--humanfov", "none.ckpt"], "none.ckpt"),
         (["PHOTO", "--boxes", "none.json"], "none.json: no such file"),
         (["PHOTO", "--boxes", "boxes.json", "--margin", "20"], "--margin 20: expected a factor from 0.5 to 3"),

@@ -59,7 +59,7 @@ def test_a_mesh_with_skin_and_skeleton_apart(small, tmp_path):
         (["{set}", "nobody", "-o", "x.png"], "no row 'nobody'. Expected a row's number, or a row_id such as"),
         (["{set}", "1", "-o", "x.bmp"], "unknown format '.bmp'. Expected .png, .jpg, .webp, .glb, or a folder"),
         (["{set}", "1", "2", "-o", "x.png"], "is one file, and 2 rows are asked for"),
-        (["{set}", "1", "-o", "x.png", "--size", "0"], "--size 0: expected 16"),
+        (["{set}", "1", "-o", "x.png", "--size", "0"], "--size 0: expected pixels from 16 to 8,192"),
         (["{set}", "1", "-o", "x.png", "--scale-mm", "nan"], "--scale-mm nan: expected a number above 0"),
         (["{set}", "1", "-o", "x.png"], "Name it with --manifest"),
         (["{tmp}", "1", "-o", "x.png"], "no shards in"),

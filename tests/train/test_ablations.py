@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from hmr_skel.cli import main
-from hmr_skel.commands import ablate
+from hmr_skel.commands import train
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.paper import TABLE_4, TABLE_5
 from hmr_skel.train.recipes import (
@@ -114,15 +114,15 @@ def test_both_tables_in_one_command(command, capsys):
 
 def test_the_minutes_decide_once(command, tmp_path, capsys, monkeypatch):
     """A plan is made, kept, and gone on with; another one is another run."""
-    real = ablate._trained
+    real = train._trained
 
     def at_100_images_per_s(recipe, run):
         """A trial takes its steps, but how long it takes on this machine is not what is tested."""
         outcome = real(recipe, run)
         return outcome if tmp_path in run.out.parents else replace(outcome, images_per_s=100.0)
 
-    monkeypatch.setattr(ablate, "_trained", at_100_images_per_s)
-    monkeypatch.setattr(ablate, "_TRIAL_STEPS", 2)
+    monkeypatch.setattr(train, "_trained", at_100_images_per_s)
+    monkeypatch.setattr(train, "_TRIAL_STEPS", 2)
     command = [*command, "--variants", "full", "--out", str(tmp_path)]
     assert main([*command, "--minutes", "0.005", "-q", "--json"]) == 0
     first = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
@@ -136,7 +136,7 @@ def test_the_minutes_decide_once(command, tmp_path, capsys, monkeypatch):
     assert "is the state of another run" in capsys.readouterr().err
     assert main([*command, "--set", "seed=1", "--set", "epochs=1", "-q", "--fresh"]) == 0
     assert main([*command, "--minutes", "0"]) == 2
-    assert "--minutes 0: expected more than 0" in capsys.readouterr().err
+    assert "--minutes 0: expected a number above 0" in capsys.readouterr().err
 
 
 def test_benchmarks_come_after_the_held_out_rows_and_are_opened_before_training(
@@ -155,7 +155,7 @@ def test_benchmarks_come_after_the_held_out_rows_and_are_opened_before_training(
         raise UserError("an image is damaged")
 
     with monkeypatch.context() as patched:
-        patched.setattr("hmr_skel.commands.evaluate_benchmarks.evaluate_methods", fails)
+        patched.setattr("hmr_skel.commands.evaluations.evaluate_methods", fails)
         assert main(command) == 2
     assert list(json.loads((tmp_path / "out" / "report.json").read_text())["variants"]["full"]) == ["held-out"]
     assert main(command) == 0

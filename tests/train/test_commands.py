@@ -10,7 +10,7 @@ from PIL import Image
 
 from hmr_skel.cli import build_parser, main
 from hmr_skel.commands.build_missing import has_all_shards
-from hmr_skel.commands.evaluate_held_out import mean_of
+from hmr_skel.commands.evaluations import mean_of
 from hmr_skel.model.checkpoint import NetworkInfo, load_network, save_network
 from hmr_skel.train.field_help import recipe_fields
 from tests.data.sample_set import SampleSet, write_sample_set
@@ -96,7 +96,7 @@ def test_evaluate_prints_a_table_and_json(samples, run, capsys):
 
 def test_evaluate_takes_the_newest_network(samples, run, capsys, monkeypatch):
     assert run.parent.name != "data"
-    monkeypatch.setattr("hmr_skel.commands.evaluate.RUNS", run.parent)
+    monkeypatch.setattr("hmr_skel.commands.inputs.RUNS", run.parent)
     assert main(evaluate(samples, run, "--json", "-q")) == 0
     assert json.loads(capsys.readouterr().out)["networks"][0]["file"] == str(run / "network.safetensors")
 
@@ -147,7 +147,8 @@ def case_out_is_a_file(samples, bodies, out, run):
 
 
 def case_bad_number(samples, bodies, out, run):
-    return command(samples, bodies, out, "--checkpoint-every", "0"), r"--checkpoint-every 0: expected at least 1"
+    line = command(samples, bodies, out, "--checkpoint-every", "0")
+    return line, r"--checkpoint-every 0: expected a whole number from 1"
 
 
 def case_no_network(samples, bodies, out, run):

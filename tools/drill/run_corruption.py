@@ -5,7 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from hmr_skel.commands.body_models import open_body
+from hmr_skel.commands.inputs import open_body
 from hmr_skel.errors import UserError
 
 CORRUPTION = """\

@@ -1,0 +1,99 @@
+"""What commands start from: a dataset and its manifest, body models, a trained network."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hmr_skel.commands.arguments import RUNS
+from hmr_skel.errors import UserError
+
+if TYPE_CHECKING:
+    from hmr_skel.data.manifest import Manifest
+    from hmr_skel.data.storage import Place
+
+
+def open_dataset(args: argparse.Namespace) -> tuple["Manifest", "Place"]:
+    """The manifest that --manifest names, and its dataset: --data, or data/NAME. Built first where --build says so."""
+    from hmr_skel.commands.build_missing import build_missing
+    from hmr_skel.data.manifest import load_manifest
+
+    manifest = load_manifest(args.manifest)
+    data = args.data if args.data is not None else Path("data") / manifest.name
+    if args.build:
+        build_missing(args.manifest, data, quiet=args.quiet)
+    return manifest, data
+
+
+def manifest_of_shards(path: str | None, name: str) -> "Manifest":
+    """The manifest that was given, or the one that the shards name. Raises `UserError` where there is none."""
+    from hmr_skel.data.manifest import load_manifest
+
+    usual = Path("manifests") / f"{name}.toml"
+    if path is None and not usual.is_file():
+        raise UserError(
+            f"the shards were made by a manifest called {name!r}, and {usual} is not there. Name it with --manifest: "
+            "it says where body models and images are."
+        )
+    manifest = load_manifest(path or usual)
+    if manifest.name != name:
+        raise UserError(
+            f"{path or usual} is the manifest {manifest.name!r}, but the shards were made by {name!r}. Give that "
+            "one with --manifest."
+        )
+    return manifest
+
+
+def manifest_body_models(path: str) -> Path:
+    """The folder of a manifest's body models. The openly licensed ones are made where they are missing."""
+    from flows.sources import make_missing
+    from hmr_skel.data.manifest import load_manifest
+
+    manifest = load_manifest(path)
+    if manifest.body_models.kind == "open":
+        make_missing(manifest, quiet=True)
+    return manifest.body_models.path
+
+
+def named_body_models(named: str | None, *, quiet: bool) -> Path | None:
+    """The folder that --body-models names, else HMR_SKEL_BODY_MODELS; None where neither does.
+
+    For `open`, the openly licensed body is exported first where it is missing. Raises `UserError` where it cannot be.
+    """
+    named = named or os.environ.get("HMR_SKEL_BODY_MODELS")
+    if named == "open":
+        return open_body(quiet=quiet)
+    return Path(named) if named else None
+
+
+def required_body_models(named: str | None, *, quiet: bool) -> Path:
+    """The same for commands that cannot do without. Raises `UserError` where nobody names a folder."""
+    found = named_body_models(named, quiet=quiet)
+    if found is None:
+        raise UserError(
+            "no body models: SMPL's and SKEL's licensed files are needed. Name their folder with --body-models DIR or "
+            "HMR_SKEL_BODY_MODELS; --body-models open takes the openly licensed body, to try."
+        )
+    return found
+
+
+def open_body(*, quiet: bool) -> Path:
+    """The folder of the openly licensed body, exported there where it is missing."""
+    from flows.sources import make_open_body
+
+    folder = Path(os.environ.get("HMR_SKEL_DATA") or "data") / "open" / "body_models"
+    make_open_body(folder, quiet=quiet)
+    return folder
+
+
+def network_file(path: Path) -> Path:
+    """The network in a run's folder, or the file itself."""
+    return path / "network.safetensors" if path.is_dir() else path
+
+
+def newest_network() -> Path:
+    """The network that was trained last. Raises `UserError` where there is none."""
+    found = sorted(RUNS.glob("*/network.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(f"no trained network in {RUNS}. Train one first (make train), or name its file.")
+    return found[-1]
