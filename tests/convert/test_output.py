@@ -1,8 +1,6 @@
 """Everything that is written, read back by readers that are not ours."""
 
-import json
 import re
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pandas
 import pyarrow.parquet as pq
 import pytest
 import torch
+import trimesh
 
 from hmr_skel import load_shards
 from hmr_skel.body.dofs import DOF_NAMES
@@ -137,52 +136,26 @@ def test_mot_of_an_upright_person_who_faces_forward(bodies, tmp_path: Path):
 
 
 def read_glb(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Meshes by name, by the glTF 2.0 specification."""
-    content = path.read_bytes()
-    magic, version, length = struct.unpack("<4sII", content[:12])
-    assert (magic, version, length) == (b"glTF", 2, len(content))
-    size, kind = struct.unpack("<I4s", content[12:20])
-    assert kind == b"JSON"
-    tree = json.loads(content[20 : 20 + size])
-    data = content[28 + size :]
-
-    def array(index: int) -> np.ndarray:
-        accessor = tree["accessors"][index]
-        view = tree["bufferViews"][accessor["bufferView"]]
-        kind = {5126: "<f4", 5125: "<u4", 5123: "<u2"}[accessor["componentType"]]
-        width = {"VEC3": 3, "SCALAR": 1}[accessor["type"]]
-        start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
-        return np.frombuffer(data, kind, accessor["count"] * width, start).reshape(-1, width)
-
-    meshes = {}
-    for node in tree["nodes"]:
-        if "mesh" in node:
-            assert "matrix" not in node or np.allclose(node["matrix"], np.eye(4).ravel())
-            (part,) = tree["meshes"][node["mesh"]]["primitives"]
-            meshes[node["name"]] = (array(part["attributes"]["POSITION"]), array(part["indices"]).reshape(-1, 3))
-    return meshes
+    scene = trimesh.load_scene(path, process=False)
+    assert all((scene.graph.get(name)[0] == np.eye(4)).all() for name in scene.graph.nodes_geometry)
+    return {name: (mesh.vertices, mesh.faces) for name, mesh in scene.geometry.items()}
 
 
 def read_obj(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    meshes, vertices, faces, name, first = {}, [], [], None, 0
-    for line in [*path.read_text().splitlines(), "o end"]:
-        kind, *words = line.split() or [""]
-        if kind == "v":
-            vertices.append([float(word) for word in words])
-        elif kind == "f":
-            faces.append([int(word.split("/")[0]) - 1 - first for word in words])
-        elif kind == "o":
-            if name is not None:
-                meshes[name] = (np.array(vertices), np.array(faces))
-                first += len(vertices)
-            name, vertices, faces = words[0], [], []
+    meshes, first = {}, 0
+    for part in path.read_text().split("\no ")[1:]:
+        (name,), *lines = [line.split() for line in part.splitlines() if line]
+        vertices = np.array([[float(word) for word in words] for kind, *words in lines if kind == "v"])
+        corners = [words for kind, *words in lines if kind == "f"]
+        faces = np.array([[int(word.split("/")[0]) - 1 - first for word in words] for words in corners])
+        meshes[name] = vertices, faces
+        first += len(vertices)
     return meshes
 
 
 @pytest.mark.parametrize(("format", "read"), [("glb", read_glb), ("obj", read_obj)])
 def test_meshes(clips, bodies, tmp_path: Path, format: str, read):
-    clip, row = clips[1], 1
-    one = clip.take(np.array([row]))
+    one = clips[1].take(np.array([1]))
     write([one], tmp_path / f"x.{format}", bodies)
     meshes = read(tmp_path / f"x.{format}")
     assert set(meshes) == {"skin", "skeleton"}
@@ -193,9 +166,8 @@ def test_meshes(clips, bodies, tmp_path: Path, format: str, read):
         ("skin", posed.vertices, skel.faces),
         ("skeleton", posed.skeleton_vertices, skel.skeleton_faces),
     ):
-        found = meshes[name]
-        np.testing.assert_allclose(found[0], vertices[0].numpy() @ turn.T, atol=1e-5)
-        assert (found[1] == faces).all()
+        np.testing.assert_allclose(meshes[name][0], vertices[0].numpy() @ turn.T, atol=1e-5)
+        assert (meshes[name][1] == faces).all()
     assert meshes["skin"][0][411, 1] > meshes["skin"][0][3387, 1]  # a head above a heel: y is up
 
 
@@ -262,3 +234,36 @@ def test_names_out_of_files_stay_in_the_folder(clips, bodies, tmp_path: Path):
     with pytest.raises(UserError, match=r"'\.\./\.\./x' is no name for a file"):
         Destination.of(str(tmp_path / "a" / "b"), "mot", False).write([escaping], bodies)
     assert not list(tmp_path.rglob("*.mot"))
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [("x.parquet", "pyarrow.parquet.write_table"), ("x.npz", "numpy.savez"), ("x.glb", "trimesh.Scene.export")],
+)
+def test_an_interrupt_leaves_the_file_that_was_there(clips, bodies, tmp_path: Path, monkeypatch, name: str, where: str):
+    (tmp_path / name).write_bytes(b"of an earlier run")
+    monkeypatch.setattr(where, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write([clips[0].take(np.array([3]))], tmp_path / name, bodies)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"of an earlier run"]
+
+
+def test_an_interrupt_between_two_files_leaves_whole_ones(clips, bodies, tmp_path: Path, monkeypatch):
+    """In a folder the first file is new and whole, and the second as it was."""
+    (tmp_path / "photos.npz").write_bytes(b"of an earlier run")
+    original, calls = np.savez, []
+
+    def second_time(*args, **kwargs):
+        calls.append(args)
+        return original(*args, **kwargs) if len(calls) == 1 else interrupt()
+
+    monkeypatch.setattr(np, "savez", second_time)
+    with pytest.raises(KeyboardInterrupt):
+        write(clips, tmp_path, bodies, "npz")
+    assert len(np.load(tmp_path / "walk.npz")["skel_q"]) == 6
+    assert (tmp_path / "photos.npz").read_bytes() == b"of an earlier run"
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,166 +1,182 @@
-"""Coverage-guided fuzzing of what reads other people's files, without tools beside Python.
+"""Fuzzing: mutated files for everything that reads other people's files, guided by coverage.
 
-Inputs that reach lines of ours that none has reached before are kept and mutated further. Same seed, same inputs (if
-the readers themselves are deterministic); each has a limit of time, and must end in a result or in one `UserError`. A
-file may ask for much memory: what a reader gets is limited, and being out of it counts as a refusal. An audit hook
-watches what a reader opens, writes, starts and connects to.
+An input that reaches new lines of ours is kept and mutated further. Each input must end in a result or in one
+`UserError` within 10 s; it may ask for 2 GB of memory, and beyond that it counts as refused. An audit hook watches what
+a reader opens, writes, starts and connects to. The same seed gives the same inputs. A reader runs in a process of its
+own; one that ends by itself is a finding, and another process goes on.
 """
 
 import contextlib
 import faulthandler
+import multiprocessing
+import os
 import resource
 import shutil
 import signal
+import site
 import sys
+import sysconfig
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 from types import FrameType
 
 import hmr_skel
 from hmr_skel.errors import UserError
-from tools.drill.fuzz_target import Target
-from tools.drill.fuzz_watch import Watch
 from tools.drill.mutation import mutated
 
 LIMIT_S = 10
 LIMIT_BYTES = 2 * 2**30
 MAX_INPUT_BYTES = 10_000_000
-"""Of which the limits are promised; mutations that are larger are cut."""
-_PACKAGE = str(Path(hmr_skel.__file__).parent)
+MAX_STARTS = 20
+_HERE = Path(hmr_skel.__file__).parents[1]
+_FORBIDDEN = (
+    "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "socket.bind",
+    "ctypes.dlopen", "pty.spawn", "webbrowser.open", "urllib.Request", "os.putenv", "os.kill", "builtins.input",
+)  # fmt: skip
+_CHANGING = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree")
 
 
-@dataclass
-class Finding:
-    """An input that was not read or refused as it should be."""
+@dataclass(frozen=True)
+class Reader:
+    """What reads one kind of file."""
 
-    target: str
-    what: str
-    data: bytes
+    name: str
+    suffix: str
+    read: Callable[[Path], object]
+    """Reads a file as the commands do. It may raise `UserError` and nothing else, and change nothing but its folder."""
+    seeds: Callable[[], list[bytes]]
+    """Small sound files of the kind."""
 
 
 @dataclass
 class Campaign:
-    """What fuzzing one target came to."""
+    """The result of fuzzing one reader."""
 
-    target: str
+    reader: str
     executions: int = 0
     refused: int = 0
-    lines: int = 0
-    """Of ours, that were reached."""
+    lines: int = 0  # lines of ours that were reached
     seconds: float = 0.0
-    corpus: list[bytes] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
     slowest_s: float = 0.0
-    memory_bytes: int = 0
-    """By how much the process grew."""
+    corpus: list[bytes] = field(default_factory=list)  # the seeds, and inputs that reached new lines
+    findings: list[tuple[str, bytes]] = field(default_factory=list)  # what went wrong, and the input
 
 
 class _TooSlow(BaseException):
-    """Not an Exception: no reader may take it for damage."""
+    """Not an Exception, so that no reader takes it for damage."""
+
+
+class Watch:
+    """Notes what is opened, changed, started and connected to outside the folder that a reader may use.
+
+    Modules are imported while a reader runs, so it may read Python's files, installed packages, ours, and /proc.
+    """
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.seen: list[str] = []
+        paths = sysconfig.get_paths()
+        places = {sys.prefix, sys.base_prefix, paths["stdlib"], paths["purelib"], *site.getsitepackages()}
+        places |= {str(_HERE / name) for name in ("hmr_skel", "fitting", "flows")}
+        self._readable = tuple(f"{os.path.realpath(place)}{os.sep}" for place in places)
+        sys.addaudithook(self._hook)  # a hook stays for good, so it looks only while a folder is set
+
+    def _hook(self, event: str, arguments: tuple) -> None:
+        if self.folder is None:
+            return
+        if event.startswith(_FORBIDDEN):
+            self.seen.append(f"{event} {arguments[:1]}")
+        elif event in _CHANGING:
+            self._note(event, arguments[0], writes=True)
+        elif event == "open" and isinstance(arguments[0], str | bytes):  # else the number of an open file
+            _, mode, flags = arguments
+            writing = (flags or 0) & (os.O_WRONLY | os.O_RDWR)
+            self._note(event, arguments[0], bool(set(mode) & set("wax+")) if isinstance(mode, str) else bool(writing))
+
+    def _note(self, event: str, path: object, writes: bool) -> None:
+        text = os.fsdecode(path) if isinstance(path, str | bytes) else str(path)
+        if not os.path.isabs(text) and (event != "open" or not (writes or os.path.lexists(text))):
+            return  # relative to an open folder, as in `shutil.rmtree`
+        real = os.path.realpath(text)
+        if real.startswith((f"{self.folder}{os.sep}", "/dev/")) or real == str(self.folder) or "__pycache__" in real:
+            return
+        if writes or not real.startswith((*self._readable, "/proc/", "/sys/", "/etc/mime")):
+            self.seen.append(f"{event} {text}{'' if writes else ' for reading'}")
+
+    @contextlib.contextmanager
+    def on(self, folder: Path) -> Generator[list[str]]:
+        """The time in which the hook watches. Only `folder` may be used, for temporary files too."""
+        before, tempfile.tempdir = tempfile.tempdir, str(folder)
+        self.folder, self.seen = Path(os.path.realpath(folder)), []
+        try:
+            yield self.seen
+        finally:
+            self.folder, tempfile.tempdir = None, before
 
 
 def fuzz(
-    target: Target,
+    reader: Reader,
     folder: Path,
     watch: Watch,
     *,
     executions: int,
     seed: int,
     seconds: float = float("inf"),
-    corpus: Sequence[bytes] = (),
-    progress: Callable[[Campaign], object] | None = None,
+    step: Callable[[], object] = lambda: None,
 ) -> Campaign:
-    """Read `executions` inputs, or as many as there is time for.
+    """Read `executions` inputs, or as many as `seconds` allow, in this process and without a limit of memory.
 
-    Args:
-        target: by whom.
-        folder: for the inputs; what a reader leaves there is removed.
-        watch: of this process.
-        executions: how many, the seeds among them.
-        seed: of the mutations.
-        seconds: to stop after.
-        corpus: inputs of former runs, to start from too.
-        progress: called after each, with what came of all so far.
+    `folder` holds the input; what a reader leaves there is removed. `step` is called before each input is read.
     """
-    seeds = target.seeds()
-    result = Campaign(target.name, corpus=list(seeds))
-    rng, waiting, reached = Random(seed), [*corpus, *reversed(seeds)], set()
-    for data in seeds:  # imports open files and take memory
-        read_once(target, folder, data, watch, Campaign(""), set())
-    start, start_bytes = time.monotonic(), peak_bytes()
-    with memory_limit(LIMIT_BYTES):
-        while result.executions < executions and result.seconds < seconds:
-            data = waiting.pop() if waiting else mutated(rng.choice(result.corpus), result.corpus, rng)
-            data = data[:MAX_INPUT_BYTES]
-            found: set[tuple[str, int]] = set()
-            read_once(target, folder, data, watch, result, found)
-            if found - reached:
-                reached |= found
-                if data not in seeds:
-                    result.corpus.append(data)
-            result.lines, result.seconds = len(reached), time.monotonic() - start
-            result.memory_bytes = peak_bytes() - start_bytes
-            if progress is not None:
-                progress(result)
+    seeds = reader.seeds()
+    result = Campaign(reader.name, corpus=list(seeds))
+    rng, waiting, reached = Random(seed), list(seeds), set()
+    start = time.monotonic()
+    while result.executions < executions and result.seconds < seconds:
+        data = waiting.pop(0) if waiting else mutated(rng.choice(result.corpus), result.corpus, rng)
+        data, found = data[:MAX_INPUT_BYTES], set()
+        step()
+        read_once(reader, folder, data, watch, result, found)
+        if found - reached and data not in seeds:
+            result.corpus.append(data)
+        reached |= found
+        result.lines, result.seconds = len(reached), time.monotonic() - start
     return result
 
 
-def fuzz_table(campaigns: Sequence[Campaign]) -> str:
-    """A line per reader."""
-    heads = ("inputs", "a second", "refused", "lines", "kept", "findings", "slowest, s", "memory, MB")
-    lines = [f"{'reader':<26}" + "".join(f"{head:>{len(head) + 3}}" for head in heads)]
-    for one in campaigns:
-        slow, memory = f"{one.slowest_s:.2f}", f"{one.memory_bytes / 1e6:.0f}"
-        rate = f"{one.executions / max(one.seconds, 1e-9):.0f}"
-        values = (one.executions, rate, one.refused, one.lines, len(one.corpus), len(one.findings), slow, memory)
-        cells = (f"{value:>{len(head) + 3}}" for value, head in zip(values, heads, strict=True))
-        lines.append(f"{one.target:<26}" + "".join(cells))
-    return "\n".join(lines)
-
-
 def read_once(
-    target: Target, folder: Path, data: bytes, watch: Watch, result: Campaign, found: set[tuple[str, int]]
+    reader: Reader, folder: Path, data: bytes, watch: Watch, result: Campaign, found: set[tuple[str, int]]
 ) -> None:
-    """Read one input; what is wrong with that goes to `result`, lines of ours that it reached to `found`."""
+    """Read one input. What goes wrong is added to `result`, and the lines of ours that run to `found`."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    path = folder / f"input{target.suffix}"
+    path = folder / f"input{reader.suffix}"
     path.write_bytes(data)
-    start, what = time.monotonic(), ""
+    start, what = time.monotonic(), []
     with watch.on(folder) as seen, _limited(), _traced(found), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            target.read(path)
+            reader.read(path)
         except (UserError, MemoryError):
             result.refused += 1
         except _TooSlow:
-            what = f"not read within {LIMIT_S} s"
+            what = [f"not read within {LIMIT_S} s"]
         except Exception as error:
-            what = f"{type(error).__name__}: {error}"[:300]
+            what = [f"{type(error).__name__}: {error}"[:300]]
     result.executions += 1
     result.slowest_s = max(result.slowest_s, time.monotonic() - start)
-    for text in ([what] if what else []) + [f"does {event}" for event in seen]:
-        result.findings.append(Finding(target.name, text, data))
-
-
-@contextlib.contextmanager
-def memory_limit(more_bytes: int) -> Generator[None]:
-    """What this process may take, beside what it has: beyond, it is out of memory."""
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + more_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
+    result.findings += [(text, data) for text in (*what, *(f"does {event}" for event in seen))]
 
 
 @contextlib.contextmanager
 def _limited() -> Generator[None]:
-    """The time limit; beyond twice of it, inside native code, the process ends with a traceback."""
+    """The time limit. After twice the time, in native code, the process ends with a traceback."""
 
     def ring(signum: int, frame: FrameType | None) -> None:
         raise _TooSlow
@@ -178,7 +194,7 @@ def _limited() -> Generator[None]:
 
 @contextlib.contextmanager
 def _traced(found: set[tuple[str, int]]) -> Generator[None]:
-    """Collect the lines of ours that run."""
+    """Collect the lines of the package that run."""
 
     def local(frame: FrameType, event: str, argument: object):
         if event == "line":
@@ -186,7 +202,7 @@ def _traced(found: set[tuple[str, int]]) -> Generator[None]:
         return local
 
     def start(frame: FrameType, event: str, argument: object):
-        return local if frame.f_code.co_filename.startswith(_PACKAGE) else None
+        return local if frame.f_code.co_filename.startswith(str(_HERE / "hmr_skel")) else None
 
     before = sys.gettrace()
     sys.settrace(start)
@@ -196,14 +212,64 @@ def _traced(found: set[tuple[str, int]]) -> Generator[None]:
         sys.settrace(before)
 
 
-def peak_bytes() -> int:
-    """The most that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def fuzz_apart(
+    reader: Reader, folder: Path, *, executions: int, seed: int, seconds: float = float("inf")
+) -> Campaign:
+    """As `fuzz`, with a limit of memory, in a process of its own; after one that ended in another, 20 at most."""
+    context = multiprocessing.get_context("spawn")
+    count = context.Value("q", 0)  # inputs, of all processes: those of one that has ended too
+    total, place, start = Campaign(reader.name), folder / "x", time.monotonic()
+    for turn in range(MAX_STARTS):
+        left, left_s = executions - count.value, seconds - (time.monotonic() - start)
+        if left <= 0 or left_s <= 0:
+            break
+        receiver, sender = context.Pipe(duplex=False)
+        work = (reader, place, left, seed + turn * 1_000_003, left_s, count, sender)
+        process = context.Process(target=_in_process, args=work, daemon=True)
+        process.start()
+        sender.close()
+        try:
+            found = receiver.recv()
+        except EOFError:  # the process has ended
+            process.join()
+            code, inputs = process.exitcode or 0, sorted(place.glob("input*"))
+            how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+            total.findings.append((f"ends the process: {how}", inputs[0].read_bytes() if inputs else b""))
+        else:
+            process.join()
+            found.findings = total.findings + found.findings
+            total = found
+        finally:
+            process.kill()
+            receiver.close()
+    return replace(total, executions=count.value, seconds=time.monotonic() - start)
 
 
-def _data_bytes() -> int:
-    """What RLIMIT_DATA counts: private memory that can be written, touched or not."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmData:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no VmData in /proc/self/status")
+def _in_process(
+    reader: Reader, folder: Path, executions: int, seed: int, seconds: float, count, sender: Connection
+) -> None:
+    os.environ["OPENCV_LOG_LEVEL"] = "SILENT"  # it comments on every damaged picture
+    watch = Watch()
+    fuzz(reader, folder, watch, executions=len(reader.seeds()), seed=seed)  # imports open files and take memory
+    status = Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(status) * 1024 + LIMIT_BYTES, hard))
+
+    def step() -> None:
+        count.value += 1
+
+    found = fuzz(reader, folder, watch, executions=executions, seed=seed, seconds=seconds, step=step)
+    shutil.rmtree(folder, ignore_errors=True)
+    sender.send(found)
+
+
+def fuzz_table(campaigns: Sequence[Campaign]) -> str:
+    """A line for each reader."""
+    heads = ("inputs", "a second", "refused", "lines", "kept", "findings", "slowest, s")
+    lines = [f"{'reader':<26}" + "".join(f"{head:>{len(head) + 3}}" for head in heads)]
+    for one in campaigns:
+        rate, slow = f"{one.executions / max(one.seconds, 1e-9):.0f}", f"{one.slowest_s:.2f}"
+        values = (one.executions, rate, one.refused, one.lines, len(one.corpus), len(one.findings), slow)
+        cells = (f"{value:>{len(head) + 3}}" for value, head in zip(values, heads, strict=True))
+        lines.append(f"{one.reader:<26}" + "".join(cells))
+    return "\n".join(lines)
