@@ -42,8 +42,8 @@ from hmr_skel.predict.box_files import load_boxes
 from hmr_skel.report.gather import gather
 from hmr_skel.train.log import read_log
 from hmr_skel.train.state import FORMAT, load_state
-from tools.drill.fuzz_target import Target
-from tools.drill.fuzz_targets import TARGETS
+from tools.drill.fuzz import Reader
+from tools.drill.readers import READERS
 
 MANIFEST = {
     "name": "x", "skel_gender": "male", "rows_per_shard": 1, "body_models": {"kind": "files", "path": "x"},
@@ -134,19 +134,19 @@ def test_damage_is_one_clear_error_and_loses_nothing(tmp_path: Path, name: str):
     assert all(text.strip() and "\n" not in text for text in refused)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_no_damage_is_a_crash(tmp_path: Path, target: Target):
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
+def test_no_damage_is_a_crash(tmp_path: Path, reader: Reader):
     """Of all that is read, logs and manifests too, where a file that is cut may be one still."""
     rng = np.random.default_rng(7)
-    for whole in target.seeds():
+    for whole in reader.seeds():
         for i in range(20):
             content = bytearray(whole)
             content[rng.integers(len(content))] ^= 1 << rng.integers(8)
             shutil.rmtree(tmp_path / "x", ignore_errors=True)
             (tmp_path / "x").mkdir()
-            (tmp_path / "x" / f"a{target.suffix}").write_bytes(content if i else content[: len(content) // 2])
+            (tmp_path / "x" / f"a{reader.suffix}").write_bytes(content if i else content[: len(content) // 2])
             with contextlib.suppress(UserError):
-                target.read(tmp_path / "x" / f"a{target.suffix}")
+                reader.read(tmp_path / "x" / f"a{reader.suffix}")
 
 
 def test_texts_with_flipped_bits_in_a_shard(tmp_path: Path):

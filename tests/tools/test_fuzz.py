@@ -1,4 +1,4 @@
-"""A bounded fuzz run over all that reads other people's files, and what it would notice."""
+"""What fuzzing notices. Every reader's seeds and some damage to them: `tests/test_damaged_files.py`."""
 
 import os
 import signal
@@ -9,25 +9,12 @@ from pathlib import Path
 import pytest
 
 from tools.drill import fuzz as fuzzing
-from tools.drill.fuzz import LIMIT_BYTES, fuzz, fuzz_table
-from tools.drill.fuzz_process import fuzz_apart
-from tools.drill.fuzz_target import Target
-from tools.drill.fuzz_targets import TARGETS as READERS
-from tools.drill.fuzz_watch import Watch
+from tools.drill.fuzz import LIMIT_BYTES, Reader, Watch, fuzz, fuzz_apart, fuzz_table
 
 
 @pytest.fixture(scope="module")
 def watch() -> Watch:
     return Watch()
-
-
-def test_no_file_makes_trouble(watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fuzzing, "LIMIT_S", 300)  # others may use the machine
-    target = next(target for target in READERS if target.name == "boxes")
-    found = fuzz(target, tmp_path / "x", watch, executions=10, seed=7)
-    assert [finding.what for finding in found.findings] == []
-    assert (found.executions, found.lines > 3) == (10, True)
-    assert fuzz_table([found]).splitlines()[1].startswith(target.name)
 
 
 def raising(path: Path) -> None:
@@ -51,20 +38,12 @@ def reading(path: Path) -> None:
     Path("/etc/passwd").read_text()
 
 
-def taking(path: Path) -> None:
-    bytearray(LIMIT_BYTES + 2**29)  # what this process frees meanwhile is there to take as well
-
-
-def ending(path: Path) -> None:
-    if b"e" not in path.read_bytes():
-        os.kill(os.getpid(), signal.SIGSEGV)
+def harmless(path: Path) -> None:
+    path.with_suffix(".copy").write_bytes(path.read_bytes())
 
 
 def fine() -> list[bytes]:
     return [b"fine"]
-
-
-TARGETS = tuple(Target(read.__name__, ".bin", read, fine) for read in (ending, taking))
 
 
 @pytest.mark.parametrize(
@@ -75,30 +54,42 @@ TARGETS = tuple(Target(read.__name__, ".bin", read, fine) for read in (ending, t
         (running, "does subprocess.Popen"),
         (slow, "not read within 1 s"),
         (reading, "does open /etc/passwd for reading"),
+        (harmless, ""),
     ],
 )
 def test_what_is_noticed(read, words: str, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    if read is slow:
-        monkeypatch.setattr(fuzzing, "LIMIT_S", 1)
+    monkeypatch.setattr(fuzzing, "LIMIT_S", 1 if read is slow else 300)  # others may use the machine
     executions = 1 if read is slow else 5
-    found = fuzz(Target("x", ".bin", read, fine), tmp_path / "x", watch, executions=executions, seed=0)
-    assert any(words in finding.what for finding in found.findings)
+    found = fuzz(Reader("x", ".bin", read, fine), tmp_path / "x", watch, executions=executions, seed=0)
+    assert any(words in what for what, _ in found.findings) == bool(words)
+    assert fuzz_table([found]).splitlines()[1].startswith("x ")
 
 
-def test_a_process_that_ends_is_a_finding(tmp_path: Path):
-    told: list[int] = []
-    found = fuzz_apart(
-        TARGETS[0], tmp_path, executions=8, seed=0, seconds=60, corpus=[b"me"], progress=told.append, module=__name__
-    )
-    assert {finding.what for finding in found.findings} == {"ends the process: SIGSEGV"}
-    assert all(b"e" not in finding.data for finding in found.findings)
-    assert found.executions >= len(found.findings) > 0
+def test_inputs_that_reach_new_lines_are_kept(watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fuzzing, "_HERE", Path(__file__).parents[1])
+    monkeypatch.setattr(fuzzing, "LIMIT_S", 300)
+    package = tmp_path / "reader.py"
+    package.write_text("def read(path):\n    if path.read_bytes()[:1] != b'f':\n        path = None\n")
+    scope: dict = {}
+    exec(compile(package.read_text(), str(Path(__file__).parents[1] / "hmr_skel" / "reader.py"), "exec"), scope)
+    found = fuzz(Reader("x", ".bin", scope["read"], fine), tmp_path / "x", watch, executions=40, seed=0)
+    assert found.lines == 2
+    assert found.corpus[0] == b"fine"
+    assert [data[:1] != b"f" for data in found.corpus[1:]] == [True]
 
 
-@pytest.mark.extra
-def test_being_out_of_memory_is_a_refusal(tmp_path: Path):
-    """In a process of its own: others' threads would not survive the limit."""
-    found = fuzz_apart(
-        TARGETS[1], tmp_path, executions=3, seed=0, seconds=60, corpus=[], progress=lambda done: None, module=__name__
-    )
-    assert (found.refused, found.findings) == (found.executions, [])
+def ending_or_greedy(path: Path) -> None:
+    content = path.read_bytes()
+    if b"e" not in content:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    bytearray(LIMIT_BYTES + 2**29)  # some memory becomes free meanwhile
+
+
+def test_a_process_that_ends_is_a_finding_and_a_lack_of_memory_a_refusal(tmp_path: Path):
+    """In processes of their own: other threads of this one would not survive the limit."""
+    reader = Reader("x", ".bin", ending_or_greedy, fine)
+    found = fuzz_apart(reader, tmp_path, executions=8, seed=0)
+    assert {what for what, _ in found.findings} == {"ends the process: SIGSEGV"}
+    assert all(b"e" not in data for _, data in found.findings)
+    assert found.executions == 8
+    assert found.refused > 0

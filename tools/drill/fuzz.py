@@ -51,7 +51,7 @@ class Reader:
     read: Callable[[Path], object]
     """Reads a file as the commands do. It may raise `UserError` and nothing else, and change nothing but its folder."""
     seeds: Callable[[], list[bytes]]
-    """Small sound files of the kind."""
+    """Small files of the kind, to be mutated."""
 
 
 @dataclass
@@ -212,9 +212,7 @@ def _traced(found: set[tuple[str, int]]) -> Generator[None]:
         sys.settrace(before)
 
 
-def fuzz_apart(
-    reader: Reader, folder: Path, *, executions: int, seed: int, seconds: float = float("inf")
-) -> Campaign:
+def fuzz_apart(reader: Reader, folder: Path, *, executions: int, seed: int, seconds: float = float("inf")) -> Campaign:
     """As `fuzz`, with a limit of memory, in a process of its own; after one that ended in another, 20 at most."""
     context = multiprocessing.get_context("spawn")
     count = context.Value("q", 0)  # inputs, of all processes: those of one that has ended too
@@ -248,7 +246,6 @@ def fuzz_apart(
 def _in_process(
     reader: Reader, folder: Path, executions: int, seed: int, seconds: float, count, sender: Connection
 ) -> None:
-    os.environ["OPENCV_LOG_LEVEL"] = "SILENT"  # it comments on every damaged picture
     watch = Watch()
     fuzz(reader, folder, watch, executions=len(reader.seeds()), seed=seed)  # imports open files and take memory
     status = Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]

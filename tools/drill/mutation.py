@@ -16,7 +16,7 @@ _TOKENS = (
 
 
 def mutated(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
-    """Some mutations of `data`; `others` are inputs to splice with."""
+    """`data` after some mutations; `others` are inputs to splice with."""
     if data.startswith(b"PK\x03\x04") and rng.random() < 0.7:
         return _mutated_zip(data, rng)
     for _ in range(rng.choice((1, 1, 1, 2, 4, 8))):
@@ -28,62 +28,50 @@ def _mutated_once(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
     place = rng.randrange(len(data) + 1)
     size = min(rng.choice((1, 2, 4, 8, 64, 1024)), len(data) - place)
     head, middle, tail = data[:place], data[place : place + size], data[place + size :]
-    kind = rng.randrange(8)
-    if kind == 0 and middle:
-        return head + bytes([middle[0] ^ (1 << rng.randrange(8))]) + middle[1:] + tail
-    if kind == 1:
-        return head + rng.randbytes(size) + tail
-    if kind == 2:
-        return head + tail
-    if kind == 3:
-        return head + middle * rng.randint(2, 4) + tail
-    if kind == 4:
-        return head + rng.choice(_TOKENS) + tail
-    if kind == 5:
-        width = rng.choice((1, 2, 4, 8))
-        number = rng.choice(_INTEGERS) % 256**width
-        return head + number.to_bytes(width, rng.choice(("little", "big"))) + data[place + width :]
-    if kind == 6:
-        numbers = list(re.finditer(rb"\d+", data[:100_000]))
-        if numbers:
-            found = rng.choice(numbers)
-            return data[: found.start()] + str(rng.choice(_INTEGERS)).encode() + data[found.end() :]
-    other = rng.choice(others)
-    return head + other[rng.randrange(len(other) + 1) :]
+    width, other = rng.choice((1, 2, 4, 8)), rng.choice(others)
+    number = rng.choice(_INTEGERS)
+    digits = rng.choice(list(re.finditer(rb"\d+", data[:100_000])) or [None])
+    changed = [
+        head + rng.randbytes(size) + tail,
+        head + tail,
+        head + middle * rng.randint(2, 4) + tail,
+        head + rng.choice(_TOKENS) + tail,
+        head + (number % 256**width).to_bytes(width, rng.choice(("little", "big"))) + data[place + width :],
+        head + other[rng.randrange(len(other) + 1) :],
+    ]
+    if middle:
+        changed.append(head + bytes([middle[0] ^ (1 << rng.randrange(8))]) + middle[1:] + tail)
+    if digits:
+        changed.append(data[: digits.start()] + str(number).encode() + data[digits.end() :])
+    return rng.choice(changed)
 
 
 def _mutated_zip(data: bytes, rng: Random) -> bytes:
-    """One member changed, left out, or there twice, in an archive whose checksums are right again."""
+    """An archive with one member changed, left out, or there twice, and with right checksums."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [(info.filename, archive.read(info)) for info in archive.infolist()]
-    except Exception:  # a mutation of before has broken it
+    except Exception:  # an earlier mutation has broken it
         return _mutated_once(data, [data], rng)
     if not members:
         return data
     index = rng.randrange(len(members))
     name, content = members[index]
-    kind = rng.randrange(6)
-    if kind == 0:
-        members.pop(index)
-    elif kind == 1:
-        members.append((name, content))
-    elif kind == 2:
-        members[index] = (rng.choice(("../" + name, "/tmp/" + name, name + "\x00", "x" * 300, "a/b/" + name)), content)
-    elif kind == 3:  # of an .npy: what its header says
-        members[index] = (name, _mutated_once(content[:128], [content], rng) + content[128:])
-    elif kind == 4:
-        members[index] = (name, bytes(min(len(content) * 1000, 4_000_000)))
-    else:
-        members[index] = (name, _mutated_once(content, [content], rng))
+    escaping = rng.choice(("../" + name, "/tmp/" + name, name + "\x00", "x" * 300, "a/b/" + name))
+    instead = [
+        [],
+        [(name, content), (name, content)],
+        [(escaping, content)],
+        [(name, _mutated_once(content[:128], [content], rng) + content[128:])],  # the header of an .npy
+        [(name, bytes(min(len(content) * 1000, 4_000_000)))],
+        [(name, _mutated_once(content, [content], rng))],
+    ]
+    members[index : index + 1] = rng.choice(instead)
     result = io.BytesIO()
-    with (
-        warnings.catch_warnings(action="ignore"),
-        zipfile.ZipFile(result, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive,
-    ):
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(result, "w", rng.choice((0, 8))) as archive:
         for member, inside in members:
             try:
-                archive.writestr(member.replace("\x00", "") if rng.random() < 0.5 else member, inside)
+                archive.writestr(member, inside)
             except ValueError:
                 continue
     return result.getvalue()
