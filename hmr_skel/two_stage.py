@@ -93,7 +93,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class TwoStage:
-    """What came of it, on the same rows."""
+    """Errors before and after conversion, on the same rows."""
 
     stages: Mapping[str, Columns]
     """`smpl`: as predicted; `skel`: converted."""
@@ -137,19 +137,13 @@ def evaluate_predictions(
         some = np.arange(first, min(first + _BATCH, len(converted)))
         expected = truth(rows.take(some))
         complete = expected.complete
-        before, after = (
-            ScoredBody(vertices, truth.regressor(vertices)) for vertices in posed_pair(converted.take(some), bodies)
-        )
+        smpl, skel = (ScoredBody(skin, truth.regressor(skin)) for skin in posed_pair(converted.take(some), bodies))
         q, rule = torch.from_numpy(converted.q[some]).to(truth.device), truth.benchmark.joints
         number = rows.row[some]
-        parts.append(
-            {
-                "smpl": score(before, expected, rule, number=number),
-                "skel": score(after, expected, rule, q=q, number=number),
-            }
-        )
-        moved.append((after.joints - before.joints)[complete].norm(dim=-1).cpu())
-        kept_rows.append(rows.row[some][complete.cpu().numpy()])
+        before, after = score(smpl, expected, rule, number=number), score(skel, expected, rule, q=q, number=number)
+        parts.append({"smpl": before, "skel": after})
+        moved.append((skel.joints - smpl.joints)[complete].norm(dim=-1).cpu())
+        kept_rows.append(number[complete.cpu().numpy()])
     used = np.concatenate(kept_rows)
     return TwoStage(
         stages=joined(parts),

@@ -68,7 +68,6 @@ class Benchmark:
     format: Literal["camerahmr", "hmr2", "moyo"]
     """Of the label file."""
     labels: str
-    """The label file."""
     labels_from: str
     images: str
     """The folder that image names are relative to."""
@@ -121,19 +120,33 @@ REGRESSOR_FILES = {
 }
 
 MODELS_FROM = {
-    "skel_male.pkl": "skel.is.tue.mpg.de",
-    "skel_female.pkl": "skel.is.tue.mpg.de",
-    "SMPL_NEUTRAL.pkl": "smpl.is.tue.mpg.de",
-    "SMPL_MALE.pkl": "smpl.is.tue.mpg.de",
-    "SMPL_FEMALE.pkl": "smpl.is.tue.mpg.de",
+    **dict.fromkeys(("skel_male.pkl", "skel_female.pkl"), "skel.is.tue.mpg.de"),
+    **dict.fromkeys(("SMPL_NEUTRAL.pkl", "SMPL_MALE.pkl", "SMPL_FEMALE.pkl"), "smpl.is.tue.mpg.de"),
     "J_regressor_h36m.npy": "CameraHMR's train-eval-utils (camerahmr.is.tue.mpg.de)",
-    "J_regressor_SMPL_MALE.pkl": "body_models of HSMR-data_inputs on Hugging Face (IsshikiHugh)",
-    "J_regressor_SKEL_mix_MALE.pkl": "body_models of HSMR-data_inputs on Hugging Face (IsshikiHugh)",
-    "SMPL_to_J19.pkl": "body_models of HSMR-data_inputs on Hugging Face (IsshikiHugh)",
+    **dict.fromkeys(
+        ("J_regressor_SMPL_MALE.pkl", "J_regressor_SKEL_mix_MALE.pkl", "SMPL_to_J19.pkl"),
+        "body_models of HSMR-data_inputs on Hugging Face (IsshikiHugh)",
+    ),
 }
 """Who has each of the files of `Benchmark.model_files`."""
 
 _MESH = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm")
+
+_MOYO = Benchmark(
+    name="moyo",
+    title="MOYO",
+    format="moyo",
+    labels="moyo_v2.npz",
+    labels_from=_HSMR,
+    images="moyo",
+    images_from="MOYO's images (moyo.is.tue.mpg.de)",
+    truth="neutral_smpl",
+    joints=MOYO_24,
+    metrics=_MESH,
+    sequence=r"^([^/]+)/",
+    bgr_legacy=True,
+    quirks="two joint definitions: not even the truth's own mesh gives 0; boxes widened to 192:256 first",
+)
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -194,34 +207,13 @@ BENCHMARKS: dict[str, Benchmark] = {
             bgr_legacy=True,
             quirks="no mesh: no PVE; rows that lack a keypoint are left out and counted",
         ),
-        Benchmark(
-            name="moyo",
-            title="MOYO",
-            format="moyo",
-            labels="moyo_v2.npz",
-            labels_from=_HSMR,
-            images="moyo",
-            images_from="MOYO's images (moyo.is.tue.mpg.de)",
-            truth="neutral_smpl",
-            joints=MOYO_24,
-            metrics=_MESH,
-            sequence=r"^([^/]+)/",
-            bgr_legacy=True,
-            quirks="two joint definitions: not even the truth's own mesh gives 0; boxes widened to 192:256 first",
-        ),
-        Benchmark(
+        _MOYO,
+        replace(
+            _MOYO,
             name="moyo-hard",
             title="MOYO-HARD",
-            format="moyo",
             labels="moyo_hard.npz",
             labels_from="SKEL-CF's skel-evaluation-labels, or `hmr-skel moyo-hard` makes it of MOYO's",
-            images="moyo",
-            images_from="MOYO's images (moyo.is.tue.mpg.de)",
-            truth="neutral_smpl",
-            joints=MOYO_24,
-            metrics=_MESH,
-            sequence=r"^([^/]+)/",
-            bgr_legacy=True,
             quirks="as MOYO; front camera, middle half of every sequence: 9,725 images",
         ),
         Benchmark(

@@ -157,28 +157,20 @@ def _cell(column: Column, values: Values | None) -> str:
     )
 
 
-_MEANING = {
-    "benchmark": "the benchmark",
-    "method": "whose prediction: the network's file, or the predictions' and what was done to them",
-    "stage": "mean_pose, coarse or final of a network; smpl (as predicted) or skel (converted) of predictions",
-    "row": "row in the label file, from 0",
-    "imgname": "image as the label file names it",
-    "sequence": "the recording that the image is from; null: the row stands for itself",
-    "mpjpe_mm": "mean distance per joint, roots in one place",
-    "pa_mpjpe_mm": "the same after the best similarity",
-    "pve_mm": "mean distance per vertex, roots in one place",
-    "pa_pve_mm": "the same after the best similarity",
-    "pck_05": "share of this row's labelled keypoints nearer than 0.05 crop sides",
-    "pck_10": "share of this row's labelled keypoints nearer than 0.1 crop sides",
-    "max_limit_violation_deg": "how far the worst dof is outside its range (table anatomical)",
-}
-
-
 def rows_table(
     benchmark: str, method: str, stage: str, row: np.ndarray, imgname: Sequence[str], sequences: Sequence[str | None],
     columns: Columns,
 ) -> pa.Table:  # fmt: skip
-    """One row per row of one stage; metrics that the benchmark has not are null."""
+    """Errors per row of one stage; metrics that the benchmark has not are null.
+
+    Args:
+        benchmark: its name.
+        method: whose prediction: the network's file, or the predictions' and what was done to them.
+        stage: mean_pose, coarse or final of a network; smpl (as predicted) or skel (converted) of predictions.
+        row: int64 [N] in the label file.
+        imgname, sequences: images, and their recordings (None: the row stands for itself).
+        columns: of `score`.
+    """
     count = len(row)
     metrics = row_columns(columns)
     if "q" in columns:
@@ -194,10 +186,7 @@ def rows_table(
     for name in (*METRIC_NAMES, "max_limit_violation_deg"):
         values = metrics.get(name)
         arrays[name] = pa.nulls(count, pa.float32()) if values is None else pa.array(values, mask=np.isnan(values))
-    schema = pa.schema(
-        [pa.field(name, array.type, metadata={"meaning": _MEANING[name]}) for name, array in arrays.items()]
-    )
-    return pa.Table.from_arrays(list(arrays.values()), schema=schema)
+    return pa.table(arrays)
 
 
 def write_rows(path: Path, tables: Sequence[pa.Table]) -> None:

@@ -45,14 +45,8 @@ def save_network(
 ) -> None:
     """Write `path` (.safetensors) and a .json of the same name beside it, each by rename.
 
-    Args:
-        path: of the weights.
-        network: what to write.
-        info: what it was trained for.
-        weights: other tensors for it, averaged ones for instance; named and shaped as its state dict.
-
-    Raises:
-        UserError: the folder cannot be written.
+    `weights` take the place of the network's own: averaged ones for instance, named and shaped as its state dict.
+    Raises `UserError` where the folder cannot be written.
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or network.state_dict()).items()}
@@ -72,18 +66,10 @@ def save_network(
         beside.unlink(missing_ok=True)
 
 
-def load_network(
-    path: str | Path, *, skel_gender: str | None = None, recipe: str | None = None
-) -> tuple[Network, NetworkInfo]:
-    """Read a network (on the CPU, in evaluation mode) and what it was trained for.
+def load_network(path: str | Path, *, skel_gender: str | None = None) -> tuple[Network, NetworkInfo]:
+    """Read a network (.safetensors; on the CPU, in evaluation mode) and what it was trained for.
 
-    Args:
-        path: the .safetensors file.
-        skel_gender: of the body it is wanted for.
-        recipe: that it must have been trained with.
-
-    Raises:
-        UserError: the file is missing, damaged or foreign, or belongs to another gender or recipe.
+    Raises `UserError` where the file is missing, damaged or foreign, or its body is not the one of `skel_gender`.
     """
     about, tensors = _read(Path(path))
     try:
@@ -95,11 +81,6 @@ def load_network(
         raise UserError(
             f"{path}: this network was trained on the {info.skel_gender} SKEL, the {skel_gender} one is asked for. "
             "Betas and angles of one mean nothing to the other: give a network or a dataset of the other gender."
-        )
-    if recipe is not None and info.recipe != recipe:
-        raise UserError(
-            f"{path}: this network was trained with the recipe {info.recipe!r}, not {recipe!r}. "
-            f"Give another file, or name that recipe."
         )
     with torch.device("meta"):
         network = Network(config)

@@ -45,8 +45,7 @@ _RENAMED = (
 def load_vitpose(vit: Vit, path: str | Path) -> None:
     """Fill the encoder from `vitpose_backbone.pth`, or from a whole ViTPose file, whose keypoint head is left out.
 
-    Raises:
-        UserError: the file is missing, damaged, or of another size of encoder.
+    Raises `UserError` where the file is missing, damaged, or of another size of encoder.
     """
     content = load_torch(Path(path), foreign=True)
     found = content.get("state_dict", content) if isinstance(content, dict) else content
@@ -56,14 +55,9 @@ def load_vitpose(vit: Vit, path: str | Path) -> None:
 
 
 def load_skel_cf(path: str | Path, config: NetworkConfig | None = None) -> Network:
-    """The published SKEL-CF network with its averaged (EMA) weights, from `best.pth`.
+    """The published SKEL-CF network (or one of `config`) with its averaged (EMA) weights, from `best.pth`.
 
-    Args:
-        path: the file.
-        config: of the network in it, if not the published one.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds another network.
+    Raises `UserError` where the file is missing, damaged, or holds another network.
     """
     content = load_torch(Path(path), foreign=True)
     if not isinstance(content, dict) or not isinstance(content.get("ema_model"), dict):
@@ -104,9 +98,8 @@ def checked_state(
     if not isinstance(found, Mapping):
         raise UserError(f"{path}: does not hold {what}, but a {type(found).__name__}.")
     tensors = {str(name).removeprefix(prefix): tensor for name, tensor in found.items()}
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(unused)} if unused else tensors
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(unused)}
     wanted = module.state_dict()
-    problems = []
     # Batch norm's step counter is for training only; older files have none.
     missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
     extra = [name for name in tensors if name not in wanted]
@@ -115,9 +108,11 @@ def checked_state(
         for name, tensor in tensors.items()
         if name in wanted and (not isinstance(tensor, Tensor) or _core(tensor) != _core(wanted[name]))
     ]
-    for text, names in (("missing", missing), ("unknown", extra), ("of another shape", misshaped)):
-        if names:
-            problems.append(f"{len(names)} {text} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
+    problems = [
+        f"{len(names)} {text} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for text, names in (("missing", missing), ("unknown", extra), ("of another shape", misshaped))
+        if names
+    ]
     if problems:
         raise UserError(f"{path}: does not hold {what}; tensors are {'; '.join(problems)}.")
     state = {name: tensors[name].reshape(like.shape).to(like.dtype) for name, like in wanted.items() if name in tensors}

@@ -45,14 +45,9 @@ def is_video(file: Path) -> bool:
 
 
 def find_files(paths: Sequence[Path], but: Path | None = None) -> list[Path]:
-    """Files as they are, and all files in and below folders, numbers in names counted (2 before 10).
+    """Files as they are, and all files in and below folders that are not hidden, in the order of numbers (2 before 10).
 
-    Args:
-        paths: files and folders. What is hidden in a folder is left out.
-        but: a folder to leave out, if it lies in one of them: where results go.
-
-    Raises:
-        UserError: a path is not there, or no file is left.
+    The folder `but` is left out: results go there. Raises `UserError` where a path is not there, or no file is left.
     """
     files: list[Path] = []
     for path in paths:

@@ -93,10 +93,9 @@ class PredictionWriter:
 def writing(
     folder: Path, wanted: Wanted, files: Sequence[Path], skel: Skel, predictor: Predictor, every: int
 ) -> Generator[PredictionWriter]:
-    """An output whose tables and videos are complete when the block ends; not after an error that leaves it.
+    """A writer whose tables and videos are complete when the block ends, unless an error ends it.
 
-    Raises:
-        UserError: the folder cannot be written.
+    Raises `UserError` where the folder cannot be written.
     """
     with _Videos() as videos:
         with writing_table(folder / TABLE, predictor.num_stages, predictor.skel_gender) as table:

@@ -61,20 +61,16 @@ def run(
 
     Args:
         files: images and videos.
-        predictor: the network.
-        boxes: where people are.
+        predictor, boxes: the network, and where people are.
         cameras: for people whose box says nothing of the camera, or for all; None where all boxes do.
-        output: what is written.
-        settings: how.
+        output, settings: what is written, and how.
         skipped: told of what is passed over, and why; the run goes on.
         progress: called with the number of pictures done.
         counts: filled on the way, so that they are right after an interrupt too.
 
-    Raises:
-        UserError: the detector or the camera fails at a picture, those before it being written; or nothing can be
-            written.
+    Raises `UserError` where the detector or the camera fails (the pictures before that one are written), and where
+    nothing can be written.
     """
-
     last = perf_counter()
 
     def lap(name: str) -> None:

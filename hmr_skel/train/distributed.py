@@ -60,17 +60,15 @@ class Group:
 def process_group(device: str) -> Generator[Group, None, None]:
     """Join the processes that torchrun has started; alone without it.
 
-    Args:
-        device: as the user names it; with several processes `auto` or `cuda` is one GPU each.
-
-    Raises:
-        UserError: no such device, or fewer GPUs than processes.
+    With several processes the device `auto` or `cuda` is one GPU each. Raises `UserError` where there is no such
+    device, or fewer GPUs than processes.
     """
-    size, rank, local = (int(os.environ.get(name, value)) for name, value in _ENVIRONMENT.items())
-    if size == 1:
-        yield Group(0, 1, resolve_device(device))
-        return
+    environment = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"} | os.environ
+    size, rank, local = (int(environment[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
     own = resolve_device(device)
+    if size == 1:
+        yield Group(0, 1, own)
+        return
     if own.type == "cuda":
         if own.index is not None:
             raise UserError(f"--device {device} with {size} processes: expected cuda, which gives each its own GPU.")
@@ -86,6 +84,3 @@ def process_group(device: str) -> Generator[Group, None, None]:
         yield Group(rank, size, own)
     finally:
         dist.destroy_process_group()
-
-
-_ENVIRONMENT = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
 _MODULES = (
-    "train/recipes.py", "model/config.py", "data/samples.py", "data/augment.py", "data/quality.py", "train/losses.py",
+    "train/recipes.py", "model/config.py", "data/samples.py", "data/augment.py", "data/selection.py", "train/losses.py",
 )  # fmt: skip
 """Where the classes are that a recipe is made of."""
 

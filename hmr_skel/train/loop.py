@@ -35,8 +35,8 @@ from hmr_skel.train.distributed import Group, process_group
 from hmr_skel.train.flops import peak_flops_per_s, training_flops
 from hmr_skel.train.log import RunLog
 from hmr_skel.train.optimizer import Ema, ema_decay, learning_rate_factor, new_optimizer
-from hmr_skel.train.recipes import Recipe, differences, recipe_dict, recipe_text
-from hmr_skel.train.state import State, load_state, save_state
+from hmr_skel.train.recipes import Recipe, recipe_dict, recipe_text
+from hmr_skel.train.state import State, last_state, save_state
 from hmr_skel.train.step import accumulate_gradient, side_by_side
 
 STATE, NETWORK = "state.pt", "network.safetensors"
@@ -106,10 +106,13 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
     with ExitStack() as stack:
         group = stack.enter_context(process_group(run.device))
         device = group.device
-        say = _say if group.first and not run.quiet else _silent
         accumulate = recipe.accumulate(group.size)
         if device.type == "cpu":
             keep_freed_memory()
+
+        def say(text: str) -> None:
+            if group.first and not run.quiet:
+                print(text, flush=True)
 
         # What is read, and what is learnt. The first process goes ahead: it may have to unpack the dataset's rows.
         if not group.first:
@@ -128,7 +131,11 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
         network = new_network(recipe, run, pretrained=recipe.pretrained_encoder and state is None).to(device).train()
         optimizer = new_optimizer(recipe, network)
         ema = Ema(network)
+        start = skipped_steps = samples_before = 0
+        seconds_before = 0.0
         if state is not None:
+            start, skipped_steps, samples_before = state.step, state.skipped_steps, state.skipped_samples
+            seconds_before = state.seconds
             try:
                 network.load_state_dict(state.model)
                 ema.load(state.ema)
@@ -137,16 +144,9 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
                 raise UserError(
                     f"{run.out / STATE}: does not fit the network ({error}). Start afresh with --fresh."
                 ) from error
-        start = 0 if state is None else state.step
-        skipped_steps = 0 if state is None else state.skipped_steps
-        samples_before = 0 if state is None else state.skipped_samples
-        seconds_before = 0.0 if state is None else state.seconds
-
         if recipe.compile:
             network.backbone.compile()
-        forward = network
-        if group.size > 1:
-            forward = DistributedDataParallel(network, gradient_as_bucket_view=True)
+        forward = network if group.size == 1 else DistributedDataParallel(network, gradient_as_bucket_view=True)
         workers = default_workers(group) if run.workers is None else run.workers
         flops_per_image = training_flops(recipe.network)
         peak, peak_source = peak_flops_per_s(device, recipe.bf16)
@@ -184,11 +184,8 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
             details = {"step": step, "steps": steps, "rows": len(dataset), "recipe_fields": plain}
             info = NetworkInfo(skel_gender=recipe.skel_gender, recipe=recipe.name, details=details)
             save_network(run.out / NETWORK, network, info, weights=ema.weights)
-            save_state(
-                run.out / STATE,
-                State(step, skipped_steps, skipped_samples, spent, plain, len(dataset), network.state_dict(),
-                      ema.weights, optimizer.state_dict()),
-            )  # fmt: skip
+            counts = step, skipped_steps, skipped_samples, spent, plain, len(dataset)
+            save_state(run.out / STATE, State(*counts, network.state_dict(), ema.weights, optimizer.state_dict()))
 
         for step in range(start, steps):
             # Stochastic depth is the only thing here that draws random numbers: this is all of its state.
@@ -255,26 +252,6 @@ def new_network(recipe: Recipe, run: Run, pretrained: bool) -> Network:
     return network
 
 
-def last_state(path: Path, recipe: Recipe, rows: int) -> State | None:
-    """What a run goes on from; None where nothing is there.
-
-    Raises:
-        UserError: it is another recipe's, or another dataset's.
-    """
-    if not path.exists():
-        return None
-    state = load_state(path)
-    changed = differences(state.recipe, recipe_dict(recipe))
-    if state.rows != rows:
-        changed.append(f"rows of the dataset: {state.rows:,}, {rows:,}")
-    if changed:
-        raise UserError(
-            f"{path} is the state of another run (there and here: {'; '.join(changed)}). Start afresh with --fresh, "
-            "or choose another folder with --out."
-        )
-    return state
-
-
 def random_seed(seed: int, step: int, rank: int) -> int:
     """A seed of its own for every step of every process."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
@@ -293,14 +270,6 @@ def _mean(recipe: Recipe, run: Run) -> dict[str, Any]:
         return {"mean_q": mean.q.tolist(), "mean_betas": mean.betas.tolist()}
     published = run.body_models / "SKEL_mean.npz"
     return load_mean(published) if published.is_file() else {}
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _silent(text: str) -> None:
-    pass
 
 
 class StopSignal:

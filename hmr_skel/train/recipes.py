@@ -113,14 +113,8 @@ def vit_h() -> Recipe:
 
 def vit_b() -> Recipe:
     """The paper with a smaller encoder, for one GPU."""
-    return replace(
-        vit_h(),
-        name="vit_b",
-        network=NetworkConfig(vit=VIT_SIZES["vit_b"]),
-        activation_checkpointing=False,
-        batch_size=256,
-        learning_rate=5e-5,
-    )
+    network = NetworkConfig(vit=VIT_SIZES["vit_b"])
+    return Recipe(name="vit_b", network=network, compile=True, batch_size=256, learning_rate=5e-5)
 
 
 def tiny() -> Recipe:
@@ -160,14 +154,9 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType({"tiny": tiny, "v
 
 
 def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe of that name with some fields changed.
+    """The recipe of that name with some fields changed, by texts such as `network.vit.depth=4`, values as in Python.
 
-    Args:
-        name: one of `RECIPES`.
-        changes: texts such as `learning_rate=1e-4` or `network.vit.depth=4`; values as Python writes them.
-
-    Raises:
-        UserError: no such recipe or field, or a value that the field cannot have.
+    Raises `UserError` for an unknown recipe or field, and for a value that the field cannot have.
     """
     if name not in RECIPES:
         raise UserError(f"no recipe {name!r}. There are {', '.join(RECIPES)}.")

@@ -15,6 +15,7 @@ from torch import Tensor
 from hmr_skel.data.atomic import replacing
 from hmr_skel.errors import UserError
 from hmr_skel.foreign import load_torch
+from hmr_skel.train.recipes import Recipe, differences, recipe_dict
 
 FORMAT = "hmr-skel training state, version 1"
 
@@ -69,3 +70,23 @@ def load_state(path: Path) -> State:
             f"{path}: no training state of this version of hmr-skel ({error}). Start afresh with --fresh, or choose "
             "another folder with --out."
         ) from error
+
+
+def last_state(path: Path, recipe: Recipe, rows: int) -> State | None:
+    """What a run goes on from; None where nothing is there.
+
+    Raises:
+        UserError: it is another recipe's, or another dataset's.
+    """
+    if not path.exists():
+        return None
+    state = load_state(path)
+    changed = differences(state.recipe, recipe_dict(recipe))
+    if state.rows != rows:
+        changed.append(f"rows of the dataset: {state.rows:,}, {rows:,}")
+    if changed:
+        raise UserError(
+            f"{path} is the state of another run (there and here: {'; '.join(changed)}). Start afresh with --fresh, "
+            "or choose another folder with --out."
+        )
+    return state

@@ -59,16 +59,14 @@ def side_by_side(
     """
     cores = torch.get_num_threads()
     at_once = min(micro_batches, cores)
-    several_processes = isinstance(forward, DistributedDataParallel)
-    if device.type != "cpu" or several_processes or recipe.network.vit.drop_path or recipe.compile or at_once < 2:
+    alone = device.type == "cpu" and isinstance(forward, Network)
+    if not alone or recipe.network.vit.drop_path or recipe.compile or at_once < 2:
         yield None
         return
 
-    def start() -> None:
-        torch.set_num_threads(cores // at_once)
-
     try:
-        with ThreadPoolExecutor(at_once, thread_name_prefix="micro-batch", initializer=start) as threads:
+        each = (cores // at_once,)
+        with ThreadPoolExecutor(at_once, "micro-batch", initializer=torch.set_num_threads, initargs=each) as threads:
             yield threads
     finally:
         torch.set_num_threads(cores)  # MKL's part of it is the process', not the thread's

@@ -70,7 +70,7 @@ def test_only_an_unsaid_gender_is_neutral(opened, arrays, tmp_path, named):
     _, rows, _ = opened("3dpw")
     arrays |= {"imgname": rows.imgname.astype(str)} if named else {}
     np.savez(tmp_path / "p.npz", **arrays, gender=np.array(["m", "x", "f", "m", "f", "m"]))
-    with pytest.raises(UserError, match=r"'gender' is \['m', 'x', 'f'\]"):
+    with pytest.raises(UserError, match=r"'gender' is \['male', 'x', 'female'\]"):
         read_predictions(tmp_path / "p.npz", rows, rows.imgname, None)
     clip = read_predictions(tmp_path / "p.npz", rows, rows.imgname, "neutral")
     assert set(clip.gender) == {"neutral"}
