@@ -44,8 +44,8 @@ class Batches(Iterator[Batch]):
         maker: "_Maker",
         requests: Iterable[np.ndarray],
         workers: int,
-        pin_memory: bool,
-        timeout: float,
+        pin_memory: bool = False,
+        timeout: float = 300.0,
         ahead: int = 0,
     ) -> None:
         self.skipped = 0
@@ -98,6 +98,7 @@ class Batches(Iterator[Batch]):
         self.close()
 
     def _explained(self, error: str) -> str | None:
+        """What a user may do about an error of PyTorch's loader; None for a mistake in the code."""
         if "timed out" in error:
             return (
                 f"no batch of images came within {self._timeout:g} s. Is the disk with the images reachable? A slow "
@@ -108,7 +109,7 @@ class Batches(Iterator[Batch]):
                 f"a loader process ended before its time ({error}). Most often the system killed it for lack of "
                 "memory: use fewer workers."
             )
-        return None  # a mistake, with its traceback
+        return None
 
     def _report(self, unreadable: list[str]) -> None:
         self.skipped += len(unreadable)
@@ -148,9 +149,8 @@ def batches(
         timeout: seconds to wait for a batch of the workers.
         ahead: batches that the workers make before they are asked for; at least two each.
     """
-    _check(batch_size, rank, world_size, workers)
-    if seed < 0 or start < 0:
-        raise ValueError(f"seed {seed}, start {start}: must not be negative")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} of {world_size}")
     order = Order(dataset.strata, seed)
 
     def request(number: int) -> np.ndarray:
@@ -164,29 +164,18 @@ def batches(
     return Batches(maker, map(request, numbers), workers, pin_memory, timeout, ahead)
 
 
-def ordered_batches(
-    dataset: SampleDataset,
-    batch_size: int,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    workers: int = 0,
-    pin_memory: bool = False,
-    timeout: float = 300.0,
-) -> Batches:
-    """Every row once, in order, for evaluation: rank r has rows r, r + world_size, ...; the last batch may be smaller.
+def ordered_batches(dataset: SampleDataset, batch_size: int, *, workers: int = 0) -> Batches:
+    """Every row once, in order, for evaluation; the last batch may be smaller. Arguments as those of `batches`.
 
-    Unreadable images are left out and counted in `skipped`. Arguments as those of `batches`.
+    Unreadable images are left out and counted in `skipped`.
     """
-    _check(batch_size, rank, world_size, workers)
-    own = np.arange(rank, len(dataset), world_size)
 
     def request(number: int) -> np.ndarray:
-        return _request(dataset, own[number * batch_size : (number + 1) * batch_size, None], np.zeros((1, 1), int))
+        rows = np.arange(number * batch_size, min((number + 1) * batch_size, len(dataset)))
+        return _request(dataset, rows[:, None], np.zeros((1, 1), int))
 
-    numbers = range(-(-len(own) // batch_size))
-    maker = _Maker(dataset.reader, seed=0, replace=False)
-    return Batches(maker, map(request, numbers), workers, pin_memory, timeout)
+    numbers = range(-(-len(dataset) // batch_size))
+    return Batches(_Maker(dataset.reader, seed=0, replace=False), map(request, numbers), workers)
 
 
 class _Maker(Dataset):
@@ -212,7 +201,12 @@ class _Maker(Dataset):
                     unreadable.append(str(error))
             else:
                 if self.replace:
-                    return _too_many(unreadable[-len(candidates) :]), unreadable
+                    names = "; ".join(unreadable[-len(candidates) :][:3])
+                    error = UserError(
+                        f"{len(candidates)} images in a row are unreadable: {names}; ... Are image_root and image_path "
+                        "of the manifest right, and all images there?"
+                    )
+                    return error, unreadable
         return stack(samples) if samples else None, unreadable
 
 
@@ -239,15 +233,3 @@ def _end_with_parent() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)
-
-
-def _check(batch_size: int, rank: int, world_size: int, workers: int) -> None:
-    if batch_size < 1 or workers < 0 or not 0 <= rank < world_size:
-        raise ValueError(f"batch_size {batch_size}, workers {workers}, rank {rank} of {world_size}")
-
-
-def _too_many(unreadable: list[str]) -> UserError:
-    return UserError(
-        f"{len(unreadable)} images in a row are unreadable: {'; '.join(unreadable[:3])}; ... Are image_root and "
-        "image_path of the manifest right, and all images there?"
-    )

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -25,8 +24,7 @@ from hmr_skel.data.augment import (
     part_box,
 )
 from hmr_skel.data.images import CROP_SIZE, ImageRule, UnreadableImage, after, box_affine, crop_image, decode, transform
-from hmr_skel.data.load import load_shards
-from hmr_skel.data.row_cache import RowCache, open_rows
+from hmr_skel.data.load import RowCache, load_shards, open_rows
 from hmr_skel.data.selection import ChosenRows, QualityConfig, choose_rows, make_strata, one_gender
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
@@ -194,7 +192,6 @@ class SampleDataset:
         config: SampleConfig | None = None,
         split: Literal["train", "test"] = "train",
         augment: bool = True,
-        cache: Path | None = None,
         quiet: bool = False,
     ) -> None:
         """Open a dataset, and check that its images are there.
@@ -205,14 +202,13 @@ class SampleDataset:
             config: what is left out, and how samples are changed; the default is `SampleConfig()`.
             split: `train`, or `test` for the held-out shards.
             augment: change samples at random, as training does.
-            cache: folder of the unpacked rows; by default in the dataset's folder, or what is here for a URI.
             quiet: no progress bar where rows have to be unpacked first.
 
         Raises `UserError` for a folder without such shards, sources without images, image files that are nowhere,
         bodies of both genders, an unknown source in the mixture, and where no row is left.
         """
         config = SampleConfig() if config is None else config
-        rows = open_rows(load_shards(path, split=split), cache, quiet)
+        rows = open_rows(load_shards(path, split=split), quiet)
         chosen = choose_rows(rows, config.quality, config.missing_intrinsics == "drop", config.sources)
         self.gender = one_gender(rows, chosen, path)
         self.strata = make_strata(chosen, config.mixture, path)

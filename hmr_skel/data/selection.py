@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
-from hmr_skel.data.row_cache import RowCache
+from hmr_skel.data.load import RowCache
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 
@@ -73,7 +73,7 @@ def choose_rows(
         camera_needed: leave out rows without intrinsics.
         wanted_sources: leave out all others; None: none.
 
-    Raises `UserError` where no row is left, or a wanted source is unknown.
+    Raises `UserError` where no row is left.
     """
     keep, dropped = np.ones(len(rows), bool), {}
 
@@ -84,12 +84,8 @@ def choose_rows(
 
     source, sources = rows.codes("source")
     if wanted_sources is not None:
-        if unknown := sorted(set(wanted_sources) - set(sources)):
-            raise UserError(
-                f"the mixture has source {', '.join(unknown)}, of which there are no rows. The dataset has: "
-                f"{', '.join(sources)}. Name these, or no mixture at all."
-            )
-        drop("not being in the mixture", ~np.isin(source, [sources.index(name) for name in wanted_sources]))
+        wanted = [code for code, name in enumerate(sources) if name in wanted_sources]
+        drop("not being in the mixture", ~np.isin(source, wanted))
     if camera_needed:
         drop("having no camera", ~rows.facts("has_camera"))
     if config.min_keypoints_2d:
@@ -104,7 +100,8 @@ def choose_rows(
         why = ", ".join(f"{count:,} for {reason}" for reason, count in dropped.items())
         raise UserError(
             f"the recipe's rules leave none of {len(rows):,} rows ({why}). Relax them, or choose "
-            "missing_intrinsics = 'diagonal' where it is the camera that is missing."
+            "missing_intrinsics = 'diagonal' where it is the camera that is missing. The dataset has sources "
+            f"{', '.join(sources)}."
         )
     return ChosenRows(chosen, poor[chosen], source[chosen], sources, dropped)
 
@@ -141,7 +138,7 @@ def _poor_skel(rows: RowCache, config: QualityConfig) -> Iterator[tuple[str, Boo
 
 
 BLOCK = 1000
-_ORDER, _PLACES = 1, 2  # what a generator is for, so that no two share their numbers
+_ORDER, _PLACES, _SUBSTITUTES = 1, 2, 3  # what a generator is for, so that no two share their numbers
 
 
 @dataclass(frozen=True)
@@ -204,13 +201,13 @@ class Order:
 
     def substitutes(self, start: int, labels: Int[np.ndarray, "n"], count: int) -> Int[np.ndarray, "n count"]:
         """For positions start onwards, of the given strata: indices of other rows, should an image be unreadable."""
-        positions = np.arange(start, start + len(labels), dtype=np.uint64)
-        number = positions[:, None] * np.uint64(count) + np.arange(count, dtype=np.uint64)
-        mixed = _mix(number + _mix(np.array([self.seed], np.uint64)))
-        picked = np.empty(mixed.shape, np.int64)
+        blocks = range(start // BLOCK, (start + len(labels) - 1) // BLOCK + 1)
+        parts = [np.random.default_rng((self.seed, _SUBSTITUTES, block)).random((BLOCK, count)) for block in blocks]
+        numbers = np.concatenate(parts)[start % BLOCK :][: len(labels)]
+        picked = np.empty(numbers.shape, np.int64)
         for i, stratum in enumerate(self.strata):
             own = labels == i
-            picked[own] = stratum.indices[(mixed[own] % np.uint64(len(stratum.indices))).astype(np.int64)]
+            picked[own] = stratum.indices[(numbers[own] * len(stratum.indices)).astype(np.int64)]
         return picked
 
     def _shuffle(self, stratum: int, number: int) -> np.ndarray:
@@ -229,12 +226,3 @@ def _round_shares(weights: np.ndarray) -> list[int]:
     while shares.sum() > BLOCK:
         shares[np.argmax(np.where(shares > 1, shares - exact, -np.inf))] -= 1
     return shares.tolist()
-
-
-def _mix(numbers: np.ndarray) -> np.ndarray:
-    """uint64 to uint64, each bit depending on all: the finaliser of SplitMix64 (Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))

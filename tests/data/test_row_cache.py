@@ -8,8 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hmr_skel.data.load import load_shards
-from hmr_skel.data.row_cache import RowCache, open_rows
+from hmr_skel.data.load import RowCache, load_shards, open_rows
 from hmr_skel.data.storage import local_folder, put_bytes
 from hmr_skel.errors import UserError
 
@@ -152,15 +151,6 @@ def test_a_folder_that_cannot_be_written_is_named(shards):
     (shards[0].parent.parent / ".cache").write_text("in the way")
     with pytest.raises(UserError, match=r"unpacked once into .*samples, which cannot be written: .*room"):
         open_rows(load_shards(shards))
-
-
-def test_a_cache_may_be_elsewhere_and_shared(shards, tmp_path):
-    elsewhere = tmp_path / "elsewhere"
-    first = open_rows(load_shards(shards), elsewhere)
-    pq.write_table(pq.read_table(shards[0]).slice(3), shards[0])
-    open_rows(load_shards(shards), elsewhere)
-    assert all(file.exists() for file in first.files)  # for all we know, they are another dataset's
-    assert len(list(elsewhere.iterdir())) == 8
 
 
 def test_a_table_of_other_columns_is_refused(shards):
