@@ -18,7 +18,7 @@ from hmr_skel.body.open_body.unpack import OPEN_BODY_VERSION
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.fingerprint import hash_files
 from hmr_skel.data.manifest import BodyModels, Manifest, Source
-from hmr_skel.open_data.version import LABELS_VERSION
+from hmr_skel.open_data import LABELS_VERSION
 
 J19_FILE = "SMPL_to_J19.pkl"
 

@@ -11,7 +11,7 @@ other values under the same version. What it prints about the rows that moved be
 |---|---|
 | `fitting.version.FIT_VERSION` | q, betas, transl and errors of a fit |
 | `hmr_skel.data.schema.SCHEMA_VERSION` | columns, how label files are read, which rows are rejected and why |
-| `hmr_skel.open_data.version.LABELS_VERSION` | the labels of the default dataset |
+| `hmr_skel.open_data.LABELS_VERSION` | the labels of the default dataset |
 | `hmr_skel.body.open_body.export.EXPORT_VERSION` | the open body's model files |
 
 Rows of ../shared (motion capture, hard poses) are stored as results only, without what was fitted; where that folder is
@@ -47,8 +47,8 @@ from hmr_skel.data.atomic import replacing
 from hmr_skel.data.checks import check_rows
 from hmr_skel.data.manifest import parse_manifest
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, SCHEMA_VERSION, column_shape, rejects_table, shard_table
+from hmr_skel.open_data import LABELS_VERSION
 from hmr_skel.open_data.labels import make_labels
-from hmr_skel.open_data.version import LABELS_VERSION
 from hmr_skel.rows import SmplParams
 
 FILE = Path(__file__).with_name("golden.npz")

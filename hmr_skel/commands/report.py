@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hmr_skel.body.skel import Skel
     from hmr_skel.data.load import Shards
     from hmr_skel.data.manifest import Manifest
-    from hmr_skel.report.bodies import Posed
+    from hmr_skel.report.bodies import PosedRow
 
 REPORT = """\
 Write one self-contained HTML page about a dataset: rows by source, kept and rejected with reasons, error histograms and
@@ -107,9 +107,9 @@ def run_report(args: argparse.Namespace) -> None:
     from hmr_skel.commands.inputs import manifest_of_shards
     from hmr_skel.commands.output import progress, show
     from hmr_skel.data.manifest import load_manifest
-    from hmr_skel.report.build import write_report
+    from hmr_skel.report.bodies import choose_sample
     from hmr_skel.report.gather import gather, read_metas
-    from hmr_skel.report.picks import choose_sample
+    from hmr_skel.report.page import write_report
 
     start = time.perf_counter()
     data = args.dataset
@@ -177,7 +177,7 @@ def _number(shards: "Shards", text: str) -> int:
     return int(found[0])
 
 
-def _draw(posed: "Posed", skel: "Skel", path: Path, manifest: "Manifest", args: argparse.Namespace) -> None:
+def _draw(posed: "PosedRow", skel: "Skel", path: Path, manifest: "Manifest", args: argparse.Namespace) -> None:
     """Write one row as a picture or meshes."""
     import cv2
 
@@ -186,7 +186,7 @@ def _draw(posed: "Posed", skel: "Skel", path: Path, manifest: "Manifest", args: 
     from hmr_skel.data.images import image_rules
     from hmr_skel.render import overlay, portrait
     from hmr_skel.render.scene import EVEN, STUDIO
-    from hmr_skel.report.figures import photograph, shown_parts
+    from hmr_skel.report.pictures import photograph, shown_parts
 
     if path.suffix.lower() == ".glb":
         parts = {"skin": (posed.skin, skel.faces), "skeleton": (posed.bones, skel.skeleton_faces)}

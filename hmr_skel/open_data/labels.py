@@ -1,7 +1,7 @@
-"""The default set's label file: CameraHMR's columns for synthetic people, and the truth beside it.
+"""The default set's label file: CameraHMR's columns for synthetic people.
 
 `make_labels` draws motion (`motion`), carries it over to SMPL (`retarget`), puts a camera in front (`cameras`), and
-writes what CameraHMR's releases hold. The true SKEL parameters go into `<stem>-truth.npz`, for tests only.
+writes what CameraHMR's releases hold.
 """
 
 import os
@@ -21,7 +21,7 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.open_data.cameras import MARGIN, Views, draw_views, place, project, square_box
 from hmr_skel.open_data.motion import FRAMES_PER_CLIP, ClipMotion, clip_motion, clip_rng
-from hmr_skel.open_data.retarget import NUM_PERTURBED_AXES, ShapeMap, perturb, shape_map, skel_root, skel_to_smpl
+from hmr_skel.open_data.retarget import NUM_PERTURBED_AXES, converted_betas, perturb, skel_to_smpl
 
 # Always computed so many at a time, so that a row's bytes do not depend on how many rows are asked for.
 CLIPS_PER_CHUNK = 48
@@ -38,14 +38,12 @@ _COLUMNS = {
     "cam_int": ((3, 3), "<f4"),
     "gtkps": ((44, 3), "<f4"),
 }
-_TRUTH_COLUMNS = {"skel_q": ((46,), "<f4"), "skel_betas": ((10,), "<f4"), "skel_transl": ((3,), "<f4")}
 
 
 @dataclass(frozen=True)
 class _Models:
     smpl: Smpl
     skel: Skel
-    shape_map: ShapeMap
     points: Tensor  # [40 S] the keypoints' mesh points from the S vertices that any of them needs
     support: Tensor  # int64 [S]
 
@@ -58,7 +56,7 @@ def make_labels(
     progress: Callable[[int], None] | None = None,
     skel_gender: str = "male",
 ) -> None:
-    """Write a synthetic label file in CameraHMR's format, and the truth beside it.
+    """Write a synthetic label file in CameraHMR's format.
 
     Same arguments, same bytes (on one machine), and the first rows of a longer set are the shorter set. Rows of a clip
     follow each other in time; `imgname` is clip/frame. Cost is linear in `rows`; memory is one chunk of 192 rows, the
@@ -81,7 +79,10 @@ def make_labels(
     models = _load_models(Path(body_models), skel_gender)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
-        columns = _open_columns(Path(folder), _COLUMNS | _TRUTH_COLUMNS, rows)
+        columns = {
+            name: np.lib.format.open_memmap(Path(folder) / f"{name}.npy", "w+", dtype, (rows, *shape))
+            for name, (shape, dtype) in _COLUMNS.items()
+        }
         for start in range(0, rows, ROWS_PER_CHUNK):
             chunk = _make_chunk(start // FRAMES_PER_CLIP, seed, models)
             stop = min(start + ROWS_PER_CHUNK, rows)
@@ -89,22 +90,9 @@ def make_labels(
                 column[start:stop] = chunk[name][: stop - start]
             if progress is not None:
                 progress(stop)
-        gender = np.full(rows, skel_gender)
-        # The labels appear last: where they are, the truth is.
-        for target, names, extra in (
-            (truth_path(path), _TRUTH_COLUMNS, {"skel_gender": gender}),
-            (path, _COLUMNS, {}),
-        ):
-            temporary = Path(folder) / target.name
-            members: dict[str, Any] = {name: columns[name] for name in names} | extra
-            np.savez(temporary, **members)
-            os.replace(temporary, target)
-
-
-def truth_path(labels: str | Path) -> Path:
-    """Where the true SKEL parameters of a label file are."""
-    labels = Path(labels)
-    return labels.with_name(f"{labels.stem}-truth.npz")
+        members: dict[str, Any] = columns
+        np.savez(Path(folder) / path.name, **members)
+        os.replace(Path(folder) / path.name, path)
 
 
 def _load_models(folder: Path, skel_gender: str) -> _Models:
@@ -112,14 +100,7 @@ def _load_models(folder: Path, skel_gender: str) -> _Models:
     skel = Skel.load(folder / f"skel_{skel_gender}.pkl")
     points = load_points_matrix(folder / "SMPL_to_J19.pkl")
     support = points.any(0).nonzero().squeeze(1)
-    return _Models(smpl, skel, shape_map(smpl, skel), points[:, support], support)
-
-
-def _open_columns(folder: Path, columns: dict, rows: int) -> dict[str, np.ndarray]:
-    return {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (rows, *shape))
-        for name, (shape, dtype) in columns.items()
-    }
+    return _Models(smpl, skel, points[:, support], support)
 
 
 @torch.no_grad()
@@ -134,9 +115,9 @@ def _make_chunk(first_clip: int, seed: int, models: _Models) -> dict[str, np.nda
 
     # One shape a clip: [clips 1 10] against [clips frames ...].
     betas = _stack(motions, "betas").unsqueeze(1)
-    skel_betas = models.shape_map(betas)
-    q = _stack(motions, "q")
-    local = skel_to_smpl(q, skel_betas, betas, models.skel, models.smpl)
+    local = skel_to_smpl(
+        _stack(motions, "q"), converted_betas(betas, models.smpl, models.skel), betas, models.skel, models.smpl
+    )
     local = perturb(local, _stack(motions, "noise"))
     view = views.rotation_cam_world.float().unflatten(0, (CLIPS_PER_CHUNK, -1))
     orient = view @ rotvec_to_rotmat(_stack(motions, "root_rotvec"))
@@ -152,7 +133,6 @@ def _make_chunk(first_clip: int, seed: int, models: _Models) -> dict[str, np.nda
 
     keypoints = project(points + transl[:, None], cam_int)
     visible = ((keypoints >= 0) & (keypoints <= views.image_size[:, None] - 1)).all(-1, keepdim=True)
-    pelvis, skel_transl = skel_root(orient, transl.unflatten(0, rows), skel_betas, betas, models.skel, models.smpl)
     columns = {
         "center": center,
         "scale": scale,
@@ -161,9 +141,6 @@ def _make_chunk(first_clip: int, seed: int, models: _Models) -> dict[str, np.nda
         "trans_cam": transl,
         "cam_int": cam_int,
         "gtkps": torch.cat((keypoints, visible.float()), -1),
-        "skel_q": torch.cat((pelvis, q[..., 3:]), -1).flatten(0, 1),
-        "skel_betas": skel_betas.expand(*rows, 10).flatten(0, 1),
-        "skel_transl": skel_transl.flatten(0, 1),
     }
     return {name: column.numpy() for name, column in columns.items()} | {"imgname": _image_names(clips)}
 

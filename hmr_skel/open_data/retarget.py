@@ -5,8 +5,6 @@ SKEL bone that it stands for. Three regions have no one-to-one bone: spine and n
 twist is split between elbow and wrist, and a collar points to where SKEL's scapula has carried the shoulder.
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -45,25 +43,18 @@ _COLLARS = {"left_collar": ("left_shoulder", "humerus_l"), "right_collar": ("rig
 _SHAPE_RIDGE = 10.0  # mm^2 of mean squared vertex distance per unit of mean squared betas: SKEL betas stay near 2
 
 
-@dataclass(frozen=True)
-class ShapeMap:
-    """SMPL betas to the betas of a SKEL body of the same T-pose, as nearly as a ridge towards small betas allows."""
+def converted_betas(smpl_betas: Float[Tensor, "*batch 10"], smpl: Smpl, skel: Skel) -> Float[Tensor, "*batch 10"]:
+    """The betas of a SKEL body of the same T-pose, as nearly as a ridge towards small betas allows.
 
-    matrix: Float[Tensor, "10 10"]
-    offset: Float[Tensor, "10"]
-
-    def __call__(self, betas: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch 10"]:
-        return betas @ self.matrix.mT + self.offset
-
-
-def shape_map(smpl: Smpl, skel: Skel) -> ShapeMap:
-    """Ridge regression over the T-pose vertices, each body about its own centre."""
+    Ridge regression over the T-pose vertices, each body about its own centre.
+    """
     basis, target = (_centred(m.shapedirs.double().unflatten(-1, (-1, 3))) for m in (skel, smpl))
     gap = _centred((smpl.template - skel.template).double()).flatten()
     ridge = _SHAPE_RIDGE * 1e-6 * len(skel.template) / 10 * torch.eye(10, dtype=torch.float64)
     basis, target = basis.flatten(1), target.flatten(1)
     solved = torch.linalg.solve(basis @ basis.mT + ridge, basis @ torch.cat((target, gap[None])).mT)
-    return ShapeMap(solved[:, :10].to(smpl.template), solved[:, 10].to(smpl.template))
+    matrix, offset = solved[:, :10].to(smpl.template), solved[:, 10].to(smpl.template)
+    return smpl_betas @ matrix.mT + offset
 
 
 def skel_to_smpl(
@@ -108,36 +99,6 @@ def perturb(
             channel += 1
     assert channel == noise.shape[-1]
     return local @ rotvec_to_rotmat(torch.deg2rad(PERTURBATION_DEG * rotvec))
-
-
-def skel_root(
-    orient: Float[Tensor, "*#batch 3 3"],
-    transl: Float[Tensor, "*#batch 3"],
-    skel_betas: Float[Tensor, "*#batch 10"],
-    smpl_betas: Float[Tensor, "*#batch 10"],
-    skel: Skel,
-    smpl: Smpl,
-) -> tuple[Float[Tensor, "*batch 3"], Float[Tensor, "*batch 3"]]:
-    """SKEL's pelvis dofs and translation for SMPL's root: the closed form, SMPL and SKEL turn about different points.
-
-    The pelvis dofs are those of P = Ry(rotation) Rx(list) Rz(tilt) in the pelvis' own frame; the translation makes the
-    two T-poses coincide in the mean over their vertices.
-    """
-    shape = skel.prepare_shape(skel_betas)
-    frame = shape.dof_frame[..., 0, :, :]
-    p = frame.mT @ orient @ frame
-    pelvis = torch.stack(
-        (
-            torch.atan2(p[..., 1, 0], p[..., 1, 1]),
-            torch.asin((-p[..., 1, 2]).clamp(-1, 1)),
-            torch.atan2(p[..., 0, 2], p[..., 2, 2]),
-        ),
-        -1,
-    )
-    rest, joints = smpl.shaped(smpl_betas)
-    apart = joints[..., 0, :] - shape.joints[..., 0, :]
-    mean = (rest - shape.rest).mean(-2)
-    return pelvis, transl + apart + (orient @ (mean - apart).unsqueeze(-1)).squeeze(-1)
 
 
 def _half(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:

@@ -1,4 +1,4 @@
-"""SKEL bodies as parts of a picture: skin, skeleton, or bones under a translucent skin."""
+"""SKEL bodies as parts of a picture (skin, skeleton, bones under a translucent skin), and distances as colours."""
 
 from typing import Literal
 
@@ -18,6 +18,8 @@ ANNOTATION = (0.70, 0.71, 0.74)
 """RGB of the fitted skin, of bones, and of a mesh that was annotated."""
 VEIL = 0.17
 """Opacity of a skin that bones show through."""
+# Darker is more, so that it reads in grey and by the colour-blind; pale at 0, so that shading shows on what is well.
+_STOPS = ("#dde5ec", "#f2e2ae", "#f8bd62", "#ec7d38", "#c93a2c", "#7f0f2b")
 
 
 def mesh_part(
@@ -49,3 +51,19 @@ def body_parts(
         return [skin]
     bones = mesh_part(posed.skeleton_vertices.cpu().numpy(), skel.skeleton_faces, BONE)
     return [bones] if show == "skeleton" else [bones, skin]
+
+
+def heat_colors(values: Float[np.ndarray, "*shape"], high: float) -> Float[np.ndarray, "*shape 3"]:
+    """RGB 0..1 of values between 0 and `high` (in whatever unit both are); what lies beyond takes the end's colour."""
+    if not high > 0:
+        raise ValueError(f"high is {high}, must be above 0")
+    place = np.asarray(values, np.float64) / high
+    at = np.linspace(0, 1, len(_STOPS))
+    channels = np.array([[int(stop[i : i + 2], 16) / 255 for i in (1, 3, 5)] for stop in _STOPS])
+    return np.stack([np.interp(place, at, channel) for channel in channels.T], -1).astype(np.float32)
+
+
+def heat_stops(count: int = 9) -> list[str]:
+    """Colours at even steps from 0 to `high`, as #rrggbb, for a legend's gradient."""
+    colors = np.round(heat_colors(np.linspace(0, 1, count), 1.0).astype(np.float64) * 255).astype(np.uint8)
+    return [f"#{color.tobytes().hex()}" for color in colors]

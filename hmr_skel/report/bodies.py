@@ -1,4 +1,7 @@
-"""The rows of a dataset as bodies: posed anew from the stored parameters, and measured against the annotated meshes."""
+"""The rows of a dataset that the report shows and measures, as bodies: posed anew from the stored parameters.
+
+Which rows these are depends on the dataset alone: the same every time.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,13 +14,48 @@ from jaxtyping import Float
 from hmr_skel.body.joints import SKEL_PARTS
 from hmr_skel.convert.fit import Bodies
 from hmr_skel.data.load import Shards
+from hmr_skel.report.gather import Dataset
 from hmr_skel.rows import SkelParams
 
+MOST_PICKS = 8
+MOST_MEASURED = 1024
+_LEAST_OF_A_SOURCE = 32
 _CHUNK = 64  # bodies posed at once
 
 
+def choose_picks(dataset: Dataset) -> dict[str, int]:
+    """Titles and numbers of the rows that are shown.
+
+    The worst, the median and the best fit by v2v; with several sources, the worst of each other one as well. Of a
+    dataset in which nothing was fitted, its first, middle and last row.
+    """
+    fitted = dataset.fitted()
+    if not len(fitted):
+        rows = dict.fromkeys((0, len(dataset) // 2, len(dataset) - 1))
+        return {f"Row {row:,}": row for row in rows}
+    by_error = fitted[np.argsort(dataset.errors["v2v_mm"][fitted], kind="stable")]
+    named = {"Best fit": by_error[0], "Median fit": by_error[(len(by_error) - 1) // 2], "Worst fit": by_error[-1]}
+    picks = {}
+    for title, row in named.items():  # of one or two rows, some are the same
+        picks.setdefault(int(row), title)
+    for name in dataset.sources:
+        own = by_error[dataset.source[by_error] == dataset.sources.index(name)]
+        if len(own) and len(picks) < MOST_PICKS:
+            picks.setdefault(int(own[-1]), f"Worst of {name}")
+    return {title: row for row, title in picks.items()}
+
+
+def choose_sample(dataset: Dataset) -> np.ndarray:
+    """Numbers of up to `MOST_MEASURED` fitted rows, ascending: evenly spaced within each source, which get rooms of
+    equal size, and no fewer than 32 rows each."""
+    own = [rows for name in dataset.sources if len(rows := dataset.fitted(name))]
+    room = max(MOST_MEASURED // max(len(own), 1), _LEAST_OF_A_SOURCE)
+    chosen = [rows[np.linspace(0, len(rows) - 1, min(room, len(rows))).round().astype(int)] for rows in own]
+    return np.sort(np.concatenate([np.zeros(0, np.int64), *chosen]))
+
+
 @dataclass(frozen=True)
-class Posed:
+class PosedRow:
     """One row as meshes, m, in the annotation's frame."""
 
     row: dict[str, Any]
@@ -44,7 +82,7 @@ class Measured:
     v2v_mm: Float[np.ndarray, "S"]  # to be compared with what the dataset says
 
 
-def pose_row(rows: Shards, number: int, bodies: Bodies) -> Posed:
+def pose_row(rows: Shards, number: int, bodies: Bodies) -> PosedRow:
     """One row of a dataset, with its bones.
 
     Raises:
@@ -52,7 +90,7 @@ def pose_row(rows: Shards, number: int, bodies: Bodies) -> Posed:
     """
     columns = rows[[number]]
     skin, bones, target = _pose(columns, np.array([0]), bodies, skeleton=True)
-    return Posed(rows[number], skin[0], bones[0], None if target is None else target[0])
+    return PosedRow(rows[number], skin[0], bones[0], None if target is None else target[0])
 
 
 def measure(

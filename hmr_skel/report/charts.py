@@ -1,15 +1,20 @@
 """The report's charts as SVG. Colours, fonts and line widths are classes of the page's style sheet, so that one place
 decides how they look on a screen, in the dark and on paper."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from hmr_skel.body.dofs import DOF_NAMES, MIRROR, MIRROR_SIGN
-from hmr_skel.report.bins import Bins
+from hmr_skel.report.gather import Bins
+
+Scale = Callable[[Any], Any]
+"""From a value, or an array of them, to its place in the chart."""
+Number = float | int
 
 
 @dataclass(frozen=True)
@@ -40,16 +45,14 @@ def histogram(series: Sequence[Series], unit: str, about: str) -> str:
         np.histogram(one.values.clip(0, edges[-1] - step / 2), edges)[0] / len(one.values) * 100 for one in series
     ]
     top = max(float(share.max()) for share in shares) * 1.08
-    x = left + (width - left - 8) * edges / edges[-1]
-    y = lambda share: height - bottom - (height - bottom - 10) * share / top  # noqa: E731
-    parts = _grid_x(float(edges[-1]), left, width - 8, 10.0, height - bottom, unit, beyond)
-    for tick in np.arange(0, top, nice_step(top, 5)):
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - 8}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        parts.append(f'<text class="tick" x="{left - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g} %</text>')
-    parts += [_steps(x, y(share), y(0), one.color) for one, share in zip(series, shares, strict=True)]
+    x = _scale(0, float(edges[-1]), left, width - 8)
+    y = _scale(0, top, height - bottom, 10)
+    parts = _grid_x(x, float(edges[-1]), 10, height - bottom, unit, beyond)
+    parts += _grid_y(y, np.arange(0, top, nice_step(top, 5)), left, width - 8, "{:g} %")
+    parts += [_steps(x(edges), y(share), y(0), one.color) for one, share in zip(series, shares, strict=True)]
     for one in series:
-        middle = left + (width - left - 8) * min(float(np.median(one.values)), edges[-1]) / edges[-1]
-        parts.append(f'<line class="median c{one.color}" x1="{middle:.1f}" x2="{middle:.1f}" y1="10" y2="{y(0):.1f}"/>')
+        middle = x(min(float(np.median(one.values)), edges[-1]))
+        parts.append(_line(f"median c{one.color}", middle, middle, 10, y(0)))
     return _svg(width, height, about, parts)
 
 
@@ -59,12 +62,12 @@ def spans(rows: Sequence[tuple[str, Sequence[Series]]], unit: str, about: str) -
     left, width, ridge, line, gap = 104.0, 620.0, 27.0, 13.0, 6.0
     height = 4 + sum(ridge + len(members) * line + gap for _, members in rows) + 40
     high = max(float(np.quantile(one.values, 0.99)) for _, members in rows for one in members) * 1.04
-    scale = lambda value: left + (width - left - 12) * value / high  # noqa: E731
-    parts = _grid_x(high, left, width - 12, 4.0, height - 40, unit)
+    scale = _scale(0, high, left, width - 12)
+    parts = _grid_x(scale, high, 4, height - 40, unit)
     edges = np.linspace(0, high, 49)
     y = 4.0
     for name, members in rows:
-        parts.append(f'<text class="label" x="{left - 12}" y="{y + ridge:.1f}" text-anchor="end">{escape(name)}</text>')
+        parts.append(_text("label", left - 12, y + ridge, name, "end"))
         y += ridge
         shares = [np.histogram(one.values.clip(0, high), edges)[0] / len(one.values) for one in members]
         tallest = max(share.max() for share in shares)
@@ -73,76 +76,52 @@ def spans(rows: Sequence[tuple[str, Sequence[Series]]], unit: str, about: str) -
         for one in members:
             values = np.quantile(one.values, [0.05, 0.5, 0.95, 0.99])
             low, middle, most, tail = (scale(v) for v in values)
-            centre = y + line / 2
+            centre, kind = y + line / 2, f"whisker c{one.color}"
             said = "5 % {:.1f}, median {:.1f}, 95 % {:.1f}, 99 % {:.1f} {}".format(*values, unit)
             parts += [
                 f"<g><title>{escape(f'{one.name}, {name}: {said}')}</title>",
-                f'<line class="whisker c{one.color}" x1="{most:.1f}" x2="{tail:.1f}" y1="{centre}" y2="{centre}"/>',
-                f'<line class="whisker c{one.color}" x1="{tail:.1f}" x2="{tail:.1f}" y1="{centre - 4}" '
-                f'y2="{centre + 4}"/>',
-                f'<rect class="bar c{one.color}" x="{low:.1f}" width="{max(most - low, 1):.1f}" y="{centre - 3.5}" '
-                'height="7" rx="3.5"/>',
-                f'<circle class="dot c{one.color}" cx="{middle:.1f}" cy="{centre}" r="4.5"/></g>',
+                _line(kind, most, tail, centre, centre),
+                _line(kind, tail, tail, centre - 4, centre + 4),
+                _rect(f"bar c{one.color}", low, centre - 3.5, max(most - low, 1), 7, ' rx="3.5"'),
+                f'<circle class="dot c{one.color}" cx="{middle:.1f}" cy="{centre:.1f}" r="4.5"/></g>',
             ]
             y += line
         y += gap
     return _svg(width, height, about, parts)
 
 
-@dataclass(frozen=True)
-class DofGroup:
-    """Dofs that are drawn together: those of the right side or the trunk; the left side is their mirror image."""
-
-    title: str
-    dofs: tuple[int, ...]
+DOF_GROUPS = {"Trunk and head": range(17, 26), "Legs": range(3, 10), "Arms": range(26, 36)}
+"""Dofs that are drawn together: those of the right side or the trunk; the left side is their mirror image."""
 
 
-DOF_GROUPS = (
-    DofGroup("Trunk and head", tuple(range(17, 26))),
-    DofGroup("Legs", tuple(range(3, 10))),
-    DofGroup("Arms", tuple(range(26, 36))),
-)
-
-
-def dof_ranges(group: DofGroup, angles: Sequence[Bins], limits_deg: Float[np.ndarray, "46 2"]) -> str:
-    """How often each angle occurs, over its allowed range: the right side upwards, the mirrored left side downwards."""
+def dof_ranges(title: str, angles: Sequence[Bins], limits_deg: Float[np.ndarray, "46 2"]) -> str:
+    """How often each angle of one of `DOF_GROUPS` occurs, over its allowed range: the right side upwards, the mirrored
+    left side downwards."""
+    dofs = DOF_GROUPS[title]
     left, width, line, bottom = 138.0, 590.0, 42.0, 26.0
-    both = any(MIRROR[k] != k for k in group.dofs)
-    height = len(group.dofs) * line + bottom + 6
-    low, high = _extent(group, angles, limits_deg)
-    scale = lambda value: left + (width - left - 12) * (value - low) / (high - low)  # noqa: E731
+    both = any(MIRROR[k] != k for k in dofs)
+    height = len(dofs) * line + bottom + 6
+    low, high = _extent(dofs, angles, limits_deg)
+    scale = _scale(low, high, left, width - 12)
     parts = []
     for tick in range(-360, 361, 45):
         if low <= tick <= high:
-            kind = "zero" if tick == 0 else "grid"
-            parts.append(
-                f'<line class="{kind}" x1="{scale(tick):.1f}" x2="{scale(tick):.1f}" y1="4" y2="{height - bottom}"/>'
-                f'<text class="tick" x="{scale(tick):.1f}" y="{height - 8}" text-anchor="middle">{tick}°</text>'
-            )
-    for i, k in enumerate(group.dofs):
+            parts.append(_line("zero" if tick == 0 else "grid", scale(tick), scale(tick), 4, height - bottom))
+            parts.append(_text("tick", scale(tick), height - 8, f"{tick}°"))
+    for i, k in enumerate(dofs):
         base = 4 + i * line + (line / 2 if both else line - 4)
         tall = line / 2 - 5 if both else line - 10
-        first, last = (min(max(v, low), high) for v in limits_deg[k])
         if np.isfinite(limits_deg[k]).all():
-            y, tail = (base - tall, 2 * tall) if both else (base - tall, tall)
-            parts.append(
-                f'<rect class="allowed" x="{scale(first):.1f}" width="{scale(last) - scale(first):.1f}" '
-                f'y="{y:.1f}" height="{tail:.1f}"/>'
-            )
-            for bound in (first, last):
-                x = scale(bound)
-                parts.append(
-                    f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 1:.1f}" y2="{y + tail + 1:.1f}"/>'
-                )
+            first, last = (scale(min(max(bound, low), high)) for bound in limits_deg[k])
+            y, tail = base - tall, 2 * tall if both else tall
+            parts.append(_rect("allowed", first, y, last - first, tail))
+            parts += [_line("limit", bound, bound, y - 1, y + tail + 1) for bound in (first, last)]
         parts.append(_outline(angles[k], 1, base, -tall, scale, 1))
         if MIRROR[k] != k:
             parts.append(_outline(angles[MIRROR[k]], MIRROR_SIGN[k], base, tall, scale, 2))
-        parts.append(f'<line class="axis" x1="{left}" x2="{width - 12}" y1="{base:.1f}" y2="{base:.1f}"/>')
-        parts.append(
-            f'<text class="label" x="{left - 10}" y="{base + 4 - (0 if both else tall / 2):.1f}" text-anchor="end">'
-            f"{escape(dof_title(k))}</text>"
-        )
-    return _svg(width, height, f"{group.title}: distribution of each angle over its allowed range, degrees", parts)
+        parts.append(_line("axis", left, width - 12, base, base))
+        parts.append(_text("label", left - 10, base + 4 - (0 if both else tall / 2), dof_title(k), "end"))
+    return _svg(width, height, f"{title}: distribution of each angle over its allowed range, degrees", parts)
 
 
 _WORDS = {"pro sup": "pro-/supination", "scapula upward rot": "scapula upward rot.", "mtp": "toes (mtp)"}
@@ -158,15 +137,14 @@ def dof_title(k: int) -> str:
 def small_histogram(bins: Bins, low: float, high: float, about: str, marks: Sequence[float] = ()) -> str:
     """A histogram without a scale of its own, between two values that its neighbours share."""
     width, height = 150.0, 64.0
-    scale = lambda value: width * (min(max(value, low), high) - low) / (high - low)  # noqa: E731
-    parts = [
-        f'<line class="{"zero" if mark == 0 else "grid"}" x1="{scale(mark):.1f}" x2="{scale(mark):.1f}" '
-        f'y1="2" y2="{height - 14}"/>'
-        f'<text class="tick" x="{scale(mark):.1f}" y="{height - 2}" text-anchor="middle">{mark:g}</text>'
-        for mark in marks
-    ]
+    place = _scale(low, high, 0, width)
+    scale = lambda value: place(min(max(value, low), high))  # noqa: E731
+    parts = []
+    for mark in marks:
+        parts.append(_line("zero" if mark == 0 else "grid", scale(mark), scale(mark), 2, height - 14))
+        parts.append(_text("tick", scale(mark), height - 2, f"{mark:g}"))
     parts.append(_outline(bins, 1, height - 14, -(height - 18), scale, 1))
-    parts.append(f'<line class="axis" x1="0" x2="{width}" y1="{height - 14}" y2="{height - 14}"/>')
+    parts.append(_line("axis", 0, width, height - 14, height - 14))
     return _svg(width, height, about, parts)
 
 
@@ -175,28 +153,22 @@ def columns(values: Sequence[float], numbers: Sequence[int], unit: str, about: s
     width, height, left, bottom = 1220.0, 190.0, 62.0, 30.0
     grouped = [float(np.mean(part)) for part in np.array_split(np.asarray(values, float), min(len(values), most))]
     top = max(*grouped, 1e-9) * 1.1
-    y = lambda value: height - bottom - (height - bottom - 6) * value / top  # noqa: E731
+    y = _scale(0, top, height - bottom, 6)
     pitch = (width - left - 8) / len(grouped)
-    parts = []
-    for tick in np.arange(0, top, nice_step(top, 4)):
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - 8}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        parts.append(f'<text class="tick" x="{left - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:,g}</text>')
+    parts = _grid_y(y, np.arange(0, top, nice_step(top, 4)), left, width - 8, "{:,g}")
     for i, value in enumerate(grouped):
         thick = min(max(pitch * 0.72, 1), 34)
         x = left + (i + 0.5) * pitch - thick / 2
-        parts.append(
-            f'<rect class="bar c1" x="{x:.1f}" width="{thick:.1f}" y="{y(value):.1f}" '
-            f'height="{max(height - bottom - y(value), 0):.1f}"/>'
-        )
+        parts.append(_rect("bar c1", x, y(value), thick, max(height - bottom - y(value), 0)))
     places = np.linspace(0, len(values) - 1, min(len(values), 13)).round().astype(int)
     for place in dict.fromkeys(places.tolist()):
         x = left + (place + 0.5) * (width - left - 8) / len(values)
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 12}" text-anchor="middle">{numbers[place]}</text>')
-    parts.append(f'<text class="tick" x="{left - 7}" y="{height - 12}" text-anchor="end">{escape(unit)}</text>')
+        parts.append(_text("tick", x, height - 12, str(numbers[place])))
+    parts.append(_text("tick", left - 7, height - 12, unit, "end"))
     return _svg(width, height, about, parts)
 
 
-def _outline(bins: Bins, sign: int, base: float, tall: float, scale, color: int) -> str:
+def _outline(bins: Bins, sign: int, base: Number, tall: Number, scale: Scale, color: int) -> str:
     """A filled histogram that stands on `base` and is `tall` high (negative: upwards)."""
     if not bins.counts.any():
         return ""
@@ -213,33 +185,52 @@ def _steps(edges: Sequence[float] | np.ndarray, heights: np.ndarray, base: float
     return f'<path class="area c{color}" d="{"".join(corners)}V{base:.1f}Z"/>'
 
 
-def _extent(group: DofGroup, angles: Sequence[Bins], limits_deg: Float[np.ndarray, "46 2"]) -> tuple[float, float]:
-    ends = [float(bound) for k in group.dofs for bound in limits_deg[k] if np.isfinite(bound)]
-    for k in group.dofs:
+def _extent(dofs: Sequence[int], angles: Sequence[Bins], limits_deg: Float[np.ndarray, "46 2"]) -> tuple[float, float]:
+    ends = [float(bound) for k in dofs for bound in limits_deg[k] if np.isfinite(bound)]
+    for k in dofs:
         for member, sign in ((k, 1), (MIRROR[k], MIRROR_SIGN[k] if MIRROR[k] != k else 1)):
             if len(angles[member]):
                 ends += [sign * angles[member].least, sign * angles[member].most]
     return max(min(ends) - 8, -360.0), min(max(ends) + 8, 360.0)
 
 
-def _grid_x(
-    high: float, left: float, right: float, top: float, bottom: float, unit: str, beyond: bool = False
-) -> list[str]:
+def _scale(low: Number, high: Number, start: Number, end: Number) -> Scale:
+    """Takes `low` to `start` and `high` to `end`."""
+    return lambda value: start + (end - start) * (value - low) / (high - low)
+
+
+def _grid_x(x: Scale, high: Number, top: Number, bottom: Number, unit: str, beyond: bool = False) -> list[str]:
     """Vertical lines from 0 to `high` with their numbers, and the unit below. `beyond`: the end stands for more."""
     step = nice_step(high, 10)
     parts = []
     for tick in np.arange(0, high + step * 1e-6, step):
-        x = left + (right - left) * tick / high
-        text = f"{tick:g}"
-        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
+        parts.append(_line("grid", x(tick), x(tick), top, bottom))
+        parts.append(_text("tick", x(tick), bottom + 16, f"{tick:g}"))
     text = f"{unit}; the last bin holds all rows beyond" if beyond else unit
-    parts.append(
-        f'<text class="tick" x="{(left + right) / 2:.0f}" y="{bottom + 35}" text-anchor="middle">{escape(text)}</text>'
-    )
+    return [*parts, _text("tick", x(high / 2), bottom + 35, text)]
+
+
+def _grid_y(y: Scale, ticks: np.ndarray, left: Number, right: Number, text: str) -> list[str]:
+    """Horizontal lines with their numbers on the left, formatted by `text`."""
+    parts = []
+    for tick in ticks:
+        parts.append(_line("grid", left, right, y(tick), y(tick)))
+        parts.append(_text("tick", left - 7, y(tick) + 4, text.format(tick), "end"))
     return parts
 
 
-def _svg(width: float, height: float, about: str, parts: Sequence[str]) -> str:
+def _line(kind: str, x1: Number, x2: Number, y1: Number, y2: Number) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
+
+
+def _rect(kind: str, x: Number, y: Number, width: Number, height: Number, more: str = "") -> str:
+    return f'<rect class="{kind}" x="{x:.1f}" width="{width:.1f}" y="{y:.1f}" height="{height:.1f}"{more}/>'
+
+
+def _text(kind: str, x: Number, y: Number, text: str, anchor: str = "middle") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _svg(width: Number, height: Number, about: str, parts: Sequence[str]) -> str:
     head = f'<svg class="chart" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(about)}">'
     return head + "".join(parts) + "</svg>"

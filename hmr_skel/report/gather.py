@@ -4,7 +4,7 @@ Memory: 16 bytes a row (errors, to be sorted exactly), whatever the rows hold; a
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from hmr_skel.data.meta import LIMIT_TOLERANCE_DEG, load_meta
 from hmr_skel.data.schema import GIVEN
 from hmr_skel.data.storage import Place, open_parquet
 from hmr_skel.errors import UserError
-from hmr_skel.report.bins import Bins
 
 ERRORS = ("v2v_mm", "v2v_max_mm", "joint_mm")
 AT_LIMIT_DEG = 0.1
@@ -27,39 +26,67 @@ _COLUMNS = ("source", "status", "skel_gender", "skel_q", "skel_betas", "max_limi
 _REJECT_COLUMNS = ["source", "reason", "detail"]
 
 
-@dataclass(frozen=True)
+class Bins:
+    """A histogram that grows. Values beyond its ends are counted in the outermost bins; NaN is not counted."""
+
+    def __init__(self, low: float, high: float, count: int) -> None:
+        self.edges = np.linspace(low, high, count + 1)
+        self.counts = np.zeros(count, np.int64)
+        self.least, self.most = np.inf, -np.inf
+        self.squares = 0.0
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    def add(self, values: Float[np.ndarray, "N"]) -> None:
+        """Count more values."""
+        values = np.asarray(values, np.float64)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return
+        inside = values.clip(self.edges[0], self.edges[-1])
+        self.counts += np.histogram(inside, self.edges)[0]
+        self.least, self.most = min(self.least, float(values.min())), max(self.most, float(values.max()))
+        self.squares += float((values**2).sum())
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean square; NaN of nothing."""
+        return float(np.sqrt(self.squares / len(self))) if len(self) else float("nan")
+
+    def quantile(self, share: float) -> float:
+        """The value below which this share of all lies, to a bin's width and within what was seen; NaN of nothing."""
+        if not len(self):
+            return float("nan")
+        below = np.concatenate(([0], np.cumsum(self.counts)))
+        value = float(np.interp(share * below[-1], below, self.edges))
+        return min(max(value, self.least), self.most)
+
+
+@dataclass
 class Dataset:
     """A dataset, gathered. N rows that were kept, in the order of the shards."""
 
     folder: Path
-    name: str
-    """The manifest's."""
-    metas: list[dict[str, Any]]
-    """Of every finished shard, by number."""
-    rows: Shards
-    """The kept rows, to be looked at one by one."""
-    sources: list[str]
-    """In the order in which they appear; those with rejects only come last."""
-    source: Int[np.ndarray, "N"]
-    """Index into `sources`."""
-    errors: dict[str, Float[np.ndarray, "N"]]
+    name: str  # the manifest's
+    metas: list[dict[str, Any]]  # of every finished shard, by number
+    rows: Shards  # the kept rows, to be looked at one by one
+    limits: str  # name of the limit table that the rows were fitted with
+    source: Int[np.ndarray, "N"] = field(default_factory=lambda: np.zeros(0, np.int32))  # index into `sources`
+    errors: dict[str, Float[np.ndarray, "N"]] = field(default_factory=dict)
     """By name in `ERRORS`, mm; NaN where the row was not fitted."""
-    status: dict[str, Counter[str]]
-    """By source."""
-    genders: Counter[str]
-    violations: int
+    sources: list[str] = field(default_factory=list)
+    """In the order in which they appear; those with rejects only come last."""
+    status: dict[str, Counter[str]] = field(default_factory=dict)  # by source
+    genders: Counter[str] = field(default_factory=Counter)
+    violations: int = 0
     """Rows with a dof outside its range by more than float32 can tell, those that came as SKEL too."""
-    angles: list[Bins]
-    """Of each dof, deg."""
-    held: Int[np.ndarray, "46 2"]
+    angles: list[Bins] = field(default_factory=lambda: [Bins(-360.0, 360.0, 720) for _ in range(NUM_DOFS)])  # deg
+    held: Int[np.ndarray, "46 2"] = field(default_factory=lambda: np.zeros((NUM_DOFS, 2), np.int64))
     """How many rows each dof's lower and upper bound holds."""
-    limits: str
-    """Name of the limit table that the rows were fitted with."""
-    betas: list[Bins]
-    rejects: Counter[tuple[str, str]]
-    """(source, reason) -> rows."""
-    examples: dict[str, str]
-    """Reason -> what was found in the first such row."""
+    betas: list[Bins] = field(default_factory=lambda: [Bins(-8.0, 8.0, 160) for _ in range(10)])
+    rejects: Counter[tuple[str, str]] = field(default_factory=Counter)  # (source, reason) -> rows
+    examples: dict[str, str] = field(default_factory=dict)  # reason -> what was found in the first such row
 
     def __len__(self) -> int:
         return len(self.source)
@@ -70,6 +97,39 @@ class Dataset:
         if source is not None:
             there &= self.source == self.sources.index(source)
         return np.flatnonzero(there)
+
+    def add(self, shard: Shards) -> dict[str, np.ndarray]:
+        """Count a shard's rows. Returns its part of `source` and `errors`, which are put together at the end."""
+        source, status = shard["source"], shard["status"]
+        for name in dict.fromkeys(source.tolist()):
+            if name not in self.sources:
+                self.sources.append(name)
+            self.status.setdefault(name, Counter()).update(status[source == name].tolist())
+        self.genders.update(gender for gender in shard["skel_gender"].tolist() if gender is not None)
+        degrees, bounds = np.rad2deg(shard["skel_q"].astype(np.float64)), np.rad2deg(limits(self.limits))
+        excess = np.maximum(bounds[:, 0] - degrees, degrees - bounds[:, 1]).max(1)
+        known = shard["max_limit_violation_deg"]
+        self.violations += int((np.where(np.isnan(known), excess, known) > LIMIT_TOLERANCE_DEG).sum())
+        self.held += (np.abs(degrees[..., None] - bounds) < AT_LIMIT_DEG).sum(0)
+        for bins, values in zip(self.angles + self.betas, [*degrees.T, *shard["skel_betas"].T], strict=True):
+            bins.add(values)
+        numbers = np.array([self.sources.index(name) for name in source.tolist()], np.int32)
+        given = np.where(status == GIVEN, np.float32(np.nan), np.float32(0))
+        return {"source": numbers} | {name: shard[name].astype(np.float32) + given for name in ERRORS}
+
+    def add_rejects(self, path: Path) -> None:
+        """Count a shard's rejects. Raises `UserError` where the file is broken."""
+        try:
+            with open_parquet(path) as file:
+                table = file.read(_REJECT_COLUMNS)
+            rows = zip(*(table[name].to_pylist() for name in _REJECT_COLUMNS), strict=True)
+        except KeyError as error:
+            raise UserError(f"{path} has no column {error}. Build the shard again.") from error
+        for source, reason, detail in rows:
+            self.rejects[source, reason] += 1
+            self.examples.setdefault(reason, detail)
+            if source not in self.sources:
+                self.sources.append(source)
 
 
 def gather(folder: Path, progress: Callable[[int], object] = lambda rows: None) -> Dataset:
@@ -84,33 +144,21 @@ def gather(folder: Path, progress: Callable[[int], object] = lambda rows: None) 
     """
     metas = read_metas(folder)
     shards = load_shards([_file(folder, meta, "data/") for meta in metas], _COLUMNS)
-    table = metas[0]["made_from"]["recipe"]["limits"]
-    tally = _Tally(np.rad2deg(limits(table)))
+    name, table = manifest_name(shards.paths[0], folder), metas[0]["made_from"]["recipe"]["limits"]
+    dataset = Dataset(folder, name, metas, load_shards(list(shards.paths)), table)
+    parts = []
     for shard in shards.files():
         if len(shard):
-            tally.add(shard)
+            parts.append(dataset.add(shard))
             progress(len(shard))
-    rejects, examples = _read_rejects([_file(folder, meta, "rejects/") for meta in metas], tally.sources)
-    if not tally.codes:
-        raise UserError(f"{folder} has no rows: {sum(rejects.values()):,} were rejected and none was kept.")
-    return Dataset(
-        folder=folder,
-        name=manifest_name(shards.paths[0], folder),
-        metas=metas,
-        rows=load_shards(list(shards.paths)),
-        sources=tally.sources,
-        source=np.concatenate(tally.codes),
-        errors={name: np.concatenate(parts) for name, parts in tally.errors.items()},
-        status=tally.status,
-        genders=tally.genders,
-        violations=tally.violations,
-        angles=tally.angles,
-        held=tally.held,
-        limits=table,
-        betas=tally.betas,
-        rejects=rejects,
-        examples=examples,
-    )
+    for meta in metas:
+        dataset.add_rejects(_file(folder, meta, "rejects/"))
+    if not parts:
+        rejected = sum(dataset.rejects.values())
+        raise UserError(f"{folder} has no rows: {rejected:,} were rejected and none was kept.")
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    dataset.source, dataset.errors = columns.pop("source"), columns
+    return dataset
 
 
 def read_metas(folder: Path) -> list[dict[str, Any]]:
@@ -149,59 +197,3 @@ def _file(folder: Path, meta: dict[str, Any], kind: str) -> Path:
             "wrong; build the shard again."
         )
     return folder / name
-
-
-@dataclass
-class _Tally:
-    """Counts so far."""
-
-    limits_deg: Float[np.ndarray, "46 2"]
-    sources: list[str] = field(default_factory=list)
-    codes: list[np.ndarray] = field(default_factory=list)
-    errors: dict[str, list[np.ndarray]] = field(default_factory=lambda: {name: [] for name in ERRORS})
-    status: dict[str, Counter[str]] = field(default_factory=dict)
-    genders: Counter[str] = field(default_factory=Counter)
-    violations: int = 0
-    angles: list[Bins] = field(default_factory=lambda: [Bins(-360.0, 360.0, 720) for _ in range(NUM_DOFS)])
-    held: np.ndarray = field(default_factory=lambda: np.zeros((NUM_DOFS, 2), np.int64))
-    betas: list[Bins] = field(default_factory=lambda: [Bins(-8.0, 8.0, 160) for _ in range(10)])
-
-    def add(self, shard: Shards) -> None:
-        """Count a shard's rows."""
-        source, status = shard["source"], shard["status"]
-        for name in dict.fromkeys(source.tolist()):
-            if name not in self.sources:
-                self.sources.append(name)
-            self.status.setdefault(name, Counter()).update(status[source == name].tolist())
-        self.codes.append(np.array([self.sources.index(name) for name in source.tolist()], np.int32))
-        for name, parts in self.errors.items():
-            values = shard[name].astype(np.float32)
-            parts.append(np.where(status == GIVEN, np.float32(np.nan), values))
-        self.genders.update(gender for gender in shard["skel_gender"].tolist() if gender is not None)
-        degrees = np.rad2deg(shard["skel_q"].astype(np.float64))
-        low, high = self.limits_deg.T
-        excess, known = np.maximum(low - degrees, degrees - high).max(1), shard["max_limit_violation_deg"]
-        self.violations += int((np.where(np.isnan(known), excess, known) > LIMIT_TOLERANCE_DEG).sum())
-        self.held += (np.abs(degrees[..., None] - self.limits_deg) < AT_LIMIT_DEG).sum(0)
-        for bins, values in zip(self.angles, degrees.T, strict=True):
-            bins.add(values)
-        for bins, values in zip(self.betas, shard["skel_betas"].T, strict=True):
-            bins.add(values)
-
-
-def _read_rejects(paths: Sequence[Path], sources: list[str]) -> tuple[Counter[tuple[str, str]], dict[str, str]]:
-    """Counts and examples; sources that only have rejects are added to `sources`."""
-    counts: Counter[tuple[str, str]] = Counter()
-    examples: dict[str, str] = {}
-    for path in paths:
-        try:
-            with open_parquet(path) as file:
-                table = file.read(_REJECT_COLUMNS)
-            rows = zip(*(table[name].to_pylist() for name in _REJECT_COLUMNS), strict=True)
-        except KeyError as error:
-            raise UserError(f"{path} has no column {error}. Build the shard again.") from error
-        for source, reason, detail in rows:
-            counts[source, reason] += 1
-            examples.setdefault(reason, detail)
-    sources += dict.fromkeys(source for source, _ in counts if source not in sources)
-    return counts, examples

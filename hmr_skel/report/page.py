@@ -1,8 +1,7 @@
-"""The page: what was gathered and drawn, laid out by the template beside this."""
+"""From a gathered dataset to a page: measures, draws, lays out by the template beside this, and writes one file."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,52 +11,91 @@ import numpy as np
 
 from hmr_skel import __version__
 from hmr_skel.body.dofs import limits
+from hmr_skel.data.atomic import replacing
 from hmr_skel.data.fingerprint import version_text
+from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.meta import statistics
-from hmr_skel.render.heat import heat_stops
+from hmr_skel.render.body import heat_stops
 from hmr_skel.report import charts, tables
-from hmr_skel.report.bodies import Measured
+from hmr_skel.report.bodies import Measured, choose_picks
 from hmr_skel.report.charts import Series
-from hmr_skel.report.figures import Figure
 from hmr_skel.report.gather import Dataset
+from hmr_skel.report.pictures import Pictures, draw_pictures
 
-STATUSES = {
-    "converged": "converged",
-    "at_limit": "converged at a limit",
-    "max_iterations": "steps ran out",
-    "given": "given as SKEL",
-    "rejected": "rejected",
-}
-"""Status of a row, and what it means in a few words. Unfitted rows that were left out are `rejected`."""
+AGREES_MM = 0.01
+"""Errors measured here and errors in the dataset may differ by this much: float32 on another machine."""
 
 
 @dataclass(frozen=True)
-class ShownFit:
-    """A row that is shown in pictures."""
+class ReportSummary:
+    """What was written."""
 
-    title: str
-    line: str
-    """Its name and errors."""
-    figures: list[Figure]
-    scene: dict[str, Any]
-    """For the viewer, `viewer.pack_scene`, with the gender whose faces it has."""
+    file: str
+    bytes: int
+    rows: int
+    rejected: int
+    v2v_mm: dict[str, float] | None
+    pictured: list[str]
+    """row_id of the rows that are shown."""
+    measured: int
+    """Rows whose errors were measured anew."""
+    disagreement_mm: float | None
+    """Largest difference between an error measured anew and the dataset's; None where none was measured."""
+    warnings: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """What needs body models."""
+def write_report(
+    dataset: Dataset,
+    manifest: Manifest | None,
+    out: Path,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> ReportSummary:
+    """Write the page of a gathered dataset.
 
-    fits: list[ShownFit]
-    faces: dict[str, Any]
-    """By gender, `viewer.pack_faces`."""
-    measured: Measured | None
-    """None where nothing was fitted."""
-    surface: list[Figure]
-    surface_high_mm: float
-    high_mm: float
-    """End of the colour scale of single fits."""
-    three_js: str | None
-    """The viewer's library, `viewer.three_js`; None for a page without a viewer."""
+    Args:
+        dataset: by `gather`.
+        manifest: names the body models and where images are; None for a page without pictures.
+        out: the file; it appears by rename.
+        progress: called with the number of rows just measured, of `len(choose_sample(dataset))` in all.
+
+    Raises:
+        UserError: a body model is missing or damaged, or the file cannot be written.
+    """
+    pictures, warnings = None, []
+    if manifest is not None:
+        pictures = draw_pictures(dataset, manifest, progress)
+        if (apart := _disagreement(dataset, pictures)) is not None and apart > AGREES_MM:
+            warnings.append(
+                f"Errors measured with the body models in {manifest.body_models.path} differ from the dataset's by up "
+                f"to {apart:.2f} mm: it was made with other models, and the pictures show something else than its rows."
+            )
+        if pictures.three_js is None:
+            warnings.append(
+                "The page has no 3D viewer: the installed trimesh does not hold three.js where this hmr-skel looks for "
+                "it. Install the release of trimesh that its constraints.txt names."
+            )
+    built = len(dataset.metas)
+    if built < dataset.metas[0]["shards"]:
+        warnings.append(f"Not finished: {built} of {dataset.metas[0]['shards']} shards are there.")
+    page = render_page(dataset, pictures, out, description=manifest.description if manifest else "", warnings=warnings)
+    with replacing(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    total = tables.totals(dataset)
+    return ReportSummary(
+        file=str(out),
+        bytes=out.stat().st_size,
+        rows=total["kept"],
+        rejected=total["rejected"],
+        v2v_mm=total["v2v_mm"],
+        pictured=[] if pictures is None else [dataset.rows[row]["row_id"] for row in choose_picks(dataset).values()],
+        measured=0 if pictures is None or pictures.measured is None else len(pictures.measured.rows),
+        disagreement_mm=None if pictures is None else _disagreement(dataset, pictures),
+        warnings=warnings,
+    )
 
 
 def render_page(
@@ -103,12 +141,15 @@ def render_page(
         "css": _asset("style.css"),
         "heat": heat_stops(),
     }
-    context |= {"fits": [], "scenes": None, "parts": [], "surface": [], "measured": 0, "surface_high_mm": None}
+    context |= {"fits": [], "scenes": None, "parts": {}, "surface": [], "measured": 0, "surface_high_mm": None}
     if pictures is not None:
-        context |= _of_pictures(pictures)
-        if pictures.measured is not None:
-            context |= _of_parts(pictures, pictures.measured)
-            context["charts"]["parts"] = _parts_chart(dataset, pictures.measured, series)
+        context |= {name: getattr(pictures, name) for name in ("fits", "high_mm", "surface", "surface_high_mm")}
+        if pictures.three_js is not None:
+            context |= {"scenes": pictures.scenes, "three_js": pictures.three_js, "viewer_js": _asset("viewer.js")}
+        if (measured := pictures.measured) is not None:
+            context["measured"] = len(measured.rows)
+            context["parts"] = {part: statistics(values) for part, values in measured.by_part_mm.items()}
+            context["charts"]["parts"] = _parts_chart(dataset, measured, series)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hmr_skel.report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -122,8 +163,7 @@ def _charts(dataset: Dataset, series: Sequence[Series]) -> dict[str, Any]:
     return {
         "v2v": charts.histogram(series, "mm", "Histogram of the mean distance per row, by source") if series else None,
         "dofs": [
-            {"title": group.title, "svg": charts.dof_ranges(group, dataset.angles, limits_deg)}
-            for group in charts.DOF_GROUPS
+            {"title": title, "svg": charts.dof_ranges(title, dataset.angles, limits_deg)} for title in charts.DOF_GROUPS
         ],
         "betas": [
             {
@@ -141,80 +181,41 @@ def _charts(dataset: Dataset, series: Sequence[Series]) -> dict[str, Any]:
 
 def _parts_chart(dataset: Dataset, measured: Measured, series: Sequence[Series]) -> str:
     source = dataset.source[measured.rows]
-    rows = [
-        (
-            _part_title(part),
-            [Series(one.name, one.color, values[source == dataset.sources.index(one.name)]) for one in series],
-        )
-        for part, values in measured.by_part_mm.items()
-    ]
+    rows = []
+    for part, values in measured.by_part_mm.items():
+        own = [Series(one.name, one.color, values[source == dataset.sources.index(one.name)]) for one in series]
+        rows.append((part.replace("_", " "), own))
     return charts.spans(rows, "mm", "Mean distance by part of the body")
-
-
-def _of_pictures(pictures: Pictures) -> dict[str, Any]:
-    shown = {"fits": pictures.fits, "high_mm": pictures.high_mm}
-    if pictures.three_js is None:
-        return shown
-    scenes = {
-        "rows": [fit.scene for fit in pictures.fits],
-        "faces": pictures.faces,
-        "heat": heat_stops(33),
-        "high_mm": pictures.high_mm,
-    }
-    return shown | {
-        "scenes": json.dumps(scenes).replace("<", "\\u003c"),  # a name may hold </script>
-        "three_js": pictures.three_js,
-        "viewer_js": _asset("viewer.js"),
-    }
-
-
-def _of_parts(pictures: Pictures, measured: Measured) -> dict[str, Any]:
-    return {
-        "measured": len(measured.rows),
-        "surface": pictures.surface,
-        "surface_high_mm": pictures.surface_high_mm,
-        "parts": [
-            {"name": _part_title(part), "mm": statistics(values)} for part, values in measured.by_part_mm.items()
-        ],
-    }
-
-
-def _part_title(part: str) -> str:
-    return part.replace("_", " ")
 
 
 def _statuses(sources: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """Those that occur, with their words; `rejected` always."""
     found = {key for one in sources for key in one["status"]}
-    unknown = sorted(found - set(STATUSES))
-    known = [key for key in STATUSES if key in found]
-    return [*((key, STATUSES[key]) for key in known), *((key, key) for key in unknown), ("rejected", "rejected")]
+    unknown = sorted(found - set(tables.STATUSES))
+    known = [key for key in tables.STATUSES if key in found]
+    return [*((key, tables.STATUSES[key]) for key in known), *((key, key) for key in unknown), ("rejected", "rejected")]
 
 
 def _about(dataset: Dataset) -> list[tuple[str, str]]:
-    """Terms and their meaning, and what the dataset was made with."""
+    """What the dataset was made with, and how it is read."""
     made_from = [meta["made_from"] for meta in dataset.metas]
     recipe = made_from[0]["recipe"]
     made = [f"{key} {recipe[key]}" for key in ("shape", "root", "limits") if key in recipe]
     differ = any(one["recipe"] != recipe for one in made_from)
     versions = sorted({version_text(one) for one in made_from})
-    lines = [
-        ("v2v", "mean distance between the vertices of the fitted SKEL skin and those of the annotated SMPL mesh, mm"),
-        (
-            "its floor",
-            "SKEL has fewer degrees of freedom than SMPL, within ranges, and another shape space: no pose reaches 0",
-        ),
-        ("converged", "no angle would move any more; at a limit: likewise, with at least one held by its range"),
-        ("steps ran out", "usable, but not at its minimum"),
-        ("given as SKEL", "the label held SKEL already: it passed through, was not fitted, and has no error"),
-        ("rows/s", "rows read / seconds of reading, fitting and writing, without the time a shard waited for others"),
+    return [
         ("recipe", ", ".join(made) + ("; not the same in all shards" if differ else "")),
         ("made by", "hmr-skel, " + "; ".join(versions)),
         ("read back", f"hmr_skel.load_shards({str(dataset.folder)!r}); pandas, Polars and DuckDB open data/*.parquet"),
         ("checked by", f"hmr-skel verify {dataset.folder}"),
     ]
-    return [(term, text) for term, text in lines if text]
 
 
 def _asset(name: str) -> str:
     return (resources.files("hmr_skel.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _disagreement(dataset: Dataset, pictures: Pictures) -> float | None:
+    if (measured := pictures.measured) is None:
+        return None
+    return float(np.abs(measured.v2v_mm - dataset.errors["v2v_mm"][measured.rows]).max())

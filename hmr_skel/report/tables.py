@@ -14,6 +14,14 @@ from hmr_skel.report.gather import ERRORS, Dataset
 
 NUM_COLORS = 8
 """Of the style sheet; the sources after them share the last."""
+STATUSES = {
+    "converged": "converged",
+    "at_limit": "converged at a limit",
+    "max_iterations": "steps ran out",
+    "given": "given as SKEL",
+    "rejected": "rejected",
+}
+"""Status of a row, and what it means in a few words. Unfitted rows that were left out are `rejected`."""
 Row = dict[str, Any]
 
 

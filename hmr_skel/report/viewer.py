@@ -15,8 +15,12 @@ import numpy as np
 from jaxtyping import Int
 
 from hmr_skel.body.skel import Skel
-from hmr_skel.report.bodies import Posed
+from hmr_skel.report.bodies import PosedRow
 
+MOST_VERTICES = 40_000
+"""Of the bones in the viewer: eight rows and two genders stay under 6 MB, and the page under 10 with its pictures.
+SKEL's skeleton has about 247,000, 2 MB a row."""
+_FINEST_M, _COARSER = 0.001, 1.25
 _TEMPLATE = "templates/viewer.zip"
 _LIBRARY = re.compile(r"<script>(.*?THREE\.TrackballControls=TrackballControls;\}\)\(\);)", re.DOTALL)
 
@@ -37,14 +41,14 @@ def three_js() -> str | None:
 
 
 def pack_scene(
-    title: str, posed: Posed, bones: Int[np.ndarray, "K"], facts: Sequence[tuple[str, str]]
+    title: str, posed: PosedRow, bones: Int[np.ndarray, "K"], facts: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """One row for the viewer: vertices y up, centred, in 16 bits each (0.05 mm), and what is said beside them.
 
     Args:
         title: of the row.
         posed: its meshes.
-        bones: the vertices of the bones that are shown, `thinning.thin_bones`.
+        bones: the vertices of the bones that are shown, `thin_bones`.
         facts: terms, and what is said of them.
     """
     meshes = {"skin": posed.skin, "bones": posed.bones[bones]}
@@ -65,7 +69,7 @@ def pack_scene(
 
 
 def pack_faces(skel: Skel, bones: Int[np.ndarray, "F 3"]) -> dict[str, Any]:
-    """The faces that all rows of a gender share; those of the bones by `thinning.thin_bones`."""
+    """The faces that all rows of a gender share; those of the bones by `thin_bones`."""
     return {name: _faces(faces) for name, faces in (("skin", skel.faces), ("bones", bones))}
 
 
@@ -76,3 +80,31 @@ def _faces(faces: Int[np.ndarray, "F 3"]) -> dict[str, Any]:
 
 def _base64(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+def thin_bones(skel: Skel, most: int = MOST_VERTICES) -> tuple[Int[np.ndarray, "K"], Int[np.ndarray, "F 3"]]:
+    """The vertices to keep of the bone meshes, and the faces between them.
+
+    Those of one bone that share a cell of a grid become one of them; the grid is as fine as the number allows, and
+    meshes that are small enough stay as they are.
+
+    Args:
+        skel: the model.
+        most: vertices at most.
+    """
+    points = skel.bone_template.double().cpu().numpy()
+    if len(points) <= most:
+        return np.arange(len(points)), skel.skeleton_faces
+    bone = skel.bone_weights_rigid.argmax(1).cpu().numpy()
+    side = _FINEST_M
+    while True:
+        cells = np.column_stack((bone, np.floor((points - points.min(0)) / side).astype(np.int64)))
+        keys = np.ravel_multi_index(tuple(cells.T), tuple(cells.max(0) + 1))
+        _, kept, place = np.unique(keys, return_index=True, return_inverse=True)
+        if len(kept) <= most:
+            break
+        side *= _COARSER
+    faces = place[skel.skeleton_faces]
+    faces = faces[(faces != np.roll(faces, 1, axis=1)).all(1)]
+    _, once = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
+    return kept, faces[np.sort(once)]

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmr_skel.open_data.labels import make_labels, truth_path
+from hmr_skel.open_data.labels import make_labels
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,6 @@ class LabelSet:
     rows: int
     seed: int
     columns: dict[str, np.ndarray]
-    truth: dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="session")
@@ -28,5 +27,4 @@ def label_set(tmp_path_factory, body_models) -> LabelSet:
     path = tmp_path_factory.mktemp("labels") / "labels.npz"
     rows, seed = 400, 11
     make_labels(path, rows, seed, body_models)
-    columns, truth = (dict(np.load(p, allow_pickle=False)) for p in (path, truth_path(path)))
-    return LabelSet(path, rows, seed, columns, truth)
+    return LabelSet(path, rows, seed, dict(np.load(path, allow_pickle=False)))

@@ -3,7 +3,7 @@ import pytest
 import trimesh
 
 from hmr_skel.render import Camera, Light, Part, draw, heat_colors, mesh_part, overlay, render_mesh
-from hmr_skel.render.heat import heat_stops
+from hmr_skel.render.body import heat_stops
 
 FLAT = Light(sun=0.0, sky=1.0, ground=1.0)
 """Every surface has its own colour."""

@@ -56,8 +56,8 @@ def _bodies_once(bodies_once):
 @pytest.fixture
 def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it is another part of the page that is looked at."""
-    monkeypatch.setattr("hmr_skel.report.figures.WIDTH", 120)
-    monkeypatch.setattr("hmr_skel.report.figures.HEIGHT", 150)
+    monkeypatch.setattr("hmr_skel.report.pictures.WIDTH", 120)
+    monkeypatch.setattr("hmr_skel.report.pictures.HEIGHT", 150)
 
 
 @dataclass(frozen=True)

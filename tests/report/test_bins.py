@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmr_skel.report.bins import Bins
+from hmr_skel.report.gather import Bins
 
 VALUES = st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=200)
 

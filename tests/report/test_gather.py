@@ -9,9 +9,8 @@ from hmr_skel.body.dofs import DOF_NAMES, limits
 from hmr_skel.data.meta import load_meta, meta_text
 from hmr_skel.errors import UserError
 from hmr_skel.report import tables
-from hmr_skel.report.bodies import measure
+from hmr_skel.report.bodies import choose_picks, choose_sample, measure
 from hmr_skel.report.gather import gather
-from hmr_skel.report.picks import choose_picks, choose_sample
 from tests.report.conftest import HARMFUL_SOURCE, REJECTS, SOURCES, write_dataset, write_manifest
 
 
@@ -59,7 +58,7 @@ def test_angles_and_what_a_limit_holds(dataset, small):
 
 def test_rows_that_are_shown(dataset):
     v2v = dataset.errors["v2v_mm"]
-    picks = {pick.title: pick.row for pick in choose_picks(dataset)}
+    picks = choose_picks(dataset)
     assert picks["Best fit"] == np.nanargmin(v2v)
     assert picks["Worst fit"] == np.nanargmax(v2v)
     assert v2v[picks["Median fit"]] == np.sort(v2v[:20])[9]
@@ -70,8 +69,8 @@ def test_rows_that_are_shown(dataset):
 
 def test_the_sample_is_even_and_bounded(dataset, monkeypatch):
     np.testing.assert_array_equal(choose_sample(dataset), np.arange(20))  # all that were fitted
-    monkeypatch.setattr("hmr_skel.report.picks.MOST_MEASURED", 10)
-    monkeypatch.setattr("hmr_skel.report.picks._LEAST_OF_A_SOURCE", 3)
+    monkeypatch.setattr("hmr_skel.report.bodies.MOST_MEASURED", 10)
+    monkeypatch.setattr("hmr_skel.report.bodies._LEAST_OF_A_SOURCE", 3)
     np.testing.assert_array_equal(choose_sample(dataset), [0, 3, 6, 10, 13, 14, 15, 16, 18, 19])
 
 

@@ -6,10 +6,8 @@ import torch
 import trimesh
 
 from hmr_skel.body.skel import Skel
-from hmr_skel.report.bodies import Posed
-from hmr_skel.report.picks import MOST_PICKS
-from hmr_skel.report.thinning import MOST_VERTICES, thin_bones
-from hmr_skel.report.viewer import pack_faces, pack_scene
+from hmr_skel.report.bodies import MOST_PICKS, PosedRow
+from hmr_skel.report.viewer import MOST_VERTICES, pack_faces, pack_scene, thin_bones
 
 LICENSED = 247_000
 
@@ -42,7 +40,7 @@ def test_a_skeleton_as_fine_as_the_licensed_one_fits_into_the_page(fine):
         trimesh.Trimesh(*mesh, process=False).area for mesh in ((points, fine.skeleton_faces), (points[kept], faces))
     ]
     assert area[1] == pytest.approx(area[0], rel=0.1)
-    posed = Posed({}, np.random.default_rng(0).normal(size=(6890, 3)), points, np.zeros((6890, 3)))
+    posed = PosedRow({}, np.random.default_rng(0).normal(size=(6890, 3)), points, np.zeros((6890, 3)))
     size = len(json.dumps(pack_scene("", posed, kept, []))) * MOST_PICKS + 2 * len(json.dumps(pack_faces(fine, faces)))
     assert size < 6e6
 

@@ -1,23 +1,30 @@
-"""The report's pictures of single rows, and of the mean error on the surface, ready to be put into a page."""
+"""The report's pictures: single rows from several sides and in the viewer, and the mean error on the surface."""
 
 import base64
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import cv2
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 
+from hmr_skel.body.dofs import DOF_NAMES, NUM_DOFS
 from hmr_skel.body.skel import Skel
+from hmr_skel.convert.fit import Bodies
 from hmr_skel.data.annotations import PX_PER_SCALE
-from hmr_skel.data.images import ImageRule, UnreadableImage, decode
-from hmr_skel.render.body import ANNOTATION, BONE, SKIN, VEIL, mesh_part
+from hmr_skel.data.images import ImageRule, UnreadableImage, decode, image_rules
+from hmr_skel.data.manifest import Manifest
+from hmr_skel.render.body import ANNOTATION, BONE, SKIN, VEIL, heat_colors, heat_stops, mesh_part
 from hmr_skel.render.camera import View
-from hmr_skel.render.heat import heat_colors
-from hmr_skel.render.pictures import overlay, portrait
-from hmr_skel.render.scene import EVEN, STUDIO, Part
-from hmr_skel.report.bodies import Posed
+from hmr_skel.render.scene import EVEN, STUDIO, Part, overlay, portrait
+from hmr_skel.report.bodies import Measured, PosedRow, choose_picks, choose_sample, measure, pose_row
+from hmr_skel.report.charts import nice_step
+from hmr_skel.report.gather import ERRORS, Dataset
+from hmr_skel.report.tables import STATUSES
+from hmr_skel.report.viewer import pack_faces, pack_scene, thin_bones, three_js
 
 Show = Literal["both", "skin", "skeleton", "heat", "annotation"]
 WIDTH, HEIGHT = 400, 500
@@ -34,7 +41,80 @@ class Figure:
     uri: str | None
 
 
-def fit_figures(posed: Posed, skel: Skel, rules: Mapping[str, ImageRule], high_mm: float) -> list[Figure]:
+@dataclass(frozen=True)
+class ShownFit:
+    """A row that is shown in pictures."""
+
+    title: str
+    line: str  # its name and errors
+    figures: list[Figure]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What needs body models."""
+
+    fits: list[ShownFit]
+    high_mm: float  # end of the colour scale of single fits
+    surface: list[Figure]  # the mean error on a body, and the end of its colour scale
+    surface_high_mm: float
+    measured: Measured | None  # None where nothing was fitted
+    scenes: str  # JSON: the rows as meshes, for the viewer
+    three_js: str | None  # the viewer's library; None for a page without a viewer
+
+
+def draw_pictures(
+    dataset: Dataset, manifest: Manifest, progress: Callable[[int], object] = lambda rows: None
+) -> Pictures:
+    """Everything that needs body models. Raises `UserError` where one is missing or damaged."""
+    bodies, rules = Bodies(manifest.body_models.path), image_rules(manifest)
+    posed = {title: pose_row(dataset.rows, row, bodies) for title, row in choose_picks(dataset).items()}
+    sample = choose_sample(dataset)
+    measured = measure(dataset.rows, sample, bodies, progress) if len(sample) else None
+    high = 1.0 if measured is None else _scale_end(measured.high_mm)
+    models = {gender: bodies.skel(gender) for gender in dict.fromkeys(one.row["skel_gender"] for one in posed.values())}
+    bones = {gender: thin_bones(skel) for gender, skel in models.items()}
+    fits, meshes = [], []
+    for title, one in posed.items():
+        gender = one.row["skel_gender"]
+        facts = _facts(one)
+        line = [facts[0][1], *(f"{term} {text}" for term, text in facts[1:-1]), facts[-1][1]]
+        fits.append(ShownFit(title, " · ".join(line), fit_figures(one, models[gender], rules, high)))
+        meshes.append(pack_scene(title, one, bones[gender][0], facts) | {"gender": gender})
+    surface, surface_high = [], 0.0
+    if measured is not None:
+        surface_high = _scale_end(float(np.quantile(measured.by_vertex_mm, 0.99)))
+        skel = next(iter(models.values()))
+        surface = surface_figures(_standing(skel), skel.faces, measured.by_vertex_mm, surface_high)
+    faces = {gender: pack_faces(models[gender], faces) for gender, (_, faces) in bones.items()}
+    scenes = json.dumps({"rows": meshes, "faces": faces, "heat": heat_stops(33), "high_mm": high})
+    scenes = scenes.replace("<", "\\u003c")  # a name may hold </script>
+    return Pictures(fits, high, surface, surface_high, measured, scenes, three_js())
+
+
+def _scale_end(value: float) -> float:
+    """A round number a little above a value, for the end of a scale."""
+    step = nice_step(value, 10)
+    return float(np.ceil(value / step) * step)
+
+
+def _facts(posed: PosedRow) -> list[tuple[str, str]]:
+    """What is said of a row: its name, errors, status."""
+    row, words = posed.row, dict(zip(ERRORS, ("v2v", "worst vertex", "joints"), strict=True))
+    errors = [(words[name], f"{row[name]:.2f} mm") for name in ERRORS if row[name] is not None]
+    return [("row", row["row_id"]), *errors, ("status", STATUSES.get(row["status"], row["status"]))]
+
+
+@torch.no_grad()
+def _standing(skel: Skel) -> np.ndarray:
+    """The mean body, arms lowered from the T-pose, y up, facing +z."""
+    q, betas, transl = (torch.zeros(n).to(skel.template) for n in (NUM_DOFS, 10, 3))
+    for side, lowered in (("r", 0.9), ("l", -0.9)):
+        q[DOF_NAMES.index(f"shoulder_{side}_x")] = lowered
+    return skel(q, betas, transl).vertices.numpy()
+
+
+def fit_figures(posed: PosedRow, skel: Skel, rules: Mapping[str, ImageRule], high_mm: float) -> list[Figure]:
     """One row as photograph, annotated mesh, fitted skin, skeleton, and error on the surface from two sides.
 
     Args:
@@ -65,7 +145,7 @@ def fit_figures(posed: Posed, skel: Skel, rules: Mapping[str, ImageRule], high_m
     return figures
 
 
-def shown_parts(posed: Posed, skel: Skel, show: Show, high_mm: float) -> list[Part]:
+def shown_parts(posed: PosedRow, skel: Skel, show: Show, high_mm: float) -> list[Part]:
     """A row as the parts of a picture. `annotation` and `heat` (up to `high_mm`) are of rows that were fitted."""
     bones = mesh_part(posed.bones, skel.skeleton_faces, BONE)
     if show == "skeleton":
@@ -114,7 +194,7 @@ def photograph(row: Mapping[str, Any], rules: Mapping[str, ImageRule]) -> UInt8[
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def _over_the_image(posed: Posed, parts: list[Part], rules: Mapping[str, ImageRule]) -> Figure:
+def _over_the_image(posed: PosedRow, parts: list[Part], rules: Mapping[str, ImageRule]) -> Figure:
     """The fitted body over its image, cut to the person's box; without intrinsics, the box of the image alone."""
     row = posed.row
     alt = f"{row['row_id']}: the skeleton over the image, cut to the person's box"
