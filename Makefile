@@ -12,7 +12,7 @@ export DO_NOT_TRACK = 1
 # torch and all the rest anew in every process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup fit dataset serve images train evaluate ablate predict bench report notebooks test test-all check format doctor audit drill fuzz again
+.PHONY: help setup fit dataset serve images train evaluate ablate predict bench report notebooks test test-all check format doctor audit drill fuzz rehearsal again
 .DEFAULT_GOAL := help
 
 help:
@@ -38,8 +38,9 @@ help:
 	@echo '  make test            the tests, in random order; ARGS='"'-p no:randomly'"' for the usual one'
 	@echo '  make test-all        with those that need more (Chromium, Dask) or take long'
 	@echo '  make check           style, types and the fast tests; two minutes on two cores'
-	@echo '  make drill           break builds on purpose and count the cost; DRILL=faults|corruption|soak'
+	@echo '  make drill           break builds on purpose and count the cost; DRILL=faults|corruption'
 	@echo '  make fuzz            give mutated files to everything that reads files'
+	@echo '  make rehearsal       build, check, report and train at the size of the paper; 15 GB in FOLDER=data/rehearsal'
 	@echo '  make format          rewrite the sources in the project style'
 	@echo '  make setup           .venv with the packages for running; the other commands bring their own.'
 	@echo '                       TORCH=torch==2.13.0+cu130 for another build of torch, PYTHON=python3.12 for another'
@@ -118,6 +119,9 @@ drill: .venv/has-run
 
 fuzz: .venv/has-run
 	@$(BIN)/python -m tools.drill fuzz $(ARGS)
+
+rehearsal: .venv/has-train
+	@$(BIN)/python -m tools.rehearsal --folder "$(or $(FOLDER),data/rehearsal)" $(ARGS)
 
 # Tests with the mark `extra` need more than this installs, or take long.
 test: .venv/has-test

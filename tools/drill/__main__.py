@@ -1,4 +1,4 @@
-"""`python -m tools.drill`: faults, corruption and soak (see each one's --help), and fuzz."""
+"""`python -m tools.drill`: faults and corruption (see each one's --help), and fuzz."""
 
 import argparse
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hmr_skel.cli import run
 from hmr_skel.errors import UserError
-from tools.drill import run_corruption, run_faults, run_soak
+from tools.drill import run_corruption, run_faults
 
 FUZZ = """\
 Give mutated files to everything that reads other people's files, and see that each ends in a result or in one clear
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser("python -m tools.drill", description=__doc__)
     kinds = parser.add_subparsers(title="drills", metavar="DRILL", required=True)
-    drills = [kind.add_commands(kinds) for kind in (run_corruption, run_faults, run_soak)]
+    drills = [kind.add_commands(kinds) for kind in (run_corruption, run_faults)]
     for drill in (*drills, add_fuzz(kinds)):
         drill.add_argument("--seed", type=int, default=0, help="of what is done where (default: %(default)s)")
         drill.add_argument("--json", action="store_true", help="print the table as one JSON object, the last line")

@@ -14,7 +14,8 @@ from random import Random
 
 from tools.drill.damage import states
 from tools.drill.faults import TIMEOUT_S, Fault, Result, Setting, compare
-from tools.drill.processes import children, flow_command, flow_environment
+from tools.drill.processes import flow_command, flow_environment
+from tools.processes import children
 
 
 def _start(setting: Setting, out: Path) -> subprocess.Popen:

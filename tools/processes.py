@@ -1,0 +1,28 @@
+"""Processes that others start, and their memory. Linux only (`/proc`)."""
+
+import contextlib
+from pathlib import Path
+
+
+def children(pid: int) -> list[int]:
+    """Process numbers of a process's children; none where it is gone."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):  # each thread has its own
+            found += map(int, path.read_text().split())
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Children, their children, and so on."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
+def memory_mb(pid: int) -> tuple[float, float]:
+    """Resident memory of a process: its own (no file is behind it), and all. Zero where the process is gone."""
+    try:
+        lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        status = {words[0]: float(words[1]) / 1024 for words in lines if words and words[0] in ("RssAnon:", "VmRSS:")}
+    except OSError:
+        status = {}
+    return status.get("RssAnon:", 0.0), status.get("VmRSS:", 0.0)
