@@ -66,10 +66,9 @@ class Scene:
     def out(self) -> Path:
         return self.folder / "out"
 
-    def build_command(self) -> list[str]:
-        """`hmr-skel dataset` of all shards that are not complete."""
-        options = ["--manifest", str(self.manifest), "--out", str(self.out), "--device", "cpu"]
-        return [sys.executable, "-m", "hmr_skel.cli", "dataset", *options]
+    def command(self, name: str, *options: str) -> list[str]:
+        """An `hmr-skel` command on the manifest."""
+        return [sys.executable, "-m", "hmr_skel.cli", name, "--manifest", str(self.manifest), *options]
 
 
 def make_label_files(scene: Scene) -> str:
@@ -146,26 +145,6 @@ def fill(scene: Scene) -> str:
     return f"{len(builder.shards) - scene.really} shards copied"
 
 
-def verify(scene: Scene) -> str:
-    """`hmr-skel verify --sample 0`: every byte, every row, every fingerprint; no row fitted again."""
-    from flows.verify import verify_dataset
-
-    found = verify_dataset(scene.out, _builder(scene, any_plan=True), sample=0)
-    if found.problems:
-        raise UserError(f"{len(found.problems)} problems, the first: {found.problems[0].text}")
-    return f"{found.sound} of {found.shards} shards sound"
-
-
-def report(scene: Scene) -> str:
-    """The page, with pictures drawn and rows measured anew."""
-    from hmr_skel.data.manifest import load_manifest
-    from hmr_skel.report.build import write_report
-    from hmr_skel.report.gather import gather
-
-    summary = write_report(gather(scene.out), load_manifest(scene.manifest), scene.folder / "report.html")
-    return f"{summary.rows:,} rows, {summary.bytes / 1e6:.1f} MB"
-
-
 def load(scene: Scene) -> str:
     """`load_shards`, a row, and a column of all rows."""
     from hmr_skel import load_shards
@@ -208,8 +187,7 @@ def _samples(scene: Scene):
 
 
 STEPS: dict[str, Callable[[Scene], str]] = {
-    step.__name__: step
-    for step in (make_label_files, plan, open_labels, fill, verify, report, load, open_training, train_samples)
+    step.__name__: step for step in (make_label_files, plan, open_labels, fill, load, open_training, train_samples)
 }
 
 
@@ -249,13 +227,15 @@ def rehearse(scene: Scene, kill_after_s: float) -> int:
     scene.folder.mkdir(parents=True)
     arguments = [str(value) for value in (scene.folder, scene.rows, scene.shards, scene.really)]
     steps = {name: [sys.executable, "-m", "tools.rehearsal", "--step", name, *arguments] for name in STEPS}
-    build = scene.build_command()
-    names = list(STEPS)
+    out, names = str(scene.out), list(STEPS)
+    build = scene.command("dataset", "--out", out, "--device", "cpu")
     at = names.index("fill") + 1
     work = {name: steps[name] for name in names[: at - 1]}
     work[f"dataset, {scene.really} shards"] = [*build, "--shards", f"0-{scene.really - 1}"]
     work["fill"] = steps["fill"]
     work |= dict.fromkeys(("dataset, all complete", "dataset, kill -9", "dataset, resumed"), build)
+    work["verify"] = scene.command("verify", out, "--sample", "0")
+    work["report"] = scene.command("report", out, "-o", str(scene.folder / "report.html"))
     work |= {name: steps[name] for name in names[at:]}
     print(f"{'step':<24}{'s':>8}{'own MB':>9}{'all MB':>9}{'disk MB':>10}  result", flush=True)
     for name, command in work.items():
