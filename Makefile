@@ -71,9 +71,9 @@ dataset: .venv/has-run
 serve: .venv/has-run
 	@$(HMR_SKEL) serve $(if $(PORT),--port "$(PORT)") $(ARGS)
 
-# fit, train and predict are for users. The others are for maintainers: quality, io, workers, loader, evaluate, conversion.
+# train and predict are commands for users, too. The others need the checkout: fit, quality, io, workers, loader, conversion.
 bench: .venv/has-train
-	@$(if $(filter-out fit train predict,$(BENCH)),$(BIN)/python -m bench,$(HMR_SKEL) bench) $(or $(BENCH),fit) --json $(if $(filter fit,$(or $(BENCH),fit)),--plot data/bench-fit.png) $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+	@$(if $(filter train predict,$(BENCH)),$(HMR_SKEL) bench,$(BIN)/python -m bench) $(or $(BENCH),fit) --json $(if $(filter fit,$(or $(BENCH),fit)),--plot data/bench-fit.png) $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
 # OUT= is the dataset here too; RUN= is where the network goes, or comes from (default: data/runs/<recipe>).
 train: .venv/has-train

@@ -7,11 +7,11 @@ import sys
 from hmr_skel.cli import set_environment
 
 NAMES = {
+    "fit": "speed and accuracy of the fit, beside the published protocol and the floor",
     "quality": "what each choice of the fit costs in millimetres",
     "io": "rows/s from label file to Parquet",
     "workers": "one process beside several that share a dataset",
     "loader": "training samples/s from images",
-    "evaluate": "seconds that an evaluation takes beside the network",
     "conversion": "what conversion to SKEL costs in mm of MPJPE",
 }
 

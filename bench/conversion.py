@@ -19,15 +19,12 @@ from torch import Tensor
 
 from bench.arguments import new_parser
 from bench.perturbed import KINDS, perturbed
-from hmr_skel.bench.files import load_rows, with_labels
+from hmr_skel.bench.fit import FitInputs
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
 from hmr_skel.commands.output import Bars, show, table
 from hmr_skel.convert.clips import SkelClip, SmplClip
 from hmr_skel.convert.fit import Bodies, fit_clips
-from hmr_skel.data.manifest import load_manifest
-from hmr_skel.device import resolve_device
-from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import H36M_14, LSP_14, MOYO_24, SMPL_24, JointRule
 from hmr_skel.evaluate.ground_truth import Regressor, Truth, joint_names
 from hmr_skel.evaluate.labels import evenly
@@ -57,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = new_parser("conversion", CONVERSION, "device", "labels")
     add_number(parser, "--rows", int, 1, help="at most so many, spread evenly (default: all)")
-    parser.add_argument("--off", type=float, default=60.0, metavar="MM", help="of predictions (default: 60)")
+    add_number(
+        parser, "--off", float, 0, 1000, above=True, default=60.0, metavar="MM", help="of predictions (default: 60)"
+    )
     parser.add_argument("--gender", choices=("male", "female", "best"), default="male", help="SKEL's (default: male)")
     parser.add_argument("--seed", type=int, default=0, help="of the changes (default: 0)")
     parser.set_defaults(run=run_conversion)
@@ -66,12 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_conversion(args: argparse.Namespace) -> None:
     """Measure and print."""
-    if not 0 < args.off < 1000:
-        raise UserError(f"--off {args.off:g}: expected millimetres, more than 0.")
-    manifest = with_labels(load_manifest(args.manifest), args.labels, 2048)
     with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
-        rows = load_rows(manifest, Path(work), quiet=args.quiet)
-        chosen = evenly(len(rows.params.betas), args.rows)
+        inputs = FitInputs.open(args.manifest, args.labels, 2048, args.device, Path(work), quiet=args.quiet)
+        chosen = evenly(len(inputs.params.betas), args.rows)
         done = 0
 
         def step(fits: int) -> None:
@@ -80,16 +76,18 @@ def run_conversion(args: argparse.Namespace) -> None:
             bars("fits", done, len(KINDS) * len(chosen) * (2 if args.gender == "best" else 1))
 
         found = conversion_cost(
-            rows.params[torch.from_numpy(chosen)],
-            sequences_of([rows.imgname[i] for i in chosen.tolist()], r"^(.*)/[^/]+$"),
-            Bodies(manifest.body_models.path, resolve_device(args.device)),
-            smpl_gender=rows.smpl_gender,
+            inputs.params[torch.from_numpy(chosen)],
+            sequences_of([inputs.imgname[i] for i in chosen.tolist()], r"^(.*)/[^/]+$"),
+            Bodies(inputs.manifest.body_models.path, inputs.device),
+            smpl_gender=inputs.smpl_gender,
             skel_gender=args.gender,
             off_mm=args.off,
             seed=args.seed,
             progress=step,
         )
-    report = {"labels": rows.name, "rows": len(chosen), "off_mm": args.off, "skel_gender": args.gender, "kinds": found}
+    report = {
+        "labels": inputs.labels, "rows": len(chosen), "off_mm": args.off, "skel_gender": args.gender, "kinds": found
+    }  # fmt: skip
     show(args, conversion_text(report), report)
 
 

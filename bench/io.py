@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.arguments import new_parser
-from hmr_skel.bench.files import bench_files, with_labels
-from hmr_skel.bench.machine import machine
+from hmr_skel.bench.fit import FitInputs, bench_files
+from hmr_skel.bench.measures import machine
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
 from hmr_skel.commands.output import Bars, show, table
-from hmr_skel.data.manifest import load_manifest
-from hmr_skel.device import resolve_device
 
 IO = """\
 Time the whole way from a label file to Parquet shards, and its parts: reading, checking, fitting, writing (rows/s). The
@@ -30,10 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_io(args: argparse.Namespace) -> None:
     """Measure and print."""
-    device = resolve_device(args.device)
     with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
-        manifest = with_labels(load_manifest(args.manifest), args.labels, args.rows)
-        report = bench_files(manifest, args.rows, Path(work) / "out", str(device), bars)
+        inputs = FitInputs.open(args.manifest, args.labels, args.rows, args.device, Path(work), quiet=args.quiet)
+        device = inputs.device
+        report = bench_files(inputs.manifest, args.rows, Path(work) / "out", str(device), bars)
     report = {"rows": report.pop("end_to_end_rows"), "device": str(device)} | report | {"machine": machine(device)}
     show(args, io_text(report), report)
 

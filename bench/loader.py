@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bench.arguments import new_parser
-from hmr_skel.bench.machine import machine
+from hmr_skel.bench.measures import machine
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
 from hmr_skel.commands.output import Bars, show

@@ -4,6 +4,7 @@ Choices: shape, limits, gender, root; and the error by body part.
 """
 
 import argparse
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +22,8 @@ from fitting.many import best_of, fit_many
 from fitting.model import FitModel, prepare, solvers
 from fitting.plain import PlainSolver
 from flows.sources import model_file
-from hmr_skel.bench.files import Inputs
-from hmr_skel.bench.fit import copies, subset
-from hmr_skel.bench.judge import Judge, summary
+from hmr_skel.bench.fit import FitInputs
+from hmr_skel.bench.measures import Judge, statistics_of
 from hmr_skel.body.dofs import LIMIT_TABLES
 from hmr_skel.body.files import SKEL_FILES
 from hmr_skel.body.joints import SKEL_PARTS
@@ -54,21 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_quality(args: argparse.Namespace) -> None:
     """Measure and print the tables."""
     with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
-        bench = Inputs(args.manifest, args.labels, args.rows, args.device, Path(work), quiet=args.quiet)
-        count = len(bench.rows.params.betas)
-        chosen = torch.from_numpy(subset(count, args.rows))
-        models = bench.manifest.body_models
+        inputs = FitInputs.open(args.manifest, args.labels, args.rows, args.device, Path(work), quiet=args.quiet)
+        params, subset = inputs.spread(args.rows)
+        models, gender = inputs.manifest.body_models, inputs.manifest.skel_gender
         skels = {g: Skel.load(model_file(models, f)) for g, f in SKEL_FILES.items() if (models.path / f).is_file()}
-        tables = quality_tables(
-            bench.rows.params[chosen], bench.smpl, skels, bench.manifest.skel_gender, bench.config, bench.device, bars
-        )
+        tables = quality_tables(params, inputs.smpl, skels, gender, inputs.config, inputs.device, bars)
     report: dict[str, Any] = {
-        "labels": bench.rows.name,
-        "subset": f"{bench.rows.name}: row i*{count}//{len(chosen)} for i in 0..{len(chosen) - 1}",
-        "rows": len(chosen),
-        "device": str(bench.device),
-        "skel_gender": bench.manifest.skel_gender,
-        "recipe": bench.manifest.recipe,
+        "labels": inputs.labels,
+        "subset": subset,
+        "rows": len(params.betas),
+        "device": str(inputs.device),
+        "skel_gender": gender,
+        "recipe": inputs.manifest.recipe,
         "tables": tables,
     }
     show(args, quality_text(report), report)
@@ -128,7 +125,7 @@ def describe(result: FitResult, seconds: float) -> dict[str, Any]:
     numbers = dict.fromkeys(("mean", "median", "p95", "p99", "max", "joint_mm", "betas_rms", "betas_max"))
     if sound.any():
         betas = result.skel.betas[sound]
-        numbers |= summary(result.v2v_mm[sound])
+        numbers |= statistics_of(result.v2v_mm[sound])
         numbers["joint_mm"] = round(float(result.joint_mm[sound].mean()), 3)
         numbers["betas_rms"] = round(float(betas.square().mean().sqrt()), 3)
         numbers["betas_max"] = round(float(betas.abs().amax()), 2)
@@ -148,7 +145,7 @@ class _Bench:
         """All rows, and the seconds that they took."""
         key = (gender, config, free)
         if key not in self.known:
-            model = prepare(*copies(self.smpl, self.skels[gender]), config, gender, self.device)
+            model = prepare(*copy.deepcopy((self.smpl, self.skels[gender])), config, gender, self.device)
             model = without_limits(model) if free else model
             fit_many(self.params[:TILE], model)  # what is compiled on the way is not timed
             start = time.perf_counter()

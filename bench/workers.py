@@ -19,7 +19,7 @@ from flows.shard_report import ShardReport
 from flows.share import build_shared
 from flows.sources import make_missing
 from flows.workers import environments
-from hmr_skel.bench.machine import machine
+from hmr_skel.bench.measures import machine
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
 from hmr_skel.commands.output import Bars, show

@@ -133,7 +133,7 @@ def test_prefect_is_imported_in_four_modules_only():
         ("flows.shard", "tools.drill.injection.Injection", True),
         ("hmr_skel.commands.bench", "bench.loader.main", True),
         ("hmr_skel.commands.bench", "hmr_skel.bench.fit.bench_fit", False),
-        ("flows.build", "hmr_skel.bench.files.load_rows", True),
+        ("flows.build", "hmr_skel.bench.fit.bench_fit", True),
     ],
 )
 def test_the_table_is_able_to_fail(module, imported, wrong):
@@ -170,7 +170,7 @@ def test_the_fit_needs_torch_and_numpy_only():
     code = f"""
 import sys
 sys.modules |= dict.fromkeys({hidden!r})
-import fitting, hmr_skel.bench.floor, hmr_skel.bench.baseline, hmr_skel.body.skel, hmr_skel.body.smpl, hmr_skel.rows
+import fitting, fitting.objective, hmr_skel.body.skel, hmr_skel.body.smpl, hmr_skel.rows
 from hmr_skel.body.rotations import skew
 import torch
 assert skew.__annotations__["v"] is torch.Tensor

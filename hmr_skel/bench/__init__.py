@@ -1,1 +1,1 @@
-"""What `hmr-skel bench` measures: the fit beside the published protocol and a long search, training, one image."""
+"""What `hmr-skel bench` measures: the fit, training, and the prediction of one image."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hmr_skel.bench.baseline import STEPS, num_calls, published_fit
+from bench.baseline import STEPS, num_calls, published_fit
 from hmr_skel.rows import SmplParams
 
 
@@ -33,7 +33,7 @@ def test_result_is_whole_and_counted(short, people):
 
 
 def test_the_root_starts_with_the_first_sign_flipped_and_only_the_last_step_frees_it(smpl, skel, people, monkeypatch):
-    monkeypatch.setattr("hmr_skel.bench.baseline.STEPS", STEPS[1:2])
+    monkeypatch.setattr("bench.baseline.STEPS", STEPS[1:2])
     result = published_fit(people, smpl, skel, rounds=1, iterations=2)
     flipped = people.global_orient * torch.tensor([-1.0, 1.0, 1.0])
     assert torch.equal(result.skel.q[:, :3], flipped)
@@ -46,7 +46,7 @@ def test_the_root_starts_with_the_first_sign_flipped_and_only_the_last_step_free
 
 
 def test_the_torso_step_turns_and_shifts_alone(smpl, skel, people, monkeypatch):
-    monkeypatch.setattr("hmr_skel.bench.baseline.STEPS", STEPS[:1])
+    monkeypatch.setattr("bench.baseline.STEPS", STEPS[:1])
     result = published_fit(people, smpl, skel, rounds=2, iterations=5)
     assert result.skel.q[:, 3:].abs().max() == 0
     assert (result.skel.transl - people.transl).abs().max() > 0

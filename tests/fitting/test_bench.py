@@ -1,29 +1,127 @@
-"""The benchmark: its keys, its counting of arithmetic, its judge."""
+"""The benchmarks of the fit: their keys and tables, their counting of arithmetic, their judge."""
 
 import json
+import re
+from functools import partial
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+import bench.fit
+import bench.io
+import bench.quality
 import fitting
+from bench.arithmetic import FlopCounter, gemm_flops_per_s
 from bench.quality import quality_tables, without_limits
 from fitting import FitConfig, Stage
-from hmr_skel.bench.fit import BenchOptions, bench_fit, subset
-from hmr_skel.bench.flops import FlopCounter, gemm_flops_per_s
-from hmr_skel.bench.judge import Judge
-from hmr_skel.errors import UserError
+from hmr_skel.bench.measures import Judge
+from hmr_skel.cli import main
+from hmr_skel.open_data.labels import make_labels
 
 STATISTICS = {"mean", "median", "p95", "p99", "max"}
+KEYS = {
+    "rows", "device", "dtype", "batch", "fits_per_s", "end_to_end_rows_per_s", "compare_rows", "v2v_mm", "by_part_mm",
+    "betas_rms", "limit_violations", "peak_memory_mb", "baseline", "floor", "speedup", "mflop_per_row", "share_of_peak",
+}  # fmt: skip
+MANIFEST = """
+name = "few"
+skel_gender = "male"
+rows_per_shard = 256
+
+[body_models]
+kind = "files"
+path = "{body_models}"
+
+[[sources]]
+name = "few"
+format = "camerahmr"
+file = "{labels}"
+"""
 
 
-def test_subset_spreads_over_the_file_and_is_always_the_same():
-    rows = subset(1000, 64)
-    assert len(rows) == len(set(rows)) == 64
-    assert rows[0] == 0
-    assert set(np.diff(rows)) <= {15, 16}
-    assert list(subset(5, 64)) == [0, 1, 2, 3, 4]
-    assert list(subset(1000, 64)) == list(rows)
+@pytest.fixture(scope="module")
+def few(open_body_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A manifest of twelve rows, and its label file."""
+    folder = tmp_path_factory.mktemp("few")
+    labels = folder / "some-labels.npz"
+    make_labels(labels, 12, 1, open_body_dir)
+    manifest = folder / "few.toml"
+    manifest.write_text(MANIFEST.format(body_models=open_body_dir, labels=labels))
+    return str(manifest), str(labels)
+
+
+def test_bench_fit_beside_the_protocol_and_the_floor(few, tmp_path, capsys, monkeypatch):
+    """The report of `make bench`, with everything short; the plot where matplotlib is installed."""
+    manifest, labels = few
+    for name, value in (("SWEEP_BATCHES", (2, 4)), ("SWEEP_ROWS", (2,)), ("FLOOR_STEPS", (1, 1))):
+        monkeypatch.setattr(bench.fit, name, value)
+    monkeypatch.setattr(bench.fit, "gemm_flops_per_s", partial(gemm_flops_per_s, seconds=0.1))
+    plot = tmp_path / "new" / "plot.png"
+    arguments = [
+        "--manifest", manifest, "--labels", labels, "--rows", "16", "--compare-rows", "2", "--device", "cpu",
+        "--batch", "8", "--repeats", "1", "--baseline-rounds", "1", "--baseline-iterations", "2", "--floor-starts", "1",
+        "--plot", str(plot), "--json",
+    ]  # fmt: skip
+    assert bench.fit.main(arguments) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out.splitlines()[-1])
+    assert set(report) >= KEYS
+    assert report["rows"] == 16  # rows of the file again and again, and it says so
+    assert report["distinct_rows"] == 12
+    assert report["batch"] == 64  # whole chunks of lanes, however few are asked for
+    assert report["compare_subset"] == "some-labels: row i*12//2 for i in 0..1"
+    assert report["end_to_end_rows_per_s"] > 0
+    assert "NaN" not in out
+    assert set(report["v2v_mm"]) == set(report["baseline"]["v2v_mm"]) == set(report["floor"]["v2v_mm"]) == STATISTICS
+    assert report["limit_violations"] == 0
+    assert report["speedup"] == pytest.approx(report["fits_per_s"] / report["baseline"]["fits_per_s"], rel=0.05)
+    assert 0 <= report["floor"]["energy_gap_percent"] < 100
+    assert report["mflop_per_row"] > 1
+    assert report["share_of_peak"] > 0
+    assert "gap to the floor" in out
+    assert re.findall("measuring: (.*)", err) == ["fit", "files", "sweep", "published protocol", "floor"]
+    assert plot.read_bytes().startswith(b"\x89PNG") or "no plot" in out
+
+
+def test_the_command_has_the_same_keys(few, capsys):
+    arguments = ["--manifest", few[0], "--rows", "2", "--compare-rows", "2", "--repeats", "1", "--device", "cpu"]
+    assert main(["bench", "fit", *arguments, "--no-files", "--json"]) == 0
+    *text, last = capsys.readouterr().out.splitlines()
+    report = json.loads(last)
+    assert set(report) >= KEYS
+    assert set(report["v2v_mm"]) == STATISTICS
+    assert report["baseline"] is report["floor"] is report["end_to_end_rows_per_s"] is None
+    for word in ("rows/s", "v2v in mm on 2 rows", "p99", "mean distance by body part"):
+        assert word in "\n".join(text)
+
+
+def test_bench_io(few, capsys):
+    assert bench.io.main(["--manifest", few[0], "--rows", "10", "--device", "cpu", "--json", "-q"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert err == ""
+    report = json.loads(out)
+    assert report["rows"] == 10
+    assert all(report[f"{part}_rows_per_s"] > 0 for part in ("read", "check", "fit", "write"))
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        (main, ["bench", "fit", "--labels", "nowhere.npz"], "nowhere.npz"),
+        (main, ["bench", "fit", "--rows", "0"], "--rows 0: expected a whole number from 1"),
+        (bench.quality.main, ["--manifest", "nowhere.toml"], "nowhere.toml"),
+        (bench.io.main, ["--device", "abacus"], "abacus"),
+        (bench.fit.main, ["--manifest", "{refined}"], "--no-floor"),
+    ],
+)
+def test_what_is_wrong_is_said(few, tmp_path, capsys, command, arguments, message):
+    refined = tmp_path / "refined.toml"
+    refined.write_text('recipe = "refine_root"\n' + Path(few[0]).read_text())
+    arguments = [argument.format(refined=refined) for argument in arguments]
+    assert command([*arguments, *([] if "--manifest" in arguments else ["--manifest", few[0]])]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_flops_of_known_arithmetic():
@@ -40,10 +138,6 @@ def test_flops_of_known_arithmetic():
     assert counter.other == 4 * 30**3 // 3
 
 
-def test_the_peak_is_positive():
-    assert gemm_flops_per_s(torch.device("cpu"), seconds=0.1) > 1e8
-
-
 def test_judge_poses_what_is_stored(people, smpl, skel, model):
     """The judge's world-frame distances are the fit's own: root and translation are right."""
     result = fitting.fit_batch(people, model)
@@ -54,13 +148,6 @@ def test_judge_poses_what_is_stored(people, smpl, skel, model):
     assert report["v2v_mm"]["mean"] == pytest.approx(float(result.v2v_mm.mean()), abs=5e-3)
     shifted = type(result.skel)(result.skel.q, result.skel.betas, result.skel.transl + torch.tensor([0.1, 0.0, 0.0]))
     assert judge.report(shifted)["v2v_mm"]["mean"] > 90
-
-
-def test_no_floor_for_a_root_that_moves(people, smpl, skel):
-    with pytest.raises(UserError, match="--no-floor"):
-        bench_fit(
-            people, people, smpl, skel, fitting.recipe("refine_root"), torch.device("cpu"), BenchOptions(),
-        )  # fmt: skip
 
 
 def test_quality_tables(people, smpl, skel, monkeypatch):

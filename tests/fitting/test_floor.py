@@ -6,9 +6,9 @@ import scipy.optimize
 import torch
 
 import fitting
+from bench.floor import box_step, descend, floor_fit
 from fitting.objective import Objective
 from fitting.surface import spread
-from hmr_skel.bench.floor import box_step, descend, floor_fit
 from hmr_skel.rows import SkelParams
 
 

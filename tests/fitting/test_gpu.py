@@ -1,11 +1,12 @@
 """The fit on a CUDA device: the same results as on the CPU, rows left alone, memory that runs out."""
 
+import copy
+
 import pytest
 import torch
 
 import fitting
 from fitting import fit_many
-from hmr_skel.bench.fit import copies
 from hmr_skel.rows import SmplParams
 
 pytestmark = [
@@ -27,7 +28,7 @@ def crowd() -> SmplParams:
 
 @pytest.fixture(scope="module")
 def on_gpu(smpl, skel):
-    return fitting.prepare(*copies(smpl, skel), fitting.recipe("default"), "male", "cuda")
+    return fitting.prepare(*copy.deepcopy((smpl, skel)), fitting.recipe("default"), "male", "cuda")
 
 
 def test_cpu_and_gpu_agree(crowd, model, on_gpu):

@@ -12,7 +12,7 @@ from fitting.kinematics import Skeleton
 from fitting.refine import BETAS, Others, Refiner, Slope, placed, refined
 from fitting.starts import initial_q
 from fitting.target import FitRows
-from hmr_skel.bench.judge import Judge
+from hmr_skel.bench.measures import Judge
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.rows import SmplParams
 

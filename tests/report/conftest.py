@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flows.shard import Builder
-from hmr_skel.bench.judge import Judge
+from hmr_skel.bench.measures import Judge
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
@@ -67,7 +67,7 @@ class Small:
     folder: Path
     manifest: Path
     table: pa.Table
-    distances_mm: np.ndarray  # [20 6890] of the fitted rows, by `hmr_skel.bench.judge`
+    distances_mm: np.ndarray  # [20 6890] of the fitted rows, by `hmr_skel.bench.measures`
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,7 @@ def published_fit(
         rows = params[first : first + batch].to(device, torch.float32)
         with torch.no_grad():
             target = smpl(rows.global_orient, rows.body_pose, rows.betas, rows.transl).vertices
-            problem = _Batch(smpl, skel, skel.prepare_shape(rows.betas), target)
+            problem = _Alignment(smpl, skel, skel.prepare_shape(rows.betas), target)
         q = torch.zeros(len(target), NUM_DOFS, device=device)
         q[:, :3] = rows.global_orient * torch.tensor([-1.0, 1.0, 1.0], device=device)
         transl = rows.transl.clone()
@@ -122,7 +122,7 @@ def num_calls(rows: int, rounds: int = 10, batch: int = 32) -> int:
     return -(-rows // batch) * len(STEPS) * rounds
 
 
-class _Batch:
+class _Alignment:
     """The rows that are optimised together."""
 
     def __init__(self, smpl: Smpl, skel: Skel, shape: SkelShape, target: Tensor) -> None:

@@ -1,0 +1,197 @@
+"""`python -m bench fit`, which `make bench` calls: `hmr-skel bench fit`, beside the published protocol and the floor.
+
+Everything of one report is measured in one run on one machine, ours and the published protocol by the same judge.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.arguments import new_parser
+from bench.arithmetic import FlopCounter, gemm_flops_per_s, kernel_flops
+from bench.baseline import num_calls, published_fit
+from bench.floor import floor_fit
+from fitting.fit import Status, fit_batch
+from fitting.many import fit_many
+from fitting.model import FitModel, prepare
+from hmr_skel.bench.fit import FitInputs, Progress, bench_fit, outside_limits
+from hmr_skel.bench.measures import Judge, statistics_of
+from hmr_skel.cli import run
+from hmr_skel.commands.arguments import add_number
+from hmr_skel.commands.bench import add_fit_arguments, fit_text
+from hmr_skel.commands.output import Bars, show
+from hmr_skel.errors import UserError
+from hmr_skel.rows import SkelParams, SmplParams
+
+FIT = """\
+Time the fit on --rows rows, and judge it on --compare-rows of them, spread evenly over the file, beside
+  the published aligner's protocol (autograd, L-BFGS, four steps; our own implementation), and
+  the floor: a long float64 search from many starts for the least of the same objective.
+Everything is measured in one run on one machine. Units: rows per second, millimetres of mean vertex distance per row
+(v2v), radians. On two CPU cores the whole takes under 12 minutes; --no-baseline and --no-floor are the slow parts."""
+
+FAR_ABOVE_FLOOR_MM = 1.0
+SWEEP_BATCHES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+SWEEP_ROWS = (32, 128, 512, 2048)
+FLOOR_STEPS = (12, 40)
+"""On a twentieth of the vertices, and on all."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = new_parser("fit", FIT, "labels", "device")
+    add_fit_arguments(parser)
+    parser.add_argument("--no-baseline", action="store_true", help="without the published protocol")
+    add_number(parser, "--baseline-rounds", int, 1, default=10, help="its optimiser's calls a step (published: 10)")
+    add_number(parser, "--baseline-iterations", int, 1, default=20, help="iterations a call (published: 20)")
+    add_number(parser, "--baseline-batch", int, 1, default=32, help="rows together (default: %(default)s)")
+    parser.add_argument("--no-floor", action="store_true", help="without the search for the least objective")
+    add_number(parser, "--floor-starts", int, 1, default=4, help="its random starts (default: %(default)s)")
+    parser.add_argument("--no-sweep", action="store_true", help="without the rates by batch size and by rows")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw rows/s by batch size and by rows into this PNG")
+    parser.set_defaults(run=run_fit)
+    return run(parser, argv)
+
+
+def run_fit(args: argparse.Namespace) -> None:
+    """Measure, print, draw."""
+    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
+        inputs = FitInputs.open(args.manifest, args.labels, args.rows, args.device, Path(work), quiet=args.quiet)
+        if not args.no_floor and inputs.config.root == "refine":
+            raise UserError("the floor is searched with a fixed root, the recipe refines it: measure with --no-floor.")
+        report, model = bench_fit(
+            inputs, rows=args.rows, compare_rows=args.compare_rows, batch=args.batch, repeats=args.repeats,
+            files=None if args.no_files else Path(work) / "out", progress=bars,
+        )  # fmt: skip
+        compared, _ = inputs.spread(args.compare_rows)
+        report |= _arithmetic(compared, inputs, model, report["fits_per_s"])
+        if not args.no_sweep:
+            report["sweep"] = _sweep(inputs.params[torch.arange(args.rows) % len(inputs.params.betas)], model, bars)
+        if not args.no_baseline:
+            report["baseline"] = _baseline(compared, inputs, args, bars)
+            report["speedup"] = round(report["fits_per_s"] / report["baseline"]["fits_per_s"], 1)
+        if not args.no_floor:
+            report["floor"] = _floor(compared, inputs, model, args.floor_starts, bars)
+    drawn = "" if args.plot is None or args.no_sweep else f"\n{_draw(report, args.plot)}"
+    show(args, fit_text(report) + drawn, report)
+
+
+def _arithmetic(compared: SmplParams, inputs: FitInputs, model: FitModel, fits_per_s: float) -> dict[str, Any]:
+    """Counted on the CPU, by the compiled solver for CPUs and by the plain one for what runs on other devices."""
+    compiled = None if inputs.device.type == "cpu" else False
+    config = replace(model.config, batch=len(compared.betas))
+    on_cpu = prepare(*inputs.copies(), config, device="cpu", compiled=compiled)
+    with FlopCounter() as counter:
+        fit_batch(compared, on_cpu)
+    kernels = kernel_flops(lambda: fit_batch(compared, on_cpu)) if on_cpu.compiled else 0
+    a_row, products = (counter.flops + kernels) / len(compared.betas), counter.matrix / len(compared.betas)
+    peak = gemm_flops_per_s(inputs.device)
+    return {
+        "mflop_per_row": round(a_row / 1e6, 2),
+        "mflop_per_row_in_matrix_products": round(products / 1e6, 2),
+        "peak_gflop_per_s": round(peak / 1e9, 1),
+        "share_of_peak": round(a_row * fits_per_s / peak, 5),
+    }
+
+
+def _sweep(params: SmplParams, model: FitModel, progress: Progress) -> dict[str, list]:
+    """Rows/s by batch (over a pass of the largest, at most all rows), and by number of rows at the recipe's batch."""
+    count = len(params.betas)
+    usual = model.config.batch_on(model.device.type)
+    runs = [("by_batch", batch, min(count, max(SWEEP_BATCHES))) for batch in SWEEP_BATCHES if batch <= count]
+    runs += [("by_rows", usual, rows) for rows in SWEEP_ROWS if rows <= count]
+    found: dict[str, list] = {"by_batch": [], "by_rows": []}
+    for index, (kind, batch, rows) in enumerate(runs):
+        progress("sweep", index, len(runs))
+        sized = replace(model, config=replace(model.config, batch=batch, gpu_batch=batch))
+        if kind == "by_batch":
+            fit_many(params[:batch], sized)  # a new shape: what is compiled for it is not timed
+        start = time.perf_counter()
+        used = fit_many(params[:rows], sized).batch
+        rate = round(rows / (time.perf_counter() - start), 2)
+        if kind == "by_rows" or used == batch:  # threads share the rows: a batch may be too large for that
+            found[kind].append({"batch": used, "rows": rows, "fits_per_s": rate})
+    progress("sweep", len(runs), len(runs))
+    return found
+
+
+def _baseline(compared: SmplParams, inputs: FitInputs, args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    smpl, skel = inputs.copies()
+    count, batch, rounds = len(compared.betas), args.baseline_batch, args.baseline_rounds
+    calls = num_calls(count, rounds, batch)
+    result = published_fit(
+        compared, smpl.to(inputs.device), skel.to(inputs.device), rounds=rounds, iterations=args.baseline_iterations,
+        batch=batch, progress=lambda done: progress("published protocol", done, calls),
+    )  # fmt: skip
+    outside, _ = outside_limits(result.skel, "anatomical")
+    return {
+        "fits_per_s": round(count / result.seconds, 4),
+        "seconds_per_row": round(result.seconds / count, 4),
+        **Judge(compared, inputs.smpl, inputs.skel).report(result.skel),
+        "rows_outside_anatomical_limits": int(outside.any(1).sum()),
+        "batch": batch,
+        "rounds": rounds,
+        "iterations": args.baseline_iterations,
+        "evaluations": result.evaluations,
+    }
+
+
+def _floor(compared: SmplParams, inputs: FitInputs, model: FitModel, starts: int, progress: Progress) -> dict[str, Any]:
+    ours = fit_many(compared, model)
+    sound = (ours.status != Status.rejected).nonzero().squeeze(1)
+    skel = SkelParams(ours.skel.q[sound], ours.skel.betas[sound], ours.skel.transl[sound])
+    coarse, steps = FLOOR_STEPS
+    floor = floor_fit(
+        compared[sound], skel, inputs.smpl, model, random_starts=starts, coarse_iterations=coarse, iterations=steps,
+        progress=lambda done, total: progress("floor", done, total),
+    )  # fmt: skip
+    gap, apart = floor.energy_gap_percent, floor.v2v_gap_mm
+    far = (apart > FAR_ABOVE_FLOOR_MM).nonzero().squeeze(1).tolist()
+    return {
+        "v2v_mm": statistics_of(floor.v2v_mm),
+        "energy_gap_percent": round(float(gap.mean()), 4),
+        "energy_gap_percent_by_row": statistics_of(gap),
+        "v2v_gap_mm": round(float(apart.abs().mean()), 4),
+        "v2v_gap_mm_max": round(float(apart.max()), 4),
+        "rows_over_1mm": len(far),
+        "rows_over_1mm_status": [Status(int(ours.status[sound][row])).name for row in far],
+        "at_the_floor": int((gap < 0.01).sum()),
+        "unfinished_percent": round(100 * float(floor.decrement.max()), 6),
+        "found_from": {name: floor.start.count(name) for name in sorted(set(floor.start))},
+        "seconds": round(floor.seconds, 1),
+    }
+
+
+def _draw(report: dict[str, Any], path: Path) -> str:
+    """Draw the sweep into a PNG; returns a line that says so."""
+    try:
+        import matplotlib
+    except ImportError:
+        return "no plot: matplotlib is not installed (make setup EXTRAS=train)"
+    matplotlib.use("Agg")  # no window, no display
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    labels = {"by_batch": "rows in a batch", "by_rows": f"rows (batches of {report['batch']})"}
+    for axes, (kind, label) in zip(panels, labels.items(), strict=True):
+        runs = report["sweep"][kind]
+        axes.plot([run[kind.removeprefix("by_")] for run in runs], [run["fits_per_s"] for run in runs], "o-")
+        axes.set(xscale="log", yscale="log", xlabel=label)
+        for formatted in (axes.xaxis.set_major_formatter, axes.yaxis.set_major_formatter):
+            formatted("{x:,.0f}")
+        axes.grid(alpha=0.3, which="both")
+        if report["baseline"] is not None:
+            axes.axhline(report["baseline"]["fits_per_s"], color="tab:red", linestyle="--", label="published protocol")
+            axes.legend()
+    panels[0].set_ylabel("whole fits per second")
+    figure.suptitle(f"{report['machine'].get('gpu') or report['machine']['cpu']}, {report['dtype']}", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+    return f"plot: {path}"
