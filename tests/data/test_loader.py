@@ -80,40 +80,29 @@ def wait_until(condition, seconds: float) -> bool:
 
 def test_batches_have_the_shapes_of_the_interface(dataset):
     batch = take(batches(dataset, 4, seed=0, stop=1))[0]
-    expected = {
-        "image": ((4, 3, 256, 256), torch.uint8),
-        "center": ((4, 2), torch.float32),
-        "size": ((4,), torch.float32),
-        "intrinsics": ((4, 3, 3), torch.float32),
-        "affine": ((4, 2, 3), torch.float32),
-        "keypoints_2d": ((4, 44, 3), torch.float32),
-        "keypoints_3d": ((4, 44, 4), torch.float32),
-        "q": ((4, 46), torch.float32),
-        "betas": ((4, 10), torch.float32),
-        "has_skel": ((4,), torch.bool),
-        "transl": ((4, 3), torch.float32),
-        "row": ((4,), torch.int64),
-    }
-    assert {f.name: (getattr(batch, f.name).shape, getattr(batch, f.name).dtype) for f in fields(Batch)} == expected
+    shapes = {
+        "image": (3, 256, 256), "center": (2,), "size": (), "intrinsics": (3, 3), "affine": (2, 3), "row": (),
+        "keypoints_2d": (44, 3), "keypoints_3d": (44, 4), "q": (46,), "betas": (10,), "has_skel": (), "transl": (3,),
+    }  # fmt: skip
+    types = {"image": torch.uint8, "has_skel": torch.bool, "row": torch.int64}
+    found = {f.name: (tuple(getattr(batch, f.name).shape), getattr(batch, f.name).dtype) for f in fields(Batch)}
+    assert found == {name: ((4, *shape), types.get(name, torch.float32)) for name, shape in shapes.items()}
     assert len(batch) == 4
     assert_same(batch.to("cpu", non_blocking=True), batch)
 
 
-def test_two_ranks_see_what_one_sees(dataset):
-    one = take(batches(dataset, 6, seed=3, stop=8))
-    ranks = [take(batches(dataset, 3, seed=3, stop=8, rank=rank, world_size=2)) for rank in range(2)]
-    for whole, *halves in zip(one, *ranks, strict=True):
-        assert_same(joined(halves), whole)
-
-
-def test_two_small_batches_are_one_large_one(dataset):
-    large, small = take(batches(dataset, 6, seed=3, stop=4)), take(batches(dataset, 3, seed=3, stop=8))
-    assert_same(joined(small), joined(large))
+def test_ranks_and_batch_sizes_divide_one_stream(dataset):
+    one = joined(take(batches(dataset, 6, seed=3, stop=5)))
+    ranks = [take(batches(dataset, 3, seed=3, stop=5, rank=rank, world_size=2)) for rank in range(2)]
+    assert_same(joined([batch for pair in zip(*ranks, strict=True) for batch in pair]), one)
+    assert_same(joined(take(batches(dataset, 3, seed=3, stop=10))), one)
+    with pytest.raises(ValueError, match="rank 2 of 2"):
+        batches(dataset, 3, seed=3, rank=2, world_size=2)
 
 
 def test_resuming_anywhere_goes_on_as_if_nothing_had_happened(dataset):
     undisturbed = take(batches(dataset, 4, seed=1, stop=14))
-    for k in (1, 5, 13):  # an epoch is 5 batches
+    for k in (1, 13):  # an epoch is 5 batches
         assert_same(joined(take(batches(dataset, 4, seed=1, start=k, stop=14))), joined(undisturbed[k:]))
     rows = joined(undisturbed).row
     assert sorted(rows[:20].tolist()) == sorted(rows[20:40].tolist()) == list(range(20))
@@ -124,8 +113,8 @@ def test_resuming_anywhere_goes_on_as_if_nothing_had_happened(dataset):
 def test_sources_come_by_their_weights(sample_set):
     images = sample_set.images["near"].root
     dataset = open_with(sample_set, images, mixture={"near": 1.0, "far": 1.0}, missing_intrinsics="diagonal")
-    rows = joined(take(batches(dataset, 50, seed=0, stop=4))).row
-    assert 70 < (rows < 20).sum() < 130  # 20 rows of the one and 4 of the other
+    rows = joined(take(batches(dataset, 40, seed=0, stop=2))).row
+    assert 25 < (rows < 20).sum() < 55  # 20 rows of the one and 4 of the other
 
 
 def test_workers_make_no_difference_and_end(dataset):
@@ -154,8 +143,8 @@ def test_unreadable_images_are_replaced_the_same_way_for_all(sample_set, own_ima
     named = [record.message for record in caplog.records if record.message.startswith("skipped: ")]
     assert len(named) == 2  # once per file
     assert any(message.startswith(f"skipped: {own_images / '002.jpg'}: ") for message in named)
-    ranks = [take(batches(dataset, 2, seed=1, stop=20, rank=rank, world_size=2)) for rank in range(2)]
-    assert_same(joined([batch for pair in zip(*ranks, strict=True) for batch in pair]), one)
+    again = joined(take(batches(dataset, 2, seed=1, start=30, stop=40)))
+    assert_same(again, one.each(lambda values: values[60:]))
 
 
 def test_nothing_but_unreadable_images_ends_the_run(sample_set, own_images):
@@ -186,7 +175,6 @@ def test_a_workers_mistake_comes_with_its_traceback(sample_set):
             next(stream)
 
 
-@pytest.mark.slow
 def test_waiting_for_images_has_an_end(sample_set, own_images):
     """A file that never answers, as on a disk that is gone; then a worker that is killed."""
     dataset = open_with(sample_set, own_images)
@@ -194,8 +182,8 @@ def test_waiting_for_images_has_an_end(sample_set, own_images):
         file.unlink()
         os.mkfifo(file)
     before = children()
-    silent = batches(dataset, 2, seed=0, workers=1, timeout=4.0)
-    with silent, pytest.raises(UserError, match=r"no batch of images came within 4 s"):
+    silent = batches(dataset, 2, seed=0, workers=1, timeout=0.5)
+    with silent, pytest.raises(UserError, match=r"no batch of images came within 0\.5 s"):
         next(silent)
     assert wait_until(lambda: not children() - before, 300)
 
@@ -207,19 +195,20 @@ def test_waiting_for_images_has_an_end(sample_set, own_images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["while they start", "at work"])
-def test_workers_end_with_a_process_that_is_killed(sample_set, tmp_path, moment):
+def test_workers_end_with_a_process_that_is_killed(sample_set, tmp_path):
+    """One that is at work, and one that is starting."""
     script = tmp_path / "main.py"
     script.write_text(
         f"""
 import multiprocessing, pickle, time
 from hmr_skel.data.loader import batches
 if __name__ == "__main__":
-    stream = batches(pickle.load(open({str(tmp_path / "set.pickle")!r}, "rb")), 2, seed=0, workers=2)
-    if {moment == "at work"}:
-        next(stream), next(stream)
+    dataset = pickle.load(open({str(tmp_path / "set.pickle")!r}, "rb"))
+    at_work = batches(dataset, 2, seed=0, workers=1)
+    next(at_work), next(at_work)
+    starting = batches(dataset, 2, seed=0, workers=1)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    time.sleep(120)
+    time.sleep(600)
 """
     )
     dataset = SampleDataset(sample_set.path, sample_set.images, SampleConfig(augment=FAST))
@@ -230,7 +219,7 @@ if __name__ == "__main__":
         try:
             workers = [int(pid) for pid in main.stdout.readline().split()]
             assert len(workers) == 2
-            assert alive(workers) == workers
+            assert sorted(alive(workers)) == sorted(workers)
         finally:
             main.kill()
     assert wait_until(lambda: not alive(workers), 60)

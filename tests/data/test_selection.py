@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmr_skel.data.load import load_shards, open_rows
@@ -109,10 +109,15 @@ def rows_of(*sizes):
     return ChosenRows(np.arange(len(source)), np.zeros(len(source), bool), source, names, {})
 
 
-@given(start=st.integers(0, 5000), count=st.integers(1, 2500), seed=st.integers(0, 3))
-def test_any_part_of_the_stream_is_what_it_is_in_the_whole(start, count, seed):
-    whole = Order(STRATA, seed).at(0, 7500)
-    part = Order(STRATA, seed).at(start, count)
+@pytest.fixture(scope="module")
+def whole():
+    return Order(STRATA, 3).at(0, 7500)
+
+
+@settings(max_examples=30)
+@given(start=st.integers(0, 5000), count=st.integers(1, 2500))
+def test_any_part_of_the_stream_is_what_it_is_in_the_whole(whole, start, count):
+    part = Order(STRATA, 3).at(start, count)
     for all_of_it, some in zip(whole, part, strict=True):
         np.testing.assert_array_equal(some, all_of_it[start : start + count])
 
@@ -152,6 +157,8 @@ def test_substitutes_are_of_the_same_source_and_depend_on_the_position_alone():
     for label, stratum in enumerate(STRATA):
         assert np.isin(many[labels == label], stratum.indices).all()
     np.testing.assert_array_equal(many[20:], order.substitutes(110, labels[20:], 8))
+    far = order.substitutes(BLOCK - 5, labels, 8)  # over the end of a block
+    np.testing.assert_array_equal(far[10:], order.substitutes(BLOCK + 5, labels[10:], 8))
     assert len(np.unique(many[labels == 0])) > 80
 
 
