@@ -2,8 +2,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.npz import file_sha256
@@ -47,13 +45,10 @@ def test_float32_passes_bit_for_bit(read, label_arrays, save):
     assert rows.smpl_params().body_pose.shape == (20, 23, 3)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 30), st.integers(0, 30))
-def test_any_run_of_rows_is_that_run(tmp_path_factory, label_arrays, make_source, a, b):
-    folder = tmp_path_factory.mktemp("run")
-    np.savez(folder / "a.npz", **label_arrays(30))
-    reader = open_source(make_source(folder / "a.npz"), folder)
-    start, stop = sorted((a, b))
+@pytest.mark.parametrize(("start", "stop"), [(0, 30), (0, 0), (30, 30), (7, 8), (3, 29)])
+def test_any_run_of_rows_is_that_run(tmp_path, label_arrays, make_source, start, stop):
+    np.savez(tmp_path / "a.npz", **label_arrays(30))
+    reader = open_source(make_source(tmp_path / "a.npz"), tmp_path)
     rows, whole = reader.read(start, stop), reader.read(0, 30)
     assert len(rows) == stop - start
     assert rows.row_id == whole.row_id[start:stop]

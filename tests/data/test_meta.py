@@ -22,15 +22,14 @@ def test_there_and_back(tmp_path: Path):
     assert json.loads((tmp_path / "m").read_text())["rows"] == 8  # plain JSON for everybody else
 
 
-def test_every_flipped_bit_shows(tmp_path: Path):
+def test_a_flipped_bit_shows_wherever_it_is(tmp_path: Path):
     content = meta_text(META).encode()
     for place in range(len(content)):
-        for bit in range(8):
-            changed = bytearray(content)
-            changed[place] ^= 1 << bit
-            (tmp_path / "m").write_bytes(changed)
-            with pytest.raises(ValueError):  # noqa: PT011  whichever of several says so first
-                load_meta(tmp_path / "m")
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        (tmp_path / "m").write_bytes(changed)
+        with pytest.raises(ValueError):  # noqa: PT011  whichever of several says so first
+            load_meta(tmp_path / "m")
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,7 @@ def test_the_cache_is_made_once_and_again_for_another_shard(shards):
     assert second[12].imgname == load_shards(shards)[12]["imgname"]
 
 
-@pytest.mark.parametrize("kind", ["", "-facts"])
-@pytest.mark.parametrize("share", [0, 0.01, 0.9, None])
+@pytest.mark.parametrize(("kind", "share"), [("", 0), ("", 0.9), ("-facts", 0.01), ("-facts", None)])
 def test_unpacked_rows_that_are_damaged_are_unpacked_again(shards, kind, share):
     """Cut short, or gone."""
     table = load_shards(shards)
