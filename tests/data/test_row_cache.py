@@ -42,7 +42,7 @@ def test_rows_are_what_the_shards_hold(shards):
 
 
 def test_of_a_store(shards, object_store):
-    """Unpacked into a folder of this machine, once."""
+    """Unpacked into a folder of this machine, once; it is asked about many shards at the same time."""
     out = object_store.place("rows")
     for shard in shards:
         put_bytes(out / "data" / shard.name, shard.read_bytes())
@@ -52,16 +52,6 @@ def test_of_a_store(shards, object_store):
     for i in (0, 17, 35):
         np.testing.assert_array_equal(rows[i].keypoints_2d, here[i].keypoints_2d)
     states = [file.stat().st_mtime_ns for file in rows.files]
-    assert [file.stat().st_mtime_ns for file in open_rows(there).files] == states
-
-
-def test_a_store_is_asked_about_many_shards_at_the_same_time(shards, object_store):
-    """Each answer takes its time, which must not add up over thousands of shards."""
-    out = object_store.place("footers")
-    for shard in shards:
-        put_bytes(out / "data" / shard.name, shard.read_bytes())
-    there = load_shards(str(out))
-    open_rows(there)
     asked, together = set(), threading.Event()
 
     def unanswered_until_another_is_asked_for(method: str, path: str) -> bool:
@@ -73,7 +63,7 @@ def test_a_store_is_asked_about_many_shards_at_the_same_time(shards, object_stor
         return not together.wait(60)
 
     object_store.refuse = unanswered_until_another_is_asked_for
-    assert len(open_rows(there)) == 36
+    assert [file.stat().st_mtime_ns for file in open_rows(there).files] == states
     assert len(asked) == len(shards)
 
 
@@ -87,12 +77,6 @@ def test_null_is_nan_and_minus_one(shards):
     assert np.isnan(rows[3].skel_q).all()
     assert np.isfinite(rows[3].skel_betas).all()
     assert (rows.codes("skel_gender")[0] == -1).all()
-
-
-def test_rows_are_the_readers_own(shards):
-    rows = open_rows(load_shards(shards))
-    rows[4].keypoints_2d[:] = 7
-    assert not (rows[4].keypoints_2d == 7).any()
 
 
 def test_the_cache_is_made_once_and_again_for_another_shard(shards):
@@ -124,16 +108,14 @@ def test_unpacked_rows_that_are_damaged_are_unpacked_again(shards, kind, share):
 
 def test_a_copy_for_another_process_holds_no_rows(shards):
     rows = open_rows(load_shards(shards))
-    rows[0]
+    rows[4].keypoints_2d[:] = 7  # a row is the reader's own
+    assert not (rows[4].keypoints_2d == 7).any()
     packed = pickle.dumps(rows)
     assert len(packed) < 2000
     np.testing.assert_array_equal(pickle.loads(packed)[7].skel_q, rows[7].skel_q)
-
-
-@pytest.mark.parametrize("row", [-1, 36])
-def test_there_are_no_other_rows(shards, row):
-    with pytest.raises(IndexError, match=f"row {row} of 36"):
-        open_rows(load_shards(shards))[row]
+    for row in (-1, 36):
+        with pytest.raises(IndexError, match=f"row {row} of 36"):
+            rows[row]
 
 
 def test_damage_is_told_by_its_file(shards):

@@ -91,26 +91,6 @@ def test_complete_until_anything_changes(built):
     assert not shard.meta_file(out).exists()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "{",
-        "[]",
-        "{}",
-        '{"fingerprint": "f"}',
-        '{"fingerprint": "f", "files": {}}',
-        '{"fingerprint": "f", "files": []}',
-        '{"fingerprint": "f", "files": {"data/train-00000-of-00001.parquet": 1, '
-        '"rejects/rejects-00000-of-00001.parquet": 1}}',
-    ],
-)
-def test_a_meta_file_that_says_nothing_is_not_complete(built, content):
-    out, shard, _, _ = built
-    shard.meta_file(out).write_text(content)
-    assert not is_complete(out, shard, "f")
-
-
 def test_meta_holds_the_counts(built):
     out, shard, _, _ = built
     meta = read_meta(out, shard)
