@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hmr_skel.body.joints import SMPL_PARENTS
-from hmr_skel.body.lbs import blend, chain
+from hmr_skel.body.lbs import blend, chain, relative
 from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat
-from hmr_skel.body.smpl import Smpl, relative
+from hmr_skel.body.smpl import Smpl
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.metrics import mpjpe_mm
 from hmr_skel.rows import SmplParams

@@ -24,8 +24,8 @@ from fitting.plain import PlainSolver
 from flows.sources import model_file
 from hmr_skel.bench.fit import FitInputs
 from hmr_skel.bench.measures import Judge, statistics_of
+from hmr_skel.body.assets import SKEL_FILES
 from hmr_skel.body.dofs import LIMIT_TABLES
-from hmr_skel.body.files import SKEL_FILES
 from hmr_skel.body.joints import SKEL_PARTS
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl

@@ -11,12 +11,11 @@ from torch import Tensor
 from fitting.batch import Rows
 from hmr_skel.body.dofs import DOFS
 from hmr_skel.body.joints import SKEL_PARENTS
-from hmr_skel.body.lbs import blend, chain, picked
+from hmr_skel.body.lbs import blend, chain, picked, relative
 from hmr_skel.body.moving_joints import MOVING_JOINTS, moving_offsets, moving_velocities
 from hmr_skel.body.rotations import skew
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.skel_shape import bone_orientation
-from hmr_skel.body.smpl import relative
 
 _PARENT = [max(parent, 0) for parent in SKEL_PARENTS]
 _ORDER = [sum(d.joint == dof.joint for d in DOFS[:k]) for k, dof in enumerate(DOFS)]  # among its joint's

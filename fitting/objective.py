@@ -9,7 +9,7 @@ T-poses.
 import copy
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -81,38 +81,22 @@ class Objective:
 
     def __getitem__(self, rows: Tensor | slice) -> "Objective":
         shape = SkelShape(*(getattr(self.shape, name)[rows] for name in SkelShape.__dataclass_fields__))
-        columns = (self.transl[rows], self.target[rows], self.target_joints[rows])
-        return Objective(
-            self.skel, shape, *columns, self.vertex_weight, self.joint_weight, self.prior, self.low, self.high
-        )
+        names = ("transl", "target", "target_joints")
+        return replace(self, shape=shape, **{name: getattr(self, name)[rows] for name in names})
 
     def coarse(self, vertices: Int[Tensor, "K"]) -> "Objective":
         """The same with fewer vertices, each standing for its share of the others of its bone: to look around."""
-        weights, bone = self.skel.weights, self.skel.weights.argmax(1)
+        bone = self.skel.weights.argmax(1)
         share = torch.zeros(24, dtype=torch.float64).index_add(0, bone, self.vertex_weight)
         chosen = torch.zeros(24, dtype=torch.float64).index_add(0, bone[vertices], self.vertex_weight[vertices])
         weight = self.vertex_weight[vertices] * (share / chosen.clamp_min(1e-30))[bone[vertices]]
-        arrays = {name: getattr(self.skel, name) for name in Skel._BUFFERS}
-        for name in ("shapedirs", "posedirs"):
-            arrays[name] = arrays[name].unflatten(-1, (-1, 3))[:, vertices].flatten(1)
-        arrays |= {"template": arrays["template"][vertices], "weights": weights[vertices]}
-        arrays["joint_regressor"] = arrays["joint_regressor"][:, vertices]  # not used: shapes are prepared already
-        skel = Skel(arrays, self.skel.faces, self.skel.skeleton_faces, self.skel.gender)
-        shape = SkelShape(
-            self.shape.rest[:, vertices],
-            *(getattr(self.shape, n) for n in ("joints", "offsets", "bone_rotmat", "dof_frame")),
-        )
-        return Objective(
-            skel,
-            shape,
-            self.transl,
-            self.target[:, vertices],
-            self.target_joints,
-            weight,
-            self.joint_weight,
-            self.prior,
-            self.low,
-            self.high,
+        shape = replace(self.shape, rest=self.shape.rest[:, vertices])
+        return replace(
+            self,
+            skel=self.skel.at_vertices(vertices),
+            shape=shape,
+            target=self.target[:, vertices],
+            vertex_weight=weight,
         )
 
     def residuals(self, q: Float[Tensor, "N 43"]) -> Float[Tensor, "N M"]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fitting.batch import inner_box
 from fitting.kinematics import Kinematics, Skeleton
 from hmr_skel.body.dofs import BODY, DOF_JOINTS, limits
 from hmr_skel.body.joints import SKEL_PARENTS, subtree
@@ -80,7 +81,8 @@ def smooth(
             held = curvature(q[run], betas[run], skel).double().numpy()
             low, high = np.minimum(bounds[:, 0], own), np.maximum(bounds[:, 1], own)
             smoothed = _moderate(own, held, stiffness, low, high, _Mesh(skel, q[run], betas[run])).astype(np.float32)
-            result[run, BODY] = torch.from_numpy(np.clip(smoothed, *_inner_float32(low, high)))
+            inside = (bound.numpy() for bound in inner_box(torch.from_numpy(low), torch.from_numpy(high)))
+            result[run, BODY] = torch.from_numpy(np.clip(smoothed, *inside))
     return result
 
 
@@ -152,15 +154,8 @@ def _homogeneous(points: Tensor) -> Tensor:
 
 def _thinned(skel: Skel) -> Skel:
     """The body with every n-th vertex only, and the joints of the whole one."""
-    vertices = torch.arange(0, len(skel.weights), max(len(skel.weights) // _VERTICES, 1), device=skel.weights.device)
-    arrays = {name: getattr(skel, name) for name in Skel._BUFFERS}
-    for name in ("shapedirs", "posedirs"):
-        arrays[name] = arrays[name].unflatten(-1, (-1, 3))[:, vertices].flatten(1)
-    arrays |= {"template": arrays["template"][vertices], "weights": arrays["weights"][vertices]}
-    arrays["joint_regressor"] = arrays["joint_regressor"][:, vertices]
-    few = Skel(arrays, skel.faces, skel.skeleton_faces, skel.gender)
-    few.joint_template, few.joint_shapedirs = skel.joint_template, skel.joint_shapedirs
-    return few
+    step = max(len(skel.weights) // _VERTICES, 1)
+    return skel.at_vertices(torch.arange(0, len(skel.weights), step, device=skel.weights.device))
 
 
 def _within(own: np.ndarray, held: np.ndarray, stiffness: float, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -217,11 +212,3 @@ def _times(held: np.ndarray, stiffness: float, x: np.ndarray) -> np.ndarray:
     for k, factor in enumerate(_THIRD):
         product[k : k + len(jerk)] += factor * jerk
     return product
-
-
-def _inner_float32(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The limits rounded inwards, so that a stored angle is inside the table's own numbers."""
-    inner_low, inner_high = low.astype(np.float32), high.astype(np.float32)
-    inner_low = np.where(inner_low < low, np.nextafter(inner_low, np.float32(np.inf)), inner_low)
-    inner_high = np.where(inner_high > high, np.nextafter(inner_high, np.float32(-np.inf)), inner_high)
-    return inner_low, inner_high

@@ -16,10 +16,10 @@ from fitting.batch import Rows
 from fitting.kinematics import Skeleton
 from fitting.surface import Blend
 from hmr_skel.body.joints import SMPL_PARENTS
-from hmr_skel.body.lbs import blend, bone_transforms, chain
+from hmr_skel.body.lbs import blend, bone_transforms, chain, relative
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.body.skel import Skel
-from hmr_skel.body.smpl import Smpl, relative
+from hmr_skel.body.smpl import Smpl
 from hmr_skel.rows import SmplParams
 
 Mesher = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Any, Tensor, Tensor | None]]

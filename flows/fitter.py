@@ -9,10 +9,9 @@ import torch
 
 import fitting
 from flows.sources import J19_FILE, ModelFiles
-from hmr_skel.body.files import SKEL_FILES, SMPL_FILES, model_path
-from hmr_skel.body.keypoints import keypoints_44, load_points_matrix
+from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.skel import Skel
-from hmr_skel.body.smpl import Smpl
+from hmr_skel.body.smpl import Smpl, keypoints_44, load_points_matrix
 from hmr_skel.data.schema import FIT_COLUMNS
 from hmr_skel.rows import AnnotationRows, Reject, SmplParams
 

@@ -12,7 +12,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-from hmr_skel.body.files import SKEL_FILES, SMPL_FILES, model_path
+from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.open_body.export import EXPORT_VERSION
 from hmr_skel.body.open_body.unpack import OPEN_BODY_VERSION
 from hmr_skel.data.atomic import replacing

@@ -37,7 +37,7 @@ from fitting.config import RECIPES
 from fitting.objective import Objective
 from fitting.sequence import smooth
 from fitting.version import FIT_VERSION
-from hmr_skel.body.files import SKEL_FILES, SMPL_FILES
+from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES
 from hmr_skel.body.open_body.export import EXPORT_VERSION, export_body
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl

@@ -22,8 +22,8 @@ from fitting.model import FitModel, prepare
 from flows.shard import Builder
 from flows.sources import make_missing, model_file
 from hmr_skel.bench.measures import Judge, machine, peak_memory_mb, statistics_of
+from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES
 from hmr_skel.body.dofs import limits
-from hmr_skel.body.files import SKEL_FILES, SMPL_FILES
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.data.annotations import open_source

@@ -1,4 +1,4 @@
-"""Model files to plain arrays.
+"""Model files: what they are called, and from them to plain arrays.
 
 Sources: the official SMPL and SKEL files. SMPL's are pickled under Python 2 and the older ones hold chumpy objects;
 chumpy does not import on current Python and is not needed: the arrays are in the objects' states.
@@ -14,6 +14,41 @@ import numpy as np
 
 from hmr_skel.errors import UserError
 from hmr_skel.foreign import Inert, load_pickle
+
+SMPL_FILES = {"neutral": "SMPL_NEUTRAL.pkl", "male": "SMPL_MALE.pkl", "female": "SMPL_FEMALE.pkl"}
+SKEL_FILES = {"male": "skel_male.pkl", "female": "skel_female.pkl"}
+"""The names that model files have, by gender."""
+
+# What is needed of a file; None is any number.
+_SMPL_SHAPES = {
+    "v_template": (6890, 3), "f": (13776, 3), "shapedirs": (6890, 3, None), "posedirs": (6890, 3, 207),
+    "weights": (6890, 24), "J_regressor": (24, 6890), "kintree_table": (2, 24),
+}  # fmt: skip
+_SKEL_SHAPES = {
+    "skin_template_v": (6890, 3), "skin_template_f": (13776, 3), "skel_template_v": (None, 3),
+    "skel_template_f": (None, 3), "shapedirs": (6890, 3, None), "posedirs": (6890, 3, 207),
+    "J_regressor_osim": (24, 6890), "per_joint_rot": (24, 3, 3), "skin_weights": (6890, 24),
+    "skel_weights": (None, 24), "skel_weights_rigid": (None, 24), "osim_kintree_table": (2, 24),
+    "apose_rel_transfo": (24, 4, 4),
+}  # fmt: skip
+
+
+def model_path(folder: Path, name: str) -> Path:
+    """The file of that name in the folder.
+
+    Raises:
+        UserError: it is not there; the text lists what is.
+    """
+    path = folder / name
+    if not path.is_file():
+        found = sorted(p.name for p in folder.glob("*.*")) if folder.is_dir() else []
+        raise UserError(
+            f"no body model {path}. The folder "
+            + (f"has {', '.join(found[:12])}. " if found else "does not exist or is empty. ")
+            + f"Expected the official file under the name {name}; `hmr-skel doctor` lists them all, and "
+            "manifests/open.toml needs none."
+        )
+    return path
 
 
 def load_model_file(path: str | Path) -> Any:
@@ -67,20 +102,7 @@ def load_smpl_arrays(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: the file is missing, is no SMPL file, or an array has another shape.
     """
-    return _smpl_arrays(_model_dict(path, "SMPL"), path)
-
-
-def _smpl_arrays(raw: dict[str, Any], path: str | Path) -> dict[str, np.ndarray]:
-    expected = {
-        "v_template": (6890, 3),
-        "f": (13776, 3),
-        "shapedirs": (6890, 3, None),
-        "posedirs": (6890, 3, 207),
-        "weights": (6890, 24),
-        "J_regressor": (24, 6890),
-        "kintree_table": (2, 24),
-    }
-    return _checked(raw, expected, path, "SMPL")
+    return _checked(_model_dict(path, "SMPL"), _SMPL_SHAPES, path, "SMPL")
 
 
 def load_skel_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -96,27 +118,11 @@ def load_skel_arrays(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path}: found {found}, expected SKEL 1.1.1. Download `skel_models_v1.1` from the SKEL project's page."
         )
-    expected = {
-        "skin_template_v": (6890, 3),
-        "skin_template_f": (13776, 3),
-        "skel_template_v": (None, 3),
-        "skel_template_f": (None, 3),
-        "shapedirs": (6890, 3, None),
-        "posedirs": (6890, 3, 207),
-        "J_regressor_osim": (24, 6890),
-        "per_joint_rot": (24, 3, 3),
-        "skin_weights": (6890, 24),
-        "skel_weights": (None, 24),
-        "skel_weights_rigid": (None, 24),
-        "osim_kintree_table": (2, 24),
-        "apose_rel_transfo": (24, 4, 4),
-    }
-    arrays = _checked(raw, expected, path, "SKEL")
+    arrays = _checked(raw, _SKEL_SHAPES, path, "SKEL")
+    bones = len(arrays["skel_template_v"])
     for key in ("skel_weights", "skel_weights_rigid"):
-        if len(arrays[key]) != len(arrays["skel_template_v"]):
-            raise UserError(
-                f"{path}: {key!r} has {len(arrays[key])} rows for {len(arrays['skel_template_v'])} bone vertices."
-            )
+        if len(arrays[key]) != bones:
+            raise UserError(f"{path}: {key!r} has {len(arrays[key])} rows for {bones} bone vertices.")
     return arrays
 
 
@@ -150,15 +156,19 @@ def write_plain_smpl(source: str | Path, target: str | Path) -> None:
     for key, value in raw.items():
         with contextlib.suppress(Exception):  # whatever a foreign object's state raises
             plain[key] = _plain(value)
-    _smpl_arrays(plain, source)  # refuses what is no SMPL file before anything is written
-    target = Path(target)
-    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    _checked(plain, _SMPL_SHAPES, source, "SMPL")  # refuses what is no SMPL file before anything is written
     try:
-        with part.open("wb") as file:
-            pickle.dump(plain, file, protocol=2)
-        os.replace(part, target)
+        write_whole(Path(target), pickle.dumps(plain, protocol=2))
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}).") from None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file by rename: it appears whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hmr_skel.shapes import Float
 
@@ -71,3 +71,45 @@ def skin(
     """v = sum_j w_vj G_j [x; 1]."""
     blended = (weights @ transforms.flatten(-2)).unflatten(-1, (3, 4))
     return (blended[..., :3] @ rest.unsqueeze(-1)).squeeze(-1) + blended[..., 3]
+
+
+def relative(joints: Float[Tensor, "*batch J 3"], parents: tuple[int, ...]) -> Float[Tensor, "*batch J 3"]:
+    """Each joint's offset from its parent at rest; the root's from the origin."""
+    moved = torch.cat((torch.zeros_like(joints[..., :1, :]), picked(joints, parents[1:], -2)), -2)
+    return joints - moved
+
+
+class BodyModel(nn.Module):
+    """What a model file holds, as tensors of V vertices; SMPL and SKEL add their own.
+
+    Attributes: `template` [V 3], `shapedirs` [10 3V], `posedirs` [P 3V], `joint_regressor` [24 V], `weights` [V 24],
+    `faces` (numpy int64 [F 3]), and the joints' own `joint_template` [24 3] and `joint_shapedirs` [10 72].
+    """
+
+    template: Tensor
+    shapedirs: Tensor
+    posedirs: Tensor
+    joint_regressor: Tensor
+    weights: Tensor
+    joint_template: Tensor
+    joint_shapedirs: Tensor
+
+    def __init__(self, arrays: dict[str, Tensor], faces: np.ndarray) -> None:
+        super().__init__()
+        self.faces = faces
+        for name, array in arrays.items():
+            # Model data belongs to its file, not to a checkpoint.
+            self.register_buffer(name, array, persistent=False)
+        # Joints are linear in betas: regressing the ten directions once spares a pass over the vertices per row.
+        self.register_buffer("joint_template", self.joint_regressor @ self.template, persistent=False)
+        directions = self.shapedirs.unflatten(-1, (-1, 3))
+        self.register_buffer("joint_shapedirs", (self.joint_regressor @ directions).flatten(-2), persistent=False)
+
+    def shaped(
+        self, betas: Float[Tensor, "*batch 10"]
+    ) -> tuple[Float[Tensor, "*batch V 3"], Float[Tensor, "*batch 24 3"]]:
+        """Vertices and joints of the T-pose."""
+        return (
+            self.template + blend(self.shapedirs, betas),
+            self.joint_template + blend(self.joint_shapedirs, betas),
+        )

@@ -23,18 +23,23 @@ MOVING_JOINTS = tuple(joint for joint, *_ in (*_SPINE, *_SCAPULAE))  # each has 
 _SMALL_ARC = 0.02
 
 
+def _sizes(joints: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Lengths of the spine's three arcs [*b 1], from scapula to scapula [*b], and from lumbar body to thorax [*b]."""
+    lengths = [(joints[..., j, 1] - joints[..., below, 1]).abs().unsqueeze(-1) for j, below, *_ in _SPINE]
+    width, height = joints[..., 19, :] - joints[..., 14, :], joints[..., 12, :] - joints[..., 11, :]
+    return lengths, width.norm(dim=-1), height.norm(dim=-1)
+
+
 def moving_offsets(
     q: Float[Tensor, "*#batch 46"], joints: Float[Tensor, "*#batch 24 3"]
 ) -> Float[Tensor, "*batch 24 3"]:
     """The extra offset of every joint, zero but for spine and scapulae."""
     zero = torch.zeros_like(q[..., 0] + joints[..., 0, 0])
     columns = [torch.stack((zero, zero, zero), -1)] * 24
-    for joint, below, bend, extend in _SPINE:
-        length = (joints[..., joint, 1] - joints[..., below, 1]).abs()
+    lengths, width, height = _sizes(joints)
+    for (joint, _, bend, extend), length in zip(_SPINE, lengths, strict=True):
         (side, up_side), (back, up_back) = arc(q[..., bend]), arc(q[..., extend])
-        columns[joint] = length.unsqueeze(-1) * torch.stack((-side, up_side + up_back, -back), -1)
-    width = (joints[..., 19, :] - joints[..., 14, :]).norm(dim=-1)
-    height = (joints[..., 12, :] - joints[..., 11, :]).norm(dim=-1)
+        columns[joint] = length * torch.stack((-side, up_side + up_back, -back), -1)
     rest = sqrt(0.5)  # cos(-pi/4) = -sin(-pi/4), the scapula at rest
     for joint, abduct, elevate, sign in _SCAPULAE:
         a, e = sign * q[..., abduct], sign * q[..., elevate] - pi / 4
@@ -49,14 +54,12 @@ def moving_velocities(
 ) -> Float[Tensor, "*batch 10 3"]:
     """d offset / d q for the dofs `MOVING_DOFS`, in the frame of the joint's parent."""
     columns = []
-    for joint, below, bend, extend in _SPINE:
-        length = (joints[..., joint, 1] - joints[..., below, 1]).abs().unsqueeze(-1)
+    lengths, width, height = _sizes(joints)
+    for (_, _, bend, extend), length in zip(_SPINE, lengths, strict=True):
         (side, up_side), (back, up_back) = arc_rate(q[..., bend]), arc_rate(q[..., extend])
         zero = torch.zeros_like(side)
         columns.append(length * torch.stack((-side, up_side, zero), -1))
         columns.append(length * torch.stack((zero, up_back, -back), -1))
-    width = (joints[..., 19, :] - joints[..., 14, :]).norm(dim=-1)
-    height = (joints[..., 12, :] - joints[..., 11, :]).norm(dim=-1)
     for _, abduct, elevate, sign in _SCAPULAE:
         a, e = sign * q[..., abduct], sign * q[..., elevate] - pi / 4
         # The chain rule's sign of a and e cancels that of x on the left.
@@ -73,16 +76,14 @@ def moving_curvatures(
 ) -> Float[Tensor, "*batch 5 2 2 3"]:
     """d2 offset / d q_a d q_b for the two moving dofs a, b of each of `MOVING_JOINTS`, in the parent's frame."""
     blocks = []
-    for joint, below, bend, extend in _SPINE:
-        length = (joints[..., joint, 1] - joints[..., below, 1]).abs().unsqueeze(-1)
+    lengths, width, height = _sizes(joints)
+    for (_, _, bend, extend), length in zip(_SPINE, lengths, strict=True):
         (side, up_side), (back, up_back) = arc_curvature(q[..., bend]), arc_curvature(q[..., extend])
         zero = torch.zeros_like(side)
         by_bend = length * torch.stack((-side, up_side, zero), -1)
         by_extend = length * torch.stack((zero, up_back, -back), -1)
         none = torch.zeros_like(by_bend)
         blocks.append(torch.stack((by_bend, none, none, by_extend), -2).unflatten(-2, (2, 2)))
-    width = (joints[..., 19, :] - joints[..., 14, :]).norm(dim=-1)
-    height = (joints[..., 12, :] - joints[..., 11, :]).norm(dim=-1)
     for _, abduct, elevate, sign in _SCAPULAE:
         a, e = sign * q[..., abduct], sign * q[..., elevate] - pi / 4
         zero = torch.zeros_like(a + width)

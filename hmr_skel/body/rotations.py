@@ -37,30 +37,14 @@ def rotvec_to_rotmat(rotvec: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch
 
 def rotmat_to_rotvec(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
     """The rotation vector of length at most pi, through the quaternion's best-conditioned component (Shepperd)."""
-    r = rotmat
-    trace = r[..., 0, 0] + r[..., 1, 1] + r[..., 2, 2]
+    r, trace = rotmat, rotmat.diagonal(dim1=-2, dim2=-1).sum(-1)
+    x, y, z = r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]
+    xy, xz, yz = r[..., 0, 1] + r[..., 1, 0], r[..., 0, 2] + r[..., 2, 0], r[..., 1, 2] + r[..., 2, 1]
+    squares = [1 + 2 * r[..., i, i] - trace for i in range(3)]
     # The four columns hold 4 q_i q for i = w, x, y, z; the one with the largest q_i^2 is divided by its own root.
     pairs = (
-        (1 + trace, r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]),
-        (
-            r[..., 2, 1] - r[..., 1, 2],
-            1 + 2 * r[..., 0, 0] - trace,
-            r[..., 0, 1] + r[..., 1, 0],
-            r[..., 0, 2] + r[..., 2, 0],
-        ),
-        (
-            r[..., 0, 2] - r[..., 2, 0],
-            r[..., 0, 1] + r[..., 1, 0],
-            1 + 2 * r[..., 1, 1] - trace,
-            r[..., 1, 2] + r[..., 2, 1],
-        ),
-        (
-            r[..., 1, 0] - r[..., 0, 1],
-            r[..., 0, 2] + r[..., 2, 0],
-            r[..., 1, 2] + r[..., 2, 1],
-            1 + 2 * r[..., 2, 2] - trace,
-        ),
-    )
+        (1 + trace, x, y, z), (x, squares[0], xy, xz), (y, xy, squares[1], yz), (z, xz, yz, squares[2])
+    )  # fmt: skip
     table = torch.stack([torch.stack(row, -1) for row in pairs], -2)
     best = table.diagonal(dim1=-2, dim2=-1).argmax(-1)
     quat = table.gather(-2, best[..., None, None].expand(*best.shape, 1, 4)).squeeze(-2)

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hmr_skel.body.assets import load_skel_arrays
 from hmr_skel.body.dofs import DOFS, NUM_DOFS
 from hmr_skel.body.joints import SKEL_PARENTS, SKEL_TO_CORRECTIVE_SLOT
-from hmr_skel.body.lbs import blend, bone_transforms, chain, picked, skin
+from hmr_skel.body.lbs import BodyModel, blend, bone_transforms, chain, picked, relative, skin
 from hmr_skel.body.moving_joints import moving_offsets
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.body.skel_shape import SkelShape, bone_orientation, bone_scales
-from hmr_skel.body.smpl import relative
 from hmr_skel.errors import UserError
 from hmr_skel.shapes import Float
 
@@ -39,28 +38,20 @@ class SkelOutput:
     skeleton_vertices: Float[Tensor, "*batch Vb 3"] | None = None
 
 
-class Skel(nn.Module):
+class Skel(BodyModel):
     """The SKEL body model of one gender.
 
-    Attributes: `gender`, `faces` and `skeleton_faces` (numpy int64 [F 3]), and as tensors what the file holds:
-    `template` [V 3], `shapedirs` [10 3V], `posedirs` [171 3V] (the slots that SKEL fills), `joint_regressor` [24 V],
-    `weights` [V 24], `learned_rotmat` [24 3 3], `apose_rotmat` [24 3 3], `apose_offset` [24 3], `bone_template` [Vb 3],
-    `bone_weights`, `bone_weights_rigid` [Vb 24], `axes` [24 3 3] (joint, order, axis).
+    Attributes beside those of `BodyModel`: `gender`, `skeleton_faces` (numpy int64 [F 3]), and as tensors
+    `learned_rotmat` [24 3 3], `apose_rotmat` [24 3 3], `apose_offset` [24 3], `bone_template` [Vb 3], `bone_weights`,
+    `bone_weights_rigid` [Vb 24], `axes` [24 3 3] (joint, order, axis). `posedirs` [171 3V]: the slots that SKEL fills.
     """
 
-    template: Tensor
-    shapedirs: Tensor
-    posedirs: Tensor
-    joint_regressor: Tensor
-    weights: Tensor
     learned_rotmat: Tensor
     apose_rotmat: Tensor
     apose_offset: Tensor
     bone_template: Tensor
     bone_weights: Tensor
     bone_weights_rigid: Tensor
-    joint_template: Tensor
-    joint_shapedirs: Tensor
     axes: Tensor
     dof_index: Tensor
 
@@ -72,17 +63,9 @@ class Skel(nn.Module):
     def __init__(
         self, arrays: dict[str, Tensor], faces: np.ndarray, skeleton_faces: np.ndarray, gender: str | None = None
     ) -> None:
-        super().__init__()
+        super().__init__({name: arrays[name] for name in self._BUFFERS}, faces)
         self.gender = gender
-        self.faces = faces
         self.skeleton_faces = skeleton_faces
-        for name in self._BUFFERS:
-            # Model data belongs to its file, not to a checkpoint.
-            self.register_buffer(name, arrays[name], persistent=False)
-        # Joints are linear in betas: regressing the ten directions once spares a pass over the vertices per row.
-        self.register_buffer("joint_template", self.joint_regressor @ self.template, persistent=False)
-        directions = self.shapedirs.unflatten(-1, (-1, 3))
-        self.register_buffer("joint_shapedirs", (self.joint_regressor @ directions).flatten(-2), persistent=False)
         axes, index = _axis_table()
         self.register_buffer("axes", torch.from_numpy(axes).to(self.template), persistent=False)
         self.register_buffer("dof_index", torch.from_numpy(index).to(self.template.device), persistent=False)
@@ -132,12 +115,22 @@ class Skel(nn.Module):
         )
         return model.to(device=device, dtype=dtype)
 
+    def at_vertices(self, vertices: Tensor) -> "Skel":
+        """The same body with these vertices of the skin only [K], and the joints of the whole one."""
+        arrays = {name: getattr(self, name) for name in self._BUFFERS}
+        for name in ("shapedirs", "posedirs"):
+            arrays[name] = arrays[name].unflatten(-1, (-1, 3))[:, vertices].flatten(1)
+        arrays |= {name: arrays[name][vertices] for name in ("template", "weights")}
+        arrays["joint_regressor"] = arrays["joint_regressor"][:, vertices]
+        few = Skel(arrays, self.faces, self.skeleton_faces, self.gender)
+        few.joint_template, few.joint_shapedirs = self.joint_template, self.joint_shapedirs
+        return few
+
     def prepare_shape(
         self, betas: Float[Tensor, "*batch 10"], joint_offset: Float[Tensor, "*batch 24 3"] | None = None
     ) -> SkelShape:
         """What depends on betas alone. `joint_offset` is added to the rest joints."""
-        rest = self.template + blend(self.shapedirs, betas)
-        joints = self.joint_template + blend(self.joint_shapedirs, betas)
+        rest, joints = self.shaped(betas)
         if joint_offset is not None:
             joints = joints + joint_offset
         offsets = relative(joints, SKEL_PARENTS)

@@ -1,4 +1,4 @@
-"""SMPL: pose and shape to vertices and joints.
+"""SMPL: pose and shape to vertices, joints and keypoints.
 
 The file is unpickled by `body/assets.py` (chumpy-era ones too, without chumpy), and `smplx` decides what its arrays
 mean. Posing is `body/lbs.py`, which SKEL shares and which the fit takes apart: a test holds it to smplx's own forward
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hmr_skel.body.assets import load_smpl_arrays
-from hmr_skel.body.joints import SMPL_PARENTS
-from hmr_skel.body.lbs import blend, bone_transforms, chain, picked, skin
+from hmr_skel.body.assets import load_regressor, load_smpl_arrays
+from hmr_skel.body.joints import OPENPOSE_25_FROM_SMPL_45, SMPL_PARENTS, SMPL_VERTEX_IDS
+from hmr_skel.body.lbs import BodyModel, blend, bone_transforms, chain, picked, relative, skin
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.errors import UserError
 from hmr_skel.shapes import Float
@@ -28,31 +28,12 @@ class SmplOutput:
     joints: Float[Tensor, "*batch 24 3"]
 
 
-class Smpl(nn.Module):
+class Smpl(BodyModel):
     """SMPL with ten shape coefficients. Parameters as in smplx: axis-angle in radians, metres.
 
     Attributes: `template` [V 3], `shapedirs` [10 3V], `posedirs` [207 3V], `joint_regressor` [24 V], `weights` [V 24],
     `faces` (numpy int64 [F 3]).
     """
-
-    template: Tensor
-    shapedirs: Tensor
-    posedirs: Tensor
-    joint_regressor: Tensor
-    joint_template: Tensor
-    joint_shapedirs: Tensor
-    weights: Tensor
-
-    def __init__(self, arrays: dict[str, Tensor], faces: np.ndarray) -> None:
-        super().__init__()
-        self.faces = faces
-        for name in ("template", "shapedirs", "posedirs", "joint_regressor", "weights"):
-            # Model data belongs to its file, not to a checkpoint.
-            self.register_buffer(name, arrays[name], persistent=False)
-        # Joints are linear in betas: regressing the ten directions once spares a pass over the vertices per row.
-        self.register_buffer("joint_template", self.joint_regressor @ self.template, persistent=False)
-        directions = self.shapedirs.unflatten(-1, (-1, 3))
-        self.register_buffer("joint_shapedirs", (self.joint_regressor @ directions).flatten(-2), persistent=False)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> "Smpl":
@@ -87,15 +68,6 @@ class Smpl(nn.Module):
         faces = np.asarray(arrays["f"], dtype=np.int64)
         return cls({name: t.detach().to(device, dtype).contiguous() for name, t in tensors.items()}, faces)
 
-    def shaped(
-        self, betas: Float[Tensor, "*batch 10"]
-    ) -> tuple[Float[Tensor, "*batch 6890 3"], Float[Tensor, "*batch 24 3"]]:
-        """Vertices and joints of the T-pose."""
-        return (
-            self.template + blend(self.shapedirs, betas),
-            self.joint_template + blend(self.joint_shapedirs, betas),
-        )
-
     def forward(
         self,
         global_orient: Float[Tensor, "*batch 3"],
@@ -113,7 +85,24 @@ class Smpl(nn.Module):
         return SmplOutput(vertices + transl.unsqueeze(-2), position + transl.unsqueeze(-2))
 
 
-def relative(joints: Float[Tensor, "*batch J 3"], parents: tuple[int, ...]) -> Float[Tensor, "*batch J 3"]:
-    """Each joint's offset from its parent at rest; the root's from the origin."""
-    moved = torch.cat((torch.zeros_like(joints[..., :1, :]), picked(joints, parents[1:], -2)), -2)
-    return joints - moved
+def load_points_matrix(j19_path: str | Path, dtype: torch.dtype = torch.float32) -> Float[Tensor, "40 6890"]:
+    """The 40 mesh points that the keypoints need, as one matrix over vertices: 21 vertices, then the 19 regressed.
+
+    `SMPL_to_J19.pkl` (4D-Humans) holds the regressor of the last 19 keypoints.
+
+    Raises:
+        UserError: the regressor file is missing, damaged or misshapen.
+    """
+    regressed = torch.from_numpy(load_regressor(j19_path, 19)).to(dtype)
+    vertices = torch.zeros(len(SMPL_VERTEX_IDS), regressed.shape[1], dtype=dtype)
+    vertices[torch.arange(len(SMPL_VERTEX_IDS)), torch.tensor(SMPL_VERTEX_IDS)] = 1
+    return torch.cat((vertices, regressed))
+
+
+def keypoints_44(
+    joints: Float[Tensor, "*batch 24 3"], points: Float[Tensor, "*batch 40 3"]
+) -> Float[Tensor, "*batch 44 3"]:
+    """The 44 keypoints of the label files from SMPL's joints and the points of `load_points_matrix`, in their frame and
+    unit. The first 25 (OpenPose's) are joints and vertices, the last 19 are regressed."""
+    all_45 = torch.cat((joints, points[..., :21, :]), -2)
+    return torch.cat((picked(all_45, OPENPOSE_25_FROM_SMPL_45, -2), points[..., 21:, :]), -2)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from hmr_skel.body.files import SKEL_FILES
+from hmr_skel.body.assets import SKEL_FILES
 from hmr_skel.body.skel import Skel
 from hmr_skel.commands.inputs import required_body_models
 from hmr_skel.commands.output import progress

@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hmr_skel.body.files import SMPL_FILES
+from hmr_skel.body.assets import SMPL_FILES
 from hmr_skel.convert.clips import SkelClip
 from hmr_skel.convert.fit import SKEL_GENDERS, Bodies, count_fits, fit_clips
 from hmr_skel.convert.parameters import ANGLES, LENGTHS, Units

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import fitting
 from fitting.sequence import smooth
+from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.dofs import limits
-from hmr_skel.body.files import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.convert.clips import SkelClip, SmplClip

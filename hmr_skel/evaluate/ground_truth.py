@@ -11,11 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hmr_skel.body.assets import load_regressor
-from hmr_skel.body.files import SMPL_FILES, model_path
+from hmr_skel.body.assets import SMPL_FILES, load_regressor, model_path
 from hmr_skel.body.joints import KEYPOINTS_44, SMPL_JOINTS
-from hmr_skel.body.keypoints import keypoints_44, load_points_matrix
-from hmr_skel.body.smpl import Smpl
+from hmr_skel.body.smpl import Smpl, keypoints_44, load_points_matrix
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import MODELS_FROM, REGRESSOR_FILES, Benchmark, JointRule
 from hmr_skel.evaluate.labels import BenchmarkRows

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hmr_skel.body.assets import load_regressor
-from hmr_skel.body.keypoints import keypoints_44, load_points_matrix
 from hmr_skel.body.skel import Skel
+from hmr_skel.body.smpl import keypoints_44, load_points_matrix
 from hmr_skel.errors import UserError
 from hmr_skel.model.network import autocast
 from hmr_skel.rows import SkelParams

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmr_skel.body.keypoints import keypoints_44, load_points_matrix
 from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from hmr_skel.body.skel import Skel
-from hmr_skel.body.smpl import Smpl
+from hmr_skel.body.smpl import Smpl, keypoints_44, load_points_matrix
 from hmr_skel.open_data.cameras import MARGIN, Views, draw_views, place, project, square_box
 from hmr_skel.open_data.motion import FRAMES_PER_CLIP, ClipMotion, clip_motion, clip_rng
 from hmr_skel.open_data.retarget import NUM_PERTURBED_AXES, converted_betas, perturb, skel_to_smpl

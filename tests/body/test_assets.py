@@ -16,7 +16,8 @@ from hmr_skel.body.assets import (
     load_skel_arrays,
     load_smpl_arrays,
     write_plain_smpl,
-)
+    write_whole,
+)  # fmt: skip
 from hmr_skel.errors import UserError
 from tests.body import stand_in
 
@@ -212,6 +213,20 @@ def test_clean_may_replace_its_source_and_leaves_it_alone_when_it_fails(smpl, tm
     with pytest.raises(UserError, match=r"nowhere/out\.pkl: cannot be written \(No such file or directory\)"):
         write_plain_smpl(path, tmp_path / "nowhere" / "out.pkl")
     assert {p.name for p in tmp_path.iterdir()} == {"SMPL.pkl", "bad.pkl"}
+
+
+@pytest.mark.parametrize("broken", ["write_bytes", "replace"])
+def test_a_failure_leaves_no_half_file(tmp_path, monkeypatch, broken):
+    target = write(tmp_path / "file.pkl", b"old")
+
+    def fail(*_args):
+        raise OSError("full")
+
+    monkeypatch.setattr(Path if broken == "write_bytes" else assets.os, broken, fail)
+    with pytest.raises(OSError, match="full"):
+        write_whole(target, b"new" * 1000)
+    assert [path.name for path in tmp_path.iterdir()] == ["file.pkl"]
+    assert target.read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("kind", KINDS)

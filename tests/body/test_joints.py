@@ -37,12 +37,6 @@ def test_joint_sets_have_24_names_and_ordered_parents():
         assert all(0 <= parent < joint for joint, parent in enumerate(parents) if joint)
 
 
-def test_skel_tree_is_the_described_one():
-    assert SKEL_PARENTS == (-1, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9, 0, 11, 12, 12, 14, 15, 16, 17, 12, 19, 20, 21, 22)
-    assert SKEL_JOINTS[14] == "scapula_r"
-    assert SKEL_JOINTS[23] == "hand_l"
-
-
 def test_smpl_joints_are_smplxs():
     from smplx.joint_names import JOINT_NAMES
 
@@ -61,12 +55,6 @@ def test_correspondences_keep_the_side(table):
     for skel, smpl in enumerate(table):
         if smpl:
             assert side(SKEL_JOINTS[skel]) == side(SMPL_JOINTS[smpl]), SKEL_JOINTS[skel]
-
-
-def test_corrective_slots_are_the_described_ones():
-    assert SKEL_TO_CORRECTIVE_SLOT == (
-        0, 2, 5, 8, 8, 11, 1, 4, 7, 7, 10, 3, 6, 15, 14, 17, 19, 0, 21, 13, 16, 18, 0, 20,
-    )  # fmt: skip
 
 
 def test_keypoints_are_44_and_the_flip_swaps_their_sides():

@@ -34,25 +34,20 @@ def symmetric_joints() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("angle", [sign * a for a in ANGLES for sign in (1, -1)])
-def test_arc_ends_where_its_direction_integrates_to(angle):
-    across, along = arc(torch.tensor(angle, dtype=torch.float64))
-    # A curve of unit length whose direction turns evenly from 0 to `angle`.
-    assert across.item() == pytest.approx(quad(lambda s: np.sin(angle * s), 0, 1, epsabs=1e-14)[0], abs=1e-14)
-    assert along.item() == pytest.approx(-quad(lambda s: 2 * np.sin(angle * s / 2) ** 2, 0, 1)[0], abs=1e-14)
+def test_arcs_end_where_their_direction_integrates_to_and_so_do_their_derivatives(angle):
+    """A curve of unit length whose direction turns evenly from 0 to `angle`."""
 
+    def integral(function):
+        return quad(function, 0, 1, epsabs=1e-14)[0]
 
-@pytest.mark.parametrize("angle", [sign * a for a in ANGLES for sign in (1, -1)])
-def test_arc_rate_is_the_derivative_of_the_arc(angle):
-    across, along = arc_rate(torch.tensor(angle, dtype=torch.float64))
-    assert across.item() == pytest.approx(quad(lambda s: s * np.cos(angle * s), 0, 1, epsabs=1e-14)[0], abs=1e-12)
-    assert along.item() == pytest.approx(-quad(lambda s: s * np.sin(angle * s), 0, 1, epsabs=1e-14)[0], abs=1e-12)
-
-
-@pytest.mark.parametrize("angle", [sign * a for a in ANGLES for sign in (1, -1)])
-def test_arc_curvature_is_the_second_derivative_of_the_arc(angle):
-    across, along = arc_curvature(torch.tensor(angle, dtype=torch.float64))
-    assert across.item() == pytest.approx(-quad(lambda s: s**2 * np.sin(angle * s), 0, 1, epsabs=1e-14)[0], abs=1e-11)
-    assert along.item() == pytest.approx(-quad(lambda s: s**2 * np.cos(angle * s), 0, 1, epsabs=1e-14)[0], abs=1e-11)
+    expected = (
+        (arc, lambda s: np.sin(angle * s), lambda s: -2 * np.sin(angle * s / 2) ** 2, 1e-14),
+        (arc_rate, lambda s: s * np.cos(angle * s), lambda s: -s * np.sin(angle * s), 1e-12),
+        (arc_curvature, lambda s: -(s**2) * np.sin(angle * s), lambda s: -(s**2) * np.cos(angle * s), 1e-11),
+    )
+    for function, across, along, tolerance in expected:
+        found = [value.item() for value in function(torch.tensor(angle, dtype=torch.float64))]
+        assert found == pytest.approx([integral(across), integral(along)], abs=tolerance), function
 
 
 @pytest.mark.parametrize("angle", ANGLES)

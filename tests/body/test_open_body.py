@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import hmr_skel.body.open_body.unpack as layout
+from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.body.open_body import export
@@ -16,8 +17,6 @@ from hmr_skel.body.open_body.unpack import ASSET, GENDERS, MIRROR, SKEL_GENDERS,
 from hmr_skel.errors import UserError
 from tools.open_body import packing
 
-SMPL_FILES = {gender: f"SMPL_{gender.upper()}.pkl" for gender in GENDERS}
-SKEL_FILES = {gender: f"skel_{gender}.pkl" for gender in SKEL_GENDERS}
 HEIGHTS = {"neutral": 1.69, "male": 1.75, "female": 1.64}
 MASSES = {"neutral": (57, 68), "male": (66, 80), "female": (51, 62)}
 DENSITY = 1010.0
@@ -367,59 +366,3 @@ def test_two_exports_are_equal_and_complete(open_body_dir, tmp_path):
     for path in written:
         assert path.read_bytes() == (open_body_dir / path.name).read_bytes(), path.name
     assert {*SMPL_FILES.values(), *SKEL_FILES.values(), "NOTICE"} <= {path.name for path in written}
-
-
-@pytest.mark.parametrize("broken", ["write", "rename"])
-def test_a_failure_leaves_no_half_file(tmp_path, monkeypatch, broken):
-    target = tmp_path / "file.pkl"
-    export._write_bytes(target, b"old")
-
-    class Full(Exception):
-        pass
-
-    def fail(*_args, **_kwargs):
-        raise Full
-
-    if broken == "rename":
-        monkeypatch.setattr(export.os, "replace", fail)
-    else:
-        monkeypatch.setattr(export.os, "fdopen", fail)
-    with pytest.raises(Full):
-        export._write_bytes(target, b"new" * 1000)
-    assert [path.name for path in tmp_path.iterdir()] == ["file.pkl"]
-    assert target.read_bytes() == b"old"
-
-
-@pytest.mark.parametrize("gender", GENDERS)
-def test_smplx_and_the_oracle_agree_on_the_smpl_files(gender, open_body_dir, files):
-    import smplx
-
-    path = open_body_dir / SMPL_FILES[gender]
-    model = smplx.SMPL(str(path), num_betas=10).double()
-    rng = torch.Generator().manual_seed(0)
-    betas = torch.randn(3, 10, generator=rng, dtype=torch.float64)
-    turns = 0.4 * torch.randn(3, 24, 3, generator=rng, dtype=torch.float64)
-    betas[0], turns[0] = 0, 0
-    root, pose = turns[:, 0], turns[:, 1:]
-    with torch.no_grad():
-        theirs = model(betas=betas, global_orient=root, body_pose=pose.reshape(3, -1))
-    # smplx keeps float32 copies.
-    np.testing.assert_allclose(theirs.vertices[0].numpy(), files[path.name]["v_template"], atol=1e-6)
-    oracle_module = pytest.importorskip("body_models.smpl.torch", reason="the oracle, body-models, is not installed")
-    oracle = oracle_module.SMPL(model_path=path).double()
-    with torch.no_grad():
-        skin = oracle.forward_vertices(shape=betas, body_pose=pose, pelvis_rotation=root)
-    np.testing.assert_allclose(skin.numpy(), theirs.vertices.numpy(), atol=1e-5)
-
-
-@pytest.mark.parametrize("gender", SKEL_GENDERS)
-def test_the_oracle_reads_the_skel_files(gender, open_body_dir, body):
-    oracle_module = pytest.importorskip("body_models.skel.torch", reason="the oracle, body-models, is not installed")
-    oracle = oracle_module.SKEL(model_path=open_body_dir / SKEL_FILES[gender], gender=gender).double()
-    with torch.no_grad():
-        skin = oracle.forward_vertices(
-            shape=torch.zeros(1, 10, dtype=torch.float64),
-            body_pose=torch.zeros(1, 43, dtype=torch.float64),
-            head_pose=torch.zeros(1, 3, dtype=torch.float64),
-        )
-    np.testing.assert_allclose(skin[0].numpy(), body.genders[gender].template, atol=1e-5)

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hmr_skel.body.keypoints import keypoints_44, load_points_matrix
-from hmr_skel.body.smpl import Smpl
+from hmr_skel.body.smpl import Smpl, keypoints_44, load_points_matrix
 from hmr_skel.evaluate.benchmarks import BENCHMARKS
 from hmr_skel.open_data.images import make_images
 from hmr_skel.open_data.labels import make_labels

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench import conversion
-from hmr_skel.body.files import SKEL_FILES
+from hmr_skel.body.assets import SKEL_FILES
 from hmr_skel.cli import build_parser, main
 from hmr_skel.commands.evaluations import OpenBenchmarks, paper_tables
 from hmr_skel.evaluate.benchmarks import BENCHMARKS, LEGACY, MOYO_24

@@ -4,7 +4,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from fitting import FitConfig, Stage, fit_batch
-from hmr_skel.body.keypoints import keypoints_44
+from hmr_skel.body.smpl import keypoints_44
 
 MAKERS = {"tensor", "as_tensor", "new_tensor", "from_numpy"}
 INDEXED = {"__getitem__", "__setitem__"}

@@ -5,16 +5,15 @@ make these files where they are used, never pass them on.
 """
 
 import io
-import os
 import pathlib
 import pickle
-import tempfile
 
 import numpy as np
 
+from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, write_whole
 from hmr_skel.body.dofs import DOF_NAMES, HSMR_MEAN_Q
 from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS, SMPL_PARENTS
-from hmr_skel.body.open_body.unpack import SKEL_GENDERS, GenderedBody, OpenBody, unpack
+from hmr_skel.body.open_body.unpack import GenderedBody, OpenBody, unpack
 
 NOTICE = pathlib.Path(__file__).with_name("NOTICE")
 EXPORT_VERSION = 1
@@ -42,21 +41,7 @@ def export_body(directory: pathlib.Path) -> list[pathlib.Path]:
     body = unpack()
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    male = body.genders["male"]
-    written = [
-        _write_pickle(directory / f"SMPL_{gender.upper()}.pkl", smpl_file(body, one))
-        for gender, one in body.genders.items()
-    ]
-    written += [
-        _write_pickle(directory / f"skel_{gender}.pkl", skel_file(body, body.genders[gender]))
-        for gender in SKEL_GENDERS
-    ]
-    written += [
-        _write_pickle(directory / "SMPL_to_J19.pkl", body.j19_regressor),
-        _write_pickle(directory / "J_regressor_SKEL_mix_MALE.pkl", mixed_regressor(male)),
-        _write_pickle(directory / "J_regressor_SMPL_MALE.pkl", male.smpl_regressor),
-    ]
-    h36m, mean = io.BytesIO(), io.BytesIO()
+    male, h36m, mean = body.genders["male"], io.BytesIO(), io.BytesIO()
     np.save(h36m, body.h36m_regressor)
     np.savez(
         mean,
@@ -64,10 +49,18 @@ def export_body(directory: pathlib.Path) -> list[pathlib.Path]:
         betas=np.zeros(10, dtype=np.float32),  # the published mean betas belong to the licensed shape space
         cam=np.array(SKEL_MEAN_CAMERA, dtype=np.float32),
     )
-    written.append(_write_bytes(directory / "J_regressor_h36m.npy", h36m.getvalue()))
-    written.append(_write_bytes(directory / "SKEL_mean.npz", mean.getvalue()))
-    written.append(_write_bytes(directory / "NOTICE", NOTICE.read_bytes()))
-    return written
+    pickles = {
+        **{SMPL_FILES[gender]: smpl_file(body, one) for gender, one in body.genders.items()},
+        **{name: skel_file(body, body.genders[gender]) for gender, name in SKEL_FILES.items()},
+        "SMPL_to_J19.pkl": body.j19_regressor,
+        "J_regressor_SKEL_mix_MALE.pkl": mixed_regressor(male),
+        "J_regressor_SMPL_MALE.pkl": male.smpl_regressor,
+    }
+    contents = {name: pickle.dumps(content, protocol=PICKLE_PROTOCOL) for name, content in pickles.items()}
+    contents |= {"J_regressor_h36m.npy": h36m.getvalue(), "SKEL_mean.npz": mean.getvalue()}
+    for name, content in (contents | {"NOTICE": NOTICE.read_bytes()}).items():
+        write_whole(directory / name, content)
+    return [directory / name for name in (*contents, "NOTICE")]
 
 
 def smpl_file(body: OpenBody, one: GenderedBody) -> dict[str, object]:
@@ -137,20 +130,3 @@ def mixed_regressor(one: GenderedBody) -> np.ndarray:
     for joint in ANATOMICAL_SMPL_JOINTS:
         mixed[joint] = one.skel_regressor[SKEL_TO_SMPL[joint]]
     return mixed
-
-
-def _write_pickle(path: pathlib.Path, content: object) -> pathlib.Path:
-    return _write_bytes(path, pickle.dumps(content, protocol=PICKLE_PROTOCOL))
-
-
-def _write_bytes(path: pathlib.Path, data: bytes) -> pathlib.Path:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)  # mkstemp's files are private to the user
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-    return path

@@ -38,24 +38,15 @@ BONE_STEP = 2e-5
 class GenderedBody:
     """What differs between the neutral, male and female files."""
 
-    template: np.ndarray
-    """[6890 3] T-pose skin."""
-    shapedirs: np.ndarray
-    """[6890 3 10] metres per beta."""
-    posedirs: np.ndarray
-    """[6890 3 207] metres per entry of the 23 joint rotations minus identity, row-major."""
-    smpl_regressor: np.ndarray
-    """[24 6890] SMPL joints from the shaped skin."""
-    skel_regressor: np.ndarray
-    """[24 6890] SKEL's anatomical joints from the shaped skin."""
-    bone_offsets: np.ndarray
-    """[24 3] SKEL joint in its parent's bone frame."""
-    bone_tilts: np.ndarray
-    """[24 3 3] default-pose rotation of each bone."""
-    bone_orientations: np.ndarray
-    """[24 3 3] bone frame to skin frame in the T-pose."""
-    bone_vertices: np.ndarray
-    """[K 3] bone meshes, each in its own bone's frame."""
+    template: np.ndarray  # [6890 3] T-pose skin
+    shapedirs: np.ndarray  # [6890 3 10] metres per beta
+    posedirs: np.ndarray  # [6890 3 207] metres per entry of the 23 joint rotations minus identity, row-major
+    smpl_regressor: np.ndarray  # [24 6890] SMPL joints from the shaped skin
+    skel_regressor: np.ndarray  # [24 6890] SKEL's anatomical joints from the shaped skin
+    bone_offsets: np.ndarray  # [24 3] SKEL joint in its parent's bone frame
+    bone_tilts: np.ndarray  # [24 3 3] default-pose rotation of each bone
+    bone_orientations: np.ndarray  # [24 3 3] bone frame to skin frame in the T-pose
+    bone_vertices: np.ndarray  # [K 3] bone meshes, each in its own bone's frame
 
 
 @dataclass(frozen=True)
@@ -63,26 +54,16 @@ class OpenBody:
     """Everything the exported files are made of. Vertex numbers are the files' own."""
 
     version: str
-    faces: np.ndarray
-    """[13776 3] int64, counter-clockwise seen from outside."""
-    mirror: np.ndarray
-    """[6890] number of the mirrored vertex."""
-    smpl_weights: np.ndarray
-    """[6890 24]."""
-    skel_weights: np.ndarray
-    """[6890 24]."""
-    j19_regressor: np.ndarray
-    """[19 6890] the 19 extra keypoints of 4D-Humans' convention."""
-    h36m_regressor: np.ndarray
-    """[17 6890] Human3.6M joints in SPIN's order (left leg first)."""
-    bone_faces: np.ndarray
-    """[L 3] int64."""
-    bone_joint: np.ndarray
-    """[K] SKEL joint that each bone vertex belongs to."""
-    bone_weights: np.ndarray
-    """[K 24] posing weights: one-hot but for the vertebrae."""
-    genders: dict[str, GenderedBody]
-    """By `neutral`, `male`, `female`."""
+    faces: np.ndarray  # [13776 3] int64, counter-clockwise seen from outside
+    mirror: np.ndarray  # [6890] number of the mirrored vertex
+    smpl_weights: np.ndarray  # [6890 24]
+    skel_weights: np.ndarray  # [6890 24]
+    j19_regressor: np.ndarray  # [19 6890] the 19 extra keypoints of 4D-Humans' convention
+    h36m_regressor: np.ndarray  # [17 6890] Human3.6M joints in SPIN's order (left leg first)
+    bone_faces: np.ndarray  # [L 3] int64
+    bone_joint: np.ndarray  # [K] SKEL joint that each bone vertex belongs to
+    bone_weights: np.ndarray  # [K 24] posing weights: one-hot but for the vertebrae
+    genders: dict[str, GenderedBody]  # By `neutral`, `male`, `female`
 
 
 def unpack(asset: pathlib.Path = ASSET) -> OpenBody:
