@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.objective import Objective
 from fitting.model import FitModel
-from fitting.objective import Objective
 from fitting.surface import spread
 from hmr_skel.body import dofs
 from hmr_skel.body.smpl import Smpl

@@ -33,8 +33,8 @@ import pyarrow as pa
 import torch
 
 import fitting
+from bench.objective import Objective
 from fitting.config import RECIPES
-from fitting.objective import Objective
 from fitting.sequence import smooth
 from fitting.version import FIT_VERSION
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES

@@ -170,7 +170,7 @@ def test_the_fit_needs_torch_and_numpy_only():
     code = f"""
 import sys
 sys.modules |= dict.fromkeys({hidden!r})
-import fitting, fitting.objective, hmr_skel.body.skel, hmr_skel.body.smpl, hmr_skel.rows
+import fitting, hmr_skel.body.skel, hmr_skel.body.smpl, hmr_skel.rows
 from hmr_skel.body.rotations import skew
 import torch
 assert skew.__annotations__["v"] is torch.Tensor

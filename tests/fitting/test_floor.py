@@ -7,7 +7,7 @@ import torch
 
 import fitting
 from bench.floor import box_step, descend, floor_fit
-from fitting.objective import Objective
+from bench.objective import Objective
 from fitting.surface import spread
 from hmr_skel.rows import SkelParams
 

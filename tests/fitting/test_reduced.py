@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bench.objective import Objective
 from fitting.kinematics import Skeleton
-from fitting.objective import Objective
 from fitting.solver import linearise
 from fitting.starts import initial_q
 from fitting.target import FitRows
