@@ -23,22 +23,25 @@ PX_PER_SCALE = 200.0
 
 GENDERS = {"n": "neutral", "m": "male", "f": "female", "neutral": "neutral", "male": "male", "female": "female"}
 
-# The shapes that a column may have in a file, after the leading N. A tuple (low, high) is a width between the two.
-_ANY = 10**9
-_SHAPES: Mapping[str, tuple[tuple, ...]] = {
+_SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "imgname": ((),),
     "center": ((2,),),
     "scale": ((), (1,), (2,)),
     "cam_int": ((3, 3),),
     "cam_ext": ((4, 4),),
-    "keypoints_2d": (((NUM_KEYPOINTS, _ANY), 3),),
+    "keypoints_2d": ((NUM_KEYPOINTS, 3),),
     "keypoints_3d": ((NUM_KEYPOINTS, 3), (NUM_KEYPOINTS, 4)),
     "smpl_pose": ((72,), (24, 3)),
+    "smpl_betas": ((NUM_BETAS,),),
     "smpl_transl": ((3,),),
     "smpl_gender": ((),),
     "skel_q": ((46,),),
+    "skel_betas": ((NUM_BETAS,),),
     "skel_transl": ((3,),),
 }
+"""The shapes that a column may have in a file, after the leading N."""
+_READ_OF = {"keypoints_2d": NUM_KEYPOINTS, "smpl_betas": NUM_BETAS, "skel_betas": NUM_BETAS}
+"""How many of a row's are read, where a file may have more."""
 _TEXTS = ("imgname", "smpl_gender")
 
 
@@ -136,14 +139,15 @@ def find_keys(
 
 def check_column(column: str, shape: tuple[int, ...], dtype: np.dtype, what: str, num_betas: int = NUM_BETAS) -> None:
     """Raise `UserError` where an array of that shape [N ..] and type cannot be the column; `what` names it."""
-    betas = column.endswith("_betas")
-    allowed = (((NUM_BETAS, num_betas),),) if betas else _SHAPES[column]
-    if not any(_fits(shape[1:], option) for option in allowed):
+    inner, most = shape[1:], num_betas if column.endswith("betas") else max(shape, default=0)
+    if column in _READ_OF and inner and _READ_OF[column] < inner[0] <= most:
+        inner = (_READ_OF[column], *inner[1:])
+    if inner not in _SHAPES[column]:
+        expected = " or ".join(f"(N{''.join(f', {size}' for size in option)})" for option in _SHAPES[column])
         hint = ""
-        if betas and len(shape) == 2 and shape[1] > num_betas:
-            hint = f" To use the first {NUM_BETAS}, as CameraHMR does, say num_betas = {shape[1]} in the source."
-        expected = " or ".join(_show(("N", *option)) for option in allowed)
-        raise UserError(f"{what} has shape {_show(shape)}. Expected {expected}.{hint}")
+        if column.endswith("betas") and len(inner) == 1 and inner[0] > num_betas:
+            hint = f" To use the first {NUM_BETAS}, as CameraHMR does, say num_betas = {inner[0]} in the source."
+        raise UserError(f"{what} has shape {shape}. Expected {expected}.{hint}")
     if dtype.kind not in ("USO" if column in _TEXTS else "fiu"):
         raise UserError(f"{what} holds {dtype}. Expected {'texts' if column in _TEXTS else 'numbers'}.")
 
@@ -168,10 +172,8 @@ def make_rows(columns: Mapping[str, np.ndarray], source: str, first: int = 0, pe
     sides = floats["scale"] / np.float32(per_scale)
     sides = sides[:, None] if sides.ndim == 1 else sides
     floats["scale"] = np.ascontiguousarray(np.broadcast_to(sides, (count, 2)))
-    widths = {"smpl_betas": NUM_BETAS, "skel_betas": NUM_BETAS, "keypoints_2d": NUM_KEYPOINTS}
-    for name, width in widths.items():
-        if name in floats:
-            floats[name] = np.ascontiguousarray(floats[name][:, :width])
+    for name in _READ_OF.keys() & floats.keys():
+        floats[name] = np.ascontiguousarray(floats[name][:, : _READ_OF[name]])
     if "smpl_pose" in floats:
         floats["smpl_pose"] = floats["smpl_pose"].reshape(count, 72)
     if "keypoints_3d" in floats and floats["keypoints_3d"].shape[-1] == 3:  # confidence 0 where the point is not there
@@ -211,23 +213,6 @@ def _num_rows(source: Source, file: LabelFile, keys: Mapping[str, str]) -> int:
             "It is another release of the file: fetch the right one, or change `rows` in the manifest."
         )
     return num_rows
-
-
-def _fits(shape: tuple[int, ...], option: tuple) -> bool:
-    ranges = [width if isinstance(width, tuple) else (width, width) for width in option]
-    return len(shape) == len(ranges) and all(
-        low <= size <= high for size, (low, high) in zip(shape, ranges, strict=True)
-    )
-
-
-def _show(shape: tuple) -> str:
-    def width(size) -> str:
-        if not isinstance(size, tuple):
-            return str(size)
-        low, high = size
-        return str(low) if low == high else f"{low} or more" if high == _ANY else f"{low} to {high}"
-
-    return f"({', '.join(map(width, shape))}{',' if len(shape) == 1 else ''})"
 
 
 def _decode(value):

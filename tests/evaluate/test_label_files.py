@@ -84,7 +84,7 @@ BAD = {
     ),
     "another number of centres": ("3dpw", {"center": np.zeros((5, 2))}, r"center has shape \(5, 2\)\. Expected 6 rows"),
     "not a number": ("3dpw", {"center": np.full((ROWS, 2), np.nan)}, r"row 0: center\[0\] is nan"),
-    "no scale": ("coco", {"scale": np.zeros((ROWS, 0))}, r"scale has shape \(6, 0\)\. Expected \(N,\) or \(N, 1\)"),
+    "no scale": ("coco", {"scale": np.zeros((ROWS, 0))}, r"scale has shape \(6, 0\)\. Expected \(N\) or \(N, 1\)"),
     "an empty box": ("coco", {"scale": np.zeros((ROWS, 2))}, r"row 0: box of 0 x 0 px"),
     "a pose of the world": ("3dpw", {"pose_cam": None, "pose": np.zeros((ROWS, 72))}, r"has no key 'pose_cam'"),
     "another number of poses": (
