@@ -1,4 +1,4 @@
-"""What a training sample may be changed by: the numbers of one change, drawn from a generator, and what they do.
+"""Augmentation: random changes of a training sample, and what they do to its labels and its picture.
 
 A flip and a roll are changes of the camera: it is mirrored at, or turned about, its optical axis. The picture that it
 then takes is the old one under an affine map, exactly and for any intrinsics, and the intrinsics stay what they were;
@@ -27,15 +27,15 @@ class AugmentConfig:
     roll_deg: float = 0.0
     """The camera is rolled about its optical axis by this * N(0, 1) degrees, cut at +-2 (HSMR: 30)."""
     roll_probability: float = 0.6
-    """In so many samples, where `roll_deg` is not 0."""
+    """The share of samples that are rolled, where `roll_deg` is not 0."""
     flip_probability: float = 0.0
-    """Mirrored samples (HSMR: 0.5)."""
+    """The share of samples that are mirrored (HSMR: 0.5)."""
     color: float = 0.2
     """Red, green and blue are multiplied by one factor each, from [1 - this, 1 + this]."""
     extreme_crop_probability: float = 0.1
-    """The box is drawn around a part of the body instead, see `part_box`."""
+    """The share of samples whose box is drawn around a part of the body instead, see `part_box`."""
     degrade_probability: float = 0.3
-    """Blur and the like, and contrast and the like: each in so many samples, see `degrade`."""
+    """The share of samples that are blurred or the like, and of those with other colours, see `degrade`."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -49,7 +49,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """One change of a sample, all of it. The defaults change nothing."""
+    """Everything that is changed in one sample. The defaults change nothing."""
 
     part: float | None = None
     """From [0, 1): which part of the body the box is drawn around; None: the whole, as annotated."""
@@ -71,7 +71,7 @@ class Augmentation:
 
 
 def draw(config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
-    """A change. Uses as many random numbers whatever they come to."""
+    """Draw a change. It always takes the same number of random numbers."""
     uniform, normal, seeds = rng.random(9), rng.standard_normal(4), rng.integers(2**32, size=2)
     cut = np.clip(normal, -1, 1)
     rolled = config.roll_deg > 0 and uniform[2] < config.roll_probability

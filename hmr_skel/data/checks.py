@@ -1,7 +1,7 @@
 """Row checks: a bad row is left out with a reason and harms no other.
 
-Vectorised over rows. The limits only have to tell annotations from accidents, so they are wide; what is possible but
-fits badly is for the fitter's own status and errors to say.
+The checks work on columns of all rows. Their limits only tell annotations from accidents, so they are wide. A row that
+is possible but fits badly is kept: the fit's status and errors tell.
 """
 
 from collections.abc import Callable, Collection, Iterator

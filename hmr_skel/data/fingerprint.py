@@ -27,13 +27,13 @@ def shard_ingredients(
     """All that determines a shard's rows, as JSON values; `fingerprint_of` makes one hash of it.
 
     Args:
-        manifest: counts through `Manifest.sha256`: not by where its files are.
-        shard: counts by its number and rows.
+        manifest: what `Manifest.sha256` hashes of it, which is not where its files are.
+        shard: its number and its rows.
         content: `SourceReader.content_id` by source name; only the shard's own sources count.
         body_models: `hash_files` of the model files in use.
         recipe: the fit settings, batch size included: plain values (`dataclasses.asdict`).
-        fit_version: `fitting.version.FIT_VERSION`. Code counts by it and by `SCHEMA_VERSION`, numbers that are raised
-            by hand: with a hash of source files a changed comment would fit all rows again.
+        fit_version: `fitting.version.FIT_VERSION`. It and `SCHEMA_VERSION` stand for the code, and are raised by hand:
+            with a hash of source files, a changed comment would have all rows fitted again.
     """
     parts = {
         "manifest": manifest.sha256,
@@ -53,9 +53,9 @@ def fingerprint_of(ingredients: Mapping[str, Any]) -> str:
 
 
 def describe_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Why a shard made from `was` is to be built again: in what that differs from `now`."""
+    """How the ingredients `was` of a shard differ from those it would have `now`, in words."""
     if not was:
-        return "made from what its meta file does not say"
+        return "its meta file does not say what it was made from"
     things = {"manifest": "another manifest", "pieces": "other rows or label files", "shard": "another division"}
     things |= {"body_models": "other body models", "recipe": "another recipe"}
     other = [text for key, text in things.items() if was.get(key) != now[key]]
@@ -66,7 +66,7 @@ def describe_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         reasons.append(f"fitted by version {was['fit_version']}, this is {now['fit_version']}")
     if was.get("schema_version", now["schema_version"]) != now["schema_version"]:
         reasons.append(f"with columns of version {was['schema_version']}, this is {now['schema_version']}")
-    return "; ".join(reasons) or "made from what this version does not know"
+    return "; ".join(reasons) or "made from things that this version does not know"
 
 
 def version_text(made_from: Mapping[str, Any]) -> str:
@@ -102,7 +102,7 @@ def find_outdated(out: Place, shards: Sequence[Shard], ingredients: Ingredients)
 def refuse_other_manifest(out: Place, manifest: Manifest, outdated: Mapping[Shard, Mapping[str, Any]]) -> None:
     """Raise `UserError` where outdated shards were made from another manifest: another name, or another file.
 
-    Of the same file they are what an edit has left, and are to be built again.
+    Those that an older state of the same file made may be built again.
     """
     own = (manifest.name, manifest.file)
     names = {shard: (meta.get("manifest_name"), meta.get("manifest_file")) for shard, meta in outdated.items()}

@@ -25,7 +25,7 @@ class UnreadableImage(Exception):
 
 
 class OutsideImage(UnreadableImage):
-    """The image is well, but nothing of the box is in it."""
+    """The image can be read, but the box lies outside it."""
 
 
 class OutsideFolder(UserError, UnreadableImage):

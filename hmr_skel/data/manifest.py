@@ -107,7 +107,7 @@ class Source:
     scale_unit: str = "200px"
     """`200px`: scale * 200 is the box in pixels. `px`: scale is."""
     num_betas: int = 10
-    """The most betas a row of the file may have. The first ten are used, the others ignored because this admits it."""
+    """The most betas that a row of the file may have. Only the first ten are used."""
     allow_pickle: bool = False
     """Read arrays of Python objects (names), by an allow-list of plain types. Needed for some releases only."""
     rows: int | None = None

@@ -99,7 +99,7 @@ class LabelFile(Mapping[str, Any]):
     def content_id(self, keys: list[str]) -> str:
         """What the members hold, as sha256 hex of their names, sizes and checksums as the zip records them.
 
-        Costs no read of the data, and is the same for a file that was compressed, copied or renamed.
+        The data is not read. The id stays the same when the file is compressed, copied or renamed.
         """
         members = [(k, self._members[k].info.file_size, self._members[k].info.CRC) for k in sorted(keys)]
         return hashlib.sha256(json.dumps(members).encode()).hexdigest()
@@ -261,7 +261,7 @@ def _state(path: Path) -> list[Any]:
 
 
 def _read_note(note: Path) -> dict[str, Any]:
-    """What an earlier check has noted; nothing where there is no note or it is damaged: the check is made again."""
+    """What an earlier check has noted; empty where there is no note, or a damaged one."""
     with contextlib.suppress(OSError, ValueError):
         noted = json.loads(note.read_bytes())
         return noted if isinstance(noted, dict) else {}

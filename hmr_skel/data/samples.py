@@ -73,7 +73,7 @@ class Batch:
 
 
 def stack(samples: Sequence[Batch]) -> Batch:
-    """At least one sample."""
+    """One batch of several samples, at least one."""
     return Batch(*(torch.stack([getattr(s, f.name) for s in samples]) for f in fields(Batch)))
 
 

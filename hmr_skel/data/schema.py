@@ -232,7 +232,7 @@ def write_shard(
 
 
 def write_rejects(out: Place, shard: Shard, rejects: list[Reject]) -> Place:
-    """Write the rows left out, with their reasons. Always, be there none: a missing file must mean trouble."""
+    """Write the rejects with their reasons, also where there are none: a missing file must mean trouble."""
     rejects = sorted(rejects, key=lambda reject: (reject.source, reject.source_row))
     return _write(shard.rejects_file(out), rejects_table(rejects).cast(REJECTS_SCHEMA))
 

@@ -24,7 +24,7 @@ STATUSES = ("converged", "at_limit", "max_iterations", "given")
 
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig:
-    """What a row must be to be used. None: not asked. The defaults take every row as it is, as the paper does."""
+    """The rules that a row must meet to be used; None: no such rule. By default every row is used, as in the paper."""
 
     max_v2v_mm: float | None = None
     """Largest mean distance of the fitted SKEL skin from the annotated SMPL mesh. Rows that were not fitted pass."""
@@ -33,8 +33,7 @@ class QualityConfig:
     max_abs_beta: float | None = None
     """Largest SKEL shape parameter in absolute value (HSMR: 3)."""
     poor_skel: Literal["mask", "drop"] = "mask"
-    """What becomes of a row that fails one of the above: it loses its SKEL labels and is trained on its keypoints, or
-    it is left out."""
+    """A row that fails one of the above loses its SKEL labels and is trained on its keypoints, or is left out."""
     min_confidence: float = 0.0
     """Keypoints of less confidence than this count as not annotated (HSMR: 0.3)."""
     min_keypoints_2d: int = 0
@@ -65,13 +64,13 @@ class ChosenRows:
 def choose_rows(
     rows: RowCache, config: QualityConfig, camera_needed: bool, wanted_sources: Collection[str] | None = None
 ) -> ChosenRows:
-    """Apply the rules to all rows. A value that is not there passes: what was not fitted has no fitting error.
+    """Apply the rules to all rows. A missing value passes: a row that was not fitted has no fitting error.
 
     Args:
-        rows: all there are.
+        rows: all rows of the dataset.
         config: the rules.
         camera_needed: leave out rows without intrinsics.
-        wanted_sources: leave out all others; None: none.
+        wanted_sources: the only sources that are used; None: all are.
 
     Raises `UserError` where no row is left.
     """
@@ -126,7 +125,7 @@ def one_gender(rows: RowCache, chosen: ChosenRows, where: str | Place) -> Litera
 
 
 def _poor_skel(rows: RowCache, config: QualityConfig) -> Iterator[tuple[str, Bool[np.ndarray, "N"]]]:
-    """What makes SKEL labels poor, and of which of all rows it holds."""
+    """Each reason why SKEL labels are poor, and the rows for which it holds."""
     if config.max_v2v_mm is not None:
         yield f"v2v above {config.max_v2v_mm:g} mm", rows.facts("v2v_mm") > config.max_v2v_mm  # NaN is not
     if config.max_abs_beta is not None:

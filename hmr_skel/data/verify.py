@@ -1,6 +1,6 @@
-"""Is a dataset on disk what it says it is? Here by its files alone: meta files say what there must be.
+"""Checks a dataset on disk by its files alone, against what its meta files say.
 
-`flows/verify.py` compares with the manifest too, fits a sample of rows again, and repairs.
+`flows/verify.py` compares it with the manifest too, fits a sample of rows again, and repairs.
 """
 
 import contextlib
@@ -34,16 +34,16 @@ _FILES = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong."""
+    """One thing that is wrong with a dataset."""
 
     text: str
-    """A sentence that names the file; of an outdated shard the reason alone, which many may share."""
+    """A sentence that names the file; for an outdated shard only the reason, which many may share."""
     shard: int | None = None
     """The shard that has to be built again to mend it."""
     stray: Place | None = None
     """The file that does not belong there: taking it away mends it."""
     outdated: bool = False
-    """The shard is sound, only of other things than the manifest says now: to be built again only where asked for."""
+    """The shard is sound, but was made from other things than the manifest names now."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def verify_files(out: Place, *, count: int | None = None, partial: bool = False)
 
 
 def _find(out: Place) -> tuple[dict[tuple[int, int], list[Place]], list[Problem]]:
-    """Files by (number, count) of their names, and those that no build leaves in these folders."""
+    """The files by the (number, count) in their names, and a problem for each file that does not belong there."""
     there: dict[tuple[int, int], list[Place]] = {}
     strays = []
     for folder, pattern in _FILES.items():
@@ -206,7 +206,7 @@ def _in_two_shards(out: Place, metas: Mapping[int, Mapping[str, Any]]) -> list[P
 def foreign_shards(out: Place, metas: Mapping[int, Mapping[str, Any]]) -> list[Problem]:
     """Shards that were made from other things than most others: another manifest, recipe, version, body or label file.
 
-    Where no two thirds agree all are named: which of them are the foreign ones is for the manifest to say.
+    Where less than two thirds agree, all are named: only the manifest could tell which of them are foreign.
     """
     kinds = {index: _common_ingredients(meta["made_from"]) for index, meta in metas.items() if meta.get("made_from")}
     problems: dict[int, Problem] = {}

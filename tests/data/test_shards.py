@@ -216,7 +216,7 @@ def test_a_difference_in_words(was, text):
     now = {"manifest": "m", "shard": [0, 2], "pieces": [["a", 0, 8, "c"]], "body_models": "b", "recipe": {}}
     now |= {"fit_version": 2, "schema_version": 1}
     assert describe_difference(now | was, now) == text
-    assert describe_difference({}, now) == "made from what its meta file does not say"
+    assert describe_difference({}, now) == "its meta file does not say what it was made from"
 
 
 def test_numbers_of_shards_in_words():

@@ -139,7 +139,10 @@ def test_a_shard_of_another_source(copied: Builder):
     rows, rejects = ([row | {"source": "other"} for row in table] for table in tables)
     write(copied, renamed, rows, rejects, made_from={})
     (problem,) = verify_dataset(out, copied).problems
-    assert "shard-00001-of-00004.json: made from what its meta file does not say. Build the shard again" in problem.text
+    assert (
+        "shard-00001-of-00004.json: its meta file does not say what it was made from. Build the shard again"
+        in problem.text
+    )
 
 
 def test_sound_shards_of_another_version_are_left(copied: Builder, monkeypatch: pytest.MonkeyPatch):
