@@ -69,64 +69,46 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
-_SHARED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "manifest": (
-        ("--manifest",),
-        {
-            "default": DEFAULT_MANIFEST,
-            "metavar": "FILE",
-            "help": "names label files, images and body models (default: %(default)s)",
-        },
+def _shared(*flags: str, **keywords: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return flags, keywords
+
+
+_SHARED = {
+    "manifest": _shared(
+        "--manifest", default=DEFAULT_MANIFEST, metavar="FILE",
+        help="names label files, images and body models (default: %(default)s)",
     ),
-    "dataset": (
-        ("dataset",),
-        {"type": folder, "metavar": "DATASET", "help": "the dataset's folder, for instance data/open"},
+    "dataset": _shared("dataset", type=folder, metavar="DATASET", help="the dataset's folder, for instance data/open"),
+    "data": _shared(
+        "--data", type=place, metavar="DIR", help="the dataset's folder or URI (default: data/<manifest name>)"
     ),
-    "data": (
-        ("--data",),
-        {"type": place, "metavar": "DIR", "help": "the dataset's folder or URI (default: data/<manifest name>)"},
+    "build": _shared(
+        "--build", action="store_true", help="build the dataset, and render its images, where they are missing"
     ),
-    "build": (
-        ("--build",),
-        {"action": "store_true", "help": "build the dataset, and render its images, where they are missing"},
+    "body-models": _shared(
+        "--body-models", metavar="DIR",
+        help="folder with SMPL_*.pkl and skel_*.pkl (default: $HMR_SKEL_BODY_MODELS); 'open' takes the openly licensed "
+        "body, which shows that all works but has another shape space than SMPL",
     ),
-    "body-models": (
-        ("--body-models",),
-        {
-            "metavar": "DIR",
-            "help": "folder with SMPL_*.pkl and skel_*.pkl (default: $HMR_SKEL_BODY_MODELS); 'open' takes the openly "
-            "licensed body, which shows that all works but has another shape space than SMPL",
-        },
+    "labels": _shared(
+        "--labels", type=Path, metavar="FILE", help="a CameraHMR-format .npz in place of the manifest's label files"
     ),
-    "labels": (
-        ("--labels",),
-        {"type": Path, "metavar": "FILE", "help": "a CameraHMR-format .npz in place of the manifest's label files"},
+    "network": _shared(
+        "--network", type=Path, metavar="FILE",
+        help=f"network.safetensors, a run's folder, or SKEL-CF's best.pth (default: the newest in {RUNS})",
     ),
-    "recipe": (
-        ("--recipe",),
-        {"default": "tiny", "metavar": "NAME", "help": "tiny, vit_b or vit_h (default: %(default)s)"},
+    "smpl-gender": _shared(
+        "--smpl-gender", choices=("neutral", "male", "female"), help="the SMPL model that the parameters are for"
     ),
-    "set": (
-        ("--set",),
-        {
-            "action": "append",
-            "default": [],
-            "metavar": "FIELD=VALUE",
-            "help": "change a field of the recipe; `hmr-skel train --help` lists them",
-        },
+    "recipe": _shared("--recipe", default="tiny", metavar="NAME", help="tiny, vit_b or vit_h (default: %(default)s)"),
+    "set": _shared(
+        "--set", action="append", default=[], metavar="FIELD=VALUE",
+        help="change a field of the recipe; `hmr-skel train --help` lists them",
     ),
-    "fresh": (("--fresh",), {"action": "store_true", "help": "start anew, whatever is in the output folder"}),
-    "vitpose": (
-        ("--vitpose",),
-        {"type": Path, "metavar": "FILE", "help": "vitpose_backbone.pth, from which vit_h starts"},
-    ),
-    "device": (
-        ("--device",),
-        {"default": "auto", "help": "cpu, cuda, cuda:1 ... (default: auto, the first GPU, else the CPU)"},
-    ),
-    "json": (("--json",), {"action": "store_true", "help": "print the result as one JSON object, the last line"}),
-    "quiet": (("-q", "--quiet"), {"action": "store_true", "help": "no progress bar, no summary"}),
-}
+    "device": _shared("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto, a GPU if there is one)"),
+    "json": _shared("--json", action="store_true", help="print the result as one JSON object, the last line"),
+    "quiet": _shared("-q", "--quiet", action="store_true", help="no progress bar, no summary"),
+}  # fmt: skip
 
 
 def add(parser: argparse._ActionsContainer, *names: str, **changes: Any) -> None:

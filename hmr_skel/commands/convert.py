@@ -68,9 +68,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "In mm^2 of mesh per squared degree of third difference; lowered where the mesh would move by more than 2 mm",
     )  # fmt: skip
     told = parser.add_argument_group("what the files do not say")
-    told.add_argument(
-        "--smpl-gender", choices=("neutral", "male", "female"), help="the SMPL model that the parameters are for"
-    )
+    add(told, "smpl-gender")
     told.add_argument("--frame", choices=("camera", "y-up", "z-up"), help="camera: x right, y down, z forward")
     add_number(told, "--frame-rate", float, 0.1, 10_000, unit="frames a second", metavar="FPS", help="frames a second")
     told.add_argument("--lengths", choices=("m", "cm", "mm"), help="of translations (default: m)")

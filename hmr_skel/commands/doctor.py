@@ -16,8 +16,6 @@ DOCTOR = """\
 Look at the installation, the devices, the body models and label files of manifests, published weights and the
 benchmarks' files, and say what is missing. Changes nothing. Exit status 1 where something that is needed is missing."""
 
-BODY_MODELS_VARIABLE = "HMR_SKEL_BODY_MODELS"
-
 BODY_FILES = {
     "SMPL_NEUTRAL.pkl": "SMPL, of most label files; fit",
     "SMPL_MALE.pkl": "SMPL, of label rows of that gender; fit",
@@ -30,24 +28,21 @@ BODY_FILES = {
     "J_regressor_SMPL_MALE.pkl": "joints of SMPL; evaluate",
     "SKEL_mean.npz": "mean pose; train",
 }
-"""Name of a model file, and what it is for."""
-
 WEIGHTS = {
     "cam_model_cleaned.ckpt": "HumanFoV; predict, where the camera is not known",
     "vitpose_backbone.pth": "ViTPose's encoder; train --vitpose, from wherever it is",
     "best.pth": "SKEL-CF as published; predict --network, from wherever it is",
 }
-"""Name of a file of trained weights, and what it is for."""
-
-OPTIONAL_PACKAGES = {
+PACKAGES = {
     "onnxruntime": "predict --detector",
-    "matplotlib": "curves of train, plots of bench, notebooks",
+    "matplotlib": "curves of train, plots of make bench, notebooks",
     "tensorboard": "TensorBoard's files of train",
     "datasets": "reading shards with it",
 }
-"""Packages that only some commands need."""
+"""Names of files and of packages that only some commands need, and what each is for."""
 
-Finding = tuple[str, str, str]  # state (ok, --, missing), what, detail
+Finding = tuple[str, str, str]
+"""State (ok, --: not there and not needed, missing), what, detail."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -56,16 +51,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         commands, "doctor", "what is installed, which files are there, what is missing", DOCTOR, run_doctor
     )
     add(
-        doctor,
-        "manifest",
-        default=None,
+        doctor, "manifest", default=None,
         help="check this one (default: every manifests/*.toml; those whose environment variables are not set count as "
         "not set up)",
-    )
+    )  # fmt: skip
 
 
 def run_doctor(args: argparse.Namespace) -> int:
-    """Print one line per finding."""
+    """Print one line for each finding."""
     manifests = [Path(args.manifest)] if args.manifest else sorted(Path("manifests").glob("*.toml"))
     sections: list[tuple[str, Iterator[Finding]]] = [("installation", _installation()), ("devices", _devices())]
     sections += [(f"manifest {path}", _manifest(path, required=args.manifest is not None)) for path in manifests]
@@ -86,33 +79,45 @@ def _installation() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     yield "ok", "python", platform.python_version()
-    for text in importlib.metadata.requires("hmr-skel") or ():
-        requirement = Requirement(text)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            yield "missing", requirement.name, "make setup"
-            continue
-        fits = requirement.specifier.contains(version, prereleases=True)
-        expected = "" if fits else f", expected {requirement.specifier}: make setup"
-        yield ("ok" if fits else "missing"), requirement.name, version + expected
+    needed = [Requirement(text) for text in importlib.metadata.requires("hmr-skel") or ()]
+    for package in needed:
+        if package.marker is None or package.marker.evaluate({"extra": ""}):
+            version = _version(package.name)
+            fits = version is not None and package.specifier.contains(version, prereleases=True)
+            found = version if fits else f"{version or 'not installed'}, expected {package.specifier}: make setup"
+            yield ("ok" if fits else "missing"), package.name, f"{found}"
+    for name, purpose in PACKAGES.items():
+        version = _version(name)
+        yield ("--", name, f"{purpose}; pip install {name}") if version is None else ("ok", name, version)
 
-    for name, purpose in OPTIONAL_PACKAGES.items():
-        try:
-            yield "ok", name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            yield "--", name, f"{purpose}; pip install {name}"
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    yield "ok", "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
+    if not torch.cuda.is_available():
+        without = "this torch is built without it: make setup TORCH=..."
+        yield "--", "cuda", f"{without if torch.version.cuda is None else 'no device found'} (fits run on the CPU)"
+        return
+    for i in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(i)
+        yield "ok", f"cuda:{i}", f"{device.name}, {device.total_memory / 2**30:.0f} GiB"
 
 
 def _weights() -> Iterator[Finding]:
-    folder = os.environ.get(BODY_MODELS_VARIABLE)
+    folder = os.environ.get("HMR_SKEL_BODY_MODELS")
     for name, purpose in WEIGHTS.items():
         if folder and (Path(folder) / name).is_file():
             yield "ok", name, purpose
         else:
-            yield "--", name, f"{purpose}. Not in {folder or f'${BODY_MODELS_VARIABLE}, which is not set'}"
+            yield "--", name, f"{purpose}. Not in {folder or '$HMR_SKEL_BODY_MODELS, which is not set'}"
 
 
 def _benchmarks() -> Iterator[Finding]:
@@ -132,21 +137,6 @@ def _benchmarks() -> Iterator[Finding]:
             yield "ok", benchmark.title, str(files.labels)
         else:
             yield "--", benchmark.title, f"no {files.images}. Images: {benchmark.images_from}"
-
-
-def _devices() -> Iterator[Finding]:
-    import torch
-
-    yield "ok", "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
-    if not torch.cuda.is_available():
-        build = (
-            "this torch is built without it: make setup TORCH=..." if torch.version.cuda is None else "no device found"
-        )
-        yield "--", "cuda", f"{build} (fits run on the CPU)"
-        return
-    for i in range(torch.cuda.device_count()):
-        device = torch.cuda.get_device_properties(i)
-        yield "ok", f"cuda:{i}", f"{device.name}, {device.total_memory / 2**30:.0f} GiB"
 
 
 def _manifest(path: Path, *, required: bool) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import BENCHMARKS, FOLDER_VARIABLE, LEGACY, MODELS_FROM
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 HELD_OUT = "held-out"
 
@@ -78,8 +78,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "benchmark (no network is evaluated then unless one is named)",
     )  # fmt: skip
     two_stage.add_argument("--method", metavar="NAME", help="whose they are, for the tables (default: the file)")
-    two_stage.add_argument(
-        "--smpl-gender", choices=("neutral", "male", "female"),
+    add(
+        two_stage, "smpl-gender",
         help="the SMPL model that the predictions are for (default: what the file says, else neutral)",
     )  # fmt: skip
     two_stage.add_argument(
@@ -124,8 +124,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
     held_out, others, predictions, files = _asked(args)
 
     from hmr_skel.commands.evaluate_text import benchmark_text, held_out_text
-    from hmr_skel.commands.evaluations import OpenBenchmarks, paper_tables
+    from hmr_skel.commands.evaluations import OpenBenchmarks, evaluate_on_held_out, paper_tables
+    from hmr_skel.commands.inputs import open_dataset
     from hmr_skel.commands.output import show
+    from hmr_skel.data.images import image_rules
     from hmr_skel.device import resolve_device
     from hmr_skel.model.checkpoint import load_any_network
 
@@ -133,7 +135,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
     report: dict[str, Any] = {}
     rows, texts, tables = [], [], []
     if held_out:
-        report, rows = _held_out(files, args, device)
+        manifest, data = open_dataset(args)
+        bodies = manifest.body_models.path
+        found = evaluate_on_held_out(files, data, image_rules(manifest), bodies, device, quiet=args.quiet)
+        report, rows = found.report, found.tables
         texts.append(held_out_text(report))
     if others:
         loaded = [load_any_network(file) for file in files[:1]]
@@ -190,18 +195,6 @@ def _asked(args: argparse.Namespace) -> tuple[bool, str, dict[str, Path], list[P
     if not files and not predictions:
         files = [newest_network()]
     return held_out, others, predictions, files
-
-
-def _held_out(files: list[Path], args: argparse.Namespace, device: "torch.device"):
-    from hmr_skel.commands.evaluations import HeldOutErrors
-    from hmr_skel.commands.inputs import open_dataset
-    from hmr_skel.data.images import image_rules
-
-    manifest, data = open_dataset(args)
-    found = HeldOutErrors.measure(
-        files, data, image_rules(manifest), manifest.body_models.path, device, quiet=args.quiet
-    )
-    return found.report(files)
 
 
 def _predictions(texts: list[str]) -> dict[str, Path]:

@@ -9,51 +9,46 @@ from hmr_skel.evaluate.summary import METRIC_NAMES
 
 Report = Mapping[str, Any]
 
-_MAIN = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm")
 _STAGES = ("mean_pose", "coarse", "final")
 
 
 def held_out_text(report: Report) -> str:
-    """Held-out shards: networks beside the mean pose."""
-    mean_pose = report["mean_pose"]
-    rows: list[Report | str] = [_against("mean pose", mean_pose, None)]
-    for one in report["networks"]:
-        rows.append(f"{one['file']} (recipe {one['recipe']}, step {one['step']})")
-        rows += [_against(stage, one[stage], mean_pose) for stage in _STAGES[1:] if one[stage] is not None]
-        rows += _more(one["final"], report["intervals"])
-    if (count := len(report["networks"])) > 1:
-        rows.append(f"mean of {count} networks")
-        rows += [_against(stage, report[stage], mean_pose) for stage in _STAGES[1:] if report[stage] is not None]
+    """Networks on held-out shards, beside the mean pose."""
     left_out = f", {report['left_out']:,} left out" if report["left_out"] else ""
-    head = f"{report['dataset']}: {report['rows']:,} held-out rows{left_out}; joints: {mean_pose['joint_set']}; mm"
-    return f"{head}\n{table(rows)}"
+    head = f"{report['dataset']}: {report['rows']:,} held-out rows{left_out}"
+    return f"{head}\n  joints: {report['mean_pose']['joint_set']}\n{_methods(report, 0)}"
 
 
 def benchmark_text(report: Report) -> str:
-    """One benchmark: every method's stages, a column for each metric, with its interval."""
-    rows: list[Report | str] = []
-    for one in report.get("networks", ()):
-        rows += _method(one["file"], one, _STAGES, report["left_out"])
-    if (one := report.get("predictions")) is not None:
-        rows += _method(one["method"], one, ("smpl", "skel"), one["left_out"])
-        moved = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in one["moved_mm"].items())
-        rows.append({"": "  cost of conversion"} | _cells(one["cost"], "+"))
-        rows += _wrapped(f"moved by the conversion, mm: skin {one['v2v_mm']:.1f}; {moved}")
-    if (count := len(report.get("networks", ()))) > 1:
-        rows.append(f"  mean of {count} networks")
-        rows += [_stage(stage, report[stage]) for stage in _STAGES if report[stage] is not None]
+    """Networks and predictions on one benchmark."""
     camera = "" if report["intrinsics"] is None else f"; camera: {report['intrinsics']}"
-    over = report["intervals"]
-    resampled = f"[95 %]: {over['resamples']:,} resamples of {over['groups']:,} {over['of']}"
     return "\n".join(
         [
             f"{report['title']}: {report['chosen_rows']:,} of {report['label_rows']:,} rows of {report['labels']}",
             f"  joints: {report['joint_set']}",
             f"  bodies: {report['body_models']}; legacy switches: {', '.join(report['legacy']) or 'none'}{camera}",
-            table(rows),
-            f"  {resampled}" if over["groups"] > 1 else "  no intervals: all rows are of one recording",
+            _methods(report, report.get("left_out", 0)),
         ]
     )
+
+
+def _methods(report: Report, left_out: int) -> str:
+    """Every method's stages, a column for each metric, with its interval."""
+    rows: list[Report | str] = []
+    networks = report.get("networks", ())
+    for one in networks:
+        rows += _method(f"{one['file']} (recipe {one['recipe']}, step {one['step']})", one, _STAGES, left_out)
+    if (one := report.get("predictions")) is not None:
+        rows += _method(one["method"], one, ("smpl", "skel"), one["left_out"])
+        moved = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in one["moved_mm"].items())
+        rows.append({"": "  cost of conversion"} | _cells(one["cost"], "+"))
+        rows += _wrapped(f"moved by the conversion, mm: skin {one['v2v_mm']:.1f}; {moved}")
+    if len(networks) > 1:
+        rows.append(f"  mean of {len(networks)} networks")
+        rows += [_stage(stage, report[stage]) for stage in _STAGES if report[stage] is not None]
+    over = report["intervals"]
+    resampled = f"[95 %]: {over['resamples']:,} resamples of {over['groups']:,} {over['of']}"
+    return f"{table(rows)}\n  {resampled if over['groups'] > 1 else 'no intervals: all rows are of one recording'}"
 
 
 def _method(name: str, stages: Report, names: Sequence[str], left_out: int) -> list[Report | str]:
@@ -75,24 +70,6 @@ def _cells(errors: Report, sign: str = "") -> dict[str, str]:
         between = "" if ends is None else f" [{ends[0]:{form}}, {ends[1]:{form}}]"
         cells[METRIC_NAMES[metric]] = f"{errors[metric]:{form}}{between}"
     return cells
-
-
-def _against(name: str, errors: Report, against: Report | None) -> Report:
-    """The main metrics, each with its change in per cent."""
-    cells = {"": name}
-    for metric in _MAIN:
-        change = "" if against is None else f" ({100 * (errors[metric] / against[metric] - 1):+.0f} %)"
-        cells[METRIC_NAMES[metric]] = f"{errors[metric]:.1f}{change}"
-    return cells
-
-
-def _more(final: Report, intervals: Report) -> list[str]:
-    """The final stage's intervals and other metrics."""
-    ends = final["ci95"]
-    between = ", ".join(f"{METRIC_NAMES[m]} {ends[m][0]:.1f} to {ends[m][1]:.1f}" for m in _MAIN if m in ends)
-    lines = [f"    final, 95 % over {intervals['groups']:,} {intervals['of']}: {between}"] if between else []
-    others = [f"{METRIC_NAMES[m]} {final[m]:.3f}" for m in ("pck_05", "pck_10") if m in final]
-    return [*lines, f"    final: PA-PVE {final['pa_pve_mm']:.1f} mm, {', '.join(others)}", *_limits(final)]
 
 
 def _limits(errors: Report) -> list[str]:

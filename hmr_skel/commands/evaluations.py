@@ -1,6 +1,6 @@
 """What `hmr-skel evaluate` and `ablate` measure: networks on held-out shards and benchmarks, predictions of others.
 
-Reports are JSON values; the rows behind them are tables for `rows.parquet`.
+Report are JSON values; the rows behind them are tables for `rows.parquet`.
 """
 
 import argparse
@@ -32,7 +32,6 @@ from hmr_skel.evaluate.held_out import (
     evaluate_held_out,
     held_out_sequences,
     mean_body,
-    summaries,
 )
 from hmr_skel.evaluate.images import CropReader, Intrinsics
 from hmr_skel.evaluate.labels import BenchmarkRows, evenly, load_rows
@@ -45,60 +44,45 @@ from hmr_skel.model.checkpoint import NetworkInfo, load_any_network
 from hmr_skel.model.network import Network
 from hmr_skel.two_stage import evaluate_predictions, read_predictions
 
-Reports = dict[str, Any]
+Report = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class HeldOutErrors:
-    """Errors of networks on the same held-out rows of a dataset."""
+class ComparedRows:
+    """Rows that methods are compared on: from errors row by row to reports, and to tables for `rows.parquet`."""
 
-    dataset: Place
-    held_out: HeldOut
-    infos: list[NetworkInfo]
-    errors: list[Errors]
+    benchmark: str
+    """Its name, or the dataset's folder."""
+    joint_set: str
+    numbers: np.ndarray
+    """int64 [N] in the label file, or in the dataset."""
     names: list[str]
     """The image of each row."""
     sequences: list[str | None]
-    """The recording of each row."""
-    left_out: int
+    """The recording of each row; None: the row stands for itself."""
 
-    @classmethod
-    def measure(
-        cls, files: Sequence[Path], data: Place, images: Mapping[str, ImageRule], body_models: Path,
-        device: torch.device, *, quiet: bool,
-    ) -> "HeldOutErrors":  # fmt: skip
-        """Evaluate the networks in these files. Raises `UserError` for whatever is missing."""
-        held_out = HeldOut.open(data, images, body_models, device, quiet)
-        loaded = [load_any_network(file, held_out.dataset.gender) for file in files]
-        networks = [network.to(device) for network, _ in loaded]
-        with progress(quiet, "row", len(held_out.dataset)) as bar:
-            errors, left_out = evaluate_held_out(
-                networks, mean_body(data), held_out, progress=lambda done: bar.update(done - bar.n)
-            )
-        names, sequences = held_out_sequences(errors[0], held_out)
-        return cls(data, held_out, [info for _, info in loaded], errors, names, sequences, left_out)
-
-    def report(self, files: Sequence[Path]) -> tuple[Reports, list[pa.Table]]:
-        """The report, whose `mean_pose`, `coarse` and `final` are means over networks, and the rows of each network."""
-        each: list[Reports] = [
-            {"file": str(file), "recipe": info.recipe, "step": info.details.get("step"), "coarse": None}
-            | summaries(errors, self.held_out)
-            for file, info, errors in zip(files, self.infos, self.errors, strict=True)
+    def method(self, name: str, stages: Mapping[str, Columns]) -> tuple[Report, list[pa.Table]]:
+        """The summary of each stage, and its rows."""
+        return {stage: summarise(columns, self.sequences, self.joint_set) for stage, columns in stages.items()}, [
+            rows_table(self.benchmark, name, stage, self.numbers, self.names, self.sequences, columns)
+            for stage, columns in stages.items()
+            if not stage.startswith("swap_")
         ]
-        report = {
-            "dataset": str(self.dataset),
-            "rows": len(self.names),
-            "left_out": self.left_out,
-            "intervals": resampled(self.sequences),
-            "mean_pose": each[0]["mean_pose"],
-            **{stage: mean_of([one[stage] for one in each], JOINT_SET) for stage in ("coarse", "final")},
-            "networks": each,
+
+    def networks(
+        self, files: Sequence[Path], infos: Sequence[NetworkInfo], found: Sequence[Mapping[str, Columns]]
+    ) -> tuple[Report, list[pa.Table]]:
+        """Each network's stages as `networks`, the means over networks as `mean_pose`, `coarse` and `final`."""
+        each, tables = [], []
+        for file, info, stages in zip(files, infos, found, strict=True):
+            summary, rows = self.method(str(file), stages)
+            tables += rows
+            about = {"file": str(file), "recipe": info.recipe, "step": info.details.get("step"), "coarse": None}
+            each.append(about | summary)
+        means = {
+            name: mean_of([one[name] for one in each], self.joint_set) for name in ("mean_pose", "coarse", "final")
         }
-        return report, [
-            rows_table(str(self.dataset), str(file), stage, columns["row"].numpy(), self.names, self.sequences, columns)
-            for file, errors in zip(files, self.errors, strict=True)
-            for stage, columns in errors.items()
-        ]
+        return means | {"networks": each}, tables
 
 
 def mean_of(errors: Sequence[Mapping | None], joint_set: str) -> Mapping[str, Any] | None:
@@ -110,6 +94,37 @@ def mean_of(errors: Sequence[Mapping | None], joint_set: str) -> Mapping[str, An
         return there[0]
     metrics = [name for name in METRIC_NAMES if name in there[0]]
     return {name: fmean(one[name] for one in there) for name in metrics} | {"joint_set": joint_set}
+
+
+@dataclass(frozen=True)
+class HeldOutResult:
+    """What networks reach on a dataset's held-out shards."""
+
+    report: Report
+    tables: list[pa.Table]
+    errors: list[Errors]
+    """Of each network, row by row."""
+    sequences: list[str | None]
+    """The recording of each row."""
+
+
+def evaluate_on_held_out(
+    files: Sequence[Path], data: Place, images: Mapping[str, ImageRule], body_models: Path, device: torch.device, *,
+    quiet: bool,
+) -> HeldOutResult:  # fmt: skip
+    """Evaluate the networks in these files. Raises `UserError` for whatever is missing."""
+    held_out = HeldOut.open(data, images, body_models, device, quiet)
+    loaded = [load_any_network(file, held_out.dataset.gender) for file in files]
+    networks = [network.to(device) for network, _ in loaded]
+    with progress(quiet, "row", len(held_out.dataset)) as bar:
+        errors, left_out = evaluate_held_out(
+            networks, mean_body(data), held_out, progress=lambda done: bar.update(done - bar.n)
+        )
+    names, sequences = held_out_sequences(errors[0], held_out)
+    rows = ComparedRows(str(data), JOINT_SET, errors[0]["mean_pose"]["row"].numpy(), names, sequences)
+    about = {"dataset": str(data), "rows": len(names), "left_out": left_out, "intervals": resampled(sequences)}
+    found, tables = rows.networks(files, [info for _, info in loaded], errors)
+    return HeldOutResult(about | found, tables, errors, sequences)
 
 
 @dataclass(frozen=True)
@@ -130,26 +145,12 @@ class OpenBenchmark:
         """What reads the images."""
         return CropReader(self.benchmark, self.files.images, intrinsics.fov is not None, self.legacy)
 
-    def of(self, numbers: np.ndarray) -> BenchmarkRows:
+    def compared(self, numbers: np.ndarray) -> ComparedRows:
         """The rows with these numbers in the label file."""
         place = {int(number): i for i, number in enumerate(self.rows.row)}
-        return self.rows.take(np.array([place[int(number)] for number in numbers], np.int64))
-
-    def sequences(self, rows: BenchmarkRows) -> list[str | None]:
-        """The recording of each row."""
-        return sequences_of(rows.imgname.tolist(), self.benchmark.sequence)
-
-    def summaries(
-        self, method: str, numbers: np.ndarray, stages: Mapping[str, Columns]
-    ) -> tuple[Reports, list[pa.Table]]:
-        """Of a method's stages on the rows with these numbers: their reports, and their rows for a file."""
-        rows = self.of(numbers)
-        sequences, names = self.sequences(rows), rows.imgname.tolist()
-        return {name: summarise(columns, sequences, self.benchmark.joints.name) for name, columns in stages.items()}, [
-            rows_table(self.benchmark.name, method, name, numbers, names, sequences, columns)
-            for name, columns in stages.items()
-            if not name.startswith("swap_")
-        ]
+        names = self.rows.imgname[[place[int(number)] for number in numbers]].tolist()
+        sequences = sequences_of(names, self.benchmark.sequence)
+        return ComparedRows(self.benchmark.name, self.benchmark.joints.name, numbers, names, sequences)
 
 
 class OpenBenchmarks:
@@ -201,7 +202,7 @@ class OpenBenchmarks:
         files: Sequence[Path],
         networks: Sequence[tuple[Network, NetworkInfo]],
         predictions: Mapping[str, Path],
-    ) -> tuple[dict[str, Reports], list[pa.Table]]:
+    ) -> tuple[dict[str, Report], list[pa.Table]]:
         """A report for each benchmark, and the rows of all.
 
         Args:
@@ -223,7 +224,7 @@ class OpenBenchmarks:
         }
         reports, tables = {}, []
         for job in self.jobs:
-            report: Reports = {
+            report: Report = {
                 "title": job.benchmark.title,
                 "labels": str(job.files.labels),
                 "label_rows": len(job.names),
@@ -231,7 +232,7 @@ class OpenBenchmarks:
                 "joint_set": job.benchmark.joints.name,
                 "body_models": _models_text(self.models),
                 "legacy": list(job.legacy),
-                "intervals": resampled(job.sequences(job.rows)),
+                "intervals": resampled(job.compared(job.rows.row).sequences),
                 "intrinsics": None if self.intrinsics is None else self.intrinsics.text,
             }
             if self.intrinsics is not None:
@@ -246,7 +247,7 @@ class OpenBenchmarks:
 
     def _networks(
         self, job: OpenBenchmark, files: Sequence[Path], networks: Sequence[tuple[Network, NetworkInfo]]
-    ) -> tuple[Reports, list[pa.Table]]:
+    ) -> tuple[Report, list[pa.Table]]:
         assert self.intrinsics is not None
         assert self.body is not None
         methods = [Method.of(network.to(self.device)) for network, _ in networks]
@@ -255,27 +256,20 @@ class OpenBenchmarks:
                 methods, job.rows, job.crops(self.intrinsics), job.truth, self.body, self.intrinsics,
                 batch_size=self.args.batch, progress=bar.update,
             )  # fmt: skip
-        each, tables = [], []
-        for file, (_, info), stages in zip(files, networks, found, strict=True):
-            summary, more = job.summaries(str(file), rows, stages)
-            tables += more
-            each.append({"file": str(file), "recipe": info.recipe, "step": info.details.get("step")} | summary)
-        means = {
-            stage: mean_of([one.get(stage) for one in each], job.benchmark.joints.name)
-            for stage in ("mean_pose", "coarse", "final")
-        }
-        return {"rows": len(rows), "left_out": len(job.rows) - len(rows), **means, "networks": each}, tables
+        report, tables = job.compared(rows).networks(files, [info for _, info in networks], found)
+        return {"rows": len(rows), "left_out": len(job.rows) - len(rows)} | report, tables
 
-    def _predictions(self, job: OpenBenchmark, file: Path, clip) -> tuple[Reports, list[pa.Table]]:
+    def _predictions(self, job: OpenBenchmark, file: Path, clip) -> tuple[Report, list[pa.Table]]:
         """SMPL of others before and after its conversion to SKEL, and what that costs."""
         gender, bodies = self.args.gender, Bodies(self.models, self.device)
         method = self.args.method or str(file)
         with progress(self.args.quiet, "row", count_fits([clip], gender), f"{job.benchmark.title}: conversion") as bar:
             found = evaluate_predictions(clip, job.rows, job.truth, bodies, gender, bar.update)
-        summary, tables = job.summaries(method, found.rows, found.stages)
+        rows = job.compared(found.rows)
+        summary, tables = rows.method(method, found.stages)
         before, after = found.stages["smpl"], found.stages["skel"]
         costs = {metric: after[metric] - before[metric] for metric in METRIC_NAMES if metric in before}
-        ends = intervals(costs, groups_of(job.sequences(job.of(found.rows))))
+        ends = intervals(costs, groups_of(rows.sequences))
         names = joint_names(job.benchmark.joints)
         return {
             "method": method,
@@ -290,11 +284,11 @@ class OpenBenchmarks:
         }, tables
 
 
-def paper_tables(reports: Mapping[str, Reports]) -> list[SideBySide]:
+def paper_tables(reports: Mapping[str, Report]) -> list[SideBySide]:
     """Tables 1 to 3 and S2, as far as the benchmarks that were run are in them, with our lines."""
-    networks: dict[str, Reports] = {}
-    smpl: dict[str, Reports] = {}
-    skel: dict[str, Reports] = {}
+    networks: dict[str, Report] = {}
+    smpl: dict[str, Report] = {}
+    skel: dict[str, Report] = {}
     for name, report in reports.items():
         for one in report.get("networks", ()):
             networks.setdefault(_short(one["file"]), {})[name] = one["final"]
@@ -323,7 +317,7 @@ def paper_tables(reports: Mapping[str, Reports]) -> list[SideBySide]:
     return [table for table in tables if table.ours]
 
 
-def _notes(reports: Mapping[str, Reports], table: PaperTable) -> tuple[str, ...]:
+def _notes(reports: Mapping[str, Report], table: PaperTable) -> tuple[str, ...]:
     """What our figures in a table were made with, benchmarks of the same conditions together."""
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys(column.benchmark for column in table.columns):

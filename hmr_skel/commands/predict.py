@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hmr_skel.commands.arguments import DEFAULT_MANIFEST, RUNS, add, add_number, new_command
+from hmr_skel.commands.arguments import DEFAULT_MANIFEST, add, add_number, new_command
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,10 +49,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "-o", "--out", type=Path, default=Path("data/predictions"), metavar="DIR", help="(default: %(default)s)"
     )
-    parser.add_argument(
-        "--network", type=Path, metavar="FILE",
-        help=f"network.safetensors, a run's folder, or SKEL-CF's best.pth (default: the newest in {RUNS})",
-    )  # fmt: skip
+    add(parser, "network")
     where = parser.add_argument_group("where people are").add_mutually_exclusive_group(required=True)
     where.add_argument("--boxes", type=Path, metavar="FILE", help="boxes, see above")
     where.add_argument("--detector", type=Path, metavar="FILE", help="a person detector (.onnx), see above")

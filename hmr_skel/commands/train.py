@@ -85,16 +85,12 @@ def _add_run(parser: argparse.ArgumentParser, out: str) -> None:
     """What both commands have."""
     add(parser, "recipe", "set", "manifest", "data", "build")
     parser.add_argument("--out", type=Path, metavar="DIR", help=out)
-    add(parser, "fresh", "vitpose", "device")
+    parser.add_argument("--fresh", action="store_true", help="start anew, whatever is in that folder")
+    parser.add_argument("--vitpose", type=Path, metavar="FILE", help="vitpose_backbone.pth, from which vit_h starts")
     add_number(
-        parser,
-        "--workers",
-        int,
-        0,
-        metavar="N",
-        help="processes that load images, for each device (default: by the cores)",
+        parser, "--workers", int, 0, metavar="N", help="processes that load images for a device (default: by the cores)"
     )
-    add(parser, "json", "quiet")
+    add(parser, "device", "json", "quiet")
 
 
 def run_train(args: argparse.Namespace) -> None:
@@ -231,14 +227,13 @@ def _trained(recipe: "Recipe", run: "Run") -> "Outcome":
 
 def _held_out(run: "Run", networks: Mapping[str, Path]) -> dict[str, Any]:
     """Errors of all variants on the held-out shards, and how much each is worse than `full`, as JSON."""
-    from hmr_skel.commands.evaluations import HeldOutErrors
+    from hmr_skel.commands.evaluations import evaluate_on_held_out
     from hmr_skel.device import resolve_device
-    from hmr_skel.evaluate.held_out import summaries
     from hmr_skel.evaluate.paper import MPJPE_PA_PVE
     from hmr_skel.evaluate.summary import groups_of, intervals
 
-    device = resolve_device(run.device)
-    found = HeldOutErrors.measure(list(networks.values()), run.dataset, run.images, run.body_models, device, quiet=True)
+    device, files = resolve_device(run.device), list(networks.values())
+    found = evaluate_on_held_out(files, run.dataset, run.images, run.body_models, device, quiet=True)
     errors = dict(zip(networks, found.errors, strict=True))
     groups, against = groups_of(found.sequences), {}
     for name, one in errors.items():
@@ -249,8 +244,8 @@ def _held_out(run: "Run", networks: Mapping[str, Path]) -> dict[str, Any]:
         "dataset": str(run.dataset),
         "rows": len(found.sequences),
         "recordings": len(set(found.sequences)),
-        "left_out": found.left_out,
-        "variants": {name: {HELD_OUT: summaries(one, found.held_out)} for name, one in errors.items()},
+        "left_out": found.report["left_out"],
+        "variants": {name: {HELD_OUT: one} for name, one in zip(networks, found.report["networks"], strict=True)},
         "against_full_mm": against,
     }
 
