@@ -84,7 +84,7 @@ evaluate: .venv/has-run
 
 # RUN= is the folder of all runs here (default: data/runs/ablation-<recipe>).
 ablate: .venv/has-train
-	@$(HMR_SKEL) ablate --build --recipe "$(or $(RECIPE),tiny)" $(if $(RUN),--out "$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+	@$(BIN)/python -m bench ablate --build --recipe "$(or $(RECIPE),tiny)" $(if $(RUN),--out "$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 # Without IMAGES: twenty held-out ones of the default dataset, whose rows give boxes and cameras.
 HELD_OUT := $(addprefix data/open/images/,001531 001532 001533 001534 001535) --boxes data/open
 

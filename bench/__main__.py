@@ -8,6 +8,7 @@ from hmr_skel.cli import set_environment
 
 NAMES = {
     "fit": "speed and accuracy of the fit, beside the published protocol and the floor",
+    "ablate": "the paper's ablations (Tables 4 and 5), trained and measured here",
     "quality": "what each choice of the fit costs in millimetres",
     "io": "rows/s from label file to Parquet",
     "workers": "one process beside several that share a dataset",

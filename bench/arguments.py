@@ -1,4 +1,4 @@
-"""Options that all benchmarks of maintainers have."""
+"""The parser that all benchmarks of maintainers have."""
 
 import argparse
 
@@ -6,9 +6,9 @@ from hmr_skel.commands.arguments import add
 
 
 def new_parser(name: str, text: str, *shared: str) -> argparse.ArgumentParser:
-    """The parser of `python -m bench <name>`, with --manifest, --json, --quiet and the shared ones that are named."""
+    """The parser of `python -m bench <name>`, with the shared options that are named."""
     parser = argparse.ArgumentParser(
         f"python -m bench {name}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add(parser, "manifest", *shared, "json", "quiet")
+    add(parser, *shared)
     return parser

@@ -52,7 +52,7 @@ meshes; for the joints of several benchmarks. Beside the cost: how far the fit m
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = new_parser("conversion", CONVERSION, "device", "labels")
+    parser = new_parser("conversion", CONVERSION, "manifest", "device", "labels", "json", "quiet")
     add_number(parser, "--rows", int, 1, help="at most so many, spread evenly (default: all)")
     add_number(
         parser, "--off", float, 0, 1000, above=True, default=60.0, metavar="MM", help="of predictions (default: 60)"

@@ -45,7 +45,7 @@ FLOOR_STEPS = (12, 40)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = new_parser("fit", FIT, "labels", "device")
+    parser = new_parser("fit", FIT, "manifest", "labels", "device", "json", "quiet")
     add_fit_arguments(parser)
     parser.add_argument("--no-baseline", action="store_true", help="without the published protocol")
     add_number(parser, "--baseline-rounds", int, 1, default=10, help="its optimiser's calls a step (published: 10)")

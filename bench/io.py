@@ -20,7 +20,7 @@ shards go to a temporary folder."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = new_parser("io", IO, "device", "labels")
+    parser = new_parser("io", IO, "manifest", "device", "labels", "json", "quiet")
     add_number(parser, "--rows", int, 1, default=4096, help="rows to time (default: %(default)s)")
     parser.set_defaults(run=run_io)
     return run(parser, argv)

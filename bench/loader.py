@@ -31,7 +31,7 @@ _PASSES = 5
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = new_parser("loader", LOADER, "data")
+    parser = new_parser("loader", LOADER, "manifest", "data", "json", "quiet")
     add_number(parser, "--batch", int, 1, default=64, help="samples of a batch (default: %(default)s)")
     add_number(
         parser,

@@ -313,7 +313,7 @@ def test_a_bug_keeps_its_traceback(small: Path, monkeypatch):
 
 COMMANDS = [
     *([], ["fit"], ["dataset"], ["serve"], ["body"], ["body", "export"], ["body", "clean"], ["doctor"]),
-    *(["evaluate"], ["ablate"], ["moyo-hard"], ["bench", "fit"], ["bench", "train"], ["bench", "predict"]),
+    *(["evaluate"], ["moyo-hard"], ["bench", "fit"], ["bench", "train"], ["bench", "predict"]),
 ]
 
 

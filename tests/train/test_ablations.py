@@ -5,19 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from hmr_skel.cli import main
-from hmr_skel.commands import train
+from bench import ablate
+from bench.ablate import VARIANTS, affordable_epochs, chosen_variants, main, shortened, variant_recipe
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.paper import TABLE_4, TABLE_5
-from hmr_skel.train.recipes import (
-    VARIANTS,
-    affordable_epochs,
-    chosen_variants,
-    load_recipe,
-    recipe_dict,
-    shortened,
-    variant_recipe,
-)
+from hmr_skel.train.recipes import load_recipe, recipe_dict
 from tests.data.sample_set import write_sample_set
 from tests.evaluate.stand_in import write_stand_in
 from tests.train.small_run import CHANGES, MANIFEST
@@ -81,7 +73,7 @@ def command(tmp_path_factory, open_body_dir) -> list[str]:
     manifest.write_text(MANIFEST.format(bodies=open_body_dir, near=samples.images["near"].root))
     changes = [word for change in CHANGES if not change.startswith("epochs") for word in ("--set", change)]
     where = ["--manifest", str(manifest), "--data", str(samples.path), "--out", str(folder / "runs")]
-    return ["ablate", *changes, *where, "--workers", "0", "--device", "cpu"]
+    return [*changes, *where, "--workers", "0", "--device", "cpu"]
 
 
 def test_both_tables_in_one_command(command, capsys):
@@ -114,15 +106,15 @@ def test_both_tables_in_one_command(command, capsys):
 
 def test_the_minutes_decide_once(command, tmp_path, capsys, monkeypatch):
     """A plan is made, kept, and gone on with; another one is another run."""
-    real = train._trained
+    real = ablate._trained
 
     def at_100_images_per_s(recipe, run):
         """A trial takes its steps, but how long it takes on this machine is not what is tested."""
         outcome = real(recipe, run)
         return outcome if tmp_path in run.out.parents else replace(outcome, images_per_s=100.0)
 
-    monkeypatch.setattr(train, "_trained", at_100_images_per_s)
-    monkeypatch.setattr(train, "_TRIAL_STEPS", 2)
+    monkeypatch.setattr(ablate, "_trained", at_100_images_per_s)
+    monkeypatch.setattr(ablate, "_TRIAL_STEPS", 2)
     command = [*command, "--variants", "full", "--out", str(tmp_path)]
     assert main([*command, "--minutes", "0.005", "-q", "--json"]) == 0
     first = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
