@@ -65,7 +65,8 @@ setup: .venv/has-run $(addprefix .venv/has-,$(EXTRAS))
 fit: .venv/has-run
 	@$(HMR_SKEL) fit --shard "$(SHARD)" $(CHOICES) $(ARGS)
 
-dataset: .venv/has-run
+# Several processes or machines work on Dask, an extra.
+dataset: .venv/has-run $(if $(filter-out 1,$(WORKERS))$(findstring --dask-address,$(ARGS)),.venv/has-dask)
 	@$(HMR_SKEL) dataset $(CHOICES) $(if $(SHARDS),--shards "$(SHARDS)") $(if $(WORKERS),--workers "$(WORKERS)") $(ARGS)
 
 serve: .venv/has-run

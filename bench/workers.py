@@ -3,10 +3,10 @@
 import argparse
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -14,11 +14,9 @@ from threading import BrokenBarrierError
 from typing import Any
 
 from bench.arguments import new_parser
+from flows.cluster import THREADS, environments
 from flows.shard import Builder
-from flows.shard_report import ShardReport
-from flows.share import build_shared
 from flows.sources import make_missing
-from flows.workers import environments
 from hmr_skel.bench.measures import machine
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
@@ -78,7 +76,7 @@ def bench_workers(
     """
     make_missing(manifest)
     found = resolve_device(device)
-    places = environments(workers, found)
+    places = environments(workers, found.type)
     size = max(rows // (workers * SHARDS_A_WORKER), 1)
     manifest = replace(manifest, rows_per_shard=size, held_out_shards=0)
     runs = [("one", [places[-1]]), ("all", places)]
@@ -109,8 +107,8 @@ def _timed(manifest: Manifest, rows: int, places: list[dict[str, str]], out: Pat
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     barrier = context.Barrier(len(places) + 1)
     workers = [
-        context.Process(target=_work, args=(manifest, rows, out, device, place, barrier), daemon=True)
-        for place in places
+        context.Process(target=_work, args=(manifest, rows, out, device, place, i, len(places), barrier), daemon=True)
+        for i, place in enumerate(places)
     ]
     for worker in workers:
         worker.start()
@@ -132,7 +130,10 @@ def _timed(manifest: Manifest, rows: int, places: list[dict[str, str]], out: Pat
     return sum(builder.shards[i].num_rows for i in wanted), seconds
 
 
-def _work(manifest: Manifest, rows: int, out: Path, device: str, place: dict[str, str], barrier: Barrier) -> None:
+def _work(
+    manifest: Manifest, rows: int, out: Path, device: str, place: dict[str, str], first: int, step: int, start: Barrier
+) -> None:
+    """Build every `step`-th shard, as a Dask worker or the flow's own process does."""
     os.environ |= place
     import torch
 
@@ -143,13 +144,9 @@ def _work(manifest: Manifest, rows: int, out: Path, device: str, place: dict[str
     builder.out = out.with_name(f"{out.name}-warm-{os.getpid()}")
     builder.build(wanted[-1], progress=False)
     builder.out = out
-    barrier.wait(START_TIMEOUT_S)
-    build_shared(builder, wanted, _complain, at_once=2)
-
-
-def _complain(index: int, result: ShardReport | UserError) -> None:
-    if isinstance(result, UserError):
-        print(f"error: shard {index}: {result}", file=sys.stderr, flush=True)
+    start.wait(START_TIMEOUT_S)
+    with ThreadPoolExecutor(THREADS if step == 1 else 1) as threads:
+        list(threads.map(lambda index: builder.build(index, progress=False), wanted[first::step]))
 
 
 def _wanted(builder: Builder, rows: int) -> list[int]:

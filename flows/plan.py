@@ -1,14 +1,13 @@
 """What a manifest makes in a folder: its shards, and which of them are complete. No torch and no Prefect here."""
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from fitting import recipe
 from fitting.version import FIT_VERSION
-from flows.shard_report import ShardReport
+from flows.report import ShardReport
 from flows.sources import ModelFiles, make_missing
 from hmr_skel.data.annotations import SourceReader, plan_source
 from hmr_skel.data.card import write_card
@@ -47,7 +46,6 @@ class Plan:
             check_no_other_plan(out, len(self.shards))
         self._body_models = self.models.sha256(cache / "body_models")
         self._built = False
-        self._card_due = 0.0  # by time.monotonic
 
     @classmethod
     def open(cls, manifest: str | Path, out: str | Place | None = None, **kwargs) -> Self:
@@ -87,11 +85,11 @@ class Plan:
             print(f"{text}; until `hmr-skel dataset` builds them, the dataset is a mix", file=sys.stderr, flush=True)
 
     def replaced(self, indices: Sequence[int]) -> dict[int, UserError]:
-        """Of shards that this build has seen complete: those that are not any more, and what to do."""
+        """The shards that are not complete any more, of those that this build has seen complete; and what to do."""
         return {
             index: UserError(
-                f"shard {index} was replaced meanwhile: another build, of another manifest or another state of this "
-                f"one, is at work in {self.out}. Let one of the two end, then start this one again."
+                f"shard {index} was replaced meanwhile: a build of another manifest, or of another state of this one, "
+                f"is at work in {self.out}. Let one of the two end, then start this one again."
             )
             for index in self._incomplete(indices)
         }
@@ -121,18 +119,16 @@ class Plan:
             fit_version=FIT_VERSION,
         )
 
-    def report(self, index: int, *, skipped: bool) -> ShardReport | None:
-        """Of a shard that is there; None where it is not complete."""
-        shard = pick(self.shards, index)
-        complete = is_complete(self.out, shard, self.fingerprint(shard))
-        return self._report(shard, skipped=skipped) if complete else None
+    def reports(self, indices: Sequence[int]) -> list[ShardReport]:
+        """Reports of those of the shards that are complete, as skipped ones."""
+        missing = set(self._incomplete(indices))
+        return each(lambda index: self._report(self.shards[index], True), [i for i in indices if i not in missing])
 
     def write_card(self) -> None:
-        """The dataset's README.md, where it is not what it should be: a build that was killed may not have come to it.
+        """Write the dataset's README.md, where it is not what it should be. A killed build leaves an older one.
 
         Raises `UserError` where it cannot be written, unless nothing was built: then it stays as it is.
         """
-        start = time.monotonic()
         try:
             write_card(self.out, self.manifest, self.shards)
         except UserError as error:
@@ -140,10 +136,8 @@ class Plan:
                 raise
             if not self.quiet:
                 print(f"{self.out / 'README.md'} is out of date, and stays so: {error}", file=sys.stderr, flush=True)
-        end = time.monotonic()
-        self._card_due = end + 20 * (end - start)
 
-    def _report(self, shard: Shard, *, skipped: bool) -> ShardReport:
+    def _report(self, shard: Shard, skipped: bool) -> ShardReport:
         meta = read_meta(self.out, shard)
         assert meta is not None  # it is complete
         return ShardReport.of(meta, str(shard.data_file(self.out)), skipped=skipped)

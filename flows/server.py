@@ -1,7 +1,7 @@
-"""A Prefect server as a child process that ends with us: for `make serve`, and for the length of a `make dataset`.
+"""The Prefect server: for the length of a `make dataset`, or with the deployment beside it, `make serve`.
 
-In the foreground of this process, in a process group of its own: `prefect server start --background` dies of a closed
-pipe sooner or later, and Prefect's own temporary server loses task runs where PREFECT_API_URL is set to nothing.
+It is a child of this process, in a process group of its own. (`prefect server start --background` dies of a closed pipe
+sooner or later, and Prefect's own temporary server loses task runs where PREFECT_API_URL is set to nothing.)
 """
 
 import contextlib
@@ -16,9 +16,10 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 
-from flows.address import client_settings
+from flows.address import address_file, answers, client_settings, leave_password, password_file, served_settings
 from hmr_skel.errors import UserError
 
+DEFAULT_PORT = 4200
 START_TIMEOUT_S = 120.0
 """It takes five seconds or so; the first time, when it makes its database, and on a busy machine many more."""
 STOP_TIMEOUT_S = 10.0
@@ -151,3 +152,78 @@ def _wait_until_healthy(server: subprocess.Popen, url: str) -> None:
         f"the Prefect server {happened}; `prefect server start` shows why. A database that another version of Prefect "
         "made is one cause: choose another folder for it (export PREFECT_HOME=/some/folder)."
     )
+
+
+def serve(port: int | None = None) -> int:
+    """Serve until SIGINT (Ctrl-C), SIGTERM or SIGHUP; returns the exit status, 0 when asked to stop.
+
+    Two children, each in a process group of its own: the server, and what starts the runs that are asked for. This
+    process only watches them, and ends both when it is interrupted, told to end, or one of them dies.
+
+    Raises `UserError` where the port is taken or the server does not start.
+    """
+    port = _default_port() if port is None else port
+    own = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    password = own or new_password()
+    with _ending_on_signals(), contextlib.ExitStack() as stack:
+        try:
+            refuse_second()
+            print(f"starting the Prefect server: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
+            server, url = stack.enter_context(running_server(password, port))
+            for path in (address_file(), password_file()):  # flows/build.py writes the address
+                path.unlink(missing_ok=True)  # of a server that was killed
+                stack.callback(path.unlink, missing_ok=True)
+            if own:
+                print("its page asks for your PREFECT_SERVER_API_AUTH_STRING", flush=True)
+            else:
+                leave_password(password)
+                print(f"its page asks for a password: type all of what is in {password_file()}", flush=True)
+            env = os.environ | client_settings(url, password)
+            env |= {
+                "DO_NOT_TRACK": "1",
+                "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # seconds until a run that was asked for starts
+            }
+            command = [sys.executable, "-c", "from flows.build import serve_deployment; serve_deployment()"]
+            runner = stack.enter_context(process_group(command, env))
+            while server.poll() is None and runner.poll() is None:
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            print("\nstopping ...", flush=True)
+            return 0
+        name, child = ("server", server) if server.poll() is not None else ("deployment", runner)
+        print(f"error: the {name} ended with exit status {child.returncode}; stopping", file=sys.stderr)
+        return 1
+
+
+def refuse_second() -> None:
+    """Raise `UserError` where another `make serve` of this folder answers: its clients find it by the same files."""
+    url = served_settings().get("PREFECT_API_URL")
+    if url is not None and answers(url):
+        raise UserError(f"`make serve` of this folder runs already, at {url.removesuffix('/api')}. End that one first.")
+
+
+def _default_port() -> int:
+    text = os.environ.get("PREFECT_SERVER_API_PORT") or str(DEFAULT_PORT)
+    if not text.isdecimal():
+        raise UserError(f"PREFECT_SERVER_API_PORT is {text!r}. Expected a port number, 1 to 65535.")
+    return int(text)
+
+
+@contextlib.contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """SIGTERM, SIGHUP (the terminal is gone) and SIGINT, even where a script started us with it ignored."""
+
+    def interrupt(signum, frame):
+        for number in previous:  # one is enough: a second one must not interrupt the stopping
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,35 +1,34 @@
-"""The one place where data and fit meet: rows of a shard are read, checked, fitted and written. No Prefect here.
+"""Builds one shard: its rows are read, checked, fitted and written. No Prefect here.
 
-`Builder` holds what shards share (label files, body models, fit models), and may build several at once, each in a
-thread; `build_shard` is one shard and done.
+`Builder` holds what shards share: label files, body models, fit models. It may build several shards at once, each in a
+thread of its own. `build_shard` builds one.
 """
 
-import contextlib
 import errno
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from uuid import uuid4
 
 import pyarrow as pa
 from tqdm import tqdm
 
 from fitting.version import FIT_VERSION
 from flows.plan import Plan, default_out
-from flows.shard_report import ShardReport
-from flows.stages import timed, work_seconds
+from flows.report import ShardReport, timed, work_seconds
 from hmr_skel.data.atomic import remove_abandoned
-from hmr_skel.data.attempts import AtWork, attempting, check_writable, forget, suspects, wait_for_others
 from hmr_skel.data.checks import check_rows
+from hmr_skel.data.lease import Lease, leased
 from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.meta import summarise
 from hmr_skel.data.schema import SCHEMA, shard_table, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import Shard, is_complete, pick
-from hmr_skel.data.storage import Place, locate
+from hmr_skel.data.storage import Place, clock, locate
 from hmr_skel.device import check_device_name, no_more_after_cuda_errors, resolve_device
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject
@@ -41,19 +40,21 @@ if TYPE_CHECKING:
 
 
 class Builder(Plan):
-    """Builds shards of one manifest into one folder. Only when one is to be built, torch and body models are loaded."""
+    """Builds shards of one manifest into one folder. Loads torch and body models only when one is to be built."""
 
     def __init__(
         self, manifest: Manifest, out: Place, device: str = "auto", *, quiet: bool = False, any_plan: bool = False
     ) -> None:
-        """As `Plan`. Raises `UserError` for a device's name that no machine has, too."""
+        """As `Plan`. Also raises `UserError` for a device's name that no machine has."""
         check_device_name(device)
         super().__init__(manifest, out, quiet=quiet, any_plan=any_plan)
         self._device, self._any_plan = device, any_plan
         self._fitter: Fitter | None = None
         self._preparing, self._fitting = threading.Lock(), threading.Lock()
+        self.run = uuid4().hex
+        """Names the run that this works for, see `leased`. Workers of one run share the name."""
         self.stopped = threading.Event()
-        """Set by who wants the shards at work to end, in other threads: each does so before its next batch of rows."""
+        """When set, the shards at work in other threads end before their next batch of rows."""
 
     @classmethod
     def open(cls, manifest: str | Path, out: str | Place | None = None, device: str = "auto", **kwargs) -> Self:
@@ -67,99 +68,62 @@ class Builder(Plan):
 
     @property
     def fitter(self) -> "Fitter":
-        """What fits. The first time, all that a build needs is checked: output, device, the bytes of label files.
+        """What fits. The first call checks all that a build needs: device, output, the bytes of label files.
 
-        Raises `UserError` where something of it cannot be used.
+        Raises `UserError` where one of them cannot be used.
         """
         from flows.fitter import Fitter  # it imports torch
 
         with self._preparing:
             if self._fitter is None:
                 device = self.device
-                if not self._any_plan:
-                    check_writable(self.out)
-                    for folder in (self.local, *(self.local / name for name in ("data", "rejects", "meta"))):
-                        remove_abandoned(folder)
+                self.check_output()
                 for reader in self.readers.values():
                     reader.open()
                 self._fitter = Fitter(self.models, self.config, device)
             return self._fitter
+
+    def check_output(self) -> None:
+        """Raise `UserError` where the output cannot be written. Removes what killed processes have left there."""
+        if not self._any_plan:
+            clock(self.out / ".leases")
+            for folder in (self.local, *(self.local / name for name in ("data", "rejects", "meta"))):
+                remove_abandoned(folder)
 
     def load_models(self, indices: Sequence[int], *, rebuild: bool = False) -> None:
         """Load the body models unless these shards are complete: a bad file shows once, and before any work."""
         if self._incomplete(indices, rebuild):
             self.fitter.load()
 
-    def build(self, index: int, *, rebuild: bool = False, progress: bool = True, wait: bool = True) -> ShardReport:
+    def build(self, index: int, *, rebuild: bool = False, progress: bool = True) -> ShardReport:
         """Build one shard, or skip it where it is complete and `rebuild` is not set.
 
         Args:
             index: from 0.
             rebuild: build it although it is complete.
             progress: show a progress bar on a terminal.
-            wait: while another process builds it, until it is done or gone.
 
         Raises:
-            AtWork: another process builds it, and `wait` is not set.
+            InHand: another build has it in hand.
             DeviceLost: a CUDA error; no shard can be built in this process any more.
             KeyboardInterrupt: `stopped` was set meanwhile.
             UserError: there is no such shard, a label file cannot be read or has changed, a model file is missing or
-                damaged, the output cannot be written, or the shard ended the process that built it too often.
+                damaged, or the output cannot be written.
         """
         shard = pick(self.shards, index)
         fingerprint = self.fingerprint(shard)
         if not rebuild and is_complete(self.out, shard, fingerprint):
-            with contextlib.suppress(OSError, UserError):  # of a disk that is read-only
-                forget(self.out, shard)  # one that was killed after its last file was in place has left its note
             return self._report(shard, skipped=True)
-        try:
-            with attempting(self.out, shard, fingerprint, anew=rebuild):
-                # Another may have completed it between the look and the note.
-                done = not rebuild and is_complete(self.out, shard, fingerprint)
-                skipped = done or not self._build(shard, fingerprint, rebuild, progress)
-        except AtWork as busy:
-            if not wait:
-                raise
-            if progress:
-                print(f"{busy} Waiting for it.", file=sys.stderr, flush=True)
-            wait_for_others(self.out, [shard], lambda text: None)
-            return self.build(index, rebuild=rebuild, progress=progress)
+        with leased(self.out, shard, self.run) as lease:
+            # Another build may have completed it between the look and the lease.
+            skipped = not rebuild and is_complete(self.out, shard, fingerprint)
+            if lease.broken and not (skipped or self.quiet):
+                print(f"shard {index}: the process that was building it has ended; begun anew", file=sys.stderr)
+            if not skipped:
+                self._build(shard, lease, progress)
         return self._report(shard, skipped=skipped)
 
-    def wait_for_others(self, indices: Sequence[int], say: Callable[[str], object]) -> list[int]:
-        """Those of the shards that nobody builds any more, once there are some. `say` gets what is waited for."""
-        shards = [pick(self.shards, index) for index in indices]
-        return [shard.index for shard in wait_for_others(self.out, shards, say)]
-
-    def discard(self, indices: Sequence[int]) -> None:
-        """Make shards unfinished, and forget their crashes: the next build builds them again.
-
-        Raises `UserError` where a meta file or a note cannot be removed.
-        """
-        for shard in (pick(self.shards, index) for index in indices):
-            meta_file = shard.meta_file(self.out)
-            try:
-                meta_file.unlink(missing_ok=True)
-                forget(self.out, shard)
-            except OSError as error:
-                raise UserError(
-                    f"cannot remove {error.filename or meta_file}: {error.strerror or error}. Choose an output folder "
-                    "that is writable (--out, or OUT=)."
-                ) from error
-
-    def turns(self, indices: Sequence[int]) -> list[list[int]]:
-        """The shards in the order to build them in; those of a turn may be in hand at once.
-
-        One that a process has ended in comes last and alone, so that it takes no other along.
-        """
-        shards = [pick(self.shards, index) for index in indices]
-        alone = [shard.index for shard in suspects(self.out, {shard: self.fingerprint(shard) for shard in shards})]
-        together = [index for index in indices if index not in alone]
-        return [turn for turn in (together, *([index] for index in alone)) if turn]
-
-    def _build(self, shard: Shard, fingerprint: str, rebuild: bool, progress: bool) -> bool:
-        """False where another process has built it meanwhile, and nothing was written."""
-
+    def _build(self, shard: Shard, lease: Lease, progress: bool) -> None:
         def advance(rows: int) -> None:
             self._check_stopped()
             bar.update(rows)
@@ -169,7 +133,7 @@ class Builder(Plan):
         fitter, self._built = self.fitter, True
         pieces, rejects = self._read(shard, seconds)
         waiting = time.perf_counter()
-        # One fit at a time keeps the device busy; meanwhile another thread may read or write its shard.
+        # One fit at a time keeps the device busy. Meanwhile another thread may read or write its shard.
         with (
             self._fitting,
             tqdm(
@@ -190,23 +154,18 @@ class Builder(Plan):
         rejects += not_fitted
         table = pa.concat_tables([SCHEMA.empty_table(), *(shard_table(rows, columns) for rows, columns in fitted)])
         assert table.num_rows + len(rejects) == shard.num_rows, (table.num_rows, len(rejects), shard.num_rows)
-        if not rebuild and is_complete(self.out, shard, fingerprint):  # by another, which took this process for gone
-            return False
-        self.write(shard, table, rejects, seconds, batch)
-        if not is_complete(self.out, shard, fingerprint):
+        lease.check()
+        self._write(shard, table, rejects, seconds, batch)
+        if not is_complete(self.out, shard, self.fingerprint(shard)):
             raise UserError(
                 f"shard {shard.index}: its files are not those that were written, as another process wrote them in the "
                 "same moment. It is unfinished; start again."
             ) from OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # worth another try
-        # It reads all meta files, which may be thousands. Of a store once at the end: a request for each.
-        if isinstance(self.out, Path) and time.monotonic() >= self._card_due:
-            self.write_card()
-        return True
 
-    def write(
+    def _write(
         self, shard: Shard, table: pa.Table, rejects: list[Reject], seconds: dict[str, float], batch: int
     ) -> None:
-        """Write the shard's three files; the last of them completes it.
+        """Write the shard's three files. The last of them completes it.
 
         Args:
             shard: which.

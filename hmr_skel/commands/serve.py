@@ -9,8 +9,7 @@ Start the Prefect server (user interface and API, this machine only) and serve t
 Ctrl-C. In another terminal, from the same folder:
   prefect deployment run build-hmr-skel
   prefect deployment run build-hmr-skel -p manifest=manifests/hmr-skel.toml
-With --pool the runs are left to workers, one for each GPU of any number of machines, docs/machines.md:
-  CUDA_VISIBLE_DEVICES=3 prefect worker start --pool hmr-skel --limit 1
+  prefect deployment run build-hmr-skel -p workers=8
 The server has a password, made anew at each start, which the commands above find by themselves; Prefect's page asks for
 it. PREFECT_SERVER_API_AUTH_STRING=name:password sets one of your own, docs/security.md."""
 
@@ -19,13 +18,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `serve`."""
     serve = new_command(commands, "serve", "Prefect server and deployment", SERVE, run_serve)
     serve.add_argument("--port", type=int, help="of the server (default: PREFECT_SERVER_API_PORT, else 4200)")
-    serve.add_argument(
-        "--pool", metavar="NAME", help="a Prefect work pool to run in, made if there is none of the name"
-    )
 
 
 def run_serve(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
-    from flows.serve import serve
+    from flows.server import serve
 
-    return serve(args.port, args.pool)
+    return serve(args.port)

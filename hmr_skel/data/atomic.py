@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -19,13 +18,13 @@ if TYPE_CHECKING:
     from hmr_skel.data.storage import Place
 
 ABANDONED_AFTER_S = 3600.0
-"""A temporary file of another machine, untouched for so long, was left by a killed process. (Of this machine: at once.)
-The next writer of the same file removes it."""
+"""A temporary file that was not touched for so long was left by a killed process; one of this machine's, as soon as its
+process has ended. The next writer of the same file removes it."""
 
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 """Errors that no reading ends in."""
 
-_OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9]+)-(?P<pid>[0-9]+)-(?P<token>[0-9a-f]{8})[0-9a-f]*\.tmp$")
+_OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9]+)-(?P<pid>[0-9]+)-[0-9a-f]+\.tmp$")
 
 
 @contextmanager
@@ -87,8 +86,8 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that says who uses it, and that nobody else takes."""
-    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{_token(os.getpid())}{uuid4().hex[:8]}.tmp")
+    """A name beside `path` that says which process uses it, and that no other process takes."""
+    return path.with_name(f".{path.name}.{host()}-{os.getpid()}-{uuid4().hex[:16]}.tmp")
 
 
 def is_temporary(path: "Place") -> bool:
@@ -97,32 +96,11 @@ def is_temporary(path: "Place") -> bool:
 
 
 def is_abandoned(path: "Place") -> bool:
-    """Whether nobody is at work any more on a temporary file. Raises `FileNotFoundError` where it is gone."""
-    if is_of_this_machine(path):
-        return has_ended(path)
+    """Whether nobody writes a temporary file any more. Raises `FileNotFoundError` where it is gone."""
+    owner = _OWNER.search(path.name)
+    if owner is not None and owner["host"] == host() and not is_running(int(owner["pid"])):
+        return True
     return time.time() - path.stat().st_mtime > ABANDONED_AFTER_S
-
-
-def has_ended(path: "Place") -> bool:
-    """Whether the process that a temporary file was made by is known to have ended; never so of another machine."""
-    owner = _OWNER.search(path.name)
-    if owner is None or owner["host"] != _host():
-        return False
-    pid = int(owner["pid"])
-    # After a container has started anew, its processes have the numbers that they had before.
-    return owner["token"] != _token(pid) if pid == os.getpid() else not _is_running(pid)
-
-
-def owner_of(path: "Place") -> str:
-    """The process that made a temporary file, in words."""
-    owner = _OWNER.search(path.name)
-    return "another process" if owner is None else f"process {owner['pid']} on {owner['host']}"
-
-
-def is_of_this_machine(path: "Place") -> bool:
-    """Whether a temporary file was made by a process of this machine."""
-    owner = _OWNER.search(path.name)
-    return owner is not None and owner["host"] == _host()
 
 
 def remove_abandoned(folder: Path) -> None:
@@ -140,17 +118,13 @@ def _remove_abandoned(path: Path) -> None:
                 old.unlink()
 
 
-@lru_cache
-def _token(pid: int) -> str:
-    """What tells this process from others that had its number before it."""
-    return uuid4().hex[:8]
-
-
-def _host() -> str:
+def host() -> str:
+    """This machine's name, of letters and digits."""
     return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32] or "host"
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether this machine has a process of that number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -39,6 +39,7 @@ OPTIONS = ("endpoint_override", "region", "scheme")
 AT_ONCE = 16
 """Questions to a store at a time."""
 
+_STAYS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 _AWS_ERROR = re.compile(r"AWS Error ([A-Z0-9_]+)(?: \(HTTP status (\d+)\))?")
 _NOT_ALLOWED = re.compile("ACCESS_DENIED|.*(ACCESS_KEY|SIGNATURE|TOKEN|CREDENTIALS).*")
 
@@ -226,6 +227,13 @@ def clock(folder: Place) -> float:
         return probe.stat().st_mtime
     finally:
         probe.unlink(missing_ok=True)
+
+
+def may_pass(error: object) -> bool:
+    """Whether an error is trouble with storage, and of a kind that may be over at another try."""
+    if isinstance(error, UserError):
+        error = error.__cause__
+    return isinstance(error, OSError) and error.errno not in _STAYS
 
 
 def in_arrow(place: Place) -> tuple[pyarrow.fs.FileSystem, str]:

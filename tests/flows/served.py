@@ -3,10 +3,9 @@
 import fcntl
 import json
 import signal
-import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +40,12 @@ class Served:
 
 
 @contextmanager
-def serving(base: Path, *more: str) -> Iterator[Served]:
+def serving(base: Path) -> Iterator[Served]:
     """One in a new folder of `base`. Once told to end, it leaves no process, no file and no warning of Python's."""
     folder = Path(tempfile.mkdtemp(prefix="served-", dir=base))
     data, log = folder / "data", folder / "log"
     (folder / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")  # it enables the plugin
-    with running(hmr_skel("serve", "--port", str(free_port()), *more), folder, log, folder) as process:
+    with running(hmr_skel("serve", "--port", str(free_port())), folder, log, folder) as process:
         wait_until(lambda: "ready:" in log.read_text(), process, log)
         url, password = ((data / name).read_text() for name in (".prefect-api-url", ".prefect-password"))
         yield Served(folder, url, password)
@@ -79,10 +78,3 @@ def shared(base: Path) -> Iterator[Served]:
                 fcntl.flock(change, fcntl.LOCK_EX)
                 fcntl.flock(users, fcntl.LOCK_EX)
                 note.unlink()
-
-
-def copy_database(served: Served, home: Path) -> None:
-    """For another server: two on one would run each other's runs, and making one takes seconds."""
-    home.mkdir()
-    with closing(sqlite3.connect(served.database)) as here, closing(sqlite3.connect(home / "prefect.db")) as there:
-        here.backup(there)

@@ -5,9 +5,7 @@ import re
 import signal
 import sqlite3
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -17,8 +15,8 @@ import torch
 
 from flows import build
 from flows.fitter import Fitter
+from flows.report import DatasetSummary
 from flows.shard import Builder
-from flows.summary import DatasetSummary
 from hmr_skel import load_shards
 from hmr_skel.device import DeviceLost, no_more_after_cuda_errors
 from tests.flows.conftest import ROWS
@@ -45,7 +43,7 @@ def test_a_failing_shard_names_itself_when_the_others_are_done(
     failed = run(dataset(small, "--json", "--server", served.url), tmp_path, served.folder)
     assert failed.returncode == 2, failed.stderr
     assert "Traceback" not in failed.stderr + failed.stdout
-    assert "error: 1 of 4 shards failed" in failed.stderr
+    assert "error: 1 of 4 shards are not complete" in failed.stderr
     assert f"shard 2: cannot write {in_the_way}" in failed.stderr
     summary = json.loads(failed.stdout.splitlines()[-1])
     assert (summary["built"], list(summary["failed"])) == ([0, 1, 3], ["2"])
@@ -69,7 +67,7 @@ def test_a_failing_shard_names_itself_when_the_others_are_done(
         first, second = database.execute(runs, [f"%{tmp_path}/%"]).fetchall()
         for one in (first, second):
             assert set(database.execute(keys, one)) == {("build-progress",), ("build-shards",), ("build-summary",)}
-        done = [(f"shard-{i:05d}", "COMPLETED") for i in range(4)]
+        done = [("shard-00002", "COMPLETED")]
         deadline = time.monotonic() + TIMEOUT_S
         while sorted(database.execute(tasks, second)) != done:  # by events, which the server writes down a little later
             assert time.monotonic() < deadline
@@ -178,29 +176,23 @@ def test_another_password_is_a_clear_message(served: Served, small: Path):
     assert not is_refusal(ValueError("401"))
 
 
-def test_a_run_that_prefect_cancels_stops_its_own_threads_and_no_others(monkeypatch: pytest.MonkeyPatch):
-    from prefect.exceptions import TerminationSignal
+@pytest.mark.slow
+@pytest.mark.usefixtures("client")
+def test_an_interrupt_stops_the_shards_at_work(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    opened = []
 
-    class Cancelled:
-        stopped = threading.Event()
+    def interrupt(*args):
+        yield 0, opened[0].build(0, progress=False).as_dict()
+        assert not opened[0].stopped.is_set()
+        raise KeyboardInterrupt
 
-        def choose(self, shards):
-            raise TerminationSignal(signal=signal.SIGTERM)
-
-    def work() -> str:
-        while not over.is_set():
-            time.sleep(0.01)
-        return "done"
-
-    over = threading.Event()
-    monkeypatch.setattr(build, "_builder", lambda *arguments: Cancelled())
-    with ThreadPoolExecutor(1) as pool:
-        somebody_elses = pool.submit(work)
-        with pytest.raises(TerminationSignal):
-            build.build_hmr_skel.fn()
-        over.set()
-        assert somebody_elses.result(timeout=TIMEOUT_S) == "done"
-    assert Cancelled.stopped.is_set()
+    of = build._builder
+    monkeypatch.setattr(build, "_builder", lambda *args: opened.append(of(*args)) or opened[0])
+    monkeypatch.setattr(build, "_results", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build.build_hmr_skel(str(small), str(tmp_path / "out"), "cpu", progress=False)
+    assert opened[0].stopped.is_set()
+    assert "1 of 4 shards" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_told_to_stop_a_shard_ends_at_its_next_batch(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -219,22 +211,23 @@ def test_told_to_stop_a_shard_ends_at_its_next_batch(small: Path, tmp_path: Path
             builder.build(index, progress=False)
     assert batches == [0, 1]
     assert [path for end in ("parquet", "tmp") for path in (tmp_path / "out").rglob(f"*.{end}")] == []
-    assert not (tmp_path / "out" / ".attempts").exists()
+    assert list((tmp_path / "out" / ".leases").iterdir()) == []
 
 
 def test_a_terminal_that_goes_stops_like_ctrl_c():
-    from hmr_skel.commands.build import _stop_like_ctrl_c
+    from hmr_skel.commands.build import _stop_on_signals
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = {number: signal.getsignal(number) for number in numbers}
     try:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        _stop_like_ctrl_c()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGHUP)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
+        received = _stop_on_signals()
+        for number in numbers:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+        assert received == numbers
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-        _stop_like_ctrl_c()
+        _stop_on_signals()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         for number, handler in before.items():

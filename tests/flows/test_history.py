@@ -45,7 +45,7 @@ def test_old_runs_go_and_nothing_else(served: Served):
     from prefect.client.schemas.objects import State, StateType
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-    from flows.history import forget_old_runs
+    from flows.build import forget_old_runs
 
     @task
     def work():

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from flows.shard import Builder, build_shard
-from flows.workers import build_with_workers
 from hmr_skel.cli import main
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.data.shards import read_meta
@@ -36,19 +35,6 @@ def test_another_manifest_of_the_same_name_is_refused(small: Path, tmp_path: Pat
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"{out} holds shard 0 of another dataset, 'small' made from small.toml" in said
     assert "this is 'small' from second.toml" in said
-
-
-def test_workers_discard_nothing_of_another_dataset(small: Path, tmp_path: Path):
-    out = tmp_path / "out"
-    for index in (0, 3):
-        build_shard(load_manifest(small), index, out, device="cpu", progress=False)
-    before = fingerprints(Builder.open(small, out, "cpu", quiet=True))
-    with pytest.raises(UserError, match="shard 3 of another dataset"):
-        build_with_workers(
-            2, "http://nobody", manifest=str(other(small, "second.toml")), out=str(out), device="cpu", shards="0-1",
-            rebuild=True, quiet=True,
-        )  # fmt: skip
-    assert fingerprints(Builder.open(small, out, "cpu", quiet=True)) == before
 
 
 def test_another_manifest_may_replace_all_shards(small: Path, tmp_path: Path):

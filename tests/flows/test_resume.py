@@ -1,7 +1,5 @@
 """Killed at any moment and started again, a build comes to the same dataset."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,13 +10,12 @@ from random import Random
 import pytest
 
 from flows.shard import Builder
-from hmr_skel.data.atomic import temporary_name
+from hmr_skel.data.atomic import host, temporary_name
 from hmr_skel.data.manifest import load_manifest
 from tools.drill.damage import Cost, cost, states
-from tools.drill.faults import FAULTS, KILL_ONE_OF_TWO, Setting, faults_table, finish, run_worker
-from tools.drill.injection import Injection
+from tools.drill.faults import FAULTS, Setting, faults_table, finish
 from tools.drill.small import SHARDS, make_small
-from tools.drill.worker import FAILED, start_worker
+from tools.drill.worker import start_worker
 
 NOTHING_LOST = Cost(lost=0, duplicated=0, half_files=0, equal=True)
 
@@ -51,48 +48,10 @@ def test_killed_and_started_again(setting: Setting, tmp_path: Path, kills: int, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["two workers", KILL_ONE_OF_TWO])
-def test_two_processes_on_the_same_shards(setting: Setting, tmp_path: Path, fault: str):
-    """Each shard is built once; where one is killed, the other finishes all and is not started again."""
-    result = FAULTS[fault](setting, tmp_path, Random(0))
+def test_two_builds_of_the_same_shards(setting: Setting, tmp_path: Path):
+    """Each shard is built once."""
+    result = FAULTS["two workers"](setting, tmp_path, Random(0))
     assert (result.cost, result.restarts, result.again, result.note) == (NOTHING_LOST, 0, 0, "")
-
-
-@pytest.mark.slow
-def test_a_shard_that_ends_the_process(setting: Setting, tmp_path: Path):
-    """Here the third time: the others are built before, as it is kept for the end, and after."""
-    out, number = tmp_path / "out", 2  # its first row is rejected
-    shard = Builder.open(setting.manifest, out, "cpu", quiet=True).shards[number]
-    leave_notes(setting.manifest, out, number, 2)
-    assert run_worker(setting, out, Injection(crash_in=number)) == -signal.SIGKILL
-    assert len(states(out)) == SHARDS - 1
-    assert run_worker(setting, out) == FAILED
-    log = out.with_suffix(".log").read_text()
-    assert f"error: shard {number}: shard {number} ended the process that built it 3 times and is set aside" in log
-    assert not shard.data_file(out).exists()
-    Builder.open(setting.manifest, out, "cpu", quiet=True).build(number, rebuild=True, progress=False)
-    assert cost(out, setting.undisturbed) == NOTHING_LOST
-    assert not (out / ".attempts").exists()
-
-
-def leave_notes(manifest: Path, out: Path, index: int, number: int) -> None:
-    """As so many processes that were killed while they built the shard would."""
-    builder = Builder.open(manifest, out, "cpu", quiet=True)
-    shard = builder.shards[index]
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait(timeout=30)
-    (out / ".attempts").mkdir(parents=True)
-    for i in range(number):
-        name = f".{shard.number}-{builder.fingerprint(shard)[:12]}.{host(out)}-{dead.pid}-{i:08x}.tmp"
-        (out / ".attempts" / name).touch()
-
-
-def test_suspects_are_told(setting: Setting, tmp_path: Path):
-    leave_notes(setting.manifest, tmp_path / "out", 2, 1)
-    builder = Builder.open(setting.manifest, tmp_path / "out", "cpu", quiet=True)
-    assert builder.turns([0, 1, 2, 3]) == [[0, 1, 3], [2]]
-    assert builder.turns([0, 1, 3]) == [[0, 1, 3]]
-    assert builder.turns([2]) == [[2]]
 
 
 def test_what_killed_processes_left_goes_with_the_next_start(small: Path, tmp_path: Path):
@@ -100,20 +59,14 @@ def test_what_killed_processes_left_goes_with_the_next_start(small: Path, tmp_pa
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait(timeout=30)
     data.mkdir(parents=True)
-    left = data / f".train-00001-of-00004.parquet.{host(tmp_path)}-{dead.pid}-0123abcd.tmp"
-    card = data.parent / f".README.md.{host(tmp_path)}-{dead.pid}-0123abcd.tmp"
+    left = data / f".train-00001-of-00004.parquet.{host()}-{dead.pid}-0123abcd.tmp"
+    card = data.parent / f".README.md.{host()}-{dead.pid}-0123abcd.tmp"
     at_work = temporary_name(data / "train-00001-of-00004.parquet")
-    restarted = data / f".train-00001-of-00004.parquet.{host(tmp_path)}-{os.getpid()}-0123abcd.tmp"  # in a container
     elsewhere = data / f".train-00001-of-00004.parquet.another-{dead.pid}-0123abcd.tmp"
-    for path in (left, card, at_work, elsewhere, restarted):
+    for path in (left, card, at_work, elsewhere):
         path.write_bytes(b"half")
     Builder(manifest, tmp_path / "out", "cpu", quiet=True).load_models([0])  # there is work to do
-    assert [path.exists() for path in (left, card, at_work, elsewhere, restarted)] == [False, False, True, True, False]
-
-
-def host(folder: Path) -> str:
-    """This machine's name as it stands in temporary names."""
-    return temporary_name(folder / "probe").name.removeprefix(".probe.").rsplit("-", 2)[0]
+    assert [path.exists() for path in (left, card, at_work, elsewhere)] == [False, False, True, True]
 
 
 def test_what_a_fault_cost_is_seen(setting: Setting, tmp_path: Path):

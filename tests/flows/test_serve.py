@@ -2,22 +2,24 @@
 
 import base64
 import contextlib
+import ipaddress
 import json
 import socket
 import stat
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from flows import serve
+from flows import server
 from flows.address import address_file, leave_password, password_file
 from flows.server import new_password
 from hmr_skel.errors import UserError
 from tests.flows.foreign_page import ask, assert_closed
-from tests.flows.processes import TIMEOUT_S, processes_with, run, running, wait_until
-from tests.flows.served import Served, copy_database, serving
+from tests.flows.processes import processes_with, running
+from tests.flows.served import Served
 from tests.report.browser import browse, find_chromium
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for processes in /proc")
@@ -80,26 +82,6 @@ def test_the_page_lets_in_who_types_the_password(served: Served, tmp_path: Path)
             page.wait("document.body !== null && document.body.innerText.includes('build-hmr-skel')")
 
 
-@linux
-@pytest.mark.slow
-@pytest.mark.extra  # a second server, a worker, a run and who asks for it: six processes
-def test_a_pool_of_workers(served: Served, small: Path, tmp_path: Path):
-    """As docs/machines.md has it: on the machine that serves, a worker needs the address and no more."""
-    copy_database(served, tmp_path / "prefect")
-    worker = [*PREFECT, "worker", "start", "--pool", "gpus", "--limit", "1"]
-    parameters = ["-p", f"manifest={small}", "-p", f"out={tmp_path / 'out'}", "-p", "device=cpu"]
-    log = tmp_path / "log"
-    with serving(tmp_path, "--pool", "gpus") as served:
-        settings = {"PREFECT_API_URL": served.url, "PREFECT_WORKER_QUERY_SECONDS": "1"}
-        with running(worker, served.folder, log, served.folder, settings) as process:
-            asked = run([*RUN, "--watch", *parameters], served.folder, served.folder)
-            assert asked.returncode == 0, asked.stdout + asked.stderr + log.read_text()
-            wait_until(lambda: "Finished in state Completed" in log.read_text(), process, log)
-            process.terminate()
-            process.wait(TIMEOUT_S)
-    assert len(list((tmp_path / "out" / "meta").iterdir())) == 4
-
-
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to serve from."""
@@ -139,14 +121,14 @@ def test_a_password_of_the_users_own_stays_and_is_left_in_no_file(
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(serve, "running_server", running_server)
-    monkeypatch.setattr(serve, "process_group", process_group)
+    monkeypatch.setattr(server, "running_server", running_server)
+    monkeypatch.setattr(server, "process_group", process_group)
     monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
     if own is not None:
         monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", own)
     leave_password("of a server that was killed")
     address_file().write_text("http://127.0.0.1:1/api")
-    assert serve.serve(4321) == 0
+    assert server.serve(4321) == 0
     assert given[0] == given[1] == (own or given[0])
     assert left == ([] if own else [".prefect-password"])
     assert list(Path("data").iterdir()) == []
@@ -160,7 +142,7 @@ def test_a_second_one_in_the_same_folder_is_refused(elsewhere: Path):
         address_file().parent.mkdir(parents=True, exist_ok=True)
         address_file().write_text(url)
         with pytest.raises(UserError, match="runs already"):
-            serve.serve()
+            server.serve()
         assert address_file().read_text() == url
 
 
@@ -168,4 +150,30 @@ def test_a_taken_port_is_a_clear_message():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} .*PORT="):
-            serve.serve(port)
+            server.serve(port)
+
+
+def test_on_loopback_and_without_telemetry(monkeypatch: pytest.MonkeyPatch):
+    started = {}
+
+    @contextlib.contextmanager
+    def process_group(command, env, **streams):
+        started.update(command=command, env=env)
+        yield None
+
+    monkeypatch.setattr(server, "process_group", process_group)
+    monkeypatch.setattr(server, "_wait_until_healthy", lambda process, url: None)
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "another")
+    with server.running_server("me:word") as (_, url):
+        assert url.startswith("http://127.0.0.1:")
+    command, env = started["command"], started["env"]
+    assert ipaddress.ip_address(command[command.index("--host") + 1]).is_loopback
+    assert (env["DO_NOT_TRACK"], env["PREFECT_SERVER_ANALYTICS_ENABLED"]) == ("1", "0")
+    assert env["PREFECT_SERVER_API_AUTH_STRING"] == "me:word"  # a password reaches it by the environment
+    assert not any("word" in part for part in command)  # and nobody else, by a list of processes
+
+
+def test_telemetry_is_off_for_all_who_work_here():
+    settings = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["prefect"]
+    assert settings["server"]["analytics_enabled"] is False
+    assert "DO_NOT_TRACK = 1" in Path("Makefile").read_text()

@@ -1,12 +1,9 @@
 """One shard, built for real: rows in, Parquet, rejects and meta out."""
 
 import json
-import os
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,34 +59,8 @@ def test_a_shard_is_built_and_then_skipped(small: Path, tmp_path: Path):
     assert (report.iterations >= 1, report.starts >= 1, report.batch >= 1) == (True, True, True)
     assert (tmp_path / "out/README.md").exists()
 
-    note = tmp_path / "out/.attempts/.00001-of-00004-f.elsewhere-1-0123abcd.tmp"  # of one killed when it was done
-    note.parent.mkdir()
-    note.touch()
-    os.utime(note, (0, 0))
     again = build_shard(manifest, 1, tmp_path / "out", device="cpu", progress=False)
     assert again == replace(report, skipped=True)
-    assert not note.parent.exists()
-
-
-def test_the_card_takes_a_twentieth_of_the_time_at_most(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """It reads the meta files of all shards: after each of thousands, that would be most of the work."""
-    now, written = [0.0], []
-
-    def card(*_) -> None:
-        written.append(now[0])
-        now[0] += 1
-
-    monkeypatch.setattr("flows.plan.write_card", card)
-    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter)
-    monkeypatch.setattr("flows.shard.time", clock)
-    monkeypatch.setattr("flows.plan.time", clock)
-    builder = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
-    for index in range(4):
-        builder.build(index, progress=False)
-        now[0] += 8
-    assert written == [0, 25]
-    builder.write_card()
-    assert written == [0, 25, 34]
 
 
 def test_keypoints_computed_from_the_mesh_project_onto_the_labels(small: Path, tmp_path: Path):

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.build import build_hmr_skel, may_heal
+from flows.report import DatasetSummary
 from flows.shard import Builder
-from flows.summary import summarise_build
 from flows.verify import verify_dataset
 from hmr_skel import load_shards
 from hmr_skel.cli import main
@@ -86,7 +86,7 @@ def test_built_in_a_store(builder: Builder, like: Path):
     stored = load_shards(str(builder.out), columns=["row_id", "v2v_mm"], split="test")
     assert stored["row_id"].tolist() == load_shards(like, split="test")["row_id"].tolist()
     reports = [builder.build(index, progress=False) for index in range(SHARDS)]
-    summary = summarise_build(builder, reports, {}, 1.0, {})  # reads the files that the reports name
+    summary = DatasetSummary.of(builder, reports, {}, 1.0, {})  # reads the files that the reports name
     fitted = load_shards(like)["v2v_mm"]
     assert summary.v2v_mm is not None
     assert (summary.kept, summary.v2v_mm["max"]) == (len(fitted), pytest.approx(fitted.max(), abs=1e-4))

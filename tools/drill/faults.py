@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from hmr_skel.data.attempts import MAX_CRASHES
 from tools.drill.damage import Cost, cost, states
 from tools.drill.injection import Injection
 from tools.drill.worker import FAILED, start_worker
 
 KILL_WORKER = "kill -9 of the worker"
-KILL_ONE_OF_TWO = "kill -9 of one of two"
+RESTARTS = 3
+"""After so many a build should be done."""
 TIMEOUT_S = 300.0
 """For one worker; it takes seconds."""
 
@@ -76,7 +76,7 @@ def finish(fault: str, setting: Setting, out: Path, *, note: str = "") -> Result
         status = run_worker(setting, out)
         if status == 0:
             break
-        if restarts == MAX_CRASHES:
+        if restarts == RESTARTS:
             note = note or f"not done after {restarts} restarts (exit status {status})"
             break
     return compare(fault, setting, out, before, restarts, note=note)
@@ -156,14 +156,14 @@ def _source_cut(setting: Setting, folder: Path, rng: Random) -> Result:
 
 
 def _two_workers(setting: Setting, folder: Path, rng: Random) -> Result:
-    """Each shard is built by one of them."""
+    """Two independent builds: each shard is built by one of them. One ends early where the other has the last."""
     out, logs = folder / "out", [folder / f"{i}.log" for i in range(2)]
     workers = [start_worker(setting.manifest, out, log=log)[0] for log in logs]
     for worker in workers:
         worker.join(TIMEOUT_S)
-    wrong = [worker.exitcode for worker in workers if worker.exitcode != 0]
+    statuses = {worker.exitcode for worker in workers}
     times = Counter(index for log in logs for index in built(log))
-    note = f"exit status {wrong}" if wrong else ""
+    note = "" if statuses <= {0, FAILED} else f"exit statuses {statuses}"
     if times != Counter(range(setting.shards)):
         note = note or f"shards were built so many times: {dict(times)}"
     return compare("two workers", setting, out, {}, 0, note=note)
@@ -172,40 +172,6 @@ def _two_workers(setting: Setting, folder: Path, rng: Random) -> Result:
 def built(log: Path) -> list[int]:
     """The shards that a worker built, from what it printed; those that were complete already are not among them."""
     return [int(index) for index in re.findall(r"^shard (\d+) of .* rows/s", log.read_text(), re.MULTILINE)]
-
-
-def _one_of_two(setting: Setting, folder: Path, rng: Random) -> Result:
-    """One is killed; the other finishes all, what the killed one had begun among it, and is not started again."""
-    out = folder / "out"
-    workers = [start_worker(setting.manifest, out, log=folder / f"{i}.log") for i in range(2)]
-    (killed, opened), (other, _) = workers
-    opened.poll(TIMEOUT_S)
-    killed.join(rng.uniform(0, setting.seconds / 2))
-    killed.kill()
-    killed.join(TIMEOUT_S)
-    before = states(out)
-    other.join(TIMEOUT_S)
-    note = "" if other.exitcode == 0 else f"the other ended with exit status {other.exitcode}"
-    return compare(KILL_ONE_OF_TWO, setting, out, before, 0, note=note)
-
-
-def _crashing_shard(setting: Setting, folder: Path, rng: Random) -> Result:
-    """A shard ends the process each time; the third time it is set aside, and the others are built."""
-    out, shard = folder / "out", rng.randrange(setting.shards)
-    injection = Injection(crash_in=shard)
-    statuses = [run_worker(setting, out, injection) for _ in range(MAX_CRASHES + 1)]
-    wrong = statuses != [-signal.SIGKILL] * MAX_CRASHES + [FAILED]
-    note = f"exit statuses {statuses}" if wrong else ""
-    named = f"error: shard {shard}: shard {shard} ended the process that built it 3 times and is set aside"
-    if named not in out.with_suffix(".log").read_text():
-        note = note or "the shard is not named"
-    before = states(out)
-    if len(before) != setting.shards - 1:
-        note = note or f"{len(before)} other shards were built"
-    from flows.shard import Builder
-
-    Builder.open(setting.manifest, out, "cpu", quiet=True).build(shard, rebuild=True, progress=False)
-    return compare("crashing shard", setting, out, before, MAX_CRASHES + 1, note=note)
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -224,8 +190,6 @@ FAULTS: Mapping[str, Fault] = {
     "source cut short": _source_cut,
     "out of device memory": _out_of_memory,
     "two workers": _two_workers,
-    KILL_ONE_OF_TWO: _one_of_two,
-    "crashing shard": _crashing_shard,
 }
 
 

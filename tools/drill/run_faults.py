@@ -14,10 +14,8 @@ Build a small dataset on the open body again and again, each time with one fault
 compare with the undisturbed one. kill -9 of the worker (the process that fits), of the flow (a whole `hmr-skel
 dataset`) and of its Prefect server; SIGTERM and SIGINT; a disk that is full while a file is written or flushed; a label
 file that cannot be read, or is cut short while it is in use; a device without memory, where the batch halves and the
-result is equal within rounding; two workers on the same shards, where each must be built once; kill -9 of one of two,
-where the other must finish all; and a shard that ends the process each time, which is set aside the third time and
-named, while the others are built. Full disks, read errors and want of memory are put into the process that fits; the
-others are real.
+result is equal within rounding; and two independent builds of the same shards, where each must be built once. Full
+disks, read errors and want of memory are put into the process that fits; the others are real.
 
 The table: times each fault was done, rows lost, rows duplicated, files that are half there or temporary, restarts,
 complete shards that were built again, datasets equal to the undisturbed one in every column.

@@ -12,8 +12,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from flows.shard import Builder
-from flows.shard_report import ShardReport
-from flows.share import build_shared
 from hmr_skel.errors import UserError
 from tools.drill.injection import Injection, injected
 
@@ -58,16 +56,14 @@ def _build_all(manifest: Path, out: Path, injection: Injection, opened: Connecti
     indices = range(len(builder.shards))
     failed = []
 
-    def report(index: int, result: ShardReport | UserError) -> None:
-        if isinstance(result, UserError):
-            failed.append(index)
-            print(f"error: shard {index}: {result}")
-        else:
-            print(result.line())
-
     with injected(builder, injection):
         builder.load_models(indices)
         opened.close()
-        build_shared(builder, indices, report)
+        for index in indices:
+            try:
+                print(builder.build(index, progress=False).line())
+            except UserError as error:
+                failed.append(index)
+                print(f"error: shard {index}: {error}")
     builder.write_card()
     sys.exit(FAILED if failed else 0)

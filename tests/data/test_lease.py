@@ -1,0 +1,164 @@
+"""Leases: which build has which shard in hand."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hmr_skel.data import lease
+from hmr_skel.data.atomic import host
+from hmr_skel.data.lease import SILENT_S, InHand, leased
+from hmr_skel.data.shards import Shard
+from hmr_skel.data.storage import Place, put_bytes
+from hmr_skel.errors import UserError
+from tests.object_store import ObjectStore
+
+SHARD, OTHER = Shard(1, 4, (), False), Shard(2, 4, (), False)
+NAME = "00001-of-00004.json"
+
+
+@pytest.fixture(params=["folder", "store"])
+def out(request: pytest.FixtureRequest, tmp_path: Path, object_store: ObjectStore) -> Place:
+    return tmp_path / "out" if request.param == "folder" else object_store.place(f"lease-{tmp_path.name}")
+
+
+def leave(out: Place, **changes: object) -> None:
+    """The lease of another build, on another machine."""
+    holder = {"host": "elsewhere", "process": 7, "boot": lease._boot(), "build": "theirs", "lease": "x"} | changes
+    put_bytes(out / ".leases" / NAME, json.dumps(holder).encode())
+
+
+def test_of_two_builds_one_has_the_shard(out: Place):
+    with leased(out, SHARD, "one") as held:
+        with pytest.raises(
+            InHand, match=f"shard 1 is in the hands of process {os.getpid()} on {host()}. Run this again"
+        ):
+            leased(out, SHARD, "two").__enter__()
+        with leased(out, OTHER, "two"):
+            held.check()
+    assert list((out / ".leases").iterdir()) == []
+    with pytest.raises(KeyboardInterrupt), leased(out, SHARD, "two"):
+        raise KeyboardInterrupt
+    assert list((out / ".leases").iterdir()) == []
+
+
+def test_another_machine_has_it_until_it_is_silent(out: Place, monkeypatch: pytest.MonkeyPatch):
+    """By the folder's clock. That of this machine may be hours ahead."""
+    leave(out)
+    later = time.time() + 7200
+    monkeypatch.setattr(time, "time", lambda: later)
+    with pytest.raises(InHand, match="process 7 on elsewhere") as caught:
+        leased(out, SHARD, "ours").__enter__()
+    again = pickle.loads(pickle.dumps(caught.value))  # as Dask sends it
+    assert (str(again), again.holder) == (str(caught.value), "process 7 on elsewhere")
+    monkeypatch.setattr(lease, "SILENT_S", -60.0)
+    with leased(out, SHARD, "ours") as held:
+        assert held.broken
+
+
+def test_silent_for_two_minutes(tmp_path: Path):
+    for silent_s, gone in ((SILENT_S - 60, False), (SILENT_S + 10, True)):
+        leave(tmp_path)
+        os.utime(tmp_path / ".leases" / NAME, (time.time() - silent_s,) * 2)
+        if gone:
+            with leased(tmp_path, SHARD, "ours"):
+                pass
+        else:
+            with pytest.raises(InHand):
+                leased(tmp_path, SHARD, "ours").__enter__()
+
+
+def test_a_process_of_this_machine_that_ended_has_nothing(tmp_path: Path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait(timeout=300)
+    for changes in ({"process": dead.pid}, {"process": os.getpid(), "boot": "an earlier one"}):
+        leave(tmp_path, host=host(), **changes)
+        with leased(tmp_path, SHARD, "ours") as held:
+            assert held.broken
+    leave(tmp_path, host=host(), process=os.getppid())
+    with pytest.raises(InHand):
+        leased(tmp_path, SHARD, "ours").__enter__()
+
+
+def test_another_worker_of_the_same_run_takes_over(tmp_path: Path):
+    """The scheduler hands a shard out again when its worker is gone. Where that lives after all, it writes nothing."""
+    with leased(tmp_path, SHARD, "run") as first:
+        with leased(tmp_path, SHARD, "run") as second:
+            assert second.broken
+            second.check()
+            with pytest.raises(InHand):
+                first.check()
+            first.release()
+            second.check()
+        with pytest.raises(InHand, match="this one was silent for too long"):
+            first.check()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}"])
+def test_a_lease_that_says_nothing(tmp_path: Path, content: bytes):
+    """Such as one that is being written."""
+    put_bytes(tmp_path / ".leases" / NAME, content)
+    with pytest.raises(InHand, match="in the hands of another build"):
+        leased(tmp_path, SHARD, "ours").__enter__()
+    os.utime(tmp_path / ".leases" / NAME, (0, 0))
+    with leased(tmp_path, SHARD, "ours"):
+        pass
+
+
+def test_it_is_touched_while_the_shard_is_built(out: Place, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lease, "BEAT_S", 0.01)
+    touched = threading.Event()
+
+    def put(place: Place, content: bytes) -> None:
+        put_bytes(place, content)
+        touched.set()
+
+    monkeypatch.setattr(lease, "put_bytes", put)
+    with leased(out, SHARD, "ours") as held:
+        assert touched.wait(300)
+        held.check()
+        leave(out)
+        touched.clear()
+        assert not touched.wait(0.1)  # it is not ours any more
+    assert [place.name for place in (out / ".leases").iterdir()] == [NAME]
+    assert not [thread for thread in threading.enumerate() if thread.name == "lease-1"]
+
+
+def test_of_many_one_at_a_time(tmp_path: Path):
+    inside, most, done = 0, 0, []
+    lock, start = threading.Lock(), threading.Barrier(6)
+
+    def work(number: int) -> None:
+        nonlocal inside, most
+        start.wait(300)
+        while not done or done[-1] != number:
+            try:
+                with leased(tmp_path, SHARD, str(number)):
+                    with lock:
+                        inside += 1
+                        most = max(most, inside)
+                    time.sleep(0.005)
+                    with lock:
+                        inside -= 1
+                    done.append(number)
+            except InHand:
+                time.sleep(0.002)
+
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    assert (sorted(set(done)), most) == (list(range(6)), 1)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / ".leases").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"):
+        leased(tmp_path, SHARD, "ours").__enter__()

@@ -1,0 +1,198 @@
+"""Workers on Dask, and builds that know nothing of each other."""
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.workers import main as bench_workers
+from bench.workers import workers_text
+from flows import cluster
+from flows.cluster import environments, is_cluster
+from flows.shard import Builder
+from hmr_skel.cli import main
+from hmr_skel.data import lease
+from hmr_skel.data.lease import InHand, leased
+from hmr_skel.errors import UserError
+from tests.flows.conftest import ROWS, ROWS_PER_SHARD
+from tests.flows.processes import ROOT, TIMEOUT_S, hmr_skel, processes_with, run, running, wait_until
+from tests.flows.served import Served
+from tests.flows.test_shard import assert_equal_columns
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for processes in /proc")
+SHARDS = ROWS // ROWS_PER_SHARD
+CRASHING = """
+import os, signal, sys
+from flows.shard import Builder
+
+read = Builder._read
+
+def crash(self, shard, seconds):
+    if shard.index == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(self, shard, seconds)
+
+Builder._read = crash  # in the workers too, which read this file again
+if __name__ == "__main__":
+    from hmr_skel.cli import main
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    assert [place["OMP_NUM_THREADS"] for place in environments(2, "cpu")] == ["3", "2"]
+    assert [place["NUMBA_NUM_THREADS"] for place in environments(8, "cpu")] == ["1"] * 8
+    assert all("CUDA_VISIBLE_DEVICES" not in place for place in environments(2, "cpu"))
+
+
+@pytest.mark.parametrize(("visible", "own"), [(None, "0120"), ("", "0120"), ("4, 6", "4646")])
+def test_each_worker_has_a_gpu_of_those_that_are_visible(monkeypatch: pytest.MonkeyPatch, visible, own):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in environments(4, "auto")] == list(own)
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=1"):
+        environments(2, "cuda:1")
+
+
+def test_one_process_is_no_cluster():
+    assert [is_cluster(workers, None) for workers in (None, 1, 2)] == [False, False, True]
+    assert is_cluster(None, "tcp://head:8786")
+
+
+def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+    for option in (["--workers", "2"], ["--dask-address", "tcp://x:1"]):
+        assert main(["dataset", *option]) == 2
+        assert "make setup EXTRAS=dask" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--workers", "0"], "--workers 0: expected a whole number from 1"),
+        (["--workers", "2", "--dask-address", "tcp://x:1"], "without --workers"),
+    ],
+)
+def test_options_that_contradict(options, words, capsys):
+    assert main(["dataset", *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_shard_in_other_hands(small: Path, tmp_path: Path):
+    builder, other = (Builder.open(small, tmp_path / "out", "cpu", quiet=True) for _ in range(2))
+    with leased(builder.out, builder.shards[0], other.run):
+        with pytest.raises(InHand):
+            builder.build(0, progress=False)
+        assert not builder.build(1, progress=False).skipped
+    assert not builder.build(0, progress=False).skipped
+
+
+def test_one_that_slept_leaves_the_others_files(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """For so long that another build has taken its shard over."""
+    builder, other = (Builder.open(small, tmp_path / "out", "cpu", quiet=True) for _ in range(2))
+    fit = builder.fitter.fit
+
+    def sleep(*args):
+        with monkeypatch.context() as patch:
+            patch.setattr(lease, "SILENT_S", -60.0)
+            assert not other.build(0, progress=False).skipped
+        os.utime(data, (1, 1))
+        return fit(*args)
+
+    data = builder.shards[0].data_file(tmp_path / "out")
+    monkeypatch.setattr(builder.fitter, "fit", sleep)
+    with pytest.raises(InHand, match="silent for too long"):
+        builder.build(0, progress=False)
+    assert data.stat().st_mtime == 1
+    assert builder.build(0, progress=False).skipped
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("client")
+def test_a_second_build_skips_what_the_first_has_in_hand(small: Path, tmp_path: Path):
+    from flows.build import build_hmr_skel
+    from flows.report import ShardsUnfinished
+
+    builder = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
+    with (
+        leased(builder.out, builder.shards[1], "theirs"),
+        leased(builder.out, builder.shards[3], "theirs"),
+        pytest.raises(ShardsUnfinished, match=r"2 of 4 shards are not.*\n  shards 1, 3: in the hands of process"),
+    ):
+        build_hmr_skel(str(small), str(tmp_path / "out"), "cpu", progress=False)
+    assert builder.unfinished(range(4)) == [1, 3]
+
+
+def dataset(manifest: Path, out: Path, *more: str) -> list[str]:
+    return ["dataset", "--manifest", str(manifest), "--out", str(out), "--device", "cpu", "--workers", "2", *more]
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.extra
+def test_one_of_two_workers_is_killed(served: Served, small: Path, tmp_path: Path):
+    """All shards are complete, and equal to those that one process builds."""
+    small.write_text(re.sub(r"rows_per_shard = \d+", "rows_per_shard = 2", small.read_text()))
+    out, log = tmp_path / "out", tmp_path / "log"
+    command = hmr_skel(*dataset(small, out, "--json", "--server", served.url))
+    with running(command, tmp_path, log, served.folder) as process:
+        wait_until(lambda: list((out / "meta").glob("*.json")), process, log)
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        assert process.wait(TIMEOUT_S) == 0, log.read_text()
+    summary = json.loads(log.read_text().splitlines()[-1])
+    assert (summary["failed"], len(summary["reports"]), summary["rows"]) == ({}, ROWS // 2, ROWS)
+    assert list((out / ".leases").iterdir()) == []
+    assert processes_with(tmp_path) == []
+    alone = Builder.open(small, tmp_path / "alone", "cpu", quiet=True)
+    for index in range(ROWS // 2):
+        alone.build(index, progress=False)
+    assert_equal_columns(out, tmp_path / "alone")
+
+
+def workers_of(pid: int) -> list[int]:
+    """Dask's workers among a process's children, whichever of its threads started them."""
+    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    found = [int(child) for text in lists for child in text.split()]
+    return sorted(child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes())
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.extra
+def test_a_shard_that_kills_its_worker_is_named_and_the_others_are_done(served: Served, small: Path, tmp_path: Path):
+    program = tmp_path / "crashing.py"
+    program.write_text(CRASHING)
+    command = [sys.executable, str(program), *dataset(small, tmp_path / "out", "--server", served.url)]
+    done = run(command, tmp_path, served.folder, {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2, done.stderr
+    assert "1 of 4 shards are not complete" in done.stderr
+    assert f"shard 2: its worker ended {cluster.DEATHS} times" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(list((tmp_path / "out" / "meta").iterdir())) == SHARDS - 1
+    assert processes_with(tmp_path) == []
+
+
+@pytest.mark.extra
+def test_nobody_at_the_address():
+    with pytest.raises(UserError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9"):
+        cluster.task_runner(None, "tcp://127.0.0.1:9", "cpu")
+
+
+def test_the_benchs_table():
+    run = {"workers": 1, "threads_per_worker": 1, "rows_per_s": 10.0}
+    report = {"one": run, "all": run | {"workers": 2, "rows_per_s": 19.0}, "rows": 64, "shards": 4, "device": "cpu"}
+    assert workers_text(report).splitlines()[2].split() == ["2", "1", "19.0", "1.90"]
+
+
+@pytest.mark.extra
+def test_the_bench(small: Path):
+    assert bench_workers(["--manifest", str(small), "--rows", "16", "--device", "cpu", "-q"]) == 0
