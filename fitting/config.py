@@ -1,7 +1,8 @@
-"""What a fit is made of: stages, weights, limits, tolerances. A recipe is a function that returns a `FitConfig`."""
+"""What a fit is made of: stages, weights, limits, tolerances. A recipe is a named `FitConfig`."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from hmr_skel.body.dofs import LIMIT_TABLES
@@ -126,37 +127,12 @@ class FitConfig:
         return asdict(self)
 
 
-def default() -> FitConfig:
-    """Converted shape, anatomical limits: the best fit that we know how to make."""
-    return FitConfig()
-
-
-def published_shape() -> FitConfig:
-    """The default with betas copied as the published converters do, to compare."""
-    return replace(default(), shape="copy")
-
-
-def refine_shape() -> FitConfig:
-    """The default with ten betas fitted to each row beside the pose."""
-    return replace(default(), shape="refine")
-
-
-def refine_root() -> FitConfig:
-    """The default with the root fitted to each row beside the pose."""
-    return replace(default(), root="refine")
-
-
-def refine() -> FitConfig:
-    """The default with shape and root fitted to each row beside the pose."""
-    return replace(default(), shape="refine", root="refine")
-
-
 RECIPES: dict[str, Callable[[], FitConfig]] = {
-    "default": default,
-    "published_shape": published_shape,
-    "refine_shape": refine_shape,
-    "refine_root": refine_root,
-    "refine": refine,
+    "default": FitConfig,  # converted shape, anatomical limits: the best fit that we know how to make
+    "published_shape": partial(FitConfig, shape="copy"),  # betas copied as the published converters do, to compare
+    "refine_shape": partial(FitConfig, shape="refine"),  # ten betas fitted to each row beside the pose
+    "refine_root": partial(FitConfig, root="refine"),  # the root fitted to each row beside the pose
+    "refine": partial(FitConfig, shape="refine", root="refine"),
 }
 
 

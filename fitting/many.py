@@ -1,15 +1,16 @@
 """Any number of rows through `fit_batch`: in batches that fit the device's memory, by the better gender if asked."""
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fitting.batch import TILE
+from fitting.batch import TILE, where
 from fitting.fit import FitResult, fit_batch
 from fitting.model import FitModel
 from hmr_skel.errors import UserError
@@ -42,7 +43,8 @@ def fit_many(
     while first < count or not results:
         last = min(first + size, count)
         try:
-            results.append(_to_cpu(fit_batch(params[first:last], model, points)))
+            result = fit_batch(params[first:last], model, points)
+            results.append(_merge(lambda column: column.cpu(), [result], result.skel_gender))
         except torch.OutOfMemoryError:
             if size == 1:
                 raise UserError(
@@ -56,7 +58,7 @@ def fit_many(
         first = last
         if count == 0:
             break
-    return replace(_concatenate(results), batch=size)
+    return _joined(results, size)
 
 
 def _side_by_side(
@@ -78,7 +80,7 @@ def _side_by_side(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return replace(_concatenate(results), batch=size)
+    return _joined(results, size)
 
 
 _STARTING = threading.Lock()
@@ -121,35 +123,23 @@ def best_of(runs: Sequence[FitResult]) -> FitResult:
     for other in runs[1:]:
         better = (other.v2v_mm < best.v2v_mm) | (best.v2v_mm.isnan() & ~other.v2v_mm.isnan())
         gender = [b if flag else a for a, b, flag in zip(best.skel_gender, other.skel_gender, better, strict=True)]
-        best = _merge(lambda a, b, better=better: torch.where(_column(better, a), b, a), [best, other], gender)
+        best = _merge(lambda a, b, better=better: where(better, b, a), [best, other], gender)
     return replace(best, batch=min(run.batch for run in runs))
 
 
-def _column(mask: Tensor, like: Tensor) -> Tensor:
-    return mask.view(-1, *(1,) * (like.ndim - 1))
+def _joined(results: Sequence[FitResult], batch: int) -> FitResult:
+    """Batches as one result."""
+    gender = [name for result in results for name in result.skel_gender]
+    return replace(_merge(lambda *parts: torch.cat(parts), results, gender), batch=batch)
 
 
-def _to_cpu(result: FitResult) -> FitResult:
-    return _merge(lambda value: value.cpu(), [result], result.skel_gender)
-
-
-def _concatenate(results: list[FitResult]) -> FitResult:
-    if len(results) == 1:
-        return results[0]
-    return _merge(lambda *values: torch.cat(values), results, [g for r in results for g in r.skel_gender])
-
-
-def _merge(combine: Callable[..., Tensor], results: list[FitResult], gender: list[str]) -> FitResult:
+def _merge(combine: Callable[..., Tensor], results: Sequence[FitResult], gender: list[str]) -> FitResult:
     """Combine results column by column."""
 
-    def column(name: str) -> Tensor:
-        return combine(*(getattr(result, name) for result in results))
+    def columns(parts: Sequence[Any], names: Iterable[str]) -> dict[str, Tensor]:
+        return {name: combine(*(getattr(part, name) for part in parts)) for name in names}
 
-    names = [f.name for f in fields(FitResult) if f.name not in ("skel", "skel_gender", "target_points", "batch")]
-    return FitResult(
-        skel=SkelParams(*(combine(*(getattr(r.skel, f.name) for r in results)) for f in fields(SkelParams))),
-        skel_gender=gender,
-        target_points=None if results[0].target_points is None else column("target_points"),
-        batch=results[0].batch,
-        **{name: column(name) for name in names},
-    )
+    first = results[0]
+    names = [f.name for f in fields(first) if isinstance(getattr(first, f.name), Tensor)]
+    skel = SkelParams(**columns([result.skel for result in results], [f.name for f in fields(SkelParams)]))
+    return replace(first, skel=skel, skel_gender=gender, **columns(results, names))

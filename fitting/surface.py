@@ -21,32 +21,11 @@ _CPU_BLOCK = 576  # vertices
 
 
 @dataclass(frozen=True)
-class VertexBlock:
-    """Some vertices of a body: a linear basis of their rest positions, and their skin weights.
-
-    `basis` [1 + 10 + P, 3V]: template, shape directions, pose correctives; columns ordered xyz, then vertex.
-    `weights` [24 V].
-    """
+class PosedBlock:
+    """Some vertices of a body in a pose: at rest, posed [B 3 V], and the rotations between the two [B 3 3 V]."""
 
     vertices: slice
-    basis: Tensor
-    weights: Tensor
-
-    def pose(self, coefficients: Tensor, transforms: Tensor) -> "PosedBlock":
-        """Posed by [1, betas, pose feature] [B 1+10+P] and transforms [B*12 24]."""
-        rest = (coefficients @ self.basis).unflatten(-1, (3, -1))
-        blended = (transforms @ self.weights).unflatten(0, (-1, 3, 4))
-        posed = blended[:, :, 3]
-        for k in range(3):
-            posed = torch.addcmul(posed, blended[:, :, k], rest[:, None, k])
-        return PosedBlock(self, rest, posed, blended[:, :, :3])
-
-
-@dataclass(frozen=True)
-class PosedBlock:
-    """A block in a pose: rest and posed vertices [B 3 V], and the rotations between them [B 3 3 V]."""
-
-    block: VertexBlock
+    basis: Tensor  # [1 + 10 + P, 3V] template, shape directions, pose correctives; columns ordered xyz, then vertex
     rest: Tensor
     posed: Tensor
     rotations: Tensor
@@ -62,11 +41,11 @@ class Blend:
             rows, weights = rows[:, vertices], weights[vertices]
         self.count = len(weights)
         size = _CPU_BLOCK if weights.device.type == "cpu" else self.count
-        slices = [slice(first, min(first + size, self.count)) for first in range(0, self.count, size)]
-        self.blocks = [
-            VertexBlock(part, rows[:, part].transpose(1, 2).flatten(1).contiguous(), weights[part].T.contiguous())
-            for part in slices
-        ]
+        self.blocks = []  # of vertices, basis, weights [24 V]
+        for first in range(0, self.count, size):
+            part = slice(first, min(first + size, self.count))
+            basis = rows[:, part].transpose(1, 2).flatten(1).contiguous()
+            self.blocks.append((part, basis, weights[part].T.contiguous()))
 
     def posed(self, betas: Tensor, local: Tensor, transforms: Tensor) -> Iterator[PosedBlock]:
         """The blocks, posed.
@@ -79,8 +58,13 @@ class Blend:
         eye = torch.eye(3, dtype=local.dtype, device=local.device)
         coefficients = torch.cat((torch.ones_like(betas[:, :1]), betas, (local - eye).flatten(1)), 1)
         flat = transforms.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
-        for block in self.blocks:
-            yield block.pose(coefficients, flat)
+        for vertices, basis, weights in self.blocks:
+            rest = (coefficients @ basis).unflatten(-1, (3, -1))
+            blended = (flat @ weights).unflatten(0, (-1, 3, 4))
+            posed = blended[:, :, 3]
+            for k in range(3):
+                posed = torch.addcmul(posed, blended[:, :, k], rest[:, None, k])
+            yield PosedBlock(vertices, basis, rest, posed, blended[:, :, :3])
 
 
 @dataclass(frozen=True)
@@ -116,7 +100,7 @@ class Surface:
         first = 1 if shape else 11  # of the basis
         transforms = pose.transforms[..., :3, :].float()
         for part in self.blend.posed(betas, picked(pose.local, CORRECTED, 1).float(), transforms):
-            numbers = part.block.vertices
+            numbers = part.vertices
             residual = target[:, :, numbers] - part.posed
             squared.append(residual.square().sum(1))
             # One product over vertices: rows are the 12 entries of [x; 1] r^T.
@@ -125,7 +109,7 @@ class Surface:
             cross.append(terms @ self.weighted[numbers])
             if correctives:
                 pull = (part.rotations * residual[:, :, None]).sum(1) * self.importance[numbers]
-                feature.append(-pull.flatten(1) @ part.block.basis[first:].T)
+                feature.append(-pull.flatten(1) @ part.basis[first:].T)
         dtype = pose.rotmat.dtype
         distances = torch.cat(squared, -1)
         moments = torch.stack(cross).sum(0).unflatten(0, (-1, 4, 3)).permute(0, 3, 1, 2)

@@ -35,11 +35,6 @@ class LaneMesh:
     chunks: np.ndarray  # [C V 3 L] float32; what is beyond `count` is filled up
     count: int
 
-    @classmethod
-    def of(cls, vertices: Tensor) -> "LaneMesh":
-        """From [B 3 V]."""
-        return cls(chunks_of(vertices.mT.float()), len(vertices))
-
     def tensor(self) -> Tensor:
         """As [B 3 V]."""
         return rows_of(self.chunks, self.count).mT

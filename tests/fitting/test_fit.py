@@ -12,7 +12,7 @@ import fitting
 from fitting import Status, fit_batch, fit_many
 from fitting.fit import limit_violation_deg
 from fitting.kinematics import Skeleton
-from fitting.lanes.mesh import LaneMesh
+from fitting.lanes.mesh import LaneMesh, chunks_of
 from fitting.target import Target, TargetMaker
 from hmr_skel.body.joints import SKEL_TO_SMPL
 from hmr_skel.open_data.labels import make_labels
@@ -229,8 +229,10 @@ class _SkelTargets(TargetMaker):
         rotmat[:, list(SKEL_TO_SMPL)] = self.model.kinematics.pose(q, skeleton).rotmat.float()
         nothing = torch.zeros(count, 3)
         vertices = posed.vertices.mT.contiguous()
+        if self.model.compiled:
+            vertices = LaneMesh(chunks_of(posed.vertices), count)
         return Target(
-            LaneMesh.of(vertices) if self.model.compiled else vertices, posed.joints, rotmat,
+            vertices, posed.joints, rotmat,
             torch.eye(3).repeat(count, 1, 1),
             skeleton.joints[:, 0].float(), nothing, posed.joints, None,
         )  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 import fitting
 from fitting import Stage, Status, fit_batch
 from fitting.kinematics import Skeleton
+from fitting.lanes.mesh import LaneMesh, chunks_of
 from fitting.refine import BETAS, Others, Refiner, Slope, placed, refined
 from fitting.starts import initial_q
 from fitting.target import FitRows
@@ -89,7 +90,7 @@ def test_body_and_root_put_in_come_out(prepared, skel, compiled):
     vertices = (posed.vertices @ rotmat.mT + shift[:, None]).mT.contiguous()
     target = replace(
         target,
-        vertices=type(target.vertices).of(vertices) if compiled else vertices,
+        vertices=LaneMesh(chunks_of(vertices.mT.float()), len(vertices)) if compiled else vertices,
         anatomical_joints=posed.joints @ rotmat.mT + shift[:, None],
     )
     rows = FitRows(target, betas, Skeleton.of(model.skel, betas))
