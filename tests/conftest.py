@@ -4,6 +4,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,12 +50,15 @@ def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path]
     return directory
 
 
-@pytest.fixture
-def without_shape_checks() -> Iterator[None]:
+@contextmanager
+def no_shape_checks() -> Iterator[None]:
     """For tests of many steps: the checks cost three times what is checked, and other tests make them."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+without_shape_checks = pytest.fixture(no_shape_checks.__wrapped__, name="without_shape_checks")
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,7 @@ def bench_training(
         keep_freed_memory()  # as training does
     network = Network(recipe.network, activation_checkpointing=recipe.activation_checkpointing).to(device).train()
     optimizer, ema = new_optimizer(recipe, network), Ema(network)
+    flops = training_flops(network)
     if recipe.compile:
         network.backbone.compile()
     stream = itertools.repeat(made_up_batch(recipe.micro_batch))
@@ -71,7 +72,7 @@ def bench_training(
                 progress(number + 1, warmup + steps)
     batch = micro_batches * recipe.micro_batch
     median = sorted(times[warmup:])[steps // 2]
-    flops, (peak, source) = training_flops(recipe.network), peak_flops_per_s(device, recipe.bf16)
+    peak, source = peak_flops_per_s(device, recipe.bf16)
     return {
         "recipe": recipe.name,
         "batch": batch,

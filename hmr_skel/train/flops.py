@@ -5,13 +5,17 @@ checkpointing computes again does not count, nor do body model and losses.
 """
 
 import time
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from hmr_skel.model.camera import CropGeometry
-from hmr_skel.model.config import IMAGE_HEIGHT, IMAGE_WIDTH, NetworkConfig
+from hmr_skel.model.config import IMAGE_HEIGHT, IMAGE_WIDTH
+from hmr_skel.model.decoder import CrossAttention, SelfAttention
 from hmr_skel.model.network import Network
+from hmr_skel.model.stem import KeypointStem
+from hmr_skel.model.vit import Attention
 
 # Dense bfloat16 with float32 sums, FLOP/s, from the makers' data sheets; the longest name that fits counts.
 _BF16_PEAK = {
@@ -20,20 +24,30 @@ _BF16_PEAK = {
 }  # fmt: skip
 
 
-def forward_flops(config: NetworkConfig) -> int:
-    """Of one crop through the network, without computing anything."""
-    with torch.device("meta"):
-        network = Network(config).eval()
-        image = torch.empty(1, 3, IMAGE_HEIGHT, IMAGE_WIDTH)
-        geometry = CropGeometry(torch.empty(1, 2), torch.empty(1), torch.empty(1, 3, 3), torch.empty(1, 2, 3))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(image, geometry)
-    return counter.get_total_flops()
+def training_flops(network: Network) -> int:
+    """Of one sample in training. Passes a black crop through the network, which must not be compiled yet."""
+    total = 0
 
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        nonlocal total
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            total += 2 * output.numel() * module.weight[0].numel()
+        elif isinstance(module, Attention | SelfAttention | CrossAttention):
+            queries, keys = inputs[0].shape[1], inputs[-1].shape[1]
+            total += 4 * queries * keys * (module.proj if isinstance(module, Attention) else module.out).in_features
+        elif isinstance(module, KeypointStem):
+            total += 2 * output.maps.numel() * module.seen.in_features
 
-def training_flops(config: NetworkConfig) -> int:
-    """Of one sample in training."""
-    return 3 * forward_flops(config)
+    image = torch.zeros(1, 3, IMAGE_HEIGHT, IMAGE_WIDTH, device=network.heads.mean_rep.device)
+    geometry = CropGeometry.from_box(image.new_zeros(1, 2), image.new_ones(1), torch.eye(3).to(image)[None])
+    handles = [module.register_forward_hook(count) for module in network.modules()]
+    before = network.training
+    with torch.no_grad():
+        network.eval()(image, geometry)
+    network.train(before)
+    for handle in handles:
+        handle.remove()
+    return 3 * total
 
 
 def peak_flops_per_s(device: torch.device, bf16: bool) -> tuple[float, str]:

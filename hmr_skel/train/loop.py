@@ -144,11 +144,11 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
                 raise UserError(
                     f"{run.out / STATE}: does not fit the network ({error}). Start afresh with --fresh."
                 ) from error
+        flops_per_image = training_flops(network)
         if recipe.compile:
             network.backbone.compile()
         forward = network if group.size == 1 else DistributedDataParallel(network, gradient_as_bucket_view=True)
         workers = default_workers(group) if run.workers is None else run.workers
-        flops_per_image = training_flops(recipe.network)
         peak, peak_source = peak_flops_per_s(device, recipe.bf16)
         mfu_of_rate = flops_per_image / (peak * group.size)
 

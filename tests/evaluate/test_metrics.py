@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmr_skel.body.rotations import rotvec_to_rotmat
@@ -32,6 +32,7 @@ def test_by_hand():
     )
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.floats(0.1, 10), st.lists(st.floats(-3, 3), min_size=6, max_size=6))
 def test_the_best_similarity_is_found(seed, scale, motion):
     gt = points(2, 14, seed=seed)

@@ -20,10 +20,9 @@ __all__ = ["body", "geometry", "one_thread", "small_config", "small_network"]
 
 
 @pytest.fixture(scope="package", autouse=True)
-def _counted_once():
-    """Operations of a network and the speed of the machine, which a run finds out at its start."""
+def _measured_once():
+    """The speed of the machine, which a run finds out at its start."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hmr_skel.train.loop.training_flops", lru_cache(flops.training_flops))
         patch.setattr(flops, "_measured_peak", lru_cache(partial(flops._measured_peak, seconds=0.01)))
         yield
 
