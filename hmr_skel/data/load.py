@@ -274,16 +274,19 @@ class RowCache:
     def facts(self, name: str) -> np.ndarray:
         """[N] of all rows: source, status and skel_gender (bytes, empty where null), v2v_mm (NaN where not fitted),
         max_abs_beta (NaN where there is no SKEL), num_keypoints_2d (of any confidence) or has_camera."""
-        return np.concatenate([np.load(_facts_of(file), mmap_mode="r")[name] for file in self.files])
+        return np.concatenate(list(self._facts(name)))
 
     def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
         """A fact that is a text, of which there are few: an index [N] into the sorted texts; -1 where null."""
+        texts = sorted({text for part in self._facts(name) for text in set(part.tolist())} - {b""})
         values = self.facts(name)
-        texts = sorted(set(values.tolist()) - {b""})
         codes = np.full(len(values), -1, np.int16)
         for code, text in enumerate(texts):
             codes[values == text] = code
         return codes, [text.decode() for text in texts]
+
+    def _facts(self, name: str) -> Iterator[np.ndarray]:
+        return (np.load(_facts_of(file), mmap_mode="r")[name] for file in self.files)
 
 
 def open_rows(shards: Shards, quiet: bool = False) -> RowCache:

@@ -15,14 +15,12 @@ from hmr_skel.data.schema import (
     SCHEMA,
     column_shape,
     shard_table,
-    write_meta,
-    write_rejects,
-    write_shard,
 )
 from hmr_skel.data.shards import plan
 from hmr_skel.data.storage import put_bytes
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
+from tests.data.conftest import write_files
 
 ROWS = {"aic": 5000, "h36m": 1000}
 
@@ -55,9 +53,7 @@ def dataset(tmp_path_factory, label_arrays, hsmr_arrays, fake_fit, make_manifest
                 mesh_points = np.full((len(rows), 44, 4), 0.5, np.float32)
                 fit = fake_fit(len(rows), seed=shard.index) | {"keypoints_3d": mesh_points}
             tables.append(shard_table(rows, fit))
-        write_shard(out, shard, pa.concat_tables(tables), fingerprint="f", manifest_name="test", fit_version=1)
-        write_rejects(out, shard, rejects)
-        write_meta(out, shard, "f", {})
+        write_files(out, shard, pa.concat_tables(tables), rejects)
     write_card(out, manifest, shards)
     return out
 
@@ -81,7 +77,7 @@ def test_columns_are_arrays_over_all_shards(dataset, label_arrays, hsmr_arrays):
 def test_null_is_not_annotated(dataset):
     shards = load_shards(dataset)
     fitted = shards["source"] == "aic"
-    for name in (
+    for name in [
         "smpl_pose",
         "smpl_betas",
         "smpl_transl",
@@ -90,7 +86,7 @@ def test_null_is_not_annotated(dataset):
         "v2v_mm",
         "iterations",
         "skel_transl",
-    ):
+    ]:
         np.testing.assert_array_equal(shards.valid(name), fitted, name)
     for name in ("skel_q", "skel_betas", "skel_gender", "status", "center", "keypoints_3d"):
         assert shards.valid(name).all(), name
@@ -157,11 +153,6 @@ def test_splits_and_chosen_shards(dataset):
     assert load_shards(dataset, ["row_id"], shards=[2])["row_id"].tolist() == test["row_id"].tolist()
     assert len(load_shards([dataset / "data" / "train-00001-of-00003.parquet"])) == 1999
     assert len(load_shards(dataset / "data" / "train-00001-of-00003.parquet")) == 1999
-
-
-def test_to_worker_processes(dataset):
-    shards = load_shards(dataset, ["v2v_mm"])
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(shards))["v2v_mm"], shards["v2v_mm"])
 
 
 def test_in_a_store(dataset, object_store):

@@ -12,54 +12,43 @@ from hmr_skel.data.atomic import replacing
 from hmr_skel.data.fingerprint import fingerprint_of
 from hmr_skel.data.meta import load_meta, meta_text
 from hmr_skel.data.npz import file_sha256
-from hmr_skel.data.schema import SCHEMA, shard_table, write_meta, write_rejects, write_shard
+from hmr_skel.data.schema import SCHEMA, shard_table, write_meta, write_rejects
 from hmr_skel.data.shards import Shard, plan, read_meta
 from hmr_skel.data.verify import foreign_shards, verify_files
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
+from tests.data.conftest import write_files
 
 
 @pytest.fixture
 def built(tmp_path, label_arrays, fake_fit, make_manifest) -> tuple[Path, list[Shard]]:
+    """Two shards of 8 rows, of which the last is rejected."""
     np.savez(tmp_path / "a.npz", **label_arrays(16))
     manifest = make_manifest([{"name": "aic", "format": "camerahmr", "file": str(tmp_path / "a.npz")}])
     reader = open_source(manifest.sources[0], tmp_path)
     shards = plan(manifest, {"aic": 16})
     for shard in shards:
         start = shard.pieces[0].start
-        rows = reader.read(start, start + 7)
-        write_shard(tmp_path, shard, shard_table(rows, fake_fit(7)), fingerprint="f", manifest_name="t", fit_version=1)
-        write_rejects(tmp_path, shard, [Reject("aic", start + 7, "", "betas", "")])
-        write_meta(tmp_path, shard, "f", {"seconds": {"total": 1.5}})
+        table = shard_table(reader.read(start, start + 7), fake_fit(7))
+        write_files(tmp_path, shard, table, [Reject("aic", start + 7, "", "betas", "")], seconds={"total": 1.5})
     return tmp_path, shards
 
 
-def test_a_sound_dataset(built):
+def test_a_sound_dataset(built, tmp_path):
     report = verify_files(built[0])
     assert (report.problems, report.count, sorted(report.sound)) == ([], 2, [0, 1])
-
-
-def test_no_dataset(tmp_path):
     with pytest.raises(UserError, match="no dataset in"):
-        verify_files(tmp_path)
+        verify_files(tmp_path / "nothing")
 
 
-def damage_bytes(out: Path, shard: Shard) -> None:
-    content = bytearray(shard.data_file(out).read_bytes())
-    content[200] ^= 1
-    shard.data_file(out).write_bytes(content)
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
 
 
-def lose_rejects(out: Path, shard: Shard) -> None:
-    shard.rejects_file(out).unlink()
-
-
-def lose_meta(out: Path, shard: Shard) -> None:
-    shard.meta_file(out).unlink()
-
-
-def break_meta(out: Path, shard: Shard) -> None:
-    shard.meta_file(out).write_text("{}")
+def copy_of_the_other(path: Path) -> None:
+    path.write_bytes(path.with_name(path.name.replace("00001-of", "00000-of")).read_bytes())
 
 
 def change_meta(out: Path, shard: Shard, **changes) -> None:
@@ -68,44 +57,9 @@ def change_meta(out: Path, shard: Shard, **changes) -> None:
     path.write_text(meta_text(load_meta(path) | changes))
 
 
-def claim_more_rows(out: Path, shard: Shard) -> None:
-    change_meta(out, shard, pieces=[{"source": "aic", "start": 8, "stop": 18}])
-
-
 def same_row_twice(out: Path, shard: Shard) -> None:
     write_rejects(out, shard, [Reject("aic", shard.pieces[0].start, "", "betas", "")])
     write_meta(out, shard, "f", {})
-
-
-def flip_meta(out: Path, shard: Shard) -> None:
-    content = bytearray(shard.meta_file(out).read_bytes())
-    content[content.index(b"1.5")] ^= 1
-    shard.meta_file(out).write_bytes(content)
-
-
-def swap_rejects(out: Path, shard: Shard) -> None:
-    first, second = (Path(str(shard.rejects_file(out)).replace("00001-of", f"0000{i}-of")) for i in (0, 1))
-    second.write_bytes(first.read_bytes())
-
-
-def another_fingerprint(out: Path, shard: Shard) -> None:
-    change_meta(out, shard, fingerprint="g")
-
-
-MADE_FROM = {"manifest": "m", "body_models": "b", "recipe": {}, "pieces": [["aic", 8, 16, "l"]]}
-"""What each version says of the second shard, and no more."""
-
-
-def made_from_something_else(out: Path, shard: Shard) -> None:
-    change_meta(out, shard, made_from=MADE_FROM)
-
-
-def other_rows_too(out: Path, shard: Shard) -> None:
-    change_meta(out, shard, files={"data/../../etc/passwd": {"bytes": 1, "sha256": ""}})
-
-
-def meta_of_another(out: Path, shard: Shard) -> None:
-    shard.meta_file(out).write_bytes(Path(str(shard.meta_file(out)).replace("00001-of", "00000-of")).read_bytes())
 
 
 def no_parquet(out: Path, shard: Shard) -> None:
@@ -122,30 +76,44 @@ def remove_all(out: Path, shard: Shard) -> None:
 
 
 def not_finite(out: Path, shard: Shard) -> None:
-    table = pq.read_table(shard.data_file(out))
+    table = pq.read_table(shard.data_file(out)).replace_schema_metadata(None).cast(SCHEMA)
     column = table.schema.field("skel_q")
     values = pa.array([[np.nan] * 46] * 7, column.type)
     table = table.set_column(table.column_names.index("skel_q"), column, values)
-    write_shard(out, shard, table, fingerprint="f", manifest_name="t", fit_version=1)
-    write_meta(out, shard, "f", {})
+    write_files(out, shard, table, [Reject("aic", 15, "", "betas", "")])
+
+
+MADE_FROM = {"manifest": "m", "body_models": "b", "recipe": {}, "pieces": [["aic", 8, 16, "l"]]}
+"""What each version says of the second shard, and no more."""
+MORE_ROWS = [{"source": "aic", "start": 8, "stop": 18}]
+ELSEWHERE = {"data/../../etc/passwd": {"bytes": 1, "sha256": ""}}
 
 
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (damage_bytes, "train-00001-of-00002.parquet: not the bytes that were written"),
-        (lose_rejects, "rejects-00001-of-00002.parquet: missing"),
-        (lose_meta, "shard-00001-of-00002.json: missing; the shard is unfinished"),
-        (flip_meta, "shard-00001-of-00002.json: not a meta file of a shard (it does not have a checksum"),
-        (swap_rejects, "rejects-00001-of-00002.parquet: not the bytes"),
-        (another_fingerprint, "train-00001-of-00002.parquet: it says that it is shard 00001-of-00002, with another"),
-        (made_from_something_else, "its fingerprint is not that of what it says that it was made from"),
-        (other_rows_too, "it speaks of other files ('data/../../etc/passwd')"),
-        (meta_of_another, "it is the meta file of shard 0 of 2"),
+        (lambda out, s: flip(s.data_file(out), 200), "train-00001-of-00002.parquet: not the bytes that were written"),
+        (lambda out, s: s.rejects_file(out).unlink(), "rejects-00001-of-00002.parquet: missing"),
+        (lambda out, s: s.meta_file(out).unlink(), "shard-00001-of-00002.json: missing; the shard is unfinished"),
+        (
+            lambda out, s: flip(s.meta_file(out), s.meta_file(out).read_bytes().index(b"1.5")),
+            "shard-00001-of-00002.json: not a meta file of a shard (it does not have a checksum",
+        ),
+        (lambda out, s: copy_of_the_other(s.rejects_file(out)), "rejects-00001-of-00002.parquet: not the bytes"),
+        (
+            lambda out, s: change_meta(out, s, fingerprint="g"),
+            "train-00001-of-00002.parquet: it says that it is shard 00001-of-00002, with another",
+        ),
+        (lambda out, s: change_meta(out, s, made_from=MADE_FROM), "its fingerprint is not that of what it says that"),
+        (lambda out, s: change_meta(out, s, files=ELSEWHERE), "it speaks of other files ('data/../../etc/passwd')"),
+        (lambda out, s: copy_of_the_other(s.meta_file(out)), "it is the meta file of shard 0 of 2"),
         (no_parquet, "train-00001-of-00002.parquet is not a Parquet file"),
         (remove_all, "shard 1 of 2 is missing"),
-        (break_meta, "shard-00001-of-00002.json: not a meta file"),
-        (claim_more_rows, "of 10 rows to read, 2 are neither kept nor rejected; 0 too many"),
+        (lambda out, s: s.meta_file(out).write_text("{}"), "shard-00001-of-00002.json: not a meta file"),
+        (
+            lambda out, s: change_meta(out, s, pieces=MORE_ROWS),
+            "of 10 rows to read, 2 are neither kept nor rejected; 0 too many",
+        ),
         (same_row_twice, "of 8 rows to read, 1 are neither kept nor rejected; 1 too many"),
         (not_finite, "skel_q has 322 values that are not finite"),
     ],
@@ -191,11 +159,9 @@ def test_a_meta_file_of_other_types(built, changes):
 def test_a_dataset_by_another_program(built, made_from, capsys):
     """Sound but for what it says it was made from: this ended in a KeyError."""
     out, shards = built
-    fingerprint = fingerprint_of(made_from)
     for shard in shards:
         table = pq.read_table(shard.data_file(out)).replace_schema_metadata(None).cast(SCHEMA)
-        write_shard(out, shard, table, fingerprint=fingerprint, manifest_name="t", fit_version=1)
-        write_meta(out, shard, fingerprint, {}, made_from)
+        write_files(out, shard, table, [Reject("aic", shard.pieces[0].stop - 1, "", "betas", "")], made_from)
     assert main(["verify", str(out), "--files-only"]) == 1
     said = capsys.readouterr().out
     assert "shard-00000-of-00002.json: not a meta file of a shard (made_from has no" in said
@@ -249,13 +215,8 @@ def test_a_file_that_is_renamed_meanwhile_is_no_problem(built, monkeypatch):
 
 def test_a_row_in_two_shards(built):
     out, shards = built
-    for path in (shards[1].data_file(out), shards[1].rejects_file(out)):
-        path.unlink()
-    twice = Shard(1, 2, shards[0].pieces, False)
-    table = pq.read_table(shards[0].data_file(out)).replace_schema_metadata(None)
-    write_shard(out, twice, table.cast(SCHEMA), fingerprint="f", manifest_name="t", fit_version=1)
-    write_rejects(out, twice, [Reject("aic", 7, "", "betas", "")])
-    write_meta(out, twice, "f", {})
+    table = pq.read_table(shards[0].data_file(out)).replace_schema_metadata(None).cast(SCHEMA)
+    write_files(out, Shard(1, 2, shards[0].pieces, False), table, [Reject("aic", 7, "", "betas", "")])
     problems = verify_files(out).problems
     assert [problem.shard for problem in problems] == [0, 1]
     assert "rows of 'aic' are in shard 0 and in shard 1 too" in problems[0].text
