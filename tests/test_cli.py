@@ -1,5 +1,6 @@
 """The command line, as a new user meets it: help, and one clear message for everything that can be wrong."""
 
+import argparse
 import errno
 import json
 import os
@@ -8,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,175 +60,126 @@ def fit(manifest: Path, *more: str, shard: str = "0") -> list[str]:
     return ["fit", "--manifest", str(manifest), "--out", str(manifest.parent / "out"), "--shard", shard, *more]
 
 
-def edited(manifest: Path, old: str, new: str) -> Path:
-    text = manifest.read_text()
-    assert old in text
-    manifest.write_text(text.replace(old, new))
-    return manifest
+Change = Callable[[Path], object]
+"""Spoils something of the manifest's folder."""
 
 
-def with_labels(manifest: Path, change: Callable[[dict], object]) -> Path:
-    path = manifest.parent / "labels.npz"
-    with np.load(path) as file:
-        arrays = dict(file)
-    change(arrays)
-    np.savez(path, **arrays)
-    return manifest
+def edited(old: str, new: str) -> Change:
+    def change(manifest: Path) -> None:
+        text = manifest.read_text()
+        assert old in text
+        manifest.write_text(text.replace(old, new))
+
+    return change
 
 
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1000])
+def with_labels(edit: Callable[[dict], object]) -> Change:
+    def change(manifest: Path) -> None:
+        with np.load(manifest.parent / "labels.npz") as file:
+            arrays = dict(file)
+        edit(arrays)
+        np.savez(manifest.parent / "labels.npz", **arrays)
+
+    return change
 
 
-def replaced(path: Path, content: object) -> None:
-    path.unlink()
-    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+def without(name: str) -> Change:
+    return lambda manifest: (manifest.parent / name).unlink()
 
 
-def case_no_such_shard(manifest):
-    return fit(manifest, shard="99"), r"no shard 99: .* 2 shards, 0 to 1"
+def model(name: str, new: Callable[[bytes], bytes]) -> Change:
+    def change(manifest: Path) -> None:
+        path = manifest.parent / "bodies" / name
+        content = path.read_bytes()
+        path.unlink()  # a link
+        path.write_bytes(new(content))
+
+    return change
 
 
-def case_shard_is_no_number(manifest):
-    return fit(manifest, shard="seven"), r"'seven' names no shards.* such as 7, 07"
-
-
-def case_several_shards(manifest):
-    return fit(manifest, shard="0-1"), r"names 2 shards; `hmr-skel dataset --shards`"
-
-
-def case_no_manifest(manifest):
-    return fit(manifest.parent / "nowhere.toml"), r"no manifest .*nowhere\.toml.*manifests/open\.toml"
-
-
-def case_manifest_is_no_toml(manifest):
-    manifest.write_text("name = [")
-    return fit(manifest), r"small\.toml is not valid TOML"
-
-
-def case_manifest_lacks_a_key(manifest):
-    return fit(edited(manifest, 'skel_gender = "male"', "")), r"skel_gender"
-
-
-def case_manifest_has_an_unknown_key(manifest):
-    return fit(edited(manifest, "skel_gender", "skel_gendre")), r"skel_gend"
-
-
-def case_unknown_recipe(manifest):
-    return fit(edited(manifest, 'name = "small"', 'name = "small"\nrecipe = "best"')), r"recipe 'best'; known: default"
-
-
-def case_labels_missing(manifest):
-    (manifest.parent / "labels.npz").unlink()
-    return fit(manifest), r"no label file .*labels\.npz"
-
-
-def case_labels_truncated(manifest):
-    truncated(manifest.parent / "labels.npz")
-    return fit(manifest), r"labels\.npz .*not a complete \.npz.*fetch it again"
-
-
-def case_labels_lack_a_key(manifest):
-    return fit(with_labels(manifest, lambda arrays: arrays.pop("shape"))), r"no key 'shape' .*It has: .*center"
-
-
-def case_labels_have_a_misshapen_key(manifest):
-    def cut(arrays):
-        arrays["pose_cam"] = arrays["pose_cam"][:, :69]
-
-    return fit(with_labels(manifest, cut)), r"pose_cam.*69"
-
-
-def case_labels_of_unequal_length(manifest):
-    def cut(arrays):
-        arrays["center"] = arrays["center"][:-1]
-
-    return fit(with_labels(manifest, cut)), r"center.*11"
-
-
-def case_model_missing(manifest):
-    (manifest.parent / "bodies" / "skel_male.pkl").unlink()
-    return fit(manifest), r"no body model .*skel_male\.pkl.*Expected the official file"
-
-
-def case_model_folder_missing(manifest):
-    shutil.rmtree(manifest.parent / "bodies")
-    return fit(manifest), r"no body model .*does not exist or is empty"
-
-
-def case_model_of_another_version(manifest):
-    path = manifest.parent / "bodies" / "skel_male.pkl"
-    content = pickle.loads(path.read_bytes()) | {"version": "1.0"}
-    replaced(path, content)
-    return fit(manifest), r"skel_male\.pkl: found .*1\.0.*expected SKEL 1\.1\.1"
-
-
-def case_model_is_another(manifest):
-    replaced(manifest.parent / "bodies" / "SMPL_NEUTRAL.pkl", {"a": np.zeros(3)})
-    return fit(manifest), r"SMPL_NEUTRAL\.pkl.*SMPL"
-
-
-def case_model_truncated(manifest):
-    path = manifest.parent / "bodies" / "SMPL_NEUTRAL.pkl"
-    replaced(path, path.read_bytes()[:5000])
-    return fit(manifest), r"SMPL_NEUTRAL\.pkl.*[Ff]etch the file again"
-
-
-def case_keypoint_regressor_missing(manifest):
-    (manifest.parent / "bodies" / "SMPL_to_J19.pkl").unlink()
-    return fit(manifest), r"no body model .*SMPL_to_J19\.pkl"
-
-
-def case_output_not_writable(manifest):
-    (manifest.parent / "out").write_text("a file")
-    return fit(manifest), r"cannot write .*out.*[Nn]ot a directory"
-
-
-def case_output_is_another_dataset(manifest):
+def other_dataset(manifest: Path) -> None:
     (manifest.parent / "out" / "data").mkdir(parents=True)
     (manifest.parent / "out" / "data" / "train-00000-of-00007.parquet").touch()
-    return fit(manifest), r"another number of shards than the 2"
 
 
-def case_no_such_device(manifest):
-    return fit(manifest, "--device", "cuda:63"), r"no device 'cuda:63'.*--device cpu"
+def older(content: bytes) -> bytes:
+    return pickle.dumps(pickle.loads(content) | {"version": "1.0"})
 
 
-def case_unknown_device(manifest):
-    return fit(manifest, "--device", "gpu"), r"unknown device 'gpu'.*cpu, cuda"
+SPOILED: dict[str, tuple[Change, str]] = {
+    "no manifest": (without("small.toml"), r"no manifest .*small\.toml.*manifests/open\.toml"),
+    "no TOML": (lambda manifest: manifest.write_text("name = ["), r"small\.toml is not valid TOML"),
+    "a key is missing": (edited('skel_gender = "male"', ""), r"skel_gender"),
+    "an unknown key": (edited("skel_gender", "skel_gendre"), r"skel_gend"),
+    "unknown recipe": (edited('name = "small"', 'name = "small"\nrecipe = "best"'), r"recipe 'best'; known: default"),
+    "no labels": (without("labels.npz"), r"no label file .*labels\.npz"),
+    "labels cut short": (
+        lambda manifest: os.truncate(manifest.parent / "labels.npz", 2000),
+        r"labels\.npz .*not a complete \.npz.*fetch it again",
+    ),
+    "labels lack a key": (
+        with_labels(lambda arrays: arrays.pop("shape")), r"no key 'shape' .*It has: .*center"
+    ),
+    "a misshapen key": (
+        with_labels(lambda arrays: arrays.update(pose_cam=arrays["pose_cam"][:, :69])), r"pose_cam.*69"
+    ),
+    "unequal lengths": (with_labels(lambda arrays: arrays.update(center=arrays["center"][:-1])), r"center.*11"),
+    "no SKEL": (without("bodies/skel_male.pkl"), r"no body model .*skel_male\.pkl.*Expected the official file"),
+    "no regressor": (without("bodies/SMPL_to_J19.pkl"), r"no body model .*SMPL_to_J19\.pkl"),
+    "no models": (
+        lambda manifest: shutil.rmtree(manifest.parent / "bodies"), r"no body model .*does not exist or is empty"
+    ),
+    "another version": (model("skel_male.pkl", older), r"skel_male\.pkl: found .*1\.0.*expected SKEL 1\.1\.1"),
+    "another model": (
+        model("SMPL_NEUTRAL.pkl", lambda content: pickle.dumps({"a": np.zeros(3)})), r"SMPL_NEUTRAL\.pkl.*SMPL"
+    ),
+    "a model cut short": (
+        model("SMPL_NEUTRAL.pkl", lambda content: content[:5000]), r"SMPL_NEUTRAL\.pkl.*[Ff]etch the file again"
+    ),
+    "output is a file": (
+        lambda manifest: (manifest.parent / "out").write_text("a file"), r"cannot write .*out.*[Nn]ot a directory"
+    ),
+    "output is another dataset": (other_dataset, r"another number of shards than the 2"),
+}  # fmt: skip
+ARGUMENTS: dict[str, tuple[list[str], str]] = {
+    "no such shard": (["fit", "--shard", "99"], r"no shard 99: .* 2 shards, 0 to 1"),
+    "no shard": (["fit", "--shard", "seven"], r"'seven' names no shards.* such as 7, 07"),
+    "several shards": (["fit", "--shard", "0-1"], r"names 2 shards; `hmr-skel dataset --shards`"),
+    "no such device": (["fit", "--shard", "0", "--device", "cuda:63"], r"no device 'cuda:63'.*--device cpu"),
+    "unknown device": (["fit", "--shard", "0", "--device", "gpu"], r"unknown device 'gpu'.*cpu, cuda"),
+    "body into a file": (["body", "export", "small.toml"], r"small\.toml"),
+    "clean nothing": (["body", "clean", "none.pkl"], r"none\.pkl: no such file"),
+    "clean no model": (["body", "clean", "small.toml"], r"small\.toml.*cannot be read as a model file"),
+    "port out of range": (["serve", "--port", "99999"], r"port 99999: expected 1 to 65535"),
+    "no number of pixels": (
+        ["render", "x", "0", "-o", "x.png", "--size", "big"],
+        r"--size big: expected pixels from 16",
+    ),
+}
 
 
-def case_open_body_into_a_file(manifest):
-    return ["body", "export", str(manifest)], r"small\.toml"
-
-
-def case_clean_what_is_not_there(manifest):
-    return ["body", "clean", str(manifest.parent / "none.pkl")], r"none\.pkl: no such file"
-
-
-def case_clean_what_is_no_model(manifest):
-    return ["body", "clean", str(manifest)], r"small\.toml.*cannot be read as a model file"
-
-
-def case_port_out_of_range(manifest):
-    return ["serve", "--port", "99999"], r"port 99999: expected 1 to 65535"
-
-
-CASES = {name.removeprefix("case_"): value for name, value in list(globals().items()) if name.startswith("case_")}
-
-
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_one_clear_message(case, small: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
-    monkeypatch.chdir(small.parent)
-    arguments, expected = case(small)
+def check_message(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 2, one line that matches, no traceback."""
     assert main(arguments) == 2
     err = capsys.readouterr().err.strip()
-    message = err.splitlines()[-1]
-    assert message.startswith("error: ")
     assert "Traceback" not in err
+    assert re.search("^error: .*" + expected, err.splitlines()[-1]), err
 
-    assert re.search(expected, message), message
-    assert not list(small.parent.glob("out/data/*.parquet")) or "another_dataset" in case.__name__
+
+@pytest.mark.parametrize(("change", "expected"), SPOILED.values(), ids=SPOILED.keys())
+def test_one_clear_message_for_each_spoiled_input(change: Change, expected: str, small: Path, capsys, monkeypatch):
+    monkeypatch.chdir(small.parent)
+    change(small)
+    check_message(fit(small), expected, capsys)
+    assert not [file for file in small.parent.glob("out/data/*.parquet") if file.stat().st_size]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), ARGUMENTS.values(), ids=ARGUMENTS.keys())
+def test_one_clear_message_for_wrong_arguments(arguments: list[str], expected: str, small: Path, capsys, monkeypatch):
+    monkeypatch.chdir(small.parent)
+    manifest = ["--manifest", "small.toml", "--out", "out"] if arguments[0] == "fit" else []
+    check_message([*arguments, *manifest], expected, capsys)
+    assert not list(small.parent.glob("out/data/*.parquet"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else False, reason="allowed: root may write everywhere")
@@ -267,31 +219,32 @@ def test_fit_prints_its_report_and_json(small: Path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_interrupted(small: Path, capsys, monkeypatch):
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
 
-    monkeypatch.setattr("fitting.fit_many", interrupt)
-    assert main(fit(small)) == 130
-    assert "interrupted: the shard is unfinished; the same command begins it anew" in capsys.readouterr().err
+
+@pytest.mark.parametrize(
+    ("where", "arguments", "said"),
+    [
+        ("fitting.fit_many", fit(Path("small.toml")), "the shard is unfinished; the same command begins it anew"),
+        (
+            "hmr_skel.convert.formats.read_clips",
+            ["convert", "labels.npz", "-o", "x.npz"],
+            "written files are whole; the same command converts all again",
+        ),
+        ("hmr_skel.commands.report.schema_page", ["schema"], ""),
+    ],
+)
+def test_interrupted_commands_say_what_is_left(small: Path, capsys, monkeypatch, where, arguments, said):
+    monkeypatch.chdir(small.parent)
+    monkeypatch.setattr(where, interrupt)
+    assert main(arguments) == 130
+    assert capsys.readouterr().err.endswith("\ninterrupted" + (f": {said}" if said else "") + "\n")
     assert not list(small.parent.rglob("*.tmp"))
 
 
-def test_interrupted_commands_promise_only_what_is_so(small: Path, capsys, monkeypatch):
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("hmr_skel.convert.formats.read_clips", interrupt)
-    labels, out = str(small.parent / "labels.npz"), str(small.parent / "x.npz")
-    assert main(["convert", labels, "-o", out]) == 130
-    assert "interrupted: written files are whole; the same command converts all again" in capsys.readouterr().err
-    monkeypatch.setattr("hmr_skel.commands.report.schema_page", interrupt)
-    assert main(["schema"]) == 130
-    assert capsys.readouterr().err == "\ninterrupted\n"
-
-
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO])
-def test_an_error_of_reading_asks_for_no_folder_to_write_to(small: Path, capsys, monkeypatch, number: int):
+def test_an_error_of_reading_asks_for_no_folder_to_write_to(capsys, monkeypatch, number: int):
     def unreadable(*args, **kwargs):
         raise OSError(number, os.strerror(number), "picture.jpg")
 
@@ -311,20 +264,19 @@ def test_a_bug_keeps_its_traceback(small: Path, monkeypatch):
         main(fit(small))
 
 
-COMMANDS = [
-    *([], ["fit"], ["dataset"], ["serve"], ["body"], ["body", "export"], ["body", "clean"], ["doctor"]),
-    *(["evaluate"], ["moyo-hard"], ["bench", "fit"], ["bench", "train"], ["bench", "predict"]),
-]
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Of all commands."""
+    yield parser
+    for action in parser._actions:
+        for command in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+            yield from parsers(command)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help(command, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        build_parser().parse_args([*command, "--help"])
-    assert stopped.value.code == 0
-    out = capsys.readouterr().out
-    assert len(out.splitlines()) > 5
-    assert max(map(len, out.splitlines())) <= 120
+def test_help_explains_every_option():
+    for parser in parsers(build_parser()):
+        assert max(map(len, parser.format_help().splitlines())) <= 120
+        for action in parser._actions:
+            assert isinstance(action, argparse._SubParsersAction) or action.help, (parser.prog, action.dest)
 
 
 def test_help_answers_at_once():
