@@ -242,10 +242,7 @@ def test_compiled_modules_are_kept(monkeypatch: pytest.MonkeyPatch):
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"), [((), "3 skipped"), (("--skips-fail",), "1 failed, 1 skipped, 1 error")]
-)
-def test_a_skip_fails_where_none_is_expected(tmp_path: Path, options: tuple[str, ...], expected: str):
+def test_a_skip_fails_where_none_is_expected(tmp_path: Path):
     (tmp_path / "conftest.py").write_text("from tests.skips import *\n")
     (tmp_path / "test_it.py").write_text(
         "import pytest\n"
@@ -256,5 +253,7 @@ def test_a_skip_fails_where_none_is_expected(tmp_path: Path, options: tuple[str,
     (tmp_path / "test_module.py").write_text("import pytest\npytest.importorskip('there_is_none')\n")
     command = [sys.executable, "-m", "pytest", "-c", "/dev/null", "--rootdir", ".", "--continue-on-collection-errors"]
     environment = {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*command, *options, "."], cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert expected in done.stdout, done.stdout
+    done = subprocess.run(
+        [*command, "--skips-fail", "."], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
+    assert "1 failed, 1 skipped, 1 error" in done.stdout, done.stdout
