@@ -1,4 +1,4 @@
-"""`python -m tools.drill`: faults and corruption (see each one's --help), and fuzz."""
+"""`python -m tools.drill`: break builds on purpose, and count the cost; `python -m tools.drill fuzz`: mutated files."""
 
 import argparse
 import hashlib
@@ -8,10 +8,25 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 from hmr_skel.cli import run
+from hmr_skel.commands.inputs import open_body
 from hmr_skel.errors import UserError
-from tools.drill import run_corruption, run_faults
+
+FAULTS = """\
+Build a small dataset on the open body again and again with faults at seeded moments, finish it, and compare it with an
+undisturbed one:
+  workers   kill -9 of a Dask worker of `hmr-skel dataset --workers 2`
+  flows     kill -9 of that flow, which is then started again
+  crash     a shard that kills each worker that builds it: it is named, and all others are built
+  two       two independent builds of the same dataset at once
+  disk      a full disk, by a limit of file size or by the system's error
+  source    a label file that is cut short while it is read, and mended later
+  damage    a finished dataset with flipped bits and files cut, swapped, removed or copied: verify --repair
+The table: cases, rows that are neither kept nor rejected, rows that are there twice, files that are half there, and
+datasets equal to the undisturbed one in every column. Half an hour on two quiet cores.
+Exit status: 0 where nothing went wrong, else 1."""
 
 FUZZ = """\
 Give mutated files to everything that reads other people's files, and see that each ends in a result or in one clear
@@ -26,24 +41,90 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser("python -m tools.drill", description=__doc__)
     kinds = parser.add_subparsers(title="drills", metavar="DRILL", required=True)
-    drills = [kind.add_commands(kinds) for kind in (run_corruption, run_faults)]
-    for drill in (*drills, add_fuzz(kinds)):
-        drill.add_argument("--seed", type=int, default=0, help="of what is done where (default: %(default)s)")
-        drill.add_argument("--json", action="store_true", help="print the table as one JSON object, the last line")
-        drill.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no table")
-    return run(parser, argv)
-
-
-def add_fuzz(kinds: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Add `fuzz`."""
-    fuzz = kinds.add_parser("fuzz", description=FUZZ, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    faults = kinds.add_parser("faults", description=FAULTS, formatter_class=raw)
+    faults.add_argument("--only", nargs="+", metavar="NAME", help="only these, as named above")
+    faults.add_argument("--cases", type=int, metavar="N", help="of each (default: 20 kills, 3 to 22 of the others)")
+    faults.set_defaults(run=run_faults)
+    fuzz = kinds.add_parser("fuzz", description=FUZZ, formatter_class=raw)
     much = fuzz.add_mutually_exclusive_group()
     much.add_argument("--executions", type=int, default=5000, metavar="N", help="inputs a reader (default: 5000)")
     much.add_argument("--minutes", type=float, metavar="M", help="of all readers together, in place of a number")
     fuzz.add_argument("--reader", action="append", metavar="NAME", help="as the table names it (default: all)")
     fuzz.add_argument("--out", type=Path, metavar="DIR", help="where inputs go that something is wrong with")
     fuzz.set_defaults(run=run_fuzz)
-    return fuzz
+    for drill in (faults, fuzz):
+        drill.add_argument("--seed", type=int, default=0, help="of what is done where (default: %(default)s)")
+        drill.add_argument("--json", action="store_true", help="print the table as one JSON object, the last line")
+        drill.add_argument("-q", "--quiet", action="store_true", help="no progress, no table")
+    return run(parser, argv)
+
+
+def run_faults(args: argparse.Namespace) -> int:
+    """Break builds, finish and compare them; print the table."""
+    import time
+    from contextlib import ExitStack
+    from dataclasses import asdict
+
+    from flows.address import client_settings
+    from flows.server import new_password, running_server
+    from flows.shard import Builder
+    from tools.drill.corruption import KINDS, damage_and_repair
+    from tools.drill.faults import FAULTS, Setting, faults_table, time_flow
+    from tools.drill.small import SHARDS, small_manifest
+
+    names = [*FAULTS, "damage"]
+    if unknown := [name for name in args.only or () if name not in names]:
+        raise UserError(f"--only {unknown[0]}: there is no such fault. There are: {', '.join(names)}.")
+    if args.seed < 0 or (args.cases is not None and args.cases < 1):
+        raise UserError("--seed: expected a whole number from 0; --cases: from 1.")
+    chosen = [name for name in names if name in (args.only or names)]
+    results = []
+    with tempfile.TemporaryDirectory(prefix="hmr-skel-drill-") as name, ExitStack() as stack:
+        folder, models = Path(name), open_body(quiet=args.quiet).absolute()
+        builders = [
+            Builder(
+                small_manifest(folder / kind, models, **size), folder / kind / "out", "cpu", quiet=True, any_plan=True
+            )
+            for kind, size in (("few", {}), ("other", {"seed": 1}), ("many", {"shards": 60}))
+        ]
+        seconds = []
+        for builder in builders:
+            builder.fitter.load()
+            start = time.monotonic()
+            for index in range(len(builder.shards)):
+                builder.build(index, progress=False)
+            seconds.append(time.monotonic() - start)
+        few, other, many = builders
+        small = Setting(folder / "few" / "drill.toml", few.local, SHARDS, seconds[0])
+        large = Setting(folder / "many" / "drill.toml", many.local, len(many.shards), seconds[2])
+        if {"workers", "flows", "crash"} & set(chosen):
+            os.environ["PREFECT_HOME"] = str(folder / "prefect")
+            password = new_password()
+            _, url = stack.enter_context(running_server(password, ui=False))
+            large = time_flow(large, client_settings(url, password), folder / "undisturbed")
+        for name in chosen:
+            place, rng = folder / name, Random(args.seed)
+            place.mkdir()
+            if name == "damage":
+                times = args.cases or 2 * len(KINDS)
+                found = damage_and_repair(few, other.local, place, times=times, seed=args.seed)
+            else:
+                fault, cases = FAULTS[name]
+                setting = large if name in ("workers", "flows", "crash") else small
+                found = fault(setting, place, rng, args.cases or cases)
+            results += found
+            if not args.quiet:
+                print(faults_table(found).splitlines()[-1].replace("all", name), file=sys.stderr, flush=True)
+    bad = [result for result in results if not result.passed]
+    if not args.quiet:
+        print(faults_table(results))
+        print(f"seed {args.seed}")
+        for result in bad:
+            print(f"failed: {result}")
+    if args.json:
+        print(json.dumps({"seed": args.seed, "passed": not bad, "results": [asdict(result) for result in results]}))
+    return 1 if bad else 0
 
 
 def run_fuzz(args: argparse.Namespace) -> int:

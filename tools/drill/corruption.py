@@ -1,4 +1,4 @@
-"""Damage to a finished dataset, seeded: does `verify` find each, name no other shard, and does `--repair` mend it?"""
+"""Damage to a finished dataset, seeded: `verify` has to find it and name no other shard, `--repair` to mend it."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-import pyarrow.parquet as pq
-
 from flows.shard import Builder
 from flows.verify import repair_dataset, verify_dataset
 from hmr_skel.data.shards import Shard
+from tools.drill.damage import cost
+from tools.drill.faults import Result
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,6 @@ class Damage:
     """The shards that are not whole any more."""
     strays: frozenset[Path] = frozenset()
     """Files that do not belong there."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one damage."""
-
-    kind: str
-    text: str
-    found: bool
-    """By `verify`, with the shard or the file named."""
-    by_files: bool
-    """By `verify --files-only`."""
-    others: int
-    """Shards named with which nothing was wrong."""
-    restored: bool
-    """After `--repair` the dataset equals the undamaged one."""
 
 
 Damaging = Callable[[Sequence[Shard], Path, Path, Random], Damage]
@@ -152,29 +136,18 @@ KINDS: Mapping[str, Damaging] = {
 }
 
 
-def corruption_drill(
-    builder: Builder,
-    other: Path,
-    work: Path,
-    *,
-    times: int,
-    seed: int,
-    progress: Callable[[int], object] | None = None,
-) -> list[Outcome]:
-    """Damage a dataset `times` times, in each kind in turn, and verify and repair it each time.
+def damage_and_repair(builder: Builder, other: Path, work: Path, *, times: int, seed: int) -> list[Result]:
+    """Damage copies of a dataset, in each kind in turn; verify and repair each.
 
     Args:
         builder: of the finished dataset, which stays as it is (`any_plan=True`).
         other: a finished dataset of as many shards, of other labels.
-        work: an empty folder for the copies that are damaged.
+        work: an empty folder for the copies.
         times: how many.
         seed: of where and what.
-        progress: called after each.
     """
     sound, target = builder.local, work / "damaged"
-    rng = Random(seed)
-    kinds = list(KINDS.items())
-    outcomes = []
+    rng, kinds, results = Random(seed), list(KINDS.items()), []
     builder.out = target
     try:
         for number in range(times):
@@ -183,66 +156,26 @@ def corruption_drill(
                 shutil.copytree(sound / folder, target / folder)
             kind, damage = kinds[number % len(kinds)]
             done = damage(builder.shards, target, other, rng)
-            outcomes.append(_outcome(kind, done, builder, sound))
-            if progress is not None:
-                progress(1)
+            notes = tuple(f"{kind}: {done.text}: {what}" for what in _mended(builder, done))
+            results.append(Result("damage, verify --repair", 1, cost(target, sound), notes))
     finally:
         builder.out = sound
-    return outcomes
+    return results
 
 
-def _outcome(kind: str, done: Damage, builder: Builder, sound: Path) -> Outcome:
-    target = builder.local
-    alone = verify_dataset(target).problems
+def _mended(builder: Builder, done: Damage) -> list[str]:
+    """Verify, repair, verify again. Returns what did not go as it should."""
+    target, wrong = builder.local, []
+    if not verify_dataset(target).problems:
+        wrong.append("not found by the files alone")
     problems = verify_dataset(target, builder, sample=0).problems
     named = {problem.shard for problem in problems if problem.shard is not None}
     strays = {problem.stray for problem in problems if problem.stray is not None}
+    if not (done.shards <= named and done.strays <= strays):
+        wrong.append("not found")
+    if named - done.shards:
+        wrong.append(f"shards {sorted(named - done.shards)} are named, with which nothing is wrong")
     repair_dataset(target, problems, lambda: builder, progress=False)
-    clean = not verify_dataset(target, builder, sample=0).problems
-    return Outcome(
-        kind=kind,
-        text=done.text,
-        found=done.shards <= named and done.strays <= strays,
-        by_files=bool(alone),
-        others=len(named - done.shards),
-        restored=clean and equal_datasets(sound, target),
-    )
-
-
-def equal_datasets(one: Path, two: Path) -> bool:
-    """Whether two datasets have the same shards with equal values in every column of data and rejects."""
-    for folder in ("data", "rejects"):
-        names = [sorted(path.name for path in (out / folder).glob("[!.]*.parquet")) for out in (one, two)]
-        if names[0] != names[1]:
-            return False
-        for name in names[0]:
-            first, second = (pq.read_table(out / folder / name) for out in (one, two))
-            if not _equal(first, second):
-                return False
-    return True
-
-
-def _equal(one, two) -> bool:
-    """Equal in every bit; `Table.equals` says that not-a-number differs from itself."""
-    if one.schema != two.schema or len(one) != len(two):
-        return False
-    for name in one.column_names:
-        first, second = one[name].combine_chunks(), two[name].combine_chunks()
-        if not first.equals(second) and str(first.to_pylist()) != str(second.to_pylist()):
-            return False
-    return True
-
-
-def corruption_table(outcomes: Sequence[Outcome]) -> str:
-    """A line per kind."""
-    lines = [f"{'damage':<26}{'times':>7}{'found':>7}{'by files alone':>16}{'wrongly named':>15}{'restored':>10}"]
-    for kind in [*dict.fromkeys(outcome.kind for outcome in outcomes), None]:
-        own = [outcome for outcome in outcomes if kind in (None, outcome.kind)]
-        counts = (len(own), *(sum(getattr(one, name) for one in own) for name in _COUNTED))
-        lines.append(
-            f"{kind or 'all':<26}" + "".join(f"{n:>{w}}" for n, w in zip(counts, (7, 7, 16, 15, 10), strict=True))
-        )
-    return "\n".join(lines)
-
-
-_COUNTED = ("found", "by_files", "others", "restored")
+    if verify_dataset(target, builder, sample=0).problems:
+        wrong.append("not sound after the repair")
+    return wrong

@@ -1,4 +1,4 @@
-"""What a fault cost a dataset, seen beside one that was built undisturbed."""
+"""The cost of a fault: a dataset compared with one that was built undisturbed."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from flows.verify import first_difference
 from hmr_skel.data.atomic import is_temporary
 from hmr_skel.data.verify import verify_files
 from hmr_skel.errors import UserError
-from tools.drill.corruption import equal_datasets
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,6 @@ def cost(out: Path, undisturbed: Path, *, rounding: bool = False) -> Cost:
     )
 
 
-def states(out: Path) -> dict[str, tuple[int, int]]:
-    """Meta files that are there, with what changes when they are written again."""
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (out / "meta").glob("shard-*.json")}
-
-
 def _rows(out: Path) -> Counter:
     """How often each row (source, number) is kept or rejected. Files that cannot be read have none."""
     found: Counter = Counter()
@@ -70,5 +64,29 @@ def _nearly_equal(one: Path, two: Path) -> bool:
         if len(first) != len(second):
             return False
         if any(first_difference(a, b, loose=False) for a, b in zip(first, second, strict=True)):
+            return False
+    return True
+
+
+def equal_datasets(one: Path, two: Path) -> bool:
+    """Whether two datasets have the same shards with equal values in every column of data and rejects."""
+    for folder in ("data", "rejects"):
+        names = [sorted(path.name for path in (out / folder).glob("[!.]*.parquet")) for out in (one, two)]
+        if names[0] != names[1]:
+            return False
+        for name in names[0]:
+            first, second = (pq.read_table(out / folder / name) for out in (one, two))
+            if not _equal(first, second):
+                return False
+    return True
+
+
+def _equal(one, two) -> bool:
+    """Equal in every bit; `Table.equals` says that not-a-number differs from itself."""
+    if one.schema != two.schema or len(one) != len(two):
+        return False
+    for name in one.column_names:
+        first, second = one[name].combine_chunks(), two[name].combine_chunks()
+        if not first.equals(second) and str(first.to_pylist()) != str(second.to_pylist()):
             return False
     return True

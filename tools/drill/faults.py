@@ -1,211 +1,302 @@
-"""Faults, done to a running build at seeded moments; then it is started again, and the dataset compared.
+"""Faults done to running builds at seeded moments. Then the build is finished, and compared with an undisturbed one.
 
-Every fault takes a folder of its own, ends with the build finished, and says what it cost. Kills of the flow and of
-its server are in `prefect_faults.py`.
+Kills are done to a whole `hmr-skel dataset --workers 2`: a flow, and two workers on Dask. All builds of a drill share a
+Prefect server. The other faults are done to processes that build without Prefect (`worker.py`). Linux only.
 """
 
+import contextlib
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
-from tools.drill.damage import Cost, cost, states
-from tools.drill.injection import Injection
+from tools.drill.damage import Cost, cost
+from tools.drill.injection import CRASH_ROWS, Injection
 from tools.drill.worker import FAILED, start_worker
+from tools.processes import descendants
 
-KILL_WORKER = "kill -9 of the worker"
+TIMEOUT_S = 600.0
+"""For one build; it takes seconds."""
 RESTARTS = 3
-"""After so many a build should be done."""
-TIMEOUT_S = 300.0
-"""For one worker; it takes seconds."""
+"""So many times a build is started again; once is enough unless something is wrong."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a drill is done to."""
+    """The small dataset that a drill is about."""
 
     manifest: Path
     undisturbed: Path
     """The dataset as it should be."""
     shards: int
     seconds: float
-    """What an undisturbed worker takes to build it, once its models are loaded."""
+    """The time of one process for it, once its models are loaded."""
+    flow_s: float = 0.0
+    """The time of a whole `hmr-skel dataset --workers 2`."""
+    server: Mapping[str, str] = field(default_factory=dict)
+    """What Prefect's clients need in their environment."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one fault came to."""
+    """One dataset after its faults."""
 
     fault: str
+    cases: int
+    """How many faults were done to it."""
     cost: Cost
-    restarts: int
-    again: int
-    """Complete shards that were built again."""
-    note: str = ""
-    """What else went wrong; empty if nothing."""
+    notes: tuple[str, ...] = ()
+    """What else went wrong."""
 
     @property
     def passed(self) -> bool:
-        clean = not (self.cost.lost or self.cost.duplicated or self.cost.half_files or self.again or self.note)
-        return clean and self.cost.equal
+        return self.cost == Cost(0, 0, 0, True) and not self.notes
 
 
-Fault = Callable[[Setting, Path, Random], Result]
-"""(setting, empty folder, generator) -> result."""
+Fault = Callable[[Setting, Path, Random, int], list[Result]]
+"""(setting, empty folder, generator, number of cases) -> a result for each dataset."""
 
 
-def run_worker(setting: Setting, out: Path, injection: Injection | None = None) -> int:
-    """A worker to its end; returns its exit status (negative: the signal that ended it)."""
-    worker, _ = start_worker(setting.manifest, out, injection, out.with_suffix(".log"))
-    worker.join(TIMEOUT_S)
-    if worker.exitcode is None:
-        worker.kill()
-        raise TimeoutError(f"a worker was not done after {TIMEOUT_S:.0f} s, see {out.with_suffix('.log')}")
-    return worker.exitcode
+# --- a whole `hmr-skel dataset --workers 2` ---
 
 
-def finish(fault: str, setting: Setting, out: Path, *, note: str = "") -> Result:
-    """Start again until it is done, and compare."""
-    before, restarts = states(out), 0
-    while True:
-        restarts += 1
-        status = run_worker(setting, out)
+def start_flow(setting: Setting, out: Path, **more: str) -> subprocess.Popen:
+    """A flow with two workers on Dask; `more` goes into its environment. It says what it does in a log beside `out`."""
+    options = ["--manifest", str(setting.manifest), "--out", str(out), "--device", "cpu", "--workers", "2"]
+    command = [sys.executable, "-m", "hmr_skel.cli", "dataset", *options, "--server", setting.server["PREFECT_API_URL"]]
+    environment = os.environ | setting.server | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"} | more
+    with open(_log(out), "ab") as log:
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def time_flow(setting: Setting, server: Mapping[str, str], out: Path) -> Setting:
+    """The setting with its server, and the time of an undisturbed flow. Raises `RuntimeError` where that fails."""
+    setting, start = replace(setting, server=server), time.monotonic()
+    if status := _ended(start_flow(setting, out)):
+        raise RuntimeError(f"the undisturbed flow failed with exit status {status}, see {_log(out)}")
+    return replace(setting, flow_s=time.monotonic() - start)
+
+
+def finish_flow(fault: str, setting: Setting, out: Path, cases: int, *notes: str) -> Result:
+    """Start flows until one succeeds, and compare."""
+    for _ in range(RESTARTS):
+        status = _ended(start_flow(setting, out))
         if status == 0:
             break
-        if restarts == RESTARTS:
-            note = note or f"not done after {restarts} restarts (exit status {status})"
+    else:
+        notes += (f"not done after {RESTARTS} restarts (exit status {status}), see {_log(out)}",)
+    return Result(fault, cases, cost(out, setting.undisturbed), notes)
+
+
+def kill_workers(setting: Setting, folder: Path, rng: Random, cases: int) -> list[Result]:
+    """kill -9 of a worker, several in each build. The flow goes on; whoever has lost the worker's shard builds it."""
+    results = []
+    while sum(result.cases for result in results) < cases:
+        out, kills, most = folder / f"out{len(results)}", 0, cases - sum(result.cases for result in results)
+        flow = start_flow(setting, out)
+        _wait(flow, TIMEOUT_S, until=lambda: any((out / "meta").glob("*.json")))  # noqa: B023
+        while kills < most and not _wait(flow, rng.uniform(0, setting.flow_s / 4)):
+            if workers := _dask_workers(flow.pid):
+                os.kill(rng.choice(workers), signal.SIGKILL)
+                kills += 1
+        status = _ended(flow)
+        notes = () if status == 0 else (f"exit status {status}, see {_log(out)}",)
+        results.append(finish_flow("kill -9 of a Dask worker", setting, out, kills, *notes))
+        if not kills:
+            raise RuntimeError(f"the build ended before a worker could be killed, see {_log(out)}")
+    return results
+
+
+def kill_flows(setting: Setting, folder: Path, rng: Random, cases: int) -> list[Result]:
+    """kill -9 of the flow, again and again until the dataset is complete; then of the next one's."""
+    results, killed = [], 0
+    while killed < cases:
+        out, kills, left = folder / f"out{len(results)}", 0, []
+        while killed + kills < cases:
+            flow = start_flow(setting, out)
+            if _wait(flow, rng.uniform(0, setting.flow_s)):
+                break
+            left += descendants(flow.pid)
+            flow.kill()
+            flow.wait()
+            kills += 1
+        deadline = time.monotonic() + 60
+        while (left := [pid for pid in left if _runs(pid)]) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        notes = (f"{len(left)} processes were there a minute after their flow",) if left else ()
+        results.append(finish_flow("kill -9 of the flow", setting, out, kills, *notes))
+        killed += kills
+    return results
+
+
+def crashing_shard(setting: Setting, folder: Path, rng: Random, cases: int) -> list[Result]:
+    """A shard that kills each worker that builds it: the flow names it, and builds all others."""
+    results = []
+    rows = json.loads(next((setting.undisturbed / "meta").glob("shard-00000-*.json")).read_text())["rows"]
+    for number in range(cases):
+        out, shard = folder / f"out{number}", rng.randrange(setting.shards)
+        preload = {"DASK_DISTRIBUTED__WORKER__PRELOAD": "tools.drill.injection"}
+        flow = start_flow(setting, out, **preload, **{CRASH_ROWS: f"{shard * rows} {(shard + 1) * rows}"})
+        status, notes = _ended(flow), []
+        if status != FAILED:
+            notes.append(f"exit status {status}, expected {FAILED}")
+        if not re.search(rf"\b{shard}\b.*its worker ended \d+ times", _log(out).read_text()):
+            notes.append(f"shard {shard} is not named")
+        if len(list((out / "meta").glob("*.json"))) != setting.shards - 1:
+            notes.append("not all other shards were built")
+        results.append(finish_flow("shard that kills its worker", setting, out, 1, *notes))
+    return results
+
+
+def _dask_workers(pid: int) -> list[int]:
+    """The workers' processes among those that a flow has started."""
+    found = []
+    for each in descendants(pid):
+        with contextlib.suppress(OSError):
+            if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes():
+                found.append(each)
+    return found
+
+
+def _wait(process: subprocess.Popen, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+    """Wait so long, or until something is true. Returns whether the process has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None and not until():
+        time.sleep(0.05)
+    return process.poll() is not None
+
+
+def _ended(process: subprocess.Popen) -> int:
+    try:
+        return process.wait(TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _runs(pid: int) -> bool:
+    """Whether the process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _log(out: Path) -> Path:
+    return out.with_suffix(".log")
+
+
+# --- processes that build without Prefect ---
+
+
+def finish(fault: str, setting: Setting, out: Path, *notes: str) -> Result:
+    """Build what is missing, and compare."""
+    for _ in range(RESTARTS):
+        status = _run_worker(setting.manifest, out)
+        if status == 0:
             break
-    return compare(fault, setting, out, before, restarts, note=note)
+    else:
+        notes += (f"not done after {RESTARTS} restarts (exit status {status}), see {_log(out)}",)
+    return Result(fault, 1, cost(out, setting.undisturbed), notes)
 
 
-def compare(
-    fault: str,
-    setting: Setting,
-    out: Path,
-    before: Mapping[str, tuple[int, int]],
-    restarts: int,
-    *,
-    note: str = "",
-    rounding: bool = False,
-) -> Result:
-    """The dataset beside the undisturbed one. `before`: `states` of the moment before the restart."""
-    after = states(out)
-    again = sum(after.get(name) != state for name, state in before.items())
-    return Result(fault, cost(out, setting.undisturbed, rounding=rounding), restarts, again, note)
+def two_builds(setting: Setting, folder: Path, rng: Random, cases: int) -> list[Result]:
+    """Two independent builds at once: each shard is built by one of them, and left alone by the other."""
+    results = []
+    for number in range(cases):
+        out, logs = folder / f"out{number}", [folder / f"out{number}-{i}.log" for i in range(2)]
+        workers = [start_worker(setting.manifest, out, log=log)[0] for log in logs]
+        for worker in workers:
+            worker.join(TIMEOUT_S)
+        notes = [f"exit status {worker.exitcode}" for worker in workers if worker.exitcode not in (0, FAILED)]
+        built = re.findall(r"^shard (\d+) of .* rows/s", "".join(log.read_text() for log in logs), re.MULTILINE)
+        if Counter(map(int, built)) != Counter(range(setting.shards)):
+            notes.append(f"shards were built so many times: {dict(Counter(built))}")
+        results.append(finish("two independent builds", setting, out, *notes))
+    return results
 
 
-def _signalled(name: str, number: signal.Signals) -> Fault:
-    def fault(setting: Setting, folder: Path, rng: Random) -> Result:
-        out = folder / "out"
-        worker, opened = start_worker(setting.manifest, out, log=out.with_suffix(".log"))
+def disk_full(setting: Setting, folder: Path, rng: Random, cases: int) -> list[Result]:
+    """A limit of file size; or the system's error for a full disk, while a file is written or when it is flushed."""
+    sizes = [path.stat().st_size for path in (setting.undisturbed / "data").glob("*.parquet")]
+    results = []
+    for number in range(cases):
+        out = folder / f"out{number}"
+        injection = [
+            Injection(largest_file=rng.randrange(4000, max(sizes))),
+            Injection(full_at_write=rng.randint(1, 2 * setting.shards)),
+            Injection(full_at_flush=rng.randint(1, 3 * setting.shards)),
+        ][number % 3]
+        status = _run_worker(setting.manifest, out, injection)
+        notes = () if status == FAILED else (f"exit status {status}, expected {FAILED}",)
+        results.append(finish("disk full", setting, out, *notes))
+    return results
+
+
+def source_cut(setting: Setting, folder: Path, rng: Random, cases: int) -> list[Result]:
+    """The label file is cut short while it is being read, and mended before the next build."""
+    results = []
+    for number in range(cases):
+        here = folder / f"case{number}"
+        here.mkdir()
+        labels, source = here / "labels.npz", setting.manifest.with_name("labels.npz")
+        labels.write_bytes(source.read_bytes())
+        manifest = here / setting.manifest.name
+        manifest.write_text(setting.manifest.read_text().replace(str(source), str(labels)))
+        own = Setting(manifest, setting.undisturbed, setting.shards, setting.seconds)
+        worker, opened = start_worker(manifest, here / "out", log=_log(here / "out"))
         opened.poll(TIMEOUT_S)
-        worker.join(rng.uniform(0, setting.seconds))
-        if worker.pid is not None and worker.exitcode is None:
-            os.kill(worker.pid, number)
+        worker.join(rng.uniform(0, setting.seconds / 2))
+        state = labels.stat()
+        os.truncate(labels, rng.randrange(state.st_size // 2))
         worker.join(TIMEOUT_S)
-        return finish(name, setting, out)
-
-    return fault
-
-
-def _injected(name: str, make: Callable[[Setting, Random], Injection]) -> Fault:
-    def fault(setting: Setting, folder: Path, rng: Random) -> Result:
-        out = folder / "out"
-        status = run_worker(setting, out, make(setting, rng))
-        return finish(name, setting, out, note="" if status == FAILED else f"exit status {status}")
-
-    return fault
+        notes = () if worker.exitcode in (0, FAILED) else (f"exit status {worker.exitcode}",)
+        labels.write_bytes(source.read_bytes())
+        os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns))
+        results.append(finish("source cut short", own, here / "out", *notes))
+    return results
 
 
-def _out_of_memory(setting: Setting, folder: Path, rng: Random) -> Result:
-    """Nothing fails and nothing is started again: the batch halves. Beside the plain solver with memory enough."""
-    plain, out = folder / "plain", folder / "out"
-    statuses = [
-        run_worker(setting, where, Injection(memory_rows=rows))
-        for where, rows in ((plain, 10**6), (out, rng.randint(1, 3)))
-    ]
-    said = out.with_suffix(".log").read_text().count("out of memory at a batch")
-    note = "" if statuses == [0, 0] and said == 1 else f"exit statuses {statuses}, said {said} times"
-    beside = replace(setting, undisturbed=plain)
-    return compare("out of device memory", beside, out, {}, 0, note=note, rounding=True)
-
-
-def _source_cut(setting: Setting, folder: Path, rng: Random) -> Result:
-    """The label file is cut short while it is being read, and mended later."""
-    out = folder / "out"
-    labels = folder / "labels.npz"
-    source = setting.manifest.with_name("labels.npz")
-    labels.write_bytes(source.read_bytes())
-    manifest = folder / setting.manifest.name
-    manifest.write_text(setting.manifest.read_text().replace(str(source), str(labels)))
-    here = Setting(manifest, setting.undisturbed, setting.shards, setting.seconds)
-    worker, opened = start_worker(manifest, out, log=out.with_suffix(".log"))
-    opened.poll(TIMEOUT_S)
-    worker.join(rng.uniform(0, setting.seconds / 2))
-    size, moment = labels.stat().st_size, labels.stat().st_mtime_ns
-    os.truncate(labels, rng.randrange(size // 2))
+def _run_worker(manifest: Path, out: Path, injection: Injection | None = None) -> int | None:
+    """A build to its end; returns its exit status (negative: the signal that ended it; None: it hung)."""
+    worker, _ = start_worker(manifest, out, injection, _log(out))
     worker.join(TIMEOUT_S)
-    note = "" if worker.exitcode in (0, FAILED) else f"exit status {worker.exitcode}"
-    labels.write_bytes(source.read_bytes())
-    os.utime(labels, ns=(moment, moment))
-    return finish("source cut short", here, out, note=note)
+    status = worker.exitcode
+    worker.kill()
+    return status
 
 
-def _two_workers(setting: Setting, folder: Path, rng: Random) -> Result:
-    """Two independent builds: each shard is built by one of them. One ends early where the other has the last."""
-    out, logs = folder / "out", [folder / f"{i}.log" for i in range(2)]
-    workers = [start_worker(setting.manifest, out, log=log)[0] for log in logs]
-    for worker in workers:
-        worker.join(TIMEOUT_S)
-    statuses = {worker.exitcode for worker in workers}
-    times = Counter(index for log in logs for index in built(log))
-    note = "" if statuses <= {0, FAILED} else f"exit statuses {statuses}"
-    if times != Counter(range(setting.shards)):
-        note = note or f"shards were built so many times: {dict(times)}"
-    return compare("two workers", setting, out, {}, 0, note=note)
-
-
-def built(log: Path) -> list[int]:
-    """The shards that a worker built, from what it printed; those that were complete already are not among them."""
-    return [int(index) for index in re.findall(r"^shard (\d+) of .* rows/s", log.read_text(), re.MULTILINE)]
-
-
-FAULTS: Mapping[str, Fault] = {
-    KILL_WORKER: _signalled(KILL_WORKER, signal.SIGKILL),
-    "SIGTERM": _signalled("SIGTERM", signal.SIGTERM),
-    "SIGINT": _signalled("SIGINT", signal.SIGINT),
-    "disk full while writing": _injected(
-        "disk full while writing", lambda s, rng: Injection(full_at_write=rng.randint(1, 2 * s.shards))
-    ),
-    "disk full at the flush": _injected(
-        "disk full at the flush", lambda s, rng: Injection(full_at_flush=rng.randint(1, 3 * s.shards))
-    ),
-    "source unreadable": _injected(
-        "source unreadable", lambda s, rng: Injection(unreadable_at=rng.randint(1, s.shards))
-    ),
-    "source cut short": _source_cut,
-    "out of device memory": _out_of_memory,
-    "two workers": _two_workers,
+FAULTS: Mapping[str, tuple[Fault, int]] = {
+    "workers": (kill_workers, 20),
+    "flows": (kill_flows, 20),
+    "crash": (crashing_shard, 3),
+    "two": (two_builds, 10),
+    "disk": (disk_full, 9),
+    "source": (source_cut, 10),
 }
+"""Name -> the fault, and how many cases a drill has."""
 
 
 def faults_table(results: Sequence[Result]) -> str:
-    """A line per fault."""
-    heads = ("times", "rows lost", "rows duplicated", "half files", "restarts", "done again", "equal")
-    lines = [f"{'fault':<26}" + "".join(f"{head:>{len(head) + 2}}" for head in heads)]
-    for fault in [*dict.fromkeys(result.fault for result in results), None]:
-        own = [result for result in results if fault in (None, result.fault)]
-        values = (
-            len(own),
-            *(sum(getattr(result.cost, name) for result in own) for name in ("lost", "duplicated", "half_files")),
-            sum(result.restarts for result in own),
-            sum(result.again for result in own),
-            sum(result.cost.equal for result in own),
-        )
-        cells = (f"{value:>{len(head) + 2}}" for value, head in zip(values, heads, strict=True))
-        lines.append(f"{fault or 'all':<26}" + "".join(cells))
+    """A line for each fault."""
+    heads = ("cases", "rows lost", "rows doubled", "half files", "equal")
+    lines = [f"{'fault':<30}" + "".join(f"{head:>{len(head) + 3}}" for head in heads)]
+    for fault in [*dict.fromkeys(result.fault for result in results), "all"]:
+        own = [result for result in results if fault in ("all", result.fault)]
+        counts = [sum(getattr(result.cost, name) for result in own) for name in ("lost", "duplicated", "half_files")]
+        values = (sum(result.cases for result in own), *counts)
+        equal = f"{100 * sum(result.cost.equal for result in own) / len(own):.0f} %"
+        cells = (f"{value:>{len(head) + 3}}" for value, head in zip((*values, equal), heads, strict=True))
+        lines.append(f"{fault:<30}" + "".join(cells))
     return "\n".join(lines)

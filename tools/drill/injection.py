@@ -1,8 +1,12 @@
-"""Faults put into this process: a full disk, unreadable sources, a device without memory, a shard that ends it all."""
+"""Faults put into this process: a full disk, unreadable sources, a device without memory, a shard that kills it.
+
+As a preload of Dask's workers (`dask_setup`) the module kills each worker that fits certain rows.
+"""
 
 import contextlib
 import errno
 import os
+import resource
 import signal
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -14,9 +18,11 @@ import torch
 
 import fitting.many
 from flows.fitter import Fitter
-from flows.shard import Builder
 from hmr_skel.data import atomic
 from hmr_skel.data.annotations import SourceReader
+
+CRASH_ROWS = "HMR_SKEL_DRILL_CRASH_ROWS"
+"""Environment variable of Dask's workers, such as `12 18`: fitting one of the rows 12 to 17 of a source kills."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +33,22 @@ class Injection:
     """The disk is full at the n-th Parquet file, of which half is written."""
     full_at_flush: int = 0
     """... or at the n-th file, when it is flushed to the disk."""
+    largest_file: int = 0
+    """No file can have more bytes."""
     unreadable_at: int = 0
     """Reading a label file fails, at the n-th shard."""
     memory_rows: int = 0
     """The device has memory for so many rows; the plain solver is used, as on a GPU."""
-    crash_in: int = -1
-    """Fitting this shard kills the process."""
 
 
 @contextlib.contextmanager
-def injected(builder: Builder, injection: Injection) -> Generator[None]:
+def injected(injection: Injection) -> Generator[None]:
     """The time in which it goes wrong."""
     with contextlib.ExitStack() as stack:
+        if injection.largest_file:
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, before)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (injection.largest_file, before[1]))
         if injection.full_at_write:
             stack.enter_context(_replaced(Path, "write_bytes", _half_written(injection.full_at_write)))
         if injection.full_at_flush:
@@ -53,9 +63,6 @@ def injected(builder: Builder, injection: Injection) -> Generator[None]:
             stack.enter_context(
                 _replaced(fitting.many, "fit_batch", _short_of_memory(fitting.many.fit_batch, injection.memory_rows))
             )
-        if injection.crash_in >= 0:
-            piece = builder.shards[injection.crash_in].pieces[0]
-            stack.enter_context(_replaced(Fitter, "fit", _crashing(Fitter.fit, range(piece.start, piece.stop))))
         yield
 
 
@@ -106,10 +113,13 @@ def _short_of_memory(fit_batch: Callable, rows: int) -> Callable:
     return call
 
 
-def _crashing(fit: Callable, rows: range) -> Callable:
+def dask_setup(worker: object) -> None:
+    """Dask calls this in each worker that has this module as its preload."""
+    fit, rows = Fitter.fit, range(*map(int, os.environ[CRASH_ROWS].split()))
+
     def call(fitter: Fitter, pieces, *args, **kwargs):
-        if any(row in rows for piece in pieces for row in piece.source_row.tolist()):  # its first may be rejected
+        if any(row in rows for piece in pieces for row in piece.source_row.tolist()):
             os.kill(os.getpid(), signal.SIGKILL)
         return fit(fitter, pieces, *args, **kwargs)
 
-    return call
+    Fitter.fit = call

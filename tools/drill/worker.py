@@ -1,6 +1,6 @@
-"""The process that fits, without Prefect: builds all shards of a manifest, may have a fault put into it, may be killed.
+"""A process that builds all shards of a manifest without Prefect, to have faults put into it or to be killed.
 
-Processes start from one that has the imports done (`multiprocessing`'s fork server): a drill starts hundreds.
+Such processes start from one that has done the imports (`multiprocessing`'s fork server), as a drill starts many.
 """
 
 import multiprocessing
@@ -22,13 +22,13 @@ FAILED = 2
 def start_worker(
     manifest: Path, out: Path, injection: Injection | None = None, log: Path | None = None
 ) -> tuple[BaseProcess, Connection]:
-    """A worker at work on a dataset, and a connection that can be read from when models and labels are loaded.
+    """Start a worker. Returns it, and a connection that can be read from as soon as models and labels are loaded.
 
     Args:
         manifest: what to build.
-        out: where.
-        injection: what is to go wrong in it.
-        log: gets what it prints, errors of single shards among it.
+        out: the dataset's folder.
+        injection: what is to go wrong.
+        log: the file for what it prints, such as errors of single shards.
     """
     context = _context()
     opened, end = context.Pipe(duplex=False)
@@ -56,7 +56,7 @@ def _build_all(manifest: Path, out: Path, injection: Injection, opened: Connecti
     indices = range(len(builder.shards))
     failed = []
 
-    with injected(builder, injection):
+    with injected(injection):
         builder.load_models(indices)
         opened.close()
         for index in indices:
