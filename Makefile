@@ -38,7 +38,7 @@ help:
 	@echo '  make test            the tests, in random order; ARGS='"'-p no:randomly'"' for the usual one'
 	@echo '  make test-all        with those that need more (Chromium, Dask) or take long'
 	@echo '  make check           style, types and the fast tests; two minutes on two cores'
-	@echo '  make drill           break builds on purpose and count the cost; DRILL=faults|corruption'
+	@echo '  make drill           break builds on purpose and count the cost'
 	@echo '  make fuzz            give mutated files to everything that reads files'
 	@echo '  make rehearsal       build, check, report and train at the size of the paper; 15 GB in FOLDER=data/rehearsal'
 	@echo '  make format          rewrite the sources in the project style'
@@ -115,8 +115,8 @@ audit:
 	  echo "$$unknown of $$pins pins not audited: the index has no data on them"; \
 	  test $$unknown -lt $$pins || exit 1; exit $$status
 
-drill: .venv/has-run
-	@$(BIN)/python -m tools.drill $(or $(DRILL),faults) $(ARGS)
+drill: .venv/has-dask
+	@$(BIN)/python -m tools.drill faults $(ARGS)
 
 fuzz: .venv/has-run
 	@$(BIN)/python -m tools.drill fuzz $(ARGS)
