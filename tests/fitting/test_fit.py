@@ -16,7 +16,7 @@ from fitting.lanes.mesh import LaneMesh, chunks_of
 from fitting.target import Target, TargetMaker
 from hmr_skel.body.joints import SKEL_TO_SMPL
 from hmr_skel.open_data.labels import make_labels
-from hmr_skel.rows import SkelParams, SmplParams
+from hmr_skel.rows import SmplParams
 
 CMU = Path(__file__).parents[3] / "shared/data/cmu_mocap/cmu-labels.npz"
 ROWS = 64
@@ -293,8 +293,3 @@ def test_violation_is_the_largest_excess():
     q = torch.tensor([[0.0, 5.0], [1.5, -0.1], [-1.0, 0.0]])
     expected = torch.tensor([0.0, float(torch.rad2deg(torch.tensor(0.5))), 0.0])
     torch.testing.assert_close(limit_violation_deg(q, low, high), expected)
-
-
-def test_a_result_can_be_posed_as_it_is(fitted, skel):
-    params = SkelParams(*(getattr(fitted.skel, n)[:2] for n in fitted.skel.__dataclass_fields__))
-    assert bool(skel(params.q, params.betas, params.transl).vertices.isfinite().all())

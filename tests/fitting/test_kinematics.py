@@ -71,10 +71,3 @@ def test_twists_are_derivatives_of_the_transforms(case, dof):
     # A model file's rotations are orthogonal to float32: the closed form takes them for exact.
     torch.testing.assert_close((ahead - behind)[:, :, :3] / 2e-5, expected, rtol=0, atol=1e-6)
     assert float(expected.abs().max()) > 0.1
-
-
-def test_indexing_takes_rows(case):
-    kinematics, q, _, skeleton = case
-    rows = torch.tensor([3, 1])
-    few = kinematics.pose(q[rows], skeleton[rows])
-    torch.testing.assert_close(few.transforms, kinematics.pose(q, skeleton)[rows].transforms, rtol=0, atol=1e-14)

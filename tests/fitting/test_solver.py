@@ -106,16 +106,6 @@ def test_limits_hold_and_energy_never_rises_at_any_step(boxed):
         energy = after
 
 
-def test_a_row_alone_is_the_row_in_the_batch(boxed):
-    problem, q, box = boxed
-    together, damping = _solve(problem, q, box, 5)
-    for row in (0, 7, 19):
-        one = torch.tensor([row])
-        alone, its_damping = _solve(problem[one], q[one], box, 5)
-        torch.testing.assert_close(alone, together[one], rtol=0, atol=1e-12)
-        assert torch.equal(its_damping, damping[one])
-
-
 def test_rows_that_are_done_stay_and_count_no_steps(boxed):
     problem, q, box = boxed
     best, _ = _solve(problem, q, box, 60)

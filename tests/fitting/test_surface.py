@@ -1,12 +1,10 @@
-"""The mesh as the fit sees it: posed vertices, and residuals collapsed to moments."""
-
-import copy
+"""The mesh as the fit sees it, in blocks; what a visit finds is tested against the objective in test_reduced."""
 
 import pytest
 import torch
 
 from fitting.kinematics import Kinematics, Skeleton
-from fitting.surface import CORRECTED, Surface, spread
+from fitting.surface import Surface, spread
 
 
 @pytest.fixture(scope="module")
@@ -23,51 +21,6 @@ def visit(skel):
     surface = Surface(skel, vertices, importance)
     pose = Kinematics(skel.axes.double(), skel.dof_index).pose(q, Skeleton.of(skel, betas))
     return surface, q, betas, target, pose, surface.visit(target, betas, pose, correctives=True)
-
-
-def _residuals(skel, surface, q, betas, target):
-    """Straight from SKEL, float64: rest and residuals [B V 3]."""
-    skel64 = copy.deepcopy(skel).double()
-    shape = skel64.prepare_shape(betas.double())
-    posed = skel64.pose(q, shape, torch.zeros(len(q), 3, dtype=torch.float64)).vertices[:, surface.vertices]
-    rest = shape.rest + skel64.correctives(skel64.local_rotmat(q, shape))
-    return rest[:, surface.vertices], target.mT.double() - posed
-
-
-def test_energy_and_distances(skel, visit):
-    surface, q, betas, target, _, moments = visit
-    _, residuals = _residuals(skel, surface, q, betas, target)
-    squared = residuals.square().sum(-1)
-    torch.testing.assert_close(moments.squared.double(), squared, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(moments.energy, squared @ surface.importance.double(), rtol=1e-6, atol=0)
-
-
-def test_cross_moments_by_a_loop(skel, visit):
-    surface, q, betas, target, _, moments = visit
-    rest, residuals = _residuals(skel, surface, q, betas, target)
-    weights = skel.weights[surface.vertices].double()
-    for row in range(2):
-        for bone in (0, 1, 12, 14, 18, 23):
-            expected = torch.zeros(4, 3, dtype=torch.float64)
-            for v in weights[:, bone].nonzero().flatten().tolist():
-                point = torch.cat((rest[row, v], torch.ones(1, dtype=torch.float64)))
-                factor = surface.importance[v].double() * weights[v, bone]
-                expected += factor * torch.outer(point, residuals[row, v])
-            torch.testing.assert_close(moments.cross[row, bone], expected, rtol=0, atol=1e-7)
-
-
-def test_correctives_gradient(skel, visit):
-    """dE/2 over a joint's local rotation with bones held: one number of the feature, moved."""
-    surface, _, betas, target, pose, moments = visit
-    for slot, (i, j) in ((CORRECTED.index(2), (0, 1)), (CORRECTED.index(15), (2, 0))):
-        energies = []
-        for sign in (1, -1):
-            moved = copy.deepcopy(pose)
-            moved.local[:, CORRECTED[slot], i, j] += sign * 0.5
-            energies.append(surface.visit(target, betas, moved).energy)
-        expected = (energies[0] - energies[1]) / 2  # E is quadratic in the feature: the difference is exact
-        torch.testing.assert_close(moments.corrective[:, slot, i, j], expected, rtol=1e-3, atol=1e-7)
-    assert surface.visit(target, betas, pose).corrective is None
 
 
 def test_blocks_do_not_matter(skel, visit, monkeypatch):

@@ -78,10 +78,3 @@ def test_moving_the_pelvis_takes_target_and_root_along(case, people):
         apart = (_vertices(seen) - pelvis[:, None]) @ seen.global_rotmat.mT
         places.append(apart + (pelvis + transl)[:, None])
     torch.testing.assert_close(places[1], places[0], rtol=0, atol=5e-6)
-
-
-def test_indexing_takes_rows_with_or_without_points(case, model, people):
-    _, target = case
-    assert torch.equal(_vertices(target[torch.tensor([2, 0])]), _vertices(target)[[2, 0]])
-    assert torch.equal(target[torch.tensor([2])].points_world, target.points_world[[2]])
-    assert model.targets(people, model.shape(people.betas))[torch.tensor([2])].points_world is None

@@ -13,6 +13,7 @@ class LabelSet:
     rows: int
     seed: int
     columns: dict[str, np.ndarray]
+    progress: list[int]
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +24,9 @@ def body_models(open_body_dir) -> Path:
 
 @pytest.fixture(scope="session")
 def label_set(tmp_path_factory, body_models) -> LabelSet:
-    """Two chunks of labels and a bit."""
+    """A chunk of labels and a bit of another."""
     path = tmp_path_factory.mktemp("labels") / "labels.npz"
-    rows, seed = 400, 11
-    make_labels(path, rows, seed, body_models)
-    return LabelSet(path, rows, seed, dict(np.load(path, allow_pickle=False)))
+    rows, seed, progress = 240, 11, []
+    make_labels(path, rows, seed, body_models, progress.append)
+    with np.load(path, allow_pickle=False) as file:
+        return LabelSet(path, rows, seed, dict(file), progress)

@@ -8,7 +8,7 @@ from hmr_skel.errors import UserError
 from hmr_skel.open_data.appearance import Wardrobe, person_colors
 from hmr_skel.open_data.images import make_images, read_labels, render_rows
 
-ROWS = [0, 60, 130, 200]
+ROWS = [0, 1, 60, 130]
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +89,12 @@ def test_files_are_made_once_and_only_where_missing(label_set, body_models, tmp_
 
 
 @pytest.mark.slow
-def test_workers_make_the_same_pictures(label_set, body_models, tmp_path, monkeypatch):
-    monkeypatch.setattr("hmr_skel.open_data.images._ROWS_PER_TASK", 2)
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    assert make_images(label_set.path, alone, body_models, 0, 4, workers=1) == 4
-    assert make_images(label_set.path, together, body_models, 0, 4, workers=2) == 4
-    for name in label_set.columns["imgname"][:4]:
-        first, second = (cv2.imread(str(root / name)).astype(int) for root in (alone, together))
-        assert np.abs(first - second).max() <= 2  # skinning rounds differently by thread count
+def test_workers_make_the_same_pictures(label_set, pictures, body_models, tmp_path, monkeypatch):
+    monkeypatch.setattr("hmr_skel.open_data.images._ROWS_PER_TASK", 1)
+    assert make_images(label_set.path, tmp_path, body_models, 0, 2, workers=2) == 2
+    for name, picture in zip(label_set.columns["imgname"], pictures[:2], strict=False):
+        written = cv2.imread(str(tmp_path / name))[..., ::-1].astype(int)
+        assert np.abs(written - picture).mean() < 4  # a JPEG of it
 
 
 def test_a_broken_label_file_is_the_users_to_mend(body_models, tmp_path):

@@ -1,3 +1,4 @@
+import base64
 import html
 import json
 import re
@@ -6,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import cv2
 import numpy as np
 import pytest
 
@@ -121,16 +123,14 @@ def test_the_viewer_has_the_bodies_themselves(page, small):
 
 
 def unpack(row: dict, name: str) -> np.ndarray:
-    import base64
-
     return np.frombuffer(base64.b64decode(row["meshes"][name]), "<i2").reshape(-1, 3) * row["step"]
 
 
-def test_the_same_dataset_gives_the_same_page(page, small, tmp_path):
-    again = tmp_path / "report.html"
-    main(["report", str(small.folder), "--manifest", str(small.manifest), "-o", str(again), "-q"])
-    links = re.compile(r'href="[^#"][^"]*"')  # relative to where the page is
-    assert links.sub("", again.read_text()) == links.sub("", page.read_text())
+def test_the_same_dataset_gives_the_same_page(small, tmp_path):
+    pages = [tmp_path / "a.html", tmp_path / "b.html"]
+    for page in pages:
+        main(["report", str(small.folder), "--no-pictures", "-o", str(page), "-q"])
+    assert pages[0].read_text() == pages[1].read_text()
 
 
 @pytest.mark.extra
@@ -172,8 +172,6 @@ def test_in_a_browser(page, tmp_path):
 
 def drawn(tab) -> np.ndarray:
     """The viewer's pixels."""
-    import cv2
-
     tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     box = tab.evaluate("JSON.parse(JSON.stringify(document.querySelector('canvas').getBoundingClientRect()))")
     top = box["y"] + tab.evaluate("window.scrollY")  # a clip counts from the page's head

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numba
@@ -19,22 +20,6 @@ from fitting.lanes.cache import calls
 SOURCES = Path(fitting.lanes.__file__).parent
 ROOT = SOURCES.parents[1]
 KERNELS = (arrive, newton, quadratic, skeleton, surface)
-# Two small kernels stand for all of them.
-FEW = "from fitting.lanes import cache; cache.calls = lambda every=cache.calls: every()[-2:]; "
-
-
-def _run(script: str, root: Path = ROOT, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", script],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(root), str(ROOT))), **environment},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def _output(process: subprocess.Popen[str], given: str = "") -> tuple[str, str]:
-    out, err = process.communicate(given, timeout=600)
-    assert process.returncode == 0, err
-    return out, err
 
 
 def test_the_list_of_kernels_is_whole():
@@ -79,64 +64,78 @@ def test_kernels_have_no_number_from_outside_their_folder(module):
         assert not parts & outside, name
 
 
-def test_clones_share_what_is_compiled_and_other_sources_do_not(model, tmp_path):
-    """Nothing is written at import; a copy of the package elsewhere loads, and a changed number has its own folder."""
+def test_clones_share_what_is_compiled_and_other_sources_do_not(model, tmp_path, monkeypatch):
+    """A copy of the package elsewhere loads the same kernels; a changed number has a folder of its own."""
+    shutil.copytree(ROOT / "fitting", tmp_path / "fitting", ignore=shutil.ignore_patterns("__pycache__"))
     script = (
         "from fitting.lanes import cache; cache.keep(); cache.compile_share(21, 23); "
         "print(cache.folder(), sum(sum(kernel.stats.cache_misses.values()) for kernel, _ in cache.calls()))"
     )
-    shutil.copytree(ROOT / "fitting", tmp_path / "fitting", ignore=shutil.ignore_patterns("__pycache__"))
-    assert _output(_run(script, tmp_path))[0] == f"{cache.folder()} 0\n"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    command = [sys.executable, "-P", "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert (done.stdout, done.returncode) == (f"{cache.folder()} 0\n", 0), done.stderr
     shape = tmp_path / "fitting/lanes/state.py"
     shape.write_text(shape.read_text().replace("LANES = 64", "LANES = 32"))
-    empty = tmp_path / "empty"
-    out, _ = _output(
-        _run(
-            "from fitting.lanes.cache import folder; print(folder())",
-            tmp_path,
-            NUMBA_CACHE_DIR=str(empty),
-        )
-    )
-    assert Path(out.strip()).parent == empty / "hmr-skel"
-    assert Path(out.strip()).name != cache.folder().name
-    assert not empty.exists()
+    monkeypatch.setattr(cache, "_SOURCES", tmp_path / "fitting/lanes")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "empty"))
+    other = cache.folder.__wrapped__()
+    assert other.parent == tmp_path / "empty/hmr-skel"
+    assert other.name != cache.folder().name
+    assert not (tmp_path / "empty").exists()
 
 
-def test_of_two_processes_one_compiles(tmp_path):
+@pytest.fixture
+def own_folder(monkeypatch, tmp_path) -> Path:
+    """An empty folder; numba is left alone."""
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path / "kernels")
+    monkeypatch.setattr(cache, "keep", lambda: None)
+    return tmp_path / "kernels"
+
+
+def test_of_two_at_once_one_compiles(own_folder, monkeypatch, capsys):
     """The first waits with it until the second waits for the first."""
-    script = FEW + (
-        "cache._compile = lambda: (print('compiles', flush=True), input(), cache.compile_share(0, 1)); "
-        "cache.ready(); cache.compile_share(0, 1); "
-        "print(sum(sum(kernel.stats.cache_misses.values()) for kernel, _ in cache.calls()))"
-    )
-    first = _run(script, NUMBA_CACHE_DIR=str(tmp_path))
-    assert first.stdout is not None
-    assert first.stdout.readline() == "compiles\n"
-    second = _run(script, NUMBA_CACHE_DIR=str(tmp_path))
-    assert second.stderr is not None
-    assert second.stderr.readline() == "waiting for another process that compiles the fit for this CPU\n"
-    assert _output(first, "go on\n") == ("2\n", "")
-    assert _output(second) == ("0\n", "")
+    compiled, second_waits = [], threading.Event()
+
+    def compile_once():
+        second.start()
+        assert second_waits.wait(600)
+        compiled.append(1)
+
+    def say(text):
+        assert text == "waiting for another process that compiles the fit for this CPU"
+        second_waits.set()
+
+    ready = cache.ready.__wrapped__
+    second = threading.Thread(target=ready)
+    monkeypatch.setattr(cache, "_compile", compile_once)
+    monkeypatch.setattr(cache, "_say", say)
+    ready()
+    second.join()
+    ready()
+    assert compiled == [1]
+    assert (own_folder / "done").exists()
 
 
-def test_what_a_process_that_died_leaves_is_compiled_all_the_same(tmp_path):
-    script = FEW + "cache.sys.executable = 'false'; cache.ready(); print((cache.folder() / 'done').exists())"
-    out, err = _output(_run(script, NUMBA_CACHE_DIR=str(tmp_path)))
-    assert out == "True\n"
-    first, *_, last = err.splitlines()
+def test_what_a_process_that_died_leaves_is_compiled_all_the_same(own_folder, monkeypatch, capsys):
+    shares = []
+    monkeypatch.setattr(cache.sys, "executable", "false")
+    monkeypatch.setattr(cache, "compile_share", lambda *share: shares.append(share))
+    cache.ready.__wrapped__()
+    assert shares == [(0, 1)]
+    assert (own_folder / "done").exists()
+    first, *_, last = capsys.readouterr().err.splitlines()
     assert first == "compiling the fit for this CPU, once"
     assert last.startswith("compiled in ")
-    assert len(list(tmp_path.rglob("*.nbc"))) == 2
 
 
-def test_where_nothing_can_be_kept_it_says_so_and_compiles(tmp_path):
-    file = tmp_path / "file"
-    file.touch()
-    script = FEW + "cache.ready(); cache.compile_share(0, 1); print(len(cache.calls()[0][0].signatures))"
-    out, err = _output(_run(script, NUMBA_CACHE_DIR=str(file)))
-    assert out == "1\n"
-    assert "cannot be kept" in err
-    assert "set NUMBA_CACHE_DIR" in err
+def test_where_nothing_can_be_kept_it_says_so(own_folder, monkeypatch, capsys):
+    own_folder.touch()  # a file is in the way
+    monkeypatch.setattr(cache, "keep", lambda: pytest.fail("there is no folder to keep anything in"))
+    cache.ready.__wrapped__()
+    error = capsys.readouterr().err
+    assert "cannot be kept" in error
+    assert "set NUMBA_CACHE_DIR" in error
 
 
 def test_the_users_cache_folder_is_the_default(monkeypatch, tmp_path):
