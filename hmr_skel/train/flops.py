@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.config import IMAGE_HEIGHT, IMAGE_WIDTH
@@ -28,7 +28,7 @@ def training_flops(network: Network) -> int:
     """Of one sample in training. Passes a black crop through the network, which must not be compiled yet."""
     total = 0
 
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal total
         if isinstance(module, nn.Linear | nn.Conv2d):
             total += 2 * output.numel() * module.weight[0].numel()

@@ -1,4 +1,4 @@
-"""Errors of points: what they ignore, what they do not, and a value by hand."""
+"""Errors of points and PCK: what they ignore, what they do not, and values by hand."""
 
 import pytest
 import torch
@@ -6,7 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmr_skel.body.rotations import rotvec_to_rotmat
-from hmr_skel.evaluate.metrics import mpjpe_mm, pa_mpjpe_mm, pve_mm, similarity_align
+from hmr_skel.evaluate.benchmarks import COCO_44
+from hmr_skel.evaluate.ground_truth import Truth
+from hmr_skel.evaluate.metrics import found_keypoints, mpjpe_mm, pa_mpjpe_mm, pck, pve_mm, similarity_align
+from hmr_skel.evaluate.score import ScoredBody, score
+from hmr_skel.evaluate.summary import intervals, row_columns, summarise
 
 
 def points(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -68,3 +72,50 @@ def test_points_in_one_place_stay_finite():
     gt = points(14)
     found = similarity_align(torch.ones(14, 3), gt)
     torch.testing.assert_close(found, gt.mean(0).expand(14, 3))
+
+
+def test_pck_by_hand():
+    """Three keypoints of two people: distances 0.03, 0.07, 0.2 and 0.04 (not labelled), 0.04, 0.3 (not a number)."""
+    gt = torch.zeros(2, 3, 2)
+    pred = torch.tensor([[[0.03, 0], [0, 0.07], [0.12, 0.16]], [[0.04, 0], [0.04, 0], [float("nan"), 0]]])
+    valid = torch.tensor([[True, True, True], [False, True, True]])
+    found = found_keypoints(pred, gt, valid)
+    assert found[:, 0].tolist() == [[True, False, False], [False, True, False]]
+    assert found[:, 1].tolist() == [[True, True, False], [False, True, False]]
+    counts = valid.double().sum(0)
+    # Of the keypoints' shares at 0.05, 1 of 1, 1 of 2, 0 of 2; at 0.1, 1 of 1, 2 of 2, 0 of 2: unweighted means.
+    assert pck(found[:, 0].double().sum(0), counts).item() == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert pck(found[:, 1].double().sum(0), counts).item() == pytest.approx((1 + 1 + 0) / 3)
+    columns = {"found": found, "valid": valid}
+    summary = summarise(columns, [None, None], "three")
+    assert (summary["pck_05"], summary["pck_10"]) == (pytest.approx(0.5), pytest.approx(2 / 3))
+    own = row_columns(columns)
+    assert own["pck_10"].tolist() == [pytest.approx(2 / 3), pytest.approx(1 / 2)]
+
+
+def test_a_keypoint_that_nobody_has_does_not_count():
+    found, valid = torch.tensor([3.0, 0.0]), torch.tensor([4.0, 0.0])
+    assert pck(found, valid).item() == 0.75
+    assert pck(torch.zeros(2), torch.zeros(2)).isnan()
+
+
+def test_without_any_label_there_is_no_pck():
+    columns = {"found": torch.zeros(2, 2, 44, dtype=torch.bool), "valid": torch.zeros(2, 44, dtype=torch.bool)}
+    assert summarise(columns, [None, None], "none") == {"ci95": {}, "joint_set": "none"}
+
+
+def test_missing_coordinates_of_missing_keypoints_are_no_matter():
+    gt = torch.zeros(1, 44, 2)
+    gt[0, 5] = float("nan")
+    valid = torch.ones(1, 44, dtype=torch.bool)
+    valid[0, 5] = False
+    truth = Truth(torch.ones(1, dtype=torch.bool), keypoints_2d=gt, valid_2d=valid)
+    columns = score(ScoredBody(torch.zeros(1, 6890, 3), torch.zeros(1, 44, 3)), truth, COCO_44, torch.zeros(1, 44, 2))
+    assert summarise(columns, [None], "all")["pck_05"] == 1.0
+    assert columns["found"].sum() == 2 * 43
+
+
+def test_an_interval_of_a_perfect_score_is_a_point():
+    columns = {"found": torch.ones(5, 2, 44, dtype=torch.bool), "valid": torch.ones(5, 44, dtype=torch.bool)}
+    ends = intervals(columns, torch.arange(5).numpy())
+    assert ends == {"pck_05": (1.0, 1.0), "pck_10": (1.0, 1.0)}

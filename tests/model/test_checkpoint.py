@@ -9,7 +9,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hmr_skel.errors import UserError
-from hmr_skel.model.checkpoint import NetworkInfo, config_from_dict, load_mean, load_network, save_network
+from hmr_skel.model import checkpoint
+from hmr_skel.model.checkpoint import (
+    PUBLISHED,
+    NetworkInfo,
+    config_from_dict,
+    load_any_network,
+    load_mean,
+    load_network,
+    save_network,
+)
+from hmr_skel.model.network import Network
+from tests.train.small_run import small_recipe
 
 INFO = NetworkInfo(skel_gender="female", recipe="tiny", details={"step": 12, "source": "open"})
 
@@ -132,3 +143,32 @@ def test_a_mean_of_another_shape(tmp_path, arrays):
     np.savez(tmp_path / "mean.npz", **arrays)
     with pytest.raises(UserError, match=r"mean\.npz: (no mean parameters|poses has 45)"):
         load_mean(tmp_path / "mean.npz")
+
+
+def test_ours(tmp_path):
+    network = Network(small_recipe().network)
+    save_network(tmp_path / "n.safetensors", network, NetworkInfo(skel_gender="female", recipe="tiny"))
+    loaded, info = load_any_network(tmp_path / "n.safetensors")
+    assert (info.recipe, info.skel_gender, loaded.training) == ("tiny", "female", False)
+    with pytest.raises(UserError, match="trained on the female SKEL"):
+        load_any_network(tmp_path / "n.safetensors", "male")
+
+
+def test_the_published_one(tmp_path, monkeypatch):
+    """Its file has 680 million weights: here a small network stands for what the reader makes of it."""
+    small = Network(small_recipe().network)
+    monkeypatch.setattr(checkpoint, "load_skel_cf", lambda path: small)
+    loaded, info = load_any_network(tmp_path / "best.pth", "male")
+    assert loaded is small
+    assert not loaded.training
+    assert (info.recipe, info.skel_gender) == (PUBLISHED, "male")
+    with pytest.raises(UserError, match="SKEL-CF was trained on the male SKEL, the female one is asked for"):
+        load_any_network(tmp_path / "best.pth", "female")
+
+
+def test_another_file_of_torch_is_refused(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "best.pth")
+    with pytest.raises(UserError, match=r"no SKEL-CF checkpoint: expected an entry 'ema_model'"):
+        load_any_network(tmp_path / "best.pth")
+    with pytest.raises(UserError, match=r"none\.pth"):
+        load_any_network(tmp_path / "none.pth")

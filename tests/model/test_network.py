@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hmr_skel.model.camera import CropGeometry, camera_cue
-from hmr_skel.model.config import DecoderConfig, NetworkConfig
+from hmr_skel.model.config import NetworkConfig
 from hmr_skel.model.decoder import DecoderLayer
 from hmr_skel.model.network import IMAGE_MEAN, IMAGE_STD, Network, normalize
 from hmr_skel.model.pose_rep import q_to_rep
@@ -54,9 +54,15 @@ def test_the_paper_size_runs_forward_and_backward_on_meta_tensors():
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_uses_every_parameter(small_network, geometry, variant):
-    """Also what distributed training asks for."""
+@pytest.mark.parametrize(
+    ("variant", "stages", "layers", "coarse"),
+    [("full", 4, 3, True), ("w/o camera", 4, 3, True), ("w/o coarse", 4, 3, False), ("w/o refinement", 2, 3, True),
+     ("looped", 4, 1, True), ("hsmr", 2, 3, False)],
+)  # fmt: skip
+def test_every_variant_has_its_stages_and_uses_every_parameter(
+    small_network, geometry, variant, stages, layers, coarse
+):
+    """The latter is also what distributed training asks for."""
     network = small_network(**VARIANTS[variant])
     prediction = network(torch.randn(2, 3, 256, 192), geometry(2))
     outputs(prediction).backward()
@@ -65,18 +71,7 @@ def test_every_variant_uses_every_parameter(small_network, geometry, variant):
     assert not [name for name in unused if "qkv.bias" not in name]
     assert prediction.final.rep.shape == (2, 24, 6)
     assert prediction.skel_params().transl.shape == (2, 3)
-
-
-@pytest.mark.parametrize(
-    ("variant", "stages", "layers", "coarse"),
-    [("full", 4, 3, True), ("w/o coarse", 4, 3, False), ("w/o refinement", 2, 3, True), ("looped", 4, 1, True),
-     ("hsmr", 2, 3, False)],
-)  # fmt: skip
-def test_what_variants_are(small_network, geometry, variant, stages, layers, coarse):
-    network = small_network(**VARIANTS[variant])
-    prediction = network(torch.randn(2, 3, 256, 192), geometry(2))
-    assert len(prediction.stages) == stages
-    assert len(prediction.intermediate) == stages - 2
+    assert (len(prediction.stages), len(prediction.intermediate)) == (stages, stages - 2)
     assert len(network.decoder.layers) == layers
     assert (prediction.coarse is not None) == coarse
     if not coarse:
@@ -240,7 +235,3 @@ def test_batch_rows_do_not_know_one_another(small_network, geometry):
     alone = CropGeometry(*(getattr(where, f.name)[1:2] for f in dataclasses.fields(where)))
     together = network(images, where).final
     torch.testing.assert_close(network(images[1:2], alone).final.rep[0], together.rep[1])
-
-
-def test_decoder_sizes_are_options():
-    assert DecoderConfig() == DecoderConfig(depth=6, heads=8, head_width=64, hidden=1024)

@@ -1,13 +1,11 @@
 """Other people's weights: stand-in files with exactly the published names."""
 
-import pickle
 from pathlib import Path
 
 import pytest
 import torch
 
 from hmr_skel.errors import UserError
-from hmr_skel.foreign import load_torch
 from hmr_skel.model.config import VIT_SIZES, NetworkConfig, VitConfig
 from hmr_skel.model.network import Network
 from hmr_skel.model.published import _renamed, checked_state, load_skel_cf, load_vitpose
@@ -181,24 +179,3 @@ def test_foreign_objects_in_the_file_are_neither_needed_nor_run(tmp_path, small,
     monkeypatch.delattr("tests.model.test_published.ForeignConfig")
     load_skel_cf(path, small)
     assert not (tmp_path / "exploded").exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"a": print})])
-def test_what_is_no_checkpoint_is_named(tmp_path, content):
-    path = tmp_path / "x.pth"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.pth: cannot be read") as error:
-        load_torch(path, foreign=True)
-    assert "\n" not in str(error.value)
-
-
-def test_a_truncated_file_is_named(tmp_path, small_shapes):
-    path = write_skel_cf(tmp_path / "best.pth", filled(small_shapes))
-    path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(UserError, match=r"best\.pth: cannot be read"):
-        load_torch(path, foreign=True)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"gone\.pth: no such file"):
-        load_torch(tmp_path / "gone.pth", foreign=True)

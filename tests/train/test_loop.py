@@ -216,16 +216,6 @@ def test_the_state_of_another_recipe_or_dataset_is_refused(samples, open_body_di
         train(small_recipe(), replace(run, dataset=other.path, images=other.images))
 
 
-def test_a_damaged_state_is_one_clear_message(samples, open_body_dir, undisturbed, tmp_path):
-    for content in ((undisturbed / "state.pt").read_bytes()[:1000], b"not a checkpoint"):
-        tmp_path.joinpath("state.pt").write_bytes(content)
-        with pytest.raises(UserError, match=r"state\.pt"):
-            train(small_recipe(), small_run(samples, open_body_dir, tmp_path))
-    torch.save({"model": {}}, tmp_path / "state.pt")
-    with pytest.raises(UserError, match="no training state"):
-        train(small_recipe(), small_run(samples, open_body_dir, tmp_path))
-
-
 def test_what_a_recipe_needs_is_asked_for_before_any_step(samples, open_body_dir, tmp_path):
     run = small_run(samples, open_body_dir, tmp_path / "run")
     with pytest.raises(UserError, match=r"ViTPose's encoder.*--vitpose"):
