@@ -189,25 +189,30 @@ def _results(runner: Any, todo: Sequence[int], parameters: dict[str, Any]) -> It
     """Each shard, as it ends: its report as a dict, or the error. The runner has no more in hand than it has workers.
 
     A future is dropped with its result: Dask builds again what a dead worker has built while somebody holds it.
+
+    Raises `UserError` where Dask's scheduler is gone.
     """
     waiting, at_work = list(reversed(todo)), {}
     ended: queue.SimpleQueue[PrefectFuture] = queue.SimpleQueue()
-    while waiting or at_work:
-        while waiting and len(at_work) < capacity(runner):
-            index = waiting.pop()
-            future = runner.submit(build_shard_task, parameters | {"index": index})
-            at_work[future.task_run_id] = index
-            future.add_done_callback(ended.put)
-        future = ended.get()
-        yield at_work.pop(future.task_run_id), _result(future)
+    try:
+        while waiting or at_work:
+            while waiting and len(at_work) < capacity(runner):
+                index = waiting.pop()
+                future = runner.submit(build_shard_task, parameters | {"index": index})
+                at_work[future.task_run_id] = index
+                future.add_done_callback(ended.put)
+            future = ended.get()
+            yield at_work.pop(future.task_run_id), _result(future)
+    except (OSError, asyncio.CancelledError, concurrent.futures.CancelledError) as error:
+        raise UserError("Dask's scheduler is gone. Finished shards are kept; run this again.") from error
 
 
 def _result(future: PrefectFuture) -> Any:
     try:
         return future.result(raise_on_failure=False)
-    except (Exception, asyncio.CancelledError, concurrent.futures.CancelledError) as error:  # Dask's own
-        if type(error).__name__ != "KilledWorker":
-            return error
+    except Exception as error:
+        if type(error).__name__ != "KilledWorker":  # Dask's
+            raise
         return UserError(
             f"its worker ended {DEATHS} times, killed (by hand, or for want of memory) or crashed. See to that, and "
             "run this again."

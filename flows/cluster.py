@@ -1,7 +1,7 @@
 """What runs the flow's tasks: threads of this process, or workers on Dask.
 
-Dask's scheduler has no password and runs what it is sent: here it listens on this machine only, without its web page.
-docs/machines.md says how several machines share one.
+Dask's scheduler has no password and runs what it is sent. So here it listens on this machine only, without its web
+page, and takes only who has the key of this build. docs/machines.md says how several machines share one.
 """
 
 import importlib.util
@@ -50,6 +50,7 @@ def task_runner(workers: int | None, address: str | None, device: str) -> Any:
     from distributed import Client
     from prefect_dask import DaskTaskRunner
 
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # Prefect shows all that the level lets through
     if address is None:
         assert workers is not None
         places = environments(workers, device)
@@ -104,13 +105,13 @@ def local_cluster(places: list[dict[str, str]]) -> Any:
     (`dask-cuda` does the same for GPUs, but takes one version of Dask only, and NVIDIA's packages.)
     """
     import dask
-    from distributed import Nanny, Scheduler, SpecCluster
+    from distributed import Nanny, Scheduler, Security, SpecCluster
 
     dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1})
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # Prefect shows all that the level lets through
-    local: dict[str, Any] = {"host": "127.0.0.1", "dashboard": False}
+    security = Security.temporary()  # a key that only these processes have: others on this machine are refused
+    local: dict[str, Any] = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
     options = local | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
     # A worker imports Prefect in its event loop, where Prefect's plugins (flows/plugin.py) cannot start.
     env = {"PREFECT_PLUGINS_ENABLED": "0"}
     workers = {i: {"cls": Nanny, "options": options | {"env": env | place}} for i, place in enumerate(places)}
-    return SpecCluster(workers, {"cls": Scheduler, "options": local | {"port": 0}})
+    return SpecCluster(workers, {"cls": Scheduler, "options": local | {"port": 0}}, security=security)

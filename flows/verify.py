@@ -1,11 +1,10 @@
-"""A dataset against its manifest: fingerprints, rows of the sources, a sample of rows fitted again; and its repair."""
+"""A dataset against its manifest: fingerprints, and a sample of rows read and fitted again; and its repair."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from flows.shard import Builder
 from hmr_skel.data.atomic import is_temporary
@@ -18,16 +17,19 @@ from hmr_skel.data.verify import FilesReport, Problem, foreign_shards, verify_fi
 from hmr_skel.rows import AnnotationRows, Reject
 
 SAME_Q_RAD, SAME_MM = 1e-4, 1e-3
-"""How far a row fitted again may be off: in another batch it is by no more; a GPU's by ten and five times that."""
+"""How far a row that is fitted again may be off: in another batch by no more; a GPU's by ten and five times as much."""
 SET_ASIDE = "set-aside"
 """The folder of a dataset that repair moves files to that do not belong to it."""
 
 _PATH_DEPENDENT = {"iterations", "starts", "status"}  # of a fit that ends in the same place by another way
 
+Key = tuple[str, int]
+"""A row: its source, and its number there."""
+
 
 @dataclass(frozen=True)
 class Verification:
-    """What came of it."""
+    """What is wrong with a dataset, and how much of it was looked at."""
 
     shards: int
     """In the dataset."""
@@ -73,36 +75,35 @@ def verify_dataset(
     return Verification(report.count, len(set(report.sound) - bad), refitted, problems)
 
 
-def _other_fingerprints(builder: Builder, report: FilesReport) -> list[Problem]:
-    problems = []
-    as_now = {index for index, meta in report.sound.items() if _is_as_now(builder, builder.shards[index], meta)}
-    for index, meta in report.sound.items():
-        wanted = builder.ingredients(builder.shards[index])
-        if index not in as_now:
-            # Of the same rows, or like all others: no foreign shard, but an older one. It may be good as it is.
-            outdated = bool(meta["made_from"]) and (not as_now or meta["made_from"].get("pieces") == wanted["pieces"])
-            reason = describe_difference(meta["made_from"], wanted)
-            problems.append(
-                Problem(reason, index, outdated=True)
-                if outdated
-                else Problem(f"{builder.shards[index].meta_file(builder.out)}: {reason}. Build the shard again.", index)
-            )
-    return problems
-
-
 def problem_lines(problems: list[Problem]) -> list[str]:
     """What to print: a line for each problem, but one for all shards that are outdated for the same reason."""
-    lines = [problem.text for problem in problems if not problem.outdated]
     reasons: dict[str, list[int]] = {}
     for problem in problems:
         if problem.outdated and problem.shard is not None:
             reasons.setdefault(problem.text, []).append(problem.shard)
     again = "would be built again (repair leaves them unless told --outdated)"
+    lines = [problem.text for problem in problems if not problem.outdated]
     return lines + [f"{reason}: {name_shards(shards)} {again}" for reason, shards in reasons.items()]
 
 
-def _is_as_now(builder: Builder, shard: Shard, meta: Mapping[str, Any]) -> bool:
-    return meta["fingerprint"] == builder.fingerprint(shard) and meta["pieces"] == list(shard.pieces)
+def _other_fingerprints(builder: Builder, report: FilesReport) -> list[Problem]:
+    made = {index: builder.shards[index] for index in report.sound}
+    as_now = {
+        index
+        for index, shard in made.items()
+        if report.sound[index]["fingerprint"] == builder.fingerprint(shard)
+        and report.sound[index]["pieces"] == list(shard.pieces)
+    }
+    problems = []
+    for index in sorted(made.keys() - as_now):
+        was, wanted = report.sound[index]["made_from"], builder.ingredients(made[index])
+        reason = describe_difference(was, wanted)
+        # Of the same rows, or like all others: no foreign shard, but an older one. It may be good as it is.
+        if was and (not as_now or was.get("pieces") == wanted["pieces"]):
+            problems.append(Problem(reason, index, outdated=True))
+        else:
+            problems.append(Problem(f"{made[index].meta_file(builder.out)}: {reason}. Build the shard again.", index))
+    return problems
 
 
 def _refit_sample(
@@ -113,76 +114,70 @@ def _refit_sample(
     progress: Callable[[int], None] | None,
 ) -> tuple[int, list[Problem]]:
     """How many rows were looked at, and a problem for each shard that holds something else."""
-    places = [(index, piece) for index in metas for piece in metas[index]["pieces"]]
-    lengths = np.array([len(piece) for _, piece in places], int)
-    total = int(lengths.sum())
-    if not total or sample <= 0:
-        return 0, []
-    chosen = np.sort(np.random.default_rng(seed).choice(total, min(sample, total), replace=False))
-    ends = np.cumsum(lengths)
-    shard_of: dict[tuple[str, int], int] = {}
+    chosen = _choose(metas, sample, seed)
     pieces: list[AnnotationRows] = []
     rejects: list[Reject] = []
-    for number in chosen.tolist():
-        place = int(np.searchsorted(ends, number, side="right"))
-        index, piece = places[place]
-        row = piece.stop - int(ends[place]) + number
-        kept, out = check_rows(
-            builder.readers[piece.source].read(row, row + 1), builder.manifest.source(piece.source).exclude
-        )
-        shard_of[piece.source, row] = index
+    for source, row in (key for keys in chosen.values() for key in keys):
+        kept, out = check_rows(builder.readers[source].read(row, row + 1), builder.manifest.source(source).exclude)
         pieces += [kept] if len(kept) else []
         rejects += out
-    fitted, failed, _ = builder.fitter.fit(pieces, progress)
-    fresh = {
-        (row["source"], row["source_row"]): row
-        for rows, columns in fitted
-        for row in pa.concat_tables([SCHEMA.empty_table(), shard_table(rows, columns)]).to_pylist()
-    }
-    reasons = {(reject.source, reject.source_row): reject.reason for reject in (*rejects, *failed)}
+    fitted, failed, _ = builder.fitter.fit(pieces, progress) if pieces else ([], [], 0)
+    now: dict[Key, Mapping[str, Any]] = {_key(row): row for pair in fitted for row in shard_table(*pair).to_pylist()}
+    now |= {(reject.source, reject.source_row): {"reason": reject.reason} for reject in (*rejects, *failed)}
     problems = []
-    for index in sorted(set(shard_of.values())):
-        keys = [key for key, shard in shard_of.items() if shard == index]
+    for index, keys in chosen.items():
+        was = _stored(builder.shards[index], builder.out, keys)
         loose = "cuda" in str(metas[index].get("device")) or builder.device.type == "cuda"
-        wrong = _differing(builder, index, keys, fresh, reasons, loose)
+        wrong = [
+            f"{key[0]}/{key[1]:08d} ({difference})"
+            for key in keys
+            if (difference := first_difference(was.get(key, {}), now[key], loose))
+        ]
         if wrong:
             file = builder.shards[index].data_file(builder.out)
             text = f"{file}: {len(wrong)} of {len(keys)} rows made again are others, the first {wrong[0]}."
             problems.append(Problem(f"{text} Build the shard again.", index))
-    return len(chosen), problems
+    return sum(map(len, chosen.values())), problems
 
 
-def _differing(
-    builder: Builder,
-    index: int,
-    keys: list[tuple[str, int]],
-    fresh: Mapping[tuple[str, int], Mapping[str, Any]],
-    reasons: Mapping[tuple[str, int], str],
-    loose: bool,
-) -> list[str]:
-    shard = builder.shards[index]
-    with open_parquet(shard.data_file(builder.out)) as file:
-        stored = file.read()
-    with open_parquet(shard.rejects_file(builder.out)) as file:
-        rejected = file.read(["source", "source_row", "reason"]).to_pylist()
-    stored_reasons = {(row["source"], row["source_row"]): row["reason"] for row in rejected}
-    kept = zip(stored["source"].to_pylist(), stored["source_row"].to_pylist(), strict=True)
-    place = {key: i for i, key in enumerate(kept)}
-    wrong = []
-    for key in keys:
-        if key in fresh and key in place:
-            difference = first_difference(stored.slice(place[key], 1).to_pylist()[0], fresh[key], loose)
-        else:
-            was = "kept" if key in place else stored_reasons.get(key)
-            now = "kept" if key in fresh else reasons[key]
-            difference = f"{was}, not {now}" if was != now else None
-        if difference is not None:
-            wrong.append(f"{key[0]}/{key[1]:08d} ({difference})")
-    return wrong
+def _choose(metas: Mapping[int, Mapping[str, Any]], sample: int, seed: int) -> dict[int, list[Key]]:
+    """So many rows of all, by shard."""
+    places = [(index, piece) for index in metas for piece in metas[index]["pieces"]]
+    ends = np.cumsum([len(piece) for _, piece in places], dtype=int)
+    total = int(ends[-1]) if places else 0
+    chosen: dict[int, list[Key]] = {}
+    for number in np.sort(np.random.default_rng(seed).choice(total, min(sample, total), replace=False)).tolist():
+        place = int(np.searchsorted(ends, number, side="right"))
+        index, piece = places[place]
+        chosen.setdefault(index, []).append((piece.source, piece.stop - int(ends[place]) + number))
+    return chosen
+
+
+def _stored(shard: Shard, out: Place, keys: Sequence[Key]) -> dict[Key, Mapping[str, Any]]:
+    """These rows as the shard has them; a rejected one by its reason alone."""
+    with open_parquet(shard.rejects_file(out)) as file:
+        found: dict[Key, Mapping[str, Any]] = {
+            _key(row): {"reason": row["reason"]} for row in file.read(["source", "source_row", "reason"]).to_pylist()
+        }
+    with open_parquet(shard.data_file(out)) as file:
+        table = file.read()
+    kept = zip(table["source"].to_pylist(), table["source_row"].to_pylist(), strict=True)
+    places = {key: i for i, key in enumerate(kept)}
+    return found | {key: table.slice(places[key], 1).to_pylist()[0] for key in keys if key in places}
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return row["source"], row["source_row"]
 
 
 def first_difference(was: Mapping[str, Any], now: Mapping[str, Any], loose: bool) -> str | None:
-    """The first column in which two rows differ: fitted ones by more than rounding, all others in any bit."""
+    """The first column in which two rows differ: fitted ones by more than rounding, all others in any bit.
+
+    A row that was rejected has its `reason` only.
+    """
+    if "reason" in was or "reason" in now:
+        reasons = was.get("reason", "kept"), now.get("reason", "kept")
+        return None if reasons[0] == reasons[1] else f"{reasons[0]}, not {reasons[1]}"
     for name in SCHEMA.names:
         if name in _PATH_DEPENDENT:
             continue
@@ -219,7 +214,7 @@ def repair_dataset(
     outdated: bool = False,
     progress: bool = True,
 ) -> tuple[int, int]:
-    """Move away what does not belong there, build again the shards that something is wrong with.
+    """Move away what does not belong there, and build again the shards that something is wrong with.
 
     Args:
         out: the dataset's folder.
@@ -232,10 +227,12 @@ def repair_dataset(
     """
     strays = [problem.stray for problem in problems if problem.stray is not None]
     for path in strays:
-        if is_temporary(path):
-            path.unlink(missing_ok=True)
-        else:
-            _set_aside(out, path)
+        if not is_temporary(path):
+            target, number = out / SET_ASIDE / path.parent.name / path.name, 1
+            while target.exists():  # of an earlier repair
+                target, number = target.parent / f"{path.name}.{number}", number + 1
+            put_bytes(target, path.read_bytes())
+        path.unlink(missing_ok=True)
     mended = [problem for problem in problems if outdated or not problem.outdated]
     shards = sorted({problem.shard for problem in mended if problem.shard is not None})
     if shards:
@@ -244,12 +241,3 @@ def repair_dataset(
         for index in shards:
             builder.build(index, rebuild=True, progress=progress)
     return len(strays), len(shards)
-
-
-def _set_aside(out: Place, path: Place) -> None:
-    folder = out / SET_ASIDE / path.parent.name
-    target, number = folder / path.name, 1
-    while target.exists():  # of an earlier repair
-        target, number = folder / f"{path.name}.{number}", number + 1
-    put_bytes(target, path.read_bytes())
-    path.unlink()

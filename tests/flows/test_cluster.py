@@ -181,6 +181,17 @@ def test_a_shard_that_kills_its_worker_is_named_and_the_others_are_done(served: 
     assert processes_with(tmp_path) == []
 
 
+def test_a_scheduler_that_is_gone():
+    from flows.build import _results
+
+    class Gone:
+        def submit(self, task, parameters):
+            raise ConnectionError
+
+    with pytest.raises(UserError, match="Dask's scheduler is gone"):
+        list(_results(Gone(), [0], {}))
+
+
 @pytest.mark.extra
 def test_nobody_at_the_address():
     with pytest.raises(UserError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9"):
@@ -196,3 +207,18 @@ def test_the_benchs_table():
 @pytest.mark.extra
 def test_the_bench(small: Path):
     assert bench_workers(["--manifest", str(small), "--rows", "16", "--device", "cpu", "-q"]) == 0
+
+
+@pytest.mark.extra
+def test_the_cluster_takes_its_own_processes_only():
+    """It listens on this machine, and asks for the key of this build."""
+    from distributed import Client, Security
+
+    with cluster.local_cluster([]) as ours:
+        assert ours.scheduler_address.startswith("tls://127.0.0.1:")
+        with Client(ours, set_as_default=False) as client:
+            assert client.nthreads() == {}
+        for address in (ours.scheduler_address, ours.scheduler_address.replace("tls:", "tcp:")):
+            security = Security.temporary() if address.startswith("tls:") else None
+            with pytest.raises((OSError, ValueError)):
+                Client(address, security=security, timeout="2s", set_as_default=False)
