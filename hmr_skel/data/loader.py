@@ -11,7 +11,7 @@ import os
 import threading
 import traceback
 from collections.abc import Iterable, Iterator
-from types import TracebackType
+from contextlib import AbstractContextManager
 
 import cv2
 import numpy as np
@@ -32,7 +32,7 @@ _REQUEST = np.dtype([("row", np.int64), ("epoch", np.int64), ("mask_skel", np.bo
 _log = logging.getLogger(__name__)
 
 
-class Batches(Iterator[Batch]):
+class Batches(AbstractContextManager, Iterator[Batch]):
     """An iterator of batches that owns worker processes: `close()` it, or use it in a `with`.
 
     Attributes:
@@ -89,12 +89,7 @@ class Batches(Iterator[Batch]):
         """End the worker processes, in bounded time: torch does so when the iterator goes. Again, it does nothing."""
         self._made = None
 
-    def __enter__(self) -> "Batches":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def _explained(self, error: str) -> str | None:

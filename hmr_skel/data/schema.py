@@ -72,12 +72,7 @@ SCHEMA = pa.schema(
         _column("skel_gender", pa.string(), "SKEL model: male or female"),
         _column("v2v_mm", pa.float32(), "mean distance of SKEL skin vertices from the annotated SMPL mesh", "mm"),
         _column("v2v_max_mm", pa.float32(), "largest such distance", "mm"),
-        _column(
-            "joint_mm",
-            pa.float32(),
-            "mean distance of SKEL joints from those that the SMPL mesh has",
-            "mm",
-        ),
+        _column("joint_mm", pa.float32(), "mean distance of SKEL joints from those that the SMPL mesh has", "mm"),
         _column("max_limit_violation_deg", pa.float32(), "how far the worst dof is outside its range", "deg"),
         _column("iterations", pa.int32(), "solver iterations of the start that won"),
         _column("starts", pa.int32(), "starting points tried"),
@@ -92,28 +87,14 @@ SCHEMA = pa.schema(
 
 REJECTS_SCHEMA = pa.schema(
     [
-        _column("row_id", pa.string(), "stable key: source and row in its file", nullable=False),
-        _column("source", pa.string(), "name of the source in the manifest", nullable=False),
-        _column("source_row", pa.int64(), "row in the source's label file, from 0", nullable=False),
+        *(SCHEMA.field(name) for name in ("row_id", "source", "source_row")),
         _column("imgname", pa.string(), "image as the label file names it", nullable=False),
         _column("reason", pa.string(), "one word, the same for all rows of a kind", nullable=False),
         _column("detail", pa.string(), "what was found and expected", nullable=False),
     ]
 )
 
-FIT_COLUMNS = (
-    "skel_q",
-    "skel_betas",
-    "skel_transl",
-    "skel_gender",
-    "v2v_mm",
-    "v2v_max_mm",
-    "joint_mm",
-    "max_limit_violation_deg",
-    "iterations",
-    "starts",
-    "status",
-)
+FIT_COLUMNS = tuple(SCHEMA.names[SCHEMA.names.index("skel_q") :])
 """What the fit of a row adds."""
 
 
