@@ -16,6 +16,20 @@ from hmr_skel.data.schema import SCHEMA, column_shape
 from hmr_skel.data.shards import Shard, read_meta
 from hmr_skel.data.storage import Place, each, put_bytes
 
+_READING = """\
+## Reading
+
+```python
+from hmr_skel import load_shards
+
+shards = load_shards("this folder")                          # lazy; arrays with named columns
+shards["v2v_mm"].mean(), shards["keypoints_2d"].shape, shards[0]["skel_q"]
+
+pandas.read_parquet("data")                                  # in this folder
+polars.scan_parquet("data/*.parquet")
+duckdb.sql("select source, avg(v2v_mm) from 'data/*.parquet' group by source")
+datasets.load_dataset("this folder", split="train")
+```"""
 _KINDS = {"float": "float32", "double": "float64"}
 """Arrow's names -> everybody's."""
 
@@ -49,22 +63,19 @@ def _split(name: str, files: Sequence[str]) -> list[str]:
 
 
 def _body(manifest: Manifest, shards: Sequence[Shard], built: Sequence[tuple[Shard, dict]]) -> list[str]:
-    metas = [meta for _, meta in built]
-    kept, rejected = (sum(meta.get(key, 0) for meta in metas) for key in ("kept", "rejected"))
-    held_out = [str(shard.index) for shard in shards if shard.held_out]
-    lines = [f"# {manifest.name}", ""]
-    if manifest.description:
-        lines += [manifest.description, ""]
-    lines += [
+    kept, rejected = (sum(meta.get(key, 0) for _, meta in built) for key in ("kept", "rejected"))
+    held_out = ", ".join(str(shard.index) for shard in shards if shard.held_out)
+    return [
+        f"# {manifest.name}",
+        "",
+        *([manifest.description, ""] if manifest.description else []),
         "SMPL annotations of people in images, and SKEL fitted to them: the body model with an anatomical skeleton and",
         "46 degrees of freedom. Made by hmr-skel.",
         "",
         f"- {len(built)} of {len(shards)} shards, {kept:,} rows; {rejected:,} rows left out, each with its reason, in "
         "`rejects/`",
         f"- SKEL gender: {manifest.skel_gender}; fit recipe: {manifest.recipe}",
-        f"- held out for evaluation (split `test`): shards {', '.join(held_out)}"
-        if held_out
-        else "- no shards are held out for evaluation",
+        f"- shards held out for evaluation (split `test`): {held_out or 'none'}",
         "",
         "| source | format | about |",
         "|---|---|---|",
@@ -78,23 +89,8 @@ def _body(manifest: Manifest, shards: Sequence[Shard], built: Sequence[tuple[Sha
         "y down, z forward.",
         "",
         *column_table(SCHEMA),
-    ]
-    return [
-        *lines,
         "",
-        "## Reading",
-        "",
-        "```python",
-        "from hmr_skel import load_shards",
-        "",
-        'shards = load_shards("this folder")                          # lazy; arrays with named columns',
-        'shards["v2v_mm"].mean(), shards["keypoints_2d"].shape, shards[0]["skel_q"]',
-        "",
-        'pandas.read_parquet("data")                                  # in this folder',
-        'polars.scan_parquet("data/*.parquet")',
-        "duckdb.sql(\"select source, avg(v2v_mm) from 'data/*.parquet' group by source\")",
-        'datasets.load_dataset("this folder", split="train")',
-        "```",
+        _READING,
     ]
 
 

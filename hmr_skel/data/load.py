@@ -304,20 +304,12 @@ def open_rows(shards: Shards, quiet: bool = False) -> RowCache:
     files = [folder / name for name in each(_unpacked_name, shards.paths)]
     missing = [i for i, file in enumerate(files) if not _is_there(file)]
     parts = list(shards.files()) if missing else []
-    with tqdm(
-        total=sum(len(parts[i]) for i in missing),
-        desc="unpacking rows",
-        unit="row",
-        unit_scale=True,
-        leave=False,
-        disable=True if quiet or not missing else None,
-    ) as bar:
-        for i in missing:
-            _unpack(parts[i], files[i])
-            bar.update(len(parts[i]))
-            for old in folder.glob(f"{shards.paths[i].stem}-*"):
-                if old not in (files[i], _facts_of(files[i])):  # of the shard as it was before
-                    old.unlink(missing_ok=True)
+    hidden = True if quiet or not missing else None  # None: where there is no terminal
+    for i in tqdm(missing, desc="unpacking rows", unit="shard", leave=False, disable=hidden):
+        _unpack(parts[i], files[i])
+        for old in folder.glob(f"{shards.paths[i].stem}-*"):
+            if old not in (files[i], _facts_of(files[i])):  # of the shard as it was before
+                old.unlink(missing_ok=True)
     counts = [len(np.load(_facts_of(file), mmap_mode="r")) for file in files]
     return RowCache(tuple(files), tuple(np.cumsum([0, *counts]).tolist()))
 

@@ -316,7 +316,7 @@ def test_hugging_face_datasets(dataset, tmp_path):
 def test_card(dataset):
     card = (dataset / "README.md").read_text()
     assert "3 of 3 shards, 5,997 rows; 3 rows left out" in card
-    assert "shards 2" in card
+    assert "shards held out for evaluation (split `test`): 2" in card
     for name in SCHEMA.names:
         assert f"| {name} |" in card
     assert "| aic | camerahmr | a \\| b |" in card
