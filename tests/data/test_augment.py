@@ -4,10 +4,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmr_skel.body.joints import FLIP_44
 from hmr_skel.body.skel import Skel
 from hmr_skel.data import augment
 from hmr_skel.data.augment import (
@@ -62,6 +61,7 @@ def test_a_roll_is_undone_by_its_opposite(label):
     np.testing.assert_allclose(back[2][:3], label[2][:3], atol=1e-9)  # within +-pi and +-pi/2
 
 
+@settings(max_examples=30)
 @given(roll=st.floats(-4, 4), flip=st.booleans(), stretch=st.floats(0.5, 2), skew=st.floats(-30, 30))
 def test_the_changed_body_projects_into_the_changed_picture(roll, flip, stretch, skew):
     rng = np.random.default_rng(1)
@@ -172,12 +172,6 @@ def person():
 @pytest.mark.parametrize("name", IGNORED)
 def test_a_part_is_the_published_set_of_keypoints(name):
     assert set(getattr(augment, name).keypoints) == set(range(44)) - IGNORED[name]
-
-
-def test_left_and_right_are_mirror_images():
-    for right, left in (("ARM_R", "ARM_L"), ("LEG_R", "LEG_L")):
-        mirrored = {FLIP_44[k] for k in getattr(augment, right).keypoints}
-        assert mirrored == set(getattr(augment, left).keypoints)
 
 
 @pytest.mark.parametrize("choice", np.arange(10) / 10 + 0.05)

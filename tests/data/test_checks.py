@@ -78,7 +78,7 @@ def test_a_bad_row_is_rejected_with_its_reason_and_harms_no_other(rows, name):
         np.testing.assert_array_equal(getattr(kept, column), getattr(whole, column)[others])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 11), st.sampled_from(sorted(SALTS))), max_size=12))
 def test_kept_and_rejected_are_all_rows(rows, salts):
     rows = rows.take(np.arange(12))  # a copy
