@@ -32,9 +32,7 @@ def levels(parents: tuple[int, ...]) -> list[list[int]]:
 
 
 def chain(
-    local_rotmat: Float[Tensor, "*#batch J 3 3"],
-    local_transl: Float[Tensor, "*#batch J 3"],
-    parents: tuple[int, ...],
+    local_rotmat: Float[Tensor, "*#batch J 3 3"], local_transl: Float[Tensor, "*#batch J 3"], parents: tuple[int, ...]
 ) -> tuple[Float[Tensor, "*batch J 3 3"], Float[Tensor, "*batch J 3"]]:
     """World rotation and position of every joint: R_j = R_parent L_j, p_j = p_parent + R_parent l_j."""
     # numpy's, as torch's own imports sympy, a second of CPU time.
@@ -64,9 +62,7 @@ def bone_transforms(
 
 
 def skin(
-    weights: Float[Tensor, "V J"],
-    transforms: Float[Tensor, "*#batch J 3 4"],
-    rest: Float[Tensor, "*#batch V 3"],
+    weights: Float[Tensor, "V J"], transforms: Float[Tensor, "*#batch J 3 4"], rest: Float[Tensor, "*#batch V 3"]
 ) -> Float[Tensor, "*batch V 3"]:
     """v = sum_j w_vj G_j [x; 1]."""
     blended = (weights @ transforms.flatten(-2)).unflatten(-1, (3, 4))

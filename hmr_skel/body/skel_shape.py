@@ -37,9 +37,7 @@ class SkelShape:
 
 
 def bone_orientation(
-    offsets: Float[Tensor, "*batch 24 3"],
-    learned: Float[Tensor, "24 3 3"],
-    reference: Float[Tensor, "24 3"],
+    offsets: Float[Tensor, "*batch 24 3"], learned: Float[Tensor, "24 3 3"], reference: Float[Tensor, "24 3"]
 ) -> Float[Tensor, "*batch 24 3 3"]:
     """K_j = D_j C_j, where D_j is the shortest arc that takes the learned bone vector C_j c_j to this body's b_j."""
     bone = _bone_vectors(offsets)

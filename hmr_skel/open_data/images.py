@@ -33,30 +33,25 @@ def make_images(
     labels_path: str | Path,
     image_root: str | Path,
     body_models: str | Path,
-    start: int = 0,
-    stop: int | None = None,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Render the pictures of rows [start, stop) that are not there yet, and return how many were made.
+    """Render the pictures that are not there yet, and return how many were made.
 
     Args:
         labels_path: a label file by `make_labels`; its `cam_int` gives each picture's size (principal point = middle).
         image_root: the folder that `imgname` is relative to; pictures appear by rename.
         body_models: folder with SMPL_NEUTRAL.pkl.
-        start, stop: rows; None is the end.
         workers: processes; 1 renders in this one.
-        progress: called with the number of rows done (rendered or found), counted from `start`.
+        progress: called with the number of rows done (rendered or found).
 
     Raises:
         UserError: the label file or the model is missing or damaged.
     """
     labels = read_labels(labels_path)
-    stop = len(labels["imgname"]) if stop is None else min(stop, len(labels["imgname"]))
     root = Path(image_root)
-    names = labels["imgname"][start:stop]
-    missing = np.flatnonzero([not below(root, str(name)).exists() for name in names]) + start
-    done = len(names) - len(missing)
+    missing = np.flatnonzero([not below(root, str(name)).exists() for name in labels["imgname"]])
+    done = len(labels["imgname"]) - len(missing)
     if progress is not None:
         progress(done)
     tasks = [missing[i : i + _ROWS_PER_TASK] for i in range(0, len(missing), _ROWS_PER_TASK)]

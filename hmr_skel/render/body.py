@@ -30,10 +30,7 @@ def mesh_part(
 
 
 def body_parts(
-    skel: Skel,
-    params: SkelParams,
-    show: Show = "both",
-    color: tuple[float, float, float] = SKIN,
+    skel: Skel, params: SkelParams, show: Show = "both", color: tuple[float, float, float] = SKIN
 ) -> list[Part]:
     """One body as the parts of a picture.
 

@@ -15,6 +15,7 @@ _TURNS = {
     "back": np.diag(np.array([-1, 1, -1], np.float32)),
     "top": np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32),
 }
+_MARGIN = 0.06  # free border around what is framed, as a share of the picture
 _FRAMING_FOCAL = 3.0  # focal length / picture's larger side: a long lens, so that proportions are undistorted
 
 
@@ -59,22 +60,19 @@ class Framing:
         return (vertices - self.centre) @ self.rotation.T + np.array([0, 0, self.distance], np.float32)
 
 
-def frame(
-    vertices: Float[np.ndarray, "V 3"], view: View = "front", width: int = 512, height: int = 512, margin: float = 0.06
-) -> Framing:
+def frame(vertices: Float[np.ndarray, "V 3"], view: View = "front", width: int = 512, height: int = 512) -> Framing:
     """A camera that sees all of some vertices.
 
     Args:
         vertices: m, any frame with y down and, for `front`, z away from the viewer (a camera's).
         view: `front` as the vertices stand; `side` from the left of that picture, `back` from behind, `top` from above.
         width, height: of the picture, px.
-        margin: free border, as a share of the picture.
     """
     rotation = _TURNS[view]
     centre = (vertices.min(0) + vertices.max(0)).astype(np.float32) / 2
     turned = (vertices - centre) @ rotation.T
     focal = _FRAMING_FOCAL * max(width, height)
-    half = np.array([width, height], np.float32) / 2 * (1 - 2 * margin)
+    half = np.array([width, height], np.float32) / 2 * (1 - 2 * _MARGIN)
     # |x| focal / (z + distance) <= half for every vertex
     distance = float((np.abs(turned[:, :2]) * (focal / half) - turned[:, 2:]).max())
     cam_int = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])

@@ -34,35 +34,25 @@ class Rendering:
 
 
 def render_mesh(
-    vertices_cam: Float[np.ndarray, "V 3"],
-    faces: Int[np.ndarray, "F 3"],
-    cam_int: Float[np.ndarray, "3 3"],
-    width: int,
-    height: int,
-    colors: Float[np.ndarray, "#V 3"],
-    light: Light | None = None,
-    cull: bool = True,
-) -> Rendering:
+    vertices_cam: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], cam_int: Float[np.ndarray, "3 3"],
+    width: int, height: int, colors: Float[np.ndarray, "#V 3"], light: Light | None = None,
+) -> Rendering:  # fmt: skip
     """Render a mesh.
 
     Args:
         vertices_cam: metres, camera frame (x right, y down, z forward).
-        faces: counter-clockwise seen from outside.
+        faces: counter-clockwise seen from outside; those that are seen from behind are left out.
         cam_int: pinhole intrinsics, px; pixel (0, 0) is the centre of the first pixel.
         width, height: of the picture, px.
         colors: RGB 0..1 per vertex, or one row for all.
         light: the default comes over the viewer's left shoulder.
-        cull: leave out faces seen from behind; False for open meshes.
     """
     light = light or Light()
-    seen = rasterize(vertices_cam, faces, cam_int, width, height, cull)
+    seen = rasterize(vertices_cam, faces, cam_int, width, height)
     corners = faces[seen.face]
     normals = vertex_normals(vertices_cam, faces)[corners]
     normals = _mixed(normals, seen.weights)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
-    if not cull:  # seen from behind, a face shows its back
-        a, b, c = (vertices_cam[corners[:, i]] for i in range(3))
-        normals[(np.cross(b - a, c - a) * a).sum(1) > 0] *= -1
     albedo = _mixed(np.broadcast_to(colors, vertices_cam.shape).astype(np.float32)[corners], seen.weights)
 
     towards_sun = np.asarray(light.direction, np.float32)

@@ -24,14 +24,10 @@ class Fragments:
 
 
 def rasterize(
-    vertices_cam: Float[np.ndarray, "V 3"],
-    faces: Int[np.ndarray, "F 3"],
-    cam_int: Float[np.ndarray, "3 3"],
-    width: int,
-    height: int,
-    cull: bool = True,
-) -> Fragments:
-    """What the camera sees of the mesh. `cull` drops faces seen from behind: twice as fast, right for closed meshes."""
+    vertices_cam: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], cam_int: Float[np.ndarray, "3 3"],
+    width: int, height: int,
+) -> Fragments:  # fmt: skip
+    """What the camera sees of a closed mesh: faces that are seen from behind are dropped."""
     z = vertices_cam[:, 2]
     in_front = z > NEAR
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -46,7 +42,7 @@ def rasterize(
     last = np.minimum(np.floor(np.maximum(np.maximum(a, b), c)), (width - 1, height - 1))
     size = np.maximum(last - first + 1, 0)
     count = size[:, 0] * size[:, 1]
-    keep = np.flatnonzero((count > 0) & ((area < -1e-9) if cull else (np.abs(area) > 1e-9)))
+    keep = np.flatnonzero((count > 0) & (area < -1e-9))
     face, first = faces_index[keep], first[keep].astype(np.int64)
     count, columns = count[keep].astype(np.int64), size[keep, 0].astype(np.int64)
 

@@ -49,7 +49,6 @@ def portrait(
     height: int = 512,
     around: Float[np.ndarray, "N 3"] | None = None,
     background: tuple[float, float, float] = PAPER,
-    supersample: int = 2,
     light: Light = STUDIO,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Parts alone in a picture that they fill.
@@ -60,21 +59,17 @@ def portrait(
         width, height: of the picture, px.
         around: vertices to be framed, so that several pictures are alike; those of the parts if not given.
         background: RGB 0..1.
-        supersample: samples per pixel along each axis.
         light: where it comes from, in the frame of the picture.
     """
     if around is None:
         around = np.concatenate([part.vertices for part in parts])
     framing = frame(around, view, width, height)
     placed = [part.at(framing.place(part.vertices)) for part in parts]
-    return draw(placed, framing.camera, background, supersample, light)
+    return draw(placed, framing.camera, background, light=light)
 
 
 def overlay(
-    photograph: UInt8[np.ndarray, "H W 3"],
-    parts: Sequence[Part],
-    cam_int: Float[np.ndarray, "3 3"],
-    supersample: int = 2,
+    photograph: UInt8[np.ndarray, "H W 3"], parts: Sequence[Part], cam_int: Float[np.ndarray, "3 3"]
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Parts over the photograph that they are annotated in.
 
@@ -82,10 +77,9 @@ def overlay(
         photograph: RGB.
         parts: m, in the photograph's camera frame.
         cam_int: the photograph's intrinsics, px.
-        supersample: samples per pixel along each axis.
     """
     height, width = photograph.shape[:2]
-    return draw(parts, Camera(np.asarray(cam_int, np.float64), width, height), photograph, supersample)
+    return draw(parts, Camera(np.asarray(cam_int, np.float64), width, height), photograph)
 
 
 def draw(

@@ -35,12 +35,9 @@ class ReportSummary:
     rows: int
     rejected: int
     v2v_mm: dict[str, float] | None
-    pictured: list[str]
-    """row_id of the rows that are shown."""
-    measured: int
-    """Rows whose errors were measured anew."""
-    disagreement_mm: float | None
-    """Largest difference between an error measured anew and the dataset's; None where none was measured."""
+    pictured: list[str]  # row_id of the rows that are shown
+    measured: int  # rows whose errors were measured anew
+    disagreement_mm: float | None  # the largest difference between these and the dataset's
     warnings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,10 +46,7 @@ class ReportSummary:
 
 
 def write_report(
-    dataset: Dataset,
-    manifest: Manifest | None,
-    out: Path,
-    progress: Callable[[int], object] = lambda rows: None,
+    dataset: Dataset, manifest: Manifest | None, out: Path, progress: Callable[[int], object] = lambda rows: None
 ) -> ReportSummary:
     """Write the page of a gathered dataset.
 
@@ -99,12 +93,7 @@ def write_report(
 
 
 def render_page(
-    dataset: Dataset,
-    pictures: Pictures | None,
-    out: Path,
-    *,
-    description: str = "",
-    warnings: Sequence[str] = (),
+    dataset: Dataset, pictures: Pictures | None, out: Path, *, description: str = "", warnings: Sequence[str] = ()
 ) -> str:
     """The whole page as HTML.
 

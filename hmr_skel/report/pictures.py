@@ -123,25 +123,26 @@ def fit_figures(posed: PosedRow, skel: Skel, rules: Mapping[str, ImageRule], hig
         rules: where the images of each source are.
         high_mm: end of the colour scale of errors.
     """
-    around = posed.skin if posed.target is None else np.concatenate((posed.skin, posed.target))
-    name = posed.row["row_id"]
-
-    def alone(caption: str, alt: str, show: Show, view: View = "front") -> Figure:
-        light = EVEN if show == "heat" else STUDIO
-        picture = portrait(shown_parts(posed, skel, show, high_mm), view, WIDTH, HEIGHT, around, light=light)
-        return Figure(caption, f"{name}: {alt}", data_uri(picture))
-
-    figures = [_over_the_image(posed, shown_parts(posed, skel, "both", high_mm), rules)]
+    shown: list[tuple[str, str, Show, View]] = [
+        ("SKEL skin", "the skin of the SKEL body", "skin", "front"),
+        ("Bones inside it", "the skeleton under a translucent skin", "both", "front"),
+        ("From the side", "the same, seen from the side", "both", "side"),
+    ]
+    around = posed.skin
     if posed.target is not None:
-        figures.append(alone("Annotated SMPL mesh", "the annotated SMPL mesh", "annotation"))
-    skin = "SKEL skin" if posed.target is None else "Fitted SKEL skin"
-    figures.append(alone(skin, "the skin of the SKEL body", "skin"))
-    figures.append(alone("Bones inside it", "the skeleton under a translucent skin", "both"))
-    if posed.target is None:
-        figures.append(alone("From the side", "the same, seen from the side", "both", "side"))
-    else:
-        figures.append(alone("Distance, front", "the distance to the annotated mesh as colours", "heat"))
-        figures.append(alone("Distance, back", "the same distances, seen from behind", "heat", "back"))
+        around = np.concatenate((posed.skin, posed.target))
+        shown = [
+            ("Annotated SMPL mesh", "the annotated SMPL mesh", "annotation", "front"),
+            ("Fitted SKEL skin", "the skin of the SKEL body", "skin", "front"),
+            ("Bones inside it", "the skeleton under a translucent skin", "both", "front"),
+            ("Distance, front", "the distance to the annotated mesh as colours", "heat", "front"),
+            ("Distance, back", "the same distances, seen from behind", "heat", "back"),
+        ]
+    figures = [_over_the_image(posed, shown_parts(posed, skel, "both", high_mm), rules)]
+    for caption, alt, show, view in shown:
+        light, parts = EVEN if show == "heat" else STUDIO, shown_parts(posed, skel, show, high_mm)
+        picture = portrait(parts, view, WIDTH, HEIGHT, around, light=light)
+        figures.append(Figure(caption, f"{posed.row['row_id']}: {alt}", data_uri(picture)))
     return figures
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import hmr_skel.body.open_body.unpack as layout
-from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES
+from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, load_skel_arrays, load_smpl_arrays
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.body.open_body import export
@@ -291,48 +291,33 @@ def test_every_segment_has_bones_and_they_lie_in_the_skin(body, gender, open_bod
 # --- the files ---
 
 
-def test_smpl_files_have_the_official_keys_and_types(files):
-    from scipy.sparse import csc_matrix
+def test_files_have_the_official_keys_and_types(files, open_body_dir):
+    """Shapes are checked by our loaders, `load_smpl_arrays` and `load_skel_arrays`."""
+    from scipy.sparse import coo_matrix, csc_matrix
 
     for name in SMPL_FILES.values():
         data = files[name]
-        shapes = {
-            "v_template": (6890, 3), "f": (13776, 3), "shapedirs": (6890, 3, 10), "posedirs": (6890, 3, 207),
-            "weights": (6890, 24), "J_regressor": (24, 6890), "kintree_table": (2, 24), "J": (24, 3),
-        }  # fmt: skip
-        assert {key: data[key].shape for key in shapes} == shapes
+        assert load_smpl_arrays(open_body_dir / name)["shapedirs"].shape == (6890, 3, 10)
         assert data["f"].dtype == np.uint32
         assert all(data[key].dtype == np.float64 for key in ("v_template", "shapedirs", "posedirs", "weights"))
         assert type(data["J_regressor"]) is csc_matrix
         assert data["kintree_table"][0, 0] == 2**32 - 1
+        assert data["J"].shape == (24, 3)
         assert (data["bs_style"], data["bs_type"]) == ("lbs", "lrotmin")
-
-
-def test_skel_files_have_every_key(files):
-    from scipy.sparse import coo_matrix
-
     for name in SKEL_FILES.values():
         data = files[name]
-        bones = len(data["skel_template_v"])
-        shapes = {
-            "skin_template_v": (6890, 3), "skin_template_f": (13776, 3), "skel_template_v": (bones, 3),
-            "shapedirs": (6890, 3, 10), "posedirs": (6890, 3, 207), "J_regressor": (24, 6890),
-            "J_regressor_osim": (24, 6890), "per_joint_rot": (24, 3, 3), "skin_weights": (6890, 24),
-            "skel_weights": (bones, 24), "skel_weights_rigid": (bones, 24), "osim_kintree_table": (2, 24),
-            "apose_rel_transfo": (24, 4, 4), "apose_transfo": (24, 4, 4), "tpose_transfo": (24, 4, 4),
-        }  # fmt: skip
-        assert {key: data[key].shape for key in shapes} == shapes
-        assert data["version"] == "1.1.1"
+        assert load_skel_arrays(open_body_dir / name)["shapedirs"].shape == (6890, 3, 10)
         # The official loader refuses every other sparse kind, `coo_array` among them.
         sparse = ("J_regressor", "J_regressor_osim", "skin_weights", "skel_weights", "skel_weights_rigid")
         assert all(type(data[key]) is coo_matrix for key in sparse)
-        assert data["skel_template_f"].max() == bones - 1
+        assert data["J_regressor"].shape == (24, 6890)
+        assert data["apose_transfo"].shape == data["tpose_transfo"].shape == (24, 4, 4)
+        assert data["skel_template_f"].max() == len(data["skel_template_v"]) - 1
         assert data["osim_kintree_table"][0, 0] == -1
         assert data["apose_rel_transfo"][0, :3, 3].any()
         assert (data["skel_weights_rigid"].toarray().max(1) == 1).all()
-        assert [len(data[key]) for key in ("bone_names", "joints_name", "pose_params_name")] == [24, 24, 46]
         assert tuple(data["pose_params_name"]) == DOF_NAMES
-        assert tuple(data["joints_name"]) == SKEL_JOINTS
+        assert tuple(data["joints_name"]) == tuple(data["bone_names"]) == SKEL_JOINTS
         assert "parameter_mapping" in data
 
 

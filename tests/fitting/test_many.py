@@ -22,25 +22,23 @@ def crowd(people):
     return people[rows]
 
 
-@pytest.fixture(scope="module")
-def short() -> FitConfig:
-    """One short stage: these tests are about batches."""
-    return FitConfig(stages=(Stage(part="full", refreshes=1, iterations=1),), retry_v2v_mm=1e9, batch=8)
+# One short stage: these tests are about batches.
+SHORT = FitConfig(stages=(Stage(part="full", vertices=500, refreshes=1, iterations=1),), retry_v2v_mm=1e9, batch=8)
 
 
 @pytest.fixture(scope="module")
-def quick(smpl, skel, short):
-    return fitting.prepare(smpl, skel, short, compiled=False)
+def quick(prepared):
+    return prepared(SHORT, compiled=False)
 
 
 @pytest.fixture(scope="module")
-def side_by_side(smpl, skel, short):
-    return fitting.prepare(smpl, skel, short, compiled=True)
+def side_by_side(prepared):
+    return prepared(SHORT)
 
 
 @pytest.fixture(scope="module")
-def refining(smpl, skel, short):
-    return fitting.prepare(smpl, skel, replace(short, shape="refine", root="refine"), compiled=True)
+def refining(prepared):
+    return prepared(replace(SHORT, shape="refine", root="refine"))
 
 
 @pytest.mark.parametrize("solver", ["quick", "side_by_side", "refining"])
@@ -150,8 +148,8 @@ def test_no_memory_for_one_row_says_so(crowd, quick, monkeypatch):
         fit_many(crowd, quick)
 
 
-def test_the_better_gender_row_by_row(people, smpl, model, open_body_dir):
-    female = fitting.prepare(smpl, Skel.load(open_body_dir / "skel_female.pkl"), model.config)
+def test_the_better_gender_row_by_row(people, smpl, side_by_side, open_body_dir):
+    model, female = side_by_side, fitting.prepare(smpl, Skel.load(open_body_dir / "skel_female.pkl"), SHORT)
     spoiled = SmplParams(people.global_orient, people.body_pose, people.betas.clone(), people.transl)
     spoiled.betas[2] = torch.nan
     runs = [fit_many(spoiled, m) for m in (model, female)]

@@ -13,7 +13,6 @@ from fitting.lanes.mesh import LaneMesh, chunks_of
 from fitting.refine import BETAS, Others, Refiner, Slope, placed, refined
 from fitting.starts import initial_q
 from fitting.target import FitRows
-from hmr_skel.bench.measures import Judge
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.rows import SmplParams
 
@@ -32,11 +31,6 @@ def refining(prepared, recipe):
 def both(fits, recipe):
     """Fitted, and fitted with more freedom."""
     return fits("default"), fits(recipe)
-
-
-@pytest.fixture(scope="module")
-def refiner(prepared):
-    return prepared("refine")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +63,7 @@ def test_only_what_the_recipe_frees_has_moved(both, refining, skel):
 @pytest.mark.parametrize("compiled", [True, False])
 def test_body_and_root_put_in_come_out(prepared, skel, compiled):
     """The target is SKEL itself, of other betas, its pelvis turned and moved; some of its vertices tell."""
-    last = Stage(part="full", vertices=1000, refreshes=8, iterations=2)
+    last = Stage(part="full", vertices=400, refreshes=4, iterations=2)
     config = replace(fitting.recipe("refine"), stages=(last,), betas_weight=1e-9, prior_weight=1e-8)
     model = prepared(config, compiled)
     generator = torch.Generator().manual_seed(4)
@@ -168,35 +162,27 @@ def test_a_step_leads_where_its_unknowns_say(somewhere, people, smpl, skel):
     assert bool((led - _energy(model, smpl, skel, people, others, q, nothing)).abs().min() > 1e-6)
 
 
-def test_rows_come_out_alone_as_in_company(better, people, refiner):
-    order = torch.tensor([2, 0, 3, 1])
-    shuffled, alone = fit_batch(people[order], refiner), fit_batch(people[1:2], refiner)
-    for other, rows in ((shuffled, order), (alone, torch.tensor([1]))):
-        torch.testing.assert_close(other.skel.q, better.skel.q[rows], rtol=0, atol=1e-4)
-        torch.testing.assert_close(other.skel.betas, better.skel.betas[rows], rtol=0, atol=1e-5)
-        torch.testing.assert_close(other.skel.transl, better.skel.transl[rows], rtol=0, atol=1e-5)
-        torch.testing.assert_close(other.v2v_mm, better.v2v_mm[rows], rtol=0, atol=1e-3)
-        assert torch.equal(other.status, better.status[rows])
+def test_rows_come_out_alone_as_in_company_and_beside_a_bad_one(better, people, prepared):
+    refiner, order = prepared("refine"), torch.tensor([2, 0, 3, 1])
+    spoiled = replace(people, betas=people.betas.index_fill(0, torch.tensor([2]), torch.nan))
+    shuffled, alone = fit_batch(spoiled[order], refiner), fit_batch(people[1:2], refiner)
+    assert int(shuffled.status[0]) == Status.rejected
+    assert bool(shuffled.skel.betas[0].isnan().all())
+    for other, found, rows in ((shuffled, slice(1, 4), order[1:]), (alone, slice(1), torch.tensor([1]))):
+        torch.testing.assert_close(other.skel.q[found], better.skel.q[rows], rtol=0, atol=1e-4)
+        torch.testing.assert_close(other.skel.betas[found], better.skel.betas[rows], rtol=0, atol=1e-5)
+        torch.testing.assert_close(other.skel.transl[found], better.skel.transl[rows], rtol=0, atol=1e-5)
+        torch.testing.assert_close(other.v2v_mm[found], better.v2v_mm[rows], rtol=0, atol=1e-3)
+        assert torch.equal(other.status[found], better.status[rows])
 
 
-def test_plain_and_compiled_end_alike(better, people, prepared, smpl, skel):
+def test_plain_and_compiled_end_alike(better, people, prepared):
     plain = fit_batch(people, prepared("refine", compiled=False))
     torch.testing.assert_close(plain.energy, better.energy, rtol=1e-3, atol=0)
     torch.testing.assert_close(plain.v2v_mm, better.v2v_mm, rtol=0, atol=0.05)
-    own = Judge(people, smpl, skel).distances_mm(plain.skel).mean(1)
-    torch.testing.assert_close(plain.v2v_mm.double(), own, rtol=0, atol=1e-3)
 
 
 def test_heavy_betas_stay(people, prepared, model):
     config = replace(fitting.recipe("refine_shape"), betas_weight=1.0)
     heavy = fit_batch(people, prepared(config))
     torch.testing.assert_close(heavy.skel.betas, model.shape(people.betas), rtol=0, atol=1e-3)
-
-
-def test_a_bad_row_harms_no_neighbour(better, people, refiner):
-    spoiled = replace(people, betas=people.betas.index_fill(0, torch.tensor([2]), torch.nan))
-    result = fit_batch(spoiled, refiner)
-    sound = torch.tensor([0, 1, 3])
-    assert result.status.tolist()[2] == Status.rejected
-    assert bool(result.skel.betas[2].isnan().all())
-    assert torch.equal(result.v2v_mm[sound], better.v2v_mm[sound])

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -69,29 +71,35 @@ def test_people_look_alike_within_a_clip_and_differ_between(smpl):
     assert first.max() <= 1
 
 
-def test_files_are_made_once_and_only_where_missing(label_set, body_models, tmp_path):
-    names = label_set.columns["imgname"]
+@pytest.fixture
+def four(label_set, tmp_path) -> Path:
+    """A label file of four rows."""
+    np.savez(tmp_path / "labels.npz", **{name: column[:4] for name, column in label_set.columns.items()})
+    return tmp_path / "labels.npz"
+
+
+def test_files_are_made_once_and_only_where_missing(label_set, four, body_models, tmp_path_factory):
+    names, tmp_path = label_set.columns["imgname"], tmp_path_factory.mktemp("images")
     seen: list[int] = []
-    made = make_images(label_set.path, tmp_path, body_models, 2, 6, workers=1, progress=seen.append)
-    assert made == 4
+    assert make_images(four, tmp_path, body_models, workers=1, progress=seen.append) == 4
     assert seen[-1] == 4
-    files = {name: (tmp_path / name).read_bytes() for name in names[2:6]}
+    files = {name: (tmp_path / name).read_bytes() for name in names[:4]}
     assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == set(files)
 
     (tmp_path / names[3]).unlink()
-    (tmp_path / names[4]).write_bytes(b"somebody's own picture")
-    assert make_images(label_set.path, tmp_path, body_models, 2, 6, workers=1) == 1
+    (tmp_path / names[2]).write_bytes(b"somebody's own picture")
+    assert make_images(four, tmp_path, body_models, workers=1) == 1
     again, before = (cv2.imdecode(np.frombuffer(data, np.uint8), 1).astype(int) for data in (
         (tmp_path / names[3]).read_bytes(), files[names[3]]
     ))  # fmt: skip
     assert np.abs(again - before).max() <= 4  # skinning rounds differently by how many are posed together
-    assert (tmp_path / names[4]).read_bytes() == b"somebody's own picture"
+    assert (tmp_path / names[2]).read_bytes() == b"somebody's own picture"
 
 
 @pytest.mark.slow
-def test_workers_make_the_same_pictures(label_set, pictures, body_models, tmp_path, monkeypatch):
-    monkeypatch.setattr("hmr_skel.open_data.images._ROWS_PER_TASK", 1)
-    assert make_images(label_set.path, tmp_path, body_models, 0, 2, workers=2) == 2
+def test_workers_make_the_same_pictures(label_set, four, pictures, body_models, tmp_path, monkeypatch):
+    monkeypatch.setattr("hmr_skel.open_data.images._ROWS_PER_TASK", 2)
+    assert make_images(four, tmp_path, body_models, workers=2) == 4
     for name, picture in zip(label_set.columns["imgname"], pictures[:2], strict=False):
         written = cv2.imread(str(tmp_path / name))[..., ::-1].astype(int)
         assert np.abs(written - picture).mean() < 4  # a JPEG of it
