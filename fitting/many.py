@@ -64,10 +64,10 @@ def fit_many(
 def _side_by_side(
     params: SmplParams, model: FitModel, points: Tensor | None, progress: Callable[[int], object] | None
 ) -> FitResult:
-    """Batches on as many threads as torch may use, each on one core: nothing is shared, so nothing is waited for."""
+    """Fit batches on as many threads as torch may use, one core each. They share nothing, so none waits for another."""
     count = len(params.betas)
     with _one_thread_each() as (pool, threads):
-        # A last round in which a core is idle is shared out, in whole chunks of rows.
+        # Smaller batches, in whole chunks of rows, where a core would be idle in the last round.
         size = max(min(model.config.batch, -(-count // (threads * TILE)) * TILE), TILE)
         starts = range(0, max(count, 1), size)
         results, done = [], 0

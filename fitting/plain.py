@@ -1,7 +1,4 @@
-"""A batch through all stages in plain torch, on any device: what the compiled version is tested against.
-
-`fitting.lanes` is the same for CPUs, compiled.
-"""
+"""The solver in plain torch, for any device: a batch through all stages. The compiled one is tested against it."""
 
 from dataclasses import dataclass, replace
 
@@ -41,7 +38,7 @@ class PlainSolver:
         return self._finish(rows, q, iterations)
 
     def _finish(self, rows: FitRows, q: Tensor, iterations: Tensor) -> Fitted:
-        """The last stage. Every row is measured where it will be stored; rows that are done leave the batch."""
+        """The last stage. Every row is measured at the q that will be stored; rows that are done leave the batch."""
         tables, config = self.stages[-1], self.config
         second = tables.moments.at(rows.betas)
         active = torch.arange(len(q), device=q.device)
@@ -63,7 +60,7 @@ class PlainSolver:
             if best is None:
                 best, kept = here, here
             else:
-                # Moments are exact where they are taken only. A row that they led astray stays where it was.
+                # Moments are exact only where they were taken. A row whose E rose goes back to where it was.
                 before = best[active]
                 kept = replace(choose(here.energy <= before.energy, here, before), iterations=iterations)
                 best = best.put(active, kept)
@@ -82,7 +79,7 @@ class PlainSolver:
         return best
 
     def _as_stored(self, q: Tensor) -> Tensor:
-        """q rounded to float32 inside its limits: what is measured is what is stored."""
+        """q rounded to float32 inside its limits, as it will be stored."""
         low, high = inner_box(self.low, self.high)
         return torch.minimum(torch.maximum(q.float(), low), high).to(q.dtype)
 

@@ -48,7 +48,7 @@ class ReducedProblem(Rows):
     def energy(self, q: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
         """E [B] and its derivative by the transforms, halved, [B 24 3 4]."""
         moved = (pose.transforms - self.start)[:, :, :3]  # D
-        # sum_n M_mn D_n^T, pairs m < n serving both ways.
+        # sum_n M_mn D_n^T; a pair m < n counts for both bones.
         across = self.second_moments_exact @ moved[:, self.pairs.second].mT
         pull = torch.zeros_like(self.cross)
         pull.index_add_(1, self.pairs.first, across)

@@ -35,7 +35,7 @@ _ABOVE = [SKEL_PARENTS[j] for j in CORRECTED]
 
 @dataclass(frozen=True)
 class Others(Rows):
-    """What is fitted beside the pose, of rows [B]. The skin of which the solver knows is v, the true one R v + s."""
+    """What is fitted beside the pose, of rows [B]. The solver fits a skin v; the true skin is R v + s."""
 
     betas: Tensor  # [B 10] float32
     rotmat: Tensor  # [B 3 3] R, float64
@@ -43,11 +43,14 @@ class Others(Rows):
 
 
 def refined(model: FitModel, rows: FitRows, best: Fitted) -> tuple[FitRows, Fitted]:
-    """Better betas and roots, each with its best pose: the rows for which `best` then holds. E rises in none.
+    """Refine betas and roots, each with its best pose. E rises in no row.
 
     Args:
         rows: whole tiles.
         best: the poses at their minima for the betas and the root that the rows have.
+
+    Returns:
+        The rows with their new betas and roots, and the best points for these.
     """
     assert model.polish is not None  # else there is nothing to refine
     refiner = Refiner(model)

@@ -1,4 +1,4 @@
-"""Frames of one person in time: q made smooth where the mesh does not mind, after every frame was fitted for itself.
+"""Smooth q of one person over time, after every frame was fitted by itself: where the mesh hardly changes by it.
 
 Per run of frames, over the 43 dofs below the pelvis and within their limits, minimise
 
@@ -89,7 +89,7 @@ def smooth(
 def _moderate(
     own: np.ndarray, held: np.ndarray, stiffness: float, low: np.ndarray, high: np.ndarray, mesh: "_Mesh"
 ) -> np.ndarray:
-    """The minimum [T 43] at the largest weight up to `stiffness` at which the mesh stays near; own where none does."""
+    """The minimum [T 43] at the largest weight, up to `stiffness`, at which the mesh stays near; else `own`."""
     ridged = held + _RIDGE * np.eye(own.shape[1])
     allowed = (MAX_SHIFT_MM / 1000) ** 2
     for _ in range(_LOWERINGS):
@@ -177,7 +177,7 @@ def _within(own: np.ndarray, held: np.ndarray, stiffness: float, low: np.ndarray
 
 
 def _solve(band: np.ndarray, right: np.ndarray, fixed: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Minimise over what is not `fixed`, which takes `value`; the band is that of all."""
+    """Minimise over the dofs that are not `fixed`; those take `value`. `band` is the matrix of all dofs."""
     import scipy.linalg
 
     if fixed.any():

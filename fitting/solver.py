@@ -16,7 +16,7 @@ from fitting.batch import Rows
 from fitting.reduced import ReducedProblem
 from fitting.stages import PartLimits
 
-# A row whose step lowered the reduced energy by no more than this share has come to its end there.
+# A row has arrived where its step lowered the reduced energy by no more than this share.
 LITTLE = 1e-4
 
 DAMPING_START, DAMPING_DOWN, DAMPING_UP, DAMPING_MIN, DAMPING_MAX = 1e-4, 0.2, 8.0, 1e-9, 1e6
@@ -116,7 +116,7 @@ def minimise(
         moved = step.abs().amax(1)
         little = at.energy - energy <= LITTLE * at.energy
         done = done | (better & (little | (moved <= tolerance))) | (moved <= 1e-3 * tolerance)
-        # On a GPU asking whether all are done would hold up the queue; there, steps of rows that are done are cheap.
+        # On a GPU, to ask whether all are done would make its queue wait; steps of rows that are done cost less there.
         if index + 1 == iterations or (done.device.type == "cpu" and bool(done.all())):
             return torch.where(better[:, None], q, at.q), damping, tried
         gradient, twists, wrench = problem.gradient(q, pose, force)

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: compiled once per CPU, by several processes, for all who use these sources.
+"""Compiled kernels on disk: several processes compile them once per CPU; all users of the same sources share them.
 
 numba by itself keeps compiled code by the path and the content of the one file that a function is in: every clone
 compiles anew, processes that start together all do, and a number that a kernel has from another file may change unseen.
@@ -152,7 +152,7 @@ def compile_share(number: int, of: int) -> None:
 def _compile() -> None:
     start = time.monotonic()
     _say("compiling the fit for this CPU, once")
-    # Less optimised than numba's default, the code is as fast and a sixth sooner there.
+    # Less optimised than by numba's default, the code runs as fast and compiles in five sixths of the time.
     environment = {"NUMBA_OPT": "2", **os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     count = min(os.cpu_count() or 1, _PROCESSES)
     shares = [

@@ -135,7 +135,7 @@ class Chunk:
     scale: np.ndarray  # [K L]
 
     def at_stage(self, tables: LaneTables) -> "Chunk":
-        """With a stage's moments, and nothing learned yet."""
+        """With the moments of a stage, and no bend learned yet."""
         size, visits = tables.num_dofs, tables.stage.refreshes
         products = monomials(torch.from_numpy(self.shape[1:].T)).T.contiguous()
         return replace(
@@ -147,7 +147,7 @@ class Chunk:
         )
 
     def problem(self, learned: int) -> Quadratic:
-        """Its share of the reduced problem, with what the first `learned` visits taught."""
+        """The chunk's share of the reduced problem, with the bend from the first `learned` visits."""
         return Quadratic(self.moments, self.bend[:learned], self.scale[:learned])
 
 
@@ -166,7 +166,7 @@ def chunks(target: Target, skeleton: Skeleton, betas: np.ndarray, q: np.ndarray)
         "last_q": np.zeros((count, 46)),
     }
     laned = {name: chunks_of(values) for name, values in columns.items()}
-    # What fills the last chunk up is nobody's.
+    # Rows that only fill up the last chunk are not live.
     laned["live"].reshape(-1)[count:] = False
     bones = records(BONES, len(target.vertices.chunks))
     for name, values in bone_columns(skeleton).items():
@@ -182,13 +182,13 @@ def chunks(target: Target, skeleton: Skeleton, betas: np.ndarray, q: np.ndarray)
 
 
 def closed_up(many: Sequence[Chunk]) -> list[Chunk]:
-    """The live rows in as few chunks as they fill; the same chunks where that spares none."""
+    """The live rows in as few chunks as they fill; the same chunks where that saves none."""
     rows = np.flatnonzero([chunk.live for chunk in many])
     if -(-len(rows) // LANES) == len(many):
         return list(many)
     columns = {field.name: gathered([getattr(chunk, field.name) for chunk in many], rows) for field in fields(Chunk)}
     packed = [Chunk(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
     return [
-        replace(chunk, live=np.arange(LANES) < len(rows) - LANES * c)  # what fills the last one up is nobody's
+        replace(chunk, live=np.arange(LANES) < len(rows) - LANES * c)  # not those that fill up the last one
         for c, chunk in enumerate(packed)
     ]

@@ -63,7 +63,7 @@ class LaneSolver:
         return replace(chunk, q=q, iterations=tried)
 
     def _finish(self, many: Sequence[Chunk], count: int, desk: Record, room: Room) -> Fitted:
-        """The last stage. Every row is measured where it will be stored; rows that are done leave."""
+        """The last stage. Every row is measured at the q that will be stored; rows that are done leave."""
         tables = self.stages[-1]
         best = _Bests(
             np.zeros((count, 46)), np.full(count, np.inf), np.zeros(count), np.zeros(count), np.full(count, np.inf),
@@ -104,7 +104,7 @@ class LaneSolver:
         here = torch.from_numpy(at["energy"][of])
         best.ahead[put] = ahead(step, gradient, here, config.step_tolerance, config.energy_tolerance).numpy()
         best.iterations[rows] = chunk.iterations[lanes]
-        # Moments are exact where they are taken only: a row that they led astray stays where it was.
+        # Moments are exact only where they were taken: a row whose E rose goes back to where it was.
         going = chunk.live.copy()
         going[lanes] = better & (best.ahead[rows] > 1)
         if number == tables.stage.refreshes:

@@ -72,7 +72,7 @@ def _accept(
     part: Record, tolerance: float, q: np.ndarray, damping: np.ndarray, tried: np.ndarray, done: np.ndarray,
     desk: Record,
 ) -> None:  # fmt: skip
-    """Take the trial where it is no worse, damp by how it went, and note which rows have arrived."""
+    """Take the trial where E is no higher, adapt the damping, and note which rows have arrived."""
     part, desk = part[0], desk[0]
     for lane in range(LANES):
         if done[lane]:

@@ -6,7 +6,6 @@ Angles in radians.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from math import pi, radians
 
 import numpy as np
@@ -132,7 +131,7 @@ def limits(table: str = "anatomical") -> np.ndarray:
     the zero pose and differ between left and right; they are here to be compared with.
     """
     if table == "anatomical":
-        return _anatomical().copy()
+        return _anatomical()
     if table not in LIMIT_TABLES:
         raise ValueError(f"unknown limit table {table!r}; known: {', '.join(LIMIT_TABLES)}")
     box = _upstream_box() | (_HSMR_ADDS if table == "hsmr" else {})
@@ -143,7 +142,6 @@ def limits(table: str = "anatomical") -> np.ndarray:
     return bounds
 
 
-@cache
 def _anatomical() -> np.ndarray:
     bounds = np.tile([-np.inf, np.inf], (NUM_DOFS, 1))
     for name, (low, high) in _ANATOMICAL_DEG.items():
