@@ -9,7 +9,7 @@ import numpy as np
 
 from hmr_skel.convert.clips import SmplClip, looks_like
 from hmr_skel.convert.parameters import Units, first_key, read_parameters, refuse_centimetres
-from hmr_skel.data.annotations import GENDERS, to_genders, to_texts
+from hmr_skel.data.annotations import GENDER_OF, to_genders, to_texts
 from hmr_skel.errors import UserError
 
 ROWS = ("people", "frames", "folders")
@@ -114,7 +114,7 @@ def _gender(found: Mapping, where: str, count: int, options: ReadOptions, maker:
             "male or female. The same numbers are another body in each of them."
         )
     genders = to_genders(to_texts(np.ravel(found["gender"])))
-    if not set(genders.tolist()) <= set(GENDERS.values()) or len(genders) not in (1, count):
+    if not set(genders.tolist()) <= set(GENDER_OF.values()) or len(genders) not in (1, count):
         raise UserError(
             f"{where}: 'gender' is {genders.tolist()[:3]}. Expected neutral, male or female, once or per row: say "
             "--smpl-gender."

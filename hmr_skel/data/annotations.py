@@ -21,7 +21,14 @@ NUM_KEYPOINTS = 44
 PX_PER_SCALE = 200.0
 """A box of `scale` 1 is 200 px wide, in all files that descend from HMR's."""
 
-GENDERS = {"n": "neutral", "m": "male", "f": "female", "neutral": "neutral", "male": "male", "female": "female"}
+GENDER_OF = {
+    "n": "neutral",
+    "m": "male",
+    "f": "female",
+    "neutral": "neutral",
+    "male": "male",
+    "female": "female",
+}
 
 _SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "imgname": ((),),
@@ -192,7 +199,7 @@ def to_texts(column: np.ndarray) -> np.ndarray:
 def to_genders(texts: np.ndarray) -> np.ndarray:
     """[N] neutral, male or female of all their spellings; other texts stay as they are, for the row check to reject."""
     genders = np.empty(len(texts), object)
-    genders[:] = [GENDERS.get(text.strip().lower(), text) if isinstance(text, str) else text for text in texts]
+    genders[:] = [GENDER_OF.get(text.strip().lower(), text) if isinstance(text, str) else text for text in texts]
     return genders
 
 

@@ -95,31 +95,6 @@ def write_files(
     return fingerprint
 
 
-@pytest.fixture(scope="session", name="label_arrays")
-def _label_arrays():
-    return label_arrays
-
-
-@pytest.fixture(scope="session", name="hsmr_arrays")
-def _hsmr_arrays():
-    return hsmr_arrays
-
-
-@pytest.fixture(scope="session", name="fake_fit")
-def _fake_fit():
-    return fake_fit
-
-
-@pytest.fixture(scope="session", name="make_manifest")
-def _make_manifest():
-    return make_manifest
-
-
-@pytest.fixture(scope="session", name="make_source")
-def _make_source():
-    return make_source
-
-
 @pytest.fixture(scope="session")
 def sample_set(tmp_path_factory):
     """A small dataset with images, read only: see `sample_set.py`."""

@@ -6,13 +6,13 @@ import pytest
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.errors import UserError
-from tests.data.conftest import label_arrays
+from tests.data.conftest import hsmr_arrays, label_arrays, make_source
 
 CMU = Path(__file__).parents[3] / "shared" / "data" / "cmu_mocap" / "cmu-labels.npz"
 
 
 @pytest.fixture
-def read(tmp_path, make_source):
+def read(tmp_path):
     """Save arrays as a label file and read all rows of it."""
 
     def read(arrays: dict, save=np.savez, **source):
@@ -24,7 +24,7 @@ def read(tmp_path, make_source):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_float32_passes_bit_for_bit(read, label_arrays, save):
+def test_float32_passes_bit_for_bit(read, save):
     arrays = label_arrays(20)
     rows = read(arrays, save)
     for column, key in {
@@ -47,7 +47,7 @@ def test_float32_passes_bit_for_bit(read, label_arrays, save):
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 30), (0, 0), (30, 30), (7, 8), (3, 29)])
-def test_any_run_of_rows_is_that_run(tmp_path, label_arrays, make_source, start, stop):
+def test_any_run_of_rows_is_that_run(tmp_path, start, stop):
     np.savez(tmp_path / "a.npz", **label_arrays(30))
     reader = open_source(make_source(tmp_path / "a.npz"), tmp_path)
     rows, whole = reader.read(start, stop), reader.read(0, 30)
@@ -56,7 +56,7 @@ def test_any_run_of_rows_is_that_run(tmp_path, label_arrays, make_source, start,
     np.testing.assert_array_equal(rows.smpl_pose, whole.smpl_pose[start:stop])
 
 
-def test_reading_twice_gives_equal_rows_that_are_ours_to_change(tmp_path, label_arrays, make_source):
+def test_reading_twice_gives_equal_rows_that_are_ours_to_change(tmp_path):
     np.savez(tmp_path / "a.npz", **label_arrays(5), cam_ext=np.tile(np.eye(4) * 2, (5, 1, 1)))
     reader = open_source(make_source(tmp_path / "a.npz"), tmp_path)
     first = reader.read(0, 5)
@@ -116,7 +116,7 @@ def test_beyond_float32_is_infinite_not_a_warning(read):
     assert np.isinf(read(arrays).smpl_betas[2, 3])
 
 
-def test_names_as_bytes_or_objects(read, label_arrays):
+def test_names_as_bytes_or_objects(read):
     arrays = label_arrays(4)
     expected = arrays["imgname"].tolist()
     arrays["imgname"] = np.char.encode(arrays["imgname"])
@@ -127,7 +127,7 @@ def test_names_as_bytes_or_objects(read, label_arrays):
         read(arrays)
 
 
-def test_more_betas_only_where_the_manifest_admits_them(read, label_arrays):
+def test_more_betas_only_where_the_manifest_admits_them(read):
     arrays = label_arrays(5)
     ten = arrays["shape"]
     arrays["shape"] = np.concatenate([ten, ten[:, :6]], axis=1)
@@ -140,7 +140,7 @@ def test_more_betas_only_where_the_manifest_admits_them(read, label_arrays):
         read(arrays | {"shape": ten[:, :9]}, num_betas=16)
 
 
-def test_keypoints_3d_get_confidence(read, label_arrays):
+def test_keypoints_3d_get_confidence(read):
     points = np.random.default_rng(0).normal(size=(5, 44, 3)).astype(np.float32)
     points[2, 7] = np.nan
     got = read(label_arrays(5) | {"keypoints3d": points}).keypoints_3d
@@ -153,7 +153,7 @@ def test_keypoints_3d_get_confidence(read, label_arrays):
     )
 
 
-def test_hsmr_rows_pass_through(read, hsmr_arrays):
+def test_hsmr_rows_pass_through(read):
     arrays = hsmr_arrays(6)
     rows = read(arrays, format="hsmr")
     np.testing.assert_array_equal(rows.skel_q, arrays["orig_poses"])
@@ -165,7 +165,7 @@ def test_hsmr_rows_pass_through(read, hsmr_arrays):
         assert getattr(rows, column) is None, column
 
 
-def test_skel_cf_release_is_read_as_hsmr(read, hsmr_arrays, label_arrays):
+def test_skel_cf_release_is_read_as_hsmr(read):
     """*-release-skel.npz: skel_* win over orig_*, and SMPL keys beside them are not mixed in."""
     arrays = hsmr_arrays(6)
     release = label_arrays(6) | {
@@ -181,7 +181,7 @@ def test_skel_cf_release_is_read_as_hsmr(read, hsmr_arrays, label_arrays):
     assert rows.smpl_pose is None
 
 
-def test_fields_of_the_manifest(read, label_arrays):
+def test_fields_of_the_manifest(read):
     arrays = label_arrays(5)
     arrays["betas_v2"] = arrays.pop("shape")
     with pytest.raises(UserError, match=r"has no key 'shape' \(smpl_betas\).*It has: betas_v2, cam_int.*smpl_betas = "):
@@ -210,7 +210,7 @@ def test_fields_of_the_manifest(read, label_arrays):
         ("center", np.zeros((5, 2), complex), "holds complex128. Expected numbers"),
     ],
 )
-def test_missing_and_misshapen_keys(read, label_arrays, key, value, words):
+def test_missing_and_misshapen_keys(read, key, value, words):
     arrays = label_arrays(5)
     del arrays[key]
     if value is not None:
@@ -220,14 +220,14 @@ def test_missing_and_misshapen_keys(read, label_arrays, key, value, words):
     assert "labels.npz" in str(caught.value)
 
 
-def test_empty_file_and_unexpected_row_count(read, label_arrays):
+def test_empty_file_and_unexpected_row_count(read):
     with pytest.raises(UserError, match="holds no rows"):
         read(label_arrays(0))
     with pytest.raises(UserError, match="holds 5 rows, but the manifest expects 6 of source 'aic'"):
         read(label_arrays(5), rows=6)
 
 
-def test_content_id_is_of_the_content(tmp_path, label_arrays, make_source):
+def test_content_id_is_of_the_content(tmp_path):
     def content_id(name: str, arrays: dict, save=np.savez) -> str:
         save(tmp_path / name, **arrays)
         return open_source(make_source(tmp_path / name), tmp_path / "cache").content_id
@@ -241,7 +241,7 @@ def test_content_id_is_of_the_content(tmp_path, label_arrays, make_source):
     assert content_id("d.npz", arrays | {"shape": changed}) != base
 
 
-def test_expected_hash(read, tmp_path, label_arrays):
+def test_expected_hash(read, tmp_path):
     np.savez(tmp_path / "labels.npz", **label_arrays(5))
     sha256 = file_sha256(tmp_path / "labels.npz")
     assert len(read(label_arrays(5), sha256=sha256)) == 5
@@ -250,7 +250,7 @@ def test_expected_hash(read, tmp_path, label_arrays):
 
 
 @pytest.mark.skipif(not CMU.exists(), reason=f"allowed: no {CMU}")
-def test_real_motion(tmp_path, make_source):
+def test_real_motion(tmp_path):
     reader = open_source(make_source(CMU), tmp_path)
     assert reader.num_rows == 4759
     rows = reader.read(4000, 4759)
@@ -259,7 +259,7 @@ def test_real_motion(tmp_path, make_source):
         np.testing.assert_array_equal(rows.smpl_pose, file["pose_cam"][4000:])
 
 
-def test_two_readers_that_unpack_the_same_source(tmp_path, make_source, label_arrays):
+def test_two_readers_that_unpack_the_same_source(tmp_path):
     """Workers that start together without a cache: each unpacks, and the later one replaces what the first has."""
     np.savez_compressed(tmp_path / "a.npz", **label_arrays(5))
     source = make_source(tmp_path / "a.npz")

@@ -5,16 +5,17 @@ from hypothesis import strategies as st
 
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.checks import check_rows
+from tests.data.conftest import hsmr_arrays, label_arrays, make_source
 
 
 @pytest.fixture
-def rows(tmp_path, label_arrays, make_source):
+def rows(tmp_path):
     np.savez(tmp_path / "a.npz", **label_arrays(12))
     return open_source(make_source(tmp_path / "a.npz"), tmp_path).read(0, 12)
 
 
 @pytest.fixture
-def skel_rows(tmp_path, hsmr_arrays, make_source):
+def skel_rows(tmp_path):
     np.savez(tmp_path / "h.npz", **hsmr_arrays(12))
     return open_source(make_source(tmp_path / "h.npz", format="hsmr"), tmp_path).read(0, 12)
 

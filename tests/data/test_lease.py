@@ -123,9 +123,14 @@ def test_it_is_touched_while_the_shard_is_built(out: Place, monkeypatch: pytest.
     with leased(out, SHARD, "ours") as held:
         assert touched.wait(300)
         held.check()
-        leave(out)
-        touched.clear()
-        assert not touched.wait(0.1)  # it is not ours any more
+
+        def is_left_alone() -> bool:
+            leave(out)
+            touched.clear()
+            return not touched.wait(0.1)
+
+        # It is not ours any more. (A touch that had just looked may still come, and take it back.)
+        assert any(is_left_alone() for _ in range(100))
     assert [place.name for place in (out / ".leases").iterdir()] == [NAME]
     assert not [thread for thread in threading.enumerate() if thread.name == "lease-1"]
 

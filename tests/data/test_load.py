@@ -20,13 +20,13 @@ from hmr_skel.data.shards import plan
 from hmr_skel.data.storage import put_bytes
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
-from tests.data.conftest import write_files
+from tests.data.conftest import fake_fit, hsmr_arrays, label_arrays, make_manifest, make_source, write_files
 
 ROWS = {"aic": 5000, "h36m": 1000}
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory, label_arrays, hsmr_arrays, fake_fit, make_manifest) -> Path:
+def dataset(tmp_path_factory) -> Path:
     """4 shards: fitted rows and given ones, the third of both; the last held out; row 7 of each shard rejected."""
     folder = tmp_path_factory.mktemp("dataset")
     labels = label_arrays(ROWS["aic"])
@@ -58,7 +58,7 @@ def dataset(tmp_path_factory, label_arrays, hsmr_arrays, fake_fit, make_manifest
     return out
 
 
-def test_columns_are_arrays_over_all_shards(dataset, label_arrays, hsmr_arrays):
+def test_columns_are_arrays_over_all_shards(dataset):
     shards = hmr_skel.load_shards(dataset)
     assert len(shards) == 6000 - 3
     assert list(shards.columns) == SCHEMA.names
@@ -254,7 +254,7 @@ def test_columns_are_those_of_the_contract():
         ({"qq": np.zeros(4)}, r"unknown \['qq'\]"),
     ],
 )
-def test_a_wrong_fit_is_refused(tmp_path, label_arrays, fake_fit, make_source, change, words):
+def test_a_wrong_fit_is_refused(tmp_path, change, words):
     np.savez(tmp_path / "a.npz", **label_arrays(4))
     rows = open_source(make_source(tmp_path / "a.npz"), tmp_path).read(0, 4)
     with pytest.raises(ValueError, match=words):
@@ -265,7 +265,7 @@ def test_a_wrong_fit_is_refused(tmp_path, label_arrays, fake_fit, make_source, c
         shard_table(rows, None)
 
 
-def test_no_row_left(tmp_path, label_arrays, fake_fit, make_source):
+def test_no_row_left(tmp_path):
     np.savez(tmp_path / "a.npz", **label_arrays(4))
     rows = open_source(make_source(tmp_path / "a.npz"), tmp_path).read(0, 0)
     assert shard_table(rows, fake_fit(0)).num_rows == 0

@@ -8,6 +8,7 @@ from hmr_skel.data.annotations import open_source
 from hmr_skel.data.meta import load_meta, meta_text, statistics, summarise
 from hmr_skel.data.schema import shard_table
 from hmr_skel.rows import Reject
+from tests.data.conftest import fake_fit, hsmr_arrays, label_arrays, make_source
 
 META = {
     "shard": 0, "shards": 1, "split": "train", "rows": 8, "kept": 8, "rejected": 0, "mean": 0.1,
@@ -44,7 +45,7 @@ def test_what_is_no_meta_file(tmp_path: Path, content: bytes):
         load_meta(tmp_path / "m")
 
 
-def test_counts_and_errors_of_fitted_rows(tmp_path, label_arrays, fake_fit, make_source):
+def test_counts_and_errors_of_fitted_rows(tmp_path):
     np.savez(tmp_path / "a.npz", **label_arrays(101))
     rows = open_source(make_source(tmp_path / "a.npz"), tmp_path).read(0, 101)
     fit = fake_fit(101) | {"v2v_mm": np.arange(101, dtype=np.float32)}
@@ -57,7 +58,7 @@ def test_counts_and_errors_of_fitted_rows(tmp_path, label_arrays, fake_fit, make
     json.dumps(found, allow_nan=False)
 
 
-def test_given_rows_are_not_fitted(tmp_path, hsmr_arrays, make_source):
+def test_given_rows_are_not_fitted(tmp_path):
     np.savez(tmp_path / "a.npz", **hsmr_arrays(10))
     rows = open_source(make_source(tmp_path / "a.npz", format="hsmr"), tmp_path).read(0, 10)
     found = summarise(shard_table(rows, None), [])

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as npst
 from hmr_skel.convert.files import read_contents
 from hmr_skel.data.npz import LabelFile, file_sha256
 from hmr_skel.errors import UserError
+from tests.data.conftest import label_arrays
 
 
 def npy_header(shape: tuple, descr: str = "<f4") -> bytes:
@@ -58,7 +59,7 @@ def test_a_large_file_is_not_loaded(tmp_path):
         assert peak < 0.2 * rows.nbytes, name
 
 
-def test_unpacked_once(tmp_path, label_arrays):
+def test_unpacked_once(tmp_path):
     np.savez_compressed(tmp_path / "a.npz", **label_arrays(5))
     LabelFile(tmp_path / "a.npz", tmp_path / "cache").array("center")
     (unpacked,) = (tmp_path / "cache").rglob("*.npy")
@@ -70,7 +71,7 @@ def test_unpacked_once(tmp_path, label_arrays):
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe\x00"])
-def test_a_damaged_note_of_an_earlier_check_is_none(tmp_path, label_arrays, damage):
+def test_a_damaged_note_of_an_earlier_check_is_none(tmp_path, damage):
     """The file is checked again, and the note written anew."""
     path = tmp_path / "a.npz"
     np.savez(path, **label_arrays(5))
@@ -98,7 +99,7 @@ def test_offsets_beyond_4_gb(tmp_path):
     np.testing.assert_array_equal(opened.array("far"), array)
 
 
-def test_files_that_are_no_npz(tmp_path, label_arrays):
+def test_files_that_are_no_npz(tmp_path):
     with pytest.raises(UserError, match=r"no label file .*gone\.npz"):
         LabelFile(tmp_path / "gone.npz", tmp_path)
     np.savez(tmp_path / "a.npz", **label_arrays(50))
@@ -115,7 +116,7 @@ def test_files_that_are_no_npz(tmp_path, label_arrays):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_flipped_bit_is_found(tmp_path, label_arrays, save):
+def test_a_flipped_bit_is_found(tmp_path, save):
     save(tmp_path / "a.npz", **label_arrays(2000))  # more than what reading the header buffers
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:
         info = archive.getinfo("shape.npy")
@@ -128,7 +129,7 @@ def test_a_flipped_bit_is_found(tmp_path, label_arrays, save):
     assert not list((tmp_path / "cache").rglob("*.npy"))
 
 
-def test_any_flipped_byte_is_found_or_harmless(tmp_path, label_arrays):
+def test_any_flipped_byte_is_found_or_harmless(tmp_path):
     """Wherever the damage is: a UserError or the true arrays, never another exception or other numbers."""
     arrays = {key: value for key, value in label_arrays(3).items() if key in ("imgname", "center", "cam_int")}
     rng = np.random.default_rng(0)

@@ -15,6 +15,7 @@ from hmr_skel.data.schema import SCHEMA_VERSION, shard_table, write_meta, write_
 from hmr_skel.data.shards import Piece, check_no_other_plan, is_complete, name_shards, pick, plan, read_meta
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject
+from tests.data.conftest import fake_fit, label_arrays, make_manifest
 
 
 def sources(*names: str) -> list[dict]:
@@ -23,7 +24,7 @@ def sources(*names: str) -> list[dict]:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=5), st.integers(1, 60))
-def test_every_row_is_in_one_shard_in_order(make_manifest, counts, size):
+def test_every_row_is_in_one_shard_in_order(counts, size):
     names = [f"s{i}" for i in range(len(counts))]
     manifest = make_manifest(sources(*names), rows_per_shard=size)
     shards = plan(manifest, dict(zip(names, counts, strict=True)))
@@ -34,7 +35,7 @@ def test_every_row_is_in_one_shard_in_order(make_manifest, counts, size):
     assert [(shard.index, shard.count) for shard in shards] == [(i, len(shards)) for i in range(len(shards))]
 
 
-def test_files_pieces_and_held_out(make_manifest, tmp_path):
+def test_files_pieces_and_held_out(tmp_path):
     shards = plan(make_manifest(sources("a", "b"), held_out_shards=1), {"a": 10, "b": 10})
     assert shards[1].pieces == (Piece("a", 8, 10), Piece("b", 0, 6))
     assert [shard.held_out for shard in shards] == [False, False, True]
@@ -50,7 +51,7 @@ def test_files_pieces_and_held_out(make_manifest, tmp_path):
 
 
 @pytest.fixture
-def built(make_manifest, label_arrays, fake_fit, tmp_path):
+def built(tmp_path):
     """A shard of 8 rows of which one is rejected, written with fingerprint "f"."""
     (shard,) = plan(make_manifest(sources("a")), {"a": 8})
     labels = label_arrays(8)
@@ -176,7 +177,7 @@ def shard_fingerprint(*args, **kwargs) -> str:
     return fingerprint_of(shard_ingredients(*args, **kwargs))
 
 
-def test_fingerprint_changes_with_everything_that_counts(make_manifest, monkeypatch):
+def test_fingerprint_changes_with_everything_that_counts(monkeypatch):
     manifest = make_manifest(sources("a", "b"))
     shards = plan(manifest, {"a": 8, "b": 8})
     base = {"content": {"a": "1", "b": "2"}, "body_models": "m", "recipe": {"batch": 256}, "fit_version": 1}

@@ -17,11 +17,11 @@ from hmr_skel.data.shards import Shard, plan, read_meta
 from hmr_skel.data.verify import foreign_shards, verify_files
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
-from tests.data.conftest import write_files
+from tests.data.conftest import fake_fit, label_arrays, make_manifest, write_files
 
 
 @pytest.fixture
-def built(tmp_path, label_arrays, fake_fit, make_manifest) -> tuple[Path, list[Shard]]:
+def built(tmp_path) -> tuple[Path, list[Shard]]:
     """Two shards of 8 rows, of which the last is rejected."""
     np.savez(tmp_path / "a.npz", **label_arrays(16))
     manifest = make_manifest([{"name": "aic", "format": "camerahmr", "file": str(tmp_path / "a.npz")}])
