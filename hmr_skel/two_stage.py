@@ -27,16 +27,13 @@ def read_predictions(path: Path, rows: BenchmarkRows, names: np.ndarray, smpl_ge
     """The predictions for `rows`, in their order; `number` is then the row in the label file.
 
     Rows are matched by image names where the file has them and each is one person's; else by their order, in which the
-    file has a row for each of the label file's.
+    file has a row for each of the label file's. Raises `UserError` where it cannot be read, or its rows do not match.
 
     Args:
         path: of any kind that `hmr-skel convert` reads.
         rows: of the benchmark, all or some.
         names: the images of all rows of the label file, object (str) [M].
         smpl_gender: of the model predicted with; None: what the file says, and neutral where it says nothing.
-
-    Raises:
-        UserError: the file cannot be read, or its rows do not match.
     """
     try:
         clips = read_clips(path, ReadOptions(smpl_gender=smpl_gender, rows="people"))

@@ -1,1 +1,1 @@
-"""How far predictions are from what was annotated."""
+"""Errors of predictions against annotations."""

@@ -24,7 +24,7 @@ class JointRule:
     """Which joints are compared: a regressor on the skin's vertices, the root's joints, the joints that count."""
 
     name: str
-    """For people, and `joint_set` in JSON."""
+    """The text for reports; `joint_set` in JSON."""
     regressor: Literal["h36m", "smpl_neutral", "smpl_male", "keypoints_44"]
     root: tuple[int, ...]
     """The root is the mean of these."""
@@ -54,7 +54,7 @@ LEGACY = {
     "moyo-box": "MOYO, MOYO-HARD: the network is told the side of the box before it was widened to what the crop shows",
     "aliased-crop": "all: crops are interpolated without smoothing first, which adds aliasing where they shrink",
 }
-"""What published evaluators do that is a mistake, but part of their figures. Off unless asked for."""
+"""Mistakes of published evaluators that are part of their figures. Off unless asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +62,11 @@ class Benchmark:
     """One benchmark."""
 
     name: str
-    """On the command line."""
+    """Its name on the command line."""
     title: str
-    """As the paper writes it."""
+    """Its name in the paper."""
     format: Literal["camerahmr", "hmr2", "moyo"]
-    """Of the label file."""
+    """The kind of label file."""
     labels: str
     labels_from: str
     images: str
@@ -76,14 +76,14 @@ class Benchmark:
     """What a prediction is compared with: a mesh of SMPL in the row's gender or the neutral one, or label keypoints."""
     joints: JointRule
     metrics: tuple[str, ...]
-    """What the paper prints of it."""
+    """The metrics that the paper prints."""
     sequence: str | None = None
     """What of an image's name (the first group of this regular expression) says which recording it is from; rows of one
     recording are not independent. None: every row stands for itself."""
     bgr_legacy: bool = False
     """Whether the published figure came with blue and red exchanged."""
     quirks: str = ""
-    """Of the protocol, for people."""
+    """What is special about the protocol, for `--help`."""
 
     @property
     def model_files(self) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ class Benchmark:
         return tuple(dict.fromkeys((*_SKEL_FILES, *meshes, *REGRESSOR_FILES[self.joints.regressor])))
 
     def with_legacy(self, switches: Sequence[str]) -> "Benchmark":
-        """The same, with the joints that the switches make of it."""
+        """The same benchmark, with other joints where the switches say so."""
         return replace(self, joints=H36M_17_LEGACY) if "spec-root" in self.legacy(switches) else self
 
     def legacy(self, switches: Sequence[str]) -> tuple[str, ...]:
@@ -265,7 +265,7 @@ class BenchmarkFiles:
     def find(
         cls, benchmark: Benchmark, folder: Path | None, labels: Path | None = None, images: Path | None = None
     ) -> "BenchmarkFiles":
-        """In `folder`, or where they are said to be. Raises `UserError` that says what is missing and who has it."""
+        """Find them in `folder`, or at `labels` and `images`. Raises `UserError` where one is missing."""
         if folder is None and (labels is None or images is None):
             raise UserError(
                 f"no folder with the files of {benchmark.title}. Name it with --benchmark-data DIR (or "

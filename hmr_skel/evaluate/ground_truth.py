@@ -62,7 +62,7 @@ _H36M_JOINTS = (
 
 
 def joint_names(rule: JointRule) -> tuple[str, ...]:
-    """Of all joints that the rule's regressor makes."""
+    """Names of all joints that the rule's regressor makes."""
     return {"h36m": _H36M_JOINTS, "keypoints_44": KEYPOINTS_44}.get(rule.regressor, SMPL_JOINTS)
 
 
@@ -72,7 +72,7 @@ MIN_CONFIDENCE_2D = 0.5
 
 @dataclass(frozen=True)
 class Truth:
-    """Of a batch. None where the benchmark has none. 3D in metres, along the camera's axes, at any place."""
+    """The truth of a batch; None: the benchmark has none. 3D is in metres along the camera's axes, at any place."""
 
     complete: Bool[Tensor, "B"]
     """Rows that have all of it; the others are left out."""

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from hmr_skel.body.dofs import PELVIS
 from hmr_skel.data.images import ImageRule
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.loader import ordered_batches
-from hmr_skel.data.samples import Batch, SampleConfig, SampleDataset
+from hmr_skel.data.samples import SampleConfig, SampleDataset
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import JointRule
@@ -36,7 +36,7 @@ _PELVIS_JOINT = 0
 
 @dataclass(frozen=True)
 class MeanBody:
-    """In the camera's frame, without a place."""
+    """The pose in the camera's frame, and the shape; there is no translation."""
 
     q: Float[Tensor, "46"]
     betas: Float[Tensor, "10"]
@@ -72,7 +72,7 @@ _CLIP = r"^(.*)/[^/]+$"  # rows whose images share a folder are of one recording
 Predict = Callable[[Tensor, CropGeometry], Prediction]
 """A `Network`, or whatever else answers like one."""
 Errors = dict[str, Columns]
-"""Of what (mean_pose, coarse, final) -> the columns of `score`, and `row` [N] int64 in the dataset."""
+"""By stage (mean_pose, coarse, final): the columns of `score`, and `row`, int64 [N], in the dataset."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class HeldOut:
         return cls(dataset, SkelKeypoints.load(body_models, dataset.gender, device))
 
     def posed(self, q: Float[Tensor, "B 46"], betas: Float[Tensor, "B 10"]) -> ScoredBody:
-        """At the origin: every error in 3D is against a root."""
+        """The body at the origin: every error in 3D is against a root."""
         posed = self.body(SkelParams(q, betas, q.new_zeros(len(q), 3)))
         return ScoredBody(posed.vertices, posed.keypoints)
 
@@ -136,7 +136,7 @@ def evaluate_held_out(
     with held_out.batches(batch_size, workers) as batches:
         for batch in batches:
             rows += len(batch)
-            kept = _complete(batch)
+            kept = batch.has_skel & (batch.keypoints_3d[..., 3] > 0).all(-1)
             used += int(kept.sum())
             if progress is not None:
                 progress(rows)
@@ -179,10 +179,6 @@ def held_out_sequences(errors: Errors, held_out: HeldOut) -> tuple[list[str], li
 
 
 def summaries(errors: Errors, held_out: HeldOut) -> dict[str, dict[str, Any]]:
-    """By stage: means over rows, their intervals, PCK, limit violations, and what they are of, see `summarise`."""
+    """The report of every stage, see `summarise`."""
     _, sequences = held_out_sequences(errors, held_out)
     return {stage: summarise(columns, sequences, JOINT_SET) for stage, columns in errors.items()}
-
-
-def _complete(batch: Batch) -> Bool[Tensor, "B"]:
-    return batch.has_skel & (batch.keypoints_3d[..., 3] > 0).all(-1)

@@ -34,21 +34,14 @@ class Crop:
     whole: UInt8[np.ndarray, "256 256 3"] | None
     """The whole image on a white square, with blue and red exchanged where legacy has it so."""
     width: int
-    """Of the whole image, px."""
+    """Width of the whole image, px."""
     height: int
 
 
 class CropReader:
-    """Reads the images of rows. No state but where they are: threads may share it."""
+    """Reads the images of rows below the folder `root`, whole images too if `whole`. Threads may share it."""
 
     def __init__(self, benchmark: Benchmark, root: Path, whole: bool, legacy: Sequence[str] = ()) -> None:
-        """
-        Args:
-            benchmark: for what is said of it.
-            root: the folder that image names are relative to.
-            whole: give the whole image too.
-            legacy: switches, of which `bgr-focal` and `aliased-crop` matter here.
-        """
         self.benchmark, self.root, self.whole = benchmark, root, whole
         switches = benchmark.legacy(legacy)
         self._exchanged, self._aliased = "bgr-focal" in switches, "aliased-crop" in switches
@@ -69,7 +62,10 @@ class CropReader:
         try:
             image, _ = decode(file.read_bytes(), shrink=1.0)
             affine = box_affine(rows.center[i].astype(float), float(rows.side[i]))
-            crop = _interpolated(image, affine) if self._aliased else crop_image(image, affine)
+            if self._aliased:
+                crop = cv2.warpAffine(image, affine, (CROP_SIZE, CROP_SIZE), flags=cv2.INTER_LINEAR)
+            else:
+                crop = crop_image(image, affine)
         except OSError as error:
             raise UserError(f"{file}: {error.strerror or error}.") from error
         except OutsideImage as error:
@@ -102,19 +98,15 @@ class CropReader:
                 pool.shutdown(cancel_futures=True)
 
 
-def _interpolated(image: UInt8[np.ndarray, "H W 3"], affine: np.ndarray) -> UInt8[np.ndarray, "256 256 3"]:
-    return cv2.warpAffine(image, affine, (CROP_SIZE, CROP_SIZE), flags=cv2.INTER_LINEAR)
-
-
 FOV_FROM = "cam_model_cleaned.ckpt, CameraHMR's HumanFoV weights (camerahmr.is.tue.mpg.de, after registration)"
 
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """A way to a camera for every crop."""
+    """Where the camera of every crop is taken from."""
 
     text: str
-    """For people."""
+    """Its name in reports."""
     fov: HumanFov | None = None
     source: str = "fov"
     """fov, label or diagonal."""
@@ -123,7 +115,7 @@ class Intrinsics:
 
     @classmethod
     def choose(cls, source: str, fov: Path | None, device: torch.device) -> "Intrinsics":
-        """Of `fov` (with the file of its weights), `label`, `diagonal`, or a number. Raises `UserError`."""
+        """`source` is `fov` (then `fov` is the file of its weights), `label`, `diagonal`, or px. Raises `UserError`."""
         if source == "fov":
             if fov is None:
                 raise UserError(
@@ -132,10 +124,9 @@ class Intrinsics:
                     "image's diagonal), or a focal length in px; the output then says so."
                 )
             return cls(f"HumanFoV ({fov.name})", HumanFov.load(fov, device))
-        if source in ("label", "diagonal"):
-            return cls(
-                {"label": "the label's", "diagonal": "focal length = the image's diagonal"}[source], None, source
-            )
+        texts = {"label": "the label's", "diagonal": "focal length = the image's diagonal"}
+        if source in texts:
+            return cls(texts[source], None, source)
         try:
             focal = float(source)
         except ValueError:
@@ -154,19 +145,16 @@ class Intrinsics:
 
     @torch.no_grad()
     def __call__(self, crops: list[Crop], rows: BenchmarkRows) -> Float[np.ndarray, "B 3 3"]:
-        """Of a batch's crops."""
+        """The intrinsics of a batch's crops, px."""
         if self.source == "label":
             assert rows.cam_int is not None
             return rows.cam_int
         if self.fov is not None:
             device = self.fov.fc1.weight.device
-            small = torch.from_numpy(np.stack([crop.whole for crop in crops if crop.whole is not None])).permute(
-                0, 3, 1, 2
-            )
-            vfov = self.fov(normalize(small.to(device))).tolist()
-            return np.stack(
-                [intrinsics_from_vfov(v, crop.width, crop.height) for v, crop in zip(vfov, crops, strict=True)]
-            )
+            small = torch.from_numpy(np.stack([crop.whole for crop in crops if crop.whole is not None]))
+            vfov = self.fov(normalize(small.permute(0, 3, 1, 2).to(device))).tolist()
+            sizes = [(crop.width, crop.height) for crop in crops]
+            return np.stack([intrinsics_from_vfov(v, *size) for v, size in zip(vfov, sizes, strict=True)])
         found = []
         for crop in crops:
             intrinsics = diagonal_intrinsics(crop.width, crop.height)

@@ -20,8 +20,8 @@ _ASPECT = 192 / 256  # width over height that the network sees of a crop
 _REFUSED = ("imgname", "gender", "non_finite", "box", "camera")
 """Reasons of `check_rows` for which a benchmark is refused: its labels are the truth, however unlikely they are."""
 
-Columns = dict[str, np.ndarray]
-"""By the names of `AnnotationRows`."""
+LabelColumns = dict[str, np.ndarray]
+"""Arrays by the names of `AnnotationRows`."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def evenly(count: int, limit: int | None) -> np.ndarray:
     return np.arange(limit) * count // limit
 
 
-def _columns(file: LabelFile, benchmark: Benchmark, needed: dict[str, str], more: dict[str, str]) -> Columns:
+def _columns(file: LabelFile, benchmark: Benchmark, needed: dict[str, str], more: dict[str, str]) -> LabelColumns:
     """Arrays by our columns' names, under the keys that the format has for them; `more` need not be there."""
     fields = {column: (key,) for column, key in (needed | more).items()}
     hint = f"Expected the label file of {benchmark.title}, {benchmark.labels} of {benchmark.labels_from}."
@@ -120,7 +120,7 @@ def _numbers(value: Any, what: str) -> np.ndarray:
         raise UserError(f"{what} holds no numbers of one shape. Fetch the file again.") from error
 
 
-def _camerahmr(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> Columns:
+def _camerahmr(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> LabelColumns:
     # Not `pose`, which some files of this kind have beside it: it stands in the world, not in the camera.
     needed = {
         "imgname": "imgname",
@@ -133,7 +133,7 @@ def _camerahmr(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> Columns:
     return {"smpl_gender": np.full(len(found["imgname"]), "neutral")} | found
 
 
-def _hmr2(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> Columns:
+def _hmr2(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> LabelColumns:
     kind, width = ("2d", 3) if benchmark.truth == "keypoints_2d" else ("3d", 4)
     parts = {f"body_keypoints_{kind}": range(25), f"extra_keypoints_{kind}": range(25, 44)}
     if benchmark.truth == "keypoints_2d":  # PCK is of the keypoints that are labelled, be they few
@@ -158,7 +158,7 @@ def _hmr2(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> Columns:
     return found | {f"keypoints_{kind}": points}
 
 
-def _moyo(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> Columns:
+def _moyo(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> LabelColumns:
     needed = {"imgname": "img_paths", "center": "centers", "scale": "scales", "smpl": "smpl"}
     found = _columns(file, benchmark, needed, {})
     smpl, count = found.pop("smpl"), len(found["imgname"])

@@ -97,7 +97,7 @@ def found_keypoints(
 
 
 def pck(found: Float[Tensor, "*batch K"], valid: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch"]:
-    """Of counts per keypoint over a data set: NaN where no keypoint is valid."""
+    """PCK from counts per keypoint over a data set; NaN where no keypoint is valid."""
     there = valid > 0
     share = torch.where(there, found / valid.clamp_min(1e-12), torch.zeros_like(found))
     return share.sum(-1) / there.sum(-1)

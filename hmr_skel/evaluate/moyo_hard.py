@@ -31,15 +31,10 @@ ROUNDINGS: dict[str, Callable[[int], tuple[int, int]]] = {
 
 
 def middle_rows(img_paths: np.ndarray, where: str, any_total: bool = False) -> tuple[np.ndarray, str]:
-    """The rows of MOYO-HARD, and how a quarter was rounded.
+    """The rows of MOYO-HARD among MOYO's images (`<sequence>/<camera>/<frame>.jpg`), and how a quarter was rounded.
 
-    Args:
-        img_paths: MOYO's, `<sequence>/<camera>/<frame>.jpg`.
-        where: the file, for errors.
-        any_total: take the first way where none gives 9,725.
-
-    Raises:
-        UserError: paths of another form, no image of the front camera, or another total.
+    With `any_total`, the first way where none gives 9,725. Raises `UserError` for paths of another form, without an
+    image of the front camera, and for another total; `where` names the file.
     """
     frames: dict[str, list[tuple[int, str, int]]] = defaultdict(list)
     cameras: set[str] = set()

@@ -19,7 +19,7 @@ class Column:
     benchmark: str
     metrics: tuple[str, ...]
     title: str = ""
-    """Where it is not the benchmark's."""
+    """The column's title where it is not the benchmark's."""
 
 
 @dataclass(frozen=True)

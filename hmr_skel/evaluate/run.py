@@ -26,7 +26,7 @@ class Method:
 
     predict: Callable[[Tensor, CropGeometry], Prediction]
     mean: Estimate
-    """Of one row: what it would say of any image."""
+    """The estimate that it starts from, of one row."""
 
     @classmethod
     def of(cls, network: Network) -> "Method":
@@ -106,7 +106,7 @@ class _Scorer:
         return found
 
     def _posed(self, estimate: Estimate) -> ScoredBody:
-        """At the origin: every error in 3D is against a root."""
+        """The body at the origin: every error in 3D is against a root."""
         vertices = self.body(rep_to_q(estimate.rep), estimate.betas, torch.zeros_like(estimate.camera)).vertices
         return ScoredBody(vertices, self.regressor(vertices))
 
@@ -122,6 +122,6 @@ def swapped(prediction: Prediction) -> dict[str, Estimate]:
 
 
 def _geometry(rows: BenchmarkRows, cam_int: Float[np.ndarray, "B 3 3"]) -> CropGeometry:
-    """What the network is told of the crops."""
+    """The geometry that the network is told."""
     center, side, intrinsics = (torch.from_numpy(a) for a in (rows.center, rows.told_side, cam_int))
     return CropGeometry.from_box(center, side, intrinsics)

@@ -137,7 +137,7 @@ METRIC_NAMES = {
     "mpjpe_mm": "MPJPE", "pa_mpjpe_mm": "PA-MPJPE", "pve_mm": "PVE", "pa_pve_mm": "PA-PVE",
     "pck_05": "PCK@0.05", "pck_10": "PCK@0.1",
 }  # fmt: skip
-"""In the order in which they are printed."""
+"""Names for reports, in the order in which they are printed."""
 
 
 def sequences_of(imgname: Sequence[str], pattern: str | None) -> list[str | None]:
@@ -175,7 +175,7 @@ def summarise(columns: Columns, sequences: Sequence[str | None], joint_set: str,
 
 
 def resampled(sequences: Sequence[str | None]) -> dict[str, Any]:
-    """What the intervals are over, for a report."""
+    """What the intervals are drawn over, for a report."""
     groups = len(np.unique(groups_of(sequences)))
     what = "rows" if groups == len(sequences) else "sequences"
     return {"level": LEVEL, "resamples": RESAMPLES, "of": what, "groups": groups}

@@ -76,7 +76,7 @@ class SideBySide:
         return (*line.cells, *(None if cost is None else (cost,) for cost in costs))
 
     def text(self) -> str:
-        """For a terminal."""
+        """The table for a terminal."""
         rows = [self.header(), *self.cells()]
         left = 1 + len(self.table.details)
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -88,7 +88,7 @@ class SideBySide:
         return "\n".join([self.caption, *(line.rstrip() for line in lines), *self.notes])
 
     def markdown(self) -> str:
-        """For a page."""
+        """The table in Markdown."""
         rows = [self.header(), *self.cells()]
         left = 1 + len(self.table.details)
         rule = ["---" if i < left else "---:" for i in range(len(rows[0]))]
@@ -97,7 +97,7 @@ class SideBySide:
         return "\n".join([f"**{self.caption}**", "", *lines, *notes])
 
     def as_dict(self) -> dict[str, Any]:
-        """For programs: each line with a value (or None) per column and metric."""
+        """The table for JSON: each line with a value (or None) per column and metric."""
         lines: list[dict[str, Any]] = []
         for line in self.table.lines:
             lines.append({"method": line.method, "source": "paper"} | self._plain(line.details, self._theirs(line)))

@@ -1,4 +1,4 @@
-"""From the crop's weak-perspective camera to the full image's perspective one, and back to crop coordinates.
+"""Converts the crop's weak-perspective camera to the full image's perspective one, and projects into the crop.
 
 Frames: the camera's (x right, y down, z forward, metres); the full image (px); the crop, a square cut out of it and
 scaled to 256 px, whose coordinates are given in [-0.5, 0.5].
@@ -34,7 +34,7 @@ class CropGeometry:
     def from_box(
         cls, center: Float[Tensor, "*batch 2"], size: Float[Tensor, "*batch"], intrinsics: Float[Tensor, "*batch 3 3"]
     ) -> "CropGeometry":
-        """An upright box."""
+        """The geometry of an upright box."""
         return cls(center, size, intrinsics, upright_affine(center, size))
 
     @classmethod

@@ -25,7 +25,7 @@ from hmr_skel.model.published import checked_state, load_skel_cf
 
 FORMAT = "hmr-skel network, version 1"
 PUBLISHED = "published SKEL-CF"
-"""In place of a recipe's name."""
+"""The recipe of a network that has none of ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,11 @@ class NetworkInfo:
     """What a network was trained for."""
 
     skel_gender: str
-    """Of the body that its betas and angles belong to."""
+    """The gender of the body that its betas and angles belong to."""
     recipe: str
     """The name of the training recipe."""
     details: dict[str, Any] = field(default_factory=dict)
-    """Anything else that JSON can hold: steps, the whole recipe, the dataset."""
+    """Anything else that JSON can hold: the steps, the whole recipe, the dataset."""
 
 
 def save_network(
@@ -89,7 +89,7 @@ def load_network(path: str | Path, *, skel_gender: str | None = None) -> tuple[N
 
 
 def load_any_network(path: Path, skel_gender: str | None = None) -> tuple[Network, NetworkInfo]:
-    """As `load_network`; of SKEL-CF's `best.pth` (.pth, .pt or .ckpt) the averaged weights, for the male SKEL."""
+    """As `load_network`, and SKEL-CF's `best.pth` (.pth, .pt, .ckpt): its averaged weights, for the male SKEL."""
     if path.suffix.lower() not in (".pth", ".pt", ".ckpt"):
         return load_network(path, skel_gender=skel_gender)
     if skel_gender not in (None, "male"):

@@ -21,7 +21,7 @@ HSMR_MEAN_CAMERA = (0.9, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Estimate:
-    """One stage's answer for a batch of crops."""
+    """One stage's estimate for a batch of crops."""
 
     rep: Float[Tensor, "B 24 6"]  # of the pose, see pose_rep
     betas: Float[Tensor, "B 10"]
@@ -138,7 +138,7 @@ class DecoderLayer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Among the tokens."""
+    """Attention among the tokens."""
 
     def __init__(self, width: int, config: DecoderConfig) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """From the tokens to the image, whose tokens the encoder has normalised already."""
+    """Attention of the tokens to the image, whose tokens the encoder has already normalised."""
 
     def __init__(self, width: int, config: DecoderConfig) -> None:
         super().__init__()

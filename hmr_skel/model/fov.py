@@ -85,7 +85,7 @@ class Exchange(nn.Module):
 
 
 def _resample(source: int, target: int) -> nn.Module:
-    """From one branch's resolution and width to another's."""
+    """Brings a branch to another one's resolution and width."""
     if source == target:
         return nn.Identity()
     if source > target:

@@ -21,7 +21,7 @@ SHRINK = 4
 CELL = 16
 """Side of a cell of the keypoints' maps, px of the crop."""
 CHANNELS = (16, 48, 96, 128)
-"""Of the convolutions on grids of 4, 8, 16 and 32 px."""
+"""Channels of the convolutions on grids of 4, 8, 16 and 32 px."""
 SEEN = 16
 """Features that are kept of what is at a keypoint."""
 _GROUPS = 8

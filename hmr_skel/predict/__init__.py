@@ -1,1 +1,1 @@
-"""From photographs and videos to SKEL: people's boxes, the camera, the network, and what is written of it."""
+"""Predicts SKEL from photographs and videos: finds people, takes the camera, runs the network, writes files."""

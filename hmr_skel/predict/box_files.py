@@ -31,7 +31,7 @@ _SHAPES = {
     "imgname": [()], "boxes": [(4,)], "center": [(2,)], "scale": [(), (2,)], "frame": [()], "score": [()],
     "cam_int": [(3, 3)], "person": [()],
 }  # fmt: skip
-"""Of a row, in an .npz."""
+"""Shapes of a row's values in an .npz."""
 
 Record = tuple[Any, str, Mapping[str, Any]]
 """A file, where in it, and there: image, box or center and scale, and where known frame, score, focal, cam_int."""

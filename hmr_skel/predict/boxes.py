@@ -1,4 +1,4 @@
-"""Where people are: square boxes in the full image, given with a file, or made of a detector's, or the whole image."""
+"""Square boxes of people in the full image: from a file, or the whole image. (A detector's: `detector.py`.)"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class GivenBoxes:
 
     @cached_property
     def _names(self) -> dict[str, set[bool]]:
-        """Of images, and whether their boxes have the number of a frame: all, none, or some."""
+        """Names of images, and whether their boxes have a frame's number: {True}, {False}, or both."""
         names: dict[str, set[bool]] = {}
         for name, number in self.by_image:
             names.setdefault(name, set()).add(number is not None)

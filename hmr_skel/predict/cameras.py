@@ -67,7 +67,7 @@ class EstimatedFov:
 
 
 def camera_of(frame: Frame, box: PersonBox) -> CameraMatrix | None:
-    """What is known with the box; None where that is nothing."""
+    """The camera that came with the box; None where there is none."""
     if box.cam_int is not None:
         return box.cam_int
     return None if box.focal is None else FocalLength(box.focal).of(frame)

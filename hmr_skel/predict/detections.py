@@ -1,4 +1,4 @@
-"""What detectors answer, in the layouts that are common in ONNX files, as boxes in pixels of the detector's input.
+"""Reads the outputs of detectors, in the layouts common in ONNX files, as boxes in pixels of the detector's input.
 
 end-to-end    one output [1 N 6]: x1, y1, x2, y2 (px), score, class (YOLOv10, YOLO26, exports with built-in NMS)
 yolo          one output [1 4+C N] or [1 N 4+C]: centre x, y, width, height (px), a score per class (YOLOv8, v9, 11)
@@ -21,7 +21,7 @@ from hmr_skel.errors import UserError
 
 LAYOUTS = ("end-to-end", "yolo", "yolov5", "detr", "detr-sigmoid", "boxes")
 Outputs = Mapping[str, np.ndarray]
-"""By name."""
+"""Arrays by name."""
 Detections = tuple[Float[np.ndarray, "N 4"], Float[np.ndarray, "N"]]
 """Corners x1, y1, x2, y2, px of the detector's input, and scores."""
 MOST_KEPT = 1000
@@ -34,7 +34,7 @@ _UNIT = 1.5
 _HIGHEST_SCORE = 2.0
 """Scores above are no shares: those of a sigmoid that is missing, or something else."""
 OVERLAP = 0.6
-"""Of two boxes: intersection over union above which they are one person's (layouts that leave this to the reader)."""
+"""Intersection over union from which two boxes are one person's, in layouts that leave this to the reader."""
 
 
 def guess_layout(shapes: Mapping[str, tuple[int, ...]], classes: int | None) -> str | None:
@@ -183,7 +183,7 @@ def _from_center(boxes: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
 
 
 def _distinct(corners: Float[np.ndarray, "N 4"]) -> list[int]:
-    """Of boxes, best first, those that overlap no better one much (non-maximum suppression)."""
+    """Indices of the boxes (best first) that do not overlap a better one much: non-maximum suppression."""
     kept: list[int] = []
     area = (corners[:, 2:] - corners[:, :2]).prod(1)
     for i in range(len(corners)):

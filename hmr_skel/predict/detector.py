@@ -28,14 +28,14 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(ui
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorSettings:
-    """What of a detector's answers is used."""
+    """How a detector's outputs are read, and which persons are used."""
 
     threshold: float = 0.5
     """Lowest score."""
     most: int = 10
     """People a picture at most, those of the highest scores."""
     layout: str | None = None
-    """Of its outputs; None: told by their names and shapes."""
+    """Layout of its outputs; None: told by their names and shapes."""
     person: int | None = None
     """Number of the class; None: by the names in the file, or else by the layout."""
     pixels: str | None = None
@@ -46,11 +46,7 @@ class Detector:
     """Boxes of persons. The input is one picture, [1 3 H W] or [3 H W], RGB, letterboxed where its size is fixed."""
 
     def __init__(self, path: Path, margin: float, settings: DetectorSettings, device: str = "cpu") -> None:
-        """Read the file.
-
-        Raises:
-            UserError: onnxruntime is not installed, or the file is no detector of a layout that is known.
-        """
+        """Read the file. Raises `UserError` where onnxruntime is not installed, or the file is no detector we know."""
         self.path, self.margin, self.settings = path, margin, settings
         self._session = _open(path, device)
         inputs = self._session.get_inputs()
@@ -83,9 +79,8 @@ class Detector:
         picture, scale = letterboxed(frame.rgb, width, height)
         outputs = self._run(picture)
         if self.layout is None:
-            self.layout = guess_layout(
-                {name: value.shape for name, value in outputs.items()}, len(self._classes) or None
-            )
+            shapes = {name: value.shape for name, value in outputs.items()}
+            self.layout = guess_layout(shapes, len(self._classes) or None)
         if self.layout is None:
             found = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
             raise UserError(

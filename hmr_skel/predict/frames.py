@@ -30,17 +30,17 @@ class Frame:
 
     @property
     def time_s(self) -> float | None:
-        """In its video."""
+        """Time in its video; None for photographs."""
         return None if self.number is None or self.rate is None else self.number / self.rate
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The picture's name for messages."""
         return str(self.file) if self.number is None else f"{self.file}, frame {self.number}"
 
 
 def is_video(file: Path) -> bool:
-    """By its name."""
+    """Whether the file is a video, by its ending."""
     return file.suffix.lower() in VIDEO_SUFFIXES
 
 

@@ -40,7 +40,7 @@ ARRAYS = "predictions.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which files."""
+    """Which files are written."""
 
     overlays: bool = True
     meshes: str | None = None
@@ -51,7 +51,7 @@ class Wanted:
 
 @dataclass
 class PredictionWriter:
-    """Writes what was found in one picture after the other."""
+    """Writes the files of one picture after the other."""
 
     folder: Path
     wanted: Wanted
@@ -167,7 +167,7 @@ class _Videos:
 
 
 def _count_frames(video: Path) -> int:
-    """As the file's header says, which is written last; 0 of a file without one."""
+    """Frames by the file's header, which is written last; 0 where there is none."""
     capture = cv2.VideoCapture(str(video))
     try:
         return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))

@@ -48,7 +48,7 @@ TOKENS = ("pose", "shape", "camera")
 """The decoder's, in its order."""
 
 AttentionMaps = Float[Tensor, "T 3 rows columns"]
-"""Of layer T, token and patch: shares that sum to 1 over the patches, means over the heads. On the CPU."""
+"""By layer T, token and patch: shares that sum to 1 over the patches, means over the heads. On the CPU."""
 
 
 def token_grid(config: VitConfig) -> tuple[int, int]:
@@ -106,7 +106,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Body:
-    """What the network says of a person, after every stage; the last is the answer.
+    """The network's estimates of a person after every stage; the last is the answer.
 
     The frame is the camera's (x right, y down, z forward). Stage 0 is what the decoder starts from.
     """

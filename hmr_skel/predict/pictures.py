@@ -87,14 +87,14 @@ def encode_animation(pictures: Sequence[Picture]) -> bytes:
 
 
 def encode_picture(picture: Picture, kind: str) -> bytes:
-    """As `.jpg` or `.png`."""
+    """The bytes of a `.jpg` or `.png`."""
     written, data = cv2.imencode(kind, picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92] if kind == ".jpg" else [])
     assert written
     return data.tobytes()
 
 
 def _side(parts: Sequence[Part], final: Sequence[Part]) -> Picture:
-    """Where the stages stand is not what is shown: each is put where the last one is."""
+    """A view from the side. Every stage is moved to where the last one stands: only the shape is compared."""
     target = final[0].vertices.mean(0)
     placed = [part.at(part.vertices - part.vertices.mean(0) + target) for part in parts]
     around = np.concatenate([part.vertices for part in final])

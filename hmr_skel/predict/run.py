@@ -21,7 +21,7 @@ class Settings:
     batch_size: int = 16
     """People that go through the network at once, and pictures in memory at most."""
     every: int = 1
-    """Of videos, every so-manyth frame."""
+    """Read every n-th frame of a video."""
     box_cameras: bool = True
     """Take the cameras that come with boxes, where any do."""
     as_stored: bool = False
@@ -35,9 +35,9 @@ class Counts:
     images: int = 0
     people: int = 0
     skipped: int = 0
-    """Files."""
+    """Files that were skipped."""
     skipped_boxes: int = 0
-    """Of pictures that could be read."""
+    """Boxes that were skipped in pictures that could be read."""
     without_people: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("look", "network", "write"), 0.0))
 

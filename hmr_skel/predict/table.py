@@ -1,4 +1,4 @@
-"""What is written of everybody: one Parquet file, a row per person and picture, and the same columns as an .npz.
+"""The table of predictions: one Parquet file, a row per person and picture, and the same columns as an .npz.
 
 Rows are written as they come, so that a video of any length takes no memory. Where a column has the name of a
 dataset's, it is that column.

@@ -18,7 +18,7 @@ from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
 
 TIMEOUT = timedelta(minutes=30)
-"""Without a word from another process for so long, a run ends; the slowest thing is the unpacking of 3 million rows."""
+"""A run ends where another process does not answer for so long; reading 3 million rows takes longest."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Group:
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that writes and prints."""
+        """Whether this process is the one that writes and prints."""
         return self.rank == 0
 
     def any(self, value: bool) -> bool:
-        """Whether it is so in any process."""
+        """Whether `value` is true in any process."""
         if self.size == 1:
             return value
         flag = torch.tensor(float(value), device=self.device)
@@ -43,7 +43,7 @@ class Group:
         return bool(flag.item())
 
     def mean(self, values: Tensor) -> Tensor:
-        """Over the processes."""
+        """The mean over the processes."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
@@ -51,7 +51,7 @@ class Group:
         return values
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()
 

@@ -11,7 +11,7 @@ _PACKAGE = Path(__file__).parents[1]
 _MODULES = (
     "train/recipes.py", "model/config.py", "data/samples.py", "data/augment.py", "data/selection.py", "train/losses.py",
 )  # fmt: skip
-"""Where the classes are that a recipe is made of."""
+"""The files with the classes that a recipe is made of."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class FieldHelp:
     """One field."""
 
     name: str
-    """With dots: network.vit.depth."""
+    """Its path in the recipe: network.vit.depth."""
     default: str
-    """As the source has it."""
+    """As it is written in the source."""
     text: str
 
 
@@ -31,7 +31,7 @@ def recipe_fields() -> list[FieldHelp]:
 
 
 def recipe_help(width: int = 100) -> str:
-    """For a terminal."""
+    """All fields as text for a terminal."""
     parts = ["fields of a recipe (--set FIELD=VALUE; defaults are the paper's, --show prints a recipe's own):"]
     for item in recipe_fields():
         default = f" ({item.default})" if item.default else ""

@@ -25,7 +25,7 @@ _BF16_PEAK = {
 
 
 def training_flops(network: Network) -> int:
-    """Of one sample in training. Passes a black crop through the network, which must not be compiled yet."""
+    """Operations for one training sample. Passes a crop through the network, which must not be compiled yet."""
     total = 0
 
     def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -51,7 +51,7 @@ def training_flops(network: Network) -> int:
 
 
 def peak_flops_per_s(device: torch.device, bf16: bool) -> tuple[float, str]:
-    """What the device could do at most, and where that number is from.
+    """The most that the device could do, and where that number is from.
 
     A known GPU in bfloat16: its data sheet. Anything else: the fastest large matrix product seen here and now.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LOG = "log.jsonl"
 PLAIN_LINES = 20
-"""Printed over a run where no terminal shows the bar."""
+"""Lines that are printed over a run where no terminal shows the bar."""
 
 
 class RunLog:
@@ -64,7 +64,7 @@ class RunLog:
             self._tensorboard.close()
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """What a step came to; nothing is read from the device yet."""
+        """Add a step's losses; nothing is read from the device yet."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
         self._count += 1
@@ -129,7 +129,7 @@ def keep_until(path: Path, step: int) -> None:
 
 
 def _summary_writer(out: Path, start: int) -> "SummaryWriter | None":
-    """None where TensorBoard is not installed."""
+    """The writer of TensorBoard's files; None where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -40,14 +40,14 @@ from hmr_skel.train.state import State, last_state, save_state
 from hmr_skel.train.step import accumulate_gradient, side_by_side
 
 STATE, NETWORK = "state.pt", "network.safetensors"
-"""What a run's folder holds: everything to go on from, and the averaged weights for use."""
+"""Files in a run's folder: the state that a run is resumed from, and the averaged weights."""
 MOST_SKIPPED_IN_A_ROW = 50
 """Steps without a finite gradient, after which a run gives up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a run reads and writes, and on what: nothing that its result depends on, rounding apart."""
+    """Where a run reads and writes, and on which device. Its result does not depend on these, but for rounding."""
 
     dataset: Place
     """The folder with `data/` in it, or its URI."""
@@ -61,19 +61,19 @@ class Run:
     """ViTPose's published encoder, for recipes that start from it."""
     device: str = "auto"
     workers: int | None = None
-    """Processes that make samples, for each process that trains; 0: it makes them itself. None: by the cores."""
+    """Processes that make samples for each training process; 0: it makes them itself; None: by the number of cores."""
     checkpoint_every: int = 500
     """Steps."""
     log_every: int = 10
     """Steps."""
     fresh: bool = False
-    """Begin anew, whatever is in the folder."""
+    """Start from the beginning, whatever is in the folder."""
     quiet: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to."""
+    """The result of a run."""
 
     network: Path
     steps: int
@@ -83,10 +83,10 @@ class Outcome:
     images_per_s: float
     mfu: float
     losses: dict[str, float]
-    """Of the last logged steps, unweighted."""
+    """Losses of the last logged steps, unweighted."""
 
     def text(self) -> str:
-        """For people."""
+        """Two lines for the terminal."""
         speed = f", {self.images_per_s:.1f} images/s, MFU {100 * self.mfu:.1f} %" if self.images_per_s else ""
         loss = f", loss {self.losses['loss']:.4g}" if self.losses else ""
         return (
@@ -264,7 +264,7 @@ def default_workers(group: Group) -> int:
 
 
 def _mean(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """What the network's estimate starts from, as `Network` takes it; nothing means HSMR's numbers."""
+    """The mean that the estimate starts from, as arguments of `Network`; empty: HSMR's numbers."""
     if recipe.mean == "dataset":
         mean = mean_body(run.dataset)
         return {"mean_q": mean.q.tolist(), "mean_betas": mean.betas.tolist()}

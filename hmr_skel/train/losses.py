@@ -66,7 +66,7 @@ class LossConfig:
 
 
 def published_losses() -> LossConfig:
-    """What the published code computes in place of the paper's equations."""
+    """The losses as the published code computes them, which differ from the paper's equations."""
     return LossConfig(pelvis=0.002, refine_form="published")
 
 

@@ -23,7 +23,7 @@ def new_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.AdamW:
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int, schedule: Literal["constant", "cosine"]) -> float:
-    """What the highest learning rate is multiplied by at `step` (from 0) of `steps`.
+    """The factor of the highest learning rate at `step` (from 0) of `steps`.
 
     Rises linearly to 1 over the first `warmup` steps, then stays there or falls to 0 along half a cosine.
     """

@@ -1,4 +1,4 @@
-"""What a training run is made of: a recipe holds all of it."""
+"""Recipes: everything that a training run is made of."""
 
 import ast
 import difflib
@@ -21,7 +21,7 @@ class Recipe:
     """Everything that a trained network depends on, the dataset apart. The defaults are the paper's."""
 
     name: str
-    """Of the recipe; kept with the network."""
+    """The recipe's name; the network's file holds it."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """Sizes of the network, and its variant."""
     samples: SampleConfig = field(default_factory=SampleConfig)
@@ -29,9 +29,9 @@ class Recipe:
     losses: LossConfig = field(default_factory=LossConfig)
     """The weights of all terms."""
     skel_gender: Literal["male", "female"] = "male"
-    """Of the dataset's SKEL bodies; the loader refuses others."""
+    """Gender of the dataset's SKEL bodies; a dataset of the other is refused."""
     pretrained_encoder: bool = True
-    """Start from ViTPose's encoder (the file that --vitpose names), else from random numbers."""
+    """Start from ViTPose's encoder (the file that --vitpose names); false: from random weights."""
     mean: Literal["published", "dataset"] = "published"
     """The body that the estimate starts from. `published`: SKEL_mean.npz beside the body models, or, where there is
     none, the same numbers from here. `dataset`: the mean of the rows that are trained on."""
@@ -40,12 +40,12 @@ class Recipe:
     batch_size: int = 512
     """Samples of a step, over all processes: the same run on one device and on eight."""
     micro_batch: int = 64
-    """Samples that go through the network at once; a step gathers as many as it needs. Memory. One process on a CPU
-    takes as many micro batches side by side as it has cores, unless the encoder has stochastic depth or is compiled."""
+    """Samples that go through the network at once, which decides the memory; a step takes several. One process on a
+    CPU takes as many side by side as it has cores, unless the encoder has stochastic depth or is compiled."""
     learning_rate: float = 1e-5
     """AdamW's, at its highest."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Of the learning rate after its rise. `cosine`: down to nothing at the end."""
+    """How the learning rate goes on after its rise. `cosine`: it falls to zero at the end."""
     warmup_epochs: float = 1.0
     """The learning rate rises linearly over so many epochs."""
     beta1: float = 0.9
@@ -67,7 +67,7 @@ class Recipe:
     compile: bool = False
     """Compile the encoder (torch.compile)."""
     seed: int = 0
-    """Of the first weights, the order of samples, their augmentation and the encoder's stochastic depth."""
+    """Seed of the first weights, the order of samples, their augmentation and the encoder's stochastic depth."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "micro_batch", "learning_rate", "clip", "ema_tau"):
@@ -179,7 +179,7 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_dict(recipe: Recipe) -> dict[str, Any]:
-    """What JSON can hold of it: all."""
+    """The recipe as plain values that JSON can hold."""
     return _plain(asdict(recipe))
 
 

@@ -22,20 +22,20 @@ FORMAT = "hmr-skel training state, version 1"
 
 @dataclass(frozen=True)
 class State:
-    """Everything that a run goes on from."""
+    """Everything that a run is resumed from."""
 
     step: int
     """Steps taken, skipped ones too."""
     skipped_steps: int
-    """Of them: how many changed nothing, their gradient being no finite number."""
+    """Those steps that changed nothing, because their gradient was not finite."""
     skipped_samples: int
     """Unreadable images so far, each replaced by another sample."""
     seconds: float
     """Spent in training so far."""
     recipe: dict[str, Any]
-    """As `recipe_dict` gives it."""
+    """The recipe, by `recipe_dict`."""
     rows: int
-    """Of the dataset."""
+    """Number of the dataset's rows."""
     model: dict[str, Tensor]
     ema: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -73,10 +73,9 @@ def load_state(path: Path) -> State:
 
 
 def last_state(path: Path, recipe: Recipe, rows: int) -> State | None:
-    """What a run goes on from; None where nothing is there.
+    """The state that a run is resumed from; None where there is none.
 
-    Raises:
-        UserError: it is another recipe's, or another dataset's.
+    Raises `UserError` where it is the state of another recipe or dataset.
     """
     if not path.exists():
         return None

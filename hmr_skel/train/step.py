@@ -80,7 +80,7 @@ def _side_by_side(
     recipe: Recipe,
     threads: ThreadPoolExecutor,
 ) -> Losses:
-    """The same on threads of a CPU. Gradients are added up in the micro batches' order, so that bits do not vary."""
+    """`accumulate_gradient` on threads of a CPU. Gradients are added in the micro batches' order: bits do not vary."""
     parameters = list(network.parameters())
 
     def gradient(batch: Batch) -> tuple[Tensor, Losses, Gradient]:
