@@ -1,7 +1,7 @@
 """Damage to a finished dataset, seeded: `verify` has to find it and name no other shard, `--repair` to mend it."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -24,116 +24,65 @@ class Damage:
     """Files that do not belong there."""
 
 
-Damaging = Callable[[Sequence[Shard], Path, Path, Random], Damage]
-"""(shards, dataset, another dataset of as many shards, generator) -> what was done."""
+KINDS = (
+    "bit flipped in data", "bit flipped in rejects", "bit flipped in meta", "file cut short", "file grown",
+    "files swapped", "file removed", "shard removed", "shard duplicated", "file duplicated", "foreign shard",
+)  # fmt: skip
+
+
+def damage(kind: str, shards: Sequence[Shard], out: Path, other: Path, rng: Random) -> Damage:
+    """Do one kind of damage to a dataset; `other` is a dataset of as many shards, of other labels."""
+    shard, second = rng.sample(list(shards), 2)
+    ours, theirs, foreign = _files(shard, out), _files(second, out), _files(shard, other)
+    which = rng.randrange(3)
+    path, content, one = ours[which], ours[which].read_bytes(), frozenset({shard.index})
+    match kind:
+        case "bit flipped in data" | "bit flipped in rejects" | "bit flipped in meta":
+            path = ours[("data", "rejects", "meta").index(kind.split()[-1])]
+            flipped = bytearray(path.read_bytes())
+            place, bit = rng.randrange(len(flipped)), rng.randrange(8)
+            flipped[place] ^= 1 << bit
+            path.write_bytes(flipped)
+            return Damage(f"bit {bit} of byte {place} of {path.name}", one)
+        case "file cut short":
+            path.write_bytes(content[: rng.randrange(len(content))])
+            return Damage(f"{path.name}, of {len(content)} bytes", one)
+        case "file grown":
+            path.write_bytes(content + rng.randbytes(rng.randint(1, 100)))
+            return Damage(f"bytes after the end of {path.name}", one)
+        case "files swapped":
+            if content == theirs[which].read_bytes():  # the rejects of shards that have none: no damage
+                path, which = ours[0], 0
+                content = path.read_bytes()
+            path.write_bytes(theirs[which].read_bytes())
+            theirs[which].write_bytes(content)
+            return Damage(f"{path.name} and {theirs[which].name}", one | {second.index})
+        case "file removed":
+            path.unlink()
+            return Damage(path.name, one)
+        case "shard removed":
+            for path in ours:
+                path.unlink()
+            return Damage(f"shard {shard.index}", one)
+        case "shard duplicated":  # its rows are there twice, those of the other not at all
+            for source, target in zip(ours, theirs, strict=True):
+                shutil.copyfile(source, target)
+            return Damage(f"shard {shard.index} over shard {second.index}", frozenset({second.index}))
+        case "file duplicated":  # a number beyond the last, another count, a zero more, a file manager's copy
+            beyond, larger = f"{shard.count + rng.randrange(3):05d}-of-{shard.count:05d}", f"{shard.index:05d}-of-00099"
+            names = [path.name.replace(shard.number, number) for number in (beyond, larger, f"0{shard.number}")]
+            stray = path.with_name(rng.choice([*names, f"{path.stem} (1){path.suffix}"]))
+            shutil.copyfile(path, stray)
+            return Damage(f"{path.name} as {stray.name}", strays=frozenset({stray}))
+        case "foreign shard":
+            for source, target in zip(foreign, ours, strict=True):
+                shutil.copyfile(source, target)
+            return Damage(f"shard {shard.index} of another dataset", one)
+    raise ValueError(kind)
 
 
 def _files(shard: Shard, out: Path) -> tuple[Path, Path, Path]:
     return shard.data_file(out), shard.rejects_file(out), shard.meta_file(out)
-
-
-def _bit_flip(which: int) -> Damaging:
-    def flip(shards: Sequence[Shard], out: Path, other: Path, rng: Random) -> Damage:
-        shard = rng.choice(shards)
-        path = _files(shard, out)[which]
-        content = bytearray(path.read_bytes())
-        place, bit = rng.randrange(len(content)), rng.randrange(8)
-        content[place] ^= 1 << bit
-        path.write_bytes(content)
-        return Damage(f"bit {bit} of byte {place} of {path.name}", frozenset({shard.index}))
-
-    return flip
-
-
-def _cut_short(shards: Sequence[Shard], out: Path, other: Path, rng: Random) -> Damage:
-    shard = rng.choice(shards)
-    path = rng.choice(_files(shard, out))
-    size = rng.randrange(path.stat().st_size)
-    path.write_bytes(path.read_bytes()[:size])
-    return Damage(f"{path.name} cut to {size} bytes", frozenset({shard.index}))
-
-
-def _grown(shards: Sequence[Shard], out: Path, other: Path, rng: Random) -> Damage:
-    shard = rng.choice(shards)
-    path = rng.choice(_files(shard, out))
-    path.write_bytes(path.read_bytes() + rng.randbytes(rng.randint(1, 100)))
-    return Damage(f"bytes after the end of {path.name}", frozenset({shard.index}))
-
-
-def _swapped(shards: Sequence[Shard], out: Path, other: Path, rng: Random) -> Damage:
-    """Two files of a kind that differ: rejects of shards without any are equal, and swapping them is no damage."""
-    while True:
-        one, two = rng.sample(list(shards), 2)
-        first, second = rng.choice(list(zip(_files(one, out), _files(two, out), strict=True)))
-        contents = first.read_bytes(), second.read_bytes()
-        if contents[0] != contents[1]:
-            break
-    first.write_bytes(contents[1])
-    second.write_bytes(contents[0])
-    return Damage(f"{first.name} and {second.name} swapped", frozenset({one.index, two.index}))
-
-
-def _file_removed(shards: Sequence[Shard], out: Path, other: Path, rng: Random) -> Damage:
-    shard = rng.choice(shards)
-    path = rng.choice(_files(shard, out))
-    path.unlink()
-    return Damage(f"{path.name} removed", frozenset({shard.index}))
-
-
-def _shard_removed(shards: Sequence[Shard], out: Path, other: Path, rng: Random) -> Damage:
-    shard = rng.choice(shards)
-    for path in _files(shard, out):
-        path.unlink()
-    return Damage(f"shard {shard.index} removed", frozenset({shard.index}))
-
-
-def _copied_over(shards: Sequence[Shard], out: Path, other: Path, rng: Random) -> Damage:
-    """A shard's three files under the names of another: its rows are there twice, the other's not at all."""
-    one, two = rng.sample(list(shards), 2)
-    for source, target in zip(_files(one, out), _files(two, out), strict=True):
-        shutil.copyfile(source, target)
-    return Damage(f"shard {one.index} copied over shard {two.index}", frozenset({two.index}))
-
-
-def _copied_beside(shards: Sequence[Shard], out: Path, other: Path, rng: Random) -> Damage:
-    """A file under a name of no shard: a number beyond the last, another count, one more zero, or what a file manager
-    calls a copy."""
-    shard = rng.choice(shards)
-    path = rng.choice(_files(shard, out))
-    beyond, larger = f"{shard.count + rng.randrange(3):05d}-of-{shard.count:05d}", f"{shard.index:05d}-of-{99:05d}"
-    name = rng.choice(
-        [
-            path.name.replace(shard.number, beyond),
-            path.name.replace(shard.number, larger),
-            path.name.replace(shard.number, f"0{shard.number}"),
-            f"{path.stem} (1){path.suffix}",
-        ]
-    )
-    shutil.copyfile(path, path.with_name(name))
-    return Damage(f"{path.name} copied to {name}", strays=frozenset({path.with_name(name)}))
-
-
-def _foreign(shards: Sequence[Shard], out: Path, other: Path, rng: Random) -> Damage:
-    """A sound shard of another dataset, of other labels, in the place of ours."""
-    shard = rng.choice(shards)
-    for source, target in zip(_files(shard, other), _files(shard, out), strict=True):
-        shutil.copyfile(source, target)
-    return Damage(f"shard {shard.index} of another dataset", frozenset({shard.index}))
-
-
-KINDS: Mapping[str, Damaging] = {
-    "bit flipped in data": _bit_flip(0),
-    "bit flipped in rejects": _bit_flip(1),
-    "bit flipped in meta": _bit_flip(2),
-    "file cut short": _cut_short,
-    "file grown": _grown,
-    "files swapped": _swapped,
-    "file removed": _file_removed,
-    "shard removed": _shard_removed,
-    "shard duplicated": _copied_over,
-    "file duplicated": _copied_beside,
-    "foreign shard": _foreign,
-}
 
 
 def damage_and_repair(builder: Builder, other: Path, work: Path, *, times: int, seed: int) -> list[Result]:
@@ -147,15 +96,15 @@ def damage_and_repair(builder: Builder, other: Path, work: Path, *, times: int, 
         seed: of where and what.
     """
     sound, target = builder.local, work / "damaged"
-    rng, kinds, results = Random(seed), list(KINDS.items()), []
+    rng, results = Random(seed), []
     builder.out = target
     try:
         for number in range(times):
             shutil.rmtree(target, ignore_errors=True)
             for folder in ("data", "rejects", "meta"):
                 shutil.copytree(sound / folder, target / folder)
-            kind, damage = kinds[number % len(kinds)]
-            done = damage(builder.shards, target, other, rng)
+            kind = KINDS[number % len(KINDS)]
+            done = damage(kind, builder.shards, target, other, rng)
             notes = tuple(f"{kind}: {done.text}: {what}" for what in _mended(builder, done))
             results.append(Result("damage, verify --repair", 1, cost(target, sound), notes))
     finally:
