@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from statistics import median
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from hmr_skel.data.lease import InHand
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.meta import statistics
@@ -309,5 +311,5 @@ def _reason(error: BaseException) -> str:
 def _v2v(files: Sequence[str]) -> dict[str, float] | None:
     if not files:
         return None
-    shards = load_shards(files, columns=["v2v_mm"])
-    return statistics(shards["v2v_mm"][shards.valid("v2v_mm")])
+    v2v = load_shards(files, columns=["v2v_mm"])["v2v_mm"]
+    return statistics(v2v[~np.isnan(v2v)])  # rows that were not fitted have none

@@ -105,7 +105,7 @@ def statistics(values: np.ndarray) -> dict[str, float] | None:
     """Mean, median, p95, p99 and max; None of no values."""
     if not len(values):
         return None
-    median, p95, p99 = np.percentile(values.astype(np.float64), [50, 95, 99])
+    median, p95, p99 = np.percentile(values.astype(np.float64), [50, 95, 99], overwrite_input=True)
     numbers = {"mean": values.mean(dtype=np.float64), "median": median, "p95": p95, "p99": p99, "max": values.max()}
     return {name: round(float(number), 4) for name, number in numbers.items()}
 
