@@ -45,14 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     faults = kinds.add_parser("faults", description=FAULTS, formatter_class=raw)
     faults.add_argument("--only", nargs="+", metavar="NAME", help="only these, as named above")
     faults.add_argument("--cases", type=int, metavar="N", help="of each (default: 20 kills, 3 to 22 of the others)")
-    faults.set_defaults(run=run_faults)
+    faults.set_defaults(run=run_faults, interrupted="")
     fuzz = kinds.add_parser("fuzz", description=FUZZ, formatter_class=raw)
     much = fuzz.add_mutually_exclusive_group()
     much.add_argument("--executions", type=int, default=5000, metavar="N", help="inputs a reader (default: 5000)")
     much.add_argument("--minutes", type=float, metavar="M", help="of all readers together, in place of a number")
     fuzz.add_argument("--reader", action="append", metavar="NAME", help="as the table names it (default: all)")
     fuzz.add_argument("--out", type=Path, metavar="DIR", help="where inputs go that something is wrong with")
-    fuzz.set_defaults(run=run_fuzz)
+    fuzz.set_defaults(run=run_fuzz, interrupted="")
     for drill in (faults, fuzz):
         drill.add_argument("--seed", type=int, default=0, help="of what is done where (default: %(default)s)")
         drill.add_argument("--json", action="store_true", help="print the table as one JSON object, the last line")
@@ -86,7 +86,7 @@ def run_faults(args: argparse.Namespace) -> int:
             Builder(
                 small_manifest(folder / kind, models, **size), folder / kind / "out", "cpu", quiet=True, any_plan=True
             )
-            for kind, size in (("few", {}), ("other", {"seed": 1}), ("many", {"shards": 60}))
+            for kind, size in (("few", {}), ("other", {"seed": 1}), ("many", {"shards": 30}))
         ]
         seconds = []
         for builder in builders:
