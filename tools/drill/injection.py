@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -49,31 +49,21 @@ def injected(injection: Injection) -> Generator[None]:
             before = resource.getrlimit(resource.RLIMIT_FSIZE)
             stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, before)
             resource.setrlimit(resource.RLIMIT_FSIZE, (injection.largest_file, before[1]))
+        replaced = []
         if injection.full_at_write:
-            stack.enter_context(_replaced(Path, "write_bytes", _half_written(injection.full_at_write)))
+            replaced.append((Path, "write_bytes", _half_written(injection.full_at_write)))
         if injection.full_at_flush:
-            stack.enter_context(
-                _replaced(atomic.os, "fsync", _failing(os.fsync, injection.full_at_flush, errno.ENOSPC))
-            )
+            replaced.append((atomic.os, "fsync", _failing(os.fsync, injection.full_at_flush, errno.ENOSPC)))
         if injection.unreadable_at:
             read = _failing(SourceReader.read, injection.unreadable_at, errno.EIO)
-            stack.enter_context(_replaced(SourceReader, "read", read))
+            replaced.append((SourceReader, "read", read))
         if injection.memory_rows:
-            stack.enter_context(_replaced(fitting, "prepare", partial(fitting.prepare, compiled=False)))
-            stack.enter_context(
-                _replaced(fitting.many, "fit_batch", _short_of_memory(fitting.many.fit_batch, injection.memory_rows))
-            )
+            replaced.append((fitting, "prepare", partial(fitting.prepare, compiled=False)))
+            fit_batch = _short_of_memory(fitting.many.fit_batch, injection.memory_rows)
+            replaced.append((fitting.many, "fit_batch", fit_batch))
+        for owner, name, function in replaced:
+            stack.enter_context(patch.object(owner, name, function))
         yield
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, other: Any) -> Generator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, other)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def _failing(function: Callable, at: int, number: int) -> Callable:
