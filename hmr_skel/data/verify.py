@@ -92,6 +92,8 @@ def verify_files(out: Place, *, count: int | None = None, partial: bool = False)
             elif not partial:
                 raise UserError(f"{out}: shard {index} of {count} is missing. Build it.")
         except UserError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
+                raise  # of the disk or the store: no damage, and nothing is to be built again
             problems.append(Problem(str(error), index))
     problems += _in_two_shards(out, sound)
     return FilesReport(count, problems, sound)

@@ -2,12 +2,16 @@
 
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import fitting
+from flows import fitter
 from hmr_skel.open_data.labels import make_labels
 from tests.flows.served import Served, shared
 
@@ -38,6 +42,21 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _models_once() -> Iterator[None]:
+    """Builders of many tests fit with the same models: a file that did not change is loaded and prepared once."""
+
+    def load(model: type) -> SimpleNamespace:
+        once = lru_cache(maxsize=None)(lambda path, state: model.load(path))
+        return SimpleNamespace(load=lambda path: once(path, (path.stat().st_size, path.stat().st_mtime_ns)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitter, "Smpl", load(fitter.Smpl))
+        patch.setattr(fitter, "Skel", load(fitter.Skel))
+        patch.setattr(fitting, "prepare", lru_cache(maxsize=None)(fitting.prepare))
+        yield
 
 
 @pytest.fixture(scope="session")
