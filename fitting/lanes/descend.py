@@ -1,7 +1,7 @@
 """A batch through all stages, 64 rows at a time: `fitting.plain.PlainSolver`, compiled."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,18 +19,6 @@ from fitting.plain import PlainSolver
 from fitting.solver import ahead
 from fitting.target import FitRows
 from hmr_skel.body.skel import Skel
-
-
-@dataclass(frozen=True)
-class _Bests:
-    """The best point of every row so far; arrays [B ...], written in place."""
-
-    q: np.ndarray
-    energy: np.ndarray
-    mean: np.ndarray
-    largest: np.ndarray
-    ahead: np.ndarray
-    iterations: np.ndarray
 
 
 class LaneSolver:
@@ -65,26 +53,23 @@ class LaneSolver:
     def _finish(self, many: Sequence[Chunk], count: int, desk: Record, room: Room) -> Fitted:
         """The last stage. Every row is measured at the q that will be stored; rows that are done leave."""
         tables = self.stages[-1]
-        best = _Bests(
-            np.zeros((count, 46)), np.full(count, np.inf), np.zeros(count), np.zeros(count), np.full(count, np.inf),
-            np.zeros(count, np.int32),
-        )  # fmt: skip
+        best = Fitted(
+            q=torch.zeros(count, 46, dtype=torch.float64),
+            energy=torch.full((count,), torch.inf, dtype=torch.float64),
+            v2v=torch.zeros(count),
+            v2v_max=torch.zeros(count),
+            ahead=torch.full((count,), torch.inf, dtype=torch.float64),
+            iterations=torch.zeros(count, dtype=torch.int32),
+            starts=torch.ones(count, dtype=torch.int32),
+        )
         for number in range(tables.stage.refreshes + 1):
             many = closed_up([self._visit(tables, chunk, desk, room, number, best) for chunk in many])
             if not many:
                 break
-        return Fitted(
-            q=torch.from_numpy(best.q),
-            energy=torch.from_numpy(best.energy),
-            v2v=torch.from_numpy(best.mean * 1000).float(),
-            v2v_max=torch.from_numpy(best.largest * 1000).float(),
-            ahead=torch.from_numpy(best.ahead),
-            iterations=torch.from_numpy(best.iterations),
-            starts=torch.ones(count, dtype=torch.int32),
-        )
+        return best
 
-    def _visit(self, tables: LaneTables, chunk: Chunk, desk: Record, room: Room, number: int, best: _Bests) -> Chunk:
-        """Measure a chunk where it is, write down what is better than before, and go on with the rest."""
+    def _visit(self, tables: LaneTables, chunk: Chunk, desk: Record, room: Room, number: int, best: Fitted) -> Chunk:
+        """Measure a chunk where it is, write into `best` what is better than before, and go on with the rest."""
         config, part, size, at = self.config, tables.part, tables.num_dofs, desk[0]
         q = np.minimum(np.maximum(chunk.q.astype(np.float32), self.low), self.high).astype(np.float64)
         chunk = replace(chunk, q=q, bend=chunk.bend.copy(), scale=chunk.scale.copy())
@@ -96,17 +81,20 @@ class LaneSolver:
         next_step(part, q, chunk.damping, desk)
         lanes = chunk.live.nonzero()[0]
         rows = chunk.row[lanes]
-        better = at["energy"][lanes] <= best.energy[rows]
+        better = at["energy"][lanes] <= best.energy.numpy()[rows]
         put, of = rows[better], lanes[better]
-        best.q[put], best.energy[put] = q[:, of].T, at["energy"][of]
-        best.mean[put], best.largest[put] = at["total"][of] / tables.surface.count, at["largest"][of]
         step, gradient = (torch.from_numpy(at[name][:size, of].T) for name in ("step", "gradient"))
         here = torch.from_numpy(at["energy"][of])
-        best.ahead[put] = ahead(step, gradient, here, config.step_tolerance, config.energy_tolerance).numpy()
-        best.iterations[rows] = chunk.iterations[lanes]
+        further = ahead(step, gradient, here, config.step_tolerance, config.energy_tolerance)
+        for column, values in (
+            (best.q, q[:, of].T), (best.energy, here), (best.v2v, at["total"][of] / tables.surface.count * 1000),
+            (best.v2v_max, at["largest"][of] * 1000), (best.ahead, further),
+        ):  # fmt: skip
+            column.numpy()[put] = values
+        best.iterations.numpy()[rows] = chunk.iterations[lanes]
         # Moments are exact only where they were taken: a row whose E rose goes back to where it was.
         going = chunk.live.copy()
-        going[lanes] = better & (best.ahead[rows] > 1)
+        going[lanes] = better & (best.ahead.numpy()[rows] > 1)
         if number == tables.stage.refreshes:
             going[:] = False
         if not going.any():

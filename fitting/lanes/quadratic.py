@@ -223,14 +223,23 @@ def _gauss_newton(tree: Record, part: Record, desk: Record) -> None:
                 continue
             if slot != met:  # a new joint: V = W_k C, of which its dofs need five numbers
                 met, c = slot, desk.sums[slot]
-                for a in range(desk.three):
-                    b, d = (a + 1) % 3, (a + 2) % 3
-                    for e in range(4):
-                        for lane in range(LANES):
-                            v[a, e, lane] = (
-                                w[k, b, lane] * c[d, e, lane] - w[k, d, lane] * c[b, e, lane]
-                                + u[k, a, lane] * c[3, e, lane]
-                            )  # fmt: skip
+                for e in range(4):
+                    for lane in range(LANES):
+                        v[0, e, lane] = (
+                            w[k, 1, lane] * c[2, e, lane]
+                            - w[k, 2, lane] * c[1, e, lane]
+                            + u[k, 0, lane] * c[3, e, lane]
+                        )
+                        v[1, e, lane] = (
+                            w[k, 2, lane] * c[0, e, lane]
+                            - w[k, 0, lane] * c[2, e, lane]
+                            + u[k, 1, lane] * c[3, e, lane]
+                        )
+                        v[2, e, lane] = (
+                            w[k, 0, lane] * c[1, e, lane]
+                            - w[k, 1, lane] * c[0, e, lane]
+                            + u[k, 2, lane] * c[3, e, lane]
+                        )
             for lane in range(LANES):
                 out[place, lane] = (
                     w[other, 0, lane] * (v[2, 1, lane] - v[1, 2, lane])

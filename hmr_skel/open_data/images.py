@@ -7,8 +7,9 @@ in parts, by any number of processes, and finished later: only files that are mi
 import multiprocessing
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 
 import cv2
@@ -34,7 +35,7 @@ def make_images(
     image_root: str | Path,
     body_models: str | Path,
     workers: int = 2,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> int:
     """Render the pictures that are not there yet, and return how many were made.
 
@@ -52,13 +53,11 @@ def make_images(
     root = Path(image_root)
     missing = np.flatnonzero([not below(root, str(name)).exists() for name in labels["imgname"]])
     done = len(labels["imgname"]) - len(missing)
-    if progress is not None:
-        progress(done)
+    progress(done)
     tasks = [missing[i : i + _ROWS_PER_TASK] for i in range(0, len(missing), _ROWS_PER_TASK)]
     for count in _run(tasks, labels, root, Path(body_models) / "SMPL_NEUTRAL.pkl", workers):
         done += count
-        if progress is not None:
-            progress(done)
+        progress(done)
     return len(missing)
 
 
@@ -118,12 +117,7 @@ def _run(tasks: list[np.ndarray], labels: dict[str, np.ndarray], root: Path, smp
         return
     context = multiprocessing.get_context("spawn")  # a forked torch may hang
     with ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker) as pool:
-        futures = [pool.submit(_render_files, part, root, smpl_path) for part in parts]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from pool.map(_render_files, parts, repeat(root), repeat(smpl_path))  # closed early, it cancels the rest
 
 
 def _start_worker() -> None:

@@ -52,7 +52,7 @@ def make_labels(
     rows: int,
     seed: int,
     body_models: str | Path,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] = lambda rows: None,
     skel_gender: str = "male",
 ) -> None:
     """Write a synthetic label file in CameraHMR's format.
@@ -87,8 +87,7 @@ def make_labels(
             stop = min(start + ROWS_PER_CHUNK, rows)
             for name, column in columns.items():
                 column[start:stop] = chunk[name][: stop - start]
-            if progress is not None:
-                progress(stop)
+            progress(stop)
         members: dict[str, Any] = columns
         np.savez(Path(folder) / path.name, **members)
         os.replace(Path(folder) / path.name, path)

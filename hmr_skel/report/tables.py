@@ -25,11 +25,6 @@ STATUSES = {
 Row = dict[str, Any]
 
 
-def color_of(dataset: Dataset, source: str) -> int:
-    """Number of a source's colour, from 1."""
-    return min(dataset.sources.index(source) + 1, NUM_COLORS)
-
-
 def totals(dataset: Dataset) -> Row:
     """What the dataset comes to."""
     metas = dataset.metas
@@ -62,13 +57,13 @@ def by_source(dataset: Dataset) -> list[Row]:
     for (source, _), count in dataset.rejects.items():
         rejected[source] += count
     found = []
-    for name in dataset.sources:
+    for number, name in enumerate(dataset.sources, 1):
         status = dataset.status.get(name, Counter())
         rows = dataset.fitted(name)
         found.append(
             {
                 "name": name,
-                "color": color_of(dataset, name),
+                "color": min(number, NUM_COLORS),
                 "kept": sum(status.values()),
                 "rejected": rejected[name],
                 "read": sum(status.values()) + rejected[name],

@@ -69,13 +69,12 @@ def pack_scene(
 
 
 def pack_faces(skel: Skel, bones: Int[np.ndarray, "F 3"]) -> dict[str, Any]:
-    """The faces that all rows of a gender share; those of the bones by `thin_bones`."""
-    return {name: _faces(faces) for name, faces in (("skin", skel.faces), ("bones", bones))}
-
-
-def _faces(faces: Int[np.ndarray, "F 3"]) -> dict[str, Any]:
-    wide = int(faces.max()) > 65535
-    return {"bits": 32 if wide else 16, "data": _base64(faces.astype("<u4" if wide else "<u2"))}
+    """The faces that all rows of a gender share, as whole numbers of `bits`; those of the bones by `thin_bones`."""
+    packed = {}
+    for name, faces in (("skin", skel.faces), ("bones", bones)):
+        bits = 32 if faces.max() > 65535 else 16
+        packed[name] = {"bits": bits, "data": _base64(faces.astype(f"<u{bits // 8}"))}
+    return packed
 
 
 def _base64(array: np.ndarray) -> str:
