@@ -85,13 +85,9 @@ def read_labels(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _picture(
-    vertices: Float[np.ndarray, "V 3"],
-    faces: np.ndarray,
-    cam_int: Float[np.ndarray, "3 3"],
-    wardrobe: Wardrobe,
-    person: int,
-    scene: int,
-) -> UInt8[np.ndarray, "H W 3"]:
+    vertices: Float[np.ndarray, "V 3"], faces: np.ndarray, cam_int: Float[np.ndarray, "3 3"], wardrobe: Wardrobe,
+    person: int, scene: int,
+) -> UInt8[np.ndarray, "H W 3"]:  # fmt: skip
     width, height = (2 * cam_int[:2, 2]).round().astype(int).tolist()
     rng = np.random.default_rng(scene)
     colors = person_colors(np.random.default_rng(person), wardrobe)

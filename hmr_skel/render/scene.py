@@ -43,14 +43,10 @@ class Part:
 
 
 def portrait(
-    parts: Sequence[Part],
-    view: View = "front",
-    width: int = 512,
-    height: int = 512,
-    around: Float[np.ndarray, "N 3"] | None = None,
-    background: tuple[float, float, float] = PAPER,
+    parts: Sequence[Part], view: View = "front", width: int = 512, height: int = 512,
+    around: Float[np.ndarray, "N 3"] | None = None, background: tuple[float, float, float] = PAPER,
     light: Light = STUDIO,
-) -> UInt8[np.ndarray, "H W 3"]:
+) -> UInt8[np.ndarray, "H W 3"]:  # fmt: skip
     """Parts alone in a picture that they fill.
 
     Args:
@@ -83,12 +79,9 @@ def overlay(
 
 
 def draw(
-    parts: Sequence[Part],
-    camera: Camera,
-    background: UInt8[np.ndarray, "H W 3"] | tuple[float, float, float] = PAPER,
-    supersample: int = 2,
-    light: Light = STUDIO,
-) -> UInt8[np.ndarray, "H W 3"]:
+    parts: Sequence[Part], camera: Camera, background: UInt8[np.ndarray, "H W 3"] | tuple[float, float, float] = PAPER,
+    supersample: int = 2, light: Light = STUDIO,
+) -> UInt8[np.ndarray, "H W 3"]:  # fmt: skip
     """Draw parts in front of a background. Opaque parts hide one another by depth, translucent ones are blended over.
 
     Args:

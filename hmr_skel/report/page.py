@@ -75,7 +75,7 @@ def write_report(
     built = len(dataset.metas)
     if built < dataset.metas[0]["shards"]:
         warnings.append(f"Not finished: {built} of {dataset.metas[0]['shards']} shards are there.")
-    page = render_page(dataset, pictures, out, description=manifest.description if manifest else "", warnings=warnings)
+    page = _render(dataset, pictures, out, manifest.description if manifest else "", warnings)
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     total = tables.totals(dataset)
@@ -92,19 +92,13 @@ def write_report(
     )
 
 
-def render_page(
-    dataset: Dataset, pictures: Pictures | None, out: Path, *, description: str = "", warnings: Sequence[str] = ()
-) -> str:
-    """The whole page as HTML.
-
-    Args:
-        dataset: what was gathered.
-        pictures: None for a page of tables and charts only.
-        out: where the page will be, for the links to the shards.
-        description: of the dataset, for its head.
-        warnings: what a reader must know first.
-    """
+def _render(dataset: Dataset, pictures: Pictures | None, out: Path, description: str, warnings: Sequence[str]) -> str:
+    """The whole page as HTML; `out` is where it will be, for the links to the shards."""
     total, sources = tables.totals(dataset), tables.by_source(dataset)
+    made_from = [meta["made_from"] for meta in dataset.metas]
+    recipe = made_from[0]["recipe"]
+    made = ", ".join(f"{key} {recipe[key]}" for key in ("shape", "root", "limits") if key in recipe)
+    differ = any(one["recipe"] != recipe for one in made_from)
     fitted = [one for one in sources if one["fitted"]]
     series = [
         Series(one["name"], one["color"], dataset.errors["v2v_mm"][dataset.fitted(one["name"])]) for one in fitted
@@ -124,7 +118,9 @@ def render_page(
         "dofs": tables.all_dofs(dataset),
         "limits_name": dataset.limits,
         "betas_rms": float(np.sqrt(np.mean([bins.rms**2 for bins in dataset.betas]))),
-        "about": _about(dataset),
+        "recipe": made + ("; not the same in all shards" if differ else ""),
+        "versions": sorted({version_text(one) for one in made_from}),
+        "folder": dataset.folder,
         "command": f"hmr-skel report {dataset.folder}",
         "charts": _charts(dataset, series),
         "css": _asset("style.css"),
@@ -183,21 +179,6 @@ def _statuses(sources: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     unknown = sorted(found - set(tables.STATUSES))
     known = [key for key in tables.STATUSES if key in found]
     return [*((key, tables.STATUSES[key]) for key in known), *((key, key) for key in unknown), ("rejected", "rejected")]
-
-
-def _about(dataset: Dataset) -> list[tuple[str, str]]:
-    """What the dataset was made with, and how it is read."""
-    made_from = [meta["made_from"] for meta in dataset.metas]
-    recipe = made_from[0]["recipe"]
-    made = [f"{key} {recipe[key]}" for key in ("shape", "root", "limits") if key in recipe]
-    differ = any(one["recipe"] != recipe for one in made_from)
-    versions = sorted({version_text(one) for one in made_from})
-    return [
-        ("recipe", ", ".join(made) + ("; not the same in all shards" if differ else "")),
-        ("made by", "hmr-skel, " + "; ".join(versions)),
-        ("read back", f"hmr_skel.load_shards({str(dataset.folder)!r}); pandas, Polars and DuckDB open data/*.parquet"),
-        ("checked by", f"hmr-skel verify {dataset.folder}"),
-    ]
 
 
 def _asset(name: str) -> str:
