@@ -1,4 +1,3 @@
-import inspect
 from math import pi
 
 import numpy as np
@@ -117,14 +116,6 @@ def test_the_default_is_one_side_and_its_mirror_image():
         other = bounds[MIRROR[k]]
         expected = other if MIRROR_SIGN[k] > 0 else -other[::-1]
         np.testing.assert_array_equal((low, high), expected, err_msg=DOF_NAMES[k])
-
-
-def test_the_default_names_a_source_for_every_range():
-    source = inspect.getsource(dofs)
-    table = source[source.index("_ANATOMICAL_DEG = {") :].split("\n}")[0].splitlines()[1:]
-    table = [line for line in table if '"' in line]
-    assert len(table) == len(dofs._ANATOMICAL_DEG)
-    assert [line for line in table if len(line.partition("#")[2]) < 15] == []
 
 
 def upstream(hsmr: bool) -> dict[str, tuple[float, float]]:

@@ -121,9 +121,7 @@ def test_gauss_newton_where_newton_is_not_definite():
     hessian = _definite(2, 7)
     saddle = torch.stack((torch.zeros_like(hessian[0]), -2 * hessian[1]))
     problem = Quadratic(hessian, _random(2, 8, 0.1), gauss_newton=hessian, curvature=saddle)
-    box = PartLimits(
-        torch.full((D,), -9.0, dtype=torch.float64), torch.full((D,), 9.0, dtype=torch.float64), max_step=99.0
-    )
+    box = _wide(99.0)
     at = linearise(problem, torch.zeros(2, 46, dtype=torch.float64))
     damped = hessian + DAMPING_START * torch.diag_embed(hessian.diagonal(dim1=1, dim2=2))
     expected = -torch.linalg.solve(damped, at.gradient)
@@ -137,9 +135,7 @@ def test_damping_rises_until_a_step_helps():
     """A matrix far too small asks for steps far too long; they are refused until the damping has them short."""
     hessian = _definite(1, 9)
     problem = Quadratic(hessian, _random(1, 10), gauss_newton=hessian / 50, curvature=torch.zeros_like(hessian))
-    box = PartLimits(
-        torch.full((D,), -9.0, dtype=torch.float64), torch.full((D,), 9.0, dtype=torch.float64), max_step=9.0
-    )
+    box = _wide(9.0)
     q = torch.zeros(1, 46, dtype=torch.float64)
     first, damping, _ = minimise(problem, linearise(problem, q), box, 1, 1e-9)
     assert torch.equal(first, q)
@@ -151,9 +147,7 @@ def test_damping_rises_until_a_step_helps():
 def test_a_dof_that_moves_nothing_stays_and_does_no_harm():
     hessian, linear = _definite(1, 11), _random(1, 12)
     hessian[:, 4], hessian[:, :, 4], linear[:, 4] = 0, 0, 0
-    box = PartLimits(
-        torch.full((D,), -9.0, dtype=torch.float64), torch.full((D,), 9.0, dtype=torch.float64), max_step=9.0
-    )
+    box = _wide(9.0)
     problem = Quadratic(hessian, linear)
     found, _ = _solve(problem, torch.full((1, 46), 0.2, dtype=torch.float64), box, 20)
     assert float(found[0, 3 + 4]) == pytest.approx(0.2)
