@@ -152,11 +152,7 @@ class HumanFov(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "HumanFov":
-        """Read `cam_model_cleaned.ckpt` of CameraHMR's release.
-
-        Raises:
-            UserError: the file is missing, damaged, or holds something else.
-        """
+        """Read `cam_model_cleaned.ckpt` of CameraHMR's release. Raises `UserError` where the file is not that."""
         content = load_torch(Path(path), foreign=True)
         found = content.get("state_dict", content) if isinstance(content, dict) else content
         with torch.device("meta"):

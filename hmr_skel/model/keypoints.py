@@ -46,8 +46,7 @@ class SkelKeypoints(nn.Module):
     def load(cls, directory: str | Path, gender: str = "male", device: str | torch.device = "cpu") -> "SkelKeypoints":
         """Read `skel_<gender>.pkl`, `J_regressor_SKEL_mix_<GENDER>.pkl` and `SMPL_to_J19.pkl`.
 
-        Raises:
-            UserError: a file is missing or damaged.
+        Raises `UserError` where a file is missing or damaged.
         """
         directory = Path(directory)
         if gender not in ("male", "female"):

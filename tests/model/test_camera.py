@@ -33,6 +33,7 @@ def test_by_hand():
 numbers = st.floats(-0.5, 0.5)
 
 
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(
     st.tuples(st.floats(0.2, 3), numbers, numbers), st.tuples(numbers, numbers), st.floats(300, 3000), st.booleans()
 )
