@@ -29,7 +29,6 @@ from hmr_skel.body.smpl import Smpl
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.checks import check_rows
 from hmr_skel.data.manifest import CAMERAHMR, FIELDS, Manifest, Source, load_manifest
-from hmr_skel.data.shards import read_meta
 from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, SkelParams, SmplParams
@@ -176,7 +175,7 @@ def bench_fit(
     outside, bounded = outside_limits(fitted.skel, config.limits)
     compared, subset = inputs.spread(compare_rows)
     judged = fit_many(compared, model)
-    built = None if files is None else bench_files(inputs.manifest, rows, files, str(inputs.device), progress)
+    built = None if files is None else _end_to_end(inputs.manifest, rows, files, str(inputs.device), progress)
     report = {
         "labels": inputs.labels,
         "rows": rows,
@@ -191,7 +190,7 @@ def bench_fit(
         "batch": fitted.batch,
         "fits_per_s": round(rows / statistics.median(passes[1:]), 2),
         "fits_per_s_cold": round(rows / (prepare_s + passes[0]), 2),
-        "end_to_end_rows_per_s": None if built is None else built["end_to_end_rows_per_s"],
+        "end_to_end_rows_per_s": built,
         "seconds": {
             "prepare": round(prepare_s, 3),
             "first_pass": round(passes[0], 3),
@@ -210,7 +209,6 @@ def bench_fit(
         **Judge(compared, inputs.smpl, inputs.skel).report(judged.skel),
         "status": {status.name: int((judged.status == status).sum()) for status in Status},
         **dict.fromkeys(("mflop_per_row", "share_of_peak", "baseline", "speedup", "floor", "sweep")),
-        "files": built,
         "config": asdict(config),
         "machine": machine(inputs.device),
     }
@@ -225,40 +223,15 @@ def outside_limits(skel: SkelParams, table: str) -> tuple[Tensor, Tensor]:
     return outside, (low.isfinite() | high.isfinite())[3:]
 
 
-def bench_files(manifest: Manifest, rows: int, out: Path, device: str, progress: Progress) -> dict[str, Any]:
-    """Label file in, Parquet out, in this process: rows/s as a whole and of each part, JSON values.
-
-    Args:
-        manifest: of `FitInputs`.
-        rows: build shards until so many rows are done, or all.
-        out: a folder for the dataset, which stays there.
-        device: that fits.
-        progress: told how far it is.
-    """
-    start = time.perf_counter()
+def _end_to_end(manifest: Manifest, rows: int, out: Path, device: str, progress: Progress) -> float:
+    """Rows/s from the label file to Parquet, in this process, of shards with so many rows or all."""
     builder = Builder(manifest, out, device, quiet=True)
-    open_s = time.perf_counter() - start
-    ends = np.cumsum([shard.num_rows for shard in builder.shards])
-    shards = builder.shards[: int(np.searchsorted(ends, rows)) + 1]
-    total, done = int(ends[len(shards) - 1]), 0
+    shards = builder.shards[: -(-rows // manifest.rows_per_shard)]
+    total, done = sum(shard.num_rows for shard in shards), 0
     start = time.perf_counter()
     with ThreadPoolExecutor(2) as pool:  # as the flow has it: one shard is fitted while another is read or written
         progress("files", 0, total)
         for report in pool.map(lambda shard: builder.build(shard.index, rebuild=True, progress=False), shards):
             done += report.rows
             progress("files", done, total)
-    build_s = time.perf_counter() - start
-    parts, size = Counter(), 0
-    for shard in shards:
-        meta = read_meta(out, shard)
-        assert meta is not None  # just built
-        parts.update(meta["seconds"])
-        size += sum(file["bytes"] for file in meta["files"].values())
-    return {
-        "end_to_end_rows_per_s": round(done / build_s, 2),
-        "end_to_end_rows_per_s_cold": round(done / (open_s + build_s), 2),
-        "end_to_end_rows": done,
-        "open_s": round(open_s, 3),
-        **{f"{part}_rows_per_s": round(done / max(parts[part], 1e-9), 2) for part in ("read", "check", "fit", "write")},
-        "bytes_per_row": round(size / done, 1),
-    }
+    return round(done / (time.perf_counter() - start), 2)

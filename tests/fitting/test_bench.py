@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import bench.fit
-import bench.io
 import bench.quality
 import fitting
 from bench.arithmetic import FlopCounter, gemm_flops_per_s
@@ -96,23 +95,13 @@ def test_the_command_has_the_same_keys(few, capsys):
         assert word in "\n".join(text)
 
 
-def test_bench_io(few, capsys):
-    assert bench.io.main(["--manifest", few[0], "--rows", "10", "--device", "cpu", "--json", "-q"]) == 0
-    out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 1
-    assert err == ""
-    report = json.loads(out)
-    assert report["rows"] == 10
-    assert all(report[f"{part}_rows_per_s"] > 0 for part in ("read", "check", "fit", "write"))
-
-
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
         (main, ["bench", "fit", "--labels", "nowhere.npz"], "nowhere.npz"),
         (main, ["bench", "fit", "--rows", "0"], "--rows 0: expected a whole number from 1"),
         (bench.quality.main, ["--manifest", "nowhere.toml"], "nowhere.toml"),
-        (bench.io.main, ["--device", "abacus"], "abacus"),
+        (bench.fit.main, ["--device", "abacus"], "abacus"),
         (bench.fit.main, ["--manifest", "{refined}"], "--no-floor"),
     ],
 )
