@@ -1,14 +1,14 @@
-"""`hmr-skel fit` and `hmr-skel dataset`: label files to shards of SKEL annotations."""
+"""`hmr-skel fit`, `dataset`, `serve` and `images`: from label files to shards of SKEL annotations."""
 
 import argparse
 import atexit
 import contextlib
-import json
 import os
 import signal
 import sys
 
 from hmr_skel.commands.arguments import add, add_number, new_command
+from hmr_skel.commands.output import progress, show
 from hmr_skel.errors import UserError
 
 FIT = """\
@@ -29,9 +29,26 @@ several machines.
 
 Shards that another build has in hand are left to it, and named; then the exit status is 2, too."""
 
+SERVE = """\
+Start the Prefect server (user interface and API, this machine only) and serve the deployment build-hmr-skel, both until
+Ctrl-C. In another terminal, from the same folder:
+  prefect deployment run build-hmr-skel
+  prefect deployment run build-hmr-skel -p manifest=manifests/hmr-skel.toml
+  prefect deployment run build-hmr-skel -p workers=8
+The server has a password, made anew at each start, which the commands above find by themselves; Prefect's page asks for
+it. PREFECT_SERVER_API_AUTH_STRING=name:password sets one of your own, docs/security.md."""
+
+IMAGES = """\
+Render the pictures of a generated label set as JPEGs at the paths that its rows name, under the manifest's image_root.
+Images that are there are kept, so the same command goes on where one was interrupted.
+Sources of photographs are left alone."""
+
+
+CORES = min(os.cpu_count() or 1, 16)
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `fit` and `dataset`."""
+    """Add `fit`, `dataset`, `serve` and `images`."""
     fit = new_command(
         commands, "fit", "fit one shard", FIT, run_fit, "the shard is unfinished; the same command begins it anew"
     )
@@ -58,6 +75,20 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="a Prefect server that runs, http://127.0.0.1:4200/api, in place of a temporary one",
     )
     _add_choices(dataset)
+
+    serve = new_command(commands, "serve", "Prefect server and deployment", SERVE, run_serve)
+    serve.add_argument("--port", type=int, help="of the server (default: PREFECT_SERVER_API_PORT, else 4200)")
+
+    images = new_command(
+        commands, "images", "render the default dataset's images", IMAGES, run_images,
+        "rendered images are kept; the same command renders the others",
+    )  # fmt: skip
+    add(images, "manifest")
+    add_number(
+        images, "--workers", int, 1, default=CORES, metavar="N",
+        help="processes that render (default: one for each core, %(default)s here)",
+    )  # fmt: skip
+    add(images, "quiet")
 
 
 def _add_choices(parser: argparse.ArgumentParser) -> None:
@@ -101,12 +132,10 @@ def run_fit(args: argparse.Namespace) -> None:
             f"--shard {args.shard} names {len(numbers)} shards; `hmr-skel dataset --shards` builds several."
         )
     manifest = load_manifest(args.manifest)
-    quiet = args.quiet
-    report = build_shard(manifest, numbers[0], args.out, device=args.device, rebuild=args.rebuild, progress=not quiet)
-    if not quiet:
-        print(report.text())
-    if args.json:
-        print(json.dumps(report.as_dict()))
+    report = build_shard(
+        manifest, numbers[0], args.out, device=args.device, rebuild=args.rebuild, progress=not args.quiet
+    )
+    show(args, report.text(), report.as_dict())
 
 
 def run_dataset(args: argparse.Namespace) -> None:
@@ -126,7 +155,7 @@ def run_dataset(args: argparse.Namespace) -> None:
         check_dask()
     received = _stop_on_signals()
     if not args.rebuild and (summary := _complete_already(args)) is not None:
-        _print_summary(summary, args)
+        show(args, summary.text(), summary.as_dict())
         return
     # Ended at exit, after Prefect's own exit handlers, which still send it what they have: the last one in is the first
     # one out. For the same reason Prefect is imported only afterwards; that it finds its settings is another.
@@ -161,7 +190,7 @@ def run_dataset(args: argparse.Namespace) -> None:
         )
     except ShardsUnfinished as unfinished:
         print(unfinished.traceback, end="", file=sys.stderr)
-        _print_summary(unfinished.summary, args)
+        show(args, unfinished.summary.text(), unfinished.summary.as_dict())
         raise
     except Exception as error:
         if received:  # a library has made another error of the interrupt
@@ -180,7 +209,8 @@ def run_dataset(args: argparse.Namespace) -> None:
             flush=True,
         )
         os._exit(2)  # at a normal exit Prefect would try for a minute to send the server what it has
-    _print_summary(DatasetSummary(**result), args)
+    summary = DatasetSummary(**result)
+    show(args, summary.text(), summary.as_dict())
 
 
 def _complete_already(args: argparse.Namespace):
@@ -212,8 +242,43 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401
 
 
-def _print_summary(summary, args: argparse.Namespace) -> None:
-    if not args.quiet:
-        print(summary.text())
-    if args.json:
-        print(json.dumps(summary.as_dict()))
+def run_serve(args: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    from flows.server import serve
+
+    return serve(args.port)
+
+
+def run_images(args: argparse.Namespace) -> None:
+    """Render what is missing."""
+    render_images(args.manifest, args.workers, quiet=args.quiet)
+
+
+def render_images(manifest_file: str, workers: int = CORES, *, quiet: bool) -> None:
+    """Render the images of a manifest's generated label sets that are not there. `UserError` where it has none."""
+    import time
+
+    from flows.sources import make_missing
+    from hmr_skel.data.manifest import load_manifest
+    from hmr_skel.open_data.images import make_images
+
+    manifest = load_manifest(manifest_file)
+    generated = [source for source in manifest.sources if source.generate is not None]
+    if not generated:
+        raise UserError(f"{manifest_file} generates no label set: its images are photographs that you bring.")
+    make_missing(manifest, quiet=quiet)
+    for source in generated:
+        if source.image_root is None:
+            raise UserError(
+                f"{manifest_file}: source {source.name!r} has no image_root, expected a folder for its images."
+            )
+        assert source.generate is not None
+        start = time.perf_counter()
+        with progress(quiet, "image", source.generate.rows) as bar:
+            made = make_images(
+                source.file, source.image_root, manifest.body_models.path, workers=workers,
+                progress=lambda done, bar=bar: bar.update(done - bar.n),
+            )  # fmt: skip
+        if not quiet:
+            rate = made / (time.perf_counter() - start)
+            print(f"{source.name}: {made:,} images rendered, {rate:.1f} a second, in {source.image_root}")

@@ -103,8 +103,7 @@ def run_report(args: argparse.Namespace) -> None:
     """Gather, draw, write, and say what was written."""
     import time
 
-    from hmr_skel.commands.build_missing import build_missing, has_all_shards
-    from hmr_skel.commands.inputs import manifest_of_shards
+    from hmr_skel.commands.inputs import build_missing, has_all_shards, manifest_of_shards
     from hmr_skel.commands.output import progress, show
     from hmr_skel.data.manifest import load_manifest
     from hmr_skel.report.bodies import choose_sample

@@ -1,7 +1,6 @@
 """`hmr-skel verify`: is a dataset on disk what its meta files and its manifest say it is?"""
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from hmr_skel.commands.arguments import add, add_number, new_command, place
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
+    from hmr_skel.data.manifest import Manifest
     from hmr_skel.data.storage import Place
 
 VERIFY = """\
@@ -38,11 +38,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add(verify, "dataset", type=place, help="the dataset's folder, for instance data/open, or its URI")
     add(
-        verify,
-        "manifest",
-        default=None,
+        verify, "manifest", default=None,
         help="what it was made from (default: the file in manifests/ that has the dataset's name)",
-    )
+    )  # fmt: skip
     verify.add_argument(
         "--files-only", action="store_true", help="compare the files with each other only; needs no manifest"
     )
@@ -68,19 +66,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run_verify(args: argparse.Namespace) -> int:
     """One line for each thing that is wrong."""
-    from tqdm import tqdm
-
     from flows.shard import Builder
     from flows.verify import Verification, problem_lines, repair_dataset, verify_dataset
-    from hmr_skel.data.manifest import load_manifest
+    from hmr_skel.commands.output import progress, show
 
     if args.files_only and (args.repair or args.manifest):
         raise UserError("--files-only goes without manifest, so it can neither take one nor repair anything.")
     if args.outdated and not args.repair:
         raise UserError("--outdated says what --repair builds again. Give both, or neither.")
-    manifest = None if args.files_only else load_manifest(args.manifest or _manifest_of(args.dataset))
-    if args.repair and manifest is not None:
-        _refuse_other_name(args.dataset, manifest.name)
+    manifest = None if args.files_only else _manifest(args)
 
     def open_builder(*, any_plan: bool = False) -> Builder:
         assert manifest is not None
@@ -88,7 +82,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
     def verify() -> Verification:
         builder = None if manifest is None else open_builder(any_plan=True)
-        with tqdm(unit="row", desc="fit again", disable=True if args.quiet else None, leave=False) as bar:
+        with progress(args.quiet, "row", what="fit again") as bar:
             found = verify_dataset(
                 args.dataset, builder, partial=args.partial, sample=args.sample, seed=args.seed, progress=bar.update
             )
@@ -102,43 +96,42 @@ def run_verify(args: argparse.Namespace) -> int:
             args.dataset, found.problems, open_builder, outdated=args.outdated, progress=not args.quiet
         )
         found = verify()
-    if not args.quiet:
-        mended = f"; repaired: {built} shards built again, {moved} files taken away" if moved or built else ""
-        how = "the files alone" if manifest is None else f"{found.refitted:,} rows fitted again"
-        print(
-            f"{args.dataset}: {found.sound:,} of {found.shards:,} shards sound, {len(found.problems):,} problems "
-            f"({how}){mended}"
-        )
-    if args.json:
-        report: dict = {"shards": found.shards, "sound": found.sound, "refitted": found.refitted}
-        report |= {"problems": problem_lines(found.problems), "moved": moved, "built": built}
-        print(json.dumps(report))
+    mended = f"; repaired: {built} shards built again, {moved} files taken away" if moved or built else ""
+    how = "the files alone" if manifest is None else f"{found.refitted:,} rows fitted again"
+    sound = f"{found.sound:,} of {found.shards:,} shards sound, {len(found.problems):,} problems ({how}){mended}"
+    report: dict = {"shards": found.shards, "sound": found.sound, "refitted": found.refitted}
+    report |= {"problems": problem_lines(found.problems), "moved": moved, "built": built}
+    show(args, f"{args.dataset}: {sound}", report)
     return 1 if found.problems else 0
 
 
-def _manifest_of(dataset: "Place") -> Path:
-    """The file in manifests/ of the name that the dataset's shards carry. Raises `UserError` where there is none."""
-    names = _stored_names(dataset)
-    candidates = [Path("manifests") / f"{Path(name).name}.toml" for name in sorted(names)]
-    found = [path for path in candidates if path.is_file()]
-    if len(found) != 1:
-        called = " and ".join(map(repr, sorted(names))) or "of no shard that can be read"
-        raise UserError(
-            f"which manifest {dataset} was made from is not clear (its name: {called}). Name it with --manifest FILE, "
-            "or check the files alone with --files-only."
-        )
-    return found[0]
+def _manifest(args: argparse.Namespace) -> "Manifest":
+    """The manifest that is named, or the file in manifests/ of the name that the dataset's shards carry.
 
+    Raises `UserError` where there is none, and where --repair would build a good dataset again as another's.
+    """
+    from hmr_skel.data.manifest import load_manifest
 
-def _refuse_other_name(dataset: "Place", name: str) -> None:
-    """Raise `UserError` where most shards carry the name of another manifest: repair would replace a good dataset."""
-    names = _stored_names(dataset)
-    if names and 2 * names[name] <= names.total():
+    names = _stored_names(args.dataset)
+    path = args.manifest
+    if path is None:
+        candidates = [Path("manifests") / f"{Path(name).name}.toml" for name in sorted(names)]
+        found = [path for path in candidates if path.is_file()]
+        if len(found) != 1:
+            called = " and ".join(map(repr, sorted(names))) or "of no shard that can be read"
+            raise UserError(
+                f"which manifest {args.dataset} was made from is not clear (its name: {called}). Name it with "
+                "--manifest FILE, or check the files alone with --files-only."
+            )
+        path = found[0]
+    manifest = load_manifest(path)
+    if args.repair and names and 2 * names[manifest.name] <= names.total():
         called = " and ".join(f"{stored!r} ({count} shards)" for stored, count in names.most_common())
         raise UserError(
-            f"{dataset} was made from manifest {called}, not from {name!r}, and --repair would build it again as that. "
-            "Name its own manifest with --manifest FILE."
+            f"{args.dataset} was made from manifest {called}, not from {manifest.name!r}, and --repair would build it "
+            "again as that. Name its own manifest with --manifest FILE."
         )
+    return manifest
 
 
 def _stored_names(dataset: "Place") -> Counter[str]:

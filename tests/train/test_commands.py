@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from hmr_skel.cli import build_parser, main
-from hmr_skel.commands.build_missing import has_all_shards
 from hmr_skel.commands.evaluations import mean_of
+from hmr_skel.commands.inputs import has_all_shards
 from hmr_skel.model.checkpoint import NetworkInfo, load_network, save_network
 from hmr_skel.train.field_help import recipe_fields
 from tests.data.sample_set import SampleSet, write_sample_set
