@@ -141,11 +141,9 @@ def fit_text(report: Mapping[str, Any]) -> str:
     if report["end_to_end_rows_per_s"] is not None:
         facts["end to end"] = f"{report['end_to_end_rows_per_s']:,.1f} rows/s, label file to Parquet"
     if report["mflop_per_row"] is not None:
+        products = f"{report['mflop_per_row']:.1f} MFLOP of matrix products a row"
         share, peak = 100 * report["share_of_peak"], report["peak_gflop_per_s"]
-        facts["arithmetic"] = (
-            f"{report['mflop_per_row']:.1f} MFLOP a row, {share:.1f} % of the {peak:,.0f} GFLOP/s that matrix products "
-            "reach here"
-        )
+        facts["arithmetic"] = f"{products}, {share:.1f} % of the {peak:,.0f} GFLOP/s that large ones reach here"
     facts["memory"] = f"{report['peak_memory_mb']:,.0f} MB at most"
     facts["limits"] = f"{report['limit_violations']:,} rows with a dof outside"
     lines = [

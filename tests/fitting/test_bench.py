@@ -2,7 +2,6 @@
 
 import json
 import re
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 import bench.fit
 import bench.quality
 import fitting
-from bench.arithmetic import FlopCounter, gemm_flops_per_s
 from bench.quality import quality_tables, without_limits
 from fitting import FitConfig, Stage
 from hmr_skel.bench.measures import Judge
@@ -55,7 +53,6 @@ def test_bench_fit_beside_the_protocol_and_the_floor(few, tmp_path, capsys, monk
     manifest, labels = few
     for name, value in (("SWEEP_BATCHES", (2, 4)), ("SWEEP_ROWS", (2,)), ("FLOOR_STEPS", (1, 1))):
         monkeypatch.setattr(bench.fit, name, value)
-    monkeypatch.setattr(bench.fit, "gemm_flops_per_s", partial(gemm_flops_per_s, seconds=0.1))
     plot = tmp_path / "new" / "plot.png"
     arguments = [
         "--manifest", manifest, "--labels", labels, "--rows", "16", "--compare-rows", "2", "--device", "cpu",
@@ -111,20 +108,6 @@ def test_what_is_wrong_is_said(few, tmp_path, capsys, command, arguments, messag
     arguments = [argument.format(refined=refined) for argument in arguments]
     assert command([*arguments, *([] if "--manifest" in arguments else ["--manifest", few[0]])]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_flops_of_known_arithmetic():
-    a, b = torch.ones(3, 5, 7), torch.ones(3, 7, 11)
-    with FlopCounter() as counter:
-        product = a @ b
-    assert (counter.matrix, counter.other) == (2 * 3 * 5 * 7 * 11, 0)
-    with FlopCounter() as counter:
-        product.sin() + 1  # two passes
-        product.transpose(1, 2).reshape(3, -1)  # moves only
-    assert (counter.matrix, counter.other) == (0, 2 * product.numel())
-    with FlopCounter() as counter:
-        torch.linalg.cholesky_ex(torch.eye(30).expand(4, 30, 30).contiguous())
-    assert counter.other == 4 * 30**3 // 3
 
 
 def test_judge_poses_what_is_stored(people, smpl, skel, model):
