@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from hmr_skel import __version__
-from hmr_skel.commands import bench, body, build, convert, doctor, evaluate, predict, report, train, verify
+from hmr_skel.commands import bench, build, convert, doctor, evaluate, predict, report, train, verify
 from hmr_skel.errors import UserError
 
 DESCRIPTION = """\
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hmr-skel", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--version", action="version", version=f"hmr-skel {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for family in (build, verify, report, convert, train, evaluate, predict, bench, body, doctor):
+    for family in (build, verify, report, convert, train, evaluate, predict, bench, doctor):
         family.add_commands(commands)
     return parser
 

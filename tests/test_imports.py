@@ -187,3 +187,13 @@ def test_every_package_is_installed():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     there = {module_of(path) for path in sources() if path.name == "__init__.py"}
     assert sorted(listed) == sorted(there)
+
+
+def test_no_class_name_is_there_twice():
+    """Not even once with an underscore: what people say has one meaning."""
+    places: dict[str, list[str]] = {}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name.lstrip("_"), []).append(path.relative_to(ROOT).as_posix())
+    assert not {name: where for name, where in places.items() if len(where) > 1}

@@ -1,4 +1,4 @@
-"""`hmr-skel convert` and `export`: SMPL parameters from anywhere to SKEL, and a dataset to other trainers' files."""
+"""`hmr-skel convert`, `export` and `body`: SMPL parameters to SKEL, and datasets and bodies as files of other tools."""
 
 import argparse
 import sys
@@ -41,9 +41,17 @@ Write a dataset as the .npz files that other trainers read, one per source: OUT/
 Radians, metres, pixels; scale is the box / 200. Neither format says which SKEL body its rows are for, so all must be of
 --gender. Keypoints that are not annotated get confidence 0."""
 
+BODY = """\
+Write the openly licensed body as files in the official formats, so that whatever reads SMPL and SKEL files reads it:
+SMPL_{NEUTRAL,MALE,FEMALE}.pkl, skel_{male,female}.pkl and the joint regressors. It stands in for the licensed models;
+its shape space is its own, so parameters of one do not fit the other."""
+
+CLEAN = """\
+Rewrite an SMPL model file that holds chumpy arrays with plain arrays, which every reader understands without chumpy."""
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `convert` and `export`."""
+    """Add `convert`, `export` and `body`."""
     parser = new_command(
         commands, "convert", "SMPL parameters from anywhere to SKEL: Parquet, npz, OpenSim, meshes", CONVERT,
         run_convert, "written files are whole; the same command converts all again",
@@ -98,6 +106,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="train, test (the held-out shards) or all (default: %(default)s)",
     )
     add(parser, "body-models", "device", "json", "quiet")
+
+    parser = commands.add_parser("body", help="body model files: export the open body, clean an old SMPL file")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    export = new_command(actions, "export", "write the open body", BODY, run_body_export)
+    export.add_argument("directory", metavar="DIR", type=Path, help="made if it is not there")
+    clean = new_command(actions, "clean", "rewrite an old SMPL file without chumpy", CLEAN, run_body_clean)
+    clean.add_argument(
+        "file", metavar="FILE", type=Path, help="e.g. SMPL_NEUTRAL.pkl, basicmodel_m_lbs_10_207_0_v1.1.0.pkl"
+    )
+    clean.add_argument("-o", "--out", metavar="FILE", type=Path, help="(default: FILE with _clean before its ending)")
 
 
 def run_convert(args: argparse.Namespace) -> None:
@@ -194,3 +212,20 @@ def run_export(args: argparse.Namespace) -> None:
         )
     report = {"format": args.format, "rows": rows, "files": {str(path): file.rows for path, file in files.items()}}
     show(args, text, report | ({"beyond_max_pve": beyond} if args.format == HSMR else {}))
+
+
+def run_body_export(args: argparse.Namespace) -> None:
+    """Write the open body's files and list them."""
+    from hmr_skel.body.open_body.export import export_body
+
+    for path in export_body(args.directory):
+        print(path)
+
+
+def run_body_clean(args: argparse.Namespace) -> None:
+    """Rewrite one model file."""
+    from hmr_skel.body.assets import write_plain_smpl
+
+    out = args.out or args.file.with_name(f"{args.file.stem}_clean{args.file.suffix}")
+    write_plain_smpl(args.file, out)
+    print(out)

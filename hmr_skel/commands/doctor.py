@@ -113,11 +113,14 @@ def _devices() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     folder = os.environ.get("HMR_SKEL_BODY_MODELS")
+    where = folder or "$HMR_SKEL_BODY_MODELS, which is not set"
     for name, purpose in WEIGHTS.items():
-        if folder and (Path(folder) / name).is_file():
-            yield "ok", name, purpose
-        else:
-            yield "--", name, f"{purpose}. Not in {folder or '$HMR_SKEL_BODY_MODELS, which is not set'}"
+        there = folder is not None and (Path(folder) / name).is_file()
+        yield _finding(there, name, purpose, f"{purpose}. Not in {where}")
+
+
+def _finding(there: bool, what: str, detail: str, lacking: str, *, needed: bool = False) -> Finding:
+    return ("ok", what, detail) if there else ("missing" if needed else "--", what, lacking)
 
 
 def _benchmarks() -> Iterator[Finding]:
@@ -133,10 +136,8 @@ def _benchmarks() -> Iterator[Finding]:
         except UserError as error:
             yield "--", benchmark.title, str(error)
             continue
-        if files.images.is_dir():
-            yield "ok", benchmark.title, str(files.labels)
-        else:
-            yield "--", benchmark.title, f"no {files.images}. Images: {benchmark.images_from}"
+        lacking = f"no {files.images}. Images: {benchmark.images_from}"
+        yield _finding(files.images.is_dir(), benchmark.title, str(files.labels), lacking)
 
 
 def _manifest(path: Path, *, required: bool) -> Iterator[Finding]:
@@ -152,37 +153,28 @@ def _manifest(path: Path, *, required: bool) -> Iterator[Finding]:
         else:
             yield "missing", str(path), str(error)
         return
-    models = manifest.body_models
-    made = models.kind == "open"
+    models, made = manifest.body_models, "made on first use"
     genders = ("male", "female") if manifest.skel_gender == "best" else (manifest.skel_gender,)
     smpl = {f"SMPL_{(source.smpl_gender or 'neutral').upper()}.pkl" for source in manifest.sources}
     needed = smpl | {"SMPL_to_J19.pkl"} | {f"skel_{gender}.pkl" for gender in genders}
     for name, purpose in BODY_FILES.items():
-        if (models.path / name).is_file():
-            yield "ok", name, purpose
-        elif made:
-            yield "--", name, "made on first use (hmr-skel body export)"
-        elif name in needed:
-            yield "missing", name, f"{purpose}. Put it into {models.path}"
-        else:
-            yield "--", name, f"{purpose}. Not in {models.path}"
+        lacking = f"{purpose}. {'Put it into' if name in needed else 'Not in'} {models.path}"
+        is_made = models.kind == "open"
+        yield _finding(
+            (models.path / name).is_file(), name, purpose, f"{made} (hmr-skel body export)" if is_made else lacking,
+            needed=name in needed and not is_made,
+        )  # fmt: skip
     for source in manifest.sources:
-        if source.file.is_file():
-            yield "ok", f"labels {source.name}", f"{source.file}, {source.file.stat().st_size / 1e6:,.0f} MB"
-        elif source.generate is not None:
-            yield "--", f"labels {source.name}", f"made on first use: {source.file}"
-        else:
-            yield "missing", f"labels {source.name}", f"no {source.file}. Put it there, or leave the source out"
+        file, is_made = source.file, source.generate is not None
+        size = f"{file}, {file.stat().st_size / 1e6:,.0f} MB" if file.is_file() else ""
+        lacking = f"{made}: {file}" if is_made else f"no {file}. Put it there, or leave the source out"
+        yield _finding(bool(size), f"labels {source.name}", size, lacking, needed=not is_made)
         if source.image_root is not None and not source.image_root.is_dir():
             yield "--", f"images {source.name}", f"no {source.image_root}; needed for training only"
-    yield from _output(Path("data") / manifest.name)
-
-
-def _output(out: Path) -> Iterator[Finding]:
-    built = len(list((out / "meta").glob("shard-*.json")))
+    out = Path("data") / manifest.name
     folder = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(folder).free / 1e9
-    if os.access(folder, os.W_OK):
-        yield "ok", f"output {out}", f"{built} shards built, {free:,.0f} GB free"
-    else:
-        yield "missing", f"output {out}", f"{folder} is not writable; choose another with --out"
+    built, free = len(list((out / "meta").glob("shard-*.json"))), shutil.disk_usage(folder).free / 1e9
+    yield _finding(
+        os.access(folder, os.W_OK), f"output {out}", f"{built} shards built, {free:,.0f} GB free",
+        f"{folder} is not writable; choose another with --out", needed=True,
+    )  # fmt: skip

@@ -112,7 +112,7 @@ _FLIP_COLUMNS = (
 
 
 @dataclass
-class _Source:
+class _SourceRows:
     """The rows of one source, found in one pass over the shards."""
 
     name: str
@@ -188,14 +188,14 @@ def _check_gender(shards: Shards, dataset: Path, gender: str) -> None:
         )
 
 
-def _sources(shards: Shards, columns: Iterable[str]) -> dict[str, _Source]:
+def _sources(shards: Shards, columns: Iterable[str]) -> dict[str, _SourceRows]:
     """The sources in the order of their first rows, with counts of the rows that have each of the columns."""
-    sources: dict[str, _Source] = {}
+    sources: dict[str, _SourceRows] = {}
     for file in shards.files():
         names = file["source"]
         members = {name: names == name for name in dict.fromkeys(names.tolist())}
         for name, mask in members.items():
-            source = sources.setdefault(name, _Source(name))
+            source = sources.setdefault(name, _SourceRows(name))
             source.parts.append((file, mask))
             source.rows += int(mask.sum())
         for column in columns:
@@ -221,7 +221,7 @@ def _keys(format: str, bodies: Bodies | None) -> dict[str, _Key]:
     return {_FLIP_PVE_MAX: _Key(_FLIP_COLUMNS, flip_pve_max, (), required=False), **_KEYS[format]}
 
 
-def _available(source: _Source, keys: Mapping[str, _Key], dataset: Path) -> dict[str, _Key]:
+def _available(source: _SourceRows, keys: Mapping[str, _Key], dataset: Path) -> dict[str, _Key]:
     """The keys that the source's rows can fill. Raises `UserError` where one of them is required and cannot be."""
     found, total = {}, source.rows
     for name, key in keys.items():
@@ -237,7 +237,7 @@ def _available(source: _Source, keys: Mapping[str, _Key], dataset: Path) -> dict
     return found
 
 
-def _write(path: Path, source: _Source, keys: Mapping[str, _Key], progress: Callable[[int], object] | None) -> int:
+def _write(path: Path, source: _SourceRows, keys: Mapping[str, _Key], progress: Callable[[int], object] | None) -> int:
     """Write one source's file. Returns the number of its rows that are above `HSMR_MAX_PVE`."""
     beyond = np.zeros(source.rows, bool)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
@@ -257,13 +257,13 @@ def _write(path: Path, source: _Source, keys: Mapping[str, _Key], progress: Call
     return int(beyond.sum())
 
 
-def _width(source: _Source, key: _Key) -> str:
+def _width(source: _SourceRows, key: _Key) -> str:
     """The dtype of texts, as wide as the longest of all rows."""
     widest = max((len(text) for values in _pieces(source, key) for text in values.tolist()), default=1)
     return f"<U{max(widest, 1)}"
 
 
-def _pieces(source: _Source, key: _Key) -> Iterator[np.ndarray]:
+def _pieces(source: _SourceRows, key: _Key) -> Iterator[np.ndarray]:
     """A key's values, file by file."""
     columns: Sequence[str] = key.columns or ("center",)
     for file, members in source.parts:

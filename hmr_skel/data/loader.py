@@ -41,7 +41,7 @@ class Batches(AbstractContextManager, Iterator[Batch]):
 
     def __init__(
         self,
-        maker: "_Maker",
+        maker: "_SampleMaker",
         requests: Iterable[np.ndarray],
         workers: int,
         pin_memory: bool = False,
@@ -155,7 +155,7 @@ def batches(
         return _request(dataset, np.concatenate((indices[:, None], substitutes), 1), epochs[:, None])
 
     numbers = range(start, np.iinfo(np.int64).max if stop is None else stop)
-    maker = _Maker(dataset.reader, seed, replace=True)
+    maker = _SampleMaker(dataset.reader, seed, replace=True)
     return Batches(maker, map(request, numbers), workers, pin_memory, timeout, ahead)
 
 
@@ -170,10 +170,10 @@ def ordered_batches(dataset: SampleDataset, batch_size: int, *, workers: int = 0
         return _request(dataset, rows[:, None], np.zeros((1, 1), int))
 
     numbers = range(-(-len(dataset) // batch_size))
-    return Batches(_Maker(dataset.reader, seed=0, replace=False), map(request, numbers), workers)
+    return Batches(_SampleMaker(dataset.reader, seed=0, replace=False), map(request, numbers), workers)
 
 
-class _Maker(Dataset):
+class _SampleMaker(Dataset):
     """Requests to batches: what runs in a worker."""
 
     def __init__(self, reader: SampleReader, seed: int, replace: bool) -> None:
