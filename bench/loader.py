@@ -32,18 +32,9 @@ _PASSES = 5
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = new_parser("loader", LOADER, "manifest", "data", "json", "quiet")
-    add_number(parser, "--batch", int, 1, default=64, help="samples of a batch (default: %(default)s)")
-    add_number(
-        parser,
-        "--workers",
-        int,
-        1,
-        nargs="+",
-        default=[1, 2],
-        metavar="N",
-        help="processes (default: 1 2)",
-    )
-    add_number(parser, "--seconds", int, 1, default=10, help="for each of these (default: %(default)s)")
+    add_number(parser, "--batch", int, 1, default=64, help="samples of a batch")
+    add_number(parser, "--workers", int, 1, nargs="+", default=[1, 2], help="processes (default: 1 2)")
+    add_number(parser, "--seconds", int, 1, default=10, help="for each of these")
     parser.set_defaults(run=run_loader)
     return run(parser, argv)
 

@@ -46,7 +46,7 @@ _FREE_RAD = 3 * torch.pi
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = new_parser("quality", QUALITY, "manifest", "device", "labels", "json", "quiet")
-    add_number(parser, "--rows", int, 1, default=256, help="rows to time (default: %(default)s)")
+    add_number(parser, "--rows", int, 1, default=256, help="rows to time")
     parser.set_defaults(run=run_quality)
     return run(parser, argv)
 

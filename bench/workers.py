@@ -39,8 +39,8 @@ SHARDS_A_WORKER = 8
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = new_parser("workers", WORKERS, "manifest", "device", "json", "quiet")
-    add_number(parser, "--rows", int, 1, default=4096, help="to fit each time (default: %(default)s)")
-    add_number(parser, "--workers", int, 1, default=2, metavar="N", help="(default: %(default)s)")
+    add_number(parser, "--rows", int, 1, default=4096, help="to fit each time")
+    add_number(parser, "--workers", int, 1, default=2, help="how many")
     parser.set_defaults(run=run_workers)
     return run(parser, argv)
 

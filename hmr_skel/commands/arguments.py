@@ -138,7 +138,7 @@ def add_number(
         low, high: the range, both included.
         unit: what the number is, for the message.
         above: `low` itself is not allowed.
-        keywords: of `add_argument`.
+        keywords: of `add_argument`; the metavar is N where none is given, and the help gets the default.
     """
     of = unit or ("a whole number" if kind is int else "a number")
     expected = f"{of} {'above' if above else 'from'} {low:,}" + (f" to {high:,}" if math.isfinite(high) else "")
@@ -152,4 +152,6 @@ def add_number(
             raise UserError(f"{flag} {text}: expected {expected}.")
         return value
 
-    parser.add_argument(flag, type=read, **keywords)
+    if keywords.get("default") is not None and "default" not in keywords["help"]:
+        keywords["help"] += " (default: %(default)s)"
+    parser.add_argument(flag, type=read, **{"metavar": "N"} | keywords)

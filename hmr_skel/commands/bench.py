@@ -33,13 +33,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_fit_arguments(fit)
 
     train = new_command(actions, "train", "images/s, MFU and memory of training", TRAIN, run_train)
-    add_number(
-        train, "--steps", int, 1, default=10, metavar="N", help="timed, after three others (default: %(default)s)"
-    )
+    add_number(train, "--steps", int, 1, default=10, help="timed, after three others")
     predict = new_command(actions, "predict", "time of one image from file to body", PREDICT, run_predict)
     predict.add_argument("--image", type=Path, metavar="FILE", help="default: noise of 1280 x 960 px")
     predict.add_argument("--network", type=Path, metavar="FILE", help="network.safetensors (default: random weights)")
-    add_number(predict, "--repeats", int, 1, default=10, metavar="N", help="after one other (default: %(default)s)")
+    add_number(predict, "--repeats", int, 1, default=10, help="after one other")
     for action in (train, predict):
         add(action, "recipe", default="vit_h")
         add(action, "set", "manifest")
@@ -49,20 +47,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     """How much of the fit is measured."""
-    add_number(parser, "--rows", int, 1, default=4096, metavar="N", help="rows to time (default: %(default)s)")
-    add_number(
-        parser, "--compare-rows", int, 1, default=64, metavar="N", help="rows whose errors count (default: %(default)s)"
-    )
-    add_number(parser, "--batch", int, 1, metavar="N", help="rows fitted together (default: the recipe's)")
-    add_number(
-        parser,
-        "--repeats",
-        int,
-        1,
-        default=3,
-        metavar="N",
-        help="warm passes, the median counts (default: %(default)s)",
-    )  # fmt: skip
+    add_number(parser, "--rows", int, 1, default=4096, help="rows to time")
+    add_number(parser, "--compare-rows", int, 1, default=64, help="rows whose errors count")
+    add_number(parser, "--batch", int, 1, help="rows fitted together (default: the recipe's)")
+    add_number(parser, "--repeats", int, 1, default=3, help="warm passes, the median counts")
     parser.add_argument("--no-files", action="store_true", help="without the end-to-end run through files")
 
 

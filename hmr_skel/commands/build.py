@@ -61,19 +61,17 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     dataset.add_argument("--shards", metavar="LIST", help="only these, e.g. 0-3,7 (default: all)")
     add_number(
-        dataset, "--workers", int, 1, default=None, metavar="N",
+        dataset, "--workers", int, 1, default=None,
         help="build with N processes of this machine (default: 1, this one); more than 1 need hmr-skel[dask]",
     )  # fmt: skip
     dataset.add_argument(
-        "--dask-address",
-        metavar="URL",
+        "--dask-address", metavar="URL",
         help="build with the workers of a Dask cluster that runs: its scheduler, tcp://head:8786; needs hmr-skel[dask]",
-    )
+    )  # fmt: skip
     dataset.add_argument(
-        "--server",
-        metavar="URL",
+        "--server", metavar="URL",
         help="a Prefect server that runs, http://127.0.0.1:4200/api, in place of a temporary one",
-    )
+    )  # fmt: skip
     _add_choices(dataset)
 
     serve = new_command(commands, "serve", "Prefect server and deployment", SERVE, run_serve)
@@ -85,7 +83,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add(images, "manifest")
     add_number(
-        images, "--workers", int, 1, default=CORES, metavar="N",
+        images, "--workers", int, 1, default=CORES,
         help="processes that render (default: one for each core, %(default)s here)",
     )  # fmt: skip
     add(images, "quiet")
@@ -94,10 +92,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _add_choices(parser: argparse.ArgumentParser) -> None:
     add(parser, "manifest")
     parser.add_argument(
-        "--out",
-        metavar="DIR",
+        "--out", metavar="DIR",
         help="where the dataset goes: a folder, or s3://bucket/prefix (default: data/<manifest name>)",
-    )
+    )  # fmt: skip
     parser.add_argument("--rebuild", action="store_true", help="fit again what is complete already")
     add(parser, "device", "json", "quiet")
 

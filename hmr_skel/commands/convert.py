@@ -63,11 +63,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--joints", action="store_true", help="SKEL's 24 joints in metres and nothing else")
     parser.add_argument(
-        "--gender",
-        choices=("male", "female", "best"),
+        "--gender", choices=("male", "female", "best"),
         help="SKEL's body; best tries both and takes the one nearer to the annotation, one per person (default: the "
         "annotation's gender; male for neutral ones)",
-    )
+    )  # fmt: skip
     add(parser, "body-models")
     parser.add_argument("--frames", metavar="LIST", help="only frames (or rows) with these numbers, e.g. 0-99,250")
     add_number(
@@ -82,11 +81,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     told.add_argument("--lengths", choices=("m", "cm", "mm"), help="of translations (default: m)")
     told.add_argument("--angles", choices=("rad", "deg"), help="of axis-angles (default: rad)")
     told.add_argument(
-        "--rows",
-        choices=("people", "frames", "folders"),
+        "--rows", choices=("people", "frames", "folders"),
         help="what a file's rows are: people, each for itself; frames of one person; or frames of one person per "
         "folder of the images (default: by format, see above)",
-    )
+    )  # fmt: skip
     add(parser, "device", "json", "quiet")
 
     parser = new_command(
@@ -100,11 +98,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--gender", default="male", choices=("male", "female"), help="SKEL's body (default: %(default)s, as published)"
     )
     parser.add_argument(
-        "--split",
-        default="train",
-        choices=("train", "test", "all"),
+        "--split", default="train", choices=("train", "test", "all"),
         help="train, test (the held-out shards) or all (default: %(default)s)",
-    )
+    )  # fmt: skip
     add(parser, "body-models", "device", "json", "quiet")
 
     parser = commands.add_parser("body", help="body model files: export the open body, clean an old SMPL file")

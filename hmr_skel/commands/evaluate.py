@@ -115,8 +115,8 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--legacy", default="", metavar="NAMES", help="published mistakes to repeat, see evaluate --help; or all"
     )
-    add_number(group, "--limit", int, 1, metavar="N", help="at most N rows of each benchmark, spread evenly")
-    add_number(group, "--batch", int, 1, default=64, metavar="N", help="images at once (default: %(default)s)")
+    add_number(group, "--limit", int, 1, help="at most N rows of each benchmark, spread evenly")
+    add_number(group, "--batch", int, 1, default=64, help="images at once")
 
 
 def run_evaluate(args: argparse.Namespace) -> None:

@@ -77,16 +77,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--attention", action="store_true", help="what the decoder's pose, shape and camera tokens look at, .png"
     )
     detector = parser.add_argument_group("detector")
-    add_number(detector, "--score", float, 0, 1, default=0.5, metavar="S", help="lowest score (default: %(default)s)")
-    add_number(
-        detector, "--max-people", int, 1, default=10, metavar="N", help="people in a picture (default: %(default)s)"
-    )
+    add_number(detector, "--score", float, 0, 1, default=0.5, metavar="S", help="lowest score")
+    add_number(detector, "--max-people", int, 1, default=10, help="people in a picture")
     detector.add_argument(
         "--detector-layout", choices=("end-to-end", "yolo", "yolov5", "detr", "detr-sigmoid", "boxes"),
         help="of its outputs (default: told by their names and shapes)",
     )  # fmt: skip
     add_number(
-        detector, "--detector-class", int, 0, metavar="N",
+        detector, "--detector-class", int, 0,
         help="number of the class of persons (default: by the names in the file; else 0, or 1 for detr and for boxes "
         "as torchvision has them: three outputs and no input for sizes)",
     )  # fmt: skip
@@ -100,8 +98,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--body-models", type=Path, metavar="DIR",
         help="folder with skel_*.pkl in place of the manifest's (for published weights: or $HMR_SKEL_BODY_MODELS)",
     )  # fmt: skip
-    add_number(parser, "--every", int, 1, default=1, metavar="N", help="of videos every Nth frame (default: 1)")
-    add_number(parser, "--batch-size", int, 1, default=16, metavar="N", help="people at once (default: %(default)s)")
+    add_number(parser, "--every", int, 1, default=1, help="of videos every Nth frame (default: 1)")
+    add_number(parser, "--batch-size", int, 1, default=16, help="people at once")
     add(parser, "device", "json", "quiet")
 
 

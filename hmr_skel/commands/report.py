@@ -66,29 +66,18 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add(render, "dataset")
     render.add_argument("rows", metavar="ROW", nargs="+", help="a row_id, or a row's number, from 0 over all shards")
     render.add_argument(
-        "-o",
-        "--out",
-        required=True,
-        type=Path,
-        metavar="OUT",
+        "-o", "--out", required=True, type=Path, metavar="OUT",
         help=f"a file ({' '.join(FORMATS)}), or a folder of .png",
-    )
-    render.add_argument(
-        "--show",
-        choices=("both", "skin", "skeleton", "heat", "annotation"),
-        default="both",
-        help="what to draw (default: %(default)s)",
-    )
-    render.add_argument(
-        "--view",
-        choices=("front", "side", "back", "top", "image"),
-        default="front",
-        help="from where (default: %(default)s)",
-    )
-    add_number(
-        render, "--size", int, 16, 8192, unit="pixels", default=512, metavar="PX",
-        help="width and height (default: %(default)s)",
     )  # fmt: skip
+    render.add_argument(
+        "--show", choices=("both", "skin", "skeleton", "heat", "annotation"), default="both",
+        help="what to draw (default: %(default)s)",
+    )  # fmt: skip
+    render.add_argument(
+        "--view", choices=("front", "side", "back", "top", "image"), default="front",
+        help="from where (default: %(default)s)",
+    )  # fmt: skip
+    add_number(render, "--size", int, 16, 8192, unit="pixels", default=512, metavar="PX", help="width and height")
     add_number(
         render, "--scale-mm", float, 0, above=True, default=30.0, metavar="MM",
         help="where the colours of heat end (default: %(default)s mm)",

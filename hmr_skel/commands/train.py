@@ -27,8 +27,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train.add_argument("-h", "--help", action=_HelpWithFields, nargs=0, help="show this, and every field of a recipe")
     add_run_arguments(train, "the run's folder (default: data/runs/<recipe>)")
     train.add_argument("--show", action="store_true", help="print the recipe in full and stop")
-    add_number(train, "--checkpoint-every", int, 1, default=500, metavar="N", help="steps (default: %(default)s)")
-    add_number(train, "--log-every", int, 1, default=10, metavar="N", help="steps (default: %(default)s)")
+    add_number(train, "--checkpoint-every", int, 1, default=500, help="steps")
+    add_number(train, "--log-every", int, 1, default=10, help="steps")
 
 
 class _HelpWithFields(argparse.Action):
@@ -48,9 +48,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help=out)
     parser.add_argument("--fresh", action="store_true", help="start anew, whatever is in that folder")
     parser.add_argument("--vitpose", type=Path, metavar="FILE", help="vitpose_backbone.pth, from which vit_h starts")
-    add_number(
-        parser, "--workers", int, 0, metavar="N", help="processes that load images for a device (default: by the cores)"
-    )
+    add_number(parser, "--workers", int, 0, help="processes that load images for a device (default: by the cores)")
     add(parser, "device", "json", "quiet")
 
 

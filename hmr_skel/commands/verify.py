@@ -45,22 +45,17 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--files-only", action="store_true", help="compare the files with each other only; needs no manifest"
     )
     verify.add_argument("--partial", action="store_true", help="shards that are not built yet are no problem")
-    add_number(
-        verify, "--sample", int, 0, default=64, metavar="N",
-        help="rows to fit again, over all shards (default: %(default)s)",
-    )  # fmt: skip
-    add_number(verify, "--seed", int, 0, default=0, metavar="N", help="which rows (default: %(default)s)")
+    add_number(verify, "--sample", int, 0, default=64, help="rows to fit again, over all shards")
+    add_number(verify, "--seed", int, 0, default=0, help="which rows")
     verify.add_argument(
-        "--repair",
-        action="store_true",
+        "--repair", action="store_true",
         help="build again the shards that something is wrong with, and no others; move files that belong to no shard "
         "to DATASET/set-aside; then check once more. Refused where most shards carry another manifest's name",
-    )
+    )  # fmt: skip
     verify.add_argument(
-        "--outdated",
-        action="store_true",
+        "--outdated", action="store_true",
         help="with --repair: build again, too, sound shards of another version of the fit, recipe, body or manifest",
-    )
+    )  # fmt: skip
     add(verify, "device", "json", "quiet")
 
 
