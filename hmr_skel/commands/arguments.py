@@ -154,4 +154,5 @@ def add_number(
 
     if keywords.get("default") is not None and "default" not in keywords["help"]:
         keywords["help"] += " (default: %(default)s)"
-    parser.add_argument(flag, type=read, **{"metavar": "N"} | keywords)
+    keywords.setdefault("metavar", "N")
+    parser.add_argument(flag, type=read, **keywords)
