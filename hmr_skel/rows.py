@@ -5,7 +5,7 @@ z forward). Leading batch shapes are free where the comment says `*batch`; colum
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -14,8 +14,21 @@ if TYPE_CHECKING:  # importing torch takes seconds, and reading shards and check
     from torch import Tensor
 
 
+_Params = TypeVar("_Params", bound="_Tensors")
+
+
+class _Tensors:
+    """Tensors with the same leading shape, which are picked and moved together."""
+
+    def __getitem__(self: _Params, rows) -> _Params:
+        return type(self)(**{name: tensor[rows] for name, tensor in vars(self).items()})
+
+    def to(self: _Params, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> _Params:
+        return type(self)(**{name: tensor.to(device=device, dtype=dtype) for name, tensor in vars(self).items()})
+
+
 @dataclass(frozen=True)
-class SmplParams:
+class SmplParams(_Tensors):
     """What poses SMPL, named as in `smplx`."""
 
     global_orient: "Tensor"  # [*batch 3] axis-angle, rad
@@ -23,26 +36,14 @@ class SmplParams:
     betas: "Tensor"  # [*batch 10]
     transl: "Tensor"  # [*batch 3] m
 
-    def __getitem__(self, rows) -> "SmplParams":
-        return _index(self, rows)
-
-    def to(self, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> "SmplParams":
-        return _to(self, device, dtype)
-
 
 @dataclass(frozen=True)
-class SkelParams:
+class SkelParams(_Tensors):
     """What poses SKEL. `q[0:3]` is pelvis tilt, list and rotation: three dofs, not an axis-angle."""
 
     q: "Tensor"  # [*batch 46] rad
     betas: "Tensor"  # [*batch 10]
     transl: "Tensor"  # [*batch 3] m
-
-    def __getitem__(self, rows) -> "SkelParams":
-        return _index(self, rows)
-
-    def to(self, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> "SkelParams":
-        return _to(self, device, dtype)
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,3 @@ class Reject:
     @property
     def row_id(self) -> str:
         return f"{self.source}/{self.source_row:08d}"
-
-
-def _index(params, rows):
-    return type(params)(**{f.name: getattr(params, f.name)[rows] for f in fields(params)})
-
-
-def _to(params, device, dtype):
-    return type(params)(**{f.name: getattr(params, f.name).to(device=device, dtype=dtype) for f in fields(params)})

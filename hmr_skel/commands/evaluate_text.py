@@ -15,7 +15,7 @@ _STAGES = ("mean_pose", "coarse", "final")
 def held_out_text(report: Report) -> str:
     """Networks on held-out shards, beside the mean pose."""
     left_out = f", {report['left_out']:,} left out" if report["left_out"] else ""
-    head = f"{report['dataset']}: {report['rows']:,} held-out rows{left_out}"
+    head = f"{report['dataset']}: {report['rows']:,} held-out rows{left_out}; mm"
     return f"{head}\n  joints: {report['mean_pose']['joint_set']}\n{_methods(report, 0)}"
 
 

@@ -53,12 +53,9 @@ def table(rows: Sequence[Mapping[str, Any] | str]) -> str:
     """Aligned columns: the first to the left, the others to the right, missing values as a dash.
 
     Args:
-        rows: of values by column; the first of them names the columns. A text is a line between.
+        rows: of values by column, at least one. A text is a line between.
     """
-    first = next((row for row in rows if not isinstance(row, str)), None)
-    if first is None:
-        return "\n".join(["  none", *map(str, rows)])
-    columns = list(first)
+    columns = list(dict.fromkeys(column for row in rows if not isinstance(row, str) for column in row))
     cells = [row if isinstance(row, str) else [_cell(row.get(column)) for column in columns] for row in rows]
     lines = [columns, *(row for row in cells if not isinstance(row, str))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
