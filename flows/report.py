@@ -18,7 +18,7 @@ from hmr_skel.data.shards import name_shards
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
-    from flows.plan import Plan
+    from flows.shard import Builder
 
 STAGES = {
     "open": "opening",
@@ -148,7 +148,7 @@ class DatasetSummary:
     @classmethod
     def of(
         cls,
-        plan: "Plan",
+        builder: "Builder",
         reports: Sequence[ShardReport],
         failures: Mapping[int, BaseException],
         seconds: float,
@@ -165,9 +165,9 @@ class DatasetSummary:
             stages.update({stage: part.get(stage, 0.0) for stage in STAGES})
         held = {index: error.holder for index, error in sorted(failures.items()) if isinstance(error, InHand)}
         return cls(
-            name=plan.manifest.name,
-            out=str(plan.out),
-            shards=len(plan.shards),
+            name=builder.manifest.name,
+            out=str(builder.out),
+            shards=len(builder.shards),
             built=[report.shard for report in built],
             skipped=[report.shard for report in reports if report.skipped],
             failed={index: _reason(error) for index, error in sorted(failures.items()) if index not in held},
@@ -210,34 +210,14 @@ class DatasetSummary:
         )
 
     def table(self) -> list[dict[str, Any]]:
-        """A row per shard."""
-        rows = []
-        for report in self.reports:
-            v2v = report["v2v_mm"] or {}
-            rows.append(
-                {
-                    "shard": report["shard"],
-                    "state": "complete already" if report["skipped"] else "built",
-                    "kept": report["kept"],
-                    "rejected": report["rejected"],
-                    "v2v mean, mm": round(v2v["mean"], 2) if v2v else None,
-                    "v2v p99, mm": round(v2v["p99"], 2) if v2v else None,
-                    "limit violations": report["limit_violations"],
-                    "rows/s": round(report["rows_per_s"], 1),
-                    "seconds": round(report["seconds"]["total"], 1),
-                    "waited": round(report["seconds"]["wait"], 1),
-                }
-            )
-        rows += [{"shard": index, "state": f"failed: {why}"} for index, why in self.failed.items()]
-        return rows + [{"shard": index, "state": f"in the hands of {who}"} for index, who in self.in_hand.items()]
+        """A row per shard, for Prefect's page."""
+        names = ("shard", "skipped", "kept", "rejected", "limit_violations", "rows_per_s", "v2v_mm", "seconds")
+        rows = [{name: report[name] for name in names} for report in self.reports]
+        return rows + [{"shard": index, "failed": why} for index, why in (self.failed | self.in_hand).items()]
 
     def markdown(self) -> str:
-        """The summary as Markdown."""
-        head, *lines = self.text().splitlines()
-        rows = [f"| {line[2:20].strip()} | {line[20:]} |" for line in lines]
-        return "\n".join(
-            [f"## {head}", "", "| | |", "|---|---|", *rows, "", *(f"- {why}" for why in self.unfinished())]
-        )
+        """The summary for Prefect's page."""
+        return "\n".join(["```", self.text(), *self.unfinished(), "```"])
 
     def unfinished(self) -> list[str]:
         """A line for each reason why shards are not complete."""

@@ -217,19 +217,19 @@ def _complete_already(args: argparse.Namespace):
     """
     import time
 
-    from flows.plan import Plan
     from flows.report import DatasetSummary
+    from flows.shard import Builder
 
     start = time.monotonic()
-    plan = Plan.open(args.manifest, args.out, quiet=args.quiet)
-    wanted = plan.choose(args.shards)
-    if plan.unfinished(wanted):
+    builder = Builder.open(args.manifest, args.out, args.device, quiet=args.quiet)
+    wanted = builder.choose(args.shards)
+    if builder.unfinished(wanted):
         return None
-    reports = plan.reports(wanted)
-    plan.write_card()
-    plan.warn_of_mix()
+    reports = builder.reports(wanted)
+    builder.write_card()
+    builder.warn_of_mix()
     seconds = time.monotonic() - start
-    return DatasetSummary.of(plan, reports, {}, seconds, {"open": seconds})
+    return DatasetSummary.of(builder, reports, {}, seconds, {"open": seconds})
 
 
 def is_refusal(error: Exception) -> bool:

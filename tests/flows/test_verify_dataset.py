@@ -145,7 +145,7 @@ def test_a_shard_of_another_source(copied: Builder):
 
 
 def test_sound_shards_of_another_version_are_left(copied: Builder, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("flows.plan.FIT_VERSION", FIT_VERSION + 1)
+    monkeypatch.setattr("flows.shard.FIT_VERSION", FIT_VERSION + 1)
     before = copied.shards[0].data_file(copied.out).read_bytes()
     copied.shards[3].rejects_file(copied.out).unlink()
     found = verify_dataset(copied.out, copied, sample=0)

@@ -58,7 +58,7 @@ def two_shards(small: Path, tmp_path: Path) -> list[str]:
 
 def test_a_raised_version(two_shards: list[str], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
     out, told = str(tmp_path / "out"), f"fitted by version {FIT_VERSION}, this is {FIT_VERSION + 1}: "
-    monkeypatch.setattr("flows.plan.FIT_VERSION", FIT_VERSION + 1)
+    monkeypatch.setattr("flows.shard.FIT_VERSION", FIT_VERSION + 1)
     assert main(["verify", out, "--partial", *two_shards]) == 1
     first, last = capsys.readouterr().out.strip().splitlines()
     assert first.startswith(f"{told}shards 0-1 would be built again")
@@ -83,7 +83,7 @@ def test_a_dataset_from_before_versions(small: Path, tmp_path: Path, capsys, mon
     """It can be read, checked and reported on, and the build says that it fits its shards again."""
     out, where = str(tmp_path / "out"), ["--manifest", str(small), "--device", "cpu"]
     with pytest.MonkeyPatch.context() as old:
-        old.setattr("flows.plan.shard_ingredients", before_versions)
+        old.setattr("flows.shard.shard_ingredients", before_versions)
         for index in range(4):
             build_shard(load_manifest(small), index, out, device="cpu", progress=False)
     before = load_shards(out)["skel_q"]
