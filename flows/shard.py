@@ -274,14 +274,14 @@ class Builder:
         table = pa.concat_tables([SCHEMA.empty_table(), *(shard_table(rows, columns) for rows, columns in fitted)])
         assert table.num_rows + len(rejects) == shard.num_rows, (table.num_rows, len(rejects), shard.num_rows)
         lease.check()
-        self._write(shard, table, rejects, seconds, batch)
+        self.write(shard, table, rejects, seconds, batch)
         if not is_complete(self.out, shard, self.fingerprint(shard)):
             raise UserError(
                 f"shard {shard.index}: its files are not those that were written, as another process wrote them in the "
                 "same moment. It is unfinished; start again."
             ) from OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # worth another try
 
-    def _write(
+    def write(
         self, shard: Shard, table: pa.Table, rejects: list[Reject], seconds: dict[str, float], batch: int
     ) -> None:
         """Write the shard's three files. The last of them completes it.
