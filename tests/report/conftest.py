@@ -111,7 +111,7 @@ def write_dataset(
         part, lost = table.slice(index * size, size), list(rejects) if index == 0 else []
         pieces = (Piece("street", index * 100, index * 100 + part.num_rows + len(lost)),)
         shard = Shard(index, count, pieces, held_out=index > 0)
-        builder._write(shard, part, lost, {"read": 0.5, "check": 0.1, "fit": 1.0, "load": 0.4}, batch=512)
+        builder.write(shard, part, lost, {"read": 0.5, "check": 0.1, "fit": 1.0, "load": 0.4}, batch=512)
 
 
 def source_table(name: str, count: int, smpl: Smpl, skel: Skel) -> tuple[pa.Table, np.ndarray]:
