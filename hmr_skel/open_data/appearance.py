@@ -1,9 +1,9 @@
 """What a synthetic person wears, where, and in what light: vertex colours, lamps and backgrounds, all random.
 
 Garments are cut from the body itself: SMPL's skin weights say which vertices belong to sleeves or shins. Colours are
-RGB 0..1. Nothing here is meant to look real, only to vary as clothes, rooms and lamps do. One thing it does take from
-real people: they have a front. Without faces, collars, jackets that open and hair that hangs down the back, nothing but
-the direction of the feet told left from right, and a small network did not find it out (LOG.md).
+RGB 0..1. Nothing here has to look real, only to vary as clothes, rooms and lamps do. But people need a front: without
+faces, collars, open jackets and hair down the back, only the direction of the feet told left from right, and a small
+network did not learn it (LOG.md).
 """
 
 from dataclasses import dataclass

@@ -18,8 +18,8 @@ from hmr_skel.body.smpl import Smpl
 
 PERTURBATION_DEG = 5.0  # standard deviation of each perturbed axis
 _ALL_AXES = (0, 1, 2)
-# Joint -> axes of its own rest frame about which SMPL fits rotate without anatomy's leave. Knees hinge about x, elbows
-# of the T-pose about y: the other two axes are off-axis.
+# Joint -> axes of its own rest frame about which SMPL fits rotate although anatomy does not. Knees of the T-pose hinge
+# about x, elbows about y: the other two axes are off-axis.
 PERTURBED = {
     "left_knee": (1, 2), "right_knee": (1, 2), "left_elbow": (0, 2), "right_elbow": (0, 2),
     "left_collar": _ALL_AXES, "right_collar": _ALL_AXES, "left_ankle": _ALL_AXES, "right_ankle": _ALL_AXES,

@@ -41,7 +41,7 @@ class Camera:
         return Camera(cam_int, self.width * factor, self.height * factor)
 
     def project(self, points_cam: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 2"]:
-        """Pixels of points in front of the camera, which the caller sees to."""
+        """Pixels of points. The caller makes sure that these are in front of the camera."""
         homogeneous = points_cam.astype(np.float64) @ np.asarray(self.cam_int, np.float64).T
         return homogeneous[:, :2] / homogeneous[:, 2:]
 

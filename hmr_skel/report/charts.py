@@ -149,7 +149,7 @@ def small_histogram(bins: Bins, low: float, high: float, about: str, marks: Sequ
 
 
 def columns(values: Sequence[float], numbers: Sequence[int], unit: str, about: str, most: int = 96) -> str:
-    """A bar per value, with the number of what it is of below; means of neighbours where there are more than `most`."""
+    """A bar per value, with the numbers below; where there are more than `most`, each bar is a mean of neighbours."""
     width, height, left, bottom = 1220.0, 190.0, 62.0, 30.0
     grouped = [float(np.mean(part)) for part in np.array_split(np.asarray(values, float), min(len(values), most))]
     top = max(*grouped, 1e-9) * 1.1

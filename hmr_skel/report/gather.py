@@ -51,11 +51,11 @@ class Bins:
 
     @property
     def rms(self) -> float:
-        """Root of the mean square; NaN of nothing."""
+        """Root of the mean square; NaN where nothing was counted."""
         return float(np.sqrt(self.squares / len(self))) if len(self) else float("nan")
 
     def quantile(self, share: float) -> float:
-        """The value below which this share of all lies, to a bin's width and within what was seen; NaN of nothing."""
+        """The value below which this share lies, to a bin's width, between `least` and `most`; NaN of no values."""
         if not len(self):
             return float("nan")
         below = np.concatenate(([0], np.cumsum(self.counts)))

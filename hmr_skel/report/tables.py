@@ -21,12 +21,12 @@ STATUSES = {
     "given": "given as SKEL",
     "rejected": "rejected",
 }
-"""Status of a row, and what it means in a few words. Unfitted rows that were left out are `rejected`."""
+"""Status of a row, and its meaning in a few words. Rows that were left out are `rejected`."""
 Row = dict[str, Any]
 
 
 def totals(dataset: Dataset) -> Row:
-    """What the dataset comes to."""
+    """Counts, speed and errors of the whole dataset."""
     metas = dataset.metas
     seconds: Counter[str] = Counter()
     for meta in metas:
