@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -32,6 +32,7 @@ def test_rotvec_to_rotmat_is_scipys_for_any_batch_shape(batch, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=50)
 @given(direction=directions, angle=st.sampled_from(ANGLES) | st.floats(0, np.pi - 1e-3, allow_subnormal=False))
 def test_rotvec_survives_the_way_to_a_matrix_and_back(dtype, direction, angle):
     rotvec = torch.tensor(np.array(direction) / np.linalg.norm(direction) * angle, dtype=dtype)
@@ -69,6 +70,7 @@ def test_series_and_closed_form_meet():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=50)
 @given(a=directions, b=directions)
 def test_shortest_arc_turns_a_into_b_about_their_normal(dtype, a, b):
     a, b = (torch.tensor(v, dtype=dtype) for v in (a, b))

@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fitting.config import RECIPES, FitConfig
@@ -159,6 +159,7 @@ def test_a_broken_rejects_file(tmp_path, small):
 VALUES = st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=200)
 
 
+@settings(max_examples=40)
 @given(VALUES, VALUES, st.floats(0, 1))
 def test_quantiles_are_right_to_a_bin(first, second, share):
     bins = Bins(-5.0, 5.0, 100)
