@@ -66,7 +66,7 @@ def task_runner(workers: int | None, address: str | None, device: str) -> Any:
 
 
 def capacity(runner: Any) -> int:
-    """How many shards to have in hand at once: no shard waits behind another on a worker that may die."""
+    """How many shards to have in hand at once: one for each worker, so that a worker that dies loses only that one."""
     if not hasattr(type(runner), "client"):
         return THREADS
     return max(sum(runner.client.nthreads().values()), 1)
@@ -75,7 +75,9 @@ def capacity(runner: Any) -> int:
 def environments(workers: int, device: str) -> list[dict[str, str]]:
     """The environment variables of each worker: a GPU of those that are visible, in turn, and its share of the cores.
 
-    Raises `UserError` for one named GPU, as each worker sees one only and calls it the first.
+    Workers share GPUs where there are fewer of them. `flows.build` hands the shards out.
+
+    Raises `UserError` for a numbered GPU, cuda:1: each worker sees a single one, as cuda:0.
     """
     import torch
 

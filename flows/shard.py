@@ -60,8 +60,8 @@ class Builder:
     ) -> None:
         """Writes nothing but what is made on first use.
 
-        `any_plan` leaves it to the caller to look whether `out` holds shards of another number of shards. Raises
-        `UserError` where the recipe, a label file or a body model cannot be used, or no machine has such a device.
+        `any_plan` skips the check that `out` was divided into as many shards. Raises `UserError` where
+        the recipe, a label file or a body model cannot be used, or no machine has such a device.
         """
         check_device_name(device)
         self.manifest = manifest
@@ -123,7 +123,7 @@ class Builder:
             print(f"{text}; until `hmr-skel dataset` builds them, the dataset is a mix", file=sys.stderr, flush=True)
 
     def replaced(self, indices: Sequence[int]) -> dict[int, UserError]:
-        """The shards that are not complete any more, of those that this build has seen complete; and what to do."""
+        """Those of the shards, all complete earlier in this build, that no longer are; each with what to do."""
         return {
             index: UserError(
                 f"shard {index} was replaced meanwhile: a build of another manifest, or of another state of this one, "

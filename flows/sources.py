@@ -1,6 +1,6 @@
 """What a manifest needs on disk: found, or, where the manifest says how, made on first use.
 
-The open body is exported and the default labels are generated under a lock-free rule: files appear by rename and are
+The open body is exported and the default labels are generated without locks: files appear by rename and are
 the same whoever makes them, so that two processes that start at once do the work twice and agree.
 """
 

@@ -17,7 +17,7 @@ from hmr_skel.data.verify import FilesReport, Problem, foreign_shards, verify_fi
 from hmr_skel.rows import AnnotationRows, Reject
 
 SAME_Q_RAD, SAME_MM = 1e-4, 1e-3
-"""How far a row that is fitted again may be off: in another batch by no more; a GPU's by ten and five times as much."""
+"""How far a row that is fitted again may be off. On a GPU ten (angles) and five times (distances) as much."""
 SET_ASIDE = "set-aside"
 """The folder of a dataset that repair moves files to that do not belong to it."""
 
@@ -220,7 +220,7 @@ def repair_dataset(
         out: the dataset's folder.
         problems: as found.
         open_builder: opens the manifest's builder, when nothing is in its way any more.
-        outdated: also build again the sound shards that were only made from other things than the manifest says now.
+        outdated: also build again shards that are sound but outdated.
         progress: show a progress bar on a terminal.
 
     Returns how many files were moved and how many shards built. Raises `UserError` as a build does.

@@ -16,18 +16,18 @@ Fit one shard: read its rows, check them, fit SKEL to each SMPL mesh, and write
   OUT/data/train-00007-of-00012.parquet   the rows, one schema, units in the field metadata
   OUT/rejects/...                         the rows left out, each with its reason
   OUT/meta/...json                        counts, timings, error statistics; written last
-A shard that is complete and up to date is not fitted again."""
+A shard that is complete is not fitted again."""
 
 DATASET = """\
 Fit all shards of a manifest through the Prefect flow build-hmr-skel, on a temporary server. Complete shards are
 skipped, so an interrupted run goes on where it was. A shard that fails does not stop the others; the command then names
 it and ends with exit status 2.
 
---workers 8 fits with eight processes, on Dask. Each has a GPU of its own (of those that CUDA_VISIBLE_DEVICES names, if
-it is set), or its share of the cores. When one dies, another process builds its shard. docs/machines.md says how to use
-several machines.
+--workers 8 fits with eight processes, on Dask. GPUs are dealt out in turn (those that CUDA_VISIBLE_DEVICES names, if it
+is set); where there are fewer than workers, they share. Without a GPU each has its share of the cores. When one
+dies, another process builds its shard. docs/machines.md says how to use several machines.
 
-Shards that another build has in hand are left to it, and named; then the exit status is 2, too."""
+Shards that another build is working on are skipped and named; then the exit status is 2."""
 
 SERVE = """\
 Start the Prefect server (user interface and API, this machine only) and serve the deployment build-hmr-skel, both until

@@ -72,7 +72,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_number(
         parser, "--smooth", float, 0, default=0.0, metavar="WEIGHT",
         help="smooth a person's frames in time, never across cuts and gaps; 0.1 is a good weight (default: 0, off). "
-        "In mm^2 of mesh per squared degree of third difference; lowered where the mesh would move by more than 2 mm",
+        "WEIGHT is how many mm^2 of mesh error one squared degree of jerk may cost; "
+        "lowered where the mesh would move by more than 2 mm",
     )  # fmt: skip
     told = parser.add_argument_group("what the files do not say")
     add(told, "smpl-gender")

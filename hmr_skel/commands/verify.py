@@ -54,7 +54,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     verify.add_argument(
         "--outdated", action="store_true",
-        help="with --repair: build again, too, sound shards of another version of the fit, recipe, body or manifest",
+        help="with --repair: also build again shards that are sound, but of another version of the "
+        "fit, recipe, body or manifest",
     )  # fmt: skip
     add(verify, "device", "json", "quiet")
 

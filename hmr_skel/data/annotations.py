@@ -1,4 +1,6 @@
-"""Label files -> `AnnotationRows`. All foreign field names, shapes and units of them end here.
+"""Label files -> `AnnotationRows`. Behind this module all arrays have our names, shapes and units.
+
+The keys of each format are in `manifest.FIELDS`.
 
 Builds read through `SourceReader`. The benchmarks' label files, which have other columns, share its parts: `find_keys`,
 `check_column`, `make_rows`; the converter shares `to_texts` and `to_genders`. Floats are passed on bit for bit where

@@ -90,7 +90,7 @@ Ingredients = Callable[[Shard], Mapping[str, Any]]
 
 
 def find_outdated(out: Place, shards: Sequence[Shard], ingredients: Ingredients) -> dict[Shard, dict[str, Any]]:
-    """The shards that are there and outdated, with their meta files. Reads the meta files of all shards."""
+    """Shards whose meta file has another fingerprint than a build would give it now, with what the file says."""
     metas = each(partial(read_meta, out), shards)
     return {
         shard: meta

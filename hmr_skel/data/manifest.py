@@ -103,9 +103,9 @@ class Source:
     skel_gender: str = "male"
     """Of rows that hold SKEL already. HSMR and SKEL-CF know no other than male."""
     frame: str = "camera"
-    """Of poses and translations: x right, y down, z forward. The only one that is read."""
+    """Of poses and translations: x right, y down, z forward. No other is supported."""
     scale_unit: str = "200px"
-    """`200px`: scale * 200 is the box in pixels. `px`: scale is."""
+    """`200px`: scale * 200 is the box in pixels. `px`: scale is the box in pixels already."""
     num_betas: int = 10
     """The most betas that a row of the file may have. Only the first ten are used."""
     allow_pickle: bool = False
@@ -143,8 +143,9 @@ class Manifest:
     def sha256(self) -> str:
         """Hash of everything here that determines the rows of the shards.
 
-        Not of what is merely where things are (files and models count by content, in the fingerprint), what they are
-        called for people, and what is only compared (expected rows and hashes): moving data must not fit it again.
+        Left out are places, since moving data must not fit it again (the fingerprint has files and models by their
+        content), descriptions, and expected rows and hashes. A new field of `Source`, or another spelling in `FIELDS`,
+        changes it, and then every shard is fitted again.
         """
         content = asdict(self)
         del content["description"], content["body_models"], content["file"]

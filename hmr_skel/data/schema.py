@@ -1,7 +1,7 @@
 """The columns of a dataset, with units and meaning in the field metadata; tables of them; a shard's three files.
 
 Arrays are fixed-size lists of float32, flattened row-major; the metadata key `shape` says how to fold them back. Null
-is "not annotated", never zero. A shard is complete when its meta file, the last, is there.
+is "not annotated", never zero. The meta file is written last: `shards.is_complete` looks for it.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,9 @@ from hmr_skel.data.storage import Place, open_parquet, put_bytes, sha256_of
 from hmr_skel.rows import AnnotationRows, Reject
 
 SCHEMA_VERSION = 1
-"""Raise it by one whenever shards come to hold other columns, other values of what is only passed through, or other
-rejects; then write the golden values anew with `python -m tests.golden`. Shards of another version are built again."""
+"""Raise it by one whenever shards come to hold other columns, other values in columns that the fit does not compute,
+or other rejects; then write the golden values anew with `python -m tests.golden`. Shards of another version are built
+again."""
 
 GIVEN = "given"
 """`status` of rows that came as SKEL and were not fitted."""

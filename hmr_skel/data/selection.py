@@ -55,7 +55,7 @@ class ChosenRows:
     """The rows of a dataset that a recipe uses."""
 
     rows: Int[np.ndarray, "N"]  # ascending
-    mask_skel: Bool[np.ndarray, "N"]  # used without their SKEL labels
+    mask_skel: Bool[np.ndarray, "N"]  # True: trained on keypoints only
     source: Int[np.ndarray, "N"]  # index into `sources`
     sources: list[str]
     dropped: dict[str, int]  # reason -> rows left out for it, the first that holds

@@ -1,7 +1,11 @@
 """The paper's losses, Eq. 1-6: one pure function per term, the weights in `LossConfig`.
 
-Every term is a sum over what one sample has, and a mean over the batch: a sample without a label adds nothing and
-counts all the same, so that batches can be split over processes and steps. Labels that are missing are masked before
+To add a term: a field in `LossConfig`, a function, and a line in `stage_terms` under the field's name. A new field ends
+the resuming of older runs, as their recipe has not got it.
+
+Every term is a sum over what one sample has, and a mean over the batch. A sample without a label adds 0 but still
+counts in the mean, so that batches can be split over processes and steps. For the same reason a batch has all terms,
+whatever labels it holds. Labels that are missing are masked before
 they meet a prediction, so they may be NaN. All of it is float32 (or float64) and reads keypoints, not meshes.
 """
 
@@ -50,8 +54,7 @@ class LossConfig:
     """Eq. 5. `mean`: layers 1 to T-1, rotations made of each joint's real dofs, mean over their entries. `sum`: the
     same as the formula has it, a sum. `published`: all T layers, Gram-Schmidt of all 24 joints' six numbers, mean."""
     keypoint_maps: float = 0.0
-    """Not the paper's: of where an encoder that finds keypoints itself thought they were, see
-    `hmr_skel.train.losses`."""
+    """Of `keypoint_maps_loss`, which is not the paper's. Only for encoders with a stem that finds keypoints."""
     full_supervision: bool = False
     """Give layers 1 to T-1 all of Eq. 1 with weight 1 in place of Eq. 5 ("Full super.")."""
 
