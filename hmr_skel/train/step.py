@@ -31,7 +31,8 @@ def accumulate_gradient(
     """Add the gradient of the next batch to the parameters' `grad`.
 
     Returns the losses of this process, without their weights, and "loss", the weighted sum. They are still on the
-    device: nothing here waits for it. With several processes, `grad` is the mean over them. `threads` are those of `side_by_side`.
+    device: nothing here waits for it. With several processes, `grad` is the mean over them. `threads` are those of
+    `side_by_side`.
     """
     if threads is not None:
         assert isinstance(forward, Network)
