@@ -56,9 +56,9 @@ def _build_all(manifest: Path, out: Path, injection: Injection, opened: Connecti
     indices = range(len(builder.shards))
     failed = []
 
+    builder.load_models(indices)  # it writes notes of its own, which may be missing
+    opened.close()
     with injected(injection):
-        builder.load_models(indices)
-        opened.close()
         for index in indices:
             try:
                 print(builder.build(index, progress=False).line())
