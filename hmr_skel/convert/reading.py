@@ -114,7 +114,8 @@ def _gender(found: Mapping, where: str, count: int, options: ReadOptions, maker:
             "male or female. The same numbers are another body in each of them."
         )
     genders = to_genders(to_texts(np.ravel(found["gender"])))
-    if not set(genders.tolist()) <= set(GENDER_OF.values()) or len(genders) not in (1, count):
+    known = all(isinstance(gender, str) and gender in GENDER_OF for gender in genders)
+    if not known or len(genders) not in (1, count):
         raise UserError(
             f"{where}: 'gender' is {genders.tolist()[:3]}. Expected neutral, male or female, once or per row: say "
             "--smpl-gender."

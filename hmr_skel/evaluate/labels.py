@@ -17,8 +17,11 @@ from hmr_skel.evaluate.benchmarks import Benchmark
 from hmr_skel.rows import SmplParams
 
 _ASPECT = 192 / 256  # width over height that the network sees of a crop
-_REFUSED = ("imgname", "gender", "non_finite", "box", "camera")
-"""Reasons of `check_rows` for which a benchmark is refused: its labels are the truth, however unlikely they are."""
+_REFUSED = ("imgname", "gender", "non_finite")
+"""Reasons of `check_rows` for which a benchmark is refused: its labels are the truth, however unlikely they are.
+
+Boxes and cameras are judged here: of a box the longer side counts, of a camera the focal length.
+"""
 
 LabelColumns = dict[str, np.ndarray]
 """Arrays by the names of `AnnotationRows`."""
@@ -81,6 +84,15 @@ def load_rows(benchmark: Benchmark, path: Path, legacy: Sequence[str] = (), cam_
     size = columns["scale"]  # of the box; in hmr2's and MOYO's files px, already with its margin
     size = size[:, None] if size.ndim == 1 else size
     told = side = size.max(1) if in_px else np.float32(PX_PER_SCALE) * size.max(1)
+    for bad in np.flatnonzero(~((told >= 1) & (told < np.inf))):
+        raise UserError(f"{path}: row {bad}: the box is {told[bad]:g} px. Expected 1 px or more. Fetch the file again.")
+    if rows.cam_int is not None:
+        focal = rows.cam_int[:, [0, 1], [0, 1]]
+        for bad in np.flatnonzero((focal <= 0).any(1)):
+            raise UserError(
+                f"{path}: row {bad}: cam_int has focal lengths {focal[bad].tolist()} px. Expected more than 0. Fetch "
+                "the file again."
+            )
     if benchmark.format == "moyo":
         # Widened to the network's aspect, then to a square: the person fills the columns that it sees. (HSMR then cuts
         # the corners to whole pixels, which moves the crop by less than one.)
@@ -110,7 +122,12 @@ def _columns(file: LabelFile, benchmark: Benchmark, needed: dict[str, str], more
     """Arrays by our columns' names, under the keys that the format has for them; `more` need not be there."""
     fields = {column: (key,) for column, key in (needed | more).items()}
     hint = f"Expected the label file of {benchmark.title}, {benchmark.labels} of {benchmark.labels_from}."
-    return {column: file.array(key) for column, key in find_keys(file, fields, needed, hint).items()}
+    found = {column: file.array(key) for column, key in find_keys(file, fields, needed, hint).items()}
+    for name in {"imgname", "smpl_gender"} & found.keys():
+        if found[name].shape[:1] != (found[name].size,):
+            raise UserError(f"{file.path}: {name} has shape {found[name].shape}. Expected (N,). Fetch the file again.")
+        found[name] = found[name].ravel()  # [N 1] too
+    return found
 
 
 def _numbers(value: Any, what: str) -> np.ndarray:
@@ -130,7 +147,10 @@ def _camerahmr(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> LabelCol
         "smpl_betas": "shape",
     }
     found = _columns(file, benchmark, needed, {"smpl_gender": "gender"} | ({"cam_int": "cam_int"} if cam_int else {}))
-    return {"smpl_gender": np.full(len(found["imgname"]), "neutral")} | found
+    count, pose = len(found["imgname"]), found["smpl_pose"]
+    if pose.shape[:1] == (count,) and pose.size == count * 72:
+        found["smpl_pose"] = pose.reshape(count, 72)
+    return {"smpl_gender": np.full(count, "neutral")} | found
 
 
 def _hmr2(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> LabelColumns:
@@ -169,6 +189,8 @@ def _moyo(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> LabelColumns:
             f"{file.path}: 'smpl' holds {names}, expected a dict with global_orient, body_pose and betas, as in "
             f"{benchmark.labels} of {benchmark.labels_from}."
         )
+    if found["scale"].shape != (count, 2):
+        raise UserError(f"{file.path}: 'scales' has shape {found['scale'].shape}, expected {(count, 2)}.")
     pose = {}
     for name, width in (("global_orient", 3), ("body_pose", 69)):
         pose[name] = _numbers(smpl[name], f"{file.path}: {name!r}")
@@ -178,6 +200,6 @@ def _moyo(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> LabelColumns:
     neutral = np.full(count, "neutral")
     return found | {
         "smpl_pose": np.concatenate(parts, 1),
-        "smpl_betas": np.asarray(smpl["betas"]),
+        "smpl_betas": _numbers(smpl["betas"], f"{file.path}: 'betas'"),
         "smpl_gender": neutral,
     }

@@ -149,10 +149,11 @@ def _shard_records(path: Path, shards: Shards) -> Iterable[Record]:
 
 
 def _box(where: str, record: Mapping[str, Any], margin: float) -> tuple[Key, PersonBox]:
-    """A record's image and box. Numbers that are NaN are not known; a frame of -1 is a photograph's."""
+    """A record's image and box. A score, frame or whole camera of NaN is not known; a frame of -1 is a photograph's."""
     try:
         image, number, score, focal = (record.get(name) for name in ("image", "frame", "score", "focal"))
-        score, focal = (None if value is None or np.isnan(float(value)) else float(value) for value in (score, focal))
+        score = None if score is None or np.isnan(float(score)) else float(score)
+        focal = None if focal is None else float(focal)
         number = None if number is None else _frame(float(number))
         if image is None:
             raise KeyError("image")
@@ -174,8 +175,8 @@ def _box(where: str, record: Mapping[str, Any], margin: float) -> tuple[Key, Per
         raise UserError(f"{where}: focal is {focal:g}, expected pixels.")
     cam_int = record.get("cam_int")
     if cam_int is not None:
-        cam_int = None if not np.isfinite(cam_int).all() else np.asarray(cam_int, float)
-    if cam_int is not None and not (cam_int[0, 0] > 0 and cam_int[1, 1] > 0):
+        cam_int = None if np.isnan(cam_int).all() else np.asarray(cam_int, float)
+    if cam_int is not None and not (np.isfinite(cam_int).all() and cam_int[0, 0] > 0 and cam_int[1, 1] > 0):
         raise UserError(f"{where} has no intrinsics that can be used: {cam_int.tolist()}.")
     name = image.decode(errors="replace") if isinstance(image, bytes) else str(image)
     return (name, number), replace(box, score=score, cam_int=cam_int, focal=focal)

@@ -309,6 +309,11 @@ def wrong(name: str):
         ),
         "no gender": (bare, NONE, r"which SMPL model.*--smpl-gender neutral, male"),
         "unknown gender": (bare | {"gender": "x"}, NONE, r"'gender' is \['x'\].*--smpl-gender"),
+        "a dict as gender": (
+            bare | {"gender": {"is": "male"}},
+            NONE,
+            r"'gender' is \[\{'is': 'male'\}\].*--smpl-gender",
+        ),
         "smplx by width": (good | {"poses": np.zeros((FRAMES, 165))}, NONE, r"holds SMPL-X \(its poses have 55"),
         "smplx by type": (amass(truth, surface_model_type=np.array("smplx")), NONE, r"holds SMPL-X"),
         "smplx by face": (good | {"jaw_pose": np.zeros((FRAMES, 3))}, NONE, r"holds SMPL-X \(it has 'jaw_pose'"),

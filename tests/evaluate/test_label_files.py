@@ -85,7 +85,24 @@ BAD = {
     "another number of centres": ("3dpw", {"center": np.zeros((5, 2))}, r"center has shape \(5, 2\)\. Expected 6 rows"),
     "not a number": ("3dpw", {"center": np.full((ROWS, 2), np.nan)}, r"row 0: center\[0\] is nan"),
     "no scale": ("coco", {"scale": np.zeros((ROWS, 0))}, r"scale has shape \(6, 0\)\. Expected \(N\) or \(N, 1\)"),
-    "an empty box": ("coco", {"scale": np.zeros((ROWS, 2))}, r"row 0: box of 0 x 0 px"),
+    "an empty box": ("coco", {"scale": np.zeros((ROWS, 2))}, r"row 0: the box is 0 px\. Expected 1"),
+    "no focal length": (
+        "3dpw",
+        {"cam_int": np.zeros((ROWS, 3, 3))},
+        r"row 0: cam_int has focal lengths \[0\.0, 0\.0\]",
+    ),
+    "a scale of one number": ("moyo", {"scales": np.ones(ROWS)}, r"'scales' has shape \(6,\), expected \(6, 2\)"),
+    "one name": ("3dpw", {"imgname": np.array("a.jpg")}, r"imgname has shape \(\)\. Expected \(N,\)"),
+    "one path": ("moyo", {"img_paths": np.array("a.jpg")}, r"imgname has shape \(\)\. Expected \(N,\)"),
+    "ragged betas": (
+        "moyo",
+        {
+            "smpl": np.array(
+                {"global_orient": [[0] * 3] * ROWS, "body_pose": [[0] * 69] * ROWS, "betas": [[1], []]}, object
+            )
+        },
+        r"'betas' holds no numbers of one shape",
+    ),
     "a pose of the world": ("3dpw", {"pose_cam": None, "pose": np.zeros((ROWS, 72))}, r"has no key 'pose_cam'"),
     "another number of poses": (
         "3dpw",
@@ -125,6 +142,25 @@ def test_what_is_refused(stand_in, tmp_path, case):
     path = changed_labels(stand_in, name, tmp_path, **changes)
     with pytest.raises(UserError, match=message):
         load_rows(BENCHMARKS[name], path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "side"),
+    [
+        ("moyo", {"scales": np.array([[0.5, 300]] * ROWS)}, 300),  # the longer side counts
+        ("coco", {"scale": np.array([[0, 2e6]] * ROWS)}, 2e6),
+        ("3dpw", {"cam_int": np.array([np.diag([2e6, 2e6, 2])] * ROWS)}, None),
+        ("3dpw", {"imgname": (ROWS, 1), "gender": (ROWS, 1), "pose_cam": (ROWS, 1, 72)}, None),
+    ],
+)
+def test_unusual_labels_are_read(stand_in, opened, tmp_path, name, changes, side):
+    """Tuples are other shapes of the file's own arrays."""
+    usual = np.load(stand_in.folder / "labels" / BENCHMARKS[name].labels, allow_pickle=True)
+    changes = {k: usual[k].reshape(v) if isinstance(v, tuple) else v for k, v in changes.items()}
+    rows = load_rows(BENCHMARKS[name], changed_labels(stand_in, name, tmp_path, **changes))
+    np.testing.assert_array_equal(rows.imgname, opened(name)[1].imgname)
+    np.testing.assert_array_equal(rows.smpl_pose, opened(name)[1].smpl_pose)
+    np.testing.assert_array_equal(rows.told_side, side or opened(name)[1].told_side)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ def test_a_datasets_rows(tmp_path):
         ("b.json", [7], "entry 0 is a int, expected an object"),
         ("b.json", {"a.jpg": [[50, 20, 40, 80]]}, r"not width and height"),
         ("b.json", [{"image": "a.jpg", "box": [0, 0, 9, 9], "focal": -1}], "focal is -1, expected pixels"),
+        ("b.csv", "image,x1,y1,x2,y2,focal\na.jpg,1,2,3,4,nan\n", "focal is nan, expected pixels"),
         ("b.csv", "image,x,y,w,h\na.jpg,1,2,3,4\n", "no column x1, x2, y1, y2"),
         ("b.csv", "image,x1,y1,x2,y2\na.jpg,1,2,three,4\n", "line 2: could not convert string to float: 'three'"),
         ("b.csv", "image,x1,y1,x2,y2\na.jpg,1,2,nan,4\n", "line 2 has corners"),
@@ -177,6 +178,8 @@ def test_wrong_arrays_get_one_line(tmp_path):
         ({"imgname": names, "boxes": np.array([["1"] * 4] * 2)}, "boxes holds <U1, expected numbers"),
         ({"imgname": names, "center": np.zeros((2, 2)), "scale": np.zeros(2)}, "row 0 has a box of centre"),
         ({"imgname": names, "boxes": corners, "cam_int": np.zeros((2, 3, 3))}, "row 0 has no intrinsics"),
+        ({"imgname": names, "boxes": corners, "cam_int": [np.full((3, 3), np.nan), np.diag([9, 9, np.nan])]},
+         "row 1 has no intrinsics"),
     ):  # fmt: skip
         np.savez(path, **arrays)
         with pytest.raises(UserError, match=says):
