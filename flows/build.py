@@ -161,7 +161,7 @@ def build_hmr_skel(
             stack.enter_context(runner)
         # At an interrupt, Prefect's cancelling or a lost device, shards are still at work in threads.
         stack.callback(builder.stopped.set)
-        for index, result in _results(runner, todo, parameters):
+        for index, result in _twice_if_held(runner, todo, parameters):
             if isinstance(result, dict):
                 reports.append(ShardReport(**result))
                 so_far.end(index, reports[-1].line())
@@ -183,6 +183,17 @@ def build_hmr_skel(
     if failures:
         raise ShardsUnfinished(summary, failures)
     return summary.as_dict()
+
+
+def _twice_if_held(runner: Any, todo: Sequence[int], parameters: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+    """As `_results`. Shards in the hands of another build come once more after all others: it may have been killed."""
+    held = []
+    for index, result in _results(runner, todo, parameters):
+        if isinstance(result, InHand):
+            held.append(index)
+        else:
+            yield index, result
+    yield from _results(runner, held, parameters)
 
 
 def _results(runner: Any, todo: Sequence[int], parameters: dict[str, Any]) -> Iterator[tuple[int, Any]]:

@@ -238,11 +238,12 @@ class Builder:
             skipped = not rebuild and is_complete(self.out, shard, fingerprint)
             if lease.broken and not (skipped or self.quiet):
                 print(f"shard {index}: the process that was building it has ended; begun anew", file=sys.stderr)
-            if not skipped:
-                self._build(shard, lease, progress)
-        return self._report(shard, skipped=skipped)
+            skipped = skipped or not self._build(shard, lease, rebuild, progress)
+            return self._report(shard, skipped=skipped)
 
-    def _build(self, shard: Shard, lease: Lease, progress: bool) -> None:
+    def _build(self, shard: Shard, lease: Lease, rebuild: bool, progress: bool) -> bool:
+        """Returns whether it was written: not where it is complete by then and not to be built again."""
+
         def advance(rows: int) -> None:
             self._check_stopped()
             bar.update(rows)
@@ -274,15 +275,19 @@ class Builder:
         table = pa.concat_tables([SCHEMA.empty_table(), *(shard_table(rows, columns) for rows, columns in fitted)])
         assert table.num_rows + len(rejects) == shard.num_rows, (table.num_rows, len(rejects), shard.num_rows)
         lease.check()
-        self.write(shard, table, rejects, seconds, batch)
-        if not is_complete(self.out, shard, self.fingerprint(shard)):
-            raise UserError(
-                f"shard {shard.index}: its files are not those that were written, as another process wrote them in the "
-                "same moment. It is unfinished; start again."
-            ) from OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # worth another try
+        if not rebuild and is_complete(self.out, shard, self.fingerprint(shard)):
+            return False
+        self.write(shard, table, rejects, seconds, batch, lease)
+        return True
 
     def write(
-        self, shard: Shard, table: pa.Table, rejects: list[Reject], seconds: dict[str, float], batch: int
+        self,
+        shard: Shard,
+        table: pa.Table,
+        rejects: list[Reject],
+        seconds: dict[str, float],
+        batch: int,
+        lease: Lease | None = None,
     ) -> None:
         """Write the shard's three files. The last of them completes it.
 
@@ -292,11 +297,16 @@ class Builder:
             rejects: its other rows.
             seconds: by stage, so far; the time of writing is added.
             batch: the smallest number of rows that were fitted together.
+            lease: must still be this process's when the last file is written.
+
+        Raises `InHand` or `UserError` where another process has written the same files meanwhile.
         """
         name, fingerprint = self.manifest.name, self.fingerprint(shard)
         with timed(seconds, "write"):
-            write_shard(self.out, shard, table, fingerprint=fingerprint, manifest_name=name, fit_version=FIT_VERSION)
-            write_rejects(self.out, shard, rejects)
+            data = write_shard(
+                self.out, shard, table, fingerprint=fingerprint, manifest_name=name, fit_version=FIT_VERSION
+            )
+            left_out = write_rejects(self.out, shard, rejects)
         total_s = work_seconds(seconds)
         info = summarise(table, rejects) | {
             "manifest_name": name,
@@ -306,7 +316,19 @@ class Builder:
             "device": str(self.device),
             "batch": batch,  # less than the recipe's where memory was short: the result is not equal in every bit
         }
-        write_meta(self.out, shard, fingerprint, info, self.ingredients(shard))
+        try:
+            if lease is not None:
+                lease.check()
+            write_meta(self.out, shard, data, left_out, fingerprint, info, self.ingredients(shard))
+            if not is_complete(self.out, shard, fingerprint, read=True):
+                raise UserError(
+                    f"shard {shard.index}: its files are not those that were written, as another process wrote them in "
+                    "the same moment. It is unfinished; start again."
+                ) from OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # worth another try
+        except UserError:
+            if not is_complete(self.out, shard, fingerprint, read=True):  # nobody may take it for complete
+                shard.meta_file(self.out).unlink(missing_ok=True)
+            raise
 
     def _check_stopped(self) -> None:
         if self.stopped.is_set():

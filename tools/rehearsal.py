@@ -139,9 +139,8 @@ def fill(scene: Scene) -> str:
         ]
         fingerprint, made_from = builder.fingerprint(shard), builder.ingredients(shard)
         about = {"fingerprint": fingerprint, "manifest_name": "rehearsal", "fit_version": FIT_VERSION}
-        write_shard(builder.out, shard, table, **about)
-        write_rejects(builder.out, shard, rejects)
-        write_meta(builder.out, shard, fingerprint, read_meta(builder.out, model) or {}, made_from)
+        written = write_shard(builder.out, shard, table, **about), write_rejects(builder.out, shard, rejects)
+        write_meta(builder.out, shard, *written, fingerprint, read_meta(builder.out, model) or {}, made_from)
     return f"{len(builder.shards) - scene.really} shards copied"
 
 

@@ -63,10 +63,14 @@ def create(path: Path, content: bytes) -> bool:
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(path, "xb") as file:
-                file.write(content)
+            path.touch(exist_ok=False)
         except FileExistsError:
             return False
+        try:
+            path.write_bytes(content)
+        except BaseException:  # an empty file would be taken for somebody else's
+            path.unlink(missing_ok=True)
+            raise
     return True
 
 

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 from uuid import uuid4
@@ -73,39 +74,52 @@ class Lease:
         """Whether a process left the shard without a word, and this one has taken it over."""
         holder = {"host": host(), "process": os.getpid(), "boot": _boot(), "build": build, "lease": uuid4().hex}
         self._content = json.dumps(holder).encode()
+        self._beat = _now()
 
     def take(self) -> None:
         """Make the file. Raises `InHand` where another build has it."""
         for _ in range(3):
+            self._beat = _now()
             if put_new(self.place, self._content):
                 return
             content = self._read()
             if (holder := self._living(content)) is not None:
                 raise InHand(self.shard.index, holder)
-            if self._read() == content:
-                self.broken = self.broken or content is not None
+            if content is not None and self._read() == content:
+                self.broken = True
                 self.place.unlink(missing_ok=True)
         raise InHand(self.shard.index, "another build")
 
     def check(self) -> None:
-        """Raise `InHand` where another build has taken the shard over, as when this machine was asleep."""
+        """Raise `InHand` where another build has taken the shard over, or may have, as when this machine was asleep."""
         content = self._read()
-        if content != self._content:
+        if content != self._content or self._is_silent():
             raise InHand(
                 self.shard.index, self._living(content) or "another build, as this one was silent for too long"
             )
 
     def touch_until(self, done: threading.Event) -> None:
-        """Show every `BEAT_S` that the process is alive."""
-        while not done.wait(BEAT_S):
+        """Show every `BEAT_S` that the process is alive. After `SILENT_S` of silence the lease may be another's."""
+        while not (done.wait(BEAT_S) or self._is_silent()):
             with contextlib.suppress(OSError, UserError):  # the disk or the store is away for a moment
-                if self._read() == self._content:
+                start = _now()
+                if self._read() != self._content:
+                    continue
+                if isinstance(self.place, Path):
+                    os.utime(self.place)  # needs no room on the disk, and gives nobody's lease another content
+                elif not self._is_silent():  # reading took its time
                     put_bytes(self.place, self._content)
+                else:
+                    continue
+                self._beat = start
 
     def release(self) -> None:
         """Remove the file, if it is still this process's."""
         if self._read() == self._content:
             self.place.unlink(missing_ok=True)
+
+    def _is_silent(self) -> bool:
+        return _now() - self._beat > SILENT_S
 
     def _read(self) -> bytes | None:
         try:
@@ -129,6 +143,11 @@ class Lease:
         except FileNotFoundError:
             return None
         return None if clock(self.place.parent) - touched > SILENT_S else named
+
+
+def _now() -> float:
+    """Seconds of this machine's clock that only runs forward; where the system has one, the one that runs in sleep."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _boot() -> str:

@@ -4,9 +4,10 @@ Arrays are fixed-size lists of float32, flattened row-major; the metadata key `s
 is "not annotated", never zero. The meta file is written last: `shards.is_complete` looks for it.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 
 from hmr_skel.data.meta import meta_text
 from hmr_skel.data.shards import Shard
-from hmr_skel.data.storage import Place, open_parquet, put_bytes, sha256_of
+from hmr_skel.data.storage import Place, put_bytes
 from hmr_skel.rows import AnnotationRows, Reject
 
 SCHEMA_VERSION = 1
@@ -194,9 +195,17 @@ ROW_GROUP_ROWS = 2048
 _WORDS = ["source", "keypoints_3d_source", "smpl_gender", "skel_gender", "status", "reason"]  # few distinct values
 
 
+class Written(NamedTuple):
+    """A Parquet file as it was written. Another build may have written over it since."""
+
+    rows: int
+    size: int  # bytes
+    sha256: str
+
+
 def write_shard(
     out: Place, shard: Shard, table: pa.Table, *, fingerprint: str, manifest_name: str, fit_version: int
-) -> Place:
+) -> Written:
     """Write the kept rows. The old meta file, if any, goes first: from here on the shard is unfinished."""
     if not table.schema.equals(SCHEMA):
         raise ValueError("the table is not of SCHEMA")
@@ -213,28 +222,28 @@ def write_shard(
     return _write(shard.data_file(out), table.replace_schema_metadata(provenance))
 
 
-def write_rejects(out: Place, shard: Shard, rejects: list[Reject]) -> Place:
+def write_rejects(out: Place, shard: Shard, rejects: list[Reject]) -> Written:
     """Write the rejects with their reasons, also where there are none: a missing file must mean trouble."""
     rejects = sorted(rejects, key=lambda reject: (reject.source, reject.source_row))
     return _write(shard.rejects_file(out), rejects_table(rejects).cast(REJECTS_SCHEMA))
 
 
 def write_meta(
-    out: Place, shard: Shard, fingerprint: str, info: Mapping[str, Any], made_from: Mapping[str, Any] | None = None
+    out: Place,
+    shard: Shard,
+    data: Written,
+    rejects: Written,
+    fingerprint: str,
+    info: Mapping[str, Any],
+    made_from: Mapping[str, Any] | None = None,
 ) -> Place:
     """Write the meta file, which completes the shard. To be called last.
 
-    `made_from` is what the fingerprint is the hash of. `info` (counts, timings, error statistics, ...; JSON values) is
-    kept beside what `is_complete` asks for. Raises `ValueError` where kept + rejected is not the number of rows of the
-    shard.
+    `data` and `rejects` are what `write_shard` and `write_rejects` returned. `made_from` is what the fingerprint is the
+    hash of. `info` (counts, timings, error statistics, ...; JSON values) is kept beside what `is_complete` asks for.
+    Raises `ValueError` where kept + rejected is not the number of rows of the shard.
     """
-    files, counts = {}, []
-    for file in (shard.data_file, shard.rejects_file):
-        path = file(out)
-        with open_parquet(path) as parquet:  # it is read back, from a store too: what is recorded is what is there
-            counts.append(parquet.metadata.num_rows)
-        files[file(Path()).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    kept, rejected = counts
+    kept, rejected = data.rows, rejects.rows
     if kept + rejected != shard.num_rows:
         raise ValueError(f"shard {shard.number}: kept {kept} + rejected {rejected} is not read {shard.num_rows}")
     meta = {
@@ -248,13 +257,16 @@ def write_meta(
         "pieces": [{"source": piece.source, "start": piece.start, "stop": piece.stop} for piece in shard.pieces],
         "made_from": dict(made_from or {}),
         "fingerprint": fingerprint,
-        "files": files,
+        "files": {
+            file(Path()).as_posix(): {"bytes": written.size, "sha256": written.sha256}
+            for file, written in ((shard.data_file, data), (shard.rejects_file, rejects))
+        },
     }
     put_bytes(shard.meta_file(out), meta_text(meta).encode())
     return shard.meta_file(out)
 
 
-def _write(path: Place, table: pa.Table) -> Place:
+def _write(path: Place, table: pa.Table) -> Written:
     buffer = pa.BufferOutputStream()
     pq.write_table(
         table,
@@ -263,5 +275,6 @@ def _write(path: Place, table: pa.Table) -> Place:
         compression="zstd",
         use_dictionary=[name for name in _WORDS if name in table.column_names],
     )
-    put_bytes(path, buffer.getvalue())
-    return path
+    content = buffer.getvalue()
+    put_bytes(path, content)
+    return Written(table.num_rows, content.size, hashlib.sha256(content).hexdigest())

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from hmr_skel.data.manifest import MAX_SHARDS, Manifest
 from hmr_skel.data.meta import load_meta
-from hmr_skel.data.storage import Place, RemotePath
+from hmr_skel.data.storage import Place, RemotePath, sha256_of
 from hmr_skel.errors import UserError
 
 P = TypeVar("P", Path, RemotePath, Place)
@@ -137,18 +137,21 @@ def read_meta(out: Place, shard: Shard) -> dict[str, Any] | None:
         return None
 
 
-def is_complete(out: Place, shard: Shard, fingerprint: str) -> bool:
+def is_complete(out: Place, shard: Shard, fingerprint: str, *, read: bool = False) -> bool:
     """Whether the shard is there, its files have the sizes in its meta file, and it was made from what `fingerprint`
-    stands for."""
+    stands for. With `read`, its files are read, and must have the checksums in its meta file too."""
     meta = read_meta(out, shard)
     if meta is None or meta["fingerprint"] != fingerprint:
         return False
-    sizes = {name: file["bytes"] for name, file in meta["files"].items()}
+    found = {}
     try:
-        files = {file(Path()).as_posix(): file(out).stat() for file in (shard.data_file, shard.rejects_file)}
+        for file in (shard.data_file, shard.rejects_file):
+            name, path = file(Path()).as_posix(), file(out)
+            found[name] = {"bytes": path.stat().st_size} | ({"sha256": sha256_of(path)} if read else {})
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return sizes == {name: state.st_size for name, state in files.items()}
+    keys = ("bytes", "sha256") if read else ("bytes",)
+    return found == {name: {key: file[key] for key in keys} for name, file in meta["files"].items()}
 
 
 def check_no_other_plan(out: Place, count: int) -> None:

@@ -89,9 +89,8 @@ def write_files(
 ) -> str:
     """A shard's three files; returns its fingerprint."""
     fingerprint = "f" if made_from is None else fingerprint_of(made_from)
-    write_shard(out, shard, table, fingerprint=fingerprint, manifest_name="test", fit_version=1)
-    write_rejects(out, shard, list(rejects))
-    write_meta(out, shard, fingerprint, info, made_from)
+    data = write_shard(out, shard, table, fingerprint=fingerprint, manifest_name="test", fit_version=1)
+    write_meta(out, shard, data, write_rejects(out, shard, list(rejects)), fingerprint, info, made_from)
     return fingerprint
 
 

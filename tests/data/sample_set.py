@@ -36,9 +36,8 @@ def write_sample_set(
     for index in range(count):
         part = table.slice(index * ROWS_PER_SHARD, ROWS_PER_SHARD)
         shard = Shard(index, count, (Piece("near", 0, part.num_rows),), held_out=index >= count - held_out)
-        write_shard(folder / "set", shard, part, fingerprint="f", manifest_name="test", fit_version=1)
-        write_rejects(folder / "set", shard, [])
-        write_meta(folder / "set", shard, "f", {})
+        data = write_shard(folder / "set", shard, part, fingerprint="f", manifest_name="test", fit_version=1)
+        write_meta(folder / "set", shard, data, write_rejects(folder / "set", shard, []), "f", {})
     if with_images:
         write_images(folder / "images")
     rules = {"near": ImageRule(folder / "images"), "far": ImageRule(folder / "images", (("^", "far-"), ("$", ".jpg")))}

@@ -1,5 +1,6 @@
 """Leases: which build has which shard in hand."""
 
+import errno
 import json
 import os
 import pickle
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -115,11 +117,11 @@ def test_it_is_touched_while_the_shard_is_built(out: Place, monkeypatch: pytest.
     monkeypatch.setattr(lease, "BEAT_S", 0.01)
     touched = threading.Event()
 
-    def put(place: Place, content: bytes) -> None:
-        put_bytes(place, content)
-        touched.set()
+    def tell(function: Callable[..., None]) -> Callable[..., None]:
+        return lambda *args: (function(*args), touched.set())[0]
 
-    monkeypatch.setattr(lease, "put_bytes", put)
+    monkeypatch.setattr(lease, "put_bytes", tell(put_bytes))
+    monkeypatch.setattr(os, "utime", tell(os.utime))
     with leased(out, SHARD, "ours") as held:
         assert touched.wait(300)
         held.check()
@@ -129,10 +131,49 @@ def test_it_is_touched_while_the_shard_is_built(out: Place, monkeypatch: pytest.
             touched.clear()
             return not touched.wait(0.1)
 
-        # It is not ours any more. (A touch that had just looked may still come, and take it back.)
+        # It is not ours any more. (In a store, a touch that had just looked may still come, and take it back.)
         assert any(is_left_alone() for _ in range(100))
     assert [place.name for place in (out / ".leases").iterdir()] == [NAME]
     assert not [thread for thread in threading.enumerate() if thread.name == "lease-1"]
+
+
+def test_a_touch_that_comes_late_leaves_the_new_owner(out: Place, monkeypatch: pytest.MonkeyPatch):
+    """The process was stopped between looking and touching, for so long that another build took the shard over."""
+    with leased(out, SHARD, "ours") as held:
+        read, late = held._read, lease._now() + SILENT_S + 1
+
+        def stop_after_it() -> bytes | None:
+            content = read()
+            leave(out)
+            monkeypatch.setattr(lease, "_now", lambda: late)
+            return content
+
+        monkeypatch.setattr(lease, "BEAT_S", 0.0)
+        monkeypatch.setattr(held, "_read", stop_after_it)
+        held.touch_until(threading.Event())  # it ends by itself
+        assert json.loads(read() or b"")["build"] == "theirs"
+
+
+def test_who_was_silent_for_too_long_does_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another build may be about to take the shard over."""
+    with leased(tmp_path, SHARD, "ours") as held:
+        held.check()
+        late = lease._now() + SILENT_S + 1
+        monkeypatch.setattr(lease, "_now", lambda: late)
+        with pytest.raises(InHand, match="this one was silent for too long"):
+            held.check()
+
+
+def test_a_full_disk_leaves_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(UserError, match=r"cannot write .*No space left"):
+            leased(tmp_path, SHARD, "ours").__enter__()
+    with leased(tmp_path, SHARD, "ours again") as held:
+        assert not held.broken
 
 
 def test_of_many_one_at_a_time(tmp_path: Path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.fingerprint import describe_difference, fingerprint_of, hash_files, shard_ingredients
-from hmr_skel.data.schema import SCHEMA_VERSION, shard_table, write_meta, write_rejects, write_shard
+from hmr_skel.data.schema import SCHEMA_VERSION, Written, shard_table, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import Piece, check_no_other_plan, is_complete, name_shards, pick, plan, read_meta
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject
@@ -65,10 +65,10 @@ def built(tmp_path):
     )
     table = shard_table(rows.take(np.arange(8) != 3), fake_fit(7))
     rejects = [Reject("a", 3, "x.jpg", "betas", "too large")]
-    write_shard(tmp_path, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
-    write_rejects(tmp_path, shard, rejects)
+    data = write_shard(tmp_path, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
+    left_out = write_rejects(tmp_path, shard, rejects)
     assert not is_complete(tmp_path, shard, "f")  # not before the meta file
-    write_meta(tmp_path, shard, "f", {"rows_per_s": 5.0})
+    write_meta(tmp_path, shard, data, left_out, "f", {"rows_per_s": 5.0})
     return tmp_path, shard, table, rejects
 
 
@@ -97,10 +97,10 @@ def test_meta_holds_the_counts(built):
 
 
 def test_a_lost_row_is_noticed(built):
-    out, shard, _, _ = built
-    write_rejects(out, shard, [])
+    out, shard, table, _ = built
+    data = write_shard(out, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
     with pytest.raises(ValueError, match="kept 7 \\+ rejected 0 is not read 8"):
-        write_meta(out, shard, "f", {})
+        write_meta(out, shard, data, write_rejects(out, shard, []), "f", {})
 
 
 def test_same_table_same_bytes_and_no_traces(built):
@@ -246,5 +246,5 @@ def test_hashes_of_files(tmp_path):
 def test_meta_is_json_without_nan(built):
     out, shard, _, _ = built
     with pytest.raises(ValueError, match="JSON"):
-        write_meta(out, shard, "f", {"v2v_mm": float("nan")})
+        write_meta(out, shard, Written(7, 1, ""), Written(1, 1, ""), "f", {"v2v_mm": float("nan")})
     assert json.loads(shard.meta_file(out).read_text())["fingerprint"] == "f"

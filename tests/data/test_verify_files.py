@@ -12,7 +12,7 @@ from hmr_skel.data.atomic import replacing
 from hmr_skel.data.fingerprint import fingerprint_of
 from hmr_skel.data.meta import load_meta, meta_text
 from hmr_skel.data.npz import file_sha256
-from hmr_skel.data.schema import SCHEMA, shard_table, write_meta, write_rejects
+from hmr_skel.data.schema import SCHEMA, shard_table
 from hmr_skel.data.shards import Shard, plan, read_meta
 from hmr_skel.data.verify import foreign_shards, verify_files
 from hmr_skel.errors import UserError
@@ -58,8 +58,8 @@ def change_meta(out: Path, shard: Shard, **changes) -> None:
 
 
 def same_row_twice(out: Path, shard: Shard) -> None:
-    write_rejects(out, shard, [Reject("aic", shard.pieces[0].start, "", "betas", "")])
-    write_meta(out, shard, "f", {})
+    table = pq.read_table(shard.data_file(out)).replace_schema_metadata(None).cast(SCHEMA)
+    write_files(out, shard, table, [Reject("aic", shard.pieces[0].start, "", "betas", "")])
 
 
 def no_parquet(out: Path, shard: Shard) -> None:

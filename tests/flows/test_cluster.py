@@ -1,11 +1,13 @@
 """Workers on Dask, and builds that know nothing of each other."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,11 +15,14 @@ import torch
 from bench.workers import main as bench_workers
 from bench.workers import workers_text
 from flows import cluster
+from flows import shard as shard_module
 from flows.cluster import environments, is_cluster
 from flows.shard import Builder
 from hmr_skel.cli import main
-from hmr_skel.data import lease
 from hmr_skel.data.lease import InHand, leased
+from hmr_skel.data.schema import Written, write_rejects
+from hmr_skel.data.shards import is_complete
+from hmr_skel.data.storage import may_pass
 from hmr_skel.errors import UserError
 from tests.flows.conftest import ROWS, ROWS_PER_SHARD
 from tests.flows.processes import ROOT, TIMEOUT_S, hmr_skel, processes_with, run, running, wait_until
@@ -102,9 +107,8 @@ def test_one_that_slept_leaves_the_others_files(small: Path, tmp_path: Path, mon
     fit = builder.fitter.fit
 
     def sleep(*args):
-        with monkeypatch.context() as patch:
-            patch.setattr(lease, "SILENT_S", -60.0)
-            assert not other.build(0, progress=False).skipped
+        os.utime(builder.out / ".leases" / f"{builder.shards[0].number}.json", (1, 1))
+        assert not other.build(0, progress=False).skipped
         os.utime(data, (1, 1))
         return fit(*args)
 
@@ -114,6 +118,73 @@ def test_one_that_slept_leaves_the_others_files(small: Path, tmp_path: Path, mon
         builder.build(0, progress=False)
     assert data.stat().st_mtime == 1
     assert builder.build(0, progress=False).skipped
+
+
+def test_a_shard_that_another_worker_of_the_run_completed_is_left(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    builder, other = (Builder.open(small, tmp_path / "out", "cpu", quiet=True) for _ in range(2))
+    fit, written = builder.fitter.fit, builder.shards[0].meta_file(tmp_path / "out")
+
+    def late(*args):
+        result = fit(*args)
+        with monkeypatch.context() as patch:
+            patch.setattr(shard_module, "leased", lambda *args: contextlib.nullcontext(Mock(broken=False)))
+            assert not other.build(0, progress=False).skipped
+        os.utime(written, (1, 1))
+        return result
+
+    monkeypatch.setattr(builder.fitter, "fit", late)
+    assert builder.build(0, progress=False).skipped
+    assert written.stat().st_mtime == 1
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_two_that_write_the_same_shard_at_once_are_told(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+):
+    """Data of one build never stay beside the meta file of another, even if they are as long."""
+    builder = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
+    shard = builder.shards[0]
+    data, meta = shard.data_file(builder.out), shard.meta_file(builder.out)
+
+    def write_between(*args) -> Written:
+        content = data.read_bytes()
+        data.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        if lost:
+            (builder.out / ".leases" / f"{shard.number}.json").write_text("theirs")
+            meta.parent.mkdir(exist_ok=True)
+            meta.write_text(good)
+        return write_rejects(*args)
+
+    builder.build(0, progress=False)
+    good = meta.read_text()
+    monkeypatch.setattr(shard_module, "write_rejects", write_between)
+    with pytest.raises(InHand if lost else UserError, match="of another build" if lost else "are not those") as caught:
+        builder.build(0, rebuild=True, progress=False)
+    assert may_pass(caught.value) is not lost
+    assert not meta.exists()
+    monkeypatch.undo()
+    (builder.out / ".leases" / f"{shard.number}.json").unlink(missing_ok=True)
+    assert not builder.build(0, progress=False).skipped
+    assert is_complete(builder.out, shard, builder.fingerprint(shard), read=True)
+
+
+def test_a_shard_in_other_hands_comes_once_more_after_all_others(monkeypatch: pytest.MonkeyPatch):
+    """By then the build that had it may have ended, or its lease may count as left."""
+    from flows import build
+
+    asked: list[list[int]] = []
+
+    def results(runner, todo, parameters):
+        asked.append(list(todo))
+        for index in todo:
+            yield index, InHand(index, "them") if index in (0, 2) and (len(asked) == 1 or index == 2) else {}
+
+    monkeypatch.setattr(build, "_results", results)
+    found = [(index, type(result)) for index, result in build._twice_if_held(None, range(4), {})]
+    assert asked == [[0, 1, 2, 3], [0, 2]]
+    assert found == [(1, dict), (3, dict), (0, dict), (2, InHand)]
 
 
 @pytest.mark.slow

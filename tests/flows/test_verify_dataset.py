@@ -73,9 +73,9 @@ def write(builder: Builder, shard: Shard, rows: list[dict], rejects: list[dict],
     names = ("source", "source_row", "imgname", "reason", "detail")
     out, fingerprint = builder.out, builder.fingerprint(builder.shards[shard.index])
     table = pa.Table.from_pylist(rows, SCHEMA)
-    write_shard(out, shard, table, fingerprint=fingerprint, manifest_name="drill", fit_version=1)
-    write_rejects(out, shard, [Reject(**{name: row[name] for name in names}) for row in rejects])
-    write_meta(out, shard, fingerprint, {}, made_from)
+    data = write_shard(out, shard, table, fingerprint=fingerprint, manifest_name="drill", fit_version=1)
+    left_out = write_rejects(out, shard, [Reject(**{name: row[name] for name in names}) for row in rejects])
+    write_meta(out, shard, data, left_out, fingerprint, {}, made_from)
 
 
 def turn_a_knee(rows, rejects):
