@@ -1,7 +1,10 @@
 """A run of seconds: a few pictures of noise, a recipe that is tiny's with everything small, and a manifest for both."""
 
+import os
+import sys
 from pathlib import Path
 
+from hmr_skel.cli import main
 from hmr_skel.model.checkpoint import load_network
 from hmr_skel.train.loop import Run
 from hmr_skel.train.recipes import Recipe, load_recipe
@@ -52,6 +55,15 @@ def command(samples: SampleSet, bodies: Path, out: Path, *more: str) -> list[str
     fixed = ["--workers", "0", "--device", "cpu", "--log-every", "1"]
     where = ["--manifest", str(manifest), "--data", str(samples.path), "--out", str(out)]
     return ["train", *changes, *fixed, *where, *more]
+
+
+def run_printing_into(file: Path, line: list[str], environment: dict[str, str]) -> None:
+    """For a process of its own: run a command, and end with its exit status."""
+    with file.open("w") as printed:
+        os.dup2(printed.fileno(), 1)
+        os.dup2(printed.fileno(), 2)
+    os.environ.update(environment)
+    sys.exit(main(line))
 
 
 def weights(out: Path) -> dict:

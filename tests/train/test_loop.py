@@ -1,13 +1,14 @@
 """Runs end alike whatever happens to them on the way, and however many processes share the work."""
 
+import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from hmr_skel.train.state import load_state
 from hmr_skel.train.step import side_by_side
 from tests.conftest import no_shape_checks
 from tests.data.sample_set import SampleSet, write_sample_set
-from tests.train.small_run import command, small_recipe, small_run, weights
+from tests.train.small_run import command, run_printing_into, small_recipe, small_run, weights
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 TIMEOUT = 300
@@ -56,29 +57,48 @@ def same_weights(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def start(samples: SampleSet, bodies: Path, out: Path, *more: str, **environment: str) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | environment
-    line = [sys.executable, "-m", "hmr_skel.cli", *command(samples, bodies, out, *more)]
-    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+@pytest.fixture(scope="module")
+def start(samples, open_body_dir, tmp_path_factory) -> Iterator[Callable[..., BaseProcess]]:
+    """Starts the command in a process of its own, which writes what it prints into a file beside the run.
+
+    The processes are forks of one that has imported what they need, and has not computed anything yet.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.train.small_run", "hmr_skel.commands.train", "torch._dynamo"])
+
+    def begin(out: Path, *more: str, **environment: str) -> BaseProcess:
+        line = command(samples, open_body_dir, out, *more)
+        process = context.Process(target=run_printing_into, args=(printed_by(out), line, environment))
+        process.start()
+        return process
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield begin
 
 
-def wait_for_step(out: Path, step: int, process: subprocess.Popen) -> None:
+def printed_by(out: Path) -> Path:
+    return out.with_suffix(".txt")
+
+
+def wait_for_step(out: Path, step: int, process: BaseProcess) -> None:
     deadline = time.monotonic() + TIMEOUT
     while not (lines := read_log(out / "log.jsonl")) or lines[-1]["step"] < step:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.is_alive(), printed_by(out).read_text()
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
 @pytest.mark.slow
 def test_killed_and_stopped_in_the_middle_it_ends_with_the_same_weights(
-    samples, open_body_dir, undisturbed, tmp_path, monkeypatch, capsys
+    samples, open_body_dir, undisturbed, start, tmp_path, monkeypatch, capsys
 ):
     out = tmp_path / "disturbed"
-    killed = start(samples, open_body_dir, out, "--checkpoint-every", "3")
+    killed = start(out, "--checkpoint-every", "3")
     wait_for_step(out, 5, killed)
     killed.kill()
-    killed.communicate(timeout=TIMEOUT)
+    killed.join(TIMEOUT)
+    assert killed.exitcode == -signal.SIGKILL
     at = load_state(out / "state.pt").step
     assert at % 3 == 0
     assert 3 <= at < 12
@@ -135,23 +155,25 @@ def test_seeds_make_other_runs(samples, open_body_dir, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_twice_the_batch(samples, open_body_dir, tmp_path, monkeypatch, capsys):
+def test_two_processes_are_one_with_twice_the_batch(samples, open_body_dir, start, tmp_path, monkeypatch, capsys):
     """The first of them is this one. The environment is what torchrun makes of it."""
     plain = ["--set", "network.vit.drop_path=0.0", "--set", "epochs=1", "--set", "micro_batch=2"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    with start(samples, open_body_dir, tmp_path / "two", *plain, **world, RANK="1", LOCAL_RANK="1") as second:
-        try:
-            with monkeypatch.context() as patch:
-                patch.setattr("hmr_skel.train.distributed.TIMEOUT", timedelta(seconds=TIMEOUT))
-                for name, value in (world | {"RANK": "0", "LOCAL_RANK": "0"}).items():
-                    patch.setenv(name, value)
-                assert main(command(samples, open_body_dir, tmp_path / "two", *plain)) == 0
-            silent, _ = second.communicate(timeout=TIMEOUT)
-        finally:
-            second.kill()
-    assert (second.returncode, silent) == (0, "")  # one process speaks
+    out = tmp_path / "two"
+    second = start(out, *plain, **world, RANK="1", LOCAL_RANK="1")
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("hmr_skel.train.distributed.TIMEOUT", timedelta(seconds=TIMEOUT))
+            patch.setattr("hmr_skel.train.log.plot_log", lambda log, picture: True)  # its test is test_commands.py's
+            for name, value in (world | {"RANK": "0", "LOCAL_RANK": "0"}).items():
+                patch.setenv(name, value)
+            assert main(command(samples, open_body_dir, out, *plain)) == 0
+        second.join(TIMEOUT)
+    finally:
+        second.kill()
+    assert (second.exitcode, printed_by(out).read_text()) == (0, "")  # one process speaks
     printed = capsys.readouterr().out
     assert "(2 x 1 x 2)" in printed
     assert printed.count("recipe tiny") == 1
