@@ -5,10 +5,9 @@ dataset's, it is that column.
 """
 
 import zipfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,16 +121,34 @@ def writing_table(path: Path, stages: int, skel_gender: str) -> Generator[TableW
 
 
 def npz_from_parquet(parquet: Path, path: Path) -> None:
-    """The same columns as arrays [N ...], one in memory at a time; numbers that are null are NaN or -1. No pickles."""
+    """The same columns as arrays [N ...], row group by row group; numbers that are null are NaN or -1. No pickles."""
     with (
         pq.ParquetFile(parquet) as file,
         replacing(path) as temporary,
         zipfile.ZipFile(temporary, "w", allowZip64=True) as archive,
     ):
-        arrays = ((column.name, _array(column, file.read([column.name]).column(0))) for column in file.schema_arrow)
-        for name, array in chain(arrays, [("dof_names", np.array(DOF_NAMES))]):
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+        for column in file.schema_arrow:
+            dtype = _dtype(column, _arrays(file, column))
+            shape = (file.metadata.num_rows, *column_shape(column))
+            with archive.open(f"{column.name}.npy", "w", force_zip64=True) as member:
+                header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_2_0(member, header)
+                for array in _arrays(file, column):
+                    member.write(array.astype(dtype).tobytes())
+        with archive.open("dof_names.npy", "w") as member:
+            np.lib.format.write_array(member, np.array(DOF_NAMES), allow_pickle=False)
+
+
+def _dtype(column: pa.Field, arrays: Iterable[np.ndarray]) -> np.dtype:
+    if pa.types.is_string(column.type):  # as wide as the longest text
+        return max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize, default=np.dtype("U1"))
+    kind = column.type.value_type if column_shape(column) else column.type
+    return np.dtype(kind.to_pandas_dtype())
+
+
+def _arrays(file: pq.ParquetFile, column: pa.Field) -> Iterable[np.ndarray]:
+    groups = range(file.metadata.num_row_groups)
+    return (_array(column, file.read_row_group(group, [column.name]).column(0)) for group in groups)
 
 
 def _array(column: pa.Field, values: pa.ChunkedArray) -> np.ndarray:

@@ -227,3 +227,23 @@ def test_what_predict_wrote_belongs_to_images_as_they_are_shown(tmp_path):
         (picture,) = read_frames([path], pytest.fail, as_stored=boxes.as_stored)
         assert picture.rgb.shape == (60, 40, 3)
         assert boxes.of(picture)[0].center.tolist() == [15, 40]
+
+
+def test_the_npz_is_written_group_by_group(tmp_path, monkeypatch):
+    """A whole column of a long video does not fit into memory."""
+    monkeypatch.setattr("hmr_skel.predict.table.ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda *_: pytest.fail("a whole column is read"))
+    person = Person(
+        0, PersonBox(np.array([15.0, 40]), 30.0), np.eye(3, dtype=np.float32), np.zeros((256, 256, 3), np.uint8)
+    )
+    names = ["a.mp4", "longer.mp4", "b.mp4", "c.mp4", "the longest of all.mp4"]
+    with writing_table(tmp_path / "p.parquet", 2, "male") as table:
+        for i, name in enumerate(names):
+            body = Body(*(np.full((2, n), i, np.float32) for n in (46, 10, 3, 3)))
+            table.add(frame(name, i), person, body)
+    npz_from_parquet(tmp_path / "p.parquet", tmp_path / "p.npz")
+    arrays = np.load(tmp_path / "p.npz")
+    assert arrays["imgname"].tolist() == names
+    assert (arrays["frame"].dtype, arrays["frame"].tolist()) == (np.int64, list(range(5)))
+    assert np.isnan(arrays["score"]).all()
+    np.testing.assert_array_equal(arrays["stage_q"], np.arange(5, dtype=np.float32)[:, None, None] * np.ones((2, 46)))
