@@ -20,6 +20,22 @@ Measured = Mapping[str, Mapping[str, Any]]
 COST = "cost_mpjpe_mm"
 """Metric: MPJPE after conversion to SKEL less that before, mm."""
 _NOTHING = "-"
+_ROW_MEANINGS = {
+    "benchmark": "the benchmark",
+    "method": "whose prediction: the network's file, or the predictions' and what was done to them",
+    "stage": "mean_pose, coarse or final of a network; smpl (as predicted) or skel (converted) of predictions",
+    "row": "row in the label file, from 0",
+    "imgname": "image as the label file names it",
+    "sequence": "the recording that the image is from; null: the row stands for itself",
+    "mpjpe_mm": "mean distance per joint, roots in one place",
+    "pa_mpjpe_mm": "the same after the best similarity",
+    "pve_mm": "mean distance per vertex, roots in one place",
+    "pa_pve_mm": "the same after the best similarity",
+    "pck_05": "share of this row's labelled keypoints nearer than 0.05 crop sides",
+    "pck_10": "share of this row's labelled keypoints nearer than 0.1 crop sides",
+    "max_limit_violation_deg": "how far the worst dof is outside its range (table anatomical)",
+}
+"""Of the columns of `rows.parquet`."""
 
 
 @dataclass(frozen=True)
@@ -161,15 +177,9 @@ def rows_table(
     benchmark: str, method: str, stage: str, row: np.ndarray, imgname: Sequence[str], sequences: Sequence[str | None],
     columns: Columns,
 ) -> pa.Table:  # fmt: skip
-    """Errors per row of one stage; metrics that the benchmark has not are null.
+    """Errors per row [N] of one stage, out of the `columns` of `score`; metrics that the benchmark has not are null.
 
-    Args:
-        benchmark: its name.
-        method: whose prediction: the network's file, or the predictions' and what was done to them.
-        stage: mean_pose, coarse or final of a network; smpl (as predicted) or skel (converted) of predictions.
-        row: int64 [N] in the label file.
-        imgname, sequences: images, and their recordings (None: the row stands for itself).
-        columns: of `score`.
+    The other arguments are columns of the table, of which the first three are the same in all rows.
     """
     count = len(row)
     metrics = row_columns(columns)
@@ -186,7 +196,8 @@ def rows_table(
     for name in (*METRIC_NAMES, "max_limit_violation_deg"):
         values = metrics.get(name)
         arrays[name] = pa.nulls(count, pa.float32()) if values is None else pa.array(values, mask=np.isnan(values))
-    return pa.table(arrays)
+    columns_of = [pa.field(n, a.type, metadata={"meaning": _ROW_MEANINGS[n]}) for n, a in arrays.items()]
+    return pa.table(list(arrays.values()), schema=pa.schema(columns_of))
 
 
 def write_rows(path: Path, tables: Sequence[pa.Table]) -> None:

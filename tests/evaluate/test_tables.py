@@ -2,8 +2,11 @@
 
 import json
 
+import numpy as np
+import torch
+
 from hmr_skel.evaluate.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_S2, TABLES, implied_cost
-from hmr_skel.evaluate.tables import COST, OurLine, SideBySide, cost_columns, swap_lines
+from hmr_skel.evaluate.tables import COST, OurLine, SideBySide, cost_columns, rows_table, swap_lines
 
 OURS = {"3dpw": {"mpjpe_mm": 61.04, "pa_mpjpe_mm": 38.66, "pve_mm": 73.0, COST: 0.66}, "moyo": {"mpjpe_mm": 90.0}}
 
@@ -71,6 +74,13 @@ def test_details_and_different_metrics_are_in_the_header():
     side = SideBySide(TABLE_4, [OurLine("full", {"coco": {"pck_05": 0.512, "pck_10": 0.9}}, ("ours",))])
     assert side.header() == ["method", "data", "MOYO MPJPE/PA/PVE", "COCO PCK@0.05/PCK@0.1"]
     assert side.cells()[-1] == ["ours: full", "ours", "-", "0.51/0.90"]
+
+
+def test_columns_of_errors_per_row_say_what_they_are():
+    table = rows_table("moyo", "run", "final", np.arange(2), ["a", "b"], [None, "s"], {"mpjpe_mm": torch.ones(2)})
+    assert len(table.schema) == 13
+    assert all(column.metadata[b"meaning"] for column in table.schema)
+    assert table["mpjpe_mm"].to_pylist() == [1, 1]
 
 
 def test_layers_of_a_network():
