@@ -12,7 +12,8 @@ FIT = """\
 Time the fit on --rows rows, and measure its accuracy on --compare-rows of them, spread evenly over the file; then build
 shards from the label file to Parquet. Units: rows per second, millimetres of mean vertex distance per row (v2v),
 radians. In a checkout, `make bench` adds the published aligner's protocol, the least error that any pose reaches, and
-the rates by batch size."""
+the rates by batch size.
+Of --json, only `make bench` fills mflop_per_row, share_of_peak, baseline, speedup, floor (null here), sweep (empty)."""
 
 TRAIN = """\
 Time training steps of a recipe on made-up samples: images per second, the share of the device's peak that the network's
@@ -129,9 +130,11 @@ def fit_text(report: Mapping[str, Any]) -> str:
     if report["end_to_end_rows_per_s"] is not None:
         facts["end to end"] = f"{report['end_to_end_rows_per_s']:,.1f} rows/s, label file to Parquet"
     if report["mflop_per_row"] is not None:
-        products = f"{report['mflop_per_row']:.1f} MFLOP of matrix products a row"
+        products = f"{report['mflop_per_row']:.1f} MFLOP a row in the plain solver's matrix products"
         share, peak = 100 * report["share_of_peak"], report["peak_gflop_per_s"]
-        facts["arithmetic"] = f"{products}, {share:.1f} % of the {peak:,.0f} GFLOP/s that large ones reach here"
+        facts["arithmetic"] = (
+            f"{products}; times rows/s {share:.1f} % of the {peak:,.0f} GFLOP/s of large products here"
+        )
     facts["memory"] = f"{report['peak_memory_mb']:,.0f} MB at most"
     facts["limits"] = f"{report['limit_violations']:,} rows with a dof outside"
     lines = [
@@ -162,7 +165,7 @@ def fit_text(report: Mapping[str, Any]) -> str:
     if published is not None:
         parts = [row | {"published protocol": published["by_part_mm"][row["part"]]} for row in parts]
     lines += ["", "mean distance by body part, mm", table(parts)]
-    for kind, runs in (report["sweep"] or {}).items():
+    for kind, runs in report["sweep"].items():
         if runs:
             label = kind.removeprefix("by_")
             rows = [{label: run[label], "rows/s": run["fits_per_s"]} for run in runs]
