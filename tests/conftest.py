@@ -54,8 +54,10 @@ def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path]
 def no_shape_checks() -> Iterator[None]:
     """For tests of many steps: the checks cost three times what is checked, and other tests make them."""
     jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 without_shape_checks = pytest.fixture(no_shape_checks.__wrapped__, name="without_shape_checks")

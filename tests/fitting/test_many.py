@@ -1,7 +1,7 @@
 """Batches: none, many, too large for the memory; and the better of two genders."""
 
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ import torch
 import fitting
 import fitting.many
 from fitting import fit_batch, fit_best, fit_many
+from fitting.batch import Rows
 from fitting.config import FitConfig, Stage
 from hmr_skel.body.skel import Skel
 from hmr_skel.errors import UserError
@@ -163,3 +164,14 @@ def test_the_better_gender_row_by_row(people, smpl, side_by_side, open_body_dir)
         assert torch.equal(best.skel.q[row], run.skel.q[row])
         assert torch.equal(best.skel.betas[row], run.skel.betas[row])
         assert int(best.status[row]) == int(run.status[row])
+
+
+@pytest.mark.parametrize("kind", Rows.__subclasses__(), ids=lambda kind: kind.__name__)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_rows_are_picked_in_every_column(kind):
+    shared = {name: object() for name in kind.SHARED}
+    columns = {f.name: torch.rand(4, 3) for f in fields(kind) if f.name not in shared}
+    table, rows = kind(**shared, **columns), torch.tensor([2, 0])
+    assert all(getattr(table[rows], name).equal(column[rows]) for name, column in columns.items())
+    assert all(getattr(table[rows], name) is one for name, one in shared.items())
+    assert all(getattr(replace(table, **{name: None})[rows], name) is None for name in columns)

@@ -327,7 +327,8 @@ def test_one_batch_is_learnt_by_heart(small_network, geometry, body, variant):
     believed = where if network.config.camera else CropGeometry.unknown_camera(where)
     targets = targets_of(random_estimate(2, seed=5), believed, body)
     images = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(1))
-    steps = 45
+    # Tight for one variant; the others, which only have to learn at all, are shorter.
+    steps, share, metres, crops = (80, 0.05, 0.005, 0.002) if variant == "full" else (45, 0.1, 0.015, 0.008)
     optimizer = torch.optim.Adam(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=steps, pct_start=0.1)
     losses = []
@@ -338,6 +339,6 @@ def test_one_batch_is_learnt_by_heart(small_network, geometry, body, variant):
         optimizer.step()
         schedule.step()
         losses.append(total.item())
-    assert losses[-1] < 0.1 * losses[0]
-    assert terms["final/keypoints_3d"].item() / (44 * 3) < 0.015  # m, per coordinate: a tenth of what it was
-    assert terms["final/keypoints_2d"].item() / (44 * 2) < 0.008  # two pixels of the crop, likewise
+    assert losses[-1] < share * losses[0]
+    assert terms["final/keypoints_3d"].item() / (44 * 3) < metres  # per coordinate
+    assert terms["final/keypoints_2d"].item() / (44 * 2) < crops  # 0.002: half a pixel

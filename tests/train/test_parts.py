@@ -5,8 +5,10 @@ import math
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from hmr_skel.model.config import VIT_SIZES, DecoderConfig, NetworkConfig
+from hmr_skel.model.config import VIT_SIZES, DecoderConfig, NetworkConfig, VitConfig
 from hmr_skel.model.network import Network
 from hmr_skel.train.flops import peak_flops_per_s, training_flops
 from hmr_skel.train.log import keep_until, plot_log, read_log
@@ -58,6 +60,16 @@ def test_the_encoders_arithmetic_is_that_of_its_sizes():
     assert training_flops(alone) == 3 * (encoder + embedded)
     assert alone.training
     assert training_flops(Network(NetworkConfig(vit=VIT_SIZES["tiny"]))) > 3 * encoder
+
+
+def test_the_arithmetic_is_what_torch_counts():
+    """Of every kind of layer: the stem, attention to itself and to the image, the heads."""
+    vit = VitConfig(width=32, depth=1, heads=2, stem_tokens=4)
+    decoder = DecoderConfig(depth=2, heads=2, head_width=8, hidden=32)
+    network = Network(NetworkConfig(vit=vit, decoder=decoder, head_hidden=16))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        counted = training_flops(network)
+    assert counted == pytest.approx(3 * counter.get_total_flops(), rel=0.01)
 
 
 def test_the_peak_is_measured_where_it_is_not_known():
