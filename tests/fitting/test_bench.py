@@ -49,6 +49,7 @@ def few(open_body_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return str(manifest), str(labels)
 
 
+@pytest.mark.extra  # half a minute on a busy machine, by nature
 def test_bench_fit_beside_the_protocol_and_the_floor(few, tmp_path, capsys, monkeypatch):
     """The report of `make bench`, with everything short; the plot where matplotlib is installed."""
     manifest, labels = few

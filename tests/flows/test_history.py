@@ -70,21 +70,21 @@ def test_old_runs_go_and_nothing_else(served: Served):
     with temporary_settings({PREFECT_API_URL: served.url, PREFECT_API_AUTH_STRING: served.password}):
         other("theirs")
         parent()
-        for number in range(5):
+        for number in range(3):
             ours(f"ours-{number}", fails=number == 1, return_state=True)
         with get_client(sync_client=True) as client:
             killed = client.create_flow_run(
                 ours, parameters={"name": "killed"}, name="killed", state=State(type=StateType.RUNNING)
             )
         assert killed.state_type == StateType.RUNNING
-        kept = dict.fromkeys(("theirs", "child", "ours-3", "ours-4"), 1)
-        logged = {*kept, *(f"ours-{number}" for number in range(5))}
+        kept = dict.fromkeys(("theirs", "child", "ours-2"), 1)
+        logged = {*kept, *(f"ours-{number}" for number in range(3))}
         wanted = {"parent", "killed", *logged}
         names = {run: name for run, name in names_of(database).items() if name in wanted}
         assert set(names.values()) == wanted
         wait_for(lambda: logged <= count(database, names)["log"].keys())  # they are sent a little later
-        assert forget_old_runs("soaked", keep=2) == 3
-        assert forget_old_runs("soaked", keep=2) == 0
+        assert forget_old_runs("soaked", keep=1) == 2
+        assert forget_old_runs("soaked", keep=1) == 0
         wait_for(lambda: "ours-0" not in count(database, names)["log"])  # removed a little later, too
         found = count(database, names)
     for table in OWNERS:
