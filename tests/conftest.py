@@ -1,11 +1,14 @@
 """Fixtures that more than one part of the tests needs."""
 
 import fcntl
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_CACHE_DIR", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
 
 import torch
+from torch.utils.data import DataLoader
 
 from tests.skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
@@ -87,6 +91,30 @@ def bodies_once(bodies_of) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Bodies, "__init__", take_over)
         yield
+
+
+@pytest.fixture(scope="session")
+def forks() -> BaseContext:
+    """Starts processes that are forks of one that has imported torch and ours, and has not computed anything."""
+    context = multiprocessing.get_context("forkserver")
+    modules = ["tests.train.small_run", "hmr_skel.commands.train", "hmr_skel.open_data.images", "torch._dynamo"]
+    context.set_forkserver_preload(modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        forkserver.ensure_running()
+    return context
+
+
+@pytest.fixture
+def forked_workers(forks: BaseContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a loader's workers, where it does not matter how they start: importing torch takes longer than their work."""
+    from hmr_skel.data import loader
+
+    def started(*args, num_workers: int, **options) -> DataLoader:
+        context = options | {"multiprocessing_context": forks if num_workers else None}
+        return DataLoader(*args, num_workers=num_workers, **context)
+
+    monkeypatch.setattr(loader, "DataLoader", started)
 
 
 @pytest.fixture(scope="session")

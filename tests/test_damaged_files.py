@@ -39,6 +39,8 @@ from hmr_skel.train.state import FORMAT, load_state
 from tools.drill.fuzz import Reader
 from tools.drill.readers import READERS, saved
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")  # as users run the commands
+
 MANIFEST = {
     "name": "x", "skel_gender": "male", "rows_per_shard": 1, "body_models": {"kind": "files", "path": "x"},
     "sources": [{"name": "a", "format": "camerahmr", "file": "a.npz"}],

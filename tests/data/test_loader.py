@@ -117,6 +117,7 @@ def test_sources_come_by_their_weights(sample_set):
     assert 25 < (rows < 20).sum() < 55  # 20 rows of the one and 4 of the other
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_workers_make_no_difference_and_end(dataset):
     before = children()
     torch.manual_seed(5)
@@ -165,6 +166,7 @@ def test_evaluation_sees_every_row_once_and_in_order(dataset, own_images, sample
     assert stream.skipped == 3
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_workers_mistake_comes_with_its_traceback(sample_set):
     dataset = open_with(sample_set, sample_set.images["near"].root)
     dataset.reader.images["near"] = ImageRule(Path("images"), (("(", ""),))

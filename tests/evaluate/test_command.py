@@ -20,6 +20,8 @@ from hmr_skel.model.checkpoint import NetworkInfo, save_network
 from hmr_skel.model.network import Network
 from tests.train.small_run import small_recipe
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")  # as users run the commands
+
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory) -> Path:

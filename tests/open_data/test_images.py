@@ -97,7 +97,8 @@ def test_files_are_made_once_and_only_where_missing(label_set, four, body_models
 
 
 @pytest.mark.slow
-def test_workers_make_the_same_pictures(label_set, four, pictures, body_models, tmp_path, monkeypatch):
+def test_workers_make_the_same_pictures(label_set, four, pictures, body_models, forks, tmp_path, monkeypatch):
+    monkeypatch.setattr("multiprocessing.get_context", lambda method: forks)
     monkeypatch.setattr("hmr_skel.open_data.images._ROWS_PER_TASK", 2)
     assert make_images(four, tmp_path, body_models, workers=2) == 4
     for name, picture in zip(label_set.columns["imgname"], pictures[:2], strict=False):

@@ -15,6 +15,8 @@ from hmr_skel.cli import main
 from tests.report.browser import browse, find_chromium
 from tests.report.conftest import HARMFUL, HARMFUL_SOURCE, write_dataset, write_manifest
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")  # as users run the commands
+
 CHROMIUM = find_chromium()
 
 

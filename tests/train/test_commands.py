@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from hmr_skel.cli import build_parser, main
@@ -28,8 +29,15 @@ def samples(tmp_path_factory) -> SampleSet:
 def run(samples, open_body_dir, tmp_path_factory) -> Path:
     """A trained run's folder."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    assert main([*command(samples, open_body_dir, out, "--set", "epochs=1"), "-q"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        no_curves(patch)
+        assert main([*command(samples, open_body_dir, out, "--set", "epochs=1"), "-q"]) == 0
     return out
+
+
+def no_curves(patch: pytest.MonkeyPatch) -> None:
+    """Drawing them takes longer than a run of a few steps."""
+    patch.setattr("hmr_skel.train.log.plot_log", lambda log, picture: True)
 
 
 def evaluate(samples: SampleSet, run: Path, *more: str) -> list[str]:
@@ -37,7 +45,7 @@ def evaluate(samples: SampleSet, run: Path, *more: str) -> list[str]:
     return ["evaluate", *where, *more]
 
 
-def test_train_leaves_its_files_and_says_what_it_did(samples, open_body_dir, tmp_path, capsys):
+def test_train_leaves_its_files_and_says_what_it_did(samples, open_body_dir, tmp_path, capsys, monkeypatch):
     out = tmp_path / "tiny"
     assert main(command(samples, open_body_dir, out, "--json")) == 0
     *text, last = capsys.readouterr().out.strip().splitlines()
@@ -57,6 +65,7 @@ def test_train_leaves_its_files_and_says_what_it_did(samples, open_body_dir, tmp
     with Image.open(out / "curves.png") as picture:
         assert picture.width > 500
     before = (out / "network.safetensors").read_bytes()
+    no_curves(monkeypatch)
     assert main(command(samples, open_body_dir, out)) == 0
     assert "12 steps in" in capsys.readouterr().out
     assert (out / "network.safetensors").read_bytes() == before
@@ -195,7 +204,9 @@ def test_bench_train(samples, open_body_dir, tmp_path, capsys):
         assert word in text
 
 
-def test_bench_predict(samples, open_body_dir, run, tmp_path, capsys):
+def test_bench_predict(samples, open_body_dir, run, tmp_path, capsys, monkeypatch):
+    """Without the layers of HumanFoV, which has one size, a large one."""
+    monkeypatch.setattr("hmr_skel.model.fov.HumanFov.forward", lambda self, images: torch.full((len(images),), 0.9))
     image = next(samples.images["near"].root.glob("*.jpg"))
     line = ["bench", "predict", "--recipe", "tiny", "--network", str(run / "network.safetensors"), "--repeats", "1"]
     line += ["--image", str(image), "--device", "cpu", "--json", "--manifest", str(run.with_suffix(".toml"))]

@@ -1,11 +1,10 @@
 """Runs end alike whatever happens to them on the way, and however many processes share the work."""
 
-import multiprocessing
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
@@ -57,24 +56,17 @@ def same_weights(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.fixture(scope="module")
-def start(samples, open_body_dir, tmp_path_factory) -> Iterator[Callable[..., BaseProcess]]:
-    """Starts the command in a process of its own, which writes what it prints into a file beside the run.
-
-    The processes are forks of one that has imported what they need, and has not computed anything yet.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.train.small_run", "hmr_skel.commands.train", "torch._dynamo"])
+@pytest.fixture
+def start(samples, open_body_dir, forks) -> Callable[..., BaseProcess]:
+    """Starts the command in a process of its own, which writes what it prints into a file beside the run."""
 
     def begin(out: Path, *more: str, **environment: str) -> BaseProcess:
         line = command(samples, open_body_dir, out, *more)
-        process = context.Process(target=run_printing_into, args=(printed_by(out), line, environment))
+        process = forks.Process(target=run_printing_into, args=(printed_by(out), line, environment))
         process.start()
         return process
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield begin
+    return begin
 
 
 def printed_by(out: Path) -> Path:
@@ -269,6 +261,7 @@ def side_by_side_run(samples, open_body_dir, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("micro_batch", [2, 4])
 def test_micro_batches_and_workers_make_no_difference(samples, open_body_dir, tmp_path, side_by_side_run, micro_batch):
     """But for rounding: side by side, in turn on one thread, or the whole batch at once; samples by a worker or not."""
