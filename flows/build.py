@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -47,10 +47,11 @@ from prefect.tasks import exponential_backoff
 from tqdm import tqdm
 
 from flows.address import address_file
-from flows.cluster import DEATHS, capacity, is_cluster, task_runner
+from flows.cluster import DEATHS, NO_WORKER_S, capacity, is_cluster, num_workers, task_runner
 from flows.report import DatasetSummary, ShardReport, ShardsUnfinished, timed
 from flows.shard import Builder
 from hmr_skel.data.lease import InHand
+from hmr_skel.data.shards import name_shards
 from hmr_skel.data.storage import may_pass
 from hmr_skel.device import DeviceLost
 from hmr_skel.errors import UserError
@@ -60,6 +61,9 @@ DEFAULT_MANIFEST = "manifests/open.toml"
 NAME = "build-hmr-skel"
 KEPT_RUNS = 50
 """Finished runs of the flow that stay in Prefect's database, the latest."""
+CARD_S = 60.0
+"""The dataset card is written so often while shards are built, or less often where that takes long. Without a card,
+Hugging Face's `train` has the held-out shards too."""
 _MOST_AT_ONCE = 100  # a second or so, and no more, before a build starts
 
 
@@ -153,6 +157,7 @@ def build_hmr_skel(
     _forget_old_runs()
     reports = builder.reports([index for index in wanted if index not in set(todo)])
     failures: dict[int, BaseException] = {}
+    card_due = 0.0
     parameters = {"manifest": manifest, "out": out, "device": device, "rebuild": rebuild}
     parameters |= {"on_worker": on_worker, "progress": progress}
     with Progress(builder, wanted, todo, progress) as so_far, contextlib.ExitStack() as stack:
@@ -164,17 +169,23 @@ def build_hmr_skel(
         for index, result in _twice_if_held(runner, todo, parameters):
             if isinstance(result, dict):
                 reports.append(ShardReport(**result))
+                builder.built |= not reports[-1].skipped
                 so_far.end(index, reports[-1].line())
+                if (began := time.monotonic()) >= card_due:
+                    with contextlib.suppress(UserError):  # told at the end, unless it passes
+                        builder.write_card()
+                    card_due = time.monotonic() + max(CARD_S, 20 * (time.monotonic() - began))
             elif isinstance(result, DeviceLost):
                 raise result
             else:
                 failures[index] = result
                 so_far.end(index)
-    held = [index for index, error in failures.items() if isinstance(error, InHand)]
-    done = builder.reports(held)  # by the other build, meanwhile
+    settled = {report.shard for report in reports}
+    settled |= {index for index, error in failures.items() if not isinstance(error, InHand)}
+    done = builder.reports([index for index in wanted if index not in settled])  # by another build, meanwhile
     reports += done
     failures = {i: error for i, error in failures.items() if i not in {report.shard for report in done}}
-    failures |= builder.replaced([report.shard for report in reports])
+    failures |= builder.replaced([index for index in wanted if index not in failures])
     reports = [report for report in reports if report.shard not in failures]
     builder.warn_of_mix()
     summary = DatasetSummary.of(builder, reports, failures, time.monotonic() - start, seconds)
@@ -201,7 +212,7 @@ def _results(runner: Any, todo: Sequence[int], parameters: dict[str, Any]) -> It
 
     A future is dropped with its result: Dask builds again what a dead worker has built while somebody holds it.
 
-    Raises `UserError` where Dask's scheduler is gone.
+    Raises `UserError` where Dask's scheduler is gone, or all its workers are.
     """
     waiting, at_work = list(reversed(todo)), {}
     ended: queue.SimpleQueue[PrefectFuture] = queue.SimpleQueue()
@@ -212,10 +223,25 @@ def _results(runner: Any, todo: Sequence[int], parameters: dict[str, Any]) -> It
                 future = runner.submit(build_shard_task, parameters | {"index": index})
                 at_work[future.task_run_id] = index
                 future.add_done_callback(ended.put)
-            future = ended.get()
+            future = _next(runner, ended, at_work.values())
             yield at_work.pop(future.task_run_id), _result(future)
     except (OSError, asyncio.CancelledError, concurrent.futures.CancelledError) as error:
         raise UserError("Dask's scheduler is gone. Finished shards are kept; run this again.") from error
+
+
+def _next(runner: Any, ended: "queue.SimpleQueue[PrefectFuture]", at_work: Iterable[int]) -> PrefectFuture:
+    seen = time.monotonic()
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return ended.get(timeout=min(5.0, NO_WORKER_S))
+        if num_workers(runner):
+            seen = time.monotonic()
+        elif time.monotonic() - seen >= NO_WORKER_S:
+            raise UserError(
+                f"Dask has had no worker for {NO_WORKER_S:.0f} s, with {name_shards(at_work)} in hand: all were killed "
+                "(by hand, or for want of memory), crashed or could not start. See to that, or take fewer workers. "
+                "Finished shards are kept; run this again."
+            )
 
 
 def _result(future: PrefectFuture) -> Any:

@@ -4,6 +4,7 @@ Dask's scheduler has no password and runs what it is sent. So here it listens on
 page, and takes only who has the key of this build. docs/machines.md says how several machines share one.
 """
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -15,6 +16,8 @@ THREADS = 2
 """Of one process: one shard's fit keeps a GPU, or every core, busy, while another is read or written."""
 DEATHS = 3
 """A shard that was in hand when so many workers died is not tried again."""
+NO_WORKER_S = 120.0
+"""A build that has had no worker for so long ends. On a busy machine a new one takes its time to start."""
 
 
 def check_dask() -> None:
@@ -28,7 +31,9 @@ def check_dask() -> None:
 
 
 def is_cluster(workers: int | None, address: str | None) -> bool:
-    """Whether the shards are for workers, which are other processes."""
+    """Whether the shards are for workers, which are other processes. Raises `UserError` for fewer than one."""
+    if workers is not None and workers < 1:
+        raise UserError(f"workers is {workers}. Expected a whole number from 1.")
     return address is not None or workers not in (None, 1)
 
 
@@ -40,7 +45,7 @@ def task_runner(workers: int | None, address: str | None, device: str) -> Any:
         address: of the scheduler of a Dask cluster that runs, tcp://host:8786, instead.
         device: cpu, cuda ...; with `workers`, each process gets a GPU of its own, or its share of the cores.
 
-    Raises `UserError` where Dask is not installed, or no scheduler answers at the address.
+    Raises `UserError` where Dask is not installed, or no scheduler with a worker answers at the address.
     """
     if not is_cluster(workers, address):
         from prefect.task_runners import ThreadPoolTaskRunner
@@ -56,20 +61,27 @@ def task_runner(workers: int | None, address: str | None, device: str) -> Any:
         places = environments(workers, device)
         return DaskTaskRunner(cluster_class=lambda: local_cluster(places))
     try:
-        Client(address, timeout="10s", set_as_default=False).close()
+        with Client(address, timeout="10s", set_as_default=False) as client, contextlib.suppress(TimeoutError):
+            client.wait_for_workers(1, timeout=10)
+            return DaskTaskRunner(address=address)
     except (OSError, ValueError) as error:
         raise UserError(
             f"no Dask scheduler answers at {address}: {error}. Expected tcp://host:8786 or the like; `dask scheduler` "
             "prints its own."
         ) from error
-    return DaskTaskRunner(address=address)
+    raise UserError(
+        f"the Dask scheduler at {address} has no workers. Start some, `dask worker {address}`, then run this again."
+    )
 
 
 def capacity(runner: Any) -> int:
     """How many shards to have in hand at once: one for each worker, so that a worker that dies loses only that one."""
-    if not hasattr(type(runner), "client"):
-        return THREADS
-    return max(sum(runner.client.nthreads().values()), 1)
+    return max(num_workers(runner), 1)
+
+
+def num_workers(runner: Any) -> int:
+    """How many shards can be built at once now."""
+    return sum(runner.client.nthreads().values()) if hasattr(type(runner), "client") else THREADS
 
 
 def environments(workers: int, device: str) -> list[dict[str, str]]:
@@ -109,7 +121,8 @@ def local_cluster(places: list[dict[str, str]]) -> Any:
     import dask
     from distributed import Nanny, Scheduler, Security, SpecCluster
 
-    dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1})
+    # A worker whose connecting takes longer is given up for good. On a busy machine the 30 s of Dask are too few.
+    dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1, "distributed.comm.timeouts.connect": "300s"})
     security = Security.temporary()  # a key that only these processes have: others on this machine are refused
     local: dict[str, Any] = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
     options = local | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}

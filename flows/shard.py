@@ -76,7 +76,8 @@ class Builder:
         if not any_plan:
             check_no_other_plan(out, len(self.shards))
         self._body_models = self.models.sha256(cache / "body_models")
-        self._built = False
+        self.built = False
+        """Whether a shard was, here or by a worker of this run."""
         self._device, self._any_plan = device, any_plan
         self._fitter: Fitter | None = None
         self._preparing, self._fitting = threading.Lock(), threading.Lock()
@@ -124,13 +125,13 @@ class Builder:
 
     def replaced(self, indices: Sequence[int]) -> dict[int, UserError]:
         """Those of the shards, all complete earlier in this build, that no longer are; each with what to do."""
-        return {
-            index: UserError(
-                f"shard {index} was replaced meanwhile: a build of another manifest, or of another state of this one, "
-                f"is at work in {self.out}. Let one of the two end, then start this one again."
-            )
-            for index in self._incomplete(indices)
-        }
+        return {index: self._replaced(index) for index in self._incomplete(indices)}
+
+    def _replaced(self, index: int) -> UserError:
+        return UserError(
+            f"shard {index} was replaced meanwhile: a build of another manifest, or of another state of this one, "
+            f"is at work in {self.out}. Let one of the two end, then start this one again."
+        )
 
     def _incomplete(self, indices: Sequence[int], rebuild: bool = False) -> list[int]:
         shards = [pick(self.shards, index) for index in indices]
@@ -158,9 +159,10 @@ class Builder:
         )
 
     def reports(self, indices: Sequence[int]) -> list[ShardReport]:
-        """Reports of those of the shards that are complete, as skipped ones."""
+        """Reports of those of the shards that are complete, as skipped ones. See `replaced` for others."""
         missing = set(self._incomplete(indices))
-        return each(lambda index: self._report(self.shards[index], True), [i for i in indices if i not in missing])
+        metas = each(lambda index: read_meta(self.out, self.shards[index]), [i for i in indices if i not in missing])
+        return [self._report(self.shards[meta["shard"]], meta, True) for meta in metas if meta is not None]
 
     def write_card(self) -> None:
         """Write the dataset's README.md, where it is not what it should be. A killed build leaves an older one.
@@ -170,14 +172,14 @@ class Builder:
         try:
             write_card(self.out, self.manifest, self.shards)
         except UserError as error:
-            if self._built:
+            if self.built:
                 raise
             if not self.quiet:
                 print(f"{self.out / 'README.md'} is out of date, and stays so: {error}", file=sys.stderr, flush=True)
 
-    def _report(self, shard: Shard, skipped: bool) -> ShardReport:
-        meta = read_meta(self.out, shard)
-        assert meta is not None  # it is complete
+    def _report(self, shard: Shard, meta: dict[str, Any] | None, skipped: bool) -> ShardReport:
+        if meta is None:  # it was complete just now
+            raise self._replaced(shard.index)
         return ShardReport.of(meta, str(shard.data_file(self.out)), skipped=skipped)
 
     @cached_property
@@ -232,14 +234,14 @@ class Builder:
         shard = pick(self.shards, index)
         fingerprint = self.fingerprint(shard)
         if not rebuild and is_complete(self.out, shard, fingerprint):
-            return self._report(shard, skipped=True)
+            return self._report(shard, read_meta(self.out, shard), skipped=True)
         with leased(self.out, shard, self.run) as lease:
             # Another build may have completed it between the look and the lease.
             skipped = not rebuild and is_complete(self.out, shard, fingerprint)
             if lease.broken and not (skipped or self.quiet):
                 print(f"shard {index}: the process that was building it has ended; begun anew", file=sys.stderr)
             skipped = skipped or not self._build(shard, lease, rebuild, progress)
-            return self._report(shard, skipped=skipped)
+            return self._report(shard, read_meta(self.out, shard), skipped=skipped)
 
     def _build(self, shard: Shard, lease: Lease, rebuild: bool, progress: bool) -> bool:
         """Returns whether it was written: not where it is complete by then and not to be built again."""
@@ -250,7 +252,7 @@ class Builder:
 
         self._check_stopped()
         seconds: dict[str, float] = {}
-        fitter, self._built = self.fitter, True
+        fitter, self.built = self.fitter, True
         pieces, rejects = self._read(shard, seconds)
         waiting = time.perf_counter()
         # One fit at a time keeps the device busy. Meanwhile another thread may read or write its shard.

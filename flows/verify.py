@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, shard_table
 from hmr_skel.data.shards import Shard, name_shards
 from hmr_skel.data.storage import Place, open_parquet, put_bytes
 from hmr_skel.data.verify import FilesReport, Problem, foreign_shards, verify_files
+from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject
 
 SAME_Q_RAD, SAME_MM = 1e-4, 1e-3
@@ -206,6 +208,20 @@ def _tolerance(name: str, row: Mapping[str, Any], loose: bool) -> float:
     return 0.0
 
 
+def _move(path: Place, target: Place) -> None:
+    if isinstance(path, Path) and isinstance(target, Path):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+        except OSError as error:
+            raise UserError(f"cannot move {path} to {target}: {error.strerror or error}. Move it by hand.") from error
+    elif path.is_dir():
+        raise UserError(f"{path} is a folder, and a store has no step that moves one. Move it by hand to {target}.")
+    else:
+        put_bytes(target, path.read_bytes())
+        path.unlink(missing_ok=True)
+
+
 def repair_dataset(
     out: Place,
     problems: list[Problem],
@@ -227,12 +243,13 @@ def repair_dataset(
     """
     strays = [problem.stray for problem in problems if problem.stray is not None]
     for path in strays:
-        if not is_temporary(path):
-            target, number = out / SET_ASIDE / path.parent.name / path.name, 1
-            while target.exists():  # of an earlier repair
-                target, number = target.parent / f"{path.name}.{number}", number + 1
-            put_bytes(target, path.read_bytes())
-        path.unlink(missing_ok=True)
+        if is_temporary(path) and not path.is_dir():
+            path.unlink(missing_ok=True)
+            continue
+        target, number = out / SET_ASIDE / path.parent.name / path.name, 1
+        while target.exists():  # of an earlier repair
+            target, number = target.parent / f"{path.name}.{number}", number + 1
+        _move(path, target)
     mended = [problem for problem in problems if outdated or not problem.outdated]
     shards = sorted({problem.shard for problem in mended if problem.shard is not None})
     if shards:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from hmr_skel.data.storage import Place
 
 ABANDONED_AFTER_S = 3600.0
-"""A temporary file that was not touched for so long was left by a killed process; one of this machine's, as soon as its
-process has ended. The next writer of the same file removes it."""
+"""A temporary file of another machine that was not touched for so long was left by a killed process; one of this
+machine's, as soon as its process has ended. The next writer of the same file removes it."""
 
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 """Errors that no reading ends in."""
@@ -102,8 +102,8 @@ def is_temporary(path: "Place") -> bool:
 def is_abandoned(path: "Place") -> bool:
     """Whether nobody writes a temporary file any more. Raises `FileNotFoundError` where it is gone."""
     owner = _OWNER.search(path.name)
-    if owner is not None and owner["host"] == host() and not is_running(int(owner["pid"])):
-        return True
+    if owner is not None and owner["host"] == host():
+        return not is_running(int(owner["pid"]))
     return time.time() - path.stat().st_mtime > ABANDONED_AFTER_S
 
 

@@ -1,8 +1,8 @@
 """The dataset card: a README.md beside the shards that people read and Hugging Face `datasets` obeys.
 
 Its YAML head says which files belong to which split, so that `load_dataset(folder)` gives `train` and `test` (the
-held-out shards), and `load_dataset(folder, "rejects")` the rows left out. Written anew after every shard, from the
-files that are complete.
+held-out shards), and `load_dataset(folder, "rejects")` the rows left out. A build writes it when its first shard is
+done, then at most once a minute, and at its end, from the files that are complete.
 """
 
 from collections.abc import Sequence

@@ -1,24 +1,26 @@
 """Which build has a shard in hand: a lease, a small file for each shard at work, in `.leases/` beside the dataset.
 
 A build makes the file before it reads the shard's rows, touches it every 15 seconds and removes it at the end. Another
-build that finds it leaves the shard alone. A lease is broken when its process, on this machine, has ended, or when it
-was not touched for 120 seconds. The folder's clock decides, so clocks of machines are never compared.
+build that finds it leaves the shard alone. A lease is broken when its process has ended (one of the same host name,
+boot and container), or when it was not touched for 120 seconds. The folder's clock decides, so clocks of machines are
+never compared.
 
 In a folder the file is made in one step, and one build gets it. A store has no such step: two builds that begin the
 same shard within the same second may both fit it. So may two that break the same lease at once. This costs time and
-nothing else: before a build writes, it looks whether the lease is still its own.
+nothing else: before a build writes, and before it writes the meta file, it looks whether the lease is still its own.
 """
 
 import contextlib
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
 from uuid import uuid4
 
-from hmr_skel.data.atomic import host, is_running
+from hmr_skel.data.atomic import is_running
 from hmr_skel.data.shards import Shard
 from hmr_skel.data.storage import Place, clock, put_bytes, put_new
 from hmr_skel.errors import UserError
@@ -26,7 +28,6 @@ from hmr_skel.errors import UserError
 BEAT_S = 15.0
 SILENT_S = 120.0
 """A lease that was not touched for so long is broken."""
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class InHand(UserError):
@@ -72,8 +73,8 @@ class Lease:
         self.build = build
         self.broken = False
         """Whether a process left the shard without a word, and this one has taken it over."""
-        holder = {"host": host(), "process": os.getpid(), "boot": _boot(), "build": build, "lease": uuid4().hex}
-        self._content = json.dumps(holder).encode()
+        holder = {"process": os.getpid(), "build": build, "lease": uuid4().hex}
+        self._content = json.dumps(_here() | holder).encode()
         self._beat = _now()
 
     def take(self) -> None:
@@ -134,7 +135,7 @@ class Lease:
             named = f"process {holder['process']} on {holder['host']}"
             if holder["build"] == self.build:
                 return None
-            if holder["host"] == host() and (holder["boot"] != _boot() or not is_running(holder["process"])):
+            if holder | _here() == holder and not is_running(holder["process"]):
                 return None
         except (ValueError, TypeError, KeyError):  # it is being written at this moment, or it is damaged
             named = "another build"
@@ -150,8 +151,13 @@ def _now() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def _boot() -> str:
-    """Names the time since this machine was started; empty where the system does not say."""
+def _here() -> dict[str, str]:
+    """Where this process's number means this process: the machine, since it was started, and of it the container.
+
+    Containers and images of machines may share a host name. Empty is what the system does not say.
+    """
+    here = {"host": socket.gethostname(), "boot": "", "processes": ""}
     with contextlib.suppress(OSError):
-        return _BOOT_ID.read_text().strip()
-    return ""
+        here["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        here["processes"] = os.readlink("/proc/self/ns/pid")
+    return here

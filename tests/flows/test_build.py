@@ -19,6 +19,7 @@ from flows.report import DatasetSummary
 from flows.shard import Builder
 from hmr_skel import load_shards
 from hmr_skel.device import DeviceLost, no_more_after_cuda_errors
+from hmr_skel.errors import UserError
 from tests.flows.conftest import ROWS
 from tests.flows.foreign_page import ask, assert_closed
 from tests.flows.processes import TIMEOUT_S, hmr_skel, processes_with, run, running, wait_until
@@ -183,16 +184,36 @@ def test_an_interrupt_stops_the_shards_at_work(small: Path, tmp_path: Path, monk
 
     def interrupt(*args):
         yield 0, opened[0].build(0, progress=False).as_dict()
+        assert "1 of 4 shards" in card.read_text()  # and not only at the end, which a killed build has not
         assert not opened[0].stopped.is_set()
         raise KeyboardInterrupt
 
+    card = tmp_path / "out" / "README.md"
     of = build._builder
     monkeypatch.setattr(build, "_builder", lambda *args: opened.append(of(*args)) or opened[0])
     monkeypatch.setattr(build, "_results", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build.build_hmr_skel(str(small), str(tmp_path / "out"), "cpu", progress=False)
     assert opened[0].stopped.is_set()
-    assert "1 of 4 shards" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("client")
+def test_a_card_that_cannot_be_written_fails_a_build_by_workers(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    worker = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
+
+    def results(*args):
+        yield 0, worker.build(0, progress=False).as_dict()
+
+    def read_only(place, content):
+        raise UserError(f"cannot write {place}: Read-only file system.")
+
+    monkeypatch.setattr("hmr_skel.data.card.put_bytes", read_only)
+    monkeypatch.setattr(build, "_results", results)
+    with pytest.raises(UserError, match="Read-only file system"):
+        build.build_hmr_skel(str(small), str(tmp_path / "out"), "cpu", shards="0", progress=False)
 
 
 def test_told_to_stop_a_shard_ends_at_its_next_batch(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -71,6 +71,8 @@ def test_each_worker_has_a_gpu_of_those_that_are_visible(monkeypatch: pytest.Mon
 def test_one_process_is_no_cluster():
     assert [is_cluster(workers, None) for workers in (None, 1, 2)] == [False, False, True]
     assert is_cluster(None, "tcp://head:8786")
+    with pytest.raises(UserError, match="workers is 0"):  # of a deployment's run
+        is_cluster(0, None)
 
 
 def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys):
@@ -261,6 +263,34 @@ def test_a_scheduler_that_is_gone():
 
     with pytest.raises(UserError, match="Dask's scheduler is gone"):
         list(_results(Gone(), [0], {}))
+
+
+def test_a_cluster_whose_workers_are_gone(monkeypatch: pytest.MonkeyPatch):
+    """They died, and Dask has given up starting them again."""
+    from flows import build
+
+    class Left:
+        client = Mock(nthreads=lambda: {"tcp://a": 2} if next(looks) else {})
+
+        def submit(self, task, parameters):
+            return Mock(task_run_id=parameters["index"])
+
+    looks = iter([True, True, True, True, True, False, False, False, False])
+    monkeypatch.setattr(build, "NO_WORKER_S", 0.01)
+    words = "no worker for 0 s, with shards 3, 5 in hand: .* Finished shards are kept; run this again"
+    with pytest.raises(UserError, match=words):
+        list(build._results(Left(), [3, 5, 6], {}))
+
+
+@pytest.mark.extra
+def test_a_scheduler_without_workers():
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=None) as empty,
+        pytest.raises(UserError, match=f"scheduler at {empty.scheduler_address} has no workers. Start some"),
+    ):
+        cluster.task_runner(None, empty.scheduler_address, "cpu")
 
 
 @pytest.mark.extra

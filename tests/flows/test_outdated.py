@@ -84,3 +84,15 @@ def test_a_shard_that_another_build_replaces_meanwhile_is_noticed(small: Path, t
     ((index, error),) = first.replaced([0, 1]).items()
     assert index == 1
     assert "shard 1 was replaced meanwhile" in str(error)
+
+
+def test_a_shard_that_goes_between_two_looks(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another build removes the meta file before it writes the shard."""
+    builder = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
+    for index in (0, 1):
+        builder.build(index, progress=False)
+    gone = builder.shards[1]
+    monkeypatch.setattr("flows.shard.read_meta", lambda out, shard: None if shard is gone else read_meta(out, shard))
+    assert [report.shard for report in builder.reports([0, 1])] == [0]
+    with pytest.raises(UserError, match="shard 1 was replaced meanwhile"):
+        builder.build(1, progress=False)

@@ -158,6 +158,17 @@ def test_sound_shards_of_another_version_are_left(copied: Builder, monkeypatch: 
     assert verify_dataset(copied.out, copied, sample=0).problems == []
 
 
+def test_a_folder_among_the_files_is_set_aside(copied: Builder):
+    for text in ("first", "second"):
+        (copied.out / "data" / "old").mkdir()
+        (copied.out / "data" / "old" / "x").write_text(text)
+        found = verify_dataset(copied.out, copied, sample=0)
+        assert repair_dataset(copied.out, found.problems, lambda: copied, progress=False) == (1, 0)
+        assert verify_dataset(copied.out, copied, sample=0).problems == []
+    aside = copied.out / "set-aside" / "data"
+    assert [(aside / name / "x").read_text() for name in ("old", "old.1")] == ["first", "second"]
+
+
 def test_repair_by_another_manifest_is_refused(ours: Builder, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     manifest = tmp_path / "wrong.toml"
     manifest.write_text((ours.out.parent / "drill.toml").read_text().replace('name = "drill"', 'name = "wrong"', 1))
