@@ -23,6 +23,7 @@ image_path = [["^", "far-"], ["$", ".jpg"]]
 """
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_the_command_measures(sample_set, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("bench.loader._PASSES", 1)
     manifest = tmp_path / "test.toml"

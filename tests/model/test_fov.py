@@ -69,9 +69,15 @@ def published_state() -> dict[str, torch.Tensor]:
     return state
 
 
-def test_the_published_names_and_shapes(published_state):
+@pytest.fixture(scope="module")
+def without_numbers() -> HumanFov:
+    """It has names and shapes only."""
     with torch.device("meta"):
-        model = HumanFov()
+        return HumanFov()
+
+
+def test_the_published_names_and_shapes(without_numbers):
+    model = without_numbers
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     unused = {n: s for n, s in published_shapes().items() if n.startswith(("fc2.", "backbone.final_layer."))}
     assert wanted | unused == published_shapes()
@@ -103,12 +109,10 @@ def test_another_file_is_refused(tmp_path, published_state):
         HumanFov.load(path)
 
 
-def test_stays_frozen_when_a_training_loop_says_train():
-    with torch.device("meta"):
-        model = HumanFov()
-        holder = nn.ModuleList([model]).train()
+def test_stays_frozen_when_a_training_loop_says_train(without_numbers):
+    holder = nn.ModuleList([without_numbers]).train()
     assert holder.training
-    assert not any(module.training for module in model.modules())
+    assert not any(module.training for module in without_numbers.modules())
 
 
 def test_only_the_second_output_counts_and_the_layers_are_linear(published_state):

@@ -67,7 +67,7 @@ def test_a_folder_with_what_is_no_image_in_it(photos, typed, capsys):
     for photo in photos:
         picture = cv2.imread(f"out/overlays/{photo.file.stem}.jpg")
         assert picture.shape == (HEIGHT, 2 * WIDTH, 3)
-    assert typed(folder, "--boxes", "boxes.json", "-q") == 0
+    assert typed(folder, "--boxes", "boxes.json", "--no-overlays", "-q") == 0
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 3  # what is passed over is said all the same

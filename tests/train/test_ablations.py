@@ -77,7 +77,7 @@ def command(tmp_path_factory, open_body_dir) -> list[str]:
 
 
 def test_both_tables_in_one_command(command, capsys):
-    assert main([*command, "--variants", "no-cam,looped", "--set", "epochs=1", "--json"]) == 0
+    assert main([*command, "--variants", "no-cam,looped", "--set", "epochs=0.3", "--json"]) == 0
     out = capsys.readouterr().out
     report = json.loads(out.strip().splitlines()[-1])
     assert set(report["variants"]) == {"full", "no-cam", "looped"}
@@ -126,7 +126,7 @@ def test_the_minutes_decide_once(command, tmp_path, capsys, monkeypatch):
     assert again["variants"] == first["variants"]
     assert main([*command, "--set", "seed=1", "--set", "epochs=1", "-q"]) == 2
     assert "is the state of another run" in capsys.readouterr().err
-    assert main([*command, "--set", "seed=1", "--set", "epochs=1", "-q", "--fresh"]) == 0
+    assert main([*command, "--set", "seed=1", "--set", "epochs=0.3", "-q", "--fresh"]) == 0
     assert main([*command, "--minutes", "0"]) == 2
     assert "--minutes 0: expected a number above 0" in capsys.readouterr().err
 
