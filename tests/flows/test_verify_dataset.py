@@ -15,7 +15,11 @@ from flows.verify import repair_dataset, verify_dataset
 from hmr_skel.cli import main
 from hmr_skel.data.schema import SCHEMA, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import Shard
+from hmr_skel.data.storage import put_bytes
+from hmr_skel.data.verify import Problem
+from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
+from tests.object_store import ObjectStore
 from tools.drill.corruption import KINDS, damage_and_repair
 from tools.drill.damage import equal_datasets
 from tools.drill.small import SHARDS, small_manifest
@@ -167,6 +171,15 @@ def test_a_folder_among_the_files_is_set_aside(copied: Builder):
         assert verify_dataset(copied.out, copied, sample=0).problems == []
     aside = copied.out / "set-aside" / "data"
     assert [(aside / name / "x").read_text() for name in ("old", "old.1")] == ["first", "second"]
+
+
+def test_a_folder_in_a_store_is_left_to_the_user(object_store: ObjectStore, ours: Builder):
+    out = object_store.place("stray-folder")
+    put_bytes(out / "data" / "old" / "x", b"x")
+    problem = Problem("", stray=out / "data" / "old")
+    with pytest.raises(UserError, match=r"data/old.* is a folder, and .* Move it by hand to .*set-aside/data/old"):
+        repair_dataset(out, [problem], lambda: ours, progress=False)
+    assert (out / "data" / "old" / "x").read_bytes() == b"x"
 
 
 def test_repair_by_another_manifest_is_refused(ours: Builder, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
