@@ -22,7 +22,7 @@ def sources(*names: str) -> list[dict]:
     return [{"name": name, "format": "camerahmr", "file": f"{name}.npz"} for name in names]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=5), st.integers(1, 60))
 def test_every_row_is_in_one_shard_in_order(counts, size):
     names = [f"s{i}" for i in range(len(counts))]

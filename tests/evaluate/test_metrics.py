@@ -36,7 +36,7 @@ def test_by_hand():
     )
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(st.integers(0, 2**31), st.floats(0.1, 10), st.lists(st.floats(-3, 3), min_size=6, max_size=6))
 def test_the_best_similarity_is_found(seed, scale, motion):
     gt = points(2, 14, seed=seed)
