@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -191,7 +192,7 @@ def test_waiting_for_images_has_an_end(sample_set, own_images):
 
     with batches(dataset, 2, seed=0, workers=1, timeout=60.0) as stream:
         (worker,) = children() - before
-        os.kill(worker, signal.SIGKILL)
+        threading.Timer(0.5, os.kill, (worker, signal.SIGKILL)).start()  # while the next line waits for it
         with pytest.raises(UserError, match=r"a loader process ended before its time"):
             next(stream)
 
