@@ -124,13 +124,16 @@ fuzz: .venv/has-run
 rehearsal: .venv/has-train
 	@$(BIN)/python -m tools.rehearsal --folder "$(or $(FOLDER),data/rehearsal)" $(ARGS)
 
+# One process more than there are cores: some tests wait for servers and stores.
+TESTERS = $$(($$(getconf _NPROCESSORS_ONLN) + 1))
+
 # Tests with the mark `extra` need more than this installs, or take long.
 test: .venv/has-test
-	@$(BIN)/pytest -n auto --dist loadfile -m 'not extra' $(ARGS)
+	@$(BIN)/pytest -n $(TESTERS) --dist loadfile -m 'not extra' $(ARGS)
 
 # ARGS='-m extra' runs those alone. A test that skips fails here.
 test-all: .venv/has-test-all
-	@$(BIN)/pytest -n auto --dist loadfile --skips-fail $(ARGS)
+	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --skips-fail $(ARGS)
 
 notebooks: .venv/has-notebooks
 	@$(BIN)/jupyter lab notebooks $(ARGS)
