@@ -72,7 +72,7 @@ dataset: .venv/has-run $(if $(filter-out 1,$(WORKERS))$(findstring --dask-addres
 serve: .venv/has-run
 	@$(HMR_SKEL) serve $(if $(PORT),--port "$(PORT)") $(ARGS)
 
-# train and predict are commands for users, too. The others need the checkout: fit, quality, workers, loader, conversion.
+# train and predict are commands for users, too. The others need the checkout: fit, quality, loader, conversion.
 bench: .venv/has-train
 	@$(if $(filter train predict,$(BENCH)),$(HMR_SKEL) bench,$(BIN)/python -m bench) $(or $(BENCH),fit) --json $(if $(filter fit,$(or $(BENCH),fit)),--plot data/bench-fit.png) $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 

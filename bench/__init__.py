@@ -1,4 +1,14 @@
-"""Benchmarks for maintainers, run from the checkout: `python -m bench loader --help`.
+"""Benchmarks for maintainers, run from the checkout: `python -m bench loader --help`."""
 
-What users measure is in `hmr_skel/bench`: `hmr-skel bench fit`, `train` and `predict`.
-"""
+import argparse
+
+from hmr_skel.commands.arguments import add
+
+
+def new_parser(name: str, text: str, *shared: str) -> argparse.ArgumentParser:
+    """The parser of `python -m bench <name>`, with the shared options that are named."""
+    parser = argparse.ArgumentParser(
+        f"python -m bench {name}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add(parser, *shared)
+    return parser

@@ -10,7 +10,6 @@ NAMES = {
     "fit": "speed and accuracy of the fit, beside the published protocol and the floor",
     "ablate": "the paper's ablations (Tables 4 and 5), trained and measured here",
     "quality": "what each choice of the fit costs in millimetres",
-    "workers": "one process beside several that share a dataset",
     "loader": "training samples/s from images",
     "conversion": "what conversion to SKEL costs in mm of MPJPE",
 }

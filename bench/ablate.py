@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.arguments import new_parser
+from bench import new_parser
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import RUNS, add_number
 from hmr_skel.commands.evaluate import HELD_OUT, add_benchmark_arguments, write_tables

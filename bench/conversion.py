@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bench.arguments import new_parser
+from bench import new_parser
 from bench.perturbed import KINDS, perturbed
 from hmr_skel.bench.fit import FitInputs
 from hmr_skel.cli import run

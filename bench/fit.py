@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.arguments import new_parser
+from bench import new_parser
 from bench.baseline import num_calls, published_fit
 from bench.floor import floor_fit
 from fitting.batch import TILE

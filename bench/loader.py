@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from bench.arguments import new_parser
+from bench import new_parser
 from hmr_skel.bench.measures import machine
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench.arguments import new_parser
+from bench import new_parser
 from fitting.batch import TILE
 from fitting.config import ROOTS, SHAPES, FitConfig
 from fitting.fit import FitResult, Status

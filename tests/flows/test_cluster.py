@@ -12,8 +12,6 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from bench.workers import main as bench_workers
-from bench.workers import workers_text
 from flows import cluster
 from flows import shard as shard_module
 from flows.cluster import environments, is_cluster
@@ -297,17 +295,6 @@ def test_a_scheduler_without_workers():
 def test_nobody_at_the_address():
     with pytest.raises(UserError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9"):
         cluster.task_runner(None, "tcp://127.0.0.1:9", "cpu")
-
-
-def test_the_benchs_table():
-    run = {"workers": 1, "threads_per_worker": 1, "rows_per_s": 10.0}
-    report = {"one": run, "all": run | {"workers": 2, "rows_per_s": 19.0}, "rows": 64, "shards": 4, "device": "cpu"}
-    assert workers_text(report).splitlines()[2].split() == ["2", "1", "19.0", "1.90"]
-
-
-@pytest.mark.extra
-def test_the_bench(small: Path):
-    assert bench_workers(["--manifest", str(small), "--rows", "16", "--device", "cpu", "-q"]) == 0
 
 
 @pytest.mark.extra
