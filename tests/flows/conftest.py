@@ -69,11 +69,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def client(served: Served) -> Iterator[None]:
-    """Flows of this process go to the served server."""
+    """Flows of this process go to the served server.
+
+    At the end Prefect sends it what it has to say, and closes its connections: with the server gone, the process would
+    try for a minute before it ends.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: served.url, PREFECT_API_AUTH_STRING: served.password}):
         yield
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all()
 
 
 @pytest.fixture(scope="session")

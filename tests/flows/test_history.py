@@ -39,11 +39,11 @@ def wait_for(there: Callable[[], bool]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("client")
 def test_old_runs_go_and_nothing_else(served: Served):
     from prefect import flow, get_client, get_run_logger, task
     from prefect.artifacts import create_markdown_artifact
     from prefect.client.schemas.objects import State, StateType
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     from flows.build import forget_old_runs
 
@@ -67,26 +67,25 @@ def test_old_runs_go_and_nothing_else(served: Served):
         ours("child")
 
     database = served.database
-    with temporary_settings({PREFECT_API_URL: served.url, PREFECT_API_AUTH_STRING: served.password}):
-        other("theirs")
-        parent()
-        for number in range(3):
-            ours(f"ours-{number}", fails=number == 1, return_state=True)
-        with get_client(sync_client=True) as client:
-            killed = client.create_flow_run(
-                ours, parameters={"name": "killed"}, name="killed", state=State(type=StateType.RUNNING)
-            )
-        assert killed.state_type == StateType.RUNNING
-        kept = dict.fromkeys(("theirs", "child", "ours-2"), 1)
-        logged = {*kept, *(f"ours-{number}" for number in range(3))}
-        wanted = {"parent", "killed", *logged}
-        names = {run: name for run, name in names_of(database).items() if name in wanted}
-        assert set(names.values()) == wanted
-        wait_for(lambda: logged <= count(database, names)["log"].keys())  # they are sent a little later
-        assert forget_old_runs("soaked", keep=1) == 2
-        assert forget_old_runs("soaked", keep=1) == 0
-        wait_for(lambda: "ours-0" not in count(database, names)["log"])  # removed a little later, too
-        found = count(database, names)
+    other("theirs")
+    parent()
+    for number in range(3):
+        ours(f"ours-{number}", fails=number == 1, return_state=True)
+    with get_client(sync_client=True) as client:
+        killed = client.create_flow_run(
+            ours, parameters={"name": "killed"}, name="killed", state=State(type=StateType.RUNNING)
+        )
+    assert killed.state_type == StateType.RUNNING
+    kept = dict.fromkeys(("theirs", "child", "ours-2"), 1)
+    logged = {*kept, *(f"ours-{number}" for number in range(3))}
+    wanted = {"parent", "killed", *logged}
+    names = {run: name for run, name in names_of(database).items() if name in wanted}
+    assert set(names.values()) == wanted
+    wait_for(lambda: logged <= count(database, names)["log"].keys())  # they are sent a little later
+    assert forget_old_runs("soaked", keep=1) == 2
+    assert forget_old_runs("soaked", keep=1) == 0
+    wait_for(lambda: "ours-0" not in count(database, names)["log"])  # removed a little later, too
+    found = count(database, names)
     for table in OWNERS:
         assert {name for name in found[table] if name in logged} == kept.keys(), table
     assert found["artifact"] >= Counter(kept)
