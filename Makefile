@@ -36,7 +36,7 @@ help:
 	@echo '  make audit           known vulnerabilities of the pinned packages (asks the package index)'
 	@echo '  make notebooks       JupyterLab with the notebooks; they read what `make dataset images` writes'
 	@echo '  make test            the tests, in random order; ARGS='"'-p no:randomly'"' for the usual one'
-	@echo '  make test-all        with those that need more (Chromium, Dask) or take long'
+	@echo '  make test-all        with those that need more (Chromium, Dask) or take long, and with shapes of arrays checked'
 	@echo '  make check           style, types and the fast tests; two minutes on two cores'
 	@echo '  make drill           break builds on purpose and count the cost'
 	@echo '  make fuzz            give mutated files to everything that reads files'
@@ -127,13 +127,17 @@ rehearsal: .venv/has-train
 # One process more than there are cores: some tests wait for servers and stores.
 TESTERS = $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 
-# Tests with the mark `extra` need more than this installs, or take long.
+# A file's tests share what they make, so they run in one process; tests/conftest.py says which files come first.
+PYTEST = $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
+
+# Tests with the mark `extra` need more than this installs, or take long. The shapes of arrays are checked by `test-all`:
+# that takes an eighth more time.
 test: .venv/has-test
-	@$(BIN)/pytest -n $(TESTERS) --dist loadfile -m 'not extra' $(ARGS)
+	@$(PYTEST) --jaxtyping-packages= -m 'not extra' $(ARGS)
 
 # ARGS='-m extra' runs those alone. A test that skips fails here.
 test-all: .venv/has-test-all
-	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --skips-fail $(ARGS)
+	@$(PYTEST) --skips-fail $(ARGS)
 
 notebooks: .venv/has-notebooks
 	@$(BIN)/jupyter lab notebooks $(ARGS)

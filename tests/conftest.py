@@ -1,6 +1,7 @@
 """Fixtures that more than one part of the tests needs."""
 
 import fcntl
+import gc
 import multiprocessing
 import os
 import signal
@@ -38,6 +39,18 @@ hypothesis.settings.load_profile("hmr-skel")
 # A script's background job ignores Ctrl-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-randomly
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: the last one leaves the other processes without work."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: collecting garbage need not look at it again."""
+    gc.freeze()
 
 
 def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
