@@ -9,13 +9,10 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from tests.body import stand_in
 
-GENDERS = ("male", "female")
-
 
 @pytest.fixture(scope="session")
-def skel_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    path = tmp_path_factory.mktemp("skel") / "skel_male.pkl"
-    return {"male": stand_in.write(path, stand_in.skel_arrays())}
+def skel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stand_in.write(tmp_path_factory.mktemp("skel") / "skel_male.pkl", stand_in.skel_arrays())
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +21,8 @@ def smpl_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def skel_male64(skel_files: dict[str, Path]) -> Skel:
-    return Skel.load(skel_files["male"], dtype=torch.float64)
+def skel64(skel_file: Path) -> Skel:
+    return Skel.load(skel_file, dtype=torch.float64)
 
 
 @pytest.fixture(scope="session")

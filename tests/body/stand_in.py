@@ -1,5 +1,6 @@
 """Model files made of random numbers, in the exact format of the official ones: every index and transpose shows."""
 
+import functools
 import pickle
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from scipy.spatial.transform import Rotation
 from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS, SMPL_PARENTS
 
 NUM_VERTICES, NUM_BONE_VERTICES = 6890, 500
+SMALL = {"posedirs": np.ones((NUM_VERTICES, 3, 207), np.int8)}
+"""Correctives of one byte per number: files of 5 MB, not 40."""
 
 
 def _rotations(rng: np.random.Generator, angle: float, count: int = 24) -> np.ndarray:
@@ -23,9 +26,10 @@ def _weights(rng: np.random.Generator, rows: int, columns: int, per_row: int = 4
     return dense / dense.sum(1, keepdims=True)
 
 
-def skel_arrays(seed: int = 0) -> dict:
-    """The dict of a SKEL file."""
-    rng = np.random.default_rng(seed)
+@functools.cache
+def skel_arrays() -> dict:
+    """The dict of a SKEL file. Read only."""
+    rng = np.random.default_rng(0)
     template = rng.normal(size=(NUM_VERTICES, 3)) * [0.3, 0.5, 0.2]
     relative = np.tile(np.eye(4), (24, 1, 1))
     relative[:, :3, :3] = _rotations(rng, 0.4)
@@ -55,9 +59,10 @@ def skel_arrays(seed: int = 0) -> dict:
     }
 
 
-def smpl_arrays(seed: int = 0) -> dict:
-    """The dict of an SMPL file."""
-    rng = np.random.default_rng(seed)
+@functools.cache
+def smpl_arrays() -> dict:
+    """The dict of an SMPL file. Read only."""
+    rng = np.random.default_rng(0)
     parents = np.array(SMPL_PARENTS).astype(np.uint32)  # the root's -1 becomes 4294967295, as in the official files
     return {
         "v_template": rng.normal(size=(NUM_VERTICES, 3)) * [0.3, 0.5, 0.2],

@@ -1,12 +1,13 @@
 """The open body: what the packed asset holds, and that the exported files are what the models' own readers expect."""
 
-import pathlib
 import pickle
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import coo_matrix, csc_matrix
+from scipy.spatial import KDTree
 
 import hmr_skel.body.open_body.unpack as layout
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, load_skel_arrays, load_smpl_arrays
@@ -14,6 +15,7 @@ from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.body.open_body import export
 from hmr_skel.body.open_body.unpack import ASSET, GENDERS, MIRROR, SKEL_GENDERS, OpenBody, unpack
+from hmr_skel.body.skel import Skel
 from hmr_skel.errors import UserError
 from tools.open_body import packing
 
@@ -39,7 +41,7 @@ def body() -> OpenBody:
 
 
 @pytest.fixture(scope="module")
-def files(open_body_dir: pathlib.Path) -> dict[str, object]:
+def files(open_body_dir: Path) -> dict:
     """Every pickle of the export, read."""
     return {path.name: pickle.loads(path.read_bytes()) for path in open_body_dir.glob("*.pkl")}
 
@@ -52,58 +54,13 @@ def volume(vertices: np.ndarray, faces: np.ndarray) -> float:
 # --- the asset ---
 
 
-def test_the_asset_is_small_and_holds_no_objects():
+def test_the_asset_is_small_and_packing_it_again_changes_nothing(body, tmp_path):
     assert ASSET.stat().st_size < 2e6
     with np.load(ASSET, allow_pickle=False) as archive:
-        assert all(archive[name].dtype != object for name in archive.files)
-
-
-def repack(body: OpenBody, path: pathlib.Path) -> OpenBody:
-    with np.load(ASSET, allow_pickle=False) as archive:
         number, num_left = archive["number"].astype(np.int64), int(archive["num_left"])
-    packing.write(packing.pack(body, number, number, num_left), path)
-    return unpack(path)
-
-
-def test_packing_what_was_unpacked_changes_nothing(body, tmp_path):
-    again = repack(body, tmp_path / "again.npz")
-    assert (tmp_path / "again.npz").read_bytes() == ASSET.read_bytes()
-    for gender in GENDERS:
-        assert np.array_equal(again.genders[gender].posedirs, body.genders[gender].posedirs)
-
-
-def test_rounding_moves_the_body_by_less_than_a_fifth_of_a_millimetre(body, tmp_path):
-    rng = np.random.default_rng(0)
-
-    def symmetric(values: np.ndarray, step: float, flip: np.ndarray) -> np.ndarray:
-        noise = rng.uniform(-step, step, values.shape)
-        return values + (noise + noise[body.mirror] * flip) / 2
-
-    one = body.genders["male"]
-    exact = replace(
-        one,
-        template=symmetric(one.template, layout.TEMPLATE_STEP, MIRROR),
-        shapedirs=symmetric(one.shapedirs, layout.SHAPE_STEP, MIRROR[:, None]),
-        bone_vertices=one.bone_vertices + rng.uniform(-1, 1, one.bone_vertices.shape) * layout.BONE_STEP,
-    )
-    rounded = repack(replace(body, genders=body.genders | {"male": exact}), tmp_path / "b.npz").genders["male"]
-    template_mm = 1e3 * abs(rounded.template - exact.template).max()
-    shape_mm = 1e3 * abs(rounded.shapedirs - exact.shapedirs).max()
-    bones_mm = 1e3 * abs(rounded.bone_vertices - exact.bone_vertices).max()
-    assert template_mm <= 0.0251
-    assert shape_mm <= 0.0101  # per unit of beta
-    assert bones_mm <= 0.0101
-    betas = rng.normal(size=(20, 10)).clip(-3, 3)
-    moved = np.einsum("vck,nk->nvc", rounded.shapedirs - exact.shapedirs, betas) + rounded.template - exact.template
-    assert 1e3 * np.linalg.norm(moved, axis=-1).max() < 0.2
-
-
-def test_rows_are_rounded_without_losing_their_sum():
-    rows = np.random.default_rng(0).dirichlet(np.full(24, 0.1), 500)
-    for steps in (layout.WEIGHT_STEPS, layout.REGRESSOR_STEPS):
-        whole = packing.quantise_rows(rows, steps)
-        assert (whole.sum(1) == steps).all()
-        assert abs(whole / steps - rows).max() <= 1 / steps
+    again = tmp_path / "again.npz"
+    packing.write(packing.pack(body, number, number, num_left), again)
+    assert again.read_bytes() == ASSET.read_bytes()
 
 
 def test_an_unreadable_asset_and_one_of_another_release_say_so(tmp_path):
@@ -145,36 +102,15 @@ def test_everything_mirrors(body):
         np.testing.assert_allclose(one.shapedirs[body.mirror] * MIRROR[:, None], one.shapedirs, atol=1e-12)
 
 
-def test_pose_correctives_mirror_and_do_something(body):
-    pairs = np.array(layout.SMPL_PAIRS)
-    angles = np.random.default_rng(0).normal(0, 0.5, (24, 3))
-    rotations = torch.linalg.matrix_exp(torch.tensor(skew(angles))).numpy()
-    mirrored = torch.linalg.matrix_exp(torch.tensor(skew((angles * [1, -1, -1])[pairs]))).numpy()
-    for one in body.genders.values():
-        moved, other = (one.posedirs @ (r[1:] - np.eye(3)).reshape(-1) for r in (rotations, mirrored))
-        # Midline vertices are stored once for both sides.
-        np.testing.assert_allclose(moved[body.mirror] * MIRROR, other, atol=2e-3)
-        off_midline = body.mirror != np.arange(6890)
-        np.testing.assert_allclose((moved[body.mirror] * MIRROR)[off_midline], other[off_midline], atol=1e-9)
-        assert 1e-3 < np.linalg.norm(moved, axis=1).max() < 0.1
-
-
-def skew(v: np.ndarray) -> np.ndarray:
-    x, y, z = v.T
-    zero = np.zeros_like(x)
-    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3)
-
-
 def test_weights_and_regressors_are_convex(body):
     rows = [body.smpl_weights, body.skel_weights, body.j19_regressor, body.h36m_regressor, body.bone_weights]
     rows += [matrix for one in body.genders.values() for matrix in (one.smpl_regressor, one.skel_regressor)]
     for matrix in rows:
         assert (matrix >= 0).all()
         np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-12)
-    assert (body.smpl_weights > 0).sum(1).max() <= 6
-    assert (body.skel_weights > 0).sum(1).max() <= 6
-    assert (body.smpl_weights.sum(0) > 1).all()
-    assert (body.skel_weights.sum(0) > 1).all()
+    for weights in (body.smpl_weights, body.skel_weights):
+        assert (weights > 0).sum(1).max() <= 6
+        assert (weights.sum(0) > 1).all()
 
 
 @pytest.mark.parametrize("gender", GENDERS)
@@ -183,14 +119,13 @@ def test_people_have_human_sizes(body, gender):
     assert np.ptp(one.template[:, 1]) == pytest.approx(HEIGHTS[gender], abs=0.02)
     low, high = MASSES[gender]
     assert low < DENSITY * volume(one.template, body.faces) < high
-    betas = np.random.default_rng(1).normal(size=(100, 10)).clip(-3, 3)
+    betas = np.random.default_rng(1).normal(size=(20, 10)).clip(-3, 3)
     skins = one.template + np.einsum("vck,nk->nvc", one.shapedirs, betas)
     heights = np.ptp(skins[..., 1], axis=1)
     assert 1.3 < heights.min() < heights.max() < 2.1
     for beta in range(10):
-        for amount in (-3.0, 3.0):
-            skin = one.template + amount * one.shapedirs[..., beta]
-            assert 30 < DENSITY * volume(skin, body.faces) < 140
+        masses = [DENSITY * volume(one.template + x * one.shapedirs[..., beta], body.faces) for x in (-3, 3)]
+        assert 30 < min(masses) < max(masses) < 140
     taller = one.template + one.shapedirs[..., 0]
     assert np.ptp(taller[:, 1]) > np.ptp(one.template[:, 1]) + 0.03
 
@@ -205,13 +140,10 @@ def test_the_body_stands_in_t_pose_facing_z(body):
         assert head[1] > 0.2
         assert left_ankle[1] < -0.9
         assert left_foot[2] > left_ankle[2] + 0.08
-
-
-@pytest.mark.parametrize("gender", SKEL_GENDERS)
-def test_the_two_pelvises_are_five_to_six_centimetres_apart(body, gender):
-    one = body.genders[gender]
-    gap = (one.smpl_regressor[0] - one.skel_regressor[0]) @ one.template
-    assert 0.045 < np.linalg.norm(gap) < 0.065
+    for gender in SKEL_GENDERS:
+        one = body.genders[gender]
+        gap = (one.smpl_regressor[0] - one.skel_regressor[0]) @ one.template
+        assert 0.045 < np.linalg.norm(gap) < 0.065  # from pelvis to pelvis
 
 
 def test_smpls_vertex_numbers_mean_what_they_mean_in_smpl(body):
@@ -248,35 +180,23 @@ def test_no_scaling_landmarks_share_a_coordinate(body):
 
 
 @pytest.mark.parametrize("gender", SKEL_GENDERS)
-def test_the_chain_is_rigid_tilted_and_jittered(body, gender):
+def test_the_chain_is_rigid(body, gender):
     one = body.genders[gender]
     for rotations in (one.bone_tilts, one.bone_orientations):
         np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (24, 1, 1)), atol=1e-9)
         assert (np.linalg.det(rotations) > 0).all()
-    assert np.array_equal(one.bone_tilts[0], np.eye(3))
     axes = one.bone_orientations[0]  # osim's forward, up, right
     np.testing.assert_allclose(axes, [[0, 0, -1], [0, 1, 0], [1, 0, 0]], atol=1e-12)
     assert (np.linalg.norm(one.bone_offsets, axis=1) > 0.01).all()
-    joints = one.skel_regressor @ one.template
-    for joint, child in ((1, 2), (2, 3), (14, 15), (15, 16), (20, 21)):
-        bone = one.bone_orientations[joint] @ one.bone_offsets[child]
-        skin = joints[child] - joints[joint]
-        off = np.degrees(np.arccos(bone @ skin / np.linalg.norm(bone) / np.linalg.norm(skin)))
-        assert 0.9 < off < 3.1
 
 
-@pytest.mark.parametrize("gender", SKEL_GENDERS)
-def test_every_segment_has_bones_and_they_lie_in_the_skin(body, gender, open_body_dir):
-    from scipy.spatial import KDTree
-
-    from hmr_skel.body.skel import Skel
-
-    model = Skel.load(open_body_dir / SKEL_FILES[gender])
+def test_every_segment_has_bones_and_they_lie_in_the_skin(body, open_body_dir):
+    model = Skel.load(open_body_dir / SKEL_FILES["female"])
     posed = model(torch.zeros(1, 46), torch.zeros(1, 10), torch.zeros(1, 3), skeleton=True)
     bones = posed.skeleton_vertices[0].numpy()
     assert set(body.bone_joint) == set(range(24))
     assert 15_000 < len(bones) < 25_000
-    skin, faces = body.genders[gender].template, body.faces
+    skin, faces = body.genders["female"].template, body.faces
     normals = np.zeros_like(skin)
     corners = skin[faces]
     for corner in range(3):
@@ -293,11 +213,9 @@ def test_every_segment_has_bones_and_they_lie_in_the_skin(body, gender, open_bod
 
 def test_files_have_the_official_keys_and_types(files, open_body_dir):
     """Shapes are checked by our loaders, `load_smpl_arrays` and `load_skel_arrays`."""
-    from scipy.sparse import coo_matrix, csc_matrix
-
     for name in SMPL_FILES.values():
         data = files[name]
-        assert load_smpl_arrays(open_body_dir / name)["shapedirs"].shape == (6890, 3, 10)
+        load_smpl_arrays(open_body_dir / name)
         assert data["f"].dtype == np.uint32
         assert all(data[key].dtype == np.float64 for key in ("v_template", "shapedirs", "posedirs", "weights"))
         assert type(data["J_regressor"]) is csc_matrix
@@ -306,15 +224,13 @@ def test_files_have_the_official_keys_and_types(files, open_body_dir):
         assert (data["bs_style"], data["bs_type"]) == ("lbs", "lrotmin")
     for name in SKEL_FILES.values():
         data = files[name]
-        assert load_skel_arrays(open_body_dir / name)["shapedirs"].shape == (6890, 3, 10)
+        load_skel_arrays(open_body_dir / name)
         # The official loader refuses every other sparse kind, `coo_array` among them.
         sparse = ("J_regressor", "J_regressor_osim", "skin_weights", "skel_weights", "skel_weights_rigid")
         assert all(type(data[key]) is coo_matrix for key in sparse)
         assert data["J_regressor"].shape == (24, 6890)
         assert data["apose_transfo"].shape == data["tpose_transfo"].shape == (24, 4, 4)
-        assert data["skel_template_f"].max() == len(data["skel_template_v"]) - 1
         assert data["osim_kintree_table"][0, 0] == -1
-        assert data["apose_rel_transfo"][0, :3, 3].any()
         assert (data["skel_weights_rigid"].toarray().max(1) == 1).all()
         assert tuple(data["pose_params_name"]) == DOF_NAMES
         assert tuple(data["joints_name"]) == tuple(data["bone_names"]) == SKEL_JOINTS
@@ -322,27 +238,19 @@ def test_files_have_the_official_keys_and_types(files, open_body_dir):
 
 
 def test_regressor_files(files, open_body_dir, body):
-    assert files["SMPL_to_J19.pkl"].shape == (19, 6890)
-    assert files["J_regressor_SKEL_mix_MALE.pkl"].shape == (24, 6890)
-    assert files["J_regressor_SMPL_MALE.pkl"].shape == (24, 6890)
+    assert files["J_regressor_SKEL_mix_MALE.pkl"].shape == files["J_regressor_SMPL_MALE.pkl"].shape == (24, 6890)
     h36m = np.load(open_body_dir / "J_regressor_h36m.npy", allow_pickle=False)
     assert h36m.shape == (17, 6890)
     skin = body.genders["neutral"].template
-    names = {"right_ankle": 0, "left_ankle": 5, "right_wrist": 6, "left_wrist": 11, "head_top": 13, "pelvis": 14}
-    j19 = {name: files["SMPL_to_J19.pkl"][row] @ skin for name, row in names.items()}
-    assert j19["right_ankle"][0] < 0 < j19["left_ankle"][0]
-    assert j19["right_wrist"][0] < -0.5
-    assert j19["left_wrist"][0] > 0.5
-    assert j19["head_top"][1] == pytest.approx(skin[:, 1].max(), abs=0.03)
+    j19 = files["SMPL_to_J19.pkl"] @ skin
+    assert j19[0, 0] < 0 < j19[5, 0]  # ankles
+    assert j19[13, 1] == pytest.approx(skin[:, 1].max(), abs=0.03)  # the head's top
     # The 14 LSP joints of both conventions are the same places.
     lsp = h36m[[6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10]] @ skin
-    np.testing.assert_allclose(lsp, files["SMPL_to_J19.pkl"][:14] @ skin, atol=1e-4)
-    mean = np.load(open_body_dir / "SKEL_mean.npz", allow_pickle=False)
-    assert {key: (mean[key].shape, mean[key].dtype) for key in mean.files} == {
-        "poses": ((46,), np.float32),
-        "betas": ((10,), np.float32),
-        "cam": ((3,), np.float32),
-    }
+    np.testing.assert_allclose(lsp, j19[:14], atol=1e-4)
+    with np.load(open_body_dir / "SKEL_mean.npz", allow_pickle=False) as mean:
+        shapes = {key: (mean[key].shape, mean[key].dtype) for key in mean.files}
+    assert shapes == {"poses": ((46,), np.float32), "betas": ((10,), np.float32), "cam": ((3,), np.float32)}
 
 
 def test_two_exports_are_equal_and_complete(open_body_dir, tmp_path):

@@ -8,9 +8,9 @@ from scipy.spatial.transform import Rotation
 from hmr_skel.body.rotations import geodesic_angle, rotmat_to_rotvec, rotvec_to_rotmat, shortest_arc, skew
 
 DTYPES = {torch.float32: 2e-6, torch.float64: 1e-12}
-BATCHES = ((), (3,), (2, 3))
 # Both sides of every threshold between a series and its closed form, and the ends.
-ANGLES = (0.0, 1e-30, 1e-12, 1e-8, 1.9e-5, 2.1e-5, 1e-3, 0.00999, 0.01001, 0.1, 1.0, 3.0, np.pi - 1e-4, np.pi - 1e-9)
+ANGLES = (0.0, 1e-30, 1e-8, 1.9e-5, 2.1e-5, 0.00999, 0.01001, 1.0, 3.0, np.pi - 1e-4, np.pi - 1e-9)
+AXIS = torch.tensor([0.48, -0.6, 0.64], dtype=torch.float64)
 
 coordinate = st.floats(-1, 1, allow_subnormal=False)
 directions = st.tuples(coordinate, coordinate, coordinate).filter(lambda v: np.linalg.norm(v) > 1e-3)
@@ -21,7 +21,7 @@ def rotvecs(*batch: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("batch", [(), (2, 3)])
 def test_rotvec_to_rotmat_is_scipys_for_any_batch_shape(batch, dtype):
     rotvec = rotvecs(*batch, scale=2)
     found = rotvec_to_rotmat(rotvec.to(dtype))
@@ -32,7 +32,7 @@ def test_rotvec_to_rotmat_is_scipys_for_any_batch_shape(batch, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(direction=directions, angle=st.sampled_from(ANGLES) | st.floats(0, np.pi - 1e-3, allow_subnormal=False))
 def test_rotvec_survives_the_way_to_a_matrix_and_back(dtype, direction, angle):
     rotvec = torch.tensor(np.array(direction) / np.linalg.norm(direction) * angle, dtype=dtype)
@@ -42,7 +42,7 @@ def test_rotvec_survives_the_way_to_a_matrix_and_back(dtype, direction, angle):
     torch.testing.assert_close(back, rotvec, atol=20 * DTYPES[dtype], rtol=0)
 
 
-@pytest.mark.parametrize("axis", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.6, 0, 0.8), (0.6, -0.8, 0), (-0.48, 0.6, 0.64)])
+@pytest.mark.parametrize("axis", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.6, -0.8, 0), (-0.48, 0.6, 0.64)])
 def test_half_turns_keep_their_axis(axis):
     half_turn = 2 * np.outer(axis, axis) - np.eye(3)
     found = rotmat_to_rotvec(torch.from_numpy(half_turn))
@@ -51,9 +51,8 @@ def test_half_turns_keep_their_axis(axis):
 
 
 @pytest.mark.parametrize("angle", ANGLES)
-def test_rotation_gradients_agree_with_finite_differences_and_are_finite_at_zero(angle):
-    axis = torch.tensor([0.48, -0.6, 0.64], dtype=torch.float64)
-    rotvec = (axis * angle).requires_grad_()
+def test_gradients_agree_with_finite_differences_and_are_finite_at_zero(angle):
+    rotvec = (AXIS * angle).requires_grad_()
     assert torch.autograd.gradcheck(rotvec_to_rotmat, rotvec)
     rotmat = rotvec_to_rotmat(rotvec.detach()).requires_grad_()
     (gradient,) = torch.autograd.grad(rotmat_to_rotvec(rotmat).sum(), rotmat)
@@ -62,15 +61,8 @@ def test_rotation_gradients_agree_with_finite_differences_and_are_finite_at_zero
         assert torch.autograd.gradcheck(lambda v: rotmat_to_rotvec(rotvec_to_rotmat(v)), rotvec)
 
 
-def test_series_and_closed_form_meet():
-    axis = torch.tensor([0.48, -0.6, 0.64], dtype=torch.float64)
-    step = 1e-10
-    below, above = (rotvec_to_rotmat(axis * a) for a in (0.01 - step, 0.01 + step))
-    assert (above - below).abs().max() < 3 * step
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(a=directions, b=directions)
 def test_shortest_arc_turns_a_into_b_about_their_normal(dtype, a, b):
     a, b = (torch.tensor(v, dtype=dtype) for v in (a, b))
@@ -87,13 +79,12 @@ def test_shortest_arc_turns_a_into_b_about_their_normal(dtype, a, b):
 
 def test_shortest_arc_has_finite_values_and_gradients_in_the_degenerate_cases():
     x = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
-    for a, b in ((x, x), (x, 2 * x), (x, -x), (x, 0 * x), (0 * x, x)):
+    for a, b in ((x, 2 * x), (x, -x), (x, 0 * x), (0 * x, x)):
         a, b = a.clone().requires_grad_(), b.clone().requires_grad_()
         r = shortest_arc(a, b)
         assert r.isfinite().all()
         assert all(g.isfinite().all() for g in torch.autograd.grad(r.sum(), (a, b)))
-    a, b = x.clone().requires_grad_(), rotvecs(seed=3).requires_grad_()
-    assert torch.autograd.gradcheck(shortest_arc, (a, b))
+    assert torch.autograd.gradcheck(shortest_arc, (x.requires_grad_(), rotvecs(seed=3).requires_grad_()))
 
 
 def test_skew_is_the_cross_product():
@@ -102,12 +93,11 @@ def test_skew_is_the_cross_product():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("angle", [*ANGLES, np.pi])
-def test_geodesic_angle_is_exact_from_zero_to_pi_and_smooth_enough_to_minimise(angle, dtype):
+def test_geodesic_angle_is_exact_from_zero_to_pi_and_smooth_enough_to_minimise(dtype):
     start = rotvec_to_rotmat(rotvecs(seed=5).to(dtype))
-    axis = torch.tensor([0.48, -0.6, 0.64], dtype=dtype)
-    end = (start @ rotvec_to_rotmat(axis * angle)).requires_grad_()
-    found = geodesic_angle(start, end)
-    assert found.item() == pytest.approx(angle, abs=10 * DTYPES[dtype])
-    found.backward()
-    assert end.grad.isfinite().all()
+    for angle in (*ANGLES, np.pi):
+        end = (start @ rotvec_to_rotmat(AXIS.to(dtype) * angle)).requires_grad_()
+        found = geodesic_angle(start, end)
+        assert found.item() == pytest.approx(angle, abs=10 * DTYPES[dtype])
+        found.backward()
+        assert end.grad.isfinite().all()
