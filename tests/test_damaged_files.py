@@ -1,7 +1,6 @@
 """Files that are damaged, or that lead elsewhere: each is one clear error, and nothing is lost."""
 
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -15,12 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 from hmr_skel.body.assets import load_regressor
 from hmr_skel.convert.files import read_contents
-from hmr_skel.data.annotations import open_source
 from hmr_skel.data.images import ImageRule, UnreadableImage, below
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.manifest import load_manifest, parse_manifest
@@ -28,8 +24,6 @@ from hmr_skel.data.meta import meta_text
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.data.shards import plan
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.benchmarks import BENCHMARKS
-from hmr_skel.evaluate.labels import load_rows
 from hmr_skel.model.checkpoint import load_mean
 from hmr_skel.open_data.images import make_images
 from hmr_skel.predict.box_files import load_boxes
@@ -85,7 +79,7 @@ def test_damage_is_one_clear_error_and_loses_nothing(tmp_path: Path, reader: Rea
         return True
 
     for whole in reader.seeds():
-        for _ in range(20):
+        for _ in range(10):
             content = bytearray(whole)
             content[rng.integers(len(content))] ^= 1 << rng.integers(8)
             refused(bytes(content))
@@ -121,16 +115,6 @@ def test_images_lie_below_their_folder(tmp_path: Path, name: str):
     assert ImageRule(root, (("^/data/", ""),)).file("/data/a.jpg") == root / "a.jpg"
     with pytest.raises(UserError):  # by the manifest's own rule
         ImageRule(root, (("^a$", "../b"),)).file("a")
-
-
-@given(parts=st.lists(st.sampled_from(["..", ".", "a", "", "b c", "...", "\\"]), max_size=8), absolute=st.booleans())
-def test_no_path_escapes(parts: list[str], absolute: bool):
-    name = "/" * absolute + "/".join(parts)
-    try:
-        path = below(Path("/data/images"), name)
-    except UserError:
-        return
-    assert os.path.commonpath([os.path.abspath(path), "/data/images"]) == "/data/images"
 
 
 def test_links_in_an_image_folder_are_the_users(tmp_path: Path):
@@ -183,104 +167,22 @@ def test_variables_are_replaced_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # --- huge counts ---
 
 
-@pytest.mark.parametrize("rows", [10**6, 10**12, 2**70])
-def test_shards_beyond_count(rows: int):
+def test_shards_beyond_count():
     with pytest.raises(UserError, match=r"makes [\d,]+ shards of 1 rows .*raise rows_per_shard"):
-        plan(parse_manifest(MANIFEST, "x"), {"a": rows})
+        plan(parse_manifest(MANIFEST, "x"), {"a": 2**70})
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a = " + "[" * 5000,
-        "a = " + "9" * 5000,
-        "x = 1\n" * 5_000,
-        "[[sources]]\n" * 1_000,
-        "a = 1979-13-99T99:99:99",
-        "\x00",
-    ],
-    ids=lambda text: text[:12],
-)
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000, "a = " + "9" * 5000, "x = 1\n" * 5_000, "\x00"], ids=range(4))
 def test_manifests_that_are_none(tmp_path: Path, text: str):
     (tmp_path / "x.toml").write_text(text)
     with pytest.raises(UserError):
         load_manifest(tmp_path / "x.toml")
 
 
-# --- label files ---
-
-DESCRS = ("<f4", "<f8", "<i8", ">f2", "|b1", "|O", "<U9", "<U0", "<U500000000", "|S0", "|V0", "|V8", "<M8[ns]", "<c16",
-          [("a", "<f4")], [("a", "|O")], [("a", "<f4", (2**40,))], "f", "", None, 3)  # fmt: skip
-SIDES = st.one_of(st.integers(-3, 5), st.sampled_from([2**31, 2**40, 2**63 - 1, 2**64, -(2**40), True, 1.5, "3", None]))
-SHAPES = st.one_of(st.lists(SIDES, max_size=4).map(tuple), st.just((3, 72)), st.just([3]), st.just(3), st.none())
-KEYS = ("imgname", "center", "scale", "pose_cam", "shape", "trans_cam", "cam_int")
-HONEST = {"imgname": ("<U9", (3,)), "center": ("<f4", (3, 2)), "scale": ("<f4", (3,)), "pose_cam": ("<f4", (3, 72)),
-          "shape": ("<f8", (3, 10)), "trans_cam": ("<f4", (3, 3)), "cam_int": ("<f4", (3, 3, 3))}  # fmt: skip
-
-
-def manifest_of(path: Path, **options: object) -> dict:
-    return MANIFEST | {"sources": [MANIFEST["sources"][0] | {"file": str(path), **options}]}
-
-
-def npy(descr: object, shape: object, fortran: object, content: bytes) -> bytes:
-    """An .npy whose header says anything."""
-    text = repr({"descr": descr, "fortran_order": fortran, "shape": shape}).encode() + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + content
-
-
-def honest(key: str) -> bytes:
-    descr, shape = HONEST[key]
-    return npy(descr, shape, False, np.ones(shape, descr).tobytes())
-
-
-MEMBERS = st.builds(
-    npy, st.sampled_from(DESCRS), SHAPES, st.sampled_from([False, True, 0, "x"]), st.binary(max_size=300)
-)
-
-
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    changed=st.dictionaries(st.sampled_from(KEYS), MEMBERS, max_size=2),
-    twice=st.none() | st.tuples(st.sampled_from(KEYS), MEMBERS),
-    compression=st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
-    cut=st.integers(0, 400) | st.just(0),
-    allow=st.booleans(),
-)
-@example({"imgname": npy("<U0", (2**40,), False, b"")}, None, zipfile.ZIP_STORED, 0, True)
-@example({"imgname": npy("<U500000000", (3,), False, b"x")}, None, zipfile.ZIP_DEFLATED, 0, True)
-@example({"center": npy("<f4", (2**40, 0), False, b"")}, None, zipfile.ZIP_DEFLATED, 0, False)
-@example({}, ("imgname", npy("<f4", (3,), False, bytes(12))), zipfile.ZIP_STORED, 0, False)
-def test_label_files_are_read_or_refused(tmp_path: Path, changed, twice, compression, cut, allow):
-    path = tmp_path / "x.npz"
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
-        for key in KEYS:
-            archive.writestr(f"{key}.npy", changed.get(key, honest(key)))
-        if twice is not None:
-            archive.NameToInfo.clear()  # else it warns
-            archive.writestr(f"{twice[0]}.npy", twice[1])
-    path.write_bytes(file.getvalue()[: len(file.getvalue()) - cut])
-    try:
-        source = parse_manifest(manifest_of(path, allow_pickle=allow), "x").sources[0]
-        reader = open_source(source, tmp_path / "cache")
-        rows = reader.read(0, reader.num_rows)
-    except UserError:
-        assert changed or twice is not None or cut
-        return
-    assert len(rows) == len(rows.imgname) == len(rows.center) <= 5
-    for name in BENCHMARKS:
-        try:
-            load_rows(BENCHMARKS[name], path)
-        except UserError:
-            continue
-
-
 # --- the rest ---
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000, '{"a": ' * 100_000, "9" * 5000, '[{"image": "a", "box": [1e999, 1, 2, 3]}]']
-)
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, '[{"image": "a", "box": [1e999, 1, 2, 3]}]'], ids=range(3))
 def test_boxes_that_are_none(tmp_path: Path, text: str):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(UserError):
@@ -322,10 +224,9 @@ def test_pictures_that_claim_any_size(tmp_path: Path):
     assert "UnreadableImage: has more pixels than OPENCV_IO_MAX_IMAGE_PIXELS allows" in done.stderr
 
 
-@pytest.mark.parametrize("shape", [(2**40,), (2**70,)])
-def test_arrays_that_claim_more_than_there_is(tmp_path: Path, shape: tuple[int, ...]):
+def test_arrays_that_claim_more_than_there_is(tmp_path: Path):
     array = io.BytesIO()
-    np.lib.format.write_array_header_1_0(array, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(array, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)})
     (tmp_path / "r.npy").write_bytes(array.getvalue())
     with pytest.raises(UserError, match=r"r\.npy: cannot be read"):
         load_regressor(tmp_path / "r.npy", 24)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from flows import plugin
 from hmr_skel.cli import main
 from hmr_skel.data.manifest import parse_manifest
 
@@ -43,10 +42,3 @@ def test_no_manifest_asks_for_them(tmp_path: Path):
     manifest = parse_manifest(content, "x")
     assert manifest.description == "made with ${HF_TOKEN}"
     assert SECRET not in json.dumps(content | {"found": repr(manifest)})
-
-
-@pytest.mark.usefixtures("secrets")
-def test_an_address_of_the_users_is_left_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr("sys.argv", ["prefect", "deployment", "run", "build-hmr-skel"])
-    assert plugin.setup_environment(ctx=None) is None
-    assert capsys.readouterr() == ("", "")

@@ -95,7 +95,7 @@ def read_mot(path: Path) -> tuple[dict[str, str], list[str], pandas.DataFrame]:
     return keys, lines[:end], pandas.read_csv(path, sep="\t", skiprows=end + 1)
 
 
-@pytest.mark.parametrize("frame", UPRIGHT)
+@pytest.mark.parametrize("frame", ["z-up", "camera"])
 def test_mot(bodies, tmp_path: Path, frame: str):
     options = ReadOptions(smpl_gender="male", frame_rate=25.0, frame=frame)
     (clip,) = fit_clips([clip_from_arrays(walk(5, frame), "walk", options)], bodies)
@@ -200,7 +200,6 @@ def test_our_parquet_is_read_back(clips, bodies, tmp_path: Path):
     ("out", "format", "joints", "message"),
     [
         ("x.mot", None, False, r"holds one person's motion, and the input has 4.*--frames"),
-        ("x.glb", None, False, r"holds one frame, and the input has 9.*--frames"),
         ("x.mot", "npz", False, r"is a \.mot, but --format is npz"),
         ("x.bvh", None, False, r"unknown format 'bvh'. Expected \.parquet, \.npz, \.mot"),
         ("x.mot", None, True, r"--joints writes parquet or npz, not mot"),
@@ -242,7 +241,7 @@ def interrupt(*_, **__):
 
 @pytest.mark.parametrize(
     ("name", "where"),
-    [("x.parquet", "pyarrow.parquet.write_table"), ("x.npz", "numpy.savez"), ("x.glb", "trimesh.Scene.export")],
+    [("x.parquet", "pyarrow.parquet.write_table"), ("x.glb", "trimesh.Scene.export")],
 )
 def test_an_interrupt_leaves_the_file_that_was_there(clips, bodies, tmp_path: Path, monkeypatch, name: str, where: str):
     (tmp_path / name).write_bytes(b"of an earlier run")
@@ -250,20 +249,3 @@ def test_an_interrupt_leaves_the_file_that_was_there(clips, bodies, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         write([clips[0].take(np.array([3]))], tmp_path / name, bodies)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"of an earlier run"]
-
-
-def test_an_interrupt_between_two_files_leaves_whole_ones(clips, bodies, tmp_path: Path, monkeypatch):
-    """In a folder the first file is new and whole, and the second as it was."""
-    (tmp_path / "photos.npz").write_bytes(b"of an earlier run")
-    original, calls = np.savez, []
-
-    def second_time(*args, **kwargs):
-        calls.append(args)
-        return original(*args, **kwargs) if len(calls) == 1 else interrupt()
-
-    monkeypatch.setattr(np, "savez", second_time)
-    with pytest.raises(KeyboardInterrupt):
-        write(clips, tmp_path, bodies, "npz")
-    assert len(np.load(tmp_path / "walk.npz")["skel_q"]) == 6
-    assert (tmp_path / "photos.npz").read_bytes() == b"of an earlier run"
-    assert len(list(tmp_path.iterdir())) == 2

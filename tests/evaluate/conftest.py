@@ -1,6 +1,7 @@
 """The benchmarks' stand-in files and the bodies for them, once for all tests."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def male(open_body_dir: Path) -> SkelKeypoints:
 def opened(stand_in: StandIn, open_body_dir: Path) -> Callable[..., tuple[Benchmark, BenchmarkRows, GroundTruth]]:
     """A benchmark by name, its rows, and its truth."""
 
+    @cache
     def open_(name: str, *legacy: str) -> tuple[Benchmark, BenchmarkRows, GroundTruth]:
         benchmark = BENCHMARKS[name].with_legacy(legacy)
         rows = load_rows(benchmark, stand_in.folder / "labels" / benchmark.labels, legacy)

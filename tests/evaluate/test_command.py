@@ -13,9 +13,8 @@ import torch
 from bench import conversion
 from hmr_skel.body.assets import SKEL_FILES
 from hmr_skel.cli import build_parser, main
-from hmr_skel.commands.evaluations import OpenBenchmarks, paper_tables
-from hmr_skel.evaluate.benchmarks import BENCHMARKS, LEGACY, MOYO_24
-from hmr_skel.evaluate.paper import TABLE_2
+from hmr_skel.commands.evaluations import OpenBenchmarks
+from hmr_skel.evaluate.benchmarks import BENCHMARKS
 from hmr_skel.model.checkpoint import NetworkInfo, save_network
 from hmr_skel.model.network import Network
 from tests.train.small_run import small_recipe
@@ -42,46 +41,28 @@ def command(network, stand_in, open_body_dir, monkeypatch) -> list[str]:
     return ["evaluate", str(network), *where, "--intrinsics", "diagonal", "--device", "cpu"]
 
 
-def test_help_lists_benchmarks_and_their_files(capsys):
-    with pytest.raises(SystemExit):
-        build_parser().parse_args(["evaluate", "--help"])
-    out = capsys.readouterr().out
-    for one in BENCHMARKS.values():
-        for words in (f"  {one.name}", f"labels/{one.labels}", f"images/{one.images}", *one.model_files):
-            assert words in out
-    assert all(name in out for name in LEGACY)
-    assert max(map(len, out.splitlines())) <= 120
-
-
 def test_all_benchmarks(command, network, tmp_path, capsys):
     """Every benchmark at once, to the terminal, Markdown, JSON and Parquet."""
     assert main([*command, "--benchmark", "all", "--legacy", "all", "--out", str(tmp_path / "out"), "--json"]) == 0
     *lines, last = capsys.readouterr().out.strip().splitlines()
     report, text = json.loads(last), "\n".join(lines)
     assert list(report["benchmarks"]) == list(BENCHMARKS)
+    page = (tmp_path / "out" / "tables.md").read_text()
     for name, found in report["benchmarks"].items():
         benchmark = BENCHMARKS[name]
         assert (found["rows"], found["left_out"], found["label_rows"]) == (6, 0, 6)
         for stage in ("mean_pose", "coarse", "final"):
-            assert set(benchmark.metrics) <= set(found[stage])
             assert found[stage]["joint_set"] == found["joint_set"]
             for metric in benchmark.metrics:
                 low, high = found[stage]["ci95"][metric]
                 assert low <= found[stage][metric] <= high
-        assert found["final"]["limits"]["bounded_dofs"] == 43
-        assert f"{benchmark.title}: 6 of 6 rows" in text
+        for shown in (text, page):
+            assert f"{benchmark.title}: 6 of 6 rows" in shown
     # Without HumanFoV there are no blue and red to exchange.
     assert report["benchmarks"]["moyo"]["legacy"] == ["moyo-box", "aliased-crop"]
     assert report["benchmarks"]["spec-syn"]["legacy"] == ["spec-root", "aliased-crop"]
     assert [table["table"] for table in report["tables"]] == ["1", "2", "3", "S2"]
-    page = (tmp_path / "out" / "tables.md").read_text()
-    for table in ("1", "2", "3", "S2"):
-        assert f"**Table {table}: " in page
-        assert f"Table {table}: " in text
-    assert all(f"{benchmark.title}: 6 of 6 rows" in page for benchmark in BENCHMARKS.values())
-    assert "out of range" in page
-    assert f"ours: {network}, layer 1" in text
-    assert "legacy switches: spec-root, aliased-crop" in text
+    assert all(f"**Table {table}: " in page and f"Table {table}: " in text for table in ("1", "2", "3", "S2"))
     assert "(the open body: figures say nothing of the licensed models)" in text
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
     rows = pq.read_table(tmp_path / "out" / "rows.parquet").to_pandas()
@@ -89,11 +70,10 @@ def test_all_benchmarks(command, network, tmp_path, capsys):
     final = rows[(rows.benchmark == "emdb") & (rows.stage == "final")]
     assert final.mpjpe_mm.mean() == pytest.approx(report["benchmarks"]["emdb"]["final"]["mpjpe_mm"], rel=1e-5)
     assert final.sequence.tolist() == ["P0/00_outdoor"] * 2 + ["P0/01_outdoor"] * 2 + ["P0/02_outdoor"] * 2
-    assert rows[rows.benchmark == "coco"].mpjpe_mm.isna().all()
     assert rows[rows.benchmark == "h36m-p2"].pve_mm.isna().all()
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", ["3dpw", "emdb", "moyo", "coco"])  # a regressor each
 def test_the_listed_files_are_enough(command, open_body_dir, tmp_path, name):
     """A folder of body models that holds what the help lists, less what it says is not always needed."""
     listed = set(BENCHMARKS[name].model_files)
@@ -125,21 +105,6 @@ def test_two_stage(command, stand_in, tmp_path, capsys):
     cost = f"{found['cost']['mpjpe_mm']:+.1f}"
     assert re.search(rf"ours: shoulders \+ SKEL fit +{after['mpjpe_mm']:.1f}/.* {re.escape(cost)}$", text, re.M)
     assert re.search(rf"ours: shoulders \(SMPL\) +{before['mpjpe_mm']:.1f}/", text)
-    assert "CameraHMR + SKEL fit" in text
-    assert "+7.7" in text
-    assert "moved by the conversion, mm: skin" in text
-
-
-def test_how_smpl_is_scored_on_moyo_is_said_below_its_table():
-    mm = {"mpjpe_mm": 60.0, "pa_mpjpe_mm": 40.0, "pve_mm": 70.0}
-    about = {"title": "MOYO", "joint_set": MOYO_24.name, "intrinsics": None, "legacy": [], "body_models": "models"}
-    about |= {"chosen_rows": 6, "label_rows": 6}
-    predicted = {"method": "HMR2.0b", "smpl": mm, "skel": mm, "cost": {"mpjpe_mm": 0.0}}
-    (table,) = (t for t in paper_tables({"moyo": about | {"predictions": predicted}}) if t.table is TABLE_2)
-    assert "SMPL's too, are J_regressor_SMPL_MALE's" in table.text()
-    network = {"file": "net", "final": mm}
-    (table,) = (t for t in paper_tables({"moyo": about | {"networks": [network]}}) if t.table is TABLE_2)
-    assert "SMPL's too" not in table.text()
 
 
 def without(command: list[str], option: str) -> list[str]:
@@ -147,81 +112,39 @@ def without(command: list[str], option: str) -> list[str]:
     return command[:i] + command[i + 2 :]
 
 
-ERRORS = {
-    "unknown benchmark": (lambda c, d: [*c, "--benchmark", "rich"], r"no benchmark 'rich'.*3dpw, emdb"),
-    "unknown switch": (lambda c, d: [*c, "--benchmark", "3dpw", "--legacy", "old"], r"--legacy old: there is no such"),
-    "no folder": (lambda c, d: [*without(c, "--benchmark-data"), "--benchmark", "emdb"], r"--benchmark-data DIR.*emdb"),
-    "no label file": (
-        lambda c, d: [*c, "--benchmark", "coco", "--labels", str(d / "none.npz")],
-        r"no label file .*none\.npz of COCO\. It is from 4D-Humans'",
-    ),
-    "no images": (
-        lambda c, d: [*c, "--benchmark", "3dpw", "--images", str(d)],
-        r"6 of 6 images of 3DPW are missing, the first being .*walk_00/image_00000\.jpg.*virtualhumans",
-    ),
-    "no body models": (lambda c, d: [*without(c, "--body-models"), "--benchmark", "3dpw"], r"--body-models DIR or HMR"),
-    "a model file is missing": (
-        lambda c, d: [*without(c, "--body-models"), "--body-models", str(d / "part"), "--benchmark", "3dpw"],
-        r"no body model .*J_regressor_h36m\.npy.* It is from CameraHMR's train-eval-utils",
-    ),
-    "SKEL is missing": (
-        lambda c, d: [*without(c, "--body-models"), "--body-models", str(d), "--benchmark", "3dpw"],
-        r"no body model .*skel_male\.pkl.* It is from skel\.is\.tue\.mpg\.de",
-    ),
-    "no weights of HumanFoV": (
-        lambda c, d: [*without(c, "--intrinsics"), "--benchmark", "3dpw"],
-        r"--fov FILE, cam_model_cleaned\.ckpt, CameraHMR's HumanFoV weights \(camerahmr",
-    ),
-    "not HumanFoV": (
-        lambda c, d: [*without(c, "--intrinsics"), "--fov", str(d / "none.ckpt"), "--benchmark", "3dpw"],
-        r"none\.ckpt",
-    ),
-    "label files of several": (
-        lambda c, d: [*c, "--benchmark", "3dpw,emdb", "--labels", "x"],
-        r"are for one benchmark",
-    ),
-    "predictions of nothing": (lambda c, d: [*c, "--predictions", "p.npz"], r"expected BENCHMARK=FILE"),
-    "predictions in the image": (lambda c, d: [*c, "--predictions", "coco=p.npz"], r"COCO compares in the image"),
-    "predictions twice": (lambda c, d: [*c, "--predictions", "emdb=a", "--predictions", "emdb=b"], r"named twice"),
-    "predictions of another": (
-        lambda c, d: [*c, "--benchmark", "moyo", "--predictions", "emdb=a"],
-        r"emdb=\.\.\.: that benchmark is not among --benchmark moyo",
-    ),
-    "no benchmark": (lambda c, d: [*c, "--benchmark", ""], r"--benchmark : names nothing\. There are held-out, 3dpw"),
-    "a comma for benchmarks": (lambda c, d: [*c, "--benchmark", ","], r"--benchmark ,: names nothing"),
-    "predictions of held-out rows": (
-        lambda c, d: [*c, "--benchmark", "held-out", "--predictions", "emdb=a"],
-        r"--predictions emdb=a: held-out rows take networks alone",
-    ),
-    "held-out without a network": (
-        lambda c, d: [c[0], *c[2:], "--benchmark", "held-out,emdb", "--predictions", "emdb=a", "--out", str(d / "out")],
-        r"--benchmark held-out,emdb: held-out takes a network",
-    ),
-    "no predictions": (lambda c, d: [*c, "--predictions", "emdb=none.npz"], r"no file none\.npz"),
-    "no network": (lambda c, d: [c[0], str(d / "net.safetensors"), *c[2:], "--benchmark", "3dpw"], r"no such file"),
-}
-
-
-@pytest.mark.parametrize("case", ERRORS.values(), ids=ERRORS)
-def test_one_clear_message(command, case, tmp_path, open_body_dir, capsys):
-    (tmp_path / "part").mkdir()
+@pytest.mark.parametrize(
+    ("dropped", "words", "message"),
+    [
+        (None, "--benchmark ,", r"--benchmark ,: names nothing"),
+        ("--benchmark-data", "--benchmark emdb", r"--benchmark-data DIR.*emdb"),
+        (None, "--benchmark coco --labels none.npz", r"no label file .*none\.npz of COCO\. It is from 4D-Humans'"),
+        ("--body-models", "--benchmark 3dpw", r"--body-models DIR or HMR"),
+        ("--body-models", "--benchmark 3dpw --body-models part", r"no body model .*h36m\.npy.* It is from CameraHMR's"),
+        ("--intrinsics", "--benchmark 3dpw", r"--fov FILE, cam_model_cleaned\.ckpt, CameraHMR's HumanFoV weights"),
+        (None, "--benchmark 3dpw,emdb --labels x", r"are for one benchmark"),
+        (None, "--predictions coco=p.npz", r"COCO compares in the image"),
+        (None, "--benchmark moyo --predictions emdb=a", r"that benchmark is not among --benchmark moyo"),
+        (None, "--benchmark held-out --predictions emdb=a", r"held-out rows take networks alone"),
+        ("evaluate", "--benchmark held-out,emdb --predictions emdb=a --out out", r"held-out takes a network"),
+    ],
+)
+def test_one_clear_message(command, dropped, words, message, tmp_path, open_body_dir, capsys, monkeypatch):
+    """Of options that are left out, and others that are added; the network stands behind `evaluate`."""
+    monkeypatch.chdir(tmp_path)
+    Path("part").mkdir()
     for name in ("skel_male.pkl", "SMPL_to_J19.pkl", "J_regressor_SKEL_mix_MALE.pkl", "SMPL_NEUTRAL.pkl"):
         (tmp_path / "part" / name).symlink_to(open_body_dir / name)
-    change, message = case
-    assert main(change(command, tmp_path)) == 2
-    err = capsys.readouterr().err.strip().splitlines()
-    assert err[-1].startswith("error: ")
-    assert re.search(message, err[-1]), err[-1]
+    shorter = ["evaluate", *command[2:]] if dropped == "evaluate" else without(command, dropped) if dropped else command
+    assert main([*shorter, *words.split()]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(f"^error: .*{message}", error), error
 
 
 def test_a_subset_says_so(command, capsys):
     assert main([*command, "--benchmark", "3dpw", "--limit", "2", "--json"]) == 0
     out = capsys.readouterr().out
     assert "3DPW: 2 of 6 rows" in out
-    assert "ours on 3DPW (2 of 6 rows)" in out
     assert json.loads(out.splitlines()[-1])["benchmarks"]["3dpw"]["rows"] == 2
-    assert main([*command, "--benchmark", "3dpw", "--limit", "2", "-q"]) == 0
-    assert capsys.readouterr().out == ""
 
 
 def test_of_several_networks_the_mean_is_printed(command, capsys):

@@ -8,7 +8,6 @@ import pytest
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import (
     BENCHMARKS,
-    MODELS_FROM,
     REGRESSOR_FILES,
     BenchmarkFiles,
     chosen,
@@ -57,9 +56,7 @@ def test_openpose_limbs_of_3d_labels_do_not_count(opened):
     assert (np.delete(points, np.arange(1, 15), 1)[..., 3] == 1).all()
 
 
-@pytest.mark.parametrize(
-    ("text", "gender"), [(b"m", "male"), ("F", "female"), ("female", "female"), ("neutral", "neutral")]
-)
+@pytest.mark.parametrize(("text", "gender"), [(b"m", "male"), ("F", "female"), ("neutral", "neutral")])
 def test_genders_are_what_they_say(stand_in, tmp_path, text, gender):
     path = changed_labels(stand_in, "3dpw", tmp_path, gender=np.array([text] * ROWS))
     assert load_rows(BENCHMARKS["3dpw"], path).smpl_gender.tolist() == [gender] * ROWS
@@ -70,75 +67,29 @@ def test_without_gender_bodies_are_neutral(stand_in, tmp_path):
     assert set(load_rows(BENCHMARKS["emdb"], path).smpl_gender) == {"neutral"}
 
 
-BAD = {
-    "an unknown gender": (
-        "3dpw",
-        {"gender": np.array(["x"] * ROWS)},
-        r"row 0: smpl_gender is 'x'; expected neutral",
-    ),
-    "no pose": ("emdb", {"pose_cam": None}, r"has no key 'pose_cam' .*It has: .*emdb_test\.npz"),
-    "a narrow shape": (
-        "spec-syn",
-        {"shape": np.zeros((ROWS, 9))},
-        r"smpl_betas has shape \(6, 9\)\. Expected \(N, 1",
-    ),
-    "another number of centres": ("3dpw", {"center": np.zeros((5, 2))}, r"center has shape \(5, 2\)\. Expected 6 rows"),
-    "not a number": ("3dpw", {"center": np.full((ROWS, 2), np.nan)}, r"row 0: center\[0\] is nan"),
-    "no scale": ("coco", {"scale": np.zeros((ROWS, 0))}, r"scale has shape \(6, 0\)\. Expected \(N\) or \(N, 1\)"),
-    "an empty box": ("coco", {"scale": np.zeros((ROWS, 2))}, r"row 0: the box is 0 px\. Expected 1"),
-    "no focal length": (
-        "3dpw",
-        {"cam_int": np.zeros((ROWS, 3, 3))},
-        r"row 0: cam_int has focal lengths \[0\.0, 0\.0\]",
-    ),
-    "a scale of one number": ("moyo", {"scales": np.ones(ROWS)}, r"'scales' has shape \(6,\), expected \(6, 2\)"),
-    "one name": ("3dpw", {"imgname": np.array("a.jpg")}, r"imgname has shape \(\)\. Expected \(N,\)"),
-    "one path": ("moyo", {"img_paths": np.array("a.jpg")}, r"imgname has shape \(\)\. Expected \(N,\)"),
-    "ragged betas": (
-        "moyo",
-        {
-            "smpl": np.array(
-                {"global_orient": [[0] * 3] * ROWS, "body_pose": [[0] * 69] * ROWS, "betas": [[1], []]}, object
-            )
-        },
-        r"'betas' holds no numbers of one shape",
-    ),
-    "a pose of the world": ("3dpw", {"pose_cam": None, "pose": np.zeros((ROWS, 72))}, r"has no key 'pose_cam'"),
-    "another number of poses": (
-        "3dpw",
-        {"pose_cam": np.zeros((5, 72))},
-        r"smpl_pose has shape \(5, 72\)\. Expected 6",
-    ),
-    "a pose that is one number": ("3dpw", {"pose_cam": np.array(1.0)}, r"smpl_pose has shape \(\)\. Expected 6 rows"),
-    "a pose of objects": (
-        "3dpw",
-        {"pose_cam": np.array([[0], [0, 1]] * 3, object)},
-        r"smpl_pose holds no numbers of one shape",
-    ),
-    "a camera that is none": (
-        "3dpw",
-        {"cam_int": np.zeros((ROWS, 3))},
-        r"cam_int has shape \(6, 3\)\. Expected \(N, 3",
-    ),
-    "a number in a pose's place": (
-        "moyo",
-        {"smpl": np.array({"global_orient": 1.0, "body_pose": 1.0, "betas": 1.0}, object)},
-        r"'global_orient' has shape \(\), expected \(6, 3\)",
-    ),
-    "neither keypoints": (
-        "coco",
-        {"body_keypoints_2d": None, "extra_keypoints_2d": None},
-        r"has no key 'body_keypoints_2d'",
-    ),
-    "no keypoints": ("h36m-p2", {"extra_keypoints_3d": None}, r"has no key 'extra_keypoints_3d'.*Human3\.6M"),
-    "another dict": ("moyo", {"smpl": np.array({"poses": 1}, object)}, r"'smpl' holds poses, expected a dict with"),
-    "a number in its place": ("moyo", {"smpl": np.array(3.0)}, r"'smpl' holds float, expected a dict with"),
-}
+MOYO = {"global_orient": [[0] * 3] * ROWS, "body_pose": [[0] * 69] * ROWS}
 
 
-@pytest.mark.parametrize("case", BAD.values(), ids=BAD)
-def test_what_is_refused(stand_in, tmp_path, case):
-    name, changes, message = case
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("3dpw", {"gender": np.array(["x"] * ROWS)}, r"row 0: smpl_gender is 'x'; expected neutral"),
+        ("3dpw", {"pose_cam": None, "pose": np.zeros((ROWS, 72))}, r"has no key 'pose_cam' .*It has: .*3dpw_test\.npz"),
+        ("3dpw", {"pose_cam": np.zeros((5, 72))}, r"smpl_pose has shape \(5, 72\)\. Expected 6"),
+        ("3dpw", {"pose_cam": np.array([[0], [0, 1]] * 3, object)}, r"smpl_pose holds no numbers of one shape"),
+        ("spec-syn", {"shape": np.zeros((ROWS, 9))}, r"smpl_betas has shape \(6, 9\)\. Expected \(N, 1"),
+        ("3dpw", {"center": np.full((ROWS, 2), np.nan)}, r"row 0: center\[0\] is nan"),
+        ("coco", {"scale": np.zeros((ROWS, 2))}, r"row 0: the box is 0 px\. Expected 1"),
+        ("3dpw", {"cam_int": np.zeros((ROWS, 3, 3))}, r"row 0: cam_int has focal lengths \[0\.0, 0\.0\]"),
+        ("3dpw", {"cam_int": np.zeros((ROWS, 3))}, r"cam_int has shape \(6, 3\)\. Expected \(N, 3"),
+        ("h36m-p2", {"extra_keypoints_3d": None}, r"has no key 'extra_keypoints_3d'.*Human3\.6M"),
+        ("coco", {"body_keypoints_2d": None, "extra_keypoints_2d": None}, r"has no key 'body_keypoints_2d'"),
+        ("moyo", {"scales": np.ones(ROWS)}, r"'scales' has shape \(6,\), expected \(6, 2\)"),
+        ("moyo", {"smpl": np.array(MOYO | {"betas": [[1], []]}, object)}, r"'betas' holds no numbers of one shape"),
+        ("moyo", {"smpl": np.array({"poses": 1}, object)}, r"'smpl' holds poses, expected a dict with"),
+    ],
+)
+def test_what_is_refused(stand_in, tmp_path, name, changes, message):
     path = changed_labels(stand_in, name, tmp_path, **changes)
     with pytest.raises(UserError, match=message):
         load_rows(BENCHMARKS[name], path)
@@ -148,8 +99,6 @@ def test_what_is_refused(stand_in, tmp_path, case):
     ("name", "changes", "side"),
     [
         ("moyo", {"scales": np.array([[0.5, 300]] * ROWS)}, 300),  # the longer side counts
-        ("coco", {"scale": np.array([[0, 2e6]] * ROWS)}, 2e6),
-        ("3dpw", {"cam_int": np.array([np.diag([2e6, 2e6, 2])] * ROWS)}, None),
         ("3dpw", {"imgname": (ROWS, 1), "gender": (ROWS, 1), "pose_cam": (ROWS, 1, 72)}, None),
     ],
 )
@@ -165,11 +114,7 @@ def test_unusual_labels_are_read(stand_in, opened, tmp_path, name, changes, side
 
 @pytest.mark.parametrize(
     ("name", "gone", "slots"),
-    [
-        ("h36m-p2", "body_keypoints_3d", slice(0, 25)),
-        ("coco", "extra_keypoints_2d", slice(25, 44)),
-        ("coco", "body_keypoints_2d", slice(0, 25)),
-    ],
+    [("h36m-p2", "body_keypoints_3d", slice(0, 25)), ("coco", "extra_keypoints_2d", slice(25, 44))],
 )
 def test_keypoints_that_the_protocol_does_not_need_may_be_absent(stand_in, tmp_path, name, gone, slots):
     """Human3.6M scores the extra ones alone; COCO whatever is labelled."""
@@ -207,10 +152,6 @@ def test_a_missing_file_names_itself_and_where_it_is_from(tmp_path):
         BenchmarkFiles.find(BENCHMARKS["3dpw"], None)
 
 
-def test_every_model_file_has_a_source():
-    assert {name for one in BENCHMARKS.values() for name in one.model_files} <= set(MODELS_FROM)
-
-
 H36M = "J_regressor_h36m.npy"
 KEYPOINTS = ("J_regressor_SKEL_mix_MALE.pkl", "SMPL_to_J19.pkl")
 LSP = [6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9][:14]
@@ -235,11 +176,6 @@ def test_joint_sets_are_the_protocols(name, truth, root, scored, files):
     assert list(benchmark.joints.root) == root
     assert list(benchmark.joints.scored) == scored
     assert REGRESSOR_FILES[benchmark.joints.regressor] == files
-
-
-def test_the_published_root_of_spec_syn():
-    legacy = BENCHMARKS["spec-syn"].with_legacy(["spec-root"]).joints
-    assert (legacy.root, legacy.regressor, list(legacy.scored)) == ((1, 2), "h36m", list(range(17)))
 
 
 def test_names_of_benchmarks_and_switches():

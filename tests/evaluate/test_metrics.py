@@ -10,19 +10,11 @@ from hmr_skel.evaluate.benchmarks import COCO_44
 from hmr_skel.evaluate.ground_truth import Truth
 from hmr_skel.evaluate.metrics import found_keypoints, mpjpe_mm, pa_mpjpe_mm, pck, pve_mm, similarity_align
 from hmr_skel.evaluate.score import ScoredBody, score
-from hmr_skel.evaluate.summary import intervals, row_columns, summarise
+from hmr_skel.evaluate.summary import row_columns, summarise
 
 
 def points(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, 3, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
-def test_one_number_per_row_whatever_the_leading_axes(batch):
-    pred, gt = points(*batch, 14), points(*batch, 14, seed=1)
-    for found in (mpjpe_mm(pred, gt, 0), pa_mpjpe_mm(pred, gt), pve_mm(pred, gt, pred[..., 0, :], gt[..., 0, :])):
-        assert found.shape == batch
-        assert (found > 0).all()
 
 
 def test_by_hand():
@@ -44,18 +36,6 @@ def test_the_best_similarity_is_found(seed, scale, motion):
     pred = scale * gt @ rotation.mT + torch.tensor(motion[3:])
     assert pa_mpjpe_mm(pred, gt).max() < 0.05
     torch.testing.assert_close(similarity_align(pred, gt), gt, atol=5e-5, rtol=0)
-
-
-def test_no_other_similarity_is_nearer():
-    """Against small changes of the one that was found."""
-    pred, gt = points(14), points(14, seed=1)
-    found = similarity_align(pred, gt)
-    least = (found - gt).square().sum()
-    centre = gt.mean(0)
-    for seed in range(20):
-        small = 0.02 * torch.randn(7, generator=torch.Generator().manual_seed(seed))
-        moved = (1 + small[0]) * (found - centre) @ rotvec_to_rotmat(small[1:4]).mT + centre + small[4:]
-        assert (moved - gt).square().sum() > least
 
 
 def test_a_mirrored_body_is_wrong():
@@ -113,9 +93,3 @@ def test_missing_coordinates_of_missing_keypoints_are_no_matter():
     columns = score(ScoredBody(torch.zeros(1, 6890, 3), torch.zeros(1, 44, 3)), truth, COCO_44, torch.zeros(1, 44, 2))
     assert summarise(columns, [None], "all")["pck_05"] == 1.0
     assert columns["found"].sum() == 2 * 43
-
-
-def test_an_interval_of_a_perfect_score_is_a_point():
-    columns = {"found": torch.ones(5, 2, 44, dtype=torch.bool), "valid": torch.ones(5, 44, dtype=torch.bool)}
-    ends = intervals(columns, torch.arange(5).numpy())
-    assert ends == {"pck_05": (1.0, 1.0), "pck_10": (1.0, 1.0)}

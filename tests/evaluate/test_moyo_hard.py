@@ -67,7 +67,6 @@ def test_the_written_file_is_read_as_the_benchmark(tmp_path: Path, capsys, monke
     )  # fmt: skip
     command = ["moyo-hard", str(tmp_path / "moyo_v2.npz"), "-o", str(tmp_path / "moyo_hard.npz")]
     assert main(command) == 2
-    assert "are not the 9,725 images" in capsys.readouterr().err
     assert not (tmp_path / "moyo_hard.npz").exists()
     assert main([*command, "--any-total"]) == 0
     assert "4 images" in capsys.readouterr().out
@@ -76,5 +75,3 @@ def test_the_written_file_is_read_as_the_benchmark(tmp_path: Path, capsys, monke
     same = whole.take(np.array([whole.imgname.tolist().index(name) for name in hard.imgname]))
     for name in ("center", "side", "smpl_pose", "smpl_betas"):
         np.testing.assert_array_equal(getattr(hard, name), getattr(same, name))
-    assert main(["moyo-hard", str(tmp_path / "none.npz"), "-o", str(tmp_path / "x.npz")]) == 2
-    assert "no label file" in capsys.readouterr().err

@@ -7,18 +7,9 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.benchmarks import BENCHMARKS
 from hmr_skel.evaluate.score import ScoredBody, score
-
-MESHES = [name for name, one in BENCHMARKS.items() if one.truth.endswith("smpl")]
-EXACT = [name for name, one in BENCHMARKS.items() if one.truth == "gendered_smpl"]
-
-
-def moved(pred: ScoredBody, rotation: torch.Tensor, scale: float, shift: torch.Tensor) -> ScoredBody:
-    return ScoredBody(*(scale * points @ rotation.mT + shift for points in (pred.vertices, pred.joints)))
 
 
 def skin_of(truth, regressor) -> ScoredBody:
@@ -26,54 +17,14 @@ def skin_of(truth, regressor) -> ScoredBody:
     return ScoredBody(truth.vertices, regressor(truth.vertices))
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", ["3dpw", "emdb", "spec-syn"])
 def test_the_truth_has_no_error_wherever_it_stands(opened, name):
     benchmark, rows, maker = opened(name)
     truth = maker(rows)
-    pred = moved(skin_of(truth, maker.regressor), torch.eye(3), 1.0, torch.tensor([0.5, -1.0, 4.0]))
+    pred = ScoredBody(*(p + torch.tensor([0.5, -1.0, 4.0]) for p in vars(skin_of(truth, maker.regressor)).values()))
     for metric, values in score(pred, truth, benchmark.joints).items():
         assert values.shape == (len(rows),), metric
         assert values.max() < 2e-3, metric
-
-
-@pytest.mark.parametrize("name", EXACT)
-def test_scale_and_rotation_are_errors_that_procrustes_takes_out(opened, name):
-    benchmark, rows, maker = opened(name)
-    truth = maker(rows)
-    pred = skin_of(truth, maker.regressor)
-    turned = moved(pred, rotvec_to_rotmat(torch.tensor([0.0, np.pi / 2, 0.0])), 1.0, torch.zeros(3))
-    larger = moved(pred, torch.eye(3), 1.1, torch.zeros(3))
-    found = score(larger, truth, benchmark.joints)
-    assert found["pa_mpjpe_mm"].max() < 0.01
-    assert found["pa_pve_mm"].max() < 0.01
-    assert score(turned, truth, benchmark.joints)["pa_mpjpe_mm"].max() < 0.01
-    # By hand: a body 1.1 times as large is off by 0.1 times each joint's distance from the root.
-    gt = truth.joints - truth.joints[:, list(benchmark.joints.root)].mean(1, keepdim=True)
-    expected = 100 * gt[:, list(benchmark.joints.scored)].norm(dim=-1).mean(1)
-    torch.testing.assert_close(found["mpjpe_mm"], expected, rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", EXACT)
-def test_a_root_that_is_off_moves_all_that_is_scored(opened, name):
-    """A root 30 mm to the side, of a rule whose root is not scored: every joint and vertex is 30 mm off."""
-    benchmark, rows, maker = opened(name)
-    truth = maker(rows)
-    pred = skin_of(truth, maker.regressor)
-    joints = pred.joints.clone()
-    joints[:, list(benchmark.joints.root)] += torch.tensor([0.03, 0.0, 0.0])
-    rule = replace(benchmark.joints, scored=tuple(j for j in benchmark.joints.scored if j not in benchmark.joints.root))
-    found = score(ScoredBody(pred.vertices, joints), truth, rule)
-    for metric in ("mpjpe_mm", "pve_mm"):
-        torch.testing.assert_close(found[metric], torch.full((len(rows),), 30.0), rtol=1e-4, atol=1e-3)
-
-
-def test_a_mirrored_prediction_stays_wrong(opened):
-    benchmark, rows, maker = opened("3dpw")
-    truth = maker(rows)
-    mirrored = ScoredBody(*(p * torch.tensor([-1.0, 1, 1]) for p in vars(skin_of(truth, maker.regressor)).values()))
-    found = score(mirrored, truth, benchmark.joints)
-    assert (found["pa_mpjpe_mm"] > 20).all()
-    assert (found["pa_pve_mm"] > 20).all()
 
 
 def test_the_wrong_gender_is_an_error_of_its_shape_alone(opened, open_body_dir):
@@ -88,7 +39,7 @@ def test_the_wrong_gender_is_an_error_of_its_shape_alone(opened, open_body_dir):
     assert found["pve_mm"][~female].min() > 10
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("name", ["3dpw", "emdb", "spec-syn", "moyo"])
 def test_a_second_implementation_agrees(opened, male, name):
     """SKEL bodies against each mesh benchmark, in numpy, with scipy's alignment."""
     benchmark, rows, maker = opened(name)

@@ -37,13 +37,6 @@ def test_recordings_are_drawn_whole():
     assert ours[1] - ours[0] > 5 * (single[1] - single[0])
 
 
-def test_a_seed_gives_the_same_interval():
-    values = {"mpjpe_mm": torch.randn(30, generator=torch.Generator().manual_seed(0))}
-    groups = np.arange(30)
-    assert intervals(values, groups, seed=1) == intervals(values, groups, seed=1)
-    assert intervals(values, groups, seed=1) != intervals(values, groups, seed=2)
-
-
 def test_one_recording_has_no_interval():
     assert intervals({"mpjpe_mm": torch.ones(3)}, np.zeros(3, int)) == {}
     assert summarise({"mpjpe_mm": torch.ones(3)}, ["a"] * 3, "j")["ci95"] == {}
@@ -66,6 +59,7 @@ def test_the_zero_pose_and_the_limits_themselves_are_inside():
     bounds = limits()
     inside = np.zeros((3, 46))
     inside[1, 3:], inside[2, 3:] = bounds[3:].T.astype(np.float32)
+    inside[1, :3] = 3.0  # the pelvis is free
     assert (excess_deg(inside) == 0).all()
     found = limit_rates(inside)
     assert (found["rows"], found["dofs"], found["bounded_dofs"], found["worst"]) == (0, 0, 43, {})
@@ -95,9 +89,3 @@ def test_whole_turns_do_not_matter():
     turned = q + 2 * np.pi * np.random.default_rng(1).integers(-2, 3, q.shape)
     np.testing.assert_allclose(excess_deg(turned), excess_deg(q), atol=1e-9)
     assert limit_rates(turned)["hsmr"]["0"] == pytest.approx(limit_rates(q)["hsmr"]["0"])
-
-
-def test_the_pelvis_is_free():
-    q = np.zeros((1, 46))
-    q[0, :3] = 3.0
-    assert limit_rates(q)["rows"] == 0

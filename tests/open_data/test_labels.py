@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from hmr_skel.body.joints import OPENPOSE_25_FROM_SMPL_45, SMPL_VERTEX_IDS
-from hmr_skel.errors import UserError
 from hmr_skel.open_data.labels import ROWS_PER_CHUNK, make_labels
 from hmr_skel.open_data.motion import FRAMES_PER_CLIP
 
@@ -81,13 +80,7 @@ def test_boxes_hold_the_projected_body(label_set, smplx_model):
     assert (margin < 1.2 + 1e-3).all()
     # A 256x256 crop hardly ever enlarges: only where keeping the distance of 0.8 m makes a body seen end-on small.
     assert (columns["scale"] * 200 >= 256).mean() > 0.99
-    assert columns["scale"].min() * 200 > 190
-
-
-def test_most_bodies_are_inside_the_picture(label_set, body_models):
-    columns = label_set.columns
-    share = (columns["gtkps"][..., 2] == 1).all(1).mean()
-    assert 0.85 < share < 1
+    assert 0.85 < (columns["gtkps"][..., 2] == 1).all(1).mean() < 1  # most bodies are inside the picture
 
 
 def test_keypoints_by_smplx(label_set, smplx_model, body_models):
@@ -119,15 +112,3 @@ def test_an_interrupted_run_leaves_nothing(body_models, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         make_labels(tmp_path / "labels.npz", 5, 0, body_models, progress=interrupt)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_missing_models_are_the_users_to_mend(tmp_path):
-    with pytest.raises(UserError, match=r"SMPL_NEUTRAL\.pkl"):
-        make_labels(tmp_path / "labels.npz", 5, 0, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("rows", "seed"), [(0, 0), (5, -1)])
-def test_rows_and_seed_must_make_sense(rows, seed, tmp_path):
-    with pytest.raises(ValueError, match="rows must be positive"):
-        make_labels(tmp_path / "labels.npz", rows, seed, tmp_path)

@@ -8,7 +8,6 @@ from hmr_skel.open_data.motion import (
     ClipMotion,
     clip_motion,
     clip_rng,
-    smooth_noise,
 )
 
 DEFAULT_ROWS = 6144  # of manifests/open.toml
@@ -54,33 +53,3 @@ def test_motion_is_smooth(default_q):
     assert np.degrees(speed.max()) * FRAMES_PER_SECOND < 450  # the featured dof crosses its whole range in a second
     # White noise of the same speed would turn by sqrt(3) times its speed; here a step is like the one before.
     assert np.sqrt((turn**2).mean()) < 0.75 * np.sqrt((speed**2).mean())
-
-
-def test_clips_differ_and_repeat():
-    first, again, other = (clip_motion(clip_rng(3, c), 0, 4) for c in (5, 5, 6))
-    for name in ("q", "root_rotvec", "betas", "noise"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
-        assert not np.allclose(getattr(first, name), getattr(other, name))
-
-
-def test_smooth_noise_is_standard_and_band_limited():
-    noise = np.stack([smooth_noise(np.random.default_rng(seed), 40) for seed in range(200)])
-    assert abs(noise.mean()) < 0.03
-    assert noise.std() == pytest.approx(1, abs=0.03)
-    # A pace of at most 0.6 Hz: no faster than that many radians a second.
-    rate = np.diff(noise, axis=1).std() * FRAMES_PER_SECOND
-    assert rate < 2 * np.pi * 0.6
-
-
-def test_betas_are_standard(clips):
-    betas = np.stack([clip.betas for clip in clips])
-    assert betas.std() == pytest.approx(1, abs=0.1)
-    assert np.abs(betas.mean(0)).max() < 0.5
-
-
-def test_left_and_right_are_coordinated(default_q):
-    """Over a clip the two elbows are bound together or against each other, not strangers."""
-    right, left = (default_q[..., index - 3] for index in (32, 42))
-    correlation = [abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(right, left, strict=True)]
-    strangers = [abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(right, np.roll(left, 1, axis=0), strict=True)]
-    assert np.mean(correlation) > np.mean(strangers)

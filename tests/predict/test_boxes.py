@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -12,7 +11,7 @@ from PIL import Image
 from hmr_skel import load_shards
 from hmr_skel.errors import UserError
 from hmr_skel.predict.box_files import load_boxes
-from hmr_skel.predict.boxes import GivenBoxes, PersonBox, WholeImage, square
+from hmr_skel.predict.boxes import GivenBoxes, PersonBox, WholeImage
 from hmr_skel.predict.frames import Frame, read_frames
 from hmr_skel.predict.people import Body, Person
 from hmr_skel.predict.table import npz_from_parquet, writing_table
@@ -33,12 +32,6 @@ def written(path: Path, content) -> Path:
 def only(boxes: GivenBoxes, name: str, number: int | None = None) -> PersonBox:
     (box,) = boxes.of(frame(name, number))
     return box
-
-
-def test_a_square_has_the_longer_side_and_the_same_centre():
-    box = square(np.array([10, 20, 50, 100.0]), MARGIN)
-    assert box.center.tolist() == [30, 60]
-    assert box.side == pytest.approx(96)
 
 
 def test_the_whole_image_is_in_the_box_of_pixel_centres():
@@ -80,7 +73,8 @@ def test_what_is_optional(tmp_path):
 def test_arrays(tmp_path):
     cam_int = np.tile(np.array([[500, 0, 100], [0, 500, 50], [0, 0, 1]], np.float32), (2, 1, 1))
     names = np.array(["a.jpg", "b.jpg"])
-    np.savez(tmp_path / "corners.npz", imgname=names, boxes=[[10, 20, 50, 100], [0, 0, 10, 10]], score=[0.5, 0.75])
+    as_bytes = names.astype("S")  # as the labels of some benchmarks have them
+    np.savez(tmp_path / "corners.npz", imgname=as_bytes, boxes=[[10, 20, 50, 100], [0, 0, 10, 10]], score=[0.5, 0.75])
     boxes = load_boxes(tmp_path / "corners.npz", MARGIN)
     assert (only(boxes, "a.jpg").side, only(boxes, "b.jpg").score) == (pytest.approx(96), 0.75)
     np.savez(
@@ -92,12 +86,6 @@ def test_arrays(tmp_path):
     np.testing.assert_array_equal(box.cam_int, cam_int[0])
     assert boxes.as_stored
     assert boxes.count([Path("b.jpg")]) == (1, 0)
-
-
-def test_names_as_bytes(tmp_path):
-    """As the labels of some benchmarks have them."""
-    np.savez(tmp_path / "b.npz", imgname=np.array([b"x/a.jpg"]), boxes=np.array([[10, 20, 50, 100.0]]))
-    assert only(load_boxes(tmp_path / "b.npz", MARGIN), "/photos/x/a.jpg").side == pytest.approx(96)
 
 
 def test_a_datasets_rows(tmp_path):
@@ -118,42 +106,21 @@ def test_a_datasets_rows(tmp_path):
     ("name", "content", "says"),
     [
         ("b.json", "{", "cannot be read as JSON"),
-        ("b.json", 3, "expected an object or a list, found a int"),
         ("b.json", {"a.jpg": [1, 2, 3, 4]}, r"'a.jpg' has \[1, 2, 3, 4\], expected a list of boxes"),
         ("b.json", {"a.jpg": [[1, 2, 3]]}, "box 0 of 'a.jpg': the box has 3 numbers"),
         ("b.json", [{"image": "a.jpg"}], "entry 0 has no 'box'"),
-        ("b.json", [7], "entry 0 is a int, expected an object"),
-        ("b.json", {"a.jpg": [[50, 20, 40, 80]]}, r"not width and height"),
-        ("b.json", [{"image": "a.jpg", "box": [0, 0, 9, 9], "focal": -1}], "focal is -1, expected pixels"),
+        ("b.json", {"a.jpg": [[50, 20, 40, 80]]}, "not width and height"),
+        ("b.json", {"a.jpg": []}, "holds no box"),
         ("b.csv", "image,x1,y1,x2,y2,focal\na.jpg,1,2,3,4,nan\n", "focal is nan, expected pixels"),
         ("b.csv", "image,x,y,w,h\na.jpg,1,2,3,4\n", "no column x1, x2, y1, y2"),
         ("b.csv", "image,x1,y1,x2,y2\na.jpg,1,2,three,4\n", "line 2: could not convert string to float: 'three'"),
-        ("b.csv", "image,x1,y1,x2,y2\na.jpg,1,2,nan,4\n", "line 2 has corners"),
-        ("b.json", {"a.jpg": []}, "holds no box"),
-        ("b.csv", "image,x1,y1,x2,y2\n", "holds no box"),
         ("b.txt", "a.jpg 1 2 3 4", "boxes come as .json, .csv, .npz or .parquet"),
-        ("b.npz", "no zip", "is not a complete .npz"),
-        ("b.parquet", "no parquet", "is not a Parquet file"),
     ],
 )
 def test_wrong_files_get_one_line(tmp_path, name, content, says):
     with pytest.raises(UserError, match=says) as error:
         load_boxes(written(tmp_path / name, content), MARGIN)
     assert "\n" not in str(error.value)
-
-
-def test_a_row_that_is_wrong_is_named_by_its_own_file(tmp_path):
-    """Of a dataset of several shards."""
-    sample_set = write_sample_set(tmp_path, with_images=False)
-    shard = sorted((sample_set.path / "data").iterdir())[1]
-    table = pq.read_table(shard)
-    column, values = table.schema.get_field_index("scale"), table["scale"].combine_chunks()
-    wrong = np.array(values.flatten()).reshape(-1, 2)
-    wrong[3] = 0
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(wrong.reshape(-1)), type=values.type)
-    pq.write_table(table.set_column(column, table.schema.field(column), flat), shard)
-    with pytest.raises(UserError, match=rf"{shard.name}: row 3 has a box of centre"):
-        load_boxes(sample_set.path, MARGIN)
 
 
 def test_a_frame_that_is_no_number_gets_one_line(tmp_path):
@@ -175,17 +142,13 @@ def test_wrong_arrays_get_one_line(tmp_path):
     for arrays, says in (
         ({"boxes": np.zeros((2, 4))}, "holds boxes. Expected imgname and boxes"),
         ({"imgname": names, "boxes": np.zeros((2, 5))}, r"boxes is \[2, 5\], expected \[2, 4\]"),
-        ({"imgname": names, "boxes": np.array([["1"] * 4] * 2)}, "boxes holds <U1, expected numbers"),
         ({"imgname": names, "center": np.zeros((2, 2)), "scale": np.zeros(2)}, "row 0 has a box of centre"),
-        ({"imgname": names, "boxes": corners, "cam_int": np.zeros((2, 3, 3))}, "row 0 has no intrinsics"),
         ({"imgname": names, "boxes": corners, "cam_int": [np.full((3, 3), np.nan), np.diag([9, 9, np.nan])]},
          "row 1 has no intrinsics"),
     ):  # fmt: skip
         np.savez(path, **arrays)
         with pytest.raises(UserError, match=says):
             load_boxes(path, MARGIN)
-    with pytest.raises(UserError, match="no such file"):
-        load_boxes(tmp_path / "none.json", MARGIN)
 
 
 def test_boxes_must_be_of_the_images_given_and_of_one_each(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from hmr_skel.body.skel import Skel
-from hmr_skel.render import SKIN, body_parts, mesh_part, overlay, portrait, render_mesh
+from hmr_skel.render import body_parts, mesh_part, overlay, portrait, render_mesh
 from hmr_skel.render.body import VEIL
 from hmr_skel.rows import SkelParams
 
@@ -65,12 +65,3 @@ def test_an_overlay_lies_on_the_body_in_the_image(skel, params):
     assert image.mask.sum() > 5000
     assert not (changed & ~binary_dilation(image.mask)).any()
     assert not (~changed & binary_erosion(image.mask)).any()
-
-
-def test_one_size_whatever_the_view(skel, params):
-    parts = body_parts(skel, params, "both", SKIN)
-    for view in ("side", "back", "top"):
-        picture = portrait(parts, view, 120, 160)
-        assert picture.shape == (160, 120, 3)
-        assert picture.dtype == np.uint8
-        assert (picture != picture[0, 0]).any(-1).mean() > 0.05

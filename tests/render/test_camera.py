@@ -15,17 +15,14 @@ def test_a_window_sees_the_same_pixels():
 
 
 def test_finer_pixels_share_out_the_coarse_ones():
-    """The first of n small pixels in a row has its centre at (1 - n) / 2n of the large one's width from its centre."""
+    """The middle one of three has the large one's centre."""
     camera = Camera(CAM_INT, 160, 90)
-    for factor in (1, 2, 3):
-        fine = camera.finer(factor)
-        assert (fine.width, fine.height) == (160 * factor, 90 * factor)
-        coarse = (fine.project(POINTS) - (factor - 1) / 2) / factor
-        np.testing.assert_allclose(coarse, camera.project(POINTS))
+    fine = camera.finer(3)
+    assert (fine.width, fine.height) == (480, 270)
+    np.testing.assert_allclose((fine.project(POINTS) - 1) / 3, camera.project(POINTS))
 
 
-@pytest.mark.parametrize("view", ["front", "side", "back", "top"])
-@pytest.mark.parametrize(("width", "height"), [(200, 300), (300, 120)])
+@pytest.mark.parametrize(("view", "width", "height"), [("side", 200, 300), ("top", 300, 120)])
 def test_all_is_in_the_frame_and_fills_it(view, width, height):
     vertices = np.random.default_rng(0).normal((3, -2, 9), (0.3, 0.8, 0.2), (500, 3)).astype(np.float32)
     framing = frame(vertices, view, width, height)

@@ -3,7 +3,6 @@ import pytest
 import trimesh
 
 from hmr_skel.render import Light, render_mesh
-from hmr_skel.render.raster import rasterize
 
 WIDTH, HEIGHT = 120, 90
 CAM_INT = np.array([[100.0, 0, 60], [0, 100, 45], [0, 0, 1]])
@@ -32,13 +31,6 @@ def test_every_pixel_against_ray_casting(sphere):
     both = ours.mask & np.isfinite(depth)
     assert both.sum() > 1000
     np.testing.assert_allclose(ours.depth[both], depth[both], atol=1e-5)
-
-
-def test_no_holes_between_faces(sphere):
-    from scipy.ndimage import binary_fill_holes
-
-    mask = render_mesh(*sphere, CAM_INT, WIDTH, HEIGHT, WHITE).mask
-    np.testing.assert_array_equal(binary_fill_holes(mask), mask)
 
 
 def test_the_nearer_surface_wins_whatever_the_order():
@@ -85,9 +77,3 @@ def test_outside_and_behind(sphere):
         assert np.isinf(empty.depth).all()
     background = np.full((HEIGHT, WIDTH, 3), 0.25, np.float32)
     np.testing.assert_array_equal(empty.over(background), background)
-
-
-def test_weights_sum_to_one(sphere):
-    seen = rasterize(*sphere, CAM_INT, WIDTH, HEIGHT)
-    np.testing.assert_allclose(seen.weights.sum(1), 1, atol=1e-5)
-    assert len(np.unique(seen.pixel)) == len(seen.pixel)

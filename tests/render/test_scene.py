@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from hmr_skel.render import Camera, Light, Part, draw, heat_colors, mesh_part, overlay, render_mesh
+from hmr_skel.render import Camera, Light, Part, draw, heat_colors, mesh_part, overlay
 from hmr_skel.render.body import heat_stops
 
 FLAT = Light(sun=0.0, sky=1.0, ground=1.0)
@@ -74,7 +74,7 @@ def test_a_photograph_is_left_alone_where_nothing_is_drawn():
         np.testing.assert_array_equal(overlay(photograph, parts, CAMERA.cam_int), photograph)
 
 
-@pytest.mark.parametrize("supersample", [1, 2, 3])
+@pytest.mark.parametrize("supersample", [1, 3])
 def test_an_overlay_is_where_the_camera_sees_it(supersample):
     """Intrinsics that are not centred, a picture that is not square: to a fiftieth of a pixel."""
     cam_int = np.array([[400.0, 0, 61.7], [0, 380.0, 120.2], [0, 0, 1]])
@@ -88,28 +88,11 @@ def test_an_overlay_is_where_the_camera_sees_it(supersample):
     np.testing.assert_allclose(found, expected, atol=0.02 if supersample > 1 else 0.1)
 
 
-def test_against_the_picture_of_the_mesh_alone():
-    """Opaque, one sample a pixel, no background: what `render_mesh` draws, to a step of 1/255."""
-    sphere = trimesh.creation.icosphere(subdivisions=3)
-    vertices = np.asarray(sphere.vertices) * 0.5 + (0.3, 0.1, 3.0)
-    colors = np.random.default_rng(0).random((len(vertices), 3)).astype(np.float32)
-    part = Part(vertices.astype(np.float32), np.asarray(sphere.faces), colors)
-    light = Light()
-    alone = render_mesh(part.vertices, part.faces, CAMERA.cam_int, 120, 90, colors, light).rgb
-    drawn = draw([part], CAMERA, (0.0, 0.0, 0.0), 1, light) / 255
-    assert (np.abs(drawn - alone).max(-1) > 1 / 255).sum() <= 4  # the window's intrinsics round otherwise
-
-
 def test_a_large_picture_is_drawn_in_bands(monkeypatch):
     parts = [wall(2.0, RED), wall(1.7, BLUE, 0.3, x=0.1)]
     whole = draw(parts, CAMERA)
     monkeypatch.setattr("hmr_skel.render.scene._MOST_SAMPLES", 1000)
     np.testing.assert_array_equal(draw(parts, CAMERA), whole)
-
-
-def test_a_background_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"background is \(90, 100, 3\), the camera's picture \(90, 120, 3\)"):
-        draw([], CAMERA, np.zeros((90, 100, 3), np.uint8))
 
 
 def test_heat_has_ends_and_darkens_steadily():

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import numpy as np
@@ -94,12 +93,6 @@ def test_errors_are_measured_anew_from_the_parameters(dataset, small, open_body_
     assert {"hands", "head", "trunk"} <= set(measured.by_part_mm)
 
 
-def test_no_dataset(tmp_path):
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match=r"no dataset in .*make dataset"):
-            gather(folder)
-
-
 def test_nothing_but_rejects(tmp_path, small):
     write_dataset(tmp_path / "set", small.manifest, small.table.slice(0, 0), REJECTS)
     with pytest.raises(UserError, match="has no rows: 3 were rejected and none was kept"):
@@ -120,16 +113,7 @@ def test_limits_are_those_of_the_recipe(tmp_path, small, open_body_dir, monkeypa
     assert dataset.held[knee, 1] == 0  # 160 deg is a bound of the default table alone
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[]", json.dumps({"shard": 0})])
-def test_a_broken_meta_file(tmp_path, small, content):
-    shutil.copytree(small.folder, tmp_path / "set")
-    path = tmp_path / "set" / "meta" / "shard-00000-of-00002.json"
-    path.write_text(content)
-    with pytest.raises(UserError, match=r"shard-00000-of-00002.json: not a meta file of a shard.*Build"):
-        gather(tmp_path / "set")
-
-
-@pytest.mark.parametrize("made_from", [{}, {"recipe": {}}, {"recipe": {"limits": "of tomorrow"}}, [], None])
+@pytest.mark.parametrize("made_from", [{"recipe": {}}, {"recipe": {"limits": "of tomorrow"}}, None])
 def test_a_meta_file_of_another_version(tmp_path, small, made_from):
     """Sound by its checksum, but it does not say what the rows were fitted with in words that are known."""
     shutil.copytree(small.folder, tmp_path / "set")
@@ -147,13 +131,6 @@ def test_a_missing_file(tmp_path, small, kind):
         gather(tmp_path / "set")
 
 
-def test_a_broken_rejects_file(tmp_path, small):
-    shutil.copytree(small.folder, tmp_path / "set")
-    next((tmp_path / "set" / "rejects").glob("*-00000-*")).write_bytes(b"PAR1 no")
-    with pytest.raises(UserError, match="is not a Parquet file that can be read"):
-        gather(tmp_path / "set")
-
-
 # --- values in bins ---
 
 VALUES = st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=200)
@@ -164,7 +141,7 @@ VALUES = st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=200)
 def test_quantiles_are_right_to_a_bin(first, second, share):
     bins = Bins(-5.0, 5.0, 100)
     bins.add(np.array(first))
-    bins.add(np.array(second))
+    bins.add(np.array([*second, np.nan, np.inf]))  # what is not finite does not count
     values = np.sort(first + second)
     assert len(bins) == len(values)
     assert (bins.least, bins.most) == (values[0], values[-1])
@@ -172,19 +149,3 @@ def test_quantiles_are_right_to_a_bin(first, second, share):
     # Between the values that numpy's two strict conventions give, widened by one bin.
     low, high = (np.quantile(values, share, method=method) for method in ("lower", "higher"))
     assert low - 0.101 <= bins.quantile(share) <= high + 0.101
-
-
-def test_what_is_not_a_number_or_beyond_the_ends():
-    bins = Bins(0.0, 10.0, 10)
-    bins.add(np.array([np.nan, -3.0, 4.5, 99.0, np.inf]))
-    assert len(bins) == 3
-    assert bins.counts[[0, 4, 9]].tolist() == [1, 1, 1]
-    assert (bins.least, bins.most) == (-3, 99)
-
-
-def test_nothing():
-    bins = Bins(0.0, 1.0, 2)
-    bins.add(np.array([np.nan]))
-    assert len(bins) == 0
-    assert np.isnan(bins.quantile(0.5))
-    assert np.isnan(bins.rms)

@@ -71,7 +71,6 @@ def test_all_that_is_promised_is_there(parsed):
         "24 rows kept of 27 read", "Half of 20 fitted rows lie within", "3 rows (12.5 %) have a joint angle outside",
         "People of a test <i>", HARMFUL_SOURCE, "|smpl_betas[0]| is 40; expected 10 at most", "2 of street",
         "converged at a limit", "given as SKEL", "knee_angle_r", "upper arms",
-        "of work: 1.2 s reading and checking, 0.8 s loading body models, 2.0 s fitting",
         "recipe shape convert, root frozen, limits anatomical made by hmr-skel",
     ):  # fmt: skip
         assert text in words, text
@@ -83,13 +82,6 @@ def test_it_fetches_nothing_and_is_small(page, parsed):
         assert all(attrs.get(attribute, "data:").startswith("data:") for attrs in parsed.found[tag])
     policy = next(a["content"] for a in parsed.found["meta"] if a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
-
-
-def test_pictures_have_words(parsed):
-    alts = [attrs["alt"] for attrs in parsed.found["img"]]
-    assert len(alts) == len(set(alts)) > 15
-    assert all(alts)
-    assert all(attrs["aria-label"] for attrs in parsed.found["svg"])
 
 
 def test_links_lead_to_the_shards(page, parsed):
@@ -126,13 +118,6 @@ def test_the_viewer_has_the_bodies_themselves(page, small):
 
 def unpack(row: dict, name: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(row["meshes"][name]), "<i2").reshape(-1, 3) * row["step"]
-
-
-def test_the_same_dataset_gives_the_same_page(small, tmp_path):
-    pages = [tmp_path / "a.html", tmp_path / "b.html"]
-    for page in pages:
-        main(["report", str(small.folder), "--no-pictures", "-o", str(page), "-q"])
-    assert pages[0].read_text() == pages[1].read_text()
 
 
 @pytest.mark.extra
@@ -216,7 +201,9 @@ def test_without_pictures_no_model_is_needed(small, tmp_path, capsys):
     parsed = Parsed(out.read_text())
     assert "img" not in parsed.found
     assert {"errors", "angles", "rows"} <= {attrs.get("id") for attrs in parsed.found["section"]}
-    assert out.stat().st_size < 200_000
+    again = tmp_path / "again.html"
+    assert main(["report", str(small.folder), "--no-pictures", "-o", str(again), "-q"]) == 0
+    assert again.read_text() == out.read_text()
 
 
 @pytest.mark.usefixtures("small_pictures")
@@ -249,19 +236,16 @@ def test_other_models_than_the_dataset_was_made_with_are_noticed(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["report", "{tmp}/nowhere"], "no dataset in .*nowhere.*make dataset"),
-        (["report", "{set}"], r"made by a manifest called 'small', and manifests/small.toml is not there"),
-        (["report", "{set}", "--manifest", "{tmp}/none.toml"], "no manifest .*none.toml"),
-        (["report", "{set}", "--manifest", "manifests/open.toml"], "is the manifest 'open', but .* made by 'small'"),
-        (["report", "{set}", "--manifest", "{tmp}/small.toml"], "no body model .*skel_male.pkl"),
-        (["report", "{set}", "--no-pictures", "-o", "{tmp}"], "is a folder. Expected a file"),
-        (["report", "{set}", "--no-pictures", "-o", "/proc/x/report.html"], "cannot write /proc/x/report.html"),
+        ("{tmp}/nowhere", "no dataset in .*nowhere.*make dataset"),
+        ("{set}", r"made by a manifest called 'small', and manifests/small.toml is not there"),
+        ("{set} --manifest manifests/open.toml", "is the manifest 'open', but .* made by 'small'"),
+        ("{set} --manifest {tmp}/small.toml", "no body model .*skel_male.pkl"),
+        ("{set} --no-pictures -o {tmp}", "is a folder. Expected a file"),
     ],
 )
 def test_what_can_be_wrong(small, tmp_path, capsys, arguments, text):
     write_manifest(tmp_path, tmp_path)
-    filled = [argument.format(tmp=tmp_path, set=small.folder) for argument in arguments]
-    assert main(filled) == 2
+    assert main(["report", *arguments.format(tmp=tmp_path, set=small.folder).split()]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(text, error), error

@@ -145,9 +145,8 @@ def test_pip_takes_over(
     assert ("    no solution\n" in output) == (case == "uv fails")
 
 
-@pytest.mark.parametrize("lines", ["exit 127", "echo uv 0.4.9"], ids=["broken", "too old for UV_DEFAULT_INDEX"])
-def test_a_uv_that_is_of_no_use_is_not_used(clone: Path, monkeypatch: pytest.MonkeyPatch, lines: str):
-    program(clone / "path" / "uv", lines)
+def test_a_uv_too_old_for_our_variables_is_not_used(clone: Path, monkeypatch: pytest.MonkeyPatch):
+    program(clone / "path" / "uv", "echo uv 0.4.9")
     monkeypatch.setenv("PATH", f"{clone / 'path'}:/usr/bin:/bin")
     assert set_up.main(["test"]) == 0
     assert "pip install --disable-pip-version-check --target .venv/uv uv" in (clone / "calls").read_text()
@@ -170,11 +169,8 @@ def test_cuda_packages_do_not_come_unasked(clone: Path, monkeypatch: pytest.Monk
     ("says", "advice"),
     [
         (NOT_FOUND.format("torch>=2.6"), "make setup TORCH_INDEX="),
-        (CONFLICT.format("torch"), "make setup TORCH_INDEX="),
-        (NOT_FOUND.format("numba>=0.61"), "make setup PYTHON="),
         (CONFLICT.format("numba"), "make setup PYTHON="),
         ("WARNING: Retrying after NewConnectionError\n" + NOT_FOUND.format("torch>=2.6"), "index was not reached"),
-        ("ERROR: Could not install packages: [Errno 28] No space left on device", "the disk is full"),
         ("ERROR: something else", "its last lines above say why"),
     ],
 )
@@ -198,12 +194,6 @@ def test_a_configuration_that_pip_cannot_read(clone: Path, capfd: pytest.Capture
     assert capfd.readouterr().err == "error: pip cannot read its configuration: broken\n"
 
 
-def test_what_takes_long_prints_dots(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
-    monkeypatch.setattr(set_up, "SECONDS_PER_DOT", 0.01)
-    assert set_up.run("a step", ["sleep", "0.2"]) == (0, "")
-    assert capfd.readouterr().out.startswith("a step: . .")
-
-
 def test_venv_is_made_anew_for_another_python(clone: Path, monkeypatch: pytest.MonkeyPatch):
     (clone / ".venv" / "pyvenv.cfg").write_text("version = 3.10.1\n")
     monkeypatch.setattr(sys, "executable", "true")
@@ -214,17 +204,7 @@ def test_venv_is_made_anew_for_another_python(clone: Path, monkeypatch: pytest.M
     assert ran == [["true", "-m", "venv", "--clear", ".venv"]]
 
 
-@pytest.mark.parametrize(
-    ("target", "extra"),
-    [
-        ("fit", None),
-        ("dataset", None),
-        ("train", "train"),
-        ("test", "test"),
-        ("test-all", "test-all"),
-        ("check", "dev"),
-    ],
-)
+@pytest.mark.parametrize(("target", "extra"), [("fit", None), ("test", "test")])
 def test_a_target_brings_what_it_needs(tmp_path: Path, target: str, extra: str | None):
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
