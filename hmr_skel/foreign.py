@@ -1,8 +1,8 @@
 """Files from elsewhere: pickles, joblib's and torch's files, read so that nothing in them runs; see docs/security.md.
 
 A pickle calls what it names. Here every name is looked up in a list of what writers of arrays name; any other is
-refused. Where an original could be misused, a small stand-in takes its place: numpy fills an array without checks, and
-a class or function of everybody's would take a state that changes it for the whole process.
+refused. Where an original could be misused, a stand-in takes its place: numpy fills an array without checks, and a
+state could change a class or function for the whole process.
 """
 
 import bz2
@@ -15,7 +15,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -39,10 +39,8 @@ _SPARSE = re.compile(r"(csc|csr|coo)_(matrix|array)")
 def load_pickle(path: Path, what: str = "a pickle of arrays") -> Any:
     """The content of a pickle, as `pickle.dump` or `joblib.dump` has written it, compressed or not.
 
-    It may hold plain containers, numbers, texts, numpy arrays and torch tensors. A sparse matrix of scipy or an object
-    of chumpy comes as an `Inert`, of a class with its name.
-
-    Raises `UserError` where the file cannot be read, is damaged (not what `what` says), or names anything else.
+    It may hold plain containers, numbers, texts, arrays and tensors. A sparse matrix of scipy or an object of chumpy
+    comes as an `Inert` of a class of its name. Raises `UserError` where it is missing, damaged, or names anything else.
     """
     # A map has no `peek`: the unpickler then reads no further than it needs, and joblib's arrays are read between.
     with _readable(path, what), path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -54,20 +52,16 @@ def load_pickle(path: Path, what: str = "a pickle of arrays") -> Any:
 def load_torch(path: Path, foreign: bool = False) -> Any:
     """What `torch.save` has written: tensors (on the CPU, mapped from the file), arrays and plain containers.
 
-    With `foreign`, objects of other classes (a configuration, say) become `Inert`; else such a file is refused.
-    Raises `UserError` as `load_pickle`.
+    With `foreign`, an object of another class (a configuration, say) becomes a `Counter` without a meaning, and what
+    is not of this class is read all the same; else such a file is refused. Raises `UserError` as `load_pickle`.
     """
     import torch
     from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-    with _readable(path, "a PyTorch file"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the file's age
-        zipped = zipfile.is_zipfile(path)
-        names = get_unsafe_globals_in_checkpoint(path) if zipped else []
-        known = {name: _stand_in(*name.rpartition(".")[::2]) for name in names}
-        if not foreign and None in known.values():
-            raise _refused(next(name for name in names if known[name] is None))
-        with safe_globals([(known[name] or Inert, name) for name in names]):
+    with _readable(path, "a PyTorch file"), warnings.catch_warnings(action="ignore"):  # they are about the file's age
+        names = get_unsafe_globals_in_checkpoint(path) if (zipped := zipfile.is_zipfile(path)) else []
+        known = {name: _stand_in(*name.rpartition(".")[::2]) or (_Foreign if foreign else None) for name in names}
+        with safe_globals([(stand_in, name) for name, stand_in in known.items() if stand_in]):  # others are refused
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 
@@ -227,6 +221,12 @@ def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> A
 
     # Not torch's own function: for a tensor beyond its storage, that makes the storage longer.
     return torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage).as_strided(size, stride, offset)
+
+
+# Stands in for a foreign class in a file of torch's, whose reader gives only a `Counter` both items and a state.
+class _Foreign:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return Counter()
 
 
 _RENAMED: Mapping[str, str] = {

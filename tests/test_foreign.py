@@ -10,7 +10,8 @@ import os
 import pickle
 import subprocess
 import zipfile
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import joblib
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 from hmr_skel import foreign
 from hmr_skel.convert.files import read_contents
@@ -123,21 +125,51 @@ def test_torchs_files_may_hold_what_pickles_may(tmp_path: Path):
     assert_equal(read_contents(saved(tmp_path / "x.pt", content)), content)
 
 
-class ForeignConfig:
-    """Pickles as OmegaConf's: containers of many kinds in states, and classes named in them."""
+class ForeignConfig(dict):
+    """Pickles as yacs' and Lightning's do: a dict with attributes of its own, and classes named in them."""
 
     def __init__(self) -> None:
+        super().__init__(lr=1e-5, part={"sizes": [1, 2]})
         self.content = {"a": [1, defaultdict(dict, {"b": {}})], "type": ForeignConfig, "namespace": object()}
 
 
-def test_foreign_objects_in_torchs_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def omegaconf_config() -> DictConfig:
+    """As hydra gives it to a trainer: interpolations, whose results are kept, and the types of its fields."""
+    config = OmegaConf.create(
+        {"trainer": {"lr": 1e-5, "epochs": 20, "big": 2**70}, "mean": [0.485, 0.456], "shape": None, "missing": "???",
+         "out": "${trainer.epochs}/a", "now": "${now:%Y}", "raw": b"x", "typed": OmegaConf.structured(TypedConfig)}
+    )  # fmt: skip
+    OmegaConf.get_cache(config)["now"]["%Y"] = "2025"
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+@dataclass
+class TypedConfig:
+    """In protocol 2 `int` is named `long`."""
+
+    whole: int = 1
+    optional: float | None = None
+    counts: dict[str, int] = field(default_factory=lambda: {"a": 1})
+    either: int | str = 3
+    folder: Path = Path("a/b")
+
+
+@pytest.mark.parametrize("config", [ForeignConfig(), omegaconf_config()], ids=["a dict", "OmegaConf's"])
+def test_foreign_objects_in_torchs_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: object):
     """As in SKEL-CF's checkpoint, whose trainer puts its configuration in."""
-    path = saved(tmp_path / "x.pt", {"cfg": ForeignConfig(), "w": torch.ones(2)})
+    content = {"cfg": config, "w": torch.ones(2), "types": [int, float, dict], "sparse": torch.eye(3).to_sparse()}
+    path = saved(tmp_path / "x.pt", content)
+    with zipfile.ZipFile(path) as archive:
+        names = archive.read("x/data.pkl")
+    assert b"__builtin__\nlong\n" in names
+    assert b"_rebuild_sparse_tensor\n" in names
     monkeypatch.delattr("tests.test_foreign.ForeignConfig")
     found = load_torch(path, foreign=True)
-    assert isinstance(found["cfg"], Inert)
+    assert type(found["cfg"]) is Counter  # not of the foreign class
     assert found["w"].equal(torch.ones(2))
-    with pytest.raises(UserError, match=r"'tests\.test_foreign\.ForeignConfig' is not on the allow-list"):
+    assert found["sparse"].to_dense().equal(torch.eye(3))
+    with pytest.raises(UserError, match=r"'(tests|omegaconf|typing)\.[\w.]+' is not on the allow-list"):
         load_torch(path)
 
 
@@ -262,7 +294,7 @@ def test_gadgets_do_not_run_and_are_named(tmp_path: Path, monkeypatch: pytest.Mo
             load(file)
     for load in (load_legacy, load_archive):
         with contextlib.suppress(UserError):
-            assert isinstance(load(files[0]), Inert | str)  # torch's own list has codecs
+            assert isinstance(load(files[0]), Counter | str)  # torch's own list has codecs
     assert not (tmp_path / "ran").exists()
 
 

@@ -25,7 +25,7 @@ from hmr_skel.model.published import checked_state, load_skel_cf
 
 FORMAT = "hmr-skel network, version 1"
 PUBLISHED = "published SKEL-CF"
-"""The recipe of a network that has none of ours."""
+"""How the recipe of a network begins that has none of ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +89,13 @@ def load_network(path: str | Path, *, skel_gender: str | None = None) -> tuple[N
 
 
 def load_any_network(path: Path, skel_gender: str | None = None) -> tuple[Network, NetworkInfo]:
-    """As `load_network`, and SKEL-CF's `best.pth` (.pth, .pt, .ckpt): its averaged weights, for the male SKEL."""
+    """As `load_network`, and SKEL-CF's `best.pth` (.pth, .pt, .ckpt), which is for the male SKEL."""
     if path.suffix.lower() not in (".pth", ".pt", ".ckpt"):
         return load_network(path, skel_gender=skel_gender)
     if skel_gender not in (None, "male"):
         raise UserError(f"{path}: SKEL-CF was trained on the male SKEL, the {skel_gender} one is asked for.")
-    return load_skel_cf(path).eval(), NetworkInfo(skel_gender="male", recipe=PUBLISHED)
+    network, averaged = load_skel_cf(path)
+    return network.eval(), NetworkInfo(skel_gender="male", recipe=PUBLISHED + ("" if averaged else ", not averaged"))
 
 
 def load_mean(path: str | Path) -> dict[str, list[float]]:

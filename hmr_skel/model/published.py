@@ -1,7 +1,7 @@
 """Weights that others have published, into this project's modules: ViTPose's encoder and the whole of SKEL-CF.
 
-Such files are pickles. They are read with `weights_only=True`; what else is in them (configurations, optimiser states
-of foreign classes) becomes an inert stand-in, and no code of or for it runs.
+Such files are pickles. They are read with `weights_only=True`, and only their tensors are used. In place of anything
+else in them (OmegaConf's or yacs' configurations, callbacks) stands an empty object, and no code of or for it runs.
 """
 
 import re
@@ -43,34 +43,41 @@ _RENAMED = (
 
 
 def load_vitpose(vit: Vit, path: str | Path) -> None:
-    """Fill the encoder from `vitpose_backbone.pth`, or from a whole ViTPose file, whose keypoint head is left out.
+    """Fill the encoder from `vitpose_backbone.pth`, or from the checkpoint of a network that contains it.
 
-    Raises `UserError` where the file is missing, damaged, or of another size of encoder.
+    Such are ViTPose's own, 4D-Humans', HSMR's and CameraHMR's: there the encoder's names begin with `backbone.`, and
+    all others are passed over. Raises `UserError` where the file is missing, damaged, or of another size of encoder.
     """
     content = load_torch(Path(path), foreign=True)
     found = content.get("state_dict", content) if isinstance(content, dict) else content
+    if isinstance(found, dict):
+        within = {str(name): tensor for name, tensor in found.items() if str(name).startswith("backbone.")}
+        found = within or found
     unused = ("cls_token", "keypoint_head.", "head.")
     state = checked_state(found, vit, path, "ViTPose's encoder", prefix="backbone.", unused=unused)
     vit.load_state_dict(state)
 
 
-def load_skel_cf(path: str | Path, config: NetworkConfig | None = None) -> Network:
-    """The published SKEL-CF network (or one of `config`) with its averaged (EMA) weights, from `best.pth`.
+def load_skel_cf(path: str | Path, config: NetworkConfig | None = None) -> tuple[Network, bool]:
+    """The published SKEL-CF network (or one of `config`) from `best.pth`, and whether its weights are averaged.
 
+    Averaged (EMA) weights are what is published. A file without them is read as well, with the last step's.
     Raises `UserError` where the file is missing, damaged, or holds another network.
     """
     content = load_torch(Path(path), foreign=True)
-    if not isinstance(content, dict) or not isinstance(content.get("ema_model"), dict):
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{path}: no SKEL-CF checkpoint: expected an entry 'ema_model', found {found}.")
-    averaged = content["ema_model"]
-    named = {_renamed(name.removeprefix("model.")): tensor for name, tensor in averaged.items()}
+    entries = content if isinstance(content, dict) else {}
+    averaged = "ema_model" in entries
+    weights = entries.get("ema_model" if averaged else "model")
+    if not isinstance(weights, dict):
+        found = ", ".join(map(str, entries)) or type(content).__name__
+        raise UserError(f"{path}: no SKEL-CF checkpoint: expected an entry 'ema_model' or 'model', found {found}.")
+    named = {_renamed(str(name).removeprefix("model.")): tensor for name, tensor in weights.items()}
     with torch.device("meta"):
         network = Network(config or NetworkConfig())
     unused = ("updates", "cam_model.", "skel_model.")
     state = checked_state(named, network, path, "the SKEL-CF network", unused=unused)
     network.load_state_dict(state, assign=True)
-    return network
+    return network, averaged
 
 
 def _renamed(name: str) -> str:
@@ -106,7 +113,7 @@ def checked_state(
     misshaped = [
         f"{name} {_shape(tensor)} in place of {_shape(wanted[name])}"
         for name, tensor in tensors.items()
-        if name in wanted and (not isinstance(tensor, Tensor) or _core(tensor) != _core(wanted[name]))
+        if name in wanted and (not _is_dense(tensor) or _core(tensor) != _core(wanted[name]))
     ]
     problems = [
         f"{len(names)} {text} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
@@ -120,8 +127,14 @@ def checked_state(
     return state | counters
 
 
+def _is_dense(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.layout == torch.strided
+
+
 def _shape(tensor: Any) -> str:
-    return str(list(tensor.shape)) if isinstance(tensor, Tensor) else type(tensor).__name__
+    if not isinstance(tensor, Tensor):
+        return type(tensor).__name__
+    return f"{list(tensor.shape)}{'' if _is_dense(tensor) else ' (sparse)'}"
 
 
 def _core(tensor: Tensor) -> tuple[int, ...]:

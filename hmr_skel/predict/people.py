@@ -39,8 +39,8 @@ class Predictor:
 def load_predictor(path: Path, device: torch.device) -> Predictor:
     """Read the network of a run, or the published one. Raises `UserError` as `load_any_network`."""
     network, info = load_any_network(path)
-    published = info.recipe == PUBLISHED
-    title = "SKEL-CF as published" if published else f"recipe {info.recipe}, step {info.details.get('step')}"
+    published = info.recipe.startswith(PUBLISHED)
+    title = info.recipe if published else f"recipe {info.recipe}, step {info.details.get('step')}"
     return Predictor(network.to(device), info.skel_gender, title, published)
 
 

@@ -154,21 +154,22 @@ def test_ours(tmp_path):
         load_any_network(tmp_path / "n.safetensors", "male")
 
 
-def test_the_published_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("averaged", [True, False])
+def test_the_published_one(tmp_path, monkeypatch, averaged):
     """Its file has 680 million weights: here a small network stands for what the reader makes of it."""
     small = Network(small_recipe().network)
-    monkeypatch.setattr(checkpoint, "load_skel_cf", lambda path: small)
+    monkeypatch.setattr(checkpoint, "load_skel_cf", lambda path: (small, averaged))
     loaded, info = load_any_network(tmp_path / "best.pth", "male")
     assert loaded is small
     assert not loaded.training
-    assert (info.recipe, info.skel_gender) == (PUBLISHED, "male")
+    assert (info.recipe, info.skel_gender) == (PUBLISHED + ("" if averaged else ", not averaged"), "male")
     with pytest.raises(UserError, match="SKEL-CF was trained on the male SKEL, the female one is asked for"):
         load_any_network(tmp_path / "best.pth", "female")
 
 
 def test_another_file_of_torch_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "best.pth")
-    with pytest.raises(UserError, match=r"no SKEL-CF checkpoint: expected an entry 'ema_model'"):
+    with pytest.raises(UserError, match=r"no SKEL-CF checkpoint: expected an entry 'ema_model' or 'model'"):
         load_any_network(tmp_path / "best.pth")
     with pytest.raises(UserError, match=r"none\.pth"):
         load_any_network(tmp_path / "none.pth")

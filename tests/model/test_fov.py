@@ -9,6 +9,8 @@ from torch import nn
 
 from hmr_skel.errors import UserError
 from hmr_skel.model.fov import HumanFov, intrinsics_from_vfov, letterbox
+from tests.model.test_published import of_lightning
+from tests.test_foreign import ForeignConfig
 
 
 def conv_bn(name: str, norm: str, inputs: int, outputs: int, kernel: int) -> dict[str, tuple]:
@@ -91,7 +93,7 @@ def test_loads_the_published_file(tmp_path, published_state):
     path = tmp_path / "cam.ckpt"
     for prefix in ("", "model."):
         content = {prefix + name: tensor for name, tensor in published_state.items()}
-        torch.save({"state_dict": content, "epoch": 3}, path)
+        torch.save(of_lightning(content, ForeignConfig()), path)
         model = HumanFov.load(path)
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, published_state[name]), name

@@ -1,15 +1,21 @@
 """Other people's weights: stand-in files with exactly the published names."""
 
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 from hmr_skel.errors import UserError
 from hmr_skel.model.config import VIT_SIZES, NetworkConfig, VitConfig
 from hmr_skel.model.network import Network
 from hmr_skel.model.published import _renamed, checked_state, load_skel_cf, load_vitpose
 from hmr_skel.model.vit import Vit
+from tests.test_foreign import PYTHON, SHELL, Call, ForeignConfig, omegaconf_config
 
 VIT = VitConfig(width=32, depth=2, heads=2)
 
@@ -56,13 +62,6 @@ def filled(shapes: dict[str, tuple], device: str = "cpu") -> dict[str, torch.Ten
     return {name: torch.randn(shape, device=device) for name, shape in shapes.items()}
 
 
-class ForeignConfig:
-    """Like the OmegaConf object in the published file: a class that is not there when the file is read."""
-
-    def __init__(self) -> None:
-        self.content = {"lr": 1e-5}
-
-
 @pytest.fixture
 def small() -> NetworkConfig:
     from tests.model.conftest import SMALL_DECODER
@@ -75,11 +74,25 @@ def small_shapes() -> dict[str, tuple]:
     return skel_cf_shapes(width=32, depth=2, layers=3, inner=16, hidden=32, head=16)
 
 
-def write_skel_cf(path: Path, state: dict[str, torch.Tensor], **entries) -> Path:
-    averaged = {"updates": 1234} | {f"model.{name}": tensor for name, tensor in state.items()}
-    averaged |= {"model.cam_model.fc1.weight": torch.zeros(2), "model.skel_model.shapedirs": torch.zeros(3)}
-    raw = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    torch.save({"model": raw, "ema_model": averaged, "epoch": 29} | entries, path)
+SPARSE = ("skin_weights", "skel_weights", "skel_weights_rigid", "J_regressor_osim")
+"""Buffers of the published body model that are sparse unless its user asks for dense ones."""
+
+
+def write_skel_cf(path: Path, state: dict[str, torch.Tensor], sparse: bool = False, **entries: object) -> Path:
+    """All that the published trainer writes; `entries` take the place of its own, None: there is no such entry."""
+    buffers = {"cam_model.fc1.weight": torch.zeros(2), "skel_model.shapedirs": torch.zeros(3)}
+    for name in SPARSE:
+        buffers[f"skel_model.{name}"] = torch.eye(3).to_sparse() if sparse else torch.eye(3)
+    averaged = {"updates": 1234} | {f"model.{name}": tensor for name, tensor in (state | buffers).items()}
+    plain = {name: torch.zeros(()).expand_as(tensor) for name, tensor in state.items()} | buffers
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([{"params": [weight]}], lr=1e-5)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    weight.sum().backward()
+    optimizer.step()
+    content = {"model": plain, "ema_model": averaged, "optimizer": optimizer.state_dict(),
+               "lr_scheduler": scheduler.state_dict(), "epoch": 29, "cfg": omegaconf_config()} | entries  # fmt: skip
+    torch.save({name: value for name, value in content.items() if value is not None}, path)
     return path
 
 
@@ -93,6 +106,51 @@ def test_vitpose_loads(tmp_path, prefix, wrapped):
     torch.save({"state_dict": content} if wrapped else content, tmp_path / "v.pth")
     vit = Vit(VIT)
     load_vitpose(vit, tmp_path / "v.pth")
+    for name, tensor in vit.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def of_lightning(state: dict[str, torch.Tensor], config: object) -> dict:
+    """What Lightning's trainer writes, with the class of a callback in the way of its versions before 1.5."""
+    best = {
+        "monitor": "val_loss",
+        "best_model_score": torch.tensor(0.5),
+        "best_model_path": "a.ckpt",
+        "current_score": 1,
+    }
+    return {
+        "epoch": 3, "global_step": 10, "pytorch-lightning_version": "1.8.6", "state_dict": OrderedDict(state),
+        "callbacks": {"ModelCheckpoint{'monitor': 'val_loss'}": best, ForeignConfig: best}, "lr_schedulers": [],
+        "optimizer_states": [{"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.ones(2)}}, "param_groups": []}],
+        "loops": {"fit_loop": {"state_dict": {}}}, "hparams_name": "cfg", "hyper_parameters": {"cfg": config},
+        "hparams_type": ForeignConfig,
+    }  # fmt: skip
+
+
+CONTAINERS = {
+    "ViTPose": (lambda state: {"state_dict": state, "meta": {"epoch": 210}}, ("keypoint_head.final_layer.weight",)),
+    "4D-Humans": (
+        lambda state: of_lightning(state, ForeignConfig()),
+        ("smpl_head.transformer.pos_embedding", "smpl.betas", "discriminator.D_alljoints_fc1.weight", "initialized"),
+    ),
+    "HSMR": (lambda state: of_lightning(state, None), ("head.poses_decoder.0.weight", "skel_model.skel_weights")),
+    "CameraHMR": (
+        lambda state: of_lightning(state, omegaconf_config()),
+        ("cam_model.backbone.conv1.weight", "smpl_head.decpose.weight", "smpl_gt.v_template"),
+    ),
+}
+"""Networks that contain the encoder: what is written of their state, and names of some other modules' tensors."""
+
+
+@pytest.mark.parametrize("network", CONTAINERS)
+def test_vitpose_loads_from_networks_that_contain_it(tmp_path, monkeypatch, network):
+    container, others = CONTAINERS[network]
+    state = filled(vitpose_shapes(32, 2))
+    whole = {f"backbone.{name}": tensor for name, tensor in state.items()} | dict.fromkeys(others, torch.zeros(3))
+    torch.save(container(whole), tmp_path / "v.ckpt")
+    monkeypatch.delattr("tests.test_foreign.ForeignConfig")
+    vit = Vit(VIT)
+    load_vitpose(vit, tmp_path / "v.ckpt")
     for name, tensor in vit.state_dict().items():
         assert torch.equal(tensor, state[name]), name
 
@@ -117,9 +175,12 @@ def test_the_paper_sizes_are_the_published_ones():
     assert checked_state(named, network, "best.pth", "the SKEL-CF network").keys() == network.state_dict().keys()
 
 
-def test_skel_cf_loads_its_averaged_weights(tmp_path, small, small_shapes):
+@pytest.mark.parametrize("sparse", [False, True])
+def test_skel_cf_loads_its_averaged_weights(tmp_path, small, small_shapes, sparse, monkeypatch):
     state = filled(small_shapes)
-    network = load_skel_cf(write_skel_cf(tmp_path / "best.pth", state), small)
+    monkeypatch.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")  # as if written on a GPU
+    network, averaged = load_skel_cf(write_skel_cf(tmp_path / "best.pth", state, sparse), small)
+    assert averaged
     ours = network.state_dict()
     for published, name in {
         "decoder.transformer.pos_embedding": "decoder.position",
@@ -144,7 +205,7 @@ def test_skel_cf_loads_its_averaged_weights(tmp_path, small, small_shapes):
 
 
 def test_skel_cf_runs_after_loading(tmp_path, small, small_shapes, geometry):
-    network = load_skel_cf(write_skel_cf(tmp_path / "best.pth", filled(small_shapes)), small)
+    network, _ = load_skel_cf(write_skel_cf(tmp_path / "best.pth", filled(small_shapes)), small)
     assert network(torch.randn(1, 3, 256, 256), geometry(1)).final.rep.isfinite().all()
 
 
@@ -154,6 +215,7 @@ def test_skel_cf_runs_after_loading(tmp_path, small, small_shapes, geometry):
         ({"decoder.to_pose_embedding.weight": None}, r"1 missing \(decoder\.embed_pose\.weight\)"),
         ({"decoder.extra": torch.zeros(1)}, r"1 unknown \(decoder\.extra\)"),
         ({"decoder.cam_decoder.2.bias": torch.zeros(4)}, r"heads\.camera\.2\.bias \[4\] in place of \[3\]"),
+        ({"decoder.cam_decoder.2.bias": torch.zeros(3).to_sparse()}, r"bias \[3\] \(sparse\) in place of \[3\]"),
     ],
 )
 def test_other_networks_are_refused_in_one_line(tmp_path, small, small_shapes, change, message):
@@ -165,17 +227,66 @@ def test_other_networks_are_refused_in_one_line(tmp_path, small, small_shapes, c
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="expected an entry 'ema_model', found state_dict"):
+    with pytest.raises(UserError, match="expected an entry 'ema_model' or 'model', found state_dict"):
         load_skel_cf(tmp_path / "other.pth")
 
 
-def test_foreign_objects_in_the_file_are_neither_needed_nor_run(tmp_path, small, small_shapes, monkeypatch):
-    class Bomb:
-        def __reduce__(self):
-            return (eval, ("open('exploded', 'w')",))
+def test_weights_that_are_not_averaged_are_told_apart(tmp_path, small, small_shapes):
+    state = filled(small_shapes)
+    network, averaged = load_skel_cf(write_skel_cf(tmp_path / "x.pth", {}, model=state, ema_model=None), small)
+    assert not averaged
+    assert torch.equal(network.state_dict()["decoder.position"], state["decoder.transformer.pos_embedding"])
 
-    path = write_skel_cf(tmp_path / "best.pth", filled(small_shapes), cfg=ForeignConfig(), bomb=Bomb())
+
+# --- what is not run: calls where the trainer's own objects stand ---
+
+
+def in_a_value(config: DictConfig, call: object) -> dict:
+    OmegaConf.set_struct(config, False)
+    config._set_flag("allow_objects", True)
+    config["value"] = call
+    return {"cfg": config}
+
+
+def in_the_cache(config: DictConfig, call: object) -> dict:
+    OmegaConf.get_cache(config)["now"]["%m"] = call
+    return {"cfg": config}
+
+
+def as_a_type(config: DictConfig, call: object) -> dict:
+    config._metadata.key_type = call
+    return {"cfg": config}
+
+
+PLACES: dict[str, Callable[[DictConfig, object], dict]] = {
+    "a value": in_a_value,
+    "hydra's cache": in_the_cache,
+    "a type": as_a_type,
+    "the config": lambda config, call: {"cfg": call},
+    "the optimiser": lambda config, call: {"optimizer": {"state": {0: {"exp_avg": call}}}},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_calls_in_the_file_do_not_run(tmp_path, small, small_shapes, monkeypatch, place):
+    """First they are shown to run where nothing stops them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delattr("tests.model.test_published.ForeignConfig")
-    load_skel_cf(path, small)
-    assert not (tmp_path / "exploded").exists()
+    # torch refuses a file that names anything of the operating system's module.
+    refusal = pytest.raises(UserError, match=r"'posix\.system' is not on the allow-list")
+    for call, outcome in ((Call(eval, PYTHON), contextlib.nullcontext()), (Call(os.system, SHELL), refusal)):
+        path = write_skel_cf(Path("best.pth"), filled(small_shapes), **PLACES[place](omegaconf_config(), call))
+        with contextlib.suppress(Exception):
+            torch.load(path, weights_only=False)
+        Path("ran").unlink()
+        with outcome:
+            load_skel_cf(path, small)
+        assert not Path("ran").exists()
+
+
+def test_a_call_among_the_weights_is_no_tensor(tmp_path, small, small_shapes, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state: dict = filled(small_shapes) | {"decoder.cam_decoder.2.bias": Call(eval, PYTHON)}
+    averaged = {f"model.{name}": tensor for name, tensor in state.items()}
+    with pytest.raises(UserError, match=r"heads\.camera\.2\.bias Counter in place of \[3\]"):
+        load_skel_cf(write_skel_cf(Path("best.pth"), {}, model=None, ema_model=averaged), small)
+    assert not Path("ran").exists()

@@ -300,12 +300,12 @@ def test_nothing_is_written_outside_the_folder(photos, typed, monkeypatch):
 def test_published_weights_need_the_licensed_body(photos, open_body_dir, small_config, tmp_path, monkeypatch, capsys):
     """The file is read elsewhere (tests/model/test_published.py); here a small network stands for it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hmr_skel.model.checkpoint.load_skel_cf", lambda path: Network(small_config()))
+    monkeypatch.setattr("hmr_skel.model.checkpoint.load_skel_cf", lambda path: (Network(small_config()), True))
     monkeypatch.delenv("HMR_SKEL_BODY_MODELS", raising=False)
     words = ["predict", str(photos[0].file), "--whole-image", "--vfov", "50", "--network", "best.pth", "--no-overlays"]
     assert main([*words, "-o", "out"]) == 2
     assert "published weights belong to the licensed SKEL" in capsys.readouterr().err
     monkeypatch.setenv("HMR_SKEL_BODY_MODELS", str(open_body_dir))
     assert main([*words, "-o", "out"]) == 0
-    assert "SKEL-CF as published; in out" in capsys.readouterr().out
+    assert "published SKEL-CF; in out" in capsys.readouterr().out
     assert np.load("out/predictions.npz")["skel_gender"].tolist() == ["male"]
