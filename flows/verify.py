@@ -14,7 +14,7 @@ from hmr_skel.data.fingerprint import describe_difference
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, shard_table
 from hmr_skel.data.shards import Shard, name_shards
 from hmr_skel.data.storage import Place, open_parquet, put_bytes
-from hmr_skel.data.verify import FilesReport, Problem, foreign_shards, verify_files
+from hmr_skel.data.verify import FilesReport, Problem, verify_files
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject
 
@@ -65,7 +65,6 @@ def verify_dataset(
     report = verify_files(out, count=None if builder is None else len(builder.shards), partial=partial)
     problems = list(report.problems)
     if builder is None:
-        problems += foreign_shards(out, report.sound)
         refitted = 0
     else:
         problems += _other_fingerprints(builder, report)

@@ -1,7 +1,6 @@
 """What commands start from: a dataset and its manifest, body models, a trained network."""
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -45,12 +44,11 @@ def build_missing(manifest: str, data: "Place", *, quiet: bool) -> None:
 
 
 def has_all_shards(data: "Place") -> bool:
-    """Whether every shard of the dataset in this folder has been finished."""
-    metas = sorted((data / "meta").glob("shard-*.json"))
-    try:
-        return bool(metas) and len(metas) == json.loads(metas[0].read_text())["shards"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    """Whether every shard of the dataset in this folder is complete, whoever made it."""
+    from hmr_skel.data.shards import find_states
+
+    states = find_states(data).values()
+    return bool(states) and all(state.kind == "complete" for state in states)
 
 
 def has_all_images(labels: Path, image_root: Path | None) -> bool:

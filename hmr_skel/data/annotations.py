@@ -7,6 +7,7 @@ Builds read through `SourceReader`. The benchmarks' label files, which have othe
 the file holds float32; float64 and integers are rounded once to float32.
 """
 
+import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,10 @@ NUM_KEYPOINTS = 44
 PX_PER_SCALE = 200.0
 """A box of `scale` 1 is 200 px wide, in all files that descend from HMR's."""
 
-GENDER_OF = {
-    "n": "neutral",
+GENDER_OF = dict.fromkeys(("n", "neutral"), "neutral") | {
     "m": "male",
-    "f": "female",
-    "neutral": "neutral",
     "male": "male",
+    "f": "female",
     "female": "female",
 }
 
@@ -68,17 +67,15 @@ class SourceReader:
     _arrays: dict[str, np.ndarray]  # by column, as in the file; empty until `open`
 
     def open(self) -> None:
-        """Check the file's bytes and map them, once; compressed members are unpacked into the cache.
+        """Check the file's bytes, unpack its arrays into the cache and map them, once.
 
         Raises `UserError` where the file is damaged, or another one than the manifest says.
         """
         if self._arrays:
             return
         source = self.source
-        if (
-            source.sha256 is not None
-            and (found := file_sha256(source.file, self._cache_dir / "sha256")) != source.sha256
-        ):
+        found = None if source.sha256 is None else file_sha256(source.file, self._cache_dir / "sha256")
+        if found != source.sha256:
             raise UserError(
                 f"{source.file} has sha256 {found}, but the manifest expects {source.sha256}. It is another release or "
                 "was damaged: fetch it again, or change `sha256` in the manifest."
@@ -86,27 +83,25 @@ class SourceReader:
         self._arrays.update({column: self._file.array(key) for column, key in self._keys.items()})
 
     def read(self, start: int, stop: int) -> AnnotationRows:
-        """Rows start (included) to stop (excluded), unchecked. Raises `UserError` where a file has changed since."""
+        """Rows start (included) to stop (excluded), unchecked."""
         if not 0 <= start <= stop <= self.num_rows:
             raise ValueError(f"rows {start} to {stop} of {self.num_rows}")
         self.open()
-        self._file.check_unchanged()
         source = self.source
         columns = {name: array[start:stop] for name, array in self._arrays.items()}
         if source.format == HSMR:
             columns["skel_gender"] = np.full(stop - start, source.skel_gender, object)
         elif "smpl_gender" not in columns:
             columns["smpl_gender"] = np.full(stop - start, source.smpl_gender or "neutral", object)
-        rows = make_rows(columns, source.name, start, PX_PER_SCALE if source.scale_unit == "px" else 1.0)
-        self._file.check_unchanged()
-        return rows
+        return make_rows(columns, source.name, start, PX_PER_SCALE if source.scale_unit == "px" else 1.0)
 
 
 def plan_source(source: Source, cache_dir: Path) -> SourceReader:
     """Read the headers of a source's label file, and check that every key is there with a width that can be read.
 
-    Its bytes are checked, and compressed members unpacked into `cache_dir`, by `SourceReader.open`, or when rows are
-    first read. Raises `UserError` for a missing or broken file or key.
+    Its bytes are checked, and unpacked into `cache_dir`, by `SourceReader.open`, or when rows are first read.
+
+    Raises `UserError` for a missing or broken file or key.
     """
     file = LabelFile(source.file, cache_dir, source.allow_pickle)
     # The manifest has the last word on gender.
@@ -148,14 +143,13 @@ def find_keys(
 
 def check_column(column: str, shape: tuple[int, ...], dtype: np.dtype, what: str, num_betas: int = NUM_BETAS) -> None:
     """Raise `UserError` where an array of that shape [N ..] and type cannot be the column; `what` names it."""
-    inner, most = shape[1:], num_betas if column.endswith("betas") else max(shape, default=0)
-    if column in _READ_OF and inner and _READ_OF[column] < inner[0] <= most:
+    inner, is_betas = shape[1:], column.endswith("betas")
+    if column in _READ_OF and inner and inner[0] > _READ_OF[column] and not (is_betas and inner[0] > num_betas):
         inner = (_READ_OF[column], *inner[1:])
     if inner not in _SHAPES[column]:
         expected = " or ".join(f"(N{''.join(f', {size}' for size in option)})" for option in _SHAPES[column])
-        hint = ""
-        if column.endswith("betas") and len(inner) == 1 and inner[0] > num_betas:
-            hint = f" To use the first {NUM_BETAS}, as CameraHMR does, say num_betas = {inner[0]} in the source."
+        hint = f" To use the first {NUM_BETAS} betas of more, say num_betas = {inner[0]} in the source."
+        hint = hint if is_betas and len(inner) == 1 else ""
         raise UserError(f"{what} has shape {shape}. Expected {expected}.{hint}")
     if dtype.kind not in ("USO" if column in _TEXTS else "fiu"):
         raise UserError(f"{what} holds {dtype}. Expected {'texts' if column in _TEXTS else 'numbers'}.")
@@ -194,7 +188,11 @@ def make_rows(columns: Mapping[str, np.ndarray], source: str, first: int = 0, pe
 def to_texts(column: np.ndarray) -> np.ndarray:
     """[N] of str, as objects. What is no text stays as it is, for the row check to reject."""
     texts = np.empty(len(column), object)
-    texts[:] = [_decode(value) for value in column.tolist()]
+    texts[:] = column.tolist()
+    for i, value in enumerate(texts):
+        if isinstance(value, bytes):
+            with contextlib.suppress(UnicodeDecodeError):
+                texts[i] = value.decode()
     return texts
 
 
@@ -211,7 +209,7 @@ def _num_rows(source: Source, file: LabelFile, keys: Mapping[str, str]) -> int:
         if file.shape(key)[:1] != file.shape(first)[:1] or not file.shape(key):
             raise UserError(
                 f"{file.path}: {first!r} has shape {file.shape(first)} but {key!r} has {file.shape(key)}. Expected the "
-                "same number of rows in every key. The file is broken, or the manifest's fields name a wrong key."
+                "same number of rows in every key."
             )
     num_rows = file.shape(first)[0]
     if num_rows == 0:
@@ -222,15 +220,6 @@ def _num_rows(source: Source, file: LabelFile, keys: Mapping[str, str]) -> int:
             "It is another release of the file: fetch the right one, or change `rows` in the manifest."
         )
     return num_rows
-
-
-def _decode(value):
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return value
-    return value
 
 
 def _float32(column: np.ndarray) -> np.ndarray:

@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from hmr_skel.data.storage import Place
 
 ABANDONED_AFTER_S = 3600.0
-"""A temporary file of another machine that was not touched for so long was left by a killed process; one of this
-machine's, as soon as its process has ended. The next writer of the same file removes it."""
+"""A temporary file of another machine that was not touched for so long was left by a killed process."""
 
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 """Errors that no reading ends in."""
-
 _OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9]+)-(?P<pid>[0-9]+)-[0-9a-f]+\.tmp$")
 
 
@@ -36,16 +34,16 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     """
     temporary = temporary_name(path)
     try:
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(path)
+            remove_abandoned(path.parent, path.name)
         try:
             yield temporary
         except OSError as error:
             if error.errno in _OF_WRITING or temporary.name in str(error):  # the text names the file that it is about
                 raise _cannot_write(path, error) from error
             raise
-        with _writing(path):
+        with writing(path):
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())  # a rename must not overtake the bytes when the machine goes down
             os.replace(temporary, path)
@@ -55,27 +53,9 @@ def replacing(path: Path) -> Generator[Path, None, None]:
         raise
 
 
-def create(path: Path, content: bytes) -> bool:
-    """Make a small file unless there is one, in one step; returns whether it was made. Makes the folder.
-
-    Raises `UserError` where the folder cannot be written or the disk is full.
-    """
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            path.touch(exist_ok=False)
-        except FileExistsError:
-            return False
-        try:
-            path.write_bytes(content)
-        except BaseException:  # an empty file would be taken for somebody else's
-            path.unlink(missing_ok=True)
-            raise
-    return True
-
-
 @contextmanager
-def _writing(path: Path) -> Generator[None]:
+def writing(path: Path) -> Generator[None]:
+    """What the disk refuses becomes a `UserError` that names the file."""
     try:
         yield
     except OSError as error:
@@ -100,26 +80,23 @@ def is_temporary(path: "Place") -> bool:
 
 
 def is_abandoned(path: "Place") -> bool:
-    """Whether nobody writes a temporary file any more. Raises `FileNotFoundError` where it is gone."""
+    """Whether the process that wrote a temporary file was killed. Raises `FileNotFoundError` where it is gone."""
     owner = _OWNER.search(path.name)
     if owner is not None and owner["host"] == host():
         return not is_running(int(owner["pid"]))
     return time.time() - path.stat().st_mtime > ABANDONED_AFTER_S
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes left in a folder (not below it). Raises `UserError` where that is not possible."""
-    try:
-        _remove_abandoned(folder / "*")
-    except OSError as error:
-        raise UserError(f"cannot remove temporary files from {folder}: {error.strerror or error}.") from error
+def remove_abandoned(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left in a folder (not below it), of one file or of all.
 
-
-def _remove_abandoned(path: Path) -> None:
-    for old in path.parent.glob(f".{path.name}.*.tmp"):
-        with contextlib.suppress(FileNotFoundError):  # renamed or removed by its owner in this moment
-            if is_abandoned(old):
-                old.unlink()
+    Raises `UserError` where that is not possible.
+    """
+    with writing(folder):
+        for old in folder.glob(f".{name}.*.tmp"):
+            with contextlib.suppress(FileNotFoundError):  # its owner renamed or removed it in this moment
+                if is_abandoned(old):
+                    old.unlink()
 
 
 def host() -> str:

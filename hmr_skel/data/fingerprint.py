@@ -3,14 +3,13 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.schema import SCHEMA_VERSION
-from hmr_skel.data.shards import Shard, name_shards, read_meta
+from hmr_skel.data.shards import Shard, name_shards, shard_state
 from hmr_skel.data.storage import Place, each
 from hmr_skel.errors import UserError
 
@@ -60,20 +59,15 @@ def describe_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     things |= {"body_models": "other body models", "recipe": "another recipe"}
     other = [text for key, text in things.items() if was.get(key) != now[key]]
     reasons = [f"made from {', '.join(other)}"] if other else []
-    if "fit_version" not in was:  # it has a hash of source files, which says nothing about rows
-        reasons.append(f"fitted before fits had a version, this is {now['fit_version']}")
-    elif was["fit_version"] != now["fit_version"]:
-        reasons.append(f"fitted by version {was['fit_version']}, this is {now['fit_version']}")
-    if was.get("schema_version", now["schema_version"]) != now["schema_version"]:
-        reasons.append(f"with columns of version {was['schema_version']}, this is {now['schema_version']}")
+    for key, text in (("fit_version", "fitted by"), ("schema_version", "with columns of")):
+        if was.get(key) != now[key]:
+            reasons.append(f"{text} version {was.get(key, 'unknown')}, this is {now[key]}")
     return "; ".join(reasons) or "made from things that this version does not know"
 
 
 def version_text(made_from: Mapping[str, Any]) -> str:
-    """Which version of the fit a shard was made by, for people. Old shards have a hash of source files instead."""
-    if "fit_version" not in made_from:
-        return str(made_from.get("code", "of an unknown version"))
-    return f"fit version {made_from['fit_version']}, schema version {made_from.get('schema_version')}"
+    """Which version of the fit a shard was made by, for people."""
+    return f"fit version {made_from.get('fit_version')}, schema version {made_from.get('schema_version')}"
 
 
 def hash_files(paths: Iterable[Path], notes: Path | None = None) -> str:
@@ -90,12 +84,12 @@ Ingredients = Callable[[Shard], Mapping[str, Any]]
 
 
 def find_outdated(out: Place, shards: Sequence[Shard], ingredients: Ingredients) -> dict[Shard, dict[str, Any]]:
-    """Shards whose meta file has another fingerprint than a build would give it now, with what the file says."""
-    metas = each(partial(read_meta, out), shards)
+    """The outdated ones of the shards, with what their meta files say."""
+    states = each(lambda shard: shard_state(out, shard, fingerprint_of(ingredients(shard))), shards)
     return {
-        shard: meta
-        for shard, meta in zip(shards, metas, strict=True)
-        if meta is not None and meta.get("fingerprint") != fingerprint_of(ingredients(shard))
+        shard: state.meta
+        for shard, state in zip(shards, states, strict=True)
+        if state.kind == "outdated" and state.meta is not None
     }
 
 
@@ -104,17 +98,15 @@ def refuse_other_manifest(out: Place, manifest: Manifest, outdated: Mapping[Shar
 
     Those that an older state of the same file made may be built again.
     """
-    own = (manifest.name, manifest.file)
-    names = {shard: (meta.get("manifest_name"), meta.get("manifest_file")) for shard, meta in outdated.items()}
-    others = [shard for shard, name in names.items() if None not in name and name != own]
-    if others:
-        name, file = names[others[0]]
-        which = f"shard {others[0].index}" + (f" and {len(others) - 1} more" if len(others) > 1 else "")
-        raise UserError(
-            f"{out} holds {which} of another dataset, {name!r} made from {file}; this is {manifest.name!r} from "
-            f"{manifest.file}, and makes other rows. Give each a folder of its own: --out (or OUT=), or another name "
-            f"in its manifest. If {manifest.file} is to replace that dataset: hmr-skel dataset --rebuild."
-        )
+    for shard, meta in outdated.items():
+        name, file = meta.get("manifest_name"), meta.get("manifest_file")
+        if None not in (name, file) and (name, file) != (manifest.name, manifest.file):
+            raise UserError(
+                f"{out} holds shard {shard.index} of another dataset, {name!r} made from {file}; this is "
+                f"{manifest.name!r} from {manifest.file}, and makes other rows. Give each a folder of its own: --out "
+                f"(or OUT=), or another name in its manifest. If {manifest.file} is to replace that dataset: "
+                "hmr-skel dataset --rebuild."
+            )
 
 
 def outdated_texts(outdated: Mapping[Shard, Mapping[str, Any]], ingredients: Ingredients) -> list[str]:

@@ -1,26 +1,23 @@
 """Which build has a shard in hand: a lease, a small file for each shard at work, in `.leases/` beside the dataset.
 
 A build makes the file before it reads the shard's rows, touches it every 15 seconds and removes it at the end. Another
-build that finds it leaves the shard alone. A lease is broken when its process has ended (one of the same host name,
-boot and container), or when it was not touched for 120 seconds. The folder's clock decides, so clocks of machines are
-never compared.
+build that finds it leaves the shard alone. A lease is broken when its process on this machine has ended, or when it was
+not touched for 120 seconds. The folder's clock decides, so clocks of machines are never compared.
 
-In a folder the file is made in one step, and one build gets it. A store has no such step: two builds that begin the
-same shard within the same second may both fit it. So may two that break the same lease at once. This costs time and
-nothing else: before a build writes, and before it writes the meta file, it looks whether the lease is still its own.
+In a folder one build gets the lease. In a store two builds that begin the same shard within the same second may both
+fit it, and so may two that break the same lease at once. This costs time and nothing else: before a build writes, and
+before it writes the meta file, it looks whether the lease is still its own, and at the end it reads what it wrote.
 """
 
 import contextlib
 import json
 import os
-import socket
 import threading
-import time
 from collections.abc import Generator
 from pathlib import Path
 from uuid import uuid4
 
-from hmr_skel.data.atomic import is_running
+from hmr_skel.data.atomic import host, is_running
 from hmr_skel.data.shards import Shard
 from hmr_skel.data.storage import Place, clock, put_bytes, put_new
 from hmr_skel.errors import UserError
@@ -61,7 +58,8 @@ def leased(out: Place, shard: Shard, build: str) -> Generator["Lease"]:
         done.set()
         beat.join()
         with contextlib.suppress(OSError, UserError):  # it will count as broken
-            lease.release()
+            if lease.is_own():
+                lease.place.unlink(missing_ok=True)
 
 
 class Lease:
@@ -69,18 +67,15 @@ class Lease:
 
     def __init__(self, out: Place, shard: Shard, build: str) -> None:
         self.place = out / ".leases" / f"{shard.number}.json"
-        self.shard = shard
-        self.build = build
+        self.shard, self.build = shard, build
         self.broken = False
         """Whether a process left the shard without a word, and this one has taken it over."""
-        holder = {"process": os.getpid(), "build": build, "lease": uuid4().hex}
-        self._content = json.dumps(_here() | holder).encode()
-        self._beat = _now()
+        holder = {"host": host(), "process": os.getpid(), "build": build, "lease": uuid4().hex}
+        self._content = json.dumps(holder).encode()
 
     def take(self) -> None:
         """Make the file. Raises `InHand` where another build has it."""
         for _ in range(3):
-            self._beat = _now()
             if put_new(self.place, self._content):
                 return
             content = self._read()
@@ -92,35 +87,24 @@ class Lease:
         raise InHand(self.shard.index, "another build")
 
     def check(self) -> None:
-        """Raise `InHand` where another build has taken the shard over, or may have, as when this machine was asleep."""
-        content = self._read()
-        if content != self._content or self._is_silent():
-            raise InHand(
-                self.shard.index, self._living(content) or "another build, as this one was silent for too long"
-            )
+        """Raise `InHand` where another build has taken the shard over, as when this machine was asleep."""
+        if not self.is_own():
+            raise InHand(self.shard.index, self._living(self._read()) or "another build, as this one was silent")
+
+    def is_own(self) -> bool:
+        """Whether the file is still this process's."""
+        return self._read() == self._content
 
     def touch_until(self, done: threading.Event) -> None:
-        """Show every `BEAT_S` that the process is alive. After `SILENT_S` of silence the lease may be another's."""
-        while not (done.wait(BEAT_S) or self._is_silent()):
+        """Show every `BEAT_S` that the process is alive."""
+        while not done.wait(BEAT_S):
             with contextlib.suppress(OSError, UserError):  # the disk or the store is away for a moment
-                start = _now()
-                if self._read() != self._content:
-                    continue
+                if not self.is_own():
+                    return
                 if isinstance(self.place, Path):
-                    os.utime(self.place)  # needs no room on the disk, and gives nobody's lease another content
-                elif not self._is_silent():  # reading took its time
-                    put_bytes(self.place, self._content)
+                    os.utime(self.place)  # needs no room on the disk
                 else:
-                    continue
-                self._beat = start
-
-    def release(self) -> None:
-        """Remove the file, if it is still this process's."""
-        if self._read() == self._content:
-            self.place.unlink(missing_ok=True)
-
-    def _is_silent(self) -> bool:
-        return _now() - self._beat > SILENT_S
+                    put_bytes(self.place, self._content)
 
     def _read(self) -> bytes | None:
         try:
@@ -130,34 +114,16 @@ class Lease:
 
     def _living(self, content: bytes | None) -> str | None:
         """Who holds the lease with this content, in words; None where nobody does any more."""
-        try:
+        named = "another build"
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # it is being written at this moment, or is damaged
             holder = json.loads(content or b"")
             named = f"process {holder['process']} on {holder['host']}"
             if holder["build"] == self.build:
                 return None
-            if holder | _here() == holder and not is_running(holder["process"]):
+            if holder["host"] == host() and not is_running(holder["process"]):
                 return None
-        except (ValueError, TypeError, KeyError):  # it is being written at this moment, or it is damaged
-            named = "another build"
         try:
             touched = self.place.stat().st_mtime
         except FileNotFoundError:
             return None
         return None if clock(self.place.parent) - touched > SILENT_S else named
-
-
-def _now() -> float:
-    """Seconds of this machine's clock that only runs forward; where the system has one, the one that runs in sleep."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-def _here() -> dict[str, str]:
-    """Where this process's number means this process: the machine, since it was started, and of it the container.
-
-    Containers and images of machines may share a host name. Empty is what the system does not say.
-    """
-    here = {"host": socket.gethostname(), "boot": "", "processes": ""}
-    with contextlib.suppress(OSError):
-        here["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        here["processes"] = os.readlink("/proc/self/ns/pid")
-    return here

@@ -7,41 +7,23 @@
     load_shards("s3://bucket/open")        # see hmr_skel.data.storage
 
 What is null in the file comes as NaN in float arrays, None in texts and -1 in whole numbers; `valid(column)` tells.
-
-Parquet is decoded a row group at a time, two thousand rows to get one. Where single rows are wanted, each shard is
-unpacked once (`open_rows`) into two arrays of structured types beside the shards: its rows as samples need them, of
-which one costs one read of 1.7 kB, and a few facts of each row, which the rules of quality ask for. These files appear
-by rename, and may be deleted whenever nobody reads them.
 """
 
-import difflib
-import re
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hmr_skel.data.annotations import PX_PER_SCALE
-from hmr_skel.data.atomic import replacing
 from hmr_skel.data.schema import column_shape
-from hmr_skel.data.storage import Place, each, in_arrow, local_folder, locate, open_parquet
+from hmr_skel.data.shards import Shard, find_states
+from hmr_skel.data.storage import Place, each, in_arrow, locate, open_parquet
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
-
-UNPACKED_FORMAT = "2"
-"""Changes whenever the layout or the meaning of unpacked files does."""
-
-_NUMBERS = ("center", "cam_int", "keypoints_2d", "keypoints_3d", "skel_q", "skel_betas", "skel_transl")
-"""What an unpacked row has, under the shard's names and in its units, float32; what is null in the shard is NaN."""
-_FILE_NAME = re.compile(r".+-(\d{5,})-of-(\d{5,})\.parquet")
 
 
 class Shards:
@@ -85,9 +67,14 @@ class Shards:
             for name, column in row.items()
         }
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Row by row, in order; for speed, take `files()` and whole columns."""
-        return (self[i] for i in range(len(self)))
+    def codes(self, column: str) -> tuple[np.ndarray, list[str]]:
+        """A column of few different texts: an index [N] into the sorted texts, -1 where null; and the texts."""
+        self._check_columns([column])
+        encoded = self._read(column).combine_chunks().dictionary_encode()
+        found = encoded.dictionary.to_pylist()
+        names = sorted(found)
+        places = np.array([*(names.index(name) for name in found), -1], np.int16)  # the last: null
+        return places[encoded.indices.fill_null(len(found)).to_numpy()], names
 
     def valid(self, column: str) -> np.ndarray:
         """[N] whether the row has a value there (is annotated, was fitted)."""
@@ -183,29 +170,22 @@ def _find(path: str | Place | Sequence[str | Place], shards: Sequence[int] | Non
     path = locate(path)
     if path.is_file():
         return [path]
-    folder = path / "data" if (path / "data").is_dir() else path
-    found = {}
-    for file in sorted(folder.glob("*.parquet")):
-        if match := _FILE_NAME.fullmatch(file.name):
-            found[file] = (int(match[1]), int(match[2]))
-    if not found:
+    by_index, states, has_metas = {}, find_states(path), (path / "meta").is_dir()
+    for index, state in states.items():
+        if has_metas and state.kind == "unfinished":
+            raise UserError(f"{state.why}. Build the shard again, or wait for the build that is at work.")
+        if state.kind != "missing":
+            by_index[index] = Shard(index, len(states), (), False).data_file(path)
+    if not by_index:
         raise UserError(
             f"no shards in {path}. Expected {path / 'data' / 'train-00000-of-00012.parquet'} or the like; "
             "`hmr-skel fit` and `make dataset` make them."
         )
-    counts = sorted({count for _, count in found.values()})
-    if len(counts) > 1:
-        raise UserError(
-            f"{folder} mixes datasets of {' and '.join(map(str, counts))} shards. Delete the files of the old one."
-        )
-    if shards is None:
-        return list(found)
-    by_index = {index: file for file, (index, _) in found.items()}
-    for index in shards:
+    for index in shards or ():
         if index not in by_index:
-            have = ", ".join(map(str, sorted(by_index)))
-            raise UserError(f"no shard {index} in {path}: it has {have} of {counts[0]}. `hmr-skel fit` makes one.")
-    return [by_index[index] for index in shards]
+            have = ", ".join(map(str, by_index))
+            raise UserError(f"no shard {index} in {path}: it has {have} of {len(states)}. `hmr-skel fit` makes one.")
+    return [by_index[index] for index in (by_index if shards is None else shards)]
 
 
 def _read_footer(path: Place) -> pq.FileMetaData:
@@ -227,9 +207,7 @@ def _split(footer: pq.FileMetaData) -> str:
 
 
 def _unknown_column(name: str, known: Sequence[str], path: Place) -> UserError:
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"It has: {', '.join(known)}."
-    return UserError(f"no column {name!r} in {path}. {hint}")
+    return UserError(f"no column {name!r} in {path}. It has: {', '.join(known)}.")
 
 
 def _to_numpy(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
@@ -250,125 +228,3 @@ def _fold(chunk: pa.FixedSizeListArray) -> np.ndarray:
     if chunk.null_count:
         values = np.where(chunk.is_valid().to_numpy(zero_copy_only=False)[:, None], values, np.float32(np.nan))
     return values
-
-
-@dataclass(frozen=True)
-class RowCache:
-    """Unpacked rows of several files, end to end. It holds none of them, so that it is cheap to send to a process."""
-
-    files: tuple[Path, ...]
-    starts: tuple[int, ...]
-    """Number of each file's first row, and the number of all rows."""
-
-    def __len__(self) -> int:
-        return self.starts[-1]
-
-    def __getitem__(self, row: int) -> np.record:
-        """One row, a copy: source and imgname (texts), side of the square box (px), and what `_NUMBERS` lists."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        i = bisect_right(self.starts, row) - 1
-        dtype, offset = _layout(self.files[i])
-        return np.fromfile(self.files[i], dtype, 1, offset=offset + (row - self.starts[i]) * dtype.itemsize)[0]
-
-    def facts(self, name: str) -> np.ndarray:
-        """[N] of all rows: source, status and skel_gender (bytes, empty where null), v2v_mm (NaN where not fitted),
-        max_abs_beta (NaN where there is no SKEL), num_keypoints_2d (of any confidence) or has_camera."""
-        return np.concatenate(list(self._facts(name)))
-
-    def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
-        """A fact that is a text, of which there are few: an index [N] into the sorted texts; -1 where null."""
-        texts = sorted({text for part in self._facts(name) for text in set(part.tolist())} - {b""})
-        values = self.facts(name)
-        codes = np.full(len(values), -1, np.int16)
-        for code, text in enumerate(texts):
-            codes[values == text] = code
-        return codes, [text.decode() for text in texts]
-
-    def _facts(self, name: str) -> Iterator[np.ndarray]:
-        return (np.load(_facts_of(file), mmap_mode="r")[name] for file in self.files)
-
-
-def open_rows(shards: Shards, quiet: bool = False) -> RowCache:
-    """The rows of some shards of a dataset, in their order.
-
-    Shards that are not unpacked yet, or have changed since, are unpacked into `.cache/samples` in the dataset's folder,
-    or in `local_folder` of one in a store; with a progress bar, unless `quiet`.
-
-    Raises `UserError` for a broken shard, or where the folder cannot be written.
-    """
-    from tqdm import tqdm
-
-    dataset = shards.paths[0].parent
-    folder = local_folder(dataset.parent if dataset.name == "data" else dataset) / ".cache" / "samples"
-    files = [folder / name for name in each(_unpacked_name, shards.paths)]
-    missing = [i for i, file in enumerate(files) if not _is_there(file)]
-    parts = list(shards.files()) if missing else []
-    hidden = True if quiet or not missing else None  # None: where there is no terminal
-    for i in tqdm(missing, desc="unpacking rows", unit="shard", leave=False, disable=hidden):
-        _unpack(parts[i], files[i])
-        for old in folder.glob(f"{shards.paths[i].stem}-*"):
-            if old not in (files[i], _facts_of(files[i])):  # of the shard as it was before
-                old.unlink(missing_ok=True)
-    counts = [len(np.load(_facts_of(file), mmap_mode="r")) for file in files]
-    return RowCache(tuple(files), tuple(np.cumsum([0, *counts]).tolist()))
-
-
-@lru_cache(maxsize=4096)
-def _layout(file: Path) -> tuple[np.dtype, int]:
-    """The type of a file's rows, and where the first of them begins, in bytes."""
-    rows = np.load(file, mmap_mode="r")
-    return np.dtype((np.record, rows.dtype)), rows.offset
-
-
-def _facts_of(file: Path) -> Path:
-    """The file beside one of rows."""
-    return file.with_name(f"{file.stem}-facts.npy")
-
-
-def _is_there(file: Path) -> bool:
-    """Whether a file of rows and that of their facts are whole: a disk that was full or went down may cut them."""
-    try:
-        rows, facts = (np.load(path, mmap_mode="r") for path in (file, _facts_of(file)))
-    except (OSError, ValueError, EOFError):
-        return False
-    return len(rows) == len(facts)
-
-
-def _unpacked_name(shard: Place) -> str:
-    """The name of a shard's unpacked file, which is another one when the shard has changed."""
-    state = shard.stat()
-    return f"{shard.stem}-{UNPACKED_FORMAT}-{state.st_size}-{int(1e6 * state.st_mtime)}.npy"
-
-
-def _unpack(shard: Shards, file: Path) -> None:
-    texts = {}
-    for name in ("source", "imgname", "status", "skel_gender"):
-        texts[name] = np.array(["" if text is None else text for text in shard[name].tolist()], str)
-    rows = {name: texts[name] for name in ("source", "imgname")}
-    rows |= {"side": shard["scale"].max(1) * np.float32(PX_PER_SCALE)}
-    rows |= {name: shard[name] for name in _NUMBERS}
-    facts = {
-        **{name: np.char.encode(texts[name], "utf-8") for name in ("source", "status", "skel_gender")},
-        "v2v_mm": shard["v2v_mm"],
-        "max_abs_beta": np.abs(rows["skel_betas"]).max(1),
-        "num_keypoints_2d": (rows["keypoints_2d"][..., 2] > 0).sum(1).astype(np.uint8),
-        "has_camera": np.isfinite(rows["cam_int"]).min((1, 2)),
-    }
-    _write_records(rows, file)
-    _write_records(facts, _facts_of(file))
-
-
-def _write_records(columns: Mapping[str, np.ndarray], file: Path) -> None:
-    """Columns [N ..] as an array of records [N]."""
-    records = np.empty(len(columns["source"]), [(name, c.dtype, c.shape[1:]) for name, c in columns.items()])
-    for name, column in columns.items():
-        records[name] = column
-    try:
-        with replacing(file) as temporary, temporary.open("wb") as stream:
-            np.save(stream, records)
-    except (OSError, UserError) as error:
-        raise UserError(
-            f"rows have to be unpacked once into {file.parent}, which cannot be written: {error} Make it writable, or "
-            "a link to a folder that is and has room (1.7 kB a row)."
-        ) from error

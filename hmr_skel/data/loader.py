@@ -8,6 +8,7 @@ import atexit
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 import traceback
 from collections.abc import Iterable, Iterator
@@ -24,9 +25,9 @@ from hmr_skel.data.selection import Order
 from hmr_skel.errors import UserError
 
 SUBSTITUTES = 8
-"""Rows named in advance to stand in for one whose image is unreadable."""
+"""So many of the rows that follow may stand in for one whose image is unreadable."""
 REPORTED_FILES = 20
-"""Unreadable images that are reported by name; the others are only counted."""
+"""Unreadable images that are named; the others are only counted."""
 
 _REQUEST = np.dtype([("row", np.int64), ("epoch", np.int64), ("mask_skel", np.bool_)])
 _log = logging.getLogger(__name__)
@@ -112,8 +113,6 @@ class Batches(AbstractContextManager, Iterator[Batch]):
             if text not in self._reported and len(self._reported) < REPORTED_FILES:
                 self._reported.add(text)
                 _log.warning("skipped: %s", text)
-                if len(self._reported) == REPORTED_FILES:
-                    _log.warning("further unreadable images are counted, not named")
 
 
 def batches(
@@ -132,7 +131,7 @@ def batches(
 ) -> Batches:
     """The endless, shuffled stream of training batches, from batch number `start` to `stop` (excluded).
 
-    A sample whose image is unreadable is replaced by another row of its kind, the same in every run.
+    A sample whose image is unreadable is replaced by one of the rows that follow it, the same in every run.
 
     Args:
         batch_size: samples per batch of this rank.
@@ -150,9 +149,9 @@ def batches(
 
     def request(number: int) -> np.ndarray:
         position = (number * world_size + rank) * batch_size
-        indices, epochs, strata = order.at(position, batch_size)
-        substitutes = order.substitutes(position, strata, SUBSTITUTES)
-        return _request(dataset, np.concatenate((indices[:, None], substitutes), 1), epochs[:, None])
+        indices, epochs = order.at(position, batch_size)
+        candidates = (indices[:, None] + np.arange(1 + SUBSTITUTES)) % len(dataset)
+        return _request(dataset, candidates, epochs[:, None])
 
     numbers = range(start, np.iinfo(np.int64).max if stop is None else stop)
     maker = _SampleMaker(dataset.reader, seed, replace=True)
@@ -217,9 +216,7 @@ def _start_worker(worker: int) -> None:
     # When all Python has ended: the native libraries' own clean-up aborts the process now and then, which would look
     # like a worker that was killed.
     atexit.register(os._exit, 0)
-    # Ctrl-C and job schedulers signal the whole group: it is the main process that decides when its workers end.
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: it is the main process that ends its workers
     # It may also be killed: PyTorch's workers look every five seconds, but not while they start or wait for a disk.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,19 +1,19 @@
 """A manifest says what a dataset is made of: sources, body models, recipe, rows per shard. Read and validated here.
 
-Every error names the file and the key and says what was expected. Relative paths are relative to the working directory,
-as on a command line; in them `${NAME}` and `${NAME:-default}` are replaced by environment variables.
+Each field of the classes says which values it takes. Every error names the file and the key and says what was expected.
+Relative paths are relative to the working directory, as on a command line; in paths `${NAME}` and `${NAME:-default}`
+are replaced by environment variables.
 """
 
-import difflib
 import hashlib
 import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from hmr_skel.errors import UserError
 
@@ -56,85 +56,163 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
 }
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
-MAX_ROWS_PER_SHARD = 1_000_000  # 2 GB in memory; a shard is read, fitted and written in one piece
 MAX_SHARDS = 100_000
 MAX_NUM_BETAS = 400  # SMPL's own releases have at most 300
 
-_REQUIRED: Any = object()
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_PATHS = ("file", "path", "image_root")
+
+
+class _Rule(NamedTuple):
+    """What a key may hold, in words and as a test, and what is made of it."""
+
+    expected: str
+    fits: Callable[[Any], bool]
+    make: Callable[[Any, str], Any] = lambda value, at: value
+    """Of the value and the key's place, for errors."""
+
+
+def _text(pattern: str = r"(?s).*\S.*", expected: str = "a text that is not empty") -> _Rule:
+    return _Rule(expected, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None)
+
+
+def _choice(*options: str) -> _Rule:
+    return _Rule("one of " + ", ".join(f'"{option}"' for option in options), options.__contains__)
+
+
+def _integer(low: int, high: int) -> _Rule:
+    return _Rule(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
+
+
+def _make_path(value: str, at: str) -> Path:
+    if "://" in value:  # not repeated: it may hold a password
+        raise UserError(
+            f"{at} is a URI. What a manifest names is read on this machine: copy it to a folder here (aws s3 cp), and "
+            "give its path. Only a dataset itself may be in a store (--out)."
+        )
+
+    def replaced(match: re.Match) -> str:
+        found = os.environ.get(match[1]) or match[2]  # as in a shell, `:-` also stands for a variable set to nothing
+        if found is None:
+            raise UserError(
+                f"{at} is {value!r}, but the environment variable {match[1]} is not set. "
+                f"Set it (export {match[1]}=/some/folder) or write the path into the manifest."
+            )
+        return found
+
+    return Path(_VARIABLE.sub(replaced, value)).expanduser()
+
+
+def _is_replacement(rule: Any) -> bool:
+    try:  # compiles both, so that a bad rule shows here and not at row two million
+        re.sub(rule[0], rule[1], "")
+        return len(rule) == 2
+    except (re.error, LookupError, TypeError):
+        return False
+
+
+_NAME = _text(NAME.pattern, "a name of letters, digits, - and _, such as coco")
+_PATH = _text()._replace(make=_make_path)
+_IMAGE_PATH = _Rule(
+    "a list of pairs [regular expression, replacement]",
+    lambda value: isinstance(value, list) and all(map(_is_replacement, value)),
+    lambda value, at: tuple(map(tuple, value)),
+)
+_FIELDS = _Rule(
+    "a table of texts or lists of texts",
+    lambda value: (
+        isinstance(value, dict) and all(isinstance(names, str) or _is_texts(names) for names in value.values())
+    ),
+    lambda value, at: {name: (keys,) if isinstance(keys, str) else tuple(keys) for name, keys in value.items()},
+)
+
+
+def _table(kind: type) -> _Rule:
+    return _Rule("a table", lambda value: isinstance(value, dict), lambda value, at: _parse(kind, value, at))
+
+
+def _tables(kind: type) -> _Rule:
+    return _Rule(
+        "one or more tables [[sources]]",
+        lambda value: isinstance(value, list) and value != [] and all(isinstance(item, dict) for item in value),
+        lambda value, at: tuple(_parse(kind, item, f"{at}[{i}] ({item.get('name')})") for i, item in enumerate(value)),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BodyModels:
     """Where the model files are."""
 
-    kind: str
+    kind: Annotated[str, _choice("open", "files")]
     """`open`: the openly licensed body, exported to `path` on first use. `files`: the user's own, already there."""
-    path: Path
+    path: Annotated[Path, _PATH]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
     """How to make a source's label file when it is not there."""
 
-    kind: str
+    kind: Annotated[str, _choice("open")]
     """`open`: the synthetic default set."""
-    rows: int
-    seed: int
+    rows: Annotated[int, _integer(1, 10**9)]
+    seed: Annotated[int, _integer(0, 2**63 - 1)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """One label file and how to read it."""
 
-    name: str
+    name: Annotated[str, _NAME]
     """Appears in every row and in `row_id`."""
-    format: str
+    format: Annotated[str, _choice(CAMERAHMR, HSMR)]
     """`camerahmr` (SMPL, to be fitted) or `hsmr` (SKEL, passed through)."""
-    file: Path
-    description: str = ""
-    image_root: Path | None = None
+    file: Annotated[Path, _PATH]
+    description: Annotated[str, _text()] = ""
+    image_root: Annotated[Path | None, _PATH] = None
     """The folder of the images; see `hmr_skel.data.images`."""
-    image_path: tuple[tuple[str, str], ...] = ()
+    image_path: Annotated[tuple[tuple[str, str], ...], _IMAGE_PATH] = ()
     """Pairs (regular expression, replacement), applied to imgname in order: the path below `image_root`."""
-    smpl_gender: str | None = None
+    smpl_gender: Annotated[str | None, _choice("neutral", "male", "female")] = None
     """Of all rows. Not given: the file's own per-row gender where it has one, else neutral."""
-    skel_gender: str = "male"
+    skel_gender: Annotated[str, _choice("male", "female")] = "male"
     """Of rows that hold SKEL already. HSMR and SKEL-CF know no other than male."""
-    frame: str = "camera"
+    frame: Annotated[str, _choice("camera")] = "camera"
     """Of poses and translations: x right, y down, z forward. No other is supported."""
-    scale_unit: str = "200px"
+    scale_unit: Annotated[str, _choice("200px", "px")] = "200px"
     """`200px`: scale * 200 is the box in pixels. `px`: scale is the box in pixels already."""
-    num_betas: int = 10
+    num_betas: Annotated[int, _integer(10, MAX_NUM_BETAS)] = 10
     """The most betas that a row of the file may have. Only the first ten are used."""
-    allow_pickle: bool = False
+    allow_pickle: Annotated[bool, _Rule("true or false", lambda value: type(value) is bool)] = False
     """Read arrays of Python objects (names), by an allow-list of plain types. Needed for some releases only."""
-    rows: int | None = None
+    rows: Annotated[int | None, _integer(1, 10**10)] = None
     """Expected number of rows."""
-    sha256: str | None = None
+    sha256: Annotated[str | None, _text("[0-9a-f]{64}", "64 digits 0-9a-f")] = None
     """Expected hash of the file."""
-    exclude: tuple[str, ...] = ()
+    exclude: Annotated[tuple[str, ...], _Rule("a list of texts", _is_texts, lambda value, at: tuple(value))] = ()
     """File names without folder and extension: images known to be corrupt. Their rows are rejected."""
-    fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fields: Annotated[Mapping[str, tuple[str, ...]], _FIELDS] = field(default_factory=dict)
     """Our column -> keys in the file, for every column of the format; empty means that it is not read."""
-    generate: Generate | None = None
+    generate: Annotated[Generate | None, _table(Generate)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a dataset is made of. Same manifest, same shards, on any machine."""
 
-    name: str
-    skel_gender: str
+    name: Annotated[str, _NAME]
+    skel_gender: Annotated[str, _choice("male", "female", "best")]
     """`male`, `female`, or `best`: row by row the one that fits better."""
-    rows_per_shard: int
-    sources: tuple[Source, ...]
-    body_models: BodyModels
-    description: str = ""
-    held_out_shards: int = 0
+    rows_per_shard: Annotated[int, _integer(1, 1_000_000)]
+    """A shard is read, fitted and written in one piece: a million rows take 2 GB of memory."""
+    sources: Annotated[tuple[Source, ...], _tables(Source)]
+    body_models: Annotated[BodyModels, _table(BodyModels)]
+    description: Annotated[str, _text()] = ""
+    held_out_shards: Annotated[int, _integer(0, MAX_SHARDS)] = 0
     """The last so many shards are for evaluation, not for training."""
-    recipe: str = "default"
+    recipe: Annotated[str, _text()] = "default"
     """Name of the fit recipe."""
     file: str = ""
     """Name of the manifest's own file, without its folder: it tells two manifests of one name apart."""
@@ -174,195 +252,50 @@ def load_manifest(path: str | Path) -> Manifest:
 
 def parse_manifest(content: Mapping[str, Any], where: str) -> Manifest:
     """A manifest from parsed TOML (or a dict like it). `where` names it in errors, which are `UserError`s."""
-    top = _Table(_replace_variables(content, where), where)
-    models = top.table("body_models")
-    manifest = Manifest(
-        name=top.text("name", pattern=NAME, example="open"),
-        description=top.text("description", ""),
-        skel_gender=top.choice("skel_gender", ("male", "female", "best")),
-        rows_per_shard=top.integer("rows_per_shard", 1, MAX_ROWS_PER_SHARD),
-        held_out_shards=top.integer("held_out_shards", 0, MAX_SHARDS, default=0),
-        recipe=top.text("recipe", "default"),
-        body_models=BodyModels(kind=models.choice("kind", ("open", "files")), path=models.path("path")),
-        sources=tuple(_parse_source(table) for table in top.tables("sources")),
-        file=Path(where).name,
-    )
-    models.refuse_unknown()
-    top.refuse_unknown()
-    names = [source.name for source in manifest.sources]
-    for i, source in enumerate(manifest.sources):
-        if source.name in names[:i]:
-            raise UserError(f"{where}: two sources are called {source.name!r}. row_id needs a name per source.")
-        if source.format == HSMR and manifest.skel_gender not in ("best", source.skel_gender):
-            raise UserError(
-                f"{where}: source {source.name!r} holds SKEL rows of gender {source.skel_gender!r}, which pass through "
-                f"as they are, but the manifest's skel_gender is {manifest.skel_gender!r}: one dataset has one gender. "
-                "Leave the source out, or change skel_gender."
-            )
-    return manifest
+    manifest: Manifest = _parse(Manifest, content, where)
+    sources = tuple(_checked(source, manifest, f"{where}: source {source.name!r}") for source in manifest.sources)
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise UserError(f"{where}: two sources have one name, of {', '.join(names)}. row_id needs a name per source.")
+    return replace(manifest, sources=sources, file=Path(where).name)
 
 
-class _Table:
-    """A TOML table whose values are taken out one by one; each method checks the value of one key.
-
-    All raise `UserError` that names file and key and says what was found and what was expected.
-    """
-
-    def __init__(self, values: Mapping[str, Any], where: str):
-        self.where = where
-        self._values = values
-        self._asked: list[str] = []
-
-    def take(self, key: str, expected: str, fits: Callable[[Any], Any], default: Any = _REQUIRED) -> Any:
-        """The value, for which `fits` holds; `default` where there is none."""
-        self._asked.append(key)
-        if key not in self._values:
-            if default is _REQUIRED:
-                near = difflib.get_close_matches(key, [k for k in self._values if k not in self._asked], n=1)
-                hint = f" Found {near[0]!r}: is that what was meant?" if near else ""
-                raise UserError(f"{self.at(key)} is missing. Expected {expected}.{hint}")
-            return default
-        if not fits(self._values[key]):
-            raise UserError(f"{self.at(key)} is {self._values[key]!r}. Expected {expected}.")
-        return self._values[key]
-
-    def text(self, key: str, default: Any = _REQUIRED, pattern: re.Pattern | None = None, example: str = "") -> Any:
-        expected = f"a text like {pattern.pattern} (for example {example})" if pattern else "a text that is not empty"
-
-        def fits(value: Any) -> bool:
-            return isinstance(value, str) and bool(value.strip() and (not pattern or pattern.fullmatch(value)))
-
-        return self.take(key, expected, fits, default)
-
-    def choice(self, key: str, choices: Sequence[str], default: Any = _REQUIRED) -> Any:
-        return self.take(key, "one of " + ", ".join(f'"{c}"' for c in choices), choices.__contains__, default)
-
-    def integer(self, key: str, low: int, high: int, default: Any = _REQUIRED) -> Any:
-        expected = f"a whole number from {low} to {high}"
-        return self.take(key, expected, lambda value: type(value) is int and low <= value <= high, default)
-
-    def path(self, key: str, default: Any = _REQUIRED) -> Any:
-        value = self.text(key, default)
-        if value is not None and "://" in value:  # not repeated: it may hold a password
-            raise UserError(
-                f"{self.at(key)} is a URI. What a manifest names is read on this machine: copy it to a folder here "
-                "(aws s3 cp), and give its path. Only a dataset itself may be in a store (--out)."
-            )
-        return None if value is None else Path(value).expanduser()
-
-    def texts(self, key: str, default: Sequence[str]) -> tuple[str, ...]:
-        def fits(value: Any) -> bool:
-            return isinstance(value, str | list) and all(isinstance(item, str) and item for item in value)
-
-        value = self.take(key, "a list of texts", fits, default)
-        return (value,) if isinstance(value, str) else tuple(value)
-
-    def table(self, key: str, default: Any = _REQUIRED) -> Any:
-        value = self.take(key, f"a table [{key}]", lambda value: isinstance(value, Mapping), default)
-        return None if value is None else _Table(value, self.at(key))
-
-    def tables(self, key: str) -> list["_Table"]:
-        def fits(value: Any) -> bool:
-            return isinstance(value, list) and value != [] and all(isinstance(item, Mapping) for item in value)
-
-        value = self.take(key, f"one or more tables [[{key}]]", fits)
-        return [_Table(item, f"{self.at(key)}[{i}]") for i, item in enumerate(value)]
-
-    def refuse_unknown(self) -> None:
-        """To be called last: a key that nobody asked for is a typing mistake."""
-        for key in self._values:
-            if key not in self._asked:
-                near = difflib.get_close_matches(key, self._asked, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                known = ", ".join(sorted(self._asked))
-                raise UserError(f"{self.at(key)}: unknown key.{hint} Known keys here: {known}.")
-
-    def at(self, key: str) -> str:
-        # "file.toml: key", "file.toml: sources[0] (coco).key"
-        return f"{self.where}{'.' if ': ' in self.where else ': '}{key}"
+def _parse(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+    """An object of a dataclass whose fields have rules. Raises `UserError` for an unknown, missing or wrong key."""
+    hints = get_type_hints(kind, include_extras=True)
+    required = {one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING}
+    rules: dict[str, _Rule] = {
+        key: hint.__metadata__[0] for key, hint in hints.items() if hasattr(hint, "__metadata__")
+    }
+    at = f"{where}{'.' if ': ' in where else ': '}"
+    for key in values.keys() - rules.keys():
+        raise UserError(f"{at}{key}: unknown key. Known keys here: {', '.join(sorted(rules))}.")
+    found = {}
+    for key, rule in rules.items():
+        if key in values:
+            if not rule.fits(values[key]):
+                raise UserError(f"{at}{key} is {values[key]!r}. Expected {rule.expected}.")
+            found[key] = rule.make(values[key], f"{at}{key}")
+        elif key in required:
+            raise UserError(f"{at}{key} is missing. Expected {rule.expected}.")
+    return kind(**found)
 
 
-def _parse_source(table: _Table) -> Source:
-    name = table.text("name", pattern=NAME, example="coco")
-    table.where += f" ({name})"
-    kind = table.choice("format", (CAMERAHMR, HSMR))
-    rows, generate = table.integer("rows", 1, 10**10, default=None), None
-    if (inner := table.table("generate", None)) is not None:
-        generate = Generate(
-            kind=inner.choice("kind", ("open",)),
-            rows=inner.integer("rows", 1, 10**9),
-            seed=inner.integer("seed", 0, 2**63 - 1, default=0),
+def _checked(source: Source, manifest: Manifest, where: str) -> Source:
+    """The source with keys for all columns. Raises `UserError` where its fields contradict one another."""
+    if source.format == HSMR and manifest.skel_gender not in ("best", source.skel_gender):
+        raise UserError(
+            f"{where} holds SKEL rows of gender {source.skel_gender!r}, which pass through as they are, but the "
+            f"manifest's skel_gender is {manifest.skel_gender!r}: one dataset has one gender. Leave the source out, or "
+            "change skel_gender."
         )
-        inner.refuse_unknown()
-        if rows not in (None, generate.rows):
-            raise UserError(
-                f"{table.where}: rows = {rows}, but generate.rows = {generate.rows}. Expected the same number."
-            )
-        rows = generate.rows
-    source = Source(
-        name=name,
-        format=kind,
-        file=table.path("file"),
-        description=table.text("description", ""),
-        image_root=table.path("image_root", None),
-        image_path=_parse_image_path(table),
-        smpl_gender=table.choice("smpl_gender", ("neutral", "male", "female"), default=None),
-        skel_gender=table.choice("skel_gender", ("male", "female"), default="male"),
-        frame=table.choice("frame", ("camera",), default="camera"),
-        scale_unit=table.choice("scale_unit", ("200px", "px"), default="200px"),
-        num_betas=table.integer("num_betas", 10, MAX_NUM_BETAS, default=10),
-        allow_pickle=table.take("allow_pickle", "true or false", lambda value: type(value) is bool, False),
-        rows=rows,
-        sha256=table.text("sha256", None, pattern=re.compile("[0-9a-f]{64}"), example="64 digits 0-9a-f"),
-        exclude=table.texts("exclude", default=()),
-        fields=_parse_fields(table.table("fields", None), kind),
-        generate=generate,
-    )
-    table.refuse_unknown()
-    return source
-
-
-def _parse_fields(table: _Table | None, kind: str) -> dict[str, tuple[str, ...]]:
-    fields = dict(FIELDS[kind])
-    if table is None:
-        return fields
-    for column in fields:
-        fields[column] = table.texts(column, default=fields[column])
-        if not fields[column] and column in REQUIRED[kind]:
-            raise UserError(f"{table.at(column)} is empty, but format {kind!r} needs the column.")
-    table.refuse_unknown()
-    return fields
-
-
-def _parse_image_path(table: _Table) -> tuple[tuple[str, str], ...]:
-    rules = table.take("image_path", "a list", lambda value: isinstance(value, list), [])
-    for i, rule in enumerate(rules):
-        key = f"{table.at('image_path')}[{i}]"
-        if not (isinstance(rule, list) and len(rule) == 2 and all(isinstance(part, str) for part in rule)):
-            raise UserError(f"{key} is {rule!r}. Expected a pair of texts: [regular expression, replacement].")
-        try:
-            re.sub(rule[0], rule[1], "")  # compiles both, so that a bad rule shows here and not at row two million
-        except (re.error, IndexError) as error:
-            raise UserError(f"{key} is {rule!r}, which is no regular expression and replacement: {error}.") from error
-    return tuple((pattern, replacement) for pattern, replacement in rules)
-
-
-def _replace_variables(value: Any, where: str, key: str = "") -> Any:
-    """In paths only: what is in the environment must not get into a dataset by its description."""
-    if isinstance(value, Mapping):
-        return {inner: _replace_variables(value[inner], f"{where}: {inner}", inner) for inner in value}
-    if isinstance(value, list):
-        return [_replace_variables(inner, where) for inner in value]
-    if not isinstance(value, str) or key not in _PATHS:
-        return value
-
-    def replace(match: re.Match) -> str:
-        found = os.environ.get(match[1]) or match[2]  # as in a shell, `:-` also stands for a variable set to nothing
-        if found is None:
-            raise UserError(
-                f"{where} is {value!r}, but the environment variable {match[1]} is not set. "
-                f"Set it (export {match[1]}=/some/folder) or write the path into the manifest."
-            )
-        return found
-
-    return _VARIABLE.sub(replace, value)
+    known, made = FIELDS[source.format], source.generate
+    for column, keys in source.fields.items():
+        if column not in known:
+            raise UserError(f"{where}: fields.{column} is no column. Expected {', '.join(known)}.")
+        if not keys and column in REQUIRED[source.format]:
+            raise UserError(f"{where}: fields.{column} is empty, but format {source.format!r} needs the column.")
+    if made is not None and source.rows not in (None, made.rows):
+        raise UserError(f"{where}: rows = {source.rows}, but generate.rows = {made.rows}. Expected the same number.")
+    rows = source.rows if made is None else made.rows
+    return replace(source, fields={**known, **source.fields}, rows=rows)

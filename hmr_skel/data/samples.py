@@ -24,9 +24,10 @@ from hmr_skel.data.augment import (
     part_box,
 )
 from hmr_skel.data.images import CROP_SIZE, ImageRule, UnreadableImage, after, box_affine, crop_image, decode, transform
-from hmr_skel.data.load import RowCache, load_shards, open_rows
+from hmr_skel.data.load import load_shards
 from hmr_skel.data.selection import ChosenRows, QualityConfig, choose_rows, make_strata, one_gender
 from hmr_skel.data.storage import Place
+from hmr_skel.data.unpacked import RowCache, open_rows
 from hmr_skel.errors import UserError
 
 CHECKED_PER_SOURCE = 64
@@ -208,9 +209,10 @@ class SampleDataset:
         bodies of both genders, an unknown source in the mixture, and where no row is left.
         """
         config = SampleConfig() if config is None else config
-        rows = open_rows(load_shards(path, split=split), quiet)
-        chosen = choose_rows(rows, config.quality, config.missing_intrinsics == "drop", config.sources)
-        self.gender = one_gender(rows, chosen, path)
+        shards = load_shards(path, split=split)
+        rows = open_rows(shards, quiet)
+        chosen = choose_rows(shards, config.quality, config.missing_intrinsics == "drop", config.sources)
+        self.gender = one_gender(shards, chosen, path)
         self.strata = make_strata(chosen, config.mixture, path)
         self.rows, self.mask_skel, self.dropped = chosen.rows, chosen.mask_skel, chosen.dropped
         self.reader = SampleReader(rows, images, config, augment)
@@ -236,40 +238,29 @@ class SampleDataset:
 def check_images(rows: RowCache, chosen: ChosenRows, rules: Mapping[str, ImageRule]) -> None:
     """Look for some image files of every source that is used.
 
-    Raises `UserError` where a source has no rule, no folder, or none of its files is there. Where some are missing a
-    warning says how many: those samples will be skipped.
+    Raises `UserError` where a source has no rule, or none of its files is there. Where some are missing a warning says
+    how many: those samples will be skipped.
     """
     for code in np.unique(chosen.source).tolist():
         name = chosen.sources[code]
         if name not in rules:
             raise UserError(
-                f"source {name!r} has no images: no image_root is named for it, only for {', '.join(rules) or 'none'}. "
-                "Choose the dataset's own manifest, add `image_root` (and `image_path`, if names differ from files) to "
-                "the source there, or leave the source out."
-            )
-        rule = rules[name]
-        if not rule.root.is_dir():
-            raise UserError(
-                f"no image folder {rule.root} (source {name!r}). Expected the folder of its images: `hmr-skel images` "
-                "(make images) renders those of the default dataset; for others set image_root in the manifest."
+                f"source {name!r} has no images: image_root is named for {', '.join(rules) or 'no source'} only. "
+                "Choose the dataset's own manifest, add image_root to the source there, or leave the source out."
             )
         own = chosen.rows[chosen.source == code]
-        some = own[np.linspace(0, len(own) - 1, min(CHECKED_PER_SOURCE, len(own))).astype(int)]
-        files = [rule.file(rows[row].imgname) for row in some.tolist()]
+        some = own[np.linspace(0, len(own) - 1, min(CHECKED_PER_SOURCE, len(own))).astype(int)].tolist()
+        files = [rules[name].file(rows[row].imgname) for row in some]
         missing = [file for file in files if not file.is_file()]
         if len(missing) == len(files):
-            names = f"imgname {rows[int(some[0])].imgname!r}"
             raise UserError(
-                f"source {name!r}: none of {len(files)} images looked for is there, the first being {files[0]} "
-                f"(of {names}). Expected them below image_root {rule.root}, by the rules of image_path "
-                f"{[list(pair) for pair in rule.replacements]}. Change these in the manifest, or, for the default "
-                "dataset, run `hmr-skel images`."
+                f"source {name!r}: none of {len(files)} images looked for is there, the first being {files[0]} (of "
+                f"imgname {str(rows[some[0]].imgname)!r}). Expected them below {rules[name].root}: change image_root or "
+                "image_path in the manifest, or, for the default dataset, run `hmr-skel images` (make images)."
             )
         if missing:
-            _log.warning(
-                "source %r: %d of %d images looked for are missing, for instance %s; such samples will be skipped",
-                name, len(missing), len(files), missing[0],
-            )  # fmt: skip
+            text = "source %r: %d of %d images looked for are missing, for instance %s; such samples will be skipped"
+            _log.warning(text, name, len(missing), len(files), missing[0])
 
 
 def diagonal_intrinsics(width: int, height: int) -> Float[np.ndarray, "3 3"]:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
-from hmr_skel.data.load import RowCache
+from hmr_skel.data.load import Shards
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 
@@ -62,35 +62,38 @@ class ChosenRows:
 
 
 def choose_rows(
-    rows: RowCache, config: QualityConfig, camera_needed: bool, wanted_sources: Collection[str] | None = None
+    shards: Shards, config: QualityConfig, camera_needed: bool, wanted_sources: Collection[str] | None = None
 ) -> ChosenRows:
     """Apply the rules to all rows. A missing value passes: a row that was not fitted has no fitting error.
 
     Args:
-        rows: all rows of the dataset.
+        shards: the dataset.
         config: the rules.
         camera_needed: leave out rows without intrinsics.
         wanted_sources: the only sources that are used; None: all are.
 
     Raises `UserError` where no row is left.
     """
-    keep, dropped = np.ones(len(rows), bool), {}
+    keep, dropped = np.ones(len(shards), bool), {}
 
     def drop(reason: str, bad: np.ndarray) -> None:
         if (count := int((keep & bad).sum())) > 0:
             dropped[reason] = count
         keep[bad] = False
 
-    source, sources = rows.codes("source")
+    source, sources = shards.codes("source")
     if wanted_sources is not None:
         wanted = [code for code, name in enumerate(sources) if name in wanted_sources]
         drop("not being in the mixture", ~np.isin(source, wanted))
     if camera_needed:
-        drop("having no camera", ~rows.facts("has_camera"))
+        drop("having no camera", ~shards.valid("cam_int"))
     if config.min_keypoints_2d:
-        drop("too few keypoints", rows.facts("num_keypoints_2d") < config.min_keypoints_2d)
-    poor = np.zeros(len(rows), bool)
-    for reason, bad in _poor_skel(rows, config):
+        counts = [
+            (file["keypoints_2d"][..., 2] > 0).sum(1) for file in shards.files()
+        ]  # one file is in memory at a time
+        drop("too few keypoints", np.concatenate(counts) < config.min_keypoints_2d)
+    poor = np.zeros(len(shards), bool)
+    for reason, bad in _poor_skel(shards, config):
         poor |= bad
         if config.poor_skel == "drop":
             drop(reason, bad)
@@ -98,46 +101,42 @@ def choose_rows(
     if not len(chosen):
         why = ", ".join(f"{count:,} for {reason}" for reason, count in dropped.items())
         raise UserError(
-            f"the recipe's rules leave none of {len(rows):,} rows ({why}). Relax them, or choose "
+            f"the recipe's rules leave none of {len(shards):,} rows ({why}). Relax them, or choose "
             "missing_intrinsics = 'diagonal' where it is the camera that is missing. The dataset has sources "
             f"{', '.join(sources)}."
         )
     return ChosenRows(chosen, poor[chosen], source[chosen], sources, dropped)
 
 
-def one_gender(rows: RowCache, chosen: ChosenRows, where: str | Place) -> Literal["male", "female"]:
+def one_gender(shards: Shards, chosen: ChosenRows, where: str | Place) -> Literal["male", "female"]:
     """The gender of the SKEL bodies of all chosen rows. Raises `UserError` where there are two, or none."""
-    codes, names = rows.codes("skel_gender")
-    codes = codes[chosen.rows]
-    counts = {name: int((codes == code).sum()) for code, name in enumerate(names)}
-    found = {name: count for name, count in counts.items() if count}
+    codes, names = shards.codes("skel_gender")
+    counts = np.bincount(codes[chosen.rows] + 1, minlength=len(names) + 1)[1:].tolist()  # 0: null
+    found = {name: count for name, count in zip(names, counts, strict=True) if count}
     match list(found):
         case ["male" | "female" as gender]:
             return gender
-        case []:
-            raise UserError(f"{where}: no row has a SKEL body. Build the dataset with a fit (`hmr-skel dataset`).")
-        case _:
-            listed = " and ".join(f"{count:,} {name}" for name, count in found.items())
-            raise UserError(
-                f"{where} has {listed} rows. Expected one gender: a network predicts one body. Build the dataset with "
-                'skel_gender = "male" or "female" in the manifest.'
-            )
+    listed = " and ".join(f"{count:,} {name}" for name, count in found.items()) or "no"
+    raise UserError(
+        f"{where} has {listed} rows with a SKEL body. Expected rows of one gender: a network predicts one body. Build "
+        'the dataset with skel_gender = "male" or "female" in the manifest.'
+    )
 
 
-def _poor_skel(rows: RowCache, config: QualityConfig) -> Iterator[tuple[str, Bool[np.ndarray, "N"]]]:
+def _poor_skel(shards: Shards, config: QualityConfig) -> Iterator[tuple[str, Bool[np.ndarray, "N"]]]:
     """Each reason why SKEL labels are poor, and the rows for which it holds."""
     if config.max_v2v_mm is not None:
-        yield f"v2v above {config.max_v2v_mm:g} mm", rows.facts("v2v_mm") > config.max_v2v_mm  # NaN is not
+        yield f"v2v above {config.max_v2v_mm:g} mm", shards["v2v_mm"] > config.max_v2v_mm  # NaN is not
     if config.max_abs_beta is not None:
-        yield f"betas beyond {config.max_abs_beta:g}", rows.facts("max_abs_beta") > config.max_abs_beta
+        yield f"betas beyond {config.max_abs_beta:g}", np.abs(shards["skel_betas"]).max(1) > config.max_abs_beta
     if config.statuses is not None:
-        codes, names = rows.codes("status")
+        codes, names = shards.codes("status")
         wanted = [code for code, name in enumerate(names) if name in config.statuses]
         yield f"status other than {', '.join(config.statuses)}", ~np.isin(codes, wanted)
 
 
 BLOCK = 1000
-_ORDER, _PLACES, _SUBSTITUTES = 1, 2, 3  # what a generator is for, so that no two share their numbers
+_ORDER, _PLACES = 1, 2  # what a generator is for, so that no two share their numbers
 
 
 @dataclass(frozen=True)
@@ -177,37 +176,25 @@ class Order:
         self._labels = np.repeat(np.arange(len(strata)), [stratum.share for stratum in strata])
         self._pass_order = lru_cache(maxsize=2 * len(strata))(self._shuffle)
 
-    def at(self, start: int, count: int) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
-        """Positions start to start + count (excluded): index into the chosen rows, number of the pass over its stratum
-        (the sample's epoch), and stratum."""
-        indices, epochs, labels = (np.empty(count, np.int64) for _ in range(3))
+    def at(self, start: int, count: int) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+        """Positions start to start + count (excluded): index into the chosen rows, and number of the pass over its
+        stratum (the sample's epoch)."""
+        indices, epochs = np.empty(count, np.int64), np.empty(count, np.int64)
         for block in range(start // BLOCK, (start + count - 1) // BLOCK + 1):
             places = np.random.default_rng((self.seed, _PLACES, block)).permutation(self._labels)
             first, last = max(start, block * BLOCK), min(start + count, (block + 1) * BLOCK)
-            within, out = slice(first - block * BLOCK, last - block * BLOCK), slice(first - start, last - start)
-            labels[out] = places[within]
+            within = slice(first - block * BLOCK, last - block * BLOCK)
             for i, stratum in enumerate(self.strata):
                 here = places == i
                 nth = block * stratum.share + np.cumsum(here)[within] - 1  # among the stratum's samples, from 0
                 chosen = here[within]
                 epoch, place = np.divmod(nth[chosen], len(stratum.indices))
-                target = np.flatnonzero(chosen) + out.start
+                target = np.flatnonzero(chosen) + first - start
                 epochs[target] = epoch
                 for number in np.unique(epoch).tolist():
                     now = epoch == number
                     indices[target[now]] = stratum.indices[self._pass_order(i, number)[place[now]]]
-        return indices, epochs, labels
-
-    def substitutes(self, start: int, labels: Int[np.ndarray, "n"], count: int) -> Int[np.ndarray, "n count"]:
-        """For positions start onwards, of the given strata: indices of other rows, should an image be unreadable."""
-        blocks = range(start // BLOCK, (start + len(labels) - 1) // BLOCK + 1)
-        parts = [np.random.default_rng((self.seed, _SUBSTITUTES, block)).random((BLOCK, count)) for block in blocks]
-        numbers = np.concatenate(parts)[start % BLOCK :][: len(labels)]
-        picked = np.empty(numbers.shape, np.int64)
-        for i, stratum in enumerate(self.strata):
-            own = labels == i
-            picked[own] = stratum.indices[(numbers[own] * len(stratum.indices)).astype(np.int64)]
-        return picked
+        return indices, epochs
 
     def _shuffle(self, stratum: int, number: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, _ORDER, stratum, number))

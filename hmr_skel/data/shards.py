@@ -1,14 +1,15 @@
-"""Rows -> numbered shards, and what a shard's files are called. A pure function of the manifest and the row counts."""
+"""Rows -> numbered shards (a pure function of the manifest and the row counts), their files, and which are complete."""
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from hmr_skel.data.manifest import MAX_SHARDS, Manifest
 from hmr_skel.data.meta import load_meta
-from hmr_skel.data.storage import Place, RemotePath, sha256_of
+from hmr_skel.data.storage import Place, RemotePath, each, sha256_of
 from hmr_skel.errors import UserError
 
 P = TypeVar("P", Path, RemotePath, Place)
@@ -129,37 +130,95 @@ def cache_dir(out: Path) -> Path:
     return out / ".cache"
 
 
-def read_meta(out: Place, shard: Shard) -> dict[str, Any] | None:
-    """The shard's meta file, or None where there is none or it is damaged."""
+class ShardState(NamedTuple):
+    """Whether a shard is there. This is the one answer for builds, readers, `verify` and the report."""
+
+    kind: Literal["missing", "unfinished", "outdated", "complete"]
+    why: str = ""
+    """Which file is wrong and how; empty for a complete shard."""
+    meta: dict[str, Any] | None = None
+    """What its meta file says; None where there is none, or it is damaged."""
+
+
+def shard_state(out: Place, shard: Shard, fingerprint: str | None = None, *, read: bool = False) -> ShardState:
+    """The state of a shard by its files.
+
+    `missing`: it has no file. `unfinished`: its meta file, which is written last, is not there or damaged, or its data
+    or rejects file has not the size in it. `outdated`: its files are sound, but made from other things than
+    `fingerprint` stands for; nobody asks where that is None. Else `complete`. With `read`, the files' checksums are
+    compared too.
+    """
+    path = shard.meta_file(out)
     try:
-        return load_meta(shard.meta_file(out))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
+        meta = load_meta(path)
+    except (FileNotFoundError, NotADirectoryError):
+        if shard.data_file(out).exists() or shard.rejects_file(out).exists():
+            return ShardState("unfinished", f"{path}: missing; the shard is unfinished")
+        return ShardState("missing", f"{out}: shard {shard.index} of {shard.count} is missing")
+    except ValueError as error:
+        return ShardState("unfinished", f"{path}: not a meta file of a shard ({error})")
+    if (meta["shard"], meta["shards"]) != (shard.index, shard.count):
+        return ShardState("unfinished", f"{path}: it is the meta file of shard {meta['shard']} of {meta['shards']}")
+    files = {file(Path()).as_posix(): file(out) for file in (shard.data_file, shard.rejects_file)}
+    if sorted(meta["files"]) != sorted(files):
+        return ShardState("unfinished", f"{path}: it speaks of other files ({', '.join(map(repr, meta['files']))})")
+    for name, file in files.items():
+        recorded = meta["files"][name]
+        try:
+            if file.stat().st_size != recorded["bytes"] or (read and sha256_of(file) != recorded["sha256"]):
+                return ShardState("unfinished", f"{file}: not the bytes that were written", meta)
+        except (FileNotFoundError, NotADirectoryError):
+            return ShardState("unfinished", f"{file}: missing", meta)
+    if fingerprint is not None and meta["fingerprint"] != fingerprint:
+        return ShardState("outdated", f"{path}: made from other things", meta)
+    return ShardState("complete", meta=meta)
 
 
 def is_complete(out: Place, shard: Shard, fingerprint: str, *, read: bool = False) -> bool:
-    """Whether the shard is there, its files have the sizes in its meta file, and it was made from what `fingerprint`
-    stands for. With `read`, its files are read, and must have the checksums in its meta file too."""
-    meta = read_meta(out, shard)
-    if meta is None or meta["fingerprint"] != fingerprint:
-        return False
-    found = {}
-    try:
-        for file in (shard.data_file, shard.rejects_file):
-            name, path = file(Path()).as_posix(), file(out)
-            found[name] = {"bytes": path.stat().st_size} | ({"sha256": sha256_of(path)} if read else {})
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    keys = ("bytes", "sha256") if read else ("bytes",)
-    return found == {name: {key: file[key] for key in keys} for name, file in meta["files"].items()}
+    """Whether `shard_state` is `complete`."""
+    return shard_state(out, shard, fingerprint, read=read).kind == "complete"
+
+
+def read_meta(out: Place, shard: Shard) -> dict[str, Any] | None:
+    """The shard's meta file, or None where there is none or it is damaged."""
+    return shard_state(out, shard).meta
+
+
+def find_files(out: Place) -> tuple[dict[tuple[int, int], list[Place]], list[Place]]:
+    """A dataset's files by the (number, count) in their names, and the files with other names in its folders."""
+    there: dict[tuple[int, int], list[Place]] = {}
+    others = []
+    for folder in ("data", "rejects", "meta"):
+        for path in sorted((out / folder).iterdir()) if (out / folder).is_dir() else ():
+            if match := re.fullmatch(r"[a-z]+-(\d{5,6})-of-(\d{5,6})\.[a-z]+", path.name, re.ASCII):
+                key = int(match[1]), int(match[2])
+                shard = Shard(*key, (), False)
+                if path in (shard.data_file(out), shard.rejects_file(out), shard.meta_file(out)):
+                    there.setdefault(key, []).append(path)
+                    continue
+            others.append(path)
+    return there, others
+
+
+def find_states(out: Place) -> dict[int, ShardState]:
+    """The states of all shards of a dataset, by number, without its manifest; empty where there is no dataset.
+
+    Raises `UserError` where its files are of two numbers of shards.
+    """
+    counts = sorted({count for _, count in find_files(out)[0]})
+    if len(counts) > 1:
+        raise UserError(
+            f"{out} mixes datasets of {' and '.join(map(str, counts))} shards. Delete the files of the old one."
+        )
+    shards = [Shard(index, count, (), False) for count in counts for index in range(count)]
+    return dict(enumerate(each(partial(shard_state, out), shards)))
 
 
 def check_no_other_plan(out: Place, count: int) -> None:
     """Raise `UserError` where `out` holds shards of another number of shards: readers would mix the two."""
-    for folder in ("data", "rejects", "meta"):
-        for path in sorted((out / folder).glob("[!.]*-of-*.*")):  # hidden ones are temporary
-            if not path.stem.endswith(f"-of-{count:05d}"):
-                raise UserError(
-                    f"{path} belongs to a dataset of another number of shards than the {count} of this manifest. "
-                    "Choose another output folder (--out, or OUT=), or delete this one's data, rejects and meta."
-                )
+    for (_, of), paths in find_files(out)[0].items():
+        if of != count:
+            raise UserError(
+                f"{paths[0]} belongs to a dataset of another number of shards than the {count} of this manifest. "
+                "Choose another output folder (--out, or OUT=), or delete this one's data, rejects and meta."
+            )

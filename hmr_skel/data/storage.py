@@ -1,8 +1,8 @@
 """The one interface to a dataset's files, in a folder of this machine or in an object store.
 
-A place of this machine is a `Path`, one of a store a `RemotePath`, which has the same methods as far as datasets need
-them. Whatever reads or writes goes through pyarrow's file systems and works on both. Only this module knows the
-difference. A file appears whole (`put_bytes`): in a folder by rename, in a store when its object is closed.
+A place of this machine is a `Path`, one of a store a `RemotePath`, which has the methods of `Path` that datasets need.
+Whatever reads or writes goes through pyarrow's file systems and works on both. Only this module knows the difference. A
+file appears whole (`put_bytes`): in a folder by rename, in a store when its object is closed.
 
     s3://bucket/prefix?endpoint_override=127.0.0.1:9000&scheme=http&region=us-east-1
 
@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from hmr_skel.data.atomic import create, replacing
+from hmr_skel.data.atomic import replacing, writing
 from hmr_skel.errors import UserError
 
 OPTIONS = ("endpoint_override", "region", "scheme")
@@ -40,8 +40,9 @@ AT_ONCE = 16
 """Questions to a store at a time."""
 
 _STAYS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
-_AWS_ERROR = re.compile(r"AWS Error ([A-Z0-9_]+)(?: \(HTTP status (\d+)\))?")
-_NOT_ALLOWED = re.compile("ACCESS_DENIED|.*(ACCESS_KEY|SIGNATURE|TOKEN|CREDENTIALS).*")
+_NOT_ALLOWED = re.compile(
+    r"AWS Error (ACCESS_DENIED|\w*(ACCESS_KEY|SIGNATURE|TOKEN|CREDENTIALS)|\w+ \(HTTP status 403)"
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -82,10 +83,6 @@ class RemotePath:
         return PurePosixPath(self.key).stem
 
     @property
-    def bucket(self) -> str:
-        return self.key.partition("/")[0]
-
-    @property
     def parent(self) -> "RemotePath":
         return RemotePath(str(PurePosixPath(self.key).parent), self.options)
 
@@ -93,7 +90,7 @@ class RemotePath:
     def store(self) -> pyarrow.fs.FileSystem:
         """In which `key` is the object's path."""
         try:
-            return _store(self.bucket, self.options)
+            return _store(self.key.partition("/")[0], self.options)
         except (OSError, ValueError) as error:  # the latter is of an option
             _raise(self, "open", error)
 
@@ -123,9 +120,6 @@ class RemotePath:
         with from_store(self), self.open() as file:
             return file.read()
 
-    def read_text(self) -> str:
-        return self.read_bytes().decode()
-
     def iterdir(self) -> Iterator["RemotePath"]:
         """What is in this folder, by name; nothing where there is none."""
         with from_store(self, "list"):
@@ -137,12 +131,8 @@ class RemotePath:
         return (place for place in self.iterdir() if fnmatchcase(place.name, pattern))
 
     def unlink(self, missing_ok: bool = False) -> None:
-        try:
-            with from_store(self, "delete"):
-                self.store.delete_file(self.key)
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
+        with contextlib.suppress(*((FileNotFoundError,) if missing_ok else ())), from_store(self, "delete"):
+            self.store.delete_file(self.key)
 
     def _info(self) -> pyarrow.fs.FileInfo:
         with from_store(self):
@@ -203,10 +193,22 @@ def put_new(place: Place, content: bytes) -> bool:
     to, and two processes that do so within the same second may both succeed.
     """
     if isinstance(place, Path):
-        return create(place, content)
-    if place.exists():
+        with writing(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file = open(place, "xb")  # noqa: SIM115
+            except FileExistsError:
+                return False
+            try:
+                with file:
+                    file.write(content)
+            except OSError:  # an empty file would be taken for somebody else's
+                place.unlink(missing_ok=True)
+                raise
+    elif place.exists():
         return False
-    put_bytes(place, content)
+    else:
+        put_bytes(place, content)
     return True
 
 
@@ -290,25 +292,23 @@ def _store(bucket: str, options: str) -> pyarrow.fs.FileSystem:
 
 @contextlib.contextmanager
 def from_store(place: Place, doing: str = "read") -> Generator[None]:
-    """What a store answers becomes one `UserError`; "no such file" and what is wrong inside a file pass, as do all
-    errors of this machine's own folders.
-
-    Its cause is an `OSError` whose errno tells what another try cannot mend: credentials, and a bucket that is not.
-    """
+    """What a store answers becomes one `UserError`. "No such file", damage inside a file, and errors of this machine's
+    own folders pass as they are."""
     try:
         yield
     except OSError as error:
-        if _AWS_ERROR.search(str(error)) is None:
+        if "AWS Error" not in str(error):
             raise
         _raise(place, doing, error)
 
 
 def _raise(place: Place, doing: str, error: Exception) -> NoReturn:
+    """Its cause is an `OSError` whose errno tells what another try cannot mend: credentials, and a missing bucket."""
     text = " ".join(str(error).split())
-    found = _AWS_ERROR.search(text)
-    number, todo = errno.EIO, "Is the store there, and its endpoint right (AWS_ENDPOINT_URL)?"
-    if found is not None and (found[2] == "403" or _NOT_ALLOWED.fullmatch(found[1])):
+    if _NOT_ALLOWED.search(text):
         number, todo = errno.EACCES, "Are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY those of someone who may?"
-    elif (found is not None and found[1] == "NO_SUCH_BUCKET") or "not found" in text:
+    elif "NO_SUCH_BUCKET" in text or "not found" in text:
         number, todo = errno.ENOENT, f"Make the bucket {str(place).split('/')[2]!r} first, or name another."
+    else:
+        number, todo = errno.EIO, "Is the store there, and its endpoint right (AWS_ENDPOINT_URL)?"
     raise UserError(f"cannot {doing} {place}: {text} {todo} What is finished is kept.") from OSError(number, text)

@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 
 from hmr_skel.body.dofs import LIMIT_TABLES, NUM_DOFS, limits
 from hmr_skel.data.load import Shards, load_shards
-from hmr_skel.data.meta import LIMIT_TOLERANCE_DEG, load_meta
+from hmr_skel.data.meta import LIMIT_TOLERANCE_DEG
 from hmr_skel.data.schema import GIVEN
+from hmr_skel.data.shards import Shard, find_states
 from hmr_skel.data.storage import Place, open_parquet
 from hmr_skel.errors import UserError
 
@@ -143,7 +144,7 @@ def gather(folder: Path, progress: Callable[[int], object] = lambda rows: None) 
         UserError: it is no dataset, has no row, or a file is missing or broken.
     """
     metas = read_metas(folder)
-    shards = load_shards([_file(folder, meta, "data/") for meta in metas], _COLUMNS)
+    shards = load_shards([_shard(meta).data_file(folder) for meta in metas], _COLUMNS)
     name, table = manifest_name(shards.paths[0], folder), metas[0]["made_from"]["recipe"]["limits"]
     dataset = Dataset(folder, name, metas, load_shards(list(shards.paths)), table)
     parts = []
@@ -152,7 +153,7 @@ def gather(folder: Path, progress: Callable[[int], object] = lambda rows: None) 
             parts.append(dataset.add(shard))
             progress(len(shard))
     for meta in metas:
-        dataset.add_rejects(_file(folder, meta, "rejects/"))
+        dataset.add_rejects(_shard(meta).rejects_file(folder))
     if not parts:
         rejected = sum(dataset.rejects.values())
         raise UserError(f"{folder} has no rows: {rejected:,} were rejected and none was kept.")
@@ -162,22 +163,25 @@ def gather(folder: Path, progress: Callable[[int], object] = lambda rows: None) 
 
 
 def read_metas(folder: Path) -> list[dict[str, Any]]:
-    """The meta files of all finished shards, by number. Raises `UserError` where there are none, or one is broken."""
-    paths = sorted((folder / "meta").glob("shard-*.json"))
-    if not paths:
+    """The meta files of all complete shards, by number. Raises `UserError` where there are none, or one is broken."""
+    metas = []
+    for state in find_states(folder).values():
+        if state.kind == "unfinished":
+            raise UserError(f"{state.why}. Build the shard again; `hmr-skel verify {folder}` lists all that is wrong.")
+        if state.meta is not None:
+            metas.append(state.meta)
+    if not metas:
         raise UserError(
             f"no dataset in {folder}. Expected {folder / 'meta' / 'shard-00000-of-00012.json'} or the like; "
             "`make dataset` and `hmr-skel fit` make them."
         )
-    metas = []
-    for path in paths:
-        try:
-            meta = load_meta(path)
-            if (table := meta["made_from"].get("recipe", {}).get("limits")) not in LIMIT_TABLES:
-                raise ValueError(f"its rows were fitted with limits {table!r}, known are {', '.join(LIMIT_TABLES)}")
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: not a meta file of a shard ({error}). Build the shard again.") from error
-        metas.append(meta)
+    for meta in metas:
+        recipe = meta["made_from"].get("recipe", {})
+        if not isinstance(recipe, dict) or recipe.get("limits") not in LIMIT_TABLES:
+            raise UserError(
+                f"{folder}: shard {meta['shard']} was fitted with limits that are unknown here; known are "
+                f"{', '.join(LIMIT_TABLES)}. Build the shard again."
+            )
     return metas
 
 
@@ -188,12 +192,5 @@ def manifest_name(shard: Place, folder: Path) -> str:
     return metadata.get(b"hmr_skel.manifest", folder.name.encode()).decode()
 
 
-def _file(folder: Path, meta: dict[str, Any], kind: str) -> Path:
-    # One that leads elsewhere is no name of ours: what a meta file says must not be read from anywhere else.
-    name = next((name for name in meta["files"] if name.startswith(kind) and "/" not in name[len(kind) :]), None)
-    if name is None or not (folder / name).is_file():
-        raise UserError(
-            f"shard {meta['shard']} of {folder} has no file {name or kind}. `hmr-skel verify {folder}` lists what is "
-            "wrong; build the shard again."
-        )
-    return folder / name
+def _shard(meta: dict[str, Any]) -> Shard:
+    return Shard(meta["shard"], meta["shards"], (), False)

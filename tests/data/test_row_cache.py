@@ -1,15 +1,14 @@
 import pickle
 import shutil
-import threading
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hmr_skel.data.load import RowCache, load_shards, open_rows
+from hmr_skel.data.load import load_shards
 from hmr_skel.data.storage import local_folder, put_bytes
+from hmr_skel.data.unpacked import open_rows
 from hmr_skel.errors import UserError
 
 COLUMNS = ("center", "cam_int", "keypoints_2d", "keypoints_3d", "skel_q", "skel_betas", "skel_transl")
@@ -32,13 +31,6 @@ def test_rows_are_what_the_shards_hold(shards):
             np.testing.assert_array_equal(getattr(row, name), expected[name][0], err_msg=name)
         assert (row.source, row.imgname) == (expected["source"][0], expected["imgname"][0])
         assert row.side == expected["scale"].max() * np.float32(200)
-    np.testing.assert_array_equal(rows.facts("v2v_mm"), table["v2v_mm"])
-    np.testing.assert_array_equal(rows.facts("has_camera"), table.valid("cam_int"))
-    np.testing.assert_allclose(rows.facts("max_abs_beta"), np.abs(table["skel_betas"]).max(1))
-    np.testing.assert_array_equal(rows.facts("num_keypoints_2d"), (table["keypoints_2d"][..., 2] > 0).sum(1))
-    codes, names = rows.codes("status")
-    assert [names[code] for code in codes] == table["status"].tolist()
-    assert names == ["converged", "given", "max_iterations"]
 
 
 def test_of_a_store(shards, object_store):
@@ -51,32 +43,16 @@ def test_of_a_store(shards, object_store):
     assert [file.parent for file in rows.files] == [local_folder(out) / ".cache" / "samples"] * len(shards)
     for i in (0, 17, 35):
         np.testing.assert_array_equal(rows[i].keypoints_2d, here[i].keypoints_2d)
-    states = [file.stat().st_mtime_ns for file in rows.files]
-    asked, together = set(), threading.Event()
-
-    def unanswered_until_another_is_asked_for(method: str, path: str) -> bool:
-        if method != "HEAD":
-            return False
-        asked.add(path)
-        if len(asked) > 1:
-            together.set()
-        return not together.wait(60)
-
-    object_store.refuse = unanswered_until_another_is_asked_for
-    assert [file.stat().st_mtime_ns for file in open_rows(there).files] == states
-    assert len(asked) == len(shards)
 
 
-def test_null_is_nan_and_minus_one(shards):
+def test_null_is_nan(shards):
     table = pq.read_table(shards[0])
-    for name in ("skel_q", "skel_gender"):
-        i = table.column_names.index(name)
-        table = table.set_column(i, table.schema.field(i), pa.nulls(len(table), table.schema.field(i).type))
+    i = table.column_names.index("skel_q")
+    table = table.set_column(i, table.schema.field(i), pa.nulls(len(table), table.schema.field(i).type))
     pq.write_table(table, shards[0])
     rows = open_rows(load_shards(shards[:1]))
     assert np.isnan(rows[3].skel_q).all()
     assert np.isfinite(rows[3].skel_betas).all()
-    assert (rows.codes("skel_gender")[0] == -1).all()
 
 
 def test_the_cache_is_made_once_and_again_for_another_shard(shards):
@@ -93,17 +69,15 @@ def test_the_cache_is_made_once_and_again_for_another_shard(shards):
     assert second[12].imgname == load_shards(shards)[12]["imgname"]
 
 
-@pytest.mark.parametrize(("kind", "share"), [("", 0), ("", 0.9), ("-facts", 0.01), ("-facts", None)])
-def test_unpacked_rows_that_are_damaged_are_unpacked_again(shards, kind, share):
-    """Cut short, or gone."""
+@pytest.mark.parametrize("share", [0, 0.9])
+def test_unpacked_rows_that_are_cut_short_are_unpacked_again(shards, share):
     table = load_shards(shards)
-    whole = open_rows(table).files[1]
-    damaged = whole.with_name(f"{whole.stem}{kind}.npy")
-    content = damaged.read_bytes()
-    damaged.unlink() if share is None else damaged.write_bytes(content[: int(share * len(content))])
-    rows = open_rows(table)
-    assert damaged.read_bytes() == content
-    assert rows[12].imgname == table[12]["imgname"]
+    file = open_rows(table).files[1]
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[: int(share * len(content))])
+    assert open_rows(table)[12].imgname == table[12]["imgname"]
+    assert file.read_bytes() == content
 
 
 def test_a_copy_for_another_process_holds_no_rows(shards):
@@ -132,30 +106,3 @@ def test_a_folder_that_cannot_be_written_is_named(shards):
     (shards[0].parent.parent / ".cache").write_text("in the way")
     with pytest.raises(UserError, match=r"unpacked once into .*samples, which cannot be written: .*room"):
         open_rows(load_shards(shards))
-
-
-def test_a_table_of_other_columns_is_refused(shards):
-    pq.write_table(pq.read_table(shards[0]).drop_columns(["imgname"]), shards[0])
-    with pytest.raises(UserError, match=r"no column 'imgname' in .*00000"):
-        open_rows(load_shards(shards[:1]))
-
-
-def resident_kb() -> int:
-    """Memory of this process, with the files that are mapped into it."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="allowed: needs Linux")
-def test_reading_far_and_wide_keeps_nothing_in_memory(shards):
-    rows = open_rows(load_shards(shards))
-    many = np.tile(np.load(rows.files[0]), 4000)  # 75 MB
-    np.save(rows.files[0], many)
-    spread = RowCache(rows.files[:1], (0, len(many)))
-    last = len(many) - 1
-    assert spread[last].imgname == rows[last % rows.starts[1]].imgname
-    del many
-    before = resident_kb()
-    for row in range(0, last, 20):
-        spread[row]
-    assert resident_kb() - before < 20_000

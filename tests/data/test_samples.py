@@ -147,7 +147,7 @@ def test_quality_rules_reach_the_samples(sample_set):
 
 def test_sources_without_weight_need_no_images(sample_set):
     only_near = replace(sample_set, images={"near": sample_set.images["near"]})
-    with pytest.raises(UserError, match="source 'far' has no images: no image_root is named for it, only for near"):
+    with pytest.raises(UserError, match="source 'far' has no images: image_root is named for near only"):
         open_set(only_near, missing_intrinsics="diagonal")
     dataset = open_set(only_near, missing_intrinsics="diagonal", mixture={"near": 1.0, "far": 0.0})
     assert repr(dataset) == "SampleDataset(20 male rows, 4 left out for not being in the mixture)"
@@ -188,8 +188,7 @@ def test_gains_and_channels(own_set):
     ("change", "text"),
     [
         (lambda s, tmp: replace(s, path=tmp / "nowhere"), r"no shards in .*nowhere"),
-        (lambda s, tmp: replace(s, images={}), r"source 'near' has no images: no image_root"),
-        (lambda s, tmp: replace(s, images={"near": ImageRule(tmp / "no")}), r"no image folder .*no \(source 'near'\)"),
+        (lambda s, tmp: replace(s, images={}), r"source 'near' has no images: image_root"),
         (
             lambda s, tmp: replace(s, images={"near": ImageRule(tmp, (("^", "x/"),))}),
             r"source 'near': none of 20 images looked for is there, the first being .*x/000.jpg .*'000.jpg'",
@@ -203,7 +202,7 @@ def test_what_is_wrong_is_said_at_once(sample_set, tmp_path, change, text):
 
 def test_a_dataset_of_both_genders_is_refused(tmp_path, sample_set):
     mixed = replace(write_sample_set(tmp_path, ("female", "male"), with_images=False), images=sample_set.images)
-    with pytest.raises(UserError, match="Expected one gender"):
+    with pytest.raises(UserError, match="Expected rows of one gender"):
         open_set(mixed, missing_intrinsics="diagonal")
     assert open_set(mixed).gender == "female"
 

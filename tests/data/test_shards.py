@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.fingerprint import describe_difference, fingerprint_of, hash_files, shard_ingredients
 from hmr_skel.data.schema import SCHEMA_VERSION, Written, shard_table, write_meta, write_rejects, write_shard
-from hmr_skel.data.shards import Piece, check_no_other_plan, is_complete, name_shards, pick, plan, read_meta
+from hmr_skel.data.shards import (
+    Piece,
+    check_no_other_plan,
+    find_states,
+    is_complete,
+    name_shards,
+    pick,
+    plan,
+    read_meta,
+    shard_state,
+)
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject
 from tests.data.conftest import fake_fit, label_arrays, make_manifest
@@ -72,20 +82,36 @@ def built(tmp_path):
     return tmp_path, shard, table, rejects
 
 
-def test_complete_until_anything_changes(built):
+def test_the_state_of_a_shard(built):
     out, shard, table, _ = built
-    assert is_complete(out, shard, "f")
-    assert not is_complete(out, shard, "another")
-    data = shard.data_file(out)
-    content = data.read_bytes()
+    data, meta = shard.data_file(out), shard.meta_file(out)
+    content, about = data.read_bytes(), meta.read_bytes()
+
+    def state(fingerprint: str | None = None, **options) -> str:
+        return shard_state(out, shard, fingerprint, **options).kind
+
+    assert (state(), state("f"), state("f", read=True), state("another")) == (*["complete"] * 3, "outdated")
+    assert [found.kind for found in find_states(out).values()] == ["complete"]
     data.write_bytes(content[:-1])
-    assert not is_complete(out, shard, "f")
+    assert (state("f"), state("another")) == ("unfinished", "unfinished")
+    data.write_bytes(content[:-1] + b"x")
+    assert (state("f"), state("f", read=True)) == ("complete", "unfinished")
     data.unlink()
-    assert not is_complete(out, shard, "f")
+    assert state("f") == "unfinished"
+    data.write_bytes(content)
+    for damaged in (b"", about[:-9]):
+        meta.write_bytes(damaged)
+        assert state("f") == "unfinished"
+        assert shard_state(out, shard).meta is None
+    meta.write_bytes(about)
     # writing the shard again makes it unfinished until its meta file is there
     write_shard(out, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
-    assert not is_complete(out, shard, "f")
-    assert not shard.meta_file(out).exists()
+    assert state("f") == "unfinished"
+    assert not meta.exists()
+    data.unlink()
+    shard.rejects_file(out).unlink()
+    assert state("f") == "missing"
+    assert find_states(out) == {}
 
 
 def test_meta_holds_the_counts(built):
@@ -203,7 +229,6 @@ def test_fingerprint_changes_with_everything_that_counts(monkeypatch):
 @pytest.mark.parametrize(
     ("was", "text"),
     [
-        ({"fit_version": 1}, "fitted by version 1, this is 2"),
         ({"schema_version": 0}, "with columns of version 0, this is 1"),
         ({"manifest": "o", "recipe": {"a": 1}}, "made from another manifest, another recipe"),
         ({"body_models": "o", "fit_version": 1}, "made from other body models; fitted by version 1, this is 2"),

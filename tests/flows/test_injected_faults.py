@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from flows.shard import Builder
@@ -79,36 +78,12 @@ def test_a_batch_that_is_too_large_halves_and_says_so_once(open_body_dir: Path, 
     assert cost(outs[1], outs[0], rounding=True) == NOTHING_LOST
 
 
-def test_a_label_file_that_changes_is_noticed(open_body_dir: Path, builder: Builder, tmp_path: Path):
+def test_a_label_file_that_changes_after_it_was_opened_harms_nothing(
+    open_body_dir: Path, builder: Builder, tmp_path: Path
+):
     manifest = make_small(tmp_path, open_body_dir)
-    labels = tmp_path / "labels.npz"
     here = Builder.open(manifest, tmp_path / "out", "cpu", quiet=True)
     here.build(0, progress=False)
-    content, state = labels.read_bytes(), labels.stat()
-    with open(labels, "r+b") as file:
-        os.truncate(file.fileno(), 1000)
-    for index in (1, 2):  # read, it would end this process
-        with pytest.raises(UserError, match=r"labels\.npz has changed since it was opened"):
-            here.build(index, progress=False)
-    labels.write_bytes(content)
-    with pytest.raises(UserError, match="has changed"):
-        here.build(1, progress=False)
-    os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns))
+    os.truncate(tmp_path / "labels.npz", 1000)
     assert build_all(here) == []
     assert cost(here.out, builder.out) == NOTHING_LOST
-    labels.unlink()  # what is open stays there for whoever has it open
-    here.build(0, rebuild=True, progress=False)
-    assert cost(here.out, builder.out) == NOTHING_LOST
-
-
-def test_a_compressed_label_file_is_watched_where_it_is_unpacked(open_body_dir: Path, tmp_path: Path):
-    manifest = make_small(tmp_path, open_body_dir)
-    with np.load(tmp_path / "labels.npz") as file:
-        arrays = dict(file)
-    np.savez_compressed(tmp_path / "labels.npz", **arrays)
-    here = Builder.open(manifest, tmp_path / "out", "cpu", quiet=True)
-    here.load_models([0])  # label files are opened, too
-    unpacked = (tmp_path / "out" / ".cache").rglob("array.npy")
-    os.truncate(next(path for path in unpacked if np.load(path, mmap_mode="r").shape[1:] == (72,)), 200)
-    with pytest.raises(UserError, match=r"array\.npy has changed"):
-        here.build(0, progress=False)

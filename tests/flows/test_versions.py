@@ -72,26 +72,23 @@ def test_a_raised_version(two_shards: list[str], tmp_path: Path, capsys, monkeyp
     assert capsys.readouterr().out.startswith(f"{told}shard 0 would be built again")
 
 
-def before_versions(*args, **kwargs):
-    """The ingredients as shards had them when code counted by a hash of its files."""
-    ingredients = shard_ingredients(*args, **kwargs)
-    del ingredients["fit_version"], ingredients["schema_version"]
-    return ingredients | {"code": "0.1.0+0123456789ab"}
+def of_an_older_version(*args, **kwargs):
+    return shard_ingredients(*args, **kwargs) | {"fit_version": FIT_VERSION - 1}
 
 
-def test_a_dataset_from_before_versions(small: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+def test_a_dataset_of_an_older_version(small: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
     """It can be read, checked and reported on, and the build says that it fits its shards again."""
     out, where = str(tmp_path / "out"), ["--manifest", str(small), "--device", "cpu"]
     with pytest.MonkeyPatch.context() as old:
-        old.setattr("flows.shard.shard_ingredients", before_versions)
+        old.setattr("flows.shard.shard_ingredients", of_an_older_version)
         for index in range(4):
             build_shard(load_manifest(small), index, out, device="cpu", progress=False)
     before = load_shards(out)["skel_q"]
     assert main(["verify", out, "--files-only"]) == 0
     assert main(["report", out, "--no-pictures", "-o", str(tmp_path / "report.html")]) == 0
-    assert "hmr-skel, 0.1.0+0123456789ab" in (tmp_path / "report.html").read_text()
+    assert f"hmr-skel, fit version {FIT_VERSION - 1}" in (tmp_path / "report.html").read_text()
     capsys.readouterr()
-    told = f"fitted before fits had a version, this is {FIT_VERSION}: "
+    told = f"fitted by version {FIT_VERSION - 1}, this is {FIT_VERSION}: "
     assert main(["verify", out, *where]) == 1
     assert capsys.readouterr().out.startswith(f"{told}shards 0-3 would be built again")
     assert main(["fit", "--shard", "2", "--out", out, *where]) == 0

@@ -113,13 +113,13 @@ def test_limits_are_those_of_the_recipe(tmp_path, small, open_body_dir, monkeypa
     assert dataset.held[knee, 1] == 0  # 160 deg is a bound of the default table alone
 
 
-@pytest.mark.parametrize("made_from", [{"recipe": {}}, {"recipe": {"limits": "of tomorrow"}}, None])
+@pytest.mark.parametrize("made_from", [{"recipe": {}}, {"recipe": {"limits": "of tomorrow"}}])
 def test_a_meta_file_of_another_version(tmp_path, small, made_from):
     """Sound by its checksum, but it does not say what the rows were fitted with in words that are known."""
     shutil.copytree(small.folder, tmp_path / "set")
     path = tmp_path / "set" / "meta" / "shard-00001-of-00002.json"
     path.write_text(meta_text(load_meta(path) | {"made_from": made_from}))
-    with pytest.raises(UserError, match=r"shard-00001-of-00002.json: not a meta file of a shard.*Build"):
+    with pytest.raises(UserError, match=r"shard 1 was fitted with limits that are unknown here.*Build"):
         gather(tmp_path / "set")
 
 
@@ -127,7 +127,7 @@ def test_a_meta_file_of_another_version(tmp_path, small, made_from):
 def test_a_missing_file(tmp_path, small, kind):
     shutil.copytree(small.folder, tmp_path / "set")
     next((tmp_path / "set" / kind).glob("*-00001-*")).unlink()
-    with pytest.raises(UserError, match=rf"shard 1 of .* has no file {kind}/.*hmr-skel verify"):
+    with pytest.raises(UserError, match=rf"{kind}-?.*-00001-of-00002\.parquet: missing.*hmr-skel verify"):
         gather(tmp_path / "set")
 
 

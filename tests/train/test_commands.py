@@ -151,7 +151,7 @@ def trained_with(*more: str) -> Callable[..., list[str]]:
 
 CASES = {
     "no dataset": (trained_with("--data", "nowhere"), r"no shards in nowhere"),
-    "no images": (no_images, r"no image folder /nowhere"),
+    "no images": (no_images, r"images looked for is there, the first being /nowhere"),
     "no bodies": (lambda s, b, out, r: command(s, out.parent / "none", out), r"none/skel_male\.pkl"),
     "wrong gender": (trained_with("--set", "skel_gender=female"), r"male SKEL bodies.*for female ones"),
     "unknown recipe": (trained_with("--recipe", "huge"), r"no recipe 'huge'"),

@@ -29,7 +29,7 @@ from hmr_skel.data.meta import meta_text
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.schema import SCHEMA, shard_table, write_rejects
 from hmr_skel.data.shards import Piece, Shard, plan
-from hmr_skel.data.verify import foreign_shards, verify_files
+from hmr_skel.data.verify import verify_files
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import BENCHMARKS
 from hmr_skel.evaluate.labels import BenchmarkRows, load_rows
@@ -151,8 +151,7 @@ def read_meta(path: Path) -> object:
         SHARD.meta_file(out).write_text(meta_text(json.loads(path.read_bytes())))
     except (ValueError, TypeError, RecursionError):
         SHARD.meta_file(out).write_bytes(path.read_bytes())
-    report = verify_files(out)
-    return report, foreign_shards(out, report.sound)
+    return verify_files(out)
 
 
 def meta_files() -> list[bytes]:
