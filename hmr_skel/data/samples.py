@@ -255,8 +255,8 @@ def check_images(rows: RowCache, chosen: ChosenRows, rules: Mapping[str, ImageRu
         if len(missing) == len(files):
             raise UserError(
                 f"source {name!r}: none of {len(files)} images looked for is there, the first being {files[0]} (of "
-                f"imgname {str(rows[some[0]].imgname)!r}). Expected them below {rules[name].root}: change image_root or "
-                "image_path in the manifest, or, for the default dataset, run `hmr-skel images` (make images)."
+                f"imgname {str(rows[some[0]].imgname)!r}). Expected them below {rules[name].root}: change image_root "
+                "or image_path in the manifest, or, for the default dataset, run `hmr-skel images` (make images)."
             )
         if missing:
             text = "source %r: %d of %d images looked for are missing, for instance %s; such samples will be skipped"
