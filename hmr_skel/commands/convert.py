@@ -8,15 +8,11 @@ from hmr_skel.commands.arguments import add, add_number, new_command
 from hmr_skel.errors import UserError
 
 CONVERT = """\
-SMPL parameters to SKEL. A file is recognised by its content:
-  CameraHMR label files (.npz)                   rows are people; neutral SMPL, camera frame
-  4D-Humans, HMR2, TokenHMR: track.py's .pkl     a clip per tracked person; neutral SMPL, camera frame
-  ... and the model's output, saved as anything  rows are people; neutral SMPL, camera frame
-  AMASS (.npz, SMPL-H, 156 numbers)              one clip; its gender and frame rate, z-up; fingers dropped
-  .smpl (smplcodec, SMPL or SMPL-H)              one clip; its gender and frame rate
-  .npz .npy .pkl .pt .json with pose and betas   one clip, or one per person
-  Parquet of ours, a file or a dataset's folder  as it was written
-Pickles are read by an allow-list: nothing in them is run. SMPL-X is refused, its betas are of another shape space.
+SMPL parameters to SKEL. A file is recognised by its content, and whatever it lies in (.npz, .npy, pickle, joblib, .pt,
+JSON; nothing in them is run):
+{formats}
+  Parquet of ours                       a file or a dataset's folder, as it was written
+SMPL-X is refused, its betas are of another shape space. What was not read of a file is named in a note.
 
 Betas may be 10, 1x10, Nx10 or wider (the first ten are used); poses axis-angles or rotation matrices. Options say what
 a file does not say and the output needs. All frames of a person get one shape (the mean of theirs) and angles without
@@ -52,11 +48,14 @@ Rewrite an SMPL model file that holds chumpy arrays with plain arrays, which eve
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `convert`, `export` and `body`."""
+    from hmr_skel.convert.known import describe_formats
+
+    formats = "\n".join(f"  {name:<37} {known}" for name, _, known in describe_formats())
     parser = new_command(
-        commands, "convert", "SMPL parameters from anywhere to SKEL: Parquet, npz, OpenSim, meshes", CONVERT,
-        run_convert, "written files are whole; the same command converts all again",
+        commands, "convert", "SMPL parameters from anywhere to SKEL: Parquet, npz, OpenSim, meshes",
+        CONVERT.format(formats=formats), run_convert, "written files are whole; the same command converts all again",
     )  # fmt: skip
-    parser.add_argument("files", nargs="+", metavar="FILE", help="what to convert")
+    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="what to convert; of folders, all files")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="a file of a known format, or a folder")
     parser.add_argument(
         "--format", choices=("parquet", "npz", "mot", "glb", "obj"), help="for a folder (default: parquet)"
@@ -82,10 +81,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     told.add_argument("--lengths", choices=("m", "cm", "mm"), help="of translations (default: m)")
     told.add_argument("--angles", choices=("rad", "deg"), help="of axis-angles (default: rad)")
     told.add_argument(
-        "--rows", choices=("people", "frames", "folders"),
-        help="what a file's rows are: people, each for itself; frames of one person; or frames of one person per "
-        "folder of the images (default: by format, see above)",
+        "--rows", choices=("people", "frames", "folders", "files"),
+        help="what a file's rows are: people, each for itself; frames of one person; frames of one person per folder "
+        "of the images; or, of many files, one frame each (default: by format, see above)",
     )  # fmt: skip
+    told.add_argument("--which", choices=("incam", "global"), help="of files that hold the person in both frames")
+    told.add_argument("--model", choices=("smpl", "smplh", "smplx"), help="whose parameters they are")
+    told.add_argument("--betas", choices=("zero",), help="take the average body where there are no betas")
+    told.add_argument("--person", metavar="ID", help="only the person of this id (the end of a clip's name)")
+    told.add_argument("--left-handed", action="store_true", help="x points the other way, as from Unity")
     add(parser, "device", "json", "quiet")
 
     parser = new_command(
@@ -128,7 +132,7 @@ def run_convert(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     destination = Destination.of(args.out, args.format, args.joints)
     clips = _read(args)
-    destination.check(clips, [Path(file) for file in args.files])
+    destination.check(clips, args.files)
     bodies = Bodies(required_body_models(args.body_models, quiet=args.quiet), resolve_device(args.device))
     fitting_since = time.perf_counter()
     with progress(args.quiet, "frame", count_fits(clips, args.gender), "convert") as bar:
@@ -148,8 +152,7 @@ def _read(args: argparse.Namespace) -> list:
 
     import numpy as np
 
-    from hmr_skel.convert.clips import with_unique_names
-    from hmr_skel.convert.formats import read_clips
+    from hmr_skel.convert.formats import read_files
     from hmr_skel.convert.parameters import Units
     from hmr_skel.convert.reading import ReadOptions
     from hmr_skel.data.shards import parse_shards
@@ -160,11 +163,15 @@ def _read(args: argparse.Namespace) -> list:
         frame_rate=args.frame_rate,
         rows=args.rows,
         units=Units(args.lengths, args.angles),
+        which=args.which,
+        model=args.model,
+        zero_betas=args.betas == "zero",
+        left_handed=args.left_handed,
     )
-    clips = with_unique_names([read_clips(Path(file), options) for file in args.files])
+    clips = read_files(args.files, options, args.person)
     if args.frames is not None:
         wanted = parse_shards(args.frames, "frames")
-        last = max(int(clip.number.max()) for clip in clips)
+        last = max(int(clip.number.max(initial=0)) for clip in clips)
         clips = [clip.take(np.isin(clip.number, wanted)) for clip in clips]
         clips = [replace(clip, moving=clip.moving and len(clip) > 1) for clip in clips if len(clip)]
         if not clips:

@@ -38,6 +38,11 @@ class SmplClip:
     frame_rate: float | int | None = None  # frames a second; None where the file does not say
     shot: np.ndarray | None = None  # int64 [T] the shot's number; None where there are no cuts
     imgname: np.ndarray | None = None  # object (str) [T]
+    person: np.ndarray | None = None  # object (str) [T] whom the file says a row is of
+    turn: np.ndarray | None = None  # float32 [T 3] axis-angle that turns the posed mesh about the origin, then `transl`
+    skel_q: np.ndarray | None = None  # float32 [T 46] rad: the rows are SKEL already; `pose` is NaN, betas are SKEL's
+    per_file: bool = False  # whether files of this kind hold one frame each
+    left_out: tuple[tuple[int, str], ...] = ()  # (number, reason) of rows of the file that hold no annotation
     notes: tuple[str, ...] = ()  # what was left out or assumed, in words
 
     def __len__(self) -> int:

@@ -22,6 +22,12 @@ READABLE = (
     "an .npz (CameraHMR labels, AMASS), a .smpl, a pickle or joblib file (4D-Humans, TokenHMR), torch's .pt, JSON, or "
     "Parquet of ours"
 )
+
+
+class NoMotion(UserError):
+    """Nothing in a file is recognised as a body. Among many files, such a one is passed over."""
+
+
 _PICKLED = (*PACKED, b"\x80", b"(", b"c", b"}", b"]")
 """The first bytes of pickles: compressed ones, and those of each protocol."""
 _NEEDED = ("smpl_pose", "smpl_betas", "smpl_transl", "smpl_gender")
@@ -36,11 +42,11 @@ def read_contents(path: Path) -> Any:
     """A mapping from keys to arrays, or whatever containers of such mappings the file holds.
 
     Raises:
-        UserError: there is no such file, or its kind is not read.
+        UserError: there is no such file, or it is damaged; `NoMotion` where its kind is not read.
     """
     start = _start(path)
     if not start:
-        raise UserError(f"{path} is empty. Expected {READABLE}.")
+        raise NoMotion(f"{path} is empty. Expected {READABLE}.")
     try:
         if start.startswith(b"PK\x03\x04"):
             return load_torch(path) if _is_torch(path) else LabelFile(path, allow_pickle=True)
@@ -56,7 +62,7 @@ def read_contents(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error}. Fetch the file again.") from None
     if start.startswith(_PICKLED):
         return load_pickle(path)
-    raise UserError(f"{path} is of no kind that is read (it starts with {start!r}). Expected {READABLE}.")
+    raise NoMotion(f"{path} is of no kind that is read (it starts with {start!r}). Expected {READABLE}.")
 
 
 def _is_torch(path: Path) -> bool:

@@ -12,11 +12,13 @@ import fitting
 from fitting.sequence import smooth
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.dofs import limits
+from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.convert.clips import SkelClip, SmplClip
 from hmr_skel.convert.continuity import shared_betas, without_jumps
 from hmr_skel.data.checks import MAX_ABS_BETA, MAX_ANGLE, MAX_DISTANCE
+from hmr_skel.data.schema import GIVEN
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
 
@@ -95,10 +97,13 @@ def fit_clips(
         UserError: a model file is missing or damaged, the frames of one person change their SMPL gender, no row at all
             can be fitted.
     """
-    pieces = [_usable(clip) for clip in clips]
-    found = _fit_rows([clip for clip, _ in pieces], bodies, skel_gender, progress)
+    pieces = [(_about_the_pelvis(clip, bodies), rejected) for clip, rejected in map(_usable, clips)]
+    found = _fit_rows([clip for clip, _ in pieces if clip.skel_q is None], bodies, skel_gender, progress)
     finished, stop = [], 0
     for clip, rejected in pieces:
+        if clip.skel_q is not None:
+            finished.append(_as_given(clip, clip.skel_q, rejected, bodies, skel_gender))
+            continue
         start, stop = stop, stop + len(clip)
         fits = {skel: {name: values[start:stop] for name, values in fit.items()} for skel, fit in found.items()}
         chosen = _choose(clip, fits, rejected)
@@ -111,24 +116,26 @@ def fit_clips(
 
 def count_fits(clips: Sequence[SmplClip], skel_gender: str | None) -> int:
     """The number of fits that `fit_clips` will make, for a progress bar."""
-    return sum(len(wanted_genders(gender, skel_gender)) for clip in clips for gender in _usable(clip)[0].gender)
+    fitted = [_usable(clip)[0] for clip in clips if clip.skel_q is None]
+    return sum(len(wanted_genders(gender, skel_gender)) for clip in fitted for gender in clip.gender)
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def _usable(clip: SmplClip) -> tuple[SmplClip, tuple[tuple[int, str], ...]]:
     """The rows that can be bodies, and the (number, reason) of the others. Rows of one person get one shape."""
-    arrays = (clip.pose, clip.betas, clip.transl)
+    pose = clip.pose if clip.skel_q is None else clip.skel_q[..., None]
+    arrays = (pose, clip.betas, clip.transl)
     why = [
         (~np.all([np.isfinite(values.reshape(len(clip), -1)).all(1) for values in arrays], axis=0), "not finite"),
         (np.abs(clip.betas).max(1) > MAX_ABS_BETA, f"betas beyond {MAX_ABS_BETA:g}"),
-        (np.linalg.norm(clip.pose, axis=-1).max(1) > MAX_ANGLE, f"a rotation beyond {MAX_ANGLE:.1f} rad"),
+        (np.linalg.norm(pose, axis=-1).max(1) > MAX_ANGLE, f"a rotation beyond {MAX_ANGLE:.1f} rad"),
         (np.abs(clip.transl).max(1) > MAX_DISTANCE, f"a translation beyond {MAX_DISTANCE:g} m"),
     ]
     reason = np.full(len(clip), None, object)
     for bad, text in reversed(why):
         reason[bad] = text
     good = np.flatnonzero([text is None for text in reason])
-    rejected = tuple((int(clip.number[i]), reason[i]) for i in range(len(clip)) if reason[i] is not None)
+    rejected = (*clip.left_out, *((int(clip.number[i]), reason[i]) for i in np.flatnonzero([*map(bool, reason)])))
     kept = clip.take(good)  # their numbers show the gaps, across which `SmplClip.starts` couples nothing
     if clip.moving and len(kept):
         if len(set(kept.gender.tolist())) > 1:
@@ -138,6 +145,41 @@ def _usable(clip: SmplClip) -> tuple[SmplClip, tuple[tuple[int, str], ...]]:
             )
         kept = replace(kept, betas=shared_betas(kept.betas))
     return kept, rejected
+
+
+def _about_the_pelvis(clip: SmplClip, bodies: Bodies) -> SmplClip:
+    """The clip without `turn`: where the origin turns with the mesh, as in EasyMocap, SMPL turns about the pelvis.
+
+    R (S (v - j) + j) + t is (R S) (v - j) + j + (R j + t - j), S the root's rotation, j the pelvis of the shape.
+    """
+    if clip.turn is None:
+        return clip
+    turn = rotvec_to_rotmat(torch.from_numpy(clip.turn).double())
+    root = rotvec_to_rotmat(torch.from_numpy(clip.pose[:, 0]).double())
+    pelvis = np.empty((len(clip), 3))
+    for gender in set(clip.gender.tolist()):
+        rows = np.flatnonzero(clip.gender == gender)
+        smpl = bodies.smpl(gender)
+        pelvis[rows] = smpl.shaped(torch.from_numpy(clip.betas[rows]).to(smpl.template))[1][:, 0].cpu().double()
+    pose = clip.pose.copy()
+    pose[:, 0] = rotmat_to_rotvec(turn @ root).numpy()
+    moved = np.einsum("tij,tj->ti", turn.numpy(), pelvis) + clip.transl - pelvis
+    return replace(clip, pose=pose, transl=moved.astype(np.float32), turn=None)
+
+
+def _as_given(
+    clip: SmplClip, q: np.ndarray, rejected: tuple[tuple[int, str], ...], bodies: Bodies, skel_gender: str | None
+) -> SkelClip:
+    """A clip that came as SKEL."""
+    gender = np.full(len(clip), skel_gender, object) if skel_gender in SKEL_FILES else clip.gender
+    if not set(gender.tolist()) <= set(SKEL_FILES):
+        raise UserError(f"{clip.source} is SKEL of no gender. Expected male or female: say --gender.")
+    unknown = np.full(len(clip), np.nan, np.float32)
+    violation = _violation_deg(q, limits(bodies.config.limits)).astype(np.float32)
+    status = np.full(len(clip), GIVEN, object)
+    return SkelClip(
+        clip, gender, q, clip.betas, clip.transl, unknown, unknown, violation, status, tuple(sorted(rejected))
+    )
 
 
 def _fit_rows(

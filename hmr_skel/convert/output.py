@@ -100,7 +100,9 @@ class Destination:
                 continue
             alone = len(clip) == 1 and clip.smpl.number[0] == 0
             for row, number in enumerate(clip.smpl.number):
-                written.append(self._file(clip.name if alone else f"{clip.name}_{number:06d}"))
+                name = clip.name if alone else f"{clip.name}_{number:06d}"
+                again = (clip.smpl.number[:row] == number).sum()  # several people of one image
+                written.append(self._file(f"{name}_{again + 1}" if again else name))
                 skel = bodies.skel(clip.gender[row])
                 if self.format == "mot":
                     write_mot(clip.take(np.array([row])), skel, written[-1])
@@ -147,7 +149,9 @@ def conversion_report(
         seconds: the time of all.
         fit_s: the part of it that the fits and the smoothing took, with loading the body models.
     """
-    rows, kept = sum(map(len, clips)), sum(map(len, done))
+    rows = sum(len(clip) + len(clip.left_out) for clip in clips)
+    kept = sum(map(len, done))
+    fitted = np.concatenate([clip.v2v_mm for clip in done if clip.smpl.skel_q is None] or [np.empty(0, np.float32)])
     violations = np.concatenate([clip.max_limit_violation_deg for clip in done])
     genders = np.concatenate([clip.gender for clip in done])
     return {
@@ -159,7 +163,7 @@ def conversion_report(
         "clips": len(clips),
         "moving": sum(clip.moving for clip in clips),  # clips of one person in time
         "rows_per_s": rows / seconds,
-        "v2v_mm": statistics(np.concatenate([clip.v2v_mm for clip in done])),  # None where nothing was fitted
+        "v2v_mm": statistics(fitted),  # None where nothing was fitted
         "limit_violations": int((violations > LIMIT_TOLERANCE_DEG).sum()),  # rows with a dof outside its range
         "file": str(out),
         "files": [str(path) for path in files],

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hmr_skel.body.joints import SMPL_PARENTS
 from hmr_skel.body.rotations import rotmat_to_rotvec
 from hmr_skel.errors import UserError
 
@@ -19,11 +20,8 @@ NUM_BETAS = 10
 LENGTHS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 ANGLES = {"rad": 1.0, "deg": np.pi / 180}
 
-ORIENT_KEYS = ("global_orient", "root_orient")
-BODY_KEYS = ("body_pose", "pose_body")
-POSE_KEYS = ("pose_cam", "smpl_pose", "poses", "pose", "full_pose")
-BETAS_KEYS = ("betas", "shape", "smpl_betas")
-TRANSL_KEYS = ("trans_cam", "transl", "trans", "smpl_transl", "cam_t", "pred_cam_t_full", "pred_cam_t", "camera")
+Fields = Mapping[str, tuple[str, Any]]
+"""A meaning (see `known.ANY_KEYS`) -> its key in the file, and what is there."""
 
 # Joints per frame, the root included, and how many of the first are SMPL's body: SMPL-H has 22 and 30 of the hands.
 _WHOLE = {24: 24, 22: 22, 52: 22}
@@ -46,45 +44,36 @@ class Parameters:
     pose: np.ndarray  # float32 [T 24 3]
     betas: np.ndarray  # float32 [T 10]
     transl: np.ndarray  # float32 [T 3] m
+    joints: int  # in the file's poses, the root included
     notes: tuple[str, ...]
 
 
-def first_key(found: Mapping, keys: tuple[str, ...]) -> str | None:
-    """The first of the keys that the mapping has."""
-    return next((key for key in keys if key in found), None)
-
-
-def has_pose(found: Mapping) -> bool:
-    """Whether the mapping has a pose under a known key."""
-    split = first_key(found, ORIENT_KEYS) and first_key(found, BODY_KEYS)
-    return split is not None or first_key(found, POSE_KEYS) is not None
-
-
 @np.errstate(over="ignore", invalid="ignore")  # what overflows is infinite, and its row is left out later
-def read_parameters(found: Mapping, where: str, units: Units) -> Parameters:
-    """Pose, betas and translation of a mapping from keys to arrays.
+def read_parameters(fields: Fields, where: str, units: Units) -> Parameters:
+    """Pose, betas and translation.
 
     Args:
-        found: keys as in the file. Poses are axis-angles or rotation matrices, one array or root and body apart; betas
-            are one row for all or a row each; without a translation the body stays at the origin.
+        fields: a meaning (`known.ANY_KEYS`) -> its key in the file and what is there. Poses are axis-angles or rotation
+            matrices, one array or root and body apart; betas are one row for all or a row each, and zero where
+            there are none; without a translation the body stays at the origin.
         where: the file, for errors.
         units: of the file, as far as the user says.
 
     Raises:
-        UserError: a key is missing, a shape cannot be read, or the numbers are SMPL-X's or look like centimetres or
-            degrees.
+        UserError: something is missing, a shape cannot be read, or the numbers are SMPL-X's, positions, or look like
+            centimetres or degrees.
     """
-    _refuse_smplx(found, where)
-    pose, notes = _pose(found, where, units)
+    pose, joints, notes = _pose(fields, where, units)
     count = len(pose)
-    betas, more = _betas(found, where, count)
-    transl, last = _transl(found, where, count, units)
-    return Parameters(pose, betas, transl, (*notes, *more, *last))
+    betas, more = _betas(fields, where, count)
+    transl, last = _transl(fields, where, count, units)
+    return Parameters(pose, betas, transl, joints, (*notes, *more, *last))
 
 
-def _refuse_smplx(found: Mapping, where: str) -> None:
+def refuse_smplx_keys(found: Mapping, where: str) -> None:
+    """Raise `UserError` where keys say that the numbers are SMPL-X's."""
     kind = str(found["surface_model_type"]).lower() if "surface_model_type" in found else ""
-    face = first_key(found, ("jaw_pose", "pose_jaw", "expression", "leye_pose"))
+    face = next((key for key in ("jaw_pose", "pose_jaw", "expression", "leye_pose") if key in found), None)
     if kind.startswith(("smplx", "smpl-x")) or face is not None:
         refuse_smplx(where, f"surface_model_type is {kind!r}" if kind else f"it has {face!r}")
 
@@ -98,25 +87,26 @@ def refuse_smplx(where: str, why: str) -> None:
     )
 
 
-def _pose(found: Mapping, where: str, units: Units) -> tuple[np.ndarray, list[str]]:
-    orient, body = first_key(found, ORIENT_KEYS), first_key(found, BODY_KEYS)
+def _pose(fields: Fields, where: str, units: Units) -> tuple[np.ndarray, int, list[str]]:
+    """Axis-angles [T 24 3], the number of joints in the file, and notes."""
     notes: list[str] = []
-    if orient is not None and body is not None:
-        root, root_turned = _rotvecs(found[orient], f"{where}: {orient!r}", (1,), units)
-        rest, rest_turned = _rotvecs(found[body], f"{where}: {body!r}", (23, 21, 51, 54), units)
-        if len(root) != len(rest):
+    if "orient" in fields and "body" in fields:
+        (root_key, root), (body_key, body) = fields["orient"], fields["body"]
+        rest, rest_turned = _rotvecs(body, f"{where}: {body_key!r}", (23, 21, 51, 54), units)
+        first, root_turned = _rotvecs(_root(root, len(rest)), f"{where}: {root_key!r}", (1,), units)
+        if len(first) != len(rest):
             raise UserError(
-                f"{where}: {orient!r} has {len(root)} rows but {body!r} has {len(rest)}. Expected the same number."
+                f"{where}: {root_key!r} has {len(first)} rows but {body_key!r} has {len(rest)}. Expected the same "
+                "number."
             )
-        pose = np.concatenate((root, rest), 1)
+        pose = np.concatenate((first, rest), 1)
         matrices = root_turned and rest_turned
-    elif (whole := first_key(found, POSE_KEYS)) is not None:
-        pose, matrices = _rotvecs(found[whole], f"{where}: {whole!r}", (*_WHOLE, _SMPLX_JOINTS), units)
     else:
-        raise UserError(
-            f"{where} has no SMPL pose. Expected {', '.join(map(repr, POSE_KEYS))}, or {ORIENT_KEYS[0]!r} and "
-            f"{BODY_KEYS[0]!r}. It has: {', '.join(sorted(map(str, found))) or 'nothing'}."
-        )
+        key, whole = fields["pose"]
+        joints = (*_WHOLE, _SMPLX_JOINTS, *((23,) if "turn" in fields else ()))
+        pose, matrices = _rotvecs(whole, f"{where}: {key!r}", joints, units)
+        if pose.shape[1] == 23:  # EasyMocap's, whose root is in `turn`
+            pose = np.concatenate((np.zeros_like(pose[:, :1]), pose), 1)
     joints = pose.shape[1]
     if joints == _SMPLX_JOINTS:
         refuse_smplx(where, f"its poses have {joints} joints")
@@ -128,12 +118,41 @@ def _pose(found: Mapping, where: str, units: Units) -> tuple[np.ndarray, list[st
     pose = np.concatenate((pose[:, :body_joints], np.zeros((len(pose), 24 - body_joints, 3), np.float32)), 1)
     if not matrices and units.angles is None:
         _refuse_degrees(pose, where)
-    return pose, notes
+        if _are_positions(pose[:, :22]):
+            raise UserError(
+                f"{where}: these are positions, not angles: the distances from joint to joint are those of a body's "
+                "bones. Expected axis-angles or rotation matrices: fit SMPL to the positions first (or say --angles "
+                "rad, if they are angles)."
+            )
+    return pose, joints, notes
+
+
+def _root(value: Any, rows: int) -> Any:
+    """Three rows of axis-angles look like one matrix: the body's rows tell."""
+    array = np.asarray(plain(value))
+    return array.reshape(rows, 3) if array.dtype.kind in "fiu" and array.size == 3 * rows else value
+
+
+def _are_positions(pose: np.ndarray) -> bool:
+    """Whether rows [T 22 3] are places of joints in metres: far apart in all, but near along the bones, which keep
+    their lengths."""
+    pose = pose[np.isfinite(pose).all((1, 2))].astype(np.float64)
+    if not len(pose):
+        return False
+    bones = np.linalg.norm(pose[:, 1:] - pose[:, SMPL_PARENTS[1:22]], axis=-1)
+    extent = np.linalg.norm(pose.max(1) - pose.min(1), axis=-1)
+    longest = bones.max(1)
+    return bool(
+        np.median(extent) > 0.8
+        and np.median(longest) < 0.7
+        and np.median(extent / longest) > 2.2
+        and np.median(bones.std(0)) < 0.02
+    )
 
 
 def _rotvecs(value: Any, what: str, joints: tuple[int, ...], units: Units) -> tuple[np.ndarray, bool]:
     """Axis-angles [T J 3], J one of `joints`, and whether they came as matrices."""
-    array = _numbers(value, what)
+    array = numbers(value, what)
     single = joints == (1,)
     if array.ndim >= 2 and array.shape[-2:] == (3, 3):
         if _are_rotations(array):
@@ -150,6 +169,10 @@ def _rotvecs(value: Any, what: str, joints: tuple[int, ...], units: Units) -> tu
         return _scaled(array, array.shape[-2], units), False
     if array.ndim and array.shape[-1] in tuple(3 * count for count in joints):
         return _scaled(array, array.shape[-1] // 3, units), False
+    if array.ndim and array.shape[-1] in (263, 251):
+        raise UserError(f"{what} has shape {array.shape}: HumanML3D's features, no angles. Fit SMPL to them first.")
+    if array.ndim and array.shape[-1] == 32:
+        raise UserError(f"{what} has shape {array.shape}: VPoser's code, no angles. Decode it with VPoser first.")
     widths = " or ".join(f"(T, {3 * count}) or (T, {count}, 3, 3)" for count in joints if count < 54)
     raise UserError(
         f"{what} has shape {array.shape}. Expected axis-angles or rotation matrices, {widths}, or one such row. "
@@ -178,14 +201,11 @@ def _refuse_degrees(pose: np.ndarray, where: str) -> None:
         )
 
 
-def _betas(found: Mapping, where: str, count: int) -> tuple[np.ndarray, list[str]]:
-    key = first_key(found, BETAS_KEYS)
-    if key is None:
-        raise UserError(
-            f"{where} has no betas. Expected {', '.join(map(repr, BETAS_KEYS))}. It has: "
-            f"{', '.join(sorted(map(str, found)))}."
-        )
-    array = _numbers(found[key], f"{where}: {key!r}")
+def _betas(fields: Fields, where: str, count: int) -> tuple[np.ndarray, list[str]]:
+    if "betas" not in fields:
+        return np.zeros((count, NUM_BETAS), np.float32), ["no betas: the average body is taken"]
+    key, value = fields["betas"]
+    array = numbers(value, f"{where}: {key!r}")
     width = array.shape[-1] if array.ndim else 0
     if width < NUM_BETAS or array.size % width or array.size // width not in (1, count):
         raise UserError(
@@ -201,22 +221,27 @@ def _betas(found: Mapping, where: str, count: int) -> tuple[np.ndarray, list[str
     return np.array(betas, np.float32), notes
 
 
-def _transl(found: Mapping, where: str, count: int, units: Units) -> tuple[np.ndarray, list[str]]:
-    key = first_key(found, TRANSL_KEYS)
-    if key is None:
+def _transl(fields: Fields, where: str, count: int, units: Units) -> tuple[np.ndarray, list[str]]:
+    if "transl" not in fields:
+        if "turn" in fields:
+            return np.zeros((count, 3), np.float32), []
         return np.zeros((count, 3), np.float32), ["no translation in the file: the body stays at the origin"]
-    array = _numbers(found[key], f"{where}: {key!r}")
-    if array.ndim == 0 or array.shape[-1] != 3 or array.size != 3 * count:
-        raise UserError(
-            f"{where}: {key!r} has shape {array.shape}. Expected ({count}, 3): a translation for every row of pose."
-        )
-    metres = array.reshape(-1, 3).astype(np.float64) * LENGTHS[units.lengths or "m"]
-    if "cam_ext" in found:  # as CameraHMR's loader: labels of synthetic scenes are relative to a moving camera
-        extrinsics = _numbers(found["cam_ext"], f"{where}: 'cam_ext'")
+    metres = vectors(fields["transl"], where, count) * LENGTHS[units.lengths or "m"]
+    if "extrinsics" in fields:  # as CameraHMR's loader: labels of synthetic scenes are relative to a moving camera
+        extrinsics = numbers(fields["extrinsics"][1], f"{where}: 'cam_ext'")
         if extrinsics.shape != (count, 4, 4):
             raise UserError(f"{where}: 'cam_ext' has shape {extrinsics.shape}. Expected ({count}, 4, 4).")
         metres = metres + extrinsics[:, :3, 3]
     return metres.astype(np.float32), []
+
+
+def vectors(field: tuple[str, Any], where: str, count: int) -> np.ndarray:
+    """A vector for every row, float64 [T 3]. Raises `UserError` for other shapes."""
+    key, value = field
+    array = numbers(value, f"{where}: {key!r}")
+    if array.ndim == 0 or array.shape[-1] != 3 or array.size != 3 * count:
+        raise UserError(f"{where}: {key!r} has shape {array.shape}. Expected ({count}, 3): one for every row of pose.")
+    return array.reshape(-1, 3).astype(np.float64)
 
 
 def refuse_centimetres(
@@ -243,21 +268,24 @@ def refuse_centimetres(
         )
 
 
-def _numbers(value: Any, what: str) -> np.ndarray:
-    """A float array of numbers, lists of numbers, or tensors."""
+def plain(value: Any) -> Any:
+    """A tensor as an array, float32 where numpy has no such type; anything else as it is."""
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    return value
+
+
+def numbers(value: Any, what: str) -> np.ndarray:
+    """A float array of numbers, lists of numbers, or tensors. Raises `UserError` for anything else."""
     try:
-        array = np.asarray(value)
-    except ValueError as error:  # lists of unequal lengths
+        array = np.asarray(plain(value))
+        if array.dtype == object:  # an object array of equal rows
+            array = np.array([plain(item) for item in array.tolist()] if array.ndim else array.tolist())
+    except (ValueError, TypeError) as error:  # lists of unequal lengths
         raise UserError(f"{what} is no array of numbers: {error}.") from None
-    if array.dtype == object:  # an object array of equal rows
-        try:
-            array = np.array(array.tolist())
-        except ValueError:
-            array = np.array(None)
-    if prod(array.shape) == 0:
-        raise UserError(f"{what} is empty: its shape is {array.shape}. Expected a frame at least.")
     if array.dtype.kind not in "fiu":
         raise UserError(f"{what} holds {array.dtype} of shape {array.shape}. Expected an array of numbers.")
+    if prod(array.shape) == 0:
+        raise UserError(f"{what} is empty: its shape is {array.shape}. Expected a frame at least.")
     return array

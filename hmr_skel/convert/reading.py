@@ -1,20 +1,39 @@
-"""One person's arrays to a clip, by what the user says of them and what the tool that wrote them is known to mean."""
+"""One person's arrays to clips, by what the user says of them and what the tool that wrote them is known to mean."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.convert.clips import SmplClip, looks_like
-from hmr_skel.convert.parameters import Units, first_key, read_parameters, refuse_centimetres
+from hmr_skel.convert.known import ANY, ANY_KEYS, Format, View
+from hmr_skel.convert.parameters import (
+    Fields,
+    Parameters,
+    Units,
+    numbers,
+    plain,
+    read_parameters,
+    refuse_centimetres,
+    refuse_smplx,
+    refuse_smplx_keys,
+    vectors,
+)
+from hmr_skel.convert.people import Subject, at
+from hmr_skel.convert.unread import near_key, unread_note
 from hmr_skel.data.annotations import GENDER_OF, to_genders, to_texts
 from hmr_skel.errors import UserError
 
-ROWS = ("people", "frames", "folders")
+ROWS = ("people", "frames", "folders", "files")
+MODELS = ("smpl", "smplh", "smplx")
 _ENOUGH = 10  # rows, to tell from how people stand that a frame is another than is said
-_RATE_KEYS = ("mocap_framerate", "mocap_frame_rate", "frame_rate", "framerate", "fps")
+_SAME = 5e-3  # of two spellings of one pose, as rotation matrices; of betas, and of metres
+_MIRROR = np.array([-1, 1, 1], np.float32)  # of places; of axis-angles its opposite
+_SKEL_DOFS = 46
 
 
 class UnsaidGender(UserError):
@@ -33,104 +52,314 @@ class ReadOptions:
     """Frames a second."""
     rows: str | None = None
     """people: each row stands for itself. frames: the rows of a person are consecutive frames. folders: rows are frames
-    of one clip if their images share a folder."""
+    of one clip if their images share a folder. files: each file holds one frame of a clip."""
     units: Units = field(default_factory=Units)
-
-
-@dataclass(frozen=True)
-class Maker:
-    """What the tool that writes a kind of file is known to mean."""
-
-    gender: str | None = None
-    frame: str | None = None
-    rows: str = "frames"
-    metric_depth: bool = True  # whether distances are real; False: they follow from a conventional focal length
-
-
-NOBODY = Maker()
-"""Of a file that any tool may have written."""
+    which: str | None = None
+    """incam or global: the frame of reference to read, of files with both."""
+    model: str | None = None
+    """smpl, smplh or smplx: whose parameters they are."""
+    zero_betas: bool = False
+    """Take the average body where there are no betas."""
+    left_handed: bool = False
+    """Places and rotations are mirrored in x, as from Unity."""
 
 
 def clip_from_arrays(arrays: Mapping, name: str, options: ReadOptions) -> SmplClip:
-    """A clip of arrays under any of the keys that files have. Raises `UserError` as `make_clip` does."""
-    return make_clip(arrays, name, name, options, NOBODY)
+    """One clip of arrays under any of the keys that files have. Raises `UserError` as `make_clips` does."""
+    return make_clips(Subject("", arrays, replace(ANY, model="smplh")), name, name, options)[0]
 
 
-def make_clip(
-    found: Mapping,
-    where: str,
-    name: str,
-    options: ReadOptions,
-    maker: Maker,
-    number: np.ndarray | None = None,
-    shot: np.ndarray | None = None,
-    notes: tuple[str, ...] = (),
-) -> SmplClip:
-    """A clip of arrays, completed by the options and by what is known of the file's maker.
+def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> list[SmplClip]:
+    """The clips of a person's arrays, completed by the options and by what is known of the format.
 
-    Raises `UserError` where something is missing, has a wrong shape, or cannot be in metres and radians.
+    Several, where rows in time name several people. Raises `UserError` where something is missing, has a wrong shape,
+    contradicts itself, or cannot be in metres and radians.
     """
-    parameters = read_parameters(found, where, options.units)
+    format = person.format
+    if format.refuse:
+        raise UserError(f"{where}: {format.refuse}")
+    found, view = _viewed(person, where, options)
+    fields = _fields(found, format, view)
+    frame = view.frame if view else format.frame
+    flags = [key for key in ANY_KEYS["annotated"] if key in found]
+    used = {key.partition("/")[0] for key, _ in fields.values()} | {view.inside if view else None, format.scaled_by}
+    used |= set(flags)
+    skel = format.model == "skel" or np.shape(plain(fields.get("pose", ("", None))[1]))[-1:] == (_SKEL_DOFS,)
+    if skel:
+        parameters, q = _skel(fields, where)
+    else:
+        q = None
+        parameters = _parameters(fields, found, format, where, options)
     count = len(parameters.pose)
-    rate_key = first_key(found, _RATE_KEYS)
-    rate = options.frame_rate or (_rate(found[rate_key], f"{where}: {rate_key!r}") if rate_key else None)
-    moving = count > 1 and (options.rows or maker.rows) != "people"
-    frame = options.frame or maker.frame
-    if options.units.lengths is None and maker.metric_depth:
-        refuse_centimetres(parameters.transl, where, frame, rate, moving)
-    seems = looks_like(parameters.pose) if count >= _ENOUGH else None
-    if options.frame is None and None not in (maker.frame, seems) and seems != maker.frame:
-        notes += (
-            f"{where}: files of this kind are {maker.frame}, but these people stand as in a {seems} frame: give "
-            f"--frame {maker.frame} or --frame {seems} to settle it",
+    rate = options.frame_rate or (_rate(*fields["rate"], where) if "rate" in fields else format.rate)
+    rows = options.rows or format.rows
+    moving = count > 1 and rows in ("frames", "folders")
+    said_frame = options.frame or frame
+    if options.units.lengths is None and format.metric_depth:
+        refuse_centimetres(parameters.transl, where, said_frame, rate, moving)
+    notes = [*person.notes, *parameters.notes, *([format.note] if format.note else [])]
+    seems = looks_like(parameters.pose) if count >= _ENOUGH and "turn" not in fields else None
+    if options.frame is None and None not in (frame, seems) and seems != frame:
+        notes.append(
+            f"{where}: files of this kind are {frame}, but these people stand as in a {seems} frame: give "
+            f"--frame {frame} or --frame {seems} to settle it"
         )
-        frame = None
-    return SmplClip(
-        name=name,
+        said_frame = None
+    genders, more = _gender(fields, where, count, options, format)
+    number = person.number if person.number is not None else _row_numbers(fields, count)
+    if number is None and "number" in fields:
+        used.discard(fields["number"][0])
+    others = {key for other in format.views.values() for key in (other.inside, *sum(other.keys.values(), ()))}
+    others |= {*format.inside, *sum(format.keys.values(), ()), *ANY_KEYS["orient"], *ANY_KEYS["body"]}
+    notes += [*more, *unread_note(found, used, others, count, where)]
+    turn = vectors(fields["turn"], where, count).astype(np.float32) if "turn" in fields else None
+    transl = parameters.transl
+    if turn is not None and "moved" in fields:
+        transl = vectors(fields["moved"], where, count).astype(np.float32)
+    clip = SmplClip(
+        name=stem + person.name,
         source=Path(where).name,
-        file=Path(where).stem,
+        file=stem,
         pose=parameters.pose,
         betas=parameters.betas,
-        transl=parameters.transl,
-        gender=_gender(found, where, count, options, maker),
+        transl=transl,
+        gender=genders,
         number=np.arange(count, dtype=np.int64) if number is None else number,
         moving=moving,
-        frame=frame,
+        frame=said_frame,
         frame_rate=rate,
-        shot=shot,
-        imgname=_names(found["imgname"], count) if "imgname" in found else None,
-        notes=notes + parameters.notes,
+        shot=person.shot,
+        imgname=_names(fields["imgname"][1], count) if "imgname" in fields else None,
+        notes=tuple(notes),
+        person=_names(plain(fields["person"][1]), count) if "person" in fields else None,
+        turn=turn,
+        skel_q=q,
+        per_file=format.rows == "files",
     )
+    if options.left_handed:
+        clip = _mirrored(clip)
+    return _people(_marked(clip, fields, [found[key] for key in flags], where), where)
 
 
-def _gender(found: Mapping, where: str, count: int, options: ReadOptions, maker: Maker) -> np.ndarray:
+def _viewed(person: Subject, where: str, options: ReadOptions) -> tuple[Mapping, View | None]:
+    """The mapping to read, and its frame of reference where a format has several."""
+    format, found = person.format, person.found
+    views = {
+        name: view
+        for name, view in format.views.items()
+        if (view.inside in found if view.inside else view.keys["pose"][0] in found)
+    }
+    texts = ", ".join(f"{name} ({view.frame or 'its frame is not known'})" for name, view in views.items())
+    if "smplx" in (options.model, format.model):
+        why = f"{format.name}'s numbers are SMPL-X's" if format.model == "smplx" else "--model smplx"
+        refuse_smplx(where, f"{why}; it has one person in the frames {texts}" if len(views) > 1 else why)
+    if not views:
+        return found, None
+    which = options.which or (next(iter(views)) if len(views) == 1 else format.usual_view)
+    if which not in views:
+        asked = "holds one person" if which is None else f"has no {which} frame; it holds the person"
+        raise UserError(f"{where} ({format.name}) {asked} in the frames {texts}. Say --which {' or '.join(views)}.")
+    view = views[which]
+    inner = at(found, view.inside) if view.inside else {}
+    return {**{key: found[key] for key in found}, **inner}, view
+
+
+def _fields(found: Mapping, format: Format, view: View | None) -> dict[str, tuple[str, Any]]:
+    """What there is of every meaning, under the best of its keys."""
+    fields = {}
+    for meaning, usual in ANY_KEYS.items():
+        keys = format.keys.get(meaning, usual)
+        if view is not None and meaning in view.keys:
+            keys = view.keys[meaning]
+        key = next((key for key in keys if at(found, key) is not None), None)
+        if key is not None:
+            fields[meaning] = (key, at(found, key))
+    return fields
+
+
+def _parameters(
+    fields: dict[str, tuple[str, Any]], found: Mapping, format: Format, where: str, options: ReadOptions
+) -> Parameters:
+    refuse_smplx_keys(found, where)
+    whole = "orient" not in fields or "body" not in fields
+    if whole and "pose" not in fields:
+        raise UserError(
+            f"{where} has no SMPL pose. Expected {', '.join(map(repr, ANY_KEYS['pose']))}, or 'global_orient' and "
+            f"'body_pose'.{near_key(found, 'pose')} It has: {', '.join(sorted(map(str, found))) or 'nothing'}."
+        )
+    if "turn" in fields and "transl" in fields and "moved" in fields:
+        raise UserError(f"{where} has {fields['transl'][0]!r} beside Rh and Th. Expected one of them: leave it out.")
+    scaled = dict(fields)
+    if format.scaled_by in found and "transl" in fields:
+        key, value = fields["transl"]
+        scale = float(np.ravel(plain(found[format.scaled_by]))[0])
+        scaled["transl"] = (key, numbers(value, f"{where}: {key!r}") / scale)
+    parameters = read_parameters(scaled, where, options.units)
+    if "betas" not in fields and not (options.zero_betas or format.betas):
+        raise UserError(
+            f"{where} has no betas. Expected {', '.join(map(repr, ANY_KEYS['betas']))}.{near_key(found, 'betas')} It "
+            f"has: {', '.join(sorted(map(str, found)))}. Say --betas zero to take the average body."
+        )
+    neutral = options.smpl_gender == "neutral" or "gender" not in fields or "neutral" in str(fields["gender"][1])
+    if parameters.joints == 22 and neutral and format.model is None and options.model is None:
+        raise UserError(
+            f"{where} has 21 body joints and a neutral body, or none that it names, as SMPL-H's and SMPL-X's files do, "
+            "and nothing says which. Say --model smplh or --model smplx: their betas mean different bodies."
+        )
+    _refuse_contradictions(scaled, found, format, parameters, where, options)
+    return parameters
+
+
+def _refuse_contradictions(
+    fields: Fields, found: Mapping, format: Format, read: Parameters, where: str, options: ReadOptions
+) -> None:
+    """Raise `UserError` where the file holds pose, betas or translation under a second key, and otherwise there."""
+    for meaning in ("pose", "orient", "body", "betas", "transl"):
+        if meaning in format.keys or format.views:
+            continue
+        for key in ANY_KEYS[meaning]:
+            if key not in found or "cam" in key or key == fields.get(meaning, ("",))[0]:
+                continue
+            whole = {"orient", "body"} if meaning == "pose" else set()
+            other = {name: field for name, field in fields.items() if name not in whole} | {meaning: (key, found[key])}
+            try:
+                again = read_parameters(other, where, options.units)
+            except UserError:  # something else has that name; it is named among what was not read
+                continue
+            if len(again.pose) == len(read.pose) and _apart(read, again) > _SAME:
+                first = fields[meaning][0] if meaning in fields else fields["body"][0]
+                raise UserError(
+                    f"{where}: {first!r} and {key!r} both say the {meaning}, and they differ. Expected one: leave the "
+                    "wrong one out."
+                )
+
+
+def _apart(one: Parameters, two: Parameters) -> float:
+    """The largest difference of two readings: of rotation matrices, betas and metres."""
+    turned = [rotvec_to_rotmat(torch.from_numpy(parameters.pose).double()).numpy() for parameters in (one, two)]
+    pairs = (turned, (one.betas, two.betas), (one.transl, two.transl))
+    return max(float(np.nanmax(np.abs(first - second), initial=0)) for first, second in pairs)
+
+
+def _skel(fields: Fields, where: str) -> tuple[Parameters, np.ndarray]:
+    """SKEL's parameters, which no fit is needed for: a `Parameters` without a pose, and q [T 46]."""
+    if "pose" not in fields or "betas" not in fields:
+        raise UserError(f"{where} holds SKEL, but not all of poses [T 46], betas and trans. Expected all three.")
+    key, value = fields["pose"]
+    q = numbers(value, f"{where}: {key!r}")
+    if q.shape[-1] != _SKEL_DOFS:
+        raise UserError(f"{where}: {key!r} has shape {q.shape}. Expected SKEL's (T, {_SKEL_DOFS}).")
+    q = q.reshape(-1, _SKEL_DOFS).astype(np.float32)
+    nothing = np.full((len(q), 24, 3), np.nan, np.float32)
+    others = {meaning: field for meaning, field in fields.items() if meaning in ("betas", "transl")}
+    read = read_parameters({"pose": ("", np.zeros((len(q), 24, 3))), **others}, where, Units())
+    return replace(read, pose=nothing, notes=(*read.notes, f"{where}: this is SKEL: written on without a fit")), q
+
+
+def _gender(
+    fields: Fields, where: str, count: int, options: ReadOptions, format: Format
+) -> tuple[np.ndarray, list[str]]:
     if options.smpl_gender is not None:
-        return np.full(count, options.smpl_gender, object)
-    if "gender" not in found:
-        if maker.gender is not None:
-            return np.full(count, maker.gender, object)
+        return np.full(count, options.smpl_gender, object), []
+    if "gender" not in fields:
+        if format.model == "skel" and format.gender is None:
+            return np.full(count, "neutral", object), []  # of which there is no SKEL: the fit asks
+        if format.gender is not None:
+            return np.full(count, format.gender, object), []
         raise UnsaidGender(
             f"{where} does not say which SMPL model it is for. Expected 'gender' in it: say --smpl-gender neutral, "
             "male or female. The same numbers are another body in each of them."
         )
-    genders = to_genders(to_texts(np.ravel(found["gender"])))
+    genders = to_genders(to_texts(np.ravel(fields["gender"][1])))
+    if format.neutral and set(genders.tolist()) != {"neutral"}:
+        note = (
+            f"{where}: 'gender' is the person's in {format.name}'s files, and the numbers are the neutral model's: "
+            "read as neutral (--smpl-gender says otherwise)"
+        )
+        return np.full(count, "neutral", object), [note]
     known = all(isinstance(gender, str) and gender in GENDER_OF for gender in genders)
     if not known or len(genders) not in (1, count):
         raise UserError(
             f"{where}: 'gender' is {genders.tolist()[:3]}. Expected neutral, male or female, once or per row: say "
             "--smpl-gender."
         )
-    return np.repeat(genders, count if len(genders) == 1 else 1)
+    return np.repeat(genders, count if len(genders) == 1 else 1), []
 
 
-def _rate(value: Any, what: str) -> float:
+def _rate(key: str, value: Any, where: str) -> float:
     try:
         rate = float(np.asarray(value).reshape(()))
     except (TypeError, ValueError):
         rate = np.nan
     if not 0.1 <= rate <= 10_000:
-        raise UserError(f"{what} is {value}. Expected frames a second: say --frame-rate.")
+        raise UserError(f"{where}: {key!r} is {value}. Expected frames a second: say --frame-rate.")
     return rate
+
+
+def _row_numbers(fields: Fields, count: int) -> np.ndarray | None:
+    """The frames' numbers int64 [T], where the file holds one whole number for every row."""
+    values = _column(fields, "number", count)
+    return values.astype(np.int64) if values is not None and (values == np.round(values)).all() else None
+
+
+def _column(fields: Fields, meaning: str, count: int) -> np.ndarray | None:
+    """A number for every row [T]; None where there is nothing of the kind."""
+    if meaning not in fields:
+        return None
+    values = np.ravel(np.asarray(plain(fields[meaning][1])))
+    return values if len(values) == count and values.dtype.kind in "fiub" else None
+
+
+def _marked(clip: SmplClip, fields: Fields, flags: list, where: str) -> SmplClip:
+    """Without the rows that the file marks: as gaps, where a person was not seen; or as not annotated."""
+    count = len(clip)
+    seen = _column(fields, "seen", count)
+    annotated = np.ones(count, bool)
+    for flag in flags:
+        values = _column({"annotated": ("", flag)}, "annotated", count)
+        annotated &= True if values is None else values.astype(bool)
+    there = np.ones(count, bool) if seen is None else seen.astype(bool)
+    if not there.all():
+        note = f"{where}: {(~there).sum()} of {count} rows of {clip.name} are left out as gaps ({fields['seen'][0]})"
+        clip = replace(clip, notes=(*clip.notes, note))
+    if not there.any():
+        raise UserError(f"{where}: {fields['seen'][0]!r} says that {clip.name} is seen in no frame.")
+    out = tuple((int(clip.number[i]), "not annotated") for i in np.flatnonzero(there & ~annotated))
+    return clip if (there & annotated).all() else replace(clip.take(there & annotated), left_out=out)
+
+
+def _people(clip: SmplClip, where: str) -> list[SmplClip]:
+    """A clip for each person, with its frames in order."""
+    if not clip.moving:
+        return [clip]
+    ids = clip.person
+    clips = [clip]
+    if ids is not None and len(set(ids.tolist())) > 1:
+        clips = [replace(clip.take(ids == one), name=f"{clip.name}_{one}") for one in dict.fromkeys(ids.tolist())]
+    return [in_order(one, where) for one in clips]
+
+
+def in_order(clip: SmplClip, where: str) -> SmplClip:
+    """By the frames' numbers. Raises `UserError` where two rows have one number."""
+    order = np.argsort(clip.number, kind="stable")
+    clip = clip if (order == np.arange(len(clip))).all() else clip.take(order)
+    twice = np.flatnonzero(np.diff(clip.number) == 0)
+    if len(twice):
+        raise UserError(
+            f"{where}: {clip.name} has several rows of frame {clip.number[twice[0]]}. Expected one a frame: say --rows "
+            "people if they are several people."
+        )
+    return clip
+
+
+def _mirrored(clip: SmplClip) -> SmplClip:
+    """From a left-handed frame whose x axis points the other way."""
+    return replace(
+        clip,
+        pose=clip.pose * -_MIRROR,
+        transl=clip.transl * _MIRROR,
+        turn=None if clip.turn is None else clip.turn * -_MIRROR,
+    )
 
 
 def _names(value: Any, count: int) -> np.ndarray | None:

@@ -104,15 +104,16 @@ def _joint_columns(clip: SkelClip, bodies: "Bodies") -> dict[str, np.ndarray]:
 
 def _full_columns(clip: SkelClip) -> dict[str, np.ndarray]:
     smpl, count = clip.smpl, len(clip)
+    given = smpl.skel_q is not None  # as SKEL: of no SMPL
     return _where(clip) | {
         "frame_rate": np.full(count, np.nan if smpl.frame_rate is None else smpl.frame_rate),
         "moving": np.full(count, smpl.moving),
         "coordinates": np.full(count, smpl.frame, object),
         "imgname": np.full(count, None, object) if smpl.imgname is None else smpl.imgname,
-        "smpl_pose": smpl.pose.reshape(count, 72),
-        "smpl_betas": smpl.betas,
-        "smpl_transl": smpl.transl,
-        "smpl_gender": smpl.gender,
+        "smpl_pose": smpl.pose.reshape(count, 72),  # NaN where given
+        "smpl_betas": np.full_like(smpl.betas, np.nan) if given else smpl.betas,
+        "smpl_transl": np.full_like(smpl.transl, np.nan) if given else smpl.transl,
+        "smpl_gender": np.full(count, None, object) if given else smpl.gender,
         "skel_q": clip.q,
         "skel_betas": clip.betas,
         "skel_transl": clip.transl,
@@ -126,6 +127,9 @@ def _full_columns(clip: SkelClip) -> dict[str, np.ndarray]:
 
 def _to_arrow(field: pa.Field, values: np.ndarray) -> pa.Array:
     if column_shape(field):
-        flat: Any = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
-        return pa.FixedSizeListArray.from_arrays(flat, type=field.type)
-    return pa.array(values, field.type, from_pandas=pa.types.is_float64(field.type))
+        values = np.ascontiguousarray(values, np.float32).reshape(len(values), -1)
+        flat: Any = pa.array(values.reshape(-1))
+        missing = np.isnan(values).any(1) if field.nullable else np.zeros(len(values), bool)
+        mask = pa.array(missing) if missing.any() else None
+        return pa.FixedSizeListArray.from_arrays(flat, type=field.type, mask=mask)
+    return pa.array(values, field.type, from_pandas=pa.types.is_floating(field.type))

@@ -1,0 +1,116 @@
+"""What to say of keys that are not read, and of files in which nothing is recognised."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from hmr_skel.convert.known import ANY_KEYS
+from hmr_skel.convert.people import opened
+from hmr_skel.data.npz import LabelFile
+
+ALWAYS = "poses [T 72], betas [10], trans [T 3] and gender in an .npz always work"
+_IDLE = re.compile(
+    r"cam|verts|vertices|joints|j2d|j3d|kp|keypoint|gtkps|bbox|box|center|centre|scale$|conf|score|k_full|"
+    r"focal|intrin|img|image|feat|text|label|dmpl|marker|name|skin_v|floor|width|height|pj2d|proj|vitpose|sub$"
+)
+"""Keys that move no body, whatever their shape."""
+_MOST = 12  # keys named in one line
+
+
+def unread_note(found: Mapping, used: Collection, others: Collection, count: int, where: str) -> list[str]:
+    """One line on the keys that were not read, and a louder one on those that could move the body.
+
+    Args:
+        found: keys as in the file.
+        used: those that were read.
+        others: those of another frame of reference that the file holds, which `--which` reads.
+        count: the rows of pose.
+        where: the file.
+    """
+    left = [str(key) for key in found if key not in used and key not in others]
+    loud = [key for key in left if not _IDLE.search(key.lower()) and _could_move(_shape(found, key), count)]
+    notes = []
+    if loud:
+        shapes = ", ".join(f"{key} {_shape(found, key)}" for key in loud)
+        notes.append(f"{where}: NOT USED, though there is one for every row, and it could move the body: {shapes}")
+    quiet = [key for key in left if key not in loud]
+    if quiet:
+        more = f" and {len(quiet) - _MOST} more" if len(quiet) > _MOST else ""
+        notes.append(f"{where}: not used: {', '.join(quiet[:_MOST])}{more}")
+    return notes
+
+
+def _could_move(shape: tuple[int, ...] | None, count: int) -> bool:
+    """One number, vector or rotation for every row: a mask, an id, a place, a turn."""
+    return bool(shape) and shape[0] == count and shape[1:] in ((), (1,), (3,), (1, 3), (3, 3), (4, 4), (6,), (4,))
+
+
+def _shape(found: Mapping, key: str) -> tuple[int, ...] | None:
+    if isinstance(found, LabelFile):
+        return found.shape(key) if found.dtype(key).kind in "fiub" else None
+    value = opened(found[key]) if key in found else None
+    if hasattr(value, "detach"):
+        return tuple(value.shape)
+    if isinstance(value, np.ndarray):
+        return value.shape if value.dtype.kind in "fiub" else None
+    if isinstance(value, list) and value and isinstance(value[0], int | float | list):
+        try:
+            return np.shape(value)
+        except ValueError:  # rows of different lengths
+            return None
+    return None
+
+
+def describe(contents: Any) -> str:
+    """What a file holds in which no body was recognised: keys and shapes, what looks like a pose, near keys."""
+    lines, names = [], []
+
+    def enter(value: Any, path: str, depth: int) -> None:
+        value = opened(value)
+        if isinstance(value, Mapping) and depth < 4:
+            for key in list(value)[:_MOST]:
+                names.append(str(key))
+                object_in_npz = isinstance(value, LabelFile) and not value.dtype(key).hasobject
+                enter(
+                    _Shaped(value.shape(key)) if object_in_npz else value[key], f"{path}/{key}".lstrip("/"), depth + 1
+                )
+        elif isinstance(value, Sequence) and value and isinstance(value[0], Mapping) and depth < 4:
+            enter(value[0], f"{path}[0]", depth + 1)
+        else:
+            shape = getattr(value, "shape", None)
+            lines.append(path + (f" {tuple(shape)}{_looks_like(tuple(shape))}" if shape is not None else ""))
+
+    enter(contents, "", 0)
+    known = [key for keys in ANY_KEYS.values() for key in keys]
+    near = [
+        f"{name!r}: did you mean {match[0]}?"
+        for name in names
+        if name not in known and (match := get_close_matches(name, known, 1, 0.8))
+    ]
+    held = ", ".join(lines[:_MOST]) + (f" and {len(lines) - _MOST} more" if len(lines) > _MOST else "")
+    return f"It has {held or 'nothing'}. {' '.join(near) + ' ' if near else ''}{ALWAYS}."
+
+
+class _Shaped:
+    """Stands for an array of an .npz that need not be read."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+
+def _looks_like(shape: tuple[int, ...]) -> str:
+    last = shape[-1] if shape else 0
+    if last in (72, 156, 165, 66, 69, 63) or shape[-2:] in ((24, 3), (52, 3), (55, 3)) or shape[-3:] == (24, 3, 3):
+        return " (like a pose)"
+    return {10: " (like betas)", 16: " (like betas)", 300: " (like betas)", 3: " (like a translation)"}.get(last, "")
+
+
+def near_key(found: Mapping, meaning: str) -> str:
+    """`'beta': did you mean betas?`, or nothing."""
+    for key in map(str, found):
+        if key not in ANY_KEYS[meaning] and (match := get_close_matches(key, ANY_KEYS[meaning], 1, 0.75)):
+            return f" {key!r}: did you mean {match[0]}?"
+    return ""
