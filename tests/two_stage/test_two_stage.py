@@ -53,6 +53,7 @@ def test_rows_by_image_names(opened, arrays, tmp_path):
 def test_names_that_do_not_tell_rows_apart_are_compared(opened, arrays, tmp_path):
     _, rows, _ = opened("3dpw")
     shared = np.array(["a.jpg"] * 3 + ["b.jpg"] * 3)
+    rows = replace(rows, imgname=rows.imgname.copy())  # the file is read once for all tests
     rows.imgname[:] = shared
     np.savez(tmp_path / "p.npz", **arrays, imgname=shared)
     assert len(read_predictions(tmp_path / "p.npz", rows, rows.imgname, None)) == 6
@@ -64,6 +65,7 @@ def test_names_that_do_not_tell_rows_apart_are_compared(opened, arrays, tmp_path
 def test_some_rows_are_matched_as_all_are(opened, arrays, tmp_path):
     """Two people in each image: names tell nobody apart, though those of the chosen rows happen to."""
     _, rows, _ = opened("3dpw")
+    rows = replace(rows, imgname=rows.imgname.copy())  # the file is read once for all tests
     rows.imgname[:] = [f"{i // 2}.jpg" for i in range(6)]
     some = rows.take(np.array([1, 3, 5]))
     np.savez(tmp_path / "p.npz", **arrays, imgname=rows.imgname.astype(str))
