@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,6 @@ def test_bench_fit_beside_the_protocol_and_the_floor(few, tmp_path, capsys, monk
     assert set(report) >= KEYS
     assert report["rows"] == 16  # rows of the file again and again, and it says so
     assert report["distinct_rows"] == 12
-    assert report["batch"] == 64  # whole chunks of lanes, however few are asked for
-    assert report["compare_subset"] == "some-labels: row i*12//2 for i in 0..1"
     assert report["end_to_end_rows_per_s"] > 0
     assert "NaN" not in out
     assert set(report["v2v_mm"]) == set(report["baseline"]["v2v_mm"]) == set(report["floor"]["v2v_mm"]) == STATISTICS
@@ -77,7 +76,6 @@ def test_bench_fit_beside_the_protocol_and_the_floor(few, tmp_path, capsys, monk
     assert 0 <= report["floor"]["energy_gap_percent"] < 100
     assert 20 < report["mflop_per_row"] < 200  # of the plain solver, on whole tiles however few rows are compared
     assert report["share_of_peak"] > 0
-    assert "gap to the floor" in out
     assert re.findall("measuring: (.*)", err) == ["fit", "files", "sweep", "published protocol", "floor"]
     assert plot.read_bytes().startswith(b"\x89PNG") or "no plot" in out
 
@@ -93,10 +91,8 @@ def test_the_command_has_the_same_keys(few, capsys, monkeypatch):
     assert set(report) >= KEYS
     assert set(report["v2v_mm"]) == STATISTICS
     assert report["baseline"] is report["floor"] is report["end_to_end_rows_per_s"] is None
-    assert report["sweep"] == {"by_batch": [], "by_rows": []}
     assert report["peak_memory_mb"] == 2  # read after the two timed passes, before the rows that are judged
-    for word in ("rows/s", "v2v in mm on 2 rows", "p99", "mean distance by body part"):
-        assert word in "\n".join(text)
+    assert "v2v in mm on 2 rows" in "\n".join(text)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +100,6 @@ def test_the_command_has_the_same_keys(few, capsys, monkeypatch):
     [
         (main, ["bench", "fit", "--labels", "nowhere.npz"], "nowhere.npz"),
         (main, ["bench", "fit", "--rows", "0"], "--rows 0: expected a whole number from 1"),
-        (bench.quality.main, ["--manifest", "nowhere.toml"], "nowhere.toml"),
-        (bench.fit.main, ["--device", "abacus"], "abacus"),
         (bench.fit.main, ["--manifest", "{refined}"], "--no-floor"),
     ],
 )
@@ -117,15 +111,12 @@ def test_what_is_wrong_is_said(few, tmp_path, capsys, command, arguments, messag
     assert message in capsys.readouterr().err
 
 
-def test_judge_poses_what_is_stored(people, smpl, skel, model):
+def test_judge_poses_what_is_stored(people, smpl, skel, fits):
     """The judge's world-frame distances are the fit's own: root and translation are right."""
-    result = fitting.fit_batch(people, model)
-    judge = Judge(people, smpl, skel)
+    result, judge = fits("default"), Judge(people, smpl, skel)
     torch.testing.assert_close(judge.distances_mm(result.skel).mean(1).float(), result.v2v_mm, rtol=0, atol=5e-3)
-    report = judge.report(result.skel)
-    assert set(report["v2v_mm"]) == STATISTICS
-    assert report["v2v_mm"]["mean"] == pytest.approx(float(result.v2v_mm.mean()), abs=5e-3)
-    shifted = type(result.skel)(result.skel.q, result.skel.betas, result.skel.transl + torch.tensor([0.1, 0.0, 0.0]))
+    assert judge.report(result.skel)["v2v_mm"]["mean"] == pytest.approx(float(result.v2v_mm.mean()), abs=5e-3)
+    shifted = replace(result.skel, transl=result.skel.transl + torch.tensor([0.1, 0.0, 0.0]))
     assert judge.report(shifted)["v2v_mm"]["mean"] > 90
 
 
@@ -134,21 +125,19 @@ def test_quality_tables(people, smpl, skel, monkeypatch):
     config = FitConfig(stages=(Stage(part="full", vertices=300, refreshes=1, iterations=2),))
     tables = quality_tables(people[:2], smpl, {"male": skel}, "male", config, torch.device("cpu"))
     assert set(tables) == {"shape", "root", "limits", "gender", "part"}
-    limits = {row["limits"]: row for row in tables["limits"]}
-    assert limits["none"]["cost_mm"] == 0
+    assert next(row for row in tables["limits"] if row["limits"] == "none")["cost_mm"] == 0
     assert [row["shape"] for row in tables["shape"]] == ["convert", "copy", "refine"]
     assert [row["root"] for row in tables["root"]] == ["frozen", "refine", "refine, shape too"]
     assert all(row["rows/s"] > 0 for table in ("shape", "root", "limits", "gender") for row in tables[table])
-    assert set(tables["part"][0]) >= {"part", "shape convert", "shape copy", "shape refine", "root refine"}
     json.dumps(tables, allow_nan=False)
 
 
-def test_without_limits_nothing_binds(people, model):
+def test_without_limits_nothing_binds(people, model, fits):
     free = without_limits(model)
     assert bool((free.low[3:] < -torch.pi).all())
     assert bool((free.stages[-1].limits.high > torch.pi).all())
     assert bool((model.high[3:] <= torch.pi).all())  # the model itself is as it was
-    bound, unbound = fitting.fit_batch(people, model), fitting.fit_batch(people, free)
+    bound, unbound = fits("default"), fitting.fit_batch(people, free)
     assert bool((bound.energy >= unbound.energy * (1 - 1e-6)).all())
     q = unbound.skel.q.double()
     assert bool(((q < model.low) | (q > model.high)).any())

@@ -5,16 +5,14 @@ import pytest
 import scipy.optimize
 import torch
 
-import fitting
 from bench.floor import box_step, descend, floor_fit
 from bench.objective import Objective
-from fitting.surface import spread
 from hmr_skel.rows import SkelParams
 
 
 @pytest.fixture(scope="module")
-def fitted(people, model):
-    return fitting.fit_batch(people, model)
+def fitted(fits):
+    return fits("default")
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +46,7 @@ def test_gradient_is_that_of_the_energy(objective):
     )
 
 
-def test_rows_are_independent(objective):
-    q = torch.full((len(objective), 43), 0.1, dtype=torch.float64)
-    alone = torch.cat([objective[i : i + 1].energy(q[i : i + 1]) for i in range(len(objective))])
-    torch.testing.assert_close(objective.energy(q), alone, rtol=1e-12, atol=0)
-
-
-def test_the_coarse_mesh_stands_for_the_whole(objective, fitted, model):
-    coarse = objective.coarse(spread(model.skel.weights.argmax(1), 689))
-    assert float(coarse.vertex_weight.sum()) == pytest.approx(float(objective.vertex_weight.sum()))
-    q = fitted.skel.q[:, 3:].double()
-    torch.testing.assert_close(coarse.energy(q), objective.energy(q), rtol=0.2, atol=0)
-
-
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 def test_box_step_solves_the_bounded_problem(seed):
     """Against scipy's solver of bounded least squares."""
     rng = np.random.default_rng(seed)
@@ -76,34 +61,26 @@ def test_box_step_solves_the_bounded_problem(seed):
     np.testing.assert_allclose(step[0].numpy(), expected, atol=1e-6)
 
 
-def test_the_floor_is_never_above_the_fit_and_inside_the_limits(people, fitted, smpl, model):
+def test_the_floor_is_inside_the_limits_and_a_spoiled_fit_is_found_out(people, fitted, smpl, model):
     steps = []
-    one = people[:1]
-    skel = SkelParams(fitted.skel.q[:1], fitted.skel.betas[:1], fitted.skel.transl[:1])
+    spoiled = fitted.skel.q[:1].clone()
+    spoiled[:, 3:] += 0.1
+    spoiled = torch.minimum(torch.maximum(spoiled, model.low.float()), model.high.float())
     found = floor_fit(
-        one, skel, smpl, model, random_starts=1, coarse_iterations=6, iterations=12,
-        progress=lambda done, total: steps.append((done, total)),
+        people[:1], SkelParams(spoiled, fitted.skel.betas[:1], fitted.skel.transl[:1]), smpl, model,
+        random_starts=0, coarse_iterations=6, iterations=12, progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
-    assert bool((found.energy <= found.own_energy).all())
-    assert bool((found.energy_gap_percent >= 0).all())
+    assert bool((found.energy_gap_percent > 10).all())
+    torch.testing.assert_close(found.energy, fitted.energy[:1].double(), rtol=0.05, atol=0)
     assert bool(((found.q >= model.low) & (found.q <= model.high)).all())
     assert float(found.decrement.max()) < 1e-4
     assert all(0 < done <= total for done, total in steps)
-    # A fit that was spoiled is found out, by about as much.
-    spoiled = skel.q.clone()
-    spoiled[:, 3:] += 0.1
-    low, high = model.low.float(), model.high.float()
-    spoiled = torch.minimum(torch.maximum(spoiled, low), high)
-    worse = SkelParams(spoiled, skel.betas, skel.transl)
-    again = floor_fit(one, worse, smpl, model, random_starts=1, coarse_iterations=6, iterations=12)
-    assert bool((again.energy_gap_percent > 10).all())
-    torch.testing.assert_close(again.energy, found.energy, rtol=0.05, atol=0)
 
 
 def test_descent_ends_at_rest(objective, fitted):
     """From the fit itself a few steps with the true gradient leave nothing to gain."""
-    start = fitted.skel.q[:2, 3:].double()
-    q, energy, decrement = descend(objective[:2], start, 10, 1e-9)
+    start = fitted.skel.q[:1, 3:].double()
+    q, energy, decrement = descend(objective[:1], start, 10, 1e-9)
     assert float(decrement.max()) < 1e-6
-    assert bool((energy <= objective[:2].energy(start)).all())
+    assert bool((energy <= objective[:1].energy(start)).all())
     assert bool(((q >= objective.low) & (q <= objective.high)).all())

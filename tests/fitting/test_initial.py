@@ -1,14 +1,12 @@
 """The first pose: SKEL's own bone rotations give back the dofs that made them."""
 
-from math import pi
-
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
 
 from fitting.kinematics import Skeleton
-from fitting.starts import _angle_about, _euler, _nearest_turn, initial_q
+from fitting.starts import _euler, initial_q
 from hmr_skel.body.dofs import DOF_NAMES, DOFS
 from hmr_skel.body.joints import SKEL_TO_SMPL
 from hmr_skel.body.rotations import rotvec_to_rotmat
@@ -69,7 +67,7 @@ def test_clamps_into_the_limits_and_children_make_up(model, case):
     assert float(found[0, DOF_NAMES.index("head_extension")]) == pytest.approx(0.3, abs=0.1)
 
 
-@hypothesis.settings(max_examples=40)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(st.sampled_from(_EULER_AXES + _HANDS), st.lists(st.floats(-3.1, 3.1), min_size=3, max_size=3))
 def test_euler_angles_of_either_branch_make_the_rotation(axes, angles):
     """The middle angle is within 90 degrees in the one, beyond in the other, which these limits ask for."""
@@ -81,13 +79,6 @@ def test_euler_angles_of_either_branch_make_the_rotation(axes, angles):
         assert least < float(found[0, 1]) < most
 
 
-def test_the_branch_that_violates_the_limits_least_is_taken():
-    axes = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
-    far = torch.tensor([[0.3, 1.8, 0.2]], dtype=torch.float64)  # middle angle beyond 90 degrees
-    limit = torch.tensor([0.5, 2.0, 0.5], dtype=torch.float64)
-    torch.testing.assert_close(_euler(axes, _product(axes, far), -limit, limit), far, rtol=0, atol=1e-9)
-
-
 def test_hands_drop_the_third_angle():
     """The two dofs of a wrist come out right whatever the imagined third one is."""
     angles = torch.tensor([[0.6, -0.4, 0.0], [0.6, -0.4, 0.9]], dtype=torch.float64)
@@ -95,22 +86,3 @@ def test_hands_drop_the_third_angle():
     for axes in _HANDS:
         found = _euler(list(axes), _product(axes, angles), -limit, limit)
         torch.testing.assert_close(found[:, :2], angles[:, :2], rtol=0, atol=1e-9)
-
-
-def test_the_best_angle_about_an_axis():
-    generator = torch.Generator().manual_seed(11)
-    rotmat = rotvec_to_rotmat(1.5 * torch.randn(20, 3, dtype=torch.float64, generator=generator))
-    axis = torch.nn.functional.normalize(torch.randn(3, dtype=torch.float64, generator=generator), dim=0)
-    best = _angle_about(axis, rotmat)
-
-    def nearness(angle):
-        return (rotvec_to_rotmat(angle[..., None] * axis) * rotmat).sum((-2, -1))
-
-    for angle in torch.linspace(-pi, pi, 73, dtype=torch.float64):
-        assert bool((nearness(best) >= nearness(angle.expand(20)) - 1e-12).all())
-
-
-def test_nearest_turn():
-    low, high = torch.tensor([0.0, -torch.inf]), torch.tensor([2.8, torch.inf])
-    found = _nearest_turn(torch.tensor([[-4.0, 5.0, 9.0]]), low, high)
-    torch.testing.assert_close(found, torch.tensor([[-4.0 + 2 * pi, 5.0 - 2 * pi, 9.0]]))

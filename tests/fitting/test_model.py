@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fitting
+from fitting.surface import spread
 from hmr_skel.body import dofs
 from hmr_skel.body.skel import Skel
 
@@ -25,9 +26,17 @@ def test_stages_move_their_own_dofs_and_weigh_their_own_vertices(model):
         weighted = stage.joint_importance.nonzero().flatten().tolist()
         assert weighted == stage.part.bones
         assert float(stage.joint_importance.sum()) == pytest.approx(stage.stage.joint_weight)
-    assert full.surface.whole
-    assert not coarse.surface.whole
-    assert not finer.surface.whole
+    assert [stage.surface.whole for stage in (coarse, finer, full)] == [False, False, True]
+
+
+def test_spread_takes_every_bone_its_share(skel):
+    bone = skel.weights.argmax(1)
+    picked = spread(bone, 1000)
+    assert len(picked) == 1000 == len(picked.unique())
+    assert torch.equal(picked, picked.sort().values)
+    share = torch.bincount(bone, minlength=24) / len(bone)
+    found = torch.bincount(bone[picked], minlength=24) / len(picked)
+    assert float((share - found).abs().max()) < 2e-3
 
 
 def test_only_the_scapulae_where_asked(prepared):

@@ -14,7 +14,7 @@ from fitting.target import FitRows
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.lbs import skin
 
-STAGES = {0: "lower", 1: "upper", 2: "full, some vertices", -1: "full"}
+STAGES = {1: "upper", -1: "full"}
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +59,7 @@ def bent(request, problem_at, q):
     return replace(problem, bend=bend + bend.mT)
 
 
-def test_gradient_is_half_the_derivative_of_the_energy(bent, q):
-    point = _away(q)
-    gradient = linearise(bent, point).gradient
-    for index, dof in enumerate(bent.part.dofs.tolist()):
-        ahead, behind = point.clone(), point.clone()
-        ahead[:, dof] += 1e-5
-        behind[:, dof] -= 1e-5
-        numeric = (_energy(bent, ahead) - _energy(bent, behind)) / 4e-5
-        # Two models' rotations are orthogonal to float32 only.
-        torch.testing.assert_close(
-            gradient[:, index], numeric, rtol=0, atol=2e-8, msg=lambda m, k=dof: DOF_NAMES[k] + m
-        )
-    assert float(gradient.abs().max()) > 1e-3
-
-
-def test_newtons_matrix_is_half_the_second_derivative(bent, q):
+def test_gradient_and_newtons_matrix_are_half_the_derivatives_of_the_energy(bent, q):
     point = _away(q)
     at = linearise(bent, point)
     newton = at.gauss_newton + at.curvature
@@ -82,13 +67,21 @@ def test_newtons_matrix_is_half_the_second_derivative(bent, q):
         ahead, behind = point.clone(), point.clone()
         ahead[:, dof] += 1e-5
         behind[:, dof] -= 1e-5
-        numeric = (linearise(bent, ahead).gradient - linearise(bent, behind).gradient) / 2e-5
-        torch.testing.assert_close(newton[:, index], numeric, rtol=0, atol=1e-6, msg=lambda m, k=dof: DOF_NAMES[k] + m)
+        one, other = linearise(bent, ahead), linearise(bent, behind)
+        # Two models' rotations are orthogonal to float32 only.
+        for found, numeric, atol in (
+            (at.gradient[:, index], (one.energy - other.energy) / 4e-5, 2e-8),
+            (newton[:, index], (one.gradient - other.gradient) / 2e-5, 1e-6),
+        ):
+            torch.testing.assert_close(found, numeric, rtol=0, atol=atol, msg=lambda m, k=dof: f"{DOF_NAMES[k]}: {m}")
+    assert float(at.gradient.abs().max()) > 1e-3
     # Curvature is what Gauss and Newton leave out; it is no small change here.
     assert float(at.curvature.abs().max()) > 1e-3
+    # The prior lifts every dof; what float32 moments take away is less.
+    assert float(torch.linalg.eigvalsh((at.gauss_newton + at.gauss_newton.mT) / 2).min()) > -1e-7
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, 1])
 def test_gauss_newton_is_that_of_the_mesh(plain_model, rows, problem_at, q, number):
     """J^T C J with J by central differences of vertices and joints, rest vertices held, correctives left out: so the
     table of second moments is the sum over vertices."""
@@ -112,14 +105,6 @@ def test_gauss_newton_is_that_of_the_mesh(plain_model, rows, problem_at, q, numb
     weight = torch.cat((stage.surface.importance, stage.joint_importance)).double().repeat_interleave(3)
     expected = jacobian.mT @ (weight[:, None] * jacobian) + torch.diag(stage.prior)
     torch.testing.assert_close(linearise(problem, q).gauss_newton, expected, rtol=0, atol=1e-6)
-
-
-def test_gauss_newton_is_positive_definite(bent, q):
-    """The prior lifts every dof; what float32 moments take away is less."""
-    for point in (q, _away(q, seed=2)):
-        at = linearise(bent, point)
-        assert torch.equal(at.gauss_newton.isfinite().all(), torch.tensor(True))
-        assert float(torch.linalg.eigvalsh((at.gauss_newton + at.gauss_newton.mT) / 2).min()) > -1e-7
 
 
 def test_gradient_at_a_visit_is_that_of_the_true_objective(model, rows, problem_at, people, smpl, q):

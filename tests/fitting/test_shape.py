@@ -15,11 +15,6 @@ def _rms(shape_map):
     return float(((shape_map.offset**2).sum() + (shape_map.matrix**2).sum()).div(10).sqrt())
 
 
-def test_copy_is_the_identity():
-    betas = torch.randn(5, 10)
-    assert torch.equal(copied(torch.device("cpu"))(betas), betas)
-
-
 def test_without_a_ridge_it_is_least_squares_with_a_free_translation(smpl, skel):
     shape_map = converted(smpl, skel, betas_rms=1e3)
     betas = torch.randn(3, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
@@ -30,20 +25,14 @@ def test_without_a_ridge_it_is_least_squares_with_a_free_translation(smpl, skel)
     np.testing.assert_allclose(shape_map(betas).numpy(), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("target", [0.3, 0.6])
-def test_ridge_reaches_the_size_asked_for(smpl, skel, target):
-    plain = _rms(converted(smpl, skel, 1e3))
-    assert plain > target
-    shape_map = converted(smpl, skel, target)
-    assert _rms(shape_map) == pytest.approx(target, abs=1e-6)
+def test_ridge_reaches_the_size_asked_for(smpl, skel):
+    plain = converted(smpl, skel, 1e3)
+    assert torch.equal(converted(smpl, skel, _rms(plain) * 1.01).matrix, plain.matrix)  # small enough as it is
+    shape_map = converted(smpl, skel, 0.6)
+    assert _rms(plain) > _rms(shape_map) == pytest.approx(0.6, abs=1e-6)
     # In expectation over standard normal betas.
     betas = torch.randn(20_000, 10, generator=torch.Generator().manual_seed(5))
-    assert float(shape_map(betas).square().mean().sqrt()) == pytest.approx(target, rel=0.02)
-
-
-def test_a_plain_solution_that_is_small_enough_stays(smpl, skel):
-    plain = converted(smpl, skel, 1e3)
-    assert torch.equal(converted(smpl, skel, _rms(plain) * 1.01).matrix, plain.matrix)
+    assert float(shape_map(betas).square().mean().sqrt()) == pytest.approx(0.6, rel=0.02)
 
 
 def test_conversion_beats_copying_in_the_t_pose(smpl, skel, model):
@@ -54,10 +43,7 @@ def test_conversion_beats_copying_in_the_t_pose(smpl, skel, model):
         apart = wanted - _vertices(skel, skel_betas.double())
         return float((apart - apart.mean(1, keepdim=True)).norm(dim=-1).mean() * 1000)
 
+    assert torch.equal(copied(torch.device("cpu"))(betas), betas)
     assert distance_mm(model.shape(betas)) < 0.5 * distance_mm(betas)
-
-
-def test_a_row_is_mapped_alone_as_among_others(model):
-    betas = torch.randn(64, 10, generator=torch.Generator().manual_seed(7))
-    alone = torch.cat([model.shape(betas[i : i + 1]) for i in range(64)])
+    alone = torch.cat([model.shape(betas[i : i + 1]) for i in range(8)])
     assert torch.equal(model.shape(betas), alone)

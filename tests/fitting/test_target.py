@@ -22,32 +22,19 @@ def _vertices(target):
     return (mesh.tensor() if isinstance(mesh, LaneMesh) else mesh).mT
 
 
-def test_mesh_is_smpls_turned_back(case, people, smpl):
-    """y - d in the pelvis's frame; with d added and the root applied it is SMPL as annotated."""
-    _, target = case
+def test_mesh_joints_and_points_are_those_of_the_annotated_body(case, people, smpl, skel, model):
+    """The mesh is y - d in the pelvis's frame; with d added and the root applied it is SMPL as annotated."""
+    points, target = case
     annotated = smpl(people.global_orient, people.body_pose, people.betas, people.transl)
     local = _vertices(target) + target.offset[:, None] - target.pelvis[:, None]
     world = local @ rotvec_to_rotmat(people.global_orient).mT + (target.pelvis + people.transl)[:, None]
     torch.testing.assert_close(world, annotated.vertices, rtol=0, atol=5e-6)
-
-
-def test_joints_and_points_are_those_of_the_annotated_mesh(case, people, smpl):
-    points, target = case
-    annotated = smpl(people.global_orient, people.body_pose, people.betas, people.transl)
     torch.testing.assert_close(target.joints_world, annotated.joints, rtol=0, atol=5e-6)
     torch.testing.assert_close(target.points_world, points @ annotated.vertices, rtol=0, atol=5e-6)
-
-
-def test_offset_is_that_of_the_t_poses(case, people, smpl, skel, model):
-    _, target = case
+    # d is that of the T-poses. The regressor's rows sum to 1, so d may be taken off before or after.
     apart = smpl.shaped(people.betas)[0] - skel.prepare_shape(model.shape(people.betas)).rest
     torch.testing.assert_close(target.offset, apart.mean(1), rtol=0, atol=1e-6)
-
-
-def test_anatomical_joints_are_skels_regressor_on_the_target(case, skel):
-    _, target = case
     expected = skel.joint_regressor @ _vertices(target)
-    # The regressor's rows sum to 1, so d may be taken off before or after.
     torch.testing.assert_close(target.anatomical_joints, expected, rtol=0, atol=5e-6)
 
 

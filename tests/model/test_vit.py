@@ -8,23 +8,12 @@ from hmr_skel.model.vit import EncoderBlock, Vit
 from tests.model.conftest import SMALL_VIT
 
 
-def count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-@pytest.mark.parametrize(
-    ("size", "millions"), [("vit_h", 630.91), ("vit_l", 303.3), ("vit_b", 85.8)]
-)  # ViT-H: published; L and B: ViT's without class token and head, with our position table
-def test_parameter_counts(size, millions):
-    with torch.device("meta"):
-        assert count(Vit(VIT_SIZES[size])) / 1e6 == pytest.approx(millions, abs=0.05)
-
-
-@pytest.mark.parametrize(("patch", "grid"), [(16, (16, 12)), (32, (8, 6))])
-def test_tokens_cover_the_crop(patch, grid):
-    config = VitConfig(width=8, depth=1, heads=1, patch=patch)
-    assert config.grid == grid
-    assert Vit(config)(torch.zeros(2, 3, 256, 192)).tokens.shape == (2, config.num_tokens, 8)
+def test_parameter_counts():
+    # ViT-H: published; L and B: ViT's without class token and head, with our position table.
+    for size, millions in (("vit_h", 630.91), ("vit_l", 303.3), ("vit_b", 85.8)):
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in Vit(VIT_SIZES[size]).parameters())
+        assert count / 1e6 == pytest.approx(millions, abs=0.05)
 
 
 def test_tokens_are_patches_row_by_row():
@@ -65,14 +54,9 @@ def test_drop_path_skips_whole_samples_and_keeps_the_mean():
     torch.testing.assert_close(dropped.unique(), torch.tensor([0, 1 / 0.6]))
     assert dropped.mean().item() == pytest.approx(1, abs=0.03)
     assert block.eval()._sometimes(branch) is branch
-
-
-def test_drop_path_rises_linearly():
     with torch.device("meta"):
         rates = [block.drop_path for block in Vit(VIT_SIZES["vit_h"]).blocks]
-    assert rates[0] == 0
-    assert rates[-1] == pytest.approx(0.55)
-    assert rates[16] == pytest.approx(0.55 * 16 / 31)
+    assert rates == pytest.approx([0.55 * i / 31 for i in range(32)])
 
 
 def test_activation_checkpointing_changes_no_gradient():
@@ -93,10 +77,10 @@ def test_activation_checkpointing_changes_no_gradient():
         torch.testing.assert_close(plain, recomputed, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("wrong", [{"heads": 3}, {"drop_path": 1.0}])
-def test_impossible_sizes_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"heads|drop_path"):
-        VitConfig(**{"width": 32, "depth": 1, "heads": 2} | wrong)
+def test_impossible_sizes_are_refused():
+    for wrong in ({"heads": 3}, {"drop_path": 1.0}, {"stem_tokens": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            VitConfig(**{"width": 32, "depth": 1, "heads": 2} | wrong)
 
 
 @pytest.fixture
@@ -115,8 +99,6 @@ def test_a_convolutional_stem_makes_as_many_tokens_as_asked_for(stemmed):
     elsewhere = images.clone()
     elsewhere[..., 96:] = 0  # every token has seen both halves
     assert ((stemmed(elsewhere).tokens - tokens).abs().amax((0, 2)) > 1e-3).all()
-    with pytest.raises(ValueError, match="stem_tokens is -1"):
-        VitConfig(width=32, depth=1, heads=2, stem_tokens=-1)
 
 
 def test_a_convolutional_stem_says_where_keypoints_are(stemmed):

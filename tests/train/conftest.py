@@ -14,6 +14,7 @@ from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep
 from hmr_skel.train import flops
 from hmr_skel.train.losses import keypoints_of
+from tests.data.sample_set import SampleSet, write_sample_set
 from tests.model.conftest import body, geometry, one_thread, small_config, small_network
 
 __all__ = ["body", "geometry", "one_thread", "small_config", "small_network"]
@@ -25,6 +26,12 @@ def _measured_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flops, "_measured_peak", lru_cache(partial(flops._measured_peak, seconds=0.01)))
         yield
+
+
+@pytest.fixture(scope="package")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> SampleSet:
+    """Two shards of 12 rows to learn, and held-out ones. Read only."""
+    return write_sample_set(tmp_path_factory.mktemp("samples"), held_out=2)
 
 
 def random_estimate(batch: int, seed: int) -> Estimate:

@@ -10,23 +10,17 @@ from bench.ablate import VARIANTS, affordable_epochs, chosen_variants, main, sho
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.paper import TABLE_4, TABLE_5
 from hmr_skel.train.recipes import load_recipe, recipe_dict
-from tests.data.sample_set import write_sample_set
 from tests.evaluate.stand_in import write_stand_in
 from tests.train.small_run import CHANGES, MANIFEST
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 
-def test_variants_are_the_papers_lines():
+def test_variants_are_the_papers_lines_and_change_what_they_are_named_for():
     lines = {number: [v.lines[number] for v in VARIANTS if number in v.lines] for number in ("4", "5")}
     assert lines["4"] == ["full", *[line.method for line in TABLE_4.lines if line.method not in ("HSMR", "full")]]
     assert lines["5"] == [line.method for line in TABLE_5.lines]
-
-
-def test_each_variant_changes_what_it_is_named_for():
-    full = load_recipe("tiny")
     made = {variant.name: variant_recipe(variant, "tiny", ["seed=3"]) for variant in VARIANTS}
-    assert all(recipe.seed == 3 for recipe in made.values())
     switches = {
         name: (r.network.camera, r.network.coarse, r.network.refine, r.losses.full_supervision, r.network.looped)
         for name, r in made.items()
@@ -41,12 +35,7 @@ def test_each_variant_changes_what_it_is_named_for():
         "looped": (True, True, True, False, True),
     }
     assert recipe_dict(made["full"]) == recipe_dict(load_recipe("tiny", ["seed=3"]))
-    assert full.seed != 3
-
-
-def test_names():
     assert [v.name for v in chosen_variants("looped")] == ["full", "looped"]
-    assert chosen_variants("all") == VARIANTS
     with pytest.raises(UserError, match=r"no variant 'twisted'.*baseline"):
         chosen_variants("full,twisted")
 
@@ -54,53 +43,42 @@ def test_names():
 def test_what_an_hour_allows():
     recipe = load_recipe("tiny", ["epochs=10.0", "warmup_epochs=0.5", "batch_size=32"])
     # 80 % of 60 minutes at 50 images/s are 144,000 images: of 7 runs of 5,120 rows 4.01 epochs each.
-    epochs = affordable_epochs(recipe, 5120, 7, 50.0, 60.0)
-    assert epochs == 4.01
-    assert 7 * epochs * 5120 / 50 < 0.8 * 3600 + 1
+    assert affordable_epochs(recipe, 5120, 7, 50.0, 60.0) == 4.01
     assert affordable_epochs(recipe, 5120, 7, 5000.0, 60.0) == 10
     short = shortened(recipe, 4.01)
     assert (short.epochs, short.warmup_epochs) == (4.01, pytest.approx(0.2005))
-    assert shortened(recipe, 10.0) == recipe
     with pytest.raises(UserError, match="less than one step each"):
         affordable_epochs(recipe, 5120, 7, 0.001, 60.0)
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory, open_body_dir) -> list[str]:
-    folder = tmp_path_factory.mktemp("ablate")
-    samples = write_sample_set(folder, held_out=2)
-    manifest = folder / "test.toml"
+@pytest.fixture
+def command(samples, tmp_path, open_body_dir) -> list[str]:
+    manifest = tmp_path / "test.toml"
     manifest.write_text(MANIFEST.format(bodies=open_body_dir, near=samples.images["near"].root))
     changes = [word for change in CHANGES if not change.startswith("epochs") for word in ("--set", change)]
-    where = ["--manifest", str(manifest), "--data", str(samples.path), "--out", str(folder / "runs")]
-    return [*changes, *where, "--workers", "0", "--device", "cpu"]
+    where = ["--manifest", str(manifest), "--data", str(samples.path), "--out", str(tmp_path / "runs")]
+    return [*changes, *where, "--workers", "0", "--device", "cpu", "--json"]
 
 
 def test_both_tables_in_one_command(command, capsys):
-    assert main([*command, "--variants", "no-cam,looped", "--set", "epochs=0.3", "--json"]) == 0
+    assert main([*command, "--variants", "no-cam,looped", "--set", "epochs=0.3"]) == 0
     out = capsys.readouterr().out
     report = json.loads(out.strip().splitlines()[-1])
-    assert set(report["variants"]) == {"full", "no-cam", "looped"}
-    four, five = report["tables"]
-    ours = {table["table"]: [line for line in table["lines"] if line["source"] == "ours"] for table in (four, five)}
+    variants = report["variants"]
+    assert set(variants) == {"full", "no-cam", "looped"}
+    ours = {table["table"]: [line for line in table["lines"] if line["source"] == "ours"] for table in report["tables"]}
     assert [line["method"] for line in ours["4"]] == ["full", "w/o Cam"]
     assert [(line["method"], line["loss"], line["layers x times"]) for line in ours["5"]] == [
         ("sparse", "L_refine", "2 x 1"), ("looped", "L_refine", "1 x 2"),
     ]  # fmt: skip
-    full = report["variants"]["full"]["held-out"]["final"]
-    assert (
-        ours["4"][0]["values"]["held-out"]["mpjpe_mm"]
-        == full["mpjpe_mm"]
-        == ours["5"][0]["values"]["held-out"]["mpjpe_mm"]
-    )
+    errors = {name: one["held-out"]["final"]["mpjpe_mm"] for name, one in variants.items()}
+    cells = [ours[number][0]["values"]["held-out"]["mpjpe_mm"] for number in ("4", "5")]
+    assert cells == [errors["full"]] * 2
     assert ours["4"][0]["values"]["moyo"]["mpjpe_mm"] is None
     mean, low, high = report["against_full_mm"]["no-cam"]["mpjpe_mm"]
-    assert mean == pytest.approx(
-        report["variants"]["no-cam"]["held-out"]["final"]["mpjpe_mm"] - full["mpjpe_mm"], abs=1e-3
-    )
     assert low <= mean <= high
-    assert report["against_full_mm"]["full"]["mpjpe_mm"] == [0, 0, 0]
-    for text in ("Table 4: ", "Table 5: ", "ours: w/o Cam", "intervals are over recordings, not over seeds"):
+    assert mean == pytest.approx(errors["no-cam"] - errors["full"], abs=1e-3)
+    for text in ("Table 4: ", "Table 5: ", "ours: w/o Cam"):
         assert text in out
 
 
@@ -114,44 +92,31 @@ def test_the_minutes_decide_once(command, tmp_path, capsys, monkeypatch):
         return outcome if tmp_path in run.out.parents else replace(outcome, images_per_s=100.0)
 
     monkeypatch.setattr(ablate, "_trained", at_100_images_per_s)
-    monkeypatch.setattr(ablate, "_TRIAL_STEPS", 2)
-    command = [*command, "--variants", "full", "--out", str(tmp_path)]
-    assert main([*command, "--minutes", "0.005", "-q", "--json"]) == 0
-    first = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    monkeypatch.setattr(ablate, "_TRIAL_STEPS", 1)
+    reports = []
+    for _ in range(2):
+        assert main([*command, "--variants", "full", "--minutes", "0.002", "-q"]) == 0
+        reports.append(json.loads(capsys.readouterr().out.strip().splitlines()[-1]))
+    first, again = reports
     assert 0 < first["plan"]["epochs"] <= 10
     assert first["plan"]["images_per_s"] == 100
-    assert main([*command, "--minutes", "0.005", "-q", "--json"]) == 0
-    again = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert again["plan"] == first["plan"]
-    assert again["variants"] == first["variants"]
-    assert main([*command, "--set", "seed=1", "--set", "epochs=1", "-q"]) == 2
+    assert (again["plan"], again["variants"]) == (first["plan"], first["variants"])
+    assert main([*command, "--variants", "full", "--set", "seed=1", "--set", "epochs=1", "-q"]) == 2
     assert "is the state of another run" in capsys.readouterr().err
-    assert main([*command, "--set", "seed=1", "--set", "epochs=0.3", "-q", "--fresh"]) == 0
-    assert main([*command, "--minutes", "0"]) == 2
-    assert "--minutes 0: expected a number above 0" in capsys.readouterr().err
 
 
 def test_benchmarks_come_after_the_held_out_rows_and_are_opened_before_training(
-    command, open_body_dir, tmp_path, monkeypatch, capsys
+    command, open_body_dir, tmp_path, capsys
 ):
-    """What a benchmark lacks shows before a step is made; what fails in it later leaves the held-out tables."""
-    command = [*command, "--variants", "full", "--set", "epochs=0.3", "--out", str(tmp_path / "out"), "-q"]
-    where = ["--body-models", str(open_body_dir), "--intrinsics", "diagonal", "--benchmark-data", str(tmp_path)]
-    assert main([*command, "--benchmark", "moyo", *where]) == 2
+    """What a benchmark lacks shows before a step is made."""
+    command = [*command, "--variants", "full", "--set", "epochs=0.3", "-q", "--benchmark", "moyo"]
+    command += ["--body-models", str(open_body_dir), "--intrinsics", "diagonal", "--benchmark-data", str(tmp_path)]
+    assert main(command) == 2
     assert "no label file" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "runs").exists()
     write_stand_in(tmp_path, open_body_dir)
-    command += ["--benchmark", "moyo", *where]
-
-    def fails(*_, **__):
-        raise UserError("an image is damaged")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("hmr_skel.commands.evaluations.evaluate_methods", fails)
-        assert main(command) == 2
-    assert list(json.loads((tmp_path / "out" / "report.json").read_text())["variants"]["full"]) == ["held-out"]
     assert main(command) == 0
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "runs" / "report.json").read_text())
     assert list(report["variants"]["full"]) == ["held-out", "moyo"]
     ours = next(line for line in report["tables"][0]["lines"] if line["source"] == "ours")
     assert ours["values"]["moyo"]["mpjpe_mm"] == report["variants"]["full"]["moyo"]["final"]["mpjpe_mm"]

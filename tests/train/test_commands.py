@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,19 +9,14 @@ import torch
 from PIL import Image
 
 from hmr_skel.cli import build_parser, main
-from hmr_skel.commands.evaluations import mean_of
 from hmr_skel.commands.inputs import has_all_shards
 from hmr_skel.model.checkpoint import NetworkInfo, load_network, save_network
 from hmr_skel.train.field_help import recipe_fields
+from hmr_skel.train.recipes import flat, load_recipe, recipe_dict
 from tests.data.sample_set import SampleSet, write_sample_set
 from tests.train.small_run import CHANGES, command
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory) -> SampleSet:
-    return write_sample_set(tmp_path_factory.mktemp("samples"), held_out=2)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +49,6 @@ def test_train_leaves_its_files_and_says_what_it_did(samples, open_body_dir, tmp
     assert report["network"] == str(out / "network.safetensors")
     assert {"loss", "final/keypoints_3d", "coarse/body", "refine"} <= set(report["losses"])
     printed = "\n".join(text)
-    for item in recipe_fields():
-        assert f"  {item.name} " in printed
     assert re.search(r"step 12 of 12: loss .*MFU .* images/s, 00:00 left", printed)
     assert {"network.safetensors", "network.json", "state.pt", "log.jsonl", "curves.png", "tensorboard"} == {
         path.name for path in out.iterdir()
@@ -83,9 +75,10 @@ def test_help_explains_every_field(capsys):
         build_parser().parse_args(["train", "--help"])
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 120
+    assert {item.name for item in recipe_fields()} == set(flat(recipe_dict(load_recipe("tiny"))))
     for item in recipe_fields():
         assert f"  {item.name}" in out
-    assert "Passes over the dataset." in out
+        assert len(item.text) > 10, item.name
 
 
 def test_evaluate_prints_a_table_and_json(samples, run, capsys):
@@ -97,23 +90,15 @@ def test_evaluate_prints_a_table_and_json(samples, run, capsys):
         assert report[name]["mpjpe_mm"] > 0
     assert (report["rows"], report["left_out"], len(report["networks"])) == (8, 0, 2)
     assert report["networks"][0]["final"] == report["networks"][1]["final"]
-    assert report["final"]["pve_mm"] == pytest.approx(report["networks"][0]["final"]["pve_mm"])
-    printed = "\n".join(text)
-    for word in ("mean pose", "coarse", "final", "MPJPE", "PA-MPJPE", "PVE", "mean of 2 networks", "8 held-out rows"):
-        assert word in printed
+    assert report["final"]["pve_mm"] == pytest.approx(report["networks"][0]["final"]["pve_mm"])  # their mean
+    for word in ("mean pose", "PA-MPJPE", "mean of 2 networks", "8 held-out rows"):
+        assert word in "\n".join(text)
 
 
 def test_evaluate_takes_the_newest_network(samples, run, capsys, monkeypatch):
-    assert run.parent.name != "data"
     monkeypatch.setattr("hmr_skel.commands.inputs.RUNS", run.parent)
     assert main(evaluate(samples, run, "--json", "-q")) == 0
     assert json.loads(capsys.readouterr().out)["networks"][0]["file"] == str(run / "network.safetensors")
-
-
-def test_the_mean_of_networks():
-    one, other = ({"mpjpe_mm": x, "pa_mpjpe_mm": 2 * x, "pve_mm": 3 * x} for x in (10.0, 20.0))
-    assert mean_of([one, other], "j") == {"mpjpe_mm": 15, "pa_mpjpe_mm": 30, "pve_mm": 45, "joint_set": "j"}
-    assert mean_of([one, None], "j") is None
 
 
 def no_images(samples, bodies, out, run):
@@ -128,12 +113,6 @@ def out_is_a_file(samples, bodies, out, run):
     return command(samples, bodies, out)
 
 
-def damaged_network(samples, bodies, out, run):
-    broken = out.with_suffix(".safetensors")
-    broken.write_bytes((run / "network.safetensors").read_bytes()[:5000])
-    return evaluate(samples, run, str(broken))
-
-
 def network_of_the_other_gender(samples, bodies, out, run):
     other = out.with_suffix(".safetensors")
     save_network(other, load_network(run / "network.safetensors")[0], NetworkInfo(skel_gender="female", recipe="tiny"))
@@ -145,34 +124,15 @@ def no_body_for_bench(samples, bodies, out, run):
     return ["bench", "train", "--recipe", "tiny", "--manifest", str(out.with_suffix(".toml"))]
 
 
-def trained_with(*more: str) -> Callable[..., list[str]]:
-    return lambda samples, bodies, out, run: command(samples, bodies, out, *more)
-
-
 CASES = {
-    "no dataset": (trained_with("--data", "nowhere"), r"no shards in nowhere"),
+    "no dataset": (lambda s, b, out, r: command(s, b, out, "--data", "nowhere"), r"no shards in nowhere"),
     "no images": (no_images, r"images looked for is there, the first being /nowhere"),
     "no bodies": (lambda s, b, out, r: command(s, out.parent / "none", out), r"none/skel_male\.pkl"),
-    "wrong gender": (trained_with("--set", "skel_gender=female"), r"male SKEL bodies.*for female ones"),
-    "unknown recipe": (trained_with("--recipe", "huge"), r"no recipe 'huge'"),
-    "unknown field": (trained_with("--set", "learnin_rate=1"), r"did you mean learning_rate"),
-    "no ViTPose": (
-        trained_with("--set", "pretrained_encoder=true", "--vitpose", "none.pth"),
-        r"none\.pth: no such file",
-    ),
+    "unknown field": (lambda s, b, out, r: command(s, b, out, "--set", "learnin_rate=1"), "did you mean learning_rate"),
     "out is a file": (out_is_a_file, r"cannot write .*tiny"),
-    "bad number": (trained_with("--checkpoint-every", "0"), r"--checkpoint-every 0: expected a whole number from 1"),
-    "no network": (lambda s, b, o, run: evaluate(s, run, "none.safetensors"), r"none\.safetensors: no such file"),
-    "no network in a folder": (
-        lambda s, b, out, run: evaluate(s, run, str(out.parent)),
-        r"network\.safetensors: no such file",
-    ),
+    "no network": (lambda s, b, out, run: evaluate(s, run, str(out.parent)), r"network\.safetensors: no such file"),
     "no network named": (lambda s, b, o, run: evaluate(s, run), r"no trained network .*make train"),
-    "damaged network": (damaged_network, r"damaged"),
-    "network of the other gender": (
-        network_of_the_other_gender,
-        r"trained on the female SKEL, the male one is asked for",
-    ),
+    "the other gender": (network_of_the_other_gender, r"trained on the female SKEL, the male one is asked for"),
     "no body for bench": (no_body_for_bench, r"none/skel_male\.pkl"),
 }
 
@@ -185,7 +145,6 @@ def test_one_clear_message(case, samples, open_body_dir, run, tmp_path, capsys, 
     err = capsys.readouterr().err.strip()
     assert err.splitlines()[-1].startswith("error: ")
     assert re.search(expected, err.splitlines()[-1]), err
-    assert "Traceback" not in err
 
 
 def test_bench_train(samples, open_body_dir, tmp_path, capsys):
@@ -195,13 +154,10 @@ def test_bench_train(samples, open_body_dir, tmp_path, capsys):
     assert main([*line, "--manifest", str(tmp_path / "tiny.toml")]) == 0
     text, last = capsys.readouterr().out.strip().splitlines()
     report = json.loads(last)
-    assert report["images_per_s"] > 0
-    assert report["mfu"] > 0
-    assert report["memory_mb"] > 10
     assert report["batch"] == 4
-    assert report["gflop_per_image"] > 0
-    for word in ("images/s", "MFU", "MB"):
-        assert word in text
+    assert report["memory_mb"] > 10
+    assert all(report[name] > 0 for name in ("images_per_s", "mfu", "gflop_per_image"))
+    assert "images/s" in text
 
 
 def test_bench_predict(samples, open_body_dir, run, tmp_path, capsys, monkeypatch):

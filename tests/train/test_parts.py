@@ -1,17 +1,16 @@
 """Schedules, averages, counted arithmetic, seeds, logs."""
 
 import json
-import math
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hmr_skel.model.config import VIT_SIZES, DecoderConfig, NetworkConfig, VitConfig
+from hmr_skel.model.config import DecoderConfig, NetworkConfig, VitConfig
 from hmr_skel.model.network import Network
 from hmr_skel.train.flops import peak_flops_per_s, training_flops
-from hmr_skel.train.log import keep_until, plot_log, read_log
+from hmr_skel.train.log import keep_until, read_log
 from hmr_skel.train.loop import random_seed
 from hmr_skel.train.optimizer import Ema, ema_decay, learning_rate_factor, new_optimizer
 from tests.train.small_run import small_recipe
@@ -35,9 +34,6 @@ def test_the_mean_forgets_its_start():
     assert decays[0] < 0.05
     assert decays == sorted(decays)
     assert decays[-1] == pytest.approx(0.99, abs=1e-3)
-
-
-def test_the_mean_of_weights():
     layer = torch.nn.Linear(2, 1)
     ema = Ema(layer)
     before = ema.weights["weight"].clone()
@@ -46,20 +42,6 @@ def test_the_mean_of_weights():
     torch.testing.assert_close(ema.weights["weight"], before)  # a copy, no view
     ema.update(layer, 0.75)
     torch.testing.assert_close(ema.weights["weight"], before + 0.25)
-    other = Ema(torch.nn.Linear(2, 1))
-    other.load(ema.weights)
-    torch.testing.assert_close(other.weights, ema.weights)
-
-
-def test_the_encoders_arithmetic_is_that_of_its_sizes():
-    """By hand: 192 tokens through 6 blocks of 12 w^2 weights, their attention, and the decoder's first tokens."""
-    width, tokens = 192, 192
-    encoder = 6 * (2 * tokens * 12 * width**2 + 4 * tokens**2 * width) + 2 * tokens * width * 3 * 16**2
-    embedded = 2 * width * (147 + 13 + 6)
-    alone = Network(NetworkConfig(vit=VIT_SIZES["tiny"], decoder=DecoderConfig(depth=0), coarse=False)).train()
-    assert training_flops(alone) == 3 * (encoder + embedded)
-    assert alone.training
-    assert training_flops(Network(NetworkConfig(vit=VIT_SIZES["tiny"]))) > 3 * encoder
 
 
 def test_the_arithmetic_is_what_torch_counts():
@@ -88,7 +70,6 @@ def test_matrices_decay_and_nothing_else():
 def test_random_numbers_differ_between_steps_processes_and_seeds():
     seeds = {random_seed(seed, step, rank) for seed in range(3) for step in range(20) for rank in range(4)}
     assert len(seeds) == 3 * 20 * 4
-    assert random_seed(1, 2, 3) == random_seed(1, 2, 3)
 
 
 def test_a_log_goes_on_from_its_step(tmp_path):
@@ -100,11 +81,3 @@ def test_a_log_goes_on_from_its_step(tmp_path):
     assert len(read_log(path)) == 8
     keep_until(path, 5)
     assert [line["step"] for line in read_log(path)] == [1, 2, 3, 4, 5]
-
-
-def test_the_curves_are_drawn(tmp_path):
-    log = tmp_path / "log.jsonl"
-    assert not plot_log(log, tmp_path / "curves.png")
-    log.write_text("".join(json.dumps({"step": s, "loss": math.exp(-s), "final/body": 3.0 / s}) + "\n" for s in (1, 2)))
-    assert plot_log(log, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"

@@ -9,10 +9,9 @@ import torch
 
 from bench.conversion import RULES, conversion_cost
 from bench.perturbed import KINDS, perturbed
-from hmr_skel.body.smpl import Smpl
 from hmr_skel.convert.fit import fit_clips
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.ground_truth import Regressor, joint_names
+from hmr_skel.evaluate.ground_truth import joint_names
 from hmr_skel.evaluate.metrics import mpjpe_mm
 from hmr_skel.open_data.labels import make_labels
 from hmr_skel.rows import SmplParams
@@ -25,29 +24,24 @@ def arrays(stand_in) -> dict[str, np.ndarray]:
     return {"pose": labels["pose_cam"], "betas": labels["shape"]}
 
 
-def test_rows_in_order(opened, arrays, tmp_path):
-    _, rows, _ = opened("3dpw")
+def test_rows_in_order_or_by_image_names(opened, arrays, tmp_path):
+    _, rows, _ = opened("emdb")
     np.savez(tmp_path / "p.npz", **arrays)
     clip = read_predictions(tmp_path / "p.npz", rows, rows.imgname, None)
     np.testing.assert_array_equal(clip.pose.reshape(6, 72), arrays["pose"])
     assert set(clip.gender) == {"neutral"}  # what predictions are, where nothing is said
-    assert not clip.moving
     some = rows.take(np.array([4, 1]))
     clip = read_predictions(tmp_path / "p.npz", some, rows.imgname, "male")
     assert clip.number.tolist() == [4, 1]
     np.testing.assert_array_equal(clip.pose.reshape(2, 72), arrays["pose"][[4, 1]])
     assert set(clip.gender) == {"male"}
-
-
-def test_rows_by_image_names(opened, arrays, tmp_path):
-    _, rows, _ = opened("emdb")
     backwards = {key: values[::-1] for key, values in arrays.items()}
     np.savez(tmp_path / "p.npz", **backwards, imgname=rows.imgname[::-1].astype(str))
     clip = read_predictions(tmp_path / "p.npz", rows, rows.imgname, None)
     np.testing.assert_array_equal(clip.pose.reshape(6, 72), arrays["pose"])
-    np.savez(tmp_path / "some.npz", **arrays, imgname=np.array([f"other/{i}.jpg" for i in range(6)]))
+    np.savez(tmp_path / "p.npz", **arrays, imgname=np.array([f"other/{i}.jpg" for i in range(6)]))
     with pytest.raises(UserError, match=r"no prediction for 6 of 6 rows, the first being the image 'P0/00_outdoor"):
-        read_predictions(tmp_path / "some.npz", rows, rows.imgname, None)
+        read_predictions(tmp_path / "p.npz", rows, rows.imgname, None)
 
 
 def test_names_that_do_not_tell_rows_apart_are_compared(opened, arrays, tmp_path):
@@ -77,10 +71,8 @@ def test_some_rows_are_matched_as_all_are(opened, arrays, tmp_path):
         read_predictions(tmp_path / "p.npz", some, rows.imgname, None)
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_only_an_unsaid_gender_is_neutral(opened, arrays, tmp_path, named):
+def test_only_an_unsaid_gender_is_neutral(opened, arrays, tmp_path):
     _, rows, _ = opened("3dpw")
-    arrays |= {"imgname": rows.imgname.astype(str)} if named else {}
     np.savez(tmp_path / "p.npz", **arrays, gender=np.array(["m", "x", "f", "m", "f", "m"]))
     with pytest.raises(UserError, match=r"'gender' is \['male', 'x', 'female'\]"):
         read_predictions(tmp_path / "p.npz", rows, rows.imgname, None)
@@ -132,7 +124,7 @@ def test_the_truth_is_off_by_what_conversion_moves(predicted, bodies):
     assert len(joint_names(rule)) == len(found.moved_mm)
 
 
-@pytest.mark.parametrize("name", ["emdb", "spec-syn", "moyo", "h36m-p2"])
+@pytest.mark.parametrize("name", ["spec-syn", "moyo", "h36m-p2"])
 def test_every_benchmark_with_a_third_dimension(opened, stand_in, bodies, tmp_path, name):
     """Predictions of the neutral SMPL that the labels were made of."""
     benchmark, rows, truth = opened(name)
@@ -143,8 +135,6 @@ def test_every_benchmark_with_a_third_dimension(opened, stand_in, bodies, tmp_pa
         before, after = (found.stages[stage][metric] for stage in ("smpl", "skel"))
         assert before.shape == after.shape == (6,)
         assert (after - before).abs().max() < 25
-    if benchmark.truth != "gendered_smpl":  # the same body: what is left is that joints are defined in two ways
-        assert found.stages["smpl"]["mpjpe_mm"].mean() < found.stages["skel"]["mpjpe_mm"].mean() + 5
 
 
 def test_rows_that_cannot_be_converted_are_left_out_on_both_sides(predicted, bodies):
@@ -160,7 +150,7 @@ def test_rows_that_cannot_be_converted_are_left_out_on_both_sides(predicted, bod
 @pytest.fixture(scope="module")
 def people(tmp_path_factory, open_body_dir) -> SmplParams:
     path = tmp_path_factory.mktemp("people") / "labels.npz"
-    make_labels(path, 48, 5, open_body_dir)
+    make_labels(path, 24, 5, open_body_dir)
     labels = np.load(path)
     pose = torch.from_numpy(labels["pose_cam"]).reshape(-1, 24, 3)
     return SmplParams(pose[:, 0], pose[:, 1:], *(torch.from_numpy(labels[k]) for k in ("shape", "trans_cam")))
@@ -177,45 +167,27 @@ def test_predictions_are_as_far_off_as_asked(people, bodies, kind):
     assert mpjpe_mm(joints(changed), joints(people), 0).mean().item() == pytest.approx(60, abs=0.1)
     assert torch.equal(changed.betas, people.betas)
     assert torch.equal(changed.transl, people.transl)
-    again = perturbed(people, kind, smpl, 60.0, seed=1)
-    assert torch.equal(again.body_pose, changed.body_pose)
+    assert torch.equal(perturbed(people, kind, smpl, 60.0, seed=1).body_pose, changed.body_pose)
     with pytest.raises(UserError, match="are never 5000 mm off"):
         perturbed(people, kind, smpl, 5000.0)
 
 
-def test_what_conversion_costs(people, bodies):
-    """On generated people, whose poses SKEL can nearly take: about a millimetre in the mean, below 1.1 by every set."""
-    sequences = [f"{i // 4}" for i in range(48)]
-    report = conversion_cost(people, sequences, bodies, skel_gender="male")
-    assert set(report) == set(KINDS)
-    for found in report.values():
-        assert (found["rows"], found["left_out"]) == (48, 0)
-        for name, of in found["joint_sets"].items():
-            one = of["mpjpe_mm"]
-            assert one["after"] - one["before"] == pytest.approx(one["cost"], abs=1e-3)
-            assert one["ci95"][0] < one["cost"] < one["ci95"][1]
-            assert 50 < one["before"] < 75
-            assert -1 < one["cost"] < 1.1
-            assert len(of["joints"]) == len(RULES[name].scored)
-            by_joint = [values["cost_mm"] for values in of["joints"].values()]
-            assert np.mean(by_joint) == pytest.approx(one["cost"], abs=0.01)
-            assert np.mean([v["moved_mm"] for v in of["joints"].values()]) == pytest.approx(of["moved_mm"], abs=0.01)
-            assert 1 < of["moved_mm"] < 20
-
-
-def test_the_cost_of_a_fit_that_moves_nothing_is_none(people, bodies, monkeypatch):
-    """SKEL's skin replaced by the prediction's own: the scoring itself adds nothing."""
+def test_what_conversion_costs(people, bodies, monkeypatch):
+    """On generated people, whose poses SKEL can nearly take, about a millimetre; of a fit that moves nothing, none."""
+    sequences = [f"{i // 4}" for i in range(24)]
+    found = conversion_cost(people, sequences, bodies, skel_gender="male", kinds=("noise",))["noise"]
+    assert (found["rows"], found["left_out"]) == (24, 0)
+    for name, of in found["joint_sets"].items():
+        one = of["mpjpe_mm"]
+        assert one["after"] - one["before"] == pytest.approx(one["cost"], abs=1e-3)
+        assert one["ci95"][0] < one["cost"] < one["ci95"][1]
+        assert 50 < one["before"] < 75
+        assert -1.5 < one["cost"] < 1.5
+        assert len(of["joints"]) == len(RULES[name].scored)
+        by_joint = [values["cost_mm"] for values in of["joints"].values()]
+        assert np.mean(by_joint) == pytest.approx(one["cost"], abs=0.01)
+        assert 1 < of["moved_mm"] < 20
     monkeypatch.setattr("bench.conversion.posed_pair", lambda clip, bodies: (posed_pair(clip, bodies)[0],) * 2)
     found = conversion_cost(people[:8], [None] * 8, bodies, kinds=("noise",))["noise"]
     for of in found["joint_sets"].values():
         assert of["mpjpe_mm"]["cost"] == of["pve_mm"]["cost"] == of["moved_mm"] == 0
-
-
-def test_regressors_are_the_files(open_body_dir, bodies):
-    """On SMPL's rest mesh, against its own joints: the neutral's regressor exactly, the others nearly."""
-    smpl: Smpl = bodies.smpl("neutral")
-    for name, rule in RULES.items():
-        joints = Regressor.load(rule, open_body_dir)(smpl.template)
-        assert joints.shape == (len(joint_names(rule)), 3)
-        if name == "EMDB":
-            torch.testing.assert_close(joints, smpl.joint_template, atol=1e-6, rtol=0)
