@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from hmr_skel.body.assets import load_regressor
 from hmr_skel.convert.files import read_contents
@@ -26,10 +25,8 @@ from hmr_skel.data.shards import plan
 from hmr_skel.errors import UserError
 from hmr_skel.model.checkpoint import load_mean
 from hmr_skel.open_data.images import make_images
-from hmr_skel.predict.box_files import load_boxes
 from hmr_skel.report.gather import gather
 from hmr_skel.train.log import read_log
-from hmr_skel.train.state import FORMAT, load_state
 from tools.drill.fuzz import Reader
 from tools.drill.readers import READERS, saved
 
@@ -180,21 +177,6 @@ def test_manifests_that_are_none(tmp_path: Path, text: str):
 
 
 # --- the rest ---
-
-
-@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, '[{"image": "a", "box": [1e999, 1, 2, 3]}]'], ids=range(3))
-def test_boxes_that_are_none(tmp_path: Path, text: str):
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(UserError):
-        load_boxes(tmp_path / "x.json", 1.2)
-
-
-def test_training_states_of_other_kinds(tmp_path: Path):
-    numbers = {"step": "3", "skipped_steps": 0, "skipped_samples": 0, "seconds": 1.5, "rows": 7}
-    content = {"format": FORMAT, **numbers, "recipe": {}, "model": {}, "ema": {}, "optimizer": {}}
-    torch.save(content, tmp_path / "state.pt")
-    with pytest.raises(UserError, match="no training state of this version"):
-        load_state(tmp_path / "state.pt")
 
 
 def test_logs_end_where_they_are_none(tmp_path: Path):

@@ -103,12 +103,3 @@ def test_a_clip_is_one_person(label_set):
     persons = label_set.columns["shape"][: 8 * FRAMES_PER_CLIP].reshape(8, FRAMES_PER_CLIP, 10)
     assert (persons == persons[:, :1]).all()
     assert len(np.unique(persons[:, 0], axis=0)) == 8
-
-
-def test_an_interrupted_run_leaves_nothing(body_models, tmp_path):
-    def interrupt(rows: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make_labels(tmp_path / "labels.npz", 5, 0, body_models, progress=interrupt)
-    assert list(tmp_path.iterdir()) == []

@@ -1,25 +1,10 @@
 import numpy as np
 import pytest
 
-from hmr_skel.render import Camera, frame
+from hmr_skel.render import frame
 
 CAM_INT = np.array([[310.0, 0, 77.3], [0, 305.0, 41.8], [0, 0, 1]])
 POINTS = np.array([[0.1, -0.2, 2.0], [-0.4, 0.3, 3.5], [0.0, 0.0, 1.0]])
-
-
-def test_a_window_sees_the_same_pixels():
-    camera = Camera(CAM_INT, 160, 90)
-    np.testing.assert_allclose(
-        camera.window(20, 11, 50, 40).project(POINTS) + np.array([20, 11]), camera.project(POINTS)
-    )
-
-
-def test_finer_pixels_share_out_the_coarse_ones():
-    """The middle one of three has the large one's centre."""
-    camera = Camera(CAM_INT, 160, 90)
-    fine = camera.finer(3)
-    assert (fine.width, fine.height) == (480, 270)
-    np.testing.assert_allclose((fine.project(POINTS) - 1) / 3, camera.project(POINTS))
 
 
 @pytest.mark.parametrize(("view", "width", "height"), [("side", 200, 300), ("top", 300, 120)])

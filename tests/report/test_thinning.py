@@ -43,10 +43,3 @@ def test_a_fine_skeleton_fits_into_the_page(fine):
     posed = PosedRow({}, np.random.default_rng(0).normal(size=(6890, 3)), points, np.zeros((6890, 3)))
     size = len(json.dumps(pack_scene("", posed, kept, []))) * MOST_PICKS + 2 * len(json.dumps(pack_faces(fine, faces)))
     assert size < 6e6
-
-
-def test_a_skeleton_that_is_small_enough_stays_as_it_is(open_body_dir):
-    skel = Skel.load(open_body_dir / "skel_male.pkl")
-    kept, faces = thin_bones(skel)
-    assert len(kept) == len(skel.bone_template)
-    assert faces is skel.skeleton_faces

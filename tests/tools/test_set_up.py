@@ -92,18 +92,6 @@ def test_uv_gets_it(monkeypatch: pytest.MonkeyPatch):
     }
 
 
-def test_the_real_pip_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    (tmp_path / "pip.conf").write_text("[global]\nindex-url = https://i.example/simple\nfind_links =\n  /a\n  /b\n")
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
-    monkeypatch.setenv("PIP_INDEX_URL", "https://j.example/simple")
-    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    pytest.importorskip("pip")
-    done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
-    options = set_up.pip_options(done.stdout)
-    assert options["index-url"] == "https://j.example/simple"
-    assert options["find-links"].split() == ["/a", "/b"]
-
-
 def test_uv_installs(clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
     uv(clone, monkeypatch)
     (clone / "configuration").write_text("global.extra-index-url='https://a.example'\n")
