@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
@@ -24,7 +23,8 @@ _SECONDS = 120.0  # a busy machine is no failure
 
 def find_chromium() -> str | None:
     """The browser's program, if there is one."""
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 class Page:
@@ -89,12 +89,9 @@ class Page:
             self.evaluate("new Promise(requestAnimationFrame)")
         self.call("Input.dispatchMouseEvent", type="mouseReleased", x=end[0], y=end[1], **mouse)
 
-    def screenshot(self, clip: dict[str, float] | None = None, whole: bool = False) -> bytes:
-        """A PNG of the viewport, of a part of the page, or of all of it."""
-        extra = {} if clip is None else {"clip": clip | {"scale": 1}}
-        return base64.b64decode(
-            self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **extra)["data"]
-        )
+    def screenshot(self, clip: dict[str, float]) -> bytes:
+        """A PNG of a part of the page."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png", clip=clip | {"scale": 1})["data"])
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:

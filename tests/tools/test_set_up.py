@@ -16,7 +16,8 @@ global.find-links='/wheels ~/more'
 global.timeout='60'
 global.constraint='/etc/c.txt'
 install.timeout='90'
-:env:.find-links='/other'
+:env:.find-links='/other ~/more'
+:env:.proxy='http://p:1'
 :env:.cert='/etc/ca.crt'
 :env:.no-index='1'
 :env:.disable-pip-version-check='1'
@@ -66,26 +67,13 @@ def installs(clone: Path) -> list[str]:
     return [call for call in (clone / "calls").read_text().splitlines() if " -e ." in call]
 
 
-def test_what_pip_is_configured_with():
-    assert set_up.pip_options(CONFIGURATION) == {
-        "extra-index-url": "file:///a/simple\nhttps://name:word@b.example/simple",
-        "find-links": "/other",
-        "timeout": "90",
-        "constraint": "/etc/c.txt",
-        "cert": "/etc/ca.crt",
-        "no-index": "1",
-        "disable-pip-version-check": "1",
-    }
-
-
-def test_uv_gets_it(monkeypatch: pytest.MonkeyPatch):
+def test_uv_gets_what_pip_is_configured_with(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home/somebody")
-    configured = set_up.pip_options(CONFIGURATION) | {"find-links": "/wheels ~/more", "proxy": "http://p:1"}
-    arguments, variables = set_up.for_uv(configured)
+    arguments, variables = set_up.for_uv(set_up.pip_options(CONFIGURATION))
     assert arguments == ["--index-strategy", "unsafe-best-match", "-c", "/etc/c.txt", "--no-index"]
     assert variables == {
         "UV_INDEX": "file:///a/simple https://name:word@b.example/simple",
-        "UV_FIND_LINKS": "/wheels,/home/somebody/more",
+        "UV_FIND_LINKS": "/other,/home/somebody/more",
         "UV_HTTP_TIMEOUT": "90",
         "SSL_CERT_FILE": "/etc/ca.crt",
         **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://p:1"),
