@@ -45,43 +45,35 @@ def joints_of(clip: SkelClip, bodies) -> np.ndarray:
     return skel(*(torch.from_numpy(v) for v in (clip.q, clip.betas, clip.transl))).joints.numpy()
 
 
-def test_parquet_in_pandas(clips, bodies, tmp_path: Path):
-    assert write(clips, tmp_path / "x.parquet", bodies) == [tmp_path / "x.parquet"]
-    table = pandas.read_parquet(tmp_path / "x.parquet")
-    assert table["clip"].tolist() == ["walk"] * 6 + ["photos"] * 3
-    assert table["frame"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]
-    np.testing.assert_allclose(table["time_s"][:6], np.arange(6) / 30)
-    assert table["time_s"][6:].isna().all()
-    assert table["coordinates"].tolist() == ["z-up"] * 6 + ["camera"] * 3
-    for column, name in (("skel_q", "q"), ("skel_betas", "betas"), ("skel_transl", "transl")):
-        expected = np.concatenate([getattr(clip, name) for clip in clips])
-        assert (np.stack(table[column]) == expected).all()
-    assert (table["v2v_mm"].to_numpy() == np.concatenate([clip.v2v_mm for clip in clips])).all()
-    assert table["skel_gender"].tolist() == ["male"] * 6 + ["female"] * 3
-    for field in pq.read_schema(tmp_path / "x.parquet"):
-        assert field.metadata[b"meaning"], field.name
-    assert load_shards(tmp_path / "x.parquet")["skel_q"].shape == (9, 46)
+def read_table(path: Path) -> dict[str, np.ndarray]:
+    """By numpy or pandas alone."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    return {name: np.stack(column) for name, column in pandas.read_parquet(path).items()}
 
 
-def test_npz_by_numpy_alone(clips, bodies, tmp_path: Path):
-    write(clips, tmp_path / "x.npz", bodies)
-    with np.load(tmp_path / "x.npz", allow_pickle=False) as file:
-        arrays = dict(file)
-    assert (arrays["skel_q"] == np.concatenate([clip.q for clip in clips])).all()
-    assert arrays["smpl_pose"].shape == (9, 72)
-    assert arrays["dof_names"].tolist() == list(DOF_NAMES)
-    assert arrays["clip"].tolist() == ["walk"] * 6 + ["photos"] * 3
-    assert arrays["imgname"].tolist() == [""] * 9
+@pytest.mark.parametrize("name", ["x.npz", "x.parquet"])
+def test_tables(clips, bodies, tmp_path: Path, name: str):
+    assert write(clips, tmp_path / name, bodies) == [tmp_path / name]
+    found = read_table(tmp_path / name)
+    assert found["clip"].tolist() == ["walk"] * 6 + ["photos"] * 3
+    assert found["frame"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]
+    np.testing.assert_allclose(found["time_s"], [*(np.arange(6) / 30), np.nan, np.nan, np.nan])
+    assert found["coordinates"].tolist() == ["z-up"] * 6 + ["camera"] * 3
+    assert found["skel_gender"].tolist() == ["male"] * 6 + ["female"] * 3
+    assert found["smpl_pose"].shape == (9, 72)
+    for column, ours in (("skel_q", "q"), ("skel_betas", "betas"), ("skel_transl", "transl"), ("v2v_mm", "v2v_mm")):
+        assert (found[column] == np.concatenate([getattr(clip, ours) for clip in clips])).all()
+    if name == "x.parquet":
+        assert all(field.metadata[b"meaning"] for field in pq.read_schema(tmp_path / name))
+        assert load_shards(tmp_path / name)["skel_q"].shape == (9, 46)
 
 
-@pytest.mark.parametrize("format", ["npz", "parquet"])
-def test_joints_and_nothing_else(clips, bodies, tmp_path: Path, format: str):
-    write(clips, tmp_path / f"x.{format}", bodies, joints=True)
-    if format == "npz":
-        with np.load(tmp_path / "x.npz", allow_pickle=False) as file:
-            found = dict(file)
-    else:
-        found = {name: np.stack(column) for name, column in pandas.read_parquet(tmp_path / "x.parquet").items()}
+@pytest.mark.parametrize("name", ["x.npz", "x.parquet"])
+def test_joints_and_nothing_else(clips, bodies, tmp_path: Path, name: str):
+    write(clips, tmp_path / name, bodies, joints=True)
+    found = read_table(tmp_path / name)
     assert set(found) - {"joint_names"} == {"clip", "source", "frame", "time_s", "skel_joints"}
     expected = np.concatenate([joints_of(clip, bodies) for clip in clips])
     np.testing.assert_allclose(found["skel_joints"].reshape(9, 24, 3), expected, atol=1e-5)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -24,7 +25,7 @@ def centered(corners: np.ndarray) -> np.ndarray:
     return np.concatenate(((low + high) / 2, high - low), 1)
 
 
-def graph(path: Path, outputs: dict[str, np.ndarray], shape=(1, 3, SIDE, SIDE), kind=TensorProto.FLOAT, **more) -> Path:
+def graph(path: Path, outputs: dict[str, np.ndarray], shape=(1, 3, SIDE, SIDE), kind=TensorProto.FLOAT) -> Path:
     """A file whose outputs are constant, and whose picture goes nowhere."""
     nodes = [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
@@ -34,16 +35,14 @@ def graph(path: Path, outputs: dict[str, np.ndarray], shape=(1, 3, SIDE, SIDE), 
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         for name, value in outputs.items()
     ]
-    return save(path, nodes, infos, shape, kind, **more)
+    made = helper.make_graph(nodes, "detector", [helper.make_tensor_value_info("images", kind, shape)], infos)
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
 
 
-def save(
-    path: Path, nodes, outputs, shape=(1, 3, SIDE, SIDE), kind=TensorProto.FLOAT, names: str = "", more=()
-) -> Path:
-    inputs = [helper.make_tensor_value_info("images", kind, shape), *more]
-    made = helper.make_model(
-        helper.make_graph(nodes, "detector", inputs, outputs), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    )
+def written(path: Path, text: str, names: str = "") -> Path:
+    """A file out of ONNX's own text form."""
+    made = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]>\n{text}')
     if names:
         helper.set_model_props(made, {"names": names})
     onnx.save(made, path)
@@ -51,7 +50,6 @@ def save(
 
 
 SCORES = np.array([0.9, 0.7], np.float32)
-OTHER = np.array([[0.05, 0.95]], np.float32)  # a score of another class, surer than any
 
 
 def yolo_table() -> np.ndarray:
@@ -119,24 +117,19 @@ def test_threshold_and_number(tmp_path):
     assert made(path, person=7).of(RED) == []
 
 
-def channel_means(path: Path, names: str = "", **more) -> Path:
-    """[1 4+3 40]: the first box is sure of class i by the mean of channel i."""
-    boxes = np.zeros((1, 7, 40), np.float32)
-    boxes[0, :4, 0] = centered(CORNERS[:1])[0]
-    first = np.zeros((1, 7, 40), np.float32)
-    first[0, :, 0] = 1
-    constants = {"boxes_": boxes, "first": first, "zeros": np.zeros((1, 4), np.float32), "shape": np.array([1, 7, 1])}
-    nodes = [helper.make_node("Constant", [], [n], value=numpy_helper.from_array(v)) for n, v in constants.items()]
-    nodes += [
-        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["floats"], ["means"], axes=[2, 3], keepdims=0),
-        helper.make_node("Concat", ["zeros", "means"], ["values"], axis=1),
-        helper.make_node("Reshape", ["values", "shape"], ["column"]),
-        helper.make_node("Mul", ["column", "first"], ["scores_"]),
-        helper.make_node("Add", ["boxes_", "scores_"], ["output0"]),
-    ]
-    out = [helper.make_tensor_value_info("output0", TensorProto.FLOAT, (1, 7, 40))]
-    return save(path, nodes, out, names=names, **more)
+def channel_means(path: Path, names: str = "", kind: str = "float") -> Path:
+    """[1 4+3 40]: the first box, that of `CORNERS[0]`, is sure of class i by the mean of channel i."""
+    text = f"""detector ({kind}[1, 3, 64, 64] images) => (float[1, 7, 40] output0) {{
+        floats = Cast <to = 1> (images)
+        means = ReduceMean <axes = [2, 3], keepdims = 0> (floats)
+        box = Constant <value = float[1, 4] {{22.4, 16.0, 32.0, 25.6}}> ()
+        row = Concat <axis = 1> (box, means)
+        shape = Constant <value = int64[3] {{1, 7, 1}}> ()
+        column = Reshape (row, shape)
+        others = Constant <value = int64[6] {{0, 0, 0, 0, 0, 39}}> ()
+        output0 = Pad (column, others)
+    }}"""
+    return written(path, text, names)
 
 
 def test_the_picture_is_red_first_and_on_grey(tmp_path):
@@ -151,11 +144,11 @@ def test_the_picture_is_red_first_and_on_grey(tmp_path):
     assert seen(0, "imagenet") == pytest.approx((184.5 / 255 - 0.485) / 0.229, rel=1e-3)
 
 
-@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.UINT8])
+@pytest.mark.parametrize("kind", ["float16", "uint8"])
 def test_other_types_of_input(tmp_path, kind):
     path = channel_means(tmp_path / "d.onnx", kind=kind)
     score = made(path, threshold=0.0, layout="yolo").of(RED)[0].score
-    assert score == pytest.approx(184.5 if kind == TensorProto.UINT8 else 184.5 / 255, rel=2e-3)
+    assert score == pytest.approx(184.5 if kind == "uint8" else 184.5 / 255, rel=2e-3)
 
 
 def test_classes_by_the_names_in_the_file(tmp_path):
@@ -173,22 +166,16 @@ def test_inputs_of_any_size_keep_the_shape_of_the_picture(tmp_path):
 
 def test_a_second_input_for_sizes_is_fed(tmp_path):
     """As RT-DETR wants it: width, height."""
-    sizes = helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, (1, 2))
-    nodes = [
-        helper.make_node("Constant", [], ["unit"], value=numpy_helper.from_array(np.array([[0, 0, 1, 1]], np.float32))),
-        helper.make_node("Cast", ["orig_target_sizes"], ["size"], to=TensorProto.FLOAT),
-        helper.make_node("Concat", ["size", "size"], ["both"], axis=1),
-        helper.make_node("Mul", ["unit", "both"], ["boxes"]),
-        helper.make_node("Constant", [], ["scores"], value=numpy_helper.from_array(np.array([0.9], np.float32))),
-        helper.make_node("Constant", [], ["labels"], value=numpy_helper.from_array(np.array([0]))),
-    ]
-    outputs = [
-        helper.make_tensor_value_info("boxes", TensorProto.FLOAT, (1, 4)),
-        helper.make_tensor_value_info("scores", TensorProto.FLOAT, (1,)),
-        helper.make_tensor_value_info("labels", TensorProto.INT64, (1,)),
-    ]
-    path = save(tmp_path / "d.onnx", nodes, outputs, shape=(1, 3, 32, 64), more=[sizes])
-    box = made(path).of(RED)[0]
+    text = """detector (float[1, 3, 32, 64] images, int64[1, 2] orig_target_sizes)
+        => (float[1, 4] boxes, float[1] scores, int64[1] labels) {
+        unit = Constant <value = float[1, 4] {0.0, 0.0, 1.0, 1.0}> ()
+        size = Cast <to = 1> (orig_target_sizes)
+        twice = Concat <axis = 1> (size, size)
+        boxes = Mul (unit, twice)
+        scores = Constant <value = float[1] {0.9}> ()
+        labels = Constant <value = int64[1] {0}> ()
+    }"""
+    (box,) = made(written(tmp_path / "d.onnx", text)).of(RED)
     assert box.side == pytest.approx(100)
 
 
