@@ -12,6 +12,13 @@ export DO_NOT_TRACK = 1
 # torch and all the rest anew in every process.
 unexport PYTHONDONTWRITEBYTECODE
 
+# How glibc uses memory (LOG.md). Builds: threads share two heaps, for each keeps what its fullest moment took. Training on
+# a CPU: freed memory stays in the process; else a tenth of a step goes to the faults of pages that it has just lost.
+dataset serve: export MALLOC_ARENA_MAX = 2
+train ablate bench: export MALLOC_TRIM_THRESHOLD_ = 2147483647
+train ablate bench: export MALLOC_MMAP_THRESHOLD_ = 2147483647
+train ablate bench: export MALLOC_TOP_PAD_ = 134217728
+
 .PHONY: help setup fit dataset serve images train evaluate ablate predict bench report notebooks test test-all check format doctor audit drill fuzz rehearsal again
 .DEFAULT_GOAL := help
 

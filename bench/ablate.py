@@ -14,10 +14,10 @@ from typing import Any
 from bench import new_parser
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import RUNS, add_number
-from hmr_skel.commands.evaluate import HELD_OUT, add_benchmark_arguments, write_tables
+from hmr_skel.commands.evaluate import add_benchmark_arguments, write_tables
 from hmr_skel.commands.evaluations import OpenBenchmarks, evaluate_on_held_out
 from hmr_skel.commands.output import show
-from hmr_skel.commands.train import GOES_ON, add_run_arguments, new_run
+from hmr_skel.commands.train import add_run_arguments, new_run
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.samples import SampleDataset
 from hmr_skel.device import resolve_device
@@ -43,6 +43,7 @@ Steps are timed first, on the variant that takes longest, and the recipe's epoch
 --minutes (the warm-up in proportion); --set epochs=N asks for N instead, however long it takes. The same command goes
 on where it was stopped, with the same epochs. The dataset's images have to be there: make images, or --build."""
 
+HELD_OUT = "held-out"
 _TRIAL_STEPS, _TRIAL_LOG = 40, 10
 SHARE_OF_TIME = 0.8
 """Of the minutes allowed that training is planned to take: the rest is for start-up, evaluation, and a slower hour."""
@@ -123,14 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_run_arguments(parser, "folder of the runs and tables (default: data/runs/ablation-<recipe>)")
     parser.add_argument("--variants", default="all", metavar="NAMES", help="with commas between (default: all)")
     add_number(
-        parser, "--minutes", float, 0, above=True, default=60.0, metavar="M",
+        parser, "--minutes", float, 0.001, default=60.0, metavar="M",
         help="that all of it may take (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
         "--benchmark", metavar="NAMES", help="evaluate on these too; `hmr-skel evaluate --help` lists them"
     )
     add_benchmark_arguments(parser)
-    parser.set_defaults(run=run_ablate, interrupted=GOES_ON)
+    parser.set_defaults(run=run_ablate)
     return run(parser, argv)
 
 
@@ -165,8 +166,7 @@ def run_ablate(args: argparse.Namespace) -> None:
     tables, files = write()
     if opened is not None:
         loaded = [load_any_network(file) for file in networks.values()]
-        found, _ = opened.reports(list(networks.values()), loaded, {})
-        for benchmark, one in found.items():
+        for benchmark, one in opened.reports(list(networks.values()), loaded, {}).items():
             for name, stages in zip(networks, one["networks"], strict=True):
                 report["variants"][name][benchmark] = stages
         tables, files = write()
@@ -210,19 +210,21 @@ def _trained(recipe: Recipe, run: Run) -> Outcome:
 def _held_out(run: Run, networks: Mapping[str, Path]) -> dict[str, Any]:
     """Errors of all variants on the held-out shards, and how much each is worse than `full`, as JSON."""
     device, files = resolve_device(run.device), list(networks.values())
-    found = evaluate_on_held_out(files, run.dataset, run.images, run.body_models, device, quiet=True)
-    errors = dict(zip(networks, found.errors, strict=True))
-    groups, against = groups_of(found.sequences), {}
+    report, found, sequences = evaluate_on_held_out(
+        files, run.dataset, run.images, run.body_models, device, [], quiet=True
+    )
+    errors = dict(zip(networks, found, strict=True))
+    groups, against = groups_of(sequences), {}
     for name, one in errors.items():
         differences = {m: one["final"][m] - errors["full"]["final"][m] for m in MPJPE_PA_PVE}
         ends = intervals(differences, groups)
         against[name] = {m: [values.double().mean().item(), *ends.get(m, ())] for m, values in differences.items()}
     return {
         "dataset": str(run.dataset),
-        "rows": len(found.sequences),
-        "recordings": len(set(found.sequences)),
-        "left_out": found.report["left_out"],
-        "variants": {name: {HELD_OUT: one} for name, one in zip(networks, found.report["networks"], strict=True)},
+        "rows": len(sequences),
+        "recordings": len(set(sequences)),
+        "left_out": report["left_out"],
+        "variants": {name: {HELD_OUT: one} for name, one in zip(networks, report["networks"], strict=True)},
         "against_full_mm": against,
     }
 

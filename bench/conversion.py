@@ -22,7 +22,7 @@ from bench.perturbed import KINDS, perturbed
 from hmr_skel.bench.fit import FitInputs
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
-from hmr_skel.commands.output import Bars, show, table
+from hmr_skel.commands.output import measuring, show, table
 from hmr_skel.convert.clips import SkelClip, SmplClip
 from hmr_skel.convert.fit import Bodies, fit_clips
 from hmr_skel.evaluate.benchmarks import H36M_14, LSP_14, MOYO_24, SMPL_24, JointRule
@@ -54,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = new_parser("conversion", CONVERSION, "manifest", "device", "labels", "json", "quiet")
     add_number(parser, "--rows", int, 1, help="at most so many, spread evenly (default: all)")
-    add_number(
-        parser, "--off", float, 0, 1000, above=True, default=60.0, metavar="MM", help="of predictions (default: 60)"
-    )
+    add_number(parser, "--off", float, 0.1, 1000, default=60.0, metavar="MM", help="of predictions (default: 60)")
     parser.add_argument("--gender", choices=("male", "female", "best"), default="male", help="SKEL's (default: male)")
     parser.add_argument("--seed", type=int, default=0, help="of the changes (default: 0)")
     parser.set_defaults(run=run_conversion)
@@ -65,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_conversion(args: argparse.Namespace) -> None:
     """Measure and print."""
-    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
+    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, measuring(args.quiet) as bars:
         inputs = FitInputs.open(args.manifest, args.labels, 2048, args.device, Path(work), quiet=args.quiet)
         chosen = evenly(len(inputs.params.betas), args.rows)
         done = 0

@@ -21,12 +21,13 @@ from fitting.batch import TILE
 from fitting.fit import Status, fit_batch
 from fitting.many import fit_many
 from fitting.model import FitModel, prepare
-from hmr_skel.bench.fit import FitInputs, Progress, bench_fit, outside_limits
-from hmr_skel.bench.measures import Judge, statistics_of
+from hmr_skel.bench.fit import FitInputs, Progress, bench_fit, rows_outside
+from hmr_skel.bench.measures import Judge
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
 from hmr_skel.commands.bench import add_fit_arguments, fit_text
-from hmr_skel.commands.output import Bars, show
+from hmr_skel.commands.output import measuring, show
+from hmr_skel.data.meta import statistics
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
 from hmr_skel.train.flops import peak_flops_per_s
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_fit(args: argparse.Namespace) -> None:
     """Measure, print, draw."""
-    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
+    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, measuring(args.quiet) as bars:
         inputs = FitInputs.open(args.manifest, args.labels, args.rows, args.device, Path(work), quiet=args.quiet)
         if not args.no_floor and inputs.config.root == "refine":
             raise UserError("the floor is searched with a fixed root, the recipe refines it: measure with --no-floor.")
@@ -133,12 +134,11 @@ def _baseline(compared: SmplParams, inputs: FitInputs, args: argparse.Namespace,
         compared, smpl.to(inputs.device), skel.to(inputs.device), rounds=rounds, iterations=args.baseline_iterations,
         batch=batch, progress=lambda done: progress("published protocol", done, calls),
     )  # fmt: skip
-    outside, _ = outside_limits(result.skel, "anatomical")
     return {
         "fits_per_s": round(count / result.seconds, 4),
         "seconds_per_row": round(result.seconds / count, 4),
         **Judge(compared, inputs.smpl, inputs.skel).report(result.skel),
-        "rows_outside_anatomical_limits": int(outside.any(1).sum()),
+        "rows_outside_anatomical_limits": rows_outside(result.skel, "anatomical"),
         "batch": batch,
         "rounds": rounds,
         "iterations": args.baseline_iterations,
@@ -158,9 +158,9 @@ def _floor(compared: SmplParams, inputs: FitInputs, model: FitModel, starts: int
     gap, apart = floor.energy_gap_percent, floor.v2v_gap_mm
     far = (apart > FAR_ABOVE_FLOOR_MM).nonzero().squeeze(1).tolist()
     return {
-        "v2v_mm": statistics_of(floor.v2v_mm),
+        "v2v_mm": statistics(floor.v2v_mm.numpy()),
         "energy_gap_percent": round(float(gap.mean()), 4),
-        "energy_gap_percent_by_row": statistics_of(gap),
+        "energy_gap_percent_by_row": statistics(gap.numpy()),
         "v2v_gap_mm": round(float(apart.abs().mean()), 4),
         "v2v_gap_mm_max": round(float(apart.max()), 4),
         "rows_over_1mm": len(far),

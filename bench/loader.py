@@ -15,7 +15,7 @@ from bench import new_parser
 from hmr_skel.bench.measures import machine
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
-from hmr_skel.commands.output import Bars, show
+from hmr_skel.commands.output import measuring, show
 from hmr_skel.data.images import image_rules
 from hmr_skel.data.loader import batches
 from hmr_skel.data.manifest import load_manifest
@@ -44,7 +44,7 @@ def run_loader(args: argparse.Namespace) -> None:
     manifest = load_manifest(args.manifest)
     data = args.data or Path("data") / manifest.name
     dataset = SampleDataset(data, image_rules(manifest), quiet=args.quiet)
-    with Bars(args.quiet) as bars:
+    with measuring(args.quiet) as bars:
         report = bench_loader(dataset, args.batch, args.workers, float(args.seconds), bars)
     report = {"dataset": str(data), "batch": args.batch} | report | {"machine": machine(torch.device("cpu"))}
     show(args, _text(report), report)

@@ -23,7 +23,7 @@ from fitting.model import FitModel, prepare, solvers
 from fitting.plain import PlainSolver
 from flows.sources import model_file
 from hmr_skel.bench.fit import FitInputs
-from hmr_skel.bench.measures import Judge, statistics_of
+from hmr_skel.bench.measures import Judge
 from hmr_skel.body.assets import SKEL_FILES
 from hmr_skel.body.dofs import LIMIT_TABLES
 from hmr_skel.body.joints import SKEL_PARTS
@@ -31,7 +31,8 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
-from hmr_skel.commands.output import Bars, show, table
+from hmr_skel.commands.output import measuring, show, table
+from hmr_skel.data.meta import statistics
 from hmr_skel.rows import SmplParams
 
 QUALITY = """\
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_quality(args: argparse.Namespace) -> None:
     """Measure and print the tables."""
-    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
+    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, measuring(args.quiet) as bars:
         inputs = FitInputs.open(args.manifest, args.labels, args.rows, args.device, Path(work), quiet=args.quiet)
         params, subset = inputs.spread(args.rows)
         models, gender = inputs.manifest.body_models, inputs.manifest.skel_gender
@@ -125,7 +126,7 @@ def describe(result: FitResult, seconds: float) -> dict[str, Any]:
     numbers = dict.fromkeys(("mean", "median", "p95", "p99", "max", "joint_mm", "betas_rms", "betas_max"))
     if sound.any():
         betas = result.skel.betas[sound]
-        numbers |= statistics_of(result.v2v_mm[sound])
+        numbers |= statistics(result.v2v_mm[sound].numpy()) or {}
         numbers["joint_mm"] = round(float(result.joint_mm[sound].mean()), 3)
         numbers["betas_rms"] = round(float(betas.square().mean().sqrt()), 3)
         numbers["betas_max"] = round(float(betas.abs().amax()), 2)

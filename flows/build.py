@@ -55,7 +55,6 @@ from hmr_skel.data.shards import name_shards
 from hmr_skel.data.storage import may_pass
 from hmr_skel.device import DeviceLost
 from hmr_skel.errors import UserError
-from hmr_skel.heap import share_arenas
 
 DEFAULT_MANIFEST = "manifests/open.toml"
 NAME = "build-hmr-skel"
@@ -139,7 +138,6 @@ def build_hmr_skel(
         ShardsUnfinished: shards failed, or another build has them in hand; after all others are done.
     """
     start = time.monotonic()
-    share_arenas()  # late, as Prefect's threads are there; `hmr-skel dataset` has done it
     seconds: dict[str, float] = {}
     with timed(seconds, "open"):
         builder = _builder(str(flow_run.id), manifest, out, device, not progress)

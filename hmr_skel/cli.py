@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from hmr_skel import __version__
 from hmr_skel.commands import bench, build, convert, doctor, evaluate, predict, report, train, verify
+from hmr_skel.commands.arguments import Parser
 from hmr_skel.errors import UserError
 
 DESCRIPTION = """\
@@ -22,16 +23,15 @@ Lengths are metres, angles radians and image coordinates pixels in every file; w
 (mm, deg). Shards count from 0, and 07 means 7."""
 
 _OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-_OF_ANY_USE = (
-    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO),
+_OF_THE_DISK = (
+    *(*_OF_WRITING, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO),
     *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
 )
-"""Errors of the user's disk, in reading or in writing."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line. Each family of commands adds its own part."""
-    parser = argparse.ArgumentParser("hmr-skel", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser("hmr-skel", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--version", action="version", version=f"hmr-skel {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for family in (build, verify, report, convert, train, evaluate, predict, bench, doctor):
@@ -53,12 +53,11 @@ def set_environment() -> None:
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     """Parse, call the `run` that the parser has set, and turn what went wrong into one line and an exit status."""
     set_environment()
-    args = argparse.Namespace(interrupted="")
     try:
         args = parser.parse_args(argv)
         return args.run(args) or 0
-    except KeyboardInterrupt:  # the command may have something to say of what is left
-        print("\ninterrupted" + (f": {args.interrupted}" if args.interrupted else ""), file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\ninterrupted. Finished files are kept and whole; start the same command again.", file=sys.stderr)
         return 130
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -67,14 +66,12 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in (*_OF_WRITING, *_OF_ANY_USE):
+        if error.errno not in _OF_THE_DISK:
             raise
-        expected = (
-            "Expected a folder that is writable and has room."
-            if error.errno in _OF_WRITING
-            else "Check that it is there, and that you may read or write it."
-        )
-        print(f"error: {error.filename or 'a file'}: {error.strerror}. {expected}", file=sys.stderr)
+        todo = "Check that it is there, and that you may read or write it."
+        if error.errno in _OF_WRITING:
+            todo = "Expected a folder that is writable and has room."
+        print(f"error: {error.filename or 'a file'}: {error.strerror}. {todo}", file=sys.stderr)
         return 2
 
 

@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kill-after", type=float, default=20.0, metavar="S", help="when kill -9 comes (default: 20)")
     parser.add_argument("--keep", action="store_true", help="do not remove the folder")
     parser.add_argument("--step", nargs=5, metavar="X", help=argparse.SUPPRESS)
-    parser.set_defaults(run=_run, interrupted="")
+    parser.set_defaults(run=_run)
     return run(parser, argv)
 
 

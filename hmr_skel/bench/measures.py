@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from hmr_skel.body.joints import SKEL_PARTS
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
+from hmr_skel.data.meta import statistics
 from hmr_skel.rows import SkelParams, SmplParams
 from hmr_skel.shapes import Float
 
@@ -27,30 +29,16 @@ def peak_memory_mb(device: torch.device) -> float:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What it ran on, as JSON values."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     found = {
-        "cpu": _cpu_name(),
+        "cpu": names[0] if names else platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        found |= {
-            "gpu": properties.name,
-            "gpu_memory_gb": round(properties.total_memory / 1e9, 1),
-            "cuda": torch.version.cuda,
-            "tf32": torch.backends.cuda.matmul.allow_tf32,
-        }
-    return found
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return found | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
 
 
 class Judge:
@@ -81,17 +69,9 @@ class Judge:
         bone = self.skel.weights.argmax(1)
         by_part = {name: torch.isin(bone, torch.tensor(joints)) for name, joints in SKEL_PARTS.items()}
         return {
-            "v2v_mm": statistics_of(distances.mean(1)),
+            "v2v_mm": statistics(distances.mean(1).numpy()),
             "by_part_mm": {
                 name: round(float(distances[:, part].mean()), 3) for name, part in by_part.items() if part.any()
             },
             "betas_rms": round(float(skel_params.betas.square().mean().sqrt()), 4),
         }
-
-
-def statistics_of(values: Tensor) -> dict[str, float]:
-    """Mean, median, p95, p99, max; millimetres are rounded to 0.1 micrometre."""
-    values = values.double()
-    median, p95, p99 = torch.quantile(values, torch.tensor([0.5, 0.95, 0.99], dtype=torch.float64))
-    numbers = {"mean": values.mean(), "median": median, "p95": p95, "p99": p99, "max": values.max()}
-    return {name: round(float(number), 4) for name, number in numbers.items()}

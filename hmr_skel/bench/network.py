@@ -1,9 +1,9 @@
 """The benchmarks of the network: training steps on made-up samples, and one image from file to body."""
 
 import itertools
+import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from hmr_skel.bench.measures import machine, peak_memory_mb
 from hmr_skel.body.skel import Skel
 from hmr_skel.data.images import box_affine, crop_image, decode
 from hmr_skel.data.samples import Batch
-from hmr_skel.errors import UserError
-from hmr_skel.heap import keep_freed_memory
 from hmr_skel.model.camera import CROP_SIZE, CropGeometry
 from hmr_skel.model.fov import HumanFov
 from hmr_skel.model.keypoints import SkelKeypoints
@@ -25,15 +24,11 @@ from hmr_skel.train.optimizer import Ema, ema_decay, new_optimizer
 from hmr_skel.train.recipes import Recipe
 from hmr_skel.train.step import accumulate_gradient, side_by_side
 
+_WARM_UP = 3  # steps that compile and fill caches, before those that are timed
+
 
 def bench_training(
-    recipe: Recipe,
-    body: SkelKeypoints,
-    device: torch.device,
-    *,
-    steps: int = 10,
-    warmup: int = 3,
-    progress: Callable[[int, int], None] | None = None,
+    recipe: Recipe, body: SkelKeypoints, device: torch.device, steps: int, progress: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
     """Time optimiser steps: network, body, losses, backward, clipping, AdamW, mean.
 
@@ -41,53 +36,49 @@ def bench_training(
         recipe: sizes and precision; its weights start at random. The batch is one micro batch, or, where training takes
             the micro batches of a step side by side, all of them.
         body: on the device.
-        steps: timed, one by one.
-        warmup: steps before, which compile and fill caches.
-        progress: called with the number of steps done and of all.
+        steps: timed, one by one; the median counts.
+        progress: called with `steps`, how many are done, and how many there are.
     """
-    if device.type == "cpu":
-        keep_freed_memory()  # as training does
     network = Network(recipe.network, activation_checkpointing=recipe.activation_checkpointing).to(device).train()
     optimizer, ema = new_optimizer(recipe, network), Ema(network)
     flops = training_flops(network)
     if recipe.compile:
         network.backbone.compile()
     stream = itertools.repeat(made_up_batch(recipe.micro_batch))
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     times = []
     with side_by_side(network, recipe.accumulate(1), recipe, device) as threads:
         micro_batches = recipe.accumulate(1) if threads is not None else 1
-        for number in range(warmup + steps):
+        for number in range(1, _WARM_UP + steps + 1):
             start = time.perf_counter()
             accumulate_gradient(network, body, stream, micro_batches, recipe, device, threads)
             if torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)):  # waits for the device
                 optimizer.step()
-                ema.update(network, ema_decay(number + 1, recipe.ema_decay, recipe.ema_tau))
+                ema.update(network, ema_decay(number, recipe.ema_decay, recipe.ema_tau))
             optimizer.zero_grad()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            _wait_for(device)
             times.append(time.perf_counter() - start)
-            if progress is not None:
-                progress(number + 1, warmup + steps)
+            progress("steps", number, _WARM_UP + steps)
     batch = micro_batches * recipe.micro_batch
-    median = sorted(times[warmup:])[steps // 2]
+    images_per_s = batch / statistics.median(times[_WARM_UP:])
     peak, source = peak_flops_per_s(device, recipe.bf16)
     return {
         "recipe": recipe.name,
         "batch": batch,
         "steps": steps,
-        "images_per_s": batch / median,
-        "step_s": {"median": median, "min": min(times[warmup:]), "max": max(times[warmup:])},
-        "mfu": batch / median * flops / peak,
+        "images_per_s": images_per_s,
+        "mfu": images_per_s * flops / peak,
         "gflop_per_image": flops / 1e9,
         "peak_tflop_per_s": peak / 1e12,
         "peak_source": source,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "bf16": recipe.bf16,
-        "activation_checkpointing": recipe.activation_checkpointing,
-        "compile": recipe.compile,
+        "memory_mb": peak_memory_mb(device),
+        "device": str(device),
+        "machine": machine(device),
     }
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def made_up_batch(size: int, seed: int = 0) -> Batch:
@@ -112,59 +103,49 @@ def made_up_batch(size: int, seed: int = 0) -> Batch:
     )
 
 
-def bench_predict(
-    network: Network, skel: Skel, device: torch.device, *, image: Path | None, bf16: bool, repeats: int
-) -> dict[str, Any]:
-    """Medians of milliseconds: `image_ms` as a whole and `parts_ms`, of so many repeats after one other.
+def bench_predict(recipe: Recipe, skel: Skel, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Medians of milliseconds for an image of noise: `image_ms` as a whole and `parts_ms`, after one that warms up.
 
-    Args:
-        network, skel: moved to the device.
-        image: noise of 1280 x 960 px where there is none.
-        bf16: what the network computes in, on a GPU.
+    The network is the recipe's, with random weights; on a GPU it computes in the recipe's precision. `skel` is moved to
+    the device.
     """
-    if image is not None and not image.is_file():
-        raise UserError(f"no image {image}.")
-    network, skel, fov = network.to(device).eval(), skel.to(device), HumanFov().to(device)
+    network, skel, fov = Network(recipe.network).to(device).eval(), skel.to(device), HumanFov().to(device)
     noise = np.random.default_rng(0).integers(0, 256, (960, 1280, 3), np.uint8)
-    data = cv2.imencode(".jpg", noise)[1].tobytes() if image is None else image.read_bytes()
+    data = cv2.imencode(".jpg", noise)[1].tobytes()
 
     def tensor(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.asarray(values, np.float32))[None].to(device)
 
     @torch.no_grad()
     def once() -> dict[str, float]:
-        clock = _LapTimer(device)
+        laps: dict[str, float] = {}
+        begun = time.perf_counter()
+
+        def lap(name: str) -> None:
+            _wait_for(device)
+            laps[name] = 1000 * (time.perf_counter() - begun) - sum(laps.values())
+
         pixels = decode(data, shrink=1.0)[0][..., ::-1]
-        clock.lap("decode")
+        lap("decode")
         intrinsics = fov.intrinsics(np.ascontiguousarray(pixels))
-        clock.lap("field_of_view")
+        lap("field_of_view")
         center, side = np.array(pixels.shape[1::-1]) / 2, 0.8 * max(pixels.shape[:2])
         affine = box_affine(center, side)
         crop = torch.from_numpy(np.ascontiguousarray(crop_image(pixels, affine).transpose(2, 0, 1)))[None].to(device)
         geometry = CropGeometry(tensor(center), tensor(np.array(side)), tensor(intrinsics), tensor(affine))
-        clock.lap("crop")
-        params = network(crop, geometry, bf16=bf16 and device.type == "cuda").skel_params()
-        clock.lap("network")
+        lap("crop")
+        params = network(crop, geometry, bf16=recipe.bf16 and device.type == "cuda").skel_params()
+        lap("network")
         skel(params.q, params.betas, params.transl, skeleton=True)
-        clock.lap("body")
-        return clock.laps
+        lap("body")
+        return laps
 
     found = [once() for _ in range(repeats + 1)][1:]
-    parts = {name: 1000 * float(np.median([laps[name] for laps in found])) for name in found[0]}
-    total = 1000 * float(np.median([sum(laps.values()) for laps in found]))
-    return {"image_ms": total, "parts_ms": parts, "repeats": repeats}
-
-
-class _LapTimer:
-    """Seconds between laps, the device's work included."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.laps[name], self._last = now - self._last, now
+    return {
+        "recipe": recipe.name,
+        "image_ms": statistics.median(sum(laps.values()) for laps in found),
+        "parts_ms": {name: statistics.median(laps[name] for laps in found) for name in found[0]},
+        "repeats": repeats,
+        "device": str(device),
+        "machine": machine(device),
+    }

@@ -4,9 +4,7 @@ Sources: the official SMPL and SKEL files. SMPL's are pickled under Python 2 and
 chumpy does not import on current Python and is not needed: the arrays are in the objects' states.
 """
 
-import contextlib
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -143,26 +141,6 @@ def load_regressor(path: str | Path, rows: int) -> np.ndarray:
     return _array(raw, (rows, 6890), f"{path}: the joint regressor")
 
 
-def write_plain_smpl(source: str | Path, target: str | Path) -> None:
-    """Rewrite an SMPL file as a pickle of numpy and scipy arrays only, which any loader reads without chumpy.
-
-    Entries that no forward pass needs and that chumpy would have to compute are left out.
-
-    Raises:
-        UserError: the source is no SMPL file, or the target cannot be written.
-    """
-    raw = _model_dict(source, "SMPL")
-    plain = {}
-    for key, value in raw.items():
-        with contextlib.suppress(Exception):  # whatever a foreign object's state raises
-            plain[key] = _plain(value)
-    _checked(plain, _SMPL_SHAPES, source, "SMPL")  # refuses what is no SMPL file before anything is written
-    try:
-        write_whole(Path(target), pickle.dumps(plain, protocol=2))
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}).") from None
-
-
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file by rename: it appears whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -178,17 +156,6 @@ def _model_dict(path: str | Path, kind: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: holds a {type(raw).__name__}, expected the dict of an official {kind} file.")
     return raw
-
-
-def _plain(value: Any) -> Any:
-    """What any loader reads without us: arrays in place of chumpy's, and matrices of scipy."""
-    if isinstance(value, Inert):
-        return _matrix(value) if _is_sparse(value) else dense(value)
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(entry) for entry in value)
-    return value
 
 
 def _checked(raw: dict[str, Any], expected: dict[str, tuple], path: str | Path, kind: str) -> dict[str, np.ndarray]:

@@ -16,48 +16,41 @@ RUNS = Path("data/runs")
 """Where trained networks go, each run in a folder named for its recipe."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose help may end with what a function returns. It is called for --help only."""
+
+    more: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        return super().format_help() + ("" if self.more is None else f"\n{self.more()}\n")
+
+
 def new_command(
     commands: argparse._SubParsersAction,
     name: str,
     summary: str,
     text: str,
     run: Callable[[argparse.Namespace], int | None],
-    interrupted: str = "",
-    *,
-    add_help: bool = True,
+    more: Callable[[], str] | None = None,
 ) -> argparse.ArgumentParser:
-    """The parser of a command.
+    """Add a command and return its parser.
 
-    Args:
-        commands: of the parser that it is added to.
-        name: what users type.
-        summary: its line in the list of commands.
-        text: its description, printed as it is.
-        run: called with the parsed arguments; returns the exit status, or None for 0.
-        interrupted: printed after Ctrl-C: what is left, and what to do.
-        add_help: False: the command has a --help of its own.
+    `summary` is its line in the list of commands, `text` its description, printed as it is, and `more` makes the text
+    below its options. `run` gets the parsed arguments and returns the exit status, or None for 0.
     """
     parser = commands.add_parser(
-        name,
-        help=summary,
-        description=text,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=add_help,
+        name, help=summary, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.set_defaults(run=run, interrupted=interrupted)
+    parser.more = more
+    parser.set_defaults(run=run)
     return parser
 
 
 def place(text: str) -> "Place":
-    """A folder, or the URI of a dataset in a store."""
-    if "://" not in text:
-        return Path(text)
+    """A folder, or the URI of a dataset in a store. Raises `UserError` for a URI that cannot be one."""
     from hmr_skel.data.storage import locate
 
-    try:
-        return locate(text)
-    except UserError as error:  # argparse shows this text alone, and not the argument, which may hold a password
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return locate(text)
 
 
 def folder(text: str) -> Path:
@@ -125,30 +118,22 @@ def add_number(
     low: int | float,
     high: int | float = math.inf,
     *,
-    unit: str | None = None,
-    above: bool = False,
+    unit: str = "",
     **keywords: Any,
 ) -> None:
-    """Add an option that is a number in a range. `UserError` names it and the range where it is not.
+    """Add an option that is a number from `low` to `high`. `UserError` names it and the range where it is not.
 
-    Args:
-        parser: gets the option.
-        flag: such as `--rows`.
-        kind: of the number.
-        low, high: the range, both included.
-        unit: what the number is, for the message.
-        above: `low` itself is not allowed.
-        keywords: of `add_argument`; the metavar is N where none is given, and the help gets the default.
+    `keywords` are those of `add_argument`. The metavar is N where none is given, and the help gets the default.
     """
-    of = unit or ("a whole number" if kind is int else "a number")
-    expected = f"{of} {'above' if above else 'from'} {low:,}" + (f" to {high:,}" if math.isfinite(high) else "")
+    what = unit or ("a whole number" if kind is int else "a number")
+    expected = f"{what} from {low:,}" + (f" to {high:,}" if math.isfinite(high) else "")
 
     def read(text: str) -> int | float:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not (low < value if above else low <= value) or not value <= high or math.isinf(value):
+        if not low <= value <= high or math.isinf(value):
             raise UserError(f"{flag} {text}: expected {expected}.")
         return value
 

@@ -1,4 +1,4 @@
-"""`hmr-skel bench`: how fast, how accurate, how near to the best there is; measured here and now."""
+"""`hmr-skel bench`: how fast and how accurate the fit and the network are; measured here and now."""
 
 import argparse
 import tempfile
@@ -12,16 +12,19 @@ FIT = """\
 Time the fit on --rows rows, and measure its accuracy on --compare-rows of them, spread evenly over the file; then build
 shards from the label file to Parquet. Units: rows per second, millimetres of mean vertex distance per row (v2v),
 radians. In a checkout, `make bench` adds the published aligner's protocol, the least error that any pose reaches, and
-the rates by batch size.
-Of --json, only `make bench` fills mflop_per_row, share_of_peak, baseline, speedup, floor (null here), sweep (empty)."""
+the rates by batch size; only there --json fills mflop_per_row, share_of_peak, baseline, speedup, floor and sweep.
+Example: hmr-skel bench fit --rows 512 --json"""
 
 TRAIN = """\
 Time training steps of a recipe on made-up samples: images per second, the share of the device's peak that the network's
-matrix products reach (MFU), and memory. No dataset is needed; weights start at random. The loader is not timed."""
+matrix products reach (MFU), and memory. No dataset is needed; weights start at random. The loader is not timed.
+Example: hmr-skel bench train --recipe tiny"""
 
 PREDICT = """\
 Time one image from file to body: decoding, the camera's field of view (HumanFoV), the crop, the network, and SKEL's
-skin and skeleton. Milliseconds, medians. Weights are random unless --network names a file; no matter for the time."""
+skin and skeleton. Milliseconds, medians. The image (1280 x 960 px) is noise, and weights are random: no matter for the
+time.
+Example: hmr-skel bench predict --recipe vit_b"""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -36,8 +39,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train = new_command(actions, "train", "images/s, MFU and memory of training", TRAIN, run_train)
     add_number(train, "--steps", int, 1, default=10, help="timed, after three others")
     predict = new_command(actions, "predict", "time of one image from file to body", PREDICT, run_predict)
-    predict.add_argument("--image", type=Path, metavar="FILE", help="default: noise of 1280 x 960 px")
-    predict.add_argument("--network", type=Path, metavar="FILE", help="network.safetensors (default: random weights)")
     add_number(predict, "--repeats", int, 1, default=10, help="after one other")
     for action in (train, predict):
         add(action, "recipe", default="vit_h")
@@ -58,35 +59,30 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
 def run_fit(args: argparse.Namespace) -> None:
     """Measure and print."""
     from hmr_skel.bench.fit import FitInputs, bench_fit
-    from hmr_skel.commands.output import Bars, show
+    from hmr_skel.commands.output import measuring, show
 
-    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, Bars(args.quiet) as bars:
+    with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, measuring(args.quiet) as progress:
         inputs = FitInputs.open(args.manifest, args.labels, args.rows, args.device, Path(work), quiet=args.quiet)
         report, _ = bench_fit(
             inputs, rows=args.rows, compare_rows=args.compare_rows, batch=args.batch, repeats=args.repeats,
-            files=None if args.no_files else Path(work) / "out", progress=bars,
+            files=None if args.no_files else Path(work) / "out", progress=progress,
         )  # fmt: skip
     show(args, fit_text(report), report)
 
 
 def run_train(args: argparse.Namespace) -> None:
     """Measure and print."""
-    from hmr_skel.bench.measures import machine, peak_memory_mb
     from hmr_skel.bench.network import bench_training
     from hmr_skel.commands.inputs import manifest_body_models
-    from hmr_skel.commands.output import Bars, show
+    from hmr_skel.commands.output import measuring, show
     from hmr_skel.device import resolve_device
     from hmr_skel.model.keypoints import SkelKeypoints
     from hmr_skel.train.recipes import load_recipe
 
-    device = resolve_device(args.device)
-    recipe = load_recipe(args.recipe, args.set)
+    device, recipe = resolve_device(args.device), load_recipe(args.recipe, args.set)
     body = SkelKeypoints.load(manifest_body_models(args.manifest), recipe.skel_gender, device)
-    with Bars(args.quiet) as bars:
-        report = bench_training(
-            recipe, body, device, steps=args.steps, progress=lambda done, total: bars("steps", done, total)
-        )
-    report |= {"memory_mb": peak_memory_mb(device), "device": str(device), "machine": machine(device)}
+    with measuring(args.quiet) as progress:
+        report = bench_training(recipe, body, device, args.steps, progress)
     text = (
         f"{recipe.name} on {device}: {report['images_per_s']:.1f} images/s at batch {report['batch']}, "
         f"MFU {100 * report['mfu']:.1f} % of {report['peak_tflop_per_s']:.3g} TFLOP/s ({report['peak_source']}), "
@@ -97,77 +93,61 @@ def run_train(args: argparse.Namespace) -> None:
 
 def run_predict(args: argparse.Namespace) -> None:
     """Measure and print."""
-    from hmr_skel.bench.measures import machine
     from hmr_skel.bench.network import bench_predict
     from hmr_skel.commands.inputs import manifest_body_models
     from hmr_skel.commands.output import show
     from hmr_skel.device import resolve_device
-    from hmr_skel.model.checkpoint import load_network
     from hmr_skel.model.keypoints import SkelKeypoints
-    from hmr_skel.model.network import Network
     from hmr_skel.train.recipes import load_recipe
 
-    device = resolve_device(args.device)
-    recipe = load_recipe(args.recipe, args.set)
-    network = Network(recipe.network) if args.network is None else load_network(args.network)[0]
+    device, recipe = resolve_device(args.device), load_recipe(args.recipe, args.set)
     skel = SkelKeypoints.load(manifest_body_models(args.manifest), recipe.skel_gender, device).skel
-    found = bench_predict(network, skel, device, image=args.image, bf16=recipe.bf16, repeats=args.repeats)
-    report = {"recipe": recipe.name} | found | {"device": str(device), "machine": machine(device)}
-    listed = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in found["parts_ms"].items())
-    show(args, f"{recipe.name} on {device}: {found['image_ms']:.1f} ms an image ({listed})", report)
+    report = bench_predict(recipe, skel, device, args.repeats)
+    listed = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in report["parts_ms"].items())
+    show(args, f"{recipe.name} on {device}: {report['image_ms']:.1f} ms an image ({listed})", report)
 
 
 def fit_text(report: Mapping[str, Any]) -> str:
     """What `hmr-skel bench fit` and `make bench` print."""
     from hmr_skel.commands.output import table
 
-    machine, published, floor = report["machine"], report["baseline"], report["floor"]
+    machine, floor, files = report["machine"], report["floor"], report["end_to_end_rows_per_s"]
     where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
-    facts = {
-        "warm": f"{report['fits_per_s']:,.1f} rows/s, {report['dtype']}, batches of {report['batch']}",
-        "cold": f"{report['fits_per_s_cold']:,.1f} rows/s, tables made and code compiled on the way",
-    }
-    if report["end_to_end_rows_per_s"] is not None:
-        facts["end to end"] = f"{report['end_to_end_rows_per_s']:,.1f} rows/s, label file to Parquet"
-    if report["mflop_per_row"] is not None:
-        products = f"{report['mflop_per_row']:.1f} MFLOP a row in the plain solver's matrix products"
-        share, peak = 100 * report["share_of_peak"], report["peak_gflop_per_s"]
-        facts["arithmetic"] = (
-            f"{products}; times rows/s {share:.1f} % of the {peak:,.0f} GFLOP/s of large products here"
-        )
-    facts["memory"] = f"{report['peak_memory_mb']:,.0f} MB at most"
-    facts["limits"] = f"{report['limit_violations']:,} rows with a dof outside"
     lines = [
         f"fit: {report['rows']:,} rows of {report['labels']} ({report['distinct_rows']:,} distinct), {where}",
-        *(f"  {name:<12}{text}" for name, text in facts.items()),
-        "",
-        f"v2v in mm on {report['compare_rows']} rows ({report['compare_subset']})",
+        f"  warm        {report['fits_per_s']:,.1f} rows/s, {report['dtype']}, batches of {report['batch']}",
+        f"  cold        {report['fits_per_s_cold']:,.1f} rows/s, tables made and code compiled on the way",
     ]
-    judged = {"ours": report, "published protocol": published, "floor": floor}
-    of = {"betas rms": "betas_rms", "rows/s": "fits_per_s"}
-    lines.append(
-        table(
-            [
-                {"": name} | one["v2v_mm"] | {title: one.get(key) for title, key in of.items()}
-                for name, one in judged.items()
-                if one is not None
-            ]
+    if files is not None:
+        lines.append(f"  end to end  {files:,.1f} rows/s, label file to Parquet")
+    if report["mflop_per_row"] is not None:
+        lines.append(
+            f"  arithmetic  {report['mflop_per_row']:.1f} MFLOP a row in the plain solver's matrix products; times "
+            f"rows/s {100 * report['share_of_peak']:.1f} % of the {report['peak_gflop_per_s']:,.0f} GFLOP/s here"
         )
+    lines += [
+        f"  memory      {report['peak_memory_mb']:,.0f} MB at most",
+        f"  limits      {report['limit_violations']:,} rows with a dof outside",
+        f"\nv2v in mm on {report['compare_rows']} rows ({report['compare_subset']})",
+    ]
+    judged = {"ours": report, "published protocol": report["baseline"], "floor": floor}
+    judged = {name: one for name, one in judged.items() if one is not None}
+    more = {"betas rms": "betas_rms", "rows/s": "fits_per_s"}
+    lines.append(
+        table([{"": n} | one["v2v_mm"] | {title: one.get(k) for title, k in more.items()} for n, one in judged.items()])
     )
-    if published is not None:
+    if report["speedup"] is not None:
         lines.append(f"speed-up over the published protocol: {report['speedup']:,.0f}")
     if floor is not None:
         lines.append(
             f"gap to the floor: {floor['energy_gap_percent']:.3f} % of the objective, {floor['v2v_gap_mm']:.3f} mm of "
             f"v2v in the mean; {floor['rows_over_1mm']} rows more than 1 mm above it"
         )
-    parts = [{"part": name, "ours": value} for name, value in report["by_part_mm"].items()]
-    if published is not None:
-        parts = [row | {"published protocol": published["by_part_mm"][row["part"]]} for row in parts]
+    by_part = {name: one["by_part_mm"] for name, one in judged.items() if "by_part_mm" in one}
+    parts = [{"part": part} | {name: one[part] for name, one in by_part.items()} for part in report["by_part_mm"]]
     lines += ["", "mean distance by body part, mm", table(parts)]
-    for kind, runs in report["sweep"].items():
+    for kind, runs in (report["sweep"] or {}).items():
         if runs:
-            label = kind.removeprefix("by_")
-            rows = [{label: run[label], "rows/s": run["fits_per_s"]} for run in runs]
-            lines += ["", f"rows/s by {label}", table(rows)]
+            rows = [{kind: run[kind.removeprefix("by_")], "rows/s": run["fits_per_s"]} for run in runs]
+            lines += ["", table(rows)]
     return "\n".join(lines)

@@ -6,32 +6,37 @@ import contextlib
 import os
 import signal
 import sys
+import time
+from typing import TYPE_CHECKING
 
 from hmr_skel.commands.arguments import add, add_number, new_command
 from hmr_skel.commands.output import progress, show
 from hmr_skel.errors import UserError
+
+if TYPE_CHECKING:
+    from flows.report import DatasetSummary
 
 FIT = """\
 Fit one shard: read its rows, check them, fit SKEL to each SMPL mesh, and write
   OUT/data/train-00007-of-00012.parquet   the rows, one schema, units in the field metadata
   OUT/rejects/...                         the rows left out, each with its reason
   OUT/meta/...json                        counts, timings, error statistics; written last
-A shard that is complete is not fitted again."""
+A shard that is complete is not fitted again.
+Example: hmr-skel fit --shard 7"""
 
 DATASET = """\
 Fit all shards of a manifest through the Prefect flow build-hmr-skel, on a temporary server. Complete shards are
-skipped, so an interrupted run goes on where it was. A shard that fails does not stop the others; the command then names
-it and ends with exit status 2.
+skipped, so the same command continues an interrupted run. A shard that fails does not stop the others; the command then
+names it and ends with exit status 2. So it does with shards that another build is working on.
 
 --workers 8 fits with eight processes, on Dask. GPUs are dealt out in turn (those that CUDA_VISIBLE_DEVICES names, if it
 is set); where there are fewer than workers, they share. Without a GPU each has its share of the cores. When one
 dies, another process builds its shard. docs/machines.md says how to use several machines.
-
-Shards that another build is working on are skipped and named; then the exit status is 2."""
+Example: hmr-skel dataset --manifest manifests/hmr-skel.toml --device cuda --workers 2"""
 
 SERVE = """\
 Start the Prefect server (user interface and API, this machine only) and serve the deployment build-hmr-skel, both until
-Ctrl-C. In another terminal, from the same folder:
+Ctrl-C. Examples, for another terminal in the same folder:
   prefect deployment run build-hmr-skel
   prefect deployment run build-hmr-skel -p manifest=manifests/hmr-skel.toml
   prefect deployment run build-hmr-skel -p workers=8
@@ -40,28 +45,22 @@ it. PREFECT_SERVER_API_AUTH_STRING=name:password sets one of your own, docs/secu
 
 IMAGES = """\
 Render the pictures of a generated label set as JPEGs at the paths that its rows name, under the manifest's image_root.
-Images that are there are kept, so the same command goes on where one was interrupted.
-Sources of photographs are left alone."""
-
+Images that are there are kept. Sources of photographs are left alone.
+Example: hmr-skel images --manifest manifests/open.toml"""
 
 CORES = min(os.cpu_count() or 1, 16)
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `fit`, `dataset`, `serve` and `images`."""
-    fit = new_command(
-        commands, "fit", "fit one shard", FIT, run_fit, "the shard is unfinished; the same command begins it anew"
-    )
+    fit = new_command(commands, "fit", "fit one shard", FIT, run_fit)
     fit.add_argument("--shard", required=True, metavar="N", help="which shard, counted from 0; 07 is 7")
     _add_choices(fit)
 
-    dataset = new_command(
-        commands, "dataset", "fit all shards", DATASET, run_dataset,
-        "finished shards are kept; the same command builds the others",
-    )  # fmt: skip
+    dataset = new_command(commands, "dataset", "fit all shards", DATASET, run_dataset)
     dataset.add_argument("--shards", metavar="LIST", help="only these, e.g. 0-3,7 (default: all)")
     add_number(
-        dataset, "--workers", int, 1, default=None,
+        dataset, "--workers", int, 1,
         help="build with N processes of this machine (default: 1, this one); more than 1 need hmr-skel[dask]",
     )  # fmt: skip
     dataset.add_argument(
@@ -77,15 +76,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     serve = new_command(commands, "serve", "Prefect server and deployment", SERVE, run_serve)
     serve.add_argument("--port", type=int, help="of the server (default: PREFECT_SERVER_API_PORT, else 4200)")
 
-    images = new_command(
-        commands, "images", "render the default dataset's images", IMAGES, run_images,
-        "rendered images are kept; the same command renders the others",
-    )  # fmt: skip
+    images = new_command(commands, "images", "render the default dataset's images", IMAGES, run_images)
     add(images, "manifest")
-    add_number(
-        images, "--workers", int, 1, default=CORES,
-        help="processes that render (default: one for each core, %(default)s here)",
-    )  # fmt: skip
+    add_number(images, "--workers", int, 1, default=CORES, help="processes that render")
     add(images, "quiet")
 
 
@@ -139,11 +132,10 @@ def run_dataset(args: argparse.Namespace) -> None:
     """Run the flow in this process, on a Prefect server that ends with it unless one is named."""
     from flows.address import client_settings, settings_for
     from flows.cluster import check_dask, is_cluster
+    from flows.report import DatasetSummary, ShardsUnfinished
     from flows.server import new_password, running_server
     from hmr_skel.data.storage import locate
-    from hmr_skel.heap import share_arenas
 
-    share_arenas()
     if args.out is not None:
         locate(args.out)  # Prefect records a flow's parameters: none that holds a password may come so far
     if args.dask_address is not None and args.workers is not None:
@@ -172,19 +164,10 @@ def run_dataset(args: argparse.Namespace) -> None:
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
 
     from flows.build import build_hmr_skel
-    from flows.report import DatasetSummary, ShardsUnfinished
 
+    names = ("manifest", "out", "device", "shards", "rebuild", "workers", "dask_address")
     try:
-        result = build_hmr_skel(
-            manifest=args.manifest,
-            out=args.out,
-            device=args.device,
-            shards=args.shards,
-            rebuild=args.rebuild,
-            progress=not args.quiet,
-            workers=args.workers,
-            dask_address=args.dask_address,
-        )
+        result = build_hmr_skel(**{name: getattr(args, name) for name in names}, progress=not args.quiet)
     except ShardsUnfinished as unfinished:
         print(unfinished.traceback, end="", file=sys.stderr)
         show(args, unfinished.summary.text(), unfinished.summary.as_dict())
@@ -199,24 +182,18 @@ def run_dataset(args: argparse.Namespace) -> None:
             ) from error
         if process is None or process.poll() is None:
             raise
-        print(
-            f"error: the Prefect server ended (exit status {process.returncode}) while the flow ran ({error}). What is "
-            "finished is kept; the same command goes on from there.",
-            file=sys.stderr,
-            flush=True,
-        )
+        status = f"the Prefect server ended (exit status {process.returncode}) while the flow ran ({error})"
+        print(f"error: {status}. Finished shards are kept; start this again.", file=sys.stderr, flush=True)
         os._exit(2)  # at a normal exit Prefect would try for a minute to send the server what it has
     summary = DatasetSummary(**result)
     show(args, summary.text(), summary.as_dict())
 
 
-def _complete_already(args: argparse.Namespace):
+def _complete_already(args: argparse.Namespace) -> "DatasetSummary | None":
     """The summary of shards that are all complete, without Prefect and its server; None where there is work.
 
     Raises `UserError` where the manifest, a label file or a body model cannot be used: before a server is started.
     """
-    import time
-
     from flows.report import DatasetSummary
     from flows.shard import Builder
 
@@ -253,8 +230,6 @@ def run_images(args: argparse.Namespace) -> None:
 
 def render_images(manifest_file: str, workers: int = CORES, *, quiet: bool) -> None:
     """Render the images of a manifest's generated label sets that are not there. `UserError` where it has none."""
-    import time
-
     from flows.sources import make_missing
     from hmr_skel.data.manifest import load_manifest
     from hmr_skel.open_data.images import make_images
@@ -265,17 +240,13 @@ def render_images(manifest_file: str, workers: int = CORES, *, quiet: bool) -> N
         raise UserError(f"{manifest_file} generates no label set: its images are photographs that you bring.")
     make_missing(manifest, quiet=quiet)
     for source in generated:
-        if source.image_root is None:
-            raise UserError(
-                f"{manifest_file}: source {source.name!r} has no image_root, expected a folder for its images."
-            )
-        assert source.generate is not None
+        if (root := source.image_root) is None:
+            raise UserError(f"{manifest_file}: source {source.name!r} has no image_root, expected a folder for images.")
         start = time.perf_counter()
-        with progress(quiet, "image", source.generate.rows) as bar:
+        with progress(quiet, "image", source.rows) as bar:
             made = make_images(
-                source.file, source.image_root, manifest.body_models.path, workers=workers,
-                progress=lambda done, bar=bar: bar.update(done - bar.n),
-            )  # fmt: skip
+                source.file, root, manifest.body_models.path, workers, lambda done, bar=bar: bar.update(done - bar.n)
+            )
         if not quiet:
             rate = made / (time.perf_counter() - start)
-            print(f"{source.name}: {made:,} images rendered, {rate:.1f} a second, in {source.image_root}")
+            print(f"{source.name}: {made:,} images rendered, {rate:.1f} a second, in {root}")

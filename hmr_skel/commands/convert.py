@@ -1,11 +1,18 @@
 """`hmr-skel convert`, `export` and `body`: SMPL parameters to SKEL, and datasets and bodies as files of other tools."""
 
 import argparse
+import os
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hmr_skel.commands.arguments import add, add_number, new_command
 from hmr_skel.errors import UserError
+
+if TYPE_CHECKING:
+    from hmr_skel.convert.clips import SmplClip
 
 CONVERT = """\
 SMPL parameters to SKEL. A file is recognised by its content, and whatever it lies in (.npz, .npy, pickle, joblib, .pt,
@@ -22,7 +29,10 @@ jumps of over 180 degrees; each frame is fitted for itself, so that a frame alon
   -o x.mot                 OpenSim motion: degrees, BSM's coordinate names, y up. Signs and zeros are SKEL's (zero is
                            the T-pose) and not verified against bsm.osim
   -o x.glb, -o x.obj       meshes of skin and skeleton of one frame, metres, y up
-  -o DIR --format mot      a file per clip (mot), frame (glb, obj) or input file (parquet, npz) in a folder"""
+  -o DIR --format mot      a file per clip (mot), frame (glb, obj) or input file (parquet, npz) in a folder
+
+Examples: hmr-skel convert walk.npz -o walk.mot
+          hmr-skel convert results/*.pkl -o out --format mot --frame-rate 30"""
 
 EXPORT = """\
 Write a dataset as the .npz files that other trainers read, one per source: OUT/<source>-release-skel.npz.
@@ -35,15 +45,14 @@ Write a dataset as the .npz files that other trainers read, one per source: OUT/
             measured on the body models (--body-models), which are checked to be those of the fit. Rows that came as
             SKEL have no mesh to be compared with, and no pve_max
 Radians, metres, pixels; scale is the box / 200. Neither format says which SKEL body its rows are for, so all must be of
---gender. Keypoints that are not annotated get confidence 0."""
+--gender. Keypoints that are not annotated get confidence 0.
+Example: hmr-skel export data/open --format skel-cf -o skel-cf"""
 
 BODY = """\
 Write the openly licensed body as files in the official formats, so that whatever reads SMPL and SKEL files reads it:
 SMPL_{NEUTRAL,MALE,FEMALE}.pkl, skel_{male,female}.pkl and the joint regressors. It stands in for the licensed models;
-its shape space is its own, so parameters of one do not fit the other."""
-
-CLEAN = """\
-Rewrite an SMPL model file that holds chumpy arrays with plain arrays, which every reader understands without chumpy."""
+its shape space is its own, so parameters of one do not fit the other.
+Example: hmr-skel body export bodies"""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -51,10 +60,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     from hmr_skel.convert.known import describe_formats
 
     formats = "\n".join(f"  {name:<37} {known}" for name, _, known in describe_formats())
-    parser = new_command(
-        commands, "convert", "SMPL parameters from anywhere to SKEL: Parquet, npz, OpenSim, meshes",
-        CONVERT.format(formats=formats), run_convert, "written files are whole; the same command converts all again",
-    )  # fmt: skip
+    summary = "SMPL parameters from anywhere to SKEL: Parquet, npz, OpenSim, meshes"
+    parser = new_command(commands, "convert", summary, CONVERT.format(formats=formats), run_convert)
     parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="what to convert; of folders, all files")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="a file of a known format, or a folder")
     parser.add_argument(
@@ -92,10 +99,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     told.add_argument("--left-handed", action="store_true", help="x points the other way, as from Unity")
     add(parser, "device", "json", "quiet")
 
-    parser = new_command(
-        commands, "export", "a dataset in other trainers' formats", EXPORT, run_export,
-        "written files are whole; the same command exports all again",
-    )  # fmt: skip
+    parser = new_command(commands, "export", "a dataset in other trainers' formats", EXPORT, run_export)
     add(parser, "dataset")
     parser.add_argument("--format", required=True, choices=("skel-cf", "hsmr"), help="whose files to write")
     parser.add_argument("-o", "--out", required=True, type=Path, metavar="DIR", help="where the files go")
@@ -103,27 +107,22 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--gender", default="male", choices=("male", "female"), help="SKEL's body (default: %(default)s, as published)"
     )
     parser.add_argument(
-        "--split", default="train", choices=("train", "test", "all"),
-        help="train, test (the held-out shards) or all (default: %(default)s)",
-    )  # fmt: skip
+        "--split",
+        default="train",
+        choices=("train", "test", "all"),
+        help="test: held out (default: %(default)s)",
+    )
     add(parser, "body-models", "device", "json", "quiet")
 
-    parser = commands.add_parser("body", help="body model files: export the open body, clean an old SMPL file")
+    parser = commands.add_parser("body", help="body model files: export the open body")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     export = new_command(actions, "export", "write the open body", BODY, run_body_export)
     export.add_argument("directory", metavar="DIR", type=Path, help="made if it is not there")
-    clean = new_command(actions, "clean", "rewrite an old SMPL file without chumpy", CLEAN, run_body_clean)
-    clean.add_argument(
-        "file", metavar="FILE", type=Path, help="e.g. SMPL_NEUTRAL.pkl, basicmodel_m_lbs_10_207_0_v1.1.0.pkl"
-    )
-    clean.add_argument("-o", "--out", metavar="FILE", type=Path, help="(default: FILE with _clean before its ending)")
 
 
 def run_convert(args: argparse.Namespace) -> None:
     """Read, fit, write, and say how it went in one line."""
-    import time
-
-    from hmr_skel.commands.inputs import required_body_models
+    from hmr_skel.commands.inputs import named_body_models
     from hmr_skel.commands.output import progress, show
     from hmr_skel.convert.fit import Bodies, count_fits, fit_clips
     from hmr_skel.convert.output import Destination, conversion_report, report_line
@@ -133,23 +132,24 @@ def run_convert(args: argparse.Namespace) -> None:
     destination = Destination.of(args.out, args.format, args.joints)
     clips = _read(args)
     destination.check(clips, args.files)
-    bodies = Bodies(required_body_models(args.body_models, quiet=args.quiet), resolve_device(args.device))
+    bodies = Bodies(named_body_models(args.body_models, quiet=args.quiet), resolve_device(args.device))
     fitting_since = time.perf_counter()
     with progress(args.quiet, "frame", count_fits(clips, args.gender), "convert") as bar:
         converted = fit_clips(clips, bodies, args.gender, args.smooth, bar.update)
     fit_s = time.perf_counter() - fitting_since
     files = destination.write(converted, bodies)
     report = conversion_report(clips, converted, files, Path(args.out), time.perf_counter() - start, fit_s)
+    if args.gender is None and any("neutral" in clip.gender for clip in clips):
+        report["notes"].append("SKEL has no neutral body, male is taken (--gender best tries both)")
+    if args.smooth > 0 and any(clip.moving and clip.frame_rate is None for clip in clips):
+        report["notes"].append("frame rate not known, smoothing takes 30 a second (--frame-rate says another)")
     if not args.quiet:
-        for note in report["notes"]:
-            print(f"note: {note}", file=sys.stderr)
+        print(*(f"note: {note}\n" for note in report["notes"]), sep="", end="", file=sys.stderr)
     show(args, report_line(report), report)
 
 
-def _read(args: argparse.Namespace) -> list:
-    """The chosen frames of all files, with a note on each thing that neither file nor user says."""
-    from dataclasses import replace
-
+def _read(args: argparse.Namespace) -> "list[SmplClip]":
+    """The chosen frames of all files. Raises `UserError` where none is chosen, or where there is nothing to smooth."""
     import numpy as np
 
     from hmr_skel.convert.formats import read_files
@@ -181,17 +181,7 @@ def _read(args: argparse.Namespace) -> list:
             "--smooth: none of these files holds frames of one person in time. Say --rows frames or --rows folders if "
             "their rows are."
         )
-    noted = []
-    for clip in clips:
-        notes = list(clip.notes)
-        if args.gender is None and "neutral" in clip.gender:
-            notes.append("neutral SMPL: SKEL has no neutral body, male is taken (--gender best tries both)")
-        if args.smooth > 0 and clip.moving and clip.frame_rate is None:
-            notes.append(
-                f"{clip.source}: frame rate not known, smoothing takes 30 a second (--frame-rate says another)"
-            )
-        noted.append(replace(clip, notes=tuple(notes)))
-    return noted
+    return clips
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -202,9 +192,10 @@ def run_export(args: argparse.Namespace) -> None:
     from hmr_skel.convert.fit import Bodies
     from hmr_skel.device import resolve_device
 
+    bodies = None  # where they are needed, the export says so
+    if args.format == HSMR and (args.body_models or os.environ.get("HMR_SKEL_BODY_MODELS")):
+        bodies = Bodies(named_body_models(args.body_models, quiet=args.quiet), resolve_device(args.device))
     split = None if args.split == "all" else args.split
-    models = named_body_models(args.body_models, quiet=args.quiet) if args.format == HSMR else None
-    bodies = None if models is None else Bodies(models, resolve_device(args.device))
     with progress(args.quiet, "row", what="export") as bar:
         files = export_dataset(args.dataset, args.out, args.format, args.gender, split, bodies, bar.update)
     rows, beyond = (sum(getattr(file, name) for file in files.values()) for name in ("rows", "beyond"))
@@ -215,7 +206,7 @@ def run_export(args: argparse.Namespace) -> None:
             "HSMR's trainer will not take their poses and betas"
         )
     report = {"format": args.format, "rows": rows, "files": {str(path): file.rows for path, file in files.items()}}
-    show(args, text, report | ({"beyond_max_pve": beyond} if args.format == HSMR else {}))
+    show(args, text, report | {"beyond_max_pve": beyond})
 
 
 def run_body_export(args: argparse.Namespace) -> None:
@@ -224,12 +215,3 @@ def run_body_export(args: argparse.Namespace) -> None:
 
     for path in export_body(args.directory):
         print(path)
-
-
-def run_body_clean(args: argparse.Namespace) -> None:
-    """Rewrite one model file."""
-    from hmr_skel.body.assets import write_plain_smpl
-
-    out = args.out or args.file.with_name(f"{args.file.stem}_clean{args.file.suffix}")
-    write_plain_smpl(args.file, out)
-    print(out)

@@ -14,7 +14,8 @@ from hmr_skel.errors import UserError
 
 DOCTOR = """\
 Look at the installation, the devices, the body models and label files of manifests, published weights and the
-benchmarks' files, and say what is missing. Changes nothing. Exit status 1 where something that is needed is missing."""
+benchmarks' files, and say what is missing. Changes nothing. Exit status 1 where something that is needed is missing.
+Example: hmr-skel doctor --manifest manifests/hmr-skel.toml"""
 
 BODY_FILES = {
     "SMPL_NEUTRAL.pkl": "SMPL, of most label files; fit",
@@ -47,9 +48,8 @@ Finding = tuple[str, str, str]
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `doctor`."""
-    doctor = new_command(
-        commands, "doctor", "what is installed, which files are there, what is missing", DOCTOR, run_doctor
-    )
+    summary = "what is installed, which files are there, what is missing"
+    doctor = new_command(commands, "doctor", summary, DOCTOR, run_doctor)
     add(
         doctor, "manifest", default=None,
         help="check this one (default: every manifests/*.toml; those whose environment variables are not set count as "
@@ -60,19 +60,23 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def run_doctor(args: argparse.Namespace) -> int:
     """Print one line for each finding."""
     manifests = [Path(args.manifest)] if args.manifest else sorted(Path("manifests").glob("*.toml"))
-    sections: list[tuple[str, Iterator[Finding]]] = [("installation", _installation()), ("devices", _devices())]
-    sections += [(f"manifest {path}", _manifest(path, required=args.manifest is not None)) for path in manifests]
-    sections += [("weights", _weights()), ("benchmarks", _benchmarks())]
+    sections = {"installation": _installation(), "devices": _devices()}
+    sections |= {f"manifest {path}": _manifest(path, args.manifest is not None) for path in manifests}
+    sections |= {"weights": _weights(), "benchmarks": _benchmarks()}
     missing = 0
-    for title, findings in sections:
+    for title, findings in sections.items():
         print(title)
         for state, what, detail in findings:
             missing += state == "missing"
-            print(f"  {state:<8} {what:<32} {detail}".rstrip())
+            print(f"  {state:<8} {what:<32} {detail}")
     if not manifests:
         print("no manifests/*.toml here: run this from the repository's root, or name one with --manifest")
     print(f"\n{missing} missing" if missing else "\nnothing that is needed is missing")
     return 1 if missing else 0
+
+
+def _finding(there: bool, what: str, detail: str, lacking: str, *, needed: bool = False) -> Finding:
+    return ("ok", what, detail) if there else ("missing" if needed else "--", what, lacking)
 
 
 def _installation() -> Iterator[Finding]:
@@ -80,15 +84,14 @@ def _installation() -> Iterator[Finding]:
 
     yield "ok", "python", platform.python_version()
     needed = [Requirement(text) for text in importlib.metadata.requires("hmr-skel") or ()]
-    for package in needed:
-        if package.marker is None or package.marker.evaluate({"extra": ""}):
-            version = _version(package.name)
-            fits = version is not None and package.specifier.contains(version, prereleases=True)
-            found = version if fits else f"{version or 'not installed'}, expected {package.specifier}: make setup"
-            yield ("ok" if fits else "missing"), package.name, f"{found}"
+    for one in (one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})):
+        version = _version(one.name)
+        fits = version is not None and one.specifier.contains(version, prereleases=True)
+        lacking = f"{version or 'not installed'}, expected {one.specifier}: make setup"
+        yield _finding(fits, one.name, version or "", lacking, needed=True)
     for name, purpose in PACKAGES.items():
         version = _version(name)
-        yield ("--", name, f"{purpose}; pip install {name}") if version is None else ("ok", name, version)
+        yield _finding(version is not None, name, version or "", f"{purpose}; pip install {name}")
 
 
 def _version(package: str) -> str | None:
@@ -105,7 +108,6 @@ def _devices() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         without = "this torch is built without it: make setup TORCH=..."
         yield "--", "cuda", f"{without if torch.version.cuda is None else 'no device found'} (fits run on the CPU)"
-        return
     for i in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(i)
         yield "ok", f"cuda:{i}", f"{device.name}, {device.total_memory / 2**30:.0f} GiB"
@@ -113,14 +115,9 @@ def _devices() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     folder = os.environ.get("HMR_SKEL_BODY_MODELS")
-    where = folder or "$HMR_SKEL_BODY_MODELS, which is not set"
     for name, purpose in WEIGHTS.items():
         there = folder is not None and (Path(folder) / name).is_file()
-        yield _finding(there, name, purpose, f"{purpose}. Not in {where}")
-
-
-def _finding(there: bool, what: str, detail: str, lacking: str, *, needed: bool = False) -> Finding:
-    return ("ok", what, detail) if there else ("missing" if needed else "--", what, lacking)
+        yield _finding(there, name, purpose, f"{purpose}. Not in $HMR_SKEL_BODY_MODELS, {folder or 'which is not set'}")
 
 
 def _benchmarks() -> Iterator[Finding]:
@@ -140,7 +137,7 @@ def _benchmarks() -> Iterator[Finding]:
         yield _finding(files.images.is_dir(), benchmark.title, str(files.labels), lacking)
 
 
-def _manifest(path: Path, *, required: bool) -> Iterator[Finding]:
+def _manifest(path: Path, required: bool) -> Iterator[Finding]:
     from hmr_skel.data.manifest import load_manifest
 
     try:
@@ -148,33 +145,26 @@ def _manifest(path: Path, *, required: bool) -> Iterator[Finding]:
     except UserError as error:
         # The paper's manifest needs folders that nobody has on the first day: no fault of the installation.
         unset = re.search(r"environment variable (\w+) is not set", str(error))
-        if unset and not required:
-            yield "--", "not set up", f"set {unset[1]} to use it"
-        else:
-            yield "missing", str(path), str(error)
+        there = f"set {unset[1]} to use it" if unset else str(error)
+        yield "--" if unset and not required else "missing", str(path), there
         return
     models, made = manifest.body_models, "made on first use"
     genders = ("male", "female") if manifest.skel_gender == "best" else (manifest.skel_gender,)
     smpl = {f"SMPL_{(source.smpl_gender or 'neutral').upper()}.pkl" for source in manifest.sources}
     needed = smpl | {"SMPL_to_J19.pkl"} | {f"skel_{gender}.pkl" for gender in genders}
+    is_made = models.kind == "open"
     for name, purpose in BODY_FILES.items():
-        lacking = f"{purpose}. {'Put it into' if name in needed else 'Not in'} {models.path}"
-        is_made = models.kind == "open"
-        yield _finding(
-            (models.path / name).is_file(), name, purpose, f"{made} (hmr-skel body export)" if is_made else lacking,
-            needed=name in needed and not is_made,
-        )  # fmt: skip
+        lacking = made if is_made else f"{purpose}. {'Put it into' if name in needed else 'Not in'} {models.path}"
+        there, wanted = (models.path / name).is_file(), name in needed and not is_made
+        yield _finding(there, name, purpose, lacking, needed=wanted)
     for source in manifest.sources:
         file, is_made = source.file, source.generate is not None
-        size = f"{file}, {file.stat().st_size / 1e6:,.0f} MB" if file.is_file() else ""
         lacking = f"{made}: {file}" if is_made else f"no {file}. Put it there, or leave the source out"
-        yield _finding(bool(size), f"labels {source.name}", size, lacking, needed=not is_made)
+        yield _finding(file.is_file(), f"labels {source.name}", str(file), lacking, needed=not is_made)
         if source.image_root is not None and not source.image_root.is_dir():
             yield "--", f"images {source.name}", f"no {source.image_root}; needed for training only"
     out = Path("data") / manifest.name
     folder = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-    built, free = len(list((out / "meta").glob("shard-*.json"))), shutil.disk_usage(folder).free / 1e9
-    yield _finding(
-        os.access(folder, os.W_OK), f"output {out}", f"{built} shards built, {free:,.0f} GB free",
-        f"{folder} is not writable; choose another with --out", needed=True,
-    )  # fmt: skip
+    free = f"{shutil.disk_usage(folder).free / 1e9:,.0f} GB free"
+    lacking = f"{folder} is not writable; choose another with --out"
+    yield _finding(os.access(folder, os.W_OK), f"output {out}", free, lacking, needed=True)

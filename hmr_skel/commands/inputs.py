@@ -37,9 +37,8 @@ def build_missing(manifest: str, data: "Place", *, quiet: bool) -> None:
         # A process of its own: Prefect and its temporary server stay out of the training's.
         if subprocess.run(command, check=False).returncode:
             raise UserError(f"the dataset {data} could not be built, see above.")
-    loaded = load_manifest(manifest)
-    generated = [source for source in loaded.sources if source.generate is not None]
-    if not all(has_all_images(source.file, source.image_root) for source in generated):
+    sources = load_manifest(manifest).sources
+    if any(source.generate is not None and source.image_root is not None for source in sources):
         render_images(manifest, quiet=quiet)
 
 
@@ -51,22 +50,11 @@ def has_all_shards(data: "Place") -> bool:
     return bool(states) and all(state.kind == "complete" for state in states)
 
 
-def has_all_images(labels: Path, image_root: Path | None) -> bool:
-    """Whether there is a picture for every row of a generated label file."""
-    from hmr_skel.open_data.images import read_labels
-
-    if image_root is None:
-        return True
-    if not labels.is_file():
-        return False
-    return all((image_root / str(name)).is_file() for name in read_labels(labels)["imgname"])
-
-
 def manifest_of_shards(path: str | None, name: str) -> "Manifest":
     """The manifest that was given, or the one that the shards name. Raises `UserError` where there is none."""
     from hmr_skel.data.manifest import load_manifest
 
-    usual = Path("manifests") / f"{name}.toml"
+    usual = Path("manifests") / f"{Path(name).name}.toml"  # a name out of a file leads nowhere else
     if path is None and not usual.is_file():
         raise UserError(
             f"the shards were made by a manifest called {name!r}, and {usual} is not there. Name it with --manifest: "
@@ -92,26 +80,18 @@ def manifest_body_models(path: str) -> Path:
     return manifest.body_models.path
 
 
-def named_body_models(named: str | None, *, quiet: bool) -> Path | None:
-    """The folder that --body-models names, else HMR_SKEL_BODY_MODELS; None where neither does.
+def named_body_models(named: str | None, *, quiet: bool) -> Path:
+    """The folder that --body-models names, else HMR_SKEL_BODY_MODELS. Raises `UserError` where neither does.
 
-    For `open`, the openly licensed body is exported first where it is missing. Raises `UserError` where it cannot be.
+    For `open`, the openly licensed body is exported first where it is missing.
     """
     named = named or os.environ.get("HMR_SKEL_BODY_MODELS")
-    if named == "open":
-        return open_body(quiet=quiet)
-    return Path(named) if named else None
-
-
-def required_body_models(named: str | None, *, quiet: bool) -> Path:
-    """The same for commands that cannot do without. Raises `UserError` where nobody names a folder."""
-    found = named_body_models(named, quiet=quiet)
-    if found is None:
+    if not named:
         raise UserError(
             "no body models: SMPL's and SKEL's licensed files are needed. Name their folder with --body-models DIR or "
             "HMR_SKEL_BODY_MODELS; --body-models open takes the openly licensed body, to try."
         )
-    return found
+    return open_body(quiet=quiet) if named == "open" else Path(named)
 
 
 def open_body(*, quiet: bool) -> Path:
@@ -123,13 +103,13 @@ def open_body(*, quiet: bool) -> Path:
     return folder
 
 
-def network_file(path: Path) -> Path:
-    """The network in a run's folder, or the file itself."""
-    return path / "network.safetensors" if path.is_dir() else path
+def network_file(path: Path | None) -> Path:
+    """The network in a run's folder, or the file itself; for None the one that was trained last.
 
-
-def newest_network() -> Path:
-    """The network that was trained last. Raises `UserError` where there is none."""
+    Raises `UserError` where none has been trained.
+    """
+    if path is not None:
+        return path / "network.safetensors" if path.is_dir() else path
     found = sorted(RUNS.glob("*/network.safetensors"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(f"no trained network in {RUNS}. Train one first (make train), or name its file.")

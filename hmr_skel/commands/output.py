@@ -3,7 +3,8 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,28 +26,26 @@ def progress(quiet: bool, unit: str, total: int | None = None, what: str | None 
     return tqdm(total=total, unit=unit, desc=what, leave=False, disable=True if quiet else None)
 
 
-class Bars:
-    """A progress bar for each thing that is measured; where there is no terminal, a line when it starts."""
+@contextmanager
+def measuring(quiet: bool) -> Generator[Callable[[str, int, int], None]]:
+    """Show how far a benchmark is: a bar, or without a terminal a line for each thing that is measured.
 
-    def __init__(self, quiet: bool) -> None:
-        self.quiet, self.what = quiet, ""
-        self.bar: tqdm | None = None
+    Yields what is to be called with the thing, how much of it is done, and how much there is.
+    """
+    with progress(quiet, "it") as bar:
+        begun = ""
 
-    def __enter__(self) -> "Bars":
-        return self
+        def report(what: str, done: int, total: int) -> None:
+            nonlocal begun
+            if what != begun:
+                begun = what
+                if bar.disable and not quiet:
+                    print(f"measuring: {what}", file=sys.stderr, flush=True)
+                bar.reset(total)
+                bar.set_description(what)
+            bar.update(done - bar.n)
 
-    def __exit__(self, *exception: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """`done` of `total` steps of `what` are done."""
-        if self.bar is None or what != self.what or total != self.bar.total:
-            self.__exit__()
-            if what != self.what and not self.quiet and not sys.stderr.isatty():
-                print(f"measuring: {what}", file=sys.stderr, flush=True)
-            self.bar, self.what = progress(self.quiet, "it", total, what), what
-        self.bar.update(done - self.bar.n)
+        yield report
 
 
 def table(rows: Sequence[Mapping[str, Any] | str]) -> str:

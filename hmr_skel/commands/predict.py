@@ -37,7 +37,10 @@ Detectors (--detector): an ONNX file that you bring; input one picture [1 3 H W]
   detr         two outputs ...logits... [1 N C+1] and ...boxes... [1 N 4], shares of the input (DETR)
   detr-sigmoid the same with a sigmoid per class (Deformable DETR, RT-DETR of Hugging Face): to be named
   boxes        three outputs ...boxes... [N 4], ...scores... [N], ...labels... [N] in px (torchvision, RT-DETR),
-               or two, dets [N 5] (x1, y1, x2, y2, score) and labels (MMDeploy)"""
+               or two, dets [N 5] (x1, y1, x2, y2, score) and labels (MMDeploy)
+
+Examples: hmr-skel predict photos/ --boxes boxes.json --vfov 55 -o out
+          hmr-skel predict walk.mp4 --detector yolo.onnx --humanfov cam_model_cleaned.ckpt --refinement"""
 
 HUMAN_FOV = "cam_model_cleaned.ckpt"
 
@@ -94,9 +97,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "integer inputs)",
     )  # fmt: skip
     add(parser, "manifest", help="whose body models the network belongs to (default: %(default)s)")
-    parser.add_argument(
-        "--body-models", type=Path, metavar="DIR",
-        help="folder with skel_*.pkl in place of the manifest's (for published weights: or $HMR_SKEL_BODY_MODELS)",
+    add(
+        parser, "body-models",
+        help="folder with skel_*.pkl in place of the manifest's (default for published weights: $HMR_SKEL_BODY_MODELS)",
     )  # fmt: skip
     add_number(parser, "--every", int, 1, default=1, help="of videos every Nth frame (default: 1)")
     add_number(parser, "--batch-size", int, 1, default=16, help="people at once")
@@ -105,11 +108,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run_predict(args: argparse.Namespace) -> int:
     """Find people, predict, write, and say how it went in one line."""
-    from hmr_skel.commands.inputs import network_file, newest_network
+    from hmr_skel.commands.inputs import network_file
 
     if args.out.is_file():
         raise UserError(f"-o {args.out} is a file. Expected a folder, which is made if need be.")
-    network = network_file(args.network) if args.network is not None else newest_network()
+    network = network_file(args.network)
 
     # What OpenCV says of broken files is said in our words. It reads these when it is loaded.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
@@ -158,34 +161,21 @@ def run_predict(args: argparse.Namespace) -> int:
             if not counts.images:  # there is nothing to keep, and files of an earlier run stay as they are
                 raise
             stopped = error
-    report = {
-        "network": str(network), "images": counts.images, "people": counts.people, "skipped": counts.skipped,
-        "skipped_boxes": counts.skipped_boxes, "without_people": counts.without_people, "seconds": counts.seconds,
-        "images_per_s": counts.images / counts.total_s if counts.images else 0.0, "out": str(args.out),
-    }  # fmt: skip
-    how = {UserError: "stopped by an error; ", KeyboardInterrupt: "interrupted; "}.get(type(stopped), "")
-    show(args, how + _summary(report, predictor.title), report)
-    if isinstance(stopped, UserError):
+    rate = counts.images / counts.total_s if counts.images else 0.0
+    text = f"{counts.images:,} images, {counts.people:,} people"
+    text += f", {counts.skipped:,} files skipped" if counts.skipped else ""
+    text += f", {counts.skipped_boxes:,} boxes skipped" if counts.skipped_boxes else ""
+    text += f", {counts.without_people:,} without a box" if counts.without_people else ""
+    show(
+        args,
+        f"{'' if stopped is None else 'stopped early; '}{text}; {rate:.1f} images/s, {predictor.title}; in {args.out}",
+        vars(counts) | {"network": str(network), "images_per_s": rate, "out": str(args.out)},
+    )
+    if stopped is not None:
         raise stopped
     if not counts.images:
         raise UserError(f"none of {len(files)} files could be read, see above.")
-    return 0 if stopped is None else 130
-
-
-def _summary(report: dict, title: str) -> str:
-    """One line for people."""
-    counts = {
-        "files skipped": report["skipped"], "boxes skipped": report["skipped_boxes"],
-        "without a box": report["without_people"],
-    }  # fmt: skip
-    parts = [f"{report['images']:,} images, {report['people']:,} people"]
-    parts += [f"{count:,} {what}" for what, count in counts.items() if count]
-    total = sum(report["seconds"].values()) or 1.0
-    look, network, write = (f"{100 * value / total:.0f} %" for value in report["seconds"].values())
-    return (
-        f"{', '.join(parts)}; {report['images_per_s']:.1f} images/s (reading {look}, network {network}, "
-        f"writing {write}), {title}; in {report['out']}"
-    )
+    return 0
 
 
 def _boxes(args: argparse.Namespace, device: "torch.device") -> "Boxes":
@@ -235,17 +225,9 @@ def _cameras(
 
 
 def _body_models(args: argparse.Namespace, published: bool) -> Path:
-    """The folder of the SKEL that the network belongs to."""
-    from hmr_skel.commands.inputs import manifest_body_models
+    """The folder of the SKEL that the network belongs to: of published weights, the licensed one."""
+    from hmr_skel.commands.inputs import manifest_body_models, named_body_models
 
-    if args.body_models is not None:
-        return args.body_models
-    if published and args.manifest == DEFAULT_MANIFEST:
-        named = os.environ.get("HMR_SKEL_BODY_MODELS")
-        if not named:
-            raise UserError(
-                "published weights belong to the licensed SKEL. Name the folder of skel_male.pkl with --body-models "
-                "DIR or HMR_SKEL_BODY_MODELS."
-            )
-        return Path(named)
+    if args.body_models is not None or (published and args.manifest == DEFAULT_MANIFEST):
+        return named_body_models(args.body_models, quiet=args.quiet)
     return manifest_body_models(args.manifest)

@@ -1,6 +1,7 @@
 """`hmr-skel report`, `render` and `schema`: a dataset as a web page, rows as pictures, columns with their meanings."""
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,18 +20,22 @@ percentiles by source and body part, joint angles over their allowed ranges, bet
 best, median and worst fits as pictures and in a 3D viewer. It opens offline, needs no server, and prints.
 
 Pictures need the body models that the manifest names; images are shown where they are there. The rows that are shown or
-measured are the same every time."""
+measured are the same every time.
+Example: hmr-skel report data/open -o open.html"""
 
 RENDER = """\
 Draw rows of a dataset as they are stored, on the CPU, with no display:
   --show both      bones under a translucent skin; or skin, skeleton
-  --show heat      the fitted skin, coloured by its distance from the annotated mesh; annotation: that mesh itself
+  --show heat      the fitted skin, coloured by its distance from the annotated mesh (the colours end at 30 mm);
+                   annotation: that mesh itself
   --view front     from the camera's direction; or side, back, top; image: over the row's own image
-A .glb has skin and skeleton as separate meshes, metres, y up, whatever --show says."""
+A .glb has skin and skeleton as separate meshes, metres, y up, whatever --show says.
+Example: hmr-skel render data/open open/00001909 -o x.png --show heat"""
 
 COLUMNS = """\
 Print the columns of every table that is written, with types, units and meanings, as Markdown: docs/schema.md is this
-text. In the files themselves the same stands in each column's field metadata (meaning, unit, shape)."""
+text. In the files themselves the same stands in each column's field metadata (meaning, unit, shape).
+Example: hmr-skel schema > columns.md"""
 
 _COLUMNS_PAGE = """\
 # Columns of the tables
@@ -39,6 +44,7 @@ Printed by `hmr-skel schema` from the schema objects; the same texts are in the 
 `meaning`, `unit` and `shape`. Arrays are fixed-size lists of float32, flattened row-major; `load_shards` folds them.
 Null means not known or not annotated, never zero. Frames, units and the root: [conventions.md](conventions.md)."""
 
+_HEAT_MM = 30.0
 FORMATS = (".png", ".jpg", ".webp", ".glb")
 MANIFEST = (
     "the dataset's manifest: where body models and images are (default: manifests/NAME.toml, by the name in the shards"
@@ -47,10 +53,7 @@ MANIFEST = (
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `report`, `render` and `schema`."""
-    report = new_command(
-        commands, "report", "a web page of a dataset's quality, with pictures", REPORT, run_report,
-        "no report was written; shards that --build finished are kept",
-    )  # fmt: skip
+    report = new_command(commands, "report", "a web page of a dataset's quality, with pictures", REPORT, run_report)
     add(report, "dataset", nargs="?", help="the dataset's folder (default: data/<manifest name>)")
     report.add_argument(
         "-o", "--out", type=Path, metavar="FILE", help="the page (default: report.html in the dataset's folder)"
@@ -59,10 +62,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     report.add_argument("--no-pictures", action="store_true", help="tables and charts only; needs no body models")
     add(report, "build", "json", "quiet")
 
-    render = new_command(
-        commands, "render", "pictures and meshes of single rows of a dataset", RENDER, run_render,
-        "written files are whole; the same command draws all again",
-    )  # fmt: skip
+    render = new_command(commands, "render", "pictures and meshes of single rows of a dataset", RENDER, run_render)
     add(render, "dataset")
     render.add_argument("rows", metavar="ROW", nargs="+", help="a row_id, or a row's number, from 0 over all shards")
     render.add_argument(
@@ -78,10 +78,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="from where (default: %(default)s)",
     )  # fmt: skip
     add_number(render, "--size", int, 16, 8192, unit="pixels", default=512, metavar="PX", help="width and height")
-    add_number(
-        render, "--scale-mm", float, 0, above=True, default=30.0, metavar="MM",
-        help="where the colours of heat end (default: %(default)s mm)",
-    )  # fmt: skip
     add(render, "manifest", default=None, help=f"{MANIFEST})")
     add(render, "quiet", help="do not name the files that were written")
 
@@ -90,8 +86,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     """Gather, draw, write, and say what was written."""
-    import time
-
     from hmr_skel.commands.inputs import build_missing, has_all_shards, manifest_of_shards
     from hmr_skel.commands.output import progress, show
     from hmr_skel.data.manifest import load_manifest
@@ -115,11 +109,10 @@ def run_report(args: argparse.Namespace) -> None:
         summary = write_report(dataset, manifest, out, bar.update)
     v2v = summary.v2v_mm
     errors = "v2v mean {mean:.2f} mm, p99 {p99:.2f} mm".format(**v2v) if v2v else "none was fitted"
-    seconds = time.perf_counter() - start
     lines = [
         *(f"warning: {warning}" for warning in summary.warnings),
         f"{data}: {summary.rows:,} rows, {summary.rejected:,} rejected, {errors}",
-        f"{summary.file}: {summary.bytes / 1e6:.1f} MB in {seconds:.0f} s, open it in a browser",
+        f"{out}: {summary.bytes / 1e6:.1f} MB in {time.perf_counter() - start:.0f} s, open it in a browser",
     ]
     show(args, "\n".join(lines), summary.as_dict())
 
@@ -153,16 +146,16 @@ def run_render(args: argparse.Namespace) -> None:
 
 def _number(shards: "Shards", text: str) -> int:
     """The number of the row that a text names."""
-    import numpy as np
-
     if text.isascii() and text.isdecimal():
         if int(text) >= len(shards):
             raise UserError(f"no row {text}: the dataset has {len(shards):,}, counted from 0.")
         return int(text)
-    found = np.flatnonzero(np.concatenate([file["row_id"] == text for file in shards.files()]))
-    if not len(found):
-        raise UserError(f"no row {text!r}. Expected a row's number, or a row_id such as {shards[0]['row_id']!r}.")
-    return int(found[0])
+    before = 0
+    for file in shards.files():
+        if (found := file["row_id"] == text).any():
+            return before + int(found.argmax())
+        before += len(file)
+    raise UserError(f"no row {text!r}. Expected a row's number, or a row_id such as {shards[0]['row_id']!r}.")
 
 
 def _draw(posed: "PosedRow", skel: "Skel", path: Path, manifest: "Manifest", args: argparse.Namespace) -> None:
@@ -183,7 +176,7 @@ def _draw(posed: "PosedRow", skel: "Skel", path: Path, manifest: "Manifest", arg
     row = posed.row
     if args.show in ("heat", "annotation") and posed.target is None:
         raise UserError(f"{row['row_id']} came as SKEL and has no annotated mesh. Choose --show both.")
-    parts = shown_parts(posed, skel, args.show, args.scale_mm)
+    parts = shown_parts(posed, skel, args.show, _HEAT_MM)
     if args.view == "image":
         picture = photograph(row, image_rules(manifest))
         if isinstance(picture, str):

@@ -16,30 +16,23 @@ where images and body models are. Into the run's folder go
   network.safetensors   the averaged weights, with the recipe in the header (network.json has it too)
   state.pt              what a later run of the same command goes on from: after Ctrl-C, SIGTERM, or a crash
   log.jsonl, curves.png, tensorboard/
-Several GPUs: torchrun --nproc-per-node 8 -m hmr_skel.cli train --recipe vit_h --vitpose vitpose_backbone.pth"""
-
-GOES_ON = "the same command goes on from the last state that was saved"
+Examples: hmr-skel train --build --set epochs=2
+          torchrun --nproc-per-node 8 -m hmr_skel.cli train --recipe vit_h --vitpose vitpose_backbone.pth"""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `train`."""
-    train = new_command(commands, "train", "train SKEL-CF on a dataset", TRAIN, run_train, GOES_ON, add_help=False)
-    train.add_argument("-h", "--help", action=_HelpWithFields, nargs=0, help="show this, and every field of a recipe")
+    train = new_command(commands, "train", "train SKEL-CF on a dataset", TRAIN, run_train, _fields_text)
     add_run_arguments(train, "the run's folder (default: data/runs/<recipe>)")
     train.add_argument("--show", action="store_true", help="print the recipe in full and stop")
     add_number(train, "--checkpoint-every", int, 1, default=500, help="steps")
     add_number(train, "--log-every", int, 1, default=10, help="steps")
 
 
-class _HelpWithFields(argparse.Action):
-    """Reads the recipe's fields only when it is asked for help."""
+def _fields_text() -> str:
+    from hmr_skel.train.field_help import recipe_help
 
-    def __call__(self, parser, namespace, values, option_string=None):
-        from hmr_skel.train.field_help import recipe_help
-
-        parser.epilog = recipe_help()
-        parser.print_help()
-        parser.exit()
+    return recipe_help()
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, out: str) -> None:

@@ -1,8 +1,8 @@
 """`hmr-skel verify`: is a dataset on disk what its meta files and its manifest say it is?"""
 
 import argparse
+import contextlib
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hmr_skel.commands.arguments import add, add_number, new_command, place
@@ -10,7 +10,6 @@ from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
     from hmr_skel.data.manifest import Manifest
-    from hmr_skel.data.storage import Place
 
 VERIFY = """\
 Check a dataset folder. Every shard must have its three files (data, rejects, meta) with the bytes that were written,
@@ -27,19 +26,18 @@ exit status:
   0  all is sound (with --repair: now)
   1  problems, one line each on standard output
   2  it could not be checked: no dataset, no manifest, a label file or a body model that cannot be read
-  130  interrupted"""
+  130  interrupted
+
+Example: hmr-skel verify data/open"""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `verify`."""
-    verify = new_command(
-        commands, "verify", "check a dataset on disk, and repair it", VERIFY, run_verify,
-        "not all was checked; what --repair finished is kept",
-    )  # fmt: skip
+    verify = new_command(commands, "verify", "check a dataset on disk, and repair it", VERIFY, run_verify)
     add(verify, "dataset", type=place, help="the dataset's folder, for instance data/open, or its URI")
     add(
         verify, "manifest", default=None,
-        help="what it was made from (default: the file in manifests/ that has the dataset's name)",
+        help="what it was made from (default: manifests/NAME.toml, by the name in the shards)",
     )  # fmt: skip
     verify.add_argument(
         "--files-only", action="store_true", help="compare the files with each other only; needs no manifest"
@@ -50,12 +48,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     verify.add_argument(
         "--repair", action="store_true",
         help="build again the shards that something is wrong with, and no others; move files that belong to no shard "
-        "to DATASET/set-aside; then check once more. Refused where most shards carry another manifest's name",
+        "to DATASET/set-aside; then check once more. Refused where most shards were made from another manifest",
     )  # fmt: skip
     verify.add_argument(
         "--outdated", action="store_true",
-        help="with --repair: also build again shards that are sound, but of another version of the "
-        "fit, recipe, body or manifest",
+        help="with --repair: also build again shards that are sound, but of another version of the fit, recipe, body "
+        "or manifest",
     )  # fmt: skip
     add(verify, "device", "json", "quiet")
 
@@ -95,52 +93,24 @@ def run_verify(args: argparse.Namespace) -> int:
     mended = f"; repaired: {built} shards built again, {moved} files taken away" if moved or built else ""
     how = "the files alone" if manifest is None else f"{found.refitted:,} rows fitted again"
     sound = f"{found.sound:,} of {found.shards:,} shards sound, {len(found.problems):,} problems ({how}){mended}"
-    report: dict = {"shards": found.shards, "sound": found.sound, "refitted": found.refitted}
-    report |= {"problems": problem_lines(found.problems), "moved": moved, "built": built}
+    report = vars(found) | {"problems": problem_lines(found.problems), "moved": moved, "built": built}
     show(args, f"{args.dataset}: {sound}", report)
     return 1 if found.problems else 0
 
 
 def _manifest(args: argparse.Namespace) -> "Manifest":
-    """The manifest that is named, or the file in manifests/ of the name that the dataset's shards carry.
+    """The manifest that is named, or the one in manifests/ that most shards say they were made from.
 
-    Raises `UserError` where there is none, and where --repair would build a good dataset again as another's.
+    Raises `UserError` where there is none, and where most shards say another: --repair would build good shards again.
     """
+    from hmr_skel.commands.inputs import manifest_of_shards
     from hmr_skel.data.manifest import load_manifest
-
-    names = _stored_names(args.dataset)
-    path = args.manifest
-    if path is None:
-        candidates = [Path("manifests") / f"{Path(name).name}.toml" for name in sorted(names)]
-        found = [path for path in candidates if path.is_file()]
-        if len(found) != 1:
-            called = " and ".join(map(repr, sorted(names))) or "of no shard that can be read"
-            raise UserError(
-                f"which manifest {args.dataset} was made from is not clear (its name: {called}). Name it with "
-                "--manifest FILE, or check the files alone with --files-only."
-            )
-        path = found[0]
-    manifest = load_manifest(path)
-    if args.repair and names and 2 * names[manifest.name] <= names.total():
-        called = " and ".join(f"{stored!r} ({count} shards)" for stored, count in names.most_common())
-        raise UserError(
-            f"{args.dataset} was made from manifest {called}, not from {manifest.name!r}, and --repair would build it "
-            "again as that. Name its own manifest with --manifest FILE."
-        )
-    return manifest
-
-
-def _stored_names(dataset: "Place") -> Counter[str]:
-    """How many of the shards that can be read carry which manifest's name."""
-    from hmr_skel.data.storage import open_parquet
+    from hmr_skel.report.gather import manifest_name
 
     names: Counter[str] = Counter()
-    for path in sorted((dataset / "data").glob("train-*.parquet")):
-        try:
-            with open_parquet(path) as file:
-                metadata = file.schema_arrow.metadata or {}
-            names[metadata.get(b"hmr_skel.manifest", b"").decode()] += 1
-        except (UserError, UnicodeDecodeError):
-            continue  # damaged, as will be said
-    del names[""]
-    return names
+    for path in (args.dataset / "data").glob("train-*.parquet"):
+        with contextlib.suppress(UserError, UnicodeDecodeError):  # of damage, which the check will report
+            names[manifest_name(path, args.dataset)] += 1
+    if args.manifest is not None and not names:
+        return load_manifest(args.manifest)
+    return manifest_of_shards(args.manifest, max(names, key=lambda name: names[name], default=args.dataset.name))

@@ -30,11 +30,11 @@ ROUNDINGS: dict[str, Callable[[int], tuple[int, int]]] = {
 """How many frames of a sequence of n are kept: [start, stop)."""
 
 
-def middle_rows(img_paths: np.ndarray, where: str, any_total: bool = False) -> tuple[np.ndarray, str]:
+def middle_rows(img_paths: np.ndarray, where: str) -> tuple[np.ndarray, str]:
     """The rows of MOYO-HARD among MOYO's images (`<sequence>/<camera>/<frame>.jpg`), and how a quarter was rounded.
 
-    With `any_total`, the first way where none gives 9,725. Raises `UserError` for paths of another form, without an
-    image of the front camera, and for another total; `where` names the file.
+    Raises `UserError` for paths of another form, without an image of the front camera, and for another total than
+    9,725; `where` names the file.
     """
     frames: dict[str, list[tuple[int, str, int]]] = defaultdict(list)
     cameras: set[str] = set()
@@ -57,18 +57,14 @@ def middle_rows(img_paths: np.ndarray, where: str, any_total: bool = False) -> t
         totals[name] = kept
         if len(kept) == EXPECTED:
             return np.array(kept), name
-    if any_total:
-        first = next(iter(ROUNDINGS))
-        return np.array(totals[first], np.int64), first
     listed = "; ".join(f"{name}: {len(kept):,}" for name, kept in totals.items())
     raise UserError(
         f"{where}: the middle halves of {len(frames)} sequences of {CAMERA} are not the {EXPECTED:,} images of "
-        f"MOYO-HARD ({listed}). Expected HSMR's moyo_v2.npz, whole. --any-total writes the first of these all the "
-        "same; what is measured on it is then not MOYO-HARD."
+        f"MOYO-HARD ({listed}). Expected HSMR's moyo_v2.npz, whole."
     )
 
 
-def write_moyo_hard(moyo: Path, out: Path, any_total: bool = False) -> tuple[int, str]:
+def write_moyo_hard(moyo: Path, out: Path) -> tuple[int, str]:
     """Write the part of MOYO's label file that is MOYO-HARD, by rename. Returns how many rows, and the rounding.
 
     Raises `UserError` as `middle_rows`, and for a file that is not MOYO's.
@@ -80,7 +76,7 @@ def write_moyo_hard(moyo: Path, out: Path, any_total: bool = False) -> tuple[int
         raise UserError(f"{moyo} has no {', '.join(sorted(missing))}. Expected HSMR's moyo_v2.npz.")
     count = len(arrays["img_paths"])
     paths = np.array([p.decode() if isinstance(p, bytes) else str(p) for p in arrays["img_paths"].ravel().tolist()])
-    rows, rounding = middle_rows(paths, str(moyo), any_total)
+    rows, rounding = middle_rows(paths, str(moyo))
     kept = {name: _picked(value, rows, count) for name, value in arrays.items()}
     with replacing(out) as temporary, open(temporary, "wb") as stream:  # a stream: savez would add .npz to the name
         np.savez(stream, **kept)

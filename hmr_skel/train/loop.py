@@ -26,7 +26,6 @@ from hmr_skel.data.samples import SampleDataset
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.held_out import mean_body
-from hmr_skel.heap import keep_freed_memory
 from hmr_skel.model.checkpoint import NetworkInfo, load_mean, save_network
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Network
@@ -107,8 +106,6 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
         group = stack.enter_context(process_group(run.device))
         device = group.device
         accumulate = recipe.accumulate(group.size)
-        if device.type == "cpu":
-            keep_freed_memory()
 
         def say(text: str) -> None:
             if group.first and not run.quiet:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
-import smplx
 
 from hmr_skel.body import assets
 from hmr_skel.body.assets import (
@@ -18,7 +17,6 @@ from hmr_skel.body.assets import (
     load_regressor,
     load_skel_arrays,
     load_smpl_arrays,
-    write_plain_smpl,
     write_whole,
 )  # fmt: skip
 from hmr_skel.errors import UserError
@@ -124,34 +122,6 @@ def test_files_of_older_libraries_load_without_a_warning(tmp_path):
         np.testing.assert_array_equal(load_regressor(write(tmp_path / "r.pkl", reduced), 2), dense)
     python_2 = b"(dU\x04nameU\x03ab\xe9s."  # protocol 1: a dict of two byte strings
     assert load_model_file(write(tmp_path / "two.pkl", python_2)) == {"name": "abé"}
-
-
-# --- clean files, and writing ---
-
-
-def test_clean_writes_a_file_that_plain_pickle_and_smplx_read(smpl, tmp_path):
-    old, target = chumpy_era(smpl, tmp_path / "old.pkl"), tmp_path / "clean.pkl"
-    write_plain_smpl(old, target)
-    assert b"chumpy" not in target.read_bytes()
-    assert b"hmr_skel" not in target.read_bytes()
-    plain = pickle.loads(target.read_bytes())
-    np.testing.assert_array_equal(plain["shapedirs"], smpl["shapedirs"])
-    np.testing.assert_array_equal(plain["pose_training_info"]["mean"][0], [2, 0])
-    assert plain["bs_style"] == "lbs"
-    assert "J" not in plain, "chumpy would have to compute it"
-    model = smplx.SMPL(str(target))
-    np.testing.assert_allclose(model.v_template.numpy(), smpl["v_template"], rtol=1e-6)
-    write_plain_smpl(old, old)  # in place
-    assert old.read_bytes() == target.read_bytes()
-
-
-def test_clean_writes_nothing_when_it_fails(smpl, tmp_path):
-    bad, good = write(tmp_path / "bad.pkl", {"v_template": 1}), write(tmp_path / "good.pkl", smpl)
-    with pytest.raises(UserError, match="is no SMPL file"):
-        write_plain_smpl(bad, tmp_path / "out.pkl")
-    with pytest.raises(UserError, match=r"nowhere/out\.pkl: cannot be written \(No such file or directory\)"):
-        write_plain_smpl(good, tmp_path / "nowhere" / "out.pkl")
-    assert {path.name for path in tmp_path.iterdir()} == {"bad.pkl", "good.pkl"}
 
 
 def test_a_failure_leaves_no_half_file(tmp_path, monkeypatch):

@@ -58,8 +58,7 @@ def test_all_benchmarks(command, network, tmp_path, capsys):
                 assert low <= found[stage][metric] <= high
         for shown in (text, page):
             assert f"{benchmark.title}: 6 of 6 rows" in shown
-    # Without HumanFoV there are no blue and red to exchange.
-    assert report["benchmarks"]["moyo"]["legacy"] == ["moyo-box", "aliased-crop"]
+    assert report["benchmarks"]["moyo"]["legacy"] == ["bgr-focal", "moyo-box", "aliased-crop"]
     assert report["benchmarks"]["spec-syn"]["legacy"] == ["spec-root", "aliased-crop"]
     assert [table["table"] for table in report["tables"]] == ["1", "2", "3", "S2"]
     assert all(f"**Table {table}: " in page and f"Table {table}: " in text for table in ("1", "2", "3", "S2"))
@@ -115,7 +114,7 @@ def without(command: list[str], option: str) -> list[str]:
 @pytest.mark.parametrize(
     ("dropped", "words", "message"),
     [
-        (None, "--benchmark ,", r"--benchmark ,: names nothing"),
+        (None, "--benchmark ,", r"no benchmark ''\. There are 3dpw, emdb"),
         ("--benchmark-data", "--benchmark emdb", r"--benchmark-data DIR.*emdb"),
         (None, "--benchmark coco --labels none.npz", r"no label file .*none\.npz of COCO\. It is from 4D-Humans'"),
         ("--body-models", "--benchmark 3dpw", r"--body-models DIR or HMR"),
@@ -124,17 +123,15 @@ def without(command: list[str], option: str) -> list[str]:
         (None, "--benchmark 3dpw,emdb --labels x", r"are for one benchmark"),
         (None, "--predictions coco=p.npz", r"COCO compares in the image"),
         (None, "--benchmark moyo --predictions emdb=a", r"that benchmark is not among --benchmark moyo"),
-        (None, "--benchmark held-out --predictions emdb=a", r"held-out rows take networks alone"),
-        ("evaluate", "--benchmark held-out,emdb --predictions emdb=a --out out", r"held-out takes a network"),
     ],
 )
 def test_one_clear_message(command, dropped, words, message, tmp_path, open_body_dir, capsys, monkeypatch):
-    """Of options that are left out, and others that are added; the network stands behind `evaluate`."""
+    """Of options that are left out, and others that are added."""
     monkeypatch.chdir(tmp_path)
     Path("part").mkdir()
     for name in ("skel_male.pkl", "SMPL_to_J19.pkl", "J_regressor_SKEL_mix_MALE.pkl", "SMPL_NEUTRAL.pkl"):
         (tmp_path / "part" / name).symlink_to(open_body_dir / name)
-    shorter = ["evaluate", *command[2:]] if dropped == "evaluate" else without(command, dropped) if dropped else command
+    shorter = without(command, dropped) if dropped else command
     assert main([*shorter, *words.split()]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(f"^error: .*{message}", error), error

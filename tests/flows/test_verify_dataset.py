@@ -189,7 +189,7 @@ def test_repair_by_another_manifest_is_refused(ours: Builder, tmp_path: Path, ca
     before = [path.read_bytes() for path in files]
     for more in ([], ["--outdated"]):
         assert main(["verify", str(ours.out), "--manifest", str(manifest), "--repair", "--device", "cpu", *more]) == 2
-        assert "was made from manifest 'drill' (4 shards), not from 'wrong'" in capsys.readouterr().err
+        assert "is the manifest 'wrong', but the shards were made by 'drill'" in capsys.readouterr().err
     assert [path.read_bytes() for path in files] == before
     assert main(["verify", str(ours.out), "--outdated"]) == 2
 
@@ -220,7 +220,7 @@ def test_the_command(ours: Builder, other: Builder, tmp_path: Path, capsys: pyte
     assert equal_datasets(out, other.out)
 
     assert main(["verify", str(out)]) == 2
-    assert "which manifest" in capsys.readouterr().err
+    assert "Name it with --manifest" in capsys.readouterr().err
     assert main(["verify", str(out), "--files-only", "--repair"]) == 2
     assert "--files-only goes without manifest" in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "nothing"), "--files-only"]) == 2

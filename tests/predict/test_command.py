@@ -193,7 +193,7 @@ def test_an_interrupt_keeps_what_is_done(video, typed, monkeypatch, capsys):
     stops.calls = 0
     monkeypatch.setattr(module, "predict", stops)
     assert typed(video, "--whole-image", "--vfov", "50", "--batch-size", "4") == 130
-    assert capsys.readouterr().out.startswith("interrupted; 8 images, 8 people;")
+    assert capsys.readouterr().out.startswith("stopped early; 8 images, 8 people;")
     assert len(load_shards("out/predictions.parquet")) == len(np.load("out/predictions.npz")["skel_q"]) == 8
     assert cv2.VideoCapture("out/overlays/walk.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 8
 
@@ -254,7 +254,7 @@ def test_an_error_keeps_what_is_done(photos, typed, monkeypatch, capsys):
     monkeypatch.setattr(WholeImage, "of", fails)
     assert typed(*(photo.file for photo in photos), "--whole-image", "--vfov", "50") == 2
     out, err = capsys.readouterr()
-    assert out.startswith("stopped by an error; 2 images, 2 people;")
+    assert out.startswith("stopped early; 2 images, 2 people;")
     assert err.strip().splitlines()[-1] == "error: the detector failed (at the third)."
     assert len(load_shards("out/predictions.parquet")) == len(np.load("out/predictions.npz")["skel_q"]) == 2
     assert len(list(Path("out/overlays").iterdir())) == 2
@@ -284,7 +284,7 @@ def test_published_weights_need_the_licensed_body(photos, open_body_dir, small_c
     monkeypatch.delenv("HMR_SKEL_BODY_MODELS", raising=False)
     words = ["predict", str(photos[0].file), "--whole-image", "--vfov", "50", "--network", "best.pth", "--no-overlays"]
     assert main([*words, "-o", "out"]) == 2
-    assert "published weights belong to the licensed SKEL" in capsys.readouterr().err
+    assert "no body models: SMPL's and SKEL's licensed files are needed" in capsys.readouterr().err
     monkeypatch.setenv("HMR_SKEL_BODY_MODELS", str(open_body_dir))
     assert main([*words, "-o", "out"]) == 0
     assert "published SKEL-CF; in out" in capsys.readouterr().out
