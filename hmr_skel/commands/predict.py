@@ -44,6 +44,13 @@ Examples: hmr-skel predict photos/ --boxes boxes.json --vfov 55 -o out
 
 HUMAN_FOV = "cam_model_cleaned.ckpt"
 
+LEGACY = {
+    "aliased-crop": "crops are not smoothed where they shrink, as those that the published weights were trained on "
+    "(changed angles by 0.03 rad on one person)",
+    "bgr-focal": "HumanFoV gets blue and red exchanged, as in the published demo (changed a depth by 10 mm)",
+}
+"""What the published code does otherwise. Off unless asked for."""
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `predict`."""
@@ -96,6 +103,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="0 to 1; less ImageNet's mean, over its deviation; 0 to 255 (default: unit, imagenet for detr, bytes for "
         "integer inputs)",
     )  # fmt: skip
+    parser.add_argument(
+        "--legacy", default="", metavar="NAMES",
+        help=f"do as the published code: {'; '.join(f'{name}: {text}' for name, text in LEGACY.items())}; or all",
+    )  # fmt: skip
     add(parser, "manifest", help="whose body models the network belongs to (default: %(default)s)")
     add(
         parser, "body-models",
@@ -109,7 +120,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def run_predict(args: argparse.Namespace) -> int:
     """Find people, predict, write, and say how it went in one line."""
     from hmr_skel.commands.inputs import network_file
+    from hmr_skel.evaluate.benchmarks import legacy_switches
 
+    legacy = legacy_switches(args.legacy, LEGACY)
     if args.out.is_file():
         raise UserError(f"-o {args.out} is a file. Expected a folder, which is made if need be.")
     network = network_file(args.network)
@@ -136,13 +149,14 @@ def run_predict(args: argparse.Namespace) -> int:
         token_grid(predictor.network.config.vit)
     body_models = _body_models(args, predictor.published)
     skel = Skel.load(body_models / f"skel_{predictor.skel_gender}.pkl", gender=predictor.skel_gender).to(device)
-    cameras = _cameras(args, boxes, files, body_models, device)
+    cameras = _cameras(args, boxes, files, body_models, device, "bgr-focal" in legacy)
     wanted = Wanted(
         overlays=not args.no_overlays, meshes=args.meshes, refinement=args.refinement, attention=args.attention
     )
     settings = Settings(
         batch_size=args.batch_size,
         every=args.every,
+        smooth="aliased-crop" not in legacy,
         box_cameras=args.focal is None and args.vfov is None and args.humanfov is None,
         as_stored=isinstance(boxes, GivenBoxes) and boxes.as_stored,
     )
@@ -166,10 +180,11 @@ def run_predict(args: argparse.Namespace) -> int:
     text += f", {counts.skipped:,} files skipped" if counts.skipped else ""
     text += f", {counts.skipped_boxes:,} boxes skipped" if counts.skipped_boxes else ""
     text += f", {counts.without_people:,} without a box" if counts.without_people else ""
+    by = predictor.title + (f" with --legacy {','.join(legacy)}" if legacy else "")
     show(
         args,
-        f"{'' if stopped is None else 'stopped early; '}{text}; {rate:.1f} images/s, {predictor.title}; in {args.out}",
-        vars(counts) | {"network": str(network), "images_per_s": rate, "out": str(args.out)},
+        f"{'' if stopped is None else 'stopped early; '}{text}; {rate:.1f} images/s, {by}; in {args.out}",
+        vars(counts) | {"network": str(network), "images_per_s": rate, "legacy": legacy, "out": str(args.out)},
     )
     if stopped is not None:
         raise stopped
@@ -198,7 +213,12 @@ def _boxes(args: argparse.Namespace, device: "torch.device") -> "Boxes":
 
 
 def _cameras(
-    args: argparse.Namespace, boxes: "Boxes", files: list[Path], body_models: Path, device: "torch.device"
+    args: argparse.Namespace,
+    boxes: "Boxes",
+    files: list[Path],
+    body_models: Path,
+    device: "torch.device",
+    exchanged: bool,
 ) -> "Cameras | None":
     """The camera told for all pictures; None where the boxes bring theirs. Raises `UserError` where neither is so."""
     from hmr_skel.predict.boxes import GivenBoxes
@@ -221,7 +241,7 @@ def _cameras(
             f"the camera is not known{lacking}. Say --focal PX or --vfov DEG, give boxes with cameras, or let HumanFoV "
             f"estimate it: --humanfov {HUMAN_FOV} (CameraHMR's release)."
         )
-    return EstimatedFov.load(weights, device)
+    return EstimatedFov.load(weights, device, exchanged)
 
 
 def _body_models(args: argparse.Namespace, published: bool) -> Path:

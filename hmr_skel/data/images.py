@@ -70,6 +70,16 @@ def box_affine(center: Float[np.ndarray, "2"], side: float) -> Float[np.ndarray,
     return np.array([[scale, 0, CROP_SIZE / 2 - scale * center[0]], [0, scale, CROP_SIZE / 2 - scale * center[1]]])
 
 
+def whole_pixel_affine(center: Float[np.ndarray, "2"], side: float) -> Float[np.ndarray, "2 3"]:
+    """The map of the published MOYO crop: from the box cut at whole pixels, scaled as OpenCV's `resize` does.
+
+    Both corners are rounded towards zero, so the two axes may differ by a pixel. Pixels are squares around halves.
+    """
+    low, high = (np.trunc(center + sign * side / 2) for sign in (-1, 1))
+    scale = CROP_SIZE / np.maximum(high - low, 1)
+    return np.column_stack((np.diag(scale), (0.5 - low) * scale - 0.5))
+
+
 def transform(affine: Float[np.ndarray, "2 3"], points: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:
     """Points through an affine map."""
     return points @ affine[:, :2].T + affine[:, 2]
@@ -116,19 +126,22 @@ def decode(data: bytes, shrink: float, as_stored: bool = True) -> tuple[UInt8[np
 
 
 def crop_image(
-    image: UInt8[np.ndarray, "H W 3"], affine: Float[np.ndarray, "2 3"], reduction: int = 1
+    image: UInt8[np.ndarray, "H W 3"], affine: Float[np.ndarray, "2 3"], reduction: int = 1, smooth: bool = True
 ) -> UInt8[np.ndarray, "256 256 3"]:
     """The crop, black where the image ends.
 
     Args:
         image: of any channel order, reduced by `reduction` (pixel j is the mean of pixels j r to j r + r - 1).
         affine: full-size image px -> crop px: similar, or nearly so.
+        smooth: without it, the image is interpolated only, as in the published code: where it shrinks, that is aliased.
 
     Shrinks by the mean over whole pixels as far as that goes, then blurs for the rest and interpolates.
     Raises `UnreadableImage` where the box lies outside the image.
     """
     affine = after(affine, _enlarge(reduction))
     left, top, right, bottom = _needed(affine, *image.shape[1::-1])
+    if not smooth:
+        return cv2.warpAffine(image, affine, (CROP_SIZE, CROP_SIZE), flags=cv2.INTER_LINEAR)
     image = image[top:bottom, left:right]
     affine = after(affine, np.array([[1.0, 0.0, left], [0.0, 1.0, top]]))
     steps = int(_shrink(affine))

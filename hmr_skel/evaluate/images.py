@@ -10,12 +10,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from hmr_skel.data.images import CROP_SIZE, OutsideImage, UnreadableImage, below, box_affine, crop_image, decode
+from hmr_skel.data.images import (
+    OutsideImage,
+    UnreadableImage,
+    below,
+    box_affine,
+    crop_image,
+    decode,
+    whole_pixel_affine,
+)
 from hmr_skel.data.samples import diagonal_intrinsics
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import Benchmark
@@ -44,7 +51,8 @@ class CropReader:
     def __init__(self, benchmark: Benchmark, root: Path, whole: bool, legacy: Sequence[str] = ()) -> None:
         self.benchmark, self.root, self.whole = benchmark, root, whole
         switches = benchmark.legacy(legacy)
-        self._exchanged, self._aliased = "bgr-focal" in switches, "aliased-crop" in switches
+        self._exchanged, self._smooth = "bgr-focal" in switches, "aliased-crop" not in switches
+        self._affine = whole_pixel_affine if "moyo-crop" in switches else box_affine
 
     def check(self, rows: BenchmarkRows) -> None:
         """Look for every image. Raises `UserError` with the first that is missing: part of a benchmark is another."""
@@ -61,11 +69,8 @@ class CropReader:
         file = below(self.root, rows.imgname[i])
         try:
             image, _ = decode(file.read_bytes(), shrink=1.0)
-            affine = box_affine(rows.center[i].astype(float), float(rows.side[i]))
-            if self._aliased:
-                crop = cv2.warpAffine(image, affine, (CROP_SIZE, CROP_SIZE), flags=cv2.INTER_LINEAR)
-            else:
-                crop = crop_image(image, affine)
+            affine = self._affine(rows.center[i].astype(float), float(rows.side[i]))
+            crop = crop_image(image, affine, smooth=self._smooth)
         except OSError as error:
             raise UserError(f"{file}: {error.strerror or error}.") from error
         except OutsideImage as error:

@@ -94,18 +94,20 @@ def load_rows(benchmark: Benchmark, path: Path, legacy: Sequence[str] = (), cam_
                 "the file again."
             )
     if benchmark.format == "moyo":
-        # Widened to the network's aspect, then to a square: the person fills the columns that it sees. (HSMR then cuts
-        # the corners to whole pixels, which moves the crop by less than one.)
+        # Widened to the network's aspect, then to a square: the person fills the columns that it sees.
         side = np.maximum(size[:, 1], size[:, 0] / np.float32(_ASPECT))
+    switches, gender = benchmark.legacy(legacy), rows.smpl_gender
+    if "neutral-female" in switches and "gender" in file:
+        gender = np.where(gender == "male", "male", "female").astype(object)
     return BenchmarkRows(
         row=rows.source_row,
         imgname=rows.imgname,
         center=rows.center,
         side=side,
-        told_side=told if "moyo-box" in benchmark.legacy(legacy) else side,
+        told_side=told if "moyo-box" in switches else side,
         smpl_pose=rows.smpl_pose,
         smpl_betas=rows.smpl_betas,
-        smpl_gender=rows.smpl_gender,
+        smpl_gender=gender,
         cam_int=rows.cam_int,
         **keypoints,
     )

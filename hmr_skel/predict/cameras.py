@@ -51,19 +51,24 @@ class EstimatedFov:
     """HumanFoV's estimate of every photograph, and of a video's first frame: all its frames have one camera."""
 
     model: HumanFov
+    exchanged: bool = False
+    """It gets blue and red exchanged, as in the published demo."""
     _video: tuple[Path, CameraMatrix] | None = field(default=None, init=False)
 
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> "EstimatedFov":
+    def load(cls, path: Path, device: torch.device, exchanged: bool = False) -> "EstimatedFov":
         """Raises `UserError` where the file is not HumanFoV's."""
-        return cls(HumanFov.load(path, device))
+        return cls(HumanFov.load(path, device), exchanged)
 
     def of(self, frame: Frame) -> CameraMatrix:
         if frame.number is None:
-            return self.model.intrinsics(frame.rgb)
+            return self._estimate(frame)
         if self._video is None or self._video[0] != frame.file:
-            self._video = (frame.file, self.model.intrinsics(frame.rgb))
+            self._video = (frame.file, self._estimate(frame))
         return self._video[1]
+
+    def _estimate(self, frame: Frame) -> CameraMatrix:
+        return self.model.intrinsics(np.ascontiguousarray(frame.rgb[..., ::-1]) if self.exchanged else frame.rgb)
 
 
 def camera_of(frame: Frame, box: PersonBox) -> CameraMatrix | None:

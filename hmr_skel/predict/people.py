@@ -118,9 +118,11 @@ class Body:
     attention: AttentionMaps | None = None
 
 
-def cut_out(frame: Frame, number: int, box: PersonBox, cam_int: Float[np.ndarray, "3 3"]) -> Person:
-    """The person's crop. Raises `UnreadableImage` where the box lies outside the picture."""
-    crop = crop_image(frame.rgb, box_affine(box.center, box.side))
+def cut_out(
+    frame: Frame, number: int, box: PersonBox, cam_int: Float[np.ndarray, "3 3"], smooth: bool = True
+) -> Person:
+    """The person's crop, `smooth` as in `crop_image`. Raises `UnreadableImage`: the box lies outside the picture."""
+    crop = crop_image(frame.rgb, box_affine(box.center, box.side), smooth=smooth)
     return Person(number, box, np.asarray(cam_int, np.float32), crop)
 
 

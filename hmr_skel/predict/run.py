@@ -24,6 +24,8 @@ class Settings:
     """Read every n-th frame of a video."""
     box_cameras: bool = True
     """Take the cameras that come with boxes, where any do."""
+    smooth: bool = True
+    """Smooth what is made smaller; the published code does not."""
     as_stored: bool = False
     """Leave photographs as they lie in their files, whatever their orientation tags say."""
 
@@ -92,7 +94,7 @@ def run(
                 assert cameras is not None  # the caller has seen to it
                 cam_int = shared = cameras.of(frame) if shared is None else shared
             try:
-                people.append(cut_out(frame, number, box, cam_int))
+                people.append(cut_out(frame, number, box, cam_int, settings.smooth))
             except UnreadableImage as error:
                 counts.skipped_boxes += 1
                 skipped(f"{frame.name}, person {number}", str(error))

@@ -56,6 +56,16 @@ def test_openpose_limbs_of_3d_labels_do_not_count(opened):
     assert (np.delete(points, np.arange(1, 15), 1)[..., 3] == 1).all()
 
 
+def test_in_the_published_code_who_is_not_male_is_female(stand_in, tmp_path):
+    benchmark, gender = BENCHMARKS["emdb"], np.array(["m", "neutral", "f", "male", "neutral", "female"])
+    path = changed_labels(stand_in, "emdb", tmp_path, gender=gender)
+    found = load_rows(benchmark, path, ["neutral-female"]).smpl_gender
+    assert found.tolist() == ["male", "female", "female", "male", "female", "female"]
+    assert load_rows(benchmark, path).smpl_gender.tolist()[1] == "neutral"
+    path = changed_labels(stand_in, "emdb", tmp_path, gender=None)  # a file that says nothing of genders
+    assert set(load_rows(benchmark, path, ["neutral-female"]).smpl_gender) == {"neutral"}
+
+
 @pytest.mark.parametrize(("text", "gender"), [(b"m", "male"), ("F", "female"), ("neutral", "neutral")])
 def test_genders_are_what_they_say(stand_in, tmp_path, text, gender):
     path = changed_labels(stand_in, "3dpw", tmp_path, gender=np.array([text] * ROWS))
@@ -183,9 +193,12 @@ def test_names_of_benchmarks_and_switches():
     assert [one.name for one in chosen("all")] == list(BENCHMARKS)
     with pytest.raises(UserError, match=r"no benchmark 'rich'.*3dpw"):
         chosen("rich")
-    assert BENCHMARKS["3dpw"].legacy(legacy_switches("all")) == ("aliased-crop",)
+    assert BENCHMARKS["h36m-p2"].legacy(legacy_switches("all")) == ("bgr-focal", "aliased-crop")
+    assert BENCHMARKS["emdb"].legacy(legacy_switches("all")) == ("neutral-female", "aliased-crop")
     assert BENCHMARKS["spec-syn"].legacy(legacy_switches("spec-root,bgr-focal")) == ("spec-root",)
-    assert BENCHMARKS["moyo-hard"].legacy(legacy_switches("all")) == ("bgr-focal", "moyo-box", "aliased-crop")
+    assert BENCHMARKS["moyo-hard"].legacy(legacy_switches("bgr-focal,moyo-box,moyo-crop,neutral-female")) == (
+        "bgr-focal", "moyo-box", "moyo-crop"
+    )  # fmt: skip
     with pytest.raises(UserError, match=r"--legacy rgb: there is no such switch"):
         legacy_switches("rgb")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from hmr_skel.body.dofs import HSMR_MEAN_Q
 from hmr_skel.cli import main
-from hmr_skel.model.decoder import HSMR_MEAN_Q
 from hmr_skel.model.pose_rep import q_to_rep
 from tests.model.test_published import skel_cf_shapes, write_skel_cf
 

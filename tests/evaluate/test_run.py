@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hmr_skel.body.dofs import HSMR_MEAN_Q
+from hmr_skel.data.images import crop_image, whole_pixel_affine
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.images import CropReader, Intrinsics
 from hmr_skel.evaluate.run import Method, evaluate_methods
@@ -128,6 +129,31 @@ def test_an_aliased_crop_is_another_picture(opened, stand_in):
     plain = cv2.warpAffine(image, affine, (256, 256), flags=cv2.INTER_LINEAR)[..., ::-1].transpose(2, 0, 1)
     assert np.abs(aliased.image.astype(int) - plain).max() <= 1  # rounding
     assert np.abs(smooth.image.astype(int) - plain).max() > 10
+
+
+def test_the_published_moyo_crop_is_cut_at_whole_pixels():
+    """Worked out by hand, and against the cut itself. Corners are (49.8, 30.2), (150.8, 131.2): 101 px both ways."""
+    affine = whole_pixel_affine(np.array([100.3, 80.7]), 101.0)
+    scale = 256 / 101  # the middle of pixel 49 is that of the crop's first pixel, but for OpenCV's half pixel
+    np.testing.assert_allclose(affine, [[scale, 0, -48.5 * scale - 0.5], [0, scale, -29.5 * scale - 0.5]])
+    # Beyond the edge corners are rounded towards zero: x from -30.5 to 70.5 becomes 100 px, y 101 px.
+    affine = whole_pixel_affine(np.array([20.0, 80.7]), 101.0)
+    np.testing.assert_allclose(affine, [[2.56, 0, 30.5 * 2.56 - 0.5], [0, scale, -29.5 * scale - 0.5]])
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (140, 200, 3), np.uint8), (5, 5), 1.0)
+    cut = np.zeros((101, 100, 3), np.uint8)
+    cut[:, 30:] = image[30:131, :70]
+    crop = crop_image(image, affine, smooth=False)
+    inside = (slice(2, -2), slice(80, -2))  # at its edge OpenCV repeats the cut's last pixel, here its neighbour counts
+    assert np.abs(crop[inside].astype(int) - cv2.resize(cut, (256, 256))[inside]).max() <= 2
+
+
+def test_moyos_crop_is_shifted_by_its_switch(run):
+    ours, legacy = run("moyo")[2], run("moyo", legacy=("moyo-crop",))[2]
+    assert not torch.equal(torch.cat(ours.images), torch.cat(legacy.images))
+    for name in ("center", "size"):  # what the network is told stays
+        assert all(
+            getattr(a, name).equal(getattr(b, name)) for a, b in zip(ours.geometry, legacy.geometry, strict=True)
+        )
 
 
 class RedFov(HumanFov):

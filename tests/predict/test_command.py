@@ -179,6 +179,27 @@ def test_humanfov_tells_one_camera_for_each_photograph_and_each_video(photos, vi
     np.testing.assert_allclose(focal, CAM_INT[0, 0] * np.array([1, 2, 2, 2, 3]))
 
 
+def test_humanfov_sees_rgb_and_crops_are_smoothed_unless_legacy(photos, typed, monkeypatch, capsys):
+    """By a stand-in for HumanFoV: the focal length is how red the picture is."""
+
+    class Model:
+        def intrinsics(self, image):
+            return np.diag([image[..., 0].mean(), image[..., 0].mean(), 1]).astype(np.float32)
+
+    monkeypatch.setattr("hmr_skel.model.fov.HumanFov.load", lambda path, device: {Path("fov.ckpt"): Model()}[path])
+    words, found = ["--whole-image", "--humanfov", "fov.ckpt", "--no-overlays"], {}
+    for legacy in ("", "bgr-focal", "aliased-crop", "all"):
+        assert typed(photos[0].file, *words, "--legacy", legacy) == 0
+        said = re.search("step 7 with --legacy ([^;]*); in out", capsys.readouterr().out)
+        assert (said and said[1]) == ("aliased-crop,bgr-focal" if legacy == "all" else legacy or None)
+        found[legacy] = np.load("out/predictions.npz")
+        channel = 2 if legacy in ("bgr-focal", "all") else 0
+        assert found[legacy]["cam_int"][0, 0, 0] == pytest.approx(photos[0].rgb[..., channel].mean(), rel=1e-5)
+    assert not np.array_equal(found["aliased-crop"]["skel_q"], found[""]["skel_q"])
+    assert typed(photos[0].file, "--whole-image", "--vfov", "50", "--legacy", "moyo-box") == 2
+    assert "--legacy moyo-box: there is no such switch" in capsys.readouterr().err
+
+
 def test_an_interrupt_keeps_what_is_done(video, typed, monkeypatch, capsys):
     from hmr_skel.predict import run as module
 

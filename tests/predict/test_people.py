@@ -1,5 +1,6 @@
 """Boxes to bodies, and bodies to pictures: what is drawn must lie where the person is."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -117,6 +118,13 @@ def test_refinement_goes_from_light_to_dark_stage_by_stage(frames, people, oracl
     assert light > dark
     gif = encode_animation(pictures)
     assert gif[:6] == b"GIF89a"
+
+
+def test_a_crop_that_is_not_smoothed_is_only_interpolated(frames):
+    box = PersonBox(np.array([160.0, 130]), 1024.0)
+    plain = cv2.warpAffine(frames[0].rgb, np.array([[0.25, 0, 88], [0, 0.25, 95.5]]), (256, 256))
+    assert np.array_equal(cut_out(frames[0], 0, box, CAM_INT, smooth=False).crop, plain)
+    assert not np.array_equal(cut_out(frames[0], 0, box, CAM_INT).crop, plain)
 
 
 def test_a_box_outside_the_picture_is_said(frames):
