@@ -18,8 +18,9 @@ CONVERT = """\
 SMPL parameters to SKEL. A file is recognised by its content, and whatever it lies in (.npz, .npy, pickle, joblib, .pt,
 JSON; nothing in them is run):
 {formats}
-  Parquet of ours                       a file or a dataset's folder, as it was written
-SMPL-X is refused, its betas are of another shape space. What was not read of a file is named in a note.
+  Parquet of ours                  a file or a dataset's folder, as it was written
+Whose files they are, docs/convert.md says. What was not read of a file is named in a note. What always works: poses
+[T 72], betas [10], trans [T 3] and gender in an .npz.
 
 Betas may be 10, 1x10, Nx10 or wider (the first ten are used); poses axis-angles or rotation matrices. Options say what
 a file does not say and the output needs. All frames of a person get one shape (the mean of theirs) and angles without
@@ -59,7 +60,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `convert`, `export` and `body`."""
     from hmr_skel.convert.known import describe_formats
 
-    formats = "\n".join(f"  {name:<37} {known}" for name, _, known in describe_formats())
+    formats = "\n".join(f"  {name:<32} {known}" for name, _, known in describe_formats())
     summary = "SMPL parameters from anywhere to SKEL: Parquet, npz, OpenSim, meshes"
     parser = new_command(commands, "convert", summary, CONVERT.format(formats=formats), run_convert)
     parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="what to convert; of folders, all files")

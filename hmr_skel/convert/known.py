@@ -157,16 +157,16 @@ FORMATS: tuple[Format, ...] = (
         },
     ),
     Format(
-        name="SLAHMR", file="*_world_results.npz", marks=("root_orient", "pose_body", "world_scale|floor_plane"),
+        name="SLAHMR", file="_world_results.npz", marks=("root_orient", "pose_body", "world_scale|floor_plane"),
         layout="people first", model="smplh", gender="neutral", frame="camera",
         note="SLAHMR: its world is as tilted as the first camera was; floor_plane is not read",
     ),
     Format(
-        name="ROMP, BEV", file="an image's .npz, video_results.npz", marks=("smpl_thetas", "smpl_betas"),
-        keys=_ROMP, rows="people", **_REGRESSED,
+        name="ROMP, BEV", file="an image's .npz, or video_results.npz, a clip per track",
+        marks=("smpl_thetas", "smpl_betas"), keys=_ROMP, rows="people", **_REGRESSED,
     ),
     Format(
-        name="ROMP, BEV", file="video_results.npz", marks=("results", "sequence_results"), inside=("results",),
+        name="ROMP, BEV", file="see above", marks=("results", "sequence_results"), inside=("results",),
         layout="pictures",
         keys=_ROMP, **_REGRESSED,
     ),
@@ -175,7 +175,8 @@ FORMATS: tuple[Format, ...] = (
         layout="images", rows="people", **_REGRESSED,
     ),
     Format(
-        name="EMDB", file="*_data.pkl", marks=("smpl/poses_root", "smpl/poses_body"), frame="y-up", rate=30.0,
+        name="EMDB", file="a sequence's _data.pkl", marks=("smpl/poses_root", "smpl/poses_body"), frame="y-up",
+        rate=30.0,
         keys={
             "orient": ("smpl/poses_root",), "body": ("smpl/poses_body",), "betas": ("smpl/betas",),
             "transl": ("smpl/trans",),
@@ -187,14 +188,13 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         name="EasyMocap, FLAG3D", file="smpl/*.json, .npz with Rh and Th", marks=("Rh", "Th"), gender="neutral",
-        keys={"transl": ()},
     ),
     Format(
         name="AIST++", file="motions/*.pkl", marks=("smpl_poses", "smpl_trans"), gender="male", betas="zero",
         frame="y-up", rate=60.0, keys={"pose": ("smpl_poses",), "transl": ("smpl_trans",)}, scaled_by="smpl_scaling",
     ),
     Format(
-        name="GLAMR", file="*_seed*.pkl", marks=("smpl_pose", "smpl_orient_world|smpl_orient_cam"),
+        name="GLAMR", file="a sequence's _seed1.pkl", marks=("smpl_pose", "smpl_orient_world|smpl_orient_cam"),
         refuse="GLAMR's translations are the pelvis' place, which SMPL's are not. Save SMPL's parameters instead.",
     ),
     Format(
@@ -225,15 +225,17 @@ FORMATS: tuple[Format, ...] = (
 
 
 def describe_formats() -> list[tuple[str, str, str]]:
-    """(tool, file, what is known without being told) of every format, for the help and the docs."""
-    rows = []
+    """(tool, its files, what is known of them without being told) of every format, by name: for the help and docs."""
+    rows = {}
     for format in FORMATS:
-        known = [format.gender or "", *([view.frame or "" for view in format.views.values()] or [format.frame or ""])]
-        if format.model == "smplx":
-            known.append("SMPL-X: refused")
-        if format.refuse:
-            known = ["refused"]
-        if format.rate:
-            known.append(f"{format.rate:g} Hz")
-        rows.append((format.name, format.file, ", ".join(filter(None, known)) or "what it says"))
-    return rows
+        frames = [view.frame or "" for view in format.views.values()] or [format.frame or ""]
+        known = [format.gender or "", " or ".join(filter(None, frames)), f"{format.rate:g} Hz" if format.rate else ""]
+        if format.refuse or format.model == "smplx":
+            known = ["refused: SMPL-X" if format.model == "smplx" else "refused, with what to do"]
+        rows.setdefault(format.name, (format.file, ", ".join(filter(None, known)) or "what it says"))
+    return [(name, *row) for name, row in sorted(rows.items(), key=lambda row: row[0].lower())]
+
+
+if __name__ == "__main__":  # the table of docs/convert.md
+    for row in describe_formats():
+        print(f"| {' | '.join(row)} |")

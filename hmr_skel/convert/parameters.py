@@ -223,8 +223,6 @@ def _betas(fields: Fields, where: str, count: int) -> tuple[np.ndarray, list[str
 
 def _transl(fields: Fields, where: str, count: int, units: Units) -> tuple[np.ndarray, list[str]]:
     if "transl" not in fields:
-        if "turn" in fields:
-            return np.zeros((count, 3), np.float32), []
         return np.zeros((count, 3), np.float32), ["no translation in the file: the body stays at the origin"]
     metres = vectors(fields["transl"], where, count) * LENGTHS[units.lengths or "m"]
     if "extrinsics" in fields:  # as CameraHMR's loader: labels of synthetic scenes are relative to a moving camera

@@ -96,10 +96,12 @@ def _walk(contents: Any, name: str, where: str, rows: str | None, said: Mapping,
                 yield from _LAYOUTS[format.layout](_entered(contents, format, where), name, format, where, rows)
         elif depth < _DEEPEST:
             said = {**said, **{key: contents[key] for key in _INHERITED if key in contents}}
-            inner = {str(key): contents[key] for key in contents if _may_hold(contents, key)}
-            for key, value in inner.items():
-                wrapper = len(inner) == 1 and not key.lstrip("-").isdigit()
-                yield from _walk(value, name if wrapper else f"{name}_{key}", where, rows, said, depth + 1)
+            held = [(str(key), contents[key]) for key in contents if _may_hold(contents, key)]
+            parts = {key: list(_walk(value, name, where, rows, said, depth + 1)) for key, value in held}
+            parts = {key: people for key, people in parts.items() if people}
+            for key, people in parts.items():
+                wrapper = len(parts) == 1 and not key.lstrip("-").isdigit()
+                yield from people if wrapper else (replace(one, name=f"_{key}{one.name}") for one in people)
     elif isinstance(contents, Sequence) and contents and all(isinstance(item, Mapping) for item in contents):
         if all(has_pose(item) for item in contents):
             found = stacked(contents, where)

@@ -12,6 +12,7 @@ from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.convert.clips import SmplClip, looks_like
 from hmr_skel.convert.known import ANY, ANY_KEYS, Format, View
 from hmr_skel.convert.parameters import (
+    ANGLES,
     Fields,
     Parameters,
     Units,
@@ -112,17 +113,16 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     others = {key for other in format.views.values() for key in (other.inside, *sum(other.keys.values(), ()))}
     others |= {*format.inside, *sum(format.keys.values(), ()), *ANY_KEYS["orient"], *ANY_KEYS["body"]}
     notes += [*more, *unread_note(found, used, others, count, where)]
-    turn = vectors(fields["turn"], where, count).astype(np.float32) if "turn" in fields else None
-    transl = parameters.transl
-    if turn is not None and "moved" in fields:
-        transl = vectors(fields["moved"], where, count).astype(np.float32)
+    turn = None
+    if "turn" in fields:
+        turn = (vectors(fields["turn"], where, count) * ANGLES[options.units.angles or "rad"]).astype(np.float32)
     clip = SmplClip(
         name=stem + person.name,
         source=Path(where).name,
         file=stem,
         pose=parameters.pose,
         betas=parameters.betas,
-        transl=transl,
+        transl=parameters.transl,
         gender=genders,
         number=np.arange(count, dtype=np.int64) if number is None else number,
         moving=moving,
@@ -187,9 +187,11 @@ def _parameters(
             f"{where} has no SMPL pose. Expected {', '.join(map(repr, ANY_KEYS['pose']))}, or 'global_orient' and "
             f"'body_pose'.{near_key(found, 'pose')} It has: {', '.join(sorted(map(str, found))) or 'nothing'}."
         )
-    if "turn" in fields and "transl" in fields and "moved" in fields:
-        raise UserError(f"{where} has {fields['transl'][0]!r} beside Rh and Th. Expected one of them: leave it out.")
     scaled = dict(fields)
+    if "moved" in fields:
+        if "transl" in fields:
+            raise UserError(f"{where} has {fields['transl'][0]!r} beside 'Th'. Expected one of them: leave one out.")
+        scaled["transl"] = fields["moved"]
     if format.scaled_by in found and "transl" in fields:
         key, value = fields["transl"]
         scale = float(np.ravel(plain(found[format.scaled_by]))[0])

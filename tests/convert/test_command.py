@@ -10,7 +10,7 @@ import pytest
 from hmr_skel import load_shards
 from hmr_skel.cli import main
 from tests.convert.conftest import FRAMES, walk
-from tests.convert.test_formats import amass
+from tests.convert.layouts import amass
 
 KEYS = {"shard", "shards", "rows", "kept", "rejected", "rows_per_s", "v2v_mm", "limit_violations", "file"}
 

@@ -9,19 +9,15 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from scipy.spatial.transform import Rotation
 
 from hmr_skel.convert import ReadOptions, SmplClip, Units, read_clips
 from hmr_skel.convert.clips import with_unique_names
 from hmr_skel.errors import UserError
 from tests.convert.conftest import FRAMES, walk
+from tests.convert.layouts import amass, labels, matrices, phalp, regressed
 
 NONE = ReadOptions()
 NEUTRAL = ReadOptions(smpl_gender="neutral")
-
-
-def matrices(rotvec: np.ndarray) -> np.ndarray:
-    return Rotation.from_rotvec(rotvec.reshape(-1, 3)).as_matrix().reshape(*rotvec.shape, 3).astype(np.float32)
 
 
 def assert_same(clip: SmplClip, truth: dict[str, np.ndarray], hands: bool = True) -> None:
@@ -32,33 +28,6 @@ def assert_same(clip: SmplClip, truth: dict[str, np.ndarray], hands: bool = True
         assert not clip.pose[:, 22:].any()
     np.testing.assert_allclose(clip.betas, np.tile(truth["betas"][:10], (len(clip), 1)), rtol=1e-6)
     np.testing.assert_allclose(clip.transl, truth["transl"], atol=1e-6)
-
-
-def amass(truth: dict[str, np.ndarray], **changes) -> dict[str, np.ndarray]:
-    poses = np.full((len(truth["pose"]), 156), 0.1)
-    poses[:, :66] = truth["pose"][:, :22].reshape(-1, 66)
-    arrays = {
-        "trans": truth["transl"],
-        "gender": np.array("male"),
-        "mocap_framerate": np.array(120.0),
-        "betas": truth["betas"],
-        "dmpls": np.zeros((len(poses), 8)),
-        "poses": poses,
-    }
-    return {key: value for key, value in (arrays | changes).items() if value is not None}
-
-
-def labels(truth: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    count = len(truth["pose"])
-    return {
-        "imgname": np.array([f"walk/{8 * i:06d}.jpg" for i in range(count)]),
-        "center": np.full((count, 2), 300.0),
-        "scale": np.ones(count),
-        "pose_cam": truth["pose"].reshape(count, 72),
-        "shape": np.tile(truth["betas"][:10], (count, 1)),
-        "trans_cam": truth["transl"],
-        "cam_int": np.tile(np.eye(3), (count, 1, 1)),
-    }
 
 
 @pytest.mark.parametrize("gender", [np.array("female"), np.array(b"female"), np.array("female", object)])
@@ -113,30 +82,6 @@ def test_labels_relative_to_a_moving_camera(tmp_path: Path):
     np.testing.assert_allclose(clip.transl, truth["transl"] + [1, 2, 3], atol=1e-6)
 
 
-def phalp(truth: dict[str, np.ndarray]) -> dict[str, dict]:
-    """What PHALP's tracker writes: two people, the second seen from frame 4 on, a shot that begins at frame 6."""
-    mats = matrices(truth["pose"])
-    frames = {}
-    for i in range(FRAMES):
-        person = {"global_orient": mats[i, :1], "body_pose": mats[i, 1:], "betas": truth["betas"][:10].astype("f4")}
-        ids = [1] if i < 4 else [1, 2]
-        frames[f"out/{i:06d}.jpg"] = {
-            "time": i,
-            "shot": int(i == 6),
-            "frame_path": f"out/{i:06d}.jpg",
-            "tid": ids,
-            "tracked_ids": ids,
-            "tracked_time": [0] * len(ids) if i != 9 else [0, 1],
-            "bbox": [np.ones(4)] * len(ids),
-            "smpl": [person] * len(ids),
-            "camera": [truth["transl"][i].astype("f4")] * len(ids),
-            "conf": [np.float32(0.9)] * len(ids),
-            "mask": [[{"size": [4, 4], "counts": b"abc"}]] * len(ids),
-            "appe": [np.zeros(4096, "f4")] * len(ids),
-        }
-    return frames
-
-
 @pytest.mark.parametrize("compress", [0, 3, ("gzip", 3), ("lzma", 3)])
 def test_4d_humans_and_tokenhmr_tracks(tmp_path: Path, compress):
     truth = walk(up="camera")
@@ -148,18 +93,6 @@ def test_4d_humans_and_tokenhmr_tracks(tmp_path: Path, compress):
     assert np.flatnonzero(first.starts()).tolist() == [0, 6]
     assert second.number.tolist() == [4, 5, 6, 7, 8, 10, 11]  # in frame 9 it was not seen
     assert second.number[second.starts()].tolist() == [4, 6, 10]
-
-
-def regressed(truth: dict[str, np.ndarray]) -> dict:
-    """What HMR2 and TokenHMR return for a batch."""
-    mats = torch.from_numpy(matrices(truth["pose"]))
-    betas = torch.from_numpy(np.tile(truth["betas"][:10], (FRAMES, 1)).astype("f4"))
-    return {
-        "pred_cam": torch.ones(FRAMES, 3),
-        "pred_smpl_params": {"global_orient": mats[:, :1], "body_pose": mats[:, 1:], "betas": betas},
-        "pred_cam_t": torch.from_numpy(truth["transl"].astype("f4")),
-        "pred_vertices": torch.zeros(FRAMES, 5, 3),
-    }
 
 
 def to_lists(value):

@@ -1,0 +1,248 @@
+"""Files in the layouts of public tools, each made of people whose parameters are known.
+
+A maker takes people, as `walk` makes them, and returns what the tool would write: nested dicts, lists or arrays.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from tests.convert.conftest import FRAMES
+
+Truth = dict[str, np.ndarray]
+
+
+def matrices(rotvec: np.ndarray) -> np.ndarray:
+    return Rotation.from_rotvec(rotvec.reshape(-1, 3)).as_matrix().reshape(*rotvec.shape, 3).astype(np.float32)
+
+
+def amass(truth: dict[str, np.ndarray], **changes) -> dict[str, np.ndarray]:
+    poses = np.full((len(truth["pose"]), 156), 0.1)
+    poses[:, :66] = truth["pose"][:, :22].reshape(-1, 66)
+    arrays = {
+        "trans": truth["transl"],
+        "gender": np.array("male"),
+        "mocap_framerate": np.array(120.0),
+        "betas": truth["betas"],
+        "dmpls": np.zeros((len(poses), 8)),
+        "poses": poses,
+    }
+    return {key: value for key, value in (arrays | changes).items() if value is not None}
+
+
+def labels(truth: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    count = len(truth["pose"])
+    return {
+        "imgname": np.array([f"walk/{8 * i:06d}.jpg" for i in range(count)]),
+        "center": np.full((count, 2), 300.0),
+        "scale": np.ones(count),
+        "pose_cam": truth["pose"].reshape(count, 72),
+        "shape": np.tile(truth["betas"][:10], (count, 1)),
+        "trans_cam": truth["transl"],
+        "cam_int": np.tile(np.eye(3), (count, 1, 1)),
+    }
+
+
+def phalp(truth: dict[str, np.ndarray]) -> dict[str, dict]:
+    """What PHALP's tracker writes: two people, the second seen from frame 4 on, a shot that begins at frame 6."""
+    mats = matrices(truth["pose"])
+    frames = {}
+    for i in range(FRAMES):
+        person = {"global_orient": mats[i, :1], "body_pose": mats[i, 1:], "betas": truth["betas"][:10].astype("f4")}
+        ids = [1] if i < 4 else [1, 2]
+        frames[f"out/{i:06d}.jpg"] = {
+            "time": i,
+            "shot": int(i == 6),
+            "frame_path": f"out/{i:06d}.jpg",
+            "tid": ids,
+            "tracked_ids": ids,
+            "tracked_time": [0] * len(ids) if i != 9 else [0, 1],
+            "bbox": [np.ones(4)] * len(ids),
+            "smpl": [person] * len(ids),
+            "camera": [truth["transl"][i].astype("f4")] * len(ids),
+            "conf": [np.float32(0.9)] * len(ids),
+            "mask": [[{"size": [4, 4], "counts": b"abc"}]] * len(ids),
+            "appe": [np.zeros(4096, "f4")] * len(ids),
+        }
+    return frames
+
+
+def regressed(truth: dict[str, np.ndarray]) -> dict:
+    """What HMR2 and TokenHMR return for a batch."""
+    mats = torch.from_numpy(matrices(truth["pose"]))
+    betas = torch.from_numpy(np.tile(truth["betas"][:10], (FRAMES, 1)).astype("f4"))
+    return {
+        "pred_cam": torch.ones(FRAMES, 3),
+        "pred_smpl_params": {"global_orient": mats[:, :1], "body_pose": mats[:, 1:], "betas": betas},
+        "pred_cam_t": torch.from_numpy(truth["transl"].astype("f4")),
+        "pred_vertices": torch.zeros(FRAMES, 5, 3),
+    }
+
+
+def columns(truth: Truth) -> dict[str, np.ndarray]:
+    """root, body [T 69], betas [T 10], trans; float32, flat."""
+    count = len(truth["pose"])
+    return {
+        "pose": truth["pose"].reshape(count, 72).astype("f4"),
+        "root": truth["pose"][:, 0].astype("f4"),
+        "body": truth["pose"][:, 1:].reshape(count, 69).astype("f4"),
+        "betas": np.tile(truth["betas"][:10], (count, 1)).astype("f4"),
+        "trans": truth["transl"].astype("f4"),
+    }
+
+
+def wham(incam: Truth, world: Truth) -> dict[int, dict]:
+    """demo.py: a dict per person; the second was not seen in frames 6 to 9."""
+    c, w = columns(incam), columns(world)
+    one = {
+        "pose": c["pose"],
+        "trans": c["trans"],
+        "pose_world": w["pose"],
+        "trans_world": w["trans"],
+        "betas": c["betas"],
+    }
+    ids = np.arange(FRAMES)
+    return {
+        0: one | {"verts": np.zeros((FRAMES, 6890, 3), "f4"), "frame_ids": ids},
+        3: one | {"verts": np.zeros((FRAMES, 6890, 3), "f4"), "frame_ids": ids + 4 * (ids >= 6)},
+    }
+
+
+def tram(truth: Truth) -> dict:
+    """HMR_VIMO.inference: tensors, rotation matrices, translations [T 1 3], and the frames."""
+    count = len(truth["pose"])
+    return {
+        "pred_cam": torch.ones(count, 3),
+        "pred_pose": torch.zeros(count, 144),
+        "pred_shape": torch.tensor(columns(truth)["betas"]),
+        "pred_rotmat": torch.tensor(matrices(truth["pose"])),
+        "pred_trans": torch.tensor(columns(truth)["trans"])[:, None],
+        "frame": torch.arange(count) + 7,
+    }
+
+
+def gvhmr(incam: Truth, world: Truth) -> dict:
+    def params(truth: Truth) -> dict:
+        c = columns(truth)
+        return {"global_orient": c["root"], "body_pose": c["body"][:, :63], "betas": c["betas"], "transl": c["trans"]}
+
+    return {"smpl_params_global": params(world), "smpl_params_incam": params(incam), "K_fullimg": np.zeros((12, 3, 3))}
+
+
+def prompthmr(incam: Truth, world: Truth) -> dict:
+    """results.pkl: SMPL-X in two frames, a dict per track."""
+
+    def params(truth: Truth) -> dict:
+        c = columns(truth)
+        pose = np.concatenate((c["pose"][:, :66], np.zeros((len(c["pose"]), 99), "f4")), 1)
+        return {"pose": pose, "shape": c["betas"], "trans": c["trans"]}
+
+    track = {"frames": np.arange(FRAMES), "track_id": 1, "smplx_cam": params(incam), "smplx_world": params(world)}
+    return {"camera": {"img_focal": 900.0}, "people": {1: track}, "camera_world": {"Rwc": np.zeros((FRAMES, 3, 3))}}
+
+
+def slahmr(*people: Truth) -> dict:
+    """world_results.npz: people first; the last frame of each is masked."""
+    mask = np.ones((len(people), FRAMES), bool)
+    mask[:, -1] = False
+    each = [columns(truth) for truth in people]
+    return {
+        "trans": np.stack([c["trans"] for c in each]),
+        "root_orient": np.stack([c["root"] for c in each]),
+        "pose_body": np.stack([c["body"][:, :63] for c in each]),
+        "betas": np.stack([truth["betas"] for truth in people]),
+        "track_mask": mask,
+        "floor_plane": np.zeros((1, 3)),
+        "world_scale": np.ones((1, 1)),
+        "cam_R": np.tile(np.eye(3), (len(people), FRAMES, 1, 1)),
+    }
+
+
+def romp(*people: Truth) -> dict:
+    """A dict of one image's outputs per image; the last person is not in the first two images."""
+    each = [columns(truth) for truth in people]
+    images = {}
+    for i in range(FRAMES):
+        there = each if i > 1 else each[:-1]
+        images[f"{i:08d}.png"] = {
+            "cam": np.ones((len(there), 3), "f4"),
+            "smpl_thetas": np.stack([c["pose"][i] for c in there]),
+            "smpl_betas": np.stack([c["betas"][i] for c in there]),
+            "cam_trans": np.stack([c["trans"][i] for c in there]),
+            "global_orient": np.stack([c["root"][i] for c in there]),
+            "body_pose": np.stack([c["body"][i] for c in there]),
+            "track_ids": np.arange(len(there)) + 1,
+        }
+    return images
+
+
+def nlf(*people: Truth) -> dict:
+    """A list per key, with an entry per image, of as many rows as people: the last person is in every second image."""
+    each = [columns(truth) for truth in people]
+
+    def lists(key: str) -> list:
+        return [torch.tensor(np.stack([c[key][i] for c in each[: len(each) - i % 2]])) for i in range(FRAMES)]
+
+    joints = [torch.zeros(len(people) - i % 2, 24, 3) for i in range(FRAMES)]
+    return {"pose": lists("pose"), "betas": lists("betas"), "trans": lists("trans"), "joints3d": joints}
+
+
+def emdb(truth: Truth) -> dict:
+    c, good = columns(truth), np.ones(FRAMES, bool)
+    good[3:5] = False
+    return {
+        "gender": "female",
+        "name": "P1_14_outdoor_climb",
+        "n_frames": FRAMES,
+        "good_frames_mask": good,
+        "camera": {"intrinsics": np.eye(3), "extrinsics": np.tile(np.eye(4), (FRAMES, 1, 1))},
+        "smpl": {"poses_root": c["root"], "poses_body": c["body"], "trans": c["trans"], "betas": truth["betas"][:10]},
+    }
+
+
+def threedpw(*people: Truth) -> dict:
+    each = [columns(truth) for truth in people]
+    return {
+        "poses": [c["pose"] for c in each],
+        "betas": [truth["betas"][:10] for truth in people],
+        "trans": [c["trans"] for c in each],
+        "genders": ["m", "f"][: len(people)],
+        "sequence": "walk",
+        "poses_60Hz": [np.repeat(c["pose"], 2, 0) for c in each],
+        "trans_60Hz": [np.repeat(c["trans"], 2, 0) for c in each],
+        "campose_valid": [np.ones(FRAMES) for _ in each],
+        "cam_poses": np.tile(np.eye(4), (FRAMES, 1, 1)),
+        "img_frame_ids": np.arange(FRAMES) * 2,
+        "v_template_clothed": [np.zeros((6890, 3)) for _ in each],
+    }
+
+
+def easymocap(truth: Truth) -> dict:
+    """The root's turn is Rh, about the origin; `transl` is then `Th`."""
+    c = columns(truth)
+    rest = c["pose"].copy()
+    rest[:, :3] = 0
+    return {"poses": rest, "shapes": c["betas"][:1], "Rh": c["root"], "Th": c["trans"]}
+
+
+def aist(truth: Truth) -> dict:
+    c = columns(truth)
+    return {"smpl_poses": c["pose"], "smpl_scaling": np.array([93.0]), "smpl_trans": 93 * c["trans"], "smpl_loss": 1.0}
+
+
+def bedlam(incam: Truth, world: Truth) -> dict[str, Any]:
+    c, w = columns(incam), columns(world)
+    return {
+        "imgname": np.array([f"seq_000000/seq_000000_{5 * i:04d}.png" for i in range(FRAMES)]),
+        "center": np.full((FRAMES, 2), 300.0),
+        "scale": np.ones(FRAMES),
+        "pose_cam": c["pose"],
+        "pose_world": w["pose"],
+        "shape": np.concatenate((c["betas"], np.zeros((FRAMES, 1), "f4")), 1),
+        "trans_cam": c["trans"],
+        "trans_world": w["trans"],
+        "cam_ext": np.tile(np.eye(4), (FRAMES, 1, 1)),
+        "gender": np.array(["female"] * FRAMES),
+    }
