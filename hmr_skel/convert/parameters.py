@@ -130,7 +130,8 @@ def _pose(fields: Fields, where: str, units: Units) -> tuple[np.ndarray, int, li
 def _root(value: Any, rows: int) -> Any:
     """Three rows of axis-angles look like one matrix: the body's rows tell."""
     array = np.asarray(plain(value))
-    return array.reshape(rows, 3) if array.dtype.kind in "fiu" and array.size == 3 * rows else value
+    vectors = array.dtype.kind in "fiu" and array.shape[-1:] == (3,) and array.size == 3 * rows
+    return array.reshape(rows, 3) if vectors else value
 
 
 def _are_positions(pose: np.ndarray) -> bool:

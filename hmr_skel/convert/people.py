@@ -175,8 +175,10 @@ def batch_shape(shape: tuple[int, ...], what: str) -> int:
 def _people_first(found: Mapping, name: str, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
     """Arrays [people, frames, ...]."""
     arrays = {key: found[key] for key in found}
-    key = next(key for key in (*ANY_KEYS["pose"], *ANY_KEYS["body"]) if key in arrays)
-    pose = np.asarray(arrays[key])
+    key = next(key for key in (*format.keys.get("pose", ()), *ANY_KEYS["pose"], *ANY_KEYS["body"]) if key in arrays)
+    pose = np.asarray(plain(arrays[key]))
+    if pose.ndim < 3:
+        raise UserError(f"{where}: {key!r} has shape {pose.shape}. Expected [people, frames, ...].")
     people, frames = pose.shape[:2]
     if format is ANY and people > 1 and frames > 1:
         flat = pose.reshape(people, frames, -1)
