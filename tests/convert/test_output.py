@@ -215,19 +215,3 @@ def test_names_out_of_files_stay_in_the_folder(clips, bodies, tmp_path: Path):
     with pytest.raises(UserError, match=r"'\.\./\.\./x' is no name for a file"):
         Destination.of(str(tmp_path / "a" / "b"), "mot", False).write([escaping], bodies)
     assert not list(tmp_path.rglob("*.mot"))
-
-
-def interrupt(*_, **__):
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(
-    ("name", "where"),
-    [("x.parquet", "pyarrow.parquet.write_table"), ("x.glb", "trimesh.Scene.export")],
-)
-def test_an_interrupt_leaves_the_file_that_was_there(clips, bodies, tmp_path: Path, monkeypatch, name: str, where: str):
-    (tmp_path / name).write_bytes(b"of an earlier run")
-    monkeypatch.setattr(where, interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write([clips[0].take(np.array([3]))], tmp_path / name, bodies)
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"of an earlier run"]

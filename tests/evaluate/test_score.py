@@ -120,12 +120,8 @@ def test_a_prediction_that_is_not_finite_is_one_clear_message(opened, part):
     pred = replace(pred, **{part: points})
     with pytest.raises(UserError, match=r"the prediction for row 12 is no finite number"):
         score(pred, truth, benchmark.joints, number=np.arange(10, 16))
-    kept = torch.arange(6) != 2
-    found = score(pred, replace(truth, complete=kept), benchmark.joints)
+    found = score(pred, replace(truth, complete=torch.arange(6) != 2), benchmark.joints)
     assert found["pve_mm"].isfinite().all()
-    points[3] = torch.inf
-    with pytest.raises(UserError, match=r"the prediction for row 13 is"):
-        score(pred, replace(truth, complete=kept), benchmark.joints, number=np.arange(10, 16))
 
 
 def test_spec_roots(opened):

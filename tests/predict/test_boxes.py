@@ -129,9 +129,6 @@ def test_a_frame_that_is_no_number_gets_one_line(tmp_path):
         np.savez(tmp_path / "b.npz", frame=[4.0, frame, -1], **arrays)
         with pytest.raises(UserError, match=rf"b\.npz: row 1: frame {frame:g} is no number of a frame.*-1"):
             load_boxes(tmp_path / "b.npz", MARGIN)
-        written(tmp_path / "b.json", [{"image": "a.mp4", "frame": frame, "box": [0, 0, 9, 9]}])
-        with pytest.raises(UserError, match=rf"b\.json: entry 0: frame {frame:g} is no number of a frame"):
-            load_boxes(tmp_path / "b.json", MARGIN)
     np.savez(tmp_path / "b.npz", frame=[4.0, 5.0, np.nan], **arrays)  # NaN is null, as everywhere
     assert load_boxes(tmp_path / "b.npz", MARGIN).by_image.keys() == {("a.mp4", 4), ("a.mp4", 5), ("b.jpg", None)}
 

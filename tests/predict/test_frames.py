@@ -48,14 +48,6 @@ def test_a_broken_image_a_text_and_an_empty_file_are_named_and_passed_over(photo
     }
 
 
-def test_a_video_without_a_frame_is_named(tmp_path):
-    path = tmp_path / "none.avi"
-    cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20, (64, 48)).release()
-    said = []
-    assert list(read_frames([path], lambda *words: said.append(words))) == []
-    assert said == [(str(path), "holds no frame that can be read")]
-
-
 def test_photographs_are_turned_as_their_tag_says_unless_labels_lie_on_the_stored_pixels(tmp_path):
     from PIL import Image
 

@@ -56,17 +56,6 @@ def test_colors_are_interpolated_in_perspective():
         assert drawn.rgb[row, 60] == pytest.approx((z - 1) / 4, abs=1e-3)
 
 
-def test_light_comes_from_where_it_is_said(sphere):
-    light = Light(direction=(-1.0, 0.0, 0.0), sun=1.0, sky=0.1, ground=0.1)
-    picture = render_mesh(*sphere, CAM_INT, WIDTH, HEIGHT, np.array([[0.9, 0.5, 0.1]]), light)
-    columns = np.flatnonzero(picture.mask.any(0))
-    left, right = picture.rgb[:, columns[:6]], picture.rgb[:, columns[-6:]]
-    assert left.sum() > 4 * right.sum()
-    red, green, blue = picture.rgb[picture.mask].T
-    assert (red >= green).all()
-    assert (green >= blue).all()
-
-
 def test_outside_and_behind(sphere):
     vertices, faces = sphere
     partly = render_mesh(vertices + np.array([1.2, 0, 0]), faces, CAM_INT, WIDTH, HEIGHT, WHITE)
