@@ -129,6 +129,13 @@ def looks_like(pose: np.ndarray) -> str | None:
     return next((name for name, turn in UPRIGHT.items() if up.mean(0) @ turn[1] > 0.8), None)
 
 
+def bends_backwards(pose: np.ndarray) -> bool:
+    """Whether both elbows bend the wrong way in most frames of poses [T 24 3] that bend them, as mirrored ones do."""
+    bend = pose[:, 18:20, 1] * np.array([-1, 1])  # about y: a left elbow bends to the negative side
+    bent = bend[(np.abs(bend) > 0.5).all(1)]
+    return len(bent) >= 5 and bool((bent < 0).all(1).mean() > 0.8)
+
+
 def require_frame(clip: SmplClip, what: str) -> str:
     """The clip's frame. Raises `UserError` where it is not known; the text says which frame it looks like."""
     if clip.frame is not None:

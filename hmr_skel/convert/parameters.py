@@ -26,6 +26,8 @@ Fields = Mapping[str, tuple[str, Any]]
 # Joints per frame, the root included, and how many of the first are SMPL's body: SMPL-H has 22 and 30 of the hands.
 _WHOLE = {24: 24, 22: 22, 52: 22}
 _SMPLX_JOINTS = 55
+_BETAS = (NUM_BETAS, 11, 16, 20, 100, 300, 400)
+"""How many betas SMPL's and SMPL-H's files have; 11 with a child's share, which BEV and BEDLAM put last."""
 _NOT_ROTATIONS = 5e-3  # largest deviation of R R^T from the identity that rounding explains
 
 
@@ -208,10 +210,11 @@ def _betas(fields: Fields, where: str, count: int) -> tuple[np.ndarray, list[str
     key, value = fields["betas"]
     array = numbers(value, f"{where}: {key!r}")
     width = array.shape[-1] if array.ndim else 0
-    if width < NUM_BETAS or array.size % width or array.size // width not in (1, count):
+    if width not in _BETAS or array.size % width or array.size // width not in (1, count):
         raise UserError(
             f"{where}: {key!r} has shape {array.shape} for {count} rows of pose. Expected ({NUM_BETAS},), "
-            f"(1, {NUM_BETAS}) or ({count}, {NUM_BETAS}), or wider: the first {NUM_BETAS} coefficients are used."
+            f"(1, {NUM_BETAS}) or ({count}, {NUM_BETAS}), or {', '.join(map(str, _BETAS[1:]))} wide: the first "
+            f"{NUM_BETAS} are used."
         )
     array = array.reshape(-1, width)
     notes = []
@@ -243,18 +246,22 @@ def vectors(field: tuple[str, Any], where: str, count: int) -> np.ndarray:
     return array.reshape(-1, 3).astype(np.float64)
 
 
-def refuse_centimetres(
-    transl: np.ndarray, where: str, frame: str | None, frame_rate: float | int | None, moving: bool
-) -> None:
+def check_metres(
+    transl: np.ndarray, where: str, frame: str | None, frame_rate: float | int | None, moving: bool, metric: bool
+) -> list[str]:
     """Raise where a translation [T 3] can hardly be in metres: far from a room's origin, or faster than people run.
 
-    Do not call it for frames with a conventional focal length (4D-Humans): depth means little there.
+    Returns a note where people are far away. With `metric` false, depths follow from a conventional focal length
+    (4D-Humans) and mean little: nothing is refused.
     """
     transl = transl[np.isfinite(transl).all(1)]
     if not len(transl):
-        return
+        return []
     far = 100.0 if frame == "camera" else 30.0
     distance = float(np.median(np.linalg.norm(transl, axis=1)))
+    note = f"{where}: people are {distance:.0f} m from the origin, if these are metres (or say --lengths cm or mm)"
+    if not metric:
+        return [note] if distance > far else []
     why = f"people are {distance:.0f} from the origin" if distance > far else None
     # In a camera's frame the depth of one frame says little of the next one's.
     if why is None and moving and frame != "camera" and frame_rate is not None and len(transl) > 10:
@@ -265,6 +272,7 @@ def refuse_centimetres(
             f"{where}: {why}, which looks like centimetres or millimetres. Expected metres: say --lengths cm or "
             "--lengths mm (or --lengths m, if they are)."
         )
+    return [note] if distance > 30 else []
 
 
 def plain(value: Any) -> Any:

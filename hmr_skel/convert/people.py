@@ -43,7 +43,7 @@ def people_of(contents: Any, where: str, rows: str | None) -> list[Subject]:
     Raises:
         UserError: a layout is recognised, but something else is in it, or it is ambiguous.
     """
-    return list(_walk(contents, "", where, rows, {}, 0))
+    return list(_walk(contents, where, rows, {}, 0))
 
 
 def recognise(found: Mapping) -> Format | None:
@@ -85,7 +85,7 @@ def opened(value: Any) -> Any:
     return value
 
 
-def _walk(contents: Any, name: str, where: str, rows: str | None, said: Mapping, depth: int) -> Iterator[Subject]:
+def _walk(contents: Any, where: str, rows: str | None, said: Mapping, depth: int) -> Iterator[Subject]:
     contents = opened(contents)
     if isinstance(contents, Mapping):
         format = recognise(contents)
@@ -93,12 +93,17 @@ def _walk(contents: Any, name: str, where: str, rows: str | None, said: Mapping,
             if said and any(key not in contents for key in said):
                 contents = {**said, **contents}
             with _read_as(format, where):
-                yield from _LAYOUTS[format.layout](_entered(contents, format, where), name, format, where, rows)
+                yield from _LAYOUTS[format.layout](_entered(contents, format, where), format, where, rows)
         elif depth < _DEEPEST:
             said = {**said, **{key: contents[key] for key in _INHERITED if key in contents}}
             held = [(str(key), contents[key]) for key in contents if _may_hold(contents, key)]
-            parts = {key: list(_walk(value, name, where, rows, said, depth + 1)) for key, value in held}
+            parts = {key: list(_walk(value, where, rows, said, depth + 1)) for key, value in held}
             parts = {key: people for key, people in parts.items() if people}
+            if len(parts) > 1 and all(len(people) == 1 and _is_one_row(people[0]) for people in parts.values()):
+                note = f"{where}: {len(parts)} entries of one row are taken for people (frames: say --rows frames)"
+                found = stacked([people[0].found for people in parts.values()], where)
+                yield Subject("", found, replace(ANY, rows="people"), notes=(note,))
+                return
             for key, people in parts.items():
                 wrapper = len(parts) == 1 and not key.lstrip("-").isdigit()
                 yield from people if wrapper else (replace(one, name=f"_{key}{one.name}") for one in people)
@@ -106,9 +111,18 @@ def _walk(contents: Any, name: str, where: str, rows: str | None, said: Mapping,
         if all(has_pose(item) for item in contents):
             found = stacked(contents, where)
             mark = recognise(found)
-            yield Subject(name, found, PEOPLE if mark is None or mark is ANY else replace(mark, rows="files"))
+            yield Subject("", found, PEOPLE if mark is None or mark is ANY else replace(mark, rows="files"))
         elif len(contents) == 1:
-            yield from _walk(contents[0], name, where, rows, said, depth + 1)
+            yield from _walk(contents[0], where, rows, said, depth + 1)
+
+
+def _is_one_row(one: Subject) -> bool:
+    key = next((key for key in (*ANY_KEYS["pose"], *ANY_KEYS["body"]) if key in one.found), None)
+    if one.format is not ANY or key is None:
+        return False
+    shape = np.shape(plain(one.found[key]))
+    batch = batch_shape(shape, "body" if key in ANY_KEYS["body"] else "pose")
+    return int(np.prod(shape[:batch])) == 1
 
 
 def _may_hold(found: Mapping, key: Any) -> bool:
@@ -140,11 +154,13 @@ def _read_as(format: Format, where: str) -> Iterator[None]:
         ) from error
 
 
-def _arrays(found: Mapping, name: str, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
+def _arrays(found: Mapping, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
     """A row per frame; or, told by the shapes, one of the layouts that many tools share."""
     key = next((key for key in (*format.keys.get("pose", ANY_KEYS["pose"]), *ANY_KEYS["body"]) if key in found), None)
     value = None if key is None else found[key]
-    if isinstance(value, list) and value and all(np.ndim(item) == 2 for item in value) and "imgname" not in found:
+    what = "body" if key in ANY_KEYS["body"] else "pose"
+    lists = isinstance(value, list) and value and all(batch_shape(np.shape(plain(item)), what) == 1 for item in value)
+    if lists and "imgname" not in found:
         betas = next((found[key] for key in ANY_KEYS["betas"] if key in found), None)
         per_person = isinstance(betas, list) and len(betas) == len(value) and all(np.ndim(b) == 1 for b in betas)
         if not per_person and len({len(item) for item in value}) == 1 and len(value[0]) > 1 and rows is None:
@@ -153,13 +169,13 @@ def _arrays(found: Mapping, name: str, format: Format, where: str, rows: str | N
                 "is a person with a row per frame, or --rows people if each is an image with a row per person."
             )
         person = per_person or rows == "frames" or (rows is None and len(value) == 1)
-        yield from (_people_lists if person else _images)(found, name, format, where, rows)
+        yield from (_people_lists if person else _images)(found, format, where, rows)
         return
     shape = tuple(value.shape) if hasattr(value, "shape") else np.shape(value) if value is not None else ()
-    if batch_shape(shape, "pose" if key not in ANY_KEYS["body"] else "body") == 2 and min(shape[:2]) > 1:
-        yield from _people_first(found, name, format, where, rows)
+    if batch_shape(shape, what) == 2 and min(shape[:2]) > 1:
+        yield from _people_first(found, format, where, rows)
         return
-    yield Subject(name, found, format)
+    yield Subject("", found, format)
 
 
 def batch_shape(shape: tuple[int, ...], what: str) -> int:
@@ -172,7 +188,7 @@ def batch_shape(shape: tuple[int, ...], what: str) -> int:
     return len(shape) - 2 if len(shape) >= 2 and shape[-1] == 3 and shape[-2] in joints else 0
 
 
-def _people_first(found: Mapping, name: str, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
+def _people_first(found: Mapping, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
     """Arrays [people, frames, ...]."""
     arrays = {key: found[key] for key in found}
     key = next(key for key in (*format.keys.get("pose", ()), *ANY_KEYS["pose"], *ANY_KEYS["body"]) if key in arrays)
@@ -194,12 +210,10 @@ def _people_first(found: Mapping, name: str, format: Format, where: str, rows: s
             shape = getattr(value, "shape", ())
             one[key] = value[i] if shape[:1] == (people,) and (people > 1 or shape[:2] == (1, frames)) else value
         note = f"{where}: {people} people side by side, a clip each" if people > 1 else ""
-        yield Subject(
-            f"{name}_{i}" if people > 1 else name, one, format, notes=(note,) if note and format is ANY else ()
-        )
+        yield Subject(f"_{i}" if people > 1 else "", one, format, notes=(note,) if note and format is ANY else ())
 
 
-def _people_lists(found: Mapping, name: str, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
+def _people_lists(found: Mapping, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
     """Lists with an entry per person, as 3DPW's sequences have them."""
     count = len(found[next(key for key in ANY_KEYS["pose"] if key in found)])
     for i in range(count):
@@ -207,15 +221,15 @@ def _people_lists(found: Mapping, name: str, format: Format, where: str, rows: s
         for key, value in ((key, found[key]) for key in found):
             per_person = isinstance(value, list) and len(value) == count
             one[key] = value[i] if per_person else value
-        yield Subject(f"{name}_{i}", one, format)
+        yield Subject(f"_{i}", one, format)
 
 
-def _images(found: Mapping, name: str, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
+def _images(found: Mapping, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
     """Lists with an entry per image: its people become rows, with the image's number."""
     key = next(key for key in ANY_KEYS["pose"] if key in found)
     poses = found[key]
     if not isinstance(poses, list | tuple):
-        yield Subject(name, found, format)
+        yield Subject("", found, format)
         return
     counts = np.array([len(item) for item in poses])
     one = {}
@@ -234,10 +248,10 @@ def _images(found: Mapping, name: str, format: Format, where: str, rows: str | N
         notes.append(f"{where}: nobody was found in {empty} of {len(counts)} images")
     number = np.repeat(np.arange(len(counts)), counts)
     alone = replace(format, rows="people")
-    yield Subject(name, one, alone, number=number.astype(np.int64), notes=tuple(notes))
+    yield Subject("", one, alone, number=number.astype(np.int64), notes=tuple(notes))
 
 
-def _pictures(found: Mapping, name: str, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
+def _pictures(found: Mapping, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
     """A mapping per image, with a row per person: a clip per track, or rows where nobody was tracked."""
     names, parts, number = [], [], []
     for i, (picture, one) in enumerate(found.items()):
@@ -252,7 +266,7 @@ def _pictures(found: Mapping, name: str, format: Format, where: str, rows: str |
     tracked = "track_ids" in rows_of
     if parts:
         alone = replace(format, rows="frames" if tracked else "people")
-        yield Subject(name, rows_of | {"imgname": np.array(names)}, alone, number=np.array(number, np.int64))
+        yield Subject("", rows_of | {"imgname": np.array(names)}, alone, number=np.array(number, np.int64))
 
 
 def stacked(people: Sequence[Mapping], where: str) -> dict[str, Any]:
@@ -272,7 +286,7 @@ def stacked(people: Sequence[Mapping], where: str) -> dict[str, Any]:
     return rows_of
 
 
-def _tracks(found: Mapping, name: str, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
+def _tracks(found: Mapping, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
     """A clip for each tracked person in PHALP's results, which `track.py` of 4D-Humans and TokenHMR writes.
 
     A frame lists tracks. A track that was not seen in it (`tracked_time` above 0) repeats an older frame: left out.
@@ -297,14 +311,14 @@ def _tracks(found: Mapping, name: str, format: Format, where: str, rows: str | N
         if all(camera is not None for _, _, camera in members):
             one["camera"] = np.stack([np.asarray(camera).reshape(-1)[:3] for _, _, camera in members])
         shot = np.searchsorted(np.sort(shots), number, side="right")
-        yield Subject(f"{name}_{track}", one, format, number, shot)
+        yield Subject(f"_{track}", one, format, number, shot)
 
 
 _CODEC_MODELS = ("SMPL", "SMPL-H", "SMPL-X", "SUPR", "SMPL++", "SKEL", "SMIL", "SMPL-XS")
 _CODEC_GENDERS = ("neutral", "male", "female")
 
 
-def _codec(found: Mapping, name: str, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
+def _codec(found: Mapping, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
     """Meshcapade's `.smpl`: camelCase keys, whole numbers for model and gender."""
 
     def number(key: str, default: int) -> int:
@@ -332,7 +346,7 @@ def _codec(found: Mapping, name: str, format: Format, where: str, rows: str | No
         raise UserError(
             f"{where}: gender is {gender}. Expected 0 (neutral), 1 (male) or 2 (female): say --smpl-gender."
         )
-    yield Subject(name, arrays | {"gender": _CODEC_GENDERS[gender]}, format, notes=notes)
+    yield Subject("", arrays | {"gender": _CODEC_GENDERS[gender]}, format, notes=notes)
 
 
 _LAYOUTS = {

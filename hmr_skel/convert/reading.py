@@ -9,17 +9,17 @@ import numpy as np
 import torch
 
 from hmr_skel.body.rotations import rotvec_to_rotmat
-from hmr_skel.convert.clips import SmplClip, looks_like
+from hmr_skel.convert.clips import SmplClip, bends_backwards, looks_like
 from hmr_skel.convert.known import ANY, ANY_KEYS, Format, View
 from hmr_skel.convert.parameters import (
     ANGLES,
     Fields,
     Parameters,
     Units,
+    check_metres,
     numbers,
     plain,
     read_parameters,
-    refuse_centimetres,
     refuse_smplx,
     refuse_smplx_keys,
     vectors,
@@ -96,9 +96,9 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     rows = options.rows or format.rows
     moving = count > 1 and rows in ("frames", "folders")
     said_frame = options.frame or frame
-    if options.units.lengths is None and format.metric_depth:
-        refuse_centimetres(parameters.transl, where, said_frame, rate, moving)
     notes = [*person.notes, *parameters.notes, *([format.note] if format.note else [])]
+    if options.units.lengths is None:
+        notes += check_metres(parameters.transl, where, said_frame, rate, moving, format.metric_depth)
     seems = looks_like(parameters.pose) if count >= _ENOUGH and "turn" not in fields else None
     if options.frame is None and None not in (frame, seems) and seems != frame:
         notes.append(
@@ -106,6 +106,11 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
             f"--frame {frame} or --frame {seems} to settle it"
         )
         said_frame = None
+    elif options.frame is not None and frame in (None, seems) and seems not in (None, options.frame):
+        notes.append(f"{where}: --frame {options.frame} is taken, but these people stand as in a {seems} frame")
+    if bends_backwards(parameters.pose):
+        why = "rotations that are transposed, or --left-handed that is wrong or missing"
+        notes.append(f"{where}: ELBOWS BEND BACKWARDS in most rows: {why}?")
     genders, more = _gender(fields, where, count, options, format)
     number = person.number if person.number is not None else _row_numbers(fields, count)
     if number is None and "number" in fields:

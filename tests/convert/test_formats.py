@@ -219,6 +219,26 @@ def test_one_frame(tmp_path: Path):
         assert not clip.moving
 
 
+def test_nested_lists_of_joints_are_frames(tmp_path: Path):
+    truth = walk()
+    arrays = {"poses": truth["pose"], "betas": np.tile(truth["betas"], (FRAMES, 1)), "trans": truth["transl"]}
+    (tmp_path / "walk.json").write_text(json.dumps(to_lists(arrays)))
+    (clip,) = read_clips(tmp_path / "walk.json", NEUTRAL)
+    assert_same(clip, truth)
+
+
+def test_entries_of_one_row_are_people(tmp_path: Path):
+    truth = walk(3)
+    people = {
+        f"{i}.jpg": {"pose": truth["pose"][i], "betas": truth["betas"], "trans": truth["transl"][i]} for i in range(3)
+    }
+    joblib.dump(people, tmp_path / "x.pkl")
+    (clip,) = read_clips(tmp_path / "x.pkl", NEUTRAL)
+    assert_same(clip, truth)
+    assert not clip.moving
+    assert any("--rows frames" in note for note in clip.notes)
+
+
 def test_units_are_converted_when_told(tmp_path: Path):
     truth = walk()
     arrays = {"poses": np.degrees(truth["pose"]), "betas": truth["betas"], "trans": 100 * truth["transl"]}
