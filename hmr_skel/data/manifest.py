@@ -213,7 +213,7 @@ class Manifest:
     held_out_shards: Annotated[int, _integer(0, MAX_SHARDS)] = 0
     """The last so many shards are for evaluation, not for training."""
     recipe: Annotated[str, _text()] = "default"
-    """Name of the fit recipe."""
+    """Name of the fit recipe; in a file also `published`, see `parse_manifest`."""
     file: str = ""
     """Name of the manifest's own file, without its folder: it tells two manifests of one name apart."""
 
@@ -251,8 +251,19 @@ def load_manifest(path: str | Path) -> Manifest:
 
 
 def parse_manifest(content: Mapping[str, Any], where: str) -> Manifest:
-    """A manifest from parsed TOML (or a dict like it). `where` names it in errors, which are `UserError`s."""
+    """A manifest from parsed TOML (or a dict like it). `where` names it in errors, which are `UserError`s.
+
+    The recipe `published` means labels as SKEL-CF has published them: `published_shape`, which copies the betas, and
+    the meshes of the male SMPL, whatever a source says of its gender.
+    """
     manifest: Manifest = _parse(Manifest, content, where)
+    if manifest.recipe == "published":
+        if manifest.skel_gender != "male":
+            raise UserError(
+                f"{where}: skel_gender is {manifest.skel_gender!r}. Expected 'male' with recipe 'published'."
+            )
+        male = tuple(replace(s, smpl_gender="male") if s.format == CAMERAHMR else s for s in manifest.sources)
+        manifest = replace(manifest, recipe="published_shape", sources=male)
     sources = tuple(_checked(source, manifest, f"{where}: source {source.name!r}") for source in manifest.sources)
     names = [source.name for source in sources]
     if len(set(names)) < len(names):

@@ -157,5 +157,15 @@ def test_sha256_follows_rows_not_places_or_formatting(tmp_path):
     assert load_manifest(spaced).sha256 == base
 
 
+def test_labels_as_published():
+    """Of the male mesh, with the betas copied; the same as if both were written out."""
+    manifest = parse_manifest(changed(recipe="published", skel_gender="male"), "a.toml")
+    assert (manifest.recipe, {source.smpl_gender for source in manifest.sources}) == ("published_shape", {"male"})
+    by_hand = changed(recipe="published_shape", skel_gender="male", source__smpl_gender="male")
+    assert parse_manifest(by_hand, "a.toml") == manifest
+    with pytest.raises(UserError, match=r"a\.toml: skel_gender is 'best'\. Expected 'male' with recipe 'published'"):
+        parse_manifest(changed(recipe="published", skel_gender="best"), "a.toml")
+
+
 def test_a_source_may_have_no_images():
     assert image_rules(parse_manifest(GOOD, "a.toml")) == {}

@@ -12,9 +12,10 @@ import bench.fit
 import bench.quality
 import fitting
 import hmr_skel.bench.fit
-from bench.quality import quality_tables, without_limits
+from bench.quality import labels_table, quality_tables, without_limits
 from fitting import FitConfig, Stage
 from hmr_skel.bench.measures import Judge
+from hmr_skel.body.smpl import Smpl
 from hmr_skel.cli import main
 from hmr_skel.open_data.labels import make_labels
 
@@ -130,6 +131,15 @@ def test_quality_tables(people, smpl, skel, monkeypatch):
     assert [row["root"] for row in tables["root"]] == ["frozen", "refine", "refine, shape too"]
     assert all(row["rows/s"] > 0 for table in ("shape", "root", "limits", "gender") for row in tables[table])
     json.dumps(tables, allow_nan=False)
+
+
+def test_published_labels_are_further_from_the_annotated_meshes(people, smpl, skel, open_body_dir, fits):
+    """Fits to the male mesh with the neutral one's betas, copied."""
+    male = Smpl.load(open_body_dir / "SMPL_MALE.pkl")
+    ours, published = labels_table(people, smpl, male, skel, fitting.recipe("default"), torch.device("cpu"))
+    assert (ours["labels"], published["labels"]) == ("ours", "published")
+    assert ours["mean"] == pytest.approx(float(fits("default").v2v_mm.mean()), abs=5e-3)
+    assert published["mean"] > ours["mean"] + 3
 
 
 def test_without_limits_nothing_binds(people, model, fits):
