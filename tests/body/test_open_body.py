@@ -9,12 +9,11 @@ import torch
 from scipy.sparse import coo_matrix, csc_matrix
 from scipy.spatial import KDTree
 
-import hmr_skel.body.open_body.unpack as layout
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, load_skel_arrays, load_smpl_arrays
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.body.open_body import export
-from hmr_skel.body.open_body.unpack import ASSET, GENDERS, MIRROR, SKEL_GENDERS, OpenBody, unpack
+from hmr_skel.body.open_body.unpack import ASSET, GENDERS, SKEL_GENDERS, OpenBody, unpack
 from hmr_skel.body.skel import Skel
 from hmr_skel.errors import UserError
 from tools.open_body import packing
@@ -23,12 +22,6 @@ HEIGHTS = {"neutral": 1.69, "male": 1.75, "female": 1.64}
 MASSES = {"neutral": (57, 68), "male": (66, 80), "female": (51, 62)}
 DENSITY = 1010.0
 
-# smplx's `vertex_ids`, with where on the body each must lie.
-LEFT_RIGHT_LANDMARKS = (
-    (2800, 6260), (583, 4071), (2746, 6191), (2319, 5782), (2445, 5905), (2556, 6016), (2673, 6133), (3216, 6617),
-    (3226, 6624), (3387, 6787),
-)  # fmt: skip
-NOSE = 332
 SCALING_PAIRS = (
     (410, 384, 2), (414, 384, 1), (196, 3708, 0), (6179, 6137, 1), (5670, 5906, 0), (3027, 3495, 2), (3027, 3506, 2),
 )  # fmt: skip
@@ -92,25 +85,12 @@ def test_the_skin_is_one_closed_oriented_sphere_of_smpls_size(body):
         assert volume(one.template, faces) > 0.04  # outwards
 
 
-def test_everything_mirrors(body):
-    assert np.array_equal(body.mirror[body.mirror], np.arange(6890))
-    for weights, pairs in ((body.smpl_weights, layout.SMPL_PAIRS), (body.skel_weights, layout.SKEL_PAIRS)):
-        # On the midline one of two equal weights may have got the odd step.
-        np.testing.assert_allclose(weights[body.mirror][:, pairs], weights, atol=1.01 / layout.WEIGHT_STEPS)
-    for one in body.genders.values():
-        np.testing.assert_allclose(one.template[body.mirror] * MIRROR, one.template, atol=1e-12)
-        np.testing.assert_allclose(one.shapedirs[body.mirror] * MIRROR[:, None], one.shapedirs, atol=1e-12)
-
-
 def test_weights_and_regressors_are_convex(body):
     rows = [body.smpl_weights, body.skel_weights, body.j19_regressor, body.h36m_regressor, body.bone_weights]
     rows += [matrix for one in body.genders.values() for matrix in (one.smpl_regressor, one.skel_regressor)]
     for matrix in rows:
         assert (matrix >= 0).all()
         np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-12)
-    for weights in (body.smpl_weights, body.skel_weights):
-        assert (weights > 0).sum(1).max() <= 6
-        assert (weights.sum(0) > 1).all()
 
 
 @pytest.mark.parametrize("gender", GENDERS)
@@ -119,53 +99,16 @@ def test_people_have_human_sizes(body, gender):
     assert np.ptp(one.template[:, 1]) == pytest.approx(HEIGHTS[gender], abs=0.02)
     low, high = MASSES[gender]
     assert low < DENSITY * volume(one.template, body.faces) < high
-    betas = np.random.default_rng(1).normal(size=(20, 10)).clip(-3, 3)
-    skins = one.template + np.einsum("vck,nk->nvc", one.shapedirs, betas)
-    heights = np.ptp(skins[..., 1], axis=1)
-    assert 1.3 < heights.min() < heights.max() < 2.1
     for beta in range(10):
         masses = [DENSITY * volume(one.template + x * one.shapedirs[..., beta], body.faces) for x in (-3, 3)]
         assert 30 < min(masses) < max(masses) < 140
-    taller = one.template + one.shapedirs[..., 0]
-    assert np.ptp(taller[:, 1]) > np.ptp(one.template[:, 1]) + 0.03
 
 
-def test_the_body_stands_in_t_pose_facing_z(body):
-    for one in body.genders.values():
-        joints = one.smpl_regressor @ one.template
-        np.testing.assert_allclose(joints[0], [0, -0.225, 0.03], atol=2e-3)  # not at the origin, as in SMPL
-        left_wrist, right_wrist, head, left_ankle, left_foot = joints[[20, 21, 15, 7, 10]]
-        assert left_wrist[0] > 0.5
-        assert right_wrist[0] == pytest.approx(-left_wrist[0], abs=1e-3)
-        assert head[1] > 0.2
-        assert left_ankle[1] < -0.9
-        assert left_foot[2] > left_ankle[2] + 0.08
-    for gender in SKEL_GENDERS:
-        one = body.genders[gender]
-        gap = (one.smpl_regressor[0] - one.skel_regressor[0]) @ one.template
-        assert 0.045 < np.linalg.norm(gap) < 0.065  # from pelvis to pelvis
-
-
-def test_smpls_vertex_numbers_mean_what_they_mean_in_smpl(body):
-    for one in body.genders.values():
-        skin = one.template
-        for left, right in LEFT_RIGHT_LANDMARKS:
-            assert body.mirror[left] == right
-            assert skin[left, 0] > 0
-        head = skin[:, 1] > 0.3
-        assert skin[NOSE, 0] == pytest.approx(0, abs=1e-3)
-        assert skin[NOSE, 2] > skin[head, 2].max() - 0.01
-        eye, ear, thumb, index, middle, ring, little, big_toe, small_toe, heel = (
-            skin[left] for left, _ in LEFT_RIGHT_LANDMARKS
-        )
-        assert eye[2] > ear[2] + 0.05
-        assert ear[0] > eye[0] + 0.03
-        assert middle[0] > max(index[0], ring[0], little[0], thumb[0])
-        assert thumb[2] > index[2] > middle[2] > ring[2] > little[2]  # palm down, thumb forwards
-        assert big_toe[0] < small_toe[0]
-        assert big_toe[2] > small_toe[2] > heel[2] + 0.15
-        back_of_hand, palm = skin[6179], skin[6137]
-        assert back_of_hand[1] > palm[1] + 0.015
+@pytest.mark.parametrize("gender", SKEL_GENDERS)
+def test_the_two_pelvises_are_five_to_six_centimetres_apart(body, gender):
+    one = body.genders[gender]
+    gap = (one.smpl_regressor[0] - one.skel_regressor[0]) @ one.template
+    assert 0.045 < np.linalg.norm(gap) < 0.065
 
 
 def test_no_scaling_landmarks_share_a_coordinate(body):
@@ -177,17 +120,6 @@ def test_no_scaling_landmarks_share_a_coordinate(body):
             assert (abs(one.template[a] - one.template[b]) > 1e-4).all()
             apart = one.template[a] - one.template[b] + betas @ (one.shapedirs[a] - one.shapedirs[b]).T
             assert (apart[:, coordinate] / (one.template[a] - one.template[b])[coordinate] > 0.5).all()
-
-
-@pytest.mark.parametrize("gender", SKEL_GENDERS)
-def test_the_chain_is_rigid(body, gender):
-    one = body.genders[gender]
-    for rotations in (one.bone_tilts, one.bone_orientations):
-        np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (24, 1, 1)), atol=1e-9)
-        assert (np.linalg.det(rotations) > 0).all()
-    axes = one.bone_orientations[0]  # osim's forward, up, right
-    np.testing.assert_allclose(axes, [[0, 0, -1], [0, 1, 0], [1, 0, 0]], atol=1e-12)
-    assert (np.linalg.norm(one.bone_offsets, axis=1) > 0.01).all()
 
 
 def test_every_segment_has_bones_and_they_lie_in_the_skin(body, open_body_dir):
@@ -216,8 +148,6 @@ def test_files_have_the_official_keys_and_types(files, open_body_dir):
     for name in SMPL_FILES.values():
         data = files[name]
         load_smpl_arrays(open_body_dir / name)
-        assert data["f"].dtype == np.uint32
-        assert all(data[key].dtype == np.float64 for key in ("v_template", "shapedirs", "posedirs", "weights"))
         assert type(data["J_regressor"]) is csc_matrix
         assert data["kintree_table"][0, 0] == 2**32 - 1
         assert data["J"].shape == (24, 3)

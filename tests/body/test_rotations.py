@@ -42,12 +42,10 @@ def test_rotvec_survives_the_way_to_a_matrix_and_back(dtype, direction, angle):
     torch.testing.assert_close(back, rotvec, atol=20 * DTYPES[dtype], rtol=0)
 
 
-@pytest.mark.parametrize("axis", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.6, -0.8, 0), (-0.48, 0.6, 0.64)])
-def test_half_turns_keep_their_axis(axis):
-    half_turn = 2 * np.outer(axis, axis) - np.eye(3)
-    found = rotmat_to_rotvec(torch.from_numpy(half_turn))
-    assert found.norm().item() == pytest.approx(np.pi)
-    assert abs(found.numpy() @ np.array(axis)) == pytest.approx(np.pi)
+def test_half_turns_keep_their_axis():
+    for axis in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0.6, -0.8, 0), (-0.48, 0.6, 0.64)):
+        found = rotmat_to_rotvec(torch.from_numpy(2 * np.outer(axis, axis) - np.eye(3)))
+        assert [abs(found.numpy() @ np.array(axis)), found.norm().item()] == pytest.approx([np.pi] * 2)
 
 
 @pytest.mark.parametrize("angle", ANGLES)

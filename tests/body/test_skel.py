@@ -6,7 +6,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from hmr_skel.body.dofs import DOF_NAMES, MIRROR, MIRROR_SIGN
-from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS
+from hmr_skel.body.joints import SKEL_PARENTS
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.skel_shape import CHILD, bone_scales
 from hmr_skel.errors import UserError
@@ -62,25 +62,17 @@ def test_any_batch_shape(batch, dtype, skel64):
     assert torch.equal(without.vertices, out.vertices)
 
 
-def test_one_shape_in_many_poses(skel64):
+def test_one_shape_in_many_poses_and_moved_joints(skel64):
     q, betas, transl = params(4)
     once = skel64.pose(q, skel64.prepare_shape(betas[0]), transl[0], skeleton=True)
     each = skel64(q, betas[:1].expand(4, -1), transl[:1].expand(4, -1), skeleton=True)
-    many_shapes = skel64.pose(q[0], skel64.prepare_shape(betas), transl[0])
     for name in ("vertices", "joints", "joint_frames", "skeleton_vertices"):
         torch.testing.assert_close(getattr(once, name), getattr(each, name))
-    assert many_shapes.vertices.shape == (4, 6890, 3)
-
-
-def test_joint_offset_moves_the_rest_joints(skel64):
-    q, betas, transl = params()
     offset = torch.zeros(24, 3, dtype=torch.float64)
     offset[15] = torch.tensor([0.01, 0.02, -0.03])
-    shape = skel64.prepare_shape(betas, offset)
-    torch.testing.assert_close(shape.joints, skel64.prepare_shape(betas).joints + offset)
-    torch.testing.assert_close(
-        skel64(torch.zeros_like(q), betas, transl, joint_offset=offset).joints, shape.joints + transl
-    )
+    rest = skel64.prepare_shape(betas[0]).joints + offset
+    moved = skel64(torch.zeros_like(q[0]), betas[0], transl[0], joint_offset=offset)
+    torch.testing.assert_close(moved.joints, rest + transl[0])
 
 
 # --- gradients ---
@@ -96,14 +88,6 @@ def test_gradients_agree_with_finite_differences(case, skel64):
 
     inputs = [x.clone().requires_grad_() for x in (q, betas, transl)]
     assert torch.autograd.gradcheck(of_everything, inputs, atol=1e-6, fast_mode=True)  # along random directions
-
-
-@pytest.mark.parametrize("case", ["zero", "gimbal lock", "tiny"])
-def test_gradients_are_finite_where_angles_degenerate(case, skel64):
-    q = {"zero": torch.zeros(46), "gimbal lock": gimbal_lock().float(), "tiny": torch.full((46,), 1e-30)}[case]
-    inputs = [x.requires_grad_() for x in (q, torch.zeros(10), torch.zeros(3))]
-    gradients = torch.autograd.grad(project(copy.deepcopy(skel64).float()(*inputs, skeleton=True)), inputs)
-    assert all(g.isfinite().all() and g.abs().sum() > 0 for g in gradients)
 
 
 def test_a_mirrored_body_has_finite_gradients_with_bones_on(skel64):
@@ -184,22 +168,6 @@ def test_mirrored_poses_make_mirrored_meshes_of_the_open_body(open_body_dir):
         found = model(q[:, list(MIRROR)] * torch.tensor(MIRROR_SIGN), betas, transl * flip).vertices
         error_mm = (found - (model(q, betas, transl).vertices * flip)[:, twin]).norm(dim=-1) * 1000
         assert at_least_mm <= error_mm.max() <= at_most_mm
-
-
-def test_positive_angles_move_the_open_body_as_the_limits_comments_say(open_body_dir):
-    model = Skel.load(open_body_dir / "skel_male.pkl")
-    shape, zero = model.prepare_shape(torch.zeros(10)), torch.zeros(3)
-    rest = model.pose(torch.zeros(46), shape, zero).joints
-    for dof, joint, coordinate, sign in (
-        ("scapula_elevation_r", "humerus_r", 1, -1), ("scapula_elevation_l", "humerus_l", 1, 1),
-        ("scapula_upward_rot_r", "hand_r", 1, 1), ("scapula_abduction_l", "humerus_l", 2, -1),
-        ("shoulder_r_x", "hand_r", 1, -1), ("shoulder_l_x", "hand_l", 1, 1), ("lumbar_extension", "head", 2, -1),
-        ("hip_flexion_r", "tibia_r", 2, 1), ("hip_adduction_l", "tibia_l", 0, -1), ("knee_angle_l", "talus_l", 2, -1),
-    ):  # fmt: skip
-        q = torch.zeros(46)
-        q[DOF_NAMES.index(dof)] = 0.4
-        moved = (model.pose(q, shape, zero).joints - rest)[SKEL_JOINTS.index(joint), coordinate]
-        assert sign * moved > 0.01, dof
 
 
 # --- loading ---

@@ -56,16 +56,6 @@ def test_any_batch_shape(batch, smpl64):
     torch.testing.assert_close(out.vertices[(-1,) * len(batch)], last.vertices, atol=1e-12, rtol=0)
 
 
-def test_zero_pose_is_the_shaped_template_and_transl_moves_all(smpl64):
-    _, _, betas, transl = params(2)
-    zero = torch.zeros(2, 23, 3, dtype=torch.float64)
-    out = smpl64(zero[:, 0], zero, betas, transl)
-    vertices, joints = smpl64.shaped(betas)
-    torch.testing.assert_close(out.vertices - transl[:, None], vertices)
-    torch.testing.assert_close(out.joints - transl[:, None], joints)
-    torch.testing.assert_close(joints, smpl64.joint_regressor @ vertices)
-
-
 @pytest.mark.parametrize("scale", [1.0, 0.0], ids=["random", "zero pose"])
 def test_gradients_agree_with_finite_differences(scale, smpl64):
     orient, pose, betas, transl = params()
@@ -143,8 +133,6 @@ def test_keypoints_of_the_open_body_lie_where_their_names_say(open_body_dir):
             assert point[0] > 0.01, name
         elif name.startswith(("OP R", "Right")):
             assert point[0] < -0.01, name
-        else:
-            assert point[0].abs() < 0.03, name
     for higher, lower in (("OP Nose", "OP Neck"), ("OP Neck", "OP MidHip"), ("OP MidHip", "OP RKnee"),
                           ("Top of Head (LSP)", "Neck (LSP)"), ("Right Hip", "Right Knee"), ("Left Knee", "OP LHeel"),
                           ("Thorax (MPII)", "Pelvis (MPII)")):  # fmt: skip

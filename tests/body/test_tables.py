@@ -12,13 +12,8 @@ from hmr_skel.body.dofs import DOF_NAMES, DOFS, HSMR_MEAN_Q, LIMIT_TABLES, MIRRO
 from hmr_skel.body.joints import (
     FLIP_44,
     KEYPOINTS_44,
-    SKEL_JOINTS,
-    SKEL_PARENTS,
-    SKEL_TO_CORRECTIVE_SLOT,
-    SKEL_TO_SMPL,
     SMPL_JOINTS,
     SMPL_VERTEX_IDS,
-    subtree,
 )
 
 ANKLES = {DOF_NAMES.index("ankle_angle_r"), DOF_NAMES.index("ankle_angle_l")}
@@ -45,14 +40,6 @@ def test_smpl_joints_and_vertices_are_smplxs():
     assert list(SMPL_VERTEX_IDS) == [vertex_ids["smplh"][name] for name in VERTEX_NAMES]
 
 
-@pytest.mark.parametrize("table", [SKEL_TO_SMPL, SKEL_TO_CORRECTIVE_SLOT])
-def test_correspondences_keep_the_side(table):
-    assert len(table) == 24
-    for skel, smpl in enumerate(table):
-        if smpl:
-            assert side(SKEL_JOINTS[skel]) == side(SMPL_JOINTS[smpl]), SKEL_JOINTS[skel]
-
-
 @pytest.mark.parametrize(("names", "mirror"), [(KEYPOINTS_44, FLIP_44), (DOF_NAMES, MIRROR)])
 def test_mirrors_swap_sides_by_name_and_undo_themselves(names, mirror):
     assert [mirror[k] for k in mirror] == list(range(len(names)))
@@ -76,12 +63,6 @@ def test_mirror_signs_follow_from_the_axes():
         expected = np.array(dof.axis) * [-1, -1, 1]
         found = MIRROR_SIGN[k] * np.array(DOFS[MIRROR[k]].axis)
         assert np.allclose(found, expected, atol=1e-5) == (k not in ANKLES), dof.name
-
-
-def test_subtree_is_everything_below():
-    arm = ["scapula_r", "humerus_r", "ulna_r", "radius_r", "hand_r"]
-    assert [SKEL_JOINTS[j] for j in subtree(SKEL_PARENTS, 14)] == arm
-    assert subtree(SKEL_PARENTS, 0) == list(range(24))
 
 
 # --- limits ---

@@ -64,11 +64,6 @@ def fits(people: SmplParams, prepared: Callable[..., FitModel]) -> Callable[[str
     return functools.cache(lambda recipe: fitting.fit_batch(people, prepared(recipe)))
 
 
-@pytest.fixture(scope="session", params=["compiled", "plain"])
-def either_model(request: pytest.FixtureRequest, model: FitModel, plain_model: FitModel) -> FitModel:
-    return model if request.param == "compiled" else plain_model
-
-
 @pytest.fixture(scope="session")
 def people() -> SmplParams:
     """Four people in mild poses, anywhere in front of a camera."""

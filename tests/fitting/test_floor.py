@@ -1,11 +1,9 @@
 """The floor: its objective is the fit's, its gradient is true, its search finds what a spoiled fit has lost."""
 
-import numpy as np
 import pytest
-import scipy.optimize
 import torch
 
-from bench.floor import box_step, descend, floor_fit
+from bench.floor import floor_fit
 from bench.objective import Objective
 from hmr_skel.rows import SkelParams
 
@@ -46,21 +44,6 @@ def test_gradient_is_that_of_the_energy(objective):
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_box_step_solves_the_bounded_problem(seed):
-    """Against scipy's solver of bounded least squares."""
-    rng = np.random.default_rng(seed)
-    count = 12
-    matrix, right = rng.normal(size=(20, count)), rng.normal(size=20) * 3
-    low, high = -rng.random(count), rng.random(count)
-    q = np.clip(rng.normal(size=count) * 0.8, low, high)
-    expected = scipy.optimize.lsq_linear(matrix, right - matrix @ q, (low - q, high - q + 1e-15), tol=1e-14).x
-    hessian, gradient = matrix.T @ matrix, matrix.T @ (matrix @ q - right)
-    tensors = (torch.from_numpy(np.asarray(a, np.float64))[None] for a in (hessian, gradient, q))
-    step = box_step(*tensors, torch.from_numpy(low), torch.from_numpy(high), torch.zeros(1, dtype=torch.float64))
-    np.testing.assert_allclose(step[0].numpy(), expected, atol=1e-6)
-
-
 def test_the_floor_is_inside_the_limits_and_a_spoiled_fit_is_found_out(people, fitted, smpl, model):
     steps = []
     spoiled = fitted.skel.q[:1].clone()
@@ -75,12 +58,3 @@ def test_the_floor_is_inside_the_limits_and_a_spoiled_fit_is_found_out(people, f
     assert bool(((found.q >= model.low) & (found.q <= model.high)).all())
     assert float(found.decrement.max()) < 1e-4
     assert all(0 < done <= total for done, total in steps)
-
-
-def test_descent_ends_at_rest(objective, fitted):
-    """From the fit itself a few steps with the true gradient leave nothing to gain."""
-    start = fitted.skel.q[:1, 3:].double()
-    q, energy, decrement = descend(objective[:1], start, 10, 1e-9)
-    assert float(decrement.max()) < 1e-6
-    assert bool((energy <= objective[:1].energy(start)).all())
-    assert bool(((q >= objective.low) & (q <= objective.high)).all())

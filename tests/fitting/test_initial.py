@@ -1,26 +1,12 @@
 """The first pose: SKEL's own bone rotations give back the dofs that made them."""
 
-import hypothesis
-import hypothesis.strategies as st
 import pytest
 import torch
 
 from fitting.kinematics import Skeleton
-from fitting.starts import _euler, initial_q
-from hmr_skel.body.dofs import DOF_NAMES, DOFS
+from fitting.starts import initial_q
+from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.joints import SKEL_TO_SMPL
-from hmr_skel.body.rotations import rotvec_to_rotmat
-
-_EULER_AXES = sorted({tuple(d.axis for d in DOFS if d.joint == j) for j in (1, 6, 11, 14, 15, 19)})
-_HANDS = [((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)), ((-1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0))]
-
-
-def _product(axes, angles):
-    """Rot(axis_3) Rot(axis_2) Rot(axis_1) of angles [B 3]."""
-    first, second, third = (
-        rotvec_to_rotmat(angles[:, i, None] * torch.tensor(axis, dtype=angles.dtype)) for i, axis in enumerate(axes)
-    )
-    return third @ second @ first
 
 
 def _smpl_like(model, skeleton, q):
@@ -65,24 +51,3 @@ def test_clamps_into_the_limits_and_children_make_up(model, case):
     found = initial_q(model, _smpl_like(model, one, trunk), one)
     assert float(found[0, DOF_NAMES.index("thorax_extension")]) == model.high[DOF_NAMES.index("thorax_extension")]
     assert float(found[0, DOF_NAMES.index("head_extension")]) == pytest.approx(0.3, abs=0.1)
-
-
-@hypothesis.settings(max_examples=25)
-@hypothesis.given(st.sampled_from(_EULER_AXES + _HANDS), st.lists(st.floats(-3.1, 3.1), min_size=3, max_size=3))
-def test_euler_angles_of_either_branch_make_the_rotation(axes, angles):
-    """The middle angle is within 90 degrees in the one, beyond in the other, which these limits ask for."""
-    rotmat = _product(axes, torch.tensor([angles], dtype=torch.float64))
-    for least, most in ((-1.6, 1.6), (1.5, 4.8)):
-        low, high = torch.tensor([[-10.0, least, -10.0], [10.0, most, 10.0]], dtype=torch.float64)
-        found = _euler(list(axes), rotmat, low, high)
-        torch.testing.assert_close(_product(axes, found), rotmat, rtol=0, atol=1e-6)
-        assert least < float(found[0, 1]) < most
-
-
-def test_hands_drop_the_third_angle():
-    """The two dofs of a wrist come out right whatever the imagined third one is."""
-    angles = torch.tensor([[0.6, -0.4, 0.0], [0.6, -0.4, 0.9]], dtype=torch.float64)
-    limit = torch.tensor([1.5, 0.8], dtype=torch.float64)
-    for axes in _HANDS:
-        found = _euler(list(axes), _product(axes, angles), -limit, limit)
-        torch.testing.assert_close(found[:, :2], angles[:, :2], rtol=0, atol=1e-9)

@@ -18,8 +18,7 @@ from hmr_skel.rows import SmplParams
 @pytest.fixture(scope="module")
 def crowd(people):
     """Twenty people: the four, over and over."""
-    rows = torch.arange(20) % 4
-    return people[rows]
+    return people[torch.arange(20) % 4]
 
 
 # One short stage: these tests are about batches.
@@ -45,20 +44,6 @@ def test_no_rows(people, prepared, quick, side_by_side):
         assert fit_best(people[:0], [model, model]).v2v_mm.shape == (0,)
 
 
-def test_batches_are_joined_in_order(crowd, quick):
-    calls = []
-    points = torch.zeros(1, 6890)
-    points[0, 0] = 1
-    result = fit_many(crowd, quick, points, calls.append)
-    assert calls == [8, 16, 20]
-    assert result.batch == 8
-    assert result.skel_gender == ["male"] * 20
-    four = fit_batch(crowd[:4], quick, points)
-    for first in range(0, 20, 4):
-        torch.testing.assert_close(result.skel.q[first : first + 4], four.skel.q, rtol=0, atol=1e-6)
-        torch.testing.assert_close(result.target_points[first : first + 4], four.target_points)
-
-
 def test_threads_share_the_rows_and_join_them_in_order(people, side_by_side):
     crowd = people[torch.arange(300) % 4]
     calls = []
@@ -72,6 +57,7 @@ def test_threads_share_the_rows_and_join_them_in_order(people, side_by_side):
         torch.set_num_threads(1)
     assert calls == [128, 256, 300]
     assert result.batch == 128
+    assert result.skel_gender == ["male"] * 300
     alone = fit_batch(crowd[:4], side_by_side)
     torch.testing.assert_close(result.skel.q, alone.skel.q.repeat(75, 1), rtol=0, atol=1e-6)
 
@@ -139,5 +125,4 @@ def test_the_better_gender_row_by_row(people, smpl, side_by_side, open_body_dir)
     for row in sound.tolist():
         run = runs[["male", "female"].index(best.skel_gender[row])]
         assert torch.equal(best.skel.q[row], run.skel.q[row])
-        assert torch.equal(best.skel.betas[row], run.skel.betas[row])
         assert int(best.status[row]) == int(run.status[row])

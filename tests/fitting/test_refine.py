@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 import fitting
 from fitting import Stage, Status, fit_batch
@@ -153,7 +154,31 @@ def test_rows_come_out_in_any_company_and_beside_a_bad_one(fits, people, prepare
     assert torch.equal(found.status[1:], better.status[rows])
 
 
-def test_plain_and_compiled_end_alike(fits, people, prepared):
-    plain, better = fit_batch(people, prepared("refine", compiled=False)), fits("refine")
+class Copies(TorchFunctionMode):
+    """Notes calls that make a tensor or an index of Python numbers: on a GPU each is a copy that waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        if name in ("__getitem__", "__setitem__"):
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            if any(isinstance(part, (list, tuple)) for part in index):
+                self.found.append(f"index {args[1]}")
+        elif name in ("tensor", "as_tensor", "new_tensor", "from_numpy"):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_plain_and_compiled_end_alike_and_the_plain_one_copies_nothing(fits, people, prepared):
+    better, refiner = fits("refine"), prepared("refine", compiled=False)
+    with Copies() as copies:
+        plain = fit_batch(people, refiner)
+    assert copies.found == []
     torch.testing.assert_close(plain.energy, better.energy, rtol=1e-3, atol=0)
     torch.testing.assert_close(plain.v2v_mm, better.v2v_mm, rtol=0, atol=0.05)
+    with copies:
+        torch.zeros(3, 4)[:, [1, 2]] = plain.v2v_mm.new_tensor([1.0])
+    assert copies.found == ["new_tensor", "index (slice(None, None, None), [1, 2])"]  # they would be found

@@ -134,17 +134,6 @@ def test_damping_rises_until_a_step_helps():
     assert float(problem.energy(later, None)[0]) < float(problem.energy(q, None)[0])
 
 
-def test_a_dof_that_moves_nothing_stays_and_does_no_harm():
-    hessian, linear = _definite(1, 11), _random(1, 12)
-    hessian[:, 4], hessian[:, :, 4], linear[:, 4] = 0, 0, 0
-    box = _wide(9.0)
-    problem = Quadratic(hessian, linear)
-    q = torch.full((1, 46), 0.2, dtype=torch.float64)
-    found, *_ = minimise(problem, linearise(problem, q), box, 20, 1e-10)
-    assert float(found[0, 3 + 4]) == pytest.approx(0.2)
-    assert float(problem.gradient(found, None, None)[0].abs().max()) < 1e-8
-
-
 def test_learned_bend_recovers_what_the_matrix_misses():
     """A missing rank-one part is found from one move; a move across it teaches nothing."""
     hessian, missing = _definite(2, 13), _random(2, 14)

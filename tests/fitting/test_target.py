@@ -8,12 +8,13 @@ from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.body.skel import root_transl
 
 
-@pytest.fixture(scope="module")
-def case(either_model, people):
+@pytest.fixture(scope="module", params=["compiled", "plain"])
+def case(request, model, plain_model, people):
+    either = model if request.param == "compiled" else plain_model
     points = torch.zeros(3, 6890)
     points[0, 332], points[1, 3387] = 1, 1
     points[2, :4] = 0.25
-    return points, either_model.targets(people, either_model.shape(people.betas), points)
+    return points, either.targets(people, either.shape(people.betas), points)
 
 
 def _vertices(target):

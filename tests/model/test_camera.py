@@ -49,15 +49,6 @@ def test_the_body_is_seen_where_the_crop_camera_has_it(camera, principal, focal,
     torch.testing.assert_close(image_to_crop(seen, geometry)[0], camera[0] * camera[1:] / 2, rtol=0, atol=1e-6)
 
 
-def test_a_far_body_looks_as_under_weak_perspective():
-    """The full camera against the crop's own: s (x + t) / 2 in crop coordinates."""
-    geometry = geometry_of([420.0, 290.0], 200.0, 1e6, (320.0, 240.0))
-    camera = torch.tensor([0.9, 0.1, -0.1], dtype=torch.float64)
-    points = torch.randn(50, 3, dtype=torch.float64) * 0.5
-    in_crop = image_to_crop(project(points + crop_camera_to_transl(camera, geometry), geometry.intrinsics), geometry)
-    torch.testing.assert_close(in_crop, camera[0] * (points[:, :2] + camera[1:]) / 2, rtol=0, atol=1e-3)
-
-
 def test_the_affine_is_used_as_it_is():
     geometry = geometry_of([420.0, 290.0], 200.0, 1000.0, (320.0, 240.0))
     corners = torch.tensor([[320, 190], [520, 390], [520, 190]]).double()

@@ -59,10 +59,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, small_network, monkeypatch
     save_network(path, small_network(), INFO)
     before = path.read_bytes()
 
-    def full(*_args, **_kwargs):
+    def full(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hmr_skel.model.checkpoint.save_file", full)
+    monkeypatch.setattr("hmr_skel.model.checkpoint.os.replace", full)
     with pytest.raises(UserError, match=r"cannot write .*net\.safetensors.*No space left"):
         save_network(path, small_network(seed=1), INFO)
     assert path.read_bytes() == before
@@ -101,17 +101,13 @@ def test_a_description_that_does_not_fit(tmp_path, small_network):
             load_network(path)
 
 
-def test_the_mean_beside_the_body_models(open_body_dir, small_config):
+def test_the_mean_beside_the_body_models(open_body_dir, small_config, tmp_path):
     mean = load_mean(open_body_dir / "SKEL_mean.npz")
     network = Network(small_config(), **mean)
     assert network.heads.mean_camera.tolist() == pytest.approx([0.9, 0, 0])
     assert network.heads.mean_rep[0].tolist() == pytest.approx([-1, 0, 0, 0, -1, 0], abs=1e-4)
-
-
-@pytest.mark.parametrize("arrays", [{}, {"poses": np.zeros(45), "betas": np.zeros(10), "cam": np.zeros(3)}])
-def test_a_mean_of_another_shape(tmp_path, arrays):
-    np.savez(tmp_path / "mean.npz", **arrays)
-    with pytest.raises(UserError, match=r"mean\.npz: (no mean parameters|poses has 45)"):
+    np.savez(tmp_path / "mean.npz", poses=np.zeros(45), betas=np.zeros(10), cam=np.zeros(3))
+    with pytest.raises(UserError, match=r"mean\.npz: poses has 45"):
         load_mean(tmp_path / "mean.npz")
 
 

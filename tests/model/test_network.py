@@ -80,16 +80,6 @@ def test_who_sees_the_camera(small_network, geometry):
     assert torch.equal(one.skel_params().transl, other.skel_params().transl)
 
 
-def test_the_coarse_estimate_is_the_mean_plus_the_heads_on_the_mean_token(small_network, geometry):
-    network = small_network()
-    images = torch.randn(2, 3, 256, 192)
-    pooled = network.backbone(images).tokens.mean(1)
-    coarse, heads = network(images, geometry(2)).coarse, network.heads
-    torch.testing.assert_close(coarse.camera, heads.mean_camera + heads.camera(pooled))
-    torch.testing.assert_close(coarse.betas, heads.mean_betas + heads.betas(pooled))
-    torch.testing.assert_close(coarse.rep, heads.mean_rep + heads.pose(pooled).reshape(2, 24, 6))
-
-
 def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
     q, k, v = (x.reshape(len(x), x.shape[1], heads, -1).transpose(1, 2) for x in (q, k, v))
     mixed = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
@@ -118,12 +108,16 @@ def published_decoder(network: Network, image: torch.Tensor, start, cue: torch.T
     return found
 
 
-def test_the_decoder_is_the_published_one(small_network, geometry):
+def test_the_coarse_estimate_and_the_decoder_are_the_published_ones(small_network, geometry):
     """Positions before the first layer only, tokens made anew in each layer, shared heads, and the same gradients."""
     network = small_network()
     images, where = torch.randn(2, 3, 256, 192), geometry(2)
     prediction = network(images, where)
-    expected = published_decoder(network, network.backbone(images).tokens, prediction.stages[0], camera_cue(where))
+    tokens, heads, coarse = network.backbone(images).tokens, network.heads, prediction.coarse
+    torch.testing.assert_close(coarse.camera, heads.mean_camera + heads.camera(tokens.mean(1)))
+    torch.testing.assert_close(coarse.betas, heads.mean_betas + heads.betas(tokens.mean(1)))
+    torch.testing.assert_close(coarse.rep, heads.mean_rep + heads.pose(tokens.mean(1)).reshape(2, 24, 6))
+    expected = published_decoder(network, tokens, prediction.stages[0], camera_cue(where))
     for stage, (pose, betas, camera) in zip(prediction.stages[1:], expected, strict=True):
         torch.testing.assert_close(stage.rep.flatten(1), pose)
         torch.testing.assert_close(stage.betas, betas)

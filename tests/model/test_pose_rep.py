@@ -91,19 +91,12 @@ def test_round_trip_of_rotations_everywhere(q):
     assert (again[MIDDLE_DOFS].abs() <= math.pi / 2 + 1e-9).all()
 
 
-@hypothesis.settings(max_examples=25)
-@hypothesis.given(st.integers(0, 10_000))
-def test_rotations_of_any_rep_agree_with_its_angles(seed):
-    rep = torch.randn(24, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(rep_to_rotmat(rep), q_to_rotmat(rep_to_q(rep)), rtol=0, atol=1e-8)
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
 def test_any_batch_shape_and_type(dtype, tolerance):
     for batch in ((), (2, 3)):
         q = torch.randn(*batch, 46, dtype=dtype).clamp(-1.5, 1.5)
         torch.testing.assert_close(rep_to_q(q_to_rep(q)), q, rtol=0, atol=tolerance)
-        assert rep_to_rotmat(q_to_rep(q)).shape == (*batch, 24, 3, 3)
+        torch.testing.assert_close(rep_to_rotmat(q_to_rep(q)), q_to_rotmat(q), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(("sign", "off"), [(1, 0.0), (-1, 1e-6), (1, 1e-3)])

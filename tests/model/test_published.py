@@ -15,6 +15,7 @@ from hmr_skel.model.config import VIT_SIZES, NetworkConfig, VitConfig
 from hmr_skel.model.network import Network
 from hmr_skel.model.published import _renamed, checked_state, load_skel_cf, load_vitpose
 from hmr_skel.model.vit import Vit
+from tests.model.conftest import SMALL_DECODER
 from tests.test_foreign import PYTHON, SHELL, Call, ForeignConfig, omegaconf_config
 
 VIT = VitConfig(width=32, depth=2, heads=2)
@@ -64,8 +65,6 @@ def filled(shapes: dict[str, tuple], device: str = "cpu") -> dict[str, torch.Ten
 
 @pytest.fixture
 def small() -> NetworkConfig:
-    from tests.model.conftest import SMALL_DECODER
-
     return NetworkConfig(vit=VIT, decoder=SMALL_DECODER, head_hidden=16)
 
 
@@ -96,28 +95,9 @@ def write_skel_cf(path: Path, state: dict[str, torch.Tensor], sparse: bool = Fal
     return path
 
 
-@pytest.mark.parametrize("prefix", ["", "backbone."])
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_vitpose_loads(tmp_path, prefix, wrapped):
-    state = filled(vitpose_shapes(32, 2))
-    content = {prefix + name: tensor for name, tensor in state.items()}
-    if prefix:
-        content |= {"backbone.cls_token": torch.zeros(1, 1, 32), "keypoint_head.final_layer.weight": torch.zeros(17)}
-    torch.save({"state_dict": content} if wrapped else content, tmp_path / "v.pth")
-    vit = Vit(VIT)
-    load_vitpose(vit, tmp_path / "v.pth")
-    for name, tensor in vit.state_dict().items():
-        assert torch.equal(tensor, state[name]), name
-
-
 def of_lightning(state: dict[str, torch.Tensor], config: object) -> dict:
     """What Lightning's trainer writes, with the class of a callback in the way of its versions before 1.5."""
-    best = {
-        "monitor": "val_loss",
-        "best_model_score": torch.tensor(0.5),
-        "best_model_path": "a.ckpt",
-        "current_score": 1,
-    }
+    best = {"monitor": "val_loss", "best_model_score": torch.tensor(0.5), "best_model_path": "a.ckpt"}
     return {
         "epoch": 3, "global_step": 10, "pytorch-lightning_version": "1.8.6", "state_dict": OrderedDict(state),
         "callbacks": {"ModelCheckpoint{'monitor': 'val_loss'}": best, ForeignConfig: best}, "lr_schedulers": [],
@@ -128,6 +108,7 @@ def of_lightning(state: dict[str, torch.Tensor], config: object) -> dict:
 
 
 CONTAINERS = {
+    "the encoder alone": (lambda state: {name.removeprefix("backbone."): state[name] for name in state}, ()),
     "ViTPose": (lambda state: {"state_dict": state, "meta": {"epoch": 210}}, ("keypoint_head.final_layer.weight",)),
     "4D-Humans": (
         lambda state: of_lightning(state, ForeignConfig()),
@@ -139,11 +120,11 @@ CONTAINERS = {
         ("cam_model.backbone.conv1.weight", "smpl_head.decpose.weight", "smpl_gt.v_template"),
     ),
 }
-"""Networks that contain the encoder: what is written of their state, and names of some other modules' tensors."""
+"""Files that contain the encoder: what is written of their state, and names of some other modules' tensors."""
 
 
 @pytest.mark.parametrize("network", CONTAINERS)
-def test_vitpose_loads_from_networks_that_contain_it(tmp_path, monkeypatch, network):
+def test_vitpose_loads_from_files_that_contain_it(tmp_path, monkeypatch, network):
     container, others = CONTAINERS[network]
     state = filled(vitpose_shapes(32, 2))
     whole = {f"backbone.{name}": tensor for name, tensor in state.items()} | dict.fromkeys(others, torch.zeros(3))
@@ -157,11 +138,8 @@ def test_vitpose_loads_from_networks_that_contain_it(tmp_path, monkeypatch, netw
 
 def test_vitpose_of_another_size_is_refused(tmp_path):
     torch.save({"state_dict": filled(vitpose_shapes(16, 3))}, tmp_path / "v.pth")
-    with pytest.raises(
-        UserError, match=r"v\.pth: does not hold ViTPose.*12 unknown \(blocks\.2.*of another shape"
-    ) as e:
+    with pytest.raises(UserError, match=r"v\.pth: does not hold ViTPose.*12 unknown \(blocks\.2.*of another shape"):
         load_vitpose(Vit(VIT), tmp_path / "v.pth")
-    assert "\n" not in str(e.value)
 
 
 def test_the_paper_sizes_are_the_published_ones():
@@ -176,7 +154,7 @@ def test_the_paper_sizes_are_the_published_ones():
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-def test_skel_cf_loads_its_averaged_weights(tmp_path, small, small_shapes, sparse, monkeypatch):
+def test_skel_cf_loads_its_averaged_weights_and_runs(tmp_path, small, small_shapes, geometry, sparse, monkeypatch):
     state = filled(small_shapes)
     monkeypatch.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")  # as if written on a GPU
     network, averaged = load_skel_cf(write_skel_cf(tmp_path / "best.pth", state, sparse), small)
@@ -199,36 +177,24 @@ def test_skel_cf_loads_its_averaged_weights(tmp_path, small, small_shapes, spars
         "backbone.blocks.1.mlp.fc2.bias": "backbone.blocks.1.mlp.fc2.bias",
     }.items():
         assert torch.equal(ours[name].flatten(), state[published].flatten()), name
-    assert network.heads.mean_rep.shape == (24, 6)
     assert len(ours) == len(state)
     assert all(parameter.requires_grad for parameter in network.parameters())
-
-
-def test_skel_cf_runs_after_loading(tmp_path, small, small_shapes, geometry):
-    network, _ = load_skel_cf(write_skel_cf(tmp_path / "best.pth", filled(small_shapes)), small)
     assert network(torch.randn(1, 3, 256, 256), geometry(1)).final.rep.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"decoder.to_pose_embedding.weight": None}, r"1 missing \(decoder\.embed_pose\.weight\)"),
-        ({"decoder.extra": torch.zeros(1)}, r"1 unknown \(decoder\.extra\)"),
-        ({"decoder.cam_decoder.2.bias": torch.zeros(4)}, r"heads\.camera\.2\.bias \[4\] in place of \[3\]"),
-        ({"decoder.cam_decoder.2.bias": torch.zeros(3).to_sparse()}, r"bias \[3\] \(sparse\) in place of \[3\]"),
-    ],
-)
-def test_other_networks_are_refused_in_one_line(tmp_path, small, small_shapes, change, message):
-    state = {name: tensor for name, tensor in (filled(small_shapes) | change).items() if tensor is not None}
-    with pytest.raises(UserError, match=message) as error:
+def test_another_network_is_refused_in_one_line(tmp_path, small, small_shapes):
+    state = filled(small_shapes)
+    del state["decoder.to_pose_embedding.weight"]
+    state |= {"decoder.extra": torch.zeros(1), "decoder.cam_decoder.2.bias": torch.zeros(4)}
+    state["decoder.cam_decoder.0.bias"] = state["decoder.cam_decoder.0.bias"].to_sparse()
+    with pytest.raises(UserError) as error:
         load_skel_cf(write_skel_cf(tmp_path / "best.pth", state), small)
+    for part in (
+        "1 missing (decoder.embed_pose.weight)", "1 unknown (decoder.extra)", "heads.camera.2.bias [4] in place of [3]",
+        "heads.camera.0.bias [16] (sparse) in place of [16]",
+    ):  # fmt: skip
+        assert part in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_a_checkpoint_of_something_else_is_refused(tmp_path):
-    torch.save({"state_dict": {}}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="expected an entry 'ema_model' or 'model', found state_dict"):
-        load_skel_cf(tmp_path / "other.pth")
 
 
 def test_weights_that_are_not_averaged_are_told_apart(tmp_path, small, small_shapes):
@@ -248,11 +214,6 @@ def in_a_value(config: DictConfig, call: object) -> dict:
     return {"cfg": config}
 
 
-def in_the_cache(config: DictConfig, call: object) -> dict:
-    OmegaConf.get_cache(config)["now"]["%m"] = call
-    return {"cfg": config}
-
-
 def as_a_type(config: DictConfig, call: object) -> dict:
     config._metadata.key_type = call
     return {"cfg": config}
@@ -260,10 +221,8 @@ def as_a_type(config: DictConfig, call: object) -> dict:
 
 PLACES: dict[str, Callable[[DictConfig, object], dict]] = {
     "a value": in_a_value,
-    "hydra's cache": in_the_cache,
     "a type": as_a_type,
     "the config": lambda config, call: {"cfg": call},
-    "the optimiser": lambda config, call: {"optimizer": {"state": {0: {"exp_avg": call}}}},
 }
 
 

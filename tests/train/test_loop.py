@@ -28,7 +28,6 @@ from tests.train.small_run import command, run_printing_into, small_recipe, smal
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 TIMEOUT = 300
 CPU = torch.device("cpu")
-PAIRS = ("network.vit.drop_path=0.0", "epochs=1.5", "micro_batch=2")
 
 
 @contextmanager
@@ -132,7 +131,6 @@ def test_seeds_make_other_runs(samples, open_body_dir, undisturbed, tmp_path):
     train(small_recipe("epochs=0.3", "seed=1"), small_run(samples, open_body_dir, tmp_path))
     first, other = (read_log(out / "log.jsonl")[0] for out in (undisturbed, tmp_path))
     assert first["loss"] != other["loss"]
-    assert not same_weights(undisturbed, tmp_path)
 
 
 @pytest.mark.slow
@@ -173,7 +171,7 @@ def test_two_processes_are_one_with_twice_the_batch(samples, open_body_dir, star
 
 @pytest.fixture
 def spoil(monkeypatch):
-    """Make the losses of some steps NaN."""
+    """Make the gradients of some steps NaN."""
 
     def at(steps) -> None:
         real, calls = loop.accumulate_gradient, iter(range(1000))
@@ -190,22 +188,21 @@ def spoil(monkeypatch):
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing_and_is_counted(samples, open_body_dir, tmp_path, spoil):
-    recipe = small_recipe("epochs=1")  # 3 steps
     spoil({2})
-    outcome = train(recipe, small_run(samples, open_body_dir, tmp_path / "spoilt", checkpoint_every=2))
+    outcome = train(small_recipe("epochs=1"), small_run(samples, open_body_dir, tmp_path))  # 3 steps
     assert outcome.skipped_steps == 1
-    spoilt = load_state(tmp_path / "spoilt" / "state.pt")
+    spoilt, last = load_state(tmp_path / "state.pt"), read_log(tmp_path / "log.jsonl")[-1]
     assert (spoilt.step, spoilt.skipped_steps) == (3, 1)
     assert all(tensor.isfinite().all() for tensor in spoilt.model.values())
     assert {entry["step"].item() for entry in spoilt.optimizer["state"].values()} == {2.0}
-    assert read_log(tmp_path / "spoilt" / "log.jsonl")[-1]["skipped_steps"] == 1
-    assert "loss" not in read_log(tmp_path / "spoilt" / "log.jsonl")[-1]
+    assert last["skipped_steps"] == 1
+    assert "loss" not in last
 
 
 def test_a_run_that_has_diverged_ends(samples, open_body_dir, tmp_path, spoil, monkeypatch):
-    monkeypatch.setattr(loop, "MOST_SKIPPED_IN_A_ROW", 4)
+    monkeypatch.setattr(loop, "MOST_SKIPPED_IN_A_ROW", 2)
     spoil(range(1000))
-    with pytest.raises(UserError, match=r"no finite gradient in 4 steps .* learning_rate"):
+    with pytest.raises(UserError, match=r"no finite gradient in 2 steps .* learning_rate"):
         train(small_recipe(), small_run(samples, open_body_dir, tmp_path / "diverged"))
 
 
@@ -227,56 +224,24 @@ def test_what_a_recipe_needs_is_asked_for_before_any_step(samples, open_body_dir
     assert not list(tmp_path.glob("run/*.pt"))
 
 
-@pytest.fixture
-def two_threads():
-    with torch_threads(2):
-        yield
-
-
-@pytest.fixture(scope="module")
-def side_by_side_run(samples, open_body_dir, tmp_path_factory) -> Path:
-    """Four steps of two micro batches on two threads, without stochastic depth, which is drawn for each of them."""
-    out = tmp_path_factory.mktemp("side_by_side") / "run"
-    with no_shape_checks(), torch_threads(2):
-        train(small_recipe(*PAIRS), small_run(samples, open_body_dir, out))
-    return out
-
-
 @pytest.mark.usefixtures("forked_workers")
-def test_threads_and_workers_make_no_difference(samples, open_body_dir, tmp_path, side_by_side_run):
-    """But for rounding: micro batches side by side, or in turn on one thread; samples by a worker or not."""
-    torch.set_num_threads(1)
-    train(small_recipe(*PAIRS), small_run(samples, open_body_dir, tmp_path / "other", workers=1))
-    together, other = (read_log(out / "log.jsonl") for out in (side_by_side_run, tmp_path / "other"))
-    assert len(together) == 4
-    for a, b in zip(together, other, strict=True):
+def test_threads_and_workers_make_no_difference(samples, open_body_dir, tmp_path):
+    """But for rounding: micro batches side by side, or in turn on one thread; samples by a worker or not. Without
+    stochastic depth, which is drawn for each micro batch."""
+    recipe = small_recipe("network.vit.drop_path=0.0", "epochs=1", "micro_batch=2")
+    for threads in (1, 2):
+        with torch_threads(threads):
+            train(recipe, small_run(samples, open_body_dir, tmp_path / f"{threads}", workers=threads - 1))
+    one, two = (read_log(tmp_path / f"{threads}" / "log.jsonl") for threads in (1, 2))
+    assert len(one) == 3
+    for a, b in zip(one, two, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
         assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-3)
 
 
-def test_side_by_side_a_stopped_run_goes_on_to_the_same_bits(
-    samples, open_body_dir, tmp_path, two_threads, side_by_side_run, monkeypatch
-):
-    recipe = small_recipe(*PAIRS)
-    run = small_run(samples, open_body_dir, tmp_path / "stopped", checkpoint_every=2)
-    real, calls = loop.accumulate_gradient, iter(range(1000))
-
-    def fails_once(*args):
-        if next(calls) == 3:
-            raise RuntimeError("power cut")
-        return real(*args)
-
-    monkeypatch.setattr(loop, "accumulate_gradient", fails_once)
-    with pytest.raises(RuntimeError, match="power cut"):
-        train(recipe, run)
-    assert load_state(run.out / "state.pt").step == 2
-    train(recipe, run)
-    assert same_weights(side_by_side_run, tmp_path / "stopped")
-
-
-def test_what_cannot_be_side_by_side_is_in_turn(samples, open_body_dir, tmp_path, two_threads):
+def test_what_cannot_be_side_by_side_is_in_turn(samples, open_body_dir, tmp_path):
     for change in ("seed=0", "network.vit.drop_path=0.3", "compile=True", "micro_batch=4"):
         recipe = small_recipe("network.vit.drop_path=0.0", "micro_batch=2", change)
         network = new_network(recipe, small_run(samples, open_body_dir, tmp_path), False)
-        with side_by_side(network, recipe.accumulate(1), recipe, CPU) as threads:
+        with torch_threads(2), side_by_side(network, recipe.accumulate(1), recipe, CPU) as threads:
             assert (threads is not None) == (change == "seed=0"), change

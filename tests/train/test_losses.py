@@ -1,4 +1,4 @@
-"""Every term of Eq. 1-6: value, gradient, masks; and that every variant of the network can learn by them."""
+"""Every term of Eq. 1-6: value, gradient, masks; and that a network can learn by them."""
 
 import copy
 from dataclasses import fields, is_dataclass, replace
@@ -9,7 +9,6 @@ import torch
 from hmr_skel.body.joints import FLIP_44, KEYPOINTS_44
 from hmr_skel.data.samples import Batch
 from hmr_skel.model.camera import CropGeometry
-from hmr_skel.model.config import VitConfig
 from hmr_skel.model.decoder import Estimate
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat
@@ -31,7 +30,7 @@ from tests.train.conftest import labels, random_estimate, targets_of
 
 NAN = float("nan")
 ROWS, COLUMNS = 16, 12
-NOSE, RIGHT_KNEE, LEFT_KNEE = (KEYPOINTS_44.index(name) for name in ("OP Nose", "OP RKnee", "OP LKnee"))
+NOSE, LEFT_KNEE = (KEYPOINTS_44.index(name) for name in ("OP Nose", "OP LKnee"))
 TERMS = ("keypoints_2d", "keypoints_3d", "betas", "pelvis", "body")
 
 
@@ -57,15 +56,10 @@ def test_keypoints_3d_are_compared_against_the_pelvis():
     gt[0, 10, :3] += torch.tensor([0.1, 0.2, -0.3])
     gt[0, 10, 3] = 0.5
     assert keypoints_3d_loss(pred, gt).item() == pytest.approx(0.6 * 0.5 / 2)
-
-
-def test_without_a_pelvis_there_is_nothing_to_compare_against():
-    pred, gt = double(2, 44, 3).requires_grad_(), torch.ones(2, 44, 4, dtype=torch.float64)
-    gt[0, 39] = torch.tensor([NAN, NAN, NAN, 0])
-    keypoints_3d_loss(pred, gt).backward()
-    assert pred.grad.isfinite().all()
-    assert not pred.grad[0].any()
-    assert pred.grad[1].any()
+    gt[0, 39] = torch.tensor([NAN, NAN, NAN, 0])  # without a pelvis there is nothing to compare with
+    (gradient,) = torch.autograd.grad(keypoints_3d_loss(pred.requires_grad_(), gt), pred)
+    assert [bool(row.any()) for row in gradient] == [False, True]
+    assert gradient.isfinite().all()
 
 
 def test_parameters_are_summed_over_entries_and_averaged_over_the_batch():
@@ -101,9 +95,9 @@ def test_eq_5_covers_layers_1_to_t_minus_1():
         assert mean == pytest.approx(value / 216)
 
 
-def test_eq_5_reads_only_real_dofs():
+def test_eq_5_reads_only_real_dofs_and_the_published_form_all_numbers_of_all_layers():
     """What a joint does not use may be anything; in the published form it is pushed about."""
-    q = 0.3 * double(2, 46)
+    q, other = 0.3 * double(2, 46), 0.3 * double(2, 46, seed=1)
     perfect = prediction_of(q, q, q, q)
     spoiled = q_to_rep(q)
     spoiled[:, [2, 3, 18], 2:] = 3.0
@@ -111,13 +105,8 @@ def test_eq_5_reads_only_real_dofs():
     prediction = replace(perfect, stages=(perfect.stages[0], stage, *perfect.stages[2:]))
     assert refine_loss(prediction, targets_with(q), "mean").item() == pytest.approx(0, abs=1e-12)
     assert refine_loss(prediction, targets_with(q), "published").item() > 0.01
-
-
-def test_the_published_form_covers_all_layers():
-    q, other = 0.3 * double(2, 46), 0.3 * double(2, 46, seed=1)
     last = refine_loss(prediction_of(q, q, q, other), targets_with(q), "published").item()
     both = refine_loss(prediction_of(q, other, q, other), targets_with(q), "published").item()
-    assert last > 0
     assert both == pytest.approx(2 * last)
 
 
@@ -163,9 +152,15 @@ def test_gradients_through_body_and_camera(prediction, body, config):
 # The total
 
 
-def test_the_total_is_the_weighted_sum_of_its_terms(prediction, body):
+@pytest.fixture
+def case(prediction, body):
+    """A prediction of three samples, and the labels of another."""
     found = prediction()
-    targets = targets_of(random_estimate(3, seed=9), found.geometry, body)
+    return found, targets_of(random_estimate(3, seed=9), found.geometry, body)
+
+
+def test_the_total_is_the_weighted_sum_of_its_terms(case, body):
+    found, targets = case
     config = LossConfig(coarse=0.5, final=2.0)
     total, terms = total_loss(found, body, targets, config)
     assert set(terms) == {f"{stage}/{term}" for stage in ("coarse", "final") for term in TERMS} | {"refine"}
@@ -178,9 +173,8 @@ def test_the_total_is_the_weighted_sum_of_its_terms(prediction, body):
     assert set(total_loss(hsmr, body, targets, LossConfig())[1]) == {f"final/{term}" for term in TERMS}
 
 
-def test_maps_of_the_encoder_are_a_term_where_there_are_any(prediction, body):
-    found = prediction()
-    targets = targets_of(random_estimate(3, seed=9), found.geometry, body)
+def test_maps_of_the_encoder_are_a_term_where_there_are_any(case, body):
+    found, targets = case
     maps = double(3, 44, 192).float().log_softmax(-1).unflatten(-1, (16, 12))
     without, _ = total_loss(found, body, targets, LossConfig(keypoint_maps=0.3))
     total, terms = total_loss(replace(found, keypoint_maps=maps), body, targets, LossConfig(keypoint_maps=0.3))
@@ -190,16 +184,13 @@ def test_maps_of_the_encoder_are_a_term_where_there_are_any(prediction, body):
 
 def test_a_perfect_answer_costs_nothing(geometry, body):
     where, answer = geometry(3), random_estimate(3, seed=4)
-    total, terms = total_loss(
-        Prediction((answer,) * 4, where, True), body, targets_of(answer, where, body), LossConfig()
-    )
+    perfect = Prediction((answer,) * 4, where, True)
+    total, _ = total_loss(perfect, body, targets_of(answer, where, body), LossConfig())
     assert total.item() == pytest.approx(0, abs=1e-4)
-    assert terms["final/keypoints_2d"].item() < 1e-3
 
 
-def test_full_supervision_gives_layers_all_terms_in_place_of_eq_5(prediction, body):
-    found = prediction()
-    targets = targets_of(random_estimate(3, seed=9), found.geometry, body)
+def test_full_supervision_gives_layers_all_terms_in_place_of_eq_5(case, body):
+    found, targets = case
     total, terms = total_loss(found, body, targets, LossConfig(full_supervision=True))
     stages = ("coarse", "layer1", "layer2", "final")
     assert set(terms) == {f"{stage}/{term}" for stage in stages for term in TERMS}
@@ -228,39 +219,6 @@ def test_missing_labels_add_nothing_and_may_be_nan(prediction, body, config):
             continue
         assert not gradient[1].any()
         torch.testing.assert_close(gradient[[0, 2]], whole[[0, 2]])
-
-
-def test_two_halves_average_to_the_whole(prediction, body):
-    """What gradient accumulation and several processes rest on."""
-    found = prediction(4)
-    targets = targets_of(random_estimate(4, seed=9), found.geometry, body)
-    targets.has_skel[0] = False
-    halves = []
-    for rows in (slice(0, 2), slice(2, 4)):
-        stages = tuple(Estimate(*(getattr(s, f.name)[rows] for f in fields(Estimate))) for s in found.stages)
-        where = CropGeometry(*(getattr(found.geometry, f.name)[rows] for f in fields(CropGeometry)))
-        part = targets.each(lambda value, rows=rows: value[rows])
-        halves.append(total_loss(Prediction(stages, where, True), body, part, LossConfig())[0])
-    torch.testing.assert_close(sum(halves) / 2, total_loss(found, body, targets, LossConfig())[0])
-
-
-def test_the_camera_is_learnt_by_projection_alone(prediction, body):
-    """And only of the coarse and the last stage."""
-    found = prediction()
-    cameras = [stage.camera.clone().requires_grad_() for stage in found.stages]
-    stages = tuple(replace(s, camera=c) for s, c in zip(found.stages, cameras, strict=True))
-    targets = targets_of(random_estimate(3, seed=9), found.geometry, body)
-    no_2d = LossConfig(keypoints_2d=0.0)
-    for config, learnt in ((LossConfig(), [True, False, False, True]), (no_2d, [False] * 4)):
-        total = total_loss(replace(found, stages=stages), body, targets, config)[0]
-        gradients = torch.autograd.grad(total, cameras, allow_unused=True)
-        # Against the pelvis, positions do not depend on the camera, but for rounding.
-        assert [g is not None and bool(g.abs().max() > 1e-5) for g in gradients] == learnt
-
-
-def test_impossible_weights_are_refused():
-    with pytest.raises(ValueError, match="betas"):
-        LossConfig(betas=-1.0)
 
 
 # The loss of maps that say where keypoints are
@@ -310,60 +268,35 @@ def test_what_has_no_place_in_the_maps_counts_nothing():
 
 
 def test_pairs_are_told_apart_by_their_place_in_the_picture():
-    keypoints = nobody()
-    keypoints[0, RIGHT_KNEE], keypoints[0, LEFT_KNEE] = torch.tensor([[-0.1, 0.2, 1], [0.3, 0.1, 1]])
-    swapped = keypoints[:, list(FLIP_44)]
-    for seen in (keypoints, swapped):
-        found = ordered_pairs(seen)
-        torch.testing.assert_close(found[0, RIGHT_KNEE], keypoints[0, RIGHT_KNEE])
-        torch.testing.assert_close(found[0, LEFT_KNEE], keypoints[0, LEFT_KNEE])
-    assert (ordered_pairs(nobody())[..., 2] == 0).all()
-
-
-def test_the_gradient_of_the_maps_loss():
-    maps = random_maps(batch=2).requires_grad_()
-    keypoints = torch.rand(2, 44, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    keypoints[..., :2] = 0.6 * keypoints[..., :2] - 0.3
-    keypoints[0, 3] = torch.tensor([NAN, NAN, 0])
-    (gradient,) = torch.autograd.grad(keypoint_maps_loss(maps, keypoints), maps)
-    for seed in range(2):  # along random directions: all entries one by one would take minutes
-        direction = random_maps(seed=seed + 7, batch=2)
-        ahead, back = (keypoint_maps_loss(maps.detach() + step * direction, keypoints) for step in (1e-4, -1e-4))
-        assert ((ahead - back) / 2e-4).item() == pytest.approx((gradient * direction).sum().item(), rel=1e-6)
+    everybody = torch.rand(3, 44, 3, generator=torch.Generator().manual_seed(0)) + 0.1
+    found = ordered_pairs(everybody)
+    for first, second in enumerate(FLIP_44):
+        if first < second:
+            assert (found[:, first, 0] <= found[:, second, 0]).all()
+        if first == second:
+            torch.testing.assert_close(found[:, first], everybody[:, first])
+    torch.testing.assert_close(found, ordered_pairs(everybody[:, list(FLIP_44)]))
 
 
 # Learning
 
 
-LEARNERS = {
-    "full": ({}, LossConfig()),
-    "stem, looped, full supervision": (
-        {"vit": VitConfig(width=32, depth=1, heads=2, stem_tokens=4), "looped": True},
-        LossConfig(keypoint_maps=0.05, full_supervision=True),
-    ),
-}
-"""Every switch and every form of the losses; a run of each alone would take minutes."""
-
-
-@pytest.mark.parametrize("variant", LEARNERS)
 @pytest.mark.usefixtures("without_shape_checks")
-def test_one_batch_is_learnt_by_heart(small_network, geometry, body, variant):
-    switches, config = LEARNERS[variant]
-    network = small_network(**{"decoder": replace(SMALL_DECODER, depth=2), "head_hidden": 64, **switches})
-    where = geometry(2)
+def test_one_batch_is_learnt_by_heart(small_network, geometry, body):
+    network = small_network(decoder=replace(SMALL_DECODER, depth=2), head_hidden=64)
+    where, steps = geometry(2), 45
     targets = targets_of(random_estimate(2, seed=5), where, body)
     images = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(1))
-    steps = 45
     optimizer = torch.optim.Adam(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=steps, pct_start=0.1)
     losses = []
     for _ in range(steps):
-        total, terms = total_loss(network(images, where), body, targets, config)
+        total, terms = total_loss(network(images, where), body, targets, LossConfig())
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
         schedule.step()
         losses.append(total.item())
     assert losses[-1] < 0.1 * losses[0]
-    assert terms["final/keypoints_3d"].item() / (44 * 3) < 0.02  # metres per coordinate
-    assert terms["final/keypoints_2d"].item() / (44 * 2) < 0.01  # two pixels and a half
+    assert terms["final/keypoints_3d"].item() / (44 * 3) < 0.015  # metres per coordinate
+    assert terms["final/keypoints_2d"].item() / (44 * 2) < 0.008  # two pixels

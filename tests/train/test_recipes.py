@@ -62,10 +62,8 @@ def test_changes():
     ("change", "text"),
     [
         ("learning_rat=1", "did you mean learning_rate"),
-        ("network.vit=1", "is a group: name one of its fields"),
         ("learning_rate", "expected FIELD=VALUE"),
         ("batch_size=1.5", "expected a value like"),
-        ("bf16=1", "expected a value like"),
         ("epochs=0", "epochs is 0.0, must be above 0"),
         ("losses.betas=-1", "negative loss weights"),
         ("network.vit.heads=7", "no multiple of heads"),
@@ -82,11 +80,6 @@ def test_maps_and_their_loss_go_together():
         load_recipe("vit_b", ["losses.keypoint_maps=0.1"])
     both = ["losses.keypoint_maps=0", "network.vit.stem_tokens=0"]
     assert load_recipe("tiny", both).network.vit.stem_tokens == 0
-
-
-def test_an_unknown_recipe():
-    with pytest.raises(UserError, match=r"no recipe 'vit_g'. There are tiny, vit_b, vit_h"):
-        load_recipe("vit_g")
 
 
 def test_steps_and_micro_batches():

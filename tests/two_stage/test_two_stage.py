@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from bench.conversion import RULES, conversion_cost
-from bench.perturbed import KINDS, perturbed
 from hmr_skel.convert.fit import fit_clips
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.ground_truth import joint_names
@@ -71,15 +70,6 @@ def test_some_rows_are_matched_as_all_are(opened, arrays, tmp_path):
         read_predictions(tmp_path / "p.npz", some, rows.imgname, None)
 
 
-def test_only_an_unsaid_gender_is_neutral(opened, arrays, tmp_path):
-    _, rows, _ = opened("3dpw")
-    np.savez(tmp_path / "p.npz", **arrays, gender=np.array(["m", "x", "f", "m", "f", "m"]))
-    with pytest.raises(UserError, match=r"'gender' is \['male', 'x', 'female'\]"):
-        read_predictions(tmp_path / "p.npz", rows, rows.imgname, None)
-    clip = read_predictions(tmp_path / "p.npz", rows, rows.imgname, "neutral")
-    assert set(clip.gender) == {"neutral"}
-
-
 def test_what_does_not_match(opened, arrays, tmp_path):
     _, rows, _ = opened("3dpw")
     np.savez(tmp_path / "p.npz", **{key: values[:5] for key, values in arrays.items()})
@@ -89,8 +79,11 @@ def test_what_does_not_match(opened, arrays, tmp_path):
     (tmp_path / "p.pkl").write_bytes(pickle.dumps(people))
     with pytest.raises(UserError, match=r"holds 2 people's tracks"):
         read_predictions(tmp_path / "p.pkl", rows, rows.imgname, None)
-    with pytest.raises(UserError, match="no file"):
-        read_predictions(tmp_path / "none.npz", rows, rows.imgname, None)
+    np.savez(tmp_path / "p.npz", **arrays, gender=np.array(["m", "x", "f", "m", "f", "m"]))
+    with pytest.raises(UserError, match=r"'gender' is \['male', 'x', 'female'\]"):
+        read_predictions(tmp_path / "p.npz", rows, rows.imgname, None)
+    clip = read_predictions(tmp_path / "p.npz", rows, rows.imgname, "neutral")
+    assert set(clip.gender) == {"neutral"}
 
 
 @pytest.fixture
@@ -124,7 +117,7 @@ def test_the_truth_is_off_by_what_conversion_moves(predicted, bodies):
     assert len(joint_names(rule)) == len(found.moved_mm)
 
 
-@pytest.mark.parametrize("name", ["spec-syn", "moyo", "h36m-p2"])
+@pytest.mark.parametrize("name", ["moyo", "h36m-p2"])
 def test_every_benchmark_with_a_third_dimension(opened, stand_in, bodies, tmp_path, name):
     """Predictions of the neutral SMPL that the labels were made of."""
     benchmark, rows, truth = opened(name)
@@ -154,22 +147,6 @@ def people(tmp_path_factory, open_body_dir) -> SmplParams:
     labels = np.load(path)
     pose = torch.from_numpy(labels["pose_cam"]).reshape(-1, 24, 3)
     return SmplParams(pose[:, 0], pose[:, 1:], *(torch.from_numpy(labels[k]) for k in ("shape", "trans_cam")))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_predictions_are_as_far_off_as_asked(people, bodies, kind):
-    smpl = bodies.smpl("neutral")
-    changed = perturbed(people, kind, smpl, 60.0, seed=1)
-
-    def joints(params: SmplParams) -> torch.Tensor:
-        return smpl(params.global_orient, params.body_pose, params.betas, params.transl).joints
-
-    assert mpjpe_mm(joints(changed), joints(people), 0).mean().item() == pytest.approx(60, abs=0.1)
-    assert torch.equal(changed.betas, people.betas)
-    assert torch.equal(changed.transl, people.transl)
-    assert torch.equal(perturbed(people, kind, smpl, 60.0, seed=1).body_pose, changed.body_pose)
-    with pytest.raises(UserError, match="are never 5000 mm off"):
-        perturbed(people, kind, smpl, 5000.0)
 
 
 def test_what_conversion_costs(people, bodies, monkeypatch):
