@@ -27,6 +27,8 @@ from tests.model.conftest import SMALL_DECODER
 from tests.predict.conftest import CAM_INT, HEIGHT, WIDTH
 from tests.predict.test_detector import LAYOUTS, graph
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")  # as users run the commands
+
 
 @pytest.fixture
 def typed(photos, network_file, open_body_dir, tmp_path, monkeypatch):

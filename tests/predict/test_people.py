@@ -76,10 +76,10 @@ def test_every_variant_of_the_network_predicts(people, small_config, switches):
     assert body.attention.shape == (3, 3, 8, 6)
     # The body's origin is projected to where the crop's camera says, whatever camera the network believes in.
     box, (_, tx, ty) = people[0].box, body.crop_camera[-1]
-    half = box.side * max(body.crop_camera[-1, 0], 0.1) / 2
+    half = box.side * body.crop_camera[-1, 0] / 2
     where = CAM_INT @ body.transl[-1]
-    if body.crop_camera[-1, 0] > 0.1:
-        np.testing.assert_allclose(where[:2] / where[2], box.center + half * np.array([tx, ty]), atol=1e-2)
+    assert body.crop_camera[-1, 0] > 0.1  # smaller scales are taken for 0.1
+    np.testing.assert_allclose(where[:2] / where[2], box.center + half * np.array([tx, ty]), atol=1e-2)
 
 
 def test_attention_is_what_the_layers_take(people, small_config):

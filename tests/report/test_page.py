@@ -227,6 +227,7 @@ def test_what_can_be_wrong(small, tmp_path, capsys, arguments, text):
 
 def test_an_unfinished_dataset_says_so(small, tmp_path):
     shutil.copytree(small.folder, tmp_path / "set")
-    next((tmp_path / "set" / "meta").glob("*-00001-*")).unlink()
+    for file in (tmp_path / "set").rglob("*-00001-*"):
+        file.unlink()
     assert main(["report", str(tmp_path / "set"), "--no-pictures", "-q"]) == 0
     assert "Not finished: 1 of 2 shards are there." in words(tmp_path / "set" / "report.html")
