@@ -25,7 +25,7 @@ READABLE = (
 
 
 class NoMotion(UserError):
-    """Nothing in a file is recognised as a body. Among many files, such a one is passed over."""
+    """A file holds no body, or none in angles. Among many files, such a one is passed over."""
 
 
 _PICKLED = (*PACKED, b"\x80", b"(", b"c", b"}", b"]")

@@ -100,7 +100,7 @@ FORMATS: tuple[Format, ...] = (
         marks=("poses|pose_body", "mocap_framerate|mocap_frame_rate|dmpls"), frame="z-up",
     ),
     Format(
-        name="SPIN and 4D-Humans labels", file=".npz with imgname; rows with has_smpl = 0 are left out",
+        name="SPIN, CLIFF, 4D-Humans labels", file=".npz with imgname; rows with has_smpl = 0 are left out",
         marks=("imgname", "pose|poses|body_pose|smpl_pose"), gender="neutral", frame="camera", rows="people",
     ),
     Format(

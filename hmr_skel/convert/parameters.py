@@ -14,6 +14,7 @@ import torch
 
 from hmr_skel.body.joints import SMPL_PARENTS
 from hmr_skel.body.rotations import rotmat_to_rotvec
+from hmr_skel.convert.files import NoMotion
 from hmr_skel.errors import UserError
 
 NUM_BETAS = 10
@@ -121,7 +122,7 @@ def _pose(fields: Fields, where: str, units: Units) -> tuple[np.ndarray, int, li
     if not matrices and units.angles is None:
         _refuse_degrees(pose, where)
         if _are_positions(pose[:, :22]):
-            raise UserError(
+            raise NoMotion(
                 f"{where}: these are positions, not angles: the distances from joint to joint are those of a body's "
                 "bones. Expected axis-angles or rotation matrices: fit SMPL to the positions first (or say --angles "
                 "rad, if they are angles)."
@@ -173,9 +174,9 @@ def _rotvecs(value: Any, what: str, joints: tuple[int, ...], units: Units) -> tu
     if array.ndim and array.shape[-1] in tuple(3 * count for count in joints):
         return _scaled(array, array.shape[-1] // 3, units), False
     if array.ndim and array.shape[-1] in (263, 251):
-        raise UserError(f"{what} has shape {array.shape}: HumanML3D's features, no angles. Fit SMPL to them first.")
+        raise NoMotion(f"{what} has shape {array.shape}: HumanML3D's features, no angles. Fit SMPL to them first.")
     if array.ndim and array.shape[-1] == 32:
-        raise UserError(f"{what} has shape {array.shape}: VPoser's code, no angles. Decode it with VPoser first.")
+        raise NoMotion(f"{what} has shape {array.shape}: VPoser's code, no angles. Decode it with VPoser first.")
     widths = " or ".join(f"(T, {3 * count}) or (T, {count}, 3, 3)" for count in joints if count < 54)
     raise UserError(
         f"{what} has shape {array.shape}. Expected axis-angles or rotation matrices, {widths}, or one such row. "
@@ -221,6 +222,8 @@ def _betas(fields: Fields, where: str, count: int) -> tuple[np.ndarray, list[str
     if width > NUM_BETAS:
         left = float(np.sqrt(np.nanmean(np.square(array[:, NUM_BETAS:].astype(np.float64)))))
         notes.append(f"betas: the first {NUM_BETAS} of {width} are used (rms of the others {left:.2g})")
+    if width == 11 and (child := float(np.nanmax(np.abs(array[:, 10])))) > 0.1:
+        notes.append(f"{where}: NOT USED, a child's share of the shape (up to {child:.2g}): an adult's body comes out")
     betas = np.broadcast_to(array[:, :NUM_BETAS], (count, NUM_BETAS))
     return np.array(betas, np.float32), notes
 

@@ -73,15 +73,16 @@ def describe(contents: Any) -> str:
         if isinstance(value, Mapping) and depth < 4:
             for key in list(value)[:_MOST]:
                 names.append(str(key))
-                object_in_npz = isinstance(value, LabelFile) and not value.dtype(key).hasobject
-                enter(
-                    _Shaped(value.shape(key)) if object_in_npz else value[key], f"{path}/{key}".lstrip("/"), depth + 1
-                )
+                place = f"{path}/{key}".lstrip("/")
+                if isinstance(value, LabelFile) and not value.dtype(key).hasobject:
+                    lines.append(f"{place} {value.shape(key)}{_looks_like(value.shape(key))}")
+                else:
+                    enter(value[key], place, depth + 1)
         elif isinstance(value, Sequence) and value and isinstance(value[0], Mapping) and depth < 4:
             enter(value[0], f"{path}[0]", depth + 1)
         else:
             shape = getattr(value, "shape", None)
-            lines.append(path + (f" {tuple(shape)}{_looks_like(tuple(shape))}" if shape is not None else ""))
+            lines.append(path if shape is None else f"{path} {tuple(shape)}{_looks_like(tuple(shape))}")
 
     enter(contents, "", 0)
     known = [key for keys in ANY_KEYS.values() for key in keys]
@@ -92,13 +93,6 @@ def describe(contents: Any) -> str:
     ]
     held = ", ".join(lines[:_MOST]) + (f" and {len(lines) - _MOST} more" if len(lines) > _MOST else "")
     return f"It has {held or 'nothing'}. {' '.join(near) + ' ' if near else ''}{ALWAYS}."
-
-
-class _Shaped:
-    """Stands for an array of an .npz that need not be read."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
 
 
 def _looks_like(shape: tuple[int, ...]) -> str:

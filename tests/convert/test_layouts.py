@@ -200,6 +200,15 @@ def test_what_is_not_read_is_said_and_louder_where_it_could_move_the_body(tmp_pa
     assert any("not used: verts, about" in note for note in clip.notes)
 
 
+def test_a_childs_share_of_the_shape_is_told(tmp_path: Path):
+    """BEV's eleventh coefficient."""
+    image = layouts.romp(INCAM, SECOND)["00000000.png"]
+    image["smpl_betas"] = np.concatenate((image["smpl_betas"], [[0.7]]), 1)
+    np.savez(tmp_path / "x.npz", results=image)
+    (clip,) = read_clips(tmp_path / "x.npz", ReadOptions())
+    assert any("NOT USED, a child's share of the shape (up to 0.7)" in note for note in clip.notes)
+
+
 def test_near_keys_and_what_always_works(tmp_path: Path):
     c = layouts.columns(INCAM)
     np.savez(tmp_path / "x.npz", poses=c["pose"], beta=c["betas"], gender="male")
