@@ -298,6 +298,46 @@ def test_doctor_names_what_is_missing(small: Path, capsys):
     assert "2 missing" in out
 
 
+def test_doctor_looks_into_files(small: Path, tmp_path: Path, monkeypatch, capsys):
+    """Whole ones have sizes, versions, hashes and fits; each kind of wrong one has its line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HMR_SKEL_BODY_MODELS", str(tmp_path / "weights"))
+    assert main(["doctor", "--deep", "--manifest", str(small)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"ok +SMPL_NEUTRAL\.pkl +10 shape components \(as SMPL 1\.0\), .*sha256 [0-9a-f]{16}\n", out)
+    assert re.search(r"ok +labels walk +12 rows; first and last 50: 12 can be used; 12 fitted to [\d.]+ mm", out)
+    assert Path("doctor.txt").read_text() in out
+
+    bodies, weights = tmp_path / "bodies", tmp_path / "weights"
+    model = pickle.loads((bodies / "skel_female.pkl").read_bytes())
+    cut = (bodies / "SMPL_MALE.pkl").read_bytes()[:9999]
+    wrong = {
+        "SMPL_MALE.pkl": cut, "SMPL_FEMALE.pkl": pickle.dumps({"v_template": np.zeros((10475, 3))}),
+        "skel_female.pkl": pickle.dumps({k: v for k, v in model.items() if k != "version"}),
+    }  # fmt: skip
+    for name, content in wrong.items():
+        (bodies / name).unlink()
+        (bodies / name).write_bytes(content)
+    weights.mkdir()
+    (weights / "cam_model_cleaned.ckpt").write_bytes(b"PK\3\4 cut short")
+    torch.save({"state_dict": {"pos_embed": torch.zeros(1, 193, 16)}}, weights / "vitpose_backbone.pth")
+    torch.save({"state_dict": {}}, weights / "best.pth")
+    with np.load("labels.npz") as file:
+        arrays = dict(file)
+    arrays["pose_cam"][3] = np.nan
+    np.savez("labels.npz", **arrays)
+    assert main(["doctor", "--deep", "--manifest", str(small)]) == 1
+    out = capsys.readouterr().out
+    assert "6 missing or broken" in out
+    for name, message in {
+        "SMPL_MALE.pkl": "cannot be read as a model file", "SMPL_FEMALE.pkl": "is no SMPL file",
+        "skel_female.pkl": "a file from before 1.1", "cam_model_cleaned.ckpt": "cannot be read as a PyTorch file",
+        "vitpose_backbone.pth": "does not hold ViTPose's encoder", "best.pth": "no SKEL-CF checkpoint",
+    }.items():  # fmt: skip
+        assert re.search(rf"broken +{name} +{name}: .*{message}", out), name
+    assert "11 can be used, 1 rejected for non_finite; 11 fitted" in out
+
+
 def test_doctor_of_an_unset_manifest(capsys, monkeypatch):
     monkeypatch.delenv("HMR_SKEL_BODY_MODELS", raising=False)
     monkeypatch.chdir(Path(__file__).parents[1])

@@ -15,7 +15,10 @@ from hmr_skel.errors import UserError
 DOCTOR = """\
 Look at the installation, the devices, the body models and label files of manifests, published weights and the
 benchmarks' files, and say what is missing. Changes nothing. Exit status 1 where something that is needed is missing.
-Example: hmr-skel doctor --manifest manifests/hmr-skel.toml"""
+Example: hmr-skel doctor --manifest manifests/hmr-skel.toml
+With --deep it opens every file: model files and weights are read and checked, a hundred rows of each label file are
+read and fitted, networks look at a grey picture. All of it also goes into doctor.txt, with nothing of the licensed
+files but their names, sizes and hashes, so that it can be attached to a bug report."""
 
 BODY_FILES = {
     "SMPL_NEUTRAL.pkl": "SMPL, of most label files; fit",
@@ -43,7 +46,7 @@ PACKAGES = {
 """Names of files and of packages that only some commands need, and what each is for."""
 
 Finding = tuple[str, str, str]
-"""State (ok, --: not there and not needed, missing), what, detail."""
+"""State (ok, --: not there and not needed, missing, broken), what, detail."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -55,6 +58,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="check this one (default: every manifests/*.toml; those whose environment variables are not set count as "
         "not set up)",
     )  # fmt: skip
+    doctor.add_argument("--deep", action="store_true", help="look into the files, see above; writes doctor.txt")
 
 
 def run_doctor(args: argparse.Namespace) -> int:
@@ -63,16 +67,41 @@ def run_doctor(args: argparse.Namespace) -> int:
     sections = {"installation": _installation(), "devices": _devices()}
     sections |= {f"manifest {path}": _manifest(path, args.manifest is not None) for path in manifests}
     sections |= {"weights": _weights(), "benchmarks": _benchmarks()}
-    missing = 0
+    if args.deep:
+        sections |= _contents(manifests)
+    missing, lines = 0, []
     for title, findings in sections.items():
+        lines.append(title)
         print(title)
         for state, what, detail in findings:
-            missing += state == "missing"
-            print(f"  {state:<8} {what:<32} {detail}")
+            missing += state in ("missing", "broken")
+            lines.append(f"  {state:<8} {what:<32} {detail}")
+            print(lines[-1], flush=True)
     if not manifests:
         print("no manifests/*.toml here: run this from the repository's root, or name one with --manifest")
-    print(f"\n{missing} missing" if missing else "\nnothing that is needed is missing")
+    print(
+        f"\n{missing} missing{' or broken' if args.deep else ''}" if missing else "\nnothing that is needed is missing"
+    )
+    if args.deep:
+        from hmr_skel.body.assets import write_whole
+
+        write_whole(Path("doctor.txt"), "\n".join([*lines, ""]).encode())
     return 1 if missing else 0
+
+
+def _contents(manifests: list[Path]) -> dict[str, Iterator[Finding]]:
+    from hmr_skel.commands.deep import body_findings, source_findings, weight_findings
+    from hmr_skel.data.manifest import load_manifest
+
+    found = {}
+    for path in manifests:
+        try:
+            manifest = load_manifest(path)
+        except UserError:  # is told without --deep
+            continue
+        found[f"contents of {path}: body models"] = body_findings(manifest.body_models.path)
+        found[f"contents of {path}: labels"] = source_findings(manifest)
+    return found | {"contents of weights": weight_findings()}
 
 
 def _finding(there: bool, what: str, detail: str, lacking: str, *, needed: bool = False) -> Finding:

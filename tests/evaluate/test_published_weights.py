@@ -1,6 +1,7 @@
 """SKEL-CF's `best.pth` at its real sizes, as its trainer writes it, through the commands that people type."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from hmr_skel.body.dofs import HSMR_MEAN_Q
 from hmr_skel.cli import main
+from hmr_skel.commands.deep import weight_findings
 from hmr_skel.model.pose_rep import q_to_rep
 from tests.model.test_published import skel_cf_shapes, write_skel_cf
 
@@ -26,7 +28,7 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_predict_and_evaluate(best, stand_in, open_body_dir, tmp_path, monkeypatch, capsys):
+def test_predict_evaluate_and_doctor(best, stand_in, open_body_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HMR_SKEL_BODY_MODELS", str(open_body_dir))
     monkeypatch.chdir(tmp_path)
     image = next((stand_in.folder / "images" / "3dpw").rglob("*.jpg"))
@@ -40,3 +42,8 @@ def test_predict_and_evaluate(best, stand_in, open_body_dir, tmp_path, monkeypat
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["benchmarks"]["3dpw"]
     assert np.isfinite(found["final"]["mpjpe_mm"])
     assert found["networks"][0]["recipe"] == "published SKEL-CF"
+
+    monkeypatch.setenv("HMR_SKEL_BODY_MODELS", str(best.parent))
+    ((state, name, text),) = weight_findings()
+    assert (state, name) == ("ok", "best.pth")
+    assert re.match(r"published SKEL-CF; a grey picture's body is \d+\.\d\d m away; sha256 ", text)

@@ -1,0 +1,159 @@
+"""`hmr-skel doctor --deep`: what the files hold. All are read, a hundred rows of each source are fitted, networks run.
+
+The findings say sizes, versions, hashes and errors of fits. Nothing of a body model, a label or an image is in them.
+"""
+
+import hashlib
+import os
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hmr_skel.data.manifest import HSMR, Manifest, Source
+from hmr_skel.errors import UserError
+
+Finding = tuple[str, str, str]
+"""State (ok, broken), what, detail."""
+
+_ROWS = 50
+"""So many of a label file's first and of its last rows are read and fitted."""
+_REGRESSORS = {"J_regressor_h36m.npy": 17, "J_regressor_SKEL_mix_MALE.pkl": 24, "J_regressor_SMPL_MALE.pkl": 24}
+"""Names of files, and how many joints they regress."""
+_SMPL_VERSIONS = {10: "as SMPL 1.0", 300: "as SMPL 1.1"}
+
+
+def body_findings(folder: Path) -> Iterator[Finding]:
+    """What the body models and regressors of a folder hold, as far as they are there."""
+    from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, load_regressor
+    from hmr_skel.body.smpl import load_points_matrix
+    from hmr_skel.model.checkpoint import load_mean
+
+    def regressor(path: Path) -> str:
+        return _sums(load_regressor(path, _REGRESSORS[path.name]))
+
+    looks: dict[str, Callable[[Path], str]] = dict.fromkeys(SMPL_FILES.values(), _smpl)
+    looks |= dict.fromkeys(SKEL_FILES.values(), _skel) | dict.fromkeys(_REGRESSORS, regressor)
+    looks["SMPL_to_J19.pkl"] = lambda path: _sums(load_points_matrix(path).numpy())
+    looks["SKEL_mean.npz"] = lambda path: f"pelvis tilt {load_mean(path)['mean_q'][0]:.4f} rad"
+    for name, look in looks.items():
+        yield from _opened(folder / name, look)
+
+
+def source_findings(manifest: Manifest) -> Iterator[Finding]:
+    """What the first and the last rows of each label file hold, and how well they are fitted."""
+    for source in manifest.sources:
+        yield from _opened(source.file, lambda _, source=source: _source(manifest, source), f"labels {source.name}")
+
+
+def weight_findings() -> Iterator[Finding]:
+    """What published weights in $HMR_SKEL_BODY_MODELS make of a grey picture."""
+    import torch
+
+    from hmr_skel.model.config import VIT_SIZES
+    from hmr_skel.model.fov import HumanFov
+    from hmr_skel.model.published import load_vitpose
+    from hmr_skel.model.vit import Vit
+
+    def fov(path: Path) -> str:
+        focal = HumanFov.load(path).intrinsics(np.full((480, 640, 3), 128, np.uint8))[0, 0]
+        return f"focal length of a grey picture of 640 x 480 px: {focal:.0f} px"
+
+    def vitpose(path: Path) -> str:
+        with torch.device("meta"):
+            vit = Vit(VIT_SIZES["vit_h"])
+        with warnings.catch_warnings(action="ignore"):  # names and sizes are compared, the numbers have nowhere to go
+            load_vitpose(vit, path)
+        return "the encoder of ViTPose-H"
+
+    if (folder := os.environ.get("HMR_SKEL_BODY_MODELS")) is not None:
+        looks = {"cam_model_cleaned.ckpt": fov, "vitpose_backbone.pth": vitpose, "best.pth": _skel_cf}
+        for name, look in looks.items():
+            yield from _opened(Path(folder) / name, look)
+
+
+def _opened(path: Path, look: Callable[[Path], str], what: str = "") -> Iterator[Finding]:
+    """What `look` finds in a file, with the start of its sha256. Nothing where there is no file."""
+    if not path.is_file():
+        return
+    try:
+        found = look(path)
+    except UserError as error:
+        yield "broken", what or path.name, str(error).replace(str(path), path.name)
+        return
+    with path.open("rb") as file:
+        yield "ok", what or path.name, f"{found}; sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+
+
+def _smpl(path: Path) -> str:
+    from hmr_skel.body.assets import load_smpl_arrays
+
+    arrays = load_smpl_arrays(path)
+    shapes = arrays["shapedirs"].shape[2]
+    return f"{shapes} shape components ({_SMPL_VERSIONS.get(shapes, 'of no known version')}), {_arrays(arrays)}"
+
+
+def _skel(path: Path) -> str:
+    from hmr_skel.body.assets import load_skel_arrays
+    from hmr_skel.body.skel import Skel
+
+    arrays = load_skel_arrays(path)
+    Skel.load(path)  # compares the chain of joints with that of the dofs and their limits
+    return f"SKEL 1.1.1, {len(arrays['skel_template_v']):,} bone vertices, {_arrays(arrays)}"
+
+
+def _arrays(arrays: dict[str, np.ndarray]) -> str:
+    kinds = ", ".join(sorted({str(array.dtype) for array in arrays.values()}))
+    return f"{100 * np.mean(arrays['posedirs'] != 0):.0f} % of pose correctives are not 0, {kinds}"
+
+
+def _sums(matrix: np.ndarray) -> str:
+    sums = matrix.sum(1)
+    return f"{len(matrix)} points of {np.count_nonzero(matrix):,} weights, sums {sums.min():.4f} to {sums.max():.4f}"
+
+
+def _source(manifest: Manifest, source: Source) -> str:
+    import torch
+
+    import fitting
+    from flows.fitter import Fitter
+    from flows.sources import ModelFiles
+    from hmr_skel.data.annotations import open_source
+    from hmr_skel.data.checks import check_rows
+
+    with tempfile.TemporaryDirectory(prefix="hmr-skel-doctor-") as cache:
+        reader = open_source(source, Path(cache))
+        total = reader.num_rows
+        parts = [(0, min(_ROWS, total)), (max(total - _ROWS, min(_ROWS, total)), total)]
+        checked = [check_rows(reader.read(*part), source.exclude) for part in parts]
+    kept, reasons = (
+        [rows for rows, _ in checked],
+        Counter(reject.reason for _, rejects in checked for reject in rejects),
+    )
+    text = f"{total:,} rows; first and last {_ROWS}: {sum(map(len, kept))} can be used"
+    text += "".join(f", {count} rejected for {reason}" for reason, count in reasons.items())
+    if source.format == HSMR or not any(map(len, kept)):
+        return text
+    fitter = Fitter(ModelFiles.of(manifest), fitting.recipe(manifest.recipe), torch.device("cpu"))
+    fitted, rejects, _ = fitter.fit([rows for rows in kept if len(rows)])
+    v2v = np.concatenate([columns["v2v_mm"] for _, columns in fitted if columns is not None])
+    return f"{text}; {len(v2v)} fitted to {v2v.mean():.1f} mm (max {v2v.max():.1f}), {len(rejects)} without a fit"
+
+
+def _skel_cf(path: Path) -> str:
+    import torch
+
+    from hmr_skel.model.camera import CropGeometry
+    from hmr_skel.model.checkpoint import load_any_network
+
+    network, info = load_any_network(path)
+    intrinsics = torch.tensor([[[500.0, 0, 128], [0, 500, 128], [0, 0, 1]]])
+    geometry = CropGeometry.from_box(torch.full((1, 2), 128.0), torch.tensor([256.0]), intrinsics)
+    with torch.no_grad():
+        found = network(torch.full((1, 3, 256, 256), 128, dtype=torch.uint8), geometry).final.skel_params(geometry)
+    if not all(bool(values.isfinite().all()) for values in vars(found).values()):
+        raise UserError(f"{path}: the network's answer to a grey picture is not finite. Fetch the file again.")
+    return f"{info.recipe}; a grey picture's body is {found.transl[0, 2]:.2f} m away"
