@@ -24,7 +24,7 @@ from hmr_skel.predict.box_files import load_boxes
 from hmr_skel.predict.frames import Frame
 from hmr_skel.predict.output import PredictionWriter, _Videos
 from tests.model.conftest import SMALL_DECODER
-from tests.predict.conftest import CAM_INT, HEIGHT, WIDTH
+from tests.predict.conftest import HEIGHT, WIDTH
 from tests.predict.test_detector import LAYOUTS, graph
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")  # as users run the commands
@@ -165,30 +165,29 @@ def test_a_detector_finds_them(photos, typed, capsys):
     assert len(np.load("out/predictions.npz")["skel_q"]) == 0
 
 
-def test_humanfov_tells_one_camera_for_each_photograph_and_each_video(photos, video, typed, monkeypatch):
-    """By a stand-in, whose n-th answer is n times a matrix; HumanFoV's own tests are elsewhere."""
-    pictures = []
-
-    class StandIn:
-        def intrinsics(self, rgb):
-            pictures.append(rgb)
-            return CAM_INT * [[len(pictures)], [len(pictures)], [1]]
-
-    monkeypatch.setattr("hmr_skel.predict.cameras.HumanFov.load", lambda path, device: StandIn())
-    files = [photos[0].file, video, photos[1].file]
-    assert typed(*files, "--whole-image", "--humanfov", "fov.ckpt", "--every", "5", "--no-overlays", "-q") == 0
-    focal = np.load("out/predictions.npz")["cam_int"][:, 0, 0]
-    np.testing.assert_allclose(focal, CAM_INT[0, 0] * np.array([1, 2, 2, 2, 3]))
-
-
-def test_humanfov_sees_rgb_and_crops_are_smoothed_unless_legacy(photos, typed, monkeypatch, capsys):
-    """By a stand-in for HumanFoV: the focal length is how red the picture is."""
+@pytest.fixture
+def red_fov(monkeypatch):
+    """In place of HumanFoV, whose own tests are elsewhere: the focal length is how red the picture is."""
 
     class Model:
         def intrinsics(self, image):
             return np.diag([image[..., 0].mean(), image[..., 0].mean(), 1]).astype(np.float32)
 
     monkeypatch.setattr("hmr_skel.model.fov.HumanFov.load", lambda path, device: {Path("fov.ckpt"): Model()}[path])
+
+
+@pytest.mark.usefixtures("red_fov")
+def test_each_photograph_has_its_own_camera_and_a_video_has_one(photos, video, typed):
+    files = [photos[0].file, video, photos[1].file]
+    assert typed(*files, "--whole-image", "--humanfov", "fov.ckpt", "--every", "5", "--no-overlays", "-q") == 0
+    focal = np.load("out/predictions.npz")["cam_int"][:, 0, 0]
+    red = [photo.rgb[..., 0].mean() for photo in photos]
+    np.testing.assert_allclose(focal[[0, 4]], red[:2], rtol=1e-5)
+    assert (focal[1:4] == focal[1]).all()  # of pictures that differ
+
+
+@pytest.mark.usefixtures("red_fov")
+def test_humanfov_sees_rgb_and_crops_are_smoothed_unless_legacy(photos, typed, capsys):
     words, found = ["--whole-image", "--humanfov", "fov.ckpt", "--no-overlays"], {}
     for legacy in ("", "bgr-focal", "aliased-crop", "all"):
         assert typed(photos[0].file, *words, "--legacy", legacy) == 0

@@ -41,17 +41,6 @@ def test_shells_are_blended_from_far_to_near(swap):
     np.testing.assert_allclose(found, (0.5, 0.25, 0.75), atol=0.01)  # 0.5 blue + 0.25 red + 0.25 white
 
 
-def test_a_shell_is_denser_towards_its_outline():
-    sphere = trimesh.creation.icosphere(subdivisions=4)
-    part = mesh_part(np.asarray(sphere.vertices) * 0.6 + (0, 0, 3.0), np.asarray(sphere.faces), BLUE, 0.2)
-    row = draw([part], CAMERA, (1.0, 1.0, 1.0), light=FLAT)[44, :, 0] / 255  # red: 1 - opacity
-    covered = np.flatnonzero(row < 0.99)
-    assert row[59] == pytest.approx(0.8, abs=0.01)
-    assert row[covered[1]] < 0.6
-    rising = row[covered[2] : 60]
-    assert (np.diff(rising) > -0.02).all()
-
-
 def test_edges_are_averaged():
     """A wall whose edge cuts pixels in half: with two samples a pixel they come out half covered."""
     edge = (30 - CAMERA.cam_int[0, 2]) / 100 * 2.0  # through the centre of column 30
