@@ -87,14 +87,6 @@ def test_trees_and_shape_spaces_as_other_files_have_them(tmp_path):
         small(tmp_path, kintree_table=signed)
 
 
-def test_loading_says_nothing_and_keeps_nothing_for_checkpoints(smpl_file, capfd):
-    model = Smpl.load(smpl_file)
-    assert capfd.readouterr() == ("", "")
-    assert dict(model.state_dict()) == {}
-    assert list(model.parameters()) == []
-    assert (model.faces.dtype, model.faces.shape) == (np.int64, (13776, 3))
-
-
 # --- keypoints ---
 
 # What 4D-Humans and CameraHMR pick from smplx's 45 joints for OpenPose's 25 keypoints.

@@ -11,8 +11,7 @@ import torch
 import bench.fit
 import fitting
 import hmr_skel.bench.fit
-from bench.quality import labels_table, quality_tables
-from fitting import FitConfig, Stage
+from bench.quality import labels_table
 from hmr_skel.bench.measures import Judge
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.cli import main
@@ -111,19 +110,6 @@ def test_judge_poses_what_is_stored(people, smpl, skel, fits):
     assert judge.report(result.skel)["v2v_mm"]["mean"] == pytest.approx(float(result.v2v_mm.mean()), abs=5e-3)
     shifted = replace(result.skel, transl=result.skel.transl + torch.tensor([0.1, 0.0, 0.0]))
     assert judge.report(shifted)["v2v_mm"]["mean"] > 90
-
-
-@pytest.mark.extra  # likewise
-def test_quality_tables(people, smpl, skel, monkeypatch):
-    monkeypatch.setattr("bench.quality.TILE", 0)  # no rows before those that are timed
-    config = FitConfig(stages=(Stage(part="full", vertices=300, refreshes=1, iterations=2),))
-    tables = quality_tables(people[:2], smpl, {"male": skel}, "male", config, torch.device("cpu"))
-    assert set(tables) == {"shape", "root", "limits", "gender", "part"}
-    assert next(row for row in tables["limits"] if row["limits"] == "none")["cost_mm"] == 0
-    assert [row["shape"] for row in tables["shape"]] == ["convert", "copy", "refine"]
-    assert [row["root"] for row in tables["root"]] == ["frozen", "refine", "refine, shape too"]
-    assert all(row["rows/s"] > 0 for table in ("shape", "root", "limits", "gender") for row in tables[table])
-    json.dumps(tables, allow_nan=False)
 
 
 def test_published_labels_are_further_from_the_annotated_meshes(people, smpl, skel, open_body_dir, fits):

@@ -43,14 +43,6 @@ def test_pose_is_that_of_skel(skel64, case):
     assert torch.equal(kinematics.pose(turned, skeleton).transforms, pose.transforms)
 
 
-def test_skeleton_is_float64_whatever_the_model_is(skel, case):
-    *_, betas, skeleton = case
-    rounded = Skeleton.of(skel, betas.float())
-    for name in ("joints", "offsets", "dof_frame"):
-        assert getattr(rounded, name).dtype == torch.float64
-        torch.testing.assert_close(getattr(rounded, name), getattr(skeleton, name), rtol=0, atol=2e-6)
-
-
 def test_twists_are_derivatives_of_the_transforms(case):
     """dG/dq_k = twist_k G for the bones below the joint of k, and 0 for all others."""
     kinematics, q, _, skeleton = case

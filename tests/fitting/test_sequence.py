@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-import scipy.optimize
 import torch
 
-from fitting import sequence
 from fitting.sequence import MAX_SHIFT_MM, smooth
 from hmr_skel.body.dofs import limits
 from hmr_skel.body.skel import Skel
@@ -36,37 +34,6 @@ def smoothed(
 
 def jerk(q: torch.Tensor) -> float:
     return float(np.square(np.diff(q.numpy()[:, 3:], 3, axis=0)).mean())
-
-
-def test_the_minimum_in_a_box_is_found():
-    """Against a general solver, with dofs that want to leave on both sides."""
-    rng = np.random.default_rng(0)
-    frames, width = 9, 43
-    own = 0.1 * rng.normal(size=(frames, width))
-    factor = rng.normal(size=(frames, width, width)) / 6
-    held = factor @ factor.swapaxes(1, 2) + 0.01 * np.eye(width)
-    low, high = np.full((frames, width), -0.05), np.full((frames, width), 0.06)
-    difference = np.zeros((frames - 3, frames))
-    for t in range(frames - 3):
-        difference[t, t : t + 4] = [-1, 3, -3, 1]
-
-    def energy(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        q = flat.reshape(frames, width)
-        moved, third = q - own, difference @ q
-        pull = np.einsum("tij,tj->ti", held, moved)
-        return (moved * pull).sum() + 2.0 * (third**2).sum(), 2 * (pull + 2.0 * difference.T @ third).ravel()
-
-    found = sequence._within(own, held, 2.0, low, high)
-    best = scipy.optimize.minimize(
-        energy, np.clip(own, low, high).ravel(), jac=True, method="L-BFGS-B",
-        bounds=list(zip(low.ravel(), high.ravel(), strict=True)),
-        options={"maxiter": 5000, "ftol": 1e-15, "gtol": 1e-10},
-    )  # fmt: skip
-    assert ((found >= low) & (found <= high)).all()
-    assert (found == low).any()
-    assert (found == high).any()
-    assert energy(found.ravel())[0] <= best.fun + 1e-9
-    np.testing.assert_allclose(found.ravel(), best.x, atol=1e-4)
 
 
 def test_jerk_falls_and_limits_hold(skel: Skel):

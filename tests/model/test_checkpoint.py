@@ -47,13 +47,6 @@ def test_equal_networks_give_equal_bytes_and_a_file_for_people(tmp_path, small_n
     assert (about["skel_gender"], about["recipe"], about["network"]["vit"]["width"]) == ("female", "tiny", 32)
 
 
-def test_averaged_weights_in_place_of_the_networks_own(tmp_path, small_network):
-    averaged = {name: tensor + 1 for name, tensor in small_network().state_dict().items()}
-    save_network(tmp_path / "net.safetensors", small_network(), INFO, weights=averaged)
-    again, _ = load_network(tmp_path / "net.safetensors")
-    assert all(torch.equal(tensor, averaged[name]) for name, tensor in again.state_dict().items())
-
-
 def test_a_failed_write_leaves_the_old_file(tmp_path, small_network, monkeypatch):
     path = tmp_path / "net.safetensors"
     save_network(path, small_network(), INFO)

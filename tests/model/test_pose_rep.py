@@ -6,11 +6,9 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
-from scipy.spatial.transform import Rotation
 
 from hmr_skel.body.dofs import HSMR_MEAN_Q
 from hmr_skel.model.pose_rep import (
-    BALL_JOINTS,
     HINGE_JOINTS,
     WRIST_JOINTS,
     q_to_rep,
@@ -35,14 +33,6 @@ MEAN_REP = {
     21: [0.6188, -0.7856], 22: [0.9997, 0.0237], 23: [-0.0298, -0.1886],
 }  # fmt: skip
 
-# Euler conventions by joint, the last dof's axis first, and the dofs' signs in the order of q.
-CONVENTIONS = {
-    0: ("YXZ", (1, 1, 1)), 1: ("YXZ", (1, 1, 1)), 6: ("YXZ", (1, -1, -1)), 11: ("YZX", (1, 1, 1)),
-    12: ("YZX", (1, 1, 1)), 13: ("YZX", (1, 1, 1)), 14: ("XZY", (1, -1, -1)), 19: ("XZY", (1, 1, 1)),
-    15: ("ZYX", (1, 1, 1)), 20: ("ZYX", (1, 1, 1)),
-}  # fmt: skip
-FIRST_DOF = {0: 0, 1: 3, 6: 10, 11: 17, 12: 20, 13: 23, 14: 26, 15: 29, 19: 36, 20: 39}
-
 
 def angles(middle: float) -> st.SearchStrategy[torch.Tensor]:
     """q with the middle dofs within +-middle and all others within a half turn."""
@@ -53,16 +43,6 @@ def angles(middle: float) -> st.SearchStrategy[torch.Tensor]:
 def test_the_mean_pose():
     expected = torch.tensor([row + [0.0] * (6 - len(row)) for row in MEAN_REP.values()])
     torch.testing.assert_close(q_to_rep(torch.tensor(HSMR_MEAN_Q)), expected, rtol=0, atol=1e-4)
-
-
-def test_ball_joints_follow_their_euler_convention():
-    assert sorted(CONVENTIONS) == BALL_JOINTS
-    q = torch.randn(46, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for joint, (convention, signs) in CONVENTIONS.items():
-        own = q[FIRST_DOF[joint] : FIRST_DOF[joint] + 3] * torch.tensor(signs)
-        expected = Rotation.from_euler(convention, own.flip(0).numpy()).as_matrix()
-        torch.testing.assert_close(q_to_rotmat(q)[joint], torch.from_numpy(expected))
-        torch.testing.assert_close(q_to_rep(q)[joint], torch.from_numpy(expected[:2].ravel()))
 
 
 def test_hinges_and_wrists_ignore_what_they_do_not_use():

@@ -1,11 +1,9 @@
 """The ablations: variants of a recipe, the time they may take, and both tables in one command."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
-from bench import ablate
 from bench.ablate import VARIANTS, affordable_epochs, chosen_variants, main, shortened, variant_recipe
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.paper import TABLE_4, TABLE_5
@@ -74,26 +72,3 @@ def test_both_tables_in_one_command(command, capsys):
     assert mean == pytest.approx(errors["no-cam"] - errors["full"], abs=1e-3)
     for text in ("Table 4: ", "Table 5: ", "ours: w/o Cam"):
         assert text in out
-
-
-def test_the_minutes_decide_once(command, tmp_path, capsys, monkeypatch):
-    """A plan is made, kept, and gone on with; another one is another run."""
-    real = ablate._trained
-
-    def at_100_images_per_s(recipe, run):
-        """A trial takes its steps, but how long it takes on this machine is not what is tested."""
-        outcome = real(recipe, run)
-        return outcome if tmp_path in run.out.parents else replace(outcome, images_per_s=100.0)
-
-    monkeypatch.setattr(ablate, "_trained", at_100_images_per_s)
-    monkeypatch.setattr(ablate, "_TRIAL_STEPS", 1)
-    reports = []
-    for _ in range(2):
-        assert main([*command, "--variants", "full", "--minutes", "0.002", "-q"]) == 0
-        reports.append(json.loads(capsys.readouterr().out.strip().splitlines()[-1]))
-    first, again = reports
-    assert 0 < first["plan"]["epochs"] <= 10
-    assert first["plan"]["images_per_s"] == 100
-    assert (again["plan"], again["variants"]) == (first["plan"], first["variants"])
-    assert main([*command, "--variants", "full", "--set", "seed=1", "--set", "epochs=1", "-q"]) == 2
-    assert "is the state of another run" in capsys.readouterr().err

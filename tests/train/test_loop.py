@@ -127,12 +127,6 @@ def test_the_network_is_the_mean_of_the_weights_and_the_state_goes_on(undisturbe
     assert any((state.ema[name] - state.model[name]).abs().max() > 1e-6 for name in state.ema)
 
 
-def test_seeds_make_other_runs(samples, open_body_dir, undisturbed, tmp_path):
-    train(small_recipe("epochs=0.3", "seed=1"), small_run(samples, open_body_dir, tmp_path))
-    first, other = (read_log(out / "log.jsonl")[0] for out in (undisturbed, tmp_path))
-    assert first["loss"] != other["loss"]
-
-
 @pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_batch(samples, open_body_dir, start, tmp_path, monkeypatch, capsys):
     """The first of them is this one. The environment is what torchrun makes of it."""

@@ -75,10 +75,9 @@ def prediction_of(*qs: torch.Tensor) -> Prediction:
     return Prediction(tuple(Estimate(q_to_rep(q), betas, camera) for q in qs), nowhere, True)
 
 
-def targets_with(q: torch.Tensor, has: torch.Tensor | None = None) -> Batch:
-    batch = len(q)
-    has = torch.ones(batch, dtype=torch.bool) if has is None else has
-    return labels(torch.zeros(batch, 44, 3), torch.zeros(batch, 44, 4), q, torch.zeros(batch, 10), has)
+def targets_with(q: torch.Tensor) -> Batch:
+    has = torch.ones(len(q), dtype=torch.bool)
+    return labels(torch.zeros(len(q), 44, 3), torch.zeros(len(q), 44, 4), q, torch.zeros(len(q), 10), has)
 
 
 def test_eq_5_covers_layers_1_to_t_minus_1():
