@@ -22,7 +22,7 @@ ANY_KEYS: Keys = {
     "betas": ("betas", "shape", "shapes", "smpl_betas"),
     "transl": (
         *("trans_cam", "transl", "trans", "smpl_transl", "cam_t", "global_t"),
-        *("pred_cam_t_full", "pred_cam_t", "camera"),
+        *("pred_cam_t_full", "pred_cam_t"),
     ),
     "gender": ("gender",),
     "rate": ("mocap_framerate", "mocap_frame_rate", "frame_rate", "framerate", "fps"),  # frames a second
@@ -84,7 +84,10 @@ _REGRESSED: dict[str, Any] = {"gender": "neutral", "frame": "camera", "metric_de
 
 ANY = Format(name="any tool", file="arrays of poses, betas, trans or the like")
 """Of a file that nothing else recognises."""
-PEOPLE = Format(name="a list of people", file="a list of dicts", rows="people", **_REGRESSED)
+PEOPLE = Format(
+    name="a list of people", file="a list of dicts", rows="people",
+    keys={"transl": (*ANY_KEYS["transl"], "camera")}, **_REGRESSED,
+)  # fmt: skip
 
 FORMATS: tuple[Format, ...] = (
     Format(
@@ -118,7 +121,7 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         name="4D-Humans, TokenHMR, PHALP", file="track.py's demo_*.pkl", marks=("*/smpl", "*/tid"), layout="tracks",
-        **_REGRESSED,
+        keys={"transl": ("camera",)}, **_REGRESSED,
     ),
     Format(
         name="HMR2, TokenHMR, SKEL's example", file="the model's output, saved as anything",

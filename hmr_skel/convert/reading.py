@@ -347,7 +347,12 @@ def _people(clip: SmplClip, where: str) -> list[SmplClip]:
 
 
 def in_order(clip: SmplClip, where: str) -> SmplClip:
-    """By the frames' numbers. Raises `UserError` where two rows have one number."""
+    """By the frames' numbers. Raises `UserError` where two rows have one number, or one image of several."""
+    images = [] if clip.imgname is None else clip.imgname.tolist()
+    if 1 < len(set(images)) < len(images):
+        raise UserError(
+            f"{where}: several rows of {clip.name} are of one image. Expected one a frame: say --rows people."
+        )
     order = np.argsort(clip.number, kind="stable")
     clip = clip if (order == np.arange(len(clip))).all() else clip.take(order)
     twice = np.flatnonzero(np.diff(clip.number) == 0)

@@ -180,6 +180,7 @@ def test_two_frames_are_asked_for_and_a_wrong_one_is_refused(tmp_path: Path):
         ({"transl": np.ones((FRAMES, 3))}, "'transl' and 'trans' both say the transl"),
         ({"frame_ids": np.zeros(FRAMES, int)}, "several rows of frame 0"),
         ({"valid": np.zeros(FRAMES, int)}, "seen in no frame"),
+        ({"img_name": np.array([f"{i // 2}.jpg" for i in range(FRAMES)])}, "several rows of x are of one image"),
         ({"Th": np.ones((FRAMES, 3)), "Rh": np.ones((FRAMES, 3))}, "beside 'Th'"),
     ],
 )
@@ -194,10 +195,11 @@ def test_contradictions_are_refused(tmp_path: Path, changes: dict, message: str)
 def test_what_is_not_read_is_said_and_louder_where_it_could_move_the_body(tmp_path: Path):
     c = layouts.columns(INCAM)
     arrays = {"poses": c["pose"], "betas": c["betas"], "trans": c["trans"], "gender": "male"}
-    np.savez(tmp_path / "x.npz", **arrays, offset=np.zeros((FRAMES, 3)), verts=np.zeros((FRAMES, 5, 3)), about="me")
+    weak = {"camera": np.ones((FRAMES, 3)), "verts": np.zeros((FRAMES, 5, 3))}  # a camera is no translation
+    np.savez(tmp_path / "x.npz", **arrays, **weak, offset=np.zeros((FRAMES, 3)), about="me")
     (clip,) = read_clips(tmp_path / "x.npz", ReadOptions())
     assert any("NOT USED" in note and "offset (12, 3)" in note for note in clip.notes)
-    assert any("not used: verts, about" in note for note in clip.notes)
+    assert any("not used: camera, verts, about" in note for note in clip.notes)
 
 
 def test_a_childs_share_of_the_shape_is_told(tmp_path: Path):
