@@ -61,8 +61,8 @@ def describe_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     reasons = [f"made from {', '.join(other)}"] if other else []
     for key, text in (("fit_version", "fitted by"), ("schema_version", "with columns of")):
         if was.get(key) != now[key]:
-            reasons.append(f"{text} version {was.get(key, 'unknown')}, this is {now[key]}")
-    return "; ".join(reasons) or "made from things that this version does not know"
+            reasons.append(f"{text} version {was.get(key)}, this is {now[key]}")
+    return "; ".join(reasons)
 
 
 def version_text(made_from: Mapping[str, Any]) -> str:

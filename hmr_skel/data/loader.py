@@ -8,6 +8,7 @@ import atexit
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import traceback
@@ -50,7 +51,6 @@ class Batches(AbstractContextManager, Iterator[Batch]):
         ahead: int = 0,
     ) -> None:
         self.skipped = 0
-        self._timeout = timeout
         self._reported: set[str] = set()
         loader = DataLoader(
             maker,
@@ -74,16 +74,18 @@ class Batches(AbstractContextManager, Iterator[Batch]):
             except BaseException as error:  # Ctrl-C too
                 traceback.clear_frames(error.__traceback__)  # they would keep the workers
                 self.close()
-                if isinstance(error, RuntimeError) and (text := self._explained(str(error))) is not None:
-                    raise UserError(text) from error
+                if re.search(r"DataLoader.*(timed out|exited unexpectedly|killed by signal)", str(error)):
+                    raise UserError(
+                        f"no batch of images came from the loader's processes: {error}. Is the disk with the images "
+                        "reachable? Where memory was short, use fewer workers."
+                    ) from error
                 raise
             self._report(unreadable)
-            if isinstance(batch, Batch):
-                return batch
-            if batch is not None:
+            if isinstance(batch, UserError):
                 self.close()
                 raise batch
-            # In order, and all of its images were unreadable.
+            if batch is not None:  # else, in order, all of its images were unreadable
+                return batch
         raise StopIteration
 
     def close(self) -> None:
@@ -92,20 +94,6 @@ class Batches(AbstractContextManager, Iterator[Batch]):
 
     def __exit__(self, *raised: object) -> None:
         self.close()
-
-    def _explained(self, error: str) -> str | None:
-        """What a user may do about an error of PyTorch's loader; None for a mistake in the code."""
-        if "timed out" in error:
-            return (
-                f"no batch of images came within {self._timeout:g} s. Is the disk with the images reachable? A slow "
-                "one needs more workers, or a longer timeout."
-            )
-        if "worker" in error and ("exited unexpectedly" in error or "killed by signal" in error):
-            return (
-                f"a loader process ended before its time ({error}). Most often the system killed it for lack of "
-                "memory: use fewer workers."
-            )
-        return None
 
     def _report(self, unreadable: list[str]) -> None:
         self.skipped += len(unreadable)
@@ -148,10 +136,8 @@ def batches(
     order = Order(dataset.strata, seed)
 
     def request(number: int) -> np.ndarray:
-        position = (number * world_size + rank) * batch_size
-        indices, epochs = order.at(position, batch_size)
-        candidates = (indices[:, None] + np.arange(1 + SUBSTITUTES)) % len(dataset)
-        return _request(dataset, candidates, epochs[:, None])
+        indices, epochs = order.at((number * world_size + rank) * batch_size, batch_size)
+        return _request(dataset, (indices[:, None] + np.arange(1 + SUBSTITUTES)) % len(dataset), epochs[:, None])
 
     numbers = range(start, np.iinfo(np.int64).max if stop is None else stop)
     maker = _SampleMaker(dataset.reader, seed, replace=True)
@@ -164,12 +150,20 @@ def ordered_batches(dataset: SampleDataset, batch_size: int, *, workers: int = 0
     Unreadable images are left out and counted in `skipped`.
     """
 
-    def request(number: int) -> np.ndarray:
-        rows = np.arange(number * batch_size, min((number + 1) * batch_size, len(dataset)))
+    def request(start: int) -> np.ndarray:
+        rows = np.arange(start, min(start + batch_size, len(dataset)))
         return _request(dataset, rows[:, None], np.zeros((1, 1), int))
 
-    numbers = range(-(-len(dataset) // batch_size))
-    return Batches(_SampleMaker(dataset.reader, seed=0, replace=False), map(request, numbers), workers)
+    starts = range(0, len(dataset), batch_size)
+    return Batches(_SampleMaker(dataset.reader, seed=0, replace=False), map(request, starts), workers)
+
+
+def _request(dataset: SampleDataset, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+    """[B 1 + substitutes] of `_REQUEST`: the rows wanted, and those to be tried in their places."""
+    request: np.ndarray = np.empty(indices.shape, _REQUEST)
+    request["row"], request["mask_skel"] = dataset.rows[indices], dataset.mask_skel[indices]
+    request["epoch"] = epochs
+    return request
 
 
 class _SampleMaker(Dataset):
@@ -179,11 +173,7 @@ class _SampleMaker(Dataset):
         self.reader, self.seed, self.replace = reader, seed, replace
 
     def __getitem__(self, index: np.ndarray) -> tuple[Batch | UserError | None, list[str]]:
-        """A batch, and "file: reason" of every sample that was skipped.
-
-        Args:
-            index: [B 1 + substitutes] of `_REQUEST`: the rows wanted, and those to be tried in their places.
-        """
+        """The batch of a request, None where no image can be read; and "file: reason" of every sample skipped."""
         samples: list[Batch] = []
         unreadable: list[str] = []
         for candidates in index:
@@ -195,20 +185,12 @@ class _SampleMaker(Dataset):
                     unreadable.append(str(error))
             else:
                 if self.replace:
-                    names = "; ".join(unreadable[-len(candidates) :][:3])
                     error = UserError(
-                        f"{len(candidates)} images in a row are unreadable: {names}; ... Are image_root and image_path "
-                        "of the manifest right, and all images there?"
+                        f"{len(candidates)} images in a row are unreadable: {'; '.join(unreadable[-3:])}. Are "
+                        "image_root and image_path of the manifest right, and all images there?"
                     )
                     return error, unreadable
         return stack(samples) if samples else None, unreadable
-
-
-def _request(dataset: SampleDataset, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-    request: np.ndarray = np.empty(indices.shape, _REQUEST)
-    request["row"], request["mask_skel"] = dataset.rows[indices], dataset.mask_skel[indices]
-    request["epoch"] = epochs
-    return request
 
 
 def _start_worker(worker: int) -> None:

@@ -52,17 +52,20 @@ class LabelFile(Mapping[str, Any]):
         self.allow_pickle = allow_pickle
         self._cache_dir = cache_dir
         self._members: dict[str, _Member] = {}
+        what = "it"
         try:
             with zipfile.ZipFile(path) as archive:
                 for info in archive.infolist():
-                    if info.filename.endswith(".npy"):
-                        self._members[info.filename.removesuffix(".npy")] = _read_member(archive, info, path)
+                    key, is_array, _ = info.filename.rpartition(".npy")
+                    if is_array:
+                        what = repr(key)
+                        self._members[key] = _read_member(archive, info)
         except FileNotFoundError:
             raise UserError(f"no label file {path}. Put it there, or change `file` in the manifest.") from None
         except _DAMAGE as error:
             raise UserError(
-                f"{path} is not a complete .npz: {error}. It was cut off on the way, or is another kind of file; fetch "
-                "it again."
+                f"{path} is not a complete .npz: {what} cannot be read: {error}. It was cut off on the way, or is "
+                "another kind of file; fetch it again."
             ) from error
         except OSError as error:
             raise UserError(f"cannot read the label file {path}: {error.strerror or error}.") from error
@@ -155,16 +158,12 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> _Member:
-    key = info.filename.removesuffix(".npy")
-    try:
-        with archive.open(info) as file:  # RuntimeError where it is encrypted
-            member = _Member(info, *_read_header(file))
-            claimed = file.tell() + math.prod(member.shape) * member.dtype.itemsize
-        if not member.dtype.hasobject and claimed != info.file_size:
-            raise ValueError(f"its header says {claimed:,} bytes, but it holds {info.file_size:,}")
-    except (*_DAMAGE, OSError) as error:
-        raise UserError(f"{path}: {key!r} is not an array that can be read: {error}. Fetch the file again.") from error
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+    with archive.open(info) as file:  # RuntimeError where it is encrypted
+        member = _Member(info, *_read_header(file))
+        claimed = file.tell() + math.prod(member.shape) * member.dtype.itemsize
+    if not member.dtype.hasobject and claimed != info.file_size:
+        raise ValueError(f"its header says {claimed:,} bytes, but it holds {info.file_size:,}")
     return member
 
 

@@ -114,21 +114,17 @@ class SampleReader:
 
         Raises `UnreadableImage`, whose text begins with the file.
         """
-        augmentation = Augmentation()
-        if self.augment:
-            augmentation = draw(self.config.augment, np.random.default_rng((seed, epoch, row)))
-        return self.augmented(row, augmentation, mask_skel)
+        rng = np.random.default_rng((seed, epoch, row))
+        return self.augmented(row, draw(self.config.augment, rng) if self.augment else Augmentation(), mask_skel)
 
     def augmented(self, row: int, augmentation: Augmentation, mask_skel: bool = False) -> Batch:
         """The sample of one row under a given change. Raises `UnreadableImage`."""
         label = self.rows[row]
         file = self.images[label.source].file(label.imgname)
         try:
-            data = file.read_bytes()
+            return self._make(row, label, file.read_bytes(), augmentation, mask_skel)
         except OSError as error:
             raise UnreadableImage(f"{file}: {error.strerror or error}") from error
-        try:
-            return self._make(row, label, data, augmentation, mask_skel)
         except UnreadableImage as error:
             raise UnreadableImage(f"{file}: {error}") from error
 
@@ -172,19 +168,16 @@ class SampleReader:
 
 
 class SampleDataset:
-    """The rows of a dataset that a recipe trains on (or that are evaluated), as samples; map-style.
+    """The rows of a dataset that a recipe trains on (or that are evaluated), as samples.
 
     Attributes:
         gender: of the SKEL bodies: `male` or `female`.
         rows: int64 [N] the dataset's rows that are used, in their order.
         mask_skel: bool [N] rows whose SKEL labels are left out.
-        strata: what the stream of training samples draws from: shares in thousandths, and the indices [..] into `rows`
-            of each; one stratum of all without `mixture`.
+        strata: what the stream of training samples draws from; one stratum of all without `mixture`.
         dropped: how many rows the recipe left out, by reason.
         reader: makes the samples.
     """
-
-    gender: Literal["male", "female"]
 
     def __init__(
         self,
@@ -212,7 +205,7 @@ class SampleDataset:
         shards = load_shards(path, split=split)
         rows = open_rows(shards, quiet)
         chosen = choose_rows(shards, config.quality, config.missing_intrinsics == "drop", config.sources)
-        self.gender = one_gender(shards, chosen, path)
+        self.gender: Literal["male", "female"] = one_gender(shards, chosen, path)
         self.strata = make_strata(chosen, config.mixture, path)
         self.rows, self.mask_skel, self.dropped = chosen.rows, chosen.mask_skel, chosen.dropped
         self.reader = SampleReader(rows, images, config, augment)

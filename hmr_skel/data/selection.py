@@ -74,25 +74,26 @@ def choose_rows(
 
     Raises `UserError` where no row is left.
     """
-    keep, dropped = np.ones(len(shards), bool), {}
+    source, sources = shards.codes("source")
+    keep, poor, dropped = np.ones(len(shards), bool), np.zeros(len(shards), bool), {}
 
     def drop(reason: str, bad: np.ndarray) -> None:
-        if (count := int((keep & bad).sum())) > 0:
+        if count := np.count_nonzero(keep & bad):
             dropped[reason] = count
         keep[bad] = False
 
-    source, sources = shards.codes("source")
     if wanted_sources is not None:
-        wanted = [code for code, name in enumerate(sources) if name in wanted_sources]
-        drop("not being in the mixture", ~np.isin(source, wanted))
+        drop(
+            "not being in the mixture",
+            ~np.isin(source, [i for i, name in enumerate(sources) if name in wanted_sources]),
+        )
     if camera_needed:
         drop("having no camera", ~shards.valid("cam_int"))
     if config.min_keypoints_2d:
         counts = [
             (file["keypoints_2d"][..., 2] > 0).sum(1) for file in shards.files()
-        ]  # one file is in memory at a time
+        ]  # a file at a time: they are large
         drop("too few keypoints", np.concatenate(counts) < config.min_keypoints_2d)
-    poor = np.zeros(len(shards), bool)
     for reason, bad in _poor_skel(shards, config):
         poor |= bad
         if config.poor_skel == "drop":
@@ -101,26 +102,10 @@ def choose_rows(
     if not len(chosen):
         why = ", ".join(f"{count:,} for {reason}" for reason, count in dropped.items())
         raise UserError(
-            f"the recipe's rules leave none of {len(shards):,} rows ({why}). Relax them, or choose "
-            "missing_intrinsics = 'diagonal' where it is the camera that is missing. The dataset has sources "
-            f"{', '.join(sources)}."
+            f"the recipe's rules leave none of {len(shards):,} rows ({why}) of sources {', '.join(sources)}. Relax "
+            "them, or choose missing_intrinsics = 'diagonal' where it is the camera that is missing."
         )
     return ChosenRows(chosen, poor[chosen], source[chosen], sources, dropped)
-
-
-def one_gender(shards: Shards, chosen: ChosenRows, where: str | Place) -> Literal["male", "female"]:
-    """The gender of the SKEL bodies of all chosen rows. Raises `UserError` where there are two, or none."""
-    codes, names = shards.codes("skel_gender")
-    counts = np.bincount(codes[chosen.rows] + 1, minlength=len(names) + 1)[1:].tolist()  # 0: null
-    found = {name: count for name, count in zip(names, counts, strict=True) if count}
-    match list(found):
-        case ["male" | "female" as gender]:
-            return gender
-    listed = " and ".join(f"{count:,} {name}" for name, count in found.items()) or "no"
-    raise UserError(
-        f"{where} has {listed} rows with a SKEL body. Expected rows of one gender: a network predicts one body. Build "
-        'the dataset with skel_gender = "male" or "female" in the manifest.'
-    )
 
 
 def _poor_skel(shards: Shards, config: QualityConfig) -> Iterator[tuple[str, Bool[np.ndarray, "N"]]]:
@@ -131,8 +116,22 @@ def _poor_skel(shards: Shards, config: QualityConfig) -> Iterator[tuple[str, Boo
         yield f"betas beyond {config.max_abs_beta:g}", np.abs(shards["skel_betas"]).max(1) > config.max_abs_beta
     if config.statuses is not None:
         codes, names = shards.codes("status")
-        wanted = [code for code, name in enumerate(names) if name in config.statuses]
-        yield f"status other than {', '.join(config.statuses)}", ~np.isin(codes, wanted)
+        bad = [code for code, name in enumerate(names) if name not in config.statuses]
+        yield f"status other than {', '.join(config.statuses)}", np.isin(codes, bad)
+
+
+def one_gender(shards: Shards, chosen: ChosenRows, where: str | Place) -> Literal["male", "female"]:
+    """The gender of the SKEL bodies of all chosen rows. Raises `UserError` where there are two, or none."""
+    codes, names = shards.codes("skel_gender")
+    counts = {name: np.count_nonzero(codes[chosen.rows] == code) for code, name in enumerate(names)}
+    match [name for name, count in counts.items() if count]:
+        case ["male" | "female" as gender]:
+            return gender
+    raise UserError(
+        f"{where} has {' and '.join(f'{count:,} {name}' for name, count in counts.items()) or 'no'} rows with a SKEL "
+        "body. Expected rows of one gender: a network predicts one body. Build the dataset with skel_gender = "
+        '"male" or "female" in the manifest.'
+    )
 
 
 BLOCK = 1000
@@ -151,21 +150,34 @@ class Stratum:
 def make_strata(chosen: ChosenRows, mixture: Mapping[str, float] | None, where: str | Place) -> tuple[Stratum, ...]:
     """One stratum of all rows, or one per source with a weight, shares rounded to a thousandth (but never to none).
 
-    Raises `UserError` for a source that has no rows here.
+    Raises `UserError` for a source that has no rows here, and for no finite weight.
     """
     if mixture is None:
         return (Stratum("all", BLOCK, np.arange(len(chosen.rows))),)
     weights = {name: weight for name, weight in mixture.items() if weight > 0}
+    if not 1 <= len(weights) <= BLOCK or not np.isfinite(list(weights.values())).all():
+        raise UserError(f"the mixture has {len(weights)} sources of weight. Expected 1 to {BLOCK}, of finite weight.")
     indices = {name: np.flatnonzero(chosen.source == code) for code, name in enumerate(chosen.sources)}
+    there = sorted(name for name, rows in indices.items() if len(rows))
     for name in weights:
-        if not len(indices.get(name, ())):
-            there = ", ".join(sorted(found for found, rows in indices.items() if len(rows)))
+        if name not in there:
             raise UserError(
-                f"the mixture has source {name!r}, of which {where} has no rows to use. It has: {there}. Name these, "
-                "or no mixture at all."
+                f"the mixture has source {name!r}, of which {where} has no rows to use. It has: {', '.join(there)}. "
+                "Name these, or no mixture at all."
             )
     shares = _round_shares(np.array(list(weights.values())))
     return tuple(Stratum(name, share, indices[name]) for name, share in zip(weights, shares, strict=True))
+
+
+def _round_shares(weights: np.ndarray) -> list[int]:
+    """Whole numbers of sum BLOCK nearest to the weights' proportions, none below 1."""
+    exact = BLOCK * weights / weights.sum()
+    shares = np.maximum(np.floor(exact).astype(int), 1)
+    while shares.sum() < BLOCK:
+        shares[np.argmax(exact - shares)] += 1
+    while shares.sum() > BLOCK:
+        shares[np.argmax(np.where(shares > 1, shares - exact, -np.inf))] -= 1
+    return shares.tolist()
 
 
 class Order:
@@ -186,7 +198,7 @@ class Order:
             within = slice(first - block * BLOCK, last - block * BLOCK)
             for i, stratum in enumerate(self.strata):
                 here = places == i
-                nth = block * stratum.share + np.cumsum(here)[within] - 1  # among the stratum's samples, from 0
+                nth = (block * stratum.share + np.cumsum(here) - 1)[within]  # among the stratum's samples, from 0
                 chosen = here[within]
                 epoch, place = np.divmod(nth[chosen], len(stratum.indices))
                 target = np.flatnonzero(chosen) + first - start
@@ -199,16 +211,3 @@ class Order:
     def _shuffle(self, stratum: int, number: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, _ORDER, stratum, number))
         return rng.permutation(len(self.strata[stratum].indices)).astype(np.uint32)
-
-
-def _round_shares(weights: np.ndarray) -> list[int]:
-    """Whole numbers of sum BLOCK nearest to the weights' proportions, none below 1."""
-    if len(weights) == 0 or len(weights) > BLOCK or not np.isfinite(weights).all():
-        raise UserError(f"the mixture has {len(weights)} sources with finite weight; expected 1 to {BLOCK}.")
-    exact = BLOCK * weights / weights.sum()
-    shares = np.maximum(np.floor(exact).astype(int), 1)
-    while shares.sum() < BLOCK:
-        shares[np.argmax(exact - shares)] += 1
-    while shares.sum() > BLOCK:
-        shares[np.argmax(np.where(shares > 1, shares - exact, -np.inf))] -= 1
-    return shares.tolist()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Literal, NoReturn, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlencode
 from uuid import uuid4
 
@@ -48,8 +48,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Stat:
+class Stat(NamedTuple):
     """Of an object; named as `os.stat_result`."""
 
     st_size: int  # bytes
@@ -145,9 +144,9 @@ Place: TypeAlias = Path | RemotePath
 def locate(text: str | Place) -> Place:
     """The place that a command line or a caller names.
 
-    Raises `UserError` for another scheme than `s3`, an unknown option, and credentials: its text has none of them.
+    Raises `UserError` for another scheme than `s3`, an unknown option, and credentials, which its text does not repeat.
     """
-    if isinstance(text, Path) and text.parts[:1] in (("s3:",), ("s3a:",)):
+    if isinstance(text, Path) and text.parts[:1] == ("s3:",):
         raise UserError(
             "a URI is a text, and pathlib.Path takes its second slash away. Give s3://bucket/prefix as str."
         )
@@ -156,21 +155,18 @@ def locate(text: str | Place) -> Place:
     scheme, is_uri, rest = text.partition("://")
     if not is_uri:
         return Path(text)
-    where, _, query = rest.partition("?")
-    bare = f"{scheme}://{where.rpartition('@')[2]}"  # without what may be secret
-    if scheme != "s3":
-        raise UserError(f"{bare}: expected a folder, or s3://bucket/prefix; of other stores, their S3 interface.")
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    if bare != f"{scheme}://{where}" or any("@" in value for value in options.values()):
+    if "@" in rest:
         raise UserError(
-            f"{bare}: a URI must hold no credentials, as it goes into reports and process lists. Set AWS_ACCESS_KEY_ID "
-            "and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials, and give the URI without."
+            f"a URI {scheme}://... must hold no credentials, as it goes into reports and process lists. Set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials, and give the URI without."
         )
-    if not set(options) <= set(OPTIONS):
-        raise UserError(f"{bare}: unknown options in its query. Expected {', '.join(OPTIONS)}, or none.")
-    parts = where.strip("/").split("/")
-    if not all(parts) or {".", ".."} & set(parts):
-        raise UserError(f"{bare}: expected s3://bucket/prefix.")
+    where, _, query = rest.partition("?")
+    options, parts = dict(parse_qsl(query, keep_blank_values=True)), where.strip("/").split("/")
+    if scheme != "s3" or not all(parts) or {".", ".."} & set(parts) or not set(options) <= set(OPTIONS):
+        raise UserError(
+            f"{scheme}://{where}: expected a folder, or s3://bucket/prefix with no other options after a question mark "
+            f"than {', '.join(OPTIONS)}."
+        )
     return RemotePath("/".join(parts), urlencode(sorted(options.items()), safe=":/"))
 
 
@@ -196,19 +192,18 @@ def put_new(place: Place, content: bytes) -> bool:
         with writing(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
-                file = open(place, "xb")  # noqa: SIM115
+                place.touch(exist_ok=False)
             except FileExistsError:
                 return False
             try:
-                with file:
-                    file.write(content)
+                place.write_bytes(content)
             except OSError:  # an empty file would be taken for somebody else's
                 place.unlink(missing_ok=True)
                 raise
-    elif place.exists():
+        return True
+    if place.exists():
         return False
-    else:
-        put_bytes(place, content)
+    put_bytes(place, content)
     return True
 
 

@@ -58,13 +58,12 @@ def open_rows(shards: Shards, quiet: bool = False) -> RowCache:
     folder = local_folder(dataset.parent if dataset.name == "data" else dataset) / ".cache" / "samples"
     files = [folder / name for name in each(_unpacked_name, shards.paths)]
     parts = list(shards.files())
-    missing = [i for i, file in enumerate(files) if not _is_there(file, len(parts[i]))]
+    missing = [(part, file) for part, file in zip(parts, files, strict=True) if not _is_there(file, len(part))]
     hidden = True if quiet or not missing else None  # None: where there is no terminal
-    for i in tqdm(missing, desc="unpacking rows", unit="shard", leave=False, disable=hidden):
-        _unpack(parts[i], files[i])
-        for old in folder.glob(f"{shards.paths[i].stem}-*"):
-            if old != files[i]:  # of the shard as it was before
-                old.unlink(missing_ok=True)
+    for part, file in tqdm(missing, desc="unpacking rows", unit="shard", leave=False, disable=hidden):
+        for old in folder.glob(f"{part.paths[0].stem}-*"):  # of the shard as it was before
+            old.unlink(missing_ok=True)
+        _unpack(part, file)
     return RowCache(tuple(files), tuple(np.cumsum([0, *map(len, parts)]).tolist()))
 
 

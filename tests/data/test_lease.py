@@ -128,9 +128,9 @@ def test_it_is_touched_while_the_shard_is_built(out: Place, monkeypatch: pytest.
 
 def test_who_lost_the_lease_writes_nothing_and_leaves_it_to_the_other(out: Place, monkeypatch: pytest.MonkeyPatch):
     """The machine was asleep, and another build has taken the shard over."""
-    monkeypatch.setattr(lease, "BEAT_S", 0.01)
     with leased(out, SHARD, "ours") as held:
         leave(out)
+        monkeypatch.setattr(lease, "BEAT_S", 0.01)
         held.touch_until(threading.Event())  # it ends by itself
         with pytest.raises(InHand, match="process 7 on elsewhere"):
             held.check()

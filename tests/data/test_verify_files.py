@@ -11,7 +11,7 @@ from hmr_skel.data.atomic import replacing
 from hmr_skel.data.meta import load_meta, meta_text
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.schema import SCHEMA, shard_table
-from hmr_skel.data.shards import Shard, plan, read_meta
+from hmr_skel.data.shards import Shard, plan
 from hmr_skel.data.verify import verify_files
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
@@ -120,27 +120,6 @@ def test_every_harm_is_found_and_named(built, harm, words):
     assert words in report.problems[0].text
     assert {problem.shard for problem in report.problems} == {1}
     assert set(report.sound) == {0}
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"pieces": [{"source": "aic", "start": "8", "stop": 16}]},
-        {"pieces": [7]},
-        {"kept": None},
-        {"rejected": -1},
-        {"made_from": "x"},
-        {"files": {"data": {"bytes": 3}}},
-    ],
-)
-def test_a_meta_file_of_other_types(built, changes):
-    """Its checksum is right."""
-    out, shards = built
-    change_meta(out, shards[1], **changes)
-    assert read_meta(out, shards[1]) is None  # not to be taken for complete, nor reported on
-    (problem,) = verify_files(out).problems
-    assert "shard-00001-of-00002.json: not a meta file of a shard" in problem.text
-    assert problem.shard == 1
 
 
 def test_what_is_not_built_yet_may_be_no_problem(built):
