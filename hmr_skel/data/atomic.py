@@ -41,7 +41,8 @@ def replacing(path: Path) -> Generator[Path, None, None]:
             yield temporary
         except OSError as error:
             if error.errno in _OF_WRITING or temporary.name in str(error):  # the text names the file that it is about
-                raise _cannot_write(path, error) from error
+                with writing(path):
+                    raise
             raise
         with writing(path):
             with open(temporary, "rb") as file:
@@ -59,14 +60,10 @@ def writing(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write {path}: {error.strerror or error}. "
-        "Choose an output folder that is writable and has room (--out, or OUT=)."
-    )
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. "
+            "Choose an output folder that is writable and has room (--out, or OUT=)."
+        ) from error
 
 
 def temporary_name(path: Path) -> Path:
@@ -79,14 +76,6 @@ def is_temporary(path: "Place") -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
-def is_abandoned(path: "Place") -> bool:
-    """Whether the process that wrote a temporary file was killed. Raises `FileNotFoundError` where it is gone."""
-    owner = _OWNER.search(path.name)
-    if owner is not None and owner["host"] == host():
-        return not is_running(int(owner["pid"]))
-    return time.time() - path.stat().st_mtime > ABANDONED_AFTER_S
-
-
 def remove_abandoned(folder: Path, name: str = "*") -> None:
     """Remove what killed processes left in a folder (not below it), of one file or of all.
 
@@ -94,8 +83,13 @@ def remove_abandoned(folder: Path, name: str = "*") -> None:
     """
     with writing(folder):
         for old in folder.glob(f".{name}.*.tmp"):
+            owner = _OWNER.search(old.name)
             with contextlib.suppress(FileNotFoundError):  # its owner renamed or removed it in this moment
-                if is_abandoned(old):
+                if owner is not None and owner["host"] == host():
+                    abandoned = not is_running(int(owner["pid"]))
+                else:
+                    abandoned = time.time() - old.stat().st_mtime > ABANDONED_AFTER_S
+                if abandoned:
                     old.unlink()
 
 
@@ -106,10 +100,9 @@ def host() -> str:
 
 def is_running(pid: int) -> bool:
     """Whether this machine has a process of that number."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
+    with contextlib.suppress(PermissionError):  # somebody else's
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
     return True

@@ -5,7 +5,6 @@ then takes is the old one under an affine map, exactly and for any intrinsics, a
 so image, keypoints, box, pose and camera agree after any change.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import cv2
@@ -166,35 +165,25 @@ _ABOVE_KNEES = (
     *(*_SHOULDER_R, *_SHOULDER_L, *_ELBOW_WRIST_R, *_ELBOW_WRIST_L),
 )
 # (OpenPose's, LSP's) keypoints: both arms from the shoulders, both legs from the knees.
-_LIMBS = (
-    *((2, 33), (3, 32), (4, 31), (5, 34), (6, 35), (7, 36)),
-    *((10, 26), (11, 25), (13, 29), (14, 30)),
-)
+_LIMBS = ((2, 33), (3, 32), (4, 31), (5, 34), (6, 35), (7, 36), (10, 26), (11, 25), (13, 29), (14, 30))
 _KNEES_ANKLES = (10, 11, 13, 14, 25, 26, 29, 30)
 _HEAD_AND_NEIGHBOURS = (*_HEAD, *_NECK, 33, 34)
 
-
-@dataclass(frozen=True)
-class PartCrop:
-    """What a box is drawn around."""
-
-    keypoints: tuple[int, ...]
-    margin: float  # times the widened box
-
-
-HIPS = PartCrop(_ABOVE_KNEES, 1.1)  # down to the hips
-SHOULDERS = PartCrop((*_HEAD, *_NECK, *_SHOULDER_R, *_SHOULDER_L), 1.2)
-HEAD = PartCrop((*_HEAD, *_NECK), 1.3)
-TORSO = PartCrop((*_NECK, *_SHOULDER_R, *_SHOULDER_L, *_TRUNK, *_PELVIS, *_HIP_R, *_HIP_L), 1.1)
-ARM_R = PartCrop((*_SHOULDER_R, *_ELBOW_WRIST_R), 1.1)
-ARM_L = PartCrop((*_SHOULDER_L, *_ELBOW_WRIST_L), 1.1)
-LEGS = PartCrop((*_PELVIS, *_HIP_R, *_HIP_L, *_LOWER_LEG_R, *_LOWER_LEG_L), 1.1)
-LEG_R = PartCrop((*_HIP_R, *_LOWER_LEG_R), 1.1)
-LEG_L = PartCrop((*_HIP_L, *_LOWER_LEG_L), 1.1)
-
+PARTS = {
+    "hips": (_ABOVE_KNEES, 1.1),  # down to the hips
+    "shoulders": ((*_HEAD, *_NECK, *_SHOULDER_R, *_SHOULDER_L), 1.2),
+    "head": ((*_HEAD, *_NECK), 1.3),
+    "torso": ((*_NECK, *_SHOULDER_R, *_SHOULDER_L, *_TRUNK, *_PELVIS, *_HIP_R, *_HIP_L), 1.1),
+    "arm_r": ((*_SHOULDER_R, *_ELBOW_WRIST_R), 1.1),
+    "arm_l": ((*_SHOULDER_L, *_ELBOW_WRIST_L), 1.1),
+    "legs": ((*_PELVIS, *_HIP_R, *_HIP_L, *_LOWER_LEG_R, *_LOWER_LEG_L), 1.1),
+    "leg_r": ((*_HIP_R, *_LOWER_LEG_R), 1.1),
+    "leg_l": ((*_HIP_L, *_LOWER_LEG_L), 1.1),
+}
+"""The keypoints that a box is drawn around, and its margin, times the widened box."""
 # A part by a number from [0, 1): parts that stand twice are chosen twice as often.
-WHOLE_BODY = (HIPS, HIPS, SHOULDERS, HEAD, TORSO, ARM_R, ARM_L, LEGS, LEG_R, LEG_L)
-UPPER_BODY = (SHOULDERS, HEAD, TORSO, ARM_R, ARM_L)
+WHOLE_BODY = ("hips", "hips", "shoulders", "head", "torso", "arm_r", "arm_l", "legs", "leg_r", "leg_l")
+UPPER_BODY = ("shoulders", "head", "torso", "arm_r", "arm_l")
 
 
 def part_box(keypoints_2d: Float[np.ndarray, "44 3"], choice: float) -> tuple[Float[np.ndarray, "2"], float] | None:
@@ -210,12 +199,12 @@ def part_box(keypoints_2d: Float[np.ndarray, "44 3"], choice: float) -> tuple[Fl
         parts = UPPER_BODY
     else:
         return None
-    part = parts[int(choice * len(parts))]
-    kept = [k for k in part.keypoints if seen[k]]
+    keypoints, margin = PARTS[parts[int(choice * len(parts))]]
+    kept = [k for k in keypoints if seen[k]]
     if confidence[kept].sum() <= 1:
         return None
     low, high = keypoints_2d[kept, :2].min(0), keypoints_2d[kept, :2].max(0)
-    side = float((high - low).max()) * _WIDEN * part.margin
+    side = float((high - low).max()) * _WIDEN * margin
     return ((low + high) / 2, side) if side >= _MIN_SIDE else None
 
 
@@ -225,113 +214,91 @@ Image = UInt8[np.ndarray, "H W 3"]
 def degrade(image: Image, group: int, seed: int) -> Image:
     """One operation of a group: 0, sharpness and weather; 1, contrast and colour. A function of its arguments."""
     rng = np.random.default_rng(seed)
-    operations = _GROUPS[group]
+    operations = OPERATIONS[group]
     weights = np.array(list(operations.values()))
     chosen = rng.choice(len(operations), p=weights / weights.sum())
-    return list(operations)[chosen](image, rng)
+    return operate(list(operations)[chosen], image, rng)
 
 
-def _downscale(image: Image, rng: np.random.Generator) -> Image:
-    size, factor = image.shape[1::-1], rng.uniform(0.5, 0.9)
-    small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
-    return cv2.resize(small, size, interpolation=cv2.INTER_NEAREST)
+OPERATIONS: tuple[dict[str, float], dict[str, float]] = (
+    {"downscale": 0.1, "compress": 0.1, "rain": 0.1, "motion_blur": 0.2, "blur": 0.1, "snow": 0.5},
+    {
+        "clahe": 0.2,
+        "gray": 0.2,
+        "brightness_contrast": 0.2,
+        "noise": 0.2,
+        "hue": 0.2,
+        "posterize": 0.1,
+        "gamma": 0.1,
+        "equalize": 0.1,
+    },
+)
+"""How often each is chosen, against the others of its group."""
 
 
-def _compress(image: Image, rng: np.random.Generator) -> Image:
-    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 101))])
-    again = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert done
-    assert again is not None
-    return again
-
-
-def _rain(image: Image, rng: np.random.Generator) -> Image:
+def operate(name: str, image: Image, rng: np.random.Generator) -> Image:
+    """One of `OPERATIONS`, as strong as the generator says."""
     height, width = image.shape[:2]
-    slant, length = rng.integers(-10, 11), 20
-    wet = image.copy()
-    for x, y in rng.integers(0, (width, max(1, height - length)), (height * width // 600, 2)).tolist():
-        cv2.line(wet, (x, y), (x + int(slant), y + length), (200, 200, 200), 1)
-    return cv2.convertScaleAbs(cv2.blur(wet, (4, 4)), alpha=0.7)
-
-
-def _snow(image: Image, rng: np.random.Generator) -> Image:
-    hls = cv2.cvtColor(image, cv2.COLOR_BGR2HLS)
-    lightness = hls[..., 1]
-    below = lightness < 85 + 127.5 * rng.uniform(0.2, 0.4)
-    lightness[below] = np.minimum(lightness[below] * 1.5, 255)
-    return cv2.cvtColor(hls, cv2.COLOR_HLS2BGR)
-
-
-def _motion_blur(image: Image, rng: np.random.Generator) -> Image:
-    size = int(rng.choice((3, 5, 7, 9, 11, 13, 15)))
-    angle, middle = rng.uniform(0, np.pi), size // 2
-    end = np.round(middle * np.array([np.cos(angle), np.sin(angle)])).astype(int)
-    kernel = np.zeros((size, size), np.uint8)
-    cv2.line(kernel, (middle - end).tolist(), (middle + end).tolist(), 1)
-    return cv2.filter2D(image, -1, kernel / np.float32(kernel.sum()))
-
-
-def _blur(image: Image, rng: np.random.Generator) -> Image:
-    size = int(rng.choice((3, 5, 7, 9)))
-    return cv2.blur(image, (size, size))
-
-
-def _clahe(image: Image, rng: np.random.Generator) -> Image:
-    lab = cv2.cvtColor(image, cv2.COLOR_BGR2LAB)
-    lab[..., 0] = cv2.createCLAHE(rng.uniform(1, 11), (10, 10)).apply(np.ascontiguousarray(lab[..., 0]))
-    return cv2.cvtColor(lab, cv2.COLOR_LAB2BGR)
-
-
-def _gray(image: Image, rng: np.random.Generator) -> Image:
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
-
-
-def _brightness_contrast(image: Image, rng: np.random.Generator) -> Image:
-    contrast, brightness = rng.uniform(0.8, 1.2), rng.uniform(-0.2, 0.2) * 255
-    return _lookup(image, contrast * np.arange(256) + brightness)
-
-
-def _noise(image: Image, rng: np.random.Generator) -> Image:
-    factors = rng.random(image.shape, np.float32) + np.float32(0.5)
-    return cv2.multiply(image, factors, dtype=cv2.CV_8U)
-
-
-def _hue(image: Image, rng: np.random.Generator) -> Image:
-    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-    hue, saturation, value = (rng.uniform(-limit, limit) for limit in (20, 30, 20))
-    levels = np.arange(256)
-    tables = np.stack(((levels + hue) % 180, (levels + saturation).clip(0, 255), (levels + value).clip(0, 255)), -1)
-    return cv2.cvtColor(cv2.LUT(hsv, tables.astype(np.uint8)[:, None]), cv2.COLOR_HSV2BGR)
-
-
-def _posterize(image: Image, rng: np.random.Generator) -> Image:
-    return image & np.uint8(0b11110000)
-
-
-def _gamma(image: Image, rng: np.random.Generator) -> Image:
-    return _lookup(image, 255 * (np.arange(256) / 255) ** rng.uniform(0.8, 2.0))
-
-
-def _equalize(image: Image, rng: np.random.Generator) -> Image:
-    return cv2.merge([cv2.equalizeHist(channel) for channel in cv2.split(image)])
+    match name:
+        case "downscale":
+            factor = rng.uniform(0.5, 0.9)
+            small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+            return cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
+        case "compress":
+            done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 101))])
+            again = cv2.imdecode(data, cv2.IMREAD_COLOR)
+            assert done
+            assert again is not None
+            return again
+        case "rain":
+            slant, length = rng.integers(-10, 11), 20
+            wet = image.copy()
+            for x, y in rng.integers(0, (width, max(1, height - length)), (height * width // 600, 2)).tolist():
+                cv2.line(wet, (x, y), (x + int(slant), y + length), (200, 200, 200), 1)
+            return cv2.convertScaleAbs(cv2.blur(wet, (4, 4)), alpha=0.7)
+        case "snow":
+            hls = cv2.cvtColor(image, cv2.COLOR_BGR2HLS)
+            lightness = hls[..., 1]
+            below = lightness < 85 + 127.5 * rng.uniform(0.2, 0.4)
+            lightness[below] = np.minimum(lightness[below] * 1.5, 255)
+            return cv2.cvtColor(hls, cv2.COLOR_HLS2BGR)
+        case "motion_blur":
+            size = int(rng.choice((3, 5, 7, 9, 11, 13, 15)))
+            angle, middle = rng.uniform(0, np.pi), size // 2
+            end = np.round(middle * np.array([np.cos(angle), np.sin(angle)])).astype(int)
+            kernel = np.zeros((size, size), np.uint8)
+            cv2.line(kernel, (middle - end).tolist(), (middle + end).tolist(), 1)
+            return cv2.filter2D(image, -1, kernel / np.float32(kernel.sum()))
+        case "blur":
+            size = int(rng.choice((3, 5, 7, 9)))
+            return cv2.blur(image, (size, size))
+        case "clahe":
+            lab = cv2.cvtColor(image, cv2.COLOR_BGR2LAB)
+            lab[..., 0] = cv2.createCLAHE(rng.uniform(1, 11), (10, 10)).apply(np.ascontiguousarray(lab[..., 0]))
+            return cv2.cvtColor(lab, cv2.COLOR_LAB2BGR)
+        case "gray":
+            return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+        case "brightness_contrast":
+            contrast, brightness = rng.uniform(0.8, 1.2), rng.uniform(-0.2, 0.2) * 255
+            return _lookup(image, contrast * np.arange(256) + brightness)
+        case "noise":
+            factors = rng.random(image.shape, np.float32) + np.float32(0.5)
+            return cv2.multiply(image, factors, dtype=cv2.CV_8U)
+        case "hue":
+            hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+            hue, saturation, value = (rng.uniform(-limit, limit) for limit in (20, 30, 20))
+            levels = np.arange(256)
+            tables = (levels + hue) % 180, (levels + saturation).clip(0, 255), (levels + value).clip(0, 255)
+            table = np.stack(tables, -1).astype(np.uint8)[:, None]
+            return cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2BGR)
+        case "posterize":
+            return image & np.uint8(0b11110000)
+        case "gamma":
+            return _lookup(image, 255 * (np.arange(256) / 255) ** rng.uniform(0.8, 2.0))
+        case "equalize":
+            return cv2.merge([cv2.equalizeHist(channel) for channel in cv2.split(image)])
+    raise ValueError(f"no operation {name!r}")
 
 
 def _lookup(image: Image, values: np.ndarray) -> Image:
     return cv2.LUT(image, (values + 0.5).clip(0, 255).astype(np.uint8))
-
-
-_Operation = Callable[[Image, np.random.Generator], Image]
-_GROUPS: tuple[dict[_Operation, float], dict[_Operation, float]] = (
-    {_downscale: 0.1, _compress: 0.1, _rain: 0.1, _motion_blur: 0.2, _blur: 0.1, _snow: 0.5},
-    {
-        _clahe: 0.2,
-        _gray: 0.2,
-        _brightness_contrast: 0.2,
-        _noise: 0.2,
-        _hue: 0.2,
-        _posterize: 0.1,
-        _gamma: 0.1,
-        _equalize: 0.1,
-    },
-)
-"""Operations and how often each is chosen, against the others of its group."""

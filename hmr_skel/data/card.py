@@ -50,48 +50,44 @@ def _head(manifest: Manifest, built: Sequence[tuple[Shard, dict]]) -> list[str]:
     lines = ["---", f"pretty_name: {manifest.name}", "tags:", "- human-mesh-recovery", "- SKEL", "- SMPL"]
     if not built:
         return [*lines, "---"]
+
+    def split(name: str, files: Sequence[Path]) -> list[str]:
+        return [f"  - split: {name}", "    path:", *(f"    - {file.as_posix()}" for file in files)] if files else []
+
+    data = {held_out: [s.data_file(Path()) for s, _ in built if s.held_out == held_out] for held_out in (False, True)}
     lines += ["configs:", "- config_name: default", "  default: true", "  data_files:"]
-    for split, held_out in (("train", False), ("test", True)):
-        files = [shard.data_file(Path()) for shard, _ in built if shard.held_out == held_out]
-        lines += _split(split, [file.as_posix() for file in files])
-    rejects = [shard.rejects_file(Path()).as_posix() for shard, _ in built]
-    return [*lines, "- config_name: rejects", "  data_files:", *_split("rejects", rejects), "---"]
-
-
-def _split(name: str, files: Sequence[str]) -> list[str]:
-    return [f"  - split: {name}", "    path:", *(f"    - {file}" for file in files)] if files else []
+    lines += [*split("train", data[False]), *split("test", data[True]), "- config_name: rejects", "  data_files:"]
+    return [*lines, *split("rejects", [shard.rejects_file(Path()) for shard, _ in built]), "---"]
 
 
 def _body(manifest: Manifest, shards: Sequence[Shard], built: Sequence[tuple[Shard, dict]]) -> list[str]:
-    kept, rejected = (sum(meta.get(key, 0) for _, meta in built) for key in ("kept", "rejected"))
+    kept, rejected = (sum(meta[key] for _, meta in built) for key in ("kept", "rejected"))
     held_out = ", ".join(str(shard.index) for shard in shards if shard.held_out)
-    return [
-        f"# {manifest.name}",
-        "",
-        *([manifest.description, ""] if manifest.description else []),
-        "SMPL annotations of people in images, and SKEL fitted to them: the body model with an anatomical skeleton and",
-        "46 degrees of freedom. Made by hmr-skel.",
-        "",
-        f"- {len(built)} of {len(shards)} shards, {kept:,} rows; {rejected:,} rows left out, each with its reason, in "
-        "`rejects/`",
-        f"- SKEL gender: {manifest.skel_gender}; fit recipe: {manifest.recipe}",
-        f"- shards held out for evaluation (split `test`): {held_out or 'none'}",
-        "",
-        "| source | format | about |",
-        "|---|---|---|",
-        *(f"| {source.name} | {source.format} | {_cell(source.description)} |" for source in manifest.sources),
-        "",
-        "The terms of use are those of the sources' labels and images and of the body models.",
-        "",
-        "## Columns",
-        "",
-        "Arrays are lists of float32, row-major. Null means not annotated, never zero. The camera frame is x right,",
-        "y down, z forward.",
-        "",
-        *column_table(SCHEMA),
-        "",
-        _READING,
-    ]
+    sources = [f"| {source.name} | {source.format} | {_cell(source.description)} |" for source in manifest.sources]
+    text = f"""\
+# {manifest.name}
+
+{manifest.description}
+
+SMPL annotations of people in images, and SKEL fitted to them: the body model with an anatomical skeleton and
+46 degrees of freedom. Made by hmr-skel.
+
+- {len(built)} of {len(shards)} shards, {kept:,} rows; {rejected:,} rows left out, each with its reason, in `rejects/`
+- SKEL gender: {manifest.skel_gender}; fit recipe: {manifest.recipe}
+- shards held out for evaluation (split `test`): {held_out or "none"}
+
+| source | format | about |
+|---|---|---|
+"""
+    columns = """
+The terms of use are those of the sources' labels and images and of the body models.
+
+## Columns
+
+Arrays are lists of float32, row-major. Null means not annotated, never zero. The camera frame is x right,
+y down, z forward.
+"""
+    return [*text.splitlines(), *sources, *columns.splitlines(), "", *column_table(SCHEMA), "", _READING]
 
 
 def column_table(schema: pa.Schema) -> list[str]:

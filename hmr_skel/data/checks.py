@@ -66,26 +66,27 @@ def _checks(rows: AnnotationRows, exclude: frozenset[str]) -> Iterator[Check]:
     names = rows.imgname
     nameless = [not (isinstance(name, str) and name.strip()) for name in names]
     yield "imgname", np.array(nameless, bool), lambda i: f"imgname is {names[i]!r}; expected a text that is not empty"
-    bad = [isinstance(name, str) and _stem(name) in exclude for name in names]
-    yield "excluded", np.array(bad, bool), lambda i: f"{_stem(names[i])} is on the manifest's exclude list"
+    if exclude:
+        bad = [isinstance(name, str) and _stem(name) in exclude for name in names]
+        yield "excluded", np.array(bad, bool), lambda i: f"{_stem(names[i])} is on the manifest's exclude list"
     for column, genders in there(*GENDERS):
         yield _unknown_gender(column, genders)
     for column, values in there(*_FINITE):
         yield _not_finite(column, values)
     for column, points in there("keypoints_2d", "keypoints_3d"):
         yield _claimed_but_missing(column, points)
-    yield _box(rows)
+    yield from _box(rows)
     for _, cam_int in there("cam_int"):
         yield _camera(cam_int)
     for column, betas in there("smpl_betas", "skel_betas"):
-        yield _too_large("betas", column, betas, MAX_ABS_BETA)
+        yield _too_large("betas", column, betas, MAX_ABS_BETA, "")
     for column, pose in there("smpl_pose"):
         angles = np.linalg.norm(pose.reshape(len(rows), 24, 3), axis=-1)
-        yield _too_large("pose", f"{column}, angle of joint", angles, MAX_ANGLE)
+        yield _too_large("pose", f"angle of {column}, joint", angles, MAX_ANGLE, " rad")
     for column, q in there("skel_q"):
-        yield _too_large("pose", column, q, MAX_ANGLE)
+        yield _too_large("pose", column, q, MAX_ANGLE, " rad")
     for column, transl in there("smpl_transl", "skel_transl"):
-        yield _too_large("transl", column, transl, MAX_DISTANCE)
+        yield _too_large("transl", column, transl, MAX_DISTANCE, " m")
 
 
 def _unknown_gender(column: str, genders: np.ndarray) -> Check:
@@ -96,8 +97,12 @@ def _unknown_gender(column: str, genders: np.ndarray) -> Check:
 
 def _not_finite(column: str, values: np.ndarray) -> Check:
     flat = values.reshape(len(values), int(np.prod(values.shape[1:])))  # -1 would not do for no rows
-    bad = ~np.isfinite(flat)
-    return "non_finite", bad.any(axis=1), lambda i: f"{column}[{bad[i].argmax()}] is {flat[i, bad[i].argmax()]}"
+
+    def detail(i: int) -> str:
+        places = np.flatnonzero(~np.isfinite(flat[i]))
+        return f"{column}[{places[0]}] is {flat[i, places[0]]} ({len(places)} of {flat.shape[1]} values are not finite)"
+
+    return "non_finite", ~np.isfinite(flat).all(axis=1), detail
 
 
 def _claimed_but_missing(column: str, points: np.ndarray) -> Check:
@@ -107,22 +112,21 @@ def _claimed_but_missing(column: str, points: np.ndarray) -> Check:
     bad = np.where(there, ~np.isfinite(confidence), ~((confidence == 0) | np.isnan(confidence)))
 
     def detail(i: int) -> str:
-        k = bad[i].argmax()
+        k = int(np.argmax(bad[i]))
         return f"{column}[{k}] is {points[i, k].tolist()}; without coordinates the confidence must be 0"
 
     return "non_finite", bad.any(axis=1), detail
 
 
-def _box(rows: AnnotationRows) -> Check:
+def _box(rows: AnnotationRows) -> Iterator[Check]:
     sides = rows.scale * np.float32(PX_PER_SCALE)
-    bad = (sides < MIN_BOX_SIDE).any(axis=1) | (sides > MAX_PIXEL).any(axis=1)
-    bad |= (np.abs(rows.center) > MAX_PIXEL).any(axis=1)
 
-    def detail(i: int) -> str:
-        box = f"box of {sides[i, 0]:g} x {sides[i, 1]:g} px at {rows.center[i].tolist()}"
-        return f"{box}; expected {MIN_BOX_SIDE:g} px or more, and {MAX_PIXEL:g} px at most"
+    def box(i: int) -> str:
+        return f"box of {sides[i, 0]:g} x {sides[i, 1]:g} px"
 
-    return "box", bad, detail
+    yield "box", sides.min(axis=1) < MIN_BOX_SIDE, lambda i: f"{box(i)}; expected {MIN_BOX_SIDE:g} px or more"
+    large = (sides.max(axis=1) > MAX_PIXEL) | (np.abs(rows.center).max(axis=1) > MAX_PIXEL)
+    yield "box", large, lambda i: f"{box(i)} at {rows.center[i].tolist()}; expected {MAX_PIXEL:g} px at most"
 
 
 def _camera(cam_int: np.ndarray) -> Check:
@@ -131,17 +135,20 @@ def _camera(cam_int: np.ndarray) -> Check:
     bad |= (cam_int[:, 2] != np.array([0, 0, 1], np.float32)).any(axis=1)
 
     def detail(i: int) -> str:
-        found = f"cam_int has focal lengths {focal[i].tolist()} px and last row {cam_int[i, 2].tolist()}"
-        return f"{found}; expected more than 0, at most {MAX_PIXEL:g}, and [0, 0, 1]"
+        return (
+            f"cam_int has focal lengths {focal[i].tolist()} px and last row {cam_int[i, 2].tolist()}; expected more "
+            f"than 0, at most {MAX_PIXEL:g}, and [0, 0, 1]"
+        )
 
     return "camera", bad, detail
 
 
-def _too_large(reason: str, what: str, values: np.ndarray, limit: float) -> Check:
+def _too_large(reason: str, what: str, values: np.ndarray, limit: float, unit: str) -> Check:
     sizes = np.abs(values)
 
     def detail(i: int) -> str:
-        return f"|{what}[{sizes[i].argmax()}]| is {sizes[i].max():g}; expected {limit:g} at most"
+        place = int(np.argmax(sizes[i]))
+        return f"|{what}[{place}]| is {sizes[i, place]:g}{unit}; expected {limit:g}{unit} at most"
 
     return reason, (sizes > limit).any(axis=1), detail
 

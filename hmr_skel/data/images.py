@@ -106,20 +106,16 @@ def decode(data: bytes, shrink: float, as_stored: bool = True) -> tuple[UInt8[np
     Raises `UnreadableImage`.
     """
     reduction = next((r for r in (8, 4, 2) if r <= shrink), 1) if data[:2] == b"\xff\xd8" else 1
-    mode = {
-        1: cv2.IMREAD_COLOR,
-        2: cv2.IMREAD_REDUCED_COLOR_2,
-        4: cv2.IMREAD_REDUCED_COLOR_4,
-        8: cv2.IMREAD_REDUCED_COLOR_8,
-    }[reduction]
+    modes = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+    mode = modes.get(reduction, cv2.IMREAD_COLOR) | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
     if not data:
         raise UnreadableImage("the file is empty")
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0))
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
     except cv2.error as error:
-        if "CV_IO_MAX_IMAGE_PIXELS" in str(error):
-            raise UnreadableImage("has more pixels than OPENCV_IO_MAX_IMAGE_PIXELS allows") from error
-        raise UnreadableImage(f"cannot be decoded: {error.err or error}") from error
+        many = "CV_IO_MAX_IMAGE_PIXELS" in str(error)
+        text = "it has more pixels than OPENCV_IO_MAX_IMAGE_PIXELS allows" if many else error.err or error
+        raise UnreadableImage(f"cannot be decoded: {text}") from error
     if image is None:
         raise UnreadableImage("is no image, or damaged")
     return image, reduction

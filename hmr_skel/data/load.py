@@ -55,31 +55,27 @@ class Shards:
         """A column name: its array over all rows, [N], [N 46], [N 44 3]... A row number: that row as a dict of values
         (null is None). A slice or an array of row numbers: a dict of arrays."""
         if isinstance(key, str):
-            self._check_columns([key])
             return _to_numpy(self._read(key), self._schema.field(key))
         if not isinstance(key, int | np.integer):
-            chosen = key if isinstance(key, slice) or len(key) else slice(0)
-            rows = self._rows(np.arange(len(self))[chosen])
-            return {name: _to_numpy(column, self._schema.field(name)) for name, column in rows.items()}
-        row = self._rows(np.array([range(len(self))[int(key)]]))
+            table = self._rows(np.arange(len(self))[key if isinstance(key, slice) or len(key) else slice(0)])
+            return {name: _to_numpy(table[name], self._schema.field(name)) for name in self.columns}
+        table = self._rows(np.array([range(len(self))[int(key)]]))
         return {
-            name: None if not column[0].is_valid else _to_numpy(column, self._schema.field(name))[0]
-            for name, column in row.items()
+            name: _to_numpy(table[name], self._schema.field(name))[0] if table[name][0].is_valid else None
+            for name in self.columns
         }
+
+    def valid(self, column: str) -> np.ndarray:
+        """[N] whether the row has a value there (is annotated, was fitted)."""
+        return self._read(column).is_valid().to_numpy()
 
     def codes(self, column: str) -> tuple[np.ndarray, list[str]]:
         """A column of few different texts: an index [N] into the sorted texts, -1 where null; and the texts."""
-        self._check_columns([column])
         encoded = self._read(column).combine_chunks().dictionary_encode()
         found = encoded.dictionary.to_pylist()
         names = sorted(found)
         places = np.array([*(names.index(name) for name in found), -1], np.int16)  # the last: null
         return places[encoded.indices.fill_null(len(found)).to_numpy()], names
-
-    def valid(self, column: str) -> np.ndarray:
-        """[N] whether the row has a value there (is annotated, was fitted)."""
-        self._check_columns([column])
-        return self._read(column).is_valid().to_numpy()
 
     def files(self) -> Iterator["Shards"]:
         """One file at a time, as `Shards` of its own."""
@@ -93,33 +89,25 @@ class Shards:
         store, _ = in_arrow(self.paths[0])
         return dataset([in_arrow(path)[1] for path in self.paths], format="parquet", filesystem=store)
 
-    def _check_columns(self, names: Sequence[str]) -> None:
-        for name in names:
-            if name not in self.columns:
-                raise _unknown_column(name, self.columns, self.paths[0])
-
     def _read(self, column: str) -> pa.ChunkedArray:
+        """A column of all files. Raises `UserError` where there is none of that name."""
+
         def read(path: Place) -> pa.Table:
             with open_parquet(path) as parquet:
                 return _sound(parquet.read([column]))
 
-        tables = each(read, self.paths)
-        return pa.chunked_array(
-            [chunk for table in tables for chunk in table.column(0).chunks], tables[0].schema[0].type
-        )
+        _check_columns([column], self.columns, self.paths[0])
+        return pa.concat_tables(each(read, self.paths))[column]
 
-    def _rows(self, rows: np.ndarray) -> dict[str, pa.ChunkedArray]:
+    def _rows(self, rows: np.ndarray) -> pa.Table:
         """Rows in the given order: each row group in question is decoded once."""
-        if not len(rows):
-            return {name: pa.chunked_array([], self._schema.field(name).type) for name in self.columns}
         groups = np.searchsorted(self._starts, rows, side="right") - 1
         order = np.argsort(groups, kind="stable")
         pieces = [
             self._row_group(*self._groups[group]).take(rows[groups == group] - self._starts[group])
             for group in np.unique(groups).tolist()
         ]
-        table = pa.concat_tables(pieces).take(np.argsort(order))
-        return {name: table[name] for name in self.columns}
+        return pa.concat_tables([self._schema.empty_table().select(self.columns), *pieces]).take(np.argsort(order))
 
     def _read_row_group(self, file: int, group: int) -> pa.Table:
         with open_parquet(self.paths[file]) as parquet:
@@ -145,9 +133,9 @@ def load_shards(
     """
     paths = _find(path, shards)
     footers = each(_read_footer, paths)
+    if split not in (None, "train", "test"):
+        raise UserError(f"unknown split {split!r}. Expected train or test.")
     if split is not None:
-        if split not in ("train", "test"):
-            raise UserError(f"unknown split {split!r}. Expected train or test.")
         kept = [i for i, footer in enumerate(footers) if _split(footer) == split]
         if not kept:
             raise UserError(f"{path} holds no shard of split {split!r} (of {len(paths)} shards). Build it first.")
@@ -156,9 +144,7 @@ def load_shards(
     for file, footer in zip(paths, footers, strict=True):
         if not _schema(footer).equals(schema):
             raise UserError(f"{file} has other columns than {paths[0]}: they were made by different versions. Rebuild.")
-    for name in columns or ():
-        if name not in schema.names:
-            raise _unknown_column(name, schema.names, paths[0])
+    _check_columns(columns or (), schema.names, paths[0])
     return Shards(paths, schema.names if columns is None else columns, footers)
 
 
@@ -206,22 +192,22 @@ def _split(footer: pq.FileMetaData) -> str:
     return (footer.metadata or {}).get(b"hmr_skel.split", b"train").decode(errors="replace")
 
 
-def _unknown_column(name: str, known: Sequence[str], path: Place) -> UserError:
-    return UserError(f"no column {name!r} in {path}. It has: {', '.join(known)}.")
+def _check_columns(names: Sequence[str], known: Sequence[str], path: Place) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"no column {name!r} in {path}. It has: {', '.join(known)}.")
 
 
 def _to_numpy(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
     shape = column_shape(field)
-    if shape:
-        parts = [_fold(chunk) for chunk in column.chunks]
-        flat = np.concatenate(parts) if parts else np.empty((0, int(np.prod(shape))), np.float32)
-        return flat.reshape(len(flat), *shape)
-    if pa.types.is_integer(field.type):
-        return column.fill_null(-1).to_numpy()
-    return column.to_numpy()
+    if not shape:
+        return column.fill_null(-1).to_numpy() if pa.types.is_integer(field.type) else column.to_numpy()
+    parts = [_fold(chunk) for chunk in column.chunks]
+    return np.concatenate([np.empty((0, field.type.list_size), np.float32), *parts]).reshape(-1, *shape)
 
 
 def _fold(chunk: pa.FixedSizeListArray) -> np.ndarray:
+    """[N width] of a chunk of lists, NaN where it is null."""
     width = chunk.type.list_size
     values = chunk.values.slice(chunk.offset * width, len(chunk) * width).to_numpy(zero_copy_only=False)
     values = values.reshape(len(chunk), width)

@@ -20,13 +20,12 @@ from hmr_skel.errors import UserError
 CAMERAHMR = "camerahmr"
 HSMR = "hsmr"
 
+_BOX = {"center": ("center",), "scale": ("scale",), "cam_int": ("cam_int",)}
 FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     # CameraHMR's label files: SMPL, to be fitted.
-    CAMERAHMR: {
+    CAMERAHMR: _BOX
+    | {
         "imgname": ("imgname",),
-        "center": ("center",),
-        "scale": ("scale",),
-        "cam_int": ("cam_int",),
         "cam_ext": ("cam_ext",),
         "keypoints_2d": ("gtkps",),
         "keypoints_3d": ("keypoints3d",),
@@ -36,11 +35,9 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "smpl_gender": ("gender",),
     },
     # HSMR's records as arrays, and SKEL-CF's `*-release-skel.npz`: SKEL, passed through.
-    HSMR: {
+    HSMR: _BOX
+    | {
         "imgname": ("imgname", "__key__"),
-        "center": ("center",),
-        "scale": ("scale",),
-        "cam_int": ("cam_int",),
         "keypoints_2d": ("gtkps", "keypoints_2d"),
         "keypoints_3d": ("keypoints3d", "keypoints_3d"),
         "skel_q": ("skel_poses", "orig_poses"),

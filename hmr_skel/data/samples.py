@@ -11,18 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from hmr_skel.data.augment import (
-    Augmentation,
-    AugmentConfig,
-    camera_change,
-    change_keypoints_2d,
-    change_keypoints_3d,
-    change_q,
-    degrade,
-    draw,
-    image_change,
-    part_box,
-)
+from hmr_skel.data import augment
+from hmr_skel.data.augment import Augmentation, AugmentConfig
 from hmr_skel.data.images import CROP_SIZE, ImageRule, UnreadableImage, after, box_affine, crop_image, decode, transform
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.selection import ChosenRows, QualityConfig, choose_rows, make_strata, one_gender
@@ -61,9 +51,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.row)
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def each(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with every field changed."""
-        return Batch(*(change(getattr(self, f.name)) for f in fields(self)))
+        return Batch(*(function(getattr(self, f.name)) for f in fields(self)))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         return self.each(lambda value: value.to(device, non_blocking=non_blocking))
@@ -110,15 +100,14 @@ class SampleReader:
         self.rows, self.images, self.config, self.augment = rows, dict(images), config, augment
 
     def sample(self, row: int, epoch: int, seed: int, mask_skel: bool = False) -> Batch:
-        """The sample of one row; a pure function of its arguments.
-
-        Raises `UnreadableImage`, whose text begins with the file.
-        """
+        """The sample of one row; a pure function of its arguments. Raises `UnreadableImage`."""
         rng = np.random.default_rng((seed, epoch, row))
-        return self.augmented(row, draw(self.config.augment, rng) if self.augment else Augmentation(), mask_skel)
+        return self.augmented(
+            row, augment.draw(self.config.augment, rng) if self.augment else Augmentation(), mask_skel
+        )
 
     def augmented(self, row: int, augmentation: Augmentation, mask_skel: bool = False) -> Batch:
-        """The sample of one row under a given change. Raises `UnreadableImage`."""
+        """The sample of one row under a given augment. Raises `UnreadableImage`, whose text begins with the file."""
         label = self.rows[row]
         file = self.images[label.source].file(label.imgname)
         try:
@@ -133,38 +122,40 @@ class SampleReader:
         keypoints_3d = _annotated(label.keypoints_3d, self.config.quality.min_confidence)
         center, side = label.center.astype(float), float(label.side)
         if augmentation.part is not None:
-            center, side = part_box(keypoints_2d, augmentation.part) or (center, side)
+            center, side = augment.part_box(keypoints_2d, augmentation.part) or (center, side)
         center = center + side * np.asarray(augmentation.shift)
         side *= augmentation.scale
 
         camera_known = bool(np.isfinite(label.cam_int).all())
         image, reduction = decode(data, shrink=side / CROP_SIZE if camera_known else 1.0)
         intrinsics = label.cam_int.astype(float) if camera_known else diagonal_intrinsics(*image.shape[1::-1])
-        moved = image_change(camera_change(augmentation), intrinsics)
+        moved = augment.image_change(augment.camera_change(augmentation), intrinsics)
         center = transform(moved, center)
         affine = box_affine(center, side)
         crop = crop_image(image, after(affine, moved), reduction)
 
-        keypoints_2d = change_keypoints_2d(keypoints_2d, augmentation, moved)
+        keypoints_2d = augment.change_keypoints_2d(keypoints_2d, augmentation, moved)
         keypoints_2d[:, :2] = transform(affine, keypoints_2d[:, :2]) / CROP_SIZE - 0.5
         has_skel = bool(np.isfinite(label.skel_q).all() and np.isfinite(label.skel_betas).all() and not mask_skel)
         known = np.float32(1 if has_skel else np.nan)
         in_place = np.float32(np.nan) if augmentation.moves_camera else known
-        arrays = {
-            "image": _colored(crop, augmentation),
-            "center": center.astype(np.float32),
-            "size": np.array(side, np.float32),
-            "intrinsics": intrinsics.astype(np.float32),
-            "affine": affine.astype(np.float32),
-            "keypoints_2d": keypoints_2d.astype(np.float32),
-            "keypoints_3d": change_keypoints_3d(keypoints_3d, augmentation).astype(np.float32),
-            "q": change_q((label.skel_q * known).astype(float), augmentation).astype(np.float32),
+        floats = {
+            "center": center,
+            "size": side,
+            "intrinsics": intrinsics,
+            "affine": affine,
+            "keypoints_2d": keypoints_2d,
+            "keypoints_3d": augment.change_keypoints_3d(keypoints_3d, augmentation),
+            "q": augment.change_q((label.skel_q * known).astype(float), augmentation),
             "betas": label.skel_betas * known,
-            "has_skel": np.array(has_skel),
             "transl": label.skel_transl * in_place,
-            "row": np.array(row, np.int64),
         }
-        return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        return Batch(
+            image=torch.from_numpy(_colored(crop, augmentation)),
+            has_skel=torch.tensor(has_skel),
+            row=torch.tensor(row),
+            **{name: torch.from_numpy(np.array(array, np.float32)) for name, array in floats.items()},
+        )
 
 
 class SampleDataset:
@@ -274,7 +265,7 @@ def _colored(crop: UInt8[np.ndarray, "256 256 3"], augmentation: Augmentation) -
     """BGR to RGB planes, with all that changes colours and sharpness."""
     for group, seed in enumerate(augmentation.degrade):
         if seed is not None:
-            crop = degrade(crop, group, seed)
+            crop = augment.degrade(crop, group, seed)
     planes = np.empty((3, *crop.shape[:2]), np.uint8)
     cv2.split(crop, [planes[2], planes[1], planes[0]])
     for plane, gain in zip(planes, augmentation.gains, strict=True):

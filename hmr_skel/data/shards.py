@@ -121,8 +121,8 @@ def name_shards(indices: Iterable[int]) -> str:
             runs[-1][1:] = [index]
         else:
             runs.append([index])
-    plural = "s" * (len(runs) > 1 or len(runs[0]) > 1)
-    return f"shard{plural} {', '.join('-'.join(map(str, run)) for run in runs)}"
+    text = ", ".join("-".join(map(str, run)) for run in runs)
+    return f"shard {text}" if text.isdecimal() else f"shards {text}"
 
 
 def cache_dir(out: Path) -> Path:

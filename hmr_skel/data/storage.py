@@ -1,14 +1,13 @@
 """The one interface to a dataset's files, in a folder of this machine or in an object store.
 
 A place of this machine is a `Path`, one of a store a `RemotePath`, which has the methods of `Path` that datasets need.
-Whatever reads or writes goes through pyarrow's file systems and works on both. Only this module knows the difference. A
-file appears whole (`put_bytes`): in a folder by rename, in a store when its object is closed.
+Only this module knows the difference. A file appears whole (`put_bytes`): in a folder by rename, in a store when its
+object is closed.
 
     s3://bucket/prefix?endpoint_override=127.0.0.1:9000&scheme=http&region=us-east-1
 
 The options are for stores other than Amazon's; AWS_ENDPOINT_URL says the same. Credentials come from where all clients
-of S3 look for them (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, the machine's role) and never from the URI,
-which goes into reports, process lists and Prefect's database.
+of S3 look for them, never from the URI, which goes into reports, process lists and Prefect's database.
 """
 
 import contextlib
@@ -19,7 +18,6 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
@@ -124,10 +122,6 @@ class RemotePath:
         with from_store(self, "list"):
             found = self.store.get_file_info(pyarrow.fs.FileSelector(self.key, allow_not_found=True))
         return iter(sorted(self / info.base_name for info in found))
-
-    def glob(self, pattern: str) -> Iterator["RemotePath"]:
-        """Of a name in this folder, not below it."""
-        return (place for place in self.iterdir() if fnmatchcase(place.name, pattern))
 
     def unlink(self, missing_ok: bool = False) -> None:
         with contextlib.suppress(*((FileNotFoundError,) if missing_ok else ())), from_store(self, "delete"):

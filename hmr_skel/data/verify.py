@@ -3,7 +3,6 @@
 `flows/verify.py` compares it with the manifest too, fits a sample of rows again, and repairs.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hmr_skel.data.atomic import is_abandoned, is_temporary
+from hmr_skel.data.atomic import is_temporary
 from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA
 from hmr_skel.data.shards import Piece, Shard, find_files, shard_state
 from hmr_skel.data.storage import Place, open_parquet
@@ -51,7 +50,7 @@ def verify_files(out: Place, *, count: int | None = None, partial: bool = False)
 
     Each shard must be complete (`shard_state`) with the checksums that were written, with the columns of the schema,
     finite SKEL values, and exactly the rows that it was to read, kept or rejected once. No row may be in two shards, no
-    file may be there that belongs to none, and no shard may be missing.
+    file may be there that belongs to none (temporary ones aside, which builds remove), and no shard may be missing.
 
     Args:
         out: the dataset's folder.
@@ -65,7 +64,8 @@ def verify_files(out: Place, *, count: int | None = None, partial: bool = False)
         if not there:
             raise UserError(f"no dataset in {out}. Expected {out / 'meta' / 'shard-00000-of-00012.json'} or the like.")
         count = Counter(number for _, number in there).most_common(1)[0][0]
-    problems = _strays(others)
+    text = "no file of a dataset has such a name."
+    problems = [Problem(f"{path}: {text}", stray=path) for path in others if not is_temporary(path)]
     problems += [
         Problem(f"{path}: of no shard of this dataset, which has {count}, 0 to {count - 1}.", stray=path)
         for (index, of), paths in there.items()
@@ -83,19 +83,6 @@ def verify_files(out: Place, *, count: int | None = None, partial: bool = False)
             problems.append(Problem(str(error), index))
     problems += _in_two_shards(out, sound)
     return FilesReport(count, problems, sound)
-
-
-def _strays(paths: Sequence[Place]) -> list[Problem]:
-    """Problems of files with names that no file of a dataset has. Those that are being written are none."""
-    problems = []
-    for path in paths:
-        if not is_temporary(path):
-            problems.append(Problem(f"{path}: no file of a dataset has such a name.", stray=path))
-        else:
-            with contextlib.suppress(FileNotFoundError):  # a build that is at work has just renamed it
-                if is_abandoned(path):
-                    problems.append(Problem(f"{path}: left by a build that was killed.", stray=path))
-    return problems
 
 
 def _verified_meta(out: Place, shard: Shard) -> dict[str, Any]:
