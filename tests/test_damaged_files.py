@@ -166,7 +166,7 @@ def test_variables_are_replaced_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_shards_beyond_count():
-    with pytest.raises(UserError, match=r"makes [\d,]+ shards of 1 rows .*raise rows_per_shard"):
+    with pytest.raises(UserError, match=r"rows make [\d,]+ of 1\. Expected .*change rows_per_shard"):
         plan(parse_manifest(MANIFEST, "x"), {"a": 2**70})
 
 

@@ -24,12 +24,8 @@ NUM_KEYPOINTS = 44
 PX_PER_SCALE = 200.0
 """A box of `scale` 1 is 200 px wide, in all files that descend from HMR's."""
 
-GENDER_OF = dict.fromkeys(("n", "neutral"), "neutral") | {
-    "m": "male",
-    "male": "male",
-    "f": "female",
-    "female": "female",
-}
+GENDER_OF = {name[:length]: name for name in ("neutral", "male", "female") for length in (1, None)}
+"""Spelling -> gender: n, neutral, m, male, f, female."""
 
 _SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "imgname": ((),),
@@ -108,9 +104,20 @@ def plan_source(source: Source, cache_dir: Path) -> SourceReader:
     fields = {c: keys for c, keys in source.fields.items() if c != "smpl_gender" or source.smpl_gender is None}
     hint = 'If it is there under another name, say so in the manifest: [sources.fields] {column} = "that name".'
     keys = find_keys(file, fields, REQUIRED[source.format], hint)
-    num_rows = _num_rows(source, file, keys)
     for column, key in keys.items():
         check_column(column, file.shape(key), file.dtype(key), f"{file.path}: {key!r} ({column})", source.num_betas)
+    counts = {key: file.shape(key)[0] for key in keys.values()}  # no scalar is left here
+    num_rows = counts[keys["imgname"]]
+    if set(counts.values()) != {num_rows}:
+        found = ", ".join(f"{key!r} {count}" for key, count in counts.items())
+        raise UserError(f"{file.path}: its keys have different numbers of rows: {found}. Expected the same number.")
+    if num_rows == 0:
+        raise UserError(f"{file.path} holds no rows.")
+    if source.rows not in (None, num_rows):
+        raise UserError(
+            f"{file.path} holds {num_rows:,} rows, but the manifest expects {source.rows:,} of source {source.name!r}. "
+            "It is another release of the file: fetch the right one, or change `rows` in the manifest."
+        )
     return SourceReader(source, num_rows, file.content_id(list(keys.values())), file, keys, cache_dir, {})
 
 
@@ -146,10 +153,10 @@ def check_column(column: str, shape: tuple[int, ...], dtype: np.dtype, what: str
     inner, is_betas = shape[1:], column.endswith("betas")
     if column in _READ_OF and inner and inner[0] > _READ_OF[column] and not (is_betas and inner[0] > num_betas):
         inner = (_READ_OF[column], *inner[1:])
-    if inner not in _SHAPES[column]:
+    if not shape or inner not in _SHAPES[column]:
         expected = " or ".join(f"(N{''.join(f', {size}' for size in option)})" for option in _SHAPES[column])
-        hint = f" To use the first {NUM_BETAS} betas of more, say num_betas = {inner[0]} in the source."
-        hint = hint if is_betas and len(inner) == 1 else ""
+        size = max(inner, default=0)
+        hint = f" To use the first ten of more, say num_betas = {size} in the source." if is_betas else ""
         raise UserError(f"{what} has shape {shape}. Expected {expected}.{hint}")
     if dtype.kind not in ("USO" if column in _TEXTS else "fiu"):
         raise UserError(f"{what} holds {dtype}. Expected {'texts' if column in _TEXTS else 'numbers'}.")
@@ -201,25 +208,6 @@ def to_genders(texts: np.ndarray) -> np.ndarray:
     genders = np.empty(len(texts), object)
     genders[:] = [GENDER_OF.get(text.strip().lower(), text) if isinstance(text, str) else text for text in texts]
     return genders
-
-
-def _num_rows(source: Source, file: LabelFile, keys: Mapping[str, str]) -> int:
-    first = keys["imgname"]
-    for key in keys.values():
-        if file.shape(key)[:1] != file.shape(first)[:1] or not file.shape(key):
-            raise UserError(
-                f"{file.path}: {first!r} has shape {file.shape(first)} but {key!r} has {file.shape(key)}. Expected the "
-                "same number of rows in every key."
-            )
-    num_rows = file.shape(first)[0]
-    if num_rows == 0:
-        raise UserError(f"{file.path} holds no rows.")
-    if source.rows is not None and num_rows != source.rows:
-        raise UserError(
-            f"{file.path} holds {num_rows:,} rows, but the manifest expects {source.rows:,} of source {source.name!r}. "
-            "It is another release of the file: fetch the right one, or change `rows` in the manifest."
-        )
-    return num_rows
 
 
 def _float32(column: np.ndarray) -> np.ndarray:

@@ -13,40 +13,63 @@ import pyarrow as pa
 
 from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.schema import SCHEMA, column_shape
-from hmr_skel.data.shards import Shard, read_meta
+from hmr_skel.data.shards import Shard, shard_state
 from hmr_skel.data.storage import Place, each, put_bytes
 
-_READING = """\
-## Reading
+_TEXT = """\
+# {name}
 
-```python
-from hmr_skel import load_shards
+{description}
 
-shards = load_shards("this folder")                          # lazy; arrays with named columns
-shards["v2v_mm"].mean(), shards["keypoints_2d"].shape, shards[0]["skel_q"]
+SMPL annotations of people in images, and SKEL fitted to them: the body model with an anatomical skeleton and 46 degrees
+of freedom. Made by hmr-skel.
 
-pandas.read_parquet("data")                                  # in this folder
-polars.scan_parquet("data/*.parquet")
-duckdb.sql("select source, avg(v2v_mm) from 'data/*.parquet' group by source")
-datasets.load_dataset("this folder", split="train")
-```"""
+- {built} of {count} shards, {kept:,} rows; {rejected:,} rows left out, each with its reason, in `rejects/`
+- SKEL gender: {gender}; fit recipe: {recipe}
+- shards held out for evaluation (split `test`): {held_out}
+
+| source | format | about |
+|---|---|---|
+{sources}
+
+The terms of use are those of the sources' labels and images and of the body models.
+
+## Columns
+
+Arrays are lists of float32, row-major. Null means not annotated, never zero. The camera frame is x right, y down, z
+forward. Read with pandas, Polars, DuckDB, Hugging Face `datasets`, or `hmr_skel.load_shards`.
+
+{columns}
+"""
 _KINDS = {"float": "float32", "double": "float64"}
 """Arrow's names -> everybody's."""
 
 
 def write_card(out: Place, manifest: Manifest, shards: Sequence[Shard]) -> Place:
-    """Write `OUT/README.md` for the shards of the manifest that have a meta file, unless it says so already."""
-    metas = each(partial(read_meta, out), shards)
-    built = [(shard, meta) for shard, meta in zip(shards, metas, strict=True) if meta is not None]
+    """Write `OUT/README.md` for the complete shards of the manifest, unless it says so already."""
+    states = each(partial(shard_state, out), shards)
+    built = {shard: state.meta for shard, state in zip(shards, states, strict=True) if state.meta is not None}
+    text = _TEXT.format(
+        name=manifest.name,
+        description=manifest.description,
+        built=len(built),
+        count=len(shards),
+        kept=sum(meta["kept"] for meta in built.values()),
+        rejected=sum(meta["rejected"] for meta in built.values()),
+        gender=manifest.skel_gender,
+        recipe=manifest.recipe,
+        held_out=", ".join(str(shard.index) for shard in shards if shard.held_out) or "none",
+        sources="\n".join(f"| {one.name} | {one.format} | {_cell(one.description)} |" for one in manifest.sources),
+        columns="\n".join(column_table(SCHEMA)),
+    )
+    content = "\n".join([*_head(manifest, list(built)), "", text]).encode()
     path = out / "README.md"
-    lines = [*_head(manifest, built), "", *_body(manifest, shards, built)]
-    content = ("\n".join(lines) + "\n").encode()
     if not (path.is_file() and path.read_bytes() == content):
         put_bytes(path, content)
     return path
 
 
-def _head(manifest: Manifest, built: Sequence[tuple[Shard, dict]]) -> list[str]:
+def _head(manifest: Manifest, built: Sequence[Shard]) -> list[str]:
     lines = ["---", f"pretty_name: {manifest.name}", "tags:", "- human-mesh-recovery", "- SKEL", "- SMPL"]
     if not built:
         return [*lines, "---"]
@@ -54,40 +77,10 @@ def _head(manifest: Manifest, built: Sequence[tuple[Shard, dict]]) -> list[str]:
     def split(name: str, files: Sequence[Path]) -> list[str]:
         return [f"  - split: {name}", "    path:", *(f"    - {file.as_posix()}" for file in files)] if files else []
 
-    data = {held_out: [s.data_file(Path()) for s, _ in built if s.held_out == held_out] for held_out in (False, True)}
+    data = {held_out: [s.data_file(Path()) for s in built if s.held_out == held_out] for held_out in (False, True)}
     lines += ["configs:", "- config_name: default", "  default: true", "  data_files:"]
     lines += [*split("train", data[False]), *split("test", data[True]), "- config_name: rejects", "  data_files:"]
-    return [*lines, *split("rejects", [shard.rejects_file(Path()) for shard, _ in built]), "---"]
-
-
-def _body(manifest: Manifest, shards: Sequence[Shard], built: Sequence[tuple[Shard, dict]]) -> list[str]:
-    kept, rejected = (sum(meta[key] for _, meta in built) for key in ("kept", "rejected"))
-    held_out = ", ".join(str(shard.index) for shard in shards if shard.held_out)
-    sources = [f"| {source.name} | {source.format} | {_cell(source.description)} |" for source in manifest.sources]
-    text = f"""\
-# {manifest.name}
-
-{manifest.description}
-
-SMPL annotations of people in images, and SKEL fitted to them: the body model with an anatomical skeleton and
-46 degrees of freedom. Made by hmr-skel.
-
-- {len(built)} of {len(shards)} shards, {kept:,} rows; {rejected:,} rows left out, each with its reason, in `rejects/`
-- SKEL gender: {manifest.skel_gender}; fit recipe: {manifest.recipe}
-- shards held out for evaluation (split `test`): {held_out or "none"}
-
-| source | format | about |
-|---|---|---|
-"""
-    columns = """
-The terms of use are those of the sources' labels and images and of the body models.
-
-## Columns
-
-Arrays are lists of float32, row-major. Null means not annotated, never zero. The camera frame is x right,
-y down, z forward.
-"""
-    return [*text.splitlines(), *sources, *columns.splitlines(), "", *column_table(SCHEMA), "", _READING]
+    return [*lines, *split("rejects", [shard.rejects_file(Path()) for shard in built]), "---"]
 
 
 def column_table(schema: pa.Schema) -> list[str]:

@@ -13,6 +13,9 @@ from hmr_skel.data.shards import Shard, name_shards, shard_state
 from hmr_skel.data.storage import Place, each
 from hmr_skel.errors import UserError
 
+Ingredients = Callable[[Shard], Mapping[str, Any]]
+"""`shard_ingredients` of a shard, as it would be built now."""
+
 
 def shard_ingredients(
     manifest: Manifest,
@@ -31,8 +34,7 @@ def shard_ingredients(
         content: `SourceReader.content_id` by source name; only the shard's own sources count.
         body_models: `hash_files` of the model files in use.
         recipe: the fit settings, batch size included: plain values (`dataclasses.asdict`).
-        fit_version: `fitting.version.FIT_VERSION`. It and `SCHEMA_VERSION` stand for the code, and are raised by hand:
-            with a hash of source files, a changed comment would have all rows fitted again.
+        fit_version: `fitting.version.FIT_VERSION`. It and `SCHEMA_VERSION` stand for the code, and are raised by hand.
     """
     parts = {
         "manifest": manifest.sha256,
@@ -51,10 +53,14 @@ def fingerprint_of(ingredients: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
 
 
+def hash_files(paths: Iterable[Path], notes: Path | None = None) -> str:
+    """sha256 hex of files by name and content, whatever their order and folder; `notes` as in `file_sha256`."""
+    found = sorted((path.name, file_sha256(path, notes)) for path in paths)
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
 def describe_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """How the ingredients `was` of a shard differ from those it would have `now`, in words."""
-    if not was:
-        return "its meta file does not say what it was made from"
     things = {"manifest": "another manifest", "pieces": "other rows or label files", "shard": "another division"}
     things |= {"body_models": "other body models", "recipe": "another recipe"}
     other = [text for key, text in things.items() if was.get(key) != now[key]]
@@ -70,27 +76,11 @@ def version_text(made_from: Mapping[str, Any]) -> str:
     return f"fit version {made_from.get('fit_version')}, schema version {made_from.get('schema_version')}"
 
 
-def hash_files(paths: Iterable[Path], notes: Path | None = None) -> str:
-    """sha256 hex of files by name and content, whatever their order and folder.
-
-    `notes` as in `file_sha256`.
-    """
-    found = sorted((path.name, file_sha256(path, notes)) for path in paths)
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
-
-
-Ingredients = Callable[[Shard], Mapping[str, Any]]
-"""`shard_ingredients` of a shard, as it would be built now."""
-
-
 def find_outdated(out: Place, shards: Sequence[Shard], ingredients: Ingredients) -> dict[Shard, dict[str, Any]]:
     """The outdated ones of the shards, with what their meta files say."""
     states = each(lambda shard: shard_state(out, shard, fingerprint_of(ingredients(shard))), shards)
-    return {
-        shard: state.meta
-        for shard, state in zip(shards, states, strict=True)
-        if state.kind == "outdated" and state.meta is not None
-    }
+    found = zip(shards, states, strict=True)
+    return {shard: state.meta for shard, state in found if state.kind == "outdated" and state.meta is not None}
 
 
 def refuse_other_manifest(out: Place, manifest: Manifest, outdated: Mapping[Shard, Mapping[str, Any]]) -> None:
@@ -113,6 +103,5 @@ def outdated_texts(outdated: Mapping[Shard, Mapping[str, Any]], ingredients: Ing
     """Why shards are outdated, and which: `fitted by version 1, this is 2: shards 0-11`. A text for each reason."""
     reasons: dict[str, list[int]] = {}
     for shard, meta in outdated.items():
-        why = describe_difference(meta["made_from"], ingredients(shard))
-        reasons.setdefault(why, []).append(shard.index)
+        reasons.setdefault(describe_difference(meta["made_from"], ingredients(shard)), []).append(shard.index)
     return [f"{reason}: {name_shards(indices)}" for reason, indices in reasons.items()]

@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hmr_skel.data.images import UnreadableImage
-from hmr_skel.data.samples import Batch, SampleDataset, SampleReader, stack
+from hmr_skel.data.samples import Batch, SampleDataset, stack
 from hmr_skel.data.selection import Order
 from hmr_skel.errors import UserError
 
@@ -30,7 +30,6 @@ SUBSTITUTES = 8
 REPORTED_FILES = 20
 """Unreadable images that are named; the others are only counted."""
 
-_REQUEST = np.dtype([("row", np.int64), ("epoch", np.int64), ("mask_skel", np.bool_)])
 _log = logging.getLogger(__name__)
 
 
@@ -80,7 +79,11 @@ class Batches(AbstractContextManager, Iterator[Batch]):
                         "reachable? Where memory was short, use fewer workers."
                     ) from error
                 raise
-            self._report(unreadable)
+            self.skipped += len(unreadable)
+            for text in unreadable:
+                if text not in self._reported and len(self._reported) < REPORTED_FILES:
+                    self._reported.add(text)
+                    _log.warning("skipped: %s", text)
             if isinstance(batch, UserError):
                 self.close()
                 raise batch
@@ -94,13 +97,6 @@ class Batches(AbstractContextManager, Iterator[Batch]):
 
     def __exit__(self, *raised: object) -> None:
         self.close()
-
-    def _report(self, unreadable: list[str]) -> None:
-        self.skipped += len(unreadable)
-        for text in unreadable:
-            if text not in self._reported and len(self._reported) < REPORTED_FILES:
-                self._reported.add(text)
-                _log.warning("skipped: %s", text)
 
 
 def batches(
@@ -136,11 +132,10 @@ def batches(
     order = Order(dataset.strata, seed)
 
     def request(number: int) -> np.ndarray:
-        indices, epochs = order.at((number * world_size + rank) * batch_size, batch_size)
-        return _request(dataset, (indices[:, None] + np.arange(1 + SUBSTITUTES)) % len(dataset), epochs[:, None])
+        return np.stack(order.at((number * world_size + rank) * batch_size, batch_size), 1)
 
     numbers = range(start, np.iinfo(np.int64).max if stop is None else stop)
-    maker = _SampleMaker(dataset.reader, seed, replace=True)
+    maker = _SampleMaker(dataset, seed, SUBSTITUTES)
     return Batches(maker, map(request, numbers), workers, pin_memory, timeout, ahead)
 
 
@@ -151,42 +146,34 @@ def ordered_batches(dataset: SampleDataset, batch_size: int, *, workers: int = 0
     """
 
     def request(start: int) -> np.ndarray:
-        rows = np.arange(start, min(start + batch_size, len(dataset)))
-        return _request(dataset, rows[:, None], np.zeros((1, 1), int))
+        return np.array([(index, 0) for index in range(start, min(start + batch_size, len(dataset)))])
 
     starts = range(0, len(dataset), batch_size)
-    return Batches(_SampleMaker(dataset.reader, seed=0, replace=False), map(request, starts), workers)
-
-
-def _request(dataset: SampleDataset, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-    """[B 1 + substitutes] of `_REQUEST`: the rows wanted, and those to be tried in their places."""
-    request: np.ndarray = np.empty(indices.shape, _REQUEST)
-    request["row"], request["mask_skel"] = dataset.rows[indices], dataset.mask_skel[indices]
-    request["epoch"] = epochs
-    return request
+    return Batches(_SampleMaker(dataset, 0, substitutes=0), map(request, starts), workers)
 
 
 class _SampleMaker(Dataset):
     """Requests to batches: what runs in a worker."""
 
-    def __init__(self, reader: SampleReader, seed: int, replace: bool) -> None:
-        self.reader, self.seed, self.replace = reader, seed, replace
+    def __init__(self, dataset: SampleDataset, seed: int, substitutes: int) -> None:
+        self.dataset, self.seed, self.substitutes = dataset, seed, substitutes
 
     def __getitem__(self, index: np.ndarray) -> tuple[Batch | UserError | None, list[str]]:
-        """The batch of a request, None where no image can be read; and "file: reason" of every sample skipped."""
+        """The batch of a request [B 2] of indices and epochs, None where no image can be read; and "file: reason" of
+        every sample skipped."""
         samples: list[Batch] = []
         unreadable: list[str] = []
-        for candidates in index:
-            for row, epoch, mask_skel in candidates.tolist():
+        for wanted, epoch in index.tolist():
+            for place in range(wanted, wanted + 1 + self.substitutes):
                 try:
-                    samples.append(self.reader.sample(row, epoch, self.seed, mask_skel))
+                    samples.append(self.dataset.read(place % len(self.dataset), epoch, self.seed))
                     break
                 except UnreadableImage as error:
                     unreadable.append(str(error))
             else:
-                if self.replace:
+                if self.substitutes:
                     error = UserError(
-                        f"{len(candidates)} images in a row are unreadable: {'; '.join(unreadable[-3:])}. Are "
+                        f"{1 + self.substitutes} images in a row are unreadable: {'; '.join(unreadable[-3:])}. Are "
                         "image_root and image_path of the manifest right, and all images there?"
                     )
                     return error, unreadable

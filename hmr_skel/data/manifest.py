@@ -60,12 +60,11 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 class _Rule(NamedTuple):
-    """What a key may hold, in words and as a test, and what is made of it."""
+    """What a key may hold, in words and as a test, and what is made of it (and of the key's place, for errors)."""
 
     expected: str
     fits: Callable[[Any], bool]
     make: Callable[[Any, str], Any] = lambda value, at: value
-    """Of the value and the key's place, for errors."""
 
 
 def _text(pattern: str = r"(?s).*\S.*", expected: str = "a text that is not empty") -> _Rule:
@@ -80,8 +79,17 @@ def _integer(low: int, high: int) -> _Rule:
     return _Rule(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
+def _list(expected: str, fits: Callable[[Any], bool], make: Callable[[Any, str], Any]) -> _Rule:
+    """A list of items that fit, as a tuple of what is made of each item and its place."""
+    return _Rule(
+        expected,
+        lambda value: isinstance(value, list) and all(map(fits, value)),
+        lambda value, at: tuple(make(item, f"{at}[{i}]") for i, item in enumerate(value)),
+    )
+
+
+def _table(kind: type) -> _Rule:
+    return _Rule("a table", lambda value: isinstance(value, dict), lambda value, at: _parse(kind, value, at))
 
 
 def _make_path(value: str, at: str) -> Path:
@@ -111,32 +119,19 @@ def _is_replacement(rule: Any) -> bool:
         return False
 
 
+def _is_keys(value: Any) -> bool:
+    return isinstance(value, str | list) and all(isinstance(item, str) and item for item in value)
+
+
 _NAME = _text(NAME.pattern, "a name of letters, digits, - and _, such as coco")
 _PATH = _text()._replace(make=_make_path)
-_IMAGE_PATH = _Rule(
-    "a list of pairs [regular expression, replacement]",
-    lambda value: isinstance(value, list) and all(map(_is_replacement, value)),
-    lambda value, at: tuple(map(tuple, value)),
-)
+_TEXTS = _list("a list of texts", lambda item: isinstance(item, str), lambda item, at: item)
+_IMAGE_PATH = _list("pairs [regular expression, replacement]", _is_replacement, lambda pair, at: tuple(pair))
 _FIELDS = _Rule(
     "a table of texts or lists of texts",
-    lambda value: (
-        isinstance(value, dict) and all(isinstance(names, str) or _is_texts(names) for names in value.values())
-    ),
+    lambda value: isinstance(value, dict) and all(map(_is_keys, value.values())),
     lambda value, at: {name: (keys,) if isinstance(keys, str) else tuple(keys) for name, keys in value.items()},
 )
-
-
-def _table(kind: type) -> _Rule:
-    return _Rule("a table", lambda value: isinstance(value, dict), lambda value, at: _parse(kind, value, at))
-
-
-def _tables(kind: type) -> _Rule:
-    return _Rule(
-        "one or more tables [[sources]]",
-        lambda value: isinstance(value, list) and value != [] and all(isinstance(item, dict) for item in value),
-        lambda value, at: tuple(_parse(kind, item, f"{at}[{i}] ({item.get('name')})") for i, item in enumerate(value)),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,11 +183,18 @@ class Source:
     """Expected number of rows."""
     sha256: Annotated[str | None, _text("[0-9a-f]{64}", "64 digits 0-9a-f")] = None
     """Expected hash of the file."""
-    exclude: Annotated[tuple[str, ...], _Rule("a list of texts", _is_texts, lambda value, at: tuple(value))] = ()
+    exclude: Annotated[tuple[str, ...], _TEXTS] = ()
     """File names without folder and extension: images known to be corrupt. Their rows are rejected."""
     fields: Annotated[Mapping[str, tuple[str, ...]], _FIELDS] = field(default_factory=dict)
     """Our column -> keys in the file, for every column of the format; empty means that it is not read."""
     generate: Annotated[Generate | None, _table(Generate)] = None
+
+
+def _make_source(item: Any, at: str) -> Source:
+    return _parse(Source, item, f"{at} ({item.get('name')})")
+
+
+_SOURCES = _list("tables [[sources]]", lambda item: isinstance(item, dict), _make_source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +206,7 @@ class Manifest:
     """`male`, `female`, or `best`: row by row the one that fits better."""
     rows_per_shard: Annotated[int, _integer(1, 1_000_000)]
     """A shard is read, fitted and written in one piece: a million rows take 2 GB of memory."""
-    sources: Annotated[tuple[Source, ...], _tables(Source)]
+    sources: Annotated[tuple[Source, ...], _SOURCES]
     body_models: Annotated[BodyModels, _table(BodyModels)]
     description: Annotated[str, _text()] = ""
     held_out_shards: Annotated[int, _integer(0, MAX_SHARDS)] = 0
@@ -263,8 +265,8 @@ def parse_manifest(content: Mapping[str, Any], where: str) -> Manifest:
         manifest = replace(manifest, recipe="published_shape", sources=male)
     sources = tuple(_checked(source, manifest, f"{where}: source {source.name!r}") for source in manifest.sources)
     names = [source.name for source in sources]
-    if len(set(names)) < len(names):
-        raise UserError(f"{where}: two sources have one name, of {', '.join(names)}. row_id needs a name per source.")
+    if not 0 < len(names) == len(set(names)):
+        raise UserError(f"{where} names sources {names}. Expected one or more [[sources]], each with its own name.")
     return replace(manifest, sources=sources, file=Path(where).name)
 
 

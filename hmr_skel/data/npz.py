@@ -14,9 +14,8 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,8 +31,7 @@ _DAMAGE = (
 )
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(NamedTuple):
     """One array of the file: what its headers say."""
 
     info: zipfile.ZipInfo

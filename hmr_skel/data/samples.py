@@ -1,6 +1,5 @@
 """A dataset's rows and images as training samples."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
@@ -23,16 +22,14 @@ from hmr_skel.errors import UserError
 CHECKED_PER_SOURCE = 64
 """Files looked for when a dataset is opened, spread evenly over a source's rows."""
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Batch:
     """People in images, ready for the network, with what its losses compare against; also one of them (no batch axis).
 
-    The camera's frame is x right, y down, z forward, m. A flip or a roll is a change of the camera (mirrored at, turned
-    about its optical axis), so that "the full image" is the image that this camera would have taken: `center`,
-    `affine`, keypoints and q belong to it, and the intrinsics are what they were. The crop is always upright in it.
+    The camera's frame is x right, y down, z forward, m. A flip mirrors the camera at its optical axis: "the full image"
+    is then what this camera would have taken. `center`, `affine`, keypoints and q belong to it, and the intrinsics stay
+    what they were. The crop is always upright in it.
     """
 
     image: UInt8[Tensor, "*batch 3 256 256"]  # RGB, the crop
@@ -45,7 +42,7 @@ class Batch:
     q: Float[Tensor, "*batch 46"]  # rad; NaN where has_skel is False
     betas: Float[Tensor, "*batch 10"]  # NaN where has_skel is False
     has_skel: Bool[Tensor, "*batch"]
-    transl: Float[Tensor, "*batch 3"]  # m; NaN where unknown, and after a flip or a roll (it would take a body model)
+    transl: Float[Tensor, "*batch 3"]  # m; NaN where unknown, and after a flip (it would take a body model)
     row: Int64[Tensor, "*batch"]  # in the dataset's rows, before any filter
 
     def __len__(self) -> int:
@@ -93,73 +90,8 @@ class SampleConfig:
         return None if self.mixture is None else [name for name, weight in self.mixture.items() if weight > 0]
 
 
-class SampleReader:
-    """Rows of a dataset to samples. Holds no rows, so that it is cheap to send to worker processes."""
-
-    def __init__(self, rows: RowCache, images: Mapping[str, ImageRule], config: SampleConfig, augment: bool) -> None:
-        self.rows, self.images, self.config, self.augment = rows, dict(images), config, augment
-
-    def sample(self, row: int, epoch: int, seed: int, mask_skel: bool = False) -> Batch:
-        """The sample of one row; a pure function of its arguments. Raises `UnreadableImage`."""
-        rng = np.random.default_rng((seed, epoch, row))
-        return self.augmented(
-            row, augment.draw(self.config.augment, rng) if self.augment else Augmentation(), mask_skel
-        )
-
-    def augmented(self, row: int, augmentation: Augmentation, mask_skel: bool = False) -> Batch:
-        """The sample of one row under a given augment. Raises `UnreadableImage`, whose text begins with the file."""
-        label = self.rows[row]
-        file = self.images[label.source].file(label.imgname)
-        try:
-            return self._make(row, label, file.read_bytes(), augmentation, mask_skel)
-        except OSError as error:
-            raise UnreadableImage(f"{file}: {error.strerror or error}") from error
-        except UnreadableImage as error:
-            raise UnreadableImage(f"{file}: {error}") from error
-
-    def _make(self, row: int, label: np.record, data: bytes, augmentation: Augmentation, mask_skel: bool) -> Batch:
-        keypoints_2d = _annotated(label.keypoints_2d, self.config.quality.min_confidence)
-        keypoints_3d = _annotated(label.keypoints_3d, self.config.quality.min_confidence)
-        center, side = label.center.astype(float), float(label.side)
-        if augmentation.part is not None:
-            center, side = augment.part_box(keypoints_2d, augmentation.part) or (center, side)
-        center = center + side * np.asarray(augmentation.shift)
-        side *= augmentation.scale
-
-        camera_known = bool(np.isfinite(label.cam_int).all())
-        image, reduction = decode(data, shrink=side / CROP_SIZE if camera_known else 1.0)
-        intrinsics = label.cam_int.astype(float) if camera_known else diagonal_intrinsics(*image.shape[1::-1])
-        moved = augment.image_change(augment.camera_change(augmentation), intrinsics)
-        center = transform(moved, center)
-        affine = box_affine(center, side)
-        crop = crop_image(image, after(affine, moved), reduction)
-
-        keypoints_2d = augment.change_keypoints_2d(keypoints_2d, augmentation, moved)
-        keypoints_2d[:, :2] = transform(affine, keypoints_2d[:, :2]) / CROP_SIZE - 0.5
-        has_skel = bool(np.isfinite(label.skel_q).all() and np.isfinite(label.skel_betas).all() and not mask_skel)
-        known = np.float32(1 if has_skel else np.nan)
-        in_place = np.float32(np.nan) if augmentation.moves_camera else known
-        floats = {
-            "center": center,
-            "size": side,
-            "intrinsics": intrinsics,
-            "affine": affine,
-            "keypoints_2d": keypoints_2d,
-            "keypoints_3d": augment.change_keypoints_3d(keypoints_3d, augmentation),
-            "q": augment.change_q((label.skel_q * known).astype(float), augmentation),
-            "betas": label.skel_betas * known,
-            "transl": label.skel_transl * in_place,
-        }
-        return Batch(
-            image=torch.from_numpy(_colored(crop, augmentation)),
-            has_skel=torch.tensor(has_skel),
-            row=torch.tensor(row),
-            **{name: torch.from_numpy(np.array(array, np.float32)) for name, array in floats.items()},
-        )
-
-
 class SampleDataset:
-    """The rows of a dataset that a recipe trains on (or that are evaluated), as samples.
+    """The rows of a dataset that a recipe trains on (or that are evaluated), as samples. Cheap to send to a process.
 
     Attributes:
         gender: of the SKEL bodies: `male` or `female`.
@@ -167,7 +99,7 @@ class SampleDataset:
         mask_skel: bool [N] rows whose SKEL labels are left out.
         strata: what the stream of training samples draws from; one stratum of all without `mixture`.
         dropped: how many rows the recipe left out, by reason.
-        reader: makes the samples.
+        labels: all rows of the dataset, as they are unpacked.
     """
 
     def __init__(
@@ -192,15 +124,15 @@ class SampleDataset:
         Raises `UserError` for a folder without such shards, sources without images, image files that are nowhere,
         bodies of both genders, an unknown source in the mixture, and where no row is left.
         """
-        config = SampleConfig() if config is None else config
+        self.images, self.augment = dict(images), augment
+        self.config = config = SampleConfig() if config is None else config
         shards = load_shards(path, split=split)
-        rows = open_rows(shards, quiet)
+        self.labels = open_rows(shards, quiet)
         chosen = choose_rows(shards, config.quality, config.missing_intrinsics == "drop", config.sources)
         self.gender: Literal["male", "female"] = one_gender(shards, chosen, path)
         self.strata = make_strata(chosen, config.mixture, path)
         self.rows, self.mask_skel, self.dropped = chosen.rows, chosen.mask_skel, chosen.dropped
-        self.reader = SampleReader(rows, images, config, augment)
-        check_images(rows, chosen, images)
+        check_images(self.labels, chosen, images)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -214,16 +146,73 @@ class SampleDataset:
     def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Batch | None:
         """A pure function of its arguments. None where the image is missing or corrupt."""
         try:
-            return self.reader.sample(int(self.rows[index]), epoch, seed, bool(self.mask_skel[index]))
+            return self.read(index, epoch, seed)
         except UnreadableImage:
             return None
+
+    def read(self, index: int, epoch: int, seed: int) -> Batch:
+        """The same, but raises `UnreadableImage`."""
+        rng = np.random.default_rng((seed, epoch, self.rows[index]))
+        return self.augmented(index, augment.draw(self.config.augment, rng) if self.augment else Augmentation())
+
+    def augmented(self, index: int, augmentation: Augmentation) -> Batch:
+        """The sample under a given change. Raises `UnreadableImage`, whose text begins with the file."""
+        label = self.labels[int(self.rows[index])]
+        file = self.images[label.source].file(label.imgname)
+        try:
+            return self._make(index, label, file.read_bytes(), augmentation)
+        except OSError as error:
+            raise UnreadableImage(f"{file}: {error.strerror or error}") from error
+        except UnreadableImage as error:
+            raise UnreadableImage(f"{file}: {error}") from error
+
+    def _make(self, index: int, label: np.record, data: bytes, augmentation: Augmentation) -> Batch:
+        keypoints_2d = _annotated(label.keypoints_2d, self.config.quality.min_confidence)
+        keypoints_3d = _annotated(label.keypoints_3d, self.config.quality.min_confidence)
+        center, side = label.center.astype(float), float(label.side)
+        if augmentation.part is not None:
+            center, side = augment.part_box(keypoints_2d, augmentation.part) or (center, side)
+        center = center + side * np.asarray(augmentation.shift)
+        side *= augmentation.scale
+
+        camera_known = bool(np.isfinite(label.cam_int).all())
+        image, reduction = decode(data, shrink=side / CROP_SIZE if camera_known else 1.0)
+        intrinsics = label.cam_int.astype(float) if camera_known else diagonal_intrinsics(*image.shape[1::-1])
+        moved = augment.image_change(augmentation.flip, intrinsics)
+        center = transform(moved, center)
+        affine = box_affine(center, side)
+        crop = crop_image(image, after(affine, moved), reduction)
+
+        keypoints_2d = augment.change_keypoints_2d(keypoints_2d, augmentation.flip, moved)
+        keypoints_2d[:, :2] = transform(affine, keypoints_2d[:, :2]) / CROP_SIZE - 0.5
+        there = np.isfinite(label.skel_q).all() and np.isfinite(label.skel_betas).all()
+        has_skel = bool(there and not self.mask_skel[index])
+        known = np.float32(1 if has_skel else np.nan)
+        in_place = np.float32(np.nan) if augmentation.flip else known
+        floats = {
+            "center": center,
+            "size": side,
+            "intrinsics": intrinsics,
+            "affine": affine,
+            "keypoints_2d": keypoints_2d,
+            "keypoints_3d": augment.change_keypoints_3d(keypoints_3d, augmentation.flip),
+            "q": augment.change_q((label.skel_q * known).astype(float), augmentation.flip),
+            "betas": label.skel_betas * known,
+            "transl": label.skel_transl * in_place,
+        }
+        return Batch(
+            image=torch.from_numpy(_colored(crop, augmentation)),
+            has_skel=torch.tensor(has_skel),
+            row=torch.tensor(int(self.rows[index])),
+            **{name: torch.from_numpy(np.array(array, np.float32)) for name, array in floats.items()},
+        )
 
 
 def check_images(rows: RowCache, chosen: ChosenRows, rules: Mapping[str, ImageRule]) -> None:
     """Look for some image files of every source that is used.
 
-    Raises `UserError` where a source has no rule, or none of its files is there. Where some are missing a warning says
-    how many: those samples will be skipped.
+    Raises `UserError` where a source has no rule, or none of its files is there. Where only some are
+    missing, their samples will be skipped.
     """
     for code in np.unique(chosen.source).tolist():
         name = chosen.sources[code]
@@ -235,16 +224,12 @@ def check_images(rows: RowCache, chosen: ChosenRows, rules: Mapping[str, ImageRu
         own = chosen.rows[chosen.source == code]
         some = own[np.linspace(0, len(own) - 1, min(CHECKED_PER_SOURCE, len(own))).astype(int)].tolist()
         files = [rules[name].file(rows[row].imgname) for row in some]
-        missing = [file for file in files if not file.is_file()]
-        if len(missing) == len(files):
+        if not any(file.is_file() for file in files):
             raise UserError(
                 f"source {name!r}: none of {len(files)} images looked for is there, the first being {files[0]} (of "
                 f"imgname {str(rows[some[0]].imgname)!r}). Expected them below {rules[name].root}: change image_root "
                 "or image_path in the manifest, or, for the default dataset, run `hmr-skel images` (make images)."
             )
-        if missing:
-            text = "source %r: %d of %d images looked for are missing, for instance %s; such samples will be skipped"
-            _log.warning(text, name, len(missing), len(files), missing[0])
 
 
 def diagonal_intrinsics(width: int, height: int) -> Float[np.ndarray, "3 3"]:

@@ -59,18 +59,12 @@ class Shard:
 
 def plan(manifest: Manifest, num_rows: Mapping[str, int]) -> list[Shard]:
     """All shards of a manifest whose sources have so many rows (by name)."""
-    total = sum(num_rows[source.name] for source in manifest.sources)
-    size = manifest.rows_per_shard
+    total, size = sum(num_rows[source.name] for source in manifest.sources), manifest.rows_per_shard
     count = -(-total // size)
-    if count > MAX_SHARDS:
+    if not manifest.held_out_shards < count <= MAX_SHARDS:
         raise UserError(
-            f"manifest {manifest.name!r} makes {count:,} shards of {size:,} rows out of {total:,}. Expected at most "
-            f"{MAX_SHARDS:,}: raise rows_per_shard."
-        )
-    if manifest.held_out_shards >= count:
-        raise UserError(
-            f"manifest {manifest.name!r} holds out {manifest.held_out_shards} shards, but {total:,} rows make {count} "
-            f"of {size:,}. Expected fewer: lower held_out_shards or rows_per_shard."
+            f"manifest {manifest.name!r} holds out {manifest.held_out_shards} shards; {total:,} rows make {count:,} of "
+            f"{size:,}. Expected more than are held out, and at most {MAX_SHARDS:,}: change rows_per_shard."
         )
     return [
         Shard(
@@ -205,12 +199,11 @@ def find_states(out: Place) -> dict[int, ShardState]:
 
     Raises `UserError` where its files are of two numbers of shards.
     """
-    counts = sorted({count for _, count in find_files(out)[0]})
-    if len(counts) > 1:
-        raise UserError(
-            f"{out} mixes datasets of {' and '.join(map(str, counts))} shards. Delete the files of the old one."
-        )
-    shards = [Shard(index, count, (), False) for count in counts for index in range(count)]
+    there, _ = find_files(out)
+    count = max((count for _, count in there), default=0)
+    if there:
+        check_no_other_plan(out, count)
+    shards = [Shard(index, count, (), False) for index in range(count)]
     return dict(enumerate(each(partial(shard_state, out), shards)))
 
 
@@ -219,6 +212,6 @@ def check_no_other_plan(out: Place, count: int) -> None:
     for (_, of), paths in find_files(out)[0].items():
         if of != count:
             raise UserError(
-                f"{paths[0]} belongs to a dataset of another number of shards than the {count} of this manifest. "
-                "Choose another output folder (--out, or OUT=), or delete this one's data, rejects and meta."
+                f"{paths[0]} belongs to a dataset of another number of shards than {count}. Choose another output "
+                "folder (--out, or OUT=), or delete the old one's files in data, rejects and meta."
             )

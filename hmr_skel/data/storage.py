@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
@@ -123,6 +124,9 @@ class RemotePath:
             found = self.store.get_file_info(pyarrow.fs.FileSelector(self.key, allow_not_found=True))
         return iter(sorted(self / info.base_name for info in found))
 
+    def glob(self, pattern: str) -> Iterator["RemotePath"]:
+        return (place for place in self.iterdir() if fnmatchcase(place.name, pattern))
+
     def unlink(self, missing_ok: bool = False) -> None:
         with contextlib.suppress(*((FileNotFoundError,) if missing_ok else ())), from_store(self, "delete"):
             self.store.delete_file(self.key)
@@ -170,10 +174,16 @@ def put_bytes(place: Place, content: bytes | pa.Buffer) -> None:
         with replacing(place) as temporary:
             temporary.write_bytes(content)
         return
+
+    def write() -> None:
+        stream = place.store.open_output_stream(place.key)
+        stream.write(content)
+        stream.close()  # not in a `with`: where the store refuses a part, closing tells, and stores nothing
+
     # In a thread of its own, so that no Ctrl-C gets between these lines: a stream that is dropped stores what it has.
     # (pyarrow.fs.copy_files, one call, says nothing when the store refuses the last part.)
     with from_store(place, "write"), ThreadPoolExecutor(1, "put") as thread:
-        thread.submit(_write, place.store, place.key, content).result()
+        thread.submit(write).result()
 
 
 def put_new(place: Place, content: bytes) -> bool:
@@ -182,29 +192,23 @@ def put_new(place: Place, content: bytes) -> bool:
     In a folder this is one step, and of two processes one succeeds. A store has no such step: it is asked, then written
     to, and two processes that do so within the same second may both succeed.
     """
-    if isinstance(place, Path):
-        with writing(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                place.touch(exist_ok=False)
-            except FileExistsError:
-                return False
-            try:
-                place.write_bytes(content)
-            except OSError:  # an empty file would be taken for somebody else's
-                place.unlink(missing_ok=True)
-                raise
-        return True
-    if place.exists():
-        return False
-    put_bytes(place, content)
+    if not isinstance(place, Path):
+        is_new = not place.exists()
+        if is_new:
+            put_bytes(place, content)
+        return is_new
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            place.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        try:
+            place.write_bytes(content)
+        except OSError:  # an empty file would be taken for somebody else's
+            place.unlink(missing_ok=True)
+            raise
     return True
-
-
-def _write(store: pyarrow.fs.FileSystem, key: str, content: bytes | pa.Buffer) -> None:
-    stream = store.open_output_stream(key)
-    stream.write(content)
-    stream.close()  # not in a `with`: where the store refuses a part, closing tells, and stores nothing
 
 
 def clock(folder: Place) -> float:

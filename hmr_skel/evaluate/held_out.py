@@ -173,7 +173,7 @@ def evaluate_held_out(
 
 def held_out_sequences(errors: Errors, held_out: HeldOut) -> tuple[list[str], list[str | None]]:
     """The image of each row that was compared, and the recording it is from."""
-    rows = held_out.dataset.reader.rows
+    rows = held_out.dataset.labels
     names = [rows[row].imgname for row in errors["mean_pose"]["row"].tolist()]
     return names, sequences_of(names, _CLIP)
 

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -7,8 +5,6 @@ from hmr_skel.data.annotations import open_source
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.errors import UserError
 from tests.data.conftest import hsmr_arrays, label_arrays, make_source
-
-CMU = Path(__file__).parents[3] / "shared" / "data" / "cmu_mocap" / "cmu-labels.npz"
 
 
 @pytest.fixture
@@ -44,16 +40,6 @@ def test_float32_passes_bit_for_bit(read, save):
     assert rows.skel_q is None
     assert set(rows.smpl_gender) == {"neutral"}
     assert rows.smpl_params().body_pose.shape == (20, 23, 3)
-
-
-@pytest.mark.parametrize(("start", "stop"), [(0, 30), (0, 0), (30, 30), (7, 8), (3, 29)])
-def test_any_run_of_rows_is_that_run(tmp_path, start, stop):
-    np.savez(tmp_path / "a.npz", **label_arrays(30))
-    reader = open_source(make_source(tmp_path / "a.npz"), tmp_path)
-    rows, whole = reader.read(start, stop), reader.read(0, 30)
-    assert len(rows) == stop - start
-    assert rows.row_id == whole.row_id[start:stop]
-    np.testing.assert_array_equal(rows.smpl_pose, whole.smpl_pose[start:stop])
 
 
 def test_reading_twice_gives_equal_rows_that_are_ours_to_change(tmp_path):
@@ -107,13 +93,6 @@ def test_every_spelling_of_a_column(read, name):
             assert found is None
         else:
             np.testing.assert_array_equal(found, expected)
-
-
-def test_beyond_float32_is_infinite_not_a_warning(read):
-    arrays = label_arrays(5)
-    arrays["shape"] = arrays["shape"].astype(np.float64)
-    arrays["shape"][2, 3] = 1e300
-    assert np.isinf(read(arrays).smpl_betas[2, 3])
 
 
 def test_names_as_bytes_or_objects(read):
@@ -203,8 +182,12 @@ def test_fields_of_the_manifest(read):
         ("scale", np.zeros((5, 3)), r"'scale' \(scale\) has shape \(5, 3\)\. Expected \(N\) or \(N, 1\) or \(N, 2\)"),
         ("gtkps", np.zeros((5, 43, 3)), r"Expected \(N, 44, 3\)"),
         ("gtkps", np.zeros((5, 44, 2)), r"has shape \(5, 44, 2\)"),
-        ("center", np.zeros((4, 2)), r"'imgname' has shape \(5,\) but 'center' has \(4, 2\)"),
-        ("center", np.float32(1), r"'center' has \(\)"),
+        (
+            "center",
+            np.zeros((4, 2)),
+            "different numbers of rows: .*'imgname' 5, .*'center' 4|'center' 4, .*'imgname' 5",
+        ),
+        ("center", np.float32(1), r"'center' .* has shape \(\)"),
         ("imgname", np.arange(5), "'imgname' .* holds int64. Expected texts"),
         ("center", np.full((5, 2), "x"), "'center' .* holds <U1. Expected numbers"),
         ("center", np.zeros((5, 2), complex), "holds complex128. Expected numbers"),
@@ -222,7 +205,7 @@ def test_missing_and_misshapen_keys(read, key, value, words):
 
 def test_empty_file_and_unexpected_row_count(read):
     with pytest.raises(UserError, match="holds no rows"):
-        read(label_arrays(0))
+        read({key: values[:0] for key, values in label_arrays(5).items()})
     with pytest.raises(UserError, match="holds 5 rows, but the manifest expects 6 of source 'aic'"):
         read(label_arrays(5), rows=6)
 
@@ -247,27 +230,3 @@ def test_expected_hash(read, tmp_path):
     assert len(read(label_arrays(5), sha256=sha256)) == 5
     with pytest.raises(UserError, match=r"has sha256 [0-9a-f]{64}, but the manifest expects 0000"):
         read(label_arrays(5), sha256="0" * 64)
-
-
-@pytest.mark.skipif(not CMU.exists(), reason=f"allowed: no {CMU}")
-def test_real_motion(tmp_path):
-    reader = open_source(make_source(CMU), tmp_path)
-    assert reader.num_rows == 4759
-    rows = reader.read(4000, 4759)
-    assert rows.imgname[0].startswith("cmu/")
-    with np.load(CMU) as file:
-        np.testing.assert_array_equal(rows.smpl_pose, file["pose_cam"][4000:])
-
-
-def test_two_readers_that_unpack_the_same_source(tmp_path):
-    """Workers that start together without a cache: each unpacks, and the later one replaces what the first has."""
-    np.savez_compressed(tmp_path / "a.npz", **label_arrays(5))
-    source = make_source(tmp_path / "a.npz")
-    first = open_source(source, tmp_path / "cache")
-    for path in (tmp_path / "cache").rglob("*.npy"):
-        copy = path.with_suffix(".new")
-        copy.write_bytes(path.read_bytes())
-        copy.replace(path)
-    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes())
-    (tmp_path / "b.npz").replace(tmp_path / "a.npz")  # as labels that two generate
-    np.testing.assert_array_equal(first.read(0, 5).smpl_betas, label_arrays(5)["shape"])

@@ -4,8 +4,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hmr_skel.body.skel import Skel
 from hmr_skel.data.augment import (
@@ -13,13 +11,10 @@ from hmr_skel.data.augment import (
     PARTS,
     UPPER_BODY,
     WHOLE_BODY,
-    Augmentation,
     AugmentConfig,
-    camera_change,
     change_keypoints_2d,
     change_keypoints_3d,
     change_q,
-    degrade,
     draw,
     image_change,
     operate,
@@ -27,11 +22,8 @@ from hmr_skel.data.augment import (
 )
 
 CAM_INT = np.array([[900, 3, 690.0], [0, 930, 500.0], [0, 0, 1]])
-FLIP, ROLL = Augmentation(flip=True), Augmentation(roll=0.7)
 SKEL_MIRROR = [0, 6, 7, 8, 9, 10, 1, 2, 3, 4, 5, 11, 12, 13, 19, 20, 21, 22, 23, 14, 15, 16, 17, 18]
-WILD = AugmentConfig(
-    scale=0.3, translation=0.1, roll_deg=40.0, roll_probability=0.5, flip_probability=0.5, extreme_crop_probability=0.5
-)
+WILD = AugmentConfig(scale=0.3, translation=0.1, flip_probability=0.5, extreme_crop_probability=0.5)
 
 
 @pytest.fixture
@@ -42,30 +34,22 @@ def label():
     return points, np.concatenate((pixels[:, :2] / pixels[:, 2:], rng.random((44, 1))), 1), rng.normal(0, 0.5, 46)
 
 
-def apply(change, points, pixels, q):
-    moved = image_change(camera_change(change), CAM_INT)
-    return change_keypoints_3d(points, change), change_keypoints_2d(pixels, change, moved), change_q(q, change)
+def flipped(points, pixels, q):
+    moved = image_change(True, CAM_INT)
+    return change_keypoints_3d(points, True), change_keypoints_2d(pixels, True, moved), change_q(q, True)
 
 
 def test_a_flip_twice_changes_nothing(label):
-    once = apply(FLIP, *label)
+    once = flipped(*label)
     for changed, before in zip(once, label, strict=True):
         assert np.abs(changed - before).max() > 0.1
-    for twice, before in zip(apply(FLIP, *once), label, strict=True):
+    for twice, before in zip(flipped(*once), label, strict=True):
         np.testing.assert_allclose(twice, before, atol=1e-9)
 
 
-def test_a_roll_is_undone_by_its_opposite(label):
-    back = apply(replace(ROLL, roll=-ROLL.roll), *apply(ROLL, *label))
-    for changed, before in zip(back[:2], label[:2], strict=True):
-        np.testing.assert_allclose(changed, before, atol=1e-9)
-    np.testing.assert_allclose(back[2][3:], label[2][3:])
-    np.testing.assert_allclose(back[2][:3], label[2][:3], atol=1e-9)  # within +-pi and +-pi/2
-
-
-@settings(max_examples=30)
-@given(roll=st.floats(-4, 4), flip=st.booleans(), stretch=st.floats(0.5, 2), skew=st.floats(-30, 30))
-def test_the_changed_body_projects_into_the_changed_picture(roll, flip, stretch, skew):
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("stretch", "skew"), [(1, 0), (0.5, -30), (2, 17)])
+def test_the_changed_body_projects_into_the_changed_picture(flip, stretch, skew):
     rng = np.random.default_rng(1)
     cam_int = np.array([[800, skew, 300.0], [0, 800 * stretch, 700], [0, 0, 1]])
     points = np.concatenate((rng.normal((0, 0, 6), 1, (44, 3)), np.ones((44, 1))), 1)
@@ -74,39 +58,27 @@ def test_the_changed_body_projects_into_the_changed_picture(roll, flip, stretch,
         pixels = points[:, :3] @ cam_int.T
         return np.concatenate((pixels[:, :2] / pixels[:, 2:], np.ones((44, 1))), 1)
 
-    change = Augmentation(roll=roll, flip=flip)
-    moved = image_change(camera_change(change), cam_int)
-    expected = project(change_keypoints_3d(points, change))
-    np.testing.assert_allclose(change_keypoints_2d(project(points), change, moved), expected, atol=1e-6)
+    moved = image_change(flip, cam_int)
+    expected = project(change_keypoints_3d(points, flip))
+    np.testing.assert_allclose(change_keypoints_2d(project(points), flip, moved), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("change", [ROLL, Augmentation(roll=-2.6), FLIP, Augmentation(roll=1.2, flip=True)])
-def test_the_changed_pose_poses_the_changed_body(change, open_body_dir):
+def test_the_mirrored_pose_poses_the_mirrored_body(open_body_dir):
     skel = Skel.load(open_body_dir / "skel_male.pkl", dtype=torch.float64)
     rng = np.random.default_rng(3)
     q = rng.uniform(-0.6, 0.6, (8, 46))
     q[:, 0] += np.pi  # upright in the camera's frame
-    q[0, 1] = np.pi / 2  # tilt and rotation turn about one axis
     betas = torch.from_numpy(rng.normal(0, 1, (8, 10)))
 
     def joints(q):
         found = skel(torch.from_numpy(q), betas, torch.zeros(8, 3, dtype=torch.float64)).joints
         return (found - found[:, :1]).numpy()
 
-    expected = joints(q) @ camera_change(change).T
-    if change.flip:
-        expected = expected[:, SKEL_MIRROR]
-    changed = joints(np.stack([change_q(pose, change) for pose in q]))
+    expected = (joints(q) * (-1, 1, 1))[:, SKEL_MIRROR]
+    changed = joints(np.stack([change_q(pose, True) for pose in q]))
     # Both ankles' pins share one axis, and the template is not quite symmetric: that is all that a flip may cost.
-    assert np.abs(changed - expected).max() < (0.04 if change.flip else 1e-6)
-    torso = [0, 11, 12, 13, 1, 6]
-    assert np.abs(changed - expected)[:, torso].max() < (2e-3 if change.flip else 1e-6)
-
-
-def test_a_change_depends_on_the_generator_alone():
-    first = [draw(WILD, np.random.default_rng((1, i))) for i in range(50)]
-    assert first == [draw(WILD, np.random.default_rng((1, i))) for i in range(50)]
-    assert len({change.gains for change in first}) == 50
+    assert np.abs(changed - expected).max() < 0.04
+    assert np.abs(changed - expected)[:, [0, 11, 12, 13, 1, 6]].max() < 2e-3  # the torso
 
 
 def test_changes_are_as_large_and_as_frequent_as_configured():
@@ -114,11 +86,9 @@ def test_changes_are_as_large_and_as_frequent_as_configured():
     drawn = [draw(WILD, rng) for _ in range(2000)]
     assert all(0.7 <= change.scale <= 1.3 for change in drawn)
     assert all(abs(shift) <= 0.1 for change in drawn for shift in change.shift)
-    assert all(abs(change.roll) <= np.radians(80) for change in drawn)
     assert all(0.8 <= gain <= 1.2 for change in drawn for gain in change.gains)
     for seen, expected in (
         (np.mean([change.flip for change in drawn]), 0.5),
-        (np.mean([change.roll != 0 for change in drawn]), 0.5),
         (np.mean([change.part is not None for change in drawn]), 0.5),
         (np.mean([change.degrade[0] is not None for change in drawn]), 0.3),
         (np.mean([change.scale == 1.3 for change in drawn]), 0.159),  # P(N > 1)
@@ -126,19 +96,14 @@ def test_changes_are_as_large_and_as_frequent_as_configured():
         assert abs(seen - expected) < 0.04
 
 
-def test_nothing_configured_is_nothing_changed():
-    still = AugmentConfig(scale=0.0, color=0.0, extreme_crop_probability=0.0, degrade_probability=0.0)
-    assert draw(still, np.random.default_rng(0)) == Augmentation()
-
-
 def test_chances_do_not_move_each_other():
     """The same generator gives the same scale whether or not flips are asked for."""
-    plain, flipped = (draw(AugmentConfig(flip_probability=p), np.random.default_rng(9)) for p in (0.0, 1.0))
-    assert replace(flipped, flip=False) == plain
+    plain, mirrored = (draw(AugmentConfig(flip_probability=p), np.random.default_rng(9)) for p in (0.0, 1.0))
+    assert replace(mirrored, flip=False) == plain
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"scale": 1.0}, {"color": -0.1}, {"flip_probability": 1.5}, {"roll_deg": float("nan")}]
+    "wrong", [{"scale": 1.0}, {"color": -0.1}, {"flip_probability": 1.5}, {"translation": float("nan")}]
 )
 def test_senseless_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -231,8 +196,3 @@ def test_an_operation_makes_another_picture_of_the_same_thing(operation, picture
     (dx, dy), response = cv2.phaseCorrelate(*grays)
     assert max(abs(dx), abs(dy)) < 1  # nothing has moved: keypoints stay where they are
     assert response > 0.15
-
-
-def test_groups_and_seeds_decide(picture):
-    assert np.array_equal(degrade(picture, 0, 7), degrade(picture, 0, 7))
-    assert len({degrade(picture, 1, seed).tobytes() for seed in range(8)}) > 4

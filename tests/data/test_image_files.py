@@ -1,11 +1,9 @@
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from hmr_skel.data.augment import Augmentation, camera_change, image_change
+from hmr_skel.data.augment import image_change
 from hmr_skel.data.images import CROP_SIZE, UnreadableImage, after, box_affine, crop_image, decode, transform
-from hmr_skel.model import camera
 
 CAM_INT = np.array([[900, 3, 690.0], [0, 930, 500.0], [0, 0, 1]])
 
@@ -30,13 +28,6 @@ def found_marker(crop):
     return np.array([(light * x).sum(), (light * y).sum()]) / light.sum()
 
 
-def test_the_box_is_that_of_the_network():
-    center, side = np.array([333.3, 210.0]), 412.0
-    theirs = camera.upright_affine(torch.from_numpy(center), torch.tensor(side, dtype=torch.float64))
-    np.testing.assert_allclose(box_affine(center, side), theirs.numpy(), atol=1e-12)
-    assert camera.CROP_SIZE == CROP_SIZE
-
-
 @pytest.mark.parametrize("side", [180.0, 290.0, 470.0, 700.0, 1100.0, 2300.0])
 def test_points_are_where_the_picture_has_them(side):
     """At every way of shrinking: none, decoded at 1/2, 1/4 and 1/8, averaged, blurred."""
@@ -47,8 +38,8 @@ def test_points_are_where_the_picture_has_them(side):
         data = encoded(picture, kind)
         image, reduction = decode(data, side / CROP_SIZE)
         assert reduction == {180: 1, 290: 1, 470: 1, 700: 2, 1100: 4, 2300: 8}[int(side)] or kind == ".png"
-        for change in (Augmentation(), Augmentation(flip=True), Augmentation(roll=0.6, flip=True)):
-            moved = image_change(camera_change(change), CAM_INT)
+        for flip in (False, True):
+            moved = image_change(flip, CAM_INT)
             center = transform(moved, point) + rng.uniform(-0.3, 0.3, 2) * side
             affine = after(box_affine(center, side), moved)
             crop = crop_image(image, affine, reduction)
@@ -74,14 +65,6 @@ def test_fine_patterns_fade_and_do_not_alias(stripes, side, kind):
     naive = cv2.warpAffine(image, affine, (CROP_SIZE, CROP_SIZE), flags=cv2.INTER_LINEAR)
     assert abs(crop.mean() - 127) < 4
     assert crop.std() < naive.std() * 0.36
-
-
-def test_what_is_outside_the_image_is_black():
-    image = np.full((100, 100, 3), 200, np.uint8)
-    crop = crop_image(image, box_affine(np.array([100.0, 50.0]), 128.0))
-    assert (crop[128, :120] == 200).all()
-    assert not crop[128, 132:].any()
-    assert not crop[:20].any()
 
 
 def test_a_box_beside_the_image_is_refused():

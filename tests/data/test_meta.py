@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hmr_skel.data.annotations import open_source
-from hmr_skel.data.meta import load_meta, meta_text, statistics, summarise
+from hmr_skel.data.meta import load_meta, meta_text, summarise
 from hmr_skel.data.schema import shard_table
 from hmr_skel.rows import Reject
 from tests.data.conftest import fake_fit, hsmr_arrays, label_arrays, make_source
@@ -15,12 +15,6 @@ META = {
     "files": {"data/é.parquet": {"bytes": 5, "sha256": "0f"}}, "pieces": [{"source": "a", "start": 0, "stop": 8}],
     "made_from": {"manifest": "m", "pieces": [["a", 0, 8, "c"]], "body_models": "b", "recipe": {}}, "fingerprint": "f",
 }  # fmt: skip
-
-
-def test_there_and_back(tmp_path: Path):
-    (tmp_path / "m").write_text(meta_text(META))
-    assert load_meta(tmp_path / "m") == META
-    assert json.loads((tmp_path / "m").read_text())["rows"] == 8  # plain JSON for everybody else
 
 
 def test_a_flipped_bit_shows_wherever_it_is(tmp_path: Path):
@@ -67,7 +61,3 @@ def test_given_rows_are_not_fitted(tmp_path):
     found = summarise(shard_table(rows, None), [])
     assert (found["kept"], found["fitted"], found["v2v_mm"], found["limit_violations"]) == (10, 0, None, 0)
     assert found["status"] == {"given": 10}
-
-
-def test_statistics_of_float32_are_summed_in_float64():
-    assert statistics(np.full(3_000_000, 7.1, np.float32))["mean"] == pytest.approx(7.1, abs=1e-4)

@@ -2,7 +2,6 @@ import pickle
 import shutil
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -45,16 +44,6 @@ def test_of_a_store(shards, object_store):
         np.testing.assert_array_equal(rows[i].keypoints_2d, here[i].keypoints_2d)
 
 
-def test_null_is_nan(shards):
-    table = pq.read_table(shards[0])
-    i = table.column_names.index("skel_q")
-    table = table.set_column(i, table.schema.field(i), pa.nulls(len(table), table.schema.field(i).type))
-    pq.write_table(table, shards[0])
-    rows = open_rows(load_shards(shards[:1]))
-    assert np.isnan(rows[3].skel_q).all()
-    assert np.isfinite(rows[3].skel_betas).all()
-
-
 def test_the_cache_is_made_once_and_again_for_another_shard(shards):
     first = open_rows(load_shards(shards))
     stamps = [file.stat().st_mtime_ns for file in first.files]
@@ -90,16 +79,6 @@ def test_a_copy_for_another_process_holds_no_rows(shards):
     for row in (-1, 36):
         with pytest.raises(IndexError, match=f"row {row} of 36"):
             rows[row]
-
-
-def test_damage_is_told_by_its_file(shards):
-    content = bytearray(shards[2].read_bytes())
-    content[2000:9000] = bytes(7000)
-    shards[2].write_bytes(content)
-    table = load_shards(shards)  # its footer is well
-    with pytest.raises(UserError, match=rf"{shards[2].name} is not a Parquet file that can be read"):
-        open_rows(table)
-    assert not list((shards[0].parent.parent / ".cache" / "samples").glob("*.tmp"))
 
 
 def test_a_folder_that_cannot_be_written_is_named(shards):

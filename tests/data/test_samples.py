@@ -11,14 +11,11 @@ from hmr_skel.data.images import ImageRule
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.samples import Batch, SampleConfig, SampleDataset, stack
 from hmr_skel.data.selection import QualityConfig
-from hmr_skel.data.storage import put_bytes
 from hmr_skel.errors import UserError
-from hmr_skel.model.camera import CropGeometry, image_to_crop, project, upright_affine
-from tests.data.sample_set import HEIGHT, SOURCES, WIDTH, write_sample_set
+from hmr_skel.model.camera import CropGeometry, image_to_crop, project
+from tests.data.sample_set import HEIGHT, SOURCES, WIDTH
 
-WILD = AugmentConfig(
-    scale=0.3, translation=0.1, roll_deg=40.0, flip_probability=0.5, extreme_crop_probability=0.5, color=0.2
-)
+WILD = AugmentConfig(scale=0.3, translation=0.1, flip_probability=0.5, extreme_crop_probability=0.5, color=0.2)
 
 
 def open_set(sample_set, split="train", augment=False, **config):
@@ -38,14 +35,6 @@ def own_set(sample_set, tmp_path):
     )
 
 
-def test_a_dataset_in_a_store(sample_set, object_store):
-    out = object_store.place("samples")
-    for file in (sample_set.path / "data").iterdir():
-        put_bytes(out / "data" / file.name, file.read_bytes())
-    dataset = SampleDataset(str(out), sample_set.images, SampleConfig(), augment=False)
-    assert all(same(dataset.sample(i), open_set(sample_set).sample(i)) for i in (0, 19))
-
-
 def test_a_sample_holds_the_row(sample_set):
     dataset, table = open_set(sample_set), load_shards(sample_set.path)
     assert (len(dataset), dataset.gender) == (20, "male")  # 24 in two shards, of which 4 have no camera
@@ -62,11 +51,6 @@ def test_a_sample_holds_the_row(sample_set):
         image = cv2.imread(str(sample_set.images["near"].file(row["imgname"])))
         naive = cv2.warpAffine(image, sample.affine.numpy(), (256, 256))[..., ::-1]
         assert np.abs(sample.image.permute(1, 2, 0).int().numpy() - naive).mean() < 4
-
-
-def test_the_crop_is_that_of_the_network(sample_set):
-    batch = stack(_wild(sample_set))
-    torch.testing.assert_close(upright_affine(batch.center, batch.size), batch.affine, rtol=1e-4, atol=1e-3)
 
 
 def _wild(sample_set, count=20):
@@ -88,7 +72,7 @@ def test_bodies_project_onto_their_keypoints_after_any_change(sample_set):
 
 
 def test_a_mirrored_sample_shows_the_mirrored_picture(sample_set):
-    reader = open_set(sample_set).reader
+    reader = open_set(sample_set)
     plain, flipped = reader.augmented(3, Augmentation()), reader.augmented(3, Augmentation(flip=True))
     # The box is centred on pixel 128 of 256: mirrored, column 0 has no partner.
     difference = (flipped.image[:, :, 1:].int() - plain.image.int().flip(-1)[:, :, :-1]).abs()
@@ -109,11 +93,6 @@ def test_the_same_index_gives_the_same_sample(sample_set):
     assert same(dataset.sample(4, epoch=2, seed=1), kept)
     others = [dataset.sample(4, epoch=3, seed=1), dataset.sample(4, epoch=2, seed=2), dataset.sample(5, 2, 1)]
     assert not any(same(other, kept) for other in others)
-
-
-def test_without_augmentation_epochs_do_not_matter(sample_set):
-    dataset = open_set(sample_set)
-    assert same(dataset.sample(1, epoch=0), dataset.sample(1, epoch=5, seed=7))
 
 
 def test_missing_labels_are_nan_and_without_confidence(sample_set):
@@ -162,7 +141,7 @@ def test_senseless_settings_are_refused(wrong):
 def test_splits_are_the_shards_splits(sample_set):
     train, test = (open_set(sample_set, split, missing_intrinsics="diagonal") for split in ("train", "test"))
     assert (len(train), len(test)) == (24, 12)
-    names = [{dataset.reader.rows[i].imgname for i in range(len(dataset))} for dataset in (train, test)]
+    names = [{dataset.labels[i].imgname for i in range(len(dataset))} for dataset in (train, test)]
     assert len(names[0] | names[1]) == sum(SOURCES.values())
 
 
@@ -178,7 +157,7 @@ def test_an_unreadable_image_is_none(own_set):
 def test_gains_and_channels(own_set):
     path = own_set.images["near"].root / "000.jpg"
     cv2.imwrite(str(path), np.full((HEIGHT, WIDTH, 3), (40, 80, 160), np.uint8))  # BGR
-    reader = open_set(own_set).reader
+    reader = open_set(own_set)
     image = reader.augmented(0, Augmentation(gains=(1.5, 0.5, 2.0))).image
     assert np.abs(image[:, 128, 128].int().numpy() - (240, 40, 80)).max() <= 3
     assert reader.augmented(0, Augmentation(gains=(3.0, 1.0, 1.0))).image[0, 128, 128] == 255
@@ -198,17 +177,3 @@ def test_gains_and_channels(own_set):
 def test_what_is_wrong_is_said_at_once(sample_set, tmp_path, change, text):
     with pytest.raises(UserError, match=text):
         open_set(change(sample_set, tmp_path))
-
-
-def test_a_dataset_of_both_genders_is_refused(tmp_path, sample_set):
-    mixed = replace(write_sample_set(tmp_path, ("female", "male"), with_images=False), images=sample_set.images)
-    with pytest.raises(UserError, match="Expected rows of one gender"):
-        open_set(mixed, missing_intrinsics="diagonal")
-    assert open_set(mixed).gender == "female"
-
-
-def test_some_missing_images_are_a_warning(own_set, caplog):
-    (own_set.images["near"].root / "007.jpg").unlink()
-    open_set(own_set)
-    assert "1 of 20 images looked for are missing" in caplog.text
-    assert "007.jpg" in caplog.text

@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.fingerprint import describe_difference, fingerprint_of, hash_files, shard_ingredients
-from hmr_skel.data.schema import SCHEMA_VERSION, Written, shard_table, write_meta, write_rejects, write_shard
+from hmr_skel.data.schema import SCHEMA_VERSION, shard_table, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import (
     Piece,
     check_no_other_plan,
@@ -20,7 +19,6 @@ from hmr_skel.data.shards import (
     name_shards,
     pick,
     plan,
-    read_meta,
     shard_state,
 )
 from hmr_skel.errors import UserError
@@ -56,7 +54,7 @@ def test_files_pieces_and_held_out(tmp_path):
     for index in (3, -1):
         with pytest.raises(UserError, match=f"no shard {index}: this manifest makes 3 shards, 0 to 2"):
             pick(shards, index)
-    with pytest.raises(UserError, match="holds out 3 shards, but 20 rows make 3"):
+    with pytest.raises(UserError, match="holds out 3 shards; 20 rows make 3"):
         plan(make_manifest(sources("a", "b"), held_out_shards=3), {"a": 10, "b": 10})
 
 
@@ -112,14 +110,6 @@ def test_the_state_of_a_shard(built):
     shard.rejects_file(out).unlink()
     assert state("f") == "missing"
     assert find_states(out) == {}
-
-
-def test_meta_holds_the_counts(built):
-    out, shard, _, _ = built
-    meta = read_meta(out, shard)
-    assert (meta["rows"], meta["kept"], meta["rejected"], meta["rows_per_s"]) == (8, 7, 1, 5.0)
-    assert meta["pieces"] == [{"source": "a", "start": 0, "stop": 8}]
-    assert set(meta["files"]) == {"data/train-00000-of-00001.parquet", "rejects/rejects-00000-of-00001.parquet"}
 
 
 def test_a_lost_row_is_noticed(built):
@@ -239,7 +229,6 @@ def test_a_difference_in_words(was, text):
     now = {"manifest": "m", "shard": [0, 2], "pieces": [["a", 0, 8, "c"]], "body_models": "b", "recipe": {}}
     now |= {"fit_version": 2, "schema_version": 1}
     assert describe_difference(now | was, now) == text
-    assert describe_difference({}, now) == "its meta file does not say what it was made from"
 
 
 def test_numbers_of_shards_in_words():
@@ -267,10 +256,3 @@ def test_hashes_of_files(tmp_path):
     assert hash_files(two, notes) == hash_files(two)
     (notes / "a.pkl.json").write_text('{"file": 1')
     assert hash_files(two, notes) == hash_files(two)
-
-
-def test_meta_is_json_without_nan(built):
-    out, shard, _, _ = built
-    with pytest.raises(ValueError, match="JSON"):
-        write_meta(out, shard, Written(7, 1, ""), Written(1, 1, ""), "f", {"v2v_mm": float("nan")})
-    assert json.loads(shard.meta_file(out).read_text())["fingerprint"] == "f"
