@@ -48,7 +48,8 @@ _KINDS = {"float": "float32", "double": "float64"}
 def write_card(out: Place, manifest: Manifest, shards: Sequence[Shard]) -> Place:
     """Write `OUT/README.md` for the complete shards of the manifest, unless it says so already."""
     states = each(partial(shard_state, out), shards)
-    built = {shard: state.meta for shard, state in zip(shards, states, strict=True) if state.meta is not None}
+    found = zip(shards, states, strict=True)
+    built = {shard: state.meta for shard, state in found if state.kind == "complete" and state.meta is not None}
     text = _TEXT.format(
         name=manifest.name,
         description=manifest.description,

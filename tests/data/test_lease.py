@@ -122,31 +122,3 @@ def test_who_lost_the_lease_writes_nothing_and_leaves_it_to_the_other(out: Place
         with pytest.raises(InHand, match="process 7 on elsewhere"):
             held.check()
     assert b"theirs" in (out / ".leases" / NAME).read_bytes()
-
-
-def test_of_many_one_at_a_time(tmp_path: Path):
-    inside, most, done = 0, 0, []
-    lock, start = threading.Lock(), threading.Barrier(6)
-
-    def work(number: int) -> None:
-        nonlocal inside, most
-        start.wait(300)
-        while not done or done[-1] != number:
-            try:
-                with leased(tmp_path, SHARD, str(number)):
-                    with lock:
-                        inside += 1
-                        most = max(most, inside)
-                    time.sleep(0.005)
-                    with lock:
-                        inside -= 1
-                    done.append(number)
-            except InHand:
-                time.sleep(0.002)
-
-    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(300)
-    assert (sorted(set(done)), most) == (list(range(6)), 1)

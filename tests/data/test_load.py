@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import hmr_skel
@@ -11,7 +10,6 @@ from hmr_skel.data.annotations import open_source
 from hmr_skel.data.card import write_card
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.schema import (
-    REJECTS_SCHEMA,
     SCHEMA,
     column_shape,
     shard_table,
@@ -200,24 +198,6 @@ def test_errors(dataset, tmp_path):
     (broken.parent / "train-00000-of-00005.parquet").touch()
     with pytest.raises(UserError, match="another number of shards than 5"):
         load_shards(tmp_path)
-
-
-def test_the_file_explains_itself(dataset):
-    schema = pq.read_schema(dataset / "data" / "train-00002-of-00003.parquet")
-    for name in SCHEMA.names:
-        kept = schema.field(name)
-        assert kept.type == SCHEMA.field(name).type
-        for key, text in SCHEMA.field(name).metadata.items():
-            assert kept.metadata[key] == text
-        assert kept.metadata[b"meaning"]
-    assert schema.field("skel_q").metadata[b"unit"] == b"rad"
-    provenance = {key.decode(): value.decode() for key, value in schema.metadata.items()}
-    assert provenance["hmr_skel.fingerprint"] == "f"
-    assert provenance["hmr_skel.split"] == "test"
-    assert provenance["hmr_skel.shard"] == "00002-of-00003"
-    rejects = pq.read_table(dataset / "rejects" / "rejects-00000-of-00003.parquet")
-    assert rejects.schema.equals(REJECTS_SCHEMA)
-    assert rejects.to_pylist()[0]["reason"] == "test"
 
 
 def test_columns_are_those_of_the_contract():

@@ -8,7 +8,6 @@ import pytest
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.storage import local_folder, put_bytes
 from hmr_skel.data.unpacked import open_rows
-from hmr_skel.errors import UserError
 
 COLUMNS = ("center", "cam_int", "keypoints_2d", "keypoints_3d", "skel_q", "skel_betas", "skel_transl")
 
@@ -79,9 +78,3 @@ def test_a_copy_for_another_process_holds_no_rows(shards):
     for row in (-1, 36):
         with pytest.raises(IndexError, match=f"row {row} of 36"):
             rows[row]
-
-
-def test_a_folder_that_cannot_be_written_is_named(shards):
-    (shards[0].parent.parent / ".cache").write_text("in the way")
-    with pytest.raises(UserError, match=r"unpacked once into .*samples, which cannot be written: .*room"):
-        open_rows(load_shards(shards))

@@ -13,7 +13,7 @@ from hmr_skel.data.samples import Batch, SampleConfig, SampleDataset, stack
 from hmr_skel.data.selection import QualityConfig
 from hmr_skel.errors import UserError
 from hmr_skel.model.camera import CropGeometry, image_to_crop, project
-from tests.data.sample_set import HEIGHT, SOURCES, WIDTH
+from tests.data.sample_set import HEIGHT, WIDTH
 
 WILD = AugmentConfig(scale=0.3, translation=0.1, flip_probability=0.5, extreme_crop_probability=0.5, color=0.2)
 
@@ -136,22 +136,6 @@ def test_sources_without_weight_need_no_images(sample_set):
 def test_senseless_settings_are_refused(wrong):
     with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
         SampleConfig(**wrong)
-
-
-def test_splits_are_the_shards_splits(sample_set):
-    train, test = (open_set(sample_set, split, missing_intrinsics="diagonal") for split in ("train", "test"))
-    assert (len(train), len(test)) == (24, 12)
-    names = [{dataset.labels[i].imgname for i in range(len(dataset))} for dataset in (train, test)]
-    assert len(names[0] | names[1]) == sum(SOURCES.values())
-
-
-def test_an_unreadable_image_is_none(own_set):
-    dataset = open_set(own_set)
-    root = own_set.images["near"].root
-    (root / "002.jpg").write_bytes((root / "002.jpg").read_bytes()[:3000])
-    (root / "003.jpg").unlink()
-    (root / "004.jpg").write_bytes(b"")
-    assert [dataset.sample(i) is None for i in range(6)] == [False, False, True, True, True, False]
 
 
 def test_gains_and_channels(own_set):

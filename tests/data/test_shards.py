@@ -1,6 +1,5 @@
 import errno
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.fingerprint import describe_difference, fingerprint_of, hash_files, shard_ingredients
+from hmr_skel.data.fingerprint import describe_difference, fingerprint_of, shard_ingredients
 from hmr_skel.data.schema import SCHEMA_VERSION, shard_table, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import (
     Piece,
@@ -143,27 +142,6 @@ def test_ctrl_c_while_writing_leaves_nothing(built, monkeypatch):
     assert [path.name for path in (out / "data").iterdir()] == [shard.data_file(out).name]
 
 
-def test_traces_of_killed_processes_are_removed(built):
-    out, shard, _, rejects = built
-    file = shard.rejects_file(out)
-    with replacing(file) as ours:
-        ours.touch()
-        killed = subprocess.Popen(["true"])
-        killed.wait()
-        traces = {
-            "of a process that is gone": ours.with_name(ours.name.replace(f"-{os.getpid()}-", f"-{killed.pid}-")),
-            "of another machine, old": file.with_name(f".{file.name}.elsewhere-1-01234567.tmp"),
-            "of another machine, in work": file.with_name(f".{file.name}.elsewhere-1-89abcdef.tmp"),
-        }
-        for trace in traces.values():
-            trace.touch()
-        for old in (traces["of another machine, old"], ours):
-            os.utime(old, (0, 0))
-        write_rejects(out, shard, rejects)
-        assert ours.exists()  # of a process that runs, or is stopped
-        assert [name for name, trace in traces.items() if trace.exists()] == ["of another machine, in work"]
-
-
 def test_output_that_cannot_be_written(built, tmp_path):
     _, shard, table, _ = built
     (tmp_path / "file").touch()
@@ -235,24 +213,3 @@ def test_numbers_of_shards_in_words():
     assert name_shards([7]) == "shard 7"
     assert name_shards([3, 0, 1, 2]) == "shards 0-3"
     assert name_shards([0, 2, 4, 5, 11]) == "shards 0, 2, 4-5, 11"
-
-
-def test_hashes_of_files(tmp_path):
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.pkl").write_bytes(b"a")
-    one, two = ([tmp_path / folder / "a.pkl"] for folder in ("one", "two"))
-    assert hash_files(one) == hash_files(two)
-    two[0].write_bytes(b"b")
-    assert hash_files(one) != hash_files(two)
-    notes = tmp_path / "notes"
-    assert hash_files(one, notes) == hash_files(one)
-    os.utime(notes / "a.pkl.json", (0, 0))
-    assert hash_files(one, notes) == hash_files(one)
-    assert (notes / "a.pkl.json").stat().st_mtime == 0  # it was not written again, as nothing had changed
-    times = two[0].stat().st_atime, two[0].stat().st_mtime
-    two[0].write_bytes(b"c")
-    os.utime(two[0], times)  # as some copying programs do
-    assert hash_files(two, notes) == hash_files(two)
-    (notes / "a.pkl.json").write_text('{"file": 1')
-    assert hash_files(two, notes) == hash_files(two)
