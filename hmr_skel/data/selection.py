@@ -78,7 +78,7 @@ def choose_rows(
     keep, poor, dropped = np.ones(len(shards), bool), np.zeros(len(shards), bool), {}
 
     def drop(reason: str, bad: np.ndarray) -> None:
-        if count := np.count_nonzero(keep & bad):
+        if count := int((keep & bad).sum()):
             dropped[reason] = count
         keep[bad] = False
 
@@ -123,7 +123,7 @@ def _poor_skel(shards: Shards, config: QualityConfig) -> Iterator[tuple[str, Boo
 def one_gender(shards: Shards, chosen: ChosenRows, where: str | Place) -> Literal["male", "female"]:
     """The gender of the SKEL bodies of all chosen rows. Raises `UserError` where there are two, or none."""
     codes, names = shards.codes("skel_gender")
-    counts = {name: np.count_nonzero(codes[chosen.rows] == code) for code, name in enumerate(names)}
+    counts = {name: int((codes[chosen.rows] == code).sum()) for code, name in enumerate(names)}
     match [name for name, count in counts.items() if count]:
         case ["male" | "female" as gender]:
             return gender
