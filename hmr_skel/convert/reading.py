@@ -113,8 +113,9 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
         notes.append(f"{where}: ELBOWS BEND BACKWARDS in most rows: {why}?")
     genders, more = _gender(fields, where, count, options, format)
     number = person.number if person.number is not None else _row_numbers(fields, count)
-    if number is None and "number" in fields:
-        used.discard(fields["number"][0])
+    unusable = {"number"} if number is None else set()
+    unusable |= {"seen"} if _column(fields, "seen", count) is None else set()
+    used -= {fields[meaning][0] for meaning in unusable & fields.keys()}
     others = {key for other in format.views.values() for key in (other.inside, *sum(other.keys.values(), ()))}
     others |= {*format.inside, *sum(format.keys.values(), ()), *ANY_KEYS["orient"], *ANY_KEYS["body"]}
     notes += [*more, *unread_note(found, used, others, count, where)]

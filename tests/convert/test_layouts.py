@@ -200,6 +200,10 @@ def test_what_is_not_read_is_said_and_louder_where_it_could_move_the_body(tmp_pa
     (clip,) = read_clips(tmp_path / "x.npz", ReadOptions())
     assert any("NOT USED" in note and "offset (12, 3)" in note for note in clip.notes)
     assert any("not used: camera, verts, about" in note for note in clip.notes)
+    np.savez(tmp_path / "y.npz", **arrays, frames=np.linspace(0, 1, FRAMES), valid=np.ones(3))  # neither can be used
+    (clip,) = read_clips(tmp_path / "y.npz", ReadOptions())
+    assert any("NOT USED" in note and "frames (12,)" in note for note in clip.notes)
+    assert any("not used: valid" in note for note in clip.notes)
 
 
 def test_a_childs_share_of_the_shape_is_told(tmp_path: Path):
