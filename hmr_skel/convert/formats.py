@@ -74,6 +74,9 @@ def read_files(paths: Sequence[Path], options: ReadOptions, person: str | None =
     if len(files) - len(passed) > 1 and (options.rows == "files" or (options.rows is None and per_frame)):
         read = _joined([file for file in files if file not in passed], read)
     clips = with_unique_names(read)
+    if len(read) > 1 and options.rows is None and all(len(clip) == 1 for clip in clips):
+        note = f"{len(read)} files of one row each: --rows files makes them the frames of one clip"
+        clips[0] = replace(clips[0], notes=(note, *clips[0].notes))
     if passed:
         names = ", ".join(file.name for file in passed[:3]) + (" ..." if len(passed) > 3 else "")
         note = f"{len(passed)} of {len(files)} files hold no motion and are passed over: {names}"

@@ -225,6 +225,18 @@ def test_near_keys_and_what_always_works(tmp_path: Path):
         read_clips(tmp_path / "y.pkl", ReadOptions())
 
 
+def test_files_of_one_row_are_people_until_told(tmp_path: Path):
+    c, files = layouts.columns(INCAM), [tmp_path / f"{i:04d}.npz" for i in (3, 4, 9)]
+    for i, file in enumerate(files):
+        np.savez(file, poses=c["pose"][i], betas=c["betas"][i], trans=c["trans"][i], gender="male")
+    clips = read_files(files, ReadOptions())
+    assert len(clips) == 3
+    assert "--rows files makes them the frames of one clip" in clips[0].notes[0]
+    (clip,) = read_files(files, ReadOptions(rows="files"))
+    assert (clip.number.tolist(), clip.moving) == ([3, 4, 9], True)
+    np.testing.assert_allclose(clip.transl, INCAM["transl"][:3], atol=1e-6)
+
+
 def test_people_by_id_are_clips(tmp_path: Path):
     c, order = layouts.columns(INCAM), np.random.default_rng(0).permutation(FRAMES)
     arrays = {"poses": c["pose"], "betas": c["betas"], "trans": c["trans"], "frame": ALL // 2, "id": ALL % 2}
