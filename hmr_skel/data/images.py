@@ -93,17 +93,10 @@ def after(second: Float[np.ndarray, "2 3"], first: Float[np.ndarray, "2 3"]) -> 
 
 
 def decode(data: bytes, shrink: float, as_stored: bool = True) -> tuple[UInt8[np.ndarray, "H W 3"], int]:
-    """An encoded image as BGR, made smaller while it is decoded where it would be made smaller anyway.
+    """An encoded image as BGR, and by how much it is reduced: 1, 2, 4 or 8, at most `shrink` (image px per crop px).
 
-    Args:
-        data: a file's content.
-        shrink: image px per crop px.
-        as_stored: ignore orientation tags, as labels do, which refer to the stored pixels.
-
-    Returns: the image, and by how much it is reduced: 1, 2, 4 or 8, at most `shrink`. Only JPEGs are: their decoder
-    averages, others would skip pixels.
-
-    Raises `UnreadableImage`.
+    Only JPEGs are reduced: their decoder averages, others would skip pixels. `as_stored` ignores orientation tags, as
+    labels do, which refer to the stored pixels. Raises `UnreadableImage`.
     """
     reduction = next((r for r in (8, 4, 2) if r <= shrink), 1) if data[:2] == b"\xff\xd8" else 1
     modes = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}

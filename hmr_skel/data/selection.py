@@ -64,15 +64,10 @@ class ChosenRows:
 def choose_rows(
     shards: Shards, config: QualityConfig, camera_needed: bool, wanted_sources: Collection[str] | None = None
 ) -> ChosenRows:
-    """Apply the rules to all rows. A missing value passes: a row that was not fitted has no fitting error.
+    """Apply the rules to all rows of a dataset. A missing value passes: a row that was not fitted has no fitting error.
 
-    Args:
-        shards: the dataset.
-        config: the rules.
-        camera_needed: leave out rows without intrinsics.
-        wanted_sources: the only sources that are used; None: all are.
-
-    Raises `UserError` where no row is left.
+    `camera_needed` leaves out rows without intrinsics. `wanted_sources` are the only ones used; None: all are. Raises
+    `UserError` where no row is left.
     """
     source, sources = shards.codes("source")
     keep, poor, dropped = np.ones(len(shards), bool), np.zeros(len(shards), bool), {}

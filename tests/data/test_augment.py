@@ -7,7 +7,6 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.data.augment import (
     OPERATIONS,
     PARTS,
-    UPPER_BODY,
     WHOLE_BODY,
     AugmentConfig,
     change_keypoints_2d,
@@ -140,17 +139,6 @@ def test_the_box_is_that_of_the_part(person, choice):
     kept = person[list(keypoints), :2]
     np.testing.assert_allclose(center, (kept.min(0) + kept.max(0)) / 2)
     assert side == pytest.approx(np.ptp(kept, axis=0).max() * 1.2 * margin)
-
-
-def test_an_upper_body_is_cut_into_its_own_parts(person):
-    person[[10, 11, 13, 14, 19, 20, 21, 22, 23, 24, 25, 26, 29, 30], 2] = 0
-    sides = [part_box(person, (i + 0.5) / 5)[1] for i in range(5)]
-    expected = []
-    for part in UPPER_BODY:
-        keypoints, margin = PARTS[part]
-        kept = person[[k for k in keypoints if person[k, 2] > 0], :2]
-        expected.append(np.ptp(kept, axis=0).max() * 1.2 * margin)
-    assert sides == pytest.approx(expected)
 
 
 def test_either_annotation_of_a_limb_will_do(person):

@@ -18,7 +18,7 @@ from hmr_skel.data.shards import plan
 from hmr_skel.data.storage import put_bytes
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
-from tests.data.conftest import fake_fit, hsmr_arrays, label_arrays, make_manifest, make_source, write_files
+from tests.data.conftest import fake_fit, hsmr_arrays, label_arrays, make_manifest, write_files
 
 ROWS = {"aic": 5000, "h36m": 1000}
 
@@ -210,25 +210,6 @@ def test_columns_are_those_of_the_contract():
     widths = {"keypoints_2d": 132, "keypoints_3d": 176, "smpl_pose": 72, "smpl_betas": 10, "skel_q": 46, "cam_int": 9}
     for name, width in widths.items():
         assert SCHEMA.field(name).type == pa.list_(pa.float32(), width)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"skel_q": np.zeros((4, 45), np.float32)}, r"skel_q has shape \(4, 45\); expected \(4, 46\)"),
-        ({"v2v_mm": np.zeros(3, np.float32)}, "v2v_mm has shape"),
-        ({"status": np.full(4, None, object)}, "status must not be null"),
-    ],
-)
-def test_a_wrong_fit_is_refused(tmp_path, change, words):
-    np.savez(tmp_path / "a.npz", **label_arrays(4))
-    rows = open_source(make_source(tmp_path / "a.npz"), tmp_path).read(0, 4)
-    with pytest.raises(ValueError, match=words):
-        shard_table(rows, fake_fit(4) | change)
-    with pytest.raises(ValueError, match="lacks columns"):
-        shard_table(rows, {})
-    with pytest.raises(ValueError, match="must either hold SKEL or be fitted"):
-        shard_table(rows, None)
 
 
 def test_hugging_face_datasets(dataset, tmp_path):

@@ -6,7 +6,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from hmr_skel.data.load import load_shards
-from hmr_skel.data.storage import local_folder, put_bytes
 from hmr_skel.data.unpacked import open_rows
 
 COLUMNS = ("center", "cam_int", "keypoints_2d", "keypoints_3d", "skel_q", "skel_betas", "skel_transl")
@@ -29,18 +28,6 @@ def test_rows_are_what_the_shards_hold(shards):
             np.testing.assert_array_equal(getattr(row, name), expected[name][0], err_msg=name)
         assert (row.source, row.imgname) == (expected["source"][0], expected["imgname"][0])
         assert row.side == expected["scale"].max() * np.float32(200)
-
-
-def test_of_a_store(shards, object_store):
-    """Unpacked into a folder of this machine, once; it is asked about many shards at the same time."""
-    out = object_store.place("rows")
-    for shard in shards:
-        put_bytes(out / "data" / shard.name, shard.read_bytes())
-    there = load_shards(str(out))
-    rows, here = open_rows(there), open_rows(load_shards(shards))
-    assert [file.parent for file in rows.files] == [local_folder(out) / ".cache" / "samples"] * len(shards)
-    for i in (0, 17, 35):
-        np.testing.assert_array_equal(rows[i].keypoints_2d, here[i].keypoints_2d)
 
 
 def test_the_cache_is_made_once_and_again_for_another_shard(shards):

@@ -71,18 +71,6 @@ def test_bodies_project_onto_their_keypoints_after_any_change(sample_set):
     assert 0 < unknown.sum() < len(unknown)
 
 
-def test_a_mirrored_sample_shows_the_mirrored_picture(sample_set):
-    reader = open_set(sample_set)
-    plain, flipped = reader.augmented(3, Augmentation()), reader.augmented(3, Augmentation(flip=True))
-    # The box is centred on pixel 128 of 256: mirrored, column 0 has no partner.
-    difference = (flipped.image[:, :, 1:].int() - plain.image.int().flip(-1)[:, :, :-1]).abs()
-    assert np.percentile(difference, 99) <= 2
-    np.testing.assert_allclose(flipped.keypoints_2d[5, 0], -plain.keypoints_2d[2, 0], atol=1e-5)
-    np.testing.assert_allclose(flipped.keypoints_2d[5, 1:], plain.keypoints_2d[2, 1:], atol=1e-5)
-    again = reader.augmented(3, Augmentation())
-    assert same(plain, again)
-
-
 def test_the_same_index_gives_the_same_sample(sample_set):
     """Also when the first one was written to: labels are copies."""
     dataset = SampleDataset(sample_set.path, sample_set.images, SampleConfig(augment=WILD))

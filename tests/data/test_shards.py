@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.fingerprint import describe_difference, fingerprint_of, shard_ingredients
+from hmr_skel.data.fingerprint import fingerprint_of, shard_ingredients
 from hmr_skel.data.schema import SCHEMA_VERSION, shard_table, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import (
     Piece,
     check_no_other_plan,
     find_states,
     is_complete,
-    name_shards,
     pick,
     plan,
     shard_state,
@@ -192,24 +191,3 @@ def test_fingerprint_changes_with_everything_that_counts(monkeypatch):
     monkeypatch.setattr("hmr_skel.data.fingerprint.SCHEMA_VERSION", SCHEMA_VERSION + 1)
     others.add(shard_fingerprint(manifest, shards[0], **base))
     assert len(others - {expected}) == len(changes) + 3
-
-
-@pytest.mark.parametrize(
-    ("was", "text"),
-    [
-        ({"schema_version": 0}, "with columns of version 0, this is 1"),
-        ({"manifest": "o", "recipe": {"a": 1}}, "made from another manifest, another recipe"),
-        ({"body_models": "o", "fit_version": 1}, "made from other body models; fitted by version 1, this is 2"),
-        ({"pieces": [], "shard": [0, 3]}, "made from other rows or label files, another division"),
-    ],
-)
-def test_a_difference_in_words(was, text):
-    now = {"manifest": "m", "shard": [0, 2], "pieces": [["a", 0, 8, "c"]], "body_models": "b", "recipe": {}}
-    now |= {"fit_version": 2, "schema_version": 1}
-    assert describe_difference(now | was, now) == text
-
-
-def test_numbers_of_shards_in_words():
-    assert name_shards([7]) == "shard 7"
-    assert name_shards([3, 0, 1, 2]) == "shards 0-3"
-    assert name_shards([0, 2, 4, 5, 11]) == "shards 0, 2, 4-5, 11"
