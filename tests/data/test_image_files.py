@@ -72,12 +72,6 @@ def test_a_box_beside_the_image_is_refused():
         crop_image(np.zeros((80, 100, 3), np.uint8), box_affine(np.array([300.0, 40.0]), 100.0))
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", encoded(with_marker((50, 50), 9, (100, 100)))[:900], b"\xff\xd8\xff"])
-def test_what_is_no_whole_image_is_refused(data):
-    with pytest.raises(UnreadableImage):
-        decode(data, 1.0)
-
-
 def test_orientation_tags_are_ignored():
     """Labels refer to the pixels as they are stored."""
     jpeg = encoded(np.zeros((60, 90, 3), np.uint8))

@@ -101,19 +101,6 @@ def test_two_sources_of_one_name():
         parse_manifest(content, "test.toml")
 
 
-def test_missing_and_malformed_files(tmp_path):
-    with pytest.raises(UserError, match=r"no manifest .*nowhere\.toml"):
-        load_manifest(tmp_path / "nowhere.toml")
-    (tmp_path / "bad.toml").write_text("name = [1 2]")
-    with pytest.raises(UserError, match=r"bad\.toml is not valid TOML: "):
-        load_manifest(tmp_path / "bad.toml")
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"binary\.toml is not valid TOML"):
-        load_manifest(tmp_path / "binary.toml")
-    with pytest.raises(UserError, match="cannot read the manifest"):
-        load_manifest(tmp_path)
-
-
 def test_variables_and_their_defaults(monkeypatch):
     monkeypatch.setenv("LABELS", "/labels")
     monkeypatch.setenv("EMPTY", "")

@@ -8,7 +8,7 @@ from hmr_skel.data.annotations import open_source
 from hmr_skel.data.meta import load_meta, meta_text, summarise
 from hmr_skel.data.schema import shard_table
 from hmr_skel.rows import Reject
-from tests.data.conftest import fake_fit, hsmr_arrays, label_arrays, make_source
+from tests.data.conftest import fake_fit, label_arrays, make_source
 
 META = {
     "shard": 0, "shards": 1, "split": "train", "rows": 8, "kept": 8, "rejected": 0, "mean": 0.1,
@@ -53,11 +53,3 @@ def test_counts_and_errors_of_fitted_rows(tmp_path):
     assert found["reasons"] == {"betas": 1, "box": 1}
     assert found["status"] == {"converged": 101}
     json.dumps(found, allow_nan=False)
-
-
-def test_given_rows_are_not_fitted(tmp_path):
-    np.savez(tmp_path / "a.npz", **hsmr_arrays(10))
-    rows = open_source(make_source(tmp_path / "a.npz", format="hsmr"), tmp_path).read(0, 10)
-    found = summarise(shard_table(rows, None), [])
-    assert (found["kept"], found["fitted"], found["v2v_mm"], found["limit_violations"]) == (10, 0, None, 0)
-    assert found["status"] == {"given": 10}

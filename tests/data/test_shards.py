@@ -1,6 +1,5 @@
 import errno
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,30 +114,6 @@ def test_a_lost_row_is_noticed(built):
     data = write_shard(out, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
     with pytest.raises(ValueError, match="kept 7 \\+ rejected 0 is not read 8"):
         write_meta(out, shard, data, write_rejects(out, shard, []), "f", {})
-
-
-def test_same_table_same_bytes_and_no_traces(built):
-    out, shard, table, rejects = built
-    before = [shard.data_file(out).read_bytes(), shard.rejects_file(out).read_bytes()]
-    write_shard(out, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
-    write_rejects(out, shard, rejects)
-    assert [shard.data_file(out).read_bytes(), shard.rejects_file(out).read_bytes()] == before
-    assert not list(out.rglob("*.tmp"))
-
-
-def test_ctrl_c_while_writing_leaves_nothing(built, monkeypatch):
-    out, shard, table, _ = built
-
-    def interrupted(path, content):
-        path.touch()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "write_bytes", interrupted)
-    before = shard.data_file(out).read_bytes()
-    with pytest.raises(KeyboardInterrupt):
-        write_shard(out, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
-    assert shard.data_file(out).read_bytes() == before
-    assert [path.name for path in (out / "data").iterdir()] == [shard.data_file(out).name]
 
 
 def test_output_that_cannot_be_written(built, tmp_path):
