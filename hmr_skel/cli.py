@@ -22,9 +22,8 @@ SMPL annotations of people in images to SKEL, the body model with an anatomical 
 Lengths are metres, angles radians and image coordinates pixels in every file; what is printed in other units says so
 (mm, deg). Shards count from 0, and 07 means 7."""
 
-_OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _OF_THE_DISK = (
-    *(*_OF_WRITING, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
 )
 
@@ -68,9 +67,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise
-        todo = "Check that it is there, and that you may read or write it."
-        if error.errno in _OF_WRITING:
-            todo = "Expected a folder that is writable and has room."
+        todo = "Check that it is there, that you may use it, and that its disk has room."
         print(f"error: {error.filename or 'a file'}: {error.strerror}. {todo}", file=sys.stderr)
         return 2
 

@@ -16,6 +16,15 @@ RUNS = Path("data/runs")
 """Where trained networks go, each run in a folder named for its recipe."""
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Prints descriptions as they are, and every option's default unless its help says it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:  # what argparse's own formatters for this override
+        silent = action.nargs == 0 or str(action.default) in ("", "[]", "None", argparse.SUPPRESS)
+        text = action.help or ""
+        return text if silent or "default" in text else f"{text} (default: %(default)s)".strip()
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose help may end with what a function returns. It is called for --help only."""
 
@@ -38,9 +47,7 @@ def new_command(
     `summary` is its line in the list of commands, `text` its description, printed as it is, and `more` makes the text
     below its options. `run` gets the parsed arguments and returns the exit status, or None for 0.
     """
-    parser = commands.add_parser(
-        name, help=summary, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.add_parser(name, help=summary, description=text, formatter_class=HelpFormatter)
     parser.more = more
     parser.set_defaults(run=run)
     return parser
@@ -62,53 +69,38 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
-def _shared(*flags: str, **keywords: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    return flags, keywords
-
-
-_SHARED = {
-    "manifest": _shared(
-        "--manifest", default=DEFAULT_MANIFEST, metavar="FILE",
-        help="names label files, images and body models (default: %(default)s)",
-    ),
-    "dataset": _shared("dataset", type=folder, metavar="DATASET", help="the dataset's folder, for instance data/open"),
-    "data": _shared(
-        "--data", type=place, metavar="DIR", help="the dataset's folder or URI (default: data/<manifest name>)"
-    ),
-    "build": _shared(
-        "--build", action="store_true", help="build the dataset, and render its images, where they are missing"
-    ),
-    "body-models": _shared(
-        "--body-models", metavar="DIR",
-        help="folder with SMPL_*.pkl and skel_*.pkl (default: $HMR_SKEL_BODY_MODELS); 'open' takes the openly licensed "
-        "body, which shows that all works but has another shape space than SMPL",
-    ),
-    "labels": _shared(
-        "--labels", type=Path, metavar="FILE", help="a CameraHMR-format .npz in place of the manifest's label files"
-    ),
-    "network": _shared(
-        "--network", type=Path, metavar="FILE",
-        help=f"network.safetensors, a run's folder, or SKEL-CF's best.pth (default: the newest in {RUNS})",
-    ),
-    "smpl-gender": _shared(
-        "--smpl-gender", choices=("neutral", "male", "female"), help="the SMPL model that the parameters are for"
-    ),
-    "recipe": _shared("--recipe", default="tiny", metavar="NAME", help="tiny, vit_b or vit_h (default: %(default)s)"),
-    "set": _shared(
-        "--set", action="append", default=[], metavar="FIELD=VALUE",
-        help="change a field of the recipe; `hmr-skel train --help` lists them",
-    ),
-    "device": _shared("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto, a GPU if there is one)"),
-    "json": _shared("--json", action="store_true", help="print the result as one JSON object, the last line"),
-    "quiet": _shared("-q", "--quiet", action="store_true", help="no progress bar, no summary"),
+_SHARED: dict[str, dict[str, Any]] = {
+    "manifest": {"default": DEFAULT_MANIFEST, "metavar": "FILE", "help": "names label files, images and body models"},
+    "dataset": {"type": folder, "metavar": "DATASET", "help": "the dataset's folder, for instance data/open"},
+    "data": {"type": place, "metavar": "DIR", "help": "the dataset's folder or URI (default: data/<manifest name>)"},
+    "build": {"action": "store_true", "help": "build the dataset, and render its images, where they are missing"},
+    "body-models": {
+        "metavar": "DIR",
+        "help": "folder with SMPL_*.pkl and skel_*.pkl (default: $HMR_SKEL_BODY_MODELS); 'open' takes the openly "
+        "licensed body, which shows that all works but has another shape space than SMPL",
+    },
+    "network": {
+        "type": Path, "metavar": "FILE",
+        "help": f"network.safetensors, a run's folder, or SKEL-CF's best.pth (default: the newest in {RUNS})",
+    },
+    "smpl-gender": {"choices": ("neutral", "male", "female"), "help": "the SMPL model that the parameters are for"},
+    "recipe": {"default": "tiny", "metavar": "NAME", "help": "tiny, vit_b or vit_h"},
+    "set": {
+        "action": "append", "default": [], "metavar": "FIELD=VALUE",
+        "help": "change a field of the recipe; `hmr-skel train --help` lists them",
+    },
+    "labels": {"type": Path, "metavar": "FILE", "help": "a CameraHMR-format .npz in place of the manifest's labels"},
+    "device": {"default": "auto", "help": "cpu, cuda, cuda:1 ... (default: auto, a GPU if there is one)"},
+    "json": {"action": "store_true", "help": "print the result as one JSON object, the last line"},
+    "quiet": {"action": "store_true", "help": "no progress bar, no summary"},
 }  # fmt: skip
+_FLAGS = {"dataset": ("dataset",), "quiet": ("-q", "--quiet")}
 
 
 def add(parser: argparse._ActionsContainer, *names: str, **changes: Any) -> None:
     """Add arguments that several commands have. `changes` are keywords of `add_argument` that differ here."""
     for name in names:
-        flags, keywords = _SHARED[name]
-        parser.add_argument(*flags, **(keywords | changes))
+        parser.add_argument(*_FLAGS.get(name, (f"--{name}",)), **(_SHARED[name] | changes))
 
 
 def add_number(
@@ -123,7 +115,7 @@ def add_number(
 ) -> None:
     """Add an option that is a number from `low` to `high`. `UserError` names it and the range where it is not.
 
-    `keywords` are those of `add_argument`. The metavar is N where none is given, and the help gets the default.
+    `keywords` are those of `add_argument`. The metavar is N where none is given.
     """
     what = unit or ("a whole number" if kind is int else "a number")
     expected = f"{what} from {low:,}" + (f" to {high:,}" if math.isfinite(high) else "")
@@ -137,7 +129,5 @@ def add_number(
             raise UserError(f"{flag} {text}: expected {expected}.")
         return value
 
-    if keywords.get("default") is not None and "default" not in keywords["help"]:
-        keywords["help"] += " (default: %(default)s)"
     keywords.setdefault("metavar", "N")
     parser.add_argument(flag, type=read, **keywords)

@@ -36,9 +36,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add(fit, "manifest", "labels")
     add_fit_arguments(fit)
 
-    train = new_command(actions, "train", "images/s, MFU and memory of training", TRAIN, run_train)
+    summary = "images/s, MFU and memory of training"
+    train = new_command(actions, "train", summary, TRAIN, lambda args: run_network(args, training=True))
     add_number(train, "--steps", int, 1, default=10, help="timed, after three others")
-    predict = new_command(actions, "predict", "time of one image from file to body", PREDICT, run_predict)
+    summary = "time of one image from file to body"
+    predict = new_command(actions, "predict", summary, PREDICT, lambda args: run_network(args, training=False))
     add_number(predict, "--repeats", int, 1, default=10, help="after one other")
     for action in (train, predict):
         add(action, "recipe", default="vit_h")
@@ -70,9 +72,9 @@ def run_fit(args: argparse.Namespace) -> None:
     show(args, fit_text(report), report)
 
 
-def run_train(args: argparse.Namespace) -> None:
-    """Measure and print."""
-    from hmr_skel.bench.network import bench_training
+def run_network(args: argparse.Namespace, training: bool) -> None:
+    """Measure training or prediction, and print."""
+    from hmr_skel.bench.network import bench_predict, bench_training
     from hmr_skel.commands.inputs import manifest_body_models
     from hmr_skel.commands.output import measuring, show
     from hmr_skel.device import resolve_device
@@ -81,30 +83,18 @@ def run_train(args: argparse.Namespace) -> None:
 
     device, recipe = resolve_device(args.device), load_recipe(args.recipe, args.set)
     body = SkelKeypoints.load(manifest_body_models(args.manifest), recipe.skel_gender, device)
-    with measuring(args.quiet) as progress:
-        report = bench_training(recipe, body, device, args.steps, progress)
-    text = (
-        f"{recipe.name} on {device}: {report['images_per_s']:.1f} images/s at batch {report['batch']}, "
-        f"MFU {100 * report['mfu']:.1f} % of {report['peak_tflop_per_s']:.3g} TFLOP/s ({report['peak_source']}), "
-        f"{report['memory_mb']:,.0f} MB"
-    )
-    show(args, text, report)
-
-
-def run_predict(args: argparse.Namespace) -> None:
-    """Measure and print."""
-    from hmr_skel.bench.network import bench_predict
-    from hmr_skel.commands.inputs import manifest_body_models
-    from hmr_skel.commands.output import show
-    from hmr_skel.device import resolve_device
-    from hmr_skel.model.keypoints import SkelKeypoints
-    from hmr_skel.train.recipes import load_recipe
-
-    device, recipe = resolve_device(args.device), load_recipe(args.recipe, args.set)
-    skel = SkelKeypoints.load(manifest_body_models(args.manifest), recipe.skel_gender, device).skel
-    report = bench_predict(recipe, skel, device, args.repeats)
-    listed = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in report["parts_ms"].items())
-    show(args, f"{recipe.name} on {device}: {report['image_ms']:.1f} ms an image ({listed})", report)
+    if training:
+        with measuring(args.quiet) as progress:
+            report = bench_training(recipe, body, device, args.steps, progress)
+        text = (
+            f"{report['images_per_s']:.1f} images/s at batch {report['batch']}, MFU {100 * report['mfu']:.1f} % of "
+            f"{report['peak_tflop_per_s']:.3g} TFLOP/s ({report['peak_source']}), {report['memory_mb']:,.0f} MB"
+        )
+    else:
+        report = bench_predict(recipe, body.skel, device, args.repeats)
+        listed = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in report["parts_ms"].items())
+        text = f"{report['image_ms']:.1f} ms an image ({listed})"
+    show(args, f"{recipe.name} on {device}: {text}", report)
 
 
 def fit_text(report: Mapping[str, Any]) -> str:
@@ -121,9 +111,9 @@ def fit_text(report: Mapping[str, Any]) -> str:
     if files is not None:
         lines.append(f"  end to end  {files:,.1f} rows/s, label file to Parquet")
     if report["mflop_per_row"] is not None:
+        share = f"{100 * report['share_of_peak']:.1f} % of the {report['peak_gflop_per_s']:,.0f} GFLOP/s here"
         lines.append(
-            f"  arithmetic  {report['mflop_per_row']:.1f} MFLOP a row in the plain solver's matrix products; times "
-            f"rows/s {100 * report['share_of_peak']:.1f} % of the {report['peak_gflop_per_s']:,.0f} GFLOP/s here"
+            f"  arithmetic  {report['mflop_per_row']:.1f} MFLOP a row of the plain solver; times rows/s {share}"
         )
     lines += [
         f"  memory      {report['peak_memory_mb']:,.0f} MB at most",
@@ -132,17 +122,13 @@ def fit_text(report: Mapping[str, Any]) -> str:
     ]
     judged = {"ours": report, "published protocol": report["baseline"], "floor": floor}
     judged = {name: one for name, one in judged.items() if one is not None}
-    more = {"betas rms": "betas_rms", "rows/s": "fits_per_s"}
-    lines.append(
-        table([{"": n} | one["v2v_mm"] | {title: one.get(k) for title, k in more.items()} for n, one in judged.items()])
-    )
+    rows = [{"": name} | one["v2v_mm"] | {"rows/s": one.get("fits_per_s")} for name, one in judged.items()]
+    lines.append(table(rows))
     if report["speedup"] is not None:
         lines.append(f"speed-up over the published protocol: {report['speedup']:,.0f}")
     if floor is not None:
-        lines.append(
-            f"gap to the floor: {floor['energy_gap_percent']:.3f} % of the objective, {floor['v2v_gap_mm']:.3f} mm of "
-            f"v2v in the mean; {floor['rows_over_1mm']} rows more than 1 mm above it"
-        )
+        gap = f"{floor['energy_gap_percent']:.3f} % of the objective, {floor['v2v_gap_mm']:.3f} mm of v2v in the mean"
+        lines.append(f"gap to the floor: {gap}; {floor['rows_over_1mm']} rows more than 1 mm above it")
     by_part = {name: one["by_part_mm"] for name, one in judged.items() if "by_part_mm" in one}
     parts = [{"part": part} | {name: one[part] for name, one in by_part.items()} for part in report["by_part_mm"]]
     lines += ["", "mean distance by body part, mm", table(parts)]

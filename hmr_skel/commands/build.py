@@ -48,46 +48,38 @@ Render the pictures of a generated label set as JPEGs at the paths that its rows
 Images that are there are kept. Sources of photographs are left alone.
 Example: hmr-skel images --manifest manifests/open.toml"""
 
-CORES = min(os.cpu_count() or 1, 16)
-
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `fit`, `dataset`, `serve` and `images`."""
     fit = new_command(commands, "fit", "fit one shard", FIT, run_fit)
-    fit.add_argument("--shard", required=True, metavar="N", help="which shard, counted from 0; 07 is 7")
+    add_number(fit, "--shard", int, 0, required=True, help="which shard, counted from 0; 07 is 7")
     _add_choices(fit)
 
     dataset = new_command(commands, "dataset", "fit all shards", DATASET, run_dataset)
     dataset.add_argument("--shards", metavar="LIST", help="only these, e.g. 0-3,7 (default: all)")
-    add_number(
-        dataset, "--workers", int, 1,
-        help="build with N processes of this machine (default: 1, this one); more than 1 need hmr-skel[dask]",
-    )  # fmt: skip
-    dataset.add_argument(
-        "--dask-address", metavar="URL",
-        help="build with the workers of a Dask cluster that runs: its scheduler, tcp://head:8786; needs hmr-skel[dask]",
-    )  # fmt: skip
-    dataset.add_argument(
-        "--server", metavar="URL",
-        help="a Prefect server that runs, http://127.0.0.1:4200/api, in place of a temporary one",
-    )  # fmt: skip
+    text = "build with N processes of this machine (default: 1, this one); more than 1 need hmr-skel[dask]"
+    add_number(dataset, "--workers", int, 1, help=text)
+    text = "build with a Dask cluster that runs: its scheduler, tcp://head:8786; needs hmr-skel[dask]"
+    dataset.add_argument("--dask-address", metavar="URL", help=text)
+    text = "a Prefect server that runs, http://127.0.0.1:4200/api, in place of a temporary one"
+    dataset.add_argument("--server", metavar="URL", help=text)
     _add_choices(dataset)
 
     serve = new_command(commands, "serve", "Prefect server and deployment", SERVE, run_serve)
     serve.add_argument("--port", type=int, help="of the server (default: PREFECT_SERVER_API_PORT, else 4200)")
 
-    images = new_command(commands, "images", "render the default dataset's images", IMAGES, run_images)
-    add(images, "manifest")
-    add_number(images, "--workers", int, 1, default=CORES, help="processes that render")
-    add(images, "quiet")
+    images = new_command(
+        commands, "images", "render the default dataset's images", IMAGES,
+        lambda args: render_images(args.manifest, args.workers, quiet=args.quiet),
+    )  # fmt: skip
+    add(images, "manifest", "quiet")
+    add_number(images, "--workers", int, 1, default=os.cpu_count() or 1, help="processes that render")
 
 
 def _add_choices(parser: argparse.ArgumentParser) -> None:
     add(parser, "manifest")
-    parser.add_argument(
-        "--out", metavar="DIR",
-        help="where the dataset goes: a folder, or s3://bucket/prefix (default: data/<manifest name>)",
-    )  # fmt: skip
+    text = "where the dataset goes: a folder, or s3://bucket/prefix (default: data/<manifest name>)"
+    parser.add_argument("--out", metavar="DIR", help=text)
     parser.add_argument("--rebuild", action="store_true", help="fit again what is complete already")
     add(parser, "device", "json", "quiet")
 
@@ -113,18 +105,12 @@ def run_fit(args: argparse.Namespace) -> None:
     """Fit one shard in this process, without Prefect."""
     from flows.shard import build_shard
     from hmr_skel.data.manifest import load_manifest
-    from hmr_skel.data.shards import parse_shards
 
     _stop_on_signals()
-    numbers = parse_shards(args.shard)
-    if len(numbers) != 1:
-        raise UserError(
-            f"--shard {args.shard} names {len(numbers)} shards; `hmr-skel dataset --shards` builds several."
-        )
-    manifest = load_manifest(args.manifest)
     report = build_shard(
-        manifest, numbers[0], args.out, device=args.device, rebuild=args.rebuild, progress=not args.quiet
-    )
+        load_manifest(args.manifest), args.shard, args.out, device=args.device, rebuild=args.rebuild,
+        progress=not args.quiet,
+    )  # fmt: skip
     show(args, report.text(), report.as_dict())
 
 
@@ -223,12 +209,7 @@ def run_serve(args: argparse.Namespace) -> int:
     return serve(args.port)
 
 
-def run_images(args: argparse.Namespace) -> None:
-    """Render what is missing."""
-    render_images(args.manifest, args.workers, quiet=args.quiet)
-
-
-def render_images(manifest_file: str, workers: int = CORES, *, quiet: bool) -> None:
+def render_images(manifest_file: str, workers: int | None = None, *, quiet: bool) -> None:
     """Render the images of a manifest's generated label sets that are not there. `UserError` where it has none."""
     from flows.sources import make_missing
     from hmr_skel.data.manifest import load_manifest
@@ -239,14 +220,13 @@ def render_images(manifest_file: str, workers: int = CORES, *, quiet: bool) -> N
     if not generated:
         raise UserError(f"{manifest_file} generates no label set: its images are photographs that you bring.")
     make_missing(manifest, quiet=quiet)
+    models, workers = manifest.body_models.path, workers or os.cpu_count() or 1
     for source in generated:
         if (root := source.image_root) is None:
             raise UserError(f"{manifest_file}: source {source.name!r} has no image_root, expected a folder for images.")
         start = time.perf_counter()
         with progress(quiet, "image", source.rows) as bar:
-            made = make_images(
-                source.file, root, manifest.body_models.path, workers, lambda done, bar=bar: bar.update(done - bar.n)
-            )
+            made = make_images(source.file, root, models, workers, lambda done, bar=bar: bar.update(done - bar.n))
         if not quiet:
             rate = made / (time.perf_counter() - start)
             print(f"{source.name}: {made:,} images rendered, {rate:.1f} a second, in {root}")

@@ -24,7 +24,9 @@ Whose files they are, docs/convert.md says. What was not read of a file is named
 
 Betas may be 10, 1x10, Nx10 or wider (the first ten are used); poses axis-angles or rotation matrices. Options say what
 a file does not say and the output needs. All frames of a person get one shape (the mean of theirs) and angles without
-jumps of over 180 degrees; each frame is fitted for itself, so that a frame alone gives the same posture.
+jumps of over 180 degrees; each frame is fitted for itself, so that a frame alone gives the same posture. --smooth never
+smooths across cuts and gaps. Its WEIGHT is how many mm^2 of mesh error one squared degree of jerk may cost, lowered
+where the mesh would move by more than 2 mm.
 
   -o x.parquet, -o x.npz   everything, a row per frame; joints only with --joints
   -o x.mot                 OpenSim motion: degrees, BSM's coordinate names, y up. Signs and zeros are SKEL's (zero is
@@ -42,9 +44,8 @@ Write a dataset as the .npz files that other trainers read, one per source: OUT/
   hsmr      the fields of HSMR's training records as arrays: keypoints_2d, keypoints_3d, center, scale, orig_poses,
             orig_betas, orig_has_poses, orig_has_betas, orig_pve_max, flip_poses, flip_betas, flip_pve_max and
             extra_info (JSON texts), and imgname. The pve_max are the largest distance of SKEL's skin from the annotated
-            mesh in metres, as annotated and mirrored; HSMR's trainer passes over poses and betas beyond 0.06. They are
-            measured on the body models (--body-models), which are checked to be those of the fit. Rows that came as
-            SKEL have no mesh to be compared with, and no pve_max
+            mesh in metres, as annotated and mirrored, by the body models of the fit (--body-models); HSMR's trainer
+            passes over poses and betas beyond 0.06. Rows that came as SKEL have no mesh, and no pve_max
 Radians, metres, pixels; scale is the box / 200. Neither format says which SKEL body its rows are for, so all must be of
 --gender. Keypoints that are not annotated get confidence 0.
 Example: hmr-skel export data/open --format skel-cf -o skel-cf"""
@@ -65,23 +66,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = new_command(commands, "convert", summary, CONVERT.format(formats=formats), run_convert)
     parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="what to convert; of folders, all files")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="a file of a known format, or a folder")
-    parser.add_argument(
-        "--format", choices=("parquet", "npz", "mot", "glb", "obj"), help="for a folder (default: parquet)"
-    )
+    formats = ("parquet", "npz", "mot", "glb", "obj")
+    parser.add_argument("--format", choices=formats, help="for a folder (default: parquet)")
     parser.add_argument("--joints", action="store_true", help="SKEL's 24 joints in metres and nothing else")
-    parser.add_argument(
-        "--gender", choices=("male", "female", "best"),
-        help="SKEL's body; best tries both and takes the one nearer to the annotation, one per person (default: the "
-        "annotation's gender; male for neutral ones)",
-    )  # fmt: skip
+    text = "SKEL's body; best: the one nearer to each person's annotation (default: the annotation's, male if neutral)"
+    parser.add_argument("--gender", choices=("male", "female", "best"), help=text)
     add(parser, "body-models")
     parser.add_argument("--frames", metavar="LIST", help="only frames (or rows) with these numbers, e.g. 0-99,250")
-    add_number(
-        parser, "--smooth", float, 0, default=0.0, metavar="WEIGHT",
-        help="smooth a person's frames in time, never across cuts and gaps; 0.1 is a good weight (default: 0, off). "
-        "WEIGHT is how many mm^2 of mesh error one squared degree of jerk may cost; "
-        "lowered where the mesh would move by more than 2 mm",
-    )  # fmt: skip
+    text = "smooth a person's frames in time, 0.1 is a good weight, see above (default: 0, off)"
+    add_number(parser, "--smooth", float, 0, default=0.0, metavar="WEIGHT", help=text)
     told = parser.add_argument_group("what the files do not say")
     add(told, "smpl-gender")
     told.add_argument("--frame", choices=("camera", "y-up", "z-up"), help="camera: x right, y down, z forward")
@@ -104,15 +97,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add(parser, "dataset")
     parser.add_argument("--format", required=True, choices=("skel-cf", "hsmr"), help="whose files to write")
     parser.add_argument("-o", "--out", required=True, type=Path, metavar="DIR", help="where the files go")
-    parser.add_argument(
-        "--gender", default="male", choices=("male", "female"), help="SKEL's body (default: %(default)s, as published)"
-    )
-    parser.add_argument(
-        "--split",
-        default="train",
-        choices=("train", "test", "all"),
-        help="test: held out (default: %(default)s)",
-    )
+    parser.add_argument("--gender", default="male", choices=("male", "female"), help="SKEL's body")
+    parser.add_argument("--split", default="train", choices=("train", "test", "all"), help="test: held-out shards")
     add(parser, "body-models", "device", "json", "quiet")
 
     parser = commands.add_parser("body", help="body model files: export the open body")
@@ -189,7 +175,7 @@ def run_export(args: argparse.Namespace) -> None:
     """Write, and say what was written."""
     from hmr_skel.commands.inputs import named_body_models
     from hmr_skel.commands.output import progress, show
-    from hmr_skel.convert.export import HSMR, HSMR_MAX_PVE, export_dataset
+    from hmr_skel.convert.export import HSMR, export_dataset
     from hmr_skel.convert.fit import Bodies
     from hmr_skel.device import resolve_device
 
@@ -202,10 +188,7 @@ def run_export(args: argparse.Namespace) -> None:
     rows, beyond = (sum(getattr(file, name) for file in files.values()) for name in ("rows", "beyond"))
     text = f"{rows:,} rows of {args.dataset} -> {len(files)} {args.format} file{'s' * (len(files) != 1)} in {args.out}"
     if beyond:
-        text += (
-            f"\n{beyond:,} rows have a vertex more than {1000 * HSMR_MAX_PVE:.0f} mm off, as annotated or mirrored: "
-            "HSMR's trainer will not take their poses and betas"
-        )
+        text += f"\n{beyond:,} rows have a vertex over 60 mm off: HSMR's trainer will not take their poses and betas"
     report = {"format": args.format, "rows": rows, "files": {str(path): file.rows for path, file in files.items()}}
     show(args, text, report | {"beyond_max_pve": beyond})
 

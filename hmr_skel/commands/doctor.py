@@ -5,7 +5,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +20,10 @@ read and fitted, networks look at a grey picture. All of it also goes into docto
 files but their names, sizes and hashes, so that it can be attached to a bug report."""
 
 BODY_FILES = {
-    "SMPL_NEUTRAL.pkl": "SMPL, of most label files; fit",
-    "SMPL_MALE.pkl": "SMPL, of label rows of that gender; fit",
-    "SMPL_FEMALE.pkl": "SMPL, of label rows of that gender; fit",
-    "skel_male.pkl": "SKEL 1.1.1; fit, train, evaluate, predict",
-    "skel_female.pkl": "SKEL 1.1.1; fit, train, evaluate, predict",
+    **dict.fromkeys(
+        ("SMPL_NEUTRAL.pkl", "SMPL_MALE.pkl", "SMPL_FEMALE.pkl"), "SMPL, of label rows of that gender; fit"
+    ),
+    **dict.fromkeys(("skel_male.pkl", "skel_female.pkl"), "SKEL 1.1.1; fit, train, evaluate, predict"),
     "SMPL_to_J19.pkl": "keypoints; fit, train",
     "J_regressor_h36m.npy": "joints of Human3.6M; evaluate",
     "J_regressor_SKEL_mix_MALE.pkl": "SMPL-like joints of SKEL; train, evaluate",
@@ -53,11 +51,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `doctor`."""
     summary = "what is installed, which files are there, what is missing"
     doctor = new_command(commands, "doctor", summary, DOCTOR, run_doctor)
-    add(
-        doctor, "manifest", default=None,
-        help="check this one (default: every manifests/*.toml; those whose environment variables are not set count as "
-        "not set up)",
-    )  # fmt: skip
+    text = "check this one (default: every manifests/*.toml whose environment variables are set)"
+    add(doctor, "manifest", default=None, help=text)
     doctor.add_argument("--deep", action="store_true", help="look into the files, see above; writes doctor.txt")
 
 
@@ -78,10 +73,9 @@ def run_doctor(args: argparse.Namespace) -> int:
             lines.append(f"  {state:<8} {what:<32} {detail}")
             print(lines[-1], flush=True)
     if not manifests:
-        print("no manifests/*.toml here: run this from the repository's root, or name one with --manifest")
-    print(
-        f"\n{missing} missing{' or broken' if args.deep else ''}" if missing else "\nnothing that is needed is missing"
-    )
+        print("no manifests/*.toml here: name one with --manifest")
+    lacking = "missing or broken" if args.deep else "missing"
+    print(f"\n{missing} {lacking}" if missing else "\nnothing that is needed is missing")
     if args.deep:
         from hmr_skel.body.assets import write_whole
 
@@ -177,23 +171,16 @@ def _manifest(path: Path, required: bool) -> Iterator[Finding]:
         there = f"set {unset[1]} to use it" if unset else str(error)
         yield "--" if unset and not required else "missing", str(path), there
         return
-    models, made = manifest.body_models, "made on first use"
+    folder, made, is_open = manifest.body_models.path, "made on first use", manifest.body_models.kind == "open"
     genders = ("male", "female") if manifest.skel_gender == "best" else (manifest.skel_gender,)
-    smpl = {f"SMPL_{(source.smpl_gender or 'neutral').upper()}.pkl" for source in manifest.sources}
-    needed = smpl | {"SMPL_to_J19.pkl"} | {f"skel_{gender}.pkl" for gender in genders}
-    is_made = models.kind == "open"
+    needed = {f"SMPL_{(source.smpl_gender or 'neutral').upper()}.pkl" for source in manifest.sources}
+    needed |= {"SMPL_to_J19.pkl"} | {f"skel_{gender}.pkl" for gender in genders}
     for name, purpose in BODY_FILES.items():
-        lacking = made if is_made else f"{purpose}. {'Put it into' if name in needed else 'Not in'} {models.path}"
-        there, wanted = (models.path / name).is_file(), name in needed and not is_made
-        yield _finding(there, name, purpose, lacking, needed=wanted)
+        lacking = made if is_open else f"{purpose}. {'Put it into' if name in needed else 'Not in'} {folder}"
+        yield _finding((folder / name).is_file(), name, purpose, lacking, needed=name in needed and not is_open)
     for source in manifest.sources:
         file, is_made = source.file, source.generate is not None
         lacking = f"{made}: {file}" if is_made else f"no {file}. Put it there, or leave the source out"
         yield _finding(file.is_file(), f"labels {source.name}", str(file), lacking, needed=not is_made)
         if source.image_root is not None and not source.image_root.is_dir():
             yield "--", f"images {source.name}", f"no {source.image_root}; needed for training only"
-    out = Path("data") / manifest.name
-    folder = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-    free = f"{shutil.disk_usage(folder).free / 1e9:,.0f} GB free"
-    lacking = f"{folder} is not writable; choose another with --out"
-    yield _finding(os.access(folder, os.W_OK), f"output {out}", free, lacking, needed=True)

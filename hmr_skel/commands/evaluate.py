@@ -39,9 +39,9 @@ def _benchmarks_text() -> str:
         "neutral where the label file has no 'gender'; predictions need SMPL and SKEL of their genders too):",
     ]
     for one in BENCHMARKS.values():
-        lines += [f"  {one.name:<10}{one.title}: {one.joints.name}", f"{'':<12}labels/{one.labels}: {one.labels_from}"]
-        lines += [f"{'':<12}images/{one.images}: {one.images_from}", f"{'':<12}{', '.join(one.model_files)}"]
-        lines += [f"{'':<12}({one.quirks})"]
+        facts = [f"labels/{one.labels}: {one.labels_from}", f"images/{one.images}: {one.images_from}"]
+        facts += [", ".join(one.model_files), f"({one.quirks})"]
+        lines += [f"  {one.name:<10}{one.title}: {one.joints.name}", *(f"{'':<12}{fact}" for fact in facts)]
     lines += ["", "body models:"] + [f"  {name:<31}{source}" for name, source in MODELS_FROM.items()]
     lines += ["", "published mistakes that --legacy switches on, for comparison with published figures:"]
     return "\n".join(lines + [f"  {name:<14}{text}" for name, text in LEGACY.items()])
@@ -51,14 +51,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `evaluate` and `moyo-hard`."""
     summary = "errors on held-out images and on benchmarks, the paper's tables beside ours"
     evaluate = new_command(commands, "evaluate", summary, EVALUATE, run_evaluate, _benchmarks_text)
-    evaluate.add_argument(
-        "networks", nargs="*", type=Path, metavar="NETWORK",
-        help=f"network.safetensors, a run's folder, or SKEL-CF's best.pth (default: the newest in {RUNS})",
-    )  # fmt: skip
-    evaluate.add_argument(
-        "--benchmark", metavar="NAMES",
-        help="names from the list below, with commas between, or all (default: those of --predictions)",
-    )  # fmt: skip
+    text = f"network.safetensors, a run's folder, or SKEL-CF's best.pth (default: the newest in {RUNS})"
+    evaluate.add_argument("networks", nargs="*", type=Path, metavar="NETWORK", help=text)
+    text = "names from the list below, with commas between, or all (default: those of --predictions)"
+    evaluate.add_argument("--benchmark", metavar="NAMES", help=text)
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="write rows.parquet, tables.md and report.json here")
     add(evaluate, "device", "json", "quiet")
     add(evaluate.add_argument_group("held-out shards"), "manifest", "data", "build")
@@ -70,14 +66,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "benchmark (no network is evaluated then unless one is named)",
     )  # fmt: skip
     two_stage.add_argument("--method", metavar="NAME", help="whose they are, for the tables (default: the file)")
-    add(
-        two_stage, "smpl-gender",
-        help="the SMPL model that the predictions are for (default: what the file says, else neutral)",
-    )  # fmt: skip
-    two_stage.add_argument(
-        "--gender", choices=("male", "female", "best"),
-        help="SKEL's body (default: the prediction's gender, male for neutral ones)",
-    )  # fmt: skip
+    text = "the SMPL model that the predictions are for (default: what the file says, else neutral)"
+    add(two_stage, "smpl-gender", help=text)
+    text = "SKEL's body (default: the prediction's gender, male for neutral ones)"
+    two_stage.add_argument("--gender", choices=("male", "female", "best"), help=text)
 
     summary = "make MOYO-HARD's label file out of MOYO's"
     moyo_hard = new_command(commands, "moyo-hard", summary, MOYO_HARD, run_moyo_hard)
@@ -88,22 +80,17 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     """Where a benchmark's files are, and how it is run."""
     group = parser.add_argument_group("benchmarks")
-    group.add_argument(
-        "--benchmark-data", type=Path, metavar="DIR", help="folder of labels/ and images/, see evaluate --help"
-    )
-    add(group, "labels", help="the label file of the one benchmark, elsewhere")
-    group.add_argument("--images", type=Path, metavar="DIR", help="the image folder of the one benchmark, elsewhere")
+    text = "folder of labels/ and images/, see evaluate --help"
+    group.add_argument("--benchmark-data", type=Path, metavar="DIR", help=text)
     add(group, "body-models")
     group.add_argument(
         "--intrinsics", default="fov", metavar="HOW",
         help="fov: HumanFoV's, as the protocol says; label: the label file's cam_int; diagonal: focal length = the "
-        "image's diagonal; or a focal length in px (default: fov)",
+        "image's diagonal; or a focal length in px",
     )  # fmt: skip
     group.add_argument("--fov", type=Path, metavar="FILE", help="HumanFoV's weights, cam_model_cleaned.ckpt")
-    group.add_argument(
-        "--legacy", default="", metavar="NAMES", help="published mistakes to repeat, see evaluate --help; or all"
-    )
-    add_number(group, "--limit", int, 1, help="at most N rows of each benchmark, spread evenly")
+    text = "published mistakes to repeat, see evaluate --help; or all"
+    group.add_argument("--legacy", default="", metavar="NAMES", help=text)
     add_number(group, "--batch", int, 1, default=64, help="images at once")
 
 
@@ -164,18 +151,14 @@ def _predictions(texts: list[str]) -> dict[str, Path]:
     """Files by benchmark. Raises `UserError` for a text of another form, and for a benchmark that takes none."""
     from hmr_skel.evaluate.benchmarks import BENCHMARKS
 
+    known = [name for name, benchmark in BENCHMARKS.items() if benchmark.truth != "keypoints_2d"]
     found: dict[str, Path] = {}
     for text in texts:
         name, equals, file = text.partition("=")
-        if not equals or name not in BENCHMARKS or name in found:
+        if not equals or name not in known or name in found:
             raise UserError(
                 f"--predictions {text}: expected BENCHMARK=FILE, once per benchmark, BENCHMARK one of "
-                f"{', '.join(BENCHMARKS)}."
-            )
-        if BENCHMARKS[name].truth == "keypoints_2d":
-            raise UserError(
-                f"--predictions {text}: {BENCHMARKS[name].title} compares in the image, and predictions have no camera "
-                "that all agree on. Name another benchmark."
+                f"{', '.join(known)}. (COCO compares in the image, and predictions have no camera that all agree on.)"
             )
         found[name] = Path(file)
     return found

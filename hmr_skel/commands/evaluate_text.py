@@ -17,7 +17,7 @@ def report_text(report: Report) -> str:
     else:
         camera = "" if report["intrinsics"] is None else f"; camera: {report['intrinsics']}"
         lines = [
-            f"{report['title']}: {report['chosen_rows']:,} of {report['label_rows']:,} rows of {report['labels']}",
+            f"{report['title']}: {report['label_rows']:,} rows of {report['labels']}",
             f"  joints: {report['joint_set']}",
             f"  bodies: {report['body_models']}; legacy switches: {', '.join(report['legacy']) or 'none'}{camera}",
         ]
@@ -60,12 +60,9 @@ def _cells(errors: Report, sign: str = "") -> dict[str, str]:
 
 
 def _limits(errors: Report) -> list[str]:
-    if "limits" not in errors:
+    if (found := errors.get("limits")) is None:
         return []
-    found = errors["limits"]
-    worst = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found["worst"].items())
     hsmr = ", ".join(f"{degrees} deg: {100 * one['share']:.1f} %" for degrees, one in found["hsmr"].items())
-    rows, dofs = f"{100 * found['rows']:.1f} % of rows", f"{100 * found['dofs']:.2f} % of {found['bounded_dofs']} dofs"
-    text = f"out of range: {rows}, {dofs}" + (f" ({worst})" if worst else "")
-    text += f"; HSMR's knees and elbows, beyond {hsmr}"
+    text = f"out of range: {100 * found['rows']:.1f} % of rows, {100 * found['dofs']:.2f} % of {found['bounded_dofs']}"
+    text += f" dofs; HSMR's knees and elbows, beyond {hsmr}"
     return textwrap.wrap(text, 120, initial_indent="    ", subsequent_indent="      ")

@@ -28,7 +28,7 @@ from hmr_skel.evaluate.benchmarks import FOLDER_VARIABLE, Benchmark, BenchmarkFi
 from hmr_skel.evaluate.ground_truth import GroundTruth, joint_names, model_file
 from hmr_skel.evaluate.held_out import JOINT_SET, Errors, HeldOut, evaluate_held_out, held_out_sequences, mean_body
 from hmr_skel.evaluate.images import CropReader, Intrinsics
-from hmr_skel.evaluate.labels import BenchmarkRows, evenly, load_rows
+from hmr_skel.evaluate.labels import BenchmarkRows, load_rows
 from hmr_skel.evaluate.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_S2
 from hmr_skel.evaluate.run import Method, evaluate_methods
 from hmr_skel.evaluate.score import Columns
@@ -39,6 +39,7 @@ from hmr_skel.model.network import Network
 from hmr_skel.two_stage import evaluate_predictions, read_predictions
 
 Report = dict[str, Any]
+Loaded = tuple[Network, NetworkInfo]
 STAGES = ("mean_pose", "coarse", "final")
 
 
@@ -119,94 +120,65 @@ class OpenBenchmark:
 
     benchmark: Benchmark
     files: BenchmarkFiles
-    names: np.ndarray
-    """The images of all rows of the label file."""
     rows: BenchmarkRows
-    """The chosen ones."""
     truth: GroundTruth
     crops: CropReader | None
     """What reads the images; None where no network is to see them."""
 
     def compared(self, numbers: np.ndarray, tables: list[pa.Table]) -> ComparedRows:
         """The rows with these numbers in the label file."""
-        names = self.names[numbers].tolist()
+        names = self.rows.imgname[numbers].tolist()
         sequences = sequences_of(names, self.benchmark.sequence)
         return ComparedRows(self.benchmark.name, self.benchmark.joints.name, numbers, names, sequences, tables)
 
 
 class OpenBenchmarks:
-    """Benchmarks that are ready to be run, and what networks need on them.
+    """Benchmarks that are ready to be run, and what networks need on them. `tables` get the rows that are compared.
 
-    Args:
-        names: of the benchmarks, as `chosen` takes them.
-        args: of the command.
-        device: for all of it.
-        skel_gender: of the networks that are to be evaluated; None: none is.
-
-    Attributes:
-        tables: get the rows of all that is evaluated.
-
-    Raises:
-        UserError: for whatever is missing, so that it shows before any work.
+    `names` are as `chosen` takes them, `args` the command's, and `skel_gender` that of the networks that are to be
+    evaluated; None: none is. Raises `UserError` for whatever is missing, so that it shows before any work.
     """
 
     def __init__(self, names: str, args: argparse.Namespace, device: torch.device, skel_gender: str | None) -> None:
-        self.args, self.device = args, device
+        self.args, self.device, self.intrinsics, self.body = args, device, None, None
         self.tables: list[pa.Table] = []
         benchmarks, self.legacy = chosen(names), legacy_switches(args.legacy)
-        if len(benchmarks) > 1 and (args.labels is not None or args.images is not None):
-            raise UserError(
-                "--labels and --images are for one benchmark; name one, or put files below --benchmark-data."
-            )
         self.models = named_body_models(args.body_models, quiet=args.quiet)
-        self.intrinsics, self.body = None, None
         if skel_gender is not None:
             self.intrinsics = Intrinsics.choose(args.intrinsics, args.fov, device)
             self.body = Skel.load(model_file(self.models, SKEL_FILES[skel_gender])).to(device)
-        self.jobs = [self._open(benchmark) for benchmark in benchmarks]
+        self.jobs = {benchmark.name: self._open(benchmark) for benchmark in benchmarks}
 
     def _open(self, benchmark: Benchmark) -> OpenBenchmark:
-        args, shared = self.args, os.environ.get(FOLDER_VARIABLE)
-        folder = args.benchmark_data or (Path(shared) / "evaluation" if shared else None)
-        files = BenchmarkFiles.find(benchmark, folder, args.labels, args.images)
-        rows = load_rows(benchmark, files.labels, self.legacy, cam_int=args.intrinsics == "label")
-        some, changed, crops = rows.take(evenly(len(rows), args.limit)), benchmark.with_legacy(self.legacy), None
-        truth = GroundTruth(changed, some, self.models, self.device)
+        shared = os.environ.get(FOLDER_VARIABLE)
+        files = BenchmarkFiles.find(
+            benchmark, self.args.benchmark_data or (Path(shared) / "evaluation" if shared else None)
+        )
+        rows = load_rows(benchmark, files.labels, self.legacy, cam_int=self.args.intrinsics == "label")
+        benchmark, crops = benchmark.with_legacy(self.legacy), None
+        truth = GroundTruth(benchmark, rows, self.models, self.device)
         if self.intrinsics is not None:
-            self.intrinsics.check(changed, some)
-            crops = CropReader(changed, files.images, self.intrinsics.fov is not None, self.legacy)
-            crops.check(some)
-        return OpenBenchmark(changed, files, rows.imgname, some, truth, crops)
+            self.intrinsics.check(benchmark, rows)
+            crops = CropReader(benchmark, files.images, self.intrinsics.fov is not None, self.legacy)
+            crops.check(rows)
+        return OpenBenchmark(benchmark, files, rows, truth, crops)
 
     def reports(
-        self,
-        files: Sequence[Path],
-        networks: Sequence[tuple[Network, NetworkInfo]],
-        predictions: Mapping[str, Path],
+        self, files: Sequence[Path], networks: Sequence[Loaded], predictions: Mapping[str, Path]
     ) -> dict[str, Report]:
-        """A report for each benchmark.
-
-        Args:
-            files: of the networks, for their names.
-            networks: of the gender that the benchmarks were opened for; none where they were opened for none.
-            predictions: a file of SMPL by benchmark.
-        """
-        jobs = {job.benchmark.name: job for job in self.jobs}
-        if unknown := [name for name in predictions if name not in jobs]:
-            raise UserError(
-                f"--predictions {unknown[0]}=...: that benchmark is not among --benchmark {', '.join(jobs)}."
-            )
-        clips = {
-            name: read_predictions(file, jobs[name].rows, jobs[name].names, self.args.smpl_gender)
-            for name, file in predictions.items()
-        }
+        """A report for each benchmark: on networks, in these files, and on predictions, a file of SMPL by benchmark."""
+        jobs, clips = self.jobs, {}
+        for name, file in predictions.items():
+            if name not in jobs:
+                raise UserError(f"--predictions {name}=...: that benchmark is not among --benchmark {', '.join(jobs)}.")
+            rows = jobs[name].rows
+            clips[name] = read_predictions(file, rows, rows.imgname, self.args.smpl_gender)
         reports = {}
         for name, job in jobs.items():
             report = reports[name] = {
                 "title": job.benchmark.title,
                 "labels": str(job.files.labels),
-                "label_rows": len(job.names),
-                "chosen_rows": len(job.rows),
+                "label_rows": len(job.rows),
                 "joint_set": job.benchmark.joints.name,
                 "body_models": _models_text(self.models),
                 "legacy": list(job.benchmark.legacy(self.legacy)),
@@ -216,12 +188,10 @@ class OpenBenchmarks:
             if networks:
                 report |= self._networks(job, files, networks)
             if name in clips:
-                report["predictions"] = self._predictions(job, predictions[name], clips[name])
+                report["predictions"] = self._predictions(job, self.args.method or str(predictions[name]), clips[name])
         return reports
 
-    def _networks(
-        self, job: OpenBenchmark, files: Sequence[Path], networks: Sequence[tuple[Network, NetworkInfo]]
-    ) -> Report:
+    def _networks(self, job: OpenBenchmark, files: Sequence[Path], networks: Sequence[Loaded]) -> Report:
         assert self.intrinsics is not None
         assert self.body is not None
         assert job.crops is not None
@@ -234,24 +204,22 @@ class OpenBenchmarks:
         report = job.compared(rows, self.tables).networks(files, [info for _, info in networks], found)
         return {"rows": len(rows), "left_out": len(job.rows) - len(rows)} | report
 
-    def _predictions(self, job: OpenBenchmark, file: Path, clip: SmplClip) -> Report:
+    def _predictions(self, job: OpenBenchmark, method: str, clip: SmplClip) -> Report:
         """SMPL of others before and after its conversion to SKEL, and what that costs."""
         gender, bodies = self.args.gender, Bodies(self.models, self.device)
-        method, joints = self.args.method or str(file), job.benchmark.joints
         with progress(self.args.quiet, "row", count_fits([clip], gender), f"{job.benchmark.title}: conversion") as bar:
             found = evaluate_predictions(clip, job.rows, job.truth, bodies, gender, bar.update)
-        rows = job.compared(found.rows, self.tables)
-        before, after, names = found.stages["smpl"], found.stages["skel"], joint_names(joints)
+        rows, names = job.compared(found.rows, self.tables), joint_names(job.benchmark.joints)
+        before, after = found.stages["smpl"], found.stages["skel"]
         costs = {metric: after[metric] - before[metric] for metric in METRIC_NAMES if metric in before}
-        ends = intervals(costs, groups_of(rows.sequences))
+        cost: Report = {metric: values.double().mean().item() for metric, values in costs.items()}
         return {
             "method": method,
             "rows": len(found.rows),
             "left_out": found.left_out,
             **rows.method(method, found.stages),
-            "cost": {metric: values.double().mean().item() for metric, values in costs.items()}
-            | {"ci95": {metric: list(end) for metric, end in ends.items()}},
-            "moved_mm": {names[i]: float(found.moved_mm[i]) for i in joints.scored},
+            "cost": cost | {"ci95": intervals(costs, groups_of(rows.sequences))},
+            "moved_mm": {names[i]: float(found.moved_mm[i]) for i in job.benchmark.joints.scored},
             "v2v_mm": found.v2v_mm,
         }
 

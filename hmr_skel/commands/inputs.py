@@ -81,10 +81,7 @@ def manifest_body_models(path: str) -> Path:
 
 
 def named_body_models(named: str | None, *, quiet: bool) -> Path:
-    """The folder that --body-models names, else HMR_SKEL_BODY_MODELS. Raises `UserError` where neither does.
-
-    For `open`, the openly licensed body is exported first where it is missing.
-    """
+    """The folder that --body-models or HMR_SKEL_BODY_MODELS names; for `open`, `open_body`. `UserError` without."""
     named = named or os.environ.get("HMR_SKEL_BODY_MODELS")
     if not named:
         raise UserError(
@@ -104,10 +101,7 @@ def open_body(*, quiet: bool) -> Path:
 
 
 def network_file(path: Path | None) -> Path:
-    """The network in a run's folder, or the file itself; for None the one that was trained last.
-
-    Raises `UserError` where none has been trained.
-    """
+    """The network in a run's folder, or the file itself; for None the one trained last. `UserError` without one."""
     if path is not None:
         return path / "network.safetensors" if path.is_dir() else path
     found = sorted(RUNS.glob("*/network.safetensors"), key=lambda path: path.stat().st_mtime)

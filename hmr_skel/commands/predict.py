@@ -30,14 +30,15 @@ Boxes (--boxes), in px of the image:
   a dataset's folder, or Parquet of ours (predictions too): its boxes and cameras
 An image's name there is the end of its path: b/c.jpg stands for a/b/c.jpg.
 
-Detectors (--detector): an ONNX file that you bring; input one picture [1 3 H W] or [3 H W], RGB. Outputs:
+Detectors (--detector): an ONNX file that you bring; input one picture [1 3 H W] or [3 H W], RGB. Persons are class 0
+and pixels unit, unless said here. Outputs:
   end-to-end   [1 N 6]: x1, y1, x2, y2, score, class (YOLO with its NMS inside)
   yolo         [1 4+C N]: centre x, y, width, height, a score per class (YOLOv8, 11); duplicates are removed here
   yolov5       [1 N 5+C]: the same with an objectness
-  detr         two outputs ...logits... [1 N C+1] and ...boxes... [1 N 4], shares of the input (DETR)
-  detr-sigmoid the same with a sigmoid per class (Deformable DETR, RT-DETR of Hugging Face): to be named
+  detr         two outputs ...logits... [1 N C+1] and ...boxes... [1 N 4], shares of the input (DETR); class 1, imagenet
+  detr-sigmoid the same with a sigmoid per class (Deformable DETR, RT-DETR of Hugging Face); to be named
   boxes        three outputs ...boxes... [N 4], ...scores... [N], ...labels... [N] in px (torchvision, RT-DETR),
-               or two, dets [N 5] (x1, y1, x2, y2, score) and labels (MMDeploy)
+               or two, dets [N 5] (x1, y1, x2, y2, score) and labels (MMDeploy); torchvision's persons are class 1
 
 Examples: hmr-skel predict photos/ --boxes boxes.json --vfov 55 -o out
           hmr-skel predict walk.mp4 --detector yolo.onnx --humanfov cam_model_cleaned.ckpt --refinement"""
@@ -56,63 +57,43 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `predict`."""
     parser = new_command(commands, "predict", "SKEL of the people in images and videos", PREDICT, run_predict)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images, folders of images, videos")
-    parser.add_argument(
-        "-o", "--out", type=Path, default=Path("data/predictions"), metavar="DIR", help="(default: %(default)s)"
-    )
+    parser.add_argument("-o", "--out", type=Path, default=Path("data/predictions"), metavar="DIR", help="the folder")
     add(parser, "network")
     where = parser.add_argument_group("where people are").add_mutually_exclusive_group(required=True)
     where.add_argument("--boxes", type=Path, metavar="FILE", help="boxes, see above")
     where.add_argument("--detector", type=Path, metavar="FILE", help="a person detector (.onnx), see above")
     where.add_argument("--whole-image", action="store_true", help="one person fills every picture")
-    add_number(
-        parser, "--margin", float, 0.5, 3, unit="a factor", default=1.1, metavar="FACTOR",
-        help="side of the square over the longer side of boxes given by corners, and of detections (default: "
-        "%(default)s; the default dataset has 1.1 to 1.2, the published demo 1.0)",
-    )  # fmt: skip
-    camera = parser.add_argument_group(
-        "camera",
-        f"default: that of the boxes, else HumanFoV by {HUMAN_FOV} beside the body models or in $HMR_SKEL_BODY_MODELS",
-    ).add_mutually_exclusive_group()
-    add_number(
-        camera, "--focal", float, 1, 1_000_000, unit="pixels", metavar="PX",
-        help="focal length; the principal point is the middle",
-    )  # fmt: skip
+    text = "side of the square over the longer side of boxes by corners and detections (the published demo has 1.0)"
+    add_number(parser, "--margin", float, 0.5, 3, unit="a factor", default=1.1, metavar="FACTOR", help=text)
+    text = (
+        f"default: that of the boxes, else HumanFoV by {HUMAN_FOV} beside the body models or in $HMR_SKEL_BODY_MODELS"
+    )
+    camera = parser.add_argument_group("camera", text).add_mutually_exclusive_group()
+    text = "focal length; the principal point is the middle"
+    add_number(camera, "--focal", float, 1, 1_000_000, unit="pixels", metavar="PX", help=text)
     add_number(camera, "--vfov", float, 1, 170, unit="degrees", metavar="DEG", help="vertical field of view")
     camera.add_argument("--humanfov", type=Path, metavar="FILE", help=f"estimate it (CameraHMR's {HUMAN_FOV})")
     wanted = parser.add_argument_group("what is written")
     wanted.add_argument("--no-overlays", action="store_true", help="no overlays, which take most of the time")
     wanted.add_argument("--meshes", choices=("glb", "obj"), help="skin and skeleton, m, y up, the camera being level")
     wanted.add_argument("--refinement", action="store_true", help="from the coarse estimate to the last layer's, .gif")
-    wanted.add_argument(
-        "--attention", action="store_true", help="what the decoder's pose, shape and camera tokens look at, .png"
-    )
+    text = "what the decoder's pose, shape and camera tokens look at, .png"
+    wanted.add_argument("--attention", action="store_true", help=text)
     detector = parser.add_argument_group("detector")
     add_number(detector, "--score", float, 0, 1, default=0.5, metavar="S", help="lowest score")
     add_number(detector, "--max-people", int, 1, default=10, help="people in a picture")
-    detector.add_argument(
-        "--detector-layout", choices=("end-to-end", "yolo", "yolov5", "detr", "detr-sigmoid", "boxes"),
-        help="of its outputs (default: told by their names and shapes)",
-    )  # fmt: skip
-    add_number(
-        detector, "--detector-class", int, 0,
-        help="number of the class of persons (default: by the names in the file; else 0, or 1 for detr and for boxes "
-        "as torchvision has them: three outputs and no input for sizes)",
-    )  # fmt: skip
-    detector.add_argument(
-        "--detector-pixels", choices=("unit", "imagenet", "bytes"),
-        help="0 to 1; less ImageNet's mean, over its deviation; 0 to 255 (default: unit, imagenet for detr, bytes for "
-        "integer inputs)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--legacy", default="", metavar="NAMES",
-        help=f"do as the published code: {'; '.join(f'{name}: {text}' for name, text in LEGACY.items())}; or all",
-    )  # fmt: skip
-    add(parser, "manifest", help="whose body models the network belongs to (default: %(default)s)")
-    add(
-        parser, "body-models",
-        help="folder with skel_*.pkl in place of the manifest's (default for published weights: $HMR_SKEL_BODY_MODELS)",
-    )  # fmt: skip
-    add_number(parser, "--every", int, 1, default=1, help="of videos every Nth frame (default: 1)")
+    text, layouts = "see above", ("end-to-end", "yolo", "yolov5", "detr", "detr-sigmoid", "boxes")
+    detector.add_argument("--detector-layout", choices=layouts, help=f"{text} (default: told by names and shapes)")
+    text = "number of the class of persons (default: by the names in the file, else as above)"
+    add_number(detector, "--detector-class", int, 0, help=text)
+    text = "0 to 1; less ImageNet's mean, over its deviation; 0 to 255 (default: as above, bytes for integer inputs)"
+    detector.add_argument("--detector-pixels", choices=("unit", "imagenet", "bytes"), help=text)
+    text = f"do as the published code, or all: {'; '.join(f'{name}: {what}' for name, what in LEGACY.items())}"
+    parser.add_argument("--legacy", default="", metavar="NAMES", help=text)
+    add(parser, "manifest", help="whose body models the network belongs to")
+    text = "folder with skel_*.pkl in place of the manifest's (default for published weights: $HMR_SKEL_BODY_MODELS)"
+    add(parser, "body-models", help=text)
+    add_number(parser, "--every", int, 1, default=1, help="of videos every Nth frame")
     add_number(parser, "--batch-size", int, 1, default=16, help="people at once")
     add(parser, "device", "json", "quiet")
 
@@ -133,59 +114,51 @@ def run_predict(args: argparse.Namespace) -> int:
     from hmr_skel.body.skel import Skel
     from hmr_skel.commands.output import progress, show
     from hmr_skel.device import resolve_device
+    from hmr_skel.predict import frames, output, people, run
     from hmr_skel.predict.boxes import GivenBoxes
-    from hmr_skel.predict.frames import find_files
-    from hmr_skel.predict.output import Wanted, writing
-    from hmr_skel.predict.people import load_predictor, token_grid
-    from hmr_skel.predict.run import Counts, Settings, run
 
     device = resolve_device(args.device)
-    files = find_files(args.images, but=args.out)
+    files = frames.find_files(args.images, but=args.out)
     boxes = _boxes(args, device)
     if isinstance(boxes, GivenBoxes):
         boxes.check(files)
-    predictor = load_predictor(network, device)
+    predictor = people.load_predictor(network, device)
     if args.attention:
-        token_grid(predictor.network.config.vit)
+        people.token_grid(predictor.network.config.vit)
     body_models = _body_models(args, predictor.published)
     skel = Skel.load(body_models / f"skel_{predictor.skel_gender}.pkl", gender=predictor.skel_gender).to(device)
     cameras = _cameras(args, boxes, files, body_models, device, "bgr-focal" in legacy)
-    wanted = Wanted(
+    wanted = output.Wanted(
         overlays=not args.no_overlays, meshes=args.meshes, refinement=args.refinement, attention=args.attention
     )
-    settings = Settings(
+    settings = run.Settings(
         batch_size=args.batch_size,
         every=args.every,
         smooth="aliased-crop" not in legacy,
         box_cameras=args.focal is None and args.vfov is None and args.humanfov is None,
         as_stored=isinstance(boxes, GivenBoxes) and boxes.as_stored,
     )
-    counts, stopped = Counts(), None
-    with (
-        progress(args.quiet, "image") as bar,
-        writing(args.out, wanted, files, skel, predictor, args.every) as output,
-    ):
+    counts, stopped = run.Counts(), None
+    writing = output.writing(args.out, wanted, files, skel, predictor, args.every)
+    with progress(args.quiet, "image") as bar, writing as writer:
 
         def skipped(name: str, reason: str) -> None:
             bar.write(f"skipped {name}: {reason}", file=sys.stderr)
 
         try:
-            run(files, predictor, boxes, cameras, output, settings, skipped, bar.update, counts)
+            run.run(files, predictor, boxes, cameras, writer, settings, skipped, bar.update, counts)
         except (KeyboardInterrupt, UserError) as error:
             if not counts.images:  # there is nothing to keep, and files of an earlier run stay as they are
                 raise
             stopped = error
     rate = counts.images / counts.total_s if counts.images else 0.0
-    text = f"{counts.images:,} images, {counts.people:,} people"
-    text += f", {counts.skipped:,} files skipped" if counts.skipped else ""
-    text += f", {counts.skipped_boxes:,} boxes skipped" if counts.skipped_boxes else ""
-    text += f", {counts.without_people:,} without a box" if counts.without_people else ""
-    by = predictor.title + (f" with --legacy {','.join(legacy)}" if legacy else "")
-    show(
-        args,
-        f"{'' if stopped is None else 'stopped early; '}{text}; {rate:.1f} images/s, {by}; in {args.out}",
-        vars(counts) | {"network": str(network), "images_per_s": rate, "legacy": legacy, "out": str(args.out)},
-    )
+    text = f"{'' if stopped is None else 'stopped early; '}{counts.images:,} images, {counts.people:,} people"
+    passed_over = {"files skipped": counts.skipped, "boxes skipped": counts.skipped_boxes}
+    passed_over |= {"without a box": counts.without_people}
+    text += "".join(f", {count:,} {what}" for what, count in passed_over.items() if count)
+    text += f"; {rate:.1f} images/s, {predictor.title}" + (f" with --legacy {','.join(legacy)}" if legacy else "")
+    report = {"network": str(network), "images_per_s": rate, "legacy": legacy, "out": str(args.out)}
+    show(args, f"{text}; in {args.out}", vars(counts) | report)
     if stopped is not None:
         raise stopped
     if not counts.images:
@@ -203,22 +176,14 @@ def _boxes(args: argparse.Namespace, device: "torch.device") -> "Boxes":
     if args.whole_image:
         return WholeImage()
     settings = DetectorSettings(
-        threshold=args.score,
-        most=args.max_people,
-        layout=args.detector_layout,
-        person=args.detector_class,
+        threshold=args.score, most=args.max_people, layout=args.detector_layout, person=args.detector_class,
         pixels=args.detector_pixels,
-    )
+    )  # fmt: skip
     return Detector(args.detector, args.margin, settings, device.type)
 
 
 def _cameras(
-    args: argparse.Namespace,
-    boxes: "Boxes",
-    files: list[Path],
-    body_models: Path,
-    device: "torch.device",
-    exchanged: bool,
+    args: argparse.Namespace, boxes: "Boxes", files: list[Path], body_models: Path, device: "torch.device", bgr: bool
 ) -> "Cameras | None":
     """The camera told for all pictures; None where the boxes bring theirs. Raises `UserError` where neither is so."""
     from hmr_skel.predict.boxes import GivenBoxes
@@ -241,7 +206,7 @@ def _cameras(
             f"the camera is not known{lacking}. Say --focal PX or --vfov DEG, give boxes with cameras, or let HumanFoV "
             f"estimate it: --humanfov {HUMAN_FOV} (CameraHMR's release)."
         )
-    return EstimatedFov.load(weights, device, exchanged)
+    return EstimatedFov.load(weights, device, bgr)
 
 
 def _body_models(args: argparse.Namespace, published: bool) -> Path:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hmr_skel.body.skel import Skel
     from hmr_skel.data.load import Shards
     from hmr_skel.data.manifest import Manifest
+    from hmr_skel.predict.pictures import Picture
     from hmr_skel.report.bodies import PosedRow
 
 REPORT = """\
@@ -19,12 +20,11 @@ Write one self-contained HTML page about a dataset: rows by source, kept and rej
 percentiles by source and body part, joint angles over their allowed ranges, betas, speed, links to the shards; and the
 best, median and worst fits as pictures and in a 3D viewer. It opens offline, needs no server, and prints.
 
-Pictures need the body models that the manifest names; images are shown where they are there. The rows that are shown or
-measured are the same every time.
+Pictures need the body models that the manifest names; images are shown where they are there.
 Example: hmr-skel report data/open -o open.html"""
 
 RENDER = """\
-Draw rows of a dataset as they are stored, on the CPU, with no display:
+Draw a row of a dataset as it is stored, on the CPU, with no display:
   --show both      bones under a translucent skin; or skin, skeleton
   --show heat      the fitted skin, coloured by its distance from the annotated mesh (the colours end at 30 mm);
                    annotation: that mesh itself
@@ -55,33 +55,25 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `report`, `render` and `schema`."""
     report = new_command(commands, "report", "a web page of a dataset's quality, with pictures", REPORT, run_report)
     add(report, "dataset", nargs="?", help="the dataset's folder (default: data/<manifest name>)")
-    report.add_argument(
-        "-o", "--out", type=Path, metavar="FILE", help="the page (default: report.html in the dataset's folder)"
-    )
+    text = "the page (default: report.html in the dataset's folder)"
+    report.add_argument("-o", "--out", type=Path, metavar="FILE", help=text)
     add(report, "manifest", default=None, help=f"{MANIFEST}; without DATASET {DEFAULT_MANIFEST})")
     report.add_argument("--no-pictures", action="store_true", help="tables and charts only; needs no body models")
     add(report, "build", "json", "quiet")
 
-    render = new_command(commands, "render", "pictures and meshes of single rows of a dataset", RENDER, run_render)
+    render = new_command(commands, "render", "a row of a dataset as a picture or as meshes", RENDER, run_render)
     add(render, "dataset")
-    render.add_argument("rows", metavar="ROW", nargs="+", help="a row_id, or a row's number, from 0 over all shards")
-    render.add_argument(
-        "-o", "--out", required=True, type=Path, metavar="OUT",
-        help=f"a file ({' '.join(FORMATS)}), or a folder of .png",
-    )  # fmt: skip
-    render.add_argument(
-        "--show", choices=("both", "skin", "skeleton", "heat", "annotation"), default="both",
-        help="what to draw (default: %(default)s)",
-    )  # fmt: skip
-    render.add_argument(
-        "--view", choices=("front", "side", "back", "top", "image"), default="front",
-        help="from where (default: %(default)s)",
-    )  # fmt: skip
+    render.add_argument("row", metavar="ROW", help="its row_id, for instance open/00001909")
+    render.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help=" ".join(FORMATS))
+    shown, views = ("both", "skin", "skeleton", "heat", "annotation"), ("front", "side", "back", "top", "image")
+    render.add_argument("--show", choices=shown, default="both", help="what to draw")
+    render.add_argument("--view", choices=views, default="front", help="from where")
     add_number(render, "--size", int, 16, 8192, unit="pixels", default=512, metavar="PX", help="width and height")
     add(render, "manifest", default=None, help=f"{MANIFEST})")
-    add(render, "quiet", help="do not name the files that were written")
+    add(render, "quiet", help="do not name the file that was written")
 
-    new_command(commands, "schema", "columns of the tables that are written, with units", COLUMNS, run_schema)
+    summary = "columns of the tables that are written, with units"
+    new_command(commands, "schema", summary, COLUMNS, lambda args: print(schema_page(), end=""))
 
 
 def run_report(args: argparse.Namespace) -> None:
@@ -118,84 +110,66 @@ def run_report(args: argparse.Namespace) -> None:
 
 
 def run_render(args: argparse.Namespace) -> None:
-    """Draw and write, a file a row."""
+    """Draw and write."""
     from hmr_skel.commands.inputs import manifest_of_shards
     from hmr_skel.convert.fit import Bodies
+    from hmr_skel.convert.meshes import write_parts
+    from hmr_skel.data.atomic import replacing
     from hmr_skel.data.load import load_shards
+    from hmr_skel.predict.pictures import encode_picture
     from hmr_skel.report.bodies import pose_row
     from hmr_skel.report.gather import manifest_name
 
-    is_file = args.out.suffix.lower() in FORMATS
-    if args.out.suffix and not is_file and not args.out.is_dir():
-        raise UserError(
-            f"-o {args.out}: unknown format {args.out.suffix!r}. Expected {', '.join(FORMATS)}, or a folder."
-        )
-    if is_file and len(args.rows) > 1:
-        raise UserError(f"-o {args.out} is one file, and {len(args.rows)} rows are asked for. Name a folder.")
+    kind = args.out.suffix.lower()
+    if kind not in FORMATS:
+        raise UserError(f"-o {args.out}: unknown format {kind!r}. Expected {', '.join(FORMATS)}.")
     shards = load_shards(args.dataset)
-    numbers = [_number(shards, row) for row in args.rows]
+    number = _number(shards, args.row)
     manifest = manifest_of_shards(args.manifest, manifest_name(shards.paths[0], args.dataset))
     bodies = Bodies(manifest.body_models.path)
-    for number in numbers:
-        posed = pose_row(shards, number, bodies)
-        path = args.out if is_file else args.out / f"{posed.row['row_id'].replace('/', '_')}.png"
-        _draw(posed, bodies.skel(posed.row["skel_gender"]), path, manifest, args)
-        if not args.quiet:
-            print(path)
+    posed = pose_row(shards, number, bodies)
+    skel = bodies.skel(posed.row["skel_gender"])
+    if kind == ".glb":
+        parts = {"skin": (posed.skin, skel.faces), "skeleton": (posed.bones, skel.skeleton_faces)}
+        write_parts(parts, "camera", args.out)
+    else:
+        picture = _picture(posed, skel, manifest, args)
+        with replacing(args.out) as temporary:
+            temporary.write_bytes(encode_picture(picture, kind))
+    if not args.quiet:
+        print(args.out)
 
 
-def _number(shards: "Shards", text: str) -> int:
-    """The number of the row that a text names."""
-    if text.isascii() and text.isdecimal():
-        if int(text) >= len(shards):
-            raise UserError(f"no row {text}: the dataset has {len(shards):,}, counted from 0.")
-        return int(text)
+def _number(shards: "Shards", row_id: str) -> int:
+    """The number of a row over all shards. Raises `UserError` where there is no such row."""
     before = 0
     for file in shards.files():
-        if (found := file["row_id"] == text).any():
+        if (found := file["row_id"] == row_id).any():
             return before + int(found.argmax())
         before += len(file)
-    raise UserError(f"no row {text!r}. Expected a row's number, or a row_id such as {shards[0]['row_id']!r}.")
+    raise UserError(f"no row {row_id!r} among {before:,}. Expected a row_id such as {shards[0]['row_id']!r}.")
 
 
-def _draw(posed: "PosedRow", skel: "Skel", path: Path, manifest: "Manifest", args: argparse.Namespace) -> None:
-    """Write one row as a picture or meshes."""
-    import cv2
-
-    from hmr_skel.convert.meshes import write_parts
-    from hmr_skel.data.atomic import replacing
+def _picture(posed: "PosedRow", skel: "Skel", manifest: "Manifest", args: argparse.Namespace) -> "Picture":
+    """The row as --show and --view have it, RGB."""
     from hmr_skel.data.images import image_rules
     from hmr_skel.render import overlay, portrait
     from hmr_skel.render.scene import EVEN, STUDIO
     from hmr_skel.report.pictures import photograph, shown_parts
 
-    if path.suffix.lower() == ".glb":
-        parts = {"skin": (posed.skin, skel.faces), "skeleton": (posed.bones, skel.skeleton_faces)}
-        write_parts(parts, "camera", path)
-        return
     row = posed.row
     if args.show in ("heat", "annotation") and posed.target is None:
         raise UserError(f"{row['row_id']} came as SKEL and has no annotated mesh. Choose --show both.")
     parts = shown_parts(posed, skel, args.show, _HEAT_MM)
-    if args.view == "image":
-        picture = photograph(row, image_rules(manifest))
-        if isinstance(picture, str):
-            raise UserError(f"{row['row_id']}: {picture}. Choose --view front, or see `hmr-skel images`.")
-        if row["cam_int"] is None or row["skel_transl"] is None:
-            raise UserError(f"{row['row_id']} has no camera or no translation. Choose --view front.")
-        picture = overlay(picture, parts, row["cam_int"])
-    else:
+    if args.view != "image":
         light = EVEN if args.show == "heat" else STUDIO
-        picture = portrait(parts, args.view, args.size, args.size, light=light)
-    written, content = cv2.imencode(path.suffix.lower(), picture[..., ::-1])
-    assert written
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.tobytes())
-
-
-def run_schema(args: argparse.Namespace) -> None:
-    """Print the page."""
-    print(schema_page(), end="")
+        return portrait(parts, args.view, args.size, args.size, light=light)
+    photo = photograph(row, image_rules(manifest))
+    if isinstance(photo, str):
+        raise UserError(f"{row['row_id']}: {photo}. Choose --view front, or see `hmr-skel images`.")
+    if row["cam_int"] is None or row["skel_transl"] is None:
+        raise UserError(f"{row['row_id']} has no camera or no translation. Choose --view front.")
+    return overlay(photo, parts, row["cam_int"])
 
 
 def schema_page() -> str:

@@ -22,12 +22,8 @@ equal to the bit, angles to 1e-4 rad and distances to 0.001 mm (with a GPU, 1e-3
 
 Not covered: the dataset's README.md, which every build writes anew, and the images.
 
-exit status:
-  0  all is sound (with --repair: now)
-  1  problems, one line each on standard output
-  2  it could not be checked: no dataset, no manifest, a label file or a body model that cannot be read
-  130  interrupted
-
+Exit status: 0 all is sound (with --repair: now); 1 problems, one line each on standard output; 2 it could not be
+checked (no dataset, no manifest, a label file or a body model that cannot be read); 130 interrupted.
 Example: hmr-skel verify data/open"""
 
 
@@ -35,13 +31,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `verify`."""
     verify = new_command(commands, "verify", "check a dataset on disk, and repair it", VERIFY, run_verify)
     add(verify, "dataset", type=place, help="the dataset's folder, for instance data/open, or its URI")
-    add(
-        verify, "manifest", default=None,
-        help="what it was made from (default: manifests/NAME.toml, by the name in the shards)",
-    )  # fmt: skip
-    verify.add_argument(
-        "--files-only", action="store_true", help="compare the files with each other only; needs no manifest"
-    )
+    text = "what it was made from (default: manifests/NAME.toml, by the name in the shards)"
+    add(verify, "manifest", default=None, help=text)
+    text = "compare the files with each other only; needs no manifest"
+    verify.add_argument("--files-only", action="store_true", help=text)
     verify.add_argument("--partial", action="store_true", help="shards that are not built yet are no problem")
     add_number(verify, "--sample", int, 0, default=64, help="rows to fit again, over all shards")
     add_number(verify, "--seed", int, 0, default=0, help="which rows")
@@ -50,11 +43,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="build again the shards that something is wrong with, and no others; move files that belong to no shard "
         "to DATASET/set-aside; then check once more. Refused where most shards were made from another manifest",
     )  # fmt: skip
-    verify.add_argument(
-        "--outdated", action="store_true",
-        help="with --repair: also build again shards that are sound, but of another version of the fit, recipe, body "
-        "or manifest",
-    )  # fmt: skip
+    text = "with --repair: also build again sound shards of another version of the fit, recipe, body or manifest"
+    verify.add_argument("--outdated", action="store_true", help=text)
     add(verify, "device", "json", "quiet")
 
 

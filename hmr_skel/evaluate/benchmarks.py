@@ -266,18 +266,15 @@ class BenchmarkFiles:
     images: Path
 
     @classmethod
-    def find(
-        cls, benchmark: Benchmark, folder: Path | None, labels: Path | None = None, images: Path | None = None
-    ) -> "BenchmarkFiles":
-        """Find them in `folder`, or at `labels` and `images`. Raises `UserError` where one is missing."""
-        if folder is None and (labels is None or images is None):
+    def find(cls, benchmark: Benchmark, folder: Path | None) -> "BenchmarkFiles":
+        """Find them in `folder`. Raises `UserError` where that is not named, or the label file is not there."""
+        if folder is None:
             raise UserError(
                 f"no folder with the files of {benchmark.title}. Name it with --benchmark-data DIR (or "
                 f"{FOLDER_VARIABLE}, whose `evaluation` it is): labels/{benchmark.labels} from "
                 f"{benchmark.labels_from}, and images/{benchmark.images}: {benchmark.images_from}."
             )
-        labels = labels or Path(folder or "") / "labels" / benchmark.labels
-        images = images or Path(folder or "") / "images" / benchmark.images
+        labels = folder / "labels" / benchmark.labels
         if not labels.is_file():
             raise UserError(f"no label file {labels} of {benchmark.title}. It is from {benchmark.labels_from}.")
-        return cls(labels, images)
+        return cls(labels, folder / "images" / benchmark.images)
