@@ -26,14 +26,8 @@ def resolve_device(name: str) -> "torch.device":
         return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(name.partition(":")[2] or 0) >= count:
-        build = (
-            f"this torch ({torch.__version__}) is built without CUDA"
-            if torch.version.cuda is None
-            else (f"this machine has {count} CUDA device{'s' if count != 1 else ''}")
-        )
-        raise UserError(
-            f"no device {name!r}: {build}. Use --device cpu, or install a CUDA build: make setup TORCH=... ."
-        )
+        found = f"torch {torch.__version__} finds {count} CUDA devices"
+        raise UserError(f"no device {name!r}: {found}. Use --device cpu, or install a CUDA build: make setup TORCH=...")
     return torch.device(name)
 
 
@@ -51,7 +45,8 @@ def no_more_after_cuda_errors(device: "torch.device") -> Generator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "CUDA error" not in str(error):
             raise
-        raise DeviceLost(
-            f"{device} failed, and this process cannot use it any more: {str(error).splitlines()[0]}. What is finished "
-            "is kept; start again."
-        ) from error
+        line = str(error).splitlines()[0]
+        text = (
+            f"{device} failed, and this process cannot use it any more: {line}. What is finished is kept; start again."
+        )
+        raise DeviceLost(text) from error

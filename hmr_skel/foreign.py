@@ -18,6 +18,7 @@ import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -110,7 +111,7 @@ def _stand_in(module: str, name: str) -> Any:
     if module.partition(".")[0] == "chumpy" or (module.startswith("scipy.sparse") and _SPARSE.fullmatch(name)):
         return type(name, (Inert,), {})
     found = _NAMES.get((module, name))
-    return found if found is None or isinstance(found, type) else _Function(found)
+    return found if found is None or isinstance(found, type) else partial(found)  # a state changes that alone
 
 
 # Stand-ins. Each class has `__setstate__`, without which a pickle could change the class itself.
@@ -126,19 +127,6 @@ class Inert:
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
-
-
-class _Function:
-    """What a pickle may call."""
-
-    def __init__(self, function: Callable) -> None:
-        self._function = function
-
-    def __call__(self, *args: Any) -> Any:
-        return self._function(*args)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("the state of a function is not on the allow-list")
 
 
 class _Dtype:

@@ -1,11 +1,10 @@
-"""The types that data is carried in, from a label file to a Parquet shard. Depends on nothing of ours.
+"""The types that data is carried in, from a label file to a Parquet shard. m, rad, px; in the frame of the annotation.
 
-Units: metres, radians, pixels. Frames: as annotated, which for CameraHMR labels is the camera's (x right, y down,
-z forward). Leading batch shapes are free where the comment says `*batch`; columns have one leading axis N.
+Leading batch shapes are free where the comment says `*batch`; columns have one leading axis N.
 """
 
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -14,16 +13,13 @@ if TYPE_CHECKING:  # importing torch takes seconds, and reading shards and check
     from torch import Tensor
 
 
-_Params = TypeVar("_Params", bound="_Tensors")
-
-
 class _Tensors:
     """Tensors with the same leading shape, which are picked and moved together."""
 
-    def __getitem__(self: _Params, rows) -> _Params:
+    def __getitem__(self, rows) -> Self:
         return type(self)(**{name: tensor[rows] for name, tensor in vars(self).items()})
 
-    def to(self: _Params, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> _Params:
+    def to(self, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> Self:
         return type(self)(**{name: tensor.to(device=device, dtype=dtype) for name, tensor in vars(self).items()})
 
 
@@ -76,8 +72,8 @@ class AnnotationRows:
 
     def take(self, rows: np.ndarray) -> "AnnotationRows":
         """The given rows (indices or a boolean mask) in the given order."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "source"}
-        return replace(self, **{k: None if v is None else v[rows] for k, v in columns.items()})
+        columns = {name: values for name, values in vars(self).items() if name != "source"}
+        return replace(self, **{name: None if values is None else values[rows] for name, values in columns.items()})
 
     @property
     def row_id(self) -> list[str]:
@@ -90,13 +86,10 @@ class AnnotationRows:
             raise ValueError(f"source {self.source!r} holds no SMPL annotation")
         import torch
 
-        pose = torch.from_numpy(np.ascontiguousarray(self.smpl_pose)).reshape(-1, 24, 3)
-        return SmplParams(
-            global_orient=pose[:, 0],
-            body_pose=pose[:, 1:],
-            betas=torch.from_numpy(np.ascontiguousarray(self.smpl_betas)),
-            transl=torch.from_numpy(np.ascontiguousarray(self.smpl_transl)),
-        )
+        columns = (self.smpl_pose, self.smpl_betas, self.smpl_transl)
+        pose, betas, transl = (torch.from_numpy(np.ascontiguousarray(column)) for column in columns)
+        pose = pose.reshape(-1, 24, 3)
+        return SmplParams(pose[:, 0], pose[:, 1:], betas, transl)
 
 
 @dataclass(frozen=True)
@@ -108,7 +101,3 @@ class Reject:
     imgname: str
     reason: str  # a short machine-readable word: non_finite, betas, box, imgname, camera, fit...
     detail: str  # what was found, for a person
-
-    @property
-    def row_id(self) -> str:
-        return f"{self.source}/{self.source_row:08d}"

@@ -323,7 +323,7 @@ ALLOWED = [*foreign._NAMES, ("scipy.sparse._csc", "csc_matrix"), ("chumpy.ch", "
 @pytest.mark.parametrize("name", ALLOWED, ids=".".join)
 def test_a_state_changes_no_class_and_no_function(tmp_path: Path, name: tuple[str, str]):
     """Given to a class or function itself, it would change that for the whole process."""
-    originals = [*foreign._NAMES.values(), Inert, foreign._ArrayFollows, foreign._Function, scipy.sparse.csc_matrix]
+    originals = [*foreign._NAMES.values(), Inert, foreign._ArrayFollows, scipy.sparse.csc_matrix]
 
     def attributes() -> list[dict]:
         return [dict(vars(original)) for original in originals if hasattr(original, "__dict__")]

@@ -109,10 +109,10 @@ def bench_fit(
     *,
     rows: int,
     compare_rows: int,
-    batch: int | None = None,
-    repeats: int = 3,
-    files: Path | None = None,
-    progress: Progress = lambda what, done, total: None,
+    batch: int | None,
+    repeats: int,
+    files: Path | None,
+    progress: Progress,
 ) -> tuple[dict[str, Any], FitModel]:
     """Measure the fit: the report as JSON values, and the prepared model.
 
@@ -123,7 +123,6 @@ def bench_fit(
         batch: rows fitted together; None: the recipe's.
         repeats: warm passes over the rows; the median counts.
         files: a folder for shards, which are built from label file to Parquet; None: without.
-        progress: told how far it is.
 
     What only `make bench` measures is None in the report: arithmetic, the published protocol, the floor, the sweep.
     """

@@ -32,12 +32,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    found = {
-        "cpu": names[0] if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+    found = {"cpu": names[0] if names else platform.machine(), "cores": os.cpu_count()}
+    found |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
     return found | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
 
 
@@ -70,8 +66,6 @@ class Judge:
         by_part = {name: torch.isin(bone, torch.tensor(joints)) for name, joints in SKEL_PARTS.items()}
         return {
             "v2v_mm": statistics(distances.mean(1).numpy()),
-            "by_part_mm": {
-                name: round(float(distances[:, part].mean()), 3) for name, part in by_part.items() if part.any()
-            },
+            "by_part_mm": {n: round(float(distances[:, part].mean()), 3) for n, part in by_part.items() if part.any()},
             "betas_rms": round(float(skel_params.betas.square().mean().sqrt()), 4),
         }

@@ -30,14 +30,10 @@ _WARM_UP = 3  # steps that compile and fill caches, before those that are timed
 def bench_training(
     recipe: Recipe, body: SkelKeypoints, device: torch.device, steps: int, progress: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
-    """Time optimiser steps: network, body, losses, backward, clipping, AdamW, mean.
+    """Time optimiser steps from random weights: network, body, losses, backward, clipping, AdamW, mean.
 
-    Args:
-        recipe: sizes and precision; its weights start at random. The batch is one micro batch, or, where training takes
-            the micro batches of a step side by side, all of them.
-        body: on the device.
-        steps: timed, one by one; the median counts.
-        progress: called with `steps`, how many are done, and how many there are.
+    The batch is one micro batch, or, where training takes the micro batches of a step side by side, all of them. `body`
+    is on the device. Of the steps the median counts. `progress` gets `steps`, how many are done, and of how many.
     """
     network = Network(recipe.network, activation_checkpointing=recipe.activation_checkpointing).to(device).train()
     optimizer, ema = new_optimizer(recipe, network), Ema(network)

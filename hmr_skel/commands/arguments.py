@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from hmr_skel.data.storage import Place
 
 DEFAULT_MANIFEST = "manifests/open.toml"
-RUNS = Path("data/runs")
-"""Where trained networks go, each run in a folder named for its recipe."""
+RUNS = Path("data/runs")  # trained networks, each run in a folder named for its recipe
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -28,10 +28,10 @@ def report_text(report: Report) -> str:
         rows += _method(name, one, stages, report["left_out"])
     if (one := report.get("predictions")) is not None:
         rows += _method(one["method"], one, ("smpl", "skel"), one["left_out"])
-        rows.append({"": "  cost of conversion"} | _cells(one["cost"], "+"))
+        rows.append(_row("cost of conversion", one["cost"], "+"))
     if len(networks) > 1:
         rows.append(f"  mean of {len(networks)} networks")
-        rows += [_stage(stage, report[stage]) for stage in stages if report[stage] is not None]
+        rows += [_row(stage, report[stage]) for stage in stages if report[stage] is not None]
     over = report["intervals"]
     resampled = f"[95 %]: {over['resamples']:,} resamples of {over['groups']:,} {over['of']}"
     last = resampled if over["groups"] > 1 else "no intervals: all rows are of one recording"
@@ -40,17 +40,13 @@ def report_text(report: Report) -> str:
 
 def _method(name: str, stages: Report, names: Sequence[str], left_out: int) -> list[Report | str]:
     there = [stage for stage in names if stages.get(stage) is not None]
-    rows = [_stage(stage, stages[stage]) for stage in there]
+    rows = [_row(stage, stages[stage]) for stage in there]
     return [f"  {name}" + (f", {left_out:,} rows left out" if left_out else ""), *rows, *_limits(stages[there[-1]])]
 
 
-def _stage(name: str, errors: Report) -> Report:
-    return {"": f"  {name.replace('_', ' ')}"} | _cells(errors)
-
-
-def _cells(errors: Report, sign: str = "") -> dict[str, str]:
+def _row(name: str, errors: Report, sign: str = "") -> dict[str, str]:
     """Every metric with its interval, by the metric's name."""
-    cells = {}
+    cells = {"": f"  {name.replace('_', ' ')}"}
     for metric in (metric for metric in METRIC_NAMES if metric in errors):
         form = f"{sign}.3f" if metric.startswith("pck") else f"{sign}.1f"
         ends = errors.get("ci95", {}).get(metric)

@@ -110,8 +110,8 @@ def evaluate_on_held_out(
     names, sequences = held_out_sequences(errors[0], held_out)
     rows = ComparedRows(str(data), JOINT_SET, errors[0]["mean_pose"]["row"].numpy(), names, sequences, tables)
     report: Report = {"dataset": str(data), "joint_set": JOINT_SET, "rows": len(names), "left_out": left_out}
-    report |= {"intervals": resampled(sequences)} | rows.networks(files, [info for _, info in loaded], errors)
-    return report, errors, sequences
+    report["intervals"] = resampled(sequences)
+    return report | rows.networks(files, [info for _, info in loaded], errors), errors, sequences
 
 
 @dataclass(frozen=True)

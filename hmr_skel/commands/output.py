@@ -49,11 +49,7 @@ def measuring(quiet: bool) -> Generator[Callable[[str, int, int], None]]:
 
 
 def table(rows: Sequence[Mapping[str, Any] | str]) -> str:
-    """Aligned columns: the first to the left, the others to the right, missing values as a dash.
-
-    Args:
-        rows: of values by column, at least one. A text is a line between.
-    """
+    """Values by column, aligned, the first column to the left, missing ones as a dash. A text stands as it is."""
     columns = list(dict.fromkeys(column for row in rows if not isinstance(row, str) for column in row))
     cells = [row if isinstance(row, str) else [_cell(row.get(column)) for column in columns] for row in rows]
     lines = [columns, *(row for row in cells if not isinstance(row, str))]

@@ -46,9 +46,7 @@ Null means not known or not annotated, never zero. Frames, units and the root: [
 
 _HEAT_MM = 30.0
 FORMATS = (".png", ".jpg", ".webp", ".glb")
-MANIFEST = (
-    "the dataset's manifest: where body models and images are (default: manifests/NAME.toml, by the name in the shards"
-)
+MANIFEST = "says where body models and images are (default: manifests/NAME.toml, by the name in the shards"
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
