@@ -136,13 +136,9 @@ def _baseline(compared: SmplParams, inputs: FitInputs, args: argparse.Namespace,
     )  # fmt: skip
     return {
         "fits_per_s": round(count / result.seconds, 4),
-        "seconds_per_row": round(result.seconds / count, 4),
         **Judge(compared, inputs.smpl, inputs.skel).report(result.skel),
         "rows_outside_anatomical_limits": rows_outside(result.skel, "anatomical"),
         "batch": batch,
-        "rounds": rounds,
-        "iterations": args.baseline_iterations,
-        "evaluations": result.evaluations,
     }
 
 
@@ -160,15 +156,11 @@ def _floor(compared: SmplParams, inputs: FitInputs, model: FitModel, starts: int
     return {
         "v2v_mm": statistics(floor.v2v_mm.numpy()),
         "energy_gap_percent": round(float(gap.mean()), 4),
-        "energy_gap_percent_by_row": statistics(gap.numpy()),
         "v2v_gap_mm": round(float(apart.abs().mean()), 4),
-        "v2v_gap_mm_max": round(float(apart.max()), 4),
         "rows_over_1mm": len(far),
         "rows_over_1mm_status": [Status(int(ours.status[sound][row])).name for row in far],
         "at_the_floor": int((gap < 0.01).sum()),
-        "unfinished_percent": round(100 * float(floor.decrement.max()), 6),
         "found_from": {name: floor.start.count(name) for name in sorted(set(floor.start))},
-        "seconds": round(floor.seconds, 1),
     }
 
 

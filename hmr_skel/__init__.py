@@ -4,8 +4,7 @@ import os
 
 __version__ = "0.1.0"
 
-# OpenCV reads its limit once, when it is imported: here, before any module of ours does that. Its own is 2^30 px, for
-# which a small file could take 3 GB; 2^27 px are 11,585 squared.
+# OpenCV reads this once, when it is imported. With its own limit, 2^30 px, a small file could take 3 GB.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))
 
 __all__ = ["__version__", "load_shards"]

@@ -47,6 +47,8 @@ def set_environment() -> None:
     """Set what libraries read when they are imported. What the user has set stays."""
     # For torch: threads that spin while they wait make a fit many times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # what it says of broken files is said in our words
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:

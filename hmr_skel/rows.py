@@ -101,3 +101,7 @@ class Reject:
     imgname: str
     reason: str  # a short machine-readable word: non_finite, betas, box, imgname, camera, fit...
     detail: str  # what was found, for a person
+
+    @property
+    def row_id(self) -> str:
+        return f"{self.source}/{self.source_row:08d}"

@@ -62,9 +62,7 @@ def place(text: str) -> "Place":
 def folder(text: str) -> Path:
     """A folder of this machine."""
     if "://" in text:
-        raise argparse.ArgumentTypeError(
-            "expected a folder of this machine. Copy the dataset there first: aws s3 sync s3://bucket/prefix FOLDER"
-        )
+        raise UserError("expected a local folder. Copy the dataset there first: aws s3 sync s3://bucket/prefix FOLDER")
     return Path(text)
 
 

@@ -129,8 +129,7 @@ def _devices() -> Iterator[Finding]:
 
     yield "ok", "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
     if not torch.cuda.is_available():
-        without = "this torch is built without it: make setup TORCH=..."
-        yield "--", "cuda", f"{without if torch.version.cuda is None else 'no device found'} (fits run on the CPU)"
+        yield "--", "cuda", f"torch {torch.__version__} finds no device: fits run on the CPU (make setup TORCH=...)"
     for i in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(i)
         yield "ok", f"cuda:{i}", f"{device.name}, {device.total_memory / 2**30:.0f} GiB"

@@ -40,8 +40,8 @@ def report_text(report: Report) -> str:
 
 def _method(name: str, stages: Report, names: Sequence[str], left_out: int) -> list[Report | str]:
     there = [stage for stage in names if stages.get(stage) is not None]
-    rows = [_row(stage, stages[stage]) for stage in there]
-    return [f"  {name}" + (f", {left_out:,} rows left out" if left_out else ""), *rows, *_limits(stages[there[-1]])]
+    head = f"  {name}" + (f", {left_out:,} rows left out" if left_out else "")
+    return [head, *(_row(stage, stages[stage]) for stage in there), *_limits(stages[there[-1]])]
 
 
 def _row(name: str, errors: Report, sign: str = "") -> dict[str, str]:

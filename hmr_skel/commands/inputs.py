@@ -56,16 +56,11 @@ def manifest_of_shards(path: str | None, name: str) -> "Manifest":
 
     usual = Path("manifests") / f"{Path(name).name}.toml"  # a name out of a file leads nowhere else
     if path is None and not usual.is_file():
-        raise UserError(
-            f"the shards were made by a manifest called {name!r}, and {usual} is not there. Name it with --manifest: "
-            "it says where body models and images are."
-        )
+        raise UserError(f"the shards were made by {name!r}, and {usual} is not there. Name it with --manifest FILE.")
     manifest = load_manifest(path or usual)
     if manifest.name != name:
-        raise UserError(
-            f"{path or usual} is the manifest {manifest.name!r}, but the shards were made by {name!r}. Give that "
-            "one with --manifest."
-        )
+        found = f"{path or usual} is the manifest {manifest.name!r}, but the shards were made by {name!r}"
+        raise UserError(f"{found}. Name that one with --manifest FILE.")
     return manifest
 
 

@@ -46,8 +46,7 @@ Examples: hmr-skel predict photos/ --boxes boxes.json --vfov 55 -o out
 HUMAN_FOV = "cam_model_cleaned.ckpt"
 
 LEGACY = {
-    "aliased-crop": "crops are not smoothed where they shrink, as those that the published weights were trained on "
-    "(changed angles by 0.03 rad on one person)",
+    "aliased-crop": "crops that shrink are not smoothed, as in the training (changed angles by 0.03 rad on one person)",
     "bgr-focal": "HumanFoV gets blue and red exchanged, as in the published demo (changed a depth by 10 mm)",
 }
 """What the published code does otherwise. Off unless asked for."""
@@ -107,10 +106,6 @@ def run_predict(args: argparse.Namespace) -> int:
     if args.out.is_file():
         raise UserError(f"-o {args.out} is a file. Expected a folder, which is made if need be.")
     network = network_file(args.network)
-
-    # What OpenCV says of broken files is said in our words. It reads these when it is loaded.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from hmr_skel.body.skel import Skel
     from hmr_skel.commands.output import progress, show
     from hmr_skel.device import resolve_device

@@ -44,7 +44,6 @@ Printed by `hmr-skel schema` from the schema objects; the same texts are in the 
 `meaning`, `unit` and `shape`. Arrays are fixed-size lists of float32, flattened row-major; `load_shards` folds them.
 Null means not known or not annotated, never zero. Frames, units and the root: [conventions.md](conventions.md)."""
 
-_HEAT_MM = 30.0
 FORMATS = (".png", ".jpg", ".webp", ".glb")
 MANIFEST = "says where body models and images are (default: manifests/NAME.toml, by the name in the shards"
 
@@ -158,7 +157,7 @@ def _picture(posed: "PosedRow", skel: "Skel", manifest: "Manifest", args: argpar
     row = posed.row
     if args.show in ("heat", "annotation") and posed.target is None:
         raise UserError(f"{row['row_id']} came as SKEL and has no annotated mesh. Choose --show both.")
-    parts = shown_parts(posed, skel, args.show, _HEAT_MM)
+    parts = shown_parts(posed, skel, args.show, high_mm=30.0)
     if args.view != "image":
         light = EVEN if args.show == "heat" else STUDIO
         return portrait(parts, args.view, args.size, args.size, light=light)

@@ -65,9 +65,8 @@ def run_train(args: argparse.Namespace) -> None:
     outcome = train(recipe, run)
     if outcome is None:  # another process reports
         return
-    plotted = plot_log(run.out / "log.jsonl", run.out / "curves.png")
-    missing = "no curves.png: matplotlib is not installed (make setup EXTRAS=train)"
-    curves = f"curves: {run.out / 'curves.png'}" if plotted else missing
+    picture, missing = run.out / "curves.png", "no curves.png: matplotlib is not installed (make setup EXTRAS=train)"
+    curves = f"curves: {picture}" if plot_log(run.out / "log.jsonl", picture) else missing
     show(args, f"{outcome.text()}\n{curves}", asdict(outcome) | {"network": str(outcome.network)})
 
 

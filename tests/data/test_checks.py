@@ -64,7 +64,7 @@ def test_a_bad_row_is_rejected_with_its_reason_and_harms_no_other(rows, name):
     whole = rows.take(np.arange(12))
     salt(rows, 5)
     kept, (reject,) = check_rows(rows)
-    assert (reject.source_row, reject.source, reject.reason) == (5, "aic", reason)
+    assert (reject.source_row, reject.row_id, reject.reason) == (5, "aic/00000005", reason)
     assert words in reject.detail
     assert isinstance(reject.imgname, str)
     others = np.delete(np.arange(12), 5)

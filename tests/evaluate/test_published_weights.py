@@ -37,8 +37,12 @@ def test_predict_evaluate_and_doctor(best, stand_in, open_body_dir, tmp_path, mo
     assert "published SKEL-CF; in out" in capsys.readouterr().out
     assert np.isfinite(np.load("out/predictions.npz")["skel_q"]).all()
 
-    words = ["--benchmark", "3dpw", "--benchmark-data", str(stand_in.folder), "--intrinsics", "diagonal"]
-    assert main(["evaluate", str(best), *words, "--limit", "1", "--device", "cpu", "--json"]) == 0
+    Path("one/labels").mkdir(parents=True)
+    Path("one/images").symlink_to(stand_in.folder / "images")
+    labels = np.load(stand_in.folder / "labels" / "3dpw_test.npz")
+    np.savez("one/labels/3dpw_test.npz", **{key: labels[key][:1] for key in labels})
+    words = ["--benchmark", "3dpw", "--benchmark-data", "one", "--intrinsics", "diagonal"]
+    assert main(["evaluate", str(best), *words, "--device", "cpu", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["benchmarks"]["3dpw"]
     assert np.isfinite(found["final"]["mpjpe_mm"])
     assert found["networks"][0]["recipe"] == "published SKEL-CF"
