@@ -159,7 +159,7 @@ SPOILED: dict[str, tuple[Change, str]] = {
     "output is a file": (
         lambda manifest: (manifest.parent / "out").write_text("a file"), r"cannot write .*out.*[Nn]ot a directory"
     ),
-    "output is another dataset": (other_dataset, r"another number of shards than the 2"),
+    "output is another dataset": (other_dataset, r"another number of shards than 2"),
 }  # fmt: skip
 ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "no such shard": (["fit", "--shard", "99"], r"no shard 99: .* 2 shards, 0 to 1"),
