@@ -115,8 +115,6 @@ def _stand_in(module: str, name: str) -> Any:
 
 
 # Stand-ins. Each class has `__setstate__`, without which a pickle could change the class itself.
-
-
 class Inert:
     """Stands in for an object of a foreign class: keeps its state, and does nothing."""
 

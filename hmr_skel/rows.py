@@ -4,7 +4,7 @@ Leading batch shapes are free where the comment says `*batch`; columns have one 
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -12,14 +12,16 @@ if TYPE_CHECKING:  # importing torch takes seconds, and reading shards and check
     import torch
     from torch import Tensor
 
+_Params = TypeVar("_Params", bound="_Tensors")
+
 
 class _Tensors:
     """Tensors with the same leading shape, which are picked and moved together."""
 
-    def __getitem__(self, rows) -> Self:
+    def __getitem__(self: _Params, rows) -> _Params:
         return type(self)(**{name: tensor[rows] for name, tensor in vars(self).items()})
 
-    def to(self, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> Self:
+    def to(self: _Params, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> _Params:
         return type(self)(**{name: tensor.to(device=device, dtype=dtype) for name, tensor in vars(self).items()})
 
 
