@@ -188,16 +188,6 @@ def test_a_missing_or_misshapen_array_is_named(kind, key, light, request):
             LOADERS[kind]("m.pkl")
 
 
-def test_shape_spaces_of_9_and_weights_of_other_bones_are_refused(light, smpl, skel):
-    light |= smpl | {"shapedirs": np.zeros((6890, 3, 9), np.float32)}
-    with pytest.raises(UserError, match="'shapedirs' has 9 columns, expected at least 10"):
-        load_smpl_arrays("m.pkl")
-    light.clear()
-    light |= skel | {"skel_weights": scipy.sparse.coo_matrix(np.eye(499, 24))}
-    with pytest.raises(UserError, match="'skel_weights' has 499 rows for 500 bone vertices"):
-        load_skel_arrays("m.pkl")
-
-
 def test_regressors_load_from_npy_and_a_bad_one_says_why(tmp_path):
     path = tmp_path / "r.npy"
     matrix = np.random.default_rng(0).random((17, 6890))

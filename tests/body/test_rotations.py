@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from hmr_skel.body.rotations import geodesic_angle, rotmat_to_rotvec, rotvec_to_rotmat, shortest_arc, skew
+from hmr_skel.body.rotations import geodesic_angle, rotmat_to_rotvec, rotvec_to_rotmat, shortest_arc
 
 DTYPES = {torch.float32: 2e-6, torch.float64: 1e-12}
 # Both sides of every threshold between a series and its closed form, and the ends.
@@ -83,11 +83,6 @@ def test_shortest_arc_has_finite_values_and_gradients_in_the_degenerate_cases():
         assert r.isfinite().all()
         assert all(g.isfinite().all() for g in torch.autograd.grad(r.sum(), (a, b)))
     assert torch.autograd.gradcheck(shortest_arc, (x.requires_grad_(), rotvecs(seed=3).requires_grad_()))
-
-
-def test_skew_is_the_cross_product():
-    v, p = rotvecs(2, 3, seed=1), rotvecs(2, 3, seed=2)
-    torch.testing.assert_close((skew(v) @ p.unsqueeze(-1)).squeeze(-1), torch.linalg.cross(v, p))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

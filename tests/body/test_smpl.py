@@ -110,11 +110,6 @@ def test_keypoints_are_smplxs_joints_and_the_regressed_ones(smpl_file, smpl64, j
     torch.testing.assert_close(found, torch.cat((joints_45[:, OPENPOSE_25], regressed), 1), atol=1e-6, rtol=0)
 
 
-def test_a_missing_regressor_says_what_to_do(tmp_path):
-    with pytest.raises(UserError, match=r"no such file\. Run `hmr-skel doctor`"):
-        load_points_matrix(tmp_path / "SMPL_to_J19.pkl")
-
-
 def test_keypoints_of_the_open_body_lie_where_their_names_say(open_body_dir):
     zero = torch.zeros(23, 3)
     body = Smpl.load(open_body_dir / "SMPL_NEUTRAL.pkl")(zero[0], zero, torch.zeros(10), zero[0])

@@ -104,8 +104,3 @@ def test_published_tables_are_kept_as_published():
         for name, pair in expected.items():
             assert tuple(limits(table)[DOF_NAMES.index(name)]) == pytest.approx(pair), name
         assert np.isfinite(limits(table)).all(1).sum() == bounded
-
-
-def test_an_unknown_table_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown limit table 'osim'; known: anatomical, skel, hsmr"):
-        limits("osim")

@@ -98,14 +98,17 @@ def test_distances_are_those_of_the_two_public_models_in_the_world(recipe, peopl
     torch.testing.assert_close(fitted.target_joints.double(), annotated.joints, rtol=0, atol=1e-5)
 
 
-def test_rows_come_out_the_same_in_any_company(synthetic, fitted, real, fitted_real, model):
+def test_rows_come_out_the_same_in_any_company(synthetic, fitted, model):
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
     _assert_same(fit_many(synthetic[order], model), fitted, order)
-    # Arms hang in real motion: shoulders near gimbal lock make 1e-2 rad of the last bits of a sum.
-    _assert_same(fit_many(real[:40], model), fitted_real, torch.arange(40))
     # The row that is worst off goes alone: retries must not lean on neighbours either.
     row = int(fitted.v2v_mm.argmax())
     _assert_same(fit_batch(synthetic[row : row + 1], model), fitted, torch.tensor([row]))
+
+
+def test_real_rows_come_out_the_same_in_other_company(real, fitted_real, model):
+    """Arms hang here: shoulders near gimbal lock make 1e-2 rad of the last bits of a sum."""
+    _assert_same(fit_many(real[:40], model), fitted_real, torch.arange(40))
 
 
 def test_two_runs_are_equal_to_the_bit(synthetic, fitted, model):

@@ -39,13 +39,6 @@ def test_spread_takes_every_bone_its_share(skel):
     assert float((share - found).abs().max()) < 2e-3
 
 
-def test_only_the_scapulae_where_asked(prepared):
-    config = fitting.recipe("default")
-    last = replace(config.stages[-1], joints="scapulae")
-    model = prepared(replace(config, stages=(last,)))
-    assert model.stages[-1].joint_importance.nonzero().flatten().tolist() == [14, 19]
-
-
 @pytest.mark.parametrize("table", dofs.LIMIT_TABLES)
 def test_the_prior_is_finite_and_the_box_is_the_tables(prepared, table):
     model = prepared(replace(fitting.recipe("default"), limits=table))

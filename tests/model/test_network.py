@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from hmr_skel.model.camera import CropGeometry, camera_cue
 from hmr_skel.model.config import NetworkConfig
 from hmr_skel.model.network import IMAGE_MEAN, IMAGE_STD, Network, normalize
-from hmr_skel.model.pose_rep import q_to_rep
 
 
 def outputs(prediction) -> torch.Tensor:
@@ -166,12 +165,3 @@ def test_bf16_is_for_the_encoder_only(small_network, geometry):
     assert half.final.rep.dtype == torch.float32
     torch.testing.assert_close(half.final.rep, plain.final.rep, rtol=0.1, atol=0.1)
     torch.testing.assert_close(surrounded.final.rep, plain.final.rep)
-
-
-def test_the_given_mean_is_the_start(small_config, geometry):
-    mean_q = torch.linspace(-1, 1, 46).tolist()
-    network = Network(small_config(coarse=False), mean_q=mean_q, mean_betas=[0.5] * 10, mean_camera=(1.0, 2.0, 3.0))
-    start = network(torch.randn(1, 3, 256, 192), geometry(1)).stages[0]
-    torch.testing.assert_close(start.rep[0], q_to_rep(torch.tensor(mean_q)))
-    assert start.betas[0].tolist() == [0.5] * 10
-    assert start.camera[0].tolist() == [1, 2, 3]

@@ -88,12 +88,6 @@ def test_evaluate_prints_a_table_and_json(samples, run, capsys):
         assert word in "\n".join(text)
 
 
-def test_evaluate_takes_the_newest_network(samples, run, capsys, monkeypatch):
-    monkeypatch.setattr("hmr_skel.commands.inputs.RUNS", run.parent)
-    assert main(evaluate(samples, run, "--json", "-q")) == 0
-    assert json.loads(capsys.readouterr().out)["networks"][0]["file"] == str(run / "network.safetensors")
-
-
 def no_images(samples, bodies, out, run):
     line = command(samples, bodies, out)
     manifest = out.with_suffix(".toml")

@@ -18,16 +18,14 @@ from hmr_skel.errors import UserError
 from hmr_skel.model.checkpoint import load_network
 from hmr_skel.train import loop
 from hmr_skel.train.log import read_log
-from hmr_skel.train.loop import new_network, train
+from hmr_skel.train.loop import train
 from hmr_skel.train.recipes import differences, recipe_dict
 from hmr_skel.train.state import last_state, load_state
-from hmr_skel.train.step import side_by_side
 from tests.conftest import no_shape_checks
 from tests.train.small_run import command, run_printing_into, small_recipe, small_run, weights
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 TIMEOUT = 300
-CPU = torch.device("cpu")
 
 
 @contextmanager
@@ -231,11 +229,3 @@ def test_threads_and_workers_make_no_difference(samples, open_body_dir, tmp_path
     for a, b in zip(one, two, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
         assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-3)
-
-
-def test_what_cannot_be_side_by_side_is_in_turn(samples, open_body_dir, tmp_path):
-    for change in ("seed=0", "network.vit.drop_path=0.3", "compile=True", "micro_batch=4"):
-        recipe = small_recipe("network.vit.drop_path=0.0", "micro_batch=2", change)
-        network = new_network(recipe, small_run(samples, open_body_dir, tmp_path), False)
-        with torch_threads(2), side_by_side(network, recipe.accumulate(1), recipe, CPU) as threads:
-            assert (threads is not None) == (change == "seed=0"), change

@@ -55,21 +55,6 @@ def test_names_that_do_not_tell_rows_apart_are_compared(opened, arrays, tmp_path
         read_predictions(tmp_path / "p.npz", rows, rows.imgname, None)
 
 
-def test_some_rows_are_matched_as_all_are(opened, arrays, tmp_path):
-    """Two people in each image: names tell nobody apart, though those of the chosen rows happen to."""
-    _, rows, _ = opened("3dpw")
-    rows = replace(rows, imgname=rows.imgname.copy())  # the file is read once for all tests
-    rows.imgname[:] = [f"{i // 2}.jpg" for i in range(6)]
-    some = rows.take(np.array([1, 3, 5]))
-    np.savez(tmp_path / "p.npz", **arrays, imgname=rows.imgname.astype(str))
-    clip = read_predictions(tmp_path / "p.npz", some, rows.imgname, None)
-    np.testing.assert_array_equal(clip.pose.reshape(3, 72), arrays["pose"][1::2])
-    # One prediction for each image is whose?
-    np.savez(tmp_path / "p.npz", **{k: v[::2] for k, v in arrays.items()}, imgname=rows.imgname[::2].astype(str))
-    with pytest.raises(UserError, match=r"has 3 rows, the label file 6"):
-        read_predictions(tmp_path / "p.npz", some, rows.imgname, None)
-
-
 def test_what_does_not_match(opened, arrays, tmp_path):
     _, rows, _ = opened("3dpw")
     np.savez(tmp_path / "p.npz", **{key: values[:5] for key, values in arrays.items()})
