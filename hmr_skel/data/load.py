@@ -126,10 +126,10 @@ def load_shards(
     Args:
         path: a dataset's folder (the one with `data/` in it), one Parquet file, or several; URIs as well.
         columns: which; all if not given.
-        shards: numbers of shards of a folder, from 0; all that are there if not given.
+        shards: numbers of shards of a folder, from 0; all complete ones if not given.
         split: `train`, or `test` for the held-out shards; both if not given.
 
-    Raises `UserError` where there is no shard, a file is broken, or a column is unknown.
+    Raises `UserError` where there is no shard, one is unfinished, a file is broken, or a column is unknown.
     """
     paths = _find(path, shards)
     footers = each(_read_footer, paths)

@@ -140,10 +140,8 @@ def batches(
 
 
 def ordered_batches(dataset: SampleDataset, batch_size: int, *, workers: int = 0) -> Batches:
-    """Every row once, in order, for evaluation; the last batch may be smaller. Arguments as those of `batches`.
-
-    Unreadable images are left out and counted in `skipped`.
-    """
+    """Every row once, in order, for evaluation; the last batch may be smaller. Unreadable images are left out, and
+    counted in `skipped`."""
 
     def request(start: int) -> np.ndarray:
         return np.array([(index, 0) for index in range(start, min(start + batch_size, len(dataset)))])

@@ -83,7 +83,7 @@ def _is_there(file: Path, count: int) -> bool:
 
 
 def _unpacked_name(shard: Place) -> str:
-    """The name of a shard's unpacked file, which is another one when the shard has changed."""
+    """Of a shard's unpacked file; it is another one when the shard has changed."""
     state = shard.stat()
     return f"{shard.stem}-{UNPACKED_FORMAT}-{state.st_size}-{int(1e6 * state.st_mtime)}.npy"
 

@@ -93,14 +93,6 @@ def test_changes_are_as_large_and_as_frequent_as_configured():
         assert abs(seen - expected) < 0.04
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"scale": 1.0}, {"color": -0.1}, {"flip_probability": 1.5}, {"translation": float("nan")}]
-)
-def test_senseless_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        AugmentConfig(**wrong)
-
-
 def lsp(*numbers):
     return {25 + number for number in numbers}
 

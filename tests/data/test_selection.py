@@ -150,9 +150,3 @@ def test_weights_become_shares(mixture, shares):
 def test_a_source_without_rows_is_named(name):
     with pytest.raises(UserError, match=rf"source '{name}', of which x has no rows to use. It has: a, b"):
         make_strata(rows_of(40, 30, 0), {"a": 1.0, name: 0.1}, Path("x"))
-
-
-@pytest.mark.parametrize("mixture", [{}, {"a": 0.0}, {"a": float("inf")}])
-def test_a_mixture_of_nothing_is_refused(mixture):
-    with pytest.raises(UserError, match="finite weight"):
-        make_strata(rows_of(4), mixture, Path("x"))
