@@ -21,10 +21,9 @@ from fitting.fit import FitResult, Status
 from fitting.many import best_of, fit_many
 from fitting.model import FitModel, prepare, solvers
 from fitting.plain import PlainSolver
-from flows.sources import model_file
 from hmr_skel.bench.fit import FitInputs
 from hmr_skel.bench.measures import Judge
-from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES
+from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.dofs import LIMIT_TABLES
 from hmr_skel.body.joints import SKEL_PARTS
 from hmr_skel.body.skel import Skel
@@ -58,7 +57,7 @@ def run_quality(args: argparse.Namespace) -> None:
         inputs = FitInputs.open(args.manifest, args.labels, args.rows, args.device, Path(work), quiet=args.quiet)
         params, subset = inputs.spread(args.rows)
         models, gender = inputs.manifest.body_models, inputs.manifest.skel_gender
-        skels = {g: Skel.load(model_file(models, f)) for g, f in SKEL_FILES.items() if (models.path / f).is_file()}
+        skels = {g: Skel.load(model_path(models.path, f)) for g, f in SKEL_FILES.items() if (models.path / f).is_file()}
         tables = quality_tables(params, inputs.smpl, skels, gender, inputs.config, inputs.device, bars)
         if "male" in skels and (models.path / SMPL_FILES["male"]).is_file():
             male = Smpl.load(models.path / SMPL_FILES["male"])

@@ -1,6 +1,7 @@
-"""The address and the password of a Prefect server that we started: as files for other terminals, as settings.
+"""The address and the password of a Prefect server that we started: as files for other terminals, and as settings.
 
-`make serve` leaves the files, flows/plugin.py reads them. Imports nothing of ours: Prefect loads it with the plugin.
+`make serve` leaves the files and flows/plugin.py reads them. Prefect loads this module with the plugin, so it imports
+nothing of ours.
 """
 
 import os
@@ -19,13 +20,15 @@ def password_file() -> Path:
     return address_file().with_name(".prefect-password")
 
 
-def leave_password(password: str) -> None:
-    """Write the password file anew, mode 600."""
+def leave_files(url: str, password: str | None) -> None:
+    """Write the files anew, the password's with mode 600; none of a password that is the user's own."""
     path = password_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # of a server that was killed
-    with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(password)
+    if password is not None:
+        with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(password)
+    address_file().write_text(url)
 
 
 def client_settings(url: str, password: str | None) -> dict[str, str]:
@@ -33,30 +36,24 @@ def client_settings(url: str, password: str | None) -> dict[str, str]:
     return {"PREFECT_API_URL": url} | ({} if password is None else {"PREFECT_API_AUTH_STRING": password})
 
 
-def served_settings() -> dict[str, str]:
-    """Those for the running `make serve`; none where none runs. Of one that was killed, the files are still there."""
+def served_url() -> str | None:
+    """The API address of the running `make serve`; None where none runs (a killed one leaves its files)."""
     url = _read(address_file())
-    return {} if url is None else client_settings(url, _read(password_file()))
+    try:
+        parts = urlsplit(url or "")
+        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=2).close()
+    except (OSError, ValueError):
+        return None
+    return url
 
 
 def settings_for(url: str) -> dict[str, str]:
-    """Those for a server at an address that the user names: with the user's password, else that of `make serve`."""
-    served = served_settings() if _place(_read(address_file()) or "") == _place(url) else {}
-    return client_settings(url, os.environ.get("PREFECT_API_AUTH_STRING") or served.get("PREFECT_API_AUTH_STRING"))
-
-
-def answers(url: str) -> bool:
-    """Whether somebody listens at an address. False for what is left of a server that was killed."""
-    try:
-        parts = urlsplit(url)
-        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=2).close()
-    except (OSError, ValueError):
-        return False
-    return True
+    """Those for a server at an address: with the environment's password; else, for `make serve`'s address, its own."""
+    ours = _place(_read(address_file()) or "") == _place(url)
+    return client_settings(url, os.environ.get("PREFECT_API_AUTH_STRING") or (_read(password_file()) if ours else None))
 
 
 def _place(url: str) -> str:
-    """A server's address as one text, however it is written."""
     return url.rstrip("/").replace("://localhost:", "://127.0.0.1:")
 
 

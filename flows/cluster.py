@@ -4,7 +4,6 @@ Dask's scheduler has no password and runs what it is sent. So here it listens on
 page, and takes only who has the key of this build. docs/machines.md says how several machines share one.
 """
 
-import contextlib
 import importlib.util
 import logging
 import os
@@ -16,8 +15,6 @@ THREADS = 2
 """Of one process: one shard's fit keeps a GPU, or every core, busy, while another is read or written."""
 DEATHS = 3
 """A shard that was in hand when so many workers died is not tried again."""
-NO_WORKER_S = 120.0
-"""A build that has had no worker for so long ends. On a busy machine a new one takes its time to start."""
 
 
 def check_dask() -> None:
@@ -38,56 +35,33 @@ def is_cluster(workers: int | None, address: str | None) -> bool:
 
 
 def task_runner(workers: int | None, address: str | None, device: str) -> Any:
-    """Prefect's task runner, not started yet.
+    """Prefect's task runner, not started yet: on a Dask cluster that runs where `address` names its scheduler, else on
+    so many processes of this machine, each with a GPU of its own or its share of the cores.
 
-    Args:
-        workers: processes to start on this machine; one, or None, is this process.
-        address: of the scheduler of a Dask cluster that runs, tcp://host:8786, instead.
-        device: cpu, cuda ...; with `workers`, each process gets a GPU of its own, or its share of the cores.
-
-    Raises `UserError` where Dask is not installed, or no scheduler with a worker answers at the address.
+    Raises `UserError` where Dask is not installed.
     """
     if not is_cluster(workers, address):
         from prefect.task_runners import ThreadPoolTaskRunner
 
         return ThreadPoolTaskRunner(max_workers=THREADS)
     check_dask()
-    from distributed import Client
     from prefect_dask import DaskTaskRunner
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # Prefect shows all that the level lets through
-    if address is None:
-        assert workers is not None
-        places = environments(workers, device)
-        return DaskTaskRunner(cluster_class=lambda: local_cluster(places))
-    try:
-        with Client(address, timeout="10s", set_as_default=False) as client, contextlib.suppress(TimeoutError):
-            client.wait_for_workers(1, timeout=10)
-            return DaskTaskRunner(address=address)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"no Dask scheduler answers at {address}: {error}. Expected tcp://host:8786 or the like; `dask scheduler` "
-            "prints its own."
-        ) from error
-    raise UserError(
-        f"the Dask scheduler at {address} has no workers. Start some, `dask worker {address}`, then run this again."
-    )
-
-
-def capacity(runner: Any) -> int:
-    """How many shards to have in hand at once: one for each worker, so that a worker that dies loses only that one."""
-    return max(num_workers(runner), 1)
+    if address is not None:
+        return DaskTaskRunner(address=address)
+    assert workers is not None
+    places = environments(workers, device)
+    return DaskTaskRunner(cluster_class=lambda: local_cluster(places))
 
 
 def num_workers(runner: Any) -> int:
-    """How many shards can be built at once now."""
+    """How many shards can be built at once now. None where all workers of a cluster are gone."""
     return sum(runner.client.nthreads().values()) if hasattr(type(runner), "client") else THREADS
 
 
 def environments(workers: int, device: str) -> list[dict[str, str]]:
     """The environment variables of each worker: a GPU of those that are visible, in turn, and its share of the cores.
-
-    Workers share GPUs where there are fewer of them. `flows.build` hands the shards out.
 
     Raises `UserError` for a numbered GPU, cuda:1: each worker sees a single one, as cuda:0.
     """
@@ -97,9 +71,8 @@ def environments(workers: int, device: str) -> list[dict[str, str]]:
 
     found, threads = resolve_device(device), torch.get_num_threads()
     shares = [max(threads // workers + (i < threads % workers), 1) for i in range(workers)]
-    places = [
-        dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(share)) for share in shares
-    ]
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    places = [dict.fromkeys(names, str(share)) for share in shares]
     if found.type == "cuda":
         if found.index is not None:
             raise UserError(
@@ -114,10 +87,7 @@ def environments(workers: int, device: str) -> list[dict[str, str]]:
 
 
 def local_cluster(places: list[dict[str, str]]) -> Any:
-    """A Dask cluster on this machine, with a process of one thread for each environment. A dead one is started again.
-
-    (`dask-cuda` does the same for GPUs, but takes one version of Dask only, and NVIDIA's packages.)
-    """
+    """A Dask cluster on this machine, with a process of one thread for each environment. It starts dead ones again."""
     import dask
     from distributed import Nanny, Scheduler, Security, SpecCluster
 

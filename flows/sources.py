@@ -1,23 +1,23 @@
 """What a manifest needs on disk: found, or, where the manifest says how, made on first use.
 
 The open body is exported and the default labels are generated without locks: files appear by rename and are
-the same whoever makes them, so that two processes that start at once do the work twice and agree.
+the same whoever makes them. Two processes that start at once do the work twice and agree.
 """
 
 import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.open_body.export import EXPORT_VERSION
 from hmr_skel.body.open_body.unpack import OPEN_BODY_VERSION
-from hmr_skel.data.atomic import replacing
 from hmr_skel.data.fingerprint import hash_files
 from hmr_skel.data.manifest import BodyModels, Manifest, Source
+from hmr_skel.data.storage import put_bytes
 from hmr_skel.open_data import LABELS_VERSION
 
 J19_FILE = "SMPL_to_J19.pkl"
@@ -61,14 +61,9 @@ class ModelFiles:
         return hash_files((self.folder / name for name in names if (self.folder / name).is_file()), notes)
 
 
-def model_file(models: BodyModels, name: str) -> Path:
-    """The file of that name among the body models. Raises `UserError` where it is not there."""
-    return model_path(models.path, name)
-
-
 def make_open_body(directory: Path, *, quiet: bool = False) -> None:
     """Export the open body to a folder, unless it is there. Raises `UserError` where it cannot be written."""
-    stamp, wanted = directory / "made-by.json", _open_body_version()
+    stamp, wanted = directory / "made-by.json", _open_body()
     names = [*SMPL_FILES.values(), *SKEL_FILES.values(), J19_FILE]
     if _is(stamp, wanted) and all((directory / name).is_file() for name in names):
         return
@@ -76,51 +71,34 @@ def make_open_body(directory: Path, *, quiet: bool = False) -> None:
 
     _say(f"exporting the open body to {directory}", quiet)
     export_body(directory)
-    _write_stamp(stamp, wanted)
-
-
-def _open_body_version() -> dict[str, object]:
-    return {"export": EXPORT_VERSION, "asset": OPEN_BODY_VERSION}
+    put_bytes(stamp, json.dumps(wanted).encode())
 
 
 def _generate_labels(source: Source, models: BodyModels, quiet: bool) -> None:
     assert source.generate is not None
-    wanted = {
-        "version": LABELS_VERSION,
-        "body": _open_body_version() if models.kind == "open" else None,
-        "kind": source.generate.kind,
-        "rows": source.generate.rows,
-        "seed": source.generate.seed,
-    }
+    kind, rows, seed = source.generate.kind, source.generate.rows, source.generate.seed
+    body = _open_body() if models.kind == "open" else None
+    wanted = {"version": LABELS_VERSION, "body": body, "kind": kind, "rows": rows, "seed": seed}
     stamp = source.file.with_name(source.file.name + ".made-by.json")
     if source.file.is_file() and (_is(stamp, wanted) or not stamp.exists()):  # without a stamp it is not of our making
         return
     from hmr_skel.open_data.labels import make_labels
 
-    _say(f"generating {source.generate.rows:,} rows of labels: {source.file}", quiet)
-    with tqdm(
-        total=source.generate.rows, unit="row", desc="labels", disable=True if quiet else None, leave=False
-    ) as bar:
-        make_labels(
-            source.file,
-            source.generate.rows,
-            source.generate.seed,
-            models.path,
-            progress=lambda done: bar.update(done - bar.n),
-        )
-    _write_stamp(stamp, wanted)
+    _say(f"generating {rows:,} rows of labels: {source.file}", quiet)
+    with tqdm(total=rows, unit="row", desc="labels", disable=quiet or None, leave=False) as bar:
+        make_labels(source.file, rows, seed, models.path, progress=lambda done: bar.update(done - bar.n))
+    put_bytes(stamp, json.dumps(wanted).encode())
 
 
-def _is(stamp: Path, wanted: dict) -> bool:
+def _open_body() -> dict[str, Any]:
+    return {"export": EXPORT_VERSION, "asset": OPEN_BODY_VERSION}
+
+
+def _is(stamp: Path, wanted: dict[str, Any]) -> bool:
     try:
         return json.loads(stamp.read_text()) == wanted
     except (OSError, ValueError):
         return False
-
-
-def _write_stamp(stamp: Path, content: dict) -> None:
-    with replacing(stamp) as temporary:
-        temporary.write_text(json.dumps(content))
 
 
 def _say(text: str, quiet: bool) -> None:

@@ -167,7 +167,7 @@ ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "no such device": (["fit", "--shard", "0", "--device", "cuda:63"], r"no device 'cuda:63'.*--device cpu"),
     "unknown device": (["fit", "--shard", "0", "--device", "gpu"], r"unknown device 'gpu'.*cpu, cuda"),
     "body into a file": (["body", "export", "small.toml"], r"small\.toml"),
-    "port out of range": (["serve", "--port", "99999"], r"port 99999: expected 1 to 65535"),
+    "port out of range": (["serve", "--port", "99999"], r"port 99999: expected a whole number from 1 to 65,535"),
     "no number of pixels": (
         ["render", "x", "0", "-o", "x.png", "--size", "big"],
         r"--size big: expected pixels from 16",

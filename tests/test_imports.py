@@ -122,7 +122,7 @@ def test_the_table_is_able_to_fail():
     assert not violations("hmr_skel.data.checks", "hmr_skel.body.dofs.DOFS")
     assert violations("hmr_skel.train.loop", "fitting.fit_batch")
     assert violations("hmr_skel.commands.bench", "bench.loader.main")
-    assert not violations("hmr_skel.commands.build", "flows.shard.build_shard")
+    assert not violations("hmr_skel.commands.build", "flows.shard.Builder")
 
 
 HEAVY_AFTER = """import sys; {statement}; found = [name for name in {heavy!r} if name in sys.modules]

@@ -107,7 +107,7 @@ def plan(scene: Scene) -> str:
 
 def open_labels(scene: Scene) -> str:
     """Load the body models, and compare the label files with their checksums, as a build does before its first row."""
-    _builder(scene).load_models([0], rebuild=True)
+    _builder(scene).prepare()
     return "label files checked, body models loaded"
 
 

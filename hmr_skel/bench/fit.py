@@ -16,9 +16,9 @@ import fitting
 from fitting.many import fit_many
 from fitting.model import FitModel, prepare
 from flows.shard import Builder
-from flows.sources import make_missing, model_file
+from flows.sources import make_missing
 from hmr_skel.bench.measures import Judge, machine, peak_memory_mb
-from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES
+from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.dofs import limits
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
@@ -89,8 +89,8 @@ class FitInputs:
             params=kept.smpl_params(),
             imgname=kept.imgname.tolist(),
             smpl_gender=smpl_gender,
-            smpl=Smpl.load(model_file(loaded.body_models, SMPL_FILES[smpl_gender])),
-            skel=Skel.load(model_file(loaded.body_models, SKEL_FILES[gender])),
+            smpl=Smpl.load(model_path(loaded.body_models.path, SMPL_FILES[smpl_gender])),
+            skel=Skel.load(model_path(loaded.body_models.path, SKEL_FILES[gender])),
         )
 
     def spread(self, count: int) -> tuple[SmplParams, str]:

@@ -7,14 +7,12 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import Any
 
 from hmr_skel.commands.arguments import add, add_number, new_command
 from hmr_skel.commands.output import progress, show
 from hmr_skel.errors import UserError
-
-if TYPE_CHECKING:
-    from flows.report import DatasetSummary
 
 FIT = """\
 Fit one shard: read its rows, check them, fit SKEL to each SMPL mesh, and write
@@ -66,7 +64,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     _add_choices(dataset)
 
     serve = new_command(commands, "serve", "Prefect server and deployment", SERVE, run_serve)
-    serve.add_argument("--port", type=int, help="of the server (default: PREFECT_SERVER_API_PORT, else 4200)")
+    add_number(serve, "--port", int, 1, 65535, default=4200, help="of the server")
 
     images = new_command(
         commands, "images", "render the default dataset's images", IMAGES,
@@ -103,22 +101,22 @@ def _stop_on_signals() -> list[int]:
 
 def run_fit(args: argparse.Namespace) -> None:
     """Fit one shard in this process, without Prefect."""
-    from flows.shard import build_shard
-    from hmr_skel.data.manifest import load_manifest
+    from flows.shard import Builder
 
     _stop_on_signals()
-    report = build_shard(
-        load_manifest(args.manifest), args.shard, args.out, device=args.device, rebuild=args.rebuild,
-        progress=not args.quiet,
-    )  # fmt: skip
-    show(args, report.text(), report.as_dict())
+    builder = Builder.open(args.manifest, args.out, args.device, quiet=args.quiet)
+    if builder.unfinished([args.shard], rebuild=args.rebuild):
+        builder.prepare()
+    report = builder.build(args.shard, rebuild=args.rebuild, progress=not args.quiet)
+    builder.write_card()
+    show(args, report.text(), asdict(report))
 
 
 def run_dataset(args: argparse.Namespace) -> None:
     """Run the flow in this process, on a Prefect server that ends with it unless one is named."""
     from flows.address import client_settings, settings_for
     from flows.cluster import check_dask, is_cluster
-    from flows.report import DatasetSummary, ShardsUnfinished
+    from flows.report import ShardsUnfinished, summary_text
     from flows.server import new_password, running_server
     from hmr_skel.data.storage import locate
 
@@ -130,7 +128,7 @@ def run_dataset(args: argparse.Namespace) -> None:
         check_dask()
     received = _stop_on_signals()
     if not args.rebuild and (summary := _complete_already(args)) is not None:
-        show(args, summary.text(), summary.as_dict())
+        show(args, summary_text(summary), summary)
         return
     # Ended at exit, after Prefect's own exit handlers, which still send it what they have: the last one in is the first
     # one out. For the same reason Prefect is imported only afterwards; that it finds its settings is another.
@@ -153,10 +151,10 @@ def run_dataset(args: argparse.Namespace) -> None:
 
     names = ("manifest", "out", "device", "shards", "rebuild", "workers", "dask_address")
     try:
-        result = build_hmr_skel(**{name: getattr(args, name) for name in names}, progress=not args.quiet)
+        summary = build_hmr_skel(**{name: getattr(args, name) for name in names}, progress=not args.quiet)
     except ShardsUnfinished as unfinished:
         print(unfinished.traceback, end="", file=sys.stderr)
-        show(args, unfinished.summary.text(), unfinished.summary.as_dict())
+        show(args, summary_text(unfinished.summary), unfinished.summary)
         raise
     except Exception as error:
         if received:  # a library has made another error of the interrupt
@@ -171,16 +169,15 @@ def run_dataset(args: argparse.Namespace) -> None:
         status = f"the Prefect server ended (exit status {process.returncode}) while the flow ran ({error})"
         print(f"error: {status}. Finished shards are kept; start this again.", file=sys.stderr, flush=True)
         os._exit(2)  # at a normal exit Prefect would try for a minute to send the server what it has
-    summary = DatasetSummary(**result)
-    show(args, summary.text(), summary.as_dict())
+    show(args, summary_text(summary), summary)
 
 
-def _complete_already(args: argparse.Namespace) -> "DatasetSummary | None":
+def _complete_already(args: argparse.Namespace) -> dict[str, Any] | None:
     """The summary of shards that are all complete, without Prefect and its server; None where there is work.
 
     Raises `UserError` where the manifest, a label file or a body model cannot be used: before a server is started.
     """
-    from flows.report import DatasetSummary
+    from flows.report import summarise_run
     from flows.shard import Builder
 
     start = time.monotonic()
@@ -188,11 +185,8 @@ def _complete_already(args: argparse.Namespace) -> "DatasetSummary | None":
     wanted = builder.choose(args.shards)
     if builder.unfinished(wanted):
         return None
-    reports = builder.reports(wanted)
     builder.write_card()
-    builder.warn_of_mix()
-    seconds = time.monotonic() - start
-    return DatasetSummary.of(builder, reports, {}, seconds, {"open": seconds})
+    return summarise_run(builder, builder.reports(wanted), {}, time.monotonic() - start)
 
 
 def is_refusal(error: Exception) -> bool:
@@ -206,6 +200,7 @@ def run_serve(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
     from flows.server import serve
 
+    _stop_on_signals()
     return serve(args.port)
 
 

@@ -138,9 +138,10 @@ def _source(manifest: Manifest, source: Source) -> str:
     if source.format == HSMR or not any(map(len, kept)):
         return text
     fitter = Fitter(ModelFiles.of(manifest), fitting.recipe(manifest.recipe), torch.device("cpu"))
-    fitted, rejects, _ = fitter.fit([rows for rows in kept if len(rows)])
-    v2v = np.concatenate([columns["v2v_mm"] for _, columns in fitted if columns is not None])
-    return f"{text}; {len(v2v)} fitted to {v2v.mean():.1f} mm (max {v2v.max():.1f}), {len(rejects)} without a fit"
+    fits = [fitter.fit(rows) for rows in kept]
+    v2v = np.concatenate([table["v2v_mm"].to_numpy() for table, _, _ in fits])
+    rejected = sum(len(rejects) for _, rejects, _ in fits)
+    return f"{text}; {len(v2v)} fitted to {v2v.mean():.1f} mm (max {v2v.max():.1f}), {rejected} without a fit"
 
 
 def _skel_cf(path: Path) -> str:

@@ -43,47 +43,35 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="build again the shards that something is wrong with, and no others; move files that belong to no shard "
         "to DATASET/set-aside; then check once more. Refused where most shards were made from another manifest",
     )  # fmt: skip
-    text = "with --repair: also build again sound shards of another version of the fit, recipe, body or manifest"
-    verify.add_argument("--outdated", action="store_true", help=text)
     add(verify, "device", "json", "quiet")
 
 
 def run_verify(args: argparse.Namespace) -> int:
     """One line for each thing that is wrong."""
     from flows.shard import Builder
-    from flows.verify import Verification, problem_lines, repair_dataset, verify_dataset
-    from hmr_skel.commands.output import progress, show
+    from flows.verify import Verification, repair_dataset, verify_dataset
+    from hmr_skel.commands.output import show
 
     if args.files_only and (args.repair or args.manifest):
         raise UserError("--files-only goes without manifest, so it can neither take one nor repair anything.")
-    if args.outdated and not args.repair:
-        raise UserError("--outdated says what --repair builds again. Give both, or neither.")
-    manifest = None if args.files_only else _manifest(args)
-
-    def open_builder(*, any_plan: bool = False) -> Builder:
-        assert manifest is not None
-        return Builder(manifest, args.dataset, args.device, quiet=args.quiet, any_plan=any_plan)
+    builder = None if args.files_only else Builder(_manifest(args), args.dataset, args.device, quiet=args.quiet)
 
     def verify() -> Verification:
-        builder = None if manifest is None else open_builder(any_plan=True)
-        with progress(args.quiet, "row", what="fit again") as bar:
-            found = verify_dataset(
-                args.dataset, builder, partial=args.partial, sample=args.sample, seed=args.seed, progress=bar.update
-            )
-        print(*problem_lines(found.problems), sep="\n", end="\n" if found.problems else "")
+        found = verify_dataset(args.dataset, builder, partial=args.partial, sample=args.sample, seed=args.seed)
+        for problem in found.problems:
+            print(problem.text)
         return found
 
     found = verify()
     moved, built = 0, 0
-    if args.repair and found.problems:
-        moved, built = repair_dataset(
-            args.dataset, found.problems, open_builder, outdated=args.outdated, progress=not args.quiet
-        )
+    if builder is not None and args.repair and found.problems:
+        moved, built = repair_dataset(builder, found.problems, progress=not args.quiet)
         found = verify()
-    mended = f"; repaired: {built} shards built again, {moved} files taken away" if moved or built else ""
-    how = "the files alone" if manifest is None else f"{found.refitted:,} rows fitted again"
+    mended = f"; repaired: {built} shards built again, {moved} files moved to set-aside" if moved or built else ""
+    how = "the files alone" if builder is None else f"{found.refitted:,} rows fitted again"
     sound = f"{found.sound:,} of {found.shards:,} shards sound, {len(found.problems):,} problems ({how}){mended}"
-    report = vars(found) | {"problems": problem_lines(found.problems), "moved": moved, "built": built}
+    problems = [problem.text for problem in found.problems]
+    report = vars(found) | {"problems": problems, "moved": moved, "built": built}
     show(args, f"{args.dataset}: {sound}", report)
     return 1 if found.problems else 0
 

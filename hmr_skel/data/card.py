@@ -2,7 +2,7 @@
 
 Its YAML head says which files belong to which split, so that `load_dataset(folder)` gives `train` and `test` (the
 held-out shards), and `load_dataset(folder, "rejects")` the rows left out. A build writes it when its first shard is
-done, then at most once a minute, and at its end, from the files that are complete.
+done, and at its end, from the files that are complete.
 """
 
 from collections.abc import Sequence

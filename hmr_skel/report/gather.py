@@ -185,7 +185,7 @@ def read_metas(folder: Path) -> list[dict[str, Any]]:
     return metas
 
 
-def manifest_name(shard: Place, folder: Path) -> str:
+def manifest_name(shard: Place, folder: Place) -> str:
     """The name of the manifest that a shard was made by; the folder's where the shard does not say."""
     with open_parquet(shard) as file:
         metadata = file.schema_arrow.metadata or {}

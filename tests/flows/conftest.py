@@ -12,8 +12,10 @@ import torch
 
 import fitting
 from flows import fitter
+from flows.shard import Builder
 from hmr_skel.open_data.labels import make_labels
 from tests.flows.served import Served, shared
+from tools.drill.small import make_small
 
 ROWS, ROWS_PER_SHARD = 24, 6
 BAD_ROW = 8  # in shard 1
@@ -82,6 +84,31 @@ def client(served: Served) -> Iterator[None]:
         yield
     for worker in (APILogWorker, EventsWorker):
         worker.drain_all()
+
+
+@pytest.fixture(scope="package")
+def finished(open_body_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """The builder of a finished dataset, which the drills' manifest describes; read only."""
+    folder = tmp_path_factory.mktemp("finished")
+    builder = Builder.open(make_small(folder, open_body_dir), folder / "out", "cpu", quiet=True)
+    build_all(builder)
+    return builder
+
+
+def build_all(builder: Builder) -> list[bool]:
+    """Every shard, and the card. Returns whether each shard was skipped."""
+    skipped = [builder.build(shard.index, progress=False).skipped for shard in builder.shards]
+    builder.write_card()
+    return skipped
+
+
+@pytest.fixture
+def elsewhere(finished: Builder, tmp_path: Path) -> Iterator[tuple[Builder, Path]]:
+    """That builder, at work on an empty folder; and the folder of the finished dataset."""
+    before = finished.out
+    finished.out = tmp_path / "out"
+    yield finished, before
+    finished.out = before
 
 
 @pytest.fixture(scope="session")

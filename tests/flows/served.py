@@ -46,7 +46,7 @@ def serving(base: Path) -> Iterator[Served]:
     data, log = folder / "data", folder / "log"
     (folder / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")  # it enables the plugin
     with running(hmr_skel("serve", "--port", str(free_port())), folder, log, folder) as process:
-        wait_until(lambda: "ready:" in log.read_text(), process, log)
+        wait_until(lambda: "is being served" in log.read_text(), process, log)
         url, password = ((data / name).read_text() for name in (".prefect-api-url", ".prefect-password"))
         yield Served(folder, url, password)
         process.send_signal(signal.SIGTERM)

@@ -1,11 +1,18 @@
-"""Two manifests, or two states of one, in one folder: never a mix without a word."""
+"""Two manifests, two states of one, or two versions of the code, in one folder: never a mix without a word."""
 
+import shutil
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from flows.shard import Builder, build_shard
+from fitting.version import FIT_VERSION
+from flows.shard import Builder
+from flows.sources import make_missing
+from hmr_skel import load_shards
 from hmr_skel.cli import main
+from hmr_skel.data.fingerprint import shard_ingredients
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.data.shards import read_meta
 from hmr_skel.errors import UserError
@@ -19,80 +26,110 @@ def other(manifest: Path, name: str) -> Path:
     return path
 
 
-def fingerprints(builder: Builder) -> list[str | None]:
-    metas = [read_meta(builder.out, shard) for shard in builder.shards]
-    return [None if meta is None else meta["fingerprint"] for meta in metas]
+def build(manifest: Path, *shards: int) -> list[bool]:
+    """Whether each shard was skipped."""
+    builder = Builder.open(manifest, manifest.parent / "out", "cpu", quiet=True)
+    return [builder.build(index, progress=False).skipped for index in shards]
 
 
-@pytest.mark.parametrize("command", [["fit", "--shard", "1"], ["fit", "--shard", "0"], ["dataset"]])
-def test_another_manifest_of_the_same_name_is_refused(small: Path, tmp_path: Path, capsys, command: list[str]):
-    out = tmp_path / "out"
-    build_shard(load_manifest(small), 0, out, device="cpu", progress=False)
-    builder = Builder.open(small, out, "cpu", quiet=True)
-    before = fingerprints(builder)
-    assert main([*command, "--manifest", str(other(small, "second.toml")), "--out", str(out)]) == 2
-    assert fingerprints(builder) == before
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"{out} holds shard 0 of another dataset, 'small' made from small.toml" in said
-    assert "this is 'small' from second.toml" in said
-
-
-def test_another_manifest_may_replace_all_shards(small: Path, tmp_path: Path):
-    out, second = tmp_path / "out", other(small, "second.toml")
-    for index in (0, 1):
-        build_shard(load_manifest(small), index, out, device="cpu", progress=False)
+def test_another_manifest_of_the_same_name_is_refused_unless_it_replaces_all_shards(small: Path, capsys):
+    build(small, 0, 1)
+    builder, second = Builder.open(small, small.parent / "out", "cpu", quiet=True), other(small, "second.toml")
+    before = [read_meta(builder.out, shard) for shard in builder.shards]
+    for command in (["fit", "--shard", "2"], ["fit", "--shard", "0"], ["dataset"]):
+        assert main([*command, "--manifest", str(second), "--out", str(builder.out)]) == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"{builder.out} holds shard 0 of another dataset, 'small' made from small.toml" in said
+        assert "this is 'small' from second.toml" in said
+    assert [read_meta(builder.out, shard) for shard in builder.shards] == before
+    replacing = Builder.open(second, builder.out, "cpu", quiet=True)
     with pytest.raises(UserError, match="shard 1 of another dataset"):
-        build_shard(load_manifest(second), 0, out, device="cpu", progress=False, rebuild=True)
-    builder = Builder.open(second, out, "cpu", quiet=True)
-    for index in builder.unfinished(range(4), rebuild=True):
-        builder.build(index, rebuild=True, progress=False)
-    assert builder.unfinished(range(4)) == []
+        replacing.unfinished([0], rebuild=True)
+    assert replacing.unfinished(range(4), rebuild=True) == [0, 1, 2, 3]
 
 
-def test_the_same_manifest_under_another_file_name_is_complete(small: Path, tmp_path: Path):
-    build_shard(load_manifest(small), 0, tmp_path / "out", device="cpu", progress=False)
-    renamed = small.rename(small.with_name("renamed.toml"))
-    assert build_shard(load_manifest(renamed), 0, tmp_path / "out", device="cpu", progress=False).skipped
+def test_the_same_manifest_under_another_file_name_is_complete(small: Path):
+    assert build(small, 0) == [False]
+    assert build(small.rename(small.with_name("renamed.toml")), 0) == [True]
 
 
-def test_after_an_edit_shards_are_built_again_and_what_is_left_is_said(small: Path, tmp_path: Path, capsys):
-    out = tmp_path / "out"
-    for index in (0, 1, 2):
-        build_shard(load_manifest(small), index, out, device="cpu", progress=False)
+def test_after_an_edit_what_is_outdated_is_said_even_by_a_quiet_build(small: Path, capsys):
+    build(small, 0, 1, 2)
     other(small, "small.toml")
-    fit = ["fit", "--shard", "0", "--manifest", str(small), "--out", str(out)]
-    assert main(fit) == 0
-    told = capsys.readouterr().err
-    assert "made from another manifest: shard 0 will be built again" in told
-    mix = "made from another manifest: shards 1-2; until `hmr-skel dataset` builds them, the dataset is a mix"
-    assert mix in told
-    assert main([*fit, "--quiet"]) == 0
-    assert mix in capsys.readouterr().err
-    assert main(["dataset", "--shards", "0", *fit[3:], "--quiet"]) == 0
-    assert mix in capsys.readouterr().err
-    builder = Builder.open(small, out, "cpu", quiet=True)
-    assert builder.unfinished(range(4)) == [1, 2, 3]
+    fit = ["--shard", "0", "--manifest", str(small), "--out", str(small.parent / "out"), "--quiet"]
+    assert main(["fit", *fit]) == 0
+    assert "outdated: made from another manifest: shards 0-2; those that this build" in capsys.readouterr().err
+    assert Builder.open(small, small.parent / "out", "cpu", quiet=True).unfinished(range(4)) == [1, 2, 3]
 
 
-def test_a_shard_that_another_build_replaces_meanwhile_is_noticed(small: Path, tmp_path: Path):
-    first = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
-    for index in (0, 1):
-        first.build(index, progress=False)
-    assert first.replaced([0, 1]) == {}
-    second = Builder.open(other(small, "second.toml"), tmp_path / "out", "cpu", quiet=True)
-    second.build(1, progress=False)
-    ((index, error),) = first.replaced([0, 1]).items()
-    assert index == 1
-    assert "shard 1 was replaced meanwhile" in str(error)
+def test_a_raised_version(small: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    build(small, 0, 1)
+    out, told = str(small.parent / "out"), f"fitted by version {FIT_VERSION}, this is {FIT_VERSION + 1}: "
+    monkeypatch.setattr("flows.shard.FIT_VERSION", FIT_VERSION + 1)
+    assert main(["verify", out, "--partial", "--manifest", str(small), "--device", "cpu"]) == 1
+    first, last = capsys.readouterr().out.strip().splitlines()
+    assert first.startswith(f"{told}shards 0-1 would be built again")
+    assert "0 of 4 shards sound" in last
+    Builder.open(small, out, "cpu", quiet=True).prepare()
+    assert f"outdated: {told}shards 0-1; " in capsys.readouterr().err
 
 
-def test_a_shard_that_goes_between_two_looks(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Another build removes the meta file before it writes the shard."""
-    builder = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
-    for index in (0, 1):
-        builder.build(index, progress=False)
-    gone = builder.shards[1]
-    monkeypatch.setattr("flows.shard.read_meta", lambda out, shard: None if shard is gone else read_meta(out, shard))
-    assert [report.shard for report in builder.reports([0, 1])] == [0]
-    with pytest.raises(UserError, match="shard 1 was replaced meanwhile"):
-        builder.build(1, progress=False)
+def of_an_older_version(*args, **kwargs):
+    return shard_ingredients(*args, **kwargs) | {"fit_version": FIT_VERSION - 1}
+
+
+def test_a_dataset_of_an_older_version(small: Path, tmp_path: Path, capsys):
+    """It can be read, checked and reported on, and the build says that it fits its shards again."""
+    out, where = str(tmp_path / "out"), ["--manifest", str(small), "--device", "cpu"]
+    with pytest.MonkeyPatch.context() as old:
+        old.setattr("flows.shard.shard_ingredients", of_an_older_version)
+        build(small, 0)
+    before = load_shards(out)["skel_q"]
+    assert main(["verify", out, "--files-only", "--partial"]) == 0
+    assert main(["report", out, "--no-pictures", "-o", str(tmp_path / "report.html")]) == 0
+    assert f"hmr-skel, fit version {FIT_VERSION - 1}" in (tmp_path / "report.html").read_text()
+    capsys.readouterr()
+    told = f"fitted by version {FIT_VERSION - 1}, this is {FIT_VERSION}: shard 0"
+    assert main(["verify", out, "--partial", *where]) == 1
+    assert capsys.readouterr().out.startswith(f"{told} would be built again")
+    assert main(["fit", "--shard", "0", "--out", out, *where]) == 0
+    assert f"outdated: {told}" in capsys.readouterr().err
+    np.testing.assert_array_equal(load_shards(out)["skel_q"], before)
+
+
+OPEN = """
+name = "made"
+skel_gender = "male"
+rows_per_shard = 4
+[body_models]
+kind = "open"
+path = "{folder}/bodies"
+[[sources]]
+name = "made"
+format = "camerahmr"
+file = "{folder}/labels.npz"
+[sources.generate]
+kind = "open"
+rows = 4
+"""
+
+
+def test_what_is_generated_is_made_again_at_a_raised_version(
+    tmp_path: Path, open_body_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "open.toml").write_text(OPEN.format(folder=tmp_path))
+    manifest = load_manifest(tmp_path / "open.toml")
+    made: list[str] = []
+    copy, labels = partial(shutil.copytree, open_body_dir, dirs_exist_ok=True), tmp_path / "labels.npz"
+    export, make = "hmr_skel.body.open_body.export.export_body", "hmr_skel.open_data.labels.make_labels"
+    monkeypatch.setattr(export, lambda folder: made.append("body") or copy(folder))
+    monkeypatch.setattr(make, lambda *args, **kwargs: made.append("labels") or labels.touch())
+    make_missing(manifest, quiet=True)
+    make_missing(manifest, quiet=True)
+    assert made == ["body", "labels"]
+    monkeypatch.setattr("flows.sources.LABELS_VERSION", -1)
+    make_missing(manifest, quiet=True)
+    assert made[2:] == ["labels"]
+    monkeypatch.setattr("flows.sources.EXPORT_VERSION", -1)
+    make_missing(manifest, quiet=True)
+    assert made[3:] == ["body", "labels"]  # labels are of the body

@@ -105,7 +105,7 @@ def write_dataset(
 ) -> None:
     """A table as shards that are complete, or `only` one of them, written as a build writes them; all rejects belong to
     the first."""
-    builder = Builder.open(manifest, folder, "cpu", quiet=True, any_plan=True)
+    builder = Builder.open(manifest, folder, "cpu", quiet=True)
     count = max(-(-table.num_rows // size), 1)
     for index in range(count) if only is None else [only]:
         part, lost = table.slice(index * size, size), list(rejects) if index == 0 else []

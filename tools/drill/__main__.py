@@ -83,9 +83,7 @@ def run_faults(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="hmr-skel-drill-") as name, ExitStack() as stack:
         folder, models = Path(name), open_body(quiet=args.quiet).absolute()
         builders = [
-            Builder(
-                small_manifest(folder / kind, models, **size), folder / kind / "out", "cpu", quiet=True, any_plan=True
-            )
+            Builder(small_manifest(folder / kind, models, **size), folder / kind / "out", "cpu", quiet=True)
             for kind, size in (("few", {}), ("other", {"seed": 1}), ("many", {"shards": 30}))
         ]
         seconds = []

@@ -107,9 +107,9 @@ def dask_setup(worker: object) -> None:
     """Dask calls this in each worker that has this module as its preload."""
     fit, rows = Fitter.fit, range(*map(int, os.environ[CRASH_ROWS].split()))
 
-    def call(fitter: Fitter, pieces, *args, **kwargs):
-        if any(row in rows for piece in pieces for row in piece.source_row.tolist()):
+    def call(fitter: Fitter, piece, *args, **kwargs):
+        if any(row in rows for row in piece.source_row.tolist()):
             os.kill(os.getpid(), signal.SIGKILL)
-        return fit(fitter, pieces, *args, **kwargs)
+        return fit(fitter, piece, *args, **kwargs)
 
     Fitter.fit = call

@@ -56,7 +56,7 @@ def _build_all(manifest: Path, out: Path, injection: Injection, opened: Connecti
     indices = range(len(builder.shards))
     failed = []
 
-    builder.load_models(indices)  # it writes notes of its own, which may be missing
+    builder.prepare()  # it writes notes of its own, which may be missing
     opened.close()
     with injected(injection):
         for index in indices:
