@@ -61,6 +61,8 @@ def hash_files(paths: Iterable[Path], notes: Path | None = None) -> str:
 
 def describe_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """How the ingredients `was` of a shard differ from those it would have `now`, in words."""
+    if not was:
+        return "its meta file does not say what it was made from"
     things = {"manifest": "another manifest", "pieces": "other rows or label files", "shard": "another division"}
     things |= {"body_models": "other body models", "recipe": "another recipe"}
     other = [text for key, text in things.items() if was.get(key) != now[key]]

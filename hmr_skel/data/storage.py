@@ -155,7 +155,7 @@ def locate(text: str | Place) -> Place:
         return Path(text)
     if "@" in rest:
         raise UserError(
-            f"a URI {scheme}://... must hold no credentials, as it goes into reports and process lists. Set "
+            "a URI must hold no credentials, as it goes into reports and process lists. Set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials, and give the URI without."
         )
     where, _, query = rest.partition("?")
