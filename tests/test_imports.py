@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 ALL = {
     "bench", "body", "convert", "data", "device", "errors", "evaluate", "fitting", "flows", "foreign", "model",
-    "open_data", "predict", "render", "report", "rows", "shapes", "train", "two_stage",
+    "open_data", "opensim", "predict", "render", "report", "rows", "shapes", "train", "two_stage",
 }  # fmt: skip
 ALLOWED = {
     "root": {"data"},  # hmr_skel.load_shards, on first use
@@ -27,8 +27,9 @@ ALLOWED = {
     "data": {"errors", "rows", "foreign", "body.joints", "body.dofs"},
     "render": {"errors", "rows", "body"},
     "open_data": {"errors", "rows", "body", "data", "render"},
+    "opensim": {"errors", "rows", "body", "data"},
     "fitting": {"errors", "rows", "shapes", "body"},
-    "convert": {"errors", "rows", "foreign", "device", "body", "data", "render", "fitting"},
+    "convert": {"errors", "rows", "foreign", "device", "body", "data", "render", "fitting", "opensim"},
     "report": {"errors", "rows", "body", "data", "render", "fitting", "convert"},
     "model": {"errors", "rows", "foreign", "body"},
     "evaluate": {"errors", "rows", "body", "data", "model"},

@@ -12,12 +12,12 @@ from torch import Tensor
 from hmr_skel.shapes import Float
 
 # Joint, joint below it, first dof (bending), second dof (extension).
-_SPINE = ((11, 0, 17, 18), (12, 11, 20, 21), (13, 12, 23, 24))
+SPINE = ((11, 0, 17, 18), (12, 11, 20, 21), (13, 12, 23, 24))
 # Joint, first dof (abduction), second dof (elevation), side: on the left both angles and the x component change sign.
-_SCAPULAE = ((14, 26, 27, 1.0), (19, 36, 37, -1.0))
-MOVING_DOFS = (*(dof for _, _, *pair in _SPINE for dof in pair), *(dof for _, *pair, _ in _SCAPULAE for dof in pair))
+SCAPULAE = ((14, 26, 27, 1.0), (19, 36, 37, -1.0))
+MOVING_DOFS = (*(dof for _, _, *pair in SPINE for dof in pair), *(dof for _, *pair, _ in SCAPULAE for dof in pair))
 
-MOVING_JOINTS = tuple(joint for joint, *_ in (*_SPINE, *_SCAPULAE))  # each has two of MOVING_DOFS, in this order
+MOVING_JOINTS = tuple(joint for joint, *_ in (*SPINE, *SCAPULAE))  # each has two of MOVING_DOFS, in this order
 
 # Below this angle the arc comes from its series: the terms left out are under 1e-15.
 _SMALL_ARC = 0.02
@@ -25,7 +25,7 @@ _SMALL_ARC = 0.02
 
 def _sizes(joints: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
     """Lengths of the spine's three arcs [*b 1], from scapula to scapula [*b], and from lumbar body to thorax [*b]."""
-    lengths = [(joints[..., j, 1] - joints[..., below, 1]).abs().unsqueeze(-1) for j, below, *_ in _SPINE]
+    lengths = [(joints[..., j, 1] - joints[..., below, 1]).abs().unsqueeze(-1) for j, below, *_ in SPINE]
     width, height = joints[..., 19, :] - joints[..., 14, :], joints[..., 12, :] - joints[..., 11, :]
     return lengths, width.norm(dim=-1), height.norm(dim=-1)
 
@@ -37,11 +37,11 @@ def moving_offsets(
     zero = torch.zeros_like(q[..., 0] + joints[..., 0, 0])
     columns = [torch.stack((zero, zero, zero), -1)] * 24
     lengths, width, height = _sizes(joints)
-    for (joint, _, bend, extend), length in zip(_SPINE, lengths, strict=True):
+    for (joint, _, bend, extend), length in zip(SPINE, lengths, strict=True):
         (side, up_side), (back, up_back) = arc(q[..., bend]), arc(q[..., extend])
         columns[joint] = length * torch.stack((-side, up_side + up_back, -back), -1)
     rest = sqrt(0.5)  # cos(-pi/4) = -sin(-pi/4), the scapula at rest
-    for joint, abduct, elevate, sign in _SCAPULAE:
+    for joint, abduct, elevate, sign in SCAPULAE:
         a, e = sign * q[..., abduct], sign * q[..., elevate] - pi / 4
         x = -sign * width / 4 * (e.cos() * a.cos() - rest)
         y = -height / 2 * (e.sin() + rest)
@@ -55,12 +55,12 @@ def moving_velocities(
     """d offset / d q for the dofs `MOVING_DOFS`, in the frame of the joint's parent."""
     columns = []
     lengths, width, height = _sizes(joints)
-    for (_, _, bend, extend), length in zip(_SPINE, lengths, strict=True):
+    for (_, _, bend, extend), length in zip(SPINE, lengths, strict=True):
         (side, up_side), (back, up_back) = arc_rate(q[..., bend]), arc_rate(q[..., extend])
         zero = torch.zeros_like(side)
         columns.append(length * torch.stack((-side, up_side, zero), -1))
         columns.append(length * torch.stack((zero, up_back, -back), -1))
-    for _, abduct, elevate, sign in _SCAPULAE:
+    for _, abduct, elevate, sign in SCAPULAE:
         a, e = sign * q[..., abduct], sign * q[..., elevate] - pi / 4
         # The chain rule's sign of a and e cancels that of x on the left.
         x_by_a, z_by_a = width / 4 * e.cos() * a.sin(), sign * width / 4 * a.cos()
@@ -77,14 +77,14 @@ def moving_curvatures(
     """d2 offset / d q_a d q_b for the two moving dofs a, b of each of `MOVING_JOINTS`, in the parent's frame."""
     blocks = []
     lengths, width, height = _sizes(joints)
-    for (_, _, bend, extend), length in zip(_SPINE, lengths, strict=True):
+    for (_, _, bend, extend), length in zip(SPINE, lengths, strict=True):
         (side, up_side), (back, up_back) = arc_curvature(q[..., bend]), arc_curvature(q[..., extend])
         zero = torch.zeros_like(side)
         by_bend = length * torch.stack((-side, up_side, zero), -1)
         by_extend = length * torch.stack((zero, up_back, -back), -1)
         none = torch.zeros_like(by_bend)
         blocks.append(torch.stack((by_bend, none, none, by_extend), -2).unflatten(-2, (2, 2)))
-    for _, abduct, elevate, sign in _SCAPULAE:
+    for _, abduct, elevate, sign in SCAPULAE:
         a, e = sign * q[..., abduct], sign * q[..., elevate] - pi / 4
         zero = torch.zeros_like(a + width)
         forth, down = sign * width / 4 * e.cos() * a.cos(), height / 2 * e.sin()

@@ -13,6 +13,7 @@ from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
     from hmr_skel.convert.clips import SmplClip
+    from hmr_skel.convert.opensim import OpenSimOptions
 
 CONVERT = """\
 SMPL parameters to SKEL. A file is recognised by its content, and whatever it lies in (.npz, .npy, pickle, joblib, .pt,
@@ -66,7 +67,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = new_command(commands, "convert", summary, CONVERT.format(formats=formats), run_convert)
     parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="what to convert; of folders, all files")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="a file of a known format, or a folder")
-    formats = ("parquet", "npz", "mot", "glb", "obj")
+    formats = ("parquet", "npz", "osim", "mot", "trc", "glb", "obj")
     parser.add_argument("--format", choices=formats, help="for a folder (default: parquet)")
     parser.add_argument("--joints", action="store_true", help="SKEL's 24 joints in metres and nothing else")
     text = "SKEL's body; best: the one nearer to each person's annotation (default: the annotation's, male if neutral)"
@@ -75,8 +76,29 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--frames", metavar="LIST", help="only frames (or rows) with these numbers, e.g. 0-99,250")
     text = "smooth a person's frames in time, 0.1 is a good weight, see above (default: 0, off)"
     add_number(parser, "--smooth", float, 0, default=0.0, metavar="WEIGHT", help=text)
+    text = "a person's motion at this frame rate, by splines on the sphere of rotations; fitted after that"
+    add_number(parser, "--resample", float, 0.1, 10_000, unit="frames a second", metavar="FPS", help=text)
+    made = parser.add_argument_group("OpenSim's files")
+    text = "names and places of the markers in an .osim or a .trc (default: rajagopal)"
+    made.add_argument("--markers", choices=("rajagopal", "plug-in-gait"), help=text)
+    add_number(made, "--mass", float, 1, 500, unit="kg", metavar="KG", help="of an .osim (default: volume x density)")
+    text = (
+        "what a .mot is for: the person's own .osim, or models of others with BSM's names, then only by the "
+        "coordinates that were verified, pelvis and legs (default: skel)"
+    )
+    made.add_argument("--coordinates", choices=("skel", "bsm"), help=text)
     told = parser.add_argument_group("what the files do not say")
     add(told, "smpl-gender")
+    told.add_argument(
+        "--up", metavar="X,Y,Z|feet",
+        help="what is up in the file's frame, where a camera was tilted; feet: an estimate from feet that stand still. "
+        "The output is y-up",
+    )  # fmt: skip
+    told.add_argument(
+        "--floor",
+        action="store_true",
+        help="move the floor to height 0; it is estimated from the feet. The output is y-up",
+    )
     told.add_argument("--frame", choices=("camera", "y-up", "z-up"), help="camera: x right, y down, z forward")
     add_number(told, "--frame-rate", float, 0.1, 10_000, unit="frames a second", metavar="FPS", help="frames a second")
     told.add_argument("--lengths", choices=("m", "cm", "mm"), help="of translations (default: m)")
@@ -113,13 +135,16 @@ def run_convert(args: argparse.Namespace) -> None:
     from hmr_skel.commands.output import progress, show
     from hmr_skel.convert.fit import Bodies, count_fits, fit_clips
     from hmr_skel.convert.output import Destination, conversion_report, report_line
+    from hmr_skel.convert.upright import upright
     from hmr_skel.device import resolve_device
 
     start = time.perf_counter()
-    destination = Destination.of(args.out, args.format, args.joints)
+    destination = Destination.of(args.out, args.format, args.joints, opensim_options(args))
     clips = _read(args)
     destination.check(clips, args.files)
     bodies = Bodies(named_body_models(args.body_models, quiet=args.quiet), resolve_device(args.device))
+    if args.up is not None or args.floor:
+        clips = [upright(clip, bodies.smpl(clip.gender[0]), args.up, args.floor) for clip in clips]
     fitting_since = time.perf_counter()
     with progress(args.quiet, "frame", count_fits(clips, args.gender), "convert") as bar:
         converted = fit_clips(clips, bodies, args.gender, args.smooth, bar.update)
@@ -135,6 +160,13 @@ def run_convert(args: argparse.Namespace) -> None:
     show(args, report_line(report), report)
 
 
+def opensim_options(args: argparse.Namespace) -> "OpenSimOptions":
+    """The options for OpenSim's files."""
+    from hmr_skel.convert.opensim import OpenSimOptions
+
+    return OpenSimOptions(markers=args.markers, mass=args.mass, coordinates=args.coordinates)
+
+
 def _read(args: argparse.Namespace) -> "list[SmplClip]":
     """The chosen frames of all files. Raises `UserError` where none is chosen, or where there is nothing to smooth."""
     import numpy as np
@@ -142,6 +174,7 @@ def _read(args: argparse.Namespace) -> "list[SmplClip]":
     from hmr_skel.convert.formats import read_files
     from hmr_skel.convert.parameters import Units
     from hmr_skel.convert.reading import ReadOptions
+    from hmr_skel.convert.resample import resampled
     from hmr_skel.data.shards import parse_shards
 
     options = ReadOptions(
@@ -163,6 +196,8 @@ def _read(args: argparse.Namespace) -> "list[SmplClip]":
         clips = [replace(clip, moving=clip.moving and len(clip) > 1) for clip in clips if len(clip)]
         if not clips:
             raise UserError(f"--frames {args.frames}: no such frame. The files have numbers up to {last}.")
+    if args.resample is not None:
+        clips = [resampled(clip, args.resample) for clip in clips]
     if args.smooth > 0 and not any(clip.moving for clip in clips):
         raise UserError(
             "--smooth: none of these files holds frames of one person in time. Say --rows frames or --rows folders if "

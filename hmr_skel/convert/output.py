@@ -2,22 +2,24 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hmr_skel.convert.animation import write_animation
 from hmr_skel.convert.clips import SkelClip, SmplClip, require_frame
 from hmr_skel.convert.fit import Bodies
 from hmr_skel.convert.meshes import write_mesh
-from hmr_skel.convert.opensim import write_mot
+from hmr_skel.convert.opensim import OpenSimOptions, write_opensim
 from hmr_skel.convert.tables import write_table
 from hmr_skel.data.meta import LIMIT_TOLERANCE_DEG, statistics
 from hmr_skel.errors import UserError
 
 TABLES, MESHES = ("parquet", "npz"), ("glb", "obj")
-FORMATS = (*TABLES, "mot", *MESHES)
+MOTIONS = ("osim", "mot", "trc")
+FORMATS = (*TABLES, *MOTIONS, *MESHES)
 _MANY_FILES = 2000
 
 
@@ -29,9 +31,10 @@ class Destination:
     format: str
     is_file: bool
     joints: bool = False
+    opensim: OpenSimOptions = field(default_factory=OpenSimOptions)
 
     @classmethod
-    def of(cls, path: str, format: str | None, joints: bool) -> "Destination":
+    def of(cls, path: str, format: str | None, joints: bool, opensim: OpenSimOptions | None = None) -> "Destination":
         """From the command line: a path that ends in a known format is a file, any other a folder.
 
         Raises:
@@ -48,7 +51,9 @@ class Destination:
         chosen = suffix if is_file else format or "parquet"
         if joints and chosen not in TABLES:
             raise UserError(f"--joints writes {' or '.join(TABLES)}, not {chosen}.")
-        return cls(Path(path), chosen, is_file, joints)
+        opensim = opensim or OpenSimOptions()
+        opensim.check(chosen)
+        return cls(Path(path), chosen, is_file, joints, opensim)
 
     def check(self, clips: Sequence[SmplClip], inputs: Sequence[Path] = ()) -> None:
         """Raise `UserError`, before anything is fitted, where these clips cannot be written so.
@@ -64,10 +69,10 @@ class Destination:
                     )
             return
         for clip in clips:
-            require_frame(clip, "a .mot" if self.format == "mot" else "a mesh file")
-        files = sum(1 if clip.moving and self.format == "mot" else len(clip) for clip in clips)
+            require_frame(clip, "OpenSim" if self.format in MOTIONS else "a mesh file")
+        files = sum(1 if self._is_motion(clip) else len(clip) for clip in clips)
         if self.is_file and files > 1:
-            what = "one frame" if self.format in MESHES else "one person's motion"
+            what = "one frame" if self.format == "obj" else "one person's motion"
             raise UserError(
                 f"-o {self.path}: a .{self.format} holds {what}, and the input has {files:,}. Name a folder, or choose "
                 "with --frames."
@@ -77,11 +82,11 @@ class Destination:
                 f"that would be {files:,} .{self.format} files; at most {_MANY_FILES:,} are written in one go. Choose "
                 "with --frames."
             )
-        timeless = [clip for clip in clips if clip.moving and clip.frame_rate is None]
-        if self.format == "mot" and timeless:
+        timeless = [clip for clip in clips if self._is_motion(clip) and clip.frame_rate is None]
+        if timeless:
             raise UserError(
-                f"{timeless[0].source} does not say how many frames a second it has, and a .mot has times. Say "
-                "--frame-rate."
+                f"{timeless[0].source} does not say how many frames a second it has, and a .{self.format} has times. "
+                "Say --frame-rate."
             )
 
     def write(self, clips: Sequence[SkelClip], bodies: Bodies) -> list[Path]:
@@ -91,24 +96,34 @@ class Destination:
             for path, members in tables.items():
                 write_table([clips[i] for i in members], path, bodies, self.joints)
             return list(tables)
-        written = []
+        written: list[Path] = []
         for clip in clips:
-            if clip.smpl.moving and self.format == "mot":
+            if self._is_motion(clip.smpl):
                 if len(clip):
-                    written.append(self._file(clip.name))
-                    write_mot(clip, bodies.skel(clip.gender[0]), written[-1])
+                    written += self._write_one(clip, bodies, self._file(clip.name))
                 continue
             alone = len(clip) == 1 and clip.smpl.number[0] == 0
             for row, number in enumerate(clip.smpl.number):
                 name = clip.name if alone else f"{clip.name}_{number:06d}"
                 again = (clip.smpl.number[:row] == number).sum()  # several people of one image
-                written.append(self._file(f"{name}_{again + 1}" if again else name))
-                skel = bodies.skel(clip.gender[row])
-                if self.format == "mot":
-                    write_mot(clip.take(np.array([row])), skel, written[-1])
-                else:
-                    write_mesh(clip, row, skel, written[-1])
+                path = self._file(f"{name}_{again + 1}" if again else name)
+                written += self._write_one(clip.take(np.array([row])), bodies, path)
         return written
+
+    def _is_motion(self, clip: SmplClip) -> bool:
+        """Whether the clip goes into one file as a motion; else each of its rows gets a file."""
+        return clip.moving and len(clip) > 0 and (self.format in MOTIONS or (self.format == "glb" and len(clip) > 1))
+
+    def _write_one(self, clip: SkelClip, bodies: Bodies, path: Path) -> list[Path]:
+        """Write a moving clip, or one row."""
+        skel = bodies.skel(clip.gender[0])
+        if self.format in MOTIONS:
+            return write_opensim(clip, skel, path, self.opensim)
+        if self._is_motion(clip.smpl):
+            write_animation(clip, skel, path)
+        else:
+            write_mesh(clip, 0, skel, path)
+        return [path]
 
     def _check_place(self) -> None:
         """Raise `UserError` where nothing can be written, as far as this can be found out without writing."""

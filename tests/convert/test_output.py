@@ -95,7 +95,7 @@ def test_mot(bodies, tmp_path: Path, frame: str):
     keys, head, data = read_mot(tmp_path / "x.mot")
     assert head[0] == "walk"
     assert keys == {"version": "1", "nRows": "5", "nColumns": "50", "inDegrees": "yes"}
-    assert any("not been verified against bsm.osim" in line for line in head)
+    assert any("For the model x.osim" in line for line in head)
     assert data.shape == (5, 50)
     assert list(data.columns[:7]) == [
         "time", "pelvis_tilt", "pelvis_list", "pelvis_rotation", "pelvis_tx", "pelvis_ty", "pelvis_tz",
@@ -158,8 +158,8 @@ def test_a_folder_gets_a_file_per_clip_or_input(clips, bodies, tmp_path: Path):
     mots = write(clips, tmp_path / "m", bodies, "mot")
     assert [p.name for p in mots] == ["walk.mot", "photos_000000.mot", "photos_000001.mot", "photos_000002.mot"]
     assert all(len(read_mot(path)[2]) == (6 if path.name == "walk.mot" else 1) for path in mots)
-    glbs = write([clips[0].take(np.array([1, 4]))], tmp_path / "g", bodies, "glb")
-    assert [p.name for p in glbs] == ["walk_000001.glb", "walk_000004.glb"]
+    objs = write([clips[0].take(np.array([1, 4]))], tmp_path / "g", bodies, "obj")
+    assert [p.name for p in objs] == ["walk_000001.obj", "walk_000004.obj"]
 
 
 def test_our_parquet_is_read_back(clips, bodies, tmp_path: Path):
@@ -182,8 +182,10 @@ def test_our_parquet_is_read_back(clips, bodies, tmp_path: Path):
     ("out", "format", "joints", "message"),
     [
         ("x.mot", None, False, r"holds one person's motion, and the input has 4.*--frames"),
+        ("x.glb", None, False, r"holds one person's motion, and the input has 4.*--frames"),
+        ("x.obj", None, False, r"holds one frame, and the input has 9.*--frames"),
         ("x.mot", "npz", False, r"is a \.mot, but --format is npz"),
-        ("x.bvh", None, False, r"unknown format 'bvh'. Expected \.parquet, \.npz, \.mot"),
+        ("x.bvh", None, False, r"unknown format 'bvh'. Expected \.parquet, \.npz, \.osim, \.mot"),
         ("x.mot", None, True, r"--joints writes parquet or npz, not mot"),
     ],
 )

@@ -1,0 +1,69 @@
+"""Clips at another frame rate: rotations interpolated on the sphere, without steps in their speed."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from hmr_skel.convert.clips import SmplClip
+from hmr_skel.errors import UserError
+
+
+def resampled(clip: SmplClip, frame_rate: float) -> SmplClip:
+    """The clip at so many frames a second.
+
+    Each run of frames between cuts and gaps is one smooth motion: cubic splines through every frame's rotations (of
+    each joint against its parent) and translation. Frame k is at time k / frame_rate of the recording. Frames that are
+    not finite are left out, and nothing is put in their place.
+
+    Raises:
+        UserError: the clip is no motion of SMPL, or its own frame rate is not known.
+    """
+    if not clip.moving:
+        raise UserError(f"--resample: {clip.source} holds no frames of one person in time. Leave it out.")
+    if clip.skel_q is not None:
+        raise UserError(f"--resample is for SMPL, and {clip.source} is SKEL already. Leave it out.")
+    if clip.frame_rate is None:
+        raise UserError(
+            f"--resample: {clip.source} does not say how many frames a second it has. Say --frame-rate, the rate that "
+            "it was recorded at."
+        )
+    finite = np.isfinite(clip.pose).all((1, 2)) & np.isfinite(clip.transl).all(1)
+    clip = clip.take(np.flatnonzero(finite))
+    time, starts = clip.number / clip.frame_rate, np.flatnonzero(clip.starts())
+    turns = clip.pose if clip.turn is None else np.concatenate((clip.pose, clip.turn[:, None]), 1)
+    numbers, rotvecs, transls, nearest = [clip.number[:0]], [turns[:0]], [clip.transl[:0]], [np.empty(0, np.int64)]
+    for start, stop in zip(starts, [*starts[1:], len(clip)], strict=True):
+        at = time[start:stop]
+        first, last = np.ceil(at[0] * frame_rate - 1e-6), np.floor(at[-1] * frame_rate + 1e-6)
+        wanted = np.arange(first, last + 1)
+        if not len(wanted):
+            continue
+        when = np.clip(wanted / frame_rate, at[0], at[-1])
+        rotvec, transl = _splines(at, turns[start:stop], clip.transl[start:stop], when)
+        numbers.append(wanted.astype(np.int64))
+        rotvecs.append(rotvec)
+        transls.append(transl)
+        nearest.append(start + np.abs(at - when[:, None]).argmin(1))
+    rotvec = np.concatenate(rotvecs).astype(np.float32)
+    note = f"{clip.source}: resampled from {clip.frame_rate:g} to {frame_rate:g} frames a second"
+    return replace(
+        clip.take(np.concatenate(nearest)),
+        pose=rotvec[:, :24],
+        turn=None if clip.turn is None else rotvec[:, 24],
+        transl=np.concatenate(transls).astype(np.float32),
+        number=np.concatenate(numbers),
+        frame_rate=frame_rate,
+        imgname=None,
+        notes=(*clip.notes, note),
+    )
+
+
+def _splines(at: np.ndarray, rotvec: np.ndarray, transl: np.ndarray, when: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations [T K 3] and translations [T 3] of the times `when`, from those of the times `at`."""
+    from scipy.interpolate import CubicSpline
+    from scipy.spatial.transform import Rotation, RotationSpline
+
+    if len(at) == 1:
+        return rotvec[[0] * len(when)], transl[[0] * len(when)]
+    turned = [RotationSpline(at, Rotation.from_rotvec(rotvec[:, k]))(when).as_rotvec() for k in range(rotvec.shape[1])]
+    return np.stack(turned, 1), CubicSpline(at, transl, axis=0)(when)

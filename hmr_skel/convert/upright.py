@@ -1,0 +1,153 @@
+"""Clips turned upright and put on the floor, by what the user says or by an estimate from the feet.
+
+A file's frame says which axis is up: a camera's is taken for level. Where the camera was tilted the whole world is, and
+where its height is not known the floor is anywhere.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from hmr_skel.body.joints import SMPL_PARENTS
+from hmr_skel.body.lbs import bone_transforms, chain, relative, skin
+from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat, shortest_arc
+from hmr_skel.body.smpl import Smpl
+from hmr_skel.convert.clips import UPRIGHT, SmplClip, require_frame
+from hmr_skel.errors import UserError
+
+FEET = "feet"
+_ANKLES = (7, 8)
+_SOLES = (7, 8, 10, 11)
+_STILL = 0.15  # m/s: slower ankles belong to feet that stand
+_FLAT_DEG = 15.0  # feet that are further from the others' median do not stand flat
+_ENOUGH = 10  # feet in frames
+_ON_FLOOR = 5  # percent of the frames may be lower than the floor
+_CHUNK = 256  # frames whose feet are in memory at once
+
+
+def upright(clip: SmplClip, smpl: Smpl, up: str | None, floor: bool) -> SmplClip:
+    """The clip in a y-up frame. A note says what was estimated.
+
+    Args:
+        clip: SMPL; one person's where `feet` or the floor are to be found.
+        smpl: the body that the clip is annotated with.
+        up: `X,Y,Z`, the direction that is up in the clip's frame; or `feet`, which takes the mean of what is up for
+            feet that stand still, as SMPL's feet are flat in its T-pose; None: as the frame says.
+        floor: whether to move the floor to height 0. It is estimated: the height that the lowest vertex of the feet is
+            below in 5 % of the frames.
+
+    Raises:
+        UserError: the frame is not known, the rows are SKEL already or of several people, `feet` lacks a motion or its
+            frame rate, too few feet stand still, or `up` is no direction.
+    """
+    if clip.skel_q is not None:
+        raise UserError(f"--up and --floor turn SMPL, and {clip.source} is SKEL already. Leave them out.")
+    turn = UPRIGHT[require_frame(clip, "--up or --floor")]
+    direction = None if up in (None, FEET) else _direction(up)
+    notes, body = [], _Posed(clip, smpl) if up == FEET or floor else None
+    if body is not None and up == FEET:
+        direction, count = body.up_of_feet()
+        tilt = np.degrees(np.arccos(np.clip(turn[1] @ direction, -1, 1)))
+        notes.append(
+            f"{clip.source}: up is an estimate, from {count:,} standing feet: {tilt:.1f} degrees off the {clip.frame} "
+            "frame's"
+        )
+    if direction is not None:
+        level, y = torch.from_numpy(turn @ direction), torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+        turn = shortest_arc(level, y).numpy() @ turn
+    transl = clip.transl @ turn.T
+    if body is not None and floor:
+        height = float(np.percentile(body.lowest_of_feet(turn[1]), _ON_FLOOR))
+        transl[:, 1] -= height
+        notes.append(f"{clip.source}: the floor is an estimate, from the feet: it was at a height of {height:.3f} m")
+    world = torch.from_numpy(turn) @ _turn_of(clip)
+    return replace(
+        clip,
+        turn=rotmat_to_rotvec(world).float().numpy(),
+        transl=transl.astype(np.float32),
+        frame="y-up",
+        notes=(*clip.notes, *notes),
+    )
+
+
+def _turn_of(clip: SmplClip) -> torch.Tensor:
+    """The rotations [T 3 3] that the clip's meshes are turned by already."""
+    none = np.zeros((len(clip), 3))
+    return rotvec_to_rotmat(torch.from_numpy(none if clip.turn is None else clip.turn.astype(np.float64)))
+
+
+class _Posed:
+    """Where a clip's joints and feet are, in its own frame; frames that are not finite are left out."""
+
+    def __init__(self, clip: SmplClip, smpl: Smpl) -> None:
+        if not clip.moving and len(clip) > 1:
+            raise UserError(
+                f"--up feet and --floor: the rows of {clip.source} are no frames of one person. Say --rows frames."
+            )
+        self.clip = clip
+        self.there = (
+            np.isfinite(clip.pose).all((1, 2)) & np.isfinite(clip.transl).all(1) & np.isfinite(clip.betas).all(1)
+        )
+        if not self.there.any():
+            raise UserError(f"{clip.source}: no frame is finite. Expected SMPL parameters.")
+        betas = torch.from_numpy(clip.betas[self.there].mean(0)).double()
+        template, joints = smpl.template.double().cpu(), smpl.joint_template.double().cpu()
+        joints = joints + (betas @ smpl.joint_shapedirs.double().cpu()).unflatten(-1, (24, 3))
+        weights = smpl.weights.double().cpu()
+        soles = torch.isin(weights.argmax(1), torch.tensor(_SOLES))
+        rest = (template + (betas @ smpl.shapedirs.double().cpu()).unflatten(-1, (-1, 3)))[soles]
+        local = rotvec_to_rotmat(torch.from_numpy(clip.pose[self.there]).double())
+        transl = torch.from_numpy(clip.transl[self.there]).double()
+        world = _turn_of(clip)[torch.from_numpy(self.there)]
+        rotmat, place = chain(local, relative(joints, SMPL_PARENTS), SMPL_PARENTS)
+        rotmat, place = world[:, None] @ rotmat, place @ world.mT
+        self._transforms, self._rest, self._weights = bone_transforms(rotmat, place, joints), rest, weights[soles]
+        self._transl = transl
+        self.rotmat, self.joints = rotmat.numpy(), (place + transl[:, None]).numpy()
+
+    def up_of_feet(self) -> tuple[np.ndarray, int]:
+        """The mean direction [3] that is up for feet that stand still, and their number."""
+        clip = self.clip
+        if not clip.moving or clip.frame_rate is None:
+            raise UserError(
+                f"--up feet: {clip.source} holds no frames of one person at a known frame rate, which tell feet that "
+                "stand still from those that move. Say --rows frames and --frame-rate, or --up X,Y,Z."
+            )
+        number, starts = clip.number[self.there], clip.take(np.flatnonzero(self.there)).starts()
+        seconds = np.where(starts[1:], np.inf, np.diff(number) / clip.frame_rate)
+        found = []
+        for ankle in _ANKLES:
+            speed = np.linalg.norm(np.diff(self.joints[:, ankle], axis=0), axis=1) / seconds
+            found.append(self.rotmat[1:, ankle, :, 1][(speed < _STILL) & ~starts[1:]])
+        ups = np.concatenate(found)
+        if len(ups):
+            middle = np.median(ups, axis=0)
+            middle /= np.linalg.norm(middle) or 1.0
+            ups = ups[ups @ middle > np.cos(np.radians(_FLAT_DEG))]
+        if len(ups) < _ENOUGH:
+            raise UserError(
+                f"--up feet: {len(ups)} feet stand still in {clip.source}, expected {_ENOUGH} at least. Say --up X,Y,Z."
+            )
+        mean = ups.mean(0)
+        return mean / np.linalg.norm(mean), len(ups)
+
+    def lowest_of_feet(self, up: np.ndarray) -> np.ndarray:
+        """How high the lowest vertex of the feet is in each frame, m along `up` [3]."""
+        found = []
+        for first in range(0, len(self._transl), _CHUNK):
+            rows = slice(first, first + _CHUNK)
+            feet = skin(self._weights, self._transforms[rows], self._rest) + self._transl[rows, None]
+            found.append((feet.numpy() @ up).min(1))
+        return np.concatenate(found)
+
+
+def _direction(text: str) -> np.ndarray:
+    try:
+        direction = np.array([float(word) for word in text.split(",")])
+    except ValueError:
+        direction = np.zeros(0)
+    length = np.linalg.norm(direction)
+    if direction.shape != (3,) or not 0 < length < np.inf:
+        raise UserError(f"--up {text}: expected X,Y,Z, the direction that is up in the file's frame, or feet.")
+    return direction / length

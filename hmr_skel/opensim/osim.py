@@ -1,0 +1,149 @@
+"""OpenSim model files (`.osim`) of one person: bodies, joints, coordinates, bone meshes, markers, masses.
+
+Format: what OpenSim 4.6 writes. The bone meshes are binary STL files in `Geometry/` beside the model, where OpenSim
+looks for them.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
+
+import numpy as np
+
+from hmr_skel.body.dofs import DOF_NAMES, PELVIS, limits
+from hmr_skel.body.joints import SKEL_JOINTS
+from hmr_skel.data.atomic import replacing
+from hmr_skel.opensim.joints import PELVIS_TRANSLATION, Axis, Joint, joints_of
+from hmr_skel.opensim.markers import Marker
+from hmr_skel.opensim.person import Motion, RestBody
+from hmr_skel.opensim.segments import bone_meshes, segments
+
+_VERSION = "40600"
+_CREDITS = (
+    "Made by hmr-skel from SKEL (Keller et al. 2023) in the shape of one person. Bodies are SKEL's bones; at zero the "
+    "body stands in SMPL's T-pose. Masses are the skin's volumes times the densities of Winter's table 4.1{scaled}."
+)
+_NEAR = 1e-6  # rad. Rounding of float32 at the end of a range
+
+
+def write_osim(
+    person: RestBody, markers: Iterable[Marker], path: Path, motion: Motion | None = None, mass: float | None = None
+) -> None:
+    """Write the model, and its bone meshes as `Geometry/<name>_<bone>.stl` beside it.
+
+    Args:
+        person: the body.
+        markers: fixed to bones, at their places in the T-pose.
+        path: ends in .osim; it appears by rename, after the meshes.
+        motion: a motion that the model has to follow: where it leaves the table of ranges (an arm may get an angle
+            that is a full turn off), the coordinate's range is widened to hold it.
+        mass: kg in all; without it the densities decide.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    import trimesh
+    from trimesh.exchange.stl import export_stl
+
+    files = {}
+    for joint, (vertices, faces) in bone_meshes(person).items():
+        files[joint] = f"{path.stem}_{SKEL_JOINTS[joint]}.stl"
+        content = export_stl(trimesh.Trimesh(vertices, faces, process=False))
+        with replacing(path.parent / "Geometry" / files[joint]) as temporary:
+            temporary.write_bytes(content)
+
+    document = Element("OpenSimDocument", Version=_VERSION)
+    model = SubElement(document, "Model", name=re.sub(r"[\s\\/*+]", "_", path.stem))  # OpenSim refuses these in names
+    scaled = "" if mass is None else f", scaled to {mass:g} kg"
+    _add(model, credits=_CREDITS.format(scaled=scaled), length_units="meters", force_units="N")
+    _add(model, gravity="0 -9.80665 0")
+    bodies = _set(model, "BodySet")
+    for joint, segment in enumerate(segments(person, mass)):
+        body = SubElement(bodies, "Body", name=SKEL_JOINTS[joint])
+        if joint in files:
+            mesh = SubElement(SubElement(body, "attached_geometry"), "Mesh", name=f"{SKEL_JOINTS[joint]}_mesh")
+            _add(mesh, socket_frame="..", mesh_file=files[joint])
+        inertia = segment.inertia[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
+        _add(body, mass=segment.mass, mass_center=segment.center, inertia=inertia)
+    joints = _set(model, "JointSet")
+    ranges = _ranges(motion)
+    standing = float(person.joints[0, 1] - person.rest[:, 1].min())  # on its feet at height zero
+    for joint in joints_of(person):
+        _joint(joints, joint, ranges, {"pelvis_ty": standing})
+    placed = _set(model, "MarkerSet")
+    for marker in markers:
+        joint = SKEL_JOINTS.index(marker.bone)
+        element = SubElement(placed, "Marker", name=marker.name)
+        location = person.in_bone(person.rest[[marker.vertex]], joint)[0]
+        _add(element, socket_parent_frame=f"/bodyset/{marker.bone}", location=location, fixed="true")
+
+    indent(document)
+    with replacing(path) as temporary:
+        ElementTree(document).write(temporary, encoding="UTF-8", xml_declaration=True)
+
+
+def _ranges(motion: Motion | None) -> dict[str, tuple[float, float]]:
+    """Coordinate -> its range, of those that have one."""
+    bounds = limits("anatomical")
+    if motion is not None and len(motion.q):
+        low, high = motion.q.min(0).astype(np.float64), motion.q.max(0).astype(np.float64)
+        bounds[:, 0] = np.where(low < bounds[:, 0] - _NEAR, low, bounds[:, 0])
+        bounds[:, 1] = np.where(high > bounds[:, 1] + _NEAR, high, bounds[:, 1])
+    return {
+        name: (low, high) for name, (low, high) in list(zip(DOF_NAMES, bounds.tolist(), strict=True))[PELVIS.stop :]
+    }
+
+
+def _joint(parent: Element, joint: Joint, ranges: dict[str, tuple[float, float]], defaults: dict[str, float]) -> None:
+    element = SubElement(parent, "CustomJoint", name=joint.name)
+    above = joint.parent or "ground"
+    _add(element, socket_parent_frame=f"{above}_offset", socket_child_frame=f"{joint.child}_offset")
+    coordinates = SubElement(element, "coordinates")
+    for name in joint.coordinates:
+        coordinate = SubElement(coordinates, "Coordinate", name=name)
+        # The pelvis is free. Its ranges are those of the sliders in OpenSim's window.
+        free = (-5.0, 5.0) if name in PELVIS_TRANSLATION else (-np.pi, np.pi)
+        _add(coordinate, default_value=defaults.get(name, 0.0), range=ranges.get(name, free))
+        _add(coordinate, clamped=str(name in ranges).lower(), locked="false")
+    frames = SubElement(element, "frames")
+    for name, rotmat, place in (
+        (above, joint.parent_rotmat, joint.parent_place),
+        (joint.child, joint.child_rotmat, np.zeros(3)),
+    ):
+        frame = SubElement(frames, "PhysicalOffsetFrame", name=f"{name}_offset")
+        socket = "/ground" if name == "ground" else f"/bodyset/{name}"
+        _add(frame, socket_parent=socket, translation=place, orientation=_xyz_angles(rotmat))
+    transform = SubElement(element, "SpatialTransform")
+    for kind, axes in (("rotation", joint.rotations), ("translation", joint.translations)):
+        for number, axis in enumerate(axes, 1):
+            _axis(transform, f"{kind}{number}", axis)
+
+
+def _axis(parent: Element, name: str, axis: Axis) -> None:
+    element = SubElement(parent, "TransformAxis", name=name)
+    _add(element, coordinates=" ".join(axis.coordinates), axis=axis.direction)
+    kind, properties = axis.function
+    _add(SubElement(element, kind, name="function"), **properties)
+
+
+def _xyz_angles(rotmat: np.ndarray) -> tuple[float, float, float]:
+    """x, y, z, rad, of the rotation Rx(x) Ry(y) Rz(z) about moving axes."""
+    return (
+        float(np.arctan2(-rotmat[1, 2], rotmat[2, 2])),
+        float(np.arctan2(rotmat[0, 2], np.hypot(rotmat[0, 0], rotmat[0, 1]))),
+        float(np.arctan2(-rotmat[0, 1], rotmat[0, 0])),
+    )
+
+
+def _set(model: Element, kind: str) -> Element:
+    return SubElement(SubElement(model, kind, name=kind.lower()), "objects")
+
+
+def _add(element: Element, **properties: str | float | Iterable[float]) -> None:
+    """Child elements with these texts; numbers with all their digits."""
+    for name, value in properties.items():
+        if not isinstance(value, str):
+            numbers = value if isinstance(value, Iterable) else [value]
+            value = " ".join(f"{number:.12g}" for number in numbers)
+        SubElement(element, name).text = value

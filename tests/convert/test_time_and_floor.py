@@ -1,0 +1,122 @@
+"""Clips before the fit: at another frame rate, turned upright, put on the floor."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from hmr_skel.convert import Bodies, ReadOptions, SmplClip
+from hmr_skel.convert.reading import clip_from_arrays
+from hmr_skel.convert.resample import resampled
+from hmr_skel.convert.upright import upright
+from hmr_skel.errors import UserError
+from tests.convert.conftest import walk
+
+
+def clip_of(arrays: dict, frame: str = "y-up", rate: float | None = 30.0, rows: str | None = None) -> SmplClip:
+    options = ReadOptions(smpl_gender="male", frame_rate=rate, frame=frame, rows=rows)
+    return clip_from_arrays(arrays, "walk", options)
+
+
+def turning(rate: float, seconds: float = 2.0) -> dict[str, np.ndarray]:
+    """Joints that turn about slanting axes, far and back, and a body that circles."""
+    time = np.arange(round(seconds * rate) + 1) / rate
+    axes = np.random.default_rng(3).normal(size=(24, 3))
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    pose = axes * (1.5 * np.sin(2 * np.pi * 0.5 * time))[:, None, None]
+    transl = np.stack((np.cos(time), np.sin(time), 0.1 * time), 1)
+    return {"pose": pose, "betas": np.zeros(10), "transl": transl}
+
+
+@pytest.mark.parametrize("rate", [100.0, 12.0, 30.0])
+def test_resampled_is_as_if_recorded_at_that_rate(rate: float):
+    found, true = resampled(clip_of(turning(30.0)), rate), clip_of(turning(rate))
+    assert found.frame_rate == rate
+    assert found.number.tolist() == true.number.tolist()
+    apart = Rotation.from_rotvec(found.pose.reshape(-1, 3)) * Rotation.from_rotvec(true.pose.reshape(-1, 3)).inv()
+    assert np.degrees(apart.magnitude()).max() < 0.02
+    np.testing.assert_allclose(found.transl, true.transl, atol=1e-4)
+    assert any(f"resampled from 30 to {rate:g}" in note for note in found.notes)
+
+
+def test_nothing_is_made_up_between_cuts_and_in_gaps():
+    clip = clip_of(turning(30.0))
+    clip = replace(clip, shot=np.repeat([0, 1], [20, 41]))
+    clip.pose[40, 3] = np.nan
+    found = resampled(clip, 60.0)
+    assert set(range(39)) | set(range(40, 79)) | set(range(82, 121)) == set(found.number.tolist())
+    assert np.isfinite(found.pose).all()
+    assert found.shot is not None
+    assert (np.diff(found.shot) != 0).tolist().index(True) == 38
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        (clip_of(walk(4), rate=None), r"does not say how many frames a second.*--frame-rate"),
+        (clip_of(walk(4), rows="people"), r"holds no frames of one person"),
+    ],
+)
+def test_what_cannot_be_resampled(clip: SmplClip, message: str):
+    with pytest.raises(UserError, match=message):
+        resampled(clip, 60.0)
+
+
+def vertices(clip: SmplClip, bodies: Bodies) -> np.ndarray:
+    pose, betas = torch.from_numpy(clip.pose), torch.from_numpy(clip.betas)
+    posed = bodies.smpl("male")(pose[:, 0], pose[:, 1:], betas, torch.zeros(len(clip), 3)).vertices.numpy()
+    turn = Rotation.from_rotvec(np.zeros((len(clip), 3)) if clip.turn is None else clip.turn).as_matrix()
+    return np.einsum("tij,tvj->tvi", turn, posed) + clip.transl[:, None]
+
+
+def standing(tilt: np.ndarray, frames: int = 15) -> SmplClip:
+    """Arms move, legs do not; the world of a y-up clip is turned by `tilt` [3 3] (axis-angle -> matrix)."""
+    arrays = walk(frames, "y-up")
+    pose = arrays["pose"]
+    pose[:, [0, 1, 2, 4, 5, 7, 8, 10, 11]] = 0
+    pose[:, 0] = Rotation.from_matrix(tilt).as_rotvec()
+    return clip_of(arrays | {"transl": np.tile([0.3, -2.0, 4.0], (frames, 1))})
+
+
+TILT = Rotation.from_rotvec([0.2, 0.1, -0.15]).as_matrix()
+
+
+@pytest.mark.parametrize("up", ["feet", ",".join(map(str, TILT[:, 1]))])
+def test_a_tilted_world_is_put_upright_on_the_floor(bodies: Bodies, up: str):
+    clip = standing(TILT)
+    found = upright(clip, bodies.smpl("male"), up, floor=True)
+    assert found.frame == "y-up"
+    feet = vertices(found, bodies)[..., 1].min(1)
+    np.testing.assert_allclose(feet, 0, atol=2e-3)
+    before, after = vertices(clip, bodies), vertices(found, bodies)
+    turn = Rotation.align_vectors((after[0] - after[0, 0])[:50], (before[0] - before[0, 0])[:50])[0]
+    for one, other in zip(before, after, strict=True):  # one and the same movement of the world
+        np.testing.assert_allclose(turn.apply(one - before[0, 0]), other - after[0, 0], atol=1e-4)
+    np.testing.assert_allclose(turn.apply(TILT[:, 1]), [0, 1, 0], atol=2e-3)
+    estimates = [note for note in found.notes if "is an estimate" in note]
+    assert len(estimates) == 1 + (up == "feet")
+
+
+def test_the_frame_counts_where_up_is_not_said(bodies: Bodies):
+    clip = clip_of(walk(3, "z-up"), "z-up")
+    found = upright(clip, bodies.smpl("male"), None, floor=True)
+    y_up = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]
+    before, after = vertices(clip, bodies) @ np.array(y_up, np.float32).T, vertices(found, bodies)
+    np.testing.assert_allclose(after - before, np.broadcast_to((after - before)[0, 0], after.shape), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("clip", "up", "message"),
+    [
+        (standing(np.eye(3)), "0,0,0", r"--up 0,0,0: expected X,Y,Z"),
+        (standing(np.eye(3)), "down", r"--up down: expected X,Y,Z"),
+        (standing(np.eye(3), 3), "feet", r"4 feet stand still.*expected 10"),
+        (replace(standing(np.eye(3)), frame_rate=None), "feet", r"no frames of one person at a known frame rate"),
+        (clip_of(walk(4), rows="people"), "feet", r"are no frames of one person"),
+    ],
+)
+def test_what_cannot_be_put_upright(bodies: Bodies, clip: SmplClip, up: str, message: str):
+    with pytest.raises(UserError, match=message):
+        upright(clip, bodies.smpl("male"), up, floor=False)
