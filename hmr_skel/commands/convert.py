@@ -30,10 +30,11 @@ smooths across cuts and gaps. Its WEIGHT is how many mm^2 of mesh error one squa
 where the mesh would move by more than 2 mm.
 
   -o x.parquet, -o x.npz   everything, a row per frame; joints only with --joints
-  -o x.mot                 OpenSim motion: degrees, BSM's coordinate names, y up. Signs and zeros are SKEL's (zero is
-                           the T-pose) and not verified against bsm.osim
-  -o x.glb, -o x.obj       meshes of skin and skeleton of one frame, metres, y up
-  -o DIR --format mot      a file per clip (mot), frame (glb, obj) or input file (parquet, npz) in a folder
+  -o x.osim                OpenSim: a model of the person, its motion (x.mot) and bone meshes (Geometry/) beside it
+  -o x.mot, -o x.trc       OpenSim: the motion for that model, or for others (--coordinates bsm); markers in mm
+  -o x.glb                 a clip as an animation of skin and skeleton, or one frame; metres, y up
+  -o x.obj                 meshes of one frame
+  -o DIR --format mot      a file per clip (osim, mot, trc, glb), frame (obj) or input file (parquet, npz) in a folder
 
 Examples: hmr-skel convert walk.npz -o walk.mot
           hmr-skel convert results/*.pkl -o out --format mot --frame-rate 30"""
