@@ -27,7 +27,6 @@ class OpenSimOptions:
     """A key of `SETS`: the markers of an .osim or a .trc. None: the first."""
     mass: float | None = None
     """kg, of an .osim; None: what the body's volume weighs."""
-
     coordinates: str | None = None
     """skel or bsm: whose coordinates a .mot is for. None: skel, those of the person's own model."""
 
@@ -49,19 +48,19 @@ def write_opensim(clip: SkelClip, skel: Skel, path: Path, options: OpenSimOption
     Returns the written files, without the meshes of an .osim.
     """
     motion, person = motion_of(clip, skel), RestBody.of(skel, clip.betas[0])
-    markers = marker_set(options.markers or SETS[0], skel)
-    if path.suffix == ".trc":
+    kind, markers = path.suffix.lower(), marker_set(options.markers or SETS[0], skel)
+    if kind == ".osim":
+        mot = path.with_suffix(".mot")
+        write_mot(motion, mot)
+        write_osim(person, markers, path, motion, options.mass)
+        return [path, mot]
+    if kind == ".trc":
         write_trc(motion, [marker.name for marker in markers], marker_places(person, motion, markers), path)
-        return [path]
-    if options.coordinates == "bsm":
+    elif options.coordinates == "bsm":
         write_mot_for_bsm(person, motion, path)
-        return [path]
-    mot = path.with_suffix(".mot")
-    write_mot(motion, mot)
-    if path == mot:
-        return [path]
-    write_osim(person, markers, path, motion, options.mass)
-    return [path, mot]
+    else:
+        write_mot(motion, path)
+    return [path]
 
 
 def motion_of(clip: SkelClip, skel: Skel) -> Motion:

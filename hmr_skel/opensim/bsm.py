@@ -38,7 +38,7 @@ def write_mot_for_bsm(person: RestBody, motion: Motion, path: Path) -> None:
     """
     angles = np.degrees(np.unwrap(bsm_angles(person, motion.q), axis=0))
     table = np.concatenate((motion.time[:, None], angles[:, :3], motion.pelvis, angles[:, 3:]), 1)
-    write_mot_table(motion, ("time", *VERIFIED), table, _MODEL, "the pelvis body's origin", path)
+    write_mot_table(motion, ("time", *VERIFIED), table, _MODEL, path)
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ GLIDE_ORDER = 10
 """The highest power in the scapula's polynomial: 0.02 mm is not reached within 75 degrees of abduction or elevation."""
 
 
-Function = tuple[str, dict[str, float | np.ndarray]]
+Function = tuple[str, dict[str, int | float | np.ndarray]]
 """The name of one of OpenSim's classes of functions, and its properties."""
 
 SAME: Function = ("LinearFunction", {"coefficients": np.array([1.0, 0.0])})

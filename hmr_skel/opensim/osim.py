@@ -140,7 +140,7 @@ def _set(model: Element, kind: str) -> Element:
     return SubElement(SubElement(model, kind, name=kind.lower()), "objects")
 
 
-def _add(element: Element, **properties: str | float | Iterable[float]) -> None:
+def _add(element: Element, **properties: str | int | float | Iterable[float]) -> None:
     """Child elements with these texts; numbers with all their digits."""
     for name, value in properties.items():
         if not isinstance(value, str):

@@ -21,7 +21,7 @@ inDegrees=yes
 
 Units are S.I. units (second, meters, Newtons, ...)
 Angles are in degrees.
-Made by hmr-skel from {source}. Ground frame: x forward, y up, z right; pelvis_t* is {pelvis}.
+Made by hmr-skel from {source}. Ground frame: x forward, y up, z right; pelvis_t* is SKEL's pelvis joint.
 {model}
 endheader
 """
@@ -43,16 +43,13 @@ def write_mot(motion: Motion, path: Path) -> None:
     """
     degrees = np.degrees(motion.q.astype(np.float64))
     table = np.concatenate((motion.time[:, None], degrees[:, :3], motion.pelvis, degrees[:, 3:]), 1)
-    write_mot_table(motion, COLUMNS, table, OWN_MODEL.format(name=path.stem), "SKEL's pelvis joint", path)
+    write_mot_table(motion, COLUMNS, table, OWN_MODEL.format(name=path.stem), path)
 
 
-def write_mot_table(
-    motion: Motion, columns: Sequence[str], table: np.ndarray, model: str, pelvis: str, path: Path
-) -> None:
-    """Write a table [N C] under these labels. `model` says which model it is for, `pelvis` what pelvis_t* is."""
-    header = _MOT_HEADER.format(
-        name=motion.name, rows=len(table), columns=len(columns), source=motion.source, model=model, pelvis=pelvis
-    )
+def write_mot_table(motion: Motion, columns: Sequence[str], table: np.ndarray, model: str, path: Path) -> None:
+    """Write a table [N C] under these labels. `model` says which model it is for."""
+    size = {"rows": len(table), "columns": len(columns)}
+    header = _MOT_HEADER.format(name=motion.name, source=motion.source, model=model, **size)
     with replacing(path) as temporary, temporary.open("w", newline="\n") as file:
         file.write(header + "\t".join(columns) + "\n")
         np.savetxt(file, table, fmt="%.8f", delimiter="\t")

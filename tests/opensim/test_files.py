@@ -1,7 +1,6 @@
 """What is in the files, read by readers that are not ours; what OpenSim makes of them is in `test_in_opensim.py`."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from xml.etree.ElementTree import Element, parse
 
@@ -181,7 +180,7 @@ def test_trc(random_clip: Callable[..., SkelClip], bodies: Bodies, tmp_path: Pat
 
 
 def test_angles_for_models_of_others(random_clip: Callable[..., SkelClip], bodies: Bodies):
-    """Turned about z, x, y from the pelvis' axes, the thigh is SKEL's; one hinge alone is its own angle."""
+    """Turned about z, x, y from the pelvis' axes, the thigh is SKEL's."""
     clip, skel = random_clip(5), bodies.skel("male")
     person, motion = RestBody.of(skel, clip.betas[0]), motion_of(clip, skel)
     found = bsm_angles(person, motion.q)
@@ -194,12 +193,6 @@ def test_angles_for_models_of_others(random_clip: Callable[..., SkelClip], bodie
         np.testing.assert_allclose(
             pelvis @ about(z, flexion) @ about(x, adduction) @ about(y, rotation), frames[n, 1], atol=1e-5
         )
-    bent = np.zeros((2, 46), np.float32)
-    bent[1, DOF_NAMES.index("knee_angle_l")] = 1.0
-    start, end = bsm_angles(person, bent)
-    moved = np.flatnonzero(np.abs(end - start) > 1e-3)
-    assert moved.tolist() == [3 + 7 + 3]
-    assert end[13] - start[13] == pytest.approx(1.0, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -215,11 +208,3 @@ def test_options_without_use(name: str, options: dict, message: str):
 
     with pytest.raises(UserError, match=message):
         Destination.of(name, None, False, OpenSimOptions(**options))
-
-
-def test_a_frame_that_is_not_known(random_clip: Callable[..., SkelClip], bodies: Bodies, tmp_path: Path):
-    clip = random_clip(2)
-    unknown = replace(clip, smpl=replace(clip.smpl, frame=None))
-    with pytest.raises(UserError, match=r"which way is up, and OpenSim needs it"):
-        write_opensim(unknown, bodies.skel("male"), tmp_path / "x.osim", OpenSimOptions())
-    assert not any(tmp_path.iterdir())
