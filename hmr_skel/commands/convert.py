@@ -145,7 +145,7 @@ def run_convert(args: argparse.Namespace) -> None:
     destination.check(clips, args.files)
     bodies = Bodies(named_body_models(args.body_models, quiet=args.quiet), resolve_device(args.device))
     if args.up is not None or args.floor:
-        clips = [upright(clip, bodies.smpl(clip.gender[0]), args.up, args.floor) for clip in clips]
+        clips = [upright(clip, bodies, args.up, args.floor) for clip in clips]
     fitting_since = time.perf_counter()
     with progress(args.quiet, "frame", count_fits(clips, args.gender), "convert") as bar:
         converted = fit_clips(clips, bodies, args.gender, args.smooth, bar.update)

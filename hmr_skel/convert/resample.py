@@ -9,7 +9,7 @@ from hmr_skel.errors import UserError
 
 
 def resampled(clip: SmplClip, frame_rate: float) -> SmplClip:
-    """The clip at so many frames a second.
+    """The clip at this number of frames a second.
 
     Each run of frames between cuts and gaps is one smooth motion: cubic splines through every frame's rotations (of
     each joint against its parent) and translation. Frame k is at time k / frame_rate of the recording. Frames that are
@@ -18,10 +18,9 @@ def resampled(clip: SmplClip, frame_rate: float) -> SmplClip:
     Raises:
         UserError: the clip is no motion of SMPL, or its own frame rate is not known.
     """
-    if not clip.moving:
-        raise UserError(f"--resample: {clip.source} holds no frames of one person in time. Leave it out.")
-    if clip.skel_q is not None:
-        raise UserError(f"--resample is for SMPL, and {clip.source} is SKEL already. Leave it out.")
+    if not clip.moving or clip.skel_q is not None:
+        found = "SKEL already" if clip.moving else "no frames of one person in time"
+        raise UserError(f"--resample is for a person's motion as SMPL, and {clip.source} is {found}. Leave it out.")
     if clip.frame_rate is None:
         raise UserError(
             f"--resample: {clip.source} does not say how many frames a second it has. Say --frame-rate, the rate that "
@@ -44,6 +43,8 @@ def resampled(clip: SmplClip, frame_rate: float) -> SmplClip:
         rotvecs.append(rotvec)
         transls.append(transl)
         nearest.append(start + np.abs(at - when[:, None]).argmin(1))
+    if len(numbers) == 1:
+        raise UserError(f"--resample: no frame of {clip.source} is finite. Expected SMPL parameters.")
     rotvec = np.concatenate(rotvecs).astype(np.float32)
     note = f"{clip.source}: resampled from {clip.frame_rate:g} to {frame_rate:g} frames a second"
     return replace(

@@ -12,8 +12,8 @@ import torch
 from hmr_skel.body.joints import SMPL_PARENTS
 from hmr_skel.body.lbs import bone_transforms, chain, relative, skin
 from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat, shortest_arc
-from hmr_skel.body.smpl import Smpl
 from hmr_skel.convert.clips import UPRIGHT, SmplClip, require_frame
+from hmr_skel.convert.fit import Bodies
 from hmr_skel.errors import UserError
 
 FEET = "feet"
@@ -26,12 +26,12 @@ _ON_FLOOR = 5  # percent of the frames may be lower than the floor
 _CHUNK = 256  # frames whose feet are in memory at once
 
 
-def upright(clip: SmplClip, smpl: Smpl, up: str | None, floor: bool) -> SmplClip:
+def upright(clip: SmplClip, bodies: Bodies, up: str | None, floor: bool) -> SmplClip:
     """The clip in a y-up frame. A note says what was estimated.
 
     Args:
         clip: SMPL; one person's where `feet` or the floor are to be found.
-        smpl: the body that the clip is annotated with.
+        bodies: the body models; feet are those of SMPL.
         up: `X,Y,Z`, the direction that is up in the clip's frame; or `feet`, which takes the mean of what is up for
             feet that stand still, as SMPL's feet are flat in its T-pose; None: as the frame says.
         floor: whether to move the floor to height 0. It is estimated: the height that the lowest vertex of the feet is
@@ -41,11 +41,13 @@ def upright(clip: SmplClip, smpl: Smpl, up: str | None, floor: bool) -> SmplClip
         UserError: the frame is not known, the rows are SKEL already or of several people, `feet` lacks a motion or its
             frame rate, too few feet stand still, or `up` is no direction.
     """
+    if not len(clip):
+        return clip
     if clip.skel_q is not None:
         raise UserError(f"--up and --floor turn SMPL, and {clip.source} is SKEL already. Leave them out.")
     turn = UPRIGHT[require_frame(clip, "--up or --floor")]
     direction = None if up in (None, FEET) else _direction(up)
-    notes, body = [], _Posed(clip, smpl) if up == FEET or floor else None
+    notes, body = [], _Posed(clip, bodies) if up == FEET or floor else None
     if body is not None and up == FEET:
         direction, count = body.up_of_feet()
         tilt = np.degrees(np.arccos(np.clip(turn[1] @ direction, -1, 1)))
@@ -80,31 +82,25 @@ def _turn_of(clip: SmplClip) -> torch.Tensor:
 class _Posed:
     """Where a clip's joints and feet are, in its own frame; frames that are not finite are left out."""
 
-    def __init__(self, clip: SmplClip, smpl: Smpl) -> None:
+    def __init__(self, clip: SmplClip, bodies: Bodies) -> None:
         if not clip.moving and len(clip) > 1:
             raise UserError(
                 f"--up feet and --floor: the rows of {clip.source} are no frames of one person. Say --rows frames."
             )
-        self.clip = clip
-        self.there = (
-            np.isfinite(clip.pose).all((1, 2)) & np.isfinite(clip.transl).all(1) & np.isfinite(clip.betas).all(1)
-        )
-        if not self.there.any():
-            raise UserError(f"{clip.source}: no frame is finite. Expected SMPL parameters.")
-        betas = torch.from_numpy(clip.betas[self.there].mean(0)).double()
-        template, joints = smpl.template.double().cpu(), smpl.joint_template.double().cpu()
-        joints = joints + (betas @ smpl.joint_shapedirs.double().cpu()).unflatten(-1, (24, 3))
-        weights = smpl.weights.double().cpu()
+        arrays = (clip.pose.reshape(-1, 72), clip.transl, clip.betas)
+        rows = np.flatnonzero(np.all([np.isfinite(values).all(1) for values in arrays], 0))
+        if not len(rows):
+            raise UserError(f"--up and --floor: no frame of {clip.source} is finite. Expected SMPL parameters.")
+        self.clip = clip.take(rows)
+        smpl = bodies.smpl(clip.gender[0])
+        shape = smpl.shaped(torch.from_numpy(self.clip.betas.mean(0)).to(smpl.template))
+        rest, joints, weights = (values.double().cpu() for values in (*shape, smpl.weights))
         soles = torch.isin(weights.argmax(1), torch.tensor(_SOLES))
-        rest = (template + (betas @ smpl.shapedirs.double().cpu()).unflatten(-1, (-1, 3)))[soles]
-        local = rotvec_to_rotmat(torch.from_numpy(clip.pose[self.there]).double())
-        transl = torch.from_numpy(clip.transl[self.there]).double()
-        world = _turn_of(clip)[torch.from_numpy(self.there)]
+        local, turn = rotvec_to_rotmat(torch.from_numpy(self.clip.pose).double()), _turn_of(self.clip)
         rotmat, place = chain(local, relative(joints, SMPL_PARENTS), SMPL_PARENTS)
-        rotmat, place = world[:, None] @ rotmat, place @ world.mT
-        self._transforms, self._rest, self._weights = bone_transforms(rotmat, place, joints), rest, weights[soles]
-        self._transl = transl
-        self.rotmat, self.joints = rotmat.numpy(), (place + transl[:, None]).numpy()
+        rotmat, place = turn[:, None] @ rotmat, place @ turn.mT + torch.from_numpy(self.clip.transl)[:, None]
+        self.rotmat, self.joints = rotmat.numpy(), place.numpy()
+        self._soles = weights[soles], bone_transforms(rotmat, place, joints), rest[soles]
 
     def up_of_feet(self) -> tuple[np.ndarray, int]:
         """The mean direction [3] that is up for feet that stand still, and their number."""
@@ -114,13 +110,10 @@ class _Posed:
                 f"--up feet: {clip.source} holds no frames of one person at a known frame rate, which tell feet that "
                 "stand still from those that move. Say --rows frames and --frame-rate, or --up X,Y,Z."
             )
-        number, starts = clip.number[self.there], clip.take(np.flatnonzero(self.there)).starts()
-        seconds = np.where(starts[1:], np.inf, np.diff(number) / clip.frame_rate)
-        found = []
-        for ankle in _ANKLES:
-            speed = np.linalg.norm(np.diff(self.joints[:, ankle], axis=0), axis=1) / seconds
-            found.append(self.rotmat[1:, ankle, :, 1][(speed < _STILL) & ~starts[1:]])
-        ups = np.concatenate(found)
+        seconds = np.diff(clip.number) / clip.frame_rate
+        moved = np.linalg.norm(np.diff(self.joints[:, _ANKLES], axis=0), axis=-1)
+        still = (moved < _STILL * seconds[:, None]) & ~clip.starts()[1:, None]
+        ups = self.rotmat[1:, _ANKLES][..., 1][still]
         if len(ups):
             middle = np.median(ups, axis=0)
             middle /= np.linalg.norm(middle) or 1.0
@@ -134,12 +127,8 @@ class _Posed:
 
     def lowest_of_feet(self, up: np.ndarray) -> np.ndarray:
         """How high the lowest vertex of the feet is in each frame, m along `up` [3]."""
-        found = []
-        for first in range(0, len(self._transl), _CHUNK):
-            rows = slice(first, first + _CHUNK)
-            feet = skin(self._weights, self._transforms[rows], self._rest) + self._transl[rows, None]
-            found.append((feet.numpy() @ up).min(1))
-        return np.concatenate(found)
+        weights, transforms, rest = self._soles
+        return np.concatenate([(skin(weights, rows, rest).numpy() @ up).min(1) for rows in transforms.split(_CHUNK)])
 
 
 def _direction(text: str) -> np.ndarray:

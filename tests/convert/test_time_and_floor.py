@@ -56,7 +56,7 @@ def test_nothing_is_made_up_between_cuts_and_in_gaps():
     ("clip", "message"),
     [
         (clip_of(walk(4), rate=None), r"does not say how many frames a second.*--frame-rate"),
-        (clip_of(walk(4), rows="people"), r"holds no frames of one person"),
+        (clip_of(walk(4), rows="people"), r"is no frames of one person"),
     ],
 )
 def test_what_cannot_be_resampled(clip: SmplClip, message: str):
@@ -86,7 +86,7 @@ TILT = Rotation.from_rotvec([0.2, 0.1, -0.15]).as_matrix()
 @pytest.mark.parametrize("up", ["feet", ",".join(map(str, TILT[:, 1]))])
 def test_a_tilted_world_is_put_upright_on_the_floor(bodies: Bodies, up: str):
     clip = standing(TILT)
-    found = upright(clip, bodies.smpl("male"), up, floor=True)
+    found = upright(clip, bodies, up, floor=True)
     assert found.frame == "y-up"
     feet = vertices(found, bodies)[..., 1].min(1)
     np.testing.assert_allclose(feet, 0, atol=2e-3)
@@ -101,7 +101,7 @@ def test_a_tilted_world_is_put_upright_on_the_floor(bodies: Bodies, up: str):
 
 def test_the_frame_counts_where_up_is_not_said(bodies: Bodies):
     clip = clip_of(walk(3, "z-up"), "z-up")
-    found = upright(clip, bodies.smpl("male"), None, floor=True)
+    found = upright(clip, bodies, None, floor=True)
     y_up = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]
     before, after = vertices(clip, bodies) @ np.array(y_up, np.float32).T, vertices(found, bodies)
     np.testing.assert_allclose(after - before, np.broadcast_to((after - before)[0, 0], after.shape), atol=1e-4)
@@ -119,4 +119,4 @@ def test_the_frame_counts_where_up_is_not_said(bodies: Bodies):
 )
 def test_what_cannot_be_put_upright(bodies: Bodies, clip: SmplClip, up: str, message: str):
     with pytest.raises(UserError, match=message):
-        upright(clip, bodies.smpl("male"), up, floor=False)
+        upright(clip, bodies, up, floor=False)
