@@ -59,24 +59,16 @@ def bone_meshes(person: RestBody) -> dict[int, tuple[np.ndarray, np.ndarray]]:
 
 def _closed(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """The triangles [T 3 3] of these faces, and a fan over each hole that cutting left."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     edges = np.concatenate((faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]))
-    inner = set(map(tuple, edges.tolist()))
-    rim = [edge for edge in inner if edge[::-1] not in inner]
-    hole: dict[int, int] = {}  # a vertex of a rim -> the number that all vertices of its hole share
-
-    def of(vertex: int) -> int:
-        while (up := hole.setdefault(vertex, vertex)) != vertex:
-            vertex = up
-        return vertex
-
-    for start, end in rim:
-        hole[of(start)] = of(end)
-    members: dict[int, list[int]] = {}
-    for vertex in hole:
-        members.setdefault(of(vertex), []).append(vertex)
-    middles = {number: points[vertices].mean(0) for number, vertices in members.items()}
-    fans = [(points[end], points[start], middles[of(start)]) for start, end in rim]
-    return np.concatenate((points[faces], np.array(fans).reshape(-1, 3, 3)))
+    numbers = edges @ [len(points), 1]
+    rim = edges[~np.isin(numbers, edges @ [1, len(points)])]  # those that no face goes along the other way
+    together = coo_array((np.ones(len(rim)), (rim[:, 0], rim[:, 1])), shape=(len(points), len(points)))
+    hole = connected_components(together, directed=False)[1]
+    fans = [(points[end], points[start], points[rim[hole[rim[:, 0]] == hole[start], 0]].mean(0)) for start, end in rim]
+    return np.concatenate((points[faces], np.reshape(fans, (-1, 3, 3))))
 
 
 def _solid(triangles: np.ndarray, density: float) -> Segment:
