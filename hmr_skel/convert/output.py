@@ -38,7 +38,7 @@ class Destination:
         """From the command line: a path that ends in a known format is a file, any other a folder.
 
         Raises:
-            UserError: path and format contradict each other, or joints are asked of a format that has none.
+            UserError: path and format contradict each other, or the format has no use for joints or an option.
         """
         suffix = Path(path).suffix.lower().removeprefix(".")
         is_file = suffix in FORMATS
