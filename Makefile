@@ -19,7 +19,7 @@ train ablate bench: export MALLOC_TRIM_THRESHOLD_ = 2147483647
 train ablate bench: export MALLOC_MMAP_THRESHOLD_ = 2147483647
 train ablate bench: export MALLOC_TOP_PAD_ = 134217728
 
-.PHONY: help setup fit dataset serve images train evaluate ablate predict bench report notebooks test test-all check format doctor audit drill fuzz rehearsal again
+.PHONY: help setup fit dataset serve images train evaluate ablate predict bench report notebooks docs test test-all check format doctor audit drill fuzz rehearsal again
 .DEFAULT_GOAL := help
 
 help:
@@ -42,6 +42,7 @@ help:
 	@echo '  make doctor          what is installed, which body models and label files are there, what is missing'
 	@echo '  make audit           known vulnerabilities of the pinned packages (asks the package index)'
 	@echo '  make notebooks       JupyterLab with the notebooks; they read what `make dataset images` writes'
+	@echo '  make docs            the pages of docs/ as a site: build/site/index.html'
 	@echo '  make test            the tests, in random order; ARGS='"'-p no:randomly'"' for the usual one'
 	@echo '  make test-all        with those that need more (Chromium, Dask) or take long, and with shapes of arrays checked'
 	@echo '  make check           style, types and the fast tests; two minutes on two cores'
@@ -145,6 +146,9 @@ test: .venv/has-test
 # ARGS='-m extra' runs those alone. A test that skips fails here.
 test-all: .venv/has-test-all
 	@$(PYTEST) --skips-fail $(ARGS)
+
+docs: .venv/has-docs
+	@$(BIN)/mkdocs --quiet build && echo 'build/site/index.html'
 
 notebooks: .venv/has-notebooks
 	@$(BIN)/jupyter lab notebooks $(ARGS)

@@ -1,6 +1,8 @@
 """Pages that are made from code are current, and links between pages lead somewhere."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,9 +29,28 @@ def test_links_lead_somewhere(page: Path):
             assert heading in anchors(other), f"{page.name} links to {target}"
 
 
-def test_every_page_is_reached_from_the_readme():
-    linked = {(ROOT / target.partition("#")[0]).resolve() for target in links(README)}
-    assert {page for page in PAGES if page != README} <= linked
+def test_every_page_is_reached_from_the_readme_and_stands_in_the_sites_navigation():
+    reached, found = set(), [README]
+    while found:
+        page = found.pop()
+        reached.add(page)
+        targets = [(page.parent / target.partition("#")[0]).resolve() for target in links(page)]
+        found += [target for target in targets if target.suffix == ".md" and target not in reached]
+    in_site = set((ROOT / "docs").glob("*.md"))
+    assert in_site - reached == {ROOT / "docs" / "index.md"}  # the README says the same
+    named = re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(page.name for page in in_site)
+
+
+@pytest.mark.extra
+def test_the_site_builds_without_a_warning(tmp_path: Path):
+    """Links between its pages included. It fetches nothing from elsewhere when it is read."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stderr
+    assert "hmr_skel.load_shards" in (tmp_path / "api.html").read_text()
+    for page in tmp_path.glob("*.html"):
+        assert not re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="https?://', page.read_text()), page.name
 
 
 def links(page: Path) -> list[str]:

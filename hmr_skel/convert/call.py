@@ -45,8 +45,8 @@ def smpl_to_skel(
         rows: `frames`: the rows are frames of one person, in order; the person gets one shape (the mean), and angles do
             not jump. `people`: each row stands for itself.
         smoothness: weight of smoothing in time, see `fitting.sequence.smooth`; 0.1 is a good value.
-        lengths, angles: m, cm or mm; rad or deg. By default metres and radians, and an error where the numbers speak
-            against it.
+        lengths: m, cm or mm; metres by default, and an error where the numbers speak against it.
+        angles: rad or deg; radians by default, and an error likewise.
         device: cpu, cuda, cuda:1; auto takes the first CUDA device, else the CPU.
         progress: show a progress bar on a terminal.
 
