@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 ALL = {
     "bench", "body", "convert", "data", "device", "errors", "evaluate", "fitting", "flows", "foreign", "model",
-    "open_data", "opensim", "predict", "render", "report", "rows", "shapes", "train", "two_stage",
+    "open_data", "opensim", "predict", "render", "report", "rows", "shapes", "train", "two_stage", "view",
 }  # fmt: skip
 ALLOWED = {
     "root": {"data"},  # hmr_skel.load_shards, on first use
@@ -31,12 +31,13 @@ ALLOWED = {
     "fitting": {"errors", "rows", "shapes", "body"},
     "convert": {"errors", "rows", "foreign", "device", "body", "data", "render", "fitting", "opensim"},
     "report": {"errors", "rows", "body", "data", "render", "fitting", "convert"},
+    "view": {"errors", "rows", "body", "data", "render", "convert", "report"},  # report: bones with fewer vertices
     "model": {"errors", "rows", "foreign", "body"},
     "evaluate": {"errors", "rows", "body", "data", "model"},
     "two_stage": {"errors", "rows", "body", "convert", "evaluate"},  # where the converter and the evaluator meet
     "predict": {"errors", "rows", "body", "data", "model", "render", "convert"},  # convert: its mesh files
-    "train": ALL - {"train", "bench", "fitting", "flows", "report", "two_stage"},
-    "flows": ALL - {"flows", "bench"},
+    "train": ALL - {"train", "bench", "fitting", "flows", "report", "two_stage", "view"},
+    "flows": ALL - {"flows", "bench", "view"},
     "bench": {"errors", "rows", "shapes", "device", "body", "data", "model", "train", "fitting", "flows"},
     "cli": ALL,
 }

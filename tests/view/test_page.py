@@ -1,0 +1,71 @@
+"""The live page, looked at by a browser."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from hmr_skel.convert.fit import Bodies
+from hmr_skel.data.load import load_shards
+from hmr_skel.view.tracks import Poser, find_tracks
+from tests.built_dataset import BuiltDataset
+from tests.report.browser import browse, find_chromium
+
+pytestmark = pytest.mark.extra
+page = pytest.importorskip("hmr_skel.view.page", reason="pip install 'hmr-skel[viewer]'", exc_type=ImportError)
+
+
+@pytest.fixture
+def viewer(built_dataset: BuiltDataset) -> Iterator["page.Viewer"]:
+    table = load_shards(built_dataset.data)
+    bodies = Bodies(built_dataset.data / "body_models")
+    shown = page.Viewer(find_tracks(table), Poser(table, bodies), lambda row: np.zeros((8, 8, 3), np.uint8), 8080)
+    yield shown
+    shown.server.stop()
+
+
+def test_controls_change_what_is_shown(viewer: "page.Viewer"):
+    meshes = viewer._meshes
+    assert [mesh.visible for mesh in meshes.values()] == [True] * 3
+    before = meshes["skin"].vertices.copy()
+    viewer.place.value = 7
+    assert abs(meshes["skin"].vertices - before).max() > 0.01
+    assert "mm" in viewer.facts.content
+    viewer.bones.value = False
+    assert not meshes["bones"].visible
+    assert meshes["skin"].position[0] - meshes["annotation"].position[0] == pytest.approx(page.APART_M)
+    viewer.heat.value = True
+    shown = [mesh for mesh in viewer._bands if mesh.visible]
+    assert not meshes["skin"].visible
+    assert sum(len(mesh.faces) for mesh in shown) == len(meshes["skin"].faces)
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium here (apt-get install chromium)")
+def test_it_loads_and_plays_without_an_error(viewer: "page.Viewer", tmp_path):
+    program = find_chromium()
+    assert program is not None
+    done = threading.Event()
+    playing = threading.Thread(target=viewer.play, args=(done.is_set,))
+    try:
+        with browse(program, tmp_path) as tab:
+            playing.start()
+            tab.resize(1400, 900)
+            tab.call("Page.navigate", url=viewer.url)
+            tab.wait("document.body !== null && document.body.innerText.includes('side by side')")
+            tab.wait("document.querySelector('canvas') !== null")
+            before = viewer.sent
+            tab.evaluate("[...document.querySelectorAll('label')].find(l => l.innerText === 'play').click()")
+            tab.wait("document.body.innerText.includes('v2v')")
+            end = time.monotonic() + 120
+            while viewer.sent < before + 5:
+                assert time.monotonic() < end
+                tab.evaluate("new Promise(requestAnimationFrame)")
+            assert viewer.playing.value
+            # What three.js says of viser's own use of it is none of ours.
+            assert [error for error in tab.errors if "deprecated" not in error] == []
+    finally:
+        done.set()
+        if playing.is_alive():
+            playing.join()
