@@ -31,7 +31,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add_number(
         view, "--port", int, 1, 65535, default=8080, metavar="PORT",
-        help="of the page, on this machine only (default: %(default)s, or the next one that is free)",
+        help="of the page, on this machine only (the next one that is free, where it is taken)",
     )  # fmt: skip
     add(view, "manifest", default=None, help="of a dataset: where body models and images are (default: by its name)")
     add(view, "body-models")
@@ -69,7 +69,7 @@ def _bodies_and_pictures(args: argparse.Namespace, table: "Shards") -> tuple[Pat
     """The folder of the body models, and what finds a row's image."""
     import cv2
 
-    from hmr_skel.commands.inputs import manifest_of_shards, required_body_models
+    from hmr_skel.commands.inputs import manifest_of_shards, named_body_models
     from hmr_skel.data.images import image_rules
     from hmr_skel.report.gather import manifest_name
     from hmr_skel.report.pictures import photograph
@@ -81,7 +81,7 @@ def _bodies_and_pictures(args: argparse.Namespace, table: "Shards") -> tuple[Pat
             found = cv2.imread(str(file)) if file.is_file() else None
             return None if found is None else found[..., ::-1]
 
-        return required_body_models(args.body_models, quiet=False), of_file
+        return named_body_models(args.body_models, quiet=False), of_file
 
     manifest = manifest_of_shards(args.manifest, manifest_name(table.paths[0], args.table))
     rules = image_rules(manifest)
@@ -91,4 +91,4 @@ def _bodies_and_pictures(args: argparse.Namespace, table: "Shards") -> tuple[Pat
         return None if isinstance(found, str) else found
 
     folder = manifest.body_models.path
-    return folder if args.body_models is None else required_body_models(args.body_models, quiet=False), of_dataset
+    return folder if args.body_models is None else named_body_models(args.body_models, quiet=False), of_dataset
