@@ -17,7 +17,7 @@ from hmr_skel.convert.formats import read_clips, read_files
 from hmr_skel.errors import UserError
 
 SCRIPT = Path(__file__).parents[3] / "shared" / "cases" / "make_cases.py"
-pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="../shared/cases is not there")
+pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="allowed: ../shared/cases is not there")
 NEUTRAL = ReadOptions(smpl_gender="neutral")
 NONE = ReadOptions()
 

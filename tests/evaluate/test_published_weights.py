@@ -27,7 +27,7 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_skel_cf(tmp_path_factory.mktemp("published") / "best.pth", state, sparse=True)
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_predict_evaluate_and_doctor(best, stand_in, open_body_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HMR_SKEL_BODY_MODELS", str(open_body_dir))
     monkeypatch.chdir(tmp_path)

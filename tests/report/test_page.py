@@ -211,7 +211,7 @@ def test_other_models_than_the_dataset_was_made_with_are_noticed(
     ("arguments", "text"),
     [
         ("{tmp}/nowhere", "no dataset in .*nowhere.*make dataset"),
-        ("{set}", r"made by a manifest called 'small', and manifests/small.toml is not there"),
+        ("{set}", r"made by .small., and manifests/small.toml is not there"),
         ("{set} --manifest manifests/open.toml", "is the manifest 'open', but .* made by 'small'"),
         ("{set} --manifest {tmp}/small.toml", "no body model .*skel_male.pkl"),
         ("{set} --no-pictures -o {tmp}", "is a folder. Expected a file"),
