@@ -23,12 +23,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Processes with a home of their own, too, find the kernels that are compiled already.
 os.environ.setdefault("NUMBA_CACHE_DIR", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
 
-import torch
-from torch.utils.data import DataLoader
-
 from tests.skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
 if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
     from hmr_skel.convert.fit import Bodies
     from tests.built_dataset import BuiltDataset
     from tests.object_store import ObjectStore
@@ -38,7 +37,14 @@ hypothesis.settings.register_profile("hmr-skel", deadline=None, derandomize=True
 hypothesis.settings.load_profile("hmr-skel")
 # A script's background job ignores Ctrl-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        # Who only shares out the tests need not import torch, for which all would wait.
+        import torch
+
+        torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 @pytest.hookimpl(trylast=True)  # after pytest-randomly
@@ -121,9 +127,11 @@ def forks() -> BaseContext:
 @pytest.fixture
 def forked_workers(forks: BaseContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a loader's workers, where it does not matter how they start: importing torch takes longer than their work."""
+    from torch.utils.data import DataLoader
+
     from hmr_skel.data import loader
 
-    def started(*args, num_workers: int, **options) -> DataLoader:
+    def started(*args, num_workers: int, **options) -> "DataLoader":
         context = options | {"multiprocessing_context": forks if num_workers else None}
         return DataLoader(*args, num_workers=num_workers, **context)
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,20 +14,26 @@ from hmr_skel.view.tracks import Poser, find_tracks
 from tests.built_dataset import BuiltDataset
 from tests.report.browser import browse, find_chromium
 
-pytestmark = pytest.mark.extra
-page = pytest.importorskip("hmr_skel.view.page", reason="pip install 'hmr-skel[viewer]'", exc_type=ImportError)
+if TYPE_CHECKING:
+    from hmr_skel.view.page import Viewer
+
+pytestmark = pytest.mark.extra  # viser is installed by `make test-all`
 
 
 @pytest.fixture
-def viewer(built_dataset: BuiltDataset) -> Iterator["page.Viewer"]:
+def viewer(built_dataset: BuiltDataset) -> Iterator["Viewer"]:
+    from hmr_skel.view.page import Viewer
+
     table = load_shards(built_dataset.data)
     bodies = Bodies(built_dataset.data / "body_models")
-    shown = page.Viewer(find_tracks(table), Poser(table, bodies), lambda row: np.zeros((8, 8, 3), np.uint8), 8080)
+    shown = Viewer(find_tracks(table), Poser(table, bodies), lambda row: np.zeros((8, 8, 3), np.uint8), 8080)
     yield shown
     shown.server.stop()
 
 
-def test_controls_change_what_is_shown(viewer: "page.Viewer"):
+def test_controls_change_what_is_shown(viewer: "Viewer"):
+    from hmr_skel.view.page import APART_M
+
     meshes = viewer._meshes
     assert [mesh.visible for mesh in meshes.values()] == [True] * 3
     before = meshes["skin"].vertices.copy()
@@ -35,7 +42,7 @@ def test_controls_change_what_is_shown(viewer: "page.Viewer"):
     assert "mm" in viewer.facts.content
     viewer.bones.value = False
     assert not meshes["bones"].visible
-    assert meshes["skin"].position[0] - meshes["annotation"].position[0] == pytest.approx(page.APART_M)
+    assert meshes["skin"].position[0] - meshes["annotation"].position[0] == pytest.approx(APART_M)
     viewer.heat.value = True
     shown = [mesh for mesh in viewer._bands if mesh.visible]
     assert not meshes["skin"].visible
@@ -43,7 +50,7 @@ def test_controls_change_what_is_shown(viewer: "page.Viewer"):
 
 
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium here (apt-get install chromium)")
-def test_it_loads_and_plays_without_an_error(viewer: "page.Viewer", tmp_path):
+def test_it_loads_and_plays_without_an_error(viewer: "Viewer", tmp_path):
     program = find_chromium()
     assert program is not None
     done = threading.Event()
