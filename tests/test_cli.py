@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -328,12 +329,33 @@ def test_doctor_looks_into_files(small: Path, tmp_path: Path, monkeypatch, capsy
     out = capsys.readouterr().out
     assert "6 missing or broken" in out
     for name, message in {
-        "SMPL_MALE.pkl": "cannot be read as a model file", "SMPL_FEMALE.pkl": "is no SMPL file",
+        "SMPL_MALE.pkl": "cannot be read as a model file", "SMPL_FEMALE.pkl": "this is SMPL-X, SMPL is needed",
         "skel_female.pkl": "a file from before 1.1", "cam_model_cleaned.ckpt": "cannot be read as a PyTorch file",
         "vitpose_backbone.pth": "does not hold ViTPose's encoder", "best.pth": "no SKEL-CF checkpoint",
     }.items():  # fmt: skip
         assert re.search(rf"broken +{name} +{name}: .*{message}", out), name
     assert "11 can be used, 1 rejected for non_finite; 11 fitted" in out
+
+
+def test_doctors_report_outlives_what_nobody_thought_of(small: Path, tmp_path: Path, monkeypatch, capsys):
+    """Any fault in a file, rows of which none is fitted, and a stop in the middle."""
+
+    def odd(*_):
+        raise ValueError("odd")
+
+    def stopped():
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hmr_skel.commands.deep._skel", odd)
+    nothing = pa.table({"v2v_mm": pa.array([], pa.float32())})
+    monkeypatch.setattr("flows.fitter.Fitter.fit", lambda self, rows: (nothing, [None] * len(rows), None))
+    monkeypatch.setattr("hmr_skel.commands.deep.weight_findings", stopped)
+    main(["doctor", "--deep", "--manifest", str(small)])
+    report = Path("doctor.txt").read_text()
+    assert re.search(r"broken +skel_male\.pkl +ValueError: odd\n", report)
+    assert "12 can be used; 0 fitted, 12 without a fit" in report
 
 
 def test_doctor_of_an_unset_manifest(capsys, monkeypatch):

@@ -23,6 +23,7 @@ _ROWS = 50
 """So many of a label file's first and of its last rows are read and fitted."""
 _REGRESSORS = {"J_regressor_h36m.npy": 17, "J_regressor_SKEL_mix_MALE.pkl": 24, "J_regressor_SMPL_MALE.pkl": 24}
 """Names of files, and how many joints they regress."""
+_SMPLX = 10475  # vertices
 _SMPL_VERSIONS = {10: "as SMPL 1.0", 300: "as SMPL 1.1"}
 
 
@@ -81,16 +82,20 @@ def _opened(path: Path, look: Callable[[Path], str], what: str = "") -> Iterator
         return
     try:
         found = look(path)
-    except UserError as error:
-        yield "broken", what or path.name, str(error).replace(str(path), path.name)
+    except Exception as error:  # the report is for files that nobody has tried yet: any fault belongs in it
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        yield "broken", what or path.name, kind + str(error).replace(str(path), path.name)
         return
     with path.open("rb") as file:
         yield "ok", what or path.name, f"{found}; sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
 def _smpl(path: Path) -> str:
-    from hmr_skel.body.assets import load_smpl_arrays
+    from hmr_skel.body.assets import dense, load_model_file, load_smpl_arrays
 
+    raw = load_model_file(path)
+    if isinstance(raw, dict) and np.shape(dense(raw.get("v_template")))[:1] == (_SMPLX,):
+        raise UserError(f"{path}: this is SMPL-X, SMPL is needed ({_SMPLX:,} vertices, expected 6,890).")
     arrays = load_smpl_arrays(path)
     shapes = arrays["shapedirs"].shape[2]
     return f"{shapes} shape components ({_SMPL_VERSIONS.get(shapes, 'of no known version')}), {_arrays(arrays)}"
@@ -141,7 +146,8 @@ def _source(manifest: Manifest, source: Source) -> str:
     fits = [fitter.fit(rows) for rows in kept]
     v2v = np.concatenate([table["v2v_mm"].to_numpy() for table, _, _ in fits])
     rejected = sum(len(rejects) for _, rejects, _ in fits)
-    return f"{text}; {len(v2v)} fitted to {v2v.mean():.1f} mm (max {v2v.max():.1f}), {rejected} without a fit"
+    errors = f" to {v2v.mean():.1f} mm (max {v2v.max():.1f})" if len(v2v) else ""
+    return f"{text}; {len(v2v)} fitted{errors}, {rejected} without a fit"
 
 
 def _skel_cf(path: Path) -> str:

@@ -65,21 +65,23 @@ def run_doctor(args: argparse.Namespace) -> int:
     if args.deep:
         sections |= _contents(manifests)
     missing, lines = 0, []
-    for title, findings in sections.items():
-        lines.append(title)
-        print(title)
-        for state, what, detail in findings:
-            missing += state in ("missing", "broken")
-            lines.append(f"  {state:<8} {what:<32} {detail}")
-            print(lines[-1], flush=True)
+    try:
+        for title, findings in sections.items():
+            lines.append(title)
+            print(title)
+            for state, what, detail in findings:
+                missing += state in ("missing", "broken")
+                lines.append(f"  {state:<8} {what:<32} {detail}")
+                print(lines[-1], flush=True)
+    finally:  # what was found until then is a report too
+        if args.deep:
+            from hmr_skel.body.assets import write_whole
+
+            write_whole(Path("doctor.txt"), "\n".join([*lines, ""]).encode())
     if not manifests:
         print("no manifests/*.toml here: name one with --manifest")
     lacking = "missing or broken" if args.deep else "missing"
     print(f"\n{missing} {lacking}" if missing else "\nnothing that is needed is missing")
-    if args.deep:
-        from hmr_skel.body.assets import write_whole
-
-        write_whole(Path("doctor.txt"), "\n".join([*lines, ""]).encode())
     return 1 if missing else 0
 
 

@@ -111,6 +111,7 @@ def run_predict(args: argparse.Namespace) -> int:
     from hmr_skel.device import resolve_device
     from hmr_skel.predict import frames, output, people, run
     from hmr_skel.predict.boxes import GivenBoxes
+    from hmr_skel.predict.cameras import EstimatedFov
 
     device = resolve_device(args.device)
     files = frames.find_files(args.images, but=args.out)
@@ -123,6 +124,8 @@ def run_predict(args: argparse.Namespace) -> int:
     body_models = _body_models(args, predictor.published)
     skel = Skel.load(body_models / f"skel_{predictor.skel_gender}.pkl", gender=predictor.skel_gender).to(device)
     cameras = _cameras(args, boxes, files, body_models, device, "bgr-focal" in legacy)
+    if not isinstance(cameras, EstimatedFov):  # the only one that looks at colours
+        legacy = tuple(name for name in legacy if name != "bgr-focal")
     wanted = output.Wanted(
         overlays=not args.no_overlays, meshes=args.meshes, refinement=args.refinement, attention=args.attention
     )

@@ -148,6 +148,47 @@ def require_frame(clip: SmplClip, what: str) -> str:
     )
 
 
+def by_person(clip: SmplClip, where: str, rows: str | None) -> list[SmplClip]:
+    """A clip for each person, with its frames in order.
+
+    Raises `UserError` where every row has another id, unless the user says with `rows` that these are frames.
+    """
+    if not clip.moving:
+        return [clip]
+    ids = np.zeros(len(clip)) if clip.person is None else clip.person
+    people = list(dict.fromkeys(ids.tolist()))
+    if 1 < len(people) == len(clip):
+        if rows is None:
+            raise UserError(
+                f"{where}: all {len(clip)} rows have different ids. Say --rows people if each is a person, or --rows "
+                "frames if they are frames of one person."
+            )
+        clip = replace(clip, notes=(*clip.notes, f"{where}: all ids are different; they are not used"), person=None)
+    elif len(people) > 1:
+        rows_of = {one: np.flatnonzero(ids == one) for one in people}
+        clips = [replace(clip.take(mine), name=f"{clip.name}_{one}") for one, mine in rows_of.items()]
+        return [in_order(one, where) for one in clips]
+    return [in_order(clip, where)]
+
+
+def in_order(clip: SmplClip, where: str) -> SmplClip:
+    """By the frames' numbers. Raises `UserError` where two rows have one number, or one image of several."""
+    images = [] if clip.imgname is None else clip.imgname.tolist()
+    if 1 < len(set(images)) < len(images):
+        raise UserError(
+            f"{where}: several rows of {clip.name} are of one image. Expected one a frame: say --rows people."
+        )
+    order = np.argsort(clip.number, kind="stable")
+    clip = clip if (order == np.arange(len(clip))).all() else clip.take(order)
+    twice = np.flatnonzero(np.diff(clip.number) == 0)
+    if len(twice):
+        raise UserError(
+            f"{where}: {clip.name} has several rows of frame {clip.number[twice[0]]}. Expected one a frame: say --rows "
+            "people if they are several people."
+        )
+    return clip
+
+
 def split_folders(clip: SmplClip) -> list[SmplClip]:
     """One clip for each folder of images. Rows are ordered by the number at the end of the image's name.
 
@@ -157,7 +198,7 @@ def split_folders(clip: SmplClip) -> list[SmplClip]:
         raise UserError(f"{clip.source} names no images, and --rows folders needs their folders.")
     parts = [str(name).replace("\\", "/").rpartition("/") for name in clip.imgname]
     folders = np.array([folder for folder, _, _ in parts], object)
-    numbers = np.array([_last_number(file) for _, _, file in parts])
+    numbers = np.array([last_number(file) for _, _, file in parts])
     clips = []
     for folder in dict.fromkeys(folders.tolist()):
         rows = np.flatnonzero(folders == folder)
@@ -172,7 +213,8 @@ def split_folders(clip: SmplClip) -> list[SmplClip]:
     return clips
 
 
-def _last_number(file: str) -> int:
+def last_number(file: str) -> int:
+    """The last number in a file's name without its ending; -1 where there is none."""
     digits = re.findall(r"\d+", file.rpartition(".")[0] or file)
     return int(digits[-1]) if digits else -1
 

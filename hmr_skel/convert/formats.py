@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hmr_skel.convert.clips import SmplClip, split_folders, with_unique_names
+from hmr_skel.convert.clips import SmplClip, in_order, last_number, split_folders, with_unique_names
 from hmr_skel.convert.files import READABLE, NoMotion, is_parquet, read_contents, read_parquet
 from hmr_skel.convert.parameters import Units
 from hmr_skel.convert.people import people_of
-from hmr_skel.convert.reading import ReadOptions, in_order, make_clips
+from hmr_skel.convert.reading import ReadOptions, make_clips
 from hmr_skel.convert.unread import describe
 from hmr_skel.errors import UserError
 
@@ -30,8 +30,9 @@ def read_clips(path: Path, options: ReadOptions) -> list[SmplClip]:
             was expected and what to do. `NoMotion` where no body is recognised in it.
     """
     if is_parquet(path):
-        if options.units != Units():
-            raise UserError(f"{path} is Parquet of ours, in metres and radians. Leave --lengths and --angles out.")
+        if options.units != Units() or options.which or options.left_handed:
+            wrong = "Leave --lengths and --angles out, and --left-handed and --which"
+            raise UserError(f"{path} is Parquet of ours, in metres and radians. {wrong}.")
         clips = [_as_said(clip, options) for clip in read_parquet(path, options.rows)]
     else:
         contents = read_contents(path)
@@ -110,31 +111,48 @@ def _joined(files: Sequence[Path], read: Sequence[list[SmplClip]]) -> list[list[
         raise UserError(
             f"{files[0]}: neither folders nor files have a frame's number that changes. Expected 000123.pkl."
         )
-    place = next((i for i in numbered if all(_FRAME.search(end[i]) for end in ends)), numbered[-1])
+    place = next((i for i in numbered if all(_FRAME.search(end[i]) for end in ends)), None)
+    if place is None:  # a recording has more frames than people
+        values = {i: len({end[i] for end in ends}) for i in numbered}
+        place = max(numbered, key=lambda i: values[i])
+        if sum(value == values[place] for value in values.values()) > 1:
+            raise UserError(
+                f"{files[0]}: folders and files both have numbers that change. Expected frame_000123 in one of them."
+            )
     people: dict[tuple, list[tuple[int, SmplClip]]] = {}
-    for end, clips in zip(ends, read, strict=True):
-        text = _FRAME.search(end[place]) or re.search(r"(\d+)(?!.*\d)", end[place])
+    left_out: dict[tuple, list[tuple[int, str]]] = {}
+    for file, end, clips in zip(files, ends, read, strict=True):
+        text = _FRAME.search(end[place])
+        number = int(text[1]) if text else last_number(end[place])
         others = tuple(end[i] for i in changing if i != place)
         for clip in clips:
+            clip = replace(clip, notes=tuple(note.replace(str(file), "*") for note in clip.notes))
+            left_out.setdefault(others, []).extend((number, reason) for _, reason in clip.left_out)
             for row in range(len(clip)):
                 one = clip.take(np.array([row]))
                 who = "" if one.person is None else str(one.person[0])
-                people.setdefault((others, who), []).append((int(text[1]) if text else 0, one))
+                people.setdefault((others, who), []).append((number, one))
+    if not people:
+        raise UserError(f"{files[0].parent}: no row of {len(files)} files is annotated.")
+    kinds = [set(_columns(one)) for rows in people.values() for _, one in rows]
+    if mixed := sorted(set.union(*kinds) - set.intersection(*kinds)):
+        raise UserError(f"{files[0].parent}: only some files have {', '.join(mixed)}. Expected all files of one kind.")
     name = ends[0][place - 1] if place > 0 else files[0].stem
     joined = []
     for (others, who), rows in people.items():
         first = rows[0][1]
-        columns = {
-            key: np.concatenate([getattr(clip, key) for _, clip in rows])
-            for key, value in vars(first).items()
-            if isinstance(value, np.ndarray)
-        }
+        columns = {key: np.concatenate([getattr(clip, key) for _, clip in rows]) for key in _columns(first)}
         columns["number"] = np.array([number for number, _ in rows], np.int64)
-        notes = tuple(dict.fromkeys(note.replace(first.source, "*") for _, clip in rows for note in clip.notes))
+        notes = tuple(dict.fromkeys(note for _, clip in rows for note in clip.notes))
         label = "".join(f"_{part}" for part in (*others, who) if part)
-        clip = replace(first, **columns, name=f"{name}{label}", file=name, moving=len(rows) > 1, notes=notes)
+        told = {"notes": notes, "left_out": tuple(left_out.pop(others, ()))}
+        clip = replace(first, **columns, **told, name=f"{name}{label}", file=name, moving=len(rows) > 1)
         joined.append([in_order(clip, str(files[0].parent))])
     return [[clip for members in joined for clip in members]]
+
+
+def _columns(clip: SmplClip) -> list[str]:
+    return [key for key, value in vars(clip).items() if isinstance(value, np.ndarray)]
 
 
 def _as_said(clip: SmplClip, options: ReadOptions) -> SmplClip:

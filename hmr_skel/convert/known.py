@@ -4,6 +4,7 @@ To add one, add a row to `FORMATS` and a file in its layout to tests/convert/lay
 --help` and the table in docs/convert.md are made of these rows. Layouts are those that the tools' own writers have.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,11 +32,13 @@ ANY_KEYS: Keys = {
     "seen": ("track_mask", "good_frames_mask", "valid_mask", "valid", "is_valid"),  # 0: the row is a gap
     "annotated": ("has_smpl", "has_body_pose", "has_betas", "has_smpl_params"),  # 0: the row holds nothing
     "imgname": ("imgname", "img_name"),
-    "extrinsics": ("cam_ext",),  # [T 4 4]; its translation is added
+    "extrinsics": (),  # [T 4 4]; its translation is added to trans_cam
     "turn": ("Rh",),  # turns the whole posed mesh about the origin, with `moved` after it
     "moved": ("Th",),
 }
 """What keys mean in a file that any tool may have written."""
+MARKS = re.compile(r"mask|valid|visib|seen|(?<!frame)_ids?$")
+"""Names of numbers that say which rows count, or whose they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,7 @@ class Format:
     frame: str | None = None
     rate: float | None = None
     rows: str = "frames"
-    metric_depth: bool = True  # whether distances are real; False: they follow from a conventional focal length
+    far: bool = False  # far people are no sign of another unit: metres are sure, or focal lengths are conventional
     scaled_by: str | None = None  # translations are divided by this key
     refuse: str = ""  # why it cannot be read, and what to do
     note: str = ""
@@ -80,7 +83,7 @@ class Format:
 _ROMP: Keys = {
     "pose": ("smpl_thetas",), "betas": ("smpl_betas",), "transl": ("cam_trans",), "orient": (), "body": (),
 }  # fmt: skip
-_REGRESSED: dict[str, Any] = {"gender": "neutral", "frame": "camera", "metric_depth": False}
+_REGRESSED: dict[str, Any] = {"gender": "neutral", "frame": "camera", "far": True}
 
 ANY = Format(name="any tool", file="arrays of poses, betas, trans or the like")
 """Of a file that nothing else recognises."""
@@ -108,16 +111,18 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         name="CameraHMR labels", file=".npz with imgname and pose_cam", marks=("imgname", "pose_cam"), gender="neutral",
-        frame="camera", rows="people", keys={"pose": ("pose_cam",)},
+        frame="camera", rows="people", keys={"pose": ("pose_cam",), "extrinsics": ("cam_ext",)},
     ),
     Format(
         name="BEDLAM", file=".npz with pose_cam, pose_world and gender",
         marks=("imgname", "pose_cam", "pose_world", "gender"), gender="neutral", neutral=True, rows="people",
         views={
-            "incam": View(frame="camera", keys={"pose": ("pose_cam",), "transl": ("trans_cam",)}),
-            "global": View(frame=None, keys={"pose": ("pose_world",), "transl": ("trans_world",), "extrinsics": ()}),
+            "incam": View(
+                frame="camera", keys={"pose": ("pose_cam",), "transl": ("trans_cam",), "extrinsics": ("cam_ext",)}
+            ),
+            "global": View(frame=None, keys={"pose": ("pose_world",), "transl": ("trans_world",)}),
         },
-        usual_view="incam",
+        usual_view="incam", far=True,
     ),
     Format(
         name="4D-Humans, TokenHMR, PHALP", file="track.py's demo_*.pkl", marks=("*/smpl", "*/tid"), layout="tracks",
@@ -129,7 +134,7 @@ FORMATS: tuple[Format, ...] = (
         **_REGRESSED,
     ),
     Format(
-        name="WHAM", file="wham_output.pkl", marks=("pose", "pose_world", "trans_world"), gender="neutral",
+        name="WHAM", file="wham_output.pkl", marks=("pose", "pose_world", "trans_world"), gender="neutral", far=True,
         views={
             "incam": View(frame="camera", keys={"pose": ("pose",), "transl": ("trans",)}),
             "global": View(frame="y-up", keys={"pose": ("pose_world",), "transl": ("trans_world",)}),
@@ -161,7 +166,7 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         name="SLAHMR", file="_world_results.npz", marks=("root_orient", "pose_body", "world_scale|floor_plane"),
-        layout="people first", model="smplh", gender="neutral", frame="camera",
+        layout="people first", model="smplh", gender="neutral", frame="camera", far=True,
         note="SLAHMR: its world is as tilted as the first camera was; floor_plane is not read",
     ),
     Format(
@@ -179,15 +184,11 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         name="EMDB", file="a sequence's _data.pkl", marks=("smpl/poses_root", "smpl/poses_body"), frame="y-up",
-        rate=30.0,
-        keys={
-            "orient": ("smpl/poses_root",), "body": ("smpl/poses_body",), "betas": ("smpl/betas",),
-            "transl": ("smpl/trans",),
-        },
+        rate=30.0, far=True, inside=("smpl",), keys={"orient": ("poses_root",), "body": ("poses_body",)},
     ),
     Format(
         name="3DPW", file="a sequence's .pkl", marks=("poses", "genders", "trans"), layout="people lists", rate=30.0,
-        keys={"gender": ("genders",)},
+        keys={"gender": ("genders",), "seen": ("campose_valid",)}, far=True,
     ),
     Format(
         name="EasyMocap, FLAG3D", file="smpl/*.json, .npz with Rh and Th", marks=("Rh", "Th"), gender="neutral",
@@ -212,7 +213,7 @@ FORMATS: tuple[Format, ...] = (
         name="HSMR", file="its output, SKEL: written on without a fit",
         marks=("poses", "patch_cam_t|full_cam_t"), model="skel", gender="male", frame="camera", rows="people",
         keys={"transl": ("full_cam_t", "patch_cam_t")},
-        metric_depth=False,
+        far=True,
     ),
     Format(
         name="hmr-skel convert", file="its .npz", marks=("skel_q", "smpl_pose"),

@@ -29,6 +29,8 @@ _WHOLE = {24: 24, 22: 22, 52: 22}
 _SMPLX_JOINTS = 55
 _BETAS = (NUM_BETAS, 11, 16, 20, 100, 300, 400)
 """How many betas SMPL's and SMPL-H's files have; 11 with a child's share, which BEV and BEDLAM put last."""
+_FASTEST = 12.5  # m/s
+_SLOWEST_RATE = 12.5  # frames a second, where the rate is not known
 _NOT_ROTATIONS = 5e-3  # largest deviation of R R^T from the identity that rounding explains
 
 
@@ -232,12 +234,14 @@ def _transl(fields: Fields, where: str, count: int, units: Units) -> tuple[np.nd
     if "transl" not in fields:
         return np.zeros((count, 3), np.float32), ["no translation in the file: the body stays at the origin"]
     metres = vectors(fields["transl"], where, count) * LENGTHS[units.lengths or "m"]
+    notes = []
     if "extrinsics" in fields:  # as CameraHMR's loader: labels of synthetic scenes are relative to a moving camera
         extrinsics = numbers(fields["extrinsics"][1], f"{where}: 'cam_ext'")
         if extrinsics.shape != (count, 4, 4):
             raise UserError(f"{where}: 'cam_ext' has shape {extrinsics.shape}. Expected ({count}, 4, 4).")
         metres = metres + extrinsics[:, :3, 3]
-    return metres.astype(np.float32), []
+        notes = [f"{where}: the translations of 'cam_ext' are added to {fields['transl'][0]!r}"]
+    return metres.astype(np.float32), notes
 
 
 def vectors(field: tuple[str, Any], where: str, count: int) -> np.ndarray:
@@ -250,32 +254,34 @@ def vectors(field: tuple[str, Any], where: str, count: int) -> np.ndarray:
 
 
 def check_metres(
-    transl: np.ndarray, where: str, frame: str | None, frame_rate: float | int | None, moving: bool, metric: bool
+    transl: np.ndarray, where: str, frame: str | None, frame_rate: float | int | None, moving: bool, sure: bool
 ) -> list[str]:
     """Raise where a translation [T 3] can hardly be in metres: far from a room's origin, or faster than people run.
 
-    Returns a note where people are far away. With `metric` false, depths follow from a conventional focal length
-    (4D-Humans) and mean little: nothing is refused.
+    Returns a note where people are far away. People who move may walk far: they are far only if they are in all frames.
+    With `sure`, the unit is known, or depths follow from a conventional focal length (4D-Humans) and mean little:
+    nothing is refused.
     """
     transl = transl[np.isfinite(transl).all(1)]
     if not len(transl):
         return []
     far = 100.0 if frame == "camera" else 30.0
-    distance = float(np.median(np.linalg.norm(transl, axis=1)))
+    distances = np.linalg.norm(transl, axis=1)
+    distance = float(np.median(distances))
+    if not sure:
+        why = f"people are {distance:.0f} from the origin"
+        why = why if (distances.min() if moving else distance) > far else None
+        # In a camera's frame the depth of one frame says little of the next one's.
+        if why is None and moving and frame != "camera" and len(transl) > 10:
+            speed = float(np.median(np.linalg.norm(np.diff(transl, axis=0), axis=1))) * (frame_rate or _SLOWEST_RATE)
+            why = f"people move by {speed:.0f} a second" if speed > _FASTEST else None
+        if why is not None:
+            raise UserError(
+                f"{where}: {why}, which looks like centimetres or millimetres. Expected metres: say --lengths cm or "
+                "--lengths mm (or --lengths m, if they are)."
+            )
     note = f"{where}: people are {distance:.0f} m from the origin, if these are metres (or say --lengths cm or mm)"
-    if not metric:
-        return [note] if distance > far else []
-    why = f"people are {distance:.0f} from the origin" if distance > far else None
-    # In a camera's frame the depth of one frame says little of the next one's.
-    if why is None and moving and frame != "camera" and frame_rate is not None and len(transl) > 10:
-        speed = float(np.median(np.linalg.norm(np.diff(transl, axis=0), axis=1))) * frame_rate
-        why = f"people move by {speed:.0f} a second" if speed > 12.5 else None
-    if why is not None:
-        raise UserError(
-            f"{where}: {why}, which looks like centimetres or millimetres. Expected metres: say --lengths cm or "
-            "--lengths mm (or --lengths m, if they are)."
-        )
-    return [note] if distance > 30 else []
+    return [note] if distance > (far if sure else 30) else []
 
 
 def plain(value: Any) -> Any:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from hmr_skel.body.rotations import rotvec_to_rotmat
-from hmr_skel.convert.clips import SmplClip, bends_backwards, looks_like
+from hmr_skel.convert.clips import SmplClip, bends_backwards, by_person, looks_like
 from hmr_skel.convert.known import ANY, ANY_KEYS, Format, View
+from hmr_skel.convert.layouts import Subject, at, opened
 from hmr_skel.convert.parameters import (
     ANGLES,
     Fields,
@@ -24,13 +25,11 @@ from hmr_skel.convert.parameters import (
     refuse_smplx_keys,
     vectors,
 )
-from hmr_skel.convert.people import Subject, at
 from hmr_skel.convert.unread import near_key, unread_note
 from hmr_skel.data.annotations import GENDER_OF, to_genders, to_texts
 from hmr_skel.errors import UserError
 
 ROWS = ("people", "frames", "folders", "files")
-MODELS = ("smpl", "smplh", "smplx")
 _ENOUGH = 10  # rows, to tell from how people stand that a frame is another than is said
 _SAME = 5e-3  # of two spellings of one pose, as rotation matrices; of betas, and of metres
 _MIRROR = np.array([-1, 1, 1], np.float32)  # of places; of axis-angles its opposite
@@ -82,15 +81,15 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     found, view = _viewed(person, where, options)
     fields = _fields(found, format, view)
     frame = view.frame if view else format.frame
-    flags = [key for key in ANY_KEYS["annotated"] if key in found]
-    used = {key.partition("/")[0] for key, _ in fields.values()} | {view.inside if view else None, format.scaled_by}
-    used |= set(flags)
+    flags = {key: found[key] for key in ANY_KEYS["annotated"] if key in found}
+    pair = "orient" in fields and "body" in fields
     skel = format.model == "skel" or np.shape(plain(fields.get("pose", ("", None))[1]))[-1:] == (_SKEL_DOFS,)
     if skel:
-        parameters, q = _skel(fields, where)
+        (parameters, q), agreeing = _skel(fields, where, options), set()
     else:
-        q = None
-        parameters = _parameters(fields, found, format, where, options)
+        (parameters, agreeing), q = _parameters(fields, found, format, where, options), None
+    if options.left_handed:  # x points the other way
+        parameters = replace(parameters, pose=parameters.pose * -_MIRROR, transl=parameters.transl * _MIRROR)
     count = len(parameters.pose)
     rate = options.frame_rate or (_rate(*fields["rate"], where) if "rate" in fields else format.rate)
     rows = options.rows or format.rows
@@ -98,7 +97,7 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     said_frame = options.frame or frame
     notes = [*person.notes, *parameters.notes, *([format.note] if format.note else [])]
     if options.units.lengths is None:
-        notes += check_metres(parameters.transl, where, said_frame, rate, moving, format.metric_depth)
+        notes += check_metres(parameters.transl, where, said_frame, rate, moving, format.far)
     seems = looks_like(parameters.pose) if count >= _ENOUGH and "turn" not in fields else None
     if options.frame is None and None not in (frame, seems) and seems != frame:
         notes.append(
@@ -112,16 +111,23 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
         why = "rotations that are transposed, or --left-handed that is wrong or missing"
         notes.append(f"{where}: ELBOWS BEND BACKWARDS in most rows: {why}?")
     genders, more = _gender(fields, where, count, options, format)
-    number = person.number if person.number is not None else _row_numbers(fields, count)
-    unusable = {"number"} if number is None else set()
-    unusable |= {"seen"} if _column(fields, "seen", count) is None else set()
-    used -= {fields[meaning][0] for meaning in unusable & fields.keys()}
+    number, seen = (_column(fields.get(meaning, ("", None))[1], count) for meaning in ("number", "seen"))
+    if number is not None and (number % 1 != 0).any():
+        number = None
+    unusable = {meaning for meaning, values in (("number", number), ("seen", seen)) if values is None}
+    number = person.number if number is None else number
+    fields = {meaning: field for meaning, field in fields.items() if meaning not in unusable}
+    unread = ("pose",) if pair else ("orient", "body")
+    used = {key for meaning, (key, _) in fields.items() if meaning not in unread}
+    used = {view.inside if view else None, format.scaled_by, *used, *flags, *agreeing}
     others = {key for other in format.views.values() for key in (other.inside, *sum(other.keys.values(), ()))}
-    others |= {*format.inside, *sum(format.keys.values(), ()), *ANY_KEYS["orient"], *ANY_KEYS["body"]}
+    others |= {*format.inside, *sum((keys for meaning, keys in format.keys.items() if meaning not in unusable), ())}
+    others |= {*ANY_KEYS["orient"], *ANY_KEYS["body"]} if "orient" in format.keys else set()
     notes += [*more, *unread_note(found, used, others, count, where)]
     turn = None
     if "turn" in fields:
         turn = (vectors(fields["turn"], where, count) * ANGLES[options.units.angles or "rad"]).astype(np.float32)
+        turn = turn * -_MIRROR if options.left_handed else turn
     clip = SmplClip(
         name=stem + person.name,
         source=Path(where).name,
@@ -130,21 +136,19 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
         betas=parameters.betas,
         transl=parameters.transl,
         gender=genders,
-        number=np.arange(count, dtype=np.int64) if number is None else number,
+        number=(np.arange(count) if number is None else number).astype(np.int64),
         moving=moving,
         frame=said_frame,
         frame_rate=rate,
         shot=person.shot,
-        imgname=_names(fields["imgname"][1], count) if "imgname" in fields else None,
+        imgname=_names(fields, "imgname", count, where),
         notes=tuple(notes),
-        person=_names(plain(fields["person"][1]), count) if "person" in fields else None,
+        person=_names(fields, "person", count, where),
         turn=turn,
         skel_q=q,
         per_file=format.rows == "files",
     )
-    if options.left_handed:
-        clip = _mirrored(clip)
-    return _people(_marked(clip, fields, [found[key] for key in flags], where), where)
+    return by_person(_marked(clip, fields.get("seen", ("",))[0], seen, flags, where), where, options.rows)
 
 
 def _viewed(person: Subject, where: str, options: ReadOptions) -> tuple[Mapping, View | None]:
@@ -160,6 +164,9 @@ def _viewed(person: Subject, where: str, options: ReadOptions) -> tuple[Mapping,
         why = f"{format.name}'s numbers are SMPL-X's" if format.model == "smplx" else "--model smplx"
         refuse_smplx(where, f"{why}; it has one person in the frames {texts}" if len(views) > 1 else why)
     if not views:
+        one = options.frame or format.frame
+        if options.which not in (None, one and ("incam" if one == "camera" else "global")):
+            raise UserError(f"{where} ({format.name}) holds one frame of reference only: leave --which out.")
         return found, None
     which = options.which or (next(iter(views)) if len(views) == 1 else format.usual_view)
     if which not in views:
@@ -180,12 +187,17 @@ def _fields(found: Mapping, format: Format, view: View | None) -> dict[str, tupl
         key = next((key for key in keys if at(found, key) is not None), None)
         if key is not None:
             fields[meaning] = (key, at(found, key))
+    if fields.get("transl", ("",))[0] != "trans_cam":
+        fields.pop("extrinsics", None)
+    if not {"pose", "orient"} & fields.keys() and np.shape(plain(fields.get("body", ("", 0))[1]))[-1:] == (72,):
+        fields["pose"] = fields.pop("body")  # as in 4D-Humans' labels: the root is inside
     return fields
 
 
 def _parameters(
     fields: dict[str, tuple[str, Any]], found: Mapping, format: Format, where: str, options: ReadOptions
-) -> Parameters:
+) -> tuple[Parameters, set[str]]:
+    """The parameters, and the keys under which the file says the same once more."""
     refuse_smplx_keys(found, where)
     whole = "orient" not in fields or "body" not in fields
     if whole and "pose" not in fields:
@@ -208,25 +220,31 @@ def _parameters(
             f"{where} has no betas. Expected {', '.join(map(repr, ANY_KEYS['betas']))}.{near_key(found, 'betas')} It "
             f"has: {', '.join(sorted(map(str, found)))}. Say --betas zero to take the average body."
         )
+    said = format.model or options.model or "smplh" in str(plain(found.get("surface_model_type"))).lower()
     neutral = options.smpl_gender == "neutral" or "gender" not in fields or "neutral" in str(fields["gender"][1])
-    if parameters.joints == 22 and neutral and format.model is None and options.model is None:
+    if parameters.joints == 22 and neutral and not said:
         raise UserError(
             f"{where} has 21 body joints and a neutral body, or none that it names, as SMPL-H's and SMPL-X's files do, "
             "and nothing says which. Say --model smplh or --model smplx: their betas mean different bodies."
         )
-    _refuse_contradictions(scaled, found, format, parameters, where, options)
-    return parameters
+    return parameters, _refuse_contradictions(scaled, found, format, parameters, where, options)
 
 
 def _refuse_contradictions(
     fields: Fields, found: Mapping, format: Format, read: Parameters, where: str, options: ReadOptions
-) -> None:
-    """Raise `UserError` where the file holds pose, betas or translation under a second key, and otherwise there."""
+) -> set[str]:
+    """The second keys under which the file holds pose, betas or translation once more.
+
+    Raises `UserError` where they say otherwise.
+    """
+    agreeing = set()
+    pair = "orient" in fields and "body" in fields
     for meaning in ("pose", "orient", "body", "betas", "transl"):
         if meaning in format.keys or format.views:
             continue
+        first = fields["body"][0] if pair and meaning == "pose" else fields.get(meaning, ("",))[0]
         for key in ANY_KEYS[meaning]:
-            if key not in found or "cam" in key or key == fields.get(meaning, ("",))[0]:
+            if key not in found or "cam" in key or key == first:
                 continue
             whole = {"orient", "body"} if meaning == "pose" else set()
             other = {name: field for name, field in fields.items() if name not in whole} | {meaning: (key, found[key])}
@@ -234,46 +252,50 @@ def _refuse_contradictions(
                 again = read_parameters(other, where, options.units)
             except UserError:  # something else has that name; it is named among what was not read
                 continue
-            if len(again.pose) == len(read.pose) and _apart(read, again) > _SAME:
-                first = fields[meaning][0] if meaning in fields else fields["body"][0]
+            if len(again.pose) != len(read.pose):
+                continue
+            if _apart(read, again) > _SAME:
                 raise UserError(
                     f"{where}: {first!r} and {key!r} both say the {meaning}, and they differ. Expected one: leave the "
                     "wrong one out."
                 )
+            agreeing.add(key)
+    return agreeing
 
 
 def _apart(one: Parameters, two: Parameters) -> float:
-    """The largest difference of two readings: of rotation matrices, betas and metres."""
-    turned = [rotvec_to_rotmat(torch.from_numpy(parameters.pose).double()).numpy() for parameters in (one, two)]
+    """The largest difference of two readings: of rotation matrices, betas and metres. Hands where both have any."""
+    joints = 24 if one.joints == two.joints == 24 else 22
+    poses = [torch.from_numpy(parameters.pose[:, :joints]).double() for parameters in (one, two)]
+    turned = [rotvec_to_rotmat(pose).numpy() for pose in poses]
     pairs = (turned, (one.betas, two.betas), (one.transl, two.transl))
     return max(float(np.nanmax(np.abs(first - second), initial=0)) for first, second in pairs)
 
 
-def _skel(fields: Fields, where: str) -> tuple[Parameters, np.ndarray]:
+def _skel(fields: Fields, where: str, options: ReadOptions) -> tuple[Parameters, np.ndarray]:
     """SKEL's parameters, which no fit is needed for: a `Parameters` without a pose, and q [T 46]."""
     if "pose" not in fields or "betas" not in fields:
         raise UserError(f"{where} holds SKEL, but not all of poses [T 46], betas and trans. Expected all three.")
+    if options.left_handed:
+        raise UserError(f"{where} holds SKEL, whose angles --left-handed cannot mirror. Expected SMPL: leave it out.")
     key, value = fields["pose"]
     q = numbers(value, f"{where}: {key!r}")
     if q.shape[-1] != _SKEL_DOFS:
         raise UserError(f"{where}: {key!r} has shape {q.shape}. Expected SKEL's (T, {_SKEL_DOFS}).")
-    q = q.reshape(-1, _SKEL_DOFS).astype(np.float32)
+    q = (q.reshape(-1, _SKEL_DOFS) * ANGLES[options.units.angles or "rad"]).astype(np.float32)
     nothing = np.full((len(q), 24, 3), np.nan, np.float32)
     others = {meaning: field for meaning, field in fields.items() if meaning in ("betas", "transl")}
-    read = read_parameters({"pose": ("", np.zeros((len(q), 24, 3))), **others}, where, Units())
+    read = read_parameters({"pose": ("", np.zeros((len(q), 24, 3))), **others}, where, options.units)
     return replace(read, pose=nothing, notes=(*read.notes, f"{where}: this is SKEL: written on without a fit")), q
 
 
 def _gender(
     fields: Fields, where: str, count: int, options: ReadOptions, format: Format
 ) -> tuple[np.ndarray, list[str]]:
-    if options.smpl_gender is not None:
-        return np.full(count, options.smpl_gender, object), []
+    unsaid = format.gender or ("neutral" if format.model == "skel" else None)  # of which there is no SKEL: the fit asks
+    if (gender := options.smpl_gender or (None if "gender" in fields else unsaid)) is not None:
+        return np.full(count, gender, object), []
     if "gender" not in fields:
-        if format.model == "skel" and format.gender is None:
-            return np.full(count, "neutral", object), []  # of which there is no SKEL: the fit asks
-        if format.gender is not None:
-            return np.full(count, format.gender, object), []
         raise UnsaidGender(
             f"{where} does not say which SMPL model it is for. Expected 'gender' in it: say --smpl-gender neutral, "
             "male or female. The same numbers are another body in each of them."
@@ -296,7 +318,7 @@ def _gender(
 
 def _rate(key: str, value: Any, where: str) -> float:
     try:
-        rate = float(np.asarray(value).reshape(()))
+        rate = float(np.unique(np.asarray(value)).reshape(()))
     except (TypeError, ValueError):
         rate = np.nan
     if not 0.1 <= rate <= 10_000:
@@ -304,77 +326,43 @@ def _rate(key: str, value: Any, where: str) -> float:
     return rate
 
 
-def _row_numbers(fields: Fields, count: int) -> np.ndarray | None:
-    """The frames' numbers int64 [T], where the file holds one whole number for every row."""
-    values = _column(fields, "number", count)
-    return values.astype(np.int64) if values is not None and (values == np.round(values)).all() else None
-
-
-def _column(fields: Fields, meaning: str, count: int) -> np.ndarray | None:
+def _column(value: Any, count: int) -> np.ndarray | None:
     """A number for every row [T]; None where there is nothing of the kind."""
-    if meaning not in fields:
+    try:
+        values = np.ravel(np.asarray(plain(opened(value))))
+        if values.dtype == object:  # a list that was saved as an array
+            values = np.ravel(np.array([plain(item) for item in values.tolist()]))
+    except ValueError:  # lists of unequal lengths
         return None
-    values = np.ravel(np.asarray(plain(fields[meaning][1])))
     return values if len(values) == count and values.dtype.kind in "fiub" else None
 
 
-def _marked(clip: SmplClip, fields: Fields, flags: list, where: str) -> SmplClip:
+def _names(fields: Fields, meaning: str, count: int, where: str) -> np.ndarray | None:
+    """A text for every row [T]; None where the file has none, or one for all. Raises `UserError` for another number."""
+    if meaning not in fields:
+        return None
+    key, value = fields[meaning]
+    texts = to_texts(np.ravel(np.asarray(plain(value))))
+    if len(texts) not in (1, count):
+        raise UserError(f"{where}: {key!r} has {len(texts)} entries for {count} rows. Expected one for every row.")
+    return texts.astype(str).astype(object) if len(texts) == count else None
+
+
+def _marked(clip: SmplClip, key: str, seen: np.ndarray | None, flags: Mapping[str, Any], where: str) -> SmplClip:
     """Without the rows that the file marks: as gaps, where a person was not seen; or as not annotated."""
     count = len(clip)
-    seen = _column(fields, "seen", count)
     annotated = np.ones(count, bool)
-    for flag in flags:
-        values = _column({"annotated": ("", flag)}, "annotated", count)
-        annotated &= True if values is None else values.astype(bool)
+    for name, flag in flags.items():
+        values = _column(flag, 1)
+        values = _column(flag, count) if values is None else values
+        if values is None:
+            raise UserError(f"{where}: {name!r} does not fit {count} rows. Expected 0 or 1 for every row.")
+        annotated &= values.astype(bool)
     there = np.ones(count, bool) if seen is None else seen.astype(bool)
     if not there.all():
-        note = f"{where}: {(~there).sum()} of {count} rows of {clip.name} are left out as gaps ({fields['seen'][0]})"
+        note = f"{where}: {(~there).sum()} of {count} rows of {clip.name} are left out as gaps ({key})"
         clip = replace(clip, notes=(*clip.notes, note))
     if not there.any():
-        raise UserError(f"{where}: {fields['seen'][0]!r} says that {clip.name} is seen in no frame.")
+        raise UserError(f"{where}: {key!r} says that {clip.name} is seen in no frame.")
     out = tuple((int(clip.number[i]), "not annotated") for i in np.flatnonzero(there & ~annotated))
     return clip if (there & annotated).all() else replace(clip.take(there & annotated), left_out=out)
-
-
-def _people(clip: SmplClip, where: str) -> list[SmplClip]:
-    """A clip for each person, with its frames in order."""
-    if not clip.moving:
-        return [clip]
-    ids = clip.person
-    clips = [clip]
-    if ids is not None and len(set(ids.tolist())) > 1:
-        clips = [replace(clip.take(ids == one), name=f"{clip.name}_{one}") for one in dict.fromkeys(ids.tolist())]
-    return [in_order(one, where) for one in clips]
-
-
-def in_order(clip: SmplClip, where: str) -> SmplClip:
-    """By the frames' numbers. Raises `UserError` where two rows have one number, or one image of several."""
-    images = [] if clip.imgname is None else clip.imgname.tolist()
-    if 1 < len(set(images)) < len(images):
-        raise UserError(
-            f"{where}: several rows of {clip.name} are of one image. Expected one a frame: say --rows people."
-        )
-    order = np.argsort(clip.number, kind="stable")
-    clip = clip if (order == np.arange(len(clip))).all() else clip.take(order)
-    twice = np.flatnonzero(np.diff(clip.number) == 0)
-    if len(twice):
-        raise UserError(
-            f"{where}: {clip.name} has several rows of frame {clip.number[twice[0]]}. Expected one a frame: say --rows "
-            "people if they are several people."
-        )
-    return clip
-
-
-def _mirrored(clip: SmplClip) -> SmplClip:
-    """From a left-handed frame whose x axis points the other way."""
-    return replace(
-        clip,
-        pose=clip.pose * -_MIRROR,
-        transl=clip.transl * _MIRROR,
-        turn=None if clip.turn is None else clip.turn * -_MIRROR,
-    )
-
-
-def _names(value: Any, count: int) -> np.ndarray | None:
-    names = to_texts(np.ravel(value))
-    return names.astype(str).astype(object) if len(names) == count else None

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hmr_skel.convert.known import ANY_KEYS
-from hmr_skel.convert.people import opened
+from hmr_skel.convert.known import ANY_KEYS, MARKS
+from hmr_skel.convert.layouts import opened
 from hmr_skel.data.npz import LabelFile
 
 ALWAYS = "poses [T 72], betas [10], trans [T 3] and gender in an .npz always work"
@@ -31,11 +31,13 @@ def unread_note(found: Mapping, used: Collection, others: Collection, count: int
         where: the file.
     """
     left = [str(key) for key in found if key not in used and key not in others]
-    loud = [key for key in left if not _IDLE.search(key.lower()) and _could_move(_shape(found, key), count)]
+    loud = [key for key in left if _could_move(key.lower(), _shape(found, key), count)]
     notes = []
     if loud:
         shapes = ", ".join(f"{key} {_shape(found, key)}" for key in loud)
-        notes.append(f"{where}: NOT USED, though there is one for every row, and it could move the body: {shapes}")
+        notes.append(
+            f"{where}: NOT USED, though there is one for every row, and it could move or hide the body: {shapes}"
+        )
     quiet = [key for key in left if key not in loud]
     if quiet:
         more = f" and {len(quiet) - _MOST} more" if len(quiet) > _MOST else ""
@@ -43,9 +45,13 @@ def unread_note(found: Mapping, used: Collection, others: Collection, count: int
     return notes
 
 
-def _could_move(shape: tuple[int, ...] | None, count: int) -> bool:
+def _could_move(key: str, shape: tuple[int, ...] | None, count: int) -> bool:
     """One number, vector or rotation for every row: a mask, an id, a place, a turn."""
-    return bool(shape) and shape[0] == count and shape[1:] in ((), (1,), (3,), (1, 3), (3, 3), (4, 4), (6,), (4,))
+    if not shape or shape[0] != count:
+        return False
+    if MARKS.search(key) and shape[1:] in ((), (1,)):
+        return True
+    return not _IDLE.search(key) and shape[1:] in ((), (1,), (3,), (1, 3), (3, 3), (4, 4), (6,), (4,))
 
 
 def _shape(found: Mapping, key: str) -> tuple[int, ...] | None:
@@ -56,7 +62,7 @@ def _shape(found: Mapping, key: str) -> tuple[int, ...] | None:
         return tuple(value.shape)
     if isinstance(value, np.ndarray):
         return value.shape if value.dtype.kind in "fiub" else None
-    if isinstance(value, list) and value and isinstance(value[0], int | float | list):
+    if isinstance(value, list | tuple) and value and isinstance(value[0], int | float | list | tuple | np.generic):
         try:
             return np.shape(value)
         except ValueError:  # rows of different lengths

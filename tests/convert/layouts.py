@@ -160,12 +160,15 @@ def slahmr(*people: Truth) -> dict:
     }
 
 
-def romp(*people: Truth) -> dict:
-    """A dict of one image's outputs per image; the last person is not in the first two images."""
+def romp(*people: Truth, drop: tuple[int, ...] = ()) -> dict:
+    """A dict of one image's outputs per image; the last person is not in the first two images, nobody in `drop`.
+
+    Images without anybody are left out, as ROMP does.
+    """
     each = [columns(truth) for truth in people]
     images = {}
-    for i in range(FRAMES):
-        there = each if i > 1 else each[:-1]
+    for i in (i for i in range(FRAMES) if i not in drop):
+        there = each if i > 1 or len(each) == 1 else each[:-1]
         images[f"{i:08d}.png"] = {
             "cam": np.ones((len(there), 3), "f4"),
             "smpl_thetas": np.stack([c["pose"][i] for c in there]),
@@ -233,7 +236,10 @@ def aist(truth: Truth) -> dict:
 
 
 def bedlam(incam: Truth, world: Truth) -> dict[str, Any]:
+    """Labels relative to a camera that moved by (1, 2, 3) m."""
     c, w = columns(incam), columns(world)
+    camera = np.tile(np.eye(4), (FRAMES, 1, 1))
+    camera[:, :3, 3] = [1, 2, 3]
     return {
         "imgname": np.array([f"seq_000000/seq_000000_{5 * i:04d}.png" for i in range(FRAMES)]),
         "center": np.full((FRAMES, 2), 300.0),
@@ -241,8 +247,8 @@ def bedlam(incam: Truth, world: Truth) -> dict[str, Any]:
         "pose_cam": c["pose"],
         "pose_world": w["pose"],
         "shape": np.concatenate((c["betas"], np.zeros((FRAMES, 1), "f4")), 1),
-        "trans_cam": c["trans"],
+        "trans_cam": c["trans"] - camera[:, :3, 3],
         "trans_world": w["trans"],
-        "cam_ext": np.tile(np.eye(4), (FRAMES, 1, 1)),
+        "cam_ext": camera,
         "gender": np.array(["female"] * FRAMES),
     }

@@ -336,7 +336,6 @@ def test_files_of_other_kinds(tmp_path: Path, content: bytes, message: str):
         ({"tid": [[1]]}, "unhashable"),
         ({"tracked_time": 3}, "not iterable"),
         ({"shot": np.zeros(2)}, "ambiguous"),
-        ({"camera": [np.ones(1)]}, "same shape"),
     ],
 )
 def test_tracks_that_hold_something_else(tmp_path: Path, changes: dict, message: str):

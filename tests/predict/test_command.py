@@ -197,6 +197,8 @@ def test_humanfov_sees_rgb_and_crops_are_smoothed_unless_legacy(photos, typed, c
         channel = 2 if legacy in ("bgr-focal", "all") else 0
         assert found[legacy]["cam_int"][0, 0, 0] == pytest.approx(photos[0].rgb[..., channel].mean(), rel=1e-5)
     assert not np.array_equal(found["aliased-crop"]["skel_q"], found[""]["skel_q"])
+    assert typed(photos[0].file, "--whole-image", "--vfov", "50", "--no-overlays", "--legacy", "all") == 0
+    assert "with --legacy aliased-crop;" in capsys.readouterr().out  # nothing looked at colours
     assert typed(photos[0].file, "--whole-image", "--vfov", "50", "--legacy", "moyo-box") == 2
     assert "--legacy moyo-box: there is no such switch" in capsys.readouterr().err
 
