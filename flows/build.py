@@ -191,6 +191,8 @@ def _results(runner: Any, todo: Sequence[int], parameters: dict[str, Any]) -> It
                     result = UserError(f"{error} Was it killed for want of memory?")
                 yield index, result
     except (OSError, asyncio.CancelledError, concurrent.futures.CancelledError) as error:
+        if not parameters["on_worker"]:
+            raise
         raise UserError(f"no Dask scheduler answers: {error}. Finished shards are kept; run this again.") from error
 
 

@@ -56,7 +56,7 @@ def task_runner(workers: int | None, address: str | None, device: str) -> Any:
 
 
 def num_workers(runner: Any) -> int:
-    """How many shards can be built at once now. None where all workers of a cluster are gone."""
+    """How many shards can be built at once now. 0 where all workers of a cluster are gone."""
     return sum(runner.client.nthreads().values()) if hasattr(type(runner), "client") else THREADS
 
 

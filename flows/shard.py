@@ -176,7 +176,9 @@ class Builder:
         def show(done: int) -> None:
             if self.stopped.is_set():
                 raise KeyboardInterrupt
-            bar.n = done
+            bar.n = max(
+                bar.n, min(done, total)
+            )  # it is counted anew for each piece, and twice where two genders are tried
             bar.refresh()
 
         pieces, rejects, seconds = [], [], {}

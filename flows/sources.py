@@ -41,7 +41,7 @@ class ModelFiles:
 
     folder: Path
     smpl_genders: tuple[str, ...]
-    """Of the SMPL models that are needed for sure; rows may name others. None where nothing is to be fitted."""
+    """Of the SMPL models that are needed for sure; rows may name others. Empty where nothing is to be fitted."""
     skel_genders: tuple[str, ...]
 
     @classmethod

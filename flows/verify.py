@@ -1,5 +1,6 @@
 """A dataset against its manifest: fingerprints, and a sample of rows read and fitted again; and its repair."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -10,14 +11,15 @@ from flows.shard import Builder
 from hmr_skel.data.checks import check_rows
 from hmr_skel.data.fingerprint import find_outdated, outdated_texts
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA
-from hmr_skel.data.shards import Shard, shard_state
+from hmr_skel.data.shards import Shard, find_files, shard_state
 from hmr_skel.data.storage import Place, open_parquet, put_bytes
 from hmr_skel.data.verify import Problem, verify_files
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows
 
 SAME = dict.fromkeys(FIT_COLUMNS, (1e-3, 5e-3))  # mm
-SAME |= {"skel_q": (1e-4, 1e-3), "max_limit_violation_deg": (6e-3, 6e-2)}  # rad, degrees
+SAME |= {"skel_q": (1e-4, 1e-3), "skel_betas": (1e-3, 5e-3), "skel_transl": (1e-6, 1e-5)}  # rad, 1, m
+SAME |= {"max_limit_violation_deg": (6e-3, 6e-2)}  # degrees
 SAME |= dict.fromkeys(("iterations", "starts"), (np.inf, np.inf))  # a fit may end in the same place by another way
 """How far a row that is fitted again may be off, on a CPU and where a GPU took part. Other columns: in no bit."""
 
@@ -147,6 +149,13 @@ def repair_dataset(builder: Builder, problems: list[Problem], *, progress: bool 
 
     Returns how many files were moved and how many shards built. Raises `UserError` as a build does.
     """
+    counts = Counter(count for _, count in find_files(builder.out)[0])
+    if counts and counts.most_common(1)[0][0] != len(builder.shards):
+        found = f"{counts.most_common(1)[0][0]} shards, and the manifest makes {len(builder.shards)}"
+        raise UserError(
+            f"{builder.out} was made in {found}: to repair it would be to fit all rows again. Set rows_per_shard as it "
+            "was, or build into another folder."
+        )
     strays = [problem.stray for problem in problems if problem.stray is not None]
     for path in strays:
         target = builder.out / "set-aside" / path.parent.name / path.name

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -99,6 +100,17 @@ def _stop_on_signals() -> list[int]:
     return received
 
 
+@contextlib.contextmanager
+def _note_instead(complete: bool) -> Iterator[None]:
+    """A complete dataset may lie on a disk that cannot be written: then its card stays as it is, and a note says so."""
+    try:
+        yield
+    except UserError as error:
+        if not complete:
+            raise
+        print(f"note: README.md is out of date, and stays so: {error}", file=sys.stderr)
+
+
 def run_fit(args: argparse.Namespace) -> None:
     """Fit one shard in this process, without Prefect."""
     from flows.shard import Builder
@@ -108,7 +120,8 @@ def run_fit(args: argparse.Namespace) -> None:
     if builder.unfinished([args.shard], rebuild=args.rebuild):
         builder.prepare()
     report = builder.build(args.shard, rebuild=args.rebuild, progress=not args.quiet)
-    builder.write_card()
+    with _note_instead(report.skipped):
+        builder.write_card()
     show(args, report.text(), asdict(report))
 
 
@@ -185,7 +198,8 @@ def _complete_already(args: argparse.Namespace) -> dict[str, Any] | None:
     wanted = builder.choose(args.shards)
     if builder.unfinished(wanted):
         return None
-    builder.write_card()
+    with _note_instead(True):
+        builder.write_card()
     return summarise_run(builder, builder.reports(wanted), {}, time.monotonic() - start)
 
 

@@ -77,8 +77,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--frames", metavar="LIST", help="only frames (or rows) with these numbers, e.g. 0-99,250")
     text = "smooth a person's frames in time, 0.1 is a good weight, see above (default: 0, off)"
     add_number(parser, "--smooth", float, 0, default=0.0, metavar="WEIGHT", help=text)
-    text = "a person's motion at this frame rate, by splines on the sphere of rotations; fitted after that"
-    add_number(parser, "--resample", float, 0.1, 10_000, unit="frames a second", metavar="FPS", help=text)
     made = parser.add_argument_group("OpenSim's files")
     text = "names and places of the markers in an .osim or a .trc (default: rajagopal)"
     made.add_argument("--markers", choices=("rajagopal", "plug-in-gait"), help=text)
@@ -101,7 +99,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="move the floor to height 0; it is estimated from the feet. The output is y-up",
     )
     told.add_argument("--frame", choices=("camera", "y-up", "z-up"), help="camera: x right, y down, z forward")
-    add_number(told, "--frame-rate", float, 0.1, 10_000, unit="frames a second", metavar="FPS", help="frames a second")
+    text = "frames a second; a motion that says another rate of its own is resampled, on the sphere of rotations"
+    add_number(told, "--frame-rate", float, 0.1, 10_000, unit="frames a second", metavar="FPS", help=text)
     told.add_argument("--lengths", choices=("m", "cm", "mm"), help="of translations (default: m)")
     told.add_argument("--angles", choices=("rad", "deg"), help="of axis-angles (default: rad)")
     told.add_argument(
@@ -197,8 +196,8 @@ def _read(args: argparse.Namespace) -> "list[SmplClip]":
         clips = [replace(clip, moving=clip.moving and len(clip) > 1) for clip in clips if len(clip)]
         if not clips:
             raise UserError(f"--frames {args.frames}: no such frame. The files have numbers up to {last}.")
-    if args.resample is not None:
-        clips = [resampled(clip, args.resample) for clip in clips]
+    if args.frame_rate is not None:
+        clips = [clip if clip.frame_rate == args.frame_rate else resampled(clip, args.frame_rate) for clip in clips]
     if args.smooth > 0 and not any(clip.moving for clip in clips):
         raise UserError(
             "--smooth: none of these files holds frames of one person in time. Say --rows frames or --rows folders if "

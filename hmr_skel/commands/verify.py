@@ -53,7 +53,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from hmr_skel.commands.output import show
 
     if args.files_only and (args.repair or args.manifest):
-        raise UserError("--files-only goes without manifest, so it can neither take one nor repair anything.")
+        raise UserError("--files-only uses no manifest: leave out --manifest and --repair.")
     builder = None if args.files_only else Builder(_manifest(args), args.dataset, args.device, quiet=args.quiet)
 
     def verify() -> Verification:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hmr_skel.commands.arguments import add, add_number, new_command
+from hmr_skel.commands.arguments import add, add_number, folder, new_command
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ Show bodies in a page of your browser: the annotated SMPL mesh, SKEL's skin and 
 other; a time line that plays; the skin coloured by its error; joint angles as curves, with the dofs that stand at a
 limit; the image of the row.
 
+The page listens on this machine only, and has no password: other users of the machine, and web pages that your browser
+has open meanwhile, may read what it shows. Images of predictions are looked for below the folder that you are in.
+
 Example: hmr-skel view data/open, or hmr-skel view walk.parquet --body-models open"""
 
 
@@ -26,7 +29,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `view`."""
     view = new_command(commands, "view", "bodies in a live page of the browser", VIEW, run_view)
     view.add_argument(
-        "table", metavar="TABLE", type=Path,
+        "table", metavar="TABLE", type=folder,
         help="a dataset's folder, a .parquet of `hmr-skel convert`, or the rows.parquet of `hmr-skel predict`",
     )  # fmt: skip
     add_number(
@@ -54,8 +57,8 @@ def run_view(args: argparse.Namespace) -> None:
     table = load_shards(args.table)
     tracks = find_tracks(table)
     table = load_shards(args.table, [name for name in (*NEEDED, *ALSO) if name in table.columns])
-    folder, picture = _bodies_and_pictures(args, table)
-    viewer = Viewer(tracks, Poser(table, Bodies(folder)), picture, args.port)
+    models, picture = _bodies_and_pictures(args, table)
+    viewer = Viewer(tracks, Poser(table, Bodies(models)), picture, args.port)
     print(f"{viewer.url}  (Ctrl-C ends it)", flush=True)
     if not args.no_browser:
         webbrowser.open(viewer.url)
@@ -70,14 +73,17 @@ def _bodies_and_pictures(args: argparse.Namespace, table: "Shards") -> tuple[Pat
     import cv2
 
     from hmr_skel.commands.inputs import manifest_of_shards, named_body_models
-    from hmr_skel.data.images import image_rules
+    from hmr_skel.data.images import OutsideFolder, below, image_rules
     from hmr_skel.report.gather import manifest_name
     from hmr_skel.report.pictures import photograph
 
     if "row_id" not in table.columns:  # no dataset: rows name their image as the command that wrote them was given it
 
         def of_file(row: Mapping[str, Any]) -> "np.ndarray | None":
-            file = Path(row.get("imgname") or "")
+            try:  # a table from elsewhere must not open any picture of the disk
+                file = below(Path.cwd(), row.get("imgname") or "")
+            except OutsideFolder:
+                return None
             found = cv2.imread(str(file)) if file.is_file() else None
             return None if found is None else found[..., ::-1]
 
@@ -90,5 +96,5 @@ def _bodies_and_pictures(args: argparse.Namespace, table: "Shards") -> tuple[Pat
         found = photograph(row, rules)
         return None if isinstance(found, str) else found
 
-    folder = manifest.body_models.path
-    return folder if args.body_models is None else named_body_models(args.body_models, quiet=False), of_dataset
+    models = manifest.body_models.path
+    return models if args.body_models is None else named_body_models(args.body_models, quiet=False), of_dataset

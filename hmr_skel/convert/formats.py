@@ -158,4 +158,4 @@ def _columns(clip: SmplClip) -> list[str]:
 def _as_said(clip: SmplClip, options: ReadOptions) -> SmplClip:
     if options.smpl_gender is not None:
         clip = replace(clip, gender=np.full(len(clip), options.smpl_gender, object))
-    return replace(clip, frame=options.frame or clip.frame, frame_rate=options.frame_rate or clip.frame_rate)
+    return replace(clip, frame=options.frame or clip.frame, frame_rate=clip.frame_rate or options.frame_rate)

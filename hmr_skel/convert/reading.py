@@ -49,7 +49,7 @@ class ReadOptions:
     frame: str | None = None
     """camera, y-up or z-up."""
     frame_rate: float | int | None = None
-    """Frames a second."""
+    """Frames a second, of files that do not say theirs."""
     rows: str | None = None
     """people: each row stands for itself. frames: the rows of a person are consecutive frames. folders: rows are frames
     of one clip if their images share a folder. files: each file holds one frame of a clip."""
@@ -91,7 +91,7 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     if options.left_handed:  # x points the other way
         parameters = replace(parameters, pose=parameters.pose * -_MIRROR, transl=parameters.transl * _MIRROR)
     count = len(parameters.pose)
-    rate = options.frame_rate or (_rate(*fields["rate"], where) if "rate" in fields else format.rate)
+    rate = (_rate(*fields["rate"], where) if "rate" in fields else format.rate) or options.frame_rate
     rows = options.rows or format.rows
     moving = count > 1 and rows in ("frames", "folders")
     said_frame = options.frame or frame

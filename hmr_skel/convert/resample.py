@@ -20,14 +20,20 @@ def resampled(clip: SmplClip, frame_rate: float) -> SmplClip:
     """
     if not clip.moving or clip.skel_q is not None:
         found = "SKEL already" if clip.moving else "no frames of one person in time"
-        raise UserError(f"--resample is for a person's motion as SMPL, and {clip.source} is {found}. Leave it out.")
+        raise UserError(
+            f"{clip.source} is {found}, and only a motion of SMPL can be brought to another frame rate. Leave "
+            "--frame-rate out."
+        )
     if clip.frame_rate is None:
         raise UserError(
-            f"--resample: {clip.source} does not say how many frames a second it has. Say --frame-rate, the rate that "
-            "it was recorded at."
+            f"{clip.source} does not say how many frames a second it has. Say --frame-rate, the rate that it was "
+            "recorded at."
         )
     finite = np.isfinite(clip.pose).all((1, 2)) & np.isfinite(clip.transl).all(1)
+    lost = int((~finite).sum())
     clip = clip.take(np.flatnonzero(finite))
+    if not len(clip):
+        raise UserError(f"no frame of {clip.source} is finite. Expected SMPL parameters.")
     time, starts = clip.number / clip.frame_rate, np.flatnonzero(clip.starts())
     turns = clip.pose if clip.turn is None else np.concatenate((clip.pose, clip.turn[:, None]), 1)
     numbers, rotvecs, transls, nearest = [clip.number[:0]], [turns[:0]], [clip.transl[:0]], [np.empty(0, np.int64)]
@@ -36,6 +42,7 @@ def resampled(clip: SmplClip, frame_rate: float) -> SmplClip:
         first, last = np.ceil(at[0] * frame_rate - 1e-6), np.floor(at[-1] * frame_rate + 1e-6)
         wanted = np.arange(first, last + 1)
         if not len(wanted):
+            lost += stop - start
             continue
         when = np.clip(wanted / frame_rate, at[0], at[-1])
         rotvec, transl = _splines(at, turns[start:stop], clip.transl[start:stop], when)
@@ -44,9 +51,10 @@ def resampled(clip: SmplClip, frame_rate: float) -> SmplClip:
         transls.append(transl)
         nearest.append(start + np.abs(at - when[:, None]).argmin(1))
     if len(numbers) == 1:
-        raise UserError(f"--resample: no frame of {clip.source} is finite. Expected SMPL parameters.")
+        raise UserError(f"{clip.source}: no stretch of frames is as long as one frame at {frame_rate:g} a second.")
     rotvec = np.concatenate(rotvecs).astype(np.float32)
     note = f"{clip.source}: resampled from {clip.frame_rate:g} to {frame_rate:g} frames a second"
+    note += f"; {lost} frames left out, not finite or too short a stretch" if lost else ""
     return replace(
         clip.take(np.concatenate(nearest)),
         pose=rotvec[:, :24],

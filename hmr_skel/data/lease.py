@@ -5,8 +5,8 @@ build that finds it leaves the shard alone. A lease is broken when its process o
 not touched for 120 seconds. The folder's clock decides, so clocks of machines are never compared.
 
 In a store two builds that begin the same shard within the same second may both get it, and so may two that break the
-same lease at once. This costs time and nothing else: before a build writes, and before it writes the meta file, it
-looks whether the lease is still its own, and at the end it reads what it wrote.
+same lease at once. This costs time and nothing else: before a build writes it looks whether the lease is still its own,
+and at the end it reads what it wrote.
 """
 
 import contextlib

@@ -114,7 +114,7 @@ def _make_path(value: str, at: str) -> Path:
 def _is_replacement(rule: Any) -> bool:
     try:  # compiles both, so that a bad rule shows here and not at row two million
         re.sub(rule[0], rule[1], "")
-        return len(rule) == 2
+        return isinstance(rule, list | tuple) and len(rule) == 2
     except (re.error, LookupError, TypeError):
         return False
 

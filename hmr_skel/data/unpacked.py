@@ -61,9 +61,11 @@ def open_rows(shards: Shards, quiet: bool = False) -> RowCache:
     missing = [(part, file) for part, file in zip(parts, files, strict=True) if not _is_there(file, len(part))]
     hidden = True if quiet or not missing else None  # None: where there is no terminal
     for part, file in tqdm(missing, desc="unpacking rows", unit="shard", leave=False, disable=hidden):
-        for old in folder.glob(f"{part.paths[0].stem}-*"):  # of the shard as it was before
-            old.unlink(missing_ok=True)
-        _unpack(part, file)
+        if not _is_there(file, len(part)):  # another process may have unpacked it meanwhile
+            _unpack(part, file)
+        for old in folder.glob(f"{part.paths[0].stem}-*.npy"):
+            if old != file:  # of the shard as it was before
+                old.unlink(missing_ok=True)
     return RowCache(tuple(files), tuple(np.cumsum([0, *map(len, parts)]).tolist()))
 
 

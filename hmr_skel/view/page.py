@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from viser import uplot
 
 from hmr_skel.body.dofs import DOF_NAMES, limits
 from hmr_skel.body.skel import Skel
+from hmr_skel.errors import UserError
 from hmr_skel.render import ANNOTATION, BONE, SKIN, heat_colors
 from hmr_skel.report.viewer import thin_bones
 from hmr_skel.view.tracks import Poser, Shown, Track, held_dofs
@@ -93,11 +95,18 @@ class Viewer:
         self.group = gui.add_dropdown("curves", list(GROUPS), initial_value="right leg")
         self.curves_at = gui.add_folder("angles, degrees")
         self.image_at = gui.add_folder("image")
-        self.choice.on_update(lambda _: self._open(self.tracks[[t.name for t in self.tracks].index(self.choice.value)]))
+        self.choice.on_update(lambda _: self._choose())
         for control in (
             self.place, self.annotation, self.skin, self.bones, self.apart, self.stay, self.heat, self.group
         ):  # fmt: skip
             control.on_update(lambda _: self._draw())
+
+    def _choose(self) -> None:
+        names = [track.name for track in self.tracks]
+        try:
+            self._open(self.tracks[names.index(self.choice.value)])
+        except UserError as error:
+            self.facts.content = f"**error:** {escaped(error)}"
 
     def _open(self, track: Track) -> None:
         """Show a track from its start."""
@@ -224,15 +233,19 @@ class Viewer:
             self._image.image = small
 
 
+def escaped(text: object) -> str:
+    """A text out of a file as Markdown that shows it: the page would take it for HTML, links and pictures."""
+    return re.sub(r"([^\w\s])", r"\\\1", " ".join(str(text).split()))
+
+
 def facts(row: Mapping[str, Any]) -> str:
     """What is known of a row, as Markdown."""
-    lines = [f"**{row[name]}**" for name in ("row_id", "clip") if row.get(name) is not None] or [
-        f"**{row.get('imgname') or 'row'}**"
-    ]
+    name = next((row[key] for key in ("row_id", "clip", "imgname") if row.get(key)), "row")
+    lines = [f"**{escaped(name)}**"]
     if row.get("time_s") is not None:
         lines.append(f"{row['time_s']:.2f} s, frame {row['frame']}")
     if row.get("v2v_mm") is not None:
-        lines.append(f"v2v {row['v2v_mm']:.1f} mm, {row.get('status') or ''}")
+        lines.append(f"v2v {row['v2v_mm']:.1f} mm, {escaped(row.get('status') or '')}")
     held = held_dofs(np.asarray(row["skel_q"]))
     if held:
         lines.append("at its limit: " + ", ".join(f"{DOF_NAMES[k]} {np.degrees(limit):.0f}°" for k, limit in held))

@@ -7,10 +7,12 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from hmr_skel.cli import main
 from hmr_skel.convert import Bodies, ReadOptions, SmplClip
 from hmr_skel.convert.reading import clip_from_arrays
 from hmr_skel.convert.resample import resampled
 from hmr_skel.convert.upright import upright
+from hmr_skel.data.load import load_shards
 from hmr_skel.errors import UserError
 from tests.convert.conftest import walk
 
@@ -120,3 +122,28 @@ def test_the_frame_counts_where_up_is_not_said(bodies: Bodies):
 def test_what_cannot_be_put_upright(bodies: Bodies, clip: SmplClip, up: str, message: str):
     with pytest.raises(UserError, match=message):
         upright(clip, bodies, up, floor=False)
+
+
+def test_a_frame_rate_beside_the_files_own_resamples_and_never_changes_the_speed(tmp_path, open_body_dir, capsys):
+    arrays = walk(41, up="y-up")
+    poses = arrays["pose"].reshape(41, 72)
+    np.savez(
+        tmp_path / "a.npz",
+        mocap_framerate=120.0,
+        gender="male",
+        poses=poses,
+        betas=arrays["betas"],
+        trans=arrays["transl"],
+    )
+    command = ["convert", str(tmp_path / "a.npz"), "-o", str(tmp_path / "a.parquet"), "--frame-rate", "30"]
+    assert main([*command, "--frame", "y-up", "--body-models", str(open_body_dir)]) == 0
+    assert "resampled from 120 to 30" in "".join(capsys.readouterr())
+    table = load_shards(tmp_path / "a.parquet")
+    assert (len(table), table[10]["frame_rate"]) == (11, 30.0)
+    assert table[10]["time_s"] == pytest.approx(10 / 30)
+
+
+def test_what_is_left_out_is_said():
+    clip = clip_of(turning(30.0))
+    clip.pose[10:13] = np.nan
+    assert any("3 frames left out" in note for note in resampled(clip, 60.0).notes)

@@ -15,11 +15,12 @@ from flows.verify import repair_dataset, verify_dataset
 from hmr_skel.cli import main
 from hmr_skel.data.schema import SCHEMA, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import Shard
+from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
 from tests.flows.conftest import build_all
 from tools.drill.corruption import KINDS, damage_and_repair
 from tools.drill.damage import equal_datasets
-from tools.drill.small import small_manifest
+from tools.drill.small import make_small, small_manifest
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +163,17 @@ def test_the_command(other: Builder, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["verify", str(out)]) == 2
     assert "Name it with --manifest" in capsys.readouterr().err
     assert main(["verify", str(out), "--files-only", "--repair"]) == 2
-    assert "--files-only goes without manifest" in capsys.readouterr().err
+    assert "--files-only uses no manifest" in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "nothing"), "--files-only"]) == 2
     assert "no dataset in" in capsys.readouterr().err
     assert main(["verify", str(out), "--files-only"]) == 0
     assert "(the files alone)" in capsys.readouterr().out
+
+
+def test_a_dataset_of_another_number_of_shards_is_not_repaired(finished: Builder, open_body_dir: Path, tmp_path: Path):
+    """All its files would be set aside, and all its rows fitted again."""
+    other = Builder.open(make_small(tmp_path, open_body_dir, shards=2), finished.out, "cpu", quiet=True)
+    assert len(other.shards) != len(finished.shards)
+    found = verify_dataset(finished.out, other, sample=0).problems
+    with pytest.raises(UserError, match=r"was made in 4 shards, and the manifest makes 2"):
+        repair_dataset(other, found, progress=False)
