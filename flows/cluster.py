@@ -95,6 +95,7 @@ def local_cluster(places: list[dict[str, str]]) -> Any:
     dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1, "distributed.comm.timeouts.connect": "300s"})
     security = Security.temporary()  # a key that only these processes have: others on this machine are refused
     local: dict[str, Any] = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
+    local["dashboard_address"] = "127.0.0.1:0"  # what answers there without the dashboard: is it alive, its counters
     options = local | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
     # A worker imports Prefect in its event loop, where Prefect's plugins (flows/plugin.py) cannot start.
     env = {"PREFECT_PLUGINS_ENABLED": "0"}

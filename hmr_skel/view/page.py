@@ -5,7 +5,7 @@ import io
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -135,7 +135,7 @@ class Viewer:
                 self._meshes["annotation"] = add("/annotation", shown.annotated, faces, color=_rgb(ANNOTATION))
             colors = heat_colors((np.arange(BANDS) + 0.5) / BANDS, 1.0)
             self._bands = [
-                add(f"/error/{k}", shown.skin[:3], np.array([[0, 1, 2]]), color=_rgb(tuple(color)), visible=False)
+                add(f"/error/{k}", shown.skin[:3], np.array([[0, 1, 2]]), color=_rgb(color), visible=False)
                 for k, color in enumerate(colors)
             ]
         self._draw()
@@ -252,6 +252,6 @@ def facts(row: Mapping[str, Any]) -> str:
     return "  \n".join(lines)
 
 
-def _rgb(color: tuple[float, ...]) -> tuple[int, int, int]:
+def _rgb(color: Sequence[float] | np.ndarray) -> tuple[int, int, int]:
     red, green, blue = (round(255 * float(value)) for value in color)
     return red, green, blue

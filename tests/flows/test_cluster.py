@@ -226,10 +226,14 @@ def test_a_cluster_whose_workers_are_gone(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.extra
 def test_the_cluster_takes_its_own_processes_only():
     """It listens on this machine, and asks for the key of this build."""
+    import psutil
     from distributed import Client, Security
 
     with cluster.local_cluster([]) as ours:
         assert ours.scheduler_address.startswith("tls://127.0.0.1:")
+        listening = [one for one in psutil.Process().net_connections() if one.status == psutil.CONN_LISTEN]
+        assert listening
+        assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
         with Client(ours, set_as_default=False) as client:
             assert client.nthreads() == {}
         for address in (ours.scheduler_address, ours.scheduler_address.replace("tls:", "tcp:")):
