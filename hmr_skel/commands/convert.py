@@ -32,9 +32,10 @@ where the mesh would move by more than 2 mm.
   -o x.parquet, -o x.npz   everything, a row per frame; joints only with --joints
   -o x.osim                OpenSim: a model of the person, its motion (x.mot) and bone meshes (Geometry/) beside it
   -o x.mot, -o x.trc       OpenSim: the motion for that model, or for others (--coordinates bsm); markers in mm
+  -o x.xml                 MuJoCo: the same person, the motion (x-qpos.npz) and bone meshes (Geometry/) beside it
   -o x.glb                 a clip as an animation of skin and skeleton, or one frame; metres, y up
   -o x.obj                 meshes of one frame
-  -o DIR --format mot      a file per clip (osim, mot, trc, glb), frame (obj) or input file (parquet, npz) in a folder
+  -o DIR --format mot      a file in a folder per clip (osim, mot, trc, xml, glb), frame (obj) or input (parquet, npz)
 
 Examples: hmr-skel convert walk.npz -o walk.mot
           hmr-skel convert results/*.pkl -o out --format mot --frame-rate 30"""
@@ -68,7 +69,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = new_command(commands, "convert", summary, CONVERT.format(formats=formats), run_convert)
     parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="what to convert; of folders, all files")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="a file of a known format, or a folder")
-    formats = ("parquet", "npz", "osim", "mot", "trc", "glb", "obj")
+    formats = ("parquet", "npz", "osim", "mot", "trc", "xml", "glb", "obj")
     parser.add_argument("--format", choices=formats, help="for a folder (default: parquet)")
     parser.add_argument("--joints", action="store_true", help="SKEL's 24 joints in metres and nothing else")
     text = "SKEL's body; best: the one nearer to each person's annotation (default: the annotation's, male if neutral)"
@@ -77,10 +78,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--frames", metavar="LIST", help="only frames (or rows) with these numbers, e.g. 0-99,250")
     text = "smooth a person's frames in time, 0.1 is a good weight, see above (default: 0, off)"
     add_number(parser, "--smooth", float, 0, default=0.0, metavar="WEIGHT", help=text)
-    made = parser.add_argument_group("OpenSim's files")
+    made = parser.add_argument_group("OpenSim's and MuJoCo's files")
     text = "names and places of the markers in an .osim or a .trc (default: rajagopal)"
     made.add_argument("--markers", choices=("rajagopal", "plug-in-gait"), help=text)
-    add_number(made, "--mass", float, 1, 500, unit="kg", metavar="KG", help="of an .osim (default: volume x density)")
+    add_number(
+        made, "--mass", float, 1, 500, unit="kg", metavar="KG", help="of an .osim or .xml (default: volume x density)"
+    )
     text = (
         "what a .mot is for: the person's own .osim, or models of others with BSM's names, then only by the "
         "coordinates that were verified, pelvis and legs (default: skel)"
@@ -161,7 +164,7 @@ def run_convert(args: argparse.Namespace) -> None:
 
 
 def opensim_options(args: argparse.Namespace) -> "OpenSimOptions":
-    """The options for OpenSim's files."""
+    """The options for OpenSim's and MuJoCo's files."""
     from hmr_skel.convert.opensim import OpenSimOptions
 
     return OpenSimOptions(markers=args.markers, mass=args.mass, coordinates=args.coordinates)

@@ -1,4 +1,4 @@
-"""Clips of SKEL as OpenSim's files: turned to its ground frame, with one person's body."""
+"""Clips of SKEL as OpenSim's and MuJoCo's files: turned to OpenSim's ground frame, with one person's body."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from hmr_skel.convert.meshes import skel_joints
 from hmr_skel.errors import UserError
 from hmr_skel.opensim.bsm import write_mot_for_bsm
 from hmr_skel.opensim.markers import SETS, marker_places, marker_set
+from hmr_skel.opensim.mjcf import write_mjcf
 from hmr_skel.opensim.osim import write_osim
 from hmr_skel.opensim.person import Motion, RestBody
 from hmr_skel.opensim.tables import write_mot, write_trc
@@ -21,12 +22,12 @@ from hmr_skel.opensim.tables import write_mot, write_trc
 
 @dataclass(frozen=True, kw_only=True)
 class OpenSimOptions:
-    """What the user wants of OpenSim's files."""
+    """What the user wants of OpenSim's and MuJoCo's files."""
 
     markers: str | None = None
     """A key of `SETS`: the markers of an .osim or a .trc. None: the first."""
     mass: float | None = None
-    """kg, of an .osim; None: what the body's volume weighs."""
+    """kg, of an .osim or an .xml; None: what the body's volume weighs."""
     coordinates: str | None = None
     """skel or bsm: whose coordinates a .mot is for. None: skel, those of the person's own model."""
 
@@ -34,7 +35,7 @@ class OpenSimOptions:
         """Raise `UserError` where an option is given that files of this format have no use for."""
         given = (
             ("markers", self.markers, ("osim", "trc")),
-            ("mass", self.mass, ("osim",)),
+            ("mass", self.mass, ("osim", "xml")),
             ("coordinates", self.coordinates, ("mot",)),
         )
         for flag, value, formats in given:
@@ -43,12 +44,17 @@ class OpenSimOptions:
 
 
 def write_opensim(clip: SkelClip, skel: Skel, path: Path, options: OpenSimOptions) -> list[Path]:
-    """Write a moving clip, or one row, as `path` says: .mot, .trc, or .osim with the motion beside it as a .mot.
+    """Write a moving clip, or one row, as `path` says: .mot, .trc, or a model with the motion beside it.
 
-    Returns the written files, without the meshes of an .osim.
+    An .osim has a .mot beside it, an .xml a `-qpos.npz`. Returns the written files, without the meshes of a model.
     """
     motion, person = motion_of(clip, skel), RestBody.of(skel, clip.betas[0])
-    kind, markers = path.suffix.lower(), marker_set(options.markers or SETS[0], skel)
+    kind = path.suffix.lower()
+    if kind == ".xml":
+        qpos = qpos_file(path)
+        write_mjcf(person, motion, path, qpos, options.mass)
+        return [path, qpos]
+    markers = marker_set(options.markers or SETS[0], skel)
     if kind == ".osim":
         mot = path.with_suffix(".mot")
         write_mot(motion, mot)
@@ -61,6 +67,11 @@ def write_opensim(clip: SkelClip, skel: Skel, path: Path, options: OpenSimOption
     else:
         write_mot(motion, path)
     return [path]
+
+
+def qpos_file(path: Path) -> Path:
+    """The motion beside an .xml."""
+    return path.with_name(f"{path.stem}-qpos.npz")
 
 
 def motion_of(clip: SkelClip, skel: Skel) -> Motion:

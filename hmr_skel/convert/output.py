@@ -12,13 +12,13 @@ from hmr_skel.convert.animation import write_animation
 from hmr_skel.convert.clips import SkelClip, SmplClip, require_frame
 from hmr_skel.convert.fit import Bodies
 from hmr_skel.convert.meshes import write_mesh
-from hmr_skel.convert.opensim import OpenSimOptions, write_opensim
+from hmr_skel.convert.opensim import OpenSimOptions, qpos_file, write_opensim
 from hmr_skel.convert.tables import write_table
 from hmr_skel.data.meta import LIMIT_TOLERANCE_DEG, statistics
 from hmr_skel.errors import UserError
 
 TABLES, MESHES = ("parquet", "npz"), ("glb", "obj")
-MOTIONS = ("osim", "mot", "trc")
+MOTIONS = ("osim", "mot", "trc", "xml")
 FORMATS = (*TABLES, *MOTIONS, *MESHES)
 _MANY_FILES = 2000
 
@@ -61,15 +61,16 @@ class Destination:
         No input may be overwritten: `inputs` are the files that the clips were read from.
         """
         self._check_place()
+        tables = list(self._tables([clip.file for clip in clips])) if self.format in TABLES else []
+        tables += [qpos_file(self._file(clip.name)) for clip in clips if self.format == "xml"]
+        for path in tables:
+            if path.exists() and any(path.samefile(file) for file in inputs):
+                raise UserError(f"{path} is an input, and would be overwritten. Name another file or folder with -o.")
         if self.format in TABLES:
-            for path in self._tables([clip.file for clip in clips]):
-                if path.exists() and any(path.samefile(file) for file in inputs):
-                    raise UserError(
-                        f"{path} is an input, and would be overwritten. Name another file or folder with -o."
-                    )
             return
+        program = "MuJoCo" if self.format == "xml" else "OpenSim"
         for clip in clips:
-            require_frame(clip, "OpenSim" if self.format in MOTIONS else "a mesh file")
+            require_frame(clip, program if self.format in MOTIONS else "a mesh file")
         files = sum(1 if self._is_motion(clip) else len(clip) for clip in clips)
         if self.is_file and files > 1:
             what = "one frame" if self.format == "obj" else "one person's motion"

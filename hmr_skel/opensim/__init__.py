@@ -1,1 +1,1 @@
-"""OpenSim's files of one person: the model (`.osim`), its motion (`.mot`) and markers (`.trc`)."""
+"""Files of one person for OpenSim (model `.osim`, motion `.mot`, markers `.trc`) and MuJoCo (model `.xml`, qpos)."""

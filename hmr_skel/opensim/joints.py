@@ -13,10 +13,10 @@ from math import factorial, pi, sqrt
 
 import numpy as np
 
-from hmr_skel.body.dofs import DOFS
+from hmr_skel.body.dofs import DOF_NAMES, DOFS, PELVIS, limits
 from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS
 from hmr_skel.body.moving_joints import SCAPULAE, SPINE
-from hmr_skel.opensim.person import RestBody
+from hmr_skel.opensim.person import Motion, RestBody
 
 JOINT_NAMES = (
     "ground_pelvis", "hip_r", "walker_knee_r", "ankle_r", "subtalar_r", "mtp_r", "hip_l", "walker_knee_l", "ankle_l",
@@ -30,6 +30,7 @@ ARC_ORDER = 13
 """The highest power in the spine's polynomials: 0.02 mm is not reached within half a turn."""
 GLIDE_ORDER = 10
 """The highest power in the scapula's polynomial: 0.02 mm is not reached within 75 degrees of abduction or elevation."""
+_NEAR = 1e-6  # rad. Rounding of float32 at the end of a range
 
 
 Function = tuple[str, dict[str, int | float | np.ndarray]]
@@ -87,6 +88,18 @@ def joints_of(person: RestBody) -> list[Joint]:
             )
         )
     return found
+
+
+def coordinate_ranges(motion: Motion | None) -> dict[str, tuple[float, float]]:
+    """Coordinate -> its range, rad, of those that have one: our table's, widened where the motion leaves it."""
+    bounds = limits("anatomical")
+    if motion is not None and len(motion.q):
+        low, high = motion.q.min(0).astype(np.float64), motion.q.max(0).astype(np.float64)
+        bounds[:, 0] = np.where(low < bounds[:, 0] - _NEAR, low, bounds[:, 0])
+        bounds[:, 1] = np.where(high > bounds[:, 1] + _NEAR, high, bounds[:, 1])
+    return {
+        name: (low, high) for name, (low, high) in list(zip(DOF_NAMES, bounds.tolist(), strict=True))[PELVIS.stop :]
+    }
 
 
 def _rotations(joint: int) -> tuple[Axis, Axis, Axis]:

@@ -11,20 +11,18 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 import numpy as np
 
-from hmr_skel.body.dofs import DOF_NAMES, PELVIS, limits
 from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.data.atomic import replacing
-from hmr_skel.opensim.joints import PELVIS_TRANSLATION, Axis, Joint, joints_of
+from hmr_skel.opensim.joints import PELVIS_TRANSLATION, Axis, Joint, coordinate_ranges, joints_of
 from hmr_skel.opensim.markers import Marker
 from hmr_skel.opensim.person import Motion, RestBody
-from hmr_skel.opensim.segments import bone_meshes, segments
+from hmr_skel.opensim.segments import segments, write_bone_meshes
 
 _VERSION = "40600"
 _CREDITS = (
     "Made by hmr-skel from SKEL (Keller et al. 2023) in the shape of one person. Bodies are SKEL's bones; at zero the "
     "body stands in SMPL's T-pose. Masses are the skin's volumes times the densities of Winter's table 4.1{scaled}."
 )
-_NEAR = 1e-6  # rad. Rounding of float32 at the end of a range
 
 
 def write_osim(
@@ -43,16 +41,7 @@ def write_osim(
     Raises:
         UserError: a file cannot be written.
     """
-    import trimesh
-    from trimesh.exchange.stl import export_stl
-
-    files = {}
-    for joint, (vertices, faces) in bone_meshes(person).items():
-        files[joint] = f"{path.stem}_{SKEL_JOINTS[joint]}.stl"
-        content = export_stl(trimesh.Trimesh(vertices, faces, process=False))
-        with replacing(path.parent / "Geometry" / files[joint]) as temporary:
-            temporary.write_bytes(content)
-
+    files = write_bone_meshes(person, path)
     document = Element("OpenSimDocument", Version=_VERSION)
     model = SubElement(document, "Model", name=re.sub(r"[\s\\/*+]", "_", path.stem))  # OpenSim refuses these in names
     scaled = "" if mass is None else f", scaled to {mass:g} kg"
@@ -67,7 +56,7 @@ def write_osim(
         inertia = segment.inertia[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
         _add(body, mass=segment.mass, mass_center=segment.center, inertia=inertia)
     joints = _set(model, "JointSet")
-    ranges = _ranges(motion)
+    ranges = coordinate_ranges(motion)
     standing = float(person.joints[0, 1] - person.rest[:, 1].min())  # on its feet at height zero
     for joint in joints_of(person):
         _joint(joints, joint, ranges, {"pelvis_ty": standing})
@@ -81,18 +70,6 @@ def write_osim(
     indent(document)
     with replacing(path) as temporary:
         ElementTree(document).write(temporary, encoding="UTF-8", xml_declaration=True)
-
-
-def _ranges(motion: Motion | None) -> dict[str, tuple[float, float]]:
-    """Coordinate -> its range, of those that have one."""
-    bounds = limits("anatomical")
-    if motion is not None and len(motion.q):
-        low, high = motion.q.min(0).astype(np.float64), motion.q.max(0).astype(np.float64)
-        bounds[:, 0] = np.where(low < bounds[:, 0] - _NEAR, low, bounds[:, 0])
-        bounds[:, 1] = np.where(high > bounds[:, 1] + _NEAR, high, bounds[:, 1])
-    return {
-        name: (low, high) for name, (low, high) in list(zip(DOF_NAMES, bounds.tolist(), strict=True))[PELVIS.stop :]
-    }
 
 
 def _joint(parent: Element, joint: Joint, ranges: dict[str, tuple[float, float]], defaults: dict[str, float]) -> None:

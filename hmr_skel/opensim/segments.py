@@ -1,10 +1,12 @@
 """A body cut into the segments of its bones: bone meshes, and masses and inertias from the skin's volume."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from hmr_skel.body.joints import SKEL_JOINTS
+from hmr_skel.data.atomic import replacing
 from hmr_skel.opensim.person import RestBody
 
 # kg/m^3. Winter, "Biomechanics and Motor Control of Human Movement", table 4.1 (after Dempster); the lumbar body and
@@ -55,6 +57,24 @@ def bone_meshes(person: RestBody) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         used, numbers = np.unique(faces[owner == joint], return_inverse=True)
         found[joint] = person.in_bone(person.bones[used], joint), numbers.reshape(-1, 3)
     return found
+
+
+def write_bone_meshes(person: RestBody, model: Path) -> dict[int, str]:
+    """Write the bone meshes as binary STL files into `Geometry/` beside a model. Returns joint -> name of its file.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    import trimesh
+    from trimesh.exchange.stl import export_stl
+
+    files = {}
+    for joint, (vertices, faces) in bone_meshes(person).items():
+        files[joint] = f"{model.stem}_{SKEL_JOINTS[joint]}.stl"
+        content = export_stl(trimesh.Trimesh(vertices, faces, process=False))
+        with replacing(model.parent / "Geometry" / files[joint]) as temporary:
+            temporary.write_bytes(content)
+    return files
 
 
 def _closed(points: np.ndarray, faces: np.ndarray) -> np.ndarray:

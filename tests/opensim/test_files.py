@@ -1,4 +1,4 @@
-"""What is in the files, read by readers that are not ours; what OpenSim makes of them is in `test_in_opensim.py`."""
+"""What is in the files, read by readers that are not ours; the programs themselves are in `test_in_*.py`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +15,12 @@ from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.convert import Bodies, SkelClip
 from hmr_skel.convert.clips import UPRIGHT
 from hmr_skel.convert.opensim import OpenSimOptions, motion_of, write_opensim
+from hmr_skel.convert.output import Destination
 from hmr_skel.errors import UserError
 from hmr_skel.opensim.bsm import bsm_angles
+from hmr_skel.opensim.joints import coordinate_ranges
 from hmr_skel.opensim.markers import SETS, marker_set
+from hmr_skel.opensim.mjcf import slides_of
 from hmr_skel.opensim.person import RestBody
 from hmr_skel.opensim.segments import segments
 
@@ -91,6 +94,69 @@ def test_a_model_puts_bones_where_skel_does(random_clip: Callable[..., SkelClip]
             at = found[f"/bodyset/{body}"]
             np.testing.assert_allclose(at[:3, 3], turn @ out.joints[n, j].numpy(), atol=2e-5)
             np.testing.assert_allclose(at[:3, :3], turn @ out.joint_frames[n, j].numpy(), atol=2e-5)
+
+
+def posed_mjcf(body: Element, above: np.ndarray, values: dict[str, float]) -> dict[str, np.ndarray]:
+    """A body and those below it -> their transforms in the world [4 4], by MuJoCo's documentation: joints in order."""
+    x, y = np.array((body.get("xyaxes") or "1 0 0 0 1 0").split(), float).reshape(2, 3)
+    here = np.eye(4)
+    here[:3, :3] = np.stack((x, y, np.cross(x, y)), 1)
+    here[:3, 3] = np.array((body.get("pos") or "0 0 0").split(), float)
+    here = above @ here
+    for joint in body.findall("joint"):
+        axis, move = np.array(joint.get("axis").split(), float), np.eye(4)
+        if joint.get("type") == "slide":
+            move[:3, 3] = axis * values[joint.get("name")]
+        else:
+            move[:3, :3] = about(axis, values[joint.get("name")])
+        here = here @ move
+    found = {body.get("name"): here}
+    for child in body.findall("body"):
+        found |= posed_mjcf(child, here, values)
+    return found
+
+
+def test_a_mujoco_model_puts_bones_where_skel_does(
+    random_clip: Callable[..., SkelClip], bodies: Bodies, tmp_path: Path
+):
+    clip, skel = random_clip(4, "y-up"), bodies.skel("male")
+    xml, qpos = write_opensim(clip, skel, tmp_path / "walk.xml", OpenSimOptions(mass=70.0))
+    model, data = parse(xml).getroot(), np.load(qpos, allow_pickle=False)
+    assert sum(float(each.get("mass")) for each in model.iter("inertial")) == pytest.approx(70.0)
+    names = data["joint_names"].tolist()
+    assert names == [joint.get("name") for joint in model.find("worldbody").iter("joint")]
+    assert qpos.name == "walk-qpos.npz"
+    np.testing.assert_allclose(data["time"], np.arange(4) / 30)
+    out = skel(*(torch.from_numpy(part) for part in (clip.q, clip.betas, clip.transl)))
+    turn = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])  # left, up, forward -> forward, left, up
+    for n, row in enumerate(data["qpos"]):
+        found = posed_mjcf(model.find("worldbody/body"), np.eye(4), dict(zip(names, row, strict=True)))
+        for j, body in enumerate(SKEL_JOINTS):
+            np.testing.assert_allclose(found[body][:3, 3], turn @ out.joints[n, j].numpy(), atol=2e-5)
+            np.testing.assert_allclose(found[body][:3, :3], turn @ out.joint_frames[n, j].numpy(), atol=2e-5)
+
+
+def test_polynomials_come_near_the_slides(bodies: Bodies):
+    """Those that tie them in simulation, over the table's ranges; in MuJoCo itself: `test_in_mujoco.py`."""
+    person, ranges = RestBody.of(bodies.skel("male"), np.zeros(10, np.float32)), coordinate_ranges(None)
+    for slide in (slide for each in slides_of(person).values() for slide in each):
+        q = np.zeros((50, 46))
+        for name, weight in slide.weights.items():
+            low, high = ranges[name]
+            q[:, DOF_NAMES.index(name)] = np.linspace(low, high, 50)[:: int(weight)]
+        angle = sum(weight * q[:, DOF_NAMES.index(name)] for name, weight in slide.weights.items())
+        error = np.abs(np.polyval(slide.polynomial(ranges)[::-1], angle) - slide.values(q)).max()
+        assert error < 1e-4, slide.name
+
+
+def test_the_motion_for_mujoco_overwrites_no_input(
+    random_clip: Callable[..., SkelClip], bodies: Bodies, tmp_path: Path
+):
+    (tmp_path / "walk-qpos.npz").touch()
+    with pytest.raises(UserError, match=r"walk-qpos\.npz is an input, and would be overwritten"):
+        Destination.of(str(tmp_path / "walk.xml"), None, False).check(
+            [random_clip(2).smpl], [tmp_path / "walk-qpos.npz"]
+        )
 
 
 def test_coordinates_have_the_ranges_of_the_table(random_clip: Callable[..., SkelClip], bodies: Bodies, tmp_path: Path):
@@ -199,12 +265,10 @@ def test_angles_for_models_of_others(random_clip: Callable[..., SkelClip], bodie
     ("name", "options", "message"),
     [
         ("x.mot", {"markers": "rajagopal"}, r"--markers is for \.osim and \.trc, and the output is mot"),
-        ("x.trc", {"mass": 70.0}, r"--mass is for \.osim, and"),
+        ("x.trc", {"mass": 70.0}, r"--mass is for \.osim and \.xml, and"),
         ("x.osim", {"coordinates": "bsm"}, r"--coordinates is for \.mot"),
     ],
 )
 def test_options_without_use(name: str, options: dict, message: str):
-    from hmr_skel.convert.output import Destination
-
     with pytest.raises(UserError, match=message):
         Destination.of(name, None, False, OpenSimOptions(**options))

@@ -1,0 +1,194 @@
+"""MuJoCo's files of one person: the model (MJCF, `.xml`) and its motion (qpos over time).
+
+MuJoCo composes a body's frame as F_p B R1 R2 R3, with the body's own pose B in its parent and the joints in the order
+of the file. SKEL's frames are F_j = F_p (K_p^T N_j) P_j A_j with P = R3 R2 R1 (see `hmr_skel.opensim.joints`), so B is
+K_p^T N_j A_j, the axes are turned by A_j^T, and SKEL's last dof comes first. Slides come before all hinges: they go
+along the axes of B.
+
+The spine's arcs and the scapula's glide are slide joints. Each follows one angle, or the sum or difference of two, so
+that an `equality` of MuJoCo, a polynomial of order 4, can tie it: to a joint, or to a tendon that is the sum. Four slides
+and three hinges are seven joints, and MuJoCo allows a body six: the slides get a body of their own above the bone.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import pi, sqrt
+from pathlib import Path
+from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
+
+import numpy as np
+import torch
+from numpy.polynomial.polynomial import polyfit
+
+from hmr_skel.body.dofs import DOF_NAMES
+from hmr_skel.body.joints import SKEL_JOINTS
+from hmr_skel.body.moving_joints import SCAPULAE, SPINE, arc
+from hmr_skel.data.atomic import replacing
+from hmr_skel.opensim.joints import PELVIS_TRANSLATION, Joint, coordinate_ranges, joints_of
+from hmr_skel.opensim.person import Motion, RestBody
+from hmr_skel.opensim.segments import segments, write_bone_meshes
+
+WORLD = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+"""OpenSim's ground (x forward, y up, z right) in MuJoCo's world (x forward, y left, z up)."""
+
+_ARMATURE = 0.01  # kg, of each slide. Two slides of a bone may be parallel: without it the mass matrix is singular
+_LOOK = {"contype": "0", "conaffinity": "0", "rgba": "0.9 0.87 0.8 1"}  # bones do not collide
+_NOTHING = {"mass": "1e-9", "pos": "0 0 0", "diaginertia": "1e-12 1e-12 1e-12"}  # MuJoCo wants more than zero
+_TIE = "0.004 1"  # time constant, s, and damping of the equalities: as stiff as a time step of 0.002 s allows
+
+
+@dataclass(frozen=True)
+class Slide:
+    """A slide joint whose value, m, is a function of a weighted sum of SKEL's angles, rad."""
+
+    name: str
+    axis: int  # 0, 1, 2: along x, y, z of SKEL's T-pose
+    weights: Mapping[str, float]  # dof -> its weight in the sum, 1 or -1
+    scale: float
+    function: Callable[[np.ndarray], np.ndarray]
+
+    def values(self, q: np.ndarray) -> np.ndarray:
+        """The joint's values [N] at q [N 46]."""
+        angle = sum(weight * q[:, DOF_NAMES.index(name)] for name, weight in self.weights.items())
+        return self.scale * self.function(np.asarray(angle, np.float64))
+
+    def polynomial(self, ranges: Mapping[str, tuple[float, float]]) -> np.ndarray:
+        """The five coefficients, the constant first, of the polynomial of the sum that comes near over its range."""
+        ends = np.array([np.sort(weight * np.array(ranges[name])) for name, weight in self.weights.items()]).sum(0)
+        angle = ends.mean() + np.ptp(ends) / 2 * np.cos(np.linspace(0, pi, 101))  # dense at the ends, where fits err
+        return polyfit(angle, self.scale * self.function(angle), 4)
+
+
+def write_mjcf(person: RestBody, motion: Motion, path: Path, qpos: Path, mass: float | None = None) -> None:
+    """Write the model, its motion, and its bone meshes as `Geometry/<name>_<bone>.stl` beside it.
+
+    Args:
+        person: the body.
+        motion: its first frame is the model's keyframe; ranges that it leaves are widened to hold it.
+        path: the model; it appears by rename, after the meshes and the motion.
+        qpos: the motion, an .npz: `qpos` [N nq], m and rad; `time` [N], s; `joint_names` [nq], in MuJoCo's order.
+        mass: kg in all; without it the densities decide.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    slides, ranges = slides_of(person), coordinate_ranges(motion)
+    model = Element("mujoco", model=path.stem)
+    SubElement(model, "compiler", angle="radian", meshdir="Geometry", inertiafromgeom="false")
+    SubElement(model, "option", gravity="0 0 -9.80665")
+    assets, world = SubElement(model, "asset"), SubElement(model, "worldbody")
+    bodies: dict[str | None, Element] = {None: world}
+    for number, (joint, segment) in enumerate(zip(joints_of(person), segments(person, mass), strict=True)):
+        body = _body(bodies[joint.parent], joint, slides.get(number, []), ranges)
+        inertia = segment.inertia[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
+        weight = {"mass": [segment.mass], "pos": segment.center, "fullinertia": inertia}
+        SubElement(body, "inertial", _texts(weight))
+        bodies[joint.child] = body
+    for number, file in write_bone_meshes(person, path).items():
+        name = SKEL_JOINTS[number]
+        SubElement(assets, "mesh", name=name, file=file, inertia="shell")  # not all are closed
+        SubElement(bodies[name], "geom", {"type": "mesh", "mesh": name} | _LOOK)
+    _tie(model, [slide for each in slides.values() for slide in each], ranges)
+
+    columns = dict(zip(DOF_NAMES, motion.q.T.astype(np.float64), strict=True))
+    columns |= dict(zip(PELVIS_TRANSLATION, motion.pelvis.T, strict=True))
+    columns |= {slide.name: slide.values(motion.q) for each in slides.values() for slide in each}
+    names = [str(joint.get("name")) for joint in world.iter("joint")]  # MuJoCo numbers them in the file's order
+    rows = np.stack([columns[name] for name in names], 1)
+    with replacing(qpos) as temporary, temporary.open("wb") as file:
+        np.savez(file, qpos=rows, time=motion.time, joint_names=np.array(names))
+    SubElement(SubElement(model, "keyframe"), "key", _texts({"qpos": rows[0]}), name="start")
+    indent(model)
+    with replacing(path) as temporary:
+        ElementTree(model).write(temporary, encoding="UTF-8", xml_declaration=True)
+
+
+def slides_of(person: RestBody) -> dict[int, list[Slide]]:
+    """Joint -> its slides: `hmr_skel.body.moving_joints` as sums of functions of one angle each."""
+    found = {}
+    for bone, below, bend, extend in SPINE:
+        name, bending, extending = SKEL_JOINTS[bone], {DOF_NAMES[bend]: 1.0}, {DOF_NAMES[extend]: 1.0}
+        length = float(abs(person.joints[bone, 1] - person.joints[below, 1]))
+        found[bone] = [
+            Slide(f"{name}_x", 0, bending, -length, _across),
+            Slide(f"{name}_y_bending", 1, bending, length, _along),
+            Slide(f"{name}_y_extension", 1, extending, length, _along),
+            Slide(f"{name}_z", 2, extending, -length, _across),
+        ]
+    quarter = float(np.linalg.norm(person.joints[19] - person.joints[14])) / 4
+    half = float(np.linalg.norm(person.joints[12] - person.joints[11])) / 2
+    for bone, abduct, elevate, sign in SCAPULAE:
+        name, abduction, elevation = SKEL_JOINTS[bone], DOF_NAMES[abduct], DOF_NAMES[elevate]
+        # cos(e) cos(a) = (cos(e + a) + cos(e - a)) / 2
+        found[bone] = [
+            Slide(f"{name}_x_sum", 0, {elevation: sign, abduction: sign}, -sign * quarter / 2, _cosine),
+            Slide(f"{name}_x_difference", 0, {elevation: sign, abduction: -sign}, -sign * quarter / 2, _cosine),
+            Slide(f"{name}_y", 1, {elevation: sign}, -half, _sine),
+            Slide(f"{name}_z", 2, {abduction: sign}, quarter, np.sin),
+        ]
+    return found
+
+
+def _across(angle: np.ndarray) -> np.ndarray:
+    return arc(torch.from_numpy(angle))[0].numpy()
+
+
+def _along(angle: np.ndarray) -> np.ndarray:
+    return arc(torch.from_numpy(angle))[1].numpy()
+
+
+def _cosine(angle: np.ndarray) -> np.ndarray:
+    return np.cos(angle - pi / 4) - sqrt(0.5)
+
+
+def _sine(angle: np.ndarray) -> np.ndarray:
+    return np.sin(angle - pi / 4) + sqrt(0.5)
+
+
+def _body(parent: Element, joint: Joint, slides: list[Slide], ranges: Mapping[str, tuple[float, float]]) -> Element:
+    """Add the body of a bone with its joints, but without weight and mesh."""
+    rotmat, place = joint.parent_rotmat @ joint.child_rotmat.T, joint.parent_place
+    if joint.parent is None:
+        rotmat, place = WORLD @ rotmat, WORLD @ place
+    axes = _texts({"pos": place, "xyaxes": rotmat[:, :2].T.ravel()})
+    body = SubElement(parent, "body", axes, name=f"{joint.child}_slides" if slides else joint.child)
+    if joint.parent is None:
+        for axis in joint.translations:
+            along = _texts({"axis": joint.child_rotmat @ axis.direction})
+            SubElement(body, "joint", along, name=axis.coordinates[0], type="slide")
+    for slide in slides:
+        along = _texts({"axis": joint.child_rotmat @ joint.translations[slide.axis].direction, "armature": [_ARMATURE]})
+        SubElement(body, "joint", along, name=slide.name, type="slide")
+    if slides:
+        SubElement(body, "inertial", _NOTHING)
+        body = SubElement(body, "body", name=joint.child)
+    for axis in joint.rotations:
+        for name in axis.coordinates:
+            numbers = {"axis": joint.child_rotmat @ axis.direction} | (
+                {"range": ranges[name]} if name in ranges else {}
+            )
+            SubElement(body, "joint", _texts(numbers), name=name, type="hinge")
+    return body
+
+
+def _tie(model: Element, slides: Iterable[Slide], ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Equalities that hold the slides where their angles say, for simulation."""
+    tendons, equalities = SubElement(model, "tendon"), SubElement(model, "equality")
+    for slide in slides:
+        factors = slide.polynomial(ranges)
+        if len(slide.weights) == 1:
+            ((angle, weight),) = slide.weights.items()
+            numbers = _texts({"polycoef": factors * weight ** np.arange(5)})
+            SubElement(equalities, "joint", numbers, joint1=slide.name, joint2=angle, solref=_TIE)
+            continue
+        for name, weights in ((slide.name, {slide.name: 1.0}), (f"{slide.name}_angle", slide.weights)):
+            tendon = SubElement(tendons, "fixed", name=name)
+            for joint, weight in weights.items():
+                SubElement(tendon, "joint", _texts({"coef": [weight]}), joint=joint)
+        numbers = _texts({"polycoef": factors})
+        SubElement(equalities, "tendon", numbers, tendon1=slide.name, tendon2=f"{slide.name}_angle", solref=_TIE)
+
+
+def _texts(numbers: Mapping[str, Iterable[float]]) -> dict[str, str]:
+    """Attributes, with all the digits of their numbers."""
+    return {name: " ".join(f"{number:.12g}" for number in values) for name, values in numbers.items()}

@@ -1,0 +1,132 @@
+"""MuJoCo itself: where it puts the bodies of our models, what they weigh, and whether they hold in simulation."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hmr_skel.body.dofs import DOF_NAMES, PELVIS, limits
+from hmr_skel.body.joints import SKEL_JOINTS
+from hmr_skel.convert import Bodies, ReadOptions, SkelClip, fit_clips, read_clips
+from hmr_skel.convert.clips import UPRIGHT
+from hmr_skel.convert.opensim import OpenSimOptions, write_opensim
+from hmr_skel.opensim.mjcf import WORLD, slides_of
+from hmr_skel.opensim.person import RestBody
+from hmr_skel.opensim.segments import segments
+from tests.opensim.conftest import SHARED
+
+pytestmark = pytest.mark.extra
+
+RECORDING = SHARED / "cmu_mocap" / "01_01-120hz.npz"
+MM, DEG = 0.1, 0.01
+
+
+@pytest.fixture(scope="module")
+def mujoco() -> Any:
+    return pytest.importorskip("mujoco", reason="MuJoCo is not installed")
+
+
+def in_skel(clip: SkelClip, bodies: Bodies) -> tuple[np.ndarray, np.ndarray]:
+    """Where SKEL puts its joint frames, in MuJoCo's world: rotations [N 24 3 3] and places [N 24 3], m."""
+    skel = bodies.skel(clip.gender[0])
+    posed = skel(*(torch.from_numpy(value) for value in (clip.q, clip.betas, clip.transl)))
+    axes = skel.prepare_shape(torch.from_numpy(clip.betas[0])).dof_frame[0].double().numpy()
+    turn = WORLD @ axes.T @ UPRIGHT[clip.smpl.frame]
+    return turn @ posed.joint_frames.double().numpy(), posed.joints.double().numpy() @ turn.T
+
+
+def apart(mujoco: Any, model: Any, qpos: Path, clip: SkelClip, bodies: Bodies) -> tuple[float, float]:
+    """The largest distance, mm, and angle, degrees, of any bone in any frame of the written motion."""
+    data, state = np.load(qpos), mujoco.MjData(model)
+    assert data["joint_names"].tolist() == [model.joint(i).name for i in range(model.njnt)]
+    assert data["qpos"].shape == (len(clip), model.nq)
+    np.testing.assert_allclose(data["time"], np.zeros(len(clip)) if clip.time is None else clip.time)
+    numbers = [model.body(name).id for name in SKEL_JOINTS]
+    rotations, places = in_skel(clip, bodies)
+    mm, deg = 0.0, 0.0
+    for n, row in enumerate(data["qpos"]):
+        state.qpos[:] = row
+        mujoco.mj_kinematics(model, state)
+        off = np.linalg.norm(state.xmat[numbers].reshape(-1, 3, 3) - rotations[n], axis=(1, 2)) / np.sqrt(8)
+        mm = max(mm, 1000 * np.linalg.norm(state.xpos[numbers] - places[n], axis=1).max())
+        deg = max(deg, np.degrees(2 * np.arcsin(off)).max())
+    return mm, deg
+
+
+@pytest.mark.parametrize(("frame", "gender"), [("camera", "male"), ("z-up", "female")])
+def test_random_poses(
+    random_clip: Callable[..., SkelClip], bodies: Bodies, mujoco: Any, tmp_path: Path, frame: str, gender: str
+):
+    clip = random_clip(50, frame, gender)
+    xml, qpos = write_opensim(clip, bodies.skel(gender), tmp_path / "a walk+1.xml", OpenSimOptions(mass=70.0))
+    model = mujoco.MjModel.from_xml_path(str(xml))
+    mm, deg = apart(mujoco, model, qpos, clip, bodies)
+    assert mm < MM
+    assert deg < DEG
+    assert model.body_mass.sum() == pytest.approx(70.0)
+    np.testing.assert_allclose(model.key("start").qpos, np.load(qpos)["qpos"][0], atol=1e-9)
+
+
+@pytest.mark.skipif(not RECORDING.exists(), reason=f"allowed: no {RECORDING.name}")
+def test_a_recording(bodies: Bodies, mujoco: Any, tmp_path: Path):
+    (clip,) = read_clips(RECORDING, ReadOptions())
+    (clip,) = fit_clips([clip.take(np.arange(0, len(clip), 50))], bodies)
+    xml, qpos = write_opensim(clip, bodies.skel("male"), tmp_path / "walk.xml", OpenSimOptions())
+    mm, deg = apart(mujoco, mujoco.MjModel.from_xml_path(str(xml)), qpos, clip, bodies)
+    assert len(clip) == 56
+    assert mm < MM
+    assert deg < DEG
+
+
+def test_the_person_is_the_same_as_for_opensim(
+    random_clip: Callable[..., SkelClip], bodies: Bodies, mujoco: Any, tmp_path: Path
+):
+    """Ranges of the table, masses and inertias of the segments, a bone mesh on each body that has bones."""
+    clip = random_clip(1)
+    xml, _ = write_opensim(clip, bodies.skel("male"), tmp_path / "walk.xml", OpenSimOptions())
+    model = mujoco.MjModel.from_xml_path(str(xml))
+    found = segments(RestBody.of(bodies.skel("male"), clip.betas[0]))
+    for name, segment in zip(SKEL_JOINTS, found, strict=True):
+        body = model.body(name)
+        assert body.mass[0] == pytest.approx(segment.mass)
+        np.testing.assert_allclose(body.ipos, segment.center, atol=1e-9)
+        rotmat = np.empty(9)
+        mujoco.mju_quat2Mat(rotmat, body.iquat)
+        rotmat = rotmat.reshape(3, 3)
+        inertia = rotmat @ np.diag(body.inertia) @ rotmat.T
+        np.testing.assert_allclose(inertia, segment.inertia, atol=1e-8 + 1e-5 * segment.inertia.max())
+    for i, name in enumerate(DOF_NAMES):
+        joint = model.joint(name)
+        assert bool(model.jnt_limited[joint.id]) == (i >= PELVIS.stop)
+        if i >= PELVIS.stop:
+            np.testing.assert_allclose(joint.range, limits("anatomical")[i], atol=1e-6)
+    assert {path.name for path in (tmp_path / "Geometry").iterdir()} == {
+        f"walk_{model.body(number).name}.stl" for number in model.geom_bodyid
+    }
+
+
+def test_simulation_keeps_the_slides_at_their_angles(
+    random_clip: Callable[..., SkelClip], bodies: Bodies, mujoco: Any, tmp_path: Path
+):
+    """A body that falls for half a second bends its spine and shrugs; the slides go along, within a millimetre."""
+    clip = random_clip(1, share=0.5)
+    xml, _ = write_opensim(clip, bodies.skel("male"), tmp_path / "walk.xml", OpenSimOptions())
+    model = mujoco.MjModel.from_xml_path(str(xml))
+    state = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, state, 0)
+    found = slides_of(RestBody.of(bodies.skel("male"), clip.betas[0]))
+    slides = [slide for each in found.values() for slide in each]
+    angles = [model.joint(name).qposadr[0] for name in DOF_NAMES]
+    places = [model.joint(slide.name).qposadr[0] for slide in slides]
+    worst = []
+    for _ in range(round(0.5 / model.opt.timestep)):
+        mujoco.mj_step(model, state)
+        q = state.qpos[None, angles]
+        worst.append([abs(slide.values(q)[0] - state.qpos[at]) for slide, at in zip(slides, places, strict=True)])
+    assert len(slides) == 20
+    assert np.max(worst) < 1e-3
+    assert np.ptp(q - clip.q) > 0.3  # it did move
+    assert not any(warning.number for warning in state.warning)
