@@ -6,8 +6,8 @@ K_p^T N_j A_j, the axes are turned by A_j^T, and SKEL's last dof comes first. Sl
 along the axes of B.
 
 The spine's arcs and the scapula's glide are slide joints. Each follows one angle, or the sum or difference of two, so
-that an `equality` of MuJoCo, a polynomial of order 4, can tie it: to a joint, or to a tendon that is the sum. Four slides
-and three hinges are seven joints, and MuJoCo allows a body six: the slides get a body of their own above the bone.
+that an `equality` of MuJoCo, a polynomial of order 4, can tie it: to a joint, or to a tendon that is the sum. MuJoCo
+allows a body six joints, and four slides with three hinges are seven: slides have a body of their own above the bone.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -31,10 +31,13 @@ from hmr_skel.opensim.segments import segments, write_bone_meshes
 WORLD = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 """OpenSim's ground (x forward, y up, z right) in MuJoCo's world (x forward, y left, z up)."""
 
-_ARMATURE = 0.01  # kg, of each slide. Two slides of a bone may be parallel: without it the mass matrix is singular
+_ARMATURE = {"armature": [0.01]}
+"""kg or kg m^2, of each joint below the pelvis, as in MuJoCo's own humanoid. Without it the mass matrix is singular, as
+two slides of a bone are parallel, and MuJoCo ties slides only softly to the angles of bones as light as the scapula."""
 _LOOK = {"contype": "0", "conaffinity": "0", "rgba": "0.9 0.87 0.8 1"}  # bones do not collide
 _NOTHING = {"mass": "1e-9", "pos": "0 0 0", "diaginertia": "1e-12 1e-12 1e-12"}  # MuJoCo wants more than zero
-_TIE = "0.004 1"  # time constant, s, and damping of the equalities: as stiff as a time step of 0.002 s allows
+_TIE = {"solref": "0.004 1", "solimp": "0.9999 0.9999 0.001"}
+"""The equalities are as stiff as a time step of 0.002 s allows, and as hard as MuJoCo makes them."""
 
 
 @dataclass(frozen=True)
@@ -157,17 +160,17 @@ def _body(parent: Element, joint: Joint, slides: list[Slide], ranges: Mapping[st
             along = _texts({"axis": joint.child_rotmat @ axis.direction})
             SubElement(body, "joint", along, name=axis.coordinates[0], type="slide")
     for slide in slides:
-        along = _texts({"axis": joint.child_rotmat @ joint.translations[slide.axis].direction, "armature": [_ARMATURE]})
+        along = _texts({"axis": joint.child_rotmat @ joint.translations[slide.axis].direction} | _ARMATURE)
         SubElement(body, "joint", along, name=slide.name, type="slide")
     if slides:
         SubElement(body, "inertial", _NOTHING)
         body = SubElement(body, "body", name=joint.child)
     for axis in joint.rotations:
         for name in axis.coordinates:
-            numbers = {"axis": joint.child_rotmat @ axis.direction} | (
-                {"range": ranges[name]} if name in ranges else {}
-            )
-            SubElement(body, "joint", _texts(numbers), name=name, type="hinge")
+            turning = _texts({"axis": joint.child_rotmat @ axis.direction})
+            if name in ranges:
+                turning |= _texts({"range": ranges[name]} | _ARMATURE)
+            SubElement(body, "joint", turning, name=name, type="hinge")
     return body
 
 
@@ -179,14 +182,14 @@ def _tie(model: Element, slides: Iterable[Slide], ranges: Mapping[str, tuple[flo
         if len(slide.weights) == 1:
             ((angle, weight),) = slide.weights.items()
             numbers = _texts({"polycoef": factors * weight ** np.arange(5)})
-            SubElement(equalities, "joint", numbers, joint1=slide.name, joint2=angle, solref=_TIE)
+            SubElement(equalities, "joint", numbers | _TIE, joint1=slide.name, joint2=angle)
             continue
         for name, weights in ((slide.name, {slide.name: 1.0}), (f"{slide.name}_angle", slide.weights)):
             tendon = SubElement(tendons, "fixed", name=name)
             for joint, weight in weights.items():
                 SubElement(tendon, "joint", _texts({"coef": [weight]}), joint=joint)
         numbers = _texts({"polycoef": factors})
-        SubElement(equalities, "tendon", numbers, tendon1=slide.name, tendon2=f"{slide.name}_angle", solref=_TIE)
+        SubElement(equalities, "tendon", numbers | _TIE, tendon1=slide.name, tendon2=f"{slide.name}_angle")
 
 
 def _texts(numbers: Mapping[str, Iterable[float]]) -> dict[str, str]:
