@@ -32,8 +32,8 @@ WORLD = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 """OpenSim's ground (x forward, y up, z right) in MuJoCo's world (x forward, y left, z up)."""
 
 _ARMATURE = {"armature": [0.01]}
-"""kg or kg m^2, of each joint below the pelvis, as in MuJoCo's own humanoid. Without it the mass matrix is singular, as
-two slides of a bone are parallel, and MuJoCo ties slides only softly to the angles of bones as light as the scapula."""
+"""kg or kg m^2, of each joint but the pelvis' translation, as in MuJoCo's own humanoid. Without it the mass matrix is
+singular, as two slides of a bone are parallel, and MuJoCo ties slides only softly to the angles of light bones."""
 _LOOK = {"contype": "0", "conaffinity": "0", "rgba": "0.9 0.87 0.8 1"}  # bones do not collide
 _NOTHING = {"mass": "1e-9", "pos": "0 0 0", "diaginertia": "1e-12 1e-12 1e-12"}  # MuJoCo wants more than zero
 _TIE = {"solref": "0.004 1", "solimp": "0.9999 0.9999 0.001"}
@@ -167,9 +167,9 @@ def _body(parent: Element, joint: Joint, slides: list[Slide], ranges: Mapping[st
         body = SubElement(body, "body", name=joint.child)
     for axis in joint.rotations:
         for name in axis.coordinates:
-            turning = _texts({"axis": joint.child_rotmat @ axis.direction})
+            turning = _texts({"axis": joint.child_rotmat @ axis.direction} | _ARMATURE)
             if name in ranges:
-                turning |= _texts({"range": ranges[name]} | _ARMATURE)
+                turning |= _texts({"range": ranges[name]})
             SubElement(body, "joint", turning, name=name, type="hinge")
     return body
 

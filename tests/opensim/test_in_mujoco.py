@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from hmr_skel.body.dofs import DOF_NAMES, PELVIS, limits
 from hmr_skel.body.joints import SKEL_JOINTS
@@ -85,7 +86,7 @@ def test_a_recording(bodies: Bodies, mujoco: Any, tmp_path: Path):
 def test_the_person_is_the_same_as_for_opensim(
     random_clip: Callable[..., SkelClip], bodies: Bodies, mujoco: Any, tmp_path: Path
 ):
-    """Ranges of the table, masses and inertias of the segments, a bone mesh on each body that has bones."""
+    """Ranges of the table, masses and inertias of the segments, each bone mesh in its place."""
     clip = random_clip(1)
     xml, _ = write_opensim(clip, bodies.skel("male"), tmp_path / "walk.xml", OpenSimOptions())
     model = mujoco.MjModel.from_xml_path(str(xml))
@@ -94,19 +95,24 @@ def test_the_person_is_the_same_as_for_opensim(
         body = model.body(name)
         assert body.mass[0] == pytest.approx(segment.mass)
         np.testing.assert_allclose(body.ipos, segment.center, atol=1e-9)
-        rotmat = np.empty(9)
-        mujoco.mju_quat2Mat(rotmat, body.iquat)
-        rotmat = rotmat.reshape(3, 3)
-        inertia = rotmat @ np.diag(body.inertia) @ rotmat.T
+        mujoco.mju_quat2Mat(turn := np.empty(9), body.iquat)
+        axes = turn.reshape(3, 3)
+        inertia = axes @ np.diag(body.inertia) @ axes.T
         np.testing.assert_allclose(inertia, segment.inertia, atol=1e-8 + 1e-5 * segment.inertia.max())
     for i, name in enumerate(DOF_NAMES):
         joint = model.joint(name)
         assert bool(model.jnt_limited[joint.id]) == (i >= PELVIS.stop)
         if i >= PELVIS.stop:
             np.testing.assert_allclose(joint.range, limits("anatomical")[i], atol=1e-6)
-    assert {path.name for path in (tmp_path / "Geometry").iterdir()} == {
-        f"walk_{model.body(number).name}.stl" for number in model.geom_bodyid
-    }
+    files = {f"walk_{model.body(number).name}.stl": geom for geom, number in enumerate(model.geom_bodyid)}
+    assert {path.name for path in (tmp_path / "Geometry").iterdir()} == files.keys()
+    for name, geom in files.items():
+        mesh = model.mesh(model.geom_dataid[geom])
+        vertices = model.mesh_vert[mesh.vertadr[0] :][: mesh.vertnum[0]]
+        mujoco.mju_quat2Mat(turn := np.empty(9), model.geom_quat[geom])
+        placed = vertices @ turn.reshape(3, 3).T + model.geom_pos[geom]
+        bounds = trimesh.load_mesh(tmp_path / "Geometry" / name).bounds
+        np.testing.assert_allclose((placed.min(0), placed.max(0)), bounds, atol=1e-6)
 
 
 def test_simulation_keeps_the_slides_at_their_angles(
