@@ -203,7 +203,7 @@ def test_a_scheduler_that_is_gone():
             raise ConnectionError
 
     with pytest.raises(UserError, match="no Dask scheduler answers"):
-        list(_results(Gone(), [0], {}))
+        list(_results(Gone(), [0], {"on_worker": True}))
 
 
 def test_a_cluster_whose_workers_are_gone(monkeypatch: pytest.MonkeyPatch):
