@@ -32,8 +32,10 @@ TIMEOUT = 300
 def torch_threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(number)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_killed_and_stopped_in_the_middle_it_ends_with_the_same_weights(
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*args)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, torch_threads(1):
         patch.setattr(loop, "accumulate_gradient", stops)
         with pytest.raises(SystemExit, match="143"):
             train(small_recipe(), small_run(samples, open_body_dir, out, quiet=False))
@@ -107,7 +109,8 @@ def test_killed_and_stopped_in_the_middle_it_ends_with_the_same_weights(
     assert "the same command goes on from there" in text
     assert load_state(out / "state.pt").step == at + 1
 
-    train(small_recipe(), small_run(samples, open_body_dir, out))
+    with torch_threads(1):
+        train(small_recipe(), small_run(samples, open_body_dir, out))
     assert same_weights(out, undisturbed)
     ours, theirs = lines + read_log(out / "log.jsonl"), read_log(undisturbed / "log.jsonl")
     assert [line["step"] for line in ours] == list(range(1, 13))
