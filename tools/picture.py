@@ -14,6 +14,7 @@ import fitting
 from fitting.many import fit_many
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
+from hmr_skel.predict.pictures import encode_animation
 from hmr_skel.render import ANNOTATION, BONE, PAPER, SKIN, mesh_part, portrait
 from hmr_skel.rows import SmplParams
 
@@ -67,13 +68,10 @@ def main() -> None:
     parser.add_argument("--bodies", type=Path, default=Path("data/open/body_models"))
     parser.add_argument("-o", "--out", type=Path, required=True)
     args = parser.parse_args()
-    animation = cv2.Animation()
-    animation.frames = [np.ascontiguousarray(frame[..., ::-1]) for frame in walk(args.labels, args.rows, args.bodies)]
-    animation.durations, animation.loop_count = [FRAME_MS] * len(animation.frames), 0
-    written, data = cv2.imencodeanimation(".gif", animation)
-    assert written
-    args.out.write_bytes(data.tobytes())
-    print(f"{args.out}: {len(animation.frames)} frames, {len(data):,} bytes")
+    frames = walk(args.labels, args.rows, args.bodies)
+    data = encode_animation(frames, FRAME_MS, FRAME_MS)
+    args.out.write_bytes(data)
+    print(f"{args.out}: {len(frames)} frames, {len(data):,} bytes")
 
 
 if __name__ == "__main__":

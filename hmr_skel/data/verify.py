@@ -25,13 +25,11 @@ class Problem:
     """One thing that is wrong with a dataset."""
 
     text: str
-    """A sentence that names the file; for an outdated shard only the reason, which many may share."""
+    """A sentence that names the file."""
     shard: int | None = None
     """The shard that has to be built again to mend it."""
     stray: Place | None = None
     """The file that does not belong there: taking it away mends it."""
-    outdated: bool = False
-    """The shard is sound, but was made from other things than the manifest names now."""
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,7 @@ def write_mjcf(person: RestBody, motion: Motion, path: Path, qpos: Path, mass: f
     bodies: dict[str | None, Element] = {None: world}
     for number, (joint, segment) in enumerate(zip(joints_of(person), segments(person, mass), strict=True)):
         body = _body(bodies[joint.parent], joint, slides.get(number, []), ranges)
-        inertia = segment.inertia[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
-        weight = {"mass": [segment.mass], "pos": segment.center, "fullinertia": inertia}
+        weight = {"mass": [segment.mass], "pos": segment.center, "fullinertia": segment.inertia_entries}
         SubElement(body, "inertial", _texts(weight))
         bodies[joint.child] = body
     for number, file in write_bone_meshes(person, path).items():

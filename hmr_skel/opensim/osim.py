@@ -53,8 +53,7 @@ def write_osim(
         if joint in files:
             mesh = SubElement(SubElement(body, "attached_geometry"), "Mesh", name=f"{SKEL_JOINTS[joint]}_mesh")
             _add(mesh, socket_frame="..", mesh_file=files[joint])
-        inertia = segment.inertia[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
-        _add(body, mass=segment.mass, mass_center=segment.center, inertia=inertia)
+        _add(body, mass=segment.mass, mass_center=segment.center, inertia=segment.inertia_entries)
     joints = _set(model, "JointSet")
     ranges = coordinate_ranges(motion)
     standing = float(person.joints[0, 1] - person.rest[:, 1].min())  # on its feet at height zero

@@ -29,6 +29,11 @@ class Segment:
     center: np.ndarray  # [3] of mass
     inertia: np.ndarray  # [3 3] about the center
 
+    @property
+    def inertia_entries(self) -> np.ndarray:
+        """[6] xx, yy, zz, xy, xz, yz, as OpenSim and MuJoCo write it."""
+        return self.inertia[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
+
 
 def segments(person: RestBody, mass: float | None = None) -> list[Segment]:
     """The 24 segments. `mass`, kg, scales them to this total; without it the densities decide.

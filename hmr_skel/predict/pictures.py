@@ -75,11 +75,11 @@ def draw_attention(person: Person, attention: AttentionMaps) -> Picture:
     return np.concatenate(rows)
 
 
-def encode_animation(pictures: Sequence[Picture]) -> bytes:
+def encode_animation(pictures: Sequence[Picture], each_ms: int = STAGE_MS, last_ms: int = LAST_STAGE_MS) -> bytes:
     """A GIF that repeats, and rests on its last picture."""
     animation = cv2.Animation()
     animation.frames = [np.ascontiguousarray(picture[..., ::-1]) for picture in pictures]
-    animation.durations = [STAGE_MS] * (len(pictures) - 1) + [LAST_STAGE_MS]
+    animation.durations = [each_ms] * (len(pictures) - 1) + [last_ms]
     animation.loop_count = 0
     written, data = cv2.imencodeanimation(".gif", animation)
     assert written

@@ -146,7 +146,7 @@ def _pose(
     params = SkelParams(values("skel_q"), values("skel_betas"), transl)
     posed = skel(params.q, params.betas, params.transl, skeleton=skeleton)
     bones = np.empty((len(members), 0, 3)) if posed.skeleton_vertices is None else posed.skeleton_vertices.numpy()
-    gender = columns["smpl_gender"][members[0]]
+    gender = columns["smpl_gender"][members[0]] if "smpl_gender" in columns else None  # predictions have no SMPL
     if gender is None:
         return posed.vertices.numpy(), bones, None
     pose = values("smpl_pose").reshape(-1, 24, 3)

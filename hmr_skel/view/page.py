@@ -18,8 +18,9 @@ from hmr_skel.body.dofs import DOF_NAMES, limits
 from hmr_skel.body.skel import Skel
 from hmr_skel.errors import UserError
 from hmr_skel.render import ANNOTATION, BONE, SKIN, heat_colors
+from hmr_skel.report.bodies import PosedRow
 from hmr_skel.report.viewer import thin_bones
-from hmr_skel.view.tracks import Poser, Shown, Track, held_dofs
+from hmr_skel.view.tracks import Poser, Track, held_dofs
 
 HOST = "127.0.0.1"
 APART_M = 1.1
@@ -71,9 +72,8 @@ class Viewer:
         due = time.monotonic()
         while not ended():
             rate = (self.track.rate or STILL_RATE) * self.speed.value
-            due = max(
-                due + 1 / rate, time.monotonic() - 1 / rate
-            )  # where sending is slower, frames are not made up for
+            # Where sending is slower, frames are not made up for.
+            due = max(due + 1 / rate, time.monotonic() - 1 / rate)
             time.sleep(max(due - time.monotonic(), 0))
             if self.playing.value:
                 self.place.value = (self.place.value + 1) % len(self.track.rows)  # its callback draws
@@ -119,9 +119,8 @@ class Viewer:
             self.server.scene.set_up_direction(track.up)
             self.server.initial_camera.position = _CAMERA[track.up]
             self.server.initial_camera.look_at = (0.0, 0.0, 0.0)
-            first = self.poser.row(int(track.rows[0]))
-            skel: Skel = self.poser.bodies.skel(first["skel_gender"])
             shown = self.poser(int(track.rows[0]))
+            skel: Skel = self.poser.bodies.skel(shown.row["skel_gender"])
             self._kept, bone_faces = thin_bones(skel, MOST_BONES)
             self._faces = skel.faces
             self._start = shown.skin.mean(0)
@@ -130,9 +129,9 @@ class Viewer:
                 "bones": add("/bones", shown.bones[self._kept], bone_faces, color=_rgb(BONE), side="double"),
                 "skin": add("/skin", shown.skin, skel.faces, color=_rgb(SKIN)),
             }
-            if shown.annotated is not None:
-                faces = self.poser.bodies.smpl(first["smpl_gender"]).faces
-                self._meshes["annotation"] = add("/annotation", shown.annotated, faces, color=_rgb(ANNOTATION))
+            if shown.target is not None:
+                faces = self.poser.bodies.smpl(shown.row["smpl_gender"]).faces
+                self._meshes["annotation"] = add("/annotation", shown.target, faces, color=_rgb(ANNOTATION))
             colors = heat_colors((np.arange(BANDS) + 0.5) / BANDS, 1.0)
             self._bands = [
                 add(f"/error/{k}", shown.skin[:3], np.array([[0, 1, 2]]), color=_rgb(color), visible=False)
@@ -146,26 +145,26 @@ class Viewer:
             if self._opening:
                 return
             number = int(self.track.rows[min(int(self.place.value), len(self.track.rows) - 1)])
-            row, shown = self.poser.row(number), self.poser(number)
+            shown = self.poser(number)
             centre = shown.skin.mean(0) if self.stay.value else self._start
             self._put(shown, centre)
-            self.facts.content = facts(row)
+            self.facts.content = facts(shown.row)
             if time.monotonic() - self._drawn_curves > CURVES_EVERY_S or not self.playing.value:
                 self._drawn_curves = time.monotonic()
                 self._draw_curves()
-                self._draw_image(row)
+                self._draw_image(shown.row)
             self.sent += 1
 
-    def _put(self, shown: Shown, centre: Float[np.ndarray, "3"]) -> None:
-        has_annotation = shown.annotated is not None and "annotation" in self._meshes
-        heat = self.heat.value and shown.annotated is not None
+    def _put(self, shown: PosedRow, centre: Float[np.ndarray, "3"]) -> None:
+        has_annotation = shown.target is not None and "annotation" in self._meshes
+        error_mm = shown.distances_mm if self.heat.value and self.skin.value else None
         wanted = {
             "annotation": self.annotation.value and has_annotation,
-            "skin": self.skin.value and not heat,
+            "skin": self.skin.value and error_mm is None,
             "bones": self.bones.value,
         }
-        seen = [name for name in wanted if wanted[name] or (name == "skin" and heat and self.skin.value)]
-        vertices = {"skin": shown.skin, "bones": shown.bones[self._kept], "annotation": shown.annotated}
+        seen = [name for name in wanted if wanted[name] or (name == "skin" and error_mm is not None)]
+        vertices = {"skin": shown.skin, "bones": shown.bones[self._kept], "annotation": shown.target}
         places = {name: self._offset(seen.index(name), len(seen)) if name in seen else np.zeros(3) for name in wanted}
         for name, mesh in self._meshes.items():
             mesh.visible = wanted[name]
@@ -173,22 +172,21 @@ class Viewer:
                 mesh.vertices = (vertices[name] - centre).astype(np.float32)
                 mesh.position = places[name]
         self._meshes["skin"].opacity = None if self.apart.value or not self.bones.value else 0.35
-        if heat and self.skin.value:
-            self._put_heat(shown, centre, places["skin"])
+        if error_mm is not None:
+            self._put_heat(shown.skin - centre, error_mm, places["skin"])
         else:
             for mesh in self._bands:
                 mesh.visible = False
 
-    def _put_heat(self, shown: Shown, centre: np.ndarray, place: np.ndarray) -> None:
+    def _put_heat(self, skin: np.ndarray, error_mm: np.ndarray, place: np.ndarray) -> None:
         """The skin as one mesh for each colour: a mesh of the page has one colour."""
-        error = np.linalg.norm(shown.skin - shown.annotated, axis=1) * 1000
-        band = np.clip(error[self._faces].mean(1) / HEAT_MM * BANDS, 0, BANDS - 1).astype(int)
+        band = np.clip(error_mm[self._faces].mean(1) / HEAT_MM * BANDS, 0, BANDS - 1).astype(int)
         for k, mesh in enumerate(self._bands):
             faces = self._faces[band == k]
             mesh.visible = len(faces) > 0
             if len(faces):
                 kept, numbers = np.unique(faces, return_inverse=True)
-                mesh.vertices = (shown.skin[kept] - centre).astype(np.float32)
+                mesh.vertices = skin[kept].astype(np.float32)
                 mesh.faces = numbers.reshape(-1, 3).astype(np.uint32)
                 mesh.position = place
 

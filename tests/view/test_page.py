@@ -81,6 +81,6 @@ def test_it_loads_and_plays_without_an_error(viewer: "Viewer", tmp_path):
 def test_texts_of_a_file_are_no_html(viewer: "Viewer"):
     from hmr_skel.view.page import facts
 
-    row = viewer.poser.row(0) | {"row_id": "<iframe srcdoc='x'>![](http://a)"}
+    row = viewer.poser(0).row | {"row_id": "<iframe srcdoc='x'>![](http://a)"}
     assert "<" not in facts(row).replace("\\<", "")
     assert "](" not in facts(row)

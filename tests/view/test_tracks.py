@@ -21,7 +21,7 @@ def test_rows_of_a_dataset_are_a_track_for_each_source(built_dataset: BuiltDatas
 def test_a_row_is_what_the_report_shows(built_dataset: BuiltDataset):
     table, bodies = load_shards(built_dataset.data), Bodies(built_dataset.data / "body_models")
     shown, expected = Poser(table, bodies)(5), pose_row(table, 5, bodies)
-    for mesh, name in ((shown.skin, "skin"), (shown.bones, "bones"), (shown.annotated, "target")):
+    for mesh, name in ((shown.skin, "skin"), (shown.bones, "bones"), (shown.target, "target")):
         np.testing.assert_allclose(mesh, getattr(expected, name), atol=1e-6)
 
 
