@@ -83,6 +83,19 @@ def no_shape_checks() -> Iterator[None]:
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """For small arrays, whose threads mostly wait for each other, and for sums that must come in one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 without_shape_checks = pytest.fixture(no_shape_checks.__wrapped__, name="without_shape_checks")
 
 

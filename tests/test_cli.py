@@ -22,6 +22,7 @@ import torch
 import fitting
 from flows import fitter
 from hmr_skel.cli import build_parser, main
+from tests.conftest import torch_threads
 from tests.flows.conftest import MANIFEST
 from tests.flows.processes import hmr_skel, run
 
@@ -32,10 +33,8 @@ ROWS = 12
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     """Six rows are too few to share out."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

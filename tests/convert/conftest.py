@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from hmr_skel.convert import Bodies
+from tests.conftest import torch_threads
 
 FRAMES = 12
 
@@ -14,10 +14,8 @@ FRAMES = 12
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread():
     """A few rows are too few to share out: more threads mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -12,15 +12,14 @@ from fitting import FitConfig, FitModel, FitResult
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.rows import SmplParams
+from tests.conftest import torch_threads
 
 
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread():
     """A few rows are too few to share out: more threads mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="session")

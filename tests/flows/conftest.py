@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 import fitting
 from flows import fitter
 from flows.shard import Builder
 from hmr_skel.open_data.labels import make_labels
+from tests.conftest import torch_threads
 from tests.flows.served import Served, shared
 from tools.drill.small import make_small
 
@@ -40,10 +40,8 @@ file = "{labels}"
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread():
     """Six rows are too few to share out: more threads mostly wait for each other, the more so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -10,6 +10,7 @@ from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.config import DecoderConfig, NetworkConfig, VitConfig
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Network
+from tests.conftest import torch_threads
 
 SMALL_VIT = VitConfig(width=32, depth=2, heads=2, patch=32)
 SMALL_DECODER = DecoderConfig(depth=3, heads=2, head_width=8, hidden=32)
@@ -18,10 +19,8 @@ SMALL_DECODER = DecoderConfig(depth=3, heads=2, head_width=8, hidden=32)
 @pytest.fixture(autouse=True)
 def one_thread() -> Generator[None, None, None]:
     """Many tiny products: a second thread only waits, and very long where other processes run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,21 +20,11 @@ from hmr_skel.train.log import read_log
 from hmr_skel.train.loop import train
 from hmr_skel.train.recipes import differences, recipe_dict
 from hmr_skel.train.state import last_state, load_state
-from tests.conftest import no_shape_checks
+from tests.conftest import no_shape_checks, torch_threads
 from tests.train.small_run import command, run_printing_into, small_recipe, small_run, weights
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 TIMEOUT = 300
-
-
-@contextmanager
-def torch_threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
