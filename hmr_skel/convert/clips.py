@@ -40,6 +40,7 @@ class SmplClip:
     imgname: np.ndarray | None = None  # object (str) [T]
     person: np.ndarray | None = None  # object (str) [T] whom the file says a row is of
     turn: np.ndarray | None = None  # float32 [T 3] axis-angle that turns the posed mesh about the origin, then `transl`
+    from_input: np.ndarray | None = None  # float64 [T 4 4] takes points of the file's frame to this one; None: the same
     skel_q: np.ndarray | None = None  # float32 [T 46] rad: the rows are SKEL already; `pose` is NaN, betas are SKEL's
     per_file: bool = False  # whether files of this kind hold one frame each
     left_out: tuple[tuple[int, str], ...] = ()  # (number, reason) of rows of the file that hold no annotation

@@ -17,6 +17,7 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.convert.clips import SkelClip, SmplClip
 from hmr_skel.convert.continuity import shared_betas, without_jumps
+from hmr_skel.convert.upright import level
 from hmr_skel.data.checks import MAX_ABS_BETA, MAX_ANGLE, MAX_DISTANCE
 from hmr_skel.data.schema import GIVEN
 from hmr_skel.errors import UserError
@@ -91,13 +92,14 @@ def fit_clips(
         progress: called with the number of fits just made; a row takes one for each body tried.
 
     Returns:
-        One clip for each given. Rows that cannot be fitted are left out of it and named in `rejected`.
+        One clip for each given, in its own frame; but in a y-up one for z-up (`hmr_skel.convert.upright.level`). Rows
+        that cannot be fitted are left out of it and named in `rejected`.
 
     Raises:
         UserError: a model file is missing or damaged, the frames of one person change their SMPL gender, no row at all
             can be fitted.
     """
-    pieces = [(_about_the_pelvis(clip, bodies), rejected) for clip, rejected in map(_usable, clips)]
+    pieces = [(_about_the_pelvis(level(clip), bodies), rejected) for clip, rejected in map(_usable, clips)]
     found = _fit_rows([clip for clip, _ in pieces if clip.skel_q is None], bodies, skel_gender, progress)
     finished, stop = [], 0
     for clip, rejected in pieces:

@@ -91,6 +91,8 @@ def motion_of(clip: SkelClip, skel: Skel) -> Motion:
     q[:, :3] = root_dofs(torch.from_numpy(turn) @ turned, axes)
     if clip.smpl.moving:
         q[:, :3] = without_jumps(q, clip.smpl.starts(), limits("anatomical"))[:, :3]
-    where = skel_joints(clip, skel)[:, 0].astype(np.float64) @ (axes.numpy().T @ turn).T
+    ground = axes.numpy().T @ turn
+    where = skel_joints(clip, skel)[:, 0].astype(np.float64) @ ground.T
     time = np.zeros(len(clip)) if clip.time is None else clip.time
-    return Motion(clip.name, clip.smpl.source, time, q, where, float(clip.smpl.row_rate or 1.0))
+    from_input = ground @ (np.eye(4) if clip.smpl.from_input is None else clip.smpl.from_input[0])[:3]
+    return Motion(clip.name, clip.smpl.source, time, q, where, float(clip.smpl.row_rate or 1.0), from_input)

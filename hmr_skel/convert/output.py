@@ -206,7 +206,7 @@ def report_line(report: dict[str, Any]) -> str:
 
 
 def _notes(clips: Sequence[SmplClip], done: Sequence[SkelClip]) -> list[str]:
-    notes = list(dict.fromkeys(note for clip in clips for note in clip.notes))
+    notes = list(dict.fromkeys(note for clip in (*clips, *(each.smpl for each in done)) for note in clip.notes))
     for clip in done:
         if clip.rejected:
             (number, reason), more = clip.rejected[0], len(clip.rejected) - 1

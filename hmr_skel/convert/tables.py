@@ -28,6 +28,15 @@ _WHERE = [
     _column("source", pa.string(), "the file that was converted"),
     _column("frame", pa.int64(), "number of the frame in its recording, or of the row in its file"),
     _column("time_s", pa.float64(), "frame over frame rate; null where the rate is not known", "s"),
+    _column("coordinates", pa.string(), "camera (x right, y down, z forward), y-up or z-up; null: not known"),
+    _column(
+        "from_input",
+        pa.list_(pa.float32(), 16),
+        "takes points of the file's frame to that of coordinates, where "
+        "smpl_* and skel_* are: z-up files are turned to y-up",
+        "m",
+        "4 4",
+    ),
 ]
 _AS_IN_DATASETS = (
     "smpl_pose", "smpl_betas", "smpl_transl", "smpl_gender", "skel_q", "skel_betas", "skel_transl", "skel_gender",
@@ -38,7 +47,6 @@ FULL = pa.schema(
         *_WHERE,
         _column("frame_rate", pa.float64(), "frames a second; null where it is not known", "1/s"),
         _column("moving", pa.bool_(), "whether the clip's rows are frames of one person in time"),
-        _column("coordinates", pa.string(), "camera (x right, y down, z forward), y-up or z-up; null: not known"),
         _column("imgname", pa.string(), "image, as the input names it"),
         *(SCHEMA.field(name) for name in _AS_IN_DATASETS),
     ]
@@ -46,7 +54,7 @@ FULL = pa.schema(
 JOINTS = pa.schema(
     [
         *_WHERE,
-        _column("skel_joints", pa.list_(pa.float32(), 72), "SKEL's joints, in the frame of the input", "m", "24 3"),
+        _column("skel_joints", pa.list_(pa.float32(), 72), "SKEL's joints, in the frame of coordinates", "m", "24 3"),
     ]
 )
 """The columns with --joints."""
@@ -89,6 +97,10 @@ def _where(clip: SkelClip) -> dict[str, np.ndarray]:
         "source": np.full(count, clip.smpl.source, object),
         "frame": clip.smpl.number,
         "time_s": np.full(count, np.nan) if time is None else time,
+        "coordinates": np.full(count, clip.smpl.frame, object),
+        "from_input": np.broadcast_to(
+            np.eye(4) if clip.smpl.from_input is None else clip.smpl.from_input, (count, 4, 4)
+        ),
     }
 
 
@@ -108,7 +120,6 @@ def _full_columns(clip: SkelClip) -> dict[str, np.ndarray]:
     return _where(clip) | {
         "frame_rate": np.full(count, np.nan if smpl.frame_rate is None else smpl.frame_rate),
         "moving": np.full(count, smpl.moving),
-        "coordinates": np.full(count, smpl.frame, object),
         "imgname": np.full(count, None, object) if smpl.imgname is None else smpl.imgname,
         "smpl_pose": smpl.pose.reshape(count, 72),  # NaN where given
         "smpl_betas": np.full_like(smpl.betas, np.nan) if given else smpl.betas,

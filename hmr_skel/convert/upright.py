@@ -5,6 +5,7 @@ where its height is not known the floor is anywhere.
 """
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from hmr_skel.body.joints import SMPL_PARENTS
 from hmr_skel.body.lbs import bone_transforms, chain, relative, skin
 from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat, shortest_arc
 from hmr_skel.convert.clips import UPRIGHT, SmplClip, require_frame
-from hmr_skel.convert.fit import Bodies
 from hmr_skel.errors import UserError
+
+if TYPE_CHECKING:
+    from hmr_skel.convert.fit import Bodies
 
 FEET = "feet"
 _ANKLES = (7, 8)
@@ -25,8 +28,21 @@ _ENOUGH = 10  # feet in frames
 _ON_FLOOR = 5  # percent of the frames may be lower than the floor
 _CHUNK = 256  # frames whose feet are in memory at once
 
+LEVELLED = "z-up clips are turned to y-up, where pelvis_list is no heading: (x, y, z) -> (x, z, -y)"
 
-def upright(clip: SmplClip, bodies: Bodies, up: str | None, floor: bool) -> SmplClip:
+
+def level(clip: SmplClip) -> SmplClip:
+    """A z-up clip of SMPL in a y-up frame, with a note; any other as it is.
+
+    Where z is up, a person's heading is the second of the pelvis' three angles: facing along y or back it is 90
+    degrees, where the first and the third turn about one axis and jump.
+    """
+    if clip.frame != "z-up" or clip.skel_q is not None:
+        return clip
+    return _moved(clip, UPRIGHT["z-up"], np.zeros(3), LEVELLED)
+
+
+def upright(clip: SmplClip, bodies: "Bodies", up: str | None, floor: bool) -> SmplClip:
     """The clip in a y-up frame. A note says what was estimated.
 
     Args:
@@ -58,17 +74,24 @@ def upright(clip: SmplClip, bodies: Bodies, up: str | None, floor: bool) -> Smpl
     if direction is not None:
         level, y = torch.from_numpy(turn @ direction), torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
         turn = shortest_arc(level, y).numpy() @ turn
-    transl = clip.transl @ turn.T
+    shift = np.zeros(3)
     if body is not None and floor:
         height = float(np.percentile(body.lowest_of_feet(turn[1]), _ON_FLOOR))
-        transl[:, 1] -= height
+        shift[1] = -height
         notes.append(f"{clip.source}: the floor is an estimate, from the feet: it was at a height of {height:.3f} m")
-    world = torch.from_numpy(turn) @ _turn_of(clip)
+    return _moved(clip, turn, shift, *notes)
+
+
+def _moved(clip: SmplClip, turn: np.ndarray, shift: np.ndarray, *notes: str) -> SmplClip:
+    """The clip in the y-up frame where its point p is at turn @ p + shift."""
+    step = np.eye(4)
+    step[:3, :3], step[:3, 3] = turn, shift
     return replace(
         clip,
-        turn=rotmat_to_rotvec(world).float().numpy(),
-        transl=transl.astype(np.float32),
+        turn=rotmat_to_rotvec(torch.from_numpy(turn) @ _turn_of(clip)).float().numpy(),
+        transl=(clip.transl @ turn.T + shift).astype(np.float32),
         frame="y-up",
+        from_input=step @ np.broadcast_to(np.eye(4) if clip.from_input is None else clip.from_input, (len(clip), 4, 4)),
         notes=(*clip.notes, *notes),
     )
 
@@ -82,7 +105,7 @@ def _turn_of(clip: SmplClip) -> torch.Tensor:
 class _Posed:
     """Where a clip's joints and feet are, in its own frame; frames that are not finite are left out."""
 
-    def __init__(self, clip: SmplClip, bodies: Bodies) -> None:
+    def __init__(self, clip: SmplClip, bodies: "Bodies") -> None:
         if not clip.moving and len(clip) > 1:
             raise UserError(
                 f"--up feet and --floor: the rows of {clip.source} are no frames of one person. Say --rows frames."

@@ -44,3 +44,4 @@ class Motion:
     q: np.ndarray  # [N 46], the pelvis' three angles from the ground
     pelvis: np.ndarray  # [N 3] SKEL's pelvis joint
     frame_rate: float  # frames a second
+    from_input: np.ndarray  # [3 4] takes points (x, y, z, 1) of the source's frame to the ground

@@ -22,6 +22,7 @@ inDegrees=yes
 Units are S.I. units (second, meters, Newtons, ...)
 Angles are in degrees.
 Made by hmr-skel from {source}. Ground frame: x forward, y up, z right; pelvis_t* is SKEL's pelvis joint.
+From that file's frame to the ground: (x, y, z) -> ({turn}).
 {model}
 endheader
 """
@@ -49,10 +50,17 @@ def write_mot(motion: Motion, path: Path) -> None:
 def write_mot_table(motion: Motion, columns: Sequence[str], table: np.ndarray, model: str, path: Path) -> None:
     """Write a table [N C] under these labels. `model` says which model it is for."""
     size = {"rows": len(table), "columns": len(columns)}
-    header = _MOT_HEADER.format(name=motion.name, source=motion.source, model=model, **size)
+    turn = ", ".join(map(_formula, motion.from_input))
+    header = _MOT_HEADER.format(name=motion.name, source=motion.source, turn=turn, model=model, **size)
     with replacing(path) as temporary, temporary.open("w", newline="\n") as file:
         file.write(header + "\t".join(columns) + "\n")
         np.savetxt(file, table, fmt="%.8f", delimiter="\t")
+
+
+def _formula(row: np.ndarray) -> str:
+    """A row [4] of a transform in words: `-1 y +0.9`."""
+    terms = zip(row.tolist(), (" x", " y", " z", ""), strict=True)
+    return " ".join(f"{factor:+.6g}{axis}" for factor, axis in terms if abs(factor) > 1e-7)
 
 
 def write_trc(motion: Motion, names: Sequence[str], places: np.ndarray, path: Path) -> None:

@@ -17,7 +17,7 @@ LIMITS = dofs.limits("anatomical")
 
 
 def clip_of(truth: dict[str, np.ndarray], gender: str = "male", rows: str = "frames", name: str = "walk") -> SmplClip:
-    return clip_from_arrays(truth, name, ReadOptions(smpl_gender=gender, rows=rows, frame_rate=30.0, frame="z-up"))
+    return clip_from_arrays(truth, name, ReadOptions(smpl_gender=gender, rows=rows, frame_rate=30.0))
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,9 @@ def test_tables(clips, bodies, tmp_path: Path, name: str):
     assert found["clip"].tolist() == ["walk"] * 6 + ["photos"] * 3
     assert found["frame"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]
     np.testing.assert_allclose(found["time_s"], [*(np.arange(6) / 30), np.nan, np.nan, np.nan])
-    assert found["coordinates"].tolist() == ["z-up"] * 6 + ["camera"] * 3
+    assert found["coordinates"].tolist() == ["y-up"] * 6 + ["camera"] * 3
+    turns = found["from_input"].reshape(9, 4, 4)
+    np.testing.assert_allclose(turns[:, :3, :3], np.array([UPRIGHT["z-up"]] * 6 + [np.eye(3)] * 3), atol=1e-7)
     assert found["skel_gender"].tolist() == ["male"] * 6 + ["female"] * 3
     assert found["smpl_pose"].shape == (9, 72)
     for column, ours in (("skel_q", "q"), ("skel_betas", "betas"), ("skel_transl", "transl"), ("v2v_mm", "v2v_mm")):
@@ -74,7 +76,15 @@ def test_tables(clips, bodies, tmp_path: Path, name: str):
 def test_joints_and_nothing_else(clips, bodies, tmp_path: Path, name: str):
     write(clips, tmp_path / name, bodies, joints=True)
     found = read_table(tmp_path / name)
-    assert set(found) - {"joint_names"} == {"clip", "source", "frame", "time_s", "skel_joints"}
+    assert set(found) - {"joint_names"} == {
+        "clip",
+        "source",
+        "frame",
+        "time_s",
+        "coordinates",
+        "from_input",
+        "skel_joints",
+    }
     expected = np.concatenate([joints_of(clip, bodies) for clip in clips])
     np.testing.assert_allclose(found["skel_joints"].reshape(9, 24, 3), expected, atol=1e-5)
 
@@ -108,7 +118,10 @@ def test_mot(bodies, tmp_path: Path, frame: str):
     # Posed by the file's own angles, the skeleton is the upright one; OpenSim's axes are forward, up, right.
     skel = bodies.skel("male")
     posed = skel(torch.from_numpy(body).float(), torch.from_numpy(clip.betas), torch.zeros(5, 3)).joints.numpy()
-    upright = joints_of(clip, bodies) @ np.array(UPRIGHT[frame], np.float32).T
+    assert clip.smpl.frame == ("y-up" if frame == "z-up" else frame)
+    upright = joints_of(clip, bodies) @ np.array(UPRIGHT[clip.smpl.frame], np.float32).T
+    turn = "(-1 y, +1 z, -1 x)" if frame == "z-up" else "(-1 z, -1 y, -1 x)"
+    assert f"From that file's frame to the ground: (x, y, z) -> {turn}." in head
     relative = upright - upright[:, :1]
     np.testing.assert_allclose(posed - posed[:, :1], relative, atol=1e-5)
     left, up, forward = upright[:, 0].T
@@ -199,7 +212,7 @@ def test_what_is_not_known_is_asked_for(clips, bodies, tmp_path: Path):
     clip = clips[0]
     unknown = replace(clip, smpl=replace(clip.smpl, frame=None))
     for format in ("mot", "glb"):
-        with pytest.raises(UserError, match=r"which way is up.*stand as in a z-up frame.*--frame camera"):
+        with pytest.raises(UserError, match=r"which way is up.*stand as in a y-up frame.*--frame camera"):
             write([unknown], tmp_path / "out", bodies, format)
     timeless = replace(clip, smpl=replace(clip.smpl, frame_rate=None))
     with pytest.raises(UserError, match=r"how many frames a second.*--frame-rate"):

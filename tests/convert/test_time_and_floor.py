@@ -1,6 +1,7 @@
 """Clips before the fit: at another frame rate, turned upright, put on the floor."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,13 +9,15 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from hmr_skel.cli import main
-from hmr_skel.convert import Bodies, ReadOptions, SmplClip
+from hmr_skel.convert import Bodies, ReadOptions, SmplClip, fit_clips, read_clips
 from hmr_skel.convert.reading import clip_from_arrays
 from hmr_skel.convert.resample import resampled
 from hmr_skel.convert.upright import upright
 from hmr_skel.data.load import load_shards
 from hmr_skel.errors import UserError
 from tests.convert.conftest import walk
+
+JUMPS = Path(__file__).parents[3] / "shared" / "data" / "cmu_mocap" / "01_01-120hz.npz"
 
 
 def clip_of(arrays: dict, frame: str = "y-up", rate: float | None = 30.0, rows: str | None = None) -> SmplClip:
@@ -68,7 +71,7 @@ def test_what_cannot_be_resampled(clip: SmplClip, message: str):
 
 def vertices(clip: SmplClip, bodies: Bodies) -> np.ndarray:
     pose, betas = torch.from_numpy(clip.pose), torch.from_numpy(clip.betas)
-    posed = bodies.smpl("male")(pose[:, 0], pose[:, 1:], betas, torch.zeros(len(clip), 3)).vertices.numpy()
+    posed = bodies.smpl(clip.gender[0])(pose[:, 0], pose[:, 1:], betas, torch.zeros(len(clip), 3)).vertices.numpy()
     turn = Rotation.from_rotvec(np.zeros((len(clip), 3)) if clip.turn is None else clip.turn).as_matrix()
     return np.einsum("tij,tvj->tvi", turn, posed) + clip.transl[:, None]
 
@@ -107,6 +110,29 @@ def test_the_frame_counts_where_up_is_not_said(bodies: Bodies):
     y_up = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]
     before, after = vertices(clip, bodies) @ np.array(y_up, np.float32).T, vertices(found, bodies)
     np.testing.assert_allclose(after - before, np.broadcast_to((after - before)[0, 0], after.shape), atol=1e-4)
+
+
+def turning_about() -> SmplClip:
+    arrays = walk(32, "z-up")
+    root = Rotation.from_rotvec(arrays["pose"][:, 0])
+    arrays["pose"][:, 0] = (Rotation.from_rotvec(np.linspace(0, [0, 0, 7], 32)) * root).as_rotvec()
+    return clip_of(arrays, "z-up")
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["made", "recorded"])
+def test_root_angles_of_z_up_files_move_as_the_body_does(bodies: Bodies, recorded: bool):
+    """As z-up, pelvis_tilt and pelvis_rotation turn by up to 44 degrees in 1/120 s of this recording."""
+    if recorded and not JUMPS.is_file():
+        pytest.skip(f"no {JUMPS}")
+    clip = read_clips(JUMPS, ReadOptions())[0].take(np.arange(2005, 2030)) if recorded else turning_about()
+    (found,) = fit_clips([clip], bodies, "male")
+    root = Rotation.from_rotvec(clip.pose[:, 0])
+    turned = (root[1:] * root[:-1].inv()).magnitude()
+    assert (np.abs(np.diff(found.q[:, :3], axis=0)).max(1) < 1.2 * turned + 1e-3).all()
+    turn, shift = np.split(found.smpl.from_input[0, :3], [3], 1)
+    targets = vertices(clip, bodies) @ turn.T + shift[:, 0]
+    skin = bodies.skel("male")(*map(torch.from_numpy, (found.q, found.betas, found.transl))).vertices.numpy()
+    np.testing.assert_allclose(1000 * np.linalg.norm(skin - targets, axis=-1).mean(1), found.v2v_mm, atol=2e-3)
 
 
 @pytest.mark.parametrize(
