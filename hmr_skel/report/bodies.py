@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from hmr_skel.body.inside import MARGIN, bones_outside
 from hmr_skel.body.joints import SKEL_PARTS
 from hmr_skel.convert.fit import Bodies
 from hmr_skel.data.load import Shards
@@ -21,6 +22,7 @@ MOST_PICKS = 8
 MOST_MEASURED = 1024
 _LEAST_OF_A_SOURCE = 32
 _CHUNK = 64  # bodies posed at once
+_BONE_ROWS, _EVERY_BONE_VERTEX = 12, 16  # of the sample, for the share of bones outside: a second of work
 
 
 def choose_picks(dataset: Dataset) -> dict[str, int]:
@@ -80,6 +82,7 @@ class Measured:
     by_vertex_mm: Float[np.ndarray, "V"]  # mean over the rows
     high_mm: float  # 99 % of all vertices of all rows are nearer than this
     v2v_mm: Float[np.ndarray, "S"]  # to be compared with what the dataset says
+    bones_outside: float  # share of bone vertices that are over 2 mm outside the skin, of a few rows
 
 
 def pose_row(rows: Shards, number: int, bodies: Bodies) -> PosedRow:
@@ -129,7 +132,16 @@ def measure(
     share = np.cumsum(spread) / spread.sum()
     high = float(np.searchsorted(share, 0.99) + 1)
     parts = {name: column for name, column in zip(SKEL_PARTS, by_part.T, strict=True) if np.isfinite(column).all()}
-    return Measured(sample, parts, np.asarray(total) / len(sample), high, v2v)
+    return Measured(sample, parts, np.asarray(total) / len(sample), high, v2v, _bones_outside(rows, sample, bodies))
+
+
+def _bones_outside(rows: Shards, sample: np.ndarray, bodies: Bodies) -> float:
+    """Share of bone vertices over 2 mm outside the skin, of rows that are evenly spaced in the sample."""
+    few = sample[np.linspace(0, len(sample) - 1, min(_BONE_ROWS, len(sample))).round().astype(int)]
+    posed = [pose_row(rows, int(number), bodies) for number in few]
+    faces = [bodies.skel(one.row["skel_gender"]).faces for one in posed]
+    pairs = zip(posed, faces, strict=True)
+    return float(np.mean([bones_outside(one.bones[::_EVERY_BONE_VERTEX], one.skin, f) > MARGIN for one, f in pairs]))
 
 
 @torch.no_grad()

@@ -132,7 +132,7 @@ def _render(dataset: Dataset, pictures: Pictures | None, out: Path, description:
         if pictures.three_js is not None:
             context |= {"scenes": pictures.scenes, "three_js": pictures.three_js, "viewer_js": _asset("viewer.js")}
         if (measured := pictures.measured) is not None:
-            context["measured"] = len(measured.rows)
+            context["measured"], context["bones_outside"] = len(measured.rows), measured.bones_outside
             context["parts"] = {part: statistics(values) for part, values in measured.by_part_mm.items()}
             context["charts"]["parts"] = _parts_chart(dataset, measured, series)
     environment = jinja2.Environment(

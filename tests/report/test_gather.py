@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from fitting.config import RECIPES, FitConfig
 from hmr_skel.body.dofs import DOF_NAMES, limits
+from hmr_skel.body.inside import bones_outside
 from hmr_skel.data.meta import load_meta, meta_text
 from hmr_skel.errors import UserError
 from hmr_skel.report import tables
-from hmr_skel.report.bodies import choose_picks, choose_sample, measure
+from hmr_skel.report.bodies import choose_picks, choose_sample, measure, pose_row
 from hmr_skel.report.gather import Bins, gather
 from tests.report.conftest import HARMFUL_SOURCE, REJECTS, SOURCES, write_dataset, write_manifest
 
@@ -91,6 +92,9 @@ def test_errors_are_measured_anew_from_the_parameters(dataset, small, open_body_
     for name, values in measured.by_part_mm.items():
         np.testing.assert_allclose(values, truth[:, np.isin(bone, SKEL_PARTS[name])].mean(1), atol=5e-3)
     assert {"hands", "head", "trunk"} <= set(measured.by_part_mm)
+    posed, faces = (pose_row(dataset.rows, row, bodies) for row in sample.tolist()), bodies.skel("male").faces
+    outside = [bones_outside(one.bones[::16], one.skin, faces) > 0.002 for one in posed]
+    assert measured.bones_outside == pytest.approx(np.mean(outside))
 
 
 def test_nothing_but_rejects(tmp_path, small):
