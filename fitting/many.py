@@ -66,7 +66,7 @@ def _side_by_side(
 ) -> FitResult:
     """Fit batches on as many threads as torch may use, one core each. They share nothing, so none waits for another."""
     count = len(params.betas)
-    with _one_thread_each() as (pool, threads):
+    with one_thread_each() as (pool, threads):
         # Smaller batches, in whole chunks of rows, where a core would be idle in the last round.
         size = max(min(model.config.batch, -(-count // (threads * TILE)) * TILE), TILE)
         starts = range(0, max(count, 1), size)
@@ -87,7 +87,7 @@ _STARTING = threading.Lock()
 
 
 @contextmanager
-def _one_thread_each() -> Generator[tuple[ThreadPoolExecutor, int]]:
+def one_thread_each() -> Generator[tuple[ThreadPoolExecutor, int]]:
     """As many threads as torch may use, and how many that are. In each torch keeps to it: the others have the cores.
 
     torch has a number for each thread and one for threads to come, and a thread that sets its own sets both. So all set

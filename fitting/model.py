@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 
 import torch
@@ -13,7 +14,7 @@ from fitting.kinematics import Kinematics
 from fitting.plain import PlainSolver
 from fitting.shape import ShapeMap, converted, copied
 from fitting.stages import StageTables, stage_tables
-from fitting.target import FitRows, PlainMesher, TargetMaker
+from fitting.target import FitRows, Mesher, PlainMesher, TargetMaker
 from hmr_skel.body import dofs
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
@@ -37,6 +38,11 @@ class FitModel:
     compiled: bool  # by numba, for CPUs; else plain torch
     low: Tensor  # [46] float64
     high: Tensor  # [46] float64
+
+    @cached_property
+    def skin(self) -> Mesher:
+        """Poses SKEL's own mesh."""
+        return type(self.targets.mesher)(self.skel, self.skel.joint_regressor)
 
     @property
     def device(self) -> torch.device:

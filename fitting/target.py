@@ -39,6 +39,12 @@ class Target(Rows):
     joints_world: Tensor  # [B 24 3] SMPL's joints as annotated
     points_world: Tensor | None  # [B K 3] points asked for on the annotated mesh
 
+    def distance(self, vertices: Any) -> Tensor:
+        """From other vertices, as a `Mesher` gives them, [B V]."""
+        if isinstance(vertices, Tensor):
+            return (vertices - self.vertices).norm(dim=1)
+        return vertices.distance(self.vertices)
+
     def moved(self, rotmat: Tensor, shift: Tensor) -> "Target":
         """The same annotation for a SKEL whose pelvis is turned by R `rotmat` [B 3 3] and moved by s `shift` [B 3].
 
@@ -71,11 +77,11 @@ class FitRows(Rows):
 
 
 class PlainMesher:
-    """Poses SMPL's mesh in plain torch."""
+    """Poses a body's mesh in plain torch."""
 
-    def __init__(self, smpl: Smpl, regressor: Tensor) -> None:
+    def __init__(self, body: Smpl | Skel, regressor: Tensor) -> None:
         """`regressor` [24 V] gives SKEL's anatomical joints."""
-        self.blend = Blend(smpl)
+        self.blend = Blend(body)
         self.regressor = regressor.T.contiguous()
 
     def __call__(

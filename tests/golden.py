@@ -35,7 +35,6 @@ import torch
 import fitting
 from bench.objective import Objective
 from fitting.config import RECIPES
-from fitting.sequence import smooth
 from fitting.version import FIT_VERSION
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES
 from hmr_skel.body.open_body.export import EXPORT_VERSION, export_body
@@ -151,16 +150,6 @@ def _fit(name: str, kind: _Kind, stored: Arrays, models: Path) -> Arrays:
     return found | {"v2v_mm": result.v2v_mm.numpy(), "energy": energy.double().numpy()}
 
 
-def _smoothed(stored: Arrays, models: Path) -> Arrays:
-    """`fitting.sequence.smooth` of two runs of angles that jitter; of no fit, so that it stands alone."""
-    _, model = _model(models, "neutral", "male", "default")
-    time = np.arange(24)[:, None]
-    q = 0.3 + 0.2 * np.sin(time / 4 + np.arange(46)) + 0.02 * np.sin(41.7 * time * np.arange(1, 47))
-    q = torch.from_numpy(np.clip(q, model.low.numpy(), model.high.numpy()).astype(np.float32))
-    betas = torch.from_numpy(stored["betas"][:1]).expand(24, 10)
-    return {"q": smooth(q, betas, torch.arange(24) % 12 == 0, model.skel, 0.1, "anatomical").numpy()}
-
-
 def _converted(stored: Arrays, models: Path) -> Arrays:
     """A person who goes from one stored pose to another and back, a little unsteadily, through the converter."""
     time = np.linspace(0, 2 * np.pi, 24)[:, None]
@@ -168,7 +157,7 @@ def _converted(stored: Arrays, models: Path) -> Arrays:
     pose = (1 - share) * stored["pose"][0] + share * stored["pose"][1]
     clip = smpl_to_skel(
         pose, stored["betas"][0], smpl_gender="neutral", skel_gender="best", body_models=models, frame_rate=30,
-        smoothness=0.1, device="cpu",
+        smooth_hz=6, device="cpu",
     )  # fmt: skip
     return {name: getattr(clip, name) for name in ("q", "betas", "transl", "v2v_mm")}
 
@@ -250,7 +239,6 @@ def _fits() -> dict[str, Part]:
 
 PARTS = {
     **_fits(),
-    "smoothed": Part(None, _smoothed, {"q": (1e-4, 0)}),
     "converted": Part(None, _converted, FIT),
     "labels": Part("labels", _labels, LABELS),
     "bodies": Part("export", _bodies, {}),

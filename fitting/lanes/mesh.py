@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fitting.lanes.state import LANES
 from fitting.lanes.surface import LaneSurface, Room, Sparse, regress, rest_positions, skin
+from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
 
@@ -38,6 +39,10 @@ class LaneMesh:
     def tensor(self) -> Tensor:
         """As [B 3 V]."""
         return rows_of(self.chunks, self.count).mT
+
+    def distance(self, other: "LaneMesh") -> Tensor:
+        """Between equal vertices, [B V]."""
+        return rows_of(np.square(self.chunks - other.chunks).sum(2), self.count).sqrt()
 
     def moved(self, rotmat: Tensor, shift: Tensor) -> "LaneMesh":
         """R^T (y - s) of `rotmat` [B 3 3] and `shift` [B 3]."""
@@ -84,11 +89,11 @@ def _flat(chunk: np.ndarray) -> np.ndarray:
 
 
 class LaneMesher:
-    """Poses SMPL's mesh; `fitting.target.PlainMesher`, compiled."""
+    """Poses a body's mesh; `fitting.target.PlainMesher`, compiled."""
 
-    def __init__(self, smpl: Smpl, regressor: Tensor) -> None:
+    def __init__(self, body: Smpl | Skel, regressor: Tensor) -> None:
         """`regressor` [24 V] gives SKEL's anatomical joints."""
-        self.surface = LaneSurface(smpl)
+        self.surface = LaneSurface(body)
         self.regressor = Sparse.of(regressor)
 
     def __call__(

@@ -25,9 +25,9 @@ Whose files they are, docs/convert.md says. What was not read of a file is named
 
 Betas may be 10, 1x10, Nx10 or wider (the first ten are used); poses axis-angles or rotation matrices. Options say what
 a file does not say and the output needs. All frames of a person get one shape (the mean of theirs) and angles without
-jumps of over 180 degrees; each frame is fitted for itself, so that a frame alone gives the same posture. --smooth never
-smooths across cuts and gaps. Its WEIGHT is how many mm^2 of mesh error one squared degree of jerk may cost, lowered
-where the mesh would move by more than 2 mm.
+jumps of over 180 degrees; each frame is fitted for itself, so that a frame alone gives the same posture. --smooth 6
+takes out what changes faster than 6 Hz before the fit, of root and joints, with no lag and never across cuts and gaps;
+errors are still those to the file's own meshes.
 
   -o x.parquet, -o x.npz   everything, a row per frame; joints only with --joints
   -o x.osim                OpenSim: a model of the person, its motion (x.mot) and bone meshes (Geometry/) beside it
@@ -76,8 +76,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--gender", choices=("male", "female", "best"), help=text)
     add(parser, "body-models")
     parser.add_argument("--frames", metavar="LIST", help="only frames (or rows) with these numbers, e.g. 0-99,250")
-    text = "smooth a person's frames in time, 0.1 is a good weight, see above (default: 0, off)"
-    add_number(parser, "--smooth", float, 0, default=0.0, metavar="WEIGHT", help=text)
+    text = "smooth a person's frames in time: the cut-off, 6 is usual for people (default: 0, off)"
+    add_number(parser, "--smooth", float, 0, default=0.0, unit="Hz", metavar="HZ", help=text)
     made = parser.add_argument_group("OpenSim's and MuJoCo's files")
     text = "names and places of the markers in an .osim or a .trc (default: rajagopal)"
     made.add_argument("--markers", choices=("rajagopal", "plug-in-gait"), help=text)
@@ -156,8 +156,6 @@ def run_convert(args: argparse.Namespace) -> None:
     report = conversion_report(clips, converted, files, Path(args.out), time.perf_counter() - start, fit_s)
     if args.gender is None and any("neutral" in clip.gender for clip in clips):
         report["notes"].append("SKEL has no neutral body, male is taken (--gender best tries both)")
-    if args.smooth > 0 and any(clip.moving and clip.frame_rate is None for clip in clips):
-        report["notes"].append("frame rate not known, smoothing takes 30 a second (--frame-rate says another)")
     if not args.quiet:
         print(*(f"note: {note}\n" for note in report["notes"]), sep="", end="", file=sys.stderr)
     show(args, report_line(report), report)
@@ -201,10 +199,10 @@ def _read(args: argparse.Namespace) -> "list[SmplClip]":
             raise UserError(f"--frames {args.frames}: no such frame. The files have numbers up to {last}.")
     if args.frame_rate is not None:
         clips = [clip if clip.frame_rate == args.frame_rate else resampled(clip, args.frame_rate) for clip in clips]
-    if args.smooth > 0 and not any(clip.moving for clip in clips):
+    if args.smooth > 0 and not any(clip.moving and clip.skel_q is None for clip in clips):
         raise UserError(
-            "--smooth: none of these files holds frames of one person in time. Say --rows frames or --rows folders if "
-            "their rows are."
+            "--smooth: none of these files holds frames of one person in time, as SMPL. Say --rows frames or --rows "
+            "folders if their rows are."
         )
     return clips
 

@@ -24,7 +24,7 @@ def smpl_to_skel(
     skel_gender: str | None = None,
     frame_rate: float | int | None = None,
     rows: str = "frames",
-    smoothness: float | int = 0,
+    smooth_hz: float | int = 0,
     lengths: str | None = None,
     angles: str | None = None,
     device: str = "auto",
@@ -44,7 +44,7 @@ def smpl_to_skel(
         frame_rate: frames a second, for times and for smoothing.
         rows: `frames`: the rows are frames of one person, in order; the person gets one shape (the mean), and angles do
             not jump. `people`: each row stands for itself.
-        smoothness: weight of smoothing in time, see `fitting.sequence.smooth`; 0.1 is a good value.
+        smooth_hz: cut-off of smoothing in time, Hz, see `hmr_skel.convert.resample.smoothed`; 6 is usual, 0 is off.
         lengths: m, cm or mm; metres by default, and an error where the numbers speak against it.
         angles: rad or deg; radians by default, and an error likewise.
         device: cpu, cuda, cuda:1; auto takes the first CUDA device, else the CPU.
@@ -67,8 +67,6 @@ def smpl_to_skel(
     for name, (value, known) in choices.items():
         if value not in known:
             raise UserError(f"{name} is {value!r}. Expected one of {', '.join(map(repr, known))}.")
-    if not 0 <= smoothness < float("inf"):
-        raise UserError(f"smoothness is {smoothness}. Expected 0 (off) or a number above.")
     if frame_rate is not None and not 0.1 <= frame_rate <= 10_000:
         raise UserError(f"frame_rate is {frame_rate}. Expected frames a second.")
     arrays = {"poses": poses, "betas": betas} | ({} if transl is None else {"transl": transl})
@@ -78,4 +76,4 @@ def smpl_to_skel(
     with tqdm(
         total=count_fits([clip], skel_gender), unit="frame", desc="fit", disable=None if progress else True, leave=False
     ) as bar:
-        return fit_clips([clip], bodies, skel_gender, smoothness, bar.update)[0]
+        return fit_clips([clip], bodies, skel_gender, smooth_hz, bar.update)[0]

@@ -1,4 +1,4 @@
-"""Clips of SMPL to clips of SKEL: every row is fitted by itself; then a moving clip's angles are made continuous."""
+"""Clips of SMPL to clips of SKEL: smoothed if asked, then every row is fitted by itself; and angles do not jump."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import fitting
-from fitting.sequence import smooth
+from fitting.distances import mesh_distances_mm
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.dofs import limits
 from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat
@@ -17,6 +17,7 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.convert.clips import SkelClip, SmplClip
 from hmr_skel.convert.continuity import shared_betas, without_jumps
+from hmr_skel.convert.resample import smoothed
 from hmr_skel.convert.upright import level
 from hmr_skel.data.checks import MAX_ABS_BETA, MAX_ANGLE, MAX_DISTANCE
 from hmr_skel.data.schema import GIVEN
@@ -27,7 +28,6 @@ SKEL_GENDERS = ("male", "female", "best")
 
 _FITTED = {"q": (46,), "betas": (10,), "transl": (3,), "v2v_mm": (), "v2v_max_mm": (), "max_limit_violation_deg": ()}
 """What a `SkelClip` takes from a fit, besides the status: float32, shape of one row."""
-_CHUNK = 256  # rows whose meshes are in memory at once
 
 
 class Bodies:
@@ -77,7 +77,7 @@ def fit_clips(
     clips: Sequence[SmplClip],
     bodies: Bodies,
     skel_gender: str | None = None,
-    smoothness: float | int = 0,
+    smooth_hz: float | int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> list[SkelClip]:
     """Fit SKEL to every row of every clip, together.
@@ -88,7 +88,8 @@ def fit_clips(
         skel_gender: male, female, or best, which tries both and takes the one nearer to the annotated meshes: one body
             for a moving clip, else row by row. None takes the annotation's gender, and male for neutral, as the
             published trainers do.
-        smoothness: weight of `fitting.sequence.smooth` for moving clips; 0 does not smooth.
+        smooth_hz: cut-off of `hmr_skel.convert.resample.smoothed` for moving clips of SMPL, which their errors ignore:
+            these are to the meshes as annotated. 0 does not smooth.
         progress: called with the number of fits just made; a row takes one for each body tried.
 
     Returns:
@@ -97,10 +98,15 @@ def fit_clips(
 
     Raises:
         UserError: a model file is missing or damaged, the frames of one person change their SMPL gender, no row at all
-            can be fitted.
+            can be fitted, a clip cannot be smoothed so.
     """
     pieces = [(_about_the_pelvis(level(clip), bodies), rejected) for clip, rejected in map(_usable, clips)]
-    found = _fit_rows([clip for clip, _ in pieces if clip.skel_q is None], bodies, skel_gender, progress)
+    targets = [
+        smoothed(clip, smooth_hz) if smooth_hz and clip.moving and len(clip) else clip
+        for clip, _ in pieces
+        if clip.skel_q is None
+    ]
+    found = _fit_rows(targets, bodies, skel_gender, progress)
     finished, stop = [], 0
     for clip, rejected in pieces:
         if clip.skel_q is not None:
@@ -109,7 +115,7 @@ def fit_clips(
         start, stop = stop, stop + len(clip)
         fits = {skel: {name: values[start:stop] for name, values in fit.items()} for skel, fit in found.items()}
         chosen = _choose(clip, fits, rejected)
-        finished.append(_in_time(chosen, bodies, smoothness) if clip.moving else chosen)
+        finished.append(_in_time(chosen, bodies, bool(smooth_hz)) if clip.moving else chosen)
     if clips and not any(map(len, finished)):
         number, reason = finished[0].rejected[0]
         raise UserError(f"{clips[0].source}: no row can be fitted (row {number}: {reason}). Expected SMPL parameters.")
@@ -236,54 +242,22 @@ def _choose(clip: SmplClip, fits: dict[str, dict[str, np.ndarray]], rejected: tu
     return SkelClip(clip.take(kept), gender, **found, rejected=tuple(sorted(rejected)))
 
 
-def _in_time(clip: SkelClip, bodies: Bodies, smoothness: float | int) -> SkelClip:
-    """The clip with angles that do not jump, and smoothed where `smoothness` is above 0."""
+def _in_time(clip: SkelClip, bodies: Bodies, measure: bool) -> SkelClip:
+    """The clip with angles that do not jump, and its errors measured anew where it was fitted to something else."""
     if not len(clip) or not clip.smpl.moving:
         return clip
-    starts, table = clip.smpl.starts(), bodies.config.limits
-    clip = replace(clip, q=without_jumps(clip.q, starts, limits(table)))
-    if smoothness == 0:
+    clip = replace(clip, q=without_jumps(clip.q, clip.smpl.starts(), limits(bodies.config.limits)))
+    if not measure:
         return clip
-    q = smooth(
-        torch.from_numpy(clip.q), torch.from_numpy(clip.betas), torch.from_numpy(starts), bodies.skel(clip.gender[0]),
-        smoothness, table, clip.smpl.row_rate,
-    ).numpy()  # fmt: skip
-    clip = replace(clip, q=q)
     mean, largest = distances_mm(clip, bodies)
-    return replace(
-        clip,
-        v2v_mm=mean,
-        v2v_max_mm=largest,
-        max_limit_violation_deg=_violation_deg(q, limits(table)).astype(np.float32),
-    )
+    return replace(clip, v2v_mm=mean, v2v_max_mm=largest)
 
 
 def distances_mm(clip: SkelClip, bodies: Bodies) -> tuple[np.ndarray, np.ndarray]:
     """Mean and largest distance [N] of the skin from the annotated mesh; all rows are of one body."""
     fitted = SkelParams(*(torch.from_numpy(v) for v in (clip.q, clip.betas, clip.transl)))
-    return mesh_distances_mm(
-        _params([clip.smpl]), bodies.smpl(clip.smpl.gender[0]), fitted, bodies.skel(clip.gender[0])
-    )
-
-
-@torch.no_grad()
-def mesh_distances_mm(
-    smpl_params: SmplParams, smpl: Smpl, skel_params: SkelParams, skel: Skel
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and largest distance [N], mm, between equal vertices of SKEL's skin and SMPL's mesh: one topology.
-
-    Rows may be on another device than the bodies.
-    """
-    device = smpl.template.device
-    mean, largest = [], []
-    for first in range(0, max(len(smpl_params.betas), 1), _CHUNK):
-        ours = skel_params[first : first + _CHUNK].to(device)
-        params = smpl_params[first : first + _CHUNK].to(device)
-        target = smpl(params.global_orient, params.body_pose, params.betas, params.transl).vertices
-        apart = (skel(ours.q, ours.betas, ours.transl).vertices - target).norm(dim=-1) * 1000
-        mean.append(apart.mean(1).cpu().numpy())
-        largest.append(apart.amax(1).cpu().numpy())
-    return np.concatenate(mean), np.concatenate(largest)
+    found = mesh_distances_mm(_params([clip.smpl]), fitted, bodies.model(clip.smpl.gender[0], clip.gender[0]))
+    return found[0].numpy(), found[1].numpy()
 
 
 def _violation_deg(q: np.ndarray, bounds: np.ndarray) -> np.ndarray:

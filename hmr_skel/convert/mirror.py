@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fitting.distances import mesh_distances_mm
 from hmr_skel.body.dofs import MIRROR, MIRROR_SIGN
 from hmr_skel.body.joints import SMPL_JOINTS
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
-from hmr_skel.convert.fit import Bodies, mesh_distances_mm
+from hmr_skel.convert.fit import Bodies
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
 
@@ -68,16 +69,17 @@ def mirrored_largest_mm(rows: Mapping[str, np.ndarray], bodies: Bodies) -> np.nd
     pairs = np.array([f"{a} {b}" for a, b in zip(rows["smpl_gender"], rows["skel_gender"], strict=True)])
     for pair in np.unique(pairs):
         members = np.flatnonzero(pairs == pair)
-        smpl, skel = bodies.smpl(pair.split()[0]), bodies.skel(pair.split()[1])
+        model = bodies.model(*pair.split())
         annotated, fitted = _params(rows, members, bodies.device)
-        _, there = mesh_distances_mm(annotated, smpl, fitted, skel)
-        off = np.abs(there - rows["v2v_max_mm"][members]).max()
+        _, there = mesh_distances_mm(annotated, fitted, model)
+        off = np.abs(there.numpy() - rows["v2v_max_mm"][members]).max()
         if not off <= SAME_MM:
             raise UserError(
                 f"{bodies.folder} holds other body models than the dataset was fitted with: the largest distances that "
                 f"it records differ by up to {off:.1f} mm from theirs. Name the right folder with --body-models."
             )
-        _, result[members] = mesh_distances_mm(mirrored_smpl(annotated, smpl), smpl, mirrored_skel(fitted, skel), skel)
+        turned = mirrored_smpl(annotated, bodies.smpl(pair.split()[0])), mirrored_skel(fitted, model.skel)
+        result[members] = mesh_distances_mm(*turned, model)[1]
     return result
 
 

@@ -1,4 +1,4 @@
-"""Clips at another frame rate: rotations interpolated on the sphere, without steps in their speed."""
+"""Clips at another frame rate, or without fast changes: rotations on the sphere, each run of frames by itself."""
 
 from dataclasses import replace
 
@@ -65,6 +65,62 @@ def resampled(clip: SmplClip, frame_rate: float) -> SmplClip:
         imgname=None,
         notes=(*clip.notes, note),
     )
+
+
+SLOWEST_HZ = 1.0
+"""No lower cut-off: people move faster. Of versions whose option was a weight, 0.1 was usual."""
+
+
+def smoothed(clip: SmplClip, cutoff: float | int) -> SmplClip:
+    """The clip without what changes faster than `cutoff`, Hz: rotations of the root and all joints, and translation.
+
+    Every run x of frames between cuts and gaps becomes the y of least sum |y - x|^2 + weight * sum |second difference
+    of y|^2 (Whittaker 1923; a cubic smoothing spline). A frequency f keeps the share 1 / (1 + weight (2 sin(pi f /
+    rate))^4) of its amplitude, without phase lag: as of the usual Butterworth filter, of 2nd order and run both ways,
+    and 1 / sqrt(2) at the cut-off. But it needs no frames beyond the ends, where it keeps straight lines: runs of under
+    three frames stay as they are. Rotations are smoothed as unit quaternions, which no angle's branches disturb.
+
+    Args:
+        clip: moving, of SMPL about its pelvis (`turn` is None), all rows finite.
+        cutoff: below half of the clip's rows a second.
+
+    Raises:
+        UserError: the frame rate is not known, or holds no such frequency, or the cut-off is below `SLOWEST_HZ`.
+    """
+    from scipy.linalg import solveh_banded
+    from scipy.spatial.transform import Rotation
+
+    if not SLOWEST_HZ <= cutoff < np.inf:
+        raise UserError(
+            f"a cut-off of {cutoff:g} for smoothing. Expected Hz, {SLOWEST_HZ:g} at least and usually 6, as a movement "
+            "of people has little beyond; earlier versions took a weight."
+        )
+    rate = clip.row_rate
+    if rate is None:
+        raise UserError(
+            f"{clip.source} does not say how many frames a second it has, and smoothing is in Hz. Say --frame-rate."
+        )
+    if cutoff >= rate / 2:
+        raise UserError(
+            f"{clip.source} has {rate:g} rows a second, which hold nothing of {cutoff:g} Hz and faster that could be "
+            f"smoothed. Expected a cut-off below {rate / 2:g} Hz, or no smoothing."
+        )
+    weight = (np.sqrt(2) - 1) / (2 * np.sin(np.pi * cutoff / rate)) ** 4
+    quat = Rotation.from_rotvec(clip.pose.reshape(-1, 3)).as_quat().reshape(len(clip), -1, 4)
+    side = np.where((quat[1:] * quat[:-1]).sum(-1, keepdims=True) < 0, -1, 1)  # q and -q are one rotation
+    quat[1:] *= np.cumprod(side, 0)
+    found = np.concatenate((quat.reshape(len(clip), -1), clip.transl), 1)
+    starts = np.flatnonzero(clip.starts())
+    for start, stop in zip(starts, [*starts[1:], len(clip)], strict=True):
+        if stop - start > 2:
+            band = np.zeros((3, stop - start))  # of I + weight D^T D, D the second differences
+            for lag, factors in enumerate(((1, 4, 1), (-2, -2), (1,))):
+                for k, factor in enumerate(factors):
+                    band[lag, k : stop - start - 2 + k] += weight * factor
+            band[0] += 1
+            found[start:stop] = solveh_banded(band, found[start:stop], lower=True, check_finite=False)
+    pose = Rotation.from_quat(found[:, :-3].reshape(-1, 4)).as_rotvec().reshape(clip.pose.shape)
+    return replace(clip, pose=pose.astype(np.float32), transl=found[:, -3:].astype(np.float32))
 
 
 def _splines(at: np.ndarray, rotvec: np.ndarray, transl: np.ndarray, when: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import fitting
+from fitting.distances import mesh_distances_mm
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.cli import main
 from hmr_skel.convert import Bodies
 from hmr_skel.convert.export import FORMATS, Exported, export_dataset
-from hmr_skel.convert.fit import mesh_distances_mm
 from hmr_skel.convert.mirror import SMPL_MIRROR, mirrored_largest_mm, mirrored_smpl
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.load import Shards
@@ -164,8 +164,8 @@ def test_a_mirrored_body_is_as_far_off_as_the_body_itself(fitted, bodies: Bodies
     columns["skel_q"] = columns["skel_q"].copy()
     columns["skel_q"][:, [DOF_NAMES.index(f"ankle_angle_{side}") for side in "rl"]] = 0
     annotated, fit = params_of(columns)
-    smpl, skel = bodies.smpl("neutral"), bodies.skel("male")
-    _, columns["v2v_max_mm"] = mesh_distances_mm(annotated, smpl, fit, skel)
+    smpl = bodies.smpl("neutral")
+    columns["v2v_max_mm"] = mesh_distances_mm(annotated, fit, bodies.model("neutral", "male"))[1].numpy()
     np.testing.assert_allclose(mirrored_largest_mm(columns, bodies), columns["v2v_max_mm"], atol=0.2)
     # As images: every mirrored SMPL joint is the mirror image of its partner.
     turned = mirrored_smpl(annotated, smpl)
@@ -210,7 +210,7 @@ def test_rows_that_hsmr_will_not_take_are_counted(tmp_path: Path, fitted, bodies
     far["skel_transl"][2, 0] += 0.1  # 100 mm to the side: beyond HSMR's 60
     columns = columns_of((rows, far))
     annotated, moved = params_of(columns)
-    _, far["v2v_max_mm"] = mesh_distances_mm(annotated, bodies.smpl("neutral"), moved, bodies.skel("male"))
+    far["v2v_max_mm"] = mesh_distances_mm(annotated, moved, bodies.model("neutral", "male"))[1].numpy()
     written = export_dataset(dataset(tmp_path / "set", (rows, far)), tmp_path / "out", "hsmr", bodies=bodies)
     assert [file.beyond for file in written.values()] == [1 + int((fit["v2v_max_mm"] > 60).sum())]
 

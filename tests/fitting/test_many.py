@@ -1,7 +1,8 @@
 """Batches: none, many, too large for the memory; and the better of two genders."""
 
+import copy
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ import fitting
 import fitting.many
 from fitting import fit_batch, fit_best, fit_many
 from fitting.config import FitConfig, Stage
+from fitting.distances import mesh_distances_mm
 from hmr_skel.body.skel import Skel
 from hmr_skel.errors import UserError
-from hmr_skel.rows import SmplParams
+from hmr_skel.rows import SkelParams, SmplParams
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,19 @@ def quick(prepared):
 @pytest.fixture(scope="module")
 def side_by_side(prepared):
     return prepared(SHORT)
+
+
+def test_distances_of_any_parameters_are_those_of_the_bodies(people, smpl, skel, quick, side_by_side):
+    """Not of fits: another root, another shape, another pose; by both ways to pose, in float64."""
+    fitted = SkelParams(0.5 * torch.randn(4, 46), torch.randn(4, 10), people.transl + 0.1)
+    annotated, skin = copy.deepcopy(smpl).double(), copy.deepcopy(skel).double()
+    double = [[getattr(params, f.name).double() for f in fields(params)] for params in (people, fitted)]
+    expected = (annotated(*double[0]).vertices - skin(*double[1]).vertices).norm(dim=-1).float() * 1000
+    for model in (quick, side_by_side):
+        mean, largest = mesh_distances_mm(people, fitted, model)
+        torch.testing.assert_close(mean, expected.mean(1), rtol=0, atol=2e-3)
+        torch.testing.assert_close(largest, expected.amax(1), rtol=0, atol=1e-2)
+        assert mesh_distances_mm(people[:0], fitted[:0], model)[0].shape == (0,)
 
 
 def test_no_rows(people, prepared, quick, side_by_side):

@@ -1,0 +1,55 @@
+"""How far SKEL's skin is from annotated meshes at any parameters, posed as the fit poses them and so as fast."""
+
+import torch
+from torch import Tensor
+
+from fitting.kinematics import Skeleton
+from fitting.many import one_thread_each
+from fitting.model import FitModel
+from fitting.surface import CORRECTED
+from hmr_skel.body.lbs import picked
+from hmr_skel.rows import SkelParams, SmplParams
+
+_ROWS = 256  # whose meshes are in memory at once, on each core
+
+
+def mesh_distances_mm(params: SmplParams, fitted: SkelParams, model: FitModel) -> tuple[Tensor, Tensor]:
+    """Mean and largest distance [N], mm, between equal vertices of SKEL's skin and SMPL's mesh: one topology.
+
+    Args:
+        params: [N] annotations, on any device.
+        fitted: [N] rows of `model.skel`; of any pose, root and shape.
+
+    Returns:
+        float32, on the CPU.
+    """
+
+    def part(first: int) -> Tensor:
+        rows = slice(first, first + _ROWS)
+        distance = _distances(params[rows].to(model.device), fitted[rows].to(model.device), model)
+        return torch.stack((distance.mean(1), distance.amax(1))).cpu() * 1000
+
+    starts = range(0, max(len(params.betas), 1), _ROWS)
+    if model.compiled:
+        with one_thread_each() as (pool, _):
+            parts = list(pool.map(part, starts))
+    else:
+        parts = list(map(part, starts))
+    mean, largest = torch.cat(parts, 1)
+    return mean, largest
+
+
+def _distances(params: SmplParams, fitted: SkelParams, model: FitModel) -> Tensor:
+    """[B V], m. In the target's frame SMPL's root is at rest; what SKEL's turns and moves beyond that is left."""
+    target = model.targets(params, fitted.betas)
+    q, skeleton = fitted.q.double(), Skeleton.of(model.skel, fitted.betas)
+    pose = model.kinematics.pose(q, skeleton)
+    tilt, list_, rotation = pose.parts[:, 0].unbind(1)
+    frame, pelvis, pivot = skeleton.dof_frame[:, 0], target.pelvis.double(), skeleton.joints[:, 0]
+    root = frame @ rotation @ list_ @ tilt @ frame.mT
+    back = target.global_rotmat.double().mT
+    apart = fitted.transl.double() - params.transl + pivot - pelvis - (root @ pivot.unsqueeze(-1)).squeeze(-1)
+    transforms = (back @ root).unsqueeze(1) @ pose.transforms[:, :, :3]
+    transforms[..., 3] += ((back @ apart.unsqueeze(-1)).squeeze(-1) + pelvis).unsqueeze(1)
+    local = picked(pose.local, CORRECTED, 1).float()
+    return target.distance(model.skin(fitted.betas, local, transforms.float(), target.offset, None)[0])
