@@ -85,7 +85,7 @@ class SkelClip:
     smpl: SmplClip  # the N rows
     gender: np.ndarray  # object (str) [N] male or female; one for all frames of a moving clip
     q: np.ndarray  # float32 [N 46] rad
-    betas: np.ndarray  # float32 [N 10]
+    betas: np.ndarray  # float32 [N 10] the same in all frames of a moving clip; SMPL's stay as annotated
     transl: np.ndarray  # float32 [N 3] m
     v2v_mm: np.ndarray  # float32 [N] mean distance of the skin to the annotated mesh
     v2v_max_mm: np.ndarray  # float32 [N]

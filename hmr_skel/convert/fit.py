@@ -29,6 +29,9 @@ SKEL_GENDERS = ("male", "female", "best")
 _FITTED = {"q": (46,), "betas": (10,), "transl": (3,), "v2v_mm": (), "v2v_max_mm": (), "max_limit_violation_deg": ()}
 """What a `SkelClip` takes from a fit, besides the status: float32, shape of one row."""
 
+SAME_SHAPE = 0.5
+"""Betas of a clip whose standard deviation over its frames is larger are not only the noise of one person's."""
+
 
 class Bodies:
     """The body models of a folder. Each is loaded when a row first needs it, and kept."""
@@ -101,13 +104,9 @@ def fit_clips(
             can be fitted, a clip cannot be smoothed so.
     """
     pieces = [(_about_the_pelvis(level(clip), bodies), rejected) for clip, rejected in map(_usable, clips)]
-    targets = [
-        smoothed(clip, smooth_hz) if smooth_hz and clip.moving and len(clip) else clip
-        for clip, _ in pieces
-        if clip.skel_q is None
-    ]
+    targets = [_target(clip, bodies, smooth_hz) for clip, _ in pieces if clip.skel_q is None]
     found = _fit_rows(targets, bodies, skel_gender, progress)
-    finished, stop = [], 0
+    finished, stop, fitted_to = [], 0, iter(targets)
     for clip, rejected in pieces:
         if clip.skel_q is not None:
             finished.append(_as_given(clip, clip.skel_q, rejected, bodies, skel_gender))
@@ -115,7 +114,7 @@ def fit_clips(
         start, stop = stop, stop + len(clip)
         fits = {skel: {name: values[start:stop] for name, values in fit.items()} for skel, fit in found.items()}
         chosen = _choose(clip, fits, rejected)
-        finished.append(_in_time(chosen, bodies, bool(smooth_hz)) if clip.moving else chosen)
+        finished.append(_in_time(chosen, bodies, next(fitted_to) is not clip))
     if clips and not any(map(len, finished)):
         number, reason = finished[0].rejected[0]
         raise UserError(f"{clips[0].source}: no row can be fitted (row {number}: {reason}). Expected SMPL parameters.")
@@ -130,7 +129,7 @@ def count_fits(clips: Sequence[SmplClip], skel_gender: str | None) -> int:
 
 @np.errstate(over="ignore", invalid="ignore")
 def _usable(clip: SmplClip) -> tuple[SmplClip, tuple[tuple[int, str], ...]]:
-    """The rows that can be bodies, and the (number, reason) of the others. Rows of one person get one shape."""
+    """The rows that can be bodies, and the (number, reason) of the others."""
     pose = clip.pose if clip.skel_q is None else clip.skel_q[..., None]
     arrays = (pose, clip.betas, clip.transl)
     why = [
@@ -145,13 +144,11 @@ def _usable(clip: SmplClip) -> tuple[SmplClip, tuple[tuple[int, str], ...]]:
     good = np.flatnonzero([text is None for text in reason])
     rejected = (*clip.left_out, *((int(clip.number[i]), reason[i]) for i in np.flatnonzero([*map(bool, reason)])))
     kept = clip.take(good)  # their numbers show the gaps, across which `SmplClip.starts` couples nothing
-    if clip.moving and len(kept):
-        if len(set(kept.gender.tolist())) > 1:
-            raise UserError(
-                f"{clip.source}: the frames of {clip.name} are of several SMPL genders. Expected one for one person: "
-                "say --smpl-gender, or --rows people."
-            )
-        kept = replace(kept, betas=shared_betas(kept.betas))
+    if clip.moving and len(set(kept.gender.tolist())) > 1:
+        raise UserError(
+            f"{clip.source}: the frames of {clip.name} are of several SMPL genders. Expected one for one person: "
+            "say --smpl-gender, or --rows people."
+        )
     return kept, rejected
 
 
@@ -164,15 +161,36 @@ def _about_the_pelvis(clip: SmplClip, bodies: Bodies) -> SmplClip:
         return clip
     turn = rotvec_to_rotmat(torch.from_numpy(clip.turn).double())
     root = rotvec_to_rotmat(torch.from_numpy(clip.pose[:, 0]).double())
+    pelvis = _rest_pelvis(clip, bodies)
+    pose = clip.pose.copy()
+    pose[:, 0] = rotmat_to_rotvec(turn @ root).numpy()
+    moved = np.einsum("tij,tj->ti", turn.numpy(), pelvis) + clip.transl - pelvis
+    return replace(clip, pose=pose, transl=moved.astype(np.float32), turn=None)
+
+
+def _rest_pelvis(clip: SmplClip, bodies: Bodies) -> np.ndarray:
+    """SMPL's root joint [T 3] in the T-pose of each row's shape."""
     pelvis = np.empty((len(clip), 3))
     for gender in set(clip.gender.tolist()):
         rows = np.flatnonzero(clip.gender == gender)
         smpl = bodies.smpl(gender)
         pelvis[rows] = smpl.shaped(torch.from_numpy(clip.betas[rows]).to(smpl.template))[1][:, 0].cpu().double()
-    pose = clip.pose.copy()
-    pose[:, 0] = rotmat_to_rotvec(turn @ root).numpy()
-    moved = np.einsum("tij,tj->ti", turn.numpy(), pelvis) + clip.transl - pelvis
-    return replace(clip, pose=pose, transl=moved.astype(np.float32), turn=None)
+    return pelvis
+
+
+def _target(clip: SmplClip, bodies: Bodies, smooth_hz: float | int) -> SmplClip:
+    """What a clip is fitted to: of one person, with one shape about the annotated pelvis, and smoothed if asked.
+
+    The clip itself where that is no other.
+    """
+    if not clip.moving or not len(clip):
+        return clip
+    betas = shared_betas(clip.betas)
+    if (betas != clip.betas).any():
+        one = replace(clip, betas=betas)
+        moved = _rest_pelvis(clip, bodies) - _rest_pelvis(one, bodies)
+        clip = replace(one, transl=(clip.transl + moved).astype(np.float32))
+    return smoothed(clip, smooth_hz) if smooth_hz else clip
 
 
 def _as_given(
@@ -249,7 +267,15 @@ def _in_time(clip: SkelClip, bodies: Bodies, measure: bool) -> SkelClip:
     clip = replace(clip, q=without_jumps(clip.q, clip.smpl.starts(), limits(bodies.config.limits)))
     if not measure:
         return clip
-    mean, largest = distances_mm(clip, bodies)
+    smpl, before, (mean, largest) = clip.smpl, clip.v2v_mm, distances_mm(clip, bodies)
+    spread = float(smpl.betas.astype(np.float64).std(0).max())
+    if spread > SAME_SHAPE:
+        note = (
+            f"{smpl.source}: the betas of {smpl.name} vary by {spread:.1f} (standard deviation over frames), as if of "
+            f"several people, and SKEL gets one shape, of their mean: v2v is {mean.mean():.1f} mm to the annotated "
+            f"meshes, {before.mean():.1f} mm to meshes of the mean"
+        )
+        clip = replace(clip, smpl=replace(smpl, notes=(*smpl.notes, note)))
     return replace(clip, v2v_mm=mean, v2v_max_mm=largest)
 
 

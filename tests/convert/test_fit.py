@@ -75,10 +75,33 @@ def test_one_shape_for_frames_and_their_own_for_people(bodies):
     truth["betas"] = np.random.default_rng(0).normal(size=(4, 10))
     (moving,) = fit_clips([clip_of(truth)], bodies)
     assert (moving.betas == moving.betas[0]).all()
-    np.testing.assert_allclose(moving.smpl.betas[0], truth["betas"].mean(0), atol=1e-6)
+    np.testing.assert_allclose(moving.smpl.betas, truth["betas"], atol=1e-6)
     (people,) = fit_clips([clip_of(truth, rows="people")], bodies)
     assert len(np.unique(people.betas[:, 0])) == 4
     np.testing.assert_allclose(people.smpl.betas, truth["betas"], atol=1e-6)
+
+
+def test_errors_are_those_to_the_annotation_whatever_one_shape_makes_of_it(bodies):
+    """Betas that change sign: the mean shape is far from every frame's, and its v2v says nothing of them."""
+    truth = walk(6)
+    truth["betas"] = np.array([3.0, -3.0] * 3)[:, None] * np.eye(10)[:1]
+    (found,) = fit_clips([clip_of(truth)], bodies)
+    (of_mean,) = fit_clips([clip_of(truth | {"betas": 0 * truth["betas"][0]})], bodies)
+    np.testing.assert_allclose(found.betas, of_mean.betas, atol=1e-6)
+    mesh, skin = posed_pair(found, bodies)
+    np.testing.assert_allclose(found.v2v_mm, 1000 * (skin - mesh).norm(dim=-1).mean(1), atol=1e-3)
+    assert found.v2v_mm.mean() > 1.5 * of_mean.v2v_mm.mean()
+    parts = found.v2v_mm.mean(), of_mean.v2v_mm.mean()
+    assert found.smpl.notes[-1].endswith(
+        "v2v is {:.1f} mm to the annotated meshes, {:.1f} mm to meshes of the mean".format(*parts)
+    )
+    assert not any("betas of walk vary" in note for note in of_mean.smpl.notes)
+    # The pelvis joint stays where each frame's shape has it.
+    smpl = bodies.smpl("male")
+    pelvis = [
+        smpl.shaped(torch.from_numpy(betas).float())[1][:, 0].numpy() for betas in (truth["betas"], 0 * truth["betas"])
+    ]
+    np.testing.assert_allclose(found.transl - of_mean.transl, pelvis[0] - pelvis[1], atol=1e-5)
 
 
 def test_the_better_body_is_one_per_person(bodies):
