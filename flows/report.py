@@ -10,7 +10,7 @@ import numpy as np
 
 from hmr_skel.data.lease import InHand
 from hmr_skel.data.load import load_shards
-from hmr_skel.data.meta import statistics
+from hmr_skel.data.meta import WHOSE_LIMITS, error_text, statistics
 from hmr_skel.data.shards import name_shards
 from hmr_skel.errors import UserError
 
@@ -29,7 +29,8 @@ class ShardReport:
     rejected: int
     reasons: dict[str, int]  # why rows were rejected, and how many
     rows_per_s: float
-    v2v_mm: dict[str, float] | None  # mean, median, p95, p99, max over the fitted rows; None where none was fitted
+    v2v_mm: dict[str, float] | None  # mean, median, p95, p99, max of the fitted rows' means; None where none was fitted
+    v2v_max_mm: dict[str, float] | None  # the same of the rows' worst vertices
     limit_violations: int  # fitted rows with a dof outside its range
     file: str
     skipped: bool  # it was complete already: the figures are those of the build
@@ -56,7 +57,8 @@ def summarise_run(
     The fit error is over all fitted rows, read from the files.
     """
     fitted = [report.file for report in reports if report.v2v_mm is not None]
-    v2v = load_shards(fitted, columns=["v2v_mm"])["v2v_mm"] if fitted else np.zeros(0)
+    columns = ("v2v_mm", "v2v_max_mm")
+    errors = load_shards(fitted, columns=columns) if fitted else dict.fromkeys(columns, np.zeros(0))
     counts = ("rows", "kept", "rejected", "limit_violations")
     return {
         "name": builder.manifest.name,
@@ -66,7 +68,8 @@ def summarise_run(
         "skipped": [report.shard for report in reports if report.skipped],
         "failed": {str(index): _reason(error) for index, error in failures.items()},
         "reasons": dict(sum((Counter(report.reasons) for report in reports), Counter())),
-        "v2v_mm": statistics(v2v[~np.isnan(v2v)]),  # rows that were not fitted have none
+        # Rows that were not fitted have none.
+        **{name: statistics(errors[name][~np.isnan(errors[name])]) for name in columns},
         "seconds": seconds,
         "reports": [asdict(report) for report in reports],
         **{name: sum(getattr(report, name) for report in reports) for name in counts},
@@ -109,11 +112,8 @@ class ShardsUnfinished(UserError):
 def _lines(head: str, figures: Mapping[str, Any], **more: str) -> str:
     why = ", ".join(f"{count:,} {reason}" for reason, count in figures["reasons"].items())
     rows = "{rows:,} read, {kept:,} kept, {rejected:,} rejected".format(**figures)
-    error = "no row was fitted"
-    if figures["v2v_mm"] is not None:
-        error = "v2v mean {mean:.2f} mm, p99 {p99:.2f} mm, max {max:.2f} mm".format(**figures["v2v_mm"])
-    values = {"rows": f"{rows} ({why})" if why else rows, "fit error": error}
-    values |= {"limit violations": f"{figures['limit_violations']:,}", **more}
+    values = {"rows": f"{rows} ({why})" if why else rows, "fit error": error_text(figures)}
+    values |= {"limit violations": f"{figures['limit_violations']:,} rows {WHOSE_LIMITS}", **more}
     return "\n".join([head, *(f"  {name:<18}{value}" for name, value in values.items())])
 
 

@@ -230,7 +230,17 @@ def test_fit_prints_its_report_and_json(small: Path, capsys):
     assert set(report["v2v_mm"]) == {"mean", "median", "p95", "p99", "max"}
     assert (report["shard"], report["shards"]) == (1, 2)
     report_text = "\n".join(text)
-    for word in ("kept", "rejected", "rows/s", "mean", "p99", "max", " mm", "limit violations", report["file"]):
+    for word in (
+        "kept",
+        "rejected",
+        "rows/s",
+        "mean",
+        "p99",
+        "worst row",
+        "worst vertex",
+        "limit violations",
+        report["file"],
+    ):
         assert word in report_text
     assert main(fit(small, "-q", shard="01")) == 0
     assert capsys.readouterr().out == ""

@@ -59,13 +59,17 @@ class Judge:
         return torch.cat(found)
 
     def report(self, skel_params: SkelParams) -> dict[str, Any]:
-        """`v2v_mm`, `by_part_mm` and `betas_rms` as JSON values. Rejected rows (NaN) are left out of the distances."""
+        """`v2v_mm`, `v2v_max_mm`, `by_part_mm` and `betas_rms` as JSON values.
+
+        Rejected rows (NaN) are left out of the distances.
+        """
         distances = self.distances_mm(skel_params)
         distances = distances[distances.isfinite().all(1)]
         bone = self.skel.weights.argmax(1)
         by_part = {name: torch.isin(bone, torch.tensor(joints)) for name, joints in SKEL_PARTS.items()}
         return {
             "v2v_mm": statistics(distances.mean(1).numpy()),
+            "v2v_max_mm": statistics(distances.amax(1).numpy()),
             "by_part_mm": {n: round(float(distances[:, part].mean()), 3) for n, part in by_part.items() if part.any()},
             "betas_rms": round(float(skel_params.betas.square().mean().sqrt()), 4),
         }

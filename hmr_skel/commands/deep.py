@@ -146,7 +146,7 @@ def _source(manifest: Manifest, source: Source) -> str:
     fits = [fitter.fit(rows) for rows in kept]
     v2v = np.concatenate([table["v2v_mm"].to_numpy() for table, _, _ in fits])
     rejected = sum(len(rejects) for _, rejects, _ in fits)
-    errors = f" to {v2v.mean():.1f} mm (max {v2v.max():.1f})" if len(v2v) else ""
+    errors = f" to {v2v.mean():.1f} mm (worst row {v2v.max():.1f})" if len(v2v) else ""
     return f"{text}; {len(v2v)} fitted{errors}, {rejected} without a fit"
 
 

@@ -78,6 +78,7 @@ def run_report(args: argparse.Namespace) -> None:
     from hmr_skel.commands.inputs import build_missing, has_all_shards, manifest_of_shards
     from hmr_skel.commands.output import progress, show
     from hmr_skel.data.manifest import load_manifest
+    from hmr_skel.data.meta import error_text
     from hmr_skel.report.bodies import choose_sample
     from hmr_skel.report.gather import gather, read_metas
     from hmr_skel.report.page import write_report
@@ -96,11 +97,9 @@ def run_report(args: argparse.Namespace) -> None:
     manifest = None if args.no_pictures else manifest_of_shards(args.manifest, dataset.name)
     with progress(args.quiet, "row", len(choose_sample(dataset)), "measuring") as bar:
         summary = write_report(dataset, manifest, out, bar.update)
-    v2v = summary.v2v_mm
-    errors = "v2v mean {mean:.2f} mm, p99 {p99:.2f} mm".format(**v2v) if v2v else "none was fitted"
     lines = [
         *(f"warning: {warning}" for warning in summary.warnings),
-        f"{data}: {summary.rows:,} rows, {summary.rejected:,} rejected, {errors}",
+        f"{data}: {summary.rows:,} rows, {summary.rejected:,} rejected, {error_text(vars(summary))}",
         f"{out}: {summary.bytes / 1e6:.1f} MB in {time.perf_counter() - start:.0f} s, open it in a browser",
     ]
     show(args, "\n".join(lines), summary.as_dict())

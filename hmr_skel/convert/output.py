@@ -14,7 +14,7 @@ from hmr_skel.convert.fit import Bodies
 from hmr_skel.convert.meshes import write_mesh
 from hmr_skel.convert.opensim import OpenSimOptions, qpos_file, write_opensim
 from hmr_skel.convert.tables import write_table
-from hmr_skel.data.meta import LIMIT_TOLERANCE_DEG, statistics
+from hmr_skel.data.meta import LIMIT_TOLERANCE_DEG, WHOSE_LIMITS, error_text, statistics
 from hmr_skel.errors import UserError
 
 TABLES, MESHES = ("parquet", "npz"), ("glb", "obj")
@@ -167,7 +167,7 @@ def conversion_report(
     """
     rows = sum(len(clip) + len(clip.left_out) for clip in clips)
     kept = sum(map(len, done))
-    fitted = np.concatenate([clip.v2v_mm for clip in done if clip.smpl.skel_q is None] or [np.empty(0, np.float32)])
+    fitted = [clip for clip in done if clip.smpl.skel_q is None]
     violations = np.concatenate([clip.max_limit_violation_deg for clip in done])
     genders = np.concatenate([clip.gender for clip in done])
     return {
@@ -179,7 +179,10 @@ def conversion_report(
         "clips": len(clips),
         "moving": sum(clip.moving for clip in clips),  # clips of one person in time
         "rows_per_s": rows / seconds,
-        "v2v_mm": statistics(fitted),  # None where nothing was fitted
+        **{  # of rows; None where nothing was fitted
+            name: statistics(np.concatenate([getattr(clip, name) for clip in fitted] or [np.empty(0, np.float32)]))
+            for name in ("v2v_mm", "v2v_max_mm")
+        },
         "limit_violations": int((violations > LIMIT_TOLERANCE_DEG).sum()),  # rows with a dof outside its range
         "file": str(out),
         "files": [str(path) for path in files],
@@ -194,13 +197,10 @@ def report_line(report: dict[str, Any]) -> str:
     """The report in one line, for a person."""
     rows, clips, files = report["rows"], report["clips"], len(report["files"])
     left_out = f", {report['rejected']:,} left out" if report["rejected"] else ""
-    fit = "nothing fitted"
-    if report["v2v_mm"] is not None:
-        fit = "v2v mean {mean:.2f}, p99 {p99:.2f}, max {max:.2f} mm".format(**report["v2v_mm"])
     return (
         f"{rows:,} {'frame' if report['moving'] else 'row'}{'s' * (rows != 1)} of {clips:,} clip{'s' * (clips != 1)}"
-        f"{left_out}: {' and '.join(report['skel_gender']) or 'no'} SKEL, {fit}, "
-        f"{report['limit_violations']:,} outside limits, {report['seconds']:.1f} s -> {report['file']}"
+        f"{left_out}: {' and '.join(report['skel_gender']) or 'no'} SKEL, {error_text(report)}, "
+        f"{report['limit_violations']:,} {WHOSE_LIMITS}, {report['seconds']:.1f} s -> {report['file']}"
         + (f" ({files:,} files)" if files > 1 else "")
     )
 

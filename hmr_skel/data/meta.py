@@ -48,6 +48,8 @@ def _with_checksum(members: str) -> str:
 
 LIMIT_TOLERANCE_DEG = 1e-3
 """A dof counts as outside its range from here on: float32 cannot hold a bound exactly."""
+WHOSE_LIMITS = "outside the anatomical limits of hmr-skel"
+"""The table that all recipes keep; by the published ones of SKEL and HSMR other rows are outside."""
 
 
 def summarise(table: pa.Table, rejects: Sequence[Reject]) -> dict[str, Any]:
@@ -79,9 +81,17 @@ def summarise(table: pa.Table, rejects: Sequence[Reject]) -> dict[str, Any]:
 
 
 def statistics(values: np.ndarray) -> dict[str, float] | None:
-    """Mean, median, p95, p99 and max; None of no values."""
+    """Mean, median, p95, p99 and max over rows; None of no values."""
     if not len(values):
         return None
     median, p95, p99 = np.percentile(values.astype(np.float64), [50, 95, 99], overwrite_input=True)
     numbers = {"mean": values.mean(dtype=np.float64), "median": median, "p95": p95, "p99": p99, "max": values.max()}
     return {name: round(float(number), 4) for name, number in numbers.items()}
+
+
+def error_text(figures: Mapping[str, Any]) -> str:
+    """`v2v_mm` and `v2v_max_mm`, `statistics` of rows' mean and largest distances, in words."""
+    if figures["v2v_mm"] is None:
+        return "no row was fitted"
+    means = "v2v mean {mean:.2f} mm, p99 {p99:.2f} mm, worst row {max:.2f} mm".format(**figures["v2v_mm"])
+    return f"{means}, worst vertex {figures['v2v_max_mm']['max']:.1f} mm"

@@ -35,6 +35,7 @@ class ReportSummary:
     rows: int
     rejected: int
     v2v_mm: dict[str, float] | None
+    v2v_max_mm: dict[str, float] | None
     pictured: list[str]  # row_id of the rows that are shown
     measured: int  # rows whose errors were measured anew
     disagreement_mm: float | None  # the largest difference between these and the dataset's
@@ -85,6 +86,7 @@ def write_report(
         rows=total["kept"],
         rejected=total["rejected"],
         v2v_mm=total["v2v_mm"],
+        v2v_max_mm=total["v2v_max_mm"],
         pictured=[] if pictures is None else [dataset.rows[row]["row_id"] for row in choose_picks(dataset).values()],
         measured=0 if pictures is None or pictures.measured is None else len(pictures.measured.rows),
         disagreement_mm=None if pictures is None else _disagreement(dataset, pictures),
@@ -117,6 +119,7 @@ def _render(dataset: Dataset, pictures: Pictures | None, out: Path, description:
         "held": tables.held_dofs(dataset),
         "dofs": tables.all_dofs(dataset),
         "limits_name": dataset.limits,
+        "limits_of": {"anatomical": "hmr-skel", "skel": "SKEL", "hsmr": "HSMR"}[dataset.limits],
         "betas_rms": float(np.sqrt(np.mean([bins.rms**2 for bins in dataset.betas]))),
         "recipe": made + ("; not the same in all shards" if differ else ""),
         "versions": sorted({version_text(one) for one in made_from}),

@@ -33,9 +33,11 @@ def test_one_line_and_json(walking: Path, capsys: pytest.CaptureFixture[str]):
     assert set(report) >= KEYS
     assert set(report["v2v_mm"]) == {"mean", "median", "p95", "p99", "max"}
     assert (report["rows"], report["kept"], report["rejected"], report["limit_violations"]) == (FRAMES, FRAMES, 0, 0)
+    assert report["v2v_mm"]["max"] < report["v2v_max_mm"]["mean"] < report["v2v_max_mm"]["max"]
     assert (report["file"], report["skel_gender"]) == ("walk.parquet", {"male": FRAMES})
     assert re.fullmatch(
-        r"12 frames of 1 clip: male SKEL, v2v mean [\d.]+, p99 [\d.]+, max [\d.]+ mm, 0 outside limits, [\d.]+ s -> "
+        r"12 frames of 1 clip: male SKEL, v2v mean [\d.]+ mm, p99 [\d.]+ mm, worst row [\d.]+ mm, worst vertex "
+        r"[\d.]+ mm, 0 outside the anatomical limits of hmr-skel, [\d.]+ s -> "
         r"walk\.parquet",
         text,
     )

@@ -152,7 +152,7 @@ def test_a_dataset_that_was_given_as_skel(small, tmp_path, capsys):
     """Nothing was fitted: no errors, no targets, and no shards with rejects; pictures all the same."""
     write_dataset(tmp_path / "set", small.manifest, small.table.slice(20, 4))
     assert main(["report", str(tmp_path / "set"), "--manifest", str(small.manifest)]) == 0
-    assert "4 rows, 0 rejected, none was fitted" in capsys.readouterr().out
+    assert "4 rows, 0 rejected, no row was fitted" in capsys.readouterr().out
     page = tmp_path / "set" / "report.html"
     assert "errors" not in attributes(page, "section", "id")
     assert "4 rows that came as SKEL already" in words(page)
