@@ -92,8 +92,8 @@ def smoothed(clip: SmplClip, cutoff: float | int) -> SmplClip:
 
     if not SLOWEST_HZ <= cutoff < np.inf:
         raise UserError(
-            f"a cut-off of {cutoff:g} for smoothing. Expected Hz, {SLOWEST_HZ:g} at least and usually 6, as a movement "
-            "of people has little beyond; earlier versions took a weight."
+            f"smoothing with a cut-off of {cutoff:g} Hz. Expected {SLOWEST_HZ:g} Hz or more; 6 is usual, as people's "
+            "movements have little beyond. Earlier versions took a weight here."
         )
     rate = clip.row_rate
     if rate is None:

@@ -81,7 +81,7 @@ def test_several_files_of_several_people(walking: Path, capsys: pytest.CaptureFi
         (["walk.npz", "-o", "x.npz", "--smooth", "6", "--rows", "people"], r"--smooth: none of these files holds"),
         (
             ["walk.npz", "-o", "x.npz", "--smooth", "0.1"],
-            r"a cut-off of 0\.1.*Expected Hz.*earlier versions took a weight",
+            r"a cut-off of 0\.1 Hz\. Expected 1 Hz or more; 6 is.*took a weight",
         ),
         (
             ["walk.npz", "-o", "x.npz", "--smooth", "60"],
