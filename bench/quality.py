@@ -1,6 +1,6 @@
 """`python -m bench quality`: what the fit's choices cost, one table each on the same rows.
 
-Choices: shape, limits, gender, root; and the error by body part.
+Choices: shape, limits, gender, root; and the error by body part. Last, how hard poses are fitted.
 """
 
 import argparse
@@ -9,12 +9,15 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench import new_parser
+from bench.hard import hard_table
 from fitting.batch import TILE
 from fitting.config import ROOTS, SHAPES, FitConfig
 from fitting.fit import FitResult, Status
@@ -37,7 +40,8 @@ from hmr_skel.rows import SmplParams
 QUALITY = """\
 What each choice of the fit costs, one table each on the same rows: SKEL's shape, its root, table of limits (cost in mm
 against no limits), gender, the error by body part, and labels as SKEL-CF has published them beside ours. v2v in mm per
-row, betas in standard deviations; rows/s of each on this machine."""
+row, betas in standard deviations; rows/s of each on this machine. Last, hard poses beside the best of 37 starts in
+float64 (minutes)."""
 Table = list[dict[str, Any]]
 # A box that binds nothing a body can do, yet is finite, so that every angle has a turn nearest to its middle.
 _FREE_RAD = 3 * torch.pi
@@ -47,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = new_parser("quality", QUALITY, "manifest", "device", "labels", "json", "quiet")
     add_number(parser, "--rows", int, 1, default=256, help="rows to time")
+    add_number(parser, "--hard-shapes", int, 1, default=1, help="bodies that take each hard pose, at most 8")
+    parser.add_argument("--hard-floor", type=Path, metavar="FILE", help="write what tests compare hard poses with")
     parser.set_defaults(run=run_quality)
     return run(parser, argv)
 
@@ -62,6 +68,10 @@ def run_quality(args: argparse.Namespace) -> None:
         if "male" in skels and (models.path / SMPL_FILES["male"]).is_file():
             male = Smpl.load(models.path / SMPL_FILES["male"])
             tables["labels"] = labels_table(params, inputs.smpl, male, skels["male"], inputs.config, inputs.device)
+        model = prepare(*copy.deepcopy((inputs.smpl, skels[gender])), inputs.config, gender, inputs.device)
+        tables["hard"], floor = hard_table(inputs.smpl, model, args.hard_shapes, partial(bars, "hard poses"))
+        if args.hard_floor is not None:
+            np.save(args.hard_floor, floor.numpy())
     report: dict[str, Any] = {
         "labels": inputs.labels, "subset": subset, "rows": len(params.betas), "device": str(inputs.device),
         "skel_gender": gender, "recipe": inputs.manifest.recipe, "tables": tables,

@@ -38,6 +38,8 @@ class Fitted(Rows):
     energy: Tensor  # [B]
     v2v: Tensor  # [B] mm
     v2v_max: Tensor  # [B] mm
+    push: Tensor  # [B] m^2/rad, the largest slope of E that a limit holds back; 0 where none does
+    pushed: Tensor  # [B] the dof of it, -1 where there is none
     ahead: Tensor  # [B] what one more step would bring, over what is tolerated: at most 1 where the row has converged
     iterations: Tensor  # [B]
     starts: Tensor  # [B] how many starts were tried

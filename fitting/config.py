@@ -90,10 +90,12 @@ class FitConfig:
     """No dof moves further than this in one step, rad."""
 
     retry_v2v_mm: float = 15.0
-    """Rows that end with a larger mean distance are fitted again from other starts; the best one is kept."""
+    """Rows that end with a larger mean distance are fitted again from other starts, and so are some that end with three
+    quarters of it (`fitting.starts`); the best one is kept."""
 
-    batch: int = 512
-    """Rows fitted together on a CPU. Part of the recipe because the last bits of a float32 result may depend on it."""
+    batch: int = 2048
+    """Rows fitted together on a CPU. Part of the recipe because the last bits of a float32 result may depend on it.
+    Rows that start again share tiles of 64 with those of their batch: the larger it is, the fuller such tiles are."""
 
     gpu_batch: int = 4096
     """The same on a GPU: some 1.5 MB a row, so that a card of 8 GB takes it; halved where memory runs out."""

@@ -38,6 +38,10 @@ class FitResult:
     v2v_max_mm: Tensor  # [B]
     joint_mm: Tensor  # [B] mean distance of the anatomical joints to those regressed from the annotated mesh
     max_limit_violation_deg: Tensor  # [B]
+    push: (
+        Tensor  # [B] mm^2/rad, how steeply E would fall by the dof whose limit holds it back the hardest; 0: none does
+    )
+    push_dof: Tensor  # [B] number in q of that dof; -1: none
     energy: Tensor  # [B] the last stage's objective, m^2, with what refined betas cost
     iterations: Tensor  # [B] int32, steps tried in all stages of the start that was kept
     starts: Tensor  # [B] int32, how many starts were tried
@@ -98,6 +102,8 @@ def _result(model: FitModel, rows: FitRows, params: SmplParams, best: Fitted, so
         v2v_max_mm=of_sound(best.v2v_max),
         joint_mm=of_sound(joint_mm),
         max_limit_violation_deg=of_sound(limit_violation_deg(q, low, high)),
+        push=of_sound(best.push.float() * 1e6),
+        push_dof=torch.where(sound, best.pushed, -1),
         energy=of_sound(best.energy),
         iterations=best.iterations,
         starts=best.starts,

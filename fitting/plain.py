@@ -9,7 +9,7 @@ from fitting.batch import Fitted, choose, filled, inner_box
 from fitting.config import FitConfig
 from fitting.kinematics import Kinematics
 from fitting.reduced import ReducedProblem
-from fitting.solver import ahead, learned_bend, linearise, minimise, next_step
+from fitting.solver import ahead, largest_push, learned_bend, linearise, minimise, next_step
 from fitting.stages import StageTables
 from fitting.target import FitRows
 
@@ -55,8 +55,9 @@ class PlainSolver:
             further = ahead(step, at.gradient, at.energy, config.step_tolerance, config.energy_tolerance)
             distance_mm = squared.sqrt() * 1000
             here = Fitted(
-                q, at.energy, distance_mm.mean(1), distance_mm.amax(1), further, iterations, torch.ones_like(iterations)
-            )
+                q, at.energy, distance_mm.mean(1), distance_mm.amax(1), *largest_push(q, at.gradient, self.box),
+                further, iterations, torch.ones_like(iterations),
+            )  # fmt: skip
             if best is None:
                 best, kept = here, here
             else:
@@ -78,9 +79,14 @@ class PlainSolver:
         assert best is not None  # a stage has refreshes
         return best
 
+    @property
+    def box(self) -> tuple[Tensor, Tensor]:
+        """The limits [46] of a stored q, float32."""
+        return inner_box(self.low, self.high)
+
     def _as_stored(self, q: Tensor) -> Tensor:
         """q rounded to float32 inside its limits, as it will be stored."""
-        low, high = inner_box(self.low, self.high)
+        low, high = self.box
         return torch.minimum(torch.maximum(q.float(), low), high).to(q.dtype)
 
     def collapse(

@@ -15,6 +15,7 @@ from torch import Tensor
 from fitting.batch import Rows
 from fitting.reduced import ReducedProblem
 from fitting.stages import PartLimits
+from hmr_skel.body.dofs import BODY
 
 # A row has arrived where its step lowered the reduced energy by no more than this share.
 LITTLE = 1e-4
@@ -70,6 +71,20 @@ def ahead(step: Tensor, gradient: Tensor, energy: Tensor, step_tolerance: float,
     """
     fall = -(gradient * step).sum(1)
     return torch.minimum(step.abs().amax(1) / step_tolerance, fall / (energy_tolerance * energy))
+
+
+def largest_push(q: Tensor, gradient: Tensor, box: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The largest slope of E [B] that a limit holds back, m^2/rad, and the number in q [B] of its dof; 0, -1: none.
+
+    Args:
+        q: [B 46] rad.
+        gradient: [B 43] of E / 2 by the dofs below the pelvis.
+        box: the lower and the upper limits [46].
+    """
+    low, high = box
+    held = torch.where(gradient > 0, q[:, BODY] <= low[BODY], q[:, BODY] >= high[BODY])
+    push, place = torch.where(held, 2 * gradient.abs(), 0.0).max(1)
+    return push, torch.where(push > 0, place + BODY.start, -1)
 
 
 def learned_bend(before: Local, now: Local, bend: Tensor | None, dofs: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from fitting.batch import Fitted, choose, filled
 from fitting.kinematics import Skeleton
 from fitting.model import FitModel
 from fitting.target import FitRows
+from hmr_skel.body import dofs
 from hmr_skel.body.dofs import DOF_JOINTS, DOF_NAMES, DOFS
 from hmr_skel.body.joints import SKEL_PARENTS, SKEL_TO_SMPL
 
@@ -24,6 +25,12 @@ from hmr_skel.body.joints import SKEL_PARENTS, SKEL_TO_SMPL
 _HAND_THIRD_AXIS = (0.0, 1.0, 0.0)
 _SHOULDERS = [[DOF_NAMES.index(f"shoulder_{side}_{axis}") for axis in "xyz"] for side in "rl"]
 _TURN = 0.75  # rad
+_HIPS = [DOF_NAMES.index(f"hip_{motion}_{side}") for side in "rl" for motion in ("flexion", "adduction", "rotation")]
+_TURNED_OUT = (1.0, -0.5, -1.0)  # rad: a hip flexed, abducted and turned outwards
+
+# A limit that pushes (m^2/rad) can mean a wrong basin at this share of `FitConfig.retry_v2v_mm` too: any that pushes
+# hard, and one of the trunk, whose joints may bend and twist to either side where they cannot fold any further.
+_NEAR, _HARD, _TRUNK, _TRUNK_DOFS = 0.75, 1e-3, 1.5e-4, slice(dofs.LUMBAR.start, dofs.THORAX.stop)
 
 
 def initial_q(model: FitModel, smpl_rotmat: Tensor, skeleton: Skeleton) -> Tensor:
@@ -38,8 +45,8 @@ def initial_q(model: FitModel, smpl_rotmat: Tensor, skeleton: Skeleton) -> Tenso
     q = torch.zeros(len(smpl_rotmat), len(DOFS), dtype=smpl_rotmat.dtype, device=smpl_rotmat.device)
     world: list[Tensor] = [smpl_rotmat[:, 0]] * 24
     for joint in range(1, 24):
-        dofs = slice(DOF_JOINTS.index(joint), DOF_JOINTS.index(joint) + DOF_JOINTS.count(joint))
-        axes = [dof.axis for dof in DOFS[dofs]]
+        own = slice(DOF_JOINTS.index(joint), DOF_JOINTS.index(joint) + DOF_JOINTS.count(joint))
+        axes = [dof.axis for dof in DOFS[own]]
         frame = skeleton.dof_frame[:, joint]
         parent = world[SKEL_PARENTS[joint]]
         # L = N P N^T should be R_parent^T R.
@@ -47,12 +54,12 @@ def initial_q(model: FitModel, smpl_rotmat: Tensor, skeleton: Skeleton) -> Tenso
         if len(axes) == 1:
             axis, length = kinematics.unit[joint, 0], kinematics.length[joint, 0]
             angles = _angle_about(axis, wanted)[:, None] / length
-            angles = _nearest_turn(angles, low[dofs], high[dofs])
+            angles = _nearest_turn(angles, low[own], high[own])
         else:
             three = [*axes, _HAND_THIRD_AXIS][:3]
-            angles = _euler(three, wanted, low[dofs], high[dofs])[:, : len(axes)]
-        angles = torch.minimum(torch.maximum(angles, low[dofs]), high[dofs])
-        q[:, dofs] = angles
+            angles = _euler(three, wanted, low[own], high[own])[:, : len(axes)]
+        angles = torch.minimum(torch.maximum(angles, low[own]), high[own])
+        q[:, own] = angles
         product = torch.eye(3, dtype=q.dtype, device=q.device)
         for order in range(len(axes)):
             angle = angles[:, order, None, None] * kinematics.length[joint, order]
@@ -67,16 +74,22 @@ def initial_q(model: FitModel, smpl_rotmat: Tensor, skeleton: Skeleton) -> Tenso
 def tried_again(model: FitModel, rows: FitRows, best: Fitted) -> Fitted:
     """The better, row by row, of `best` and what other starts lead to; its `starts` counts them.
 
-    Only rows that ended far from their target start again: from halfway between the first start and the rest pose, and
-    from where they ended with both shoulders turned about the axis that their first and last dof share when the arm
-    points sideways.
+    Only rows that ended far from their target start again, and those at some distance that a limit holds back. The
+    starts are half way between the first start and the rest pose; where they ended, with both shoulders turned
+    about the axis that their first and last dof share when the arm points sideways; and the first start with the hips
+    flexed and turned out, as thighs far out to the sides can also be reached by hips extended and turned in.
     """
-    far = (best.v2v > model.config.retry_v2v_mm).nonzero().squeeze(1)
+    trunk = (best.pushed >= _TRUNK_DOFS.start) & (best.pushed < _TRUNK_DOFS.stop)
+    pushed = best.push > torch.where(trunk, _TRUNK, _HARD)
+    bound = torch.where(pushed, _NEAR, 1.0) * model.config.retry_v2v_mm
+    far = (best.v2v > bound).nonzero().squeeze(1)
     if len(far) == 0:
         return best
     few, kept = filled(far), best[far]
     warm = initial_q(model, rows.target.rotmat[few], rows.skeleton[few])[: len(far)]
-    starts = [_inside(model, warm / 2), _inside(model, _turned(kept.q))]
+    hips = warm.clone()
+    hips[:, _HIPS] = warm.new_tensor(_TURNED_OUT * 2)
+    starts = [_inside(model, q) for q in (warm / 2, _turned(kept.q), hips)]
     # All starts of all rows go side by side.
     number = filled(torch.arange(len(starts) * len(far), device=far.device))
     tried = model.solve(rows[far[number % len(far)]], torch.cat(starts)[number])

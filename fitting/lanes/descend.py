@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fitting.batch import Fitted, inner_box
+from fitting.batch import Fitted
 from fitting.lanes.arrive import corrective_tilt, learn, pose_coefficients, pull_joints
 from fitting.lanes.chunk import Chunk, LaneTables, chunks, closed_up, tree_of
 from fitting.lanes.newton import minimise, next_step
@@ -16,7 +16,7 @@ from fitting.lanes.skeleton import pose
 from fitting.lanes.state import Record, new_desk
 from fitting.lanes.surface import Room, visit
 from fitting.plain import PlainSolver
-from fitting.solver import ahead
+from fitting.solver import ahead, largest_push
 from fitting.target import FitRows
 from hmr_skel.body.skel import Skel
 
@@ -28,8 +28,8 @@ class LaneSolver:
         self.config = plain.config
         self.stages = [LaneTables(tables, skel) for tables in plain.stages]
         self.tree = tree_of(plain.kinematics)
-        low, high = inner_box(plain.low, plain.high)
-        self.low, self.high = low.numpy()[:, None], high.numpy()[:, None]  # [46 1] float32
+        self.box = plain.box
+        self.low, self.high = (bound.numpy()[:, None] for bound in self.box)  # [46 1] float32
 
     def __call__(self, rows: FitRows, q: Tensor) -> Fitted:
         """All stages from a start q [B 46]."""
@@ -58,6 +58,8 @@ class LaneSolver:
             energy=torch.full((count,), torch.inf, dtype=torch.float64),
             v2v=torch.zeros(count),
             v2v_max=torch.zeros(count),
+            push=torch.zeros(count, dtype=torch.float64),
+            pushed=torch.full((count,), -1),
             ahead=torch.full((count,), torch.inf, dtype=torch.float64),
             iterations=torch.zeros(count, dtype=torch.int32),
             starts=torch.ones(count, dtype=torch.int32),
@@ -86,9 +88,11 @@ class LaneSolver:
         step, gradient = (torch.from_numpy(at[name][:size, of].T) for name in ("step", "gradient"))
         here = torch.from_numpy(at["energy"][of])
         further = ahead(step, gradient, here, config.step_tolerance, config.energy_tolerance)
+        push, pushed = largest_push(torch.from_numpy(q[:, of].T), gradient, self.box)
         for column, values in (
             (best.q, q[:, of].T), (best.energy, here), (best.v2v, at["total"][of] / tables.surface.count * 1000),
-            (best.v2v_max, at["largest"][of] * 1000), (best.ahead, further),
+            (best.v2v_max, at["largest"][of] * 1000), (best.push, push), (best.pushed, pushed),
+            (best.ahead, further),
         ):  # fmt: skip
             column.numpy()[put] = values
         best.iterations.numpy()[rows] = chunk.iterations[lanes]

@@ -1,0 +1,54 @@
+"""Poses of yoga and gymnastics: the fit ends where the best of many starts do, and says what holds it back."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.hard import HARD, IMPOSSIBLE, hard_rows
+from bench.objective import Objective
+from fitting import FitResult, fit_batch, fit_many
+from hmr_skel.body.dofs import DOF_NAMES
+
+FLOOR = Path(__file__).with_name("hard_floor.npy")
+"""The least E of `bench.floor`, float64 [bodies, poses]: `python -m bench quality --hard-floor FILE` writes it."""
+
+
+@pytest.fixture(scope="module")
+def fitted(model) -> FitResult:
+    return fit_many(hard_rows(HARD), model)
+
+
+def test_no_hard_pose_ends_more_than_one_percent_above_the_best_of_many_starts(fitted, smpl, model):
+    floor = np.load(FLOOR)
+    energy = Objective.of(hard_rows(HARD), fitted.skel.betas, smpl, model).energy(fitted.skel.q[:, 3:].double())
+    gap = energy.view(-1, len(HARD))[: len(floor)].numpy() / floor - 1
+    assert {name: g for name, g in zip(HARD, gap.max(0), strict=True) if g > 0.01} == {}
+    assert gap.min() > -0.01  # a floor that is no floor
+    assert float(fitted.v2v_mm.view(-1, len(HARD))[:, list(HARD).index("side splits")].mean()) < 13
+
+
+def test_rows_that_start_again_do_so_alone_as_in_company(fitted, model):
+    again = (fitted.starts > 1).nonzero().flatten().tolist()
+    assert len(again) > 20
+    for row in again[::20]:
+        alone = fit_batch(hard_rows(HARD)[row : row + 1], model)
+        torch.testing.assert_close(alone.skel.q[0], fitted.skel.q[row], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_push_is_the_slope_of_e_that_the_limit_holds_back(prepared, smpl, compiled):
+    poses = {name: IMPOSSIBLE[name] for name in ("knees 60 back", "hips 90 back", "knees twisted by 60")}
+    params, model = hard_rows(poses, 1), prepared("default", compiled=compiled)
+    result = fit_batch(params, replace(model, config=replace(model.config, retry_v2v_mm=1e9)))
+    q = result.skel.q[:, 3:].double()
+    _, gradient, _ = Objective.of(params, result.skel.betas, smpl, model).derivatives(q)
+    low, high = model.low[3:], model.high[3:]
+    held = ((q - low < 1e-5) & (gradient > 0)) | ((high - q < 1e-5) & (gradient < 0))
+    push, dof = torch.where(held, 2e6 * gradient.abs(), 0.0).max(1)
+    torch.testing.assert_close(result.push[:2].double(), push[:2], rtol=1e-3, atol=0)
+    assert (result.push_dof[:2] - 3).tolist() == dof[:2].tolist()
+    assert [DOF_NAMES[k][:-2] for k in result.push_dof[:2].tolist()] == ["knee_angle", "hip_flexion"]
+    assert float(result.push[2]) < 1
