@@ -11,27 +11,69 @@ from torch import Tensor
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
+RARE = 5.44
+"""One person in a thousand has betas of a larger norm: the 99.9 % point of a chi distribution of ten degrees of
+freedom, as betas of people are standard normal."""
+FAR = 2.0
+"""How many times the usual norm converted betas may have; on the open body 99 % of people are below."""
+
 
 @dataclass(frozen=True)
 class ShapeMap:
-    """skel_betas = offset + smpl_betas @ matrix."""
+    """skel_betas = offset + smpl_betas @ matrix, bounded by how far the annotated shape is from SMPL's mean person."""
 
     offset: Tensor  # [10] float64
     matrix: Tensor  # [10 10] float64
+    gram: Tensor  # [10 10] float64, m^2: what betas b change, squared and summed over vertices, is b @ gram @ b
+    is_bounded: bool = True
+
+    @property
+    def usual(self) -> Tensor:
+        """Root mean square norm of the SKEL betas that people have, whose SMPL betas are standard normal."""
+        return (self.offset.square().sum() + self.matrix.square().sum()).sqrt()
 
     def __call__(self, betas: Tensor) -> Tensor:
         """SKEL betas [*b 10] of SMPL betas [*b 10], in their dtype.
 
+        Their norm is at most `FAR` times the usual one, or that of the SMPL betas where that is larger. Where the map
+        leads further, they are the ones within this bound that change the body least.
+
         In float64, rounded once: in float32 a row's last bits would depend on how many others are mapped with it, and
         the fit would carry that on.
         """
-        return (self.offset + betas.double() @ self.matrix).to(betas.dtype)
+        mapped = self.offset + betas.double() @ self.matrix
+        if self.is_bounded:
+            mapped = self._bounded(mapped, self._bound(betas))
+        return mapped.to(betas.dtype)
+
+    def is_unusual(self, betas: Tensor) -> Tensor:
+        """[*b] whether SMPL betas [*b 10] are a shape that fewer than one person in a thousand has, or one that the map
+        would lead beyond its bound."""
+        mapped = self.offset + betas.double() @ self.matrix
+        return (betas.double().norm(dim=-1) > RARE) | (mapped.norm(dim=-1) > self._bound(betas))
+
+    def _bound(self, betas: Tensor) -> Tensor:
+        return torch.maximum(betas.double().norm(dim=-1), FAR * self.usual)
+
+    def _bounded(self, mapped: Tensor, bound: Tensor) -> Tensor:
+        """The nearest betas of that norm: a ridge, by Newton's method on 1 / norm, which ends in a few steps (Moré and
+        Sorensen 1983)."""
+        stiffness, directions = torch.linalg.eigh(self.gram)
+        load = stiffness * (mapped @ directions)
+        ridge = torch.zeros_like(bound)
+        for _ in range(12):
+            held = stiffness + ridge.unsqueeze(-1)
+            square = (load / held).square()
+            norm = square.sum(-1).sqrt()
+            ridge = (ridge + (norm - bound) / bound * norm.square() / (square / held).sum(-1)).clamp_min(0)
+        shortened = load / (stiffness + ridge.unsqueeze(-1)) @ directions.T
+        return torch.where((mapped.norm(dim=-1) > bound).unsqueeze(-1), shortened, mapped)
 
 
 def copied(device: torch.device) -> ShapeMap:
     """The map that changes nothing."""
     identity = torch.eye(10, dtype=torch.float64, device=device)
-    return ShapeMap(torch.zeros_like(identity[0]), identity)
+    return ShapeMap(torch.zeros_like(identity[0]), identity, identity, is_bounded=False)
 
 
 def converted(smpl: Smpl, skel: Skel, betas_rms: float) -> ShapeMap:
@@ -61,7 +103,7 @@ def converted(smpl: Smpl, skel: Skel, betas_rms: float) -> ShapeMap:
             middle = (low + high) / 2
             low, high = (middle, high) if rms(solve(middle)) > betas_rms else (low, middle)
         solution = solve(high)
-    return ShapeMap(solution[0], solution[1:])
+    return ShapeMap(solution[0], solution[1:], gram)
 
 
 def _centred(flat: Tensor) -> Tensor:

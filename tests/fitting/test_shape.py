@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fitting.shape import converted, copied
+from fitting.shape import FAR, converted, copied
 
 
 def _vertices(model, betas):
@@ -47,3 +47,25 @@ def test_conversion_beats_copying_in_the_t_pose(smpl, skel, model):
     assert distance_mm(model.shape(betas)) < 0.5 * distance_mm(betas)
     alone = torch.cat([model.shape(betas[i : i + 1]) for i in range(8)])
     assert torch.equal(model.shape(betas), alone)
+
+
+def test_a_shape_that_no_body_has_is_bounded_as_near_as_the_bound_allows(smpl, skel):
+    shape_map = converted(smpl, skel, 2.2)
+    generator = torch.Generator().manual_seed(7)
+    people = torch.randn(2000, 10, generator=generator).double()
+    signs = torch.randint(0, 2, (500, 10), generator=generator).double() * 2 - 1
+    nobody = torch.cat((2 * signs, 4 * signs))
+    plain, found = shape_map.offset + nobody @ shape_map.matrix, shape_map(nobody)
+    bound = nobody.norm(dim=1).clamp_min(FAR * float(shape_map.usual))
+    over = plain.norm(dim=1) > bound
+    assert 50 < int(over.sum()) < 950
+    assert torch.equal(found[~over], plain[~over])
+    torch.testing.assert_close(found.norm(dim=1)[over], bound[over], rtol=1e-6, atol=0)
+    # At the nearest point the error's gradient points along the betas: any other of that norm changes the body more.
+    slope = (plain - found)[over] @ shape_map.gram
+    torch.testing.assert_close(torch.cosine_similarity(slope, found[over]), torch.ones(int(over.sum())).double())
+    # A row alone is the row among others; people as they are keep their shapes, but for one in a hundred.
+    assert torch.equal(shape_map(nobody[over][:1].float()), found[over][:1].float())
+    assert shape_map.is_unusual(nobody).all()
+    assert shape_map.is_unusual(people).double().mean() < 0.02
+    assert not copied(torch.device("cpu")).is_unusual(people[:50] / 2).any()
