@@ -93,6 +93,9 @@ class FitConfig:
     """Rows that end with a larger mean distance are fitted again from other starts, and so are some that end with three
     quarters of it (`fitting.starts`); the best one is kept."""
 
+    far_v2v_mm: float = 20.0
+    """Rows that end with a larger mean distance are kept with status `far`."""
+
     batch: int = 2048
     """Rows fitted together on a CPU. Part of the recipe because the last bits of a float32 result may depend on it.
     Rows that start again share tiles of 64 with those of their batch: the larger it is, the fuller such tiles are."""
@@ -109,8 +112,8 @@ class FitConfig:
             raise ValueError(f"root {self.root!r} is not one of {', '.join(ROOTS)}")
         if self.limits not in LIMIT_TABLES:
             raise ValueError(f"limits {self.limits!r} is not one of {', '.join(LIMIT_TABLES)}")
-        if min(self.prior_weight, self.betas_weight, self.retry_v2v_mm) < 0:
-            raise ValueError("prior_weight, betas_weight and retry_v2v_mm are not negative")
+        if min(self.prior_weight, self.betas_weight, self.retry_v2v_mm, self.far_v2v_mm) < 0:
+            raise ValueError("prior_weight, betas_weight, retry_v2v_mm and far_v2v_mm are not negative")
         positive = (self.betas_rms, self.step_tolerance, self.energy_tolerance, self.max_step)
         if min(self.batch, self.gpu_batch) < 1 or min(positive) <= 0:
             raise ValueError("batches, betas_rms, max_step and the tolerances are positive")

@@ -9,6 +9,7 @@ from torch import Tensor
 from fitting.batch import Fitted, filled, inner_box, where
 from fitting.kinematics import Skeleton
 from fitting.model import FitModel
+from fitting.plausible import PUSH, beyond_deg
 from fitting.refine import refined
 from fitting.starts import initial_q, tried_again
 from fitting.target import FitRows
@@ -26,6 +27,10 @@ class Status(IntEnum):
     at_limit = 1  # likewise, with at least one dof held at its limit
     max_iterations = 2  # the steps ran out first: usable, but not at its minimum
     rejected = 3  # not fitted: the input is not finite or not a body
+    # Ended as above, and beyond that:
+    far = 4  # far from the annotation: `v2v_mm` is above the recipe's `far_v2v_mm`
+    implausible = 5  # near, and yet no human pose: see `fitting.plausible`
+    unusual_shape = 6  # near, a human pose, and a shape that fewer than one person in a thousand has
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class FitResult:
         Tensor  # [B] mm^2/rad, how steeply E would fall by the dof whose limit holds it back the hardest; 0: none does
     )
     push_dof: Tensor  # [B] number in q of that dof; -1: none
+    beyond_deg: Tensor  # [B] by how much the worst bone is turned beyond what ordinary motion needs; 0: none is
     energy: Tensor  # [B] the last stage's objective, m^2, with what refined betas cost
     iterations: Tensor  # [B] int32, steps tried in all stages of the start that was kept
     starts: Tensor  # [B] int32, how many starts were tried
@@ -90,6 +96,10 @@ def _result(model: FitModel, rows: FitRows, params: SmplParams, best: Fitted, so
     status = torch.full_like(best.iterations, Status.converged)
     status[((q <= low) | (q >= high)).any(1)] = Status.at_limit
     status[best.ahead > 1] = Status.max_iterations
+    beyond = beyond_deg(pose.local, target.rotmat)
+    status[model.shape.is_unusual(params.betas)] = Status.unusual_shape
+    status[(beyond > 0) | (best.push > PUSH)] = Status.implausible
+    status[best.v2v > model.config.far_v2v_mm] = Status.far
     status[~sound] = Status.rejected
 
     def of_sound(values: Tensor) -> Tensor:
@@ -104,6 +114,7 @@ def _result(model: FitModel, rows: FitRows, params: SmplParams, best: Fitted, so
         max_limit_violation_deg=of_sound(limit_violation_deg(q, low, high)),
         push=of_sound(best.push.float() * 1e6),
         push_dof=torch.where(sound, best.pushed, -1),
+        beyond_deg=of_sound(beyond.float()),
         energy=of_sound(best.energy),
         iterations=best.iterations,
         starts=best.starts,

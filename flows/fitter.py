@@ -10,6 +10,7 @@ import torch
 import fitting
 from flows.sources import J19_FILE, ModelFiles
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
+from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl, keypoints_44, load_points_matrix
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, shard_table
@@ -98,6 +99,7 @@ def _columns(result: fitting.FitResult) -> Columns:
         "skel_transl": result.skel.transl,
         "skel_gender": np.asarray(result.skel_gender, object),
         "status": np.array([fitting.Status(int(code)).name for code in result.status], object),
+        "push_dof": np.array([None if dof < 0 else DOF_NAMES[dof] for dof in result.push_dof.tolist()], object),
         "keypoints_3d": torch.cat((points, torch.ones(len(points), 44, 1)), -1),
     }
     for name in FIT_COLUMNS:

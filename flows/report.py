@@ -32,6 +32,7 @@ class ShardReport:
     v2v_mm: dict[str, float] | None  # mean, median, p95, p99, max of the fitted rows' means; None where none was fitted
     v2v_max_mm: dict[str, float] | None  # the same of the rows' worst vertices
     limit_violations: int  # fitted rows with a dof outside its range
+    doubtful: int  # fitted rows far from their annotation, or in no human pose
     file: str
     skipped: bool  # it was complete already: the figures are those of the build
 
@@ -59,7 +60,7 @@ def summarise_run(
     fitted = [report.file for report in reports if report.v2v_mm is not None]
     columns = ("v2v_mm", "v2v_max_mm")
     errors = load_shards(fitted, columns=columns) if fitted else dict.fromkeys(columns, np.zeros(0))
-    counts = ("rows", "kept", "rejected", "limit_violations")
+    counts = ("rows", "kept", "rejected", "limit_violations", "doubtful")
     return {
         "name": builder.manifest.name,
         "out": str(builder.out),

@@ -19,7 +19,8 @@ from hmr_skel.rows import AnnotationRows
 
 SAME = dict.fromkeys(FIT_COLUMNS, (1e-3, 5e-3))  # mm
 SAME |= {"skel_q": (1e-4, 1e-3), "skel_betas": (1e-3, 5e-3), "skel_transl": (1e-6, 1e-5)}  # rad, 1, m
-SAME |= {"max_limit_violation_deg": (6e-3, 6e-2)}  # degrees
+SAME |= dict.fromkeys(("max_limit_violation_deg", "beyond_deg"), (6e-3, 6e-2))  # degrees
+SAME |= {"push": (5.0, 50.0)}  # mm^2/rad
 SAME |= dict.fromkeys(("iterations", "starts"), (np.inf, np.inf))  # a fit may end in the same place by another way
 """How far a row that is fitted again may be off, on a CPU and where a GPU took part. Other columns: in no bit."""
 
@@ -130,7 +131,7 @@ def first_difference(was: Mapping[str, Any], now: Mapping[str, Any], loose: bool
     for name in SCHEMA.names:
         a, b = was[name], now[name]
         if a is None or b is None or isinstance(a, str):
-            if a != b and name != "status":  # as iterations
+            if a != b and name not in ("status", "push_dof"):  # as iterations
                 return name
             continue
         same = SAME.get(name, (0.0, 0.0))[loose]

@@ -14,7 +14,7 @@ from hmr_skel.convert.fit import Bodies
 from hmr_skel.convert.meshes import write_mesh
 from hmr_skel.convert.opensim import OpenSimOptions, qpos_file, write_opensim
 from hmr_skel.convert.tables import write_table
-from hmr_skel.data.meta import LIMIT_TOLERANCE_DEG, WHOSE_LIMITS, error_text, statistics
+from hmr_skel.data.meta import DOUBTFUL, LIMIT_TOLERANCE_DEG, WHOSE_LIMITS, error_text, statistics
 from hmr_skel.errors import UserError
 
 TABLES, MESHES = ("parquet", "npz"), ("glb", "obj")
@@ -184,6 +184,7 @@ def conversion_report(
             for name in ("v2v_mm", "v2v_max_mm")
         },
         "limit_violations": int((violations > LIMIT_TOLERANCE_DEG).sum()),  # rows with a dof outside its range
+        "doubtful": int(np.isin(np.concatenate([clip.status for clip in done]).astype(str), DOUBTFUL).sum()),
         "file": str(out),
         "files": [str(path) for path in files],
         "seconds": seconds,

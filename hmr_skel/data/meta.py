@@ -46,6 +46,8 @@ def _with_checksum(members: str) -> str:
     return f'{members}{_CHECKSUM}{hashlib.sha256(f"{members}{_END}".encode()).hexdigest()}"{_END}\n'
 
 
+DOUBTFUL = ("far", "implausible")
+"""`status` of fits that are no good labels: far from the annotation, or of a pose that no human takes."""
 LIMIT_TOLERANCE_DEG = 1e-3
 """A dof counts as outside its range from here on: float32 cannot hold a bound exactly."""
 WHOSE_LIMITS = "outside the anatomical limits of hmr-skel"
@@ -74,6 +76,7 @@ def summarise(table: pa.Table, rejects: Sequence[Reject]) -> dict[str, Any]:
         **errors,
         **{name: round(float(values.mean()), 3) if len(values) else None for name, values in means.items()},
         "limit_violations": int((fitted("max_limit_violation_deg") > LIMIT_TOLERANCE_DEG).sum()),
+        "doubtful": sum(name in DOUBTFUL for name in table["status"].to_pylist()),
         "status": counts(table["status"].to_pylist()),
         "sources": counts(table["source"].to_pylist()),
         "reasons": counts([reject.reason for reject in rejects]),
@@ -90,8 +93,11 @@ def statistics(values: np.ndarray) -> dict[str, float] | None:
 
 
 def error_text(figures: Mapping[str, Any]) -> str:
-    """`v2v_mm` and `v2v_max_mm`, `statistics` of rows' mean and largest distances, in words."""
+    """In words: `v2v_mm` and `v2v_max_mm`, `statistics` of rows' mean and largest distances, and `doubtful` rows."""
     if figures["v2v_mm"] is None:
         return "no row was fitted"
     means = "v2v mean {mean:.2f} mm, p99 {p99:.2f} mm, worst row {max:.2f} mm".format(**figures["v2v_mm"])
-    return f"{means}, worst vertex {figures['v2v_max_mm']['max']:.1f} mm"
+    text = f"{means}, worst vertex {figures['v2v_max_mm']['max']:.1f} mm"
+    if count := figures["doubtful"]:
+        text += f", {count:,} row{'s' * (count != 1)} far from the annotation or in no human pose"
+    return text

@@ -18,7 +18,7 @@ from hmr_skel.data.shards import Shard
 from hmr_skel.data.storage import Place, put_bytes
 from hmr_skel.rows import AnnotationRows, Reject
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raise it by one whenever shards come to hold other columns, other values in columns that the fit does not compute,
 or other rejects; then write the golden values anew with `python -m tests.golden`. Shards of another version are built
 again."""
@@ -76,12 +76,27 @@ SCHEMA = pa.schema(
         _column("v2v_max_mm", pa.float32(), "largest such distance", "mm"),
         _column("joint_mm", pa.float32(), "mean distance of SKEL joints from those that the SMPL mesh has", "mm"),
         _column("max_limit_violation_deg", pa.float32(), "how far the worst dof is outside its range", "deg"),
+        _column(
+            "push",
+            pa.float32(),
+            "how steeply the mean squared distance would fall by the dof that its limit holds back most; 0: none",
+            "mm^2/rad",
+        ),
+        _column("push_dof", pa.string(), "that dof; null where no limit holds one back"),
+        _column(
+            "beyond_deg",
+            pa.float32(),
+            "by how much the worst bone is turned beyond what ordinary motion needs; 0: none is",
+            "deg",
+        ),
         _column("iterations", pa.int32(), "solver iterations of the start that won"),
         _column("starts", pa.int32(), "starting points tried"),
         _column(
             "status",
             pa.string(),
-            "given: the label held SKEL, nothing was fitted; else how the fit ended",
+            "given: the label held SKEL, nothing was fitted. converged, at_limit, max_iterations: how the fit ended; "
+            "beyond that far: v2v_mm is above the recipe's far_v2v_mm, implausible: no human pose, unusual_shape: one "
+            "person in a thousand has such betas. Rows of far and implausible are no good labels",
             nullable=False,
         ),
     ]

@@ -15,21 +15,25 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from hmr_skel.data.load import Shards
+from hmr_skel.data.meta import DOUBTFUL
+from hmr_skel.data.schema import GIVEN
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 
-STATUSES = ("converged", "at_limit", "max_iterations", "given")
+GOOD = ("converged", "at_limit", "max_iterations", "unusual_shape", GIVEN)
+STATUSES = (*GOOD, *DOUBTFUL)
 """How the fit of a row may have ended; `given`: its label held SKEL."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig:
-    """The rules that a row must meet to be used; None: no such rule. By default every row is used, as in the paper."""
+    """The rules that a row must meet to be used; None: no such rule. By default every row is used, as in the paper, but
+    for the SKEL labels of fits that are far from the annotation or of no human pose."""
 
     max_v2v_mm: float | None = None
     """Largest mean distance of the fitted SKEL skin from the annotated SMPL mesh. Rows that were not fitted pass."""
-    statuses: tuple[str, ...] | None = None
-    """How a fit may have ended: some of `STATUSES`."""
+    statuses: tuple[str, ...] | None = GOOD
+    """How a fit may have ended: some of `STATUSES`; `far` and `implausible` have to be asked for."""
     max_abs_beta: float | None = None
     """Largest SKEL shape parameter in absolute value (HSMR: 3)."""
     poor_skel: Literal["mask", "drop"] = "mask"

@@ -36,6 +36,7 @@ class ReportSummary:
     rejected: int
     v2v_mm: dict[str, float] | None
     v2v_max_mm: dict[str, float] | None
+    doubtful: int  # rows far from their annotation, or in no human pose
     pictured: list[str]  # row_id of the rows that are shown
     measured: int  # rows whose errors were measured anew
     disagreement_mm: float | None  # the largest difference between these and the dataset's
@@ -87,6 +88,7 @@ def write_report(
         rejected=total["rejected"],
         v2v_mm=total["v2v_mm"],
         v2v_max_mm=total["v2v_max_mm"],
+        doubtful=total["doubtful"],
         pictured=[] if pictures is None else [dataset.rows[row]["row_id"] for row in choose_picks(dataset).values()],
         measured=0 if pictures is None or pictures.measured is None else len(pictures.measured.rows),
         disagreement_mm=None if pictures is None else _disagreement(dataset, pictures),

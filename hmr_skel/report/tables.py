@@ -9,7 +9,7 @@ from urllib.parse import quote
 import numpy as np
 
 from hmr_skel.body.dofs import DOF_NAMES, NUM_DOFS, PELVIS, limits
-from hmr_skel.data.meta import statistics
+from hmr_skel.data.meta import DOUBTFUL, statistics
 from hmr_skel.report.gather import ERRORS, Dataset
 
 NUM_COLORS = 8
@@ -18,6 +18,9 @@ STATUSES = {
     "converged": "converged",
     "at_limit": "converged at a limit",
     "max_iterations": "steps ran out",
+    "unusual_shape": "unusual shape",
+    "far": "far from the annotation",
+    "implausible": "no human pose",
     "given": "given as SKEL",
     "rejected": "rejected",
 }
@@ -40,6 +43,7 @@ def totals(dataset: Dataset) -> Row:
         "fitted": len(fitted),
         "given": len(dataset) - len(fitted),
         "violations": dataset.violations,
+        "doubtful": sum(status[name] for status in dataset.status.values() for name in DOUBTFUL),
         "shards": len(metas),
         "of_shards": metas[0]["shards"],
         "held_out": sum(meta["split"] == "test" for meta in metas),

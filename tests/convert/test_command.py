@@ -12,7 +12,7 @@ from hmr_skel.cli import main
 from tests.convert.conftest import FRAMES, walk
 from tests.convert.layouts import amass
 
-KEYS = {"shard", "shards", "rows", "kept", "rejected", "rows_per_s", "v2v_mm", "limit_violations", "file"}
+KEYS = {"shard", "shards", "rows", "kept", "rejected", "rows_per_s", "v2v_mm", "limit_violations", "doubtful", "file"}
 
 
 @pytest.fixture

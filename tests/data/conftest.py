@@ -55,12 +55,13 @@ def fake_fit(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
     """What a fitter would return for so many rows."""
     rng = np.random.default_rng(seed)
     floats = {"skel_q": (46,), "skel_betas": (10,), "skel_transl": (3,)} | dict.fromkeys(
-        ("v2v_mm", "v2v_max_mm", "joint_mm", "max_limit_violation_deg"), ()
+        ("v2v_mm", "v2v_max_mm", "joint_mm", "max_limit_violation_deg", "push", "beyond_deg"), ()
     )
     fit = {name: rng.random((rows, *shape)).astype(np.float32) for name, shape in floats.items()}
     return {
         **fit,
         "skel_gender": np.full(rows, "male", object),
+        "push_dof": np.where(np.arange(rows) % 2, "knee_angle_r", None),
         "iterations": np.full(rows, 12, np.int32),
         "starts": np.full(rows, 1, np.int32),
         "status": np.full(rows, "converged", object),

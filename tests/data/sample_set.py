@@ -83,8 +83,11 @@ def _source_table(name: str, gender: str) -> pa.Table:
     if name == "near":  # fitted; "far" came as SKEL
         fit = {key: value.astype(np.float32) for key, value in skel.items()}
         fit |= {"v2v_mm": np.linspace(2, 40, count, dtype=np.float32)}
-        fit |= dict.fromkeys(("v2v_max_mm", "joint_mm", "max_limit_violation_deg"), np.ones(count, np.float32))
+        fit |= dict.fromkeys(
+            ("v2v_max_mm", "joint_mm", "max_limit_violation_deg", "push", "beyond_deg"), np.ones(count, np.float32)
+        )
         fit |= dict.fromkeys(("iterations", "starts"), np.ones(count, np.int32))
+        fit["push_dof"] = np.full(count, "knee_angle_r", object)
         fit["skel_gender"] = np.full(count, gender, object)
         fit["status"] = np.where(np.arange(count) % 5 == 0, "max_iterations", "converged").astype(object)
         skel = {"smpl_pose": np.zeros((count, 72)), "smpl_betas": np.zeros((count, 10))}

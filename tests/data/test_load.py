@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import hmr_skel
@@ -10,6 +11,7 @@ from hmr_skel.data.annotations import open_source
 from hmr_skel.data.card import write_card
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.schema import SCHEMA, column_shape, shard_table
+from hmr_skel.data.selection import QualityConfig, choose_rows
 from hmr_skel.data.shards import plan
 from hmr_skel.data.storage import put_bytes
 from hmr_skel.errors import UserError
@@ -183,11 +185,24 @@ def test_errors(dataset, tmp_path):
         load_shards(tmp_path)
 
 
+def test_datasets_of_the_first_schema_are_read(dataset, tmp_path):
+    """Without how hard limits push, how far bones are turned, and the statuses that tell doubtful rows."""
+    now = load_shards(dataset).paths[0]
+    (old := tmp_path / now.name).write_bytes(b"")
+    columns = pq.read_table(now).drop_columns(["push", "push_dof", "beyond_deg"])
+    pq.write_table(columns.replace_schema_metadata({"hmr_skel.schema_version": "1"}), old)
+    found = load_shards([old])
+    np.testing.assert_array_equal(found["skel_q"], load_shards([now])["skel_q"])
+    assert choose_rows(found, QualityConfig(), camera_needed=False).rows.tolist() == list(range(len(columns)))
+    with pytest.raises(UserError, match="no column 'push'"):
+        load_shards([old], ["push"])
+
+
 def test_columns_are_those_of_the_contract():
     expected = (
         "row_id source source_row imgname center scale cam_int keypoints_2d keypoints_3d keypoints_3d_source smpl_pose "
         "smpl_betas smpl_transl smpl_gender skel_q skel_betas skel_transl skel_gender v2v_mm v2v_max_mm joint_mm "
-        "max_limit_violation_deg iterations starts status"
+        "max_limit_violation_deg push push_dof beyond_deg iterations starts status"
     )
     assert SCHEMA.names == expected.split()
     widths = {"keypoints_2d": 132, "keypoints_3d": 176, "smpl_pose": 72, "smpl_betas": 10, "skel_q": 46, "cam_int": 9}

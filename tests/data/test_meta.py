@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hmr_skel.data.annotations import open_source
-from hmr_skel.data.meta import load_meta, meta_text, summarise
+from hmr_skel.data.meta import error_text, load_meta, meta_text, summarise
 from hmr_skel.data.schema import shard_table
 from hmr_skel.rows import Reject
 from tests.data.conftest import fake_fit, label_arrays, make_source
@@ -47,9 +47,11 @@ def test_counts_and_errors_of_fitted_rows(tmp_path):
     rows = open_source(make_source(tmp_path / "a.npz"), tmp_path).read(0, 101)
     fit = fake_fit(101) | {"v2v_mm": np.arange(101, dtype=np.float32)}
     fit["max_limit_violation_deg"] = np.where(np.arange(101) < 3, 0.5, 1e-5).astype(np.float32)
+    fit["status"][[4, 9]] = "far", "implausible"
     found = summarise(shard_table(rows, fit), [Reject("aic", 1, "", "betas", ""), Reject("aic", 2, "", "box", "")])
     assert found["v2v_mm"] == {"mean": 50, "median": 50, "p95": 95, "p99": 99, "max": 100}
     assert (found["kept"], found["rejected"], found["fitted"], found["limit_violations"]) == (101, 2, 101, 3)
     assert found["reasons"] == {"betas": 1, "box": 1}
-    assert found["status"] == {"converged": 101}
+    assert (found["status"], found["doubtful"]) == ({"converged": 99, "far": 1, "implausible": 1}, 2)
+    assert error_text(found).endswith(", 2 rows far from the annotation or in no human pose")
     json.dumps(found, allow_nan=False)

@@ -9,9 +9,11 @@ import torch
 
 from bench.hard import HARD, IMPOSSIBLE, hard_rows
 from bench.objective import Objective
-from fitting import FitResult, fit_batch, fit_many
+from fitting import FitResult, Status, fit_batch, fit_many
 from hmr_skel.body.dofs import DOF_NAMES
+from hmr_skel.rows import SmplParams
 
+MOTION = Path(__file__).parents[3] / "shared/data/cmu_mocap/cmu-labels.npz"
 FLOOR = Path(__file__).with_name("hard_floor.npy")
 """The least E of `bench.floor`, float64 [bodies, poses]: `python -m bench quality --hard-floor FILE` writes it."""
 
@@ -36,6 +38,25 @@ def test_rows_that_start_again_do_so_alone_as_in_company(fitted, model):
     for row in again[::20]:
         alone = fit_batch(hard_rows(HARD)[row : row + 1], model)
         torch.testing.assert_close(alone.skel.q[0], fitted.skel.q[row], rtol=0, atol=1e-8)
+
+
+def test_the_status_tells_poses_that_no_human_takes_and_far_fits_from_real_motion(fitted, model):
+    def is_doubtful(result: FitResult) -> torch.Tensor:
+        assert bool((result.status[result.v2v_mm > model.config.far_v2v_mm] == Status.far).all())
+        return torch.isin(result.status, torch.tensor([Status.far, Status.implausible]))
+
+    impossible = is_doubtful(fit_many(hard_rows(IMPOSSIBLE, 2), model)).view(2, -1).all(0)
+    assert float(impossible.double().mean()) >= 0.9
+    assert bool(impossible[list(IMPOSSIBLE).index("knees twisted by 60")])
+    assert 0 < float(is_doubtful(fitted).double().mean()) < 0.3
+    odd = hard_rows({"on toes": HARD["on toes"]}, 1)
+    assert fit_batch(replace(odd, betas=odd.betas * 4), model).status.tolist() == [Status.unusual_shape]
+    if not MOTION.exists():
+        pytest.skip("allowed: shared/data/cmu_mocap is not here")
+    with np.load(MOTION) as file:
+        pose, betas, transl = (torch.from_numpy(file[key][::8]) for key in ("pose_cam", "shape", "trans_cam"))
+    real = SmplParams(pose[:, :3], pose[:, 3:].unflatten(1, (23, 3)), betas, transl)
+    assert float(is_doubtful(fit_many(real, model)).double().mean()) <= 0.005
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -1,0 +1,57 @@
+"""Signs that an annotation is no pose of a human: bones turned as ordinary motion does not turn them.
+
+SMPL's joints turn about any axis, SKEL's as a skeleton's do. How far the fit could not follow a joint of SMPL is the
+rotation between their two local rotations. Ordinary motion needs some of it (an annotated elbow carries part of the
+forearm's twist): the table below says how much, per joint and axis. Forearms need one more sign. One elbow or wrist of
+SMPL is often twisted far; both together are not. No rule knows a pose.
+"""
+
+import torch
+from torch import Tensor
+
+from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS, SKEL_TO_SMPL, SMPL_JOINTS, SMPL_PARENTS
+from hmr_skel.body.rotations import rotmat_to_rotvec
+
+PUSH = 2e-3
+"""m^2/rad. Of real motion (CMU, 4,759 frames) limits hold 1 row in 700 back harder, and of the default dataset none."""
+
+# Degrees about x, y, z of the T-pose, lower and upper; of a left joint about x, -y, -z. The range in 4,759 frames of
+# CMU motion capture (two people) and in 2,048 rows of the default dataset, both sides together, widened about its
+# middle by a fifth, or by 5 degrees to each side where that is more.
+_ORDINARY = {
+    "femur": ((-10, 11), (-22, 21), (-23, 14)),
+    "tibia": ((-14, 9), (-20, 20), (-20, 21)),
+    "talus": ((-22, 22), (-55, 63), (-47, 40)),
+    "toes": ((-47, 35), (-11, 7), (-27, 27)),
+    "lumbar_body": ((-27, 50), (-25, 25), (-33, 33)),
+    "thorax": ((-53, 30), (-34, 34), (-31, 31)),
+    "head": ((-40, 38), (-22, 22), (-31, 31)),
+    "humerus": ((-44, 60), (-68, 54), (-60, 66)),
+    "ulna": ((-89, 105), (-14, 25), (-23, 22)),
+}
+_TWIST = 110.0
+"""Degrees about x, of both elbows or both wrists together; in the same rows at most 85 and 96."""
+_PAIRS = [[SMPL_JOINTS.index(f"{side}_{joint}") for side in ("left", "right")] for joint in ("elbow", "wrist")]
+
+_OWN = [j for j, name in enumerate(SKEL_JOINTS) if name.removesuffix("_r").removesuffix("_l") in _ORDINARY]
+_RANGES = [_ORDINARY[SKEL_JOINTS[j].removesuffix("_r").removesuffix("_l")] for j in _OWN]
+_MIRROR = [(1, -1, -1) if SKEL_JOINTS[j].endswith("_l") else (1, 1, 1) for j in _OWN]
+
+
+def beyond_deg(local: Tensor, rotmat: Tensor) -> Tensor:
+    """By how many degrees a row's worst bone [B] is turned beyond what ordinary motion needs; 0: none is.
+
+    Args:
+        local: [B 24 3 3] local rotations of SKEL's joints.
+        rotmat: [B 24 3 3] world rotations of SMPL's bones.
+    """
+    rotmat = rotmat.to(local)
+    above = [SKEL_TO_SMPL[SKEL_PARENTS[j]] for j in _OWN]
+    wanted = rotmat[:, above].mT @ rotmat[:, [SKEL_TO_SMPL[j] for j in _OWN]]
+    apart = torch.rad2deg(rotmat_to_rotvec(local[:, _OWN].mT @ wanted)) * local.new_tensor(_MIRROR)
+    low, high = local.new_tensor(_RANGES).unbind(-1)
+    bones = torch.maximum(low - apart, apart - high).flatten(1).amax(1)
+    joints = torch.tensor(_PAIRS, device=local.device)
+    parents = torch.tensor(SMPL_PARENTS, device=local.device)[joints]
+    twist = torch.rad2deg(rotmat_to_rotvec(rotmat[:, parents].mT @ rotmat[:, joints]))[..., 0].sum(-1)
+    return torch.maximum(bones, twist.abs().amax(1) - _TWIST).clamp_min(0)
