@@ -90,7 +90,7 @@ class SkelClip:
     v2v_mm: np.ndarray  # float32 [N] mean distance of the skin to the annotated mesh
     v2v_max_mm: np.ndarray  # float32 [N]
     max_limit_violation_deg: np.ndarray  # float32 [N]
-    status: np.ndarray  # object (str) [N] converged, at_limit, max_iterations
+    status: np.ndarray  # object (str) [N] as in datasets: docs/conventions.md
     rejected: tuple[tuple[int, str], ...] = ()  # (number, reason) of the rows without a fit
 
     def __len__(self) -> int:

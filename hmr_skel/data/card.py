@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from hmr_skel.data.manifest import Manifest
+from hmr_skel.data.meta import DOUBTFUL
 from hmr_skel.data.schema import SCHEMA, column_shape
 from hmr_skel.data.shards import Shard, shard_state
 from hmr_skel.data.storage import Place, each, put_bytes
@@ -25,6 +26,7 @@ SMPL annotations of people in images, and SKEL fitted to them: the body model wi
 of freedom. Made by hmr-skel.
 
 - {built} of {count} shards, {kept:,} rows; {rejected:,} rows left out, each with its reason, in `rejects/`
+- {doubtful:,} of the rows are no good labels: their `status` is {statuses}; filter by it
 - SKEL gender: {gender}; fit recipe: {recipe}
 - shards held out for evaluation (split `test`): {held_out}
 
@@ -55,6 +57,8 @@ def write_card(out: Place, manifest: Manifest, shards: Sequence[Shard]) -> Place
         description=manifest.description,
         built=len(built),
         count=len(shards),
+        doubtful=sum(meta.get("doubtful", 0) for meta in built.values()),
+        statuses=" or ".join(f"`{name}`" for name in DOUBTFUL),
         kept=sum(meta["kept"] for meta in built.values()),
         rejected=sum(meta["rejected"] for meta in built.values()),
         gender=manifest.skel_gender,

@@ -37,8 +37,8 @@ def test_one_line_and_json(walking: Path, capsys: pytest.CaptureFixture[str]):
     assert (report["file"], report["skel_gender"]) == ("walk.parquet", {"male": FRAMES})
     assert re.fullmatch(
         r"12 frames of 1 clip: male SKEL, v2v mean [\d.]+ mm, p99 [\d.]+ mm, worst row [\d.]+ mm, worst vertex "
-        r"[\d.]+ mm, 0 outside the anatomical limits of hmr-skel, [\d.]+ s -> "
-        r"walk\.parquet",
+        r"[\d.]+ mm, 2 rows far from the annotation or in no human pose, 0 outside the anatomical limits of "
+        r"hmr-skel, [\d.]+ s -> walk\.parquet",
         text,
     )
     assert "note: SMPL-H: the 30 finger joints are dropped" in err
