@@ -4,6 +4,7 @@ The open body is exported and the default labels are generated without locks: fi
 the same whoever makes them. Two processes that start at once do the work twice and agree.
 """
 
+import hashlib
 import json
 import sys
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
+from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, load_skel_arrays, model_path
 from hmr_skel.body.open_body.export import EXPORT_VERSION
 from hmr_skel.body.open_body.unpack import OPEN_BODY_VERSION
 from hmr_skel.data.fingerprint import hash_files
 from hmr_skel.data.manifest import BodyModels, Manifest, Source
+from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.storage import put_bytes
 from hmr_skel.open_data import LABELS_VERSION
 
@@ -43,22 +45,38 @@ class ModelFiles:
     smpl_genders: tuple[str, ...]
     """Of the SMPL models that are needed for sure; rows may name others. Empty where nothing is to be fitted."""
     skel_genders: tuple[str, ...]
+    open: bool
+    """Whether they are the open body's."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
         """Raises `UserError` where a model that is needed for sure is not there. Opens none."""
         best = manifest.skel_gender == "best"
         smpl = sorted({s.smpl_gender or "neutral" for s in manifest.sources if s.format == "camerahmr"})
-        files = cls(manifest.body_models.path, tuple(smpl), tuple(SKEL_FILES) if best else (manifest.skel_gender,))
+        genders = tuple(SKEL_FILES) if best else (manifest.skel_gender,)
+        files = cls(manifest.body_models.path, tuple(smpl), genders, manifest.body_models.kind == "open")
         if smpl:
             for name in (*(SMPL_FILES[g] for g in smpl), *(SKEL_FILES[g] for g in files.skel_genders), J19_FILE):
                 model_path(files.folder, name)
         return files
 
     def sha256(self, notes: Path) -> str:
-        """Of all files that a fit may read. `notes` as in `hash_files`."""
+        """Of all files that a fit may read; of the open body without its bones, which are only drawn. `notes` as in
+        `hash_files`."""
         names = (*SMPL_FILES.values(), *(SKEL_FILES[gender] for gender in self.skel_genders), J19_FILE)
-        return hash_files((self.folder / name for name in names if (self.folder / name).is_file()), notes)
+        files = (self.folder / name for name in names if (self.folder / name).is_file())
+        return hash_files(files, notes / "without_bones", without_bones) if self.open else hash_files(files, notes)
+
+
+def without_bones(path: Path) -> str:
+    """sha256 hex of a model file; of a SKEL file's arrays but for the bone meshes, so that these may be mended."""
+    if path.name not in SKEL_FILES.values():
+        return file_sha256(path)
+    found = hashlib.sha256()
+    for name, array in load_skel_arrays(path).items():
+        if not name.startswith("skel_"):
+            found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return found.hexdigest()
 
 
 def make_open_body(directory: Path, *, quiet: bool = False) -> None:

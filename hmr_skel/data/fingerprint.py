@@ -53,9 +53,9 @@ def fingerprint_of(ingredients: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
 
 
-def hash_files(paths: Iterable[Path], notes: Path | None = None) -> str:
-    """sha256 hex of files by name and content, whatever their order and folder; `notes` as in `file_sha256`."""
-    found = sorted((path.name, file_sha256(path, notes)) for path in paths)
+def hash_files(paths: Iterable[Path], notes: Path | None = None, of: Callable[[Path], str] | None = None) -> str:
+    """sha256 hex of files by name and content, whatever their order and folder; `notes`, `of` as in `file_sha256`."""
+    found = sorted((path.name, file_sha256(path, notes, of)) for path in paths)
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 

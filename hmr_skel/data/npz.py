@@ -13,7 +13,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,11 +165,14 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
     return member
 
 
-def file_sha256(path: Path, notes: Path | None = None) -> str:
-    """sha256 hex of a file's bytes.
+def file_sha256(path: Path, notes: Path | None = None, of: Callable[[Path], str] | None = None) -> str:
+    """sha256 hex of a file's bytes, or what `of` makes of the file.
 
-    `notes` is a folder to remember it in: the file is then read again only where its size or times are others.
+    `notes` is a folder to remember it in: the file is then read again only where its size or times are others. Each
+    `of` needs a folder of its own.
     """
+    if notes is None and of is not None:
+        return of(path)
     if notes is None:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -180,7 +183,7 @@ def file_sha256(path: Path, notes: Path | None = None) -> str:
         noted = json.loads(note.read_bytes())
         if noted["file"] == known and isinstance(noted["sha256"], str):
             return noted["sha256"]
-    digest = file_sha256(path)
+    digest = file_sha256(path, of=of)
     with contextlib.suppress(UserError), replacing(note) as temporary:  # on a read-only disk it is read each time
         temporary.write_text(json.dumps({"file": known, "sha256": digest}))
     return digest

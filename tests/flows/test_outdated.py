@@ -1,5 +1,6 @@
 """Two manifests, two states of one, or two versions of the code, in one folder: never a mix without a word."""
 
+import pickle
 import shutil
 from functools import partial
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 
 from fitting.version import FIT_VERSION
 from flows.shard import Builder
-from flows.sources import make_missing
+from flows.sources import ModelFiles, make_missing
 from hmr_skel import load_shards
+from hmr_skel.body.assets import SKEL_FILES
 from hmr_skel.cli import main
 from hmr_skel.data.fingerprint import shard_ingredients
 from hmr_skel.data.manifest import load_manifest
@@ -133,3 +135,16 @@ def test_what_is_generated_is_made_again_at_a_raised_version(
     monkeypatch.setattr("flows.sources.EXPORT_VERSION", -1)
     make_missing(manifest, quiet=True)
     assert made[3:] == ["body", "labels"]  # labels are of the body
+
+
+@pytest.mark.parametrize("kind", ["open", "files"])
+def test_other_bones_of_the_open_body_are_no_other_fit(tmp_path: Path, open_body_dir: Path, kind: str):
+    """They are only drawn. Any other array counts; of files that the user brings, every byte does."""
+    files, path = ModelFiles(tmp_path, (), ("male",), kind == "open"), tmp_path / SKEL_FILES["male"]
+    content = pickle.loads((open_body_dir / path.name).read_bytes())
+    found = []
+    for changed in ("", "skel_template_v", "skel_weights", "posedirs"):
+        path.write_bytes(pickle.dumps(content | ({changed: 2 * content[changed]} if changed else {})))
+        found.append(files.sha256(tmp_path / "notes"))
+    assert len(set(found)) == (2 if kind == "open" else 4)
+    assert found[3] not in found[:3]
