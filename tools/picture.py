@@ -1,6 +1,6 @@
 """The picture of the README: a step of a walk as annotated with SMPL, as fitted with SKEL, and the bones inside.
 
-python -m tools.picture labels.npz --rows 02_01/0000 02_01/0001 -o docs/walk.gif
+python -m tools.picture labels.npz --rows 02_01/0000 02_01/000105 02_01/000113 -o docs/walk.gif
 """
 
 import argparse
@@ -16,10 +16,12 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.predict.pictures import encode_animation
 from hmr_skel.render import ANNOTATION, BONE, PAPER, SKIN, mesh_part, portrait
+from hmr_skel.render.body import VEIL
+from hmr_skel.render.scene import Part
 from hmr_skel.rows import SmplParams
 
 SIZE, FRAME_MS = (300, 400), 67
-CAPTIONS = "annotated: SMPL", "fitted: SKEL's skin", "SKEL's bones"
+CAPTIONS = "annotated: SMPL", "fitted: SKEL's skin", "SKEL's bones inside it"
 TURN = (np.pi, 0.0, 0.0)
 """Of the pelvis: from y up, as bodies are, to y down, as pictures are."""
 
@@ -38,22 +40,20 @@ def walk(labels: Path, wanted: list[str], bodies: Path) -> list[np.ndarray]:
     with torch.no_grad():
         posed = skel(result.skel.q, result.skel.betas, result.skel.transl, skeleton=True)
     assert posed.skeleton_vertices is not None
-    meshes = [annotated, posed.vertices.numpy(), posed.skeleton_vertices.numpy()]
-    around = np.concatenate(annotated)
     turned = cv2.Rodrigues(np.array([0.0, np.radians(50), 0.0]))[0].astype(np.float32)
-    bodies_in = list(zip(meshes, faces, (ANNOTATION, SKIN, BONE), CAPTIONS, strict=True))
-    return [
-        np.concatenate(
-            [_drawn(mesh[row] @ turned, part, color, around @ turned, text) for mesh, part, color, text in bodies_in], 1
-        )
-        for row in range(len(rows))
-    ]
+    meshes = [mesh @ turned for mesh in (annotated, posed.vertices.numpy(), posed.skeleton_vertices.numpy())]
+    around = np.concatenate(meshes[0])
+    frames = []
+    for smpl_mesh, skin, bones in zip(*meshes, strict=True):
+        inside = [mesh_part(bones, faces[2], BONE), mesh_part(skin, faces[1], SKIN, VEIL)]
+        shown = [mesh_part(smpl_mesh, faces[0], ANNOTATION)], [mesh_part(skin, faces[1], SKIN)], inside
+        drawn = [_drawn(parts, around, text) for parts, text in zip(shown, CAPTIONS, strict=True)]
+        frames.append(np.concatenate(drawn, 1))
+    return frames
 
 
-def _drawn(
-    vertices: np.ndarray, faces: np.ndarray, color: tuple[float, float, float], around: np.ndarray, caption: str
-) -> np.ndarray:
-    picture = portrait([mesh_part(vertices, faces, color)], "front", *SIZE, around=around)
+def _drawn(parts: list[Part], around: np.ndarray, caption: str) -> np.ndarray:
+    picture = portrait(parts, "front", *SIZE, around=around)
     strip = np.full((28, SIZE[0], 3), np.round(255 * np.array(PAPER)), np.uint8)
     (width, _), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
     place = ((SIZE[0] - width) // 2, 16)

@@ -1,7 +1,7 @@
 """Fits the bones into one gender's mean skin in T-pose, then takes them back into their own frames.
 
 Skin frame: y up, facing +z, x to the left, metres. Every bone starts where SKEL's rest transform of Rajagopal's mesh
-puts it; ribcage, neck, head and hands are then fitted to the skin, and what still sticks out is pushed in smoothly.
+puts it; ribcage, neck, head and hands are then fitted to the skin. `push_inside` moves in what still sticks out.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,6 @@ import numpy as np
 from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS
 from tools.open_body.bone_segments import Bone
 from tools.open_body.hand_bones import HandLandmarks, fit_hand
-from tools.open_body.push_inside import push_inside
 from tools.open_body.rajagopal_meshes import Mesh
 from tools.open_body.skeleton import (
     HEAD_IN_TORSO,
@@ -32,8 +31,6 @@ NECK_BEND = (0.31, 0.50)
 class PlacedBones:
     """All bones of a body, right, middle and mirrored left."""
 
-    vertices: np.ndarray
-    """[K 3] in the skin frame, mean body."""
     local: np.ndarray
     """[K 3] each in its segment's bone frame, before SKEL's scaling."""
     faces: np.ndarray
@@ -42,10 +39,14 @@ class PlacedBones:
     """[K] segment."""
     weights: np.ndarray
     """[K 24] posing weights."""
+    mirrors: np.ndarray
+    """[K] the vertex that each one mirrors: a left one the right one, every other itself."""
+    part: np.ndarray
+    """[K] name of the bones that it stays together with."""
 
 
 def place_bones(
-    bones: list[Bone], chain: Chain, joints: np.ndarray, skin: np.ndarray, faces: np.ndarray, marks: HandLandmarks
+    bones: list[Bone], chain: Chain, joints: np.ndarray, skin: np.ndarray, marks: HandLandmarks
 ) -> PlacedBones:
     """Place `bones` in the mean body with SKEL joints [24 3] and `skin` [V 3]."""
     scale = rest_scales(chain, joints)
@@ -74,18 +75,17 @@ def place_bones(
         lambda torso: rest("head", torso - HEAD_IN_TORSO),
     )
     placed = fit_hand(placed, bones, chain.orientations[SKEL_JOINTS.index("hand_r")], marks)
-    placed = push_inside(placed, skin, faces)
 
-    vertices, local, all_faces, joint_of, weights, count = [], [], [], [], [], 0
+    local, all_faces, joint_of, weights, mirrors, parts, count = [], [], [], [], [], [], 0
     for bone in placed:
         sides = [(bone.mesh, bone.segment, bone.share_up)]
         if bone.segment.endswith("_r") or bone.name.endswith("_r"):
             mirrored = Mesh(bone.mesh.vertices @ MIRROR_SKIN, bone.mesh.faces[:, ::-1])
             segment = bone.segment.removesuffix("_r") + "_l" * bone.segment.endswith("_r")
-            sides.append((mirrored, segment, bone.share_up))
+            shared = bone.share_up and (bone.share_up[0].replace("_r", "_l"), bone.share_up[1])
+            sides.append((mirrored, segment, shared))
         for mesh, segment, shared in sides:
             joint = SKEL_JOINTS.index(segment)
-            vertices.append(mesh.vertices)
             local.append((mesh.vertices - joints[joint]) @ chain.orientations[joint] / scale[joint])
             all_faces.append(mesh.faces + count)
             joint_of.append(np.full(len(mesh.vertices), joint))
@@ -94,8 +94,17 @@ def place_bones(
                 share = np.broadcast_to(shared[1], len(rows))[:, None]
                 rows = (1 - share) * rows + share * np.eye(24)[SKEL_JOINTS.index(shared[0])]
             weights.append(rows)
-            count += len(mesh.vertices)
-    return PlacedBones(*(np.concatenate(parts) for parts in (vertices, local, all_faces, joint_of, weights)))
+            mirrors.append(np.arange(len(rows)) + (count if mesh is bone.mesh else count - len(rows)))
+            parts.append(np.full(len(rows), _part(bone)))
+            count += len(rows)
+    return PlacedBones(*map(np.concatenate, (local, all_faces, joint_of, weights, mirrors, parts)))
+
+
+def _part(bone: Bone) -> str:
+    """What stays together when bones are moved: pelvis, head, hand, foot, ribs and spine; else each bone by itself."""
+    if bone.torso is None and bone.segment in ("pelvis", "head", "hand_r", "calcn_r", "toes_r"):
+        return bone.segment
+    return bone.name.rstrip("0123456789")
 
 
 def rest_scales(chain: Chain, joints: np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ PATELLA_IN_TIBIA = np.array([0.0443, -0.0144, 0.0013])
 """Rajagopal's patella at full extension, against the tibia's origin."""
 FINGERS = ("index", "middle", "ring", "little")
 CARPALS = ("pisiform", "lunate", "scaphoid", "triquetrum", "hamate", "capitate", "trapezoid", "trapezium")
+TWIST_AT_THE_WRIST = 0.7
+"""Share of the radius' motion that the ulna's far end follows; it falls to 0 at the elbow."""
 HIGHEST_THORAX_CERVICAL = 0.468
 """Height in the torso frame above which neck bones belong to the head's segment (C4 and above)."""
 
@@ -37,9 +39,9 @@ class Bone:
     segment: str
     mesh: Mesh
     share_up: tuple[str, float | np.ndarray] | None = None
-    """For vertebrae and clavicles: the other segment that moves it, and that one's share (of each vertex)."""
+    """For vertebrae, clavicles, ulna: the other segment that moves it, and that one's share (of each vertex)."""
     torso: np.ndarray | None = None
-    """For the same: the vertices in Rajagopal's torso frame, before they went into the joint's."""
+    """For vertebrae and clavicles: the vertices in Rajagopal's torso frame, before they went into the joint's."""
 
 
 def load_bones() -> list[Bone]:
@@ -70,7 +72,13 @@ def load_bones() -> list[Bone]:
     bones += [Bone(name, "hand_r", ply(f"{name}_rvs")) for name in hand]
     bones += [_spine_bone(number, piece) for number, piece in enumerate(components(ply("hat_spine")))]
     bones += [bone for number, piece in enumerate(components(ply("hat_ribs_scap"))) for bone in _chest(number, piece)]
-    return [bone if bone.torso is not None else replace(bone, mesh=thin(bone.mesh)) for bone in bones]
+    bones = [bone if bone.torso is not None else replace(bone, mesh=thin(bone.mesh)) for bone in bones]
+    return [replace(bone, share_up=("radius_r", _twist(bone.mesh))) if bone.name == "ulna" else bone for bone in bones]
+
+
+def _twist(ulna: Mesh) -> np.ndarray:
+    """Share [V] of the radius' motion: the forearm's skin turns with the radius and would leave the ulna."""
+    return TWIST_AT_THE_WRIST * np.clip(ulna.vertices[:, 1] / ulna.vertices[:, 1].min(), 0, 1)
 
 
 def thin(mesh: Mesh) -> Mesh:

