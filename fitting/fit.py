@@ -9,7 +9,7 @@ from torch import Tensor
 from fitting.batch import Fitted, filled, inner_box, where
 from fitting.kinematics import Skeleton
 from fitting.model import FitModel
-from fitting.plausible import PUSH, beyond_deg
+from fitting.plausible import PUSH
 from fitting.refine import refined
 from fitting.starts import initial_q, tried_again
 from fitting.target import FitRows
@@ -96,7 +96,7 @@ def _result(model: FitModel, rows: FitRows, params: SmplParams, best: Fitted, so
     status = torch.full_like(best.iterations, Status.converged)
     status[((q <= low) | (q >= high)).any(1)] = Status.at_limit
     status[best.ahead > 1] = Status.max_iterations
-    beyond = beyond_deg(pose.local, target.rotmat)
+    beyond = model.signs(pose.local, target.rotmat)
     status[model.shape.is_unusual(params.betas)] = Status.unusual_shape
     status[(beyond > 0) | (best.push > PUSH)] = Status.implausible
     status[best.v2v > model.config.far_v2v_mm] = Status.far

@@ -12,6 +12,7 @@ from fitting.batch import Fitted
 from fitting.config import FitConfig
 from fitting.kinematics import Kinematics
 from fitting.plain import PlainSolver
+from fitting.plausible import Signs
 from fitting.shape import ShapeMap, converted, copied
 from fitting.stages import StageTables, stage_tables
 from fitting.target import FitRows, Mesher, PlainMesher, TargetMaker
@@ -32,6 +33,7 @@ class FitModel:
     shape: ShapeMap
     targets: TargetMaker
     kinematics: Kinematics  # float64
+    signs: Signs
     stages: tuple[StageTables, ...]
     solve: Solver  # from starts q [B 46] to the end of the last stage
     polish: Solver | None  # the last stage alone, where the recipe refines shape or root
@@ -100,6 +102,7 @@ def prepare(
         shape=shape,
         targets=TargetMaker(smpl, skel, mesher),
         kinematics=kinematics,
+        signs=Signs(skel.template.device),
         stages=stages,
         solve=solve,
         polish=polish,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS, SKEL_TO_SMPL, SMPL_JOINTS, SMPL_PARENTS
+from hmr_skel.body.lbs import picked
 from hmr_skel.body.rotations import rotmat_to_rotvec
 
 PUSH = 2e-3
@@ -31,27 +32,34 @@ _ORDINARY = {
 }
 _TWIST = 110.0
 """Degrees about x, of both elbows or both wrists together; in the same rows at most 85 and 96."""
-_PAIRS = [[SMPL_JOINTS.index(f"{side}_{joint}") for side in ("left", "right")] for joint in ("elbow", "wrist")]
+_PAIRS = [SMPL_JOINTS.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("elbow", "wrist")]
 
 _OWN = [j for j, name in enumerate(SKEL_JOINTS) if name.removesuffix("_r").removesuffix("_l") in _ORDINARY]
-_RANGES = [_ORDINARY[SKEL_JOINTS[j].removesuffix("_r").removesuffix("_l")] for j in _OWN]
-_MIRROR = [(1, -1, -1) if SKEL_JOINTS[j].endswith("_l") else (1, 1, 1) for j in _OWN]
+_SMPL = [SKEL_TO_SMPL[j] for j in _OWN]
+_ABOVE = [SKEL_TO_SMPL[SKEL_PARENTS[j]] for j in _OWN]
 
 
-def beyond_deg(local: Tensor, rotmat: Tensor) -> Tensor:
-    """By how many degrees a row's worst bone [B] is turned beyond what ordinary motion needs; 0: none is.
+class Signs:
+    """Tells how far bones are turned. Holds the table on one device."""
 
-    Args:
-        local: [B 24 3 3] local rotations of SKEL's joints.
-        rotmat: [B 24 3 3] world rotations of SMPL's bones.
-    """
-    rotmat = rotmat.to(local)
-    above = [SKEL_TO_SMPL[SKEL_PARENTS[j]] for j in _OWN]
-    wanted = rotmat[:, above].mT @ rotmat[:, [SKEL_TO_SMPL[j] for j in _OWN]]
-    apart = torch.rad2deg(rotmat_to_rotvec(local[:, _OWN].mT @ wanted)) * local.new_tensor(_MIRROR)
-    low, high = local.new_tensor(_RANGES).unbind(-1)
-    bones = torch.maximum(low - apart, apart - high).flatten(1).amax(1)
-    joints = torch.tensor(_PAIRS, device=local.device)
-    parents = torch.tensor(SMPL_PARENTS, device=local.device)[joints]
-    twist = torch.rad2deg(rotmat_to_rotvec(rotmat[:, parents].mT @ rotmat[:, joints]))[..., 0].sum(-1)
-    return torch.maximum(bones, twist.abs().amax(1) - _TWIST).clamp_min(0)
+    def __init__(self, device: torch.device) -> None:
+        ranges = [_ORDINARY[SKEL_JOINTS[j].removesuffix("_r").removesuffix("_l")] for j in _OWN]
+        self.low, self.high = torch.tensor(ranges, dtype=torch.float64, device=device).unbind(-1)
+        left = [SKEL_JOINTS[j].endswith("_l") for j in _OWN]
+        self.mirror = torch.tensor([(1.0, -1.0, -1.0) if is_left else (1.0,) * 3 for is_left in left]).to(self.low)
+
+    def __call__(self, local: Tensor, rotmat: Tensor) -> Tensor:
+        """By how many degrees a row's worst bone [B] is turned beyond what ordinary motion needs; 0: none is.
+
+        Args:
+            local: [B 24 3 3] local rotations of SKEL's joints, float64.
+            rotmat: [B 24 3 3] world rotations of SMPL's bones.
+        """
+        rotmat = rotmat.to(local)
+        wanted = picked(rotmat, _ABOVE, 1).mT @ picked(rotmat, _SMPL, 1)
+        apart = torch.rad2deg(rotmat_to_rotvec(picked(local, _OWN, 1).mT @ wanted)) * self.mirror
+        bones = torch.maximum(self.low - apart, apart - self.high).flatten(1).amax(1)
+        forearms = picked(rotmat, [SMPL_PARENTS[j] for j in _PAIRS], 1).mT @ picked(rotmat, _PAIRS, 1)
+        twist = torch.rad2deg(rotmat_to_rotvec(forearms))[..., 0]
+        together = (twist[:, :2] + twist[:, 2:]).abs().amax(1) - _TWIST
+        return torch.maximum(bones, together).clamp_min(0)

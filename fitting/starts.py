@@ -88,7 +88,8 @@ def tried_again(model: FitModel, rows: FitRows, best: Fitted) -> Fitted:
     few, kept = filled(far), best[far]
     warm = initial_q(model, rows.target.rotmat[few], rows.skeleton[few])[: len(far)]
     hips = warm.clone()
-    hips[:, _HIPS] = warm.new_tensor(_TURNED_OUT * 2)
+    for dof, angle in zip(_HIPS, _TURNED_OUT * 2, strict=True):
+        hips[:, dof] = angle
     starts = [_inside(model, q) for q in (warm / 2, _turned(kept.q), hips)]
     # All starts of all rows go side by side.
     number = filled(torch.arange(len(starts) * len(far), device=far.device))

@@ -62,7 +62,7 @@ def _assert_inside(result: FitResult, model: FitModel) -> None:
     q = result.skel.q.double()
     assert bool(((q >= model.low) & (q <= model.high)).all())
     assert float(result.max_limit_violation_deg.max()) == 0
-    assert set(result.status.tolist()) <= {Status.converged, Status.at_limit, Status.max_iterations}
+    assert Status.rejected not in result.status.tolist()
 
 
 def _assert_same(one: FitResult, other: FitResult, rows: torch.Tensor) -> None:
@@ -196,7 +196,8 @@ def test_a_skel_pose_put_in_comes_out(prepared, prior_weight, v2v_mm, rad):
     betas = torch.randn(ROWS, 10, generator=generator)
     result = fit_batch(SmplParams(torch.zeros(ROWS, 3), torch.zeros(ROWS, 23, 3), betas, torch.zeros(ROWS, 3)), model)
     assert torch.equal(result.skel.betas, betas)
-    assert result.status[:16].tolist() == [Status.converged] * 16
+    # A pose put in at random may be one that no human takes.
+    assert set(result.status[:16].tolist()) <= {Status.converged, Status.implausible}
     assert float(result.v2v_mm.max()) < v2v_mm
     assert float(result.joint_mm.max()) < v2v_mm
     assert float((result.skel.q.double() - q)[:, 3:].abs().max()) < rad
