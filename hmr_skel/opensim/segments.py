@@ -56,7 +56,7 @@ def segments(person: RestBody, mass: float | None = None) -> list[Segment]:
 def bone_meshes(person: RestBody) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Joint -> vertices [V 3], m, in the bone's frame, and faces [F 3] of the bone mesh that moves with it."""
     faces = person.skel.skeleton_faces
-    owner = person.skel.bone_weights.double().cpu().numpy()[faces].sum(1).argmax(1)
+    owner = person.skel.bone_weights_rigid.double().cpu().numpy()[faces].sum(1).argmax(1)
     found = {}
     for joint in np.unique(owner).tolist():
         used, numbers = np.unique(faces[owner == joint], return_inverse=True)

@@ -175,7 +175,7 @@ def test_coordinates_have_the_ranges_of_the_table(random_clip: Callable[..., Ske
 
 
 def test_bone_meshes_are_in_place(random_clip: Callable[..., SkelClip], bodies: Bodies, tmp_path: Path):
-    """Each is where SKEL has the bones of the T-pose, and the model names just these files."""
+    """Each is where SKEL has the bones of the T-pose, none is cut in two, and the model names just these files."""
     clip, skel = random_clip(1), bodies.skel("male")
     osim, _ = write_opensim(clip, skel, tmp_path / "walk.osim", OpenSimOptions())
     model = parse(osim).getroot()
@@ -188,8 +188,9 @@ def test_bone_meshes_are_in_place(random_clip: Callable[..., SkelClip], bodies: 
         mesh = trimesh.load_mesh(tmp_path / "Geometry" / f"walk_{body.get('name')}.stl")
         faces += len(mesh.faces)
         placed = trimesh.transform_points(mesh.vertices, at[f"/bodyset/{body.get('name')}"]) @ axes.T
-        distances = [np.linalg.norm(bones - shape.joints[0].numpy() - point, axis=1).min() for point in placed[::50]]
-        assert max(distances) < 1e-4
+        distances = np.linalg.norm(bones - shape.joints[0].numpy() - placed[::50, None], axis=2)
+        assert distances.min(1).max() < 1e-4
+        assert len(set(skel.bone_weights_rigid.argmax(1)[distances.argmin(1)].tolist())) == 1
     assert faces == len(skel.skeleton_faces)
 
 
