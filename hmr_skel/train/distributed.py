@@ -61,7 +61,7 @@ def process_group(device: str) -> Generator[Group, None, None]:
     """Join the processes that torchrun has started; alone without it.
 
     With several processes the device `auto` or `cuda` is one GPU each. Raises `UserError` where there is no such
-    device, or fewer GPUs than processes.
+    device, or fewer GPUs than processes, and where another process is lost.
     """
     environment = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"} | os.environ
     size, rank, local = (int(environment[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
@@ -82,5 +82,12 @@ def process_group(device: str) -> Generator[Group, None, None]:
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield Group(rank, size, own)
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise UserError(
+            f"process {rank} of {size} has lost another of the run, which ended or does not answer: {error}. See "
+            "what that one printed. The same command goes on from the last checkpoint."
+        ) from error
     finally:
         dist.destroy_process_group()
