@@ -13,7 +13,7 @@ from typing import Any
 
 from bench import new_parser
 from hmr_skel.cli import run
-from hmr_skel.commands.arguments import RUNS, add_number
+from hmr_skel.commands.arguments import add_number
 from hmr_skel.commands.evaluate import add_benchmark_arguments, write_tables
 from hmr_skel.commands.evaluations import OpenBenchmarks, evaluate_on_held_out
 from hmr_skel.commands.output import show
@@ -26,6 +26,7 @@ from hmr_skel.evaluate.paper import MPJPE_PA_PVE, PCK, TABLE_4, TABLE_5, Column
 from hmr_skel.evaluate.summary import METRIC_NAMES, groups_of, intervals
 from hmr_skel.evaluate.tables import OurLine, SideBySide
 from hmr_skel.model.checkpoint import load_any_network
+from hmr_skel.places import runs_folder
 from hmr_skel.train.loop import Outcome, Run, train
 from hmr_skel.train.recipes import Recipe, load_recipe, recipe_dict
 
@@ -139,7 +140,7 @@ def run_ablate(args: argparse.Namespace) -> None:
     """Plan, train, evaluate, print, write."""
     variants = chosen_variants(args.variants)
     recipes = {variant.name: variant_recipe(variant, args.recipe, args.set) for variant in variants}
-    run = new_run(args, RUNS / f"ablation-{args.recipe}")
+    run = new_run(args, args.out or runs_folder() / f"ablation-{args.recipe}")
     rows = SampleDataset(run.dataset, run.images, recipes["full"].samples, split="train", quiet=True)
     opened = None
     if args.benchmark:  # hours before they are needed: what is missing is to show now

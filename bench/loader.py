@@ -21,6 +21,7 @@ from hmr_skel.data.loader import batches
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.data.samples import SampleDataset
 from hmr_skel.errors import UserError
+from hmr_skel.places import data_folder
 
 LOADER = """\
 Time the making of augmented training samples (256 px crops and their labels, the paper's augmentation) from a dataset's
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_loader(args: argparse.Namespace) -> None:
     """Measure and print."""
     manifest = load_manifest(args.manifest)
-    data = args.data or Path("data") / manifest.name
+    data = args.data or data_folder() / manifest.name
     dataset = SampleDataset(data, image_rules(manifest), quiet=args.quiet)
     with measuring(args.quiet) as bars:
         report = bench_loader(dataset, args.batch, args.workers, float(args.seconds), bars)

@@ -1,7 +1,7 @@
 """The address and the password of a Prefect server that we started: as files for other terminals, and as settings.
 
 `make serve` leaves the files and flows/plugin.py reads them. Prefect loads this module with the plugin, so it imports
-nothing of ours.
+nothing of ours but where the data are.
 """
 
 import os
@@ -9,10 +9,12 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from hmr_skel.places import data_folder
+
 
 def address_file() -> Path:
-    """The file with the API address; there while `make serve` runs. Relative to the folder that it runs in."""
-    return Path(os.environ.get("HMR_SKEL_DATA") or "data") / ".prefect-api-url"
+    """The file with the API address; there while `make serve` runs."""
+    return data_folder() / ".prefect-api-url"
 
 
 def password_file() -> Path:

@@ -32,6 +32,7 @@ from hmr_skel.data.shards import name_shards
 from hmr_skel.data.storage import may_pass
 from hmr_skel.device import DeviceLost
 from hmr_skel.errors import UserError
+from hmr_skel.places import DEFAULT_MANIFEST
 
 NAME = "build-hmr-skel"
 NO_WORKER_S = 120.0
@@ -80,7 +81,7 @@ def build_shard_task(
 
 @flow(name=NAME, persist_result=False)
 def build_hmr_skel(
-    manifest: str = "manifests/open.toml",
+    manifest: str = DEFAULT_MANIFEST,
     out: str | None = None,
     device: str = "auto",
     shards: str | None = None,
@@ -93,7 +94,7 @@ def build_hmr_skel(
 
     Args:
         manifest: what to build, a .toml file; relative to the folder that `make serve` runs in.
-        out: where the dataset goes; default data/<manifest name>.
+        out: where the dataset goes; default `data_folder()`/<manifest name>.
         device: cpu, cuda, cuda:1 ...; auto takes the first CUDA device, else the CPU.
         shards: only these, counted from 0, e.g. 0-3,7; default all.
         rebuild: build complete shards again.

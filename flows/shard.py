@@ -41,6 +41,7 @@ from hmr_skel.data.shards import Shard, cache_dir, check_no_other_plan, parse_sh
 from hmr_skel.data.storage import Place, clock, each, local_folder, locate
 from hmr_skel.device import check_device_name, no_more_after_cuda_errors, resolve_device
 from hmr_skel.errors import UserError
+from hmr_skel.places import data_folder
 from hmr_skel.rows import Reject
 
 if TYPE_CHECKING:
@@ -56,13 +57,13 @@ class Builder:
     def __init__(
         self, manifest: Manifest, out: str | Place | None = None, device: str = "auto", *, quiet: bool = False
     ) -> None:
-        """Writes nothing but what is made on first use. `out` is a folder or a URI; default data/<manifest name>.
+        """Writes nothing but what is made on first use. `out` is a folder or a URI; default `data_folder()`/NAME.
 
         Raises `UserError` where the recipe, a label file, a body model or the device cannot be used.
         """
         check_device_name(device)
         self.manifest = manifest
-        self.out: Place = Path("data") / manifest.name if out is None else locate(out)
+        self.out: Place = data_folder() / manifest.name if out is None else locate(out)
         self.config = recipe(manifest.recipe)
         make_missing(manifest, quiet=quiet)
         self.models = ModelFiles.of(manifest)

@@ -20,7 +20,10 @@ DESCRIPTION = """\
 SMPL annotations of people in images to SKEL, the body model with an anatomical skeleton, at dataset scale.
 
 Lengths are metres, angles radians and image coordinates pixels in every file; what is printed in other units says so
-(mm, deg). Shards count from 0, and 07 means 7."""
+(mm, deg). Shards count from 0, and 07 means 7.
+
+The data folder, where datasets and networks go unless another is named: $HMR_SKEL_DATA where it is set, else data/ of
+the clone that hmr-skel runs from, else hmr-skel in the user's data directory (~/.local/share on Linux)."""
 
 _OF_THE_DISK = (
     *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT),

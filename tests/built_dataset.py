@@ -39,7 +39,7 @@ def build_dataset(root: Path, body_models: Path) -> BuiltDataset:
     (built.data / "body_models").symlink_to(body_models)
     text = (ROOT / "manifests" / "open.toml").read_text()
     for before, after in (
-        ("${HMR_SKEL_DATA:-data}", f"{root}/data"),
+        ("${HMR_SKEL_DATA}", f"{root}/data"),
         ("rows = 6144", f"rows = {ROWS}"),
         ("rows_per_shard = 512", f"rows_per_shard = {ROWS_PER_SHARD}"),
         ("held_out_shards = 2", f"held_out_shards = {HELD_OUT}"),

@@ -17,6 +17,7 @@ import hypothesis
 import jaxtyping
 import pytest
 
+os.environ["HMR_SKEL_DATA"] = "data"  # of the working directory, so that a clone's own data stay as they are
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as hmr_skel/cli.py does; before torch is loaded
 # Before numpy is: on the small matrices here its threads spend more time on waiting for each other than on the work.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

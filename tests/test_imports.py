@@ -14,17 +14,18 @@ ROOT = Path(__file__).parents[1]
 
 ALL = {
     "bench", "body", "convert", "data", "device", "errors", "evaluate", "fitting", "flows", "foreign", "model",
-    "open_data", "opensim", "predict", "render", "report", "rows", "shapes", "train", "two_stage", "view",
+    "open_data", "opensim", "places", "predict", "render", "report", "rows", "shapes", "train", "two_stage", "view",
 }  # fmt: skip
 ALLOWED = {
     "root": {"data"},  # hmr_skel.load_shards, on first use
     "errors": set(),
+    "places": set(),
     "device": {"errors"},
     "rows": set(),
     "shapes": set(),
     "foreign": {"errors"},
     "body": {"errors", "rows", "shapes", "foreign"},
-    "data": {"errors", "rows", "foreign", "body.joints", "body.dofs"},
+    "data": {"errors", "places", "rows", "foreign", "body.joints", "body.dofs"},
     "render": {"errors", "rows", "body"},
     "open_data": {"errors", "rows", "body", "data", "render"},
     "opensim": {"errors", "rows", "body", "data"},
@@ -33,7 +34,7 @@ ALLOWED = {
     "report": {"errors", "rows", "body", "data", "render", "fitting", "convert"},
     "view": {"errors", "rows", "body", "data", "render", "convert", "report"},  # report: bones with fewer vertices
     "model": {"errors", "rows", "foreign", "body"},
-    "evaluate": {"errors", "rows", "body", "data", "model"},
+    "evaluate": {"errors", "places", "rows", "body", "data", "model"},
     "two_stage": {"errors", "rows", "body", "convert", "evaluate"},  # where the converter and the evaluator meet
     "predict": {"errors", "rows", "body", "data", "model", "render", "convert"},  # convert: its mesh files
     "train": ALL - {"train", "bench", "fitting", "flows", "report", "two_stage", "view"},

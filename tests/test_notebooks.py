@@ -25,7 +25,6 @@ def test_it_runs(path: Path, built_dataset: BuiltDataset, tmp_path: Path, monkey
     (tmp_path / "data" / "open").symlink_to(built_dataset.data)
     (tmp_path / "manifests").symlink_to(built_dataset.manifest.parent)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HMR_SKEL_DATA", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     notebook = nbformat.read(path, as_version=4)
     names, shown = {"__name__": "__main__"}, 0

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hmr_skel.errors import UserError
+from hmr_skel.places import DEFAULT_MANIFEST
 
 if TYPE_CHECKING:
     from hmr_skel.data.storage import Place
 
-DEFAULT_MANIFEST = "manifests/open.toml"
-RUNS = Path("data/runs")  # trained networks, each run in a folder named for its recipe
+NETWORK_HELP = "(default: the newest in runs/ of the data folder)"
+DATA_HELP = "(default: <manifest name> in the data folder, see `hmr-skel --help`)"
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -69,7 +70,7 @@ def folder(text: str) -> Path:
 _SHARED: dict[str, dict[str, Any]] = {
     "manifest": {"default": DEFAULT_MANIFEST, "metavar": "FILE", "help": "names label files, images and body models"},
     "dataset": {"type": folder, "metavar": "DATASET", "help": "the dataset's folder, for instance data/open"},
-    "data": {"type": place, "metavar": "DIR", "help": "the dataset's folder or URI (default: data/<manifest name>)"},
+    "data": {"type": place, "metavar": "DIR", "help": f"the dataset's folder or URI {DATA_HELP}"},
     "build": {"action": "store_true", "help": "build the dataset, and render its images, where they are missing"},
     "body-models": {
         "metavar": "DIR",
@@ -78,7 +79,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     },
     "network": {
         "type": Path, "metavar": "FILE",
-        "help": f"network.safetensors, a run's folder, or SKEL-CF's best.pth (default: the newest in {RUNS})",
+        "help": f"network.safetensors, a run's folder, or SKEL-CF's best.pth {NETWORK_HELP}",
     },
     "smpl-gender": {"choices": ("neutral", "male", "female"), "help": "the SMPL model that the parameters are for"},
     "recipe": {"default": "tiny", "metavar": "NAME", "help": "tiny, vit_b or vit_h"},

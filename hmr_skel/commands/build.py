@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from hmr_skel.commands.arguments import add, add_number, new_command
+from hmr_skel.commands.arguments import DATA_HELP, add, add_number, new_command
 from hmr_skel.commands.output import progress, show
 from hmr_skel.errors import UserError
 
@@ -77,7 +77,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_choices(parser: argparse.ArgumentParser) -> None:
     add(parser, "manifest")
-    text = "where the dataset goes: a folder, or s3://bucket/prefix (default: data/<manifest name>)"
+    text = f"where the dataset goes: a folder, or s3://bucket/prefix {DATA_HELP}"
     parser.add_argument("--out", metavar="DIR", help=text)
     parser.add_argument("--rebuild", action="store_true", help="fit again what is complete already")
     add(parser, "device", "json", "quiet")

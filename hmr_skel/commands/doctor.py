@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hmr_skel.commands.arguments import add, new_command
 from hmr_skel.errors import UserError
+from hmr_skel.places import DATA_VARIABLE, MANIFESTS, manifest_file
 
 DOCTOR = """\
 Look at the installation, the devices, the body models and label files of manifests, published weights and the
@@ -51,26 +52,28 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `doctor`."""
     summary = "what is installed, which files are there, what is missing"
     doctor = new_command(commands, "doctor", summary, DOCTOR, run_doctor)
-    text = "check this one (default: every manifests/*.toml whose environment variables are set)"
+    text = "check this one (default: every manifests/*.toml, and those that come with the package)"
     add(doctor, "manifest", default=None, help=text)
     doctor.add_argument("--deep", action="store_true", help="look into the files, see above; writes doctor.txt")
 
 
 def run_doctor(args: argparse.Namespace) -> int:
     """Print one line for each finding."""
-    manifests = [Path(args.manifest)] if args.manifest else sorted(Path("manifests").glob("*.toml"))
+    known = {f"manifests/{path.name}" for folder in (MANIFESTS, Path("manifests")) for path in folder.glob("*.toml")}
+    manifests = [manifest_file(name) for name in ([args.manifest] if args.manifest else sorted(known))]
     sections = {"installation": _installation(), "devices": _devices()}
     sections |= {f"manifest {path}": _manifest(path, args.manifest is not None) for path in manifests}
     sections |= {"weights": _weights(), "benchmarks": _benchmarks()}
     if args.deep:
         sections |= _contents(manifests)
-    missing, lines = 0, []
+    missing, lines, unused = 0, [], set()
     try:
         for title, findings in sections.items():
             lines.append(title)
             print(title)
             for state, what, detail in findings:
                 missing += state in ("missing", "broken")
+                unused |= {what} if state == "--" else set()
                 lines.append(f"  {state:<8} {what:<32} {detail}")
                 print(lines[-1], flush=True)
     finally:  # what was found until then is a report too
@@ -78,10 +81,10 @@ def run_doctor(args: argparse.Namespace) -> int:
             from hmr_skel.body.assets import write_whole
 
             write_whole(Path("doctor.txt"), "\n".join([*lines, ""]).encode())
-    if not manifests:
-        print("no manifests/*.toml here: name one with --manifest")
     lacking = "missing or broken" if args.deep else "missing"
-    print(f"\n{missing} {lacking}" if missing else "\nnothing that is needed is missing")
+    ready = ", ".join(str(path) for path in manifests if str(path) not in unused)
+    whole = f"nothing that is needed for {ready} is missing" if ready else "no manifest can be used yet, see above"
+    print(f"\n{missing} {lacking}" if missing else f"\n{whole}")
     return 1 if missing else 0
 
 
@@ -145,11 +148,11 @@ def _weights() -> Iterator[Finding]:
 
 
 def _benchmarks() -> Iterator[Finding]:
-    from hmr_skel.evaluate.benchmarks import BENCHMARKS, FOLDER_VARIABLE, BenchmarkFiles
+    from hmr_skel.evaluate.benchmarks import BENCHMARKS, BenchmarkFiles
 
-    data = os.environ.get(FOLDER_VARIABLE)
+    data = os.environ.get(DATA_VARIABLE)
     if not data:
-        yield "--", "not set up", f"set {FOLDER_VARIABLE} to use them: its evaluation/labels and evaluation/images"
+        yield "--", "not set up", f"set {DATA_VARIABLE} to use them: its evaluation/labels and evaluation/images"
         return
     for benchmark in BENCHMARKS.values():
         try:

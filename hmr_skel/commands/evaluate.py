@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hmr_skel.commands.arguments import RUNS, add, add_number, new_command
+from hmr_skel.commands.arguments import NETWORK_HELP, add, add_number, new_command
 from hmr_skel.errors import UserError
+from hmr_skel.places import DATA_VARIABLE
 
 EVALUATE = """\
 Errors of trained networks, or of SMPL predictions that are converted to SKEL first. Millimetres, means over rows, and
@@ -31,10 +32,10 @@ Example: hmr-skel moyo-hard moyo_v2.npz -o moyo_hard.npz"""
 
 def _benchmarks_text() -> str:
     """What each benchmark is, and which files it needs."""
-    from hmr_skel.evaluate.benchmarks import BENCHMARKS, FOLDER_VARIABLE, LEGACY, MODELS_FROM
+    from hmr_skel.evaluate.benchmarks import BENCHMARKS, LEGACY, MODELS_FROM
 
     lines = [
-        f"benchmarks, and what each needs below --benchmark-data (default: ${FOLDER_VARIABLE}/evaluation),",
+        f"benchmarks, and what each needs below --benchmark-data (default: ${DATA_VARIABLE}/evaluation),",
         "and in the folder of body models (of skel_*.pkl the networks' gender, of SMPL_*.pkl the rows' genders,",
         "neutral where the label file has no 'gender'; predictions need SMPL and SKEL of their genders too):",
     ]
@@ -51,7 +52,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `evaluate` and `moyo-hard`."""
     summary = "errors on held-out images and on benchmarks, the paper's tables beside ours"
     evaluate = new_command(commands, "evaluate", summary, EVALUATE, run_evaluate, _benchmarks_text)
-    text = f"network.safetensors, a run's folder, or SKEL-CF's best.pth (default: the newest in {RUNS})"
+    text = f"network.safetensors, a run's folder, or SKEL-CF's best.pth {NETWORK_HELP}"
     evaluate.add_argument("networks", nargs="*", type=Path, metavar="NETWORK", help=text)
     text = "names from the list below, with commas between, or all (default: those of --predictions)"
     evaluate.add_argument("--benchmark", metavar="NAMES", help=text)

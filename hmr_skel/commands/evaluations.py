@@ -24,7 +24,7 @@ from hmr_skel.convert.fit import Bodies, count_fits
 from hmr_skel.data.images import ImageRule
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.benchmarks import FOLDER_VARIABLE, Benchmark, BenchmarkFiles, chosen, legacy_switches
+from hmr_skel.evaluate.benchmarks import Benchmark, BenchmarkFiles, chosen, legacy_switches
 from hmr_skel.evaluate.ground_truth import GroundTruth, joint_names, model_file
 from hmr_skel.evaluate.held_out import JOINT_SET, Errors, HeldOut, evaluate_held_out, held_out_sequences, mean_body
 from hmr_skel.evaluate.images import CropReader, Intrinsics
@@ -36,6 +36,7 @@ from hmr_skel.evaluate.summary import METRIC_NAMES, groups_of, intervals, resamp
 from hmr_skel.evaluate.tables import COST, OurLine, SideBySide, cost_columns, rows_table, swap_lines
 from hmr_skel.model.checkpoint import NetworkInfo, load_any_network
 from hmr_skel.model.network import Network
+from hmr_skel.places import DATA_VARIABLE
 from hmr_skel.two_stage import evaluate_predictions, read_predictions
 
 Report = dict[str, Any]
@@ -150,7 +151,7 @@ class OpenBenchmarks:
         self.jobs = {benchmark.name: self._open(benchmark) for benchmark in benchmarks}
 
     def _open(self, benchmark: Benchmark) -> OpenBenchmark:
-        shared = os.environ.get(FOLDER_VARIABLE)
+        shared = os.environ.get(DATA_VARIABLE)
         files = BenchmarkFiles.find(
             benchmark, self.args.benchmark_data or (Path(shared) / "evaluation" if shared else None)
         )

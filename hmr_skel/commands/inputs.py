@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hmr_skel.commands.arguments import RUNS
 from hmr_skel.errors import UserError
+from hmr_skel.places import data_folder, manifest_file, runs_folder
 
 if TYPE_CHECKING:
     from hmr_skel.data.manifest import Manifest
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def open_dataset(args: argparse.Namespace) -> tuple["Manifest", "Place"]:
-    """The manifest that --manifest names, and its dataset: --data, or data/NAME. Built first where --build says so."""
+    """The manifest of --manifest, and its dataset: --data, or NAME in the data folder. --build builds it first."""
     from hmr_skel.data.manifest import load_manifest
 
     manifest = load_manifest(args.manifest)
-    data = args.data if args.data is not None else Path("data") / manifest.name
+    data = args.data if args.data is not None else data_folder() / manifest.name
     if args.build:
         build_missing(args.manifest, data, quiet=args.quiet)
     return manifest, data
@@ -54,7 +54,7 @@ def manifest_of_shards(path: str | None, name: str) -> "Manifest":
     """The manifest that was given, or the one that the shards name. Raises `UserError` where there is none."""
     from hmr_skel.data.manifest import load_manifest
 
-    usual = Path("manifests") / f"{Path(name).name}.toml"  # a name out of a file leads nowhere else
+    usual = manifest_file(f"manifests/{Path(name).name}.toml")  # a name out of a file leads nowhere else
     if path is None and not usual.is_file():
         raise UserError(f"the shards were made by {name!r}, and {usual} is not there. Name it with --manifest FILE.")
     manifest = load_manifest(path or usual)
@@ -90,7 +90,7 @@ def open_body(*, quiet: bool) -> Path:
     """The folder of the openly licensed body, exported there where it is missing."""
     from flows.sources import make_open_body
 
-    folder = Path(os.environ.get("HMR_SKEL_DATA") or "data") / "open" / "body_models"
+    folder = data_folder() / "open" / "body_models"
     make_open_body(folder, quiet=quiet)
     return folder
 
@@ -99,7 +99,7 @@ def network_file(path: Path | None) -> Path:
     """The network in a run's folder, or the file itself; for None the one trained last. `UserError` without one."""
     if path is not None:
         return path / "network.safetensors" if path.is_dir() else path
-    found = sorted(RUNS.glob("*/network.safetensors"), key=lambda path: path.stat().st_mtime)
+    found = sorted(runs_folder().glob("*/network.safetensors"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise UserError(f"no trained network in {RUNS}. Train one first (make train), or name its file.")
+        raise UserError(f"no trained network in {runs_folder()}. Train one first (hmr-skel train), or name its file.")
     return found[-1]

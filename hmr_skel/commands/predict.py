@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hmr_skel.commands.arguments import DEFAULT_MANIFEST, add, add_number, new_command
 from hmr_skel.errors import UserError
+from hmr_skel.places import data_folder
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `predict`."""
     parser = new_command(commands, "predict", "SKEL of the people in images and videos", PREDICT, run_predict)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images, folders of images, videos")
-    parser.add_argument("-o", "--out", type=Path, default=Path("data/predictions"), metavar="DIR", help="the folder")
+    text = "the folder (default: predictions in the data folder)"
+    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help=text)
     add(parser, "network")
     where = parser.add_argument_group("where people are").add_mutually_exclusive_group(required=True)
     where.add_argument("--boxes", type=Path, metavar="FILE", help="boxes, see above")
@@ -103,6 +105,7 @@ def run_predict(args: argparse.Namespace) -> int:
     from hmr_skel.evaluate.benchmarks import legacy_switches
 
     legacy = legacy_switches(args.legacy, LEGACY)
+    args.out = args.out or data_folder() / "predictions"
     if args.out.is_file():
         raise UserError(f"-o {args.out} is a file. Expected a folder, which is made if need be.")
     network = network_file(args.network)

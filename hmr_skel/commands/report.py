@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hmr_skel.commands.arguments import DEFAULT_MANIFEST, add, add_number, new_command
+from hmr_skel.commands.arguments import DATA_HELP, DEFAULT_MANIFEST, add, add_number, new_command
 from hmr_skel.errors import UserError
+from hmr_skel.places import data_folder
 
 if TYPE_CHECKING:
     from hmr_skel.body.skel import Skel
@@ -51,7 +52,7 @@ MANIFEST = "says where body models and images are (default: manifests/NAME.toml,
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `report`, `render` and `schema`."""
     report = new_command(commands, "report", "a web page of a dataset's quality, with pictures", REPORT, run_report)
-    add(report, "dataset", nargs="?", help="the dataset's folder (default: data/<manifest name>)")
+    add(report, "dataset", nargs="?", help=f"the dataset's folder {DATA_HELP}")
     text = "the page (default: report.html in the dataset's folder)"
     report.add_argument("-o", "--out", type=Path, metavar="FILE", help=text)
     add(report, "manifest", default=None, help=f"{MANIFEST}; without DATASET {DEFAULT_MANIFEST})")
@@ -86,7 +87,7 @@ def run_report(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     data = args.dataset
     if data is None:
-        data = Path("data") / load_manifest(args.manifest or DEFAULT_MANIFEST).name
+        data = data_folder() / load_manifest(args.manifest or DEFAULT_MANIFEST).name
     if args.build and not has_all_shards(data):
         build_missing(args.manifest or DEFAULT_MANIFEST, data, quiet=args.quiet)
     out = args.out if args.out is not None else data / "report.html"

@@ -5,7 +5,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hmr_skel.commands.arguments import RUNS, add, add_number, new_command
+from hmr_skel.commands.arguments import add, add_number, new_command
+from hmr_skel.places import runs_folder
 
 if TYPE_CHECKING:
     from hmr_skel.train.loop import Run
@@ -23,7 +24,7 @@ Examples: hmr-skel train --build --set epochs=2
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `train`."""
     train = new_command(commands, "train", "train SKEL-CF on a dataset", TRAIN, run_train, _fields_text)
-    add_run_arguments(train, "the run's folder (default: data/runs/<recipe>)")
+    add_run_arguments(train, "the run's folder (default: runs/<recipe> in the data folder)")
     train.add_argument("--show", action="store_true", help="print the recipe in full and stop")
     add_number(train, "--checkpoint-every", int, 1, default=500, help="steps")
     add_number(train, "--log-every", int, 1, default=10, help="steps")
@@ -61,7 +62,8 @@ def run_train(args: argparse.Namespace) -> None:
     from hmr_skel.train.log import plot_log
     from hmr_skel.train.loop import train
 
-    run = replace(new_run(args, RUNS / recipe.name), checkpoint_every=args.checkpoint_every, log_every=args.log_every)
+    out = args.out or runs_folder() / recipe.name
+    run = replace(new_run(args, out), checkpoint_every=args.checkpoint_every, log_every=args.log_every)
     outcome = train(recipe, run)
     if outcome is None:  # another process reports
         return
@@ -71,7 +73,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def new_run(args: argparse.Namespace, out: Path) -> "Run":
-    """The run of the arguments; its dataset is built first where --build says so. `out` is used without --out."""
+    """The run of the arguments; its dataset is built first where --build says so. It goes to `out`."""
     from hmr_skel.commands.inputs import open_dataset
     from hmr_skel.data.images import image_rules
     from hmr_skel.train.loop import Run
@@ -81,7 +83,7 @@ def new_run(args: argparse.Namespace, out: Path) -> "Run":
         dataset=data,
         body_models=manifest.body_models.path,
         images=image_rules(manifest),
-        out=args.out if args.out is not None else out,
+        out=out,
         vitpose=args.vitpose,
         device=args.device,
         workers=args.workers,

@@ -2,7 +2,8 @@
 
 Each field of the classes says which values it takes. Every error names the file and the key and says what was expected.
 Relative paths are relative to the working directory, as on a command line; in paths `${NAME}` and `${NAME:-default}`
-are replaced by environment variables.
+are replaced by environment variables. HMR_SKEL_DATA always has a value: `hmr_skel.places.data_folder`.
+`manifests/NAME.toml` that is not there is the one of that name that comes with the package.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from hmr_skel.errors import UserError
+from hmr_skel.places import DATA_VARIABLE, data_folder, manifest_file, packaged
 
 CAMERAHMR = "camerahmr"
 HSMR = "hsmr"
@@ -101,6 +103,8 @@ def _make_path(value: str, at: str) -> Path:
 
     def replaced(match: re.Match) -> str:
         found = os.environ.get(match[1]) or match[2]  # as in a shell, `:-` also stands for a variable set to nothing
+        if found is None and match[1] == DATA_VARIABLE:
+            return str(data_folder())
         if found is None:
             raise UserError(
                 f"{at} is {value!r}, but the environment variable {match[1]} is not set. "
@@ -238,11 +242,11 @@ class Manifest:
 
 def load_manifest(path: str | Path) -> Manifest:
     """Read a manifest file. Raises `UserError` for anything wrong with it."""
-    path = Path(path)
+    path = manifest_file(path)
     try:
         return parse_manifest(tomllib.loads(path.read_bytes().decode()), str(path))
     except FileNotFoundError:
-        raise UserError(f"no manifest {path}. Expected a .toml file, such as manifests/open.toml.") from None
+        raise UserError(f"no manifest {path}. Expected a .toml file; these are always there: {packaged()}.") from None
     except OSError as error:
         raise UserError(f"cannot read the manifest {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors

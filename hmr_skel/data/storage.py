@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 
 from hmr_skel.data.atomic import replacing, writing
 from hmr_skel.errors import UserError
+from hmr_skel.places import data_folder
 
 OPTIONS = ("endpoint_override", "region", "scheme")
 """What a URI may say beside the place."""
@@ -274,7 +275,7 @@ def local_folder(out: Place) -> Path:
     """
     if isinstance(out, Path):
         return out
-    folder = Path(os.environ.get("HMR_SKEL_DATA") or "data") / ".remote"
+    folder = data_folder() / ".remote"
     return folder / f"{out.name}-{hashlib.sha256(str(out).encode()).hexdigest()[:12]}"
 
 

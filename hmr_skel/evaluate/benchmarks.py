@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from hmr_skel.errors import UserError
+from hmr_skel.places import DATA_VARIABLE
 
-FOLDER_VARIABLE = "HMR_SKEL_DATA"
 """Names the folder whose `evaluation/labels` and `evaluation/images` hold the files below."""
 
 _CAMERAHMR = "CameraHMR's test-labels.zip (camerahmr.is.tue.mpg.de, after registration)"
@@ -271,7 +271,7 @@ class BenchmarkFiles:
         if folder is None:
             raise UserError(
                 f"no folder with the files of {benchmark.title}. Name it with --benchmark-data DIR (or "
-                f"{FOLDER_VARIABLE}, whose `evaluation` it is): labels/{benchmark.labels} from "
+                f"{DATA_VARIABLE}, whose `evaluation` it is): labels/{benchmark.labels} from "
                 f"{benchmark.labels_from}, and images/{benchmark.images}: {benchmark.images_from}."
             )
         labels = folder / "labels" / benchmark.labels

@@ -44,7 +44,6 @@ def found() -> tuple[str | None, ...]:
 def argv(monkeypatch, tmp_path):
     """`prefect deployment run build-hmr-skel --watch`, in an empty folder, without a server configured."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HMR_SKEL_DATA", raising=False)
     monkeypatch.setattr(os, "environ", os.environ.copy())  # the hook changes it
     for name in NAMES:
         os.environ.pop(name, None)

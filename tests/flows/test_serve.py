@@ -85,7 +85,6 @@ def test_the_page_lets_in_who_types_the_password(served: Served, tmp_path: Path)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to serve from."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HMR_SKEL_DATA", raising=False)
     return tmp_path
 
 
