@@ -19,7 +19,7 @@ def environment(home: Path) -> dict[str, str]:
     Prefect's database alone is shared by all tests of a run: making one takes longer than what is tested.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "HMR_SKEL", "PYTEST"))}
-    own = {"HOME": str(home), "PREFECT_HOME": str(prefect_home(home)), "DO_NOT_TRACK": "1"}
+    own = {"HOME": str(home), "HMR_SKEL_DATA": "data", "PREFECT_HOME": str(prefect_home(home)), "DO_NOT_TRACK": "1"}
     return kept | own | {"OMP_NUM_THREADS": "1"}  # as in conftest.py
 
 

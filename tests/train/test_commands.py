@@ -118,7 +118,7 @@ CASES = {
     "unknown field": (lambda s, b, out, r: command(s, b, out, "--set", "learnin_rate=1"), "did you mean learning_rate"),
     "out is a file": (out_is_a_file, r"cannot write .*tiny"),
     "no network": (lambda s, b, out, run: evaluate(s, run, str(out.parent)), r"network\.safetensors: no such file"),
-    "no network named": (lambda s, b, o, run: evaluate(s, run), r"no trained network .*make train"),
+    "no network named": (lambda s, b, o, run: evaluate(s, run), r"no trained network .*hmr-skel train"),
     "the other gender": (network_of_the_other_gender, r"trained on the female SKEL, the male one is asked for"),
     "no body for bench": (no_body_for_bench, r"none/skel_male\.pkl"),
 }
