@@ -14,13 +14,14 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from bench.floor import floor_fit
+from fitting.fit import Status
 from fitting.many import fit_many
 from fitting.model import FitModel
 from hmr_skel.body.joints import SMPL_JOINTS
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.rows import SmplParams
 
-SHAPES = 8
+BODIES = 8
 """How many bodies take each pose."""
 
 _Turns = dict[str, tuple]
@@ -115,10 +116,10 @@ IMPOSSIBLE: dict[str, _Turns] = {
 }
 
 
-def hard_rows(poses: dict[str, _Turns], shapes: int = SHAPES) -> SmplParams:
-    """Every pose in the first of the `SHAPES` bodies, shape by shape: row s * len(poses) + p."""
+def hard_rows(poses: dict[str, _Turns], shapes: int = BODIES) -> SmplParams:
+    """Every pose in the first of the `BODIES` bodies, shape by shape: row s * len(poses) + p."""
     pose = torch.stack([_axis_angles(turns) for turns in poses.values()]).repeat(shapes, 1, 1)
-    betas = torch.randn(SHAPES, 10, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)[:shapes]
+    betas = torch.randn(BODIES, 10, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)[:shapes]
     return SmplParams(pose[:, 0], pose[:, 1:], betas.repeat_interleave(len(poses), 0), torch.zeros(len(pose), 3))
 
 
@@ -136,26 +137,27 @@ def _axis_angles(turns: _Turns) -> Tensor:
 def hard_table(
     smpl: Smpl, model: FitModel, shapes: int, progress: Callable[[int, int], object] = lambda done, total: None
 ) -> tuple[list[dict[str, Any]], Tensor]:
-    """How poses are fitted, a row for each, and the least E that was found for `HARD` ones [shapes, poses], m^2.
+    """How poses are fitted, a row for each and two for all, and the least E found for `HARD` ones [shapes, poses], m^2.
 
-    The gap is that of E to the floor, in %, of the worst body: some 37 starts a row, 24 of them drawn at random.
+    The gap is that of E to the floor, in %, of the worst body: some 37 starts a row, 24 of them drawn at random. Told
+    are rows whose status is `far` or `implausible`.
     """
     table, floors = [], []
-    for poses in (HARD, IMPOSSIBLE):
-        rows, count = hard_rows(poses, shapes), len(poses)
+    for kind, poses in (("hard", HARD), ("impossible", IMPOSSIBLE)):
+        rows = hard_rows(poses, shapes)
         fitted = fit_many(rows, model)
-        gaps: dict[str, Any] = {}
+        gap = torch.full((shapes, len(poses)), torch.nan)
         for shape in range(shapes) if poses is HARD else ():
-            part = slice(shape * count, (shape + 1) * count)
+            part = slice(shape * len(poses), (shape + 1) * len(poses))
             floors.append(floor_fit(rows[part], fitted.skel[part], smpl, model, random_starts=24))
-            gap = dict(zip(poses, floors[-1].energy_gap_percent.tolist(), strict=True))
-            gaps = {name: max(gap[name], gaps.get(name, gap[name])) for name in poses}
+            gap[shape] = floors[-1].energy_gap_percent
             progress(shape + 1, shapes)
-        by_pose = fitted.v2v_mm.view(shapes, count)
-        for index, name in enumerate(poses):
-            v2v = by_pose[:, index]
-            gap = round(gaps[name], 2) if name in gaps else None
-            table.append(
-                {"pose": name, "v2v mean": round(float(v2v.mean()), 2), "max": round(float(v2v.max()), 2), "gap %": gap}
-            )
+        told = torch.isin(fitted.status, torch.tensor([Status.far, Status.implausible])).view(shapes, -1)
+        v2v = fitted.v2v_mm.view(shapes, -1)
+        columns = {name: slice(index, index + 1) for index, name in enumerate(poses)} | {f"all {kind}": slice(None)}
+        for name, column in columns.items():
+            values = {"v2v mean": v2v[:, column].mean(), "max": v2v[:, column].max(), "gap %": gap[:, column].max()}
+            values |= {"told %": 100 * told[:, column].double().mean()}
+            numbers = {key: round(float(value), 2) for key, value in values.items() if not value.isnan()}
+            table.append({"pose": name} | dict.fromkeys(values) | numbers)
     return table, torch.stack([floor.energy for floor in floors])

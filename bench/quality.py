@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bench import new_parser
-from bench.hard import hard_table
+from bench.hard import BODIES, hard_table
 from fitting.batch import TILE
 from fitting.config import ROOTS, SHAPES, FitConfig
 from fitting.fit import FitResult, Status
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = new_parser("quality", QUALITY, "manifest", "device", "labels", "json", "quiet")
     add_number(parser, "--rows", int, 1, default=256, help="rows to time")
-    add_number(parser, "--hard-shapes", int, 1, default=1, help="bodies that take each hard pose, at most 8")
+    add_number(parser, "--hard-shapes", int, 1, BODIES, default=1, help="bodies that take each hard pose")
     parser.add_argument("--hard-floor", type=Path, metavar="FILE", help="write what tests compare hard poses with")
     parser.set_defaults(run=run_quality)
     return run(parser, argv)

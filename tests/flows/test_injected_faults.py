@@ -58,7 +58,7 @@ def test_a_batch_that_is_too_large_halves_and_the_meta_file_says_so(open_body_di
             build_all(builder)
         outs.append(builder.out)
         meta = read_meta(builder.out, builder.shards[1]) or {}
-        assert meta["batch"] == (1 if rows == 1 else 512)
+        assert meta["batch"] == (1 if rows == 1 else 2048)
     assert cost(outs[1], outs[0], rounding=True) == NOTHING_LOST
 
 

@@ -11,8 +11,8 @@ from hmr_skel.errors import UserError
 
 def test_what_is_not_complete_is_named_by_its_reason():
     builder: Any = SimpleNamespace(manifest=SimpleNamespace(name="d"), out=Path("out"), shards=[None] * 9)
-    report = ShardReport(0, 9, 10, 9, 1, {"box": 1}, 5.0, None, None, 0, "f", skipped=False)
-    reports = [report, ShardReport(1, 9, 10, 10, 0, {}, 5.0, None, None, 2, "f", skipped=True)]
+    report = ShardReport(0, 9, 10, 9, 1, {"box": 1}, 5.0, None, None, 0, 0, "f", skipped=False)
+    reports = [report, ShardReport(1, 9, 10, 10, 0, {}, 5.0, None, None, 2, 3, "f", skipped=True)]
     no_body, bug = UserError("no body model"), ValueError("bug")
     failures = {2: no_body, 3: no_body, 5: bug, 6: InHand(6, "process 7"), 7: InHand(7, "process 7")}
     summary = summarise_run(builder, reports, failures, 3.0)
