@@ -65,7 +65,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     render.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help=" ".join(FORMATS))
     shown, views = ("both", "skin", "skeleton", "heat", "annotation"), ("front", "side", "back", "top", "image")
     render.add_argument("--show", choices=shown, default="both", help="what to draw")
-    render.add_argument("--view", choices=views, default="front", help="from where")
+    render.add_argument("--view", choices=views, default="front", help="from where: sides of the body, or its image")
     add_number(render, "--size", int, 16, 8192, unit="pixels", default=512, metavar="PX", help="width and height")
     add(render, "manifest", default=None, help=f"{MANIFEST})")
     add(render, "quiet", help="do not name the file that was written")
@@ -152,16 +152,17 @@ def _picture(posed: "PosedRow", skel: "Skel", manifest: "Manifest", args: argpar
     from hmr_skel.data.images import image_rules
     from hmr_skel.render import overlay, portrait
     from hmr_skel.render.scene import EVEN, STUDIO
-    from hmr_skel.report.pictures import photograph, shown_parts
+    from hmr_skel.report.pictures import image_of, shown_parts
 
     row = posed.row
     if args.show in ("heat", "annotation") and posed.target is None:
         raise UserError(f"{row['row_id']} came as SKEL and has no annotated mesh. Choose --show both.")
-    parts = shown_parts(posed, skel, args.show, high_mm=30.0)
+    shown = posed if args.view == "image" else posed.faced()
+    parts = shown_parts(shown, skel, args.show, high_mm=30.0)
     if args.view != "image":
         light = EVEN if args.show == "heat" else STUDIO
         return portrait(parts, args.view, args.size, args.size, light=light)
-    photo = photograph(row, image_rules(manifest))
+    photo = image_of(row, image_rules(manifest))
     if isinstance(photo, str):
         raise UserError(f"{row['row_id']}: {photo}. Choose --view front, or see `hmr-skel images`.")
     if row["cam_int"] is None or row["skel_transl"] is None:

@@ -75,7 +75,7 @@ def _bodies_and_pictures(args: argparse.Namespace, table: "Shards") -> tuple[Pat
     from hmr_skel.commands.inputs import manifest_of_shards, named_body_models
     from hmr_skel.data.images import OutsideFolder, below, image_rules
     from hmr_skel.report.gather import manifest_name
-    from hmr_skel.report.pictures import photograph
+    from hmr_skel.report.pictures import image_of
 
     if "row_id" not in table.columns:  # no dataset: rows name their image as the command that wrote them was given it
 
@@ -93,7 +93,7 @@ def _bodies_and_pictures(args: argparse.Namespace, table: "Shards") -> tuple[Pat
     rules = image_rules(manifest)
 
     def of_dataset(row: Mapping[str, Any]) -> "np.ndarray | None":
-        found = photograph(row, rules)
+        found = image_of(row, rules)
         return None if isinstance(found, str) else found
 
     models = manifest.body_models.path

@@ -4,7 +4,7 @@ Which rows these are depends on the dataset alone: the same every time.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ MOST_PICKS = 8
 MOST_MEASURED = 1024
 _LEAST_OF_A_SOURCE = 32
 _CHUNK = 64  # bodies posed at once
+_LEVEL = 0.3  # of a unit vector, its part along the ground: below, it points up or down
 _BONE_ROWS, _EVERY_BONE_VERTEX = 12, 16  # of the sample, for the share of bones outside: a second of work
 
 
@@ -66,6 +67,23 @@ class PosedRow:
     bones: Float[np.ndarray, "Vb 3"]
     target: Float[np.ndarray, "V 3"] | None
     """The annotated SMPL mesh; None for rows that came as SKEL."""
+    forward: Float[np.ndarray, "3"]
+    """Where the pelvis' front points."""
+
+    def faced(self) -> "PosedRow":
+        """The row turned about the vertical, so that it looks at the viewer of a `front` view.
+
+        A pelvis that looks up or down, as of somebody who lies, has no such direction: the row stays as it is.
+        """
+        x, _, z = self.forward / np.linalg.norm(self.forward)
+        if (level := np.hypot(x, z)) < _LEVEL:
+            return self
+        cos, sin = -z / level, x / level
+        turn = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]], np.float32)
+        target = None if self.target is None else self.target @ turn.T
+        return replace(
+            self, skin=self.skin @ turn.T, bones=self.bones @ turn.T, target=target, forward=turn @ self.forward
+        )
 
     @property
     def distances_mm(self) -> Float[np.ndarray, "V"] | None:
@@ -92,8 +110,8 @@ def pose_row(rows: Shards, number: int, bodies: Bodies) -> PosedRow:
         UserError: a model file is missing or damaged.
     """
     columns = rows[[number]]
-    skin, bones, target = _pose(columns, np.array([0]), bodies, skeleton=True)
-    return PosedRow(rows[number], skin[0], bones[0], None if target is None else target[0])
+    skin, bones, target, forward = _pose(columns, np.array([0]), bodies, skeleton=True)
+    return PosedRow(rows[number], skin[0], bones[0], None if target is None else target[0], forward[0])
 
 
 def measure(
@@ -118,7 +136,7 @@ def measure(
         genders = list(zip(columns["smpl_gender"].tolist(), columns["skel_gender"].tolist(), strict=True))
         for pair in dict.fromkeys(genders):
             members = np.flatnonzero([found == pair for found in genders])
-            skin, _, target = _pose(columns, members, bodies, skeleton=False)
+            skin, _, target, _ = _pose(columns, members, bodies, skeleton=False)
             assert target is not None  # they were fitted
             distances = np.linalg.norm(skin - target, axis=2) * 1000  # [n V]
             bone = bodies.skel(pair[1]).weights.argmax(1).numpy()
@@ -147,8 +165,8 @@ def _bones_outside(rows: Shards, sample: np.ndarray, bodies: Bodies) -> float:
 @torch.no_grad()
 def _pose(
     columns: dict[str, np.ndarray], members: np.ndarray, bodies: Bodies, skeleton: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Skin, bones (empty unless asked for) and target of rows that share both genders."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    """Skin, bones (empty unless asked for), target, and the pelvis' forward axis, of rows that share both genders."""
 
     def values(name: str) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(columns[name][members])).float()
@@ -158,9 +176,10 @@ def _pose(
     params = SkelParams(values("skel_q"), values("skel_betas"), transl)
     posed = skel(params.q, params.betas, params.transl, skeleton=skeleton)
     bones = np.empty((len(members), 0, 3)) if posed.skeleton_vertices is None else posed.skeleton_vertices.numpy()
+    forward = posed.joint_frames[:, 0, :, 0].numpy()
     gender = columns["smpl_gender"][members[0]] if "smpl_gender" in columns else None  # predictions have no SMPL
     if gender is None:
-        return posed.vertices.numpy(), bones, None
+        return posed.vertices.numpy(), bones, None, forward
     pose = values("smpl_pose").reshape(-1, 24, 3)
     target = bodies.smpl(gender)(pose[:, 0], pose[:, 1:], values("smpl_betas"), values("smpl_transl")).vertices
-    return posed.vertices.numpy(), bones, target.numpy()
+    return posed.vertices.numpy(), bones, target.numpy(), forward

@@ -80,7 +80,7 @@ def draw_pictures(
         facts = _facts(one)
         line = [facts[0][1], *(f"{term} {text}" for term, text in facts[1:-1]), facts[-1][1]]
         fits.append(ShownFit(title, " · ".join(line), fit_figures(one, models[gender], rules, high)))
-        meshes.append(pack_scene(title, one, bones[gender][0], facts) | {"gender": gender})
+        meshes.append(pack_scene(title, one.faced(), bones[gender][0], facts) | {"gender": gender})
     surface, surface_high = [], 0.0
     if measured is not None:
         surface_high = _scale_end(float(np.quantile(measured.by_vertex_mm, 0.99)))
@@ -115,7 +115,9 @@ def _standing(skel: Skel) -> np.ndarray:
 
 
 def fit_figures(posed: PosedRow, skel: Skel, rules: Mapping[str, ImageRule], high_mm: float) -> list[Figure]:
-    """One row as photograph, annotated mesh, fitted skin, skeleton, and error on the surface from two sides.
+    """One row over its image, then alone: annotated mesh, fitted skin, skeleton, and error on the surface.
+
+    Views are sides of the body: `front` shows its front, wherever it looks in the image.
 
     Args:
         posed: the row.
@@ -128,9 +130,10 @@ def fit_figures(posed: PosedRow, skel: Skel, rules: Mapping[str, ImageRule], hig
         ("Bones inside it", "the skeleton under a translucent skin", "both", "front"),
         ("From the side", "the same, seen from the side", "both", "side"),
     ]
-    around = posed.skin
-    if posed.target is not None:
-        around = np.concatenate((posed.skin, posed.target))
+    faced = posed.faced()
+    around = faced.skin
+    if faced.target is not None:
+        around = np.concatenate((faced.skin, faced.target))
         shown = [
             ("Annotated SMPL mesh", "the annotated SMPL mesh", "annotation", "front"),
             ("Fitted SKEL skin", "the skin of the SKEL body", "skin", "front"),
@@ -140,7 +143,7 @@ def fit_figures(posed: PosedRow, skel: Skel, rules: Mapping[str, ImageRule], hig
         ]
     figures = [_over_the_image(posed, shown_parts(posed, skel, "both", high_mm), rules)]
     for caption, alt, show, view in shown:
-        light, parts = EVEN if show == "heat" else STUDIO, shown_parts(posed, skel, show, high_mm)
+        light, parts = EVEN if show == "heat" else STUDIO, shown_parts(faced, skel, show, high_mm)
         picture = portrait(parts, view, WIDTH, HEIGHT, around, light=light)
         figures.append(Figure(caption, f"{posed.row['row_id']}: {alt}", data_uri(picture)))
     return figures
@@ -182,7 +185,7 @@ def data_uri(picture: UInt8[np.ndarray, "H W 3"]) -> str:
     return "data:image/webp;base64," + base64.b64encode(content.tobytes()).decode()
 
 
-def photograph(row: Mapping[str, Any], rules: Mapping[str, ImageRule]) -> UInt8[np.ndarray, "H W 3"] | str:
+def image_of(row: Mapping[str, Any], rules: Mapping[str, ImageRule]) -> UInt8[np.ndarray, "H W 3"] | str:
     """The image of a row, RGB; or why there is none."""
     if row["source"] not in rules:
         return "no image: the manifest names no image_root for this source"
@@ -199,7 +202,7 @@ def _over_the_image(posed: PosedRow, parts: list[Part], rules: Mapping[str, Imag
     """The fitted body over its image, cut to the person's box; without intrinsics, the box of the image alone."""
     row = posed.row
     alt = f"{row['row_id']}: the skeleton over the image, cut to the person's box"
-    picture, caption = photograph(row, rules), "Image"
+    picture, caption = image_of(row, rules), "Image"
     if isinstance(picture, str):
         return Figure(caption, picture, None)
     if row["cam_int"] is not None and row["skel_transl"] is not None:

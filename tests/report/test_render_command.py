@@ -1,11 +1,16 @@
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import trimesh
+from scipy.spatial.transform import Rotation
 
 from hmr_skel.cli import main
+from hmr_skel.convert.fit import Bodies
+from hmr_skel.data.load import load_shards
+from hmr_skel.report.bodies import pose_row
 
 
 @pytest.mark.parametrize("row", ["street/00000000", "given/00000001"])
@@ -30,6 +35,21 @@ def test_over_the_rows_own_image(small, tmp_path):
     rows, columns = np.nonzero(drawn)
     assert rows.max() - rows.min() == pytest.approx(1.7 * 500 / 4, abs=25)
     assert columns.mean() == pytest.approx(199.5, abs=10)
+
+
+def test_views_are_sides_of_the_body(small, open_body_dir):
+    """Wherever a person looks, the front of the body is turned to the viewer, about the vertical."""
+    posed = pose_row(load_shards(small.folder), 0, Bodies(open_body_dir)).faced()
+    assert posed.forward == pytest.approx([0, 0, -1], abs=0.3)
+    for degrees in (-160, -90, 30, 100):
+        turn = Rotation.from_euler("y", degrees, degrees=True).as_matrix()
+        meshes = {name: getattr(posed, name) @ turn.T for name in ("skin", "bones", "target", "forward")}
+        faced = replace(posed, **meshes).faced()
+        for name in meshes:
+            np.testing.assert_allclose(getattr(faced, name), getattr(posed, name), atol=1e-5)
+        assert np.abs(meshes["skin"] - posed.skin).max() > 0.1
+    lying = replace(posed, forward=np.array([0.1, -1.0, 0.1]))
+    assert lying.faced() is lying
 
 
 def test_a_mesh_with_skin_and_skeleton_apart(small, tmp_path):

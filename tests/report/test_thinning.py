@@ -40,6 +40,8 @@ def test_a_fine_skeleton_fits_into_the_page(fine):
         trimesh.Trimesh(*mesh, process=False).area for mesh in ((points, fine.skeleton_faces), (points[kept], faces))
     ]
     assert area[1] == pytest.approx(area[0], rel=0.1)
-    posed = PosedRow({}, np.random.default_rng(0).normal(size=(6890, 3)), points, np.zeros((6890, 3)))
+    posed = PosedRow(
+        {}, np.random.default_rng(0).normal(size=(6890, 3)), points, np.zeros((6890, 3)), np.array([0.0, 0.0, -1.0])
+    )
     size = len(json.dumps(pack_scene("", posed, kept, []))) * MOST_PICKS + 2 * len(json.dumps(pack_faces(fine, faces)))
     assert size < 6e6
