@@ -11,10 +11,37 @@ import torch
 from torch import Tensor
 
 from fitting.batch import TILE, where
+from fitting.config import recipe
 from fitting.fit import FitResult, fit_batch
-from fitting.model import FitModel
+from fitting.model import FitModel, prepare
+from hmr_skel.body.skel import Skel
+from hmr_skel.body.smpl import Smpl
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
+
+
+def fit(
+    params: SmplParams, smpl: Smpl, skel: Skel, *, recipe_name: str = "default", device: str | torch.device = "cpu"
+) -> FitResult:
+    """Fit SKEL to [N] rows of SMPL parameters, each row for itself.
+
+    Args:
+        params: `hmr_skel.rows.SmplParams`: `global_orient` [N 3] and `body_pose` [N 23 3] axis-angles in rad, `betas`
+            [N 10], `transl` [N 3] m.
+        smpl: the SMPL model that they are for, of `Smpl.load`.
+        skel: the male or the female SKEL, of `Skel.load`.
+        recipe_name: a name that `fitting.recipe` knows.
+        device: where the fit runs; both bodies are moved there for good.
+
+    Returns:
+        A `FitResult` on the CPU: `skel.q` [N 46] rad, `skel.betas` [N 10], `skel.transl` [N 3] m, `v2v_mm` [N] (mean
+        distance of the meshes), `status` [N] and more.
+
+    Raises:
+        UserError: no recipe has that name, or not even one row fits into the device's memory.
+        ValueError: the SKEL model does not say its gender.
+    """
+    return fit_many(params, prepare(smpl, skel, recipe(recipe_name), device=device))
 
 
 def fit_many(

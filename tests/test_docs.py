@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import hmr_skel
 from hmr_skel.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +52,14 @@ def test_the_site_builds_without_a_warning(tmp_path: Path):
     assert "hmr_skel.load_shards" in (tmp_path / "api.html").read_text()
     for page in tmp_path.glob("*.html"):
         assert not re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="https?://', page.read_text()), page.name
+
+
+def test_the_page_of_public_calls_shows_the_public_names():
+    shown = re.findall(r"heading: hmr_skel\.(\w+)(?:\.(\w+))?", (ROOT / "docs" / "api.md").read_text())
+    assert {top for top, _ in shown} | {"__version__"} == set(hmr_skel.__all__)
+    for top, inside in shown:
+        found = getattr(hmr_skel, top)
+        assert callable(getattr(found, inside) if inside else found)
 
 
 def links(page: Path) -> list[str]:

@@ -21,6 +21,7 @@ from hmr_skel.data.schema import column_shape
 from hmr_skel.data.shards import Shard, find_states
 from hmr_skel.data.storage import Place, each, in_arrow, locate, open_parquet
 from hmr_skel.errors import UserError
+from hmr_skel.places import data_folder
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -115,7 +116,7 @@ class Shards:
 
 
 def load_shards(
-    path: str | Place | Sequence[str | Place],
+    path: str | Place | Sequence[str | Place] | None = None,
     columns: Sequence[str] | None = None,
     *,
     shards: Sequence[int] | None = None,
@@ -124,13 +125,15 @@ def load_shards(
     """Open a dataset, lazily.
 
     Args:
-        path: a dataset's folder (the one with `data/` in it), one Parquet file, or several; URIs as well.
+        path: a dataset's folder (the one with `data/` in it), one Parquet file, or several; URIs as well. Not given:
+            the default dataset, where `hmr-skel fit` puts it.
         columns: which; all if not given.
         shards: numbers of shards of a folder, from 0; all complete ones if not given.
         split: `train`, or `test` for the held-out shards; both if not given.
 
     Raises `UserError` where there is no shard, one is unfinished, a file is broken, or a column is unknown.
     """
+    path = data_folder() / "open" if path is None else path
     paths = _find(path, shards)
     footers = each(_read_footer, paths)
     if split not in (None, "train", "test"):

@@ -10,14 +10,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from hmr_skel.data.images import box_affine, crop_image
+from hmr_skel.data.images import UnreadableImage, box_affine, crop_image
+from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.checkpoint import PUBLISHED, load_any_network
 from hmr_skel.model.config import VitConfig
 from hmr_skel.model.decoder import CrossAttention
 from hmr_skel.model.network import Network
-from hmr_skel.predict.boxes import PersonBox
+from hmr_skel.predict.boxes import PersonBox, square
+from hmr_skel.predict.cameras import FocalLength
 from hmr_skel.predict.frames import Frame
 
 
@@ -150,3 +152,42 @@ def predict(predictor: Predictor, people: Sequence[Person], *, attention: bool =
     arrays = {name: torch.stack([stage[name] for stage in stages], 1).float().cpu().numpy() for name in stages[0]}
     maps = seen() if attention else [None] * len(people)
     return [Body(**{name: array[i] for name, array in arrays.items()}, attention=maps[i]) for i in range(len(people))]
+
+
+def image_to_skel(
+    image: UInt8[np.ndarray, "H W 3"],
+    boxes: Sequence[Sequence[float]] | Float[np.ndarray, "N 4"],
+    *,
+    network: str | Path | Predictor,
+    focal: float,
+    margin: float = 1.1,
+    device: str = "auto",
+) -> list[Body]:
+    """SKEL of the people in one picture.
+
+    Args:
+        image: RGB.
+        boxes: x1, y1, x2, y2 of each person, px.
+        network: `network.safetensors` of a run, SKEL-CF's `best.pth`, or, for many pictures, what `load_predictor`
+            made of one of them.
+        focal: focal length, px; the principal point is the picture's middle.
+        margin: side of the square that the network sees, over the longer side of the box.
+        device: cpu, cuda, cuda:1; auto takes the first CUDA device, else the CPU.
+
+    Returns:
+        A `Body` for each box, in that order. `q` [S 46] rad, `betas` [S 10] and `transl` [S 3] m, in the camera's frame
+        (x right, y down, z forward), are the estimates after each of S stages; the last one, [-1], is the answer.
+
+    Raises:
+        UserError: the file is no network, there is no such device, or a box is empty or outside of the picture.
+    """
+    if not isinstance(network, Predictor):
+        network = load_predictor(Path(network), resolve_device(device))
+    frame = Frame(Path("image"), None, None, image)
+    cam_int, people = FocalLength(focal).of(frame), []
+    for number, corners in enumerate(boxes):
+        try:
+            people.append(cut_out(frame, number, square(np.asarray(corners), margin), cam_int))
+        except UnreadableImage as error:
+            raise UserError(f"box {number}, {list(corners)}: {error}. Expected x1, y1, x2, y2 in px.") from error
+    return predict(network, people) if people else []
