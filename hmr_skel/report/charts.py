@@ -98,7 +98,7 @@ def dof_ranges(title: str, angles: Sequence[Bins], limits_deg: Float[np.ndarray,
     """How often each angle of one of `DOF_GROUPS` occurs, over its allowed range: the right side upwards, the mirrored
     left side downwards."""
     dofs = DOF_GROUPS[title]
-    left, width, line, bottom = 138.0, 590.0, 42.0, 26.0
+    left, width, line, bottom = 160.0, 610.0, 42.0, 26.0
     both = any(MIRROR[k] != k for k in dofs)
     height = len(dofs) * line + bottom + 6
     low, high = _extent(dofs, angles, limits_deg)

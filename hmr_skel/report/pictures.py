@@ -192,7 +192,7 @@ def image_of(row: Mapping[str, Any], rules: Mapping[str, ImageRule]) -> UInt8[np
     try:
         image, _ = decode(rules[row["source"]].file(row["imgname"]).read_bytes(), 1.0)
     except OSError:
-        return f"no image: {row['imgname']} is not there"
+        return f"no image: {row['imgname']} is not there (make images renders those of the default dataset)"
     except UnreadableImage as error:
         return f"no image: {row['imgname']} {error}"
     return np.ascontiguousarray(image[..., ::-1])
