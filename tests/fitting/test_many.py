@@ -9,6 +9,7 @@ import torch
 
 import fitting
 import fitting.many
+import hmr_skel
 from fitting import fit_batch, fit_best, fit_many
 from fitting.config import FitConfig, Stage
 from fitting.distances import mesh_distances_mm
@@ -48,6 +49,14 @@ def test_distances_of_any_parameters_are_those_of_the_bodies(people, smpl, skel,
         torch.testing.assert_close(mean, expected.mean(1), rtol=0, atol=2e-3)
         torch.testing.assert_close(largest, expected.amax(1), rtol=0, atol=1e-2)
         assert mesh_distances_mm(people[:0], fitted[:0], model)[0].shape == (0,)
+
+
+def test_one_call_is_the_fit_in_steps(people, smpl, skel, model):
+    whole, steps = hmr_skel.fit(people, smpl, skel), fit_many(people, model)
+    torch.testing.assert_close(whole.skel.q, steps.skel.q, rtol=0, atol=1e-6)
+    assert whole.skel_gender == ["male"] * 4
+    with pytest.raises(UserError, match="unknown fit recipe 'none'"):
+        hmr_skel.fit(people, smpl, skel, recipe_name="none")
 
 
 def test_no_rows(people, prepared, quick, side_by_side):
