@@ -19,7 +19,7 @@ train ablate bench: export MALLOC_TRIM_THRESHOLD_ = 2147483647
 train ablate bench: export MALLOC_MMAP_THRESHOLD_ = 2147483647
 train ablate bench: export MALLOC_TOP_PAD_ = 134217728
 
-.PHONY: help setup fit dataset serve images train evaluate ablate predict bench report notebooks docs test test-all check format doctor audit drill fuzz rehearsal again
+.PHONY: help setup fit which-shard dataset serve images train evaluate ablate predict bench report notebooks docs test test-all check format doctor audit drill fuzz rehearsal again
 .DEFAULT_GOAL := help
 
 help:
@@ -70,8 +70,11 @@ setup: .venv/has-run $(addprefix .venv/has-,$(EXTRAS))
 	@$(BIN)/python tools/set_up.py $* $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
 	@touch $@
 
-fit: .venv/has-run
+fit: $(if $(SHARD),.venv/has-run,which-shard)
 	@$(HMR_SKEL) fit --shard "$(SHARD)" $(CHOICES) $(ARGS)
+
+which-shard:
+	@echo "error: make fit fits one shard, and none was named: make fit SHARD=07" >&2; exit 2
 
 # Several processes or machines work on Dask, an extra.
 dataset: .venv/has-run $(if $(filter-out 1,$(WORKERS))$(findstring --dask-address,$(ARGS)),.venv/has-dask)
@@ -95,7 +98,8 @@ evaluate: .venv/has-run
 ablate: .venv/has-train
 	@$(BIN)/python -m bench ablate --build --recipe "$(or $(RECIPE),tiny)" $(if $(RUN),--out "$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 # Without IMAGES: twenty held-out ones of the default dataset, whose rows give boxes and cameras.
-HELD_OUT := $(addprefix data/open/images/,001531 001532 001533 001534 001535) --boxes data/open
+DATA := $(or $(HMR_SKEL_DATA),data)
+HELD_OUT := $(addprefix $(DATA)/open/images/,001531 001532 001533 001534 001535) --boxes $(DATA)/open
 
 predict: .venv/has-run
 	@$(HMR_SKEL) predict $(or $(IMAGES),$(HELD_OUT)) $(if $(RUN),--network "$(RUN)") $(if $(OUT),--out "$(OUT)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)

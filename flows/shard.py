@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from fitting import recipe
 from fitting.version import FIT_VERSION
@@ -42,6 +41,7 @@ from hmr_skel.data.storage import Place, clock, each, local_folder, locate
 from hmr_skel.device import check_device_name, no_more_after_cuda_errors, resolve_device
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
+from hmr_skel.progress import progress_bar
 from hmr_skel.rows import Reject
 
 if TYPE_CHECKING:
@@ -177,10 +177,8 @@ class Builder:
         def show(done: int) -> None:
             if self.stopped.is_set():
                 raise KeyboardInterrupt
-            bar.n = max(
-                bar.n, min(done, total)
-            )  # it is counted anew for each piece, and twice where two genders are tried
-            bar.refresh()
+            # It is counted anew for each piece, and twice where two genders are tried.
+            bar.update(max(min(done, total) - bar.n, 0))
 
         pieces, rejects, seconds = [], [], {}
         start = time.perf_counter()
@@ -194,11 +192,11 @@ class Builder:
             pieces.append(kept)
             rejects += out
         seconds["read"] = time.perf_counter() - start
-        total, disable = sum(map(len, pieces)), None if progress else True
+        total = sum(map(len, pieces))
         # One fit at a time keeps the device busy. Meanwhile another thread may read or write its shard.
         with (
             self._fitting,
-            tqdm(total=total, unit="row", desc=f"shard {shard.index}", disable=disable, leave=False) as bar,
+            progress_bar(not progress, "row", total, f"shard {shard.index}") as bar,
             no_more_after_cuda_errors(self.fitter.device),
         ):
             start = time.perf_counter()

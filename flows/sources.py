@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tqdm import tqdm
-
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, load_skel_arrays, model_path
 from hmr_skel.body.open_body.export import EXPORT_VERSION
 from hmr_skel.body.open_body.unpack import OPEN_BODY_VERSION
@@ -21,6 +19,7 @@ from hmr_skel.data.manifest import BodyModels, Manifest, Source
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.storage import put_bytes
 from hmr_skel.open_data import LABELS_VERSION
+from hmr_skel.progress import progress_bar
 
 J19_FILE = "SMPL_to_J19.pkl"
 
@@ -103,7 +102,7 @@ def _generate_labels(source: Source, models: BodyModels, quiet: bool) -> None:
     from hmr_skel.open_data.labels import make_labels
 
     _say(f"generating {rows:,} rows of labels: {source.file}", quiet)
-    with tqdm(total=rows, unit="row", desc="labels", disable=quiet or None, leave=False) as bar:
+    with progress_bar(quiet, "row", rows, "labels") as bar:
         make_labels(source.file, rows, seed, models.path, progress=lambda done: bar.update(done - bar.n))
     put_bytes(stamp, json.dumps(wanted).encode())
 

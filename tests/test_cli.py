@@ -168,6 +168,8 @@ ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "unknown device": (["fit", "--shard", "0", "--device", "gpu"], r"unknown device 'gpu'.*cpu, cuda"),
     "body into a file": (["body", "export", "small.toml"], r"small\.toml"),
     "port out of range": (["serve", "--port", "99999"], r"port 99999: expected a whole number from 1 to 65,535"),
+    "no such folder": (["verify", "data/nope"], r"no folder data/nope\. Expected .*data/open"),
+    "no such folder of a manifest": (["verify", "nope", "--manifest", "small.toml"], "no folder nope"),
     "no number of pixels": (
         ["render", "x", "0", "-o", "x.png", "--size", "big"],
         r"--size big: expected pixels from 16",

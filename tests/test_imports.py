@@ -14,23 +14,25 @@ ROOT = Path(__file__).parents[1]
 
 ALL = {
     "bench", "body", "convert", "data", "device", "errors", "evaluate", "fitting", "flows", "foreign", "model",
-    "open_data", "opensim", "places", "predict", "render", "report", "rows", "shapes", "train", "two_stage", "view",
+    "open_data", "opensim", "places", "predict", "progress", "render", "report", "rows", "shapes", "train", "two_stage",
+    "view",
 }  # fmt: skip
 ALLOWED = {
     "root": {"body", "convert", "data", "fitting", "predict"},  # the public names, on first use
     "errors": set(),
     "places": set(),
+    "progress": set(),
     "device": {"errors"},
     "rows": set(),
     "shapes": set(),
     "foreign": {"errors"},
     "body": {"errors", "rows", "shapes", "foreign"},
-    "data": {"errors", "places", "rows", "foreign", "body.joints", "body.dofs"},
+    "data": {"errors", "places", "progress", "rows", "foreign", "body.joints", "body.dofs"},
     "render": {"errors", "rows", "body"},
     "open_data": {"errors", "rows", "body", "data", "render"},
     "opensim": {"errors", "rows", "body", "data"},
     "fitting": {"errors", "rows", "shapes", "body"},
-    "convert": {"errors", "rows", "foreign", "device", "body", "data", "render", "fitting", "opensim"},
+    "convert": {"errors", "progress", "rows", "foreign", "device", "body", "data", "render", "fitting", "opensim"},
     "report": {"errors", "rows", "body", "data", "render", "fitting", "convert"},
     "view": {"errors", "rows", "body", "data", "render", "convert", "report"},  # report: bones with fewer vertices
     "model": {"errors", "rows", "foreign", "body"},

@@ -20,10 +20,10 @@ def show(args: argparse.Namespace, text: str, report: Mapping[str, Any]) -> None
 
 
 def progress(quiet: bool, unit: str, total: int | None = None, what: str | None = None) -> "tqdm":
-    """A progress bar, which is there on a terminal only, and disappears at its end."""
-    from tqdm import tqdm
+    """As `progress_bar`; tqdm is imported on first use."""
+    from hmr_skel.progress import progress_bar
 
-    return tqdm(total=total, unit=unit, desc=what, leave=False, disable=True if quiet else None)
+    return progress_bar(quiet, unit, total, what)
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def measuring(quiet: bool) -> Generator[Callable[[str, int, int], None]]:
             nonlocal begun
             if what != begun:
                 begun = what
-                if bar.disable and not quiet:
+                if not quiet and not sys.stderr.isatty():
                     print(f"measuring: {what}", file=sys.stderr, flush=True)
                 bar.reset(total)
                 bar.set_description(what)

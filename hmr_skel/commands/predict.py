@@ -44,6 +44,7 @@ and pixels unit, unless said here. Outputs:
 Examples: hmr-skel predict photos/ --boxes boxes.json --vfov 55 -o out
           hmr-skel predict walk.mp4 --detector yolo.onnx --humanfov cam_model_cleaned.ckpt --refinement"""
 
+FEW_STEPS = 1000
 HUMAN_FOV = "cam_model_cleaned.ckpt"
 
 LEGACY = {
@@ -109,21 +110,26 @@ def run_predict(args: argparse.Namespace) -> int:
     if args.out.is_file():
         raise UserError(f"-o {args.out} is a file. Expected a folder, which is made if need be.")
     network = network_file(args.network)
+    from hmr_skel.predict.frames import find_files  # before torch, whose import takes seconds
+
+    files = find_files(args.images, but=args.out)
     from hmr_skel.body.skel import Skel
     from hmr_skel.commands.output import progress, show
     from hmr_skel.device import resolve_device
-    from hmr_skel.predict import frames, output, people, run
+    from hmr_skel.predict import output, people, run
     from hmr_skel.predict.boxes import GivenBoxes
     from hmr_skel.predict.cameras import EstimatedFov
 
     device = resolve_device(args.device)
-    files = frames.find_files(args.images, but=args.out)
-    boxes = _boxes(args, device)
-    if isinstance(boxes, GivenBoxes):
-        boxes.check(files)
     predictor = people.load_predictor(network, device)
     if args.attention:
         people.token_grid(predictor.network.config.vit)
+    if not args.quiet and predictor.steps is not None and predictor.steps < FEW_STEPS:
+        short = f"this network was trained for {predictor.steps:,} steps, fewer than {FEW_STEPS:,}"
+        print(f"note: {short}. It shows that all works, not where limbs are.", file=sys.stderr)
+    boxes = _boxes(args, device)
+    if isinstance(boxes, GivenBoxes):
+        boxes.check(files)
     body_models = _body_models(args, predictor.published)
     skel = Skel.load(body_models / f"skel_{predictor.skel_gender}.pkl", gender=predictor.skel_gender).to(device)
     cameras = _cameras(args, boxes, files, body_models, device, "bgr-focal" in legacy)

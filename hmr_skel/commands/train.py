@@ -60,9 +60,11 @@ def run_train(args: argparse.Namespace) -> None:
 
     from hmr_skel.commands.output import show
     from hmr_skel.train.log import plot_log
-    from hmr_skel.train.loop import train
+    from hmr_skel.train.loop import STATE, encoder_file, train
 
     out = args.out or runs_folder() / recipe.name
+    if recipe.pretrained_encoder and (args.fresh or not (out / STATE).exists()):
+        encoder_file(recipe, args.vitpose)  # before a dataset is built or opened
     run = replace(new_run(args, out), checkpoint_every=args.checkpoint_every, log_every=args.log_every)
     outcome = train(recipe, run)
     if outcome is None:  # another process reports

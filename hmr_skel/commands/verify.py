@@ -3,10 +3,12 @@
 import argparse
 import contextlib
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hmr_skel.commands.arguments import add, add_number, new_command, place
 from hmr_skel.errors import UserError
+from hmr_skel.places import data_folder
 
 if TYPE_CHECKING:
     from hmr_skel.data.manifest import Manifest
@@ -54,6 +56,8 @@ def run_verify(args: argparse.Namespace) -> int:
 
     if args.files_only and (args.repair or args.manifest):
         raise UserError("--files-only uses no manifest: leave out --manifest and --repair.")
+    if isinstance(args.dataset, Path) and not args.dataset.is_dir():
+        raise UserError(f"no folder {args.dataset}. Expected a dataset's, such as {data_folder() / 'open'}.")
     builder = None if args.files_only else Builder(_manifest(args), args.dataset, args.device, quiet=args.quiet)
 
     def verify() -> Verification:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from hmr_skel.body.assets import SMPL_FILES
 from hmr_skel.convert.clips import SkelClip
 from hmr_skel.convert.fit import SKEL_GENDERS, Bodies, count_fits, fit_clips
@@ -12,6 +10,7 @@ from hmr_skel.convert.parameters import ANGLES, LENGTHS, Units
 from hmr_skel.convert.reading import ROWS, ReadOptions, clip_from_arrays
 from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
+from hmr_skel.progress import progress_bar
 
 
 def smpl_to_skel(
@@ -48,7 +47,7 @@ def smpl_to_skel(
         lengths: m, cm or mm; metres by default, and an error where the numbers speak against it.
         angles: rad or deg; radians by default, and an error likewise.
         device: cpu, cuda, cuda:1; auto takes the first CUDA device, else the CPU.
-        progress: show a progress bar on a terminal.
+        progress: show a progress bar on a terminal, and elsewhere a line every ten seconds.
 
     Returns:
         A `SkelClip`: `q` [N 46] rad, `betas` [N 10], `transl` [N 3] m, `gender`, `v2v_mm` [N] and more. N is T less the
@@ -73,7 +72,5 @@ def smpl_to_skel(
     options = ReadOptions(smpl_gender=smpl_gender, frame_rate=frame_rate, rows=rows, units=Units(lengths, angles))
     clip = clip_from_arrays(arrays, "arrays", options)
     bodies = Bodies(body_models, resolve_device(device))
-    with tqdm(
-        total=count_fits([clip], skel_gender), unit="frame", desc="fit", disable=None if progress else True, leave=False
-    ) as bar:
+    with progress_bar(not progress, "frame", count_fits([clip], skel_gender), "fit") as bar:
         return fit_clips([clip], bodies, skel_gender, smooth_hz, bar.update)[0]

@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hmr_skel.data.images import UnreadableImage
-from hmr_skel.data.samples import Batch, SampleDataset, stack
+from hmr_skel.data.samples import NOT_THERE, Batch, SampleDataset, stack
 from hmr_skel.data.selection import Order
 from hmr_skel.errors import UserError
 
@@ -81,9 +81,11 @@ class Batches(AbstractContextManager, Iterator[Batch]):
                 raise
             self.skipped += len(unreadable)
             for text in unreadable:
-                if text not in self._reported and len(self._reported) < REPORTED_FILES:
-                    self._reported.add(text)
-                    _log.warning("skipped: %s", text)
+                missing = text.endswith(NOT_THERE)
+                once = NOT_THERE if missing else text
+                if once not in self._reported and len(self._reported) < REPORTED_FILES:
+                    self._reported.add(once)
+                    _log.warning("skipped: %s%s", text, "; others that are not there are only counted" * missing)
             if isinstance(batch, UserError):
                 self.close()
                 raise batch

@@ -1,5 +1,6 @@
 """A dataset's rows and images as training samples."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
@@ -21,6 +22,10 @@ from hmr_skel.errors import UserError
 
 CHECKED_PER_SOURCE = 64
 """Files looked for when a dataset is opened, spread evenly over a source's rows."""
+NOT_THERE = "not there"
+"""How the text ends that names a missing image."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,8 @@ class SampleDataset:
         try:
             return self._make(index, label, file.read_bytes(), augmentation)
         except OSError as error:
-            raise UnreadableImage(f"{file}: {error.strerror or error}") from error
+            why = NOT_THERE if isinstance(error, FileNotFoundError) else error.strerror or error
+            raise UnreadableImage(f"{file}: {why}") from error
         except UnreadableImage as error:
             raise UnreadableImage(f"{file}: {error}") from error
 
@@ -212,7 +218,7 @@ def check_images(rows: RowCache, chosen: ChosenRows, rules: Mapping[str, ImageRu
     """Look for some image files of every source that is used.
 
     Raises `UserError` where a source has no rule, or none of its files is there. Where only some are
-    missing, their samples will be skipped.
+    missing, their samples will be skipped; one line says how many of those looked for.
     """
     for code in np.unique(chosen.source).tolist():
         name = chosen.sources[code]
@@ -224,12 +230,16 @@ def check_images(rows: RowCache, chosen: ChosenRows, rules: Mapping[str, ImageRu
         own = chosen.rows[chosen.source == code]
         some = own[np.linspace(0, len(own) - 1, min(CHECKED_PER_SOURCE, len(own))).astype(int)].tolist()
         files = [rules[name].file(rows[row].imgname) for row in some]
-        if not any(file.is_file() for file in files):
+        missing = [file for file in files if not file.is_file()]
+        if len(missing) == len(files):
             raise UserError(
                 f"source {name!r}: none of {len(files)} images looked for is there, the first being {files[0]} (of "
                 f"imgname {str(rows[some[0]].imgname)!r}). Expected them below {rules[name].root}: change image_root "
                 "or image_path in the manifest, or, for the default dataset, run `hmr-skel images` (make images)."
             )
+        if missing:
+            some_missing = f"{len(missing)} of {len(files)} images looked for are {NOT_THERE}, such as {missing[0]}"
+            _log.warning("source %r: %s; samples without an image are skipped", name, some_missing)
 
 
 def diagonal_intrinsics(width: int, height: int) -> Float[np.ndarray, "3 3"]:

@@ -52,15 +52,15 @@ def open_rows(shards: Shards, quiet: bool = False) -> RowCache:
 
     Raises `UserError` for a broken shard, or where the folder cannot be written.
     """
-    from tqdm import tqdm
+    from hmr_skel.progress import progress_bar
 
     dataset = shards.paths[0].parent
     folder = local_folder(dataset.parent if dataset.name == "data" else dataset) / ".cache" / "samples"
     files = [folder / name for name in each(_unpacked_name, shards.paths)]
     parts = list(shards.files())
     missing = [(part, file) for part, file in zip(parts, files, strict=True) if not _is_there(file, len(part))]
-    hidden = True if quiet or not missing else None  # None: where there is no terminal
-    for part, file in tqdm(missing, desc="unpacking rows", unit="shard", leave=False, disable=hidden):
+    bar = progress_bar(quiet or not missing, "shard", len(missing), "unpacking rows", iterable=missing)
+    for part, file in bar:
         if not _is_there(file, len(part)):  # another process may have unpacked it meanwhile
             _unpack(part, file)
         for old in folder.glob(f"{part.paths[0].stem}-*.npy"):

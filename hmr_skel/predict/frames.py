@@ -58,7 +58,10 @@ def find_files(paths: Sequence[Path], but: Path | None = None) -> list[Path]:
         elif path.exists():
             files.append(path)
         else:
-            raise UserError(f"{path}: no such file or folder. Expected images, folders of images, or a video.")
+            raise UserError(
+                f"{path}: no such file or folder. Expected images, folders of images, or a "
+                "video. Those of the default dataset are made by `hmr-skel images` (make images)."
+            )
     if not files:
         raise UserError(f"no file in {', '.join(map(str, paths))}. Expected images or a video.")
     once: dict[str, Path] = {}

@@ -31,6 +31,7 @@ class Predictor:
     skel_gender: str
     title: str  # for people
     published: bool
+    steps: int | None = None  # that it was trained for; None where its file does not say
 
     @property
     def num_stages(self) -> int:
@@ -42,8 +43,9 @@ def load_predictor(path: Path, device: torch.device) -> Predictor:
     """Read the network of a run, or the published one. Raises `UserError` as `load_any_network`."""
     network, info = load_any_network(path)
     published = info.recipe.startswith(PUBLISHED)
-    title = info.recipe if published else f"recipe {info.recipe}, step {info.details.get('step')}"
-    return Predictor(network.to(device), info.skel_gender, title, published)
+    steps = info.details.get("step")
+    title = info.recipe if published else f"recipe {info.recipe}, step {steps}"
+    return Predictor(network.to(device), info.skel_gender, title, published, steps)
 
 
 TOKENS = ("pose", "shape", "camera")

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hmr_skel.data.atomic import replacing
+from hmr_skel.progress import SECONDS_PER_LINE
 from hmr_skel.train.distributed import Group
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class RunLog:
         self._count = 0
         self._start = self._from = self._settled = start
         self._clock = self._settled_clock = time.perf_counter()
-        self._lines = start * PLAIN_LINES // steps
+        self._lines, self._said = start * PLAIN_LINES // steps, self._clock
         self._file = self._tensorboard = None
         if writes:
             keep_until(out / LOG, start)
@@ -100,11 +101,11 @@ class RunLog:
         text += f"MFU {100 * line['mfu']:.1f} %"
         self._bar.set_postfix_str(text, refresh=False)
         due = step * PLAIN_LINES // self._steps
-        if self._plain and due > self._lines:
+        if self._plain and (due > self._lines or self._clock - self._said >= SECONDS_PER_LINE):
             left = (self._steps - step) * self._batch_size / max(self.images_per_s, 1e-9)
             print(f"step {step:,} of {self._steps:,}: {text}, {self.images_per_s:.1f} images/s, "
                   f"{tqdm.format_interval(left)} left", flush=True)  # fmt: skip
-            self._lines = due
+            self._lines, self._said = due, self._clock
 
 
 def read_log(path: Path) -> list[dict[str, float | int]]:

@@ -240,13 +240,19 @@ def new_network(recipe: Recipe, run: Run, pretrained: bool) -> Network:
     torch.manual_seed(recipe.seed)
     network = Network(recipe.network, **_mean(recipe, run), activation_checkpointing=recipe.activation_checkpointing)
     if pretrained:
-        if run.vitpose is None:
-            raise UserError(
-                f"the recipe {recipe.name!r} starts from ViTPose's encoder. Give its file with --vitpose "
-                "vitpose_backbone.pth, or start from random weights with --set pretrained_encoder=false."
-            )
-        load_vitpose(network.backbone, run.vitpose)
+        load_vitpose(network.backbone, encoder_file(recipe, run.vitpose))
     return network
+
+
+def encoder_file(recipe: Recipe, vitpose: Path | None) -> Path:
+    """The file that a recipe starts from. Raises `UserError` where none is named, or it is not there."""
+    if vitpose is None or not vitpose.is_file():
+        found = "Give its file with" if vitpose is None else f"There is no {vitpose}. Give another file with"
+        raise UserError(
+            f"the recipe {recipe.name!r} starts from ViTPose's encoder. {found} --vitpose "
+            "vitpose_backbone.pth, or start from random weights with --set pretrained_encoder=false."
+        )
+    return vitpose
 
 
 def random_seed(seed: int, step: int, rank: int) -> int:

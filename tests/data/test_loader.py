@@ -116,14 +116,18 @@ def test_workers_make_no_difference_and_end(dataset):
 def test_unreadable_images_are_replaced_the_same_way_for_all(sample_set, own_images, caplog):
     for name in ("002.jpg", "011.jpg"):
         (own_images / name).write_bytes(b"no image")
+    for name in ("005.jpg", "015.jpg"):
+        (own_images / name).unlink()
     dataset = open_with(sample_set, own_images)
+    assert "2 of 20 images looked for are not there, such as " in caplog.text
     with batches(dataset, 4, seed=1, stop=20) as stream:
         one = joined(list(stream))
-        assert stream.skipped == 2 * 4  # an epoch is 5 batches, and the replacements were readable
-    assert not torch.isin(one.row, torch.tensor([2, 11])).any()
+        assert stream.skipped == 4 * 4  # an epoch is 5 batches, and the replacements were readable
+    assert not torch.isin(one.row, torch.tensor([2, 5, 11, 15])).any()
     assert len(one) == 80
     named = [record.message for record in caplog.records if record.message.startswith("skipped: ")]
-    assert len(named) == 2  # once per file
+    assert len(named) == 2 + 1  # once per file; of those that are not there one
+    assert caplog.text.count("not there; others that are not there are only counted") == 1
     assert any(message.startswith(f"skipped: {own_images / '002.jpg'}: ") for message in named)
     again = joined(take(batches(dataset, 2, seed=1, start=30, stop=40)))
     assert_same(again, one.each(lambda values: values[60:]))

@@ -51,6 +51,7 @@ def test_a_folder_with_what_is_no_image_in_it(photos, typed, capsys):
     assert typed(folder, "--boxes", "boxes.json", "--json") == 0
     out, err = capsys.readouterr()
     assert re.findall(r"skipped mixed/(\S+): ", err) == ["broken.png", "empty.png", "notes.txt"]
+    assert "trained for 7 steps, fewer than 1,000" in err
     text, last = out.strip().splitlines()
     assert re.fullmatch(r"3 images, 3 people, 3 files skipped; .* recipe test, step 7; in out", text)
     report = json.loads(last)
@@ -107,6 +108,7 @@ def test_meshes_refinement_and_attention(photos, typed, open_body_dir):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        ("none.jpg --whole-image --vfov 50 --network none.safetensors", "none.jpg: no such file or folder"),
         ("PHOTO --whole-image", "the camera is not known. Say --focal PX or --vfov DEG"),
         ("PHOTO --whole-image --vfov 500", "--vfov 500: expected degrees from 1 to 170"),
         ("PHOTO --boxes boxes.json --margin 20", "--margin 20: expected a factor from 0.5 to 3"),
@@ -125,7 +127,7 @@ def test_a_network_whose_tokens_have_no_place_has_no_attention_maps(photos, type
     vit = VitConfig(width=32, depth=1, heads=2, stem_tokens=2)
     network = Network(NetworkConfig(vit=vit, decoder=SMALL_DECODER, head_hidden=8))
     save_network(Path("stem.safetensors"), network, NetworkInfo(skel_gender="male", recipe="r"))
-    words = ["predict", str(photos[0].file), "--boxes", "boxes.json", "--attention", "--network", "stem.safetensors"]
+    words = ["predict", str(photos[0].file), "--detector", "none.onnx", "--attention", "--network", "stem.safetensors"]
     assert main(words) == 2
     assert "2 image tokens of this network have no place in the image" in capsys.readouterr().err
 

@@ -189,6 +189,14 @@ def test_a_target_brings_what_it_needs(tmp_path: Path, target: str, extra: str |
     assert [call[2:] for call in calls] == [[], *([[extra]] if extra else [])]
 
 
+def test_fit_asks_for_a_shard_before_it_sets_up(tmp_path: Path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    done = subprocess.run(["make", "fit"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: make fit fits one shard, and none was named: make fit SHARD=07\n")
+
+
 def test_compiled_modules_are_kept(monkeypatch: pytest.MonkeyPatch):
     """uv compiles nothing, so each process would compile torch anew where that variable reached Python."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")

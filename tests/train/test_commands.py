@@ -113,6 +113,10 @@ def no_body_for_bench(samples, bodies, out, run):
 
 CASES = {
     "no dataset": (lambda s, b, out, r: command(s, b, out, "--data", "nowhere"), r"no shards in nowhere"),
+    "no encoder": (
+        lambda s, b, o, r: command(s, b, o, "--data", "nowhere", "--set", "pretrained_encoder=true"),
+        r"starts from ViTPose's encoder\. Give its file with --vitpose",
+    ),
     "no images": (no_images, r"images looked for is there, the first being /nowhere"),
     "no bodies": (lambda s, b, out, r: command(s, out.parent / "none", out), r"none/skel_male\.pkl"),
     "unknown field": (lambda s, b, out, r: command(s, b, out, "--set", "learnin_rate=1"), "did you mean learning_rate"),
