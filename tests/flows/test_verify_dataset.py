@@ -165,7 +165,7 @@ def test_the_command(other: Builder, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["verify", str(out), "--files-only", "--repair"]) == 2
     assert "--files-only uses no manifest" in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "nothing"), "--files-only"]) == 2
-    assert "no dataset in" in capsys.readouterr().err
+    assert "no folder" in capsys.readouterr().err
     assert main(["verify", str(out), "--files-only"]) == 0
     assert "(the files alone)" in capsys.readouterr().out
 
