@@ -13,17 +13,18 @@ from fitting.config import FitConfig, Stage, recipe
 if TYPE_CHECKING:
     from fitting.fit import FitResult, Status, fit_batch
     from fitting.many import fit_best, fit_many
+    from fitting.meshes import fit_meshes
     from fitting.model import FitModel, prepare
 
 __all__ = [
-    "FitConfig", "FitModel", "FitResult", "Stage", "Status", "fit_batch", "fit_best", "fit_many", "prepare",
-    "recipe",
+    "FitConfig", "FitModel", "FitResult", "Stage", "Status", "fit_batch", "fit_best", "fit_many", "fit_meshes",
+    "prepare", "recipe",
 ]  # fmt: skip
 
 # Lazy, so that recipes are there without torch.
 _MODULES = {
-    "FitResult": "fit", "fit_batch": "fit", "fit_best": "many", "fit_many": "many", "FitModel": "model",
-    "prepare": "model", "Status": "fit",
+    "FitResult": "fit", "fit_batch": "fit", "fit_best": "many", "fit_many": "many", "fit_meshes": "meshes",
+    "FitModel": "model", "prepare": "model", "Status": "fit",
 }  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def choose(first: Tensor, one: Fitted, other: Fitted) -> Fitted:
 
 
 def where(rows: Tensor, values: Tensor, other: Tensor | float) -> Tensor:
-    """`values` in the rows of the mask [B], `other` elsewhere."""
+    """`values` in the rows of the mask [B], `other` (of one row or of all) elsewhere."""
     return torch.where(rows.view(-1, *(1,) * (values.ndim - 1)), values, other)
 
 

@@ -57,21 +57,32 @@ class FitResult:
     batch: int  # rows fitted together
 
 
-def fit_batch(params: SmplParams, model: FitModel, points: Tensor | None = None) -> FitResult:
+def fit_batch(
+    params: SmplParams, model: FitModel, points: Tensor | None = None, mesh: Tensor | None = None
+) -> FitResult:
     """Fit SKEL to a batch of SMPL annotations on the model's device.
 
     Args:
         params: [B] rows, float32, in any frame. Rows that are not finite or beyond belief come back `rejected`.
         model: from `prepare`.
         points: [K 6890] asks for points of the annotated mesh (keypoints, say) beside the fit.
+        mesh: [B 6890 3] from `fitting.meshes.rooted`: what is fitted, where it is not SMPL posed by `params`.
     """
     count = len(params.betas)
-    params = params.to(model.device, torch.float32)[filled(torch.arange(count, device=model.device))]
+    number = filled(torch.arange(count, device=model.device))
+    params = params.to(model.device, torch.float32)[number]
     sound = _sound(params)
+    if mesh is not None:
+        mesh = mesh.to(model.device, torch.float32)
+        mesh = mesh if len(number) == count else mesh[number]
+        sound &= mesh.sum((1, 2)).isfinite()
+        smpl = model.targets.smpl
+        if not bool(sound.all()):
+            mesh = where(sound, mesh, smpl.template - smpl.joint_template[0])
     # A rejected row is fitted as a T-pose: it costs little, and batches keep their shape.
     safe = SmplParams(*(where(sound, getattr(params, f.name), 0.0) for f in fields(params)))
     betas = model.shape(safe.betas)
-    target = model.targets(safe, betas, points)
+    target = model.targets(safe, betas, points, mesh)
     skeleton = Skeleton.of(model.skel, betas)
     rows = FitRows(target, betas, skeleton)
     best = model.solve(rows, initial_q(model, target.rotmat, skeleton))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,12 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
+
+
+class Meshes(Protocol):
+    """Meshes [N 6890 3], a part of which is read or made when it is asked for. A tensor is one."""
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
 def fit(
@@ -49,6 +55,7 @@ def fit_many(
     model: FitModel,
     points: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
+    mesh: Meshes | None = None,
 ) -> FitResult:
     """Fit [N] rows in batches of the recipe's size, halved for good when the device runs out of memory.
 
@@ -58,19 +65,20 @@ def fit_many(
         params: [N] rows on any device.
         points: [K 6890] as in `fit_batch`.
         progress: called with the number of rows done so far (`fit_best` counts once per model).
+        mesh: [N] as in `fit_batch`; asked for a batch at a time.
 
     Raises:
         UserError: not even one row fits into the device's memory.
     """
     points = None if points is None else points.to(model.device)
     if model.compiled:
-        return _side_by_side(params, model, points, progress)
+        return _side_by_side(params, model, points, progress, mesh)
     count, size = len(params.betas), model.config.batch_on(model.device.type)
     results, first = [], 0
     while first < count or not results:
         last = min(first + size, count)
         try:
-            result = fit_batch(params[first:last], model, points)
+            result = fit_batch(params[first:last], model, points, None if mesh is None else mesh[first:last])
             results.append(_merge(lambda column: column.cpu(), [result], result.skel_gender))
         except torch.OutOfMemoryError:
             if size == 1:
@@ -89,7 +97,11 @@ def fit_many(
 
 
 def _side_by_side(
-    params: SmplParams, model: FitModel, points: Tensor | None, progress: Callable[[int], object] | None
+    params: SmplParams,
+    model: FitModel,
+    points: Tensor | None,
+    progress: Callable[[int], object] | None,
+    mesh: Meshes | None,
 ) -> FitResult:
     """Fit batches on as many threads as torch may use, one core each. They share nothing, so none waits for another."""
     count = len(params.betas)
@@ -98,8 +110,13 @@ def _side_by_side(
         size = max(min(model.config.batch, -(-count // (threads * TILE)) * TILE), TILE)
         starts = range(0, max(count, 1), size)
         results, done = [], 0
+
+        def fit_part(first: int) -> FitResult:
+            part = slice(first, min(first + size, count))
+            return fit_batch(params[part], model, points, None if mesh is None else mesh[part])
+
         try:
-            for result in pool.map(lambda first: fit_batch(params[first : first + size], model, points), starts):
+            for result in pool.map(fit_part, starts):
                 results.append(result)
                 done += len(result.v2v_mm)
                 if progress is not None:

@@ -5,9 +5,8 @@ p_skel = R (v - J_0) + J_0 + transl_skel and the translation of `root_transl`, t
 that of v and y - d, with y the SMPL mesh unturned and d the mean offset of the two T-poses.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,8 +21,19 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.rows import SmplParams
 
-Mesher = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Any, Tensor, Tensor | None]]
-"""See `PlainMesher`."""
+Posed = tuple[Any, Tensor, Tensor | None]
+
+
+class Mesher(Protocol):
+    """See `PlainMesher`."""
+
+    def __init__(self, body: Smpl | Skel, regressor: Tensor, /) -> None: ...
+
+    def __call__(
+        self, betas: Tensor, local: Tensor, transforms: Tensor, offset: Tensor, points: Tensor | None, /
+    ) -> Posed: ...
+
+    def given(self, mesh: Tensor, place: Tensor, offset: Tensor, points: Tensor | None, /) -> Posed: ...
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,14 @@ class PlainMesher:
         joints = (vertices @ self.regressor).mT - offset.unsqueeze(1)
         return vertices - offset.unsqueeze(-1), joints, None if points is None else (vertices @ points.T).mT
 
+    def given(
+        self, mesh: Tensor, place: Tensor, offset: Tensor, points: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The same of meshes [B V 3] that are posed already, moved by `place` [B 3]."""
+        vertices = (mesh + place.unsqueeze(1)).mT.contiguous()
+        joints = (vertices @ self.regressor).mT - offset.unsqueeze(1)
+        return vertices - offset.unsqueeze(-1), joints, None if points is None else (vertices @ points.T).mT
+
 
 class TargetMaker:
     """Poses SMPL for the fit. Tables of one pair of models."""
@@ -110,8 +128,14 @@ class TargetMaker:
         skel_mean = torch.cat((skel.template.flatten()[None], skel.shapedirs)).unflatten(-1, (-1, 3)).mean(1)
         self.smpl_mean, self.skel_mean = smpl_mean, skel_mean  # [11 3] centroids of the T-poses, affine in betas
 
-    def __call__(self, params: SmplParams, skel_betas: Tensor, points: Tensor | None = None) -> Target:
-        """Targets of [B] rows. `skel_betas` [B 10] fix d; `points` [K V] asks for points of the annotated mesh."""
+    def __call__(
+        self, params: SmplParams, skel_betas: Tensor, points: Tensor | None = None, mesh: Tensor | None = None
+    ) -> Target:
+        """Targets of [B] rows.
+
+        `skel_betas` [B 10] fix d; `points` [K V] asks for points of the annotated mesh. `mesh` [B V 3] is that mesh
+        itself, as `fitting.meshes.rooted` gives it; without it, SMPL is posed.
+        """
         smpl = self.smpl
         local = rotvec_to_rotmat(params.body_pose)
         identity = torch.eye(3, dtype=local.dtype, device=local.device)
@@ -120,9 +144,12 @@ class TargetMaker:
         rotmat, position = chain(unturned, relative(rest_joints, SMPL_PARENTS), SMPL_PARENTS)
         transforms = bone_transforms(rotmat, position, rest_joints)
         offset = _affine(self.smpl_mean, params.betas) - _affine(self.skel_mean, skel_betas)
-        vertices, joints, picked = self.mesher(params.betas, local, transforms, offset, points)
         global_rotmat = rotvec_to_rotmat(params.global_orient)
         pelvis = rest_joints[:, 0]
+        if mesh is None:
+            vertices, joints, picked = self.mesher(params.betas, local, transforms, offset, points)
+        else:
+            vertices, joints, picked = self.mesher.given(mesh, pelvis, offset, points)
 
         def to_world(p: Tensor) -> Tensor:  # [B N 3]
             return (p - pelvis[:, None]) @ global_rotmat.mT + (pelvis + params.transl)[:, None]

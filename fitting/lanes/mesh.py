@@ -113,8 +113,6 @@ class LaneMesher:
         bones, shift = chunks_of(transforms), chunks_of(-offset)
         size = len(coefficients)
         mesh = np.empty((size, self.surface.count, 3, LANES), np.float32)
-        wanted = [self.regressor] if points is None else [self.regressor, Sparse.of(points)]
-        found = [np.empty((size, len(matrix.starts) - 1, 3, LANES), np.float32) for matrix in wanted]
         room, turn = Room(), np.zeros((3, 4, LANES), np.float32)
         for c in range(size):
             for block in self.surface.blocks:
@@ -124,13 +122,29 @@ class LaneMesher:
                     rest, bones[c], weights.starts, weights.columns, weights.values, shift[c], turn,
                     mesh[c, block.vertices],
                 )  # fmt: skip
-            for matrix, out in zip(wanted, found, strict=True):
-                regress(matrix.starts, matrix.columns, matrix.values, mesh[c], out[c])
+        return self._with_points(LaneMesh(mesh, count), offset, points)
+
+    def given(
+        self, mesh: Tensor, place: Tensor, offset: Tensor, points: Tensor | None
+    ) -> tuple[LaneMesh, Tensor, Tensor | None]:
+        """The same of meshes [B V 3] that are posed already, moved by `place` [B 3]."""
+        chunks, shift = chunks_of(mesh), chunks_of(place - offset)
+        chunks += shift[:, None]
+        return self._with_points(LaneMesh(chunks, len(mesh)), offset, points)
+
+    def _with_points(
+        self, mesh: LaneMesh, offset: Tensor, points: Tensor | None
+    ) -> tuple[LaneMesh, Tensor, Tensor | None]:
+        wanted = [self.regressor] if points is None else [self.regressor, Sparse.of(points)]
+        found = [np.empty((len(mesh.chunks), len(m.starts) - 1, 3, LANES), np.float32) for m in wanted]
+        for matrix, out in zip(wanted, found, strict=True):
+            for c, chunk in enumerate(mesh.chunks):
+                regress(matrix.starts, matrix.columns, matrix.values, chunk, out[c])
         # The mesh was moved before the points were taken: a regressor whose rows do not sum to 1 sees that.
-        joints, *rest_of = (rows_of(values, count) for values in found)
+        joints, *rest_of = (rows_of(values, mesh.count) for values in found)
         joints = joints + _row_sums(self.regressor)[:, None] * offset[:, None] - offset[:, None]
         moved = rest_of[0] + _row_sums(wanted[1])[:, None] * offset[:, None] if rest_of else None
-        return LaneMesh(mesh, count), joints, moved
+        return mesh, joints, moved
 
 
 def _row_sums(matrix: Sparse) -> Tensor:

@@ -1,0 +1,166 @@
+"""Meshes in SMPL's topology, from any body: SMPL's parameters in closed form, which the fit of a mesh starts from.
+
+Each bone is turned by the rotation that takes its part of SMPL's mesh best to that of the given one (Kabsch); with all
+rotations fixed the mesh is linear in betas, which follow by least squares; a few rounds of both. For a mesh that SMPL
+can pose, SMPL's own parameters are their fixed point. The root's rotation and place are those that SKEL's root keeps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import inf
+
+import torch
+from torch import Tensor
+
+from fitting.batch import TILE, filled
+from fitting.fit import FitResult
+from fitting.many import fit_many
+from fitting.model import FitModel
+from fitting.surface import spread
+from hmr_skel.body.joints import SMPL_PARENTS
+from hmr_skel.body.lbs import picked, relative
+from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat
+from hmr_skel.body.smpl import Smpl
+from hmr_skel.rows import SmplParams
+
+ROUNDS = 5
+NO_BODY = 0.05
+"""Metres: a mesh that is further from SMPL's on average is no body, or its vertices are in another order."""
+
+_VERTICES = 256  # that are looked at
+_RIDGE = 1e-8  # m^2 that a beta of 1 costs, beside the mean square over vertices
+
+
+class Inverse:
+    """From meshes to SMPL's parameters. Tables of one SMPL."""
+
+    def __init__(self, smpl: Smpl) -> None:
+        self.few = spread(smpl.weights.argmax(1), _VERTICES)
+        weights = smpl.weights[self.few]  # [K 24]
+        rows = torch.cat((smpl.template.flatten()[None], smpl.shapedirs, smpl.posedirs)).unflatten(-1, (-1, 3))
+        shape, correctives = rows[:, self.few].split((11, len(rows) - 11))
+        self.template = shape[0]
+        self.correctives = correctives.mT.flatten(1)  # [207 3K]
+        self.weights = weights.T.contiguous()
+        self.own = weights / weights.sum(0).clamp_min(1e-9)  # [K 24] of a bone sum to 1
+        self.joints = torch.cat((smpl.joint_template[None], smpl.joint_shapedirs.unflatten(-1, (24, 3))))  # [11 24 3]
+        offset = relative(self.joints, SMPL_PARENTS)
+        # A vertex is linear in the bones' rotations, and, those fixed, in (1, betas): each bone turns the vertex less
+        # its joint, and the offsets of the joints below it to which the vertex listens. The root's joint stays at 0.
+        listens = weights
+        table = torch.einsum("km,nkmy->mykn", weights, shape[:, :, None] - self.joints[:, None])
+        for joint in range(23, 0, -1):
+            table[SMPL_PARENTS[joint]] += torch.einsum("k,ny->ykn", listens[:, joint], offset[:, joint])
+            listens = listens.index_add(1, torch.tensor([SMPL_PARENTS[joint]]).to(self.few), listens[:, joint, None])
+        self.table = table.flatten(2).flatten(0, 1)  # [72 11K]
+
+    def __call__(self, vertices: Tensor) -> tuple[SmplParams, Tensor]:
+        """Parameters [N] of meshes [N 6890 3], and the mean distance [N] to what they pose, m; infinite where a mesh is
+        not finite."""
+        parts = [self._of(part) for part in vertices.split(TILE)]
+        rotmat, betas, transl, apart = (torch.cat(values) for values in zip(*parts, strict=True))
+        rotvec = rotmat_to_rotvec(torch.cat((rotmat[:, :1], _local(rotmat)), 1))
+        return SmplParams(rotvec[:, 0], rotvec[:, 1:], betas, transl), apart
+
+    def _of(self, vertices: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """World rotations [B 24 3 3], betas, translations and distances of meshes [B 6890 3]."""
+        # Always as many rows: a row's last bits, and with them its fit, do not depend on how many there are.
+        rows = filled(torch.arange(len(vertices), device=vertices.device))
+        mesh = vertices[:, self.few.to(vertices.device)][rows].to(self.template)
+        sound = mesh.isfinite().flatten(1).all(1)
+        mesh = torch.where(sound[:, None, None], mesh, self.template).mT.contiguous()  # [B 3 K]
+        rotmat = _nearest_turn(self._moments(self.template.T.expand_as(mesh), mesh))
+        for number in range(ROUNDS):
+            basis, rest = self._basis(rotmat)
+            betas = self._betas(basis, mesh - rest)
+            posed = rest + basis[..., 0] + (basis[..., 1:] @ betas[:, None, :, None]).squeeze(-1)
+            if number < ROUNDS - 1:
+                rotmat = _small_turn(self._moments(posed, mesh)) @ rotmat
+        place = (mesh - posed).mean(2)
+        apart = torch.where(sound, (posed + place[:, :, None] - mesh).norm(dim=1).mean(1), inf)
+        transl = place - self.joints[0, 0] - betas @ self.joints[1:, 0]
+        count = slice(len(vertices))
+        return rotmat[count], betas[count], transl[count], apart[count]
+
+    def _basis(self, rotmat: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the mesh of bones turned by [B 24 3 3]: what is linear in (1, betas) [B 3 K 11]; correctives [B 3 K]."""
+        rows = rotmat.transpose(1, 2)  # [B 3 24 3]
+        basis = (rows.flatten(2) @ self.table).unflatten(2, (-1, 11))
+        eye = torch.eye(3, dtype=rotmat.dtype, device=rotmat.device)
+        corrective = ((_local(rotmat) - eye).flatten(1) @ self.correctives).unflatten(1, (1, 3, -1))
+        return basis, (rows.mT @ self.weights * corrective).sum(2)
+
+    def _betas(self, basis: Tensor, mesh: Tensor) -> Tensor:
+        """Betas [B 10] of least squares, a translation apart."""
+        basis = (basis - basis.mean(2, keepdim=True)).flatten(1, 2)  # [B 3K 11]
+        wanted = (mesh - mesh.mean(2, keepdim=True)).flatten(1) - basis[..., 0]
+        free = basis[..., 1:]
+        gram = free.mT @ free
+        gram.diagonal(dim1=1, dim2=2).add_(_RIDGE * len(self.few))
+        return torch.linalg.solve(gram, free.mT @ wanted.unsqueeze(-1)).squeeze(-1)
+
+    def _moments(self, posed: Tensor, mesh: Tensor) -> Tensor:
+        """Mean of y x^T over the vertices of each bone [B 24 3 3], both centred, x of `posed` and y of `mesh`."""
+        outer = (mesh[:, :, None] * posed[:, None]).flatten(1, 2)  # [B 9 K]
+        means = (torch.cat((outer, posed, mesh), 1) @ self.own).mT  # [B 24 15]
+        x, y = means[..., 9:12], means[..., 12:]
+        return means[..., :9].unflatten(-1, (3, 3)) - y.unsqueeze(-1) * x.unsqueeze(-2)
+
+
+def _local(rotmat: Tensor) -> Tensor:
+    """Rotations of the joints [B 23 3 3] without the root's, from those of the bones [B 24 3 3]."""
+    return picked(rotmat, SMPL_PARENTS[1:], 1).mT @ rotmat[:, 1:]
+
+
+def _nearest_turn(moments: Tensor) -> Tensor:
+    u, _, vt = torch.linalg.svd(moments)
+    last = u[..., 2:] * torch.linalg.det(u @ vt)[..., None, None]
+    return torch.cat((u[..., :2], last), -1) @ vt
+
+
+def _small_turn(moments: Tensor) -> Tensor:
+    """The nearest turn to first order in its angle."""
+    odd = moments - moments.mT
+    axis = torch.stack((odd[..., 2, 1], odd[..., 0, 2], odd[..., 1, 0]), -1)
+    matrix = -(moments + moments.mT) / 2
+    matrix.diagonal(dim1=-2, dim2=-1).add_(moments.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) + 1e-9)
+    angle = torch.linalg.solve(matrix, axis.unsqueeze(-1)).squeeze(-1)
+    return rotvec_to_rotmat(angle.clamp(-1, 1))
+
+
+def rooted(vertices: Tensor, params: SmplParams, smpl: Smpl) -> Tensor:
+    """Meshes [N 6890 3] in the frame of SMPL's root, its joint at the origin, the global orientation undone."""
+    rotmat, place = root(params, smpl)
+    return (vertices.to(place) @ rotmat).sub_(place[:, None] @ rotmat)
+
+
+def root(params: SmplParams, smpl: Smpl) -> tuple[Tensor, Tensor]:
+    """Rotation [N 3 3] and place [N 3] of SMPL's root joint."""
+    pelvis = smpl.joint_template[0] + params.betas.to(smpl.template) @ smpl.joint_shapedirs[:, :3]
+    return rotvec_to_rotmat(params.global_orient.to(pelvis)), pelvis + params.transl.to(pelvis)
+
+
+def fit_meshes(
+    vertices: Tensor, model: FitModel, progress: Callable[[int], object] | None = None
+) -> tuple[SmplParams, FitResult]:
+    """Fit SKEL to meshes [N 6890 3] in SMPL's topology, m; `progress` as of `fit_many`.
+
+    Returns:
+        SMPL's parameters [N] that are nearest to the meshes, on the CPU, and the fit to the meshes themselves. Rows
+        that are not finite, or `NO_BODY` or more from SMPL, are `rejected` there.
+    """
+    smpl = model.targets.smpl
+    params, apart = Inverse(smpl)(vertices)
+    there = (apart < NO_BODY)[:, None]
+    params = replace(params, transl=torch.where(there, params.transl, torch.nan)).to("cpu")
+    return params, fit_many(params, model, None, progress, _Rooted(vertices, params, smpl))
+
+
+@dataclass(frozen=True)
+class _Rooted:
+    vertices: Tensor
+    params: SmplParams
+    smpl: Smpl
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return rooted(self.vertices[rows], self.params[rows], self.smpl)

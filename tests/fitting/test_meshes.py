@@ -1,0 +1,58 @@
+"""Meshes in SMPL's topology: fitted to what they are, from what they say themselves."""
+
+import copy
+
+import pytest
+import torch
+
+from fitting import Status, fit_batch, fit_meshes
+from fitting.meshes import ROUNDS, Inverse, rooted
+
+
+@pytest.fixture(scope="module")
+def posed(people, smpl):
+    return smpl(people.global_orient, people.body_pose, people.betas, people.transl).vertices
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_mesh_is_fitted_as_well_as_its_parameters(posed, smpl, skel, model, plain_model, fits, compiled):
+    chosen = model if compiled else plain_model
+    found = fit_meshes(posed, chosen)[1]
+    assert (found.v2v_mm - fits("default").v2v_mm).mean().abs() < 0.3
+    assert (Inverse(smpl)(posed)[1] < 4e-3).all()
+    skin = skel(found.skel.q, found.skel.betas, found.skel.transl).vertices
+    torch.testing.assert_close((skin - posed).norm(dim=-1).mean(1) * 1000, found.v2v_mm, rtol=0, atol=5e-3)
+
+
+def test_the_mesh_itself_is_the_target(posed, skel, model):
+    """Not the nearest body of SMPL: this one is bulgier, and its points and joints are those of the mesh."""
+    points = torch.zeros(2, 6890)
+    points[0, 100], points[1, :50] = 1, 0.02
+    bulgy = posed + 0.01 * torch.sin(20 * posed)
+    params, found = fit_meshes(bulgy, model)
+    assert (found.status != Status.rejected).all()
+    skin = skel(found.skel.q, found.skel.betas, found.skel.transl).vertices
+    torch.testing.assert_close((skin - bulgy).norm(dim=-1).mean(1) * 1000, found.v2v_mm, rtol=0, atol=5e-3)
+    again = fit_batch(params, model, points, rooted(bulgy, params, model.targets.smpl))
+    torch.testing.assert_close(again.target_points, points @ bulgy, rtol=0, atol=1e-5)
+
+
+def test_what_is_no_body_is_rejected_alone(posed, model):
+    """A hole in one mesh, another with its vertices in disorder; their neighbours do not notice."""
+    bad = posed.clone()
+    bad[0, 17, 2] = torch.nan
+    bad[2] = bad[2, torch.randperm(6890, generator=torch.Generator().manual_seed(0))]
+    found = fit_meshes(bad, model)[1]
+    assert found.status.tolist()[::2] == [Status.rejected] * 2
+    assert found.skel.q[::2].isnan().all()
+    alone = fit_meshes(posed[1:2], model)[1]
+    torch.testing.assert_close(found.skel.q[1:2], alone.skel.q, rtol=0, atol=1e-4)
+
+
+def test_parameters_are_a_fixed_point(people, posed, smpl, monkeypatch):
+    """Rounds go on towards the parameters that posed the meshes, the root's place and rotation first."""
+    monkeypatch.setattr("fitting.meshes.ROUNDS", 60)
+    assert ROUNDS < 60
+    found, apart = Inverse(copy.deepcopy(smpl).double())(posed.double())
+    assert apart.max() < 3e-4
+    torch.testing.assert_close(found.global_orient.float(), people.global_orient, rtol=0, atol=2e-3)
