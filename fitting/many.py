@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
 
 
+@runtime_checkable
 class Meshes(Protocol):
     """Meshes [N 6890 3], a part of which is read or made when it is asked for. A tensor is one."""
 

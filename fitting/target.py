@@ -6,7 +6,7 @@ that of v and y - d, with y the SMPL mesh unturned and d the mean offset of the 
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from hmr_skel.rows import SmplParams
 Posed = tuple[Any, Tensor, Tensor | None]
 
 
+@runtime_checkable
 class Mesher(Protocol):
     """See `PlainMesher`."""
 
