@@ -118,7 +118,7 @@ def test_two_calls_at_once_leave_torch_at_its_threads(people, side_by_side):
 def test_out_of_memory_halves_the_batch_for_good(crowd, quick, monkeypatch):
     tried, most = [], 2
 
-    def cramped(params, model, points=None):
+    def cramped(params, model, points=None, mesh=None):
         tried.append(len(params.betas))
         if tried[-1] > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
