@@ -85,7 +85,7 @@ serve: .venv/has-run
 
 # train and predict are commands for users, too. The others need the checkout: fit, quality, loader, conversion.
 bench: .venv/has-train
-	@$(if $(filter train predict,$(BENCH)),$(HMR_SKEL) bench,$(BIN)/python -m bench) $(or $(BENCH),fit) --json $(if $(filter fit,$(or $(BENCH),fit)),--plot data/bench-fit.png) $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+	@$(if $(filter train predict,$(BENCH)),$(HMR_SKEL) bench,$(BIN)/python -m bench) $(or $(BENCH),fit) --json $(if $(filter fit,$(or $(BENCH),fit)),--plot "$(DATA)/bench-fit.png") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
 # OUT= is the dataset here too; RUN= is where the network goes, or comes from (default: data/runs/<recipe>).
 train: .venv/has-train

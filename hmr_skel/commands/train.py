@@ -69,7 +69,8 @@ def run_train(args: argparse.Namespace) -> None:
     outcome = train(recipe, run)
     if outcome is None:  # another process reports
         return
-    picture, missing = run.out / "curves.png", "no curves.png: matplotlib is not installed (make setup EXTRAS=train)"
+    picture = run.out / "curves.png"
+    missing = "no curves.png: it needs matplotlib (make setup EXTRAS=train; without make, pip install matplotlib)"
     curves = f"curves: {picture}" if plot_log(run.out / "log.jsonl", picture) else missing
     show(args, f"{outcome.text()}\n{curves}", asdict(outcome) | {"network": str(outcome.network)})
 

@@ -49,7 +49,7 @@ def run_view(args: argparse.Namespace) -> None:
     from hmr_skel.data.load import load_shards
 
     if find_spec("viser") is None:
-        raise UserError("`hmr-skel view` needs viser, which is not installed: make setup EXTRAS=viewer")
+        raise UserError("`hmr-skel view` needs viser: make setup EXTRAS=viewer; without make, pip install viser")
     from hmr_skel.convert.fit import Bodies
     from hmr_skel.view.page import Viewer
     from hmr_skel.view.tracks import ALSO, NEEDED, Poser, find_tracks

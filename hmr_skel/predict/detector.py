@@ -166,8 +166,8 @@ def _open(path: Path, device: str) -> Any:
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            "--detector needs onnxruntime, which is not installed: make setup EXTRAS=predict (or give "
-            "boxes with --boxes)."
+            "--detector needs onnxruntime: make setup EXTRAS=predict; without make, pip install onnxruntime. Or give "
+            "boxes with --boxes."
         ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
