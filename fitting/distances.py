@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fitting.kinematics import Skeleton
-from fitting.many import one_thread_each
+from fitting.many import Meshes, one_thread_each
 from fitting.model import FitModel
 from fitting.surface import CORRECTED
 from hmr_skel.body.lbs import picked
@@ -13,12 +13,15 @@ from hmr_skel.rows import SkelParams, SmplParams
 _ROWS = 256  # whose meshes are in memory at once, on each core
 
 
-def mesh_distances_mm(params: SmplParams, fitted: SkelParams, model: FitModel) -> tuple[Tensor, Tensor]:
+def mesh_distances_mm(
+    params: SmplParams, fitted: SkelParams, model: FitModel, mesh: Meshes | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean and largest distance [N], mm, between equal vertices of SKEL's skin and SMPL's mesh: one topology.
 
     Args:
         params: [N] annotations, on any device.
         fitted: [N] rows of `model.skel`; of any pose, root and shape.
+        mesh: [N] as in `fitting.fit_many`, where the meshes are not SMPL posed by `params`.
 
     Returns:
         float32, on the CPU.
@@ -26,7 +29,8 @@ def mesh_distances_mm(params: SmplParams, fitted: SkelParams, model: FitModel) -
 
     def part(first: int) -> Tensor:
         rows = slice(first, first + _ROWS)
-        distance = _distances(params[rows].to(model.device), fitted[rows].to(model.device), model)
+        given = None if mesh is None else mesh[rows].to(model.device)
+        distance = _distances(params[rows].to(model.device), fitted[rows].to(model.device), model, given)
         return torch.stack((distance.mean(1), distance.amax(1))).cpu() * 1000
 
     starts = range(0, max(len(params.betas), 1), _ROWS)
@@ -39,9 +43,9 @@ def mesh_distances_mm(params: SmplParams, fitted: SkelParams, model: FitModel) -
     return mean, largest
 
 
-def _distances(params: SmplParams, fitted: SkelParams, model: FitModel) -> Tensor:
+def _distances(params: SmplParams, fitted: SkelParams, model: FitModel, mesh: Tensor | None) -> Tensor:
     """[B V], m. In the target's frame SMPL's root is at rest; what SKEL's turns and moves beyond that is left."""
-    target = model.targets(params, fitted.betas)
+    target = model.targets(params, fitted.betas, None, mesh)
     q, skeleton = fitted.q.double(), Skeleton.of(model.skel, fitted.betas)
     pose = model.kinematics.pose(q, skeleton)
     tilt, list_, rotation = pose.parts[:, 0].unbind(1)

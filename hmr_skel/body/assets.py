@@ -77,6 +77,13 @@ def dense(value: Any) -> Any:
     return flat if shape is None else flat.reshape(shape)
 
 
+def sparse(value: Any) -> Any:
+    """scipy's matrix, of one or of what `load_pickle` reads in its place; None of anything else. Raises as `dense`."""
+    if isinstance(value, Inert):
+        return _matrix(value) if _is_sparse(value) else None
+    return value if hasattr(value, "tocsr") else None
+
+
 def _is_sparse(value: Inert) -> bool:
     return type(value).__name__.endswith(("_matrix", "_array"))
 

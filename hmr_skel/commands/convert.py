@@ -112,7 +112,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "of the images; or, of many files, one frame each (default: by format, see above)",
     )  # fmt: skip
     told.add_argument("--which", choices=("incam", "global"), help="of files that hold the person in both frames")
-    told.add_argument("--model", choices=("smpl", "smplh", "smplx"), help="whose parameters they are")
+    told.add_argument("--model", choices=("smpl", "smplh", "smplx", "star"), help="whose parameters they are")
     told.add_argument("--betas", choices=("zero",), help="take the average body where there are no betas")
     told.add_argument("--person", metavar="ID", help="only the person of this id (the end of a clip's name)")
     told.add_argument("--left-handed", action="store_true", help="x points the other way, as from Unity")
@@ -139,6 +139,7 @@ def run_convert(args: argparse.Namespace) -> None:
     from hmr_skel.convert.fit import Bodies, count_fits, fit_clips
     from hmr_skel.convert.output import Destination, conversion_report, report_line
     from hmr_skel.convert.upright import upright
+    from hmr_skel.convert.vertices import with_parameters
     from hmr_skel.device import resolve_device
 
     start = time.perf_counter()
@@ -146,6 +147,7 @@ def run_convert(args: argparse.Namespace) -> None:
     clips = _read(args)
     destination.check(clips, args.files)
     bodies = Bodies(named_body_models(args.body_models, quiet=args.quiet), resolve_device(args.device))
+    clips = [with_parameters(clip, bodies) for clip in clips]
     if args.up is not None or args.floor:
         clips = [upright(clip, bodies, args.up, args.floor) for clip in clips]
     fitting_since = time.perf_counter()

@@ -30,6 +30,9 @@ BODY_FILES = {
     "J_regressor_SKEL_mix_MALE.pkl": "SMPL-like joints of SKEL; train, evaluate",
     "J_regressor_SMPL_MALE.pkl": "joints of SMPL; evaluate",
     "SKEL_mean.npz": "mean pose; train",
+    "SMPLX_NEUTRAL.npz": "SMPL-X; convert, of files with its numbers",
+    "smplx2smpl_deftrafo_setup.pkl": "from SMPL-X's vertices to SMPL's; convert",
+    "STAR_NEUTRAL.npz": "STAR; convert --model star",
 }
 WEIGHTS = {
     "cam_model_cleaned.ckpt": "HumanFoV; predict, where the camera is not known",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hmr_skel.convert.mesh_rows import MeshRows
 from hmr_skel.errors import UserError
 
 _UNSAFE = re.compile(r"[/\\\x00-\x1f]|^\.+")
@@ -45,13 +46,14 @@ class SmplClip:
     per_file: bool = False  # whether files of this kind hold one frame each
     left_out: tuple[tuple[int, str], ...] = ()  # (number, reason) of rows of the file that hold no annotation
     notes: tuple[str, ...] = ()  # what was left out or assumed, in words
+    mesh: MeshRows | None = None  # what is fitted, where it is not SMPL posed by the parameters, which are NaN at first
 
     def __len__(self) -> int:
         return len(self.pose)
 
     def take(self, rows: np.ndarray) -> "SmplClip":
         """The given rows (indices or a mask) in the given order."""
-        return replace(self, **_rows_of(self, rows))
+        return replace(self, **_rows_of(self, rows), mesh=None if self.mesh is None else self.mesh.take(rows))
 
     @property
     def row_rate(self) -> float | None:

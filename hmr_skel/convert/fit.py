@@ -12,13 +12,17 @@ import fitting
 from fitting.distances import mesh_distances_mm
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.dofs import limits
+from hmr_skel.body.other import OtherBody, find_map, find_other
 from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.convert.clips import SkelClip, SmplClip
 from hmr_skel.convert.continuity import shared_betas, without_jumps
+from hmr_skel.convert.mesh_rows import MeshRows, RootedMeshes
 from hmr_skel.convert.resample import smoothed
+from hmr_skel.convert.smplx import lacking, no_map
 from hmr_skel.convert.upright import level
+from hmr_skel.convert.vertices import with_parameters
 from hmr_skel.data.checks import MAX_ABS_BETA, MAX_ANGLE, MAX_DISTANCE
 from hmr_skel.data.schema import GIVEN
 from hmr_skel.errors import UserError
@@ -43,6 +47,8 @@ class Bodies:
         self._smpl: dict[str, Smpl] = {}
         self._skel: dict[str, Skel] = {}
         self._models: dict[tuple[str, str], fitting.FitModel] = {}
+        self._others: dict[tuple[str, str], OtherBody] = {}
+        self._maps: dict[int, Tensor] = {}
 
     def smpl(self, gender: str) -> Smpl:
         """SMPL. Raises `UserError` where its file is missing or damaged, as `skel` and `model` do."""
@@ -63,6 +69,27 @@ class Bodies:
             smpl, skel = self.smpl(smpl_gender), self.skel(skel_gender)
             self._models[key] = fitting.prepare(smpl, skel, self.config, skel_gender, self.device)
         return self._models[key]
+
+    def other(self, model: str, gender: str, source: str) -> OtherBody:
+        """SMPL-X or STAR, which `source` holds."""
+        if (model, gender) not in self._others:
+            if (path := find_other(self.folder, model, gender)) is None:
+                raise lacking(model, source, self.folder, gender)
+            self._others[model, gender] = OtherBody.load(path, model, self.device)
+        return self._others[model, gender]
+
+    def in_smpl_topology(self, vertices: Tensor, source: str) -> Tensor:
+        """Vertices [B 6890 3] of vertices [B V 3]: by a map, where V is another body's."""
+        count = vertices.shape[1]
+        if count == 6890:
+            return vertices
+        if count not in self._maps:
+            found, looked = find_map(self.folder, count)
+            if found is None:
+                raise no_map(count, source, self.folder, looked)
+            self._maps[count] = found.to(self.device)
+        flat = vertices.to(self.device).transpose(0, 1).flatten(1)
+        return (self._maps[count] @ flat).unflatten(1, (-1, 3)).transpose(0, 1)
 
 
 def wanted_genders(smpl_gender: str, skel_gender: str | None) -> tuple[str, ...]:
@@ -103,6 +130,7 @@ def fit_clips(
         UserError: a model file is missing or damaged, the frames of one person change their SMPL gender, no row at all
             can be fitted, a clip cannot be smoothed so.
     """
+    clips = [with_parameters(clip, bodies) for clip in clips]
     pieces = [(_about_the_pelvis(level(clip), bodies), rejected) for clip, rejected in map(_usable, clips)]
     targets = [_target(clip, bodies, smooth_hz) for clip, _ in pieces if clip.skel_q is None]
     found = _fit_rows(targets, bodies, skel_gender, progress)
@@ -218,16 +246,21 @@ def _fit_rows(
     """
     params = _params(clips)
     smpl_gender = np.concatenate([np.empty(0, object), *(clip.gender for clip in clips)])
-    plan = [(own, skel) for own in dict.fromkeys(smpl_gender) for skel in wanted_genders(own, skel_gender)]
-    for own, skel in plan:  # a missing or damaged file shows before any work
+    meshed = np.concatenate([np.empty(0, bool), *(np.full(len(clip), clip.mesh is not None) for clip in clips)])
+    kinds = dict.fromkeys(zip(smpl_gender, meshed.tolist(), strict=True))
+    plan = [(own, skel, mesh) for own, mesh in kinds for skel in wanted_genders(own, skel_gender)]
+    for own, skel, _ in plan:  # a missing or damaged file shows before any work
         bodies.model(own, skel)
+    meshes = [clip.mesh for clip in clips if clip.mesh is not None]
+    place = np.cumsum(meshed) - 1  # of a row among those with meshes
     count = len(smpl_gender)
     fits = {}
-    for skel in dict.fromkeys(skel for _, skel in plan or [("male", "male")]):
+    for skel in dict.fromkeys(skel for _, skel, _ in plan or [("male", "male", False)]):
         numbers = {name: np.full((count, *shape), np.nan, np.float32) for name, shape in _FITTED.items()}
         fits[skel] = {**numbers, "status": np.full(count, fitting.Status.rejected, np.int8)}
-    for own, skel in plan:
-        rows = np.flatnonzero(smpl_gender == own)
+    for own, skel, mesh in plan:
+        rows = np.flatnonzero((smpl_gender == own) & (meshed == mesh))
+        given = RootedMeshes(MeshRows.joined(meshes).take(place[rows]), bodies) if mesh else None
         done = 0
 
         def step(now: int) -> None:  # from rows done so far to rows just done
@@ -236,7 +269,7 @@ def _fit_rows(
                 progress(now - done)
             done = now
 
-        result = fitting.fit_many(params[torch.from_numpy(rows)], bodies.model(own, skel), None, step)
+        result = fitting.fit_many(params[torch.from_numpy(rows)], bodies.model(own, skel), None, step, given)
         for name, values in fits[skel].items():
             values[rows] = getattr(result.skel if name in ("q", "betas", "transl") else result, name)
     return fits
@@ -282,7 +315,8 @@ def _in_time(clip: SkelClip, bodies: Bodies, measure: bool) -> SkelClip:
 def distances_mm(clip: SkelClip, bodies: Bodies) -> tuple[np.ndarray, np.ndarray]:
     """Mean and largest distance [N] of the skin from the annotated mesh; all rows are of one body."""
     fitted = SkelParams(*(torch.from_numpy(v) for v in (clip.q, clip.betas, clip.transl)))
-    found = mesh_distances_mm(_params([clip.smpl]), fitted, bodies.model(clip.smpl.gender[0], clip.gender[0]))
+    mesh = None if clip.smpl.mesh is None else RootedMeshes(clip.smpl.mesh, bodies)
+    found = mesh_distances_mm(_params([clip.smpl]), fitted, bodies.model(clip.smpl.gender[0], clip.gender[0]), mesh)
     return found[0].numpy(), found[1].numpy()
 
 

@@ -8,15 +8,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hmr_skel.convert.clips import SmplClip, in_order, last_number, split_folders, with_unique_names
 from hmr_skel.convert.files import READABLE, NoMotion, is_parquet, read_contents, read_parquet
+from hmr_skel.convert.mesh_rows import MeshRows
 from hmr_skel.convert.parameters import Units
 from hmr_skel.convert.people import people_of
 from hmr_skel.convert.reading import ReadOptions, make_clips
 from hmr_skel.convert.unread import describe
+from hmr_skel.convert.vertices import ENDINGS, mesh_array, mesh_clip, read_mesh_file
 from hmr_skel.errors import UserError
 
 _FRAME = re.compile(r"frame[_-]?(\d+)", re.IGNORECASE)
@@ -35,7 +38,11 @@ def read_clips(path: Path, options: ReadOptions) -> list[SmplClip]:
             raise UserError(f"{path} is Parquet of ours, in metres and radians. {wrong}.")
         clips = [_as_said(clip, options) for clip in read_parquet(path, options.rows)]
     else:
+        if path.suffix.lower() in ENDINGS:
+            return [mesh_clip(read_mesh_file(path)[None], {}, path, options, per_file=True)]
         contents = read_contents(path)
+        if (meshes := mesh_array(contents)) is not None:
+            return [mesh_clip(meshes[1], contents, path, options)]
         people = people_of(contents, str(path), options.rows)
         if not people:
             raise NoMotion(f"{path} holds no SMPL parameters that are recognised. {describe(contents)}")
@@ -134,7 +141,7 @@ def _joined(files: Sequence[Path], read: Sequence[list[SmplClip]]) -> list[list[
                 people.setdefault((others, who), []).append((number, one))
     if not people:
         raise UserError(f"{files[0].parent}: no row of {len(files)} files is annotated.")
-    kinds = [set(_columns(one)) for rows in people.values() for _, one in rows]
+    kinds = [_kinds(one) for rows in people.values() for _, one in rows]
     if mixed := sorted(set.union(*kinds) - set.intersection(*kinds)):
         raise UserError(f"{files[0].parent}: only some files have {', '.join(mixed)}. Expected all files of one kind.")
     name = ends[0][place - 1] if place > 0 else files[0].stem
@@ -145,7 +152,9 @@ def _joined(files: Sequence[Path], read: Sequence[list[SmplClip]]) -> list[list[
         columns["number"] = np.array([number for number, _ in rows], np.int64)
         notes = tuple(dict.fromkeys(note for _, clip in rows for note in clip.notes))
         label = "".join(f"_{part}" for part in (*others, who) if part)
-        told = {"notes": notes, "left_out": tuple(left_out.pop(others, ()))}
+        told: dict[str, Any] = {"notes": notes, "left_out": tuple(left_out.pop(others, ()))}
+        if first.mesh is not None:
+            told["mesh"] = MeshRows.joined([clip.mesh for _, clip in rows if clip.mesh is not None])
         clip = replace(first, **columns, **told, name=f"{name}{label}", file=name, moving=len(rows) > 1)
         joined.append([in_order(clip, str(files[0].parent))])
     return [[clip for members in joined for clip in members]]
@@ -153,6 +162,10 @@ def _joined(files: Sequence[Path], read: Sequence[list[SmplClip]]) -> list[list[
 
 def _columns(clip: SmplClip) -> list[str]:
     return [key for key, value in vars(clip).items() if isinstance(value, np.ndarray)]
+
+
+def _kinds(clip: SmplClip) -> set[str]:
+    return {*_columns(clip), *(() if clip.mesh is None else ("meshes",))}
 
 
 def _as_said(clip: SmplClip, options: ReadOptions) -> SmplClip:

@@ -230,12 +230,14 @@ FORMATS: tuple[Format, ...] = (
 
 def describe_formats() -> list[tuple[str, str, str]]:
     """(tool, its files, what is known of them without being told) of every format, by name: for the help and docs."""
-    rows = {}
+    rows = {
+        "meshes": (".npz, .npy with vertices [T 6890 3]; .obj, .ply, a file per frame", "neutral"),
+    }
     for format in FORMATS:
         frames = [view.frame or "" for view in format.views.values()] or [format.frame or ""]
         known = [format.gender or "", " or ".join(filter(None, frames)), f"{format.rate:g} Hz" if format.rate else ""]
         if format.refuse or format.model == "smplx":
-            known = ["refused: SMPL-X" if format.model == "smplx" else "refused, with what to do"]
+            known = ["SMPL-X: needs its model and a map" if format.model == "smplx" else "refused, with what to do"]
         rows.setdefault(format.name, (format.file, ", ".join(filter(None, known)) or "what it says"))
     return [(name, *row) for name, row in sorted(rows.items(), key=lambda row: row[0].lower())]
 

@@ -251,10 +251,18 @@ def _codec(found: Mapping, format: Format, where: str, rows: str | None) -> Iter
     model = _CODEC_MODELS[version] if 0 <= version < len(_CODEC_MODELS) else f"version {version}"
     ours = {"shapeParameters": "betas", "bodyTranslation": "trans", "frameRate": "fps", "bodyPose": "pose"}
     arrays = {"betas": np.zeros(10)} | {ours[key]: found[key] for key in ours if key in found}
-    if model in ("SMPL-X", "SUPR", "SMPL-XS"):
+    if model == "SMPL-X":
         format = replace(format, model="smplx", name=f"smplVersion {version}, {model}")
+        more = {
+            "leftHandPose": "left_hand_pose",
+            "rightHandPose": "right_hand_pose",
+            "expressionParameters": "expression",
+        }
+        arrays |= {more[key]: found[key] for key in more if key in found}
+        if "headPose" in found:
+            arrays["jaw_pose"], arrays["pose_eye"] = np.split(np.reshape(found["headPose"], (-1, 9)), [3], 1)
     elif model not in ("SMPL", "SMPL-H"):
-        raise UserError(f"{where} holds {model} (smplVersion {version}). Expected SMPL or SMPL-H.")
+        raise UserError(f"{where} holds {model} (smplVersion {version}). Expected SMPL, SMPL-H or SMPL-X.")
     notes = () if "pose" in arrays else ("no pose in the file: the body stands in the T-pose",)
     arrays.setdefault("pose", np.zeros((max(number("frameCount", 1), 1), 24, 3)))
     gender = number("gender", 0)

@@ -26,7 +26,6 @@ Fields = Mapping[str, tuple[str, Any]]
 
 # Joints per frame, the root included, and how many of the first are SMPL's body: SMPL-H has 22 and 30 of the hands.
 _WHOLE = {24: 24, 22: 22, 52: 22}
-_SMPLX_JOINTS = 55
 _BETAS = (NUM_BETAS, 11, 16, 20, 100, 300, 400)
 """How many betas SMPL's and SMPL-H's files have; 11 with a child's share, which BEV and BEDLAM put last."""
 _FASTEST = 12.5  # m/s
@@ -65,7 +64,7 @@ def read_parameters(fields: Fields, where: str, units: Units) -> Parameters:
         units: of the file, as far as the user says.
 
     Raises:
-        UserError: something is missing, a shape cannot be read, or the numbers are SMPL-X's, positions, or look like
+        UserError: something is missing, a shape cannot be read, or the numbers are positions, or look like
             centimetres or degrees.
     """
     pose, joints, notes = _pose(fields, where, units)
@@ -75,30 +74,13 @@ def read_parameters(fields: Fields, where: str, units: Units) -> Parameters:
     return Parameters(pose, betas, transl, joints, (*notes, *more, *last))
 
 
-def refuse_smplx_keys(found: Mapping, where: str) -> None:
-    """Raise `UserError` where keys say that the numbers are SMPL-X's."""
-    kind = str(found["surface_model_type"]).lower() if "surface_model_type" in found else ""
-    face = next((key for key in ("jaw_pose", "pose_jaw", "expression", "leye_pose") if key in found), None)
-    if kind.startswith(("smplx", "smpl-x")) or face is not None:
-        refuse_smplx(where, f"surface_model_type is {kind!r}" if kind else f"it has {face!r}")
-
-
-def refuse_smplx(where: str, why: str) -> None:
-    """Raise the error for SMPL-X parameters."""
-    raise UserError(
-        f"{where} holds SMPL-X ({why}). Expected SMPL or SMPL-H: SMPL-X's betas are of another shape space, and its "
-        "joints sit elsewhere. Fit SMPL to it first (transfer_model in the smplx project does so), or fetch the "
-        "SMPL-H version of the file (AMASS: the download 'SMPL+H G')."
-    )
-
-
 def _pose(fields: Fields, where: str, units: Units) -> tuple[np.ndarray, int, list[str]]:
     """Axis-angles [T 24 3], the number of joints in the file, and notes."""
     notes: list[str] = []
     if "orient" in fields and "body" in fields:
         (root_key, root), (body_key, body) = fields["orient"], fields["body"]
-        rest, rest_turned = _rotvecs(body, f"{where}: {body_key!r}", (23, 21, 51, 54), units)
-        first, root_turned = _rotvecs(_root(root, len(rest)), f"{where}: {root_key!r}", (1,), units)
+        rest, rest_turned = rotvecs(body, f"{where}: {body_key!r}", (23, 21, 51), units)
+        first, root_turned = rotvecs(root_rows(root, len(rest)), f"{where}: {root_key!r}", (1,), units)
         if len(first) != len(rest):
             raise UserError(
                 f"{where}: {root_key!r} has {len(first)} rows but {body_key!r} has {len(rest)}. Expected the same "
@@ -108,13 +90,11 @@ def _pose(fields: Fields, where: str, units: Units) -> tuple[np.ndarray, int, li
         matrices = root_turned and rest_turned
     else:
         key, whole = fields["pose"]
-        joints = (*_WHOLE, _SMPLX_JOINTS, *((23,) if "turn" in fields else ()))
-        pose, matrices = _rotvecs(whole, f"{where}: {key!r}", joints, units)
+        joints = (*_WHOLE, *((23,) if "turn" in fields else ()))
+        pose, matrices = rotvecs(whole, f"{where}: {key!r}", joints, units)
         if pose.shape[1] == 23:  # EasyMocap's, whose root is in `turn`
             pose = np.concatenate((np.zeros_like(pose[:, :1]), pose), 1)
     joints = pose.shape[1]
-    if joints == _SMPLX_JOINTS:
-        refuse_smplx(where, f"its poses have {joints} joints")
     body_joints = _WHOLE[joints]
     if joints == 52:
         notes.append("SMPL-H: the 30 finger joints are dropped, SMPL's two hand joints are zero")
@@ -132,7 +112,7 @@ def _pose(fields: Fields, where: str, units: Units) -> tuple[np.ndarray, int, li
     return pose, joints, notes
 
 
-def _root(value: Any, rows: int) -> Any:
+def root_rows(value: Any, rows: int) -> Any:
     """Three rows of axis-angles look like one matrix: the body's rows tell."""
     array = np.asarray(plain(value))
     vectors = array.dtype.kind in "fiu" and array.shape[-1:] == (3,) and array.size == 3 * rows
@@ -156,7 +136,7 @@ def _are_positions(pose: np.ndarray) -> bool:
     )
 
 
-def _rotvecs(value: Any, what: str, joints: tuple[int, ...], units: Units) -> tuple[np.ndarray, bool]:
+def rotvecs(value: Any, what: str, joints: tuple[int, ...], units: Units) -> tuple[np.ndarray, bool]:
     """Axis-angles [T J 3], J one of `joints`, and whether they came as matrices."""
     array = numbers(value, what)
     single = joints == (1,)

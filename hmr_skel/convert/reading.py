@@ -12,6 +12,7 @@ from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.convert.clips import SmplClip, bends_backwards, by_person, looks_like
 from hmr_skel.convert.known import ANY, ANY_KEYS, Format, View
 from hmr_skel.convert.layouts import Subject, at, opened
+from hmr_skel.convert.mesh_rows import MeshRows
 from hmr_skel.convert.parameters import (
     ANGLES,
     Fields,
@@ -21,10 +22,9 @@ from hmr_skel.convert.parameters import (
     numbers,
     plain,
     read_parameters,
-    refuse_smplx,
-    refuse_smplx_keys,
     vectors,
 )
+from hmr_skel.convert.smplx import NAMES, PosedMeshes, other_model, read_other
 from hmr_skel.convert.unread import near_key, unread_note
 from hmr_skel.data.annotations import GENDER_OF, to_genders, to_texts
 from hmr_skel.errors import UserError
@@ -84,10 +84,15 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     flags = {key: found[key] for key in ANY_KEYS["annotated"] if key in found}
     pair = "orient" in fields and "body" in fields
     skel = format.model == "skel" or np.shape(plain(fields.get("pose", ("", None))[1]))[-1:] == (_SKEL_DOFS,)
+    said = next((model for model in (format.model, options.model) if model in ("smplx", "star")), None)
+    other, values = None if skel else other_model(found, fields, said), {}
     if skel:
         (parameters, q), agreeing = _skel(fields, where, options), set()
+    elif other is not None:
+        (parameters, values, agreeing), q = read_other(other[0], fields, found, where, options.units), None
     else:
         (parameters, agreeing), q = _parameters(fields, found, format, where, options), None
+    transl = parameters.transl
     if options.left_handed:  # x points the other way
         parameters = replace(parameters, pose=parameters.pose * -_MIRROR, transl=parameters.transl * _MIRROR)
     count = len(parameters.pose)
@@ -148,6 +153,10 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
         skel_q=q,
         per_file=format.rows == "files",
     )
+    if other is not None:
+        posed = PosedMeshes(other[0], clip.source, genders[0], transl=transl, mirror=options.left_handed, **values)
+        note = f"{where} holds {NAMES[other[0]]} ({other[1]}): its posed mesh is fitted"
+        clip = replace(clip, mesh=MeshRows.of(posed, count), notes=(*clip.notes, note))
     return by_person(_marked(clip, fields.get("seen", ("",))[0], seen, flags, where), where, options.rows)
 
 
@@ -160,9 +169,6 @@ def _viewed(person: Subject, where: str, options: ReadOptions) -> tuple[Mapping,
         if (view.inside in found if view.inside else view.keys["pose"][0] in found)
     }
     texts = ", ".join(f"{name} ({view.frame or 'its frame is not known'})" for name, view in views.items())
-    if "smplx" in (options.model, format.model):
-        why = f"{format.name}'s numbers are SMPL-X's" if format.model == "smplx" else "--model smplx"
-        refuse_smplx(where, f"{why}; it has one person in the frames {texts}" if len(views) > 1 else why)
     if not views:
         one = options.frame or format.frame
         if options.which not in (None, one and ("incam" if one == "camera" else "global")):
@@ -171,7 +177,8 @@ def _viewed(person: Subject, where: str, options: ReadOptions) -> tuple[Mapping,
     which = options.which or (next(iter(views)) if len(views) == 1 else format.usual_view)
     if which not in views:
         asked = "holds one person" if which is None else f"has no {which} frame; it holds the person"
-        raise UserError(f"{where} ({format.name}) {asked} in the frames {texts}. Say --which {' or '.join(views)}.")
+        name = format.name if format.model != "smplx" else f"{format.name}, SMPL-X"
+        raise UserError(f"{where} ({name}) {asked} in the frames {texts}. Say --which {' or '.join(views)}.")
     view = views[which]
     inner = at(found, view.inside) if view.inside else {}
     return {**{key: found[key] for key in found}, **inner}, view
@@ -198,7 +205,6 @@ def _parameters(
     fields: dict[str, tuple[str, Any]], found: Mapping, format: Format, where: str, options: ReadOptions
 ) -> tuple[Parameters, set[str]]:
     """The parameters, and the keys under which the file says the same once more."""
-    refuse_smplx_keys(found, where)
     whole = "orient" not in fields or "body" not in fields
     if whole and "pose" not in fields:
         raise UserError(

@@ -18,6 +18,7 @@ def resampled(clip: SmplClip, frame_rate: float) -> SmplClip:
     Raises:
         UserError: the clip is no motion of SMPL, or its own frame rate is not known.
     """
+    _refuse_meshes(clip, "--frame-rate")
     if not clip.moving or clip.skel_q is not None:
         found = "SKEL already" if clip.moving else "no frames of one person in time"
         raise UserError(
@@ -67,6 +68,13 @@ def resampled(clip: SmplClip, frame_rate: float) -> SmplClip:
     )
 
 
+def _refuse_meshes(clip: SmplClip, option: str) -> None:
+    if clip.mesh is not None:
+        raise UserError(
+            f"{option} changes SMPL's parameters over time, and {clip.source} is fitted as meshes. Leave {option} out."
+        )
+
+
 SLOWEST_HZ = 1.0
 """No lower cut-off: people move faster. Of versions whose option was a weight, 0.1 was usual."""
 
@@ -90,6 +98,7 @@ def smoothed(clip: SmplClip, cutoff: float | int) -> SmplClip:
     from scipy.linalg import solveh_banded
     from scipy.spatial.transform import Rotation
 
+    _refuse_meshes(clip, "--smooth")
     if not SLOWEST_HZ <= cutoff < np.inf:
         raise UserError(
             f"smoothing with a cut-off of {cutoff:g} Hz. Expected {SLOWEST_HZ:g} Hz or more; 6 is usual, as people's "

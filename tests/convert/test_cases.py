@@ -50,8 +50,8 @@ def same(clip, truth, rows=slice(None)) -> None:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("c01/hmr4d_results.pt", r"SMPL-X \(GVHMR.*incam \(camera\), global \(y-up\)"),
-        ("c01/hmr4d_results.pt.pkl", r"SMPL-X \(GVHMR.*incam \(camera\), global \(y-up\)"),
+        ("c01/hmr4d_results.pt", r"GVHMR, SMPL-X\).*incam \(camera\), global \(y-up\)"),
+        ("c01/hmr4d_results.pt.pkl", r"GVHMR, SMPL-X\).*incam \(camera\), global \(y-up\)"),
         ("c02/smpl.npz", r"--model smplh or --model smplx"),
         ("c02/incam_as_amass.npz", r"--model smplh or --model smplx"),
         ("c03/wham_output.pkl", r"incam \(camera\), global \(y-up\).*--which"),

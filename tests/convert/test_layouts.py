@@ -163,12 +163,14 @@ def test_easymocap(tmp_path: Path, bodies: Bodies, as_files: bool):
 
 
 @pytest.mark.parametrize("make", [layouts.gvhmr, layouts.prompthmr])
-def test_smplx_is_named_with_its_frames(tmp_path: Path, make):
+def test_smplx_is_named_with_its_frames(tmp_path: Path, make, bodies):
     path = write(make(INCAM, UPRIGHT), tmp_path / "x.pkl")
-    with pytest.raises(UserError, match=r"SMPL-X \(.*HMR.*incam \(camera\), global \(y-up\)"):
+    with pytest.raises(UserError, match=r"HMR, SMPL-X\).*incam \(camera\), global \(y-up\).*--which"):
         read_clips(path, ReadOptions())
-    with pytest.raises(UserError, match=r"SMPL-X"):  # the user's word does not make it SMPL
-        read_clips(path, ReadOptions(which="incam", model="smpl"))
+    (clip,) = read_clips(path, ReadOptions(which="incam", model="smpl"))  # the user's word does not make it SMPL
+    assert "SMPL-X" in clip.notes[-1]
+    with pytest.raises(UserError, match=r"SMPLX_NEUTRAL\.npz.*smpl-x\.is\.tue\.mpg\.de.*smplx2smpl_deftrafo_setup"):
+        fit_clips([clip], bodies)
 
 
 def test_two_frames_are_asked_for_and_a_wrong_one_is_refused(tmp_path: Path):
@@ -258,7 +260,7 @@ def test_people_by_id_are_clips(tmp_path: Path):
 
 def test_the_docs_and_the_help_list_every_format(capsys):
     rows = describe_formats()
-    assert {name for name, _, _ in rows} == {format.name for format in FORMATS}
+    assert {name for name, _, _ in rows} == {"meshes", *(format.name for format in FORMATS)}
     page = (Path(__file__).parents[2] / "docs" / "convert.md").read_text()
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     assert table in page, "python -m hmr_skel.convert.known makes the table in docs/convert.md"

@@ -1,0 +1,208 @@
+"""SMPL-X, SMPL-H and STAR from their own files, and maps that take a body's vertices to SMPL's topology.
+
+Sources: the official files' keys and shapes; Pavlakos et al. 2019 (SMPL-X), Osman et al. 2020 (STAR: correctives are
+linear in quaternions and the second beta); `transfer_model` of the smplx project for the maps.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmr_skel.body.assets import dense, load_model_file, sparse
+from hmr_skel.body.lbs import bone_transforms, chain, relative, skin
+from hmr_skel.body.rotations import rotvec_to_rotmat
+from hmr_skel.errors import UserError
+from hmr_skel.foreign import load_torch
+
+OTHER_FILES = {"smplx": "SMPLX", "smplh": "SMPLH", "star": "STAR"}
+"""How the files of a body begin, before _NEUTRAL, _MALE or _FEMALE and .npz or .pkl."""
+MAP_FILE = "smplx2smpl_deftrafo_setup.pkl"
+WHERE = {
+    "smplx": "smpl-x.is.tue.mpg.de (downloads: SMPL-X)", "smplh": "mano.is.tue.mpg.de (downloads: extended SMPL+H)",
+    "star": "star.is.tue.mpg.de",
+}  # fmt: skip
+MAP_FROM = "smpl-x.is.tue.mpg.de (the transfer data of the smplx project's transfer_model)"
+_VERTICES = 6890
+_JOINTS = {"smplx": 55, "smplh": 52, "star": 24}
+_SHAPES = 300  # of SMPL-X's columns, before those of the expression; 10 in files of 20 columns
+_HAND = 45
+
+
+@dataclass(frozen=True)
+class OtherBody:
+    """What a model file holds, float32. J joints, V vertices."""
+
+    model: str  # a key of OTHER_FILES
+    template: Tensor  # [V 3]
+    shapedirs: Tensor  # [S 3V]
+    expressions: Tensor  # [E 3V]
+    posedirs: Tensor  # [P 3V]
+    regressor: Tensor  # [J V]
+    weights: Tensor  # [V J]
+    parents: tuple[int, ...]
+    hands: tuple[np.ndarray, np.ndarray] | None  # mean [2 45] and components [2 45 45], left and right
+
+    @classmethod
+    def load(cls, path: Path, model: str, device: torch.device | str = "cpu") -> "OtherBody":
+        """Read `SMPLX_NEUTRAL.npz` or the like.
+
+        Raises:
+            UserError: the file is missing, damaged, or of another body.
+        """
+        raw = _contents(path)
+        joints = _JOINTS[model]
+        needed = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table")
+        if lacking := [key for key in needed if key not in raw]:
+            raise UserError(f"{path}: lacks {', '.join(lacking)}. Expected the official {model} model file.")
+        arrays = {key: np.asarray(dense(raw[key])) for key in needed}
+        count = len(arrays["v_template"])
+        shapes: dict[str, tuple[int, ...]] = {
+            "v_template": (count, 3),
+            "J_regressor": (joints, count),
+            "weights": (count, joints),
+        }
+        shapes |= {"shapedirs": (count, 3, arrays["shapedirs"].shape[-1]), "kintree_table": (2, joints)}
+        shapes |= {"posedirs": (count, 3, 93 if model == "star" else 9 * (joints - 1))}
+        for key, shape in shapes.items():
+            if arrays[key].shape != shape:
+                raise UserError(f"{path}: {key!r} has shape {arrays[key].shape}, expected {shape} of {model}.")
+
+        def flat(columns: np.ndarray) -> Tensor:  # [V 3 C] to [C 3V]
+            return tensor(columns.transpose(2, 0, 1).reshape(columns.shape[2], -1))
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.tensor(array, dtype=torch.float32, device=device)
+
+        directions, own = arrays["shapedirs"], arrays["shapedirs"].shape[-1]
+        if model == "smplx":
+            own = _SHAPES if own > _SHAPES else own // 2
+        hands = None
+        if all(f"hands_{name}" in raw for name in ("meanl", "meanr", "componentsl", "componentsr")):
+            mean, components = (
+                np.stack([np.asarray(dense(raw[f"hands_{name}{side}"]), np.float32) for side in "lr"])
+                for name in ("mean", "components")
+            )
+            hands = mean, components
+        return cls(
+            model=model,
+            template=tensor(arrays["v_template"]),
+            shapedirs=flat(directions[..., :own]),
+            expressions=flat(directions[..., own:]),
+            posedirs=flat(arrays["posedirs"]),
+            regressor=tensor(arrays["J_regressor"]),
+            weights=tensor(arrays["weights"]),
+            parents=(-1, *(int(parent) for parent in arrays["kintree_table"][0, 1:])),
+            hands=hands,
+        )
+
+    def __call__(self, pose: Tensor, betas: Tensor, expression: Tensor, transl: Tensor) -> Tensor:
+        """Vertices [B V 3], m, of pose [B J 3] axis-angle, betas [B n], expression [B n] (any number), transl [B 3]."""
+        local = rotvec_to_rotmat(pose)
+        count = min(betas.shape[1], len(self.shapedirs)), min(expression.shape[1], len(self.expressions))
+        numbers = torch.cat((betas[:, : count[0]], expression[:, : count[1]]), 1)
+        shaped = self.template + (
+            numbers @ torch.cat((self.shapedirs[: count[0]], self.expressions[: count[1]]))
+        ).unflatten(1, (-1, 3))
+        joints = self.regressor @ shaped
+        rest = shaped + (self._feature(pose, local, betas) @ self.posedirs).unflatten(1, (-1, 3))
+        rotmat, position = chain(local, relative(joints, self.parents), self.parents)
+        return skin(self.weights, bone_transforms(rotmat, position, joints), rest) + transl[:, None]
+
+    def _feature(self, pose: Tensor, local: Tensor, betas: Tensor) -> Tensor:
+        """What the pose correctives are linear in [B P]."""
+        if self.model != "star":
+            return (local[:, 1:] - torch.eye(3, dtype=local.dtype, device=local.device)).flatten(1)
+        half = pose[:, 1:].norm(dim=-1, keepdim=True) / 2
+        vector = pose[:, 1:] * torch.sinc(half / torch.pi) / 2
+        return torch.cat((torch.cat((vector, half.cos() - 1), -1).flatten(1), betas[:, 1:2]), 1)
+
+    def hand_pose(self, numbers: np.ndarray | None, side: int, count: int) -> np.ndarray:
+        """A hand's axis-angles [T 45]: as given, from principal components [T n], or at rest as the file's mean is."""
+        if numbers is not None and numbers.shape[1] == _HAND:
+            return numbers
+        if self.hands is None:
+            return np.zeros((count, _HAND), np.float32)
+        mean, components = self.hands
+        if numbers is None:
+            return np.broadcast_to(mean[side], (count, _HAND))
+        return mean[side] + numbers @ components[side, : numbers.shape[1]]
+
+
+def find_other(folder: Path, model: str, gender: str) -> Path | None:
+    """The model file of that body and gender in the folder; None where there is none."""
+    names = [f"{OTHER_FILES[model]}_{gender.upper()}{ending}" for ending in (".npz", ".pkl")]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def find_map(folder: Path, count: int) -> tuple[Tensor | None, list[str]]:
+    """The map [6890 V] from V = `count` vertices, of a file *2smpl*.pkl, .npz, .npy or .pt in the folder; None where
+    there is none. With it, the names of the files that were looked at.
+
+    The matrix `mtx` of the published files has V more columns, for normals, which are not used. Raises `UserError`
+    where a file is damaged, or holds no map to 6890 vertices.
+    """
+    files = sorted(p for p in folder.glob("*2smpl[_.-]*") if p.suffix in (".pkl", ".npz", ".pt", ".npy"))
+    for path in files:
+        matrix = _matrix(path)
+        if matrix.shape[1] not in (count, 2 * count):
+            continue
+        matrix = matrix.tocsr()[:, :count].astype(np.float32)
+        sums = np.asarray(matrix.sum(1))
+        if not np.abs(sums - 1).max() < 0.05:
+            raise UserError(f"{path}: weights of a vertex sum to {sums.min():.2f} to {sums.max():.2f}. Expected 1.")
+        entries = matrix.tocoo()
+        places = torch.from_numpy(np.stack((entries.row, entries.col)).astype(np.int64))
+        found = torch.sparse_coo_tensor(places, torch.from_numpy(entries.data), matrix.shape, check_invariants=True)
+        return found.coalesce(), [path.name]
+    return None, [path.name for path in files]
+
+
+def _matrix(path: Path) -> Any:
+    """A matrix [6890 n] as scipy's."""
+    import scipy.sparse
+
+    raw = _contents(path)
+    if isinstance(raw, dict):
+        raw = next((raw[key] for key in ("mtx", "matrix") if key in raw), next(iter(raw.values()), None))
+    if isinstance(raw, Tensor):
+        if raw.is_sparse or raw.is_sparse_csr:
+            raw = raw.to_sparse_coo().coalesce()
+            rows, columns = raw.indices().numpy()
+            raw = scipy.sparse.csr_matrix((raw.values().numpy(), (rows, columns)), shape=tuple(raw.shape))
+        else:
+            raw = raw.numpy()
+    try:
+        found = sparse(raw)
+        found = scipy.sparse.csr_matrix(np.asarray(raw, np.float32)) if found is None else found
+    except Exception as error:  # a damaged matrix can raise anything
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}). Fetch the file again.") from None
+    if found.shape[0] != _VERTICES:
+        raise UserError(f"{path}: found a matrix of shape {found.shape}. Expected a map of vertices, ({_VERTICES}, V).")
+    return found
+
+
+def _contents(path: Path) -> Any:
+    if path.suffix == ".pt":
+        return load_torch(path)
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    if path.suffix != ".npz":
+        return load_model_file(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            content = {key: archive[key] for key in archive.files if key not in ("joint2num", "part2num")}
+    except Exception as error:  # damage can raise anything
+        raise UserError(f"{path}: cannot be read as an .npz: {error}. Fetch the file again.") from None
+    if {"data", "indices", "indptr", "shape"} <= set(content):  # scipy.sparse.save_npz
+        import scipy.sparse
+
+        by_columns = "csc" in str(content.get("format", ""))
+        kind = scipy.sparse.csc_matrix if by_columns else scipy.sparse.csr_matrix
+        matrix = kind((content["data"], content["indices"], content["indptr"]), shape=tuple(content["shape"]))
+        matrix.check_format(full_check=True)
+        return {"mtx": matrix}
+    return content
