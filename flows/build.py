@@ -110,7 +110,8 @@ def build_hmr_skel(
     wanted = builder.choose(shards)
     todo = builder.unfinished(wanted, rebuild=rebuild)
     on_worker = is_cluster(workers, dask_address)
-    parameters = {"manifest": manifest, "out": out, "device": device, "rebuild": rebuild, "on_worker": on_worker}
+    place = str(builder.out) if out is None else out  # workers on other machines may have other data folders
+    parameters = {"manifest": manifest, "out": place, "device": device, "rebuild": rebuild, "on_worker": on_worker}
     done = len(wanted) - len(todo)
     built: set[int] = set()
     failures: dict[int, BaseException] = {}

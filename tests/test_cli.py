@@ -373,7 +373,9 @@ def test_doctor_of_an_unset_manifest(capsys, monkeypatch):
     monkeypatch.delenv("HMR_SKEL_BODY_MODELS", raising=False)
     monkeypatch.chdir(Path(__file__).parents[1])
     assert main(["doctor"]) == 0
-    assert "set HMR_SKEL_BODY_MODELS to use it" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "set HMR_SKEL_BODY_MODELS to use it" in out
+    assert out.endswith("nothing that is needed for manifests/open.toml is missing\n")  # and not for the other
     assert main(["doctor", "--manifest", "manifests/hmr-skel.toml"]) == 1
 
 

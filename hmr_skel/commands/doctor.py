@@ -86,8 +86,7 @@ def run_doctor(args: argparse.Namespace) -> int:
             write_whole(Path("doctor.txt"), "\n".join([*lines, ""]).encode())
     lacking = "missing or broken" if args.deep else "missing"
     ready = ", ".join(str(path) for path in manifests if str(path) not in unused)
-    whole = f"nothing that is needed for {ready} is missing" if ready else "no manifest can be used yet, see above"
-    print(f"\n{missing} {lacking}" if missing else f"\n{whole}")
+    print(f"\n{missing} {lacking}" if missing else f"\nnothing that is needed for {ready} is missing")
     return 1 if missing else 0
 
 
