@@ -42,7 +42,7 @@ def copied(elsewhere: tuple[Builder, Path]) -> Builder:
 
 @pytest.mark.slow
 def test_every_corruption_is_found_and_repaired(finished: Builder, other: Builder, tmp_path: Path):
-    results = damage_and_repair(finished, other.local, tmp_path, times=len(KINDS), seed=5)
+    results = list(damage_and_repair(finished, other.local, tmp_path, times=len(KINDS), seed=5))
     assert len(results) == len(KINDS)
     assert [result for result in results if not result.passed] == []
 

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ def run_faults(args: argparse.Namespace) -> int:
     from flows.shard import Builder
     from tools.drill.corruption import KINDS, damage_and_repair
     from tools.drill.faults import FAULTS, Setting, faults_table, time_flow
-    from tools.drill.small import SHARDS, small_manifest
+    from tools.drill.small import small_manifest
 
     names = [*FAULTS, "damage"]
     if unknown := [name for name in args.only or () if name not in names]:
@@ -79,42 +80,55 @@ def run_faults(args: argparse.Namespace) -> int:
     if args.seed < 0 or (args.cases is not None and args.cases < 1):
         raise UserError("--seed: expected a whole number from 0; --cases: from 1.")
     chosen = [name for name in names if name in (args.only or names)]
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        if not args.quiet:
+            print(f"{time.monotonic() - began:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+    def built(kind: str, **size: int) -> tuple[Builder, Setting]:
+        """A builder whose dataset is there, and its setting."""
+        say(f"the undisturbed dataset {kind!r}")
+        builder = Builder(small_manifest(folder / kind, models, **size), folder / kind / "out", "cpu", quiet=True)
+        builder.fitter.load()
+        start = time.monotonic()
+        for index in range(len(builder.shards)):
+            builder.build(index, progress=False)
+        seconds = time.monotonic() - start
+        return builder, Setting(folder / kind / "drill.toml", builder.local, len(builder.shards), seconds)
+
     results = []
-    with tempfile.TemporaryDirectory(prefix="hmr-skel-drill-") as name, ExitStack() as stack:
-        folder, models = Path(name), open_body(quiet=args.quiet).absolute()
-        builders = [
-            Builder(small_manifest(folder / kind, models, **size), folder / kind / "out", "cpu", quiet=True)
-            for kind, size in (("few", {}), ("other", {"seed": 1}), ("many", {"shards": 30}))
-        ]
-        seconds = []
-        for builder in builders:
-            builder.fitter.load()
-            start = time.monotonic()
-            for index in range(len(builder.shards)):
-                builder.build(index, progress=False)
-            seconds.append(time.monotonic() - start)
-        few, other, many = builders
-        small = Setting(folder / "few" / "drill.toml", few.local, SHARDS, seconds[0])
-        large = Setting(folder / "many" / "drill.toml", many.local, len(many.shards), seconds[2])
-        if {"workers", "flows", "crash"} & set(chosen):
+    folder, models = Path(tempfile.mkdtemp(prefix="hmr-skel-drill-")), open_body(quiet=args.quiet).absolute()
+    say(f"in {folder}, which is removed where nothing goes wrong")
+    with ExitStack() as stack:
+        few, small = built("few")
+        if on_dask := {"workers", "flows", "crash"} & set(chosen):
+            _, large = built("many", shards=30)
             os.environ["PREFECT_HOME"] = str(folder / "prefect")
             password = new_password()
+            say("Prefect's server, and an undisturbed flow on it")
             _, url = stack.enter_context(running_server(password, ui=False))
             large = time_flow(large, client_settings(url, password), folder / "undisturbed")
         for name in chosen:
             place, rng = folder / name, Random(args.seed)
             place.mkdir()
             if name == "damage":
-                times = args.cases or 2 * len(KINDS)
-                found = damage_and_repair(few, other.local, place, times=times, seed=args.seed)
+                cases, other = args.cases or 2 * len(KINDS), built("other", seed=1)[0].local
+                found = damage_and_repair(few, other, place, times=cases, seed=args.seed)
             else:
-                fault, cases = FAULTS[name]
-                setting = large if name in ("workers", "flows", "crash") else small
-                found = fault(setting, place, rng, args.cases or cases)
-            results += found
-            if not args.quiet:
-                print(faults_table(found).splitlines()[-1].replace("all", name), file=sys.stderr, flush=True)
+                fault, usual = FAULTS[name]
+                cases = args.cases or usual
+                found = fault(large if name in on_dask else small, place, rng, cases)
+            own = []
+            for result in found:
+                own.append(result)
+                done = sum(each.cases for each in own)
+                say(f"{name}: {done} of {cases}" + ("" if result.passed else f", failed: {result}"))
+            results += own
+            say(faults_table(own).splitlines()[1])
     bad = [result for result in results if not result.passed]
+    if not bad:
+        shutil.rmtree(folder)
     if not args.quiet:
         print(faults_table(results))
         print(f"seed {args.seed}")

@@ -1,7 +1,7 @@
 """Damage to a finished dataset, seeded: `verify` has to find it and name no other shard, `--repair` to mend it."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -85,8 +85,8 @@ def _files(shard: Shard, out: Path) -> tuple[Path, Path, Path]:
     return shard.data_file(out), shard.rejects_file(out), shard.meta_file(out)
 
 
-def damage_and_repair(builder: Builder, other: Path, work: Path, *, times: int, seed: int) -> list[Result]:
-    """Damage copies of a dataset, in each kind in turn; verify and repair each.
+def damage_and_repair(builder: Builder, other: Path, work: Path, *, times: int, seed: int) -> Iterator[Result]:
+    """Damage copies of a dataset, in each kind in turn; verify and repair each, and yield its result.
 
     Args:
         builder: of the finished dataset, which stays as it is.
@@ -96,7 +96,7 @@ def damage_and_repair(builder: Builder, other: Path, work: Path, *, times: int, 
         seed: of where and what.
     """
     sound, target = builder.local, work / "damaged"
-    rng, results = Random(seed), []
+    rng = Random(seed)
     builder.out = target
     try:
         for number in range(times):
@@ -106,10 +106,9 @@ def damage_and_repair(builder: Builder, other: Path, work: Path, *, times: int, 
             kind = KINDS[number % len(KINDS)]
             done = damage(kind, builder.shards, target, other, rng)
             notes = tuple(f"{kind}: {done.text}: {what}" for what in _mended(builder, done))
-            results.append(Result("damage, verify --repair", 1, cost(target, sound), notes))
+            yield Result("damage, verify --repair", 1, cost(target, sound), notes)
     finally:
         builder.out = sound
-    return results
 
 
 def _mended(builder: Builder, done: Damage) -> list[str]:

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 
@@ -23,8 +24,8 @@ from tools.drill.injection import CRASH_ROWS, Injection
 from tools.drill.worker import FAILED, start_worker
 from tools.processes import descendants
 
-TIMEOUT_S = 600.0
-"""For one build; it takes seconds."""
+TIMEOUT_S = 300.0
+"""For one build, which takes seconds to half a minute. One that takes longer is ended, and its dataset has failed."""
 NAMED = r"Was it killed for want of memory\?"
 """What a flow says of a shard that its workers have died of."""
 RESTARTS = 3
@@ -63,8 +64,8 @@ class Result:
         return self.cost == Cost(0, 0, 0, True) and not self.notes
 
 
-Fault = Callable[[Setting, Path, Random, int], list[Result]]
-"""(setting, empty folder, generator, number of cases) -> a result for each dataset."""
+Fault = Callable[[Setting, Path, Random, int], Iterator[Result]]
+"""(setting, empty folder, generator, number of cases) -> a result for each dataset, as soon as it is there."""
 
 
 # --- a whole `hmr-skel dataset --workers 2` ---
@@ -91,18 +92,20 @@ def finish_flow(fault: str, setting: Setting, out: Path, cases: int, *notes: str
     """Start flows until one succeeds, and compare."""
     for _ in range(RESTARTS):
         status = _ended(start_flow(setting, out))
-        if status == 0:
+        if status in (0, -signal.SIGKILL):  # -9: it hung, and so would the next
             break
-    else:
-        notes += (f"not done after {RESTARTS} restarts (exit status {status}), see {_log(out)}",)
+    if status:
+        notes += (f"not finished by a new start: exit status {status}, see {_log(out)}",)
     return Result(fault, cases, cost(out, setting.undisturbed), notes)
 
 
-def kill_workers(setting: Setting, folder: Path, rng: Random, cases: int) -> list[Result]:
+def kill_workers(setting: Setting, folder: Path, rng: Random, cases: int) -> Iterator[Result]:
     """kill -9 of a worker, up to five times in each build. The flow goes on, and another worker builds the shard."""
-    results, killed, longest = [], 0, setting.flow_s / 4
-    while killed < cases:
-        out, kills = folder / f"out{len(results)}", 0
+    killed, longest = 0, setting.flow_s / 4
+    for number in range(2 * cases):  # builds that end before a kill are few
+        if killed == cases:
+            break
+        out, kills = folder / f"out{number}", 0
         flow = start_flow(setting, out)
         _wait(flow, TIMEOUT_S, until=(out / "data").is_dir)
         while kills < min(5, cases - killed) and not _wait(flow, rng.uniform(0, longest)):
@@ -112,17 +115,21 @@ def kill_workers(setting: Setting, folder: Path, rng: Random, cases: int) -> lis
         status, notes = _ended(flow), []
         if status != 0 and not re.search(NAMED, _log(out).read_text()):  # a shard that was hit three times is named
             notes.append(f"exit status {status}, see {_log(out)}")
-        results.append(finish_flow("kill -9 of a Dask worker", setting, out, kills, *notes))
+        yield finish_flow("kill -9 of a Dask worker", setting, out, kills, *notes)
         killed += kills
         longest = longest if kills else longest / 2  # the build ended first
-    return results
+    else:
+        if killed < cases:
+            raise RuntimeError(f"{killed} kills of {cases} in {2 * cases} builds: the others ended before one")
 
 
-def kill_flows(setting: Setting, folder: Path, rng: Random, cases: int) -> list[Result]:
+def kill_flows(setting: Setting, folder: Path, rng: Random, cases: int) -> Iterator[Result]:
     """kill -9 of the flow, again and again until the dataset is complete; then of the next one's."""
-    results, killed = [], 0
-    while killed < cases:
-        out, kills, left = folder / f"out{len(results)}", 0, []
+    killed = 0
+    for number in range(2 * cases):
+        if killed == cases:
+            break
+        out, kills, left = folder / f"out{number}", 0, []
         while killed + kills < cases:
             flow = start_flow(setting, out)
             if _wait(flow, rng.uniform(0, setting.flow_s)):
@@ -138,14 +145,15 @@ def kill_flows(setting: Setting, folder: Path, rng: Random, cases: int) -> list[
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         notes = (f"{len(left)} processes were there a minute after their flow",) if left else ()
-        results.append(finish_flow("kill -9 of the flow", setting, out, kills, *notes))
+        yield finish_flow("kill -9 of the flow", setting, out, kills, *notes)
         killed += kills
-    return results
+    else:
+        if killed < cases:
+            raise RuntimeError(f"{killed} kills of {cases} in {2 * cases} builds: the others ended before one")
 
 
-def crashing_shard(setting: Setting, folder: Path, rng: Random, cases: int) -> list[Result]:
+def crashing_shard(setting: Setting, folder: Path, rng: Random, cases: int) -> Iterator[Result]:
     """A shard that kills each worker that builds it: the flow names it, and builds all others."""
-    results = []
     rows = json.loads(next((setting.undisturbed / "meta").glob("shard-00000-*.json")).read_text())["rows"]
     for number in range(cases):
         out, shard = folder / f"out{number}", rng.randrange(setting.shards)
@@ -158,8 +166,7 @@ def crashing_shard(setting: Setting, folder: Path, rng: Random, cases: int) -> l
             notes.append(f"shard {shard} is not named")
         if len(list((out / "meta").glob("*.json"))) != setting.shards - 1:
             notes.append("not all other shards were built")
-        results.append(finish_flow("shard that kills its worker", setting, out, 1, *notes))
-    return results
+        yield finish_flow("shard that kills its worker", setting, out, 1, *notes)
 
 
 def _dask_workers(pid: int) -> list[int]:
@@ -184,7 +191,9 @@ def _ended(process: subprocess.Popen) -> int:
     try:
         return process.wait(TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        process.kill()
+        for pid in (process.pid, *descendants(process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         return process.wait()
 
 
@@ -207,33 +216,30 @@ def finish(fault: str, setting: Setting, out: Path, *notes: str) -> Result:
     """Build what is missing, and compare."""
     for _ in range(RESTARTS):
         status = _run_worker(setting.manifest, out)
-        if status == 0:
+        if status in (0, None):  # None: it hung, and so would the next
             break
-    else:
-        notes += (f"not done after {RESTARTS} restarts (exit status {status}), see {_log(out)}",)
+    if status != 0:
+        notes += (f"not finished by a new start: exit status {status}, see {_log(out)}",)
     return Result(fault, 1, cost(out, setting.undisturbed), notes)
 
 
-def two_builds(setting: Setting, folder: Path, rng: Random, cases: int) -> list[Result]:
+def two_builds(setting: Setting, folder: Path, rng: Random, cases: int) -> Iterator[Result]:
     """Two independent builds at once: each shard is built by one of them, and left alone by the other."""
-    results = []
     for number in range(cases):
         out, logs = folder / f"out{number}", [folder / f"out{number}-{i}.log" for i in range(2)]
         workers = [start_worker(setting.manifest, out, log=log)[0] for log in logs]
         for worker in workers:
-            worker.join(TIMEOUT_S)
+            _join(worker)
         notes = [f"exit status {worker.exitcode}" for worker in workers if worker.exitcode not in (0, FAILED)]
         built = re.findall(r"^shard (\d+) of .* rows/s", "".join(log.read_text() for log in logs), re.MULTILINE)
         if Counter(map(int, built)) != Counter(range(setting.shards)):
             notes.append(f"shards were built so many times: {dict(Counter(built))}")
-        results.append(finish("two independent builds", setting, out, *notes))
-    return results
+        yield finish("two independent builds", setting, out, *notes)
 
 
-def disk_full(setting: Setting, folder: Path, rng: Random, cases: int) -> list[Result]:
+def disk_full(setting: Setting, folder: Path, rng: Random, cases: int) -> Iterator[Result]:
     """A limit of file size; or the system's error for a full disk, while a file is written or when it is flushed."""
     sizes = [path.stat().st_size for path in (setting.undisturbed / "data").glob("*.parquet")]
-    results = []
     for number in range(cases):
         out = folder / f"out{number}"
         injection = [
@@ -243,13 +249,11 @@ def disk_full(setting: Setting, folder: Path, rng: Random, cases: int) -> list[R
         ][number % 3]
         status = _run_worker(setting.manifest, out, injection)
         notes = () if status == FAILED else (f"exit status {status}, expected {FAILED}",)
-        results.append(finish("disk full", setting, out, *notes))
-    return results
+        yield finish("disk full", setting, out, *notes)
 
 
-def source_cut(setting: Setting, folder: Path, rng: Random, cases: int) -> list[Result]:
+def source_cut(setting: Setting, folder: Path, rng: Random, cases: int) -> Iterator[Result]:
     """The label file is cut short while it is being read, and mended before the next build."""
-    results = []
     for number in range(cases):
         here = folder / f"case{number}"
         here.mkdir()
@@ -263,21 +267,27 @@ def source_cut(setting: Setting, folder: Path, rng: Random, cases: int) -> list[
         worker.join(rng.uniform(0, setting.seconds / 2))
         state = labels.stat()
         os.truncate(labels, rng.randrange(state.st_size // 2))
-        worker.join(TIMEOUT_S)
+        _join(worker)
         notes = () if worker.exitcode in (0, FAILED) else (f"exit status {worker.exitcode}",)
         labels.write_bytes(source.read_bytes())
         os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns))
-        results.append(finish("source cut short", own, here / "out", *notes))
-    return results
+        yield finish("source cut short", own, here / "out", *notes)
 
 
 def _run_worker(manifest: Path, out: Path, injection: Injection | None = None) -> int | None:
     """A build to its end; returns its exit status (negative: the signal that ended it; None: it hung)."""
     worker, _ = start_worker(manifest, out, injection, _log(out))
+    return _join(worker)
+
+
+def _join(worker: BaseProcess) -> int | None:
+    """Wait for a worker, and end one that hangs. Returns its exit status; None: it hung."""
     worker.join(TIMEOUT_S)
-    status = worker.exitcode
-    worker.kill()
-    return status
+    hung = worker.exitcode is None
+    if hung:
+        worker.kill()
+        worker.join()
+    return None if hung else worker.exitcode
 
 
 FAULTS: Mapping[str, tuple[Fault, int]] = {
