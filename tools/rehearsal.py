@@ -118,7 +118,7 @@ def fill(scene: Scene) -> str:
 
     from fitting.version import FIT_VERSION
     from hmr_skel.data.schema import SCHEMA, write_meta, write_rejects, write_shard
-    from hmr_skel.data.shards import read_meta
+    from hmr_skel.data.shards import shard_state
     from hmr_skel.rows import Reject
 
     builder = _builder(scene)
@@ -140,7 +140,7 @@ def fill(scene: Scene) -> str:
         fingerprint, made_from = builder.fingerprint(shard), builder.ingredients(shard)
         about = {"fingerprint": fingerprint, "manifest_name": "rehearsal", "fit_version": FIT_VERSION}
         written = write_shard(builder.out, shard, table, **about), write_rejects(builder.out, shard, rejects)
-        write_meta(builder.out, shard, *written, fingerprint, read_meta(builder.out, model) or {}, made_from)
+        write_meta(builder.out, shard, *written, fingerprint, shard_state(builder.out, model).meta or {}, made_from)
     return f"{len(builder.shards) - scene.really} shards copied"
 
 

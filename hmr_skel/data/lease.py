@@ -68,8 +68,6 @@ class Lease:
     def __init__(self, out: Place, shard: Shard, build: str) -> None:
         self.place = out / ".leases" / f"{shard.number}.json"
         self.shard, self.build = shard, build
-        self.broken = False
-        """Whether a process left the shard without a word, and this one has taken it over."""
         holder = {"host": host(), "process": os.getpid(), "build": build, "lease": uuid4().hex}
         self._content = json.dumps(holder).encode()
 
@@ -82,7 +80,6 @@ class Lease:
             if (holder := self._living(content)) is not None:
                 raise InHand(self.shard.index, holder)
             if content is not None and self._read() == content:
-                self.broken = True
                 self.place.unlink(missing_ok=True)
         raise InHand(self.shard.index, "another build")
 

@@ -159,9 +159,11 @@ def _find(path: str | Place | Sequence[str | Place], shards: Sequence[int] | Non
     path = locate(path)
     if path.is_file():
         return [path]
-    by_index, states, has_metas = {}, find_states(path), (path / "meta").is_dir()
+    by_index, states = {}, find_states(path)
+    # A folder of nothing but data files is a copy of these, and they stand alone; elsewhere each needs its meta file.
+    is_built_here = any((path / name).is_dir() for name in ("meta", "rejects", ".leases"))
     for index, state in states.items():
-        if has_metas and state.kind == "unfinished":
+        if is_built_here and state.kind == "unfinished":
             raise UserError(f"{state.why}. Build the shard again, or wait for the build that is at work.")
         if state.kind != "missing":
             by_index[index] = Shard(index, len(states), (), False).data_file(path)

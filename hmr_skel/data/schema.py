@@ -1,7 +1,7 @@
 """The columns of a dataset, with units and meaning in the field metadata; tables of them; a shard's three files.
 
 Arrays are fixed-size lists of float32, flattened row-major; the metadata key `shape` says how to fold them back. Null
-is "not annotated", never zero. The meta file is written last: `shards.is_complete` looks for it.
+is "not annotated", never zero. The meta file is written last: `shards.shard_state` looks for it.
 """
 
 import hashlib
@@ -241,7 +241,7 @@ def write_meta(
     """Write the meta file, which completes the shard. To be called last.
 
     `data` and `rejects` are what `write_shard` and `write_rejects` returned. `made_from` is what the fingerprint is the
-    hash of. `info` (counts, timings, error statistics, ...; JSON values) is kept beside what `is_complete` asks for.
+    hash of. `info` (counts, timings, error statistics, ...; JSON values) is kept beside what `shard_state` asks for.
     Raises `ValueError` where kept + rejected is not the number of rows of the shard.
     """
     kept, rejected = data.rows, rejects.rows

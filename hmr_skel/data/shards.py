@@ -168,16 +168,6 @@ def shard_state(out: Place, shard: Shard, fingerprint: str | None = None, *, rea
     return ShardState("complete", meta=meta)
 
 
-def is_complete(out: Place, shard: Shard, fingerprint: str, *, read: bool = False) -> bool:
-    """Whether `shard_state` is `complete`."""
-    return shard_state(out, shard, fingerprint, read=read).kind == "complete"
-
-
-def read_meta(out: Place, shard: Shard) -> dict[str, Any] | None:
-    """The shard's meta file, or None where there is none or it is damaged."""
-    return shard_state(out, shard).meta
-
-
 def find_files(out: Place) -> tuple[dict[tuple[int, int], list[Place]], list[Place]]:
     """A dataset's files by the (number, count) in their names, and the files with other names in its folders."""
     there: dict[tuple[int, int], list[Place]] = {}

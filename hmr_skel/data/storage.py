@@ -23,13 +23,12 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlencode
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from hmr_skel.data.atomic import replacing, writing
+from hmr_skel.data.atomic import remove_abandoned, replacing, temporary_name, writing
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
 
@@ -215,9 +214,12 @@ def put_new(place: Place, content: bytes) -> bool:
 def clock(folder: Place) -> float:
     """The time, in seconds since 1970, by the clock that dates the folder's files. It may be another machine's.
 
-    Writes a small file there and removes it. Raises `UserError` where that is not possible.
+    Writes a small file there and removes it, with those that killed processes left in a folder of this machine. Raises
+    `UserError` where that is not possible.
     """
-    probe = folder / f".clock-{uuid4().hex}"
+    if isinstance(folder, Path):
+        remove_abandoned(folder)
+    probe = folder / temporary_name(Path("clock")).name
     put_bytes(probe, b"?")
     try:
         return probe.stat().st_mtime

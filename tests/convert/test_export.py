@@ -17,7 +17,7 @@ from hmr_skel.convert.export import FORMATS, Exported, export_dataset
 from hmr_skel.convert.mirror import SMPL_MIRROR, mirrored_largest_mm, mirrored_smpl
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.load import Shards
-from hmr_skel.data.schema import shard_table, write_rejects, write_shard
+from hmr_skel.data.schema import shard_table, write_meta, write_rejects, write_shard
 from hmr_skel.data.shards import Piece, Shard
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, SkelParams, SmplParams
@@ -57,8 +57,8 @@ def dataset(folder: Path, *pieces: tuple[AnnotationRows, dict | None], held_out:
         last = held_out and index == len(pieces) - 1
         shard = Shard(index, len(pieces), (Piece(rows.source, 0, len(rows)),), last)
         table = shard_table(rows, fit)
-        write_shard(folder, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
-        write_rejects(folder, shard, [])
+        data = write_shard(folder, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
+        write_meta(folder, shard, data, write_rejects(folder, shard, []), "f", {})
     return folder
 
 

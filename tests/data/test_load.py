@@ -180,6 +180,9 @@ def test_errors(dataset, tmp_path):
     broken.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(UserError, match=r"train-00000-of-00003\.parquet is not a Parquet file .*Build the shard again"):
         load_shards(tmp_path)
+    (tmp_path / ".leases").mkdir()  # of the build that makes the first shard
+    with pytest.raises(UserError, match=r"meta/shard-00000-of-00003\.json: missing; the shard is unfinished.*or wait"):
+        load_shards(tmp_path)
     (broken.parent / "train-00000-of-00005.parquet").touch()
     with pytest.raises(UserError, match="another number of shards than 5"):
         load_shards(tmp_path)

@@ -13,7 +13,6 @@ from hmr_skel.data.shards import (
     Piece,
     check_no_other_plan,
     find_states,
-    is_complete,
     pick,
     plan,
     shard_state,
@@ -72,7 +71,7 @@ def built(tmp_path):
     rejects = [Reject("a", 3, "x.jpg", "betas", "too large")]
     data = write_shard(tmp_path, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
     left_out = write_rejects(tmp_path, shard, rejects)
-    assert not is_complete(tmp_path, shard, "f")  # not before the meta file
+    assert shard_state(tmp_path, shard).kind == "unfinished"  # not before the meta file
     write_meta(tmp_path, shard, data, left_out, "f", {"rows_per_s": 5.0})
     return tmp_path, shard, table, rejects
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.shard import Builder
-from hmr_skel.data.shards import read_meta
+from hmr_skel.data.shards import shard_state
 from hmr_skel.errors import UserError
 from tests.flows.conftest import build_all
 from tools.drill.damage import Cost, cost
@@ -57,7 +57,7 @@ def test_a_batch_that_is_too_large_halves_and_the_meta_file_says_so(open_body_di
         with injected(Injection(memory_rows=rows)):
             build_all(builder)
         outs.append(builder.out)
-        meta = read_meta(builder.out, builder.shards[1]) or {}
+        meta = shard_state(builder.out, builder.shards[1]).meta or {}
         assert meta["batch"] == (1 if rows == 1 else 2048)
     assert cost(outs[1], outs[0], rounding=True) == NOTHING_LOST
 

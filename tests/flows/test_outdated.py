@@ -16,7 +16,7 @@ from hmr_skel.body.assets import SKEL_FILES
 from hmr_skel.cli import main
 from hmr_skel.data.fingerprint import shard_ingredients
 from hmr_skel.data.manifest import load_manifest
-from hmr_skel.data.shards import read_meta
+from hmr_skel.data.shards import shard_state
 from hmr_skel.errors import UserError
 
 
@@ -37,13 +37,13 @@ def build(manifest: Path, *shards: int) -> list[bool]:
 def test_another_manifest_of_the_same_name_is_refused_unless_it_replaces_all_shards(small: Path, capsys):
     build(small, 0, 1)
     builder, second = Builder.open(small, small.parent / "out", "cpu", quiet=True), other(small, "second.toml")
-    before = [read_meta(builder.out, shard) for shard in builder.shards]
+    before = [shard_state(builder.out, shard).meta for shard in builder.shards]
     for command in (["fit", "--shard", "2"], ["fit", "--shard", "0"], ["dataset"]):
         assert main([*command, "--manifest", str(second), "--out", str(builder.out)]) == 2
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert f"{builder.out} holds shard 0 of another dataset, 'small' made from small.toml" in said
         assert "this is 'small' from second.toml" in said
-    assert [read_meta(builder.out, shard) for shard in builder.shards] == before
+    assert [shard_state(builder.out, shard).meta for shard in builder.shards] == before
     replacing = Builder.open(second, builder.out, "cpu", quiet=True)
     with pytest.raises(UserError, match="shard 1 of another dataset"):
         replacing.unfinished([0], rebuild=True)
