@@ -20,7 +20,8 @@ def chunks_of(values: Tensor | np.ndarray) -> np.ndarray:
     count = -(-len(values) // LANES)
     rows = np.zeros(count * LANES, np.int64)
     rows[: len(values)] = np.arange(len(values))
-    return np.ascontiguousarray(np.moveaxis(values[rows].reshape(count, LANES, *values.shape[1:]), 1, -1))
+    filled_up = values if len(rows) == len(values) else values[rows]
+    return np.ascontiguousarray(np.moveaxis(filled_up.reshape(count, LANES, *values.shape[1:]), 1, -1))
 
 
 def rows_of(chunks: np.ndarray, count: int) -> Tensor:

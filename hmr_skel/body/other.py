@@ -72,7 +72,7 @@ class OtherBody:
                 raise UserError(f"{path}: {key!r} has shape {arrays[key].shape}, expected {shape} of {model}.")
 
         def flat(columns: np.ndarray) -> Tensor:  # [V 3 C] to [C 3V]
-            return tensor(columns.transpose(2, 0, 1).reshape(columns.shape[2], -1))
+            return tensor(columns.reshape(3 * count, columns.shape[2]).T)
 
         def tensor(array: np.ndarray) -> Tensor:
             return torch.tensor(array, dtype=torch.float32, device=device)

@@ -89,10 +89,12 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     if skel:
         (parameters, q), agreeing = _skel(fields, where, options), set()
     elif other is not None:
-        (parameters, values, agreeing), q = read_other(other[0], fields, found, where, options.units), None
+        if options.left_handed:
+            raise UserError(f"{where} holds {NAMES[other[0]]}, which --left-handed cannot mirror. Leave it out.")
+        given = other[0], fields, found, where, options.units, options.zero_betas
+        (parameters, values, agreeing), q = read_other(*given), None
     else:
         (parameters, agreeing), q = _parameters(fields, found, format, where, options), None
-    transl = parameters.transl
     if options.left_handed:  # x points the other way
         parameters = replace(parameters, pose=parameters.pose * -_MIRROR, transl=parameters.transl * _MIRROR)
     count = len(parameters.pose)
@@ -154,7 +156,7 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
         per_file=format.rows == "files",
     )
     if other is not None:
-        posed = PosedMeshes(other[0], clip.source, genders[0], transl=transl, mirror=options.left_handed, **values)
+        posed = PosedMeshes(other[0], clip.source, genders[0], transl=clip.transl, **values)
         note = f"{where} holds {NAMES[other[0]]} ({other[1]}): its posed mesh is fitted"
         clip = replace(clip, mesh=MeshRows.of(posed, count), notes=(*clip.notes, note))
     return by_person(_marked(clip, fields.get("seen", ("",))[0], seen, flags, where), where, options.rows)

@@ -26,6 +26,7 @@ _PARTS = {
     "hands": ("pose_hand",), "left hand": ("left_hand_pose",), "right hand": ("right_hand_pose",),
     "expression": ("expression",),
 }  # fmt: skip
+_MATTERS = 0.1  # of a beta
 _BODY, _JOINTS = 22, {"smplx": 55, "star": 24}
 
 
@@ -41,7 +42,6 @@ class PosedMeshes:
     betas: np.ndarray  # float32 [T n]
     expression: np.ndarray  # float32 [T n]
     transl: np.ndarray  # float32 [T 3] m
-    mirror: bool  # x is turned round after all
 
     def read(self, rows: np.ndarray, bodies: "Bodies") -> Tensor:
         """Vertices [B V 3] of that body. Raises `UserError` where its model file is not there."""
@@ -53,8 +53,13 @@ class PosedMeshes:
             pose = np.concatenate((pose[:, :25], np.concatenate(hands, 1).reshape(len(rows), 30, 3)), 1)
         arrays = (pose, self.betas[rows], self.expression[rows], self.transl[rows])
         tensors = [torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(bodies.device) for array in arrays]
-        vertices = body(*tensors)
-        return vertices * vertices.new_tensor([-1.0, 1, 1]) if self.mirror else vertices
+        more, known = np.abs(self.betas[:, len(body.shapedirs) :]).max(initial=0), len(body.shapedirs)
+        if more > _MATTERS:
+            raise UserError(
+                f"{self.source}: the {NAMES[self.model]} file has {known} betas, and those after reach {more:.2g} of "
+                f"{self.betas.shape[1]}. Fetch the model file with all of them."
+            )
+        return body(*tensors)
 
 
 def other_model(found: Mapping, fields: Fields, said: str | None) -> tuple[str, str] | None:
@@ -73,7 +78,7 @@ def other_model(found: Mapping, fields: Fields, said: str | None) -> tuple[str, 
 
 
 def read_other(
-    model: str, fields: Fields, found: Mapping, where: str, units: Units
+    model: str, fields: Fields, found: Mapping, where: str, units: Units, zero_betas: bool
 ) -> tuple[Parameters, dict[str, Any], set[str]]:
     """Parameters of another body.
 
@@ -131,13 +136,20 @@ def read_other(
             both = part("hands", 90)
             hands = (both[:, :45], both[:, 45:]) if both is not None else (part("left hand"), part("right hand"))
     expression = part("expression")
-    if "betas" not in fields:
-        raise UserError(f"{where} has no betas of {NAMES[model]}. Expected 'betas'.")
-    key, value = fields["betas"]
+    if "turn" in fields:
+        raise UserError(f"{where}: {fields['turn'][0]!r} is not read of {NAMES[model]}. Expected the root in the pose.")
+    if "betas" not in fields and not zero_betas:
+        raise UserError(f"{where} has no betas of {NAMES[model]}. Expected 'betas': say --betas zero without them.")
+    key, value = fields.get("betas", ("", np.zeros((1, 10))))
     betas = numbers(value, f"{where}: {key!r}").astype(np.float32)
     betas = betas.reshape(-1, betas.shape[-1]) if betas.ndim else betas.reshape(1, 1)
     if len(betas) not in (1, count):
         raise UserError(f"{where}: {key!r} has shape {betas.shape} for {count} rows of pose.")
+    if betas.shape[1] == 11:  # the last one is a child's share, as in BEDLAM
+        if np.abs(betas[:, 10]).max() > _MATTERS:
+            raise UserError(f"{where}: {key!r} has a child's share (11 wide), which is not read of {NAMES[model]}.")
+        betas = betas[:, :10]
+    used.add(key)
     smpl = np.zeros((count, 24, 3), np.float32)
     smpl[:, :_BODY] = whole[:, :_BODY]
     others = {name: field for name, field in fields.items() if name in ("transl", "extrinsics")}

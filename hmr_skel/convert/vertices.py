@@ -41,6 +41,8 @@ def with_parameters(clip: SmplClip, bodies: "Bodies") -> SmplClip:
     """
     if clip.mesh is None or clip.mesh.rotmat is not None or not len(clip):
         return clip
+    if len(set(clip.gender.tolist())) > 1:
+        raise UserError(f"{clip.source}: its meshes are of several genders. Expected one: say --smpl-gender.")
     smpl = bodies.smpl(clip.gender[0])
     inverse, found = Inverse(smpl), []
     for first in range(0, len(clip), _CHUNK):

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from scipy.spatial.transform import Rotation
 
 from hmr_skel import load_shards
-from hmr_skel.body.other import OtherBody
+from hmr_skel.body.joints import SMPL_PARENTS
+from hmr_skel.body.other import OtherBody, find_map
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.cli import main
+from hmr_skel.convert.clips import UPRIGHT
+from hmr_skel.errors import UserError
 from tests.convert import layouts
 from tests.convert.conftest import FRAMES, walk
 
@@ -119,7 +123,7 @@ def by_parameters(truth, open_body_dir: Path, tmp_path_factory: pytest.TempPathF
     return convert(folder / "walk.npz", folder / "out.parquet", open_body_dir, "--rows", "frames", "--frame", "y-up")
 
 
-@pytest.mark.parametrize("kind", ["npz", "npy in cm", "obj", "ply", "smplx", "gvhmr"])
+@pytest.mark.parametrize("kind", ["npz", "npy in cm", "obj", "ply", "smplx", "gvhmr", "z-up"])
 def test_meshes_come_out_as_their_parameters_do(truth, by_parameters, with_smplx: Path, tmp_path: Path, kind: str):
     source, more = tmp_path / "walk", ["--frame", "y-up"]
     if kind == "npz":
@@ -127,6 +131,9 @@ def test_meshes_come_out_as_their_parameters_do(truth, by_parameters, with_smplx
     elif kind == "npy in cm":
         np.save(source := tmp_path / "walk.npy", truth["vertices"] * 100)
         more += ["--lengths", "cm"]
+    elif kind == "z-up":  # turned after it was read
+        np.savez(source := tmp_path / "walk.npz", vertices=truth["vertices"] @ np.array(UPRIGHT["z-up"], np.float32))
+        more = ["--frame", "z-up", "--frame-rate", "30"]
     elif kind == "smplx":
         np.savez(source := tmp_path / "walk.npz", **amass_smplx(truth))
     elif kind == "gvhmr":
@@ -141,7 +148,7 @@ def test_meshes_come_out_as_their_parameters_do(truth, by_parameters, with_smplx
     found = convert(source, tmp_path / "out.parquet", with_smplx, *more)
     assert found["frame"].tolist() == list(range(FRAMES))
     assert abs(found["v2v_mm"].mean() - by_parameters["v2v_mm"].mean()) < 0.3
-    np.testing.assert_allclose(found["smpl_transl"], by_parameters["smpl_transl"], atol=0.01)
+    np.testing.assert_allclose(found["skel_transl"], by_parameters["skel_transl"], atol=0.01)
     assert np.abs(found["skel_q"] - by_parameters["skel_q"]).mean() < 0.03
     assert (found["skel_betas"] == found["skel_betas"][0]).all()
 
@@ -177,6 +184,47 @@ def test_what_a_mesh_cannot_be(truth, open_body_dir: Path, tmp_path: Path, capsy
     error = capsys.readouterr().err
     assert all(word in error for word in ("SMPLX_NEUTRAL.npz", "smplx2smpl_deftrafo_setup.pkl", "smpl-x.is.tue.mpg.de"))
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_maps_in_every_form(tmp_path: Path):
+    """Dense and sparse, of numpy, scipy and torch; by the number of vertices; weights that are none are told."""
+    dense = np.random.default_rng(0).dirichlet(np.ones(5), 6890).astype(np.float32)
+    with_normals = scipy.sparse.csr_matrix(np.concatenate((dense, dense), 1))
+    write = {
+        "a2smpl.pkl": lambda path: path.write_bytes(pickle.dumps({"matrix": with_normals.tocoo()})),
+        "b2smpl.npz": lambda path: scipy.sparse.save_npz(path, scipy.sparse.csc_matrix(dense)),
+        "c2smpl.npz": lambda path: np.savez(path, mtx=dense),
+        "d2smpl_sparse.pt": lambda path: torch.save(torch.tensor(dense).to_sparse(), path),
+        "e2smpl.npy": lambda path: np.save(path, dense),
+    }
+    for name, make in write.items():
+        make(tmp_path / name)
+        found, looked = find_map(tmp_path, 5)
+        assert found is not None
+        assert looked == [name]
+        np.testing.assert_allclose(found.to_dense().numpy(), dense)
+        assert find_map(tmp_path, 7) == (None, [name])
+        (tmp_path / name).unlink()
+    np.save(tmp_path / "f2smpl.npy", dense * 2)
+    with pytest.raises(UserError, match=r"sum to 2\.00"):
+        find_map(tmp_path, 5)
+
+
+def test_stars_correctives_are_linear_in_quaternions_and_the_second_beta(tmp_path: Path):
+    """A mesh that hangs on the root alone: nothing but the correctives and the shape moves it."""
+    rng = np.random.default_rng(2)
+    raw = {"v_template": (9, 3), "shapedirs": (9, 3, 10), "posedirs": (9, 3, 93), "J_regressor": (24, 9)}
+    raw = {name: rng.normal(size=shape) for name, shape in raw.items()}
+    tree = np.stack((np.array([-1, *SMPL_PARENTS[1:]]), np.arange(24)))
+    np.savez(tmp_path / "STAR_MALE.npz", weights=np.eye(24)[[0] * 9], kintree_table=tree, **raw)
+    body = OtherBody.load(tmp_path / "STAR_MALE.npz", "star")
+    pose, betas = rng.normal(size=(1, 24, 3)), rng.normal(size=(1, 10))
+    pose[:, 0] = 0
+    quaternion = Rotation.from_rotvec(pose[0, 1:]).as_quat(canonical=False) - [0, 0, 0, 1]
+    feature = np.append(quaternion.ravel(), betas[0, 1])
+    expected = raw["v_template"] + raw["shapedirs"] @ betas[0] + raw["posedirs"] @ feature
+    found = body(*(torch.tensor(a, dtype=torch.float32) for a in (pose, betas, np.zeros((1, 0)), np.ones((1, 3)))))
+    np.testing.assert_allclose(found[0], expected + 1, atol=2e-5)
 
 
 def test_smplx_is_posed_as_smplx_does_it(with_smplx: Path):

@@ -54,5 +54,5 @@ def test_parameters_are_a_fixed_point(people, posed, smpl, monkeypatch):
     monkeypatch.setattr("fitting.meshes.ROUNDS", 60)
     assert ROUNDS < 60
     found, apart = Inverse(copy.deepcopy(smpl).double())(posed.double())
-    assert apart.max() < 3e-4
+    assert apart.max() < 5e-4
     torch.testing.assert_close(found.global_orient.float(), people.global_orient, rtol=0, atol=2e-3)
