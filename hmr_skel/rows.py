@@ -68,6 +68,7 @@ class AnnotationRows:
     skel_betas: np.ndarray | None = None  # [N 10]
     skel_transl: np.ndarray | None = None  # [N 3] m
     skel_gender: np.ndarray | None = None  # object (str) [N] male or female
+    annotated: np.ndarray | None = None  # bool [N] what the file's has_* flags say; None: it has none
 
     def __len__(self) -> int:
         return len(self.source_row)

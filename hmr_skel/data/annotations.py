@@ -42,8 +42,14 @@ _SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "skel_q": ((46,),),
     "skel_betas": ((NUM_BETAS,),),
     "skel_transl": ((3,),),
+    "annotated": ((), (1,)),
 }
 """The shapes that a column may have in a file, after the leading N."""
+ANNOTATED = (
+    *("has_smpl", "has_body_pose", "has_betas", "has_smpl_params"),
+    *("orig_has_poses", "orig_has_betas"),
+)
+"""Keys of label files that say of every row whether it is annotated. Each that is there is read; 0: it is not."""
 _READ_OF = {"keypoints_2d": NUM_KEYPOINTS, "smpl_betas": NUM_BETAS, "skel_betas": NUM_BETAS}
 """How many of a row's are read, where a file may have more."""
 _TEXTS = ("imgname", "smpl_gender")
@@ -106,6 +112,10 @@ def plan_source(source: Source, cache_dir: Path) -> SourceReader:
     keys = find_keys(file, fields, REQUIRED[source.format], hint)
     for column, key in keys.items():
         check_column(column, file.shape(key), file.dtype(key), f"{file.path}: {key!r} ({column})", source.num_betas)
+    flags = [flag for flag in ANNOTATED if flag in file]
+    for flag in flags:
+        check_column("annotated", file.shape(flag), file.dtype(flag), f"{file.path}: {flag!r}")
+    keys |= zip(flags, flags, strict=True)
     counts = {key: file.shape(key)[0] for key in keys.values()}  # no scalar is left here
     num_rows = counts[keys["imgname"]]
     if set(counts.values()) != {num_rows}:
@@ -158,7 +168,7 @@ def check_column(column: str, shape: tuple[int, ...], dtype: np.dtype, what: str
         size = max(inner, default=0)
         hint = f" To use the first ten of more, say num_betas = {size} in the source." if is_betas else ""
         raise UserError(f"{what} has shape {shape}. Expected {expected}.{hint}")
-    if dtype.kind not in ("USO" if column in _TEXTS else "fiu"):
+    if dtype.kind not in ("USO" if column in _TEXTS else "fiub" if column == "annotated" else "fiu"):
         raise UserError(f"{what} holds {dtype}. Expected {'texts' if column in _TEXTS else 'numbers'}.")
 
 
@@ -166,7 +176,8 @@ def make_rows(columns: Mapping[str, np.ndarray], source: str, first: int = 0, pe
     """Rows of columns as files have them, checked by `check_column`; the arrays are new.
 
     Args:
-        columns: by our names, at least imgname, center and scale; a `cam_ext` is added to `smpl_transl`.
+        columns: by our names, at least imgname, center and scale; a `cam_ext` is added to `smpl_transl`; flags have
+            their keys in the file (`ANNOTATED`).
         source: its name.
         first: the first row's number in the file.
         per_scale: what `scale` is divided by: 1, or 200 for a box in pixels.
@@ -178,6 +189,7 @@ def make_rows(columns: Mapping[str, np.ndarray], source: str, first: int = 0, pe
         texts["smpl_gender"] = to_genders(texts["smpl_gender"])
     if "cam_ext" in columns:  # rounded once, after the sum
         columns["smpl_transl"] = columns["smpl_transl"] + np.asarray(columns.pop("cam_ext")[:, :3, 3], np.float64)
+    flags = [columns.pop(name).reshape(count) > 0 for name in ANNOTATED if name in columns]
     floats = {name: _float32(column) for name, column in columns.items()}
     sides = floats["scale"] / np.float32(per_scale)
     sides = sides[:, None] if sides.ndim == 1 else sides
@@ -189,7 +201,9 @@ def make_rows(columns: Mapping[str, np.ndarray], source: str, first: int = 0, pe
     if "keypoints_3d" in floats and floats["keypoints_3d"].shape[-1] == 3:  # confidence 0 where the point is not there
         there = np.isfinite(floats["keypoints_3d"]).all(-1, keepdims=True)
         floats["keypoints_3d"] = np.concatenate([floats["keypoints_3d"], there.astype(np.float32)], axis=-1)
-    return AnnotationRows(source=source, source_row=np.arange(first, first + count), **texts, **floats)
+    annotated = np.all(flags, axis=0) if flags else None
+    numbers = np.arange(first, first + count)
+    return AnnotationRows(source=source, source_row=numbers, annotated=annotated, **texts, **floats)
 
 
 def to_texts(column: np.ndarray) -> np.ndarray:

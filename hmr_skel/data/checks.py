@@ -37,7 +37,7 @@ def check_rows(rows: AnnotationRows, exclude: Collection[str] = ()) -> tuple[Ann
 
     Returns:
         The kept rows in their order, and the rejects in theirs, each with the first reason that holds: `imgname`,
-        `excluded`, `gender`, `non_finite`, `box`, `camera`, `betas`, `pose`, `transl`.
+        `excluded`, `not annotated`, `gender`, `non_finite`, `box`, `camera`, `betas`, `pose`, `transl`.
 
     A keypoint that is not there (coordinates not finite, confidence 0 or NaN) is a gap in the annotation and no reason
     to reject; one that claims confidence without coordinates is.
@@ -69,6 +69,8 @@ def _checks(rows: AnnotationRows, exclude: frozenset[str]) -> Iterator[Check]:
     if exclude:
         bad = [isinstance(name, str) and _stem(name) in exclude for name in names]
         yield "excluded", np.array(bad, bool), lambda i: f"{_stem(names[i])} is on the manifest's exclude list"
+    for _, annotated in there("annotated"):
+        yield "not annotated", ~annotated, lambda i: "the file's has_* flags say that the row holds no annotation"
     for column, genders in there(*GENDERS):
         yield _unknown_gender(column, genders)
     for column, values in there(*_FINITE):

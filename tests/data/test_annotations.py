@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from hmr_skel.data.annotations import open_source
+from hmr_skel.data.checks import check_rows
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.errors import UserError
 from tests.data.conftest import hsmr_arrays, label_arrays, make_source
@@ -206,6 +207,21 @@ def test_content_id_is_of_the_content(tmp_path):
     changed = arrays["shape"].copy()
     changed[4, 9] += 1e-6
     assert content_id("d.npz", arrays | {"shape": changed}) != base
+    assert content_id("e.npz", arrays | {"has_smpl": np.ones(5)}) != base  # built before the flags were read: outdated
+
+
+def test_rows_that_the_file_says_are_not_annotated(read):
+    flags = {"has_smpl": np.array([1, 0, 1, 1, 1], bool), "has_betas": np.array([[1], [1], [1], [0], [1]], np.float32)}
+    arrays = label_arrays(5)
+    arrays["shape"][1] = np.nan  # of a row that holds nothing, the flag is the reason
+    kept, rejects = check_rows(read(arrays | flags))
+    assert kept.source_row.tolist() == [0, 2, 4]
+    assert [(reject.source_row, reject.reason) for reject in rejects] == [(1, "not annotated"), (3, "not annotated")]
+    rows = read(hsmr_arrays(5) | {"orig_has_poses": np.array([1, 1, 0, 1, np.nan])}, format="hsmr")
+    assert [reject.source_row for reject in check_rows(rows)[1]] == [2, 4]
+    for flag in (np.ones(4), np.ones((5, 2)), np.array(["yes"] * 5)):
+        with pytest.raises(UserError, match="has_smpl"):
+            read(label_arrays(5) | {"has_smpl": flag})
 
 
 def test_expected_hash(read, tmp_path):
