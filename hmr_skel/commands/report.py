@@ -45,7 +45,7 @@ Printed by `hmr-skel schema` from the schema objects; the same texts are in the 
 `meaning`, `unit` and `shape`. Arrays are fixed-size lists of float32, flattened row-major; `load_shards` folds them.
 Null means not known or not annotated, never zero. Frames, units and the root: [conventions.md](conventions.md)."""
 
-FORMATS = (".png", ".jpg", ".webp", ".glb")
+PICTURE_SUFFIXES = (".png", ".jpg", ".webp", ".glb")
 MANIFEST = "says where body models and images are (default: manifests/NAME.toml, by the name in the shards"
 
 
@@ -62,7 +62,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     render = new_command(commands, "render", "a row of a dataset as a picture or as meshes", RENDER, run_render)
     add(render, "dataset")
     render.add_argument("row", metavar="ROW", help="its row_id, for instance open/00001909")
-    render.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help=" ".join(FORMATS))
+    render.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help=" ".join(PICTURE_SUFFIXES))
     shown, views = ("both", "skin", "skeleton", "heat", "annotation"), ("front", "side", "back", "top", "image")
     render.add_argument("--show", choices=shown, default="both", help="what to draw")
     render.add_argument("--view", choices=views, default="front", help="from where: sides of the body, or its image")
@@ -118,8 +118,8 @@ def run_render(args: argparse.Namespace) -> None:
     from hmr_skel.report.gather import manifest_name
 
     kind = args.out.suffix.lower()
-    if kind not in FORMATS:
-        raise UserError(f"-o {args.out}: unknown format {kind!r}. Expected {', '.join(FORMATS)}.")
+    if kind not in PICTURE_SUFFIXES:
+        raise UserError(f"-o {args.out}: unknown format {kind!r}. Expected {', '.join(PICTURE_SUFFIXES)}.")
     shards = load_shards(args.dataset)
     number = _number(shards, args.row)
     manifest = manifest_of_shards(args.manifest, manifest_name(shards.paths[0], args.dataset))

@@ -20,8 +20,8 @@ from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.data.manifest import NAME
 from hmr_skel.errors import UserError
 
-FORMATS = ("skel-cf", "hsmr")
-SKEL_CF, HSMR = FORMATS
+LABEL_LAYOUTS = ("skel-cf", "hsmr")
+SKEL_CF, HSMR = LABEL_LAYOUTS
 HSMR_MAX_PVE = 0.06
 """m. HSMR's trainer itself ignores pose and betas of rows whose largest vertex distance is larger."""
 _TEXT = "text"  # a dtype; the rows decide its width

@@ -19,7 +19,7 @@ from hmr_skel.errors import UserError
 
 TABLES, MESHES = ("parquet", "npz"), ("glb", "obj")
 MOTIONS = ("osim", "mot", "trc", "xml")
-FORMATS = (*TABLES, *MOTIONS, *MESHES)
+SUFFIXES = (*TABLES, *MOTIONS, *MESHES)
 _MANY_FILES = 2000
 
 
@@ -41,13 +41,13 @@ class Destination:
             UserError: path and format contradict each other, or the format has no use for joints or an option.
         """
         suffix = Path(path).suffix.lower().removeprefix(".")
-        is_file = suffix in FORMATS
+        is_file = suffix in SUFFIXES
         if is_file and format not in (None, suffix):
             raise UserError(
                 f"-o {path} is a .{suffix}, but --format is {format}. Leave --format out, or name a folder."
             )
         if not is_file and "." in Path(path).name and not Path(path).is_dir():
-            raise UserError(f"-o {path}: unknown format {suffix!r}. Expected .{', .'.join(FORMATS)}, or a folder.")
+            raise UserError(f"-o {path}: unknown format {suffix!r}. Expected .{', .'.join(SUFFIXES)}, or a folder.")
         chosen = suffix if is_file else format or "parquet"
         if joints and chosen not in TABLES:
             raise UserError(f"--joints writes {' or '.join(TABLES)}, not {chosen}.")

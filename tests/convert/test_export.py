@@ -13,7 +13,7 @@ from fitting.distances import mesh_distances_mm
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.cli import main
 from hmr_skel.convert import Bodies
-from hmr_skel.convert.export import FORMATS, Exported, export_dataset
+from hmr_skel.convert.export import LABEL_LAYOUTS, Exported, export_dataset
 from hmr_skel.convert.mirror import SMPL_MIRROR, mirrored_largest_mm, mirrored_smpl
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.load import Shards
@@ -184,7 +184,7 @@ def test_other_bodies_than_those_of_the_fit_are_noticed(tmp_path: Path, fitted, 
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", LABEL_LAYOUTS)
 def test_columns_are_read_shard_by_shard_and_let_go(tmp_path: Path, fitted, bodies: Bodies, monkeypatch, format: str):
     """Of three million rows whole columns are gigabytes: what has been read of one shard is gone before the next."""
     folder, read, alive = dataset(tmp_path / "set", *[fitted] * 3), [], []

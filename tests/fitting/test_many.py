@@ -16,6 +16,7 @@ from fitting.distances import mesh_distances_mm
 from hmr_skel.body.skel import Skel
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
+from tests.conftest import torch_threads
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +72,11 @@ def test_no_rows(people, prepared, quick, side_by_side):
 def test_threads_share_the_rows_and_join_them_in_order(people, side_by_side):
     crowd = people[torch.arange(300) % 4]
     calls = []
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         result = fit_many(
             crowd, replace(side_by_side, config=replace(side_by_side.config, batch=128)), None, calls.append
         )
         assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
     assert calls == [128, 256, 300]
     assert result.batch == 128
     assert result.skel_gender == ["male"] * 300
@@ -102,8 +100,7 @@ def test_two_calls_at_once_leave_torch_at_its_threads(people, side_by_side):
         second.start()
         assert second_works.wait(600)
 
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         fit_many(people, side_by_side, None, start_second)
         first_is_done.set()
         second.join()
@@ -111,8 +108,6 @@ def test_two_calls_at_once_leave_torch_at_its_threads(people, side_by_side):
         later.start()
         later.join()
         assert [*found, torch.get_num_threads()] == [2, 2, 2]
-    finally:
-        torch.set_num_threads(1)
 
 
 def test_out_of_memory_halves_the_batch_for_good(crowd, quick, monkeypatch):
