@@ -15,9 +15,9 @@ from hmr_skel.data import augment
 from hmr_skel.data.augment import Augmentation, AugmentConfig
 from hmr_skel.data.images import CROP_SIZE, ImageRule, UnreadableImage, after, box_affine, crop_image, decode, transform
 from hmr_skel.data.load import load_shards
+from hmr_skel.data.row_cache import RowCache, open_rows
 from hmr_skel.data.selection import ChosenRows, QualityConfig, choose_rows, make_strata, one_gender
 from hmr_skel.data.storage import Place
-from hmr_skel.data.unpacked import RowCache, open_rows
 from hmr_skel.errors import UserError
 
 CHECKED_PER_SOURCE = 64

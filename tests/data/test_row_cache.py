@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hmr_skel.data.load import load_shards
-from hmr_skel.data.unpacked import open_rows
+from hmr_skel.data.row_cache import open_rows
 
 COLUMNS = ("center", "cam_int", "keypoints_2d", "keypoints_3d", "skel_q", "skel_betas", "skel_transl")
 
