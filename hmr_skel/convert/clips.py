@@ -12,6 +12,7 @@ import numpy as np
 from hmr_skel.convert.mesh_rows import MeshRows
 from hmr_skel.errors import UserError
 
+_MOST_GAPS = 5  # that are named
 _UNSAFE = re.compile(r"[/\\\x00-\x1f]|^\.+")
 UPRIGHT = {
     "camera": np.diag([1.0, -1.0, -1.0]),
@@ -43,6 +44,7 @@ class SmplClip:
     turn: np.ndarray | None = None  # float32 [T 3] axis-angle that turns the posed mesh about the origin, then `transl`
     from_input: np.ndarray | None = None  # float64 [T 4 4] takes points of the file's frame to this one; None: the same
     skel_q: np.ndarray | None = None  # float32 [T 46] rad: the rows are SKEL already; `pose` is NaN, betas are SKEL's
+    at_pelvis: bool = False  # whether `transl` is the place of SMPL's root joint, not SMPL's translation
     per_file: bool = False  # whether files of this kind hold one frame each
     left_out: tuple[tuple[int, str], ...] = ()  # (number, reason) of rows of the file that hold no annotation
     notes: tuple[str, ...] = ()  # what was left out or assumed, in words
@@ -112,6 +114,20 @@ class SkelClip:
         if self.smpl.frame_rate is None:
             return None
         return self.smpl.number / self.smpl.frame_rate
+
+    @property
+    def gaps(self) -> str:
+        """Where no frames are between two that follow each other, in words: `1 gap: 0.17 s to 0.37 s`.
+
+        A cut between two shots counts as one. Empty where there are none.
+        """
+        after = np.flatnonzero(self.smpl.starts())[1:] if self.smpl.moving else []
+        if not len(after):
+            return ""
+        at = [f"frame {n}" for n in self.smpl.number] if self.time is None else [f"{t:.2f} s" for t in self.time]
+        named = ", ".join(f"{at[i - 1]} to {at[i]}" for i in after[:_MOST_GAPS])
+        more = f" and {len(after) - _MOST_GAPS} more" if len(after) > _MOST_GAPS else ""
+        return f"{len(after)} gap{'s' * (len(after) > 1)}: {named}{more}"
 
 
 def _rows_of(clip: SmplClip | SkelClip, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ from hmr_skel.convert.mesh_rows import MeshRows, RootedMeshes
 from hmr_skel.convert.resample import smoothed
 from hmr_skel.convert.smplx import lacking, no_map
 from hmr_skel.convert.upright import level
-from hmr_skel.convert.vertices import with_parameters
+from hmr_skel.convert.vertices import rest_pelvis, with_parameters
 from hmr_skel.data.checks import MAX_ABS_BETA, MAX_ANGLE, MAX_DISTANCE
 from hmr_skel.data.schema import GIVEN
 from hmr_skel.errors import UserError
@@ -189,21 +189,11 @@ def _about_the_pelvis(clip: SmplClip, bodies: Bodies) -> SmplClip:
         return clip
     turn = rotvec_to_rotmat(torch.from_numpy(clip.turn).double())
     root = rotvec_to_rotmat(torch.from_numpy(clip.pose[:, 0]).double())
-    pelvis = _rest_pelvis(clip, bodies)
+    pelvis = rest_pelvis(clip, bodies)
     pose = clip.pose.copy()
     pose[:, 0] = rotmat_to_rotvec(turn @ root).numpy()
     moved = np.einsum("tij,tj->ti", turn.numpy(), pelvis) + clip.transl - pelvis
     return replace(clip, pose=pose, transl=moved.astype(np.float32), turn=None)
-
-
-def _rest_pelvis(clip: SmplClip, bodies: Bodies) -> np.ndarray:
-    """SMPL's root joint [T 3] in the T-pose of each row's shape."""
-    pelvis = np.empty((len(clip), 3))
-    for gender in set(clip.gender.tolist()):
-        rows = np.flatnonzero(clip.gender == gender)
-        smpl = bodies.smpl(gender)
-        pelvis[rows] = smpl.shaped(torch.from_numpy(clip.betas[rows]).to(smpl.template))[1][:, 0].cpu().double()
-    return pelvis
 
 
 def _target(clip: SmplClip, bodies: Bodies, smooth_hz: float | int) -> SmplClip:
@@ -216,7 +206,7 @@ def _target(clip: SmplClip, bodies: Bodies, smooth_hz: float | int) -> SmplClip:
     betas = shared_betas(clip.betas)
     if (betas != clip.betas).any():
         one = replace(clip, betas=betas)
-        moved = _rest_pelvis(clip, bodies) - _rest_pelvis(one, bodies)
+        moved = rest_pelvis(clip, bodies) - rest_pelvis(one, bodies)
         clip = replace(one, transl=(clip.transl + moved).astype(np.float32))
     return smoothed(clip, smooth_hz) if smooth_hz else clip
 

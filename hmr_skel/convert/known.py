@@ -66,7 +66,7 @@ class Format:
     layout: str = "arrays"
     """arrays: one mapping with a row per frame. people first: arrays [people, frames, ...]. people lists: lists with an
     entry per person. images: lists with an entry per image, of as many rows as people were seen. pictures: a mapping
-    per image, with a row per person. tracks: PHALP's. codec: smplcodec's."""
+    per image, with a row per person. people: a mapping per person. tracks: PHALP's. codec: smplcodec's."""
     model: str | None = None  # smpl, smplh, smplx or skel; None: what the number of joints says
     gender: str | None = None  # of the model, where the file says nothing
     neutral: bool = False  # `gender` in the file is the person's; the numbers are the neutral model's
@@ -75,6 +75,7 @@ class Format:
     rate: float | None = None
     rows: str = "frames"
     far: bool = False  # far people are no sign of another unit: metres are sure, or focal lengths are conventional
+    at_pelvis: bool = False  # translations are the places of SMPL's root joint
     scaled_by: str | None = None  # translations are divided by this key
     refuse: str = ""  # why it cannot be read, and what to do
     note: str = ""
@@ -199,7 +200,25 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         name="GLAMR", file="a sequence's _seed1.pkl", marks=("smpl_pose", "smpl_orient_world|smpl_orient_cam"),
-        refuse="GLAMR's translations are the pelvis' place, which SMPL's are not. Save SMPL's parameters instead.",
+        gender="neutral", at_pelvis=True, far=True,
+        keys={"pose": (), "body": ("smpl_pose",), "betas": ("smpl_beta",), "seen": ("exist_frames",)},
+        views={
+            "incam": View(frame="camera", keys={"orient": ("smpl_orient_cam",), "transl": ("root_trans_cam",)}),
+            "global": View(frame="z-up", keys={"orient": ("smpl_orient_world",), "transl": ("root_trans_world",)}),
+        },
+    ),
+    Format(
+        name="HybrIK", file="res.pk of demo_video.py", marks=("pred_thetas|pred_theta_mats", "pred_betas|pred_shape"),
+        keys={
+            "pose": ("pred_thetas", "pred_theta_mats"), "betas": ("pred_betas", "pred_shape"), "transl": (),
+            "imgname": ("img_path",),
+        },
+        note="HybrIK: its `transl` is the place of Human3.6M's pelvis, not SMPL's translation, and is not read",
+        **_REGRESSED,
+    ),
+    Format(
+        name="InterHuman", file="motions/*.pkl, two people", marks=("person1/pose_body", "person2/pose_body"),
+        layout="people", model="smplh", frame="z-up",
     ),
     Format(
         name="SMPLify-X, EgoBody, RICH, PROX", file="a .pkl per frame; --rows files makes one clip of them",

@@ -125,6 +125,15 @@ def _people_lists(found: Mapping, format: Format, where: str, rows: str | None) 
         yield Subject(f"_{i}", one, format)
 
 
+def _people(found: Mapping, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
+    """A mapping per person, as InterHuman's files have them; the rate of frames is beside them."""
+    rate = {key: found[key] for key in ANY_KEYS["rate"] if key in found}
+    held = {key: opened(found[key]) for key in found}
+    for key, one in held.items():
+        if isinstance(one, Mapping) and has_pose(one):
+            yield Subject(f"_{key}", {**rate, **one}, format)
+
+
 def _entries(value: Any) -> int | None:
     """How many entries a list or an array of numbers has; None of anything else."""
     return len(value) if isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1 else None
@@ -275,5 +284,5 @@ def _codec(found: Mapping, format: Format, where: str, rows: str | None) -> Iter
 
 LAYOUTS = {
     "arrays": _arrays, "people first": _people_first, "people lists": _people_lists, "images": _images,
-    "pictures": _pictures, "tracks": _tracks, "codec": _codec,
+    "pictures": _pictures, "tracks": _tracks, "codec": _codec, "people": _people,
 }  # fmt: skip

@@ -95,4 +95,5 @@ def motion_of(clip: SkelClip, skel: Skel) -> Motion:
     where = skel_joints(clip, skel)[:, 0].astype(np.float64) @ ground.T
     time = np.zeros(len(clip)) if clip.time is None else clip.time
     from_input = ground @ (np.eye(4) if clip.smpl.from_input is None else clip.smpl.from_input[0])[:3]
-    return Motion(clip.name, clip.smpl.source, time, q, where, float(clip.smpl.row_rate or 1.0), from_input)
+    rate = float(clip.smpl.row_rate or 1.0)
+    return Motion(clip.name, clip.smpl.source, time, q, where, rate, from_input, clip.gaps)

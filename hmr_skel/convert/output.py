@@ -211,6 +211,11 @@ def _notes(clips: Sequence[SmplClip], done: Sequence[SkelClip]) -> list[str]:
     for clip in done:
         if clip.rejected:
             (number, reason), more = clip.rejected[0], len(clip.rejected) - 1
-            others = f", and {more:,} more" if more else ""
+            last = clip.rejected[-1][0]
+            others = f", and {more:,} more up to row {last}" if more else ""
+            if rate := clip.smpl.frame_rate:
+                others += f" ({number / rate:.2f} s" + (f" to {last / rate:.2f} s)" if more else ")")
             notes.append(f"{clip.smpl.source}: row {number} of {clip.name} is left out: {reason}{others}")
+        if clip.gaps:
+            notes.append(f"{clip.smpl.source}: {clip.name} has {clip.gaps}. Its times jump there; nothing is filled in")
     return notes

@@ -140,6 +140,8 @@ def rotvecs(value: Any, what: str, joints: tuple[int, ...], units: Units) -> tup
     """Axis-angles [T J 3], J one of `joints`, and whether they came as matrices."""
     array = numbers(value, what)
     single = joints == (1,)
+    if array.ndim and array.shape[-1] in tuple(9 * count for count in joints):  # matrices, flat
+        array = array.reshape(*array.shape[:-1], -1, 3, 3)
     if array.ndim >= 2 and array.shape[-2:] == (3, 3):
         if _are_rotations(array):
             count = 1 if single else (array.shape[-3] if array.ndim >= 3 else 0)

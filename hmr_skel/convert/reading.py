@@ -154,6 +154,7 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
         turn=turn,
         skel_q=q,
         per_file=format.rows == "files",
+        at_pelvis=format.at_pelvis,
     )
     if other is not None:
         posed = PosedMeshes(other[0], clip.source, genders[0], transl=clip.transl, **values)
@@ -168,7 +169,7 @@ def _viewed(person: Subject, where: str, options: ReadOptions) -> tuple[Mapping,
     views = {
         name: view
         for name, view in format.views.items()
-        if (view.inside in found if view.inside else view.keys["pose"][0] in found)
+        if (view.inside or view.keys.get("pose", view.keys.get("orient", ("",)))[0]) in found
     }
     texts = ", ".join(f"{name} ({view.frame or 'its frame is not known'})" for name, view in views.items())
     if not views:

@@ -37,8 +37,13 @@ _TALL = (0.3, 4.0)  # m: the longest side of a body's box
 def with_parameters(clip: SmplClip, bodies: "Bodies") -> SmplClip:
     """A clip of meshes with the parameters of SMPL that are nearest to them; any other clip as it is.
 
+    Where `transl` is the place of the root joint, it becomes SMPL's: it moves that joint from its place in the T-pose.
+
     Rows whose mesh is not finite or no body are left out and named. Raises `UserError` where that is all of them.
     """
+    if clip.at_pelvis:
+        transl = (clip.transl - rest_pelvis(clip, bodies)).astype(np.float32)
+        return replace(clip, transl=transl, at_pelvis=False)
     if clip.mesh is None or clip.mesh.rotmat is not None or not len(clip):
         return clip
     if len(set(clip.gender.tolist())) > 1:
@@ -75,6 +80,16 @@ def with_parameters(clip: SmplClip, bodies: "Bodies") -> SmplClip:
         notes=(*clip.notes, note),
     )
     return replace(solved.take(good), left_out=(*clip.left_out, *left))
+
+
+def rest_pelvis(clip: SmplClip, bodies: "Bodies") -> np.ndarray:
+    """SMPL's root joint [T 3] in the T-pose of each row's shape."""
+    pelvis = np.empty((len(clip), 3))
+    for gender in set(clip.gender.tolist()):
+        rows = np.flatnonzero(clip.gender == gender)
+        smpl = bodies.smpl(gender)
+        pelvis[rows] = smpl.shaped(torch.from_numpy(clip.betas[rows]).to(smpl.template))[1][:, 0].cpu().double()
+    return pelvis
 
 
 def mesh_array(contents: Any) -> tuple[str, np.ndarray] | None:

@@ -45,3 +45,4 @@ class Motion:
     pelvis: np.ndarray  # [N 3] SKEL's pelvis joint
     frame_rate: float  # frames a second
     from_input: np.ndarray  # [3 4] takes points (x, y, z, 1) of the source's frame to the ground
+    gaps: str = ""  # where frames are missing, in words

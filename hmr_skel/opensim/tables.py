@@ -23,7 +23,7 @@ Units are S.I. units (second, meters, Newtons, ...)
 Angles are in degrees.
 Made by hmr-skel from {source}. Ground frame: x forward, y up, z right; pelvis_t* is SKEL's pelvis joint.
 From that file's frame to the ground: (x, y, z) -> ({turn}).
-{model}
+{gaps}{model}
 endheader
 """
 OWN_MODEL = (
@@ -51,7 +51,8 @@ def write_mot_table(motion: Motion, columns: Sequence[str], table: np.ndarray, m
     """Write a table [N C] under these labels. `model` says which model it is for."""
     size = {"rows": len(table), "columns": len(columns)}
     turn = ", ".join(map(_formula, motion.from_input))
-    header = _MOT_HEADER.format(name=motion.name, source=motion.source, turn=turn, model=model, **size)
+    gaps = f"Frames are missing, and times jump: {motion.gaps}.\n" if motion.gaps else ""
+    header = _MOT_HEADER.format(name=motion.name, source=motion.source, turn=turn, gaps=gaps, model=model, **size)
     with replacing(path) as temporary, temporary.open("w", newline="\n") as file:
         file.write(header + "\t".join(columns) + "\n")
         np.savetxt(file, table, fmt="%.8f", delimiter="\t")

@@ -252,3 +252,42 @@ def bedlam(incam: Truth, world: Truth) -> dict[str, Any]:
         "cam_ext": camera,
         "gender": np.array(["female"] * FRAMES),
     }
+
+
+def glamr(incam: Truth, world: Truth) -> dict:
+    """A sequence's _seed1.pkl: the root's places and turns in both frames; the person is there from frame 2 on."""
+    c, w = columns(incam), columns(world)
+    person = {
+        "smpl_pose": c["body"],
+        "smpl_beta": c["betas"],
+        "smpl_orient_cam": c["root"],
+        "smpl_orient_world": w["root"],
+        "root_trans_cam": c["trans"],
+        "root_trans_world": w["trans"],
+        "exist_frames": np.arange(FRAMES) > 1,
+        "frames": np.arange(FRAMES),
+        "scale": None,
+    }
+    return {"person_data": {0: person}, "cam_pose": np.tile(np.eye(4), (FRAMES, 1, 1)), "seq_len": FRAMES}
+
+
+def hybrik(truth: Truth) -> dict:
+    """demo_video.py: lists with an entry per image, rotation matrices flat."""
+    c, mats = columns(truth), matrices(truth["pose"]).reshape(-1, 216)
+    lists = {"pred_thetas": mats, "pred_betas": c["betas"], "transl": c["trans"] + 1, "pred_cam_root": c["trans"]}
+    return {key: list(value) for key, value in lists.items()} | {"img_path": [f"{i:06d}.jpg" for i in range(FRAMES)]}
+
+
+def interhuman(*people: Truth) -> dict:
+    each = [columns(truth) for truth in people]
+    return {"mocap_framerate": 59.94, "frames": FRAMES} | {
+        f"person{i + 1}": {
+            "trans": c["trans"],
+            "root_orient": c["root"],
+            "pose_body": c["body"][:, :63],
+            "pose_hand": np.full((FRAMES, 90), 0.1),
+            "betas": c["betas"][0],
+            "gender": "male",
+        }
+        for i, c in enumerate(each)
+    }

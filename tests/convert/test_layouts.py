@@ -15,11 +15,18 @@ from hmr_skel.cli import main
 from hmr_skel.convert import Bodies, ReadOptions, SmplClip, fit_clips
 from hmr_skel.convert.formats import read_clips, read_files
 from hmr_skel.convert.known import FORMATS, describe_formats
+from hmr_skel.convert.vertices import with_parameters
 from hmr_skel.errors import UserError
 from tests.convert import layouts
 from tests.convert.conftest import FRAMES, walk
 
-INCAM, SECOND, UPRIGHT, ROOM = walk(up="camera"), walk(up="camera", seed=1), walk(up="y-up"), walk(seed=2)
+INCAM, SECOND, UPRIGHT, ROOM, SIDE = (
+    walk(up="camera"),
+    walk(up="camera", seed=1),
+    walk(up="y-up"),
+    walk(seed=2),
+    walk(seed=3),
+)
 ALL = np.arange(FRAMES)
 SEEN = np.delete(ALL, [3, 4])
 
@@ -76,6 +83,10 @@ CASES = {
         layouts.phalp(INCAM), [(INCAM, ALL), (INCAM, np.delete(ALL, [0, 1, 2, 3, 9]))], "camera", "neutral"
     ),
     "HMR2": Case(layouts.regressed(INCAM), [(INCAM, ALL)], "camera", "neutral", moving=False),
+    "HybrIK": Case(layouts.hybrik(INCAM), [(INCAM | {"transl": 0 * INCAM["transl"]}, ALL)], "camera", "neutral"),
+    "InterHuman": Case(
+        layouts.interhuman(ROOM, SIDE), [(ROOM, ALL), (SIDE, ALL)], "z-up", "male", hands=False,
+    ),
     "AMASS": Case(layouts.amass(ROOM), [(ROOM, ALL)], "z-up", "male", hands=False),
 }  # fmt: skip
 
@@ -127,6 +138,20 @@ def test_the_body_stands_where_the_tool_puts_it(tmp_path: Path, bodies: Bodies, 
         some = slice(None, None, 4)
         ours = posed(clip.take(np.arange(len(clip))[some]), smpl)
         assert np.abs(ours - meshes(smpl, truth, rows[some], betas, case.hands)).max() < 1e-4
+
+
+@pytest.mark.parametrize(("which", "truth", "frame"), [("incam", INCAM, "camera"), ("global", ROOM, "z-up")])
+def test_glamrs_translations_are_places_of_the_root_joint(tmp_path: Path, bodies: Bodies, which, truth, frame):
+    """V = smpl(pose) - its root joint + root_trans."""
+    truth = truth | {"pose": np.concatenate((truth["pose"][:, :1], INCAM["pose"][:, 1:]), 1)}
+    path = write(layouts.glamr(INCAM, truth), tmp_path / "x.pkl")
+    (clip,) = read_clips(path, ReadOptions(which=which))
+    assert (clip.frame, clip.number.tolist()) == (frame, list(range(2, FRAMES)))
+    smpl, here = bodies.smpl("neutral"), truth | {"transl": 0 * truth["transl"], "betas": INCAM["betas"]}
+    columns = here["pose"][2:, 0], here["pose"][2:, 1:], np.tile(here["betas"][:10], (10, 1)), here["transl"][2:]
+    root = smpl(*(torch.tensor(column, dtype=torch.float32) for column in columns)).joints[:, :1].numpy()
+    expected = meshes(smpl, here, ALL[2:], here["betas"], True) - root + truth["transl"][2:, None]
+    assert np.abs(posed(with_parameters(clip, bodies), smpl) - expected).max() < 1e-4
 
 
 def test_nlf_gives_rows_with_the_images_numbers(tmp_path: Path, bodies: Bodies):
@@ -268,3 +293,17 @@ def test_the_docs_and_the_help_list_every_format(capsys):
         main(["convert", "--help"])
     shown = capsys.readouterr().out
     assert all(name in shown and known in shown for name, _, known in rows)
+
+
+def test_gaps_are_told_with_their_times(tmp_path: Path, open_body_dir: Path, capsys):
+    tracks = layouts.wham(INCAM, UPRIGHT)
+    tracks[0]["pose_world"] = tracks[0]["pose_world"].copy()
+    tracks[0]["pose_world"][4:6] = np.nan
+    path = write(tracks, tmp_path / "x.pkl")
+    told = ["--which", "global", "--frame-rate", "30", "--body-models", str(open_body_dir)]
+    assert main(["convert", str(path), *told, "-o", str(tmp_path / "out"), "--format", "mot"]) == 0
+    err = capsys.readouterr().err
+    assert "row 4 of x_0 is left out: not finite, and 1 more up to row 5 (0.13 s to 0.17 s)" in err
+    for name, gap in (("x_0", "0.10 s to 0.20 s"), ("x_3", "0.17 s to 0.33 s")):
+        assert f"{name} has 1 gap: {gap}" in err
+        assert f"Frames are missing, and times jump: 1 gap: {gap}." in (tmp_path / "out" / f"{name}.mot").read_text()
