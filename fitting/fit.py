@@ -30,7 +30,7 @@ class Status(IntEnum):
     # Ended as above, and beyond that:
     far = 4  # far from the annotation: `v2v_mm` is above the recipe's `far_v2v_mm`
     implausible = 5  # near, and yet no human pose: see `fitting.plausible`
-    unusual_shape = 6  # near, a human pose, and a shape that fewer than one person in a thousand has
+    unusual_shape = 6  # near, a human pose, and a shape that hardly anybody has (`ShapeMap.is_unusual`)
 
 
 @dataclass(frozen=True)

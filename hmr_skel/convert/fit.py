@@ -19,7 +19,7 @@ from hmr_skel.body.smpl import Smpl
 from hmr_skel.convert.clips import SkelClip, SmplClip
 from hmr_skel.convert.continuity import shared_betas, without_jumps
 from hmr_skel.convert.mesh_rows import MeshRows, RootedMeshes
-from hmr_skel.convert.resample import smoothed
+from hmr_skel.convert.resample import left_unsmoothed, smoothed
 from hmr_skel.convert.smplx import lacking, no_map
 from hmr_skel.convert.upright import level
 from hmr_skel.convert.vertices import rest_pelvis, with_parameters
@@ -33,8 +33,9 @@ SKEL_GENDERS = ("male", "female", "best")
 _FITTED = {"q": (46,), "betas": (10,), "transl": (3,), "v2v_mm": (), "v2v_max_mm": (), "max_limit_violation_deg": ()}
 """What a `SkelClip` takes from a fit, besides the status: float32, shape of one row."""
 
-SAME_SHAPE = 0.5
-"""Betas of a clip whose standard deviation over its frames is larger are not only the noise of one person's."""
+ONE_SHAPE_MM, ANY_SHAPE_MM = 3.0, 15.0
+"""A person's frames are annotated with one shape where their T-poses are no further from the mean one than this, in the
+mean over frames and in each frame."""
 
 
 class Bodies:
@@ -132,6 +133,8 @@ def fit_clips(
     """
     clips = [with_parameters(clip, bodies) for clip in clips]
     pieces = [(_about_the_pelvis(level(clip), bodies), rejected) for clip, rejected in map(_usable, clips)]
+    if smooth_hz:
+        pieces = [(_noted(clip, left_unsmoothed(clip, smooth_hz)), rejected) for clip, rejected in pieces]
     targets = [_target(clip, bodies, smooth_hz) for clip, _ in pieces if clip.skel_q is None]
     found = _fit_rows(targets, bodies, skel_gender, progress)
     finished, stop, fitted_to = [], 0, iter(targets)
@@ -194,6 +197,10 @@ def _about_the_pelvis(clip: SmplClip, bodies: Bodies) -> SmplClip:
     pose[:, 0] = rotmat_to_rotvec(turn @ root).numpy()
     moved = np.einsum("tij,tj->ti", turn.numpy(), pelvis) + clip.transl - pelvis
     return replace(clip, pose=pose, transl=moved.astype(np.float32), turn=None)
+
+
+def _noted(clip: SmplClip, note: str | None) -> SmplClip:
+    return clip if note is None else replace(clip, notes=(*clip.notes, f"{clip.source}: {note}"))
 
 
 def _target(clip: SmplClip, bodies: Bodies, smooth_hz: float | int) -> SmplClip:
@@ -291,15 +298,24 @@ def _in_time(clip: SkelClip, bodies: Bodies, measure: bool) -> SkelClip:
     if not measure:
         return clip
     smpl, before, (mean, largest) = clip.smpl, clip.v2v_mm, distances_mm(clip, bodies)
-    spread = float(smpl.betas.astype(np.float64).std(0).max())
-    if spread > SAME_SHAPE:
+    apart = _shapes_apart_mm(smpl, bodies)
+    if apart.mean() > ONE_SHAPE_MM or apart.max() > ANY_SHAPE_MM:
         note = (
-            f"{smpl.source}: the betas of {smpl.name} vary by {spread:.1f} (standard deviation over frames), as if of "
-            f"several people, and SKEL gets one shape, of their mean: v2v is {mean.mean():.1f} mm to the annotated "
-            f"meshes, {before.mean():.1f} mm to meshes of the mean"
+            f"the betas of {smpl.name} vary as if of several people (T-poses {apart.mean():.1f} mm from their mean, up "
+            f"to {apart.max():.1f} mm), and SKEL gets one shape, of the mean: v2v is {mean.mean():.1f} mm to the "
+            f"annotated meshes, {before.mean():.1f} mm to what was fitted"
         )
-        clip = replace(clip, smpl=replace(smpl, notes=(*smpl.notes, note)))
-    return replace(clip, v2v_mm=mean, v2v_max_mm=largest)
+        clip = replace(clip, smpl=_noted(smpl, note))
+    # A row that is far from what it was fitted to stays far.
+    status = np.where(mean > bodies.config.far_v2v_mm, fitting.Status.far.name, clip.status)
+    return replace(clip, v2v_mm=mean, v2v_max_mm=largest, status=status)
+
+
+def _shapes_apart_mm(clip: SmplClip, bodies: Bodies) -> np.ndarray:
+    """Mean distance [T] of each frame's T-pose from that of the shared betas; all rows are of one SMPL gender."""
+    smpl = bodies.smpl(clip.gender[0])
+    apart = torch.from_numpy(clip.betas - shared_betas(clip.betas)).to(smpl.shapedirs)
+    return 1000 * np.array([(one @ smpl.shapedirs).unflatten(0, (-1, 3)).norm(dim=1).mean().item() for one in apart])
 
 
 def distances_mm(clip: SkelClip, bodies: Bodies) -> tuple[np.ndarray, np.ndarray]:

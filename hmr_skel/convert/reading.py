@@ -152,6 +152,7 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
         notes=tuple(notes),
         person=_names(fields, "person", count, where),
         turn=turn,
+        from_input=np.tile(np.diag([*_MIRROR, 1.0]), (count, 1, 1)) if options.left_handed else None,
         skel_q=q,
         per_file=format.rows == "files",
         at_pelvis=format.at_pelvis,

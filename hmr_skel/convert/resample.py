@@ -76,6 +76,8 @@ def _refuse_meshes(clip: SmplClip, option: str) -> None:
 
 
 SLOWEST_HZ = 1.0
+SHORTEST_RUN = 3
+"""Frames."""
 """No lower cut-off: people move faster. Of versions whose option was a weight, 0.1 was usual."""
 
 
@@ -86,7 +88,8 @@ def smoothed(clip: SmplClip, cutoff: float | int) -> SmplClip:
     of y|^2 (Whittaker 1923; a cubic smoothing spline). A frequency f keeps the share 1 / (1 + weight (2 sin(pi f /
     rate))^4) of its amplitude, without phase lag: as of the usual Butterworth filter, of 2nd order and run both ways,
     and 1 / sqrt(2) at the cut-off. But it needs no frames beyond the ends, where it keeps straight lines: runs of under
-    three frames stay as they are. Rotations are smoothed as unit quaternions, which no angle's branches disturb.
+    `SHORTEST_RUN` frames stay as they are. Above a quarter of the rate a cut-off takes little (`left_unsmoothed`).
+    Rotations are smoothed as unit quaternions, which no angle's branches disturb.
 
     Args:
         clip: moving, of SMPL about its pelvis (`turn` is None), all rows finite.
@@ -114,14 +117,14 @@ def smoothed(clip: SmplClip, cutoff: float | int) -> SmplClip:
             f"{clip.source} has {rate:g} rows a second, which hold nothing of {cutoff:g} Hz and faster that could be "
             f"smoothed. Expected a cut-off below {rate / 2:g} Hz, or no smoothing."
         )
-    weight = (np.sqrt(2) - 1) / (2 * np.sin(np.pi * cutoff / rate)) ** 4
+    weight = _weight(cutoff, rate)
     quat = Rotation.from_rotvec(clip.pose.reshape(-1, 3)).as_quat().reshape(len(clip), -1, 4)
     side = np.where((quat[1:] * quat[:-1]).sum(-1, keepdims=True) < 0, -1, 1)  # q and -q are one rotation
     quat[1:] *= np.cumprod(side, 0)
     found = np.concatenate((quat.reshape(len(clip), -1), clip.transl), 1)
     starts = np.flatnonzero(clip.starts())
     for start, stop in zip(starts, [*starts[1:], len(clip)], strict=True):
-        if stop - start > 2:
+        if stop - start >= SHORTEST_RUN:
             band = np.zeros((3, stop - start))  # of I + weight D^T D, D the second differences
             for lag, factors in enumerate(((1, 4, 1), (-2, -2), (1,))):
                 for k, factor in enumerate(factors):
@@ -130,6 +133,25 @@ def smoothed(clip: SmplClip, cutoff: float | int) -> SmplClip:
             found[start:stop] = solveh_banded(band, found[start:stop], lower=True, check_finite=False)
     pose = Rotation.from_quat(found[:, :-3].reshape(-1, 4)).as_rotvec().reshape(clip.pose.shape)
     return replace(clip, pose=pose.astype(np.float32), transl=found[:, -3:].astype(np.float32))
+
+
+def left_unsmoothed(clip: SmplClip, cutoff: float | int) -> str | None:
+    """What of a clip `smoothed` leaves as it is, in words; None: nothing."""
+    if clip.skel_q is not None:
+        return f"{clip.name} is SKEL already and is not smoothed"
+    if not clip.moving:
+        return f"{clip.name} holds no frames in time and is not smoothed"
+    rate = clip.row_rate
+    if rate is not None and rate / 4 < cutoff < rate / 2:
+        kept = 1 / (1 + 16 * _weight(cutoff, rate))
+        return f"at {rate:g} rows a second a cut-off of {cutoff:g} Hz keeps {100 * kept:.0f} % of the fastest movement"
+    runs = np.diff([*np.flatnonzero(clip.starts()), len(clip)])
+    short = int(runs[runs < SHORTEST_RUN].sum())
+    return f"{short} frames of {clip.name} stand in runs too short to be smoothed" if short else None
+
+
+def _weight(cutoff: float | int, rate: float) -> float:
+    return (np.sqrt(2) - 1) / (2 * np.sin(np.pi * cutoff / rate)) ** 4
 
 
 def _splines(at: np.ndarray, rotvec: np.ndarray, transl: np.ndarray, when: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

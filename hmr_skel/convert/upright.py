@@ -13,7 +13,7 @@ import torch
 from hmr_skel.body.joints import SMPL_PARENTS
 from hmr_skel.body.lbs import bone_transforms, chain, relative, skin
 from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat, shortest_arc
-from hmr_skel.convert.clips import UPRIGHT, SmplClip, require_frame
+from hmr_skel.convert.clips import UPRIGHT, SmplClip, looks_like, require_frame
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ _CHUNK = 256  # frames whose feet are in memory at once
 
 LEVELLED = "z-up clips are turned to y-up, where pelvis_list is no heading: (x, y, z) -> (x, z, -y)"
 
+SEEMS_Z_UP = (
+    "these people stand as in a z-up frame, where the pelvis' angles jump: say --frame z-up (frame= in Python) to have "
+    "them turned to y-up"
+)
+
 
 def level(clip: SmplClip) -> SmplClip:
     """A z-up clip of SMPL in a y-up frame, with a note; any other as it is.
@@ -38,6 +43,8 @@ def level(clip: SmplClip) -> SmplClip:
     degrees, where the first and the third turn about one axis and jump.
     """
     if clip.frame != "z-up" or clip.skel_q is not None:
+        if clip.frame is None and clip.moving and looks_like(clip.pose) == "z-up" and clip.turn is None:
+            return replace(clip, notes=(*clip.notes, f"{clip.source}: {SEEMS_Z_UP}"))
         return clip
     return _moved(clip, UPRIGHT["z-up"], np.zeros(3), LEVELLED)
 

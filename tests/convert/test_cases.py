@@ -181,7 +181,9 @@ def test_kinds_of_numbers_and_what_options_say(cases: Path, maker):
     folder, truth = cases / "c25", maker.person(12)
     for file in ("half.npz", "bf16.pt"):
         same(read_clips(folder / file, NEUTRAL)[0], truth)
-    same(read_clips(folder / "left_handed.npz", ReadOptions(left_handed=True))[0], truth)
+    (mirrored,) = read_clips(folder / "left_handed.npz", ReadOptions(left_handed=True))
+    same(mirrored, truth)
+    assert (mirrored.from_input == np.diag([-1, 1, 1, 1])).all()
     (clip,) = read_clips(folder / "no_betas.npz", ReadOptions(smpl_gender="male", zero_betas=True))
     assert not clip.betas.any()
 

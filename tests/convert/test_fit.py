@@ -8,6 +8,7 @@ import torch
 
 from hmr_skel.body import dofs
 from hmr_skel.convert import ReadOptions, SkelClip, SmplClip, Units, fit_clips, smpl_to_skel
+from hmr_skel.convert.clips import UPRIGHT
 from hmr_skel.convert.fit import distances_mm, wanted_genders
 from hmr_skel.convert.reading import clip_from_arrays
 from hmr_skel.errors import UserError
@@ -93,15 +94,22 @@ def test_errors_are_those_to_the_annotation_whatever_one_shape_makes_of_it(bodie
     assert found.v2v_mm.mean() > 1.5 * of_mean.v2v_mm.mean()
     parts = found.v2v_mm.mean(), of_mean.v2v_mm.mean()
     assert found.smpl.notes[-1].endswith(
-        "v2v is {:.1f} mm to the annotated meshes, {:.1f} mm to meshes of the mean".format(*parts)
+        "v2v is {:.1f} mm to the annotated meshes, {:.1f} mm to what was fitted".format(*parts)
     )
     assert not any("betas of walk vary" in note for note in of_mean.smpl.notes)
+    assert ((found.v2v_mm > bodies.config.far_v2v_mm) == (found.status == "far")).all()
     # The pelvis joint stays where each frame's shape has it.
     smpl = bodies.smpl("male")
     pelvis = [
         smpl.shaped(torch.from_numpy(betas).float())[1][:, 0].numpy() for betas in (truth["betas"], 0 * truth["betas"])
     ]
     np.testing.assert_allclose(found.transl - of_mean.transl, pelvis[0] - pelvis[1], atol=1e-5)
+    # One frame of another person: its row is told, and the others are not.
+    truth["betas"] = np.array([0.0, 0, 0, 0, 0, 5.0])[:, None] * np.eye(10)[:1]
+    (found,) = fit_clips([clip_of(truth)], bodies)
+    assert ((found.v2v_mm > bodies.config.far_v2v_mm) == (found.status == "far")).all()
+    assert found.status[-1] == "far"
+    assert any("betas of walk vary" in note for note in found.smpl.notes)
 
 
 def test_the_better_body_is_one_per_person(bodies):
@@ -169,6 +177,18 @@ def test_smoothing_couples_neither_clips_nor_cuts(bodies):
     np.testing.assert_allclose(with_cut.q, apart, atol=1e-4)
     assert np.abs(smooth.q - apart).max() > 1e-3
     assert (fit_clips([smpl], bodies, smooth_hz=0)[0].q == plain.q).all()
+    # What is left as it is, is said.
+    for other, words in (
+        (
+            replace(smpl, shot=np.repeat([0, 1, 2], [8, 1, 1])),
+            "2 frames of walk stand in runs too short to be smoothed",
+        ),
+        (replace(smpl, moving=False), "walk holds no frames in time and is not smoothed"),
+        (replace(smpl, skel_q=smooth.q), "walk is SKEL already and is not smoothed"),
+        (replace(smpl, frame_rate=15.0), "at 15 rows a second a cut-off of 6 Hz keeps"),
+    ):
+        assert any(words in note for note in fit_clips([other], bodies, smooth_hz=6)[0].smpl.notes), words
+    assert not any("smooth" in note or "cut-off" in note for note in smooth.smpl.notes)
     every_other = replace(smpl, number=2 * smpl.number, frame_rate=60.0)  # the same rows a second
     assert (fit_clips([every_other], bodies, smooth_hz=6)[0].q == smooth.q).all()
 
@@ -189,6 +209,13 @@ def test_the_call(open_body_dir, smpl: SmplClip, skel: SkelClip):
     )
     assert_same_posture(result, skel)
     assert (result.time == skel.time).all()
+    assert any("say --frame z-up (frame= in Python)" in note for note in result.smpl.notes)
+    turned = smpl_to_skel(
+        poses, truth["betas"], truth["transl"], smpl_gender="male", frame="z-up", body_models=open_body_dir
+    )
+    assert turned.smpl.frame == "y-up"
+    np.testing.assert_allclose(turned.q[:, 3:], skel.q[:, 3:], atol=1e-4)
+    assert (turned.smpl.from_input[0][:3, :3] == UPRIGHT["z-up"]).all()
     tensors = smpl_to_skel(
         torch.from_numpy(poses[:3]), truth["betas"][None, :10].tolist(), smpl_gender="male", body_models=open_body_dir
     )
@@ -207,6 +234,7 @@ def test_the_call(open_body_dir, smpl: SmplClip, skel: SkelClip):
         ({"skel_gender": "neutral"}, "skel_gender is 'neutral'. Expected one of None, 'male'"),
         ({"smpl_gender": "x"}, "smpl_gender is 'x'"),
         ({"rows": "folders"}, "rows is 'folders'"),
+        ({"frame": "up"}, "frame is 'up'. Expected one of None, 'camera', 'y-up', 'z-up'"),
         ({"lengths": "feet"}, "lengths is 'feet'"),
         ({"angles": "turns"}, "angles is 'turns'"),
         ({"smooth_hz": -1.0}, "a cut-off of -1 Hz"),
