@@ -2,8 +2,9 @@
 
 SMPL's joints turn about any axis, SKEL's as a skeleton's do. How far the fit could not follow a joint of SMPL is the
 rotation between their two local rotations. Ordinary motion needs some of it (an annotated elbow carries part of the
-forearm's twist): the table below says how much, per joint and axis. Forearms need one more sign. One elbow or wrist of
-SMPL is often twisted far; both together are not. No rule knows a pose.
+forearm's twist): the table below says how much, per joint and axis. Hands, forearms and scapulae are not in it.
+Forearms need one more sign: an elbow or wrist of SMPL is often twisted, but not beyond a right angle, and not both
+sides together. No rule knows a pose.
 """
 
 import torch
@@ -30,8 +31,9 @@ _ORDINARY = {
     "humerus": ((-44, 60), (-68, 54), (-60, 66)),
     "ulna": ((-89, 105), (-14, 25), (-23, 22)),
 }
-_TWIST = 110.0
-"""Degrees about x, of both elbows or both wrists together; in the same rows at most 85 and 96."""
+_TWIST, _BOTH = 95.0, 110.0
+"""Degrees about x of an elbow or a wrist, in the same rows at most 78; of both sides together, in the same rows at most
+85 and 96."""
 _PAIRS = [SMPL_JOINTS.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("elbow", "wrist")]
 
 _OWN = [j for j, name in enumerate(SKEL_JOINTS) if name.removesuffix("_r").removesuffix("_l") in _ORDINARY]
@@ -61,5 +63,5 @@ class Signs:
         bones = torch.maximum(self.low - apart, apart - self.high).flatten(1).amax(1)
         forearms = picked(rotmat, [SMPL_PARENTS[j] for j in _PAIRS], 1).mT @ picked(rotmat, _PAIRS, 1)
         twist = torch.rad2deg(rotmat_to_rotvec(forearms))[..., 0]
-        together = (twist[:, :2] + twist[:, 2:]).abs().amax(1) - _TWIST
-        return torch.maximum(bones, together).clamp_min(0)
+        both = (twist[:, :2] + twist[:, 2:]).abs().amax(1) - _BOTH
+        return torch.maximum(bones, torch.maximum(twist.abs().amax(1) - _TWIST, both)).clamp_min(0)

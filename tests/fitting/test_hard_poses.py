@@ -48,6 +48,9 @@ def test_the_status_tells_poses_that_no_human_takes_and_far_fits_from_real_motio
     impossible = is_doubtful(fit_many(hard_rows(IMPOSSIBLE, 2), model)).view(2, -1).all(0)
     assert float(impossible.double().mean()) >= 0.9
     assert bool(impossible[list(IMPOSSIBLE).index("knees twisted by 60")])
+    wrists = {"left_wrist": (150, 0, 0)}
+    one_sided = {"opposite": wrists | {"right_wrist": (-150, 0, 0)}, "alone": wrists}
+    assert is_doubtful(fit_many(hard_rows(one_sided, 2), model)).all()
     assert 0 < float(is_doubtful(fitted).double().mean()) < 0.3
     odd = hard_rows({"on toes": HARD["on toes"]}, 1)
     assert fit_batch(replace(odd, betas=odd.betas * 4), model).status.tolist() == [Status.unusual_shape]
