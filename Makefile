@@ -152,7 +152,7 @@ test-all: .venv/has-test-all
 	@$(PYTEST) --skips-fail $(ARGS)
 
 docs: .venv/has-docs
-	@$(BIN)/mkdocs --quiet build && echo 'build/site/index.html'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build && echo 'build/site/index.html'
 
 notebooks: .venv/has-notebooks
 	@$(BIN)/jupyter lab notebooks $(ARGS)

@@ -31,7 +31,7 @@ Draw a row of a dataset as it is stored, on the CPU, with no display:
                    annotation: that mesh itself
   --view front     from the camera's direction; or side, back, top; image: over the row's own image
 A .glb has skin and skeleton as separate meshes, metres, y up, whatever --show says.
-Example: hmr-skel render data/open open/00001909 -o x.png --show heat"""
+Example: hmr-skel render data/open open/00003584 -o x.png --show heat"""
 
 COLUMNS = """\
 Print the columns of every table that is written, with types, units and meanings, as Markdown: docs/schema.md is this
@@ -61,7 +61,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     render = new_command(commands, "render", "a row of a dataset as a picture or as meshes", RENDER, run_render)
     add(render, "dataset")
-    render.add_argument("row", metavar="ROW", help="its row_id, for instance open/00001909")
+    render.add_argument("row", metavar="ROW", help="its row_id, for instance open/00003584")
     render.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help=" ".join(PICTURE_SUFFIXES))
     shown, views = ("both", "skin", "skeleton", "heat", "annotation"), ("front", "side", "back", "top", "image")
     render.add_argument("--show", choices=shown, default="both", help="what to draw")

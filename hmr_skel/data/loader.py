@@ -174,7 +174,8 @@ class _SampleMaker(Dataset):
                 if self.substitutes:
                     error = UserError(
                         f"{1 + self.substitutes} images in a row are unreadable: {'; '.join(unreadable[-3:])}. Are "
-                        "image_root and image_path of the manifest right, and all images there?"
+                        "image_root and image_path of the manifest right, and all images there? For the default "
+                        "dataset: make images (hmr-skel images)."
                     )
                     return error, unreadable
         return stack(samples) if samples else None, unreadable
