@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmr_skel import load_shards
+from hmr_skel import load_shards, progress
 from hmr_skel.cli import main
 from tests.convert.conftest import FRAMES, walk
 from tests.convert.layouts import amass
@@ -122,16 +122,14 @@ def test_an_interrupt_leaves_the_file_that_was_there(walking: Path, monkeypatch,
 
 def test_what_is_taken_for_granted_is_said_and_every_fit_is_counted(walking: Path, capsys, monkeypatch):
     """One progress bar, which counts every fit: two for a row of neutral SMPL where both bodies are tried."""
-    import tqdm
-
     bars = []
 
-    class Bar(tqdm.tqdm):
-        def __init__(self, *args, **kwargs) -> None:
-            super().__init__(*args, **(kwargs | {"disable": False}))
+    class Bar(progress._ProgressLines):
+        def __init__(self, **options) -> None:
+            super().__init__(**options)
             bars.append(self)
 
-    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    monkeypatch.setattr(progress, "_ProgressLines", Bar)
     truth = walk(4)
     np.savez("bare.npz", poses=truth["pose"], betas=truth["betas"], trans=truth["transl"], gender="neutral")
     arguments = ["convert", "bare.npz", "-o", "x.npz"]
