@@ -225,8 +225,8 @@ FORMATS: tuple[Format, ...] = (
         marks=("global_orient", "body_pose", "camera_rotation|camera_translation|pose_embedding"), rows="files",
     ),
     Format(
-        name="smplcodec", file=".smpl of SMPL and SMPL-H", marks=("smplVersion|bodyPose|shapeParameters",),
-        layout="codec", model="smplh",
+        name="smplcodec", file=".smpl of SMPL, SMPL-H, SMPL-X and SKEL",
+        marks=("smplVersion|bodyPose|shapeParameters",), layout="codec", model="smplh",
     ),
     Format(
         name="HSMR", file="its output, SKEL: written on without a fit",

@@ -270,10 +270,13 @@ def _codec(found: Mapping, format: Format, where: str, rows: str | None) -> Iter
         arrays |= {more[key]: found[key] for key in more if key in found}
         if "headPose" in found:
             arrays["jaw_pose"], arrays["pose_eye"] = np.split(np.reshape(found["headPose"], (-1, 9)), [3], 1)
+    elif model == "SKEL":
+        format = replace(format, model="skel")
     elif model not in ("SMPL", "SMPL-H"):
-        raise UserError(f"{where} holds {model} (smplVersion {version}). Expected SMPL, SMPL-H or SMPL-X.")
+        raise UserError(f"{where} holds {model} (smplVersion {version}). Expected SMPL, SMPL-H, SMPL-X or SKEL.")
     notes = () if "pose" in arrays else ("no pose in the file: the body stands in the T-pose",)
-    arrays.setdefault("pose", np.zeros((max(number("frameCount", 1), 1), 24, 3)))
+    inner = (46,) if model == "SKEL" else (24, 3)
+    arrays.setdefault("pose", np.zeros((max(number("frameCount", 1), 1), *inner)))
     gender = number("gender", 0)
     if gender not in range(len(_CODEC_GENDERS)):
         raise UserError(

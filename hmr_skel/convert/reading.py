@@ -112,7 +112,12 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
             f"--frame {frame} or --frame {seems} to settle it"
         )
         said_frame = None
-    elif options.frame is not None and frame in (None, seems) and seems not in (None, options.frame):
+    elif options.frame not in (None, frame) and frame is not None and seems == frame:
+        raise UserError(
+            f"{where}: files of this kind are {frame}, and these people stand so, but --frame says {options.frame}. "
+            "Leave --frame out; --up says what is up where a camera was tilted."
+        )
+    elif options.frame is not None and frame is None and seems not in (None, options.frame):
         notes.append(f"{where}: --frame {options.frame} is taken, but these people stand as in a {seems} frame")
     if bends_backwards(parameters.pose):
         why = "rotations that are transposed, or --left-handed that is wrong or missing"

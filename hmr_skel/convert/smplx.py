@@ -67,7 +67,7 @@ def other_model(found: Mapping, fields: Fields, said: str | None) -> tuple[str, 
     kind = str(found["surface_model_type"]).lower() if "surface_model_type" in found else ""
     face = next((key for key in FACE_KEYS if key in found), None)
     shape = np.shape(fields["pose"][1]) if "pose" in fields else ()
-    wide = shape[-1:] == (165,) or shape[-2:] == (55, 3) or shape[-3:] == (55, 3, 3)
+    wide = shape[-1:] in ((165,), (495,)) or shape[-2:] == (55, 3) or shape[-3:] == (55, 3, 3)
     if said in _JOINTS:
         return said, f"{NAMES[said]} is said"
     if kind.startswith(("smplx", "smpl-x")):

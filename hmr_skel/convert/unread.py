@@ -88,7 +88,8 @@ def describe(contents: Any) -> str:
             enter(value[0], f"{path}[0]", depth + 1)
         else:
             shape = getattr(value, "shape", None)
-            lines.append(path if shape is None else f"{path} {tuple(shape)}{_looks_like(tuple(shape))}")
+            kind = type(value).__name__ + (f" of {len(value)}" if isinstance(value, list | tuple | dict) else "")
+            lines.append(f"{path} ({kind})" if shape is None else f"{path} {tuple(shape)}{_looks_like(tuple(shape))}")
 
     enter(contents, "", 0)
     known = [key for keys in ANY_KEYS.values() for key in keys]

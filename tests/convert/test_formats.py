@@ -174,9 +174,17 @@ def test_smplcodec_without_motion_and_of_other_models(tmp_path: Path):
     codec.SMPLCodec(smpl_version=codec.SMPLVersion.SMPLX, shape_parameters=np.ones(10)).write(tmp_path / "x.smpl")
     (clip,) = read_clips(tmp_path / "x.smpl", NONE)
     assert any("holds SMPL-X" in note for note in clip.notes)
-    codec.SMPLCodec(smpl_version=codec.SMPLVersion.SKEL, shape_parameters=np.ones(10)).write(tmp_path / "s.smpl")
-    with pytest.raises(UserError, match="holds SKEL"):
-        read_clips(tmp_path / "s.smpl", NONE)
+    q = np.random.default_rng(0).normal(size=(3, 46))
+    moving = {"frame_count": 3, "frame_rate": 30.0, "body_pose": q, "body_translation": q[:, :3]}
+    skel = {"smpl_version": codec.SMPLVersion.SKEL, "shape_parameters": np.ones(10), "gender": codec.SMPLGender.FEMALE}
+    codec.SMPLCodec(**skel, **moving).write(tmp_path / "s.smpl")
+    (clip,) = read_clips(tmp_path / "s.smpl", NONE)
+    np.testing.assert_allclose(clip.skel_q, q, rtol=1e-6)
+    np.testing.assert_allclose(clip.transl, q[:, :3], rtol=1e-6)
+    assert (set(clip.gender), clip.frame_rate) == ({"female"}, 30)
+    codec.SMPLCodec(smpl_version=codec.SMPLVersion.SUPR, shape_parameters=np.ones(10)).write(tmp_path / "u.smpl")
+    with pytest.raises(UserError, match="holds SUPR"):
+        read_clips(tmp_path / "u.smpl", NONE)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 5])
@@ -313,7 +321,7 @@ def test_what_cannot_be_read_says_so(tmp_path: Path, name: str):
         (b"PK\x03\x04 and nothing", r"cannot be read.*Fetch the file again"),
         (b"\x80\x04 and nothing", r"cannot be read as a pickle"),
         (b"\x78\x9c and nothing", r"cannot be read as a pickle"),
-        (b"[1, 2]", r"recognised. It has .*always work"),
+        (b"[1, 2]", r"recognised. It has .*\(list of 2\).*always work"),
         (b'{"poses": [1, 2', r"cannot be read: Expecting"),
     ],
 )

@@ -202,6 +202,8 @@ def test_two_frames_are_asked_for_and_a_wrong_one_is_refused(tmp_path: Path):
     path = write(layouts.wham(INCAM, UPRIGHT), tmp_path / "x.pkl")
     with pytest.raises(UserError, match="--which incam or global"):
         read_clips(path, ReadOptions())
+    with pytest.raises(UserError, match=r"are y-up, and these people stand so, but --frame says camera"):
+        read_clips(path, ReadOptions(which="global", frame="camera"))
 
 
 @pytest.mark.parametrize(
