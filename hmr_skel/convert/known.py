@@ -79,6 +79,8 @@ class Format:
     scaled_by: str | None = None  # translations are divided by this key
     refuse: str = ""  # why it cannot be read, and what to do
     note: str = ""
+    world_file: str = ""
+    """A file beside it, or a folder above, with `world_cam_R` and `world_cam_T`, which --which global reads."""
 
 
 _ROMP: Keys = {
@@ -145,9 +147,10 @@ FORMATS: tuple[Format, ...] = (
         name="VIBE", file="vibe_output.pkl", marks=("pose", "pred_cam", "orig_cam"), keys={"transl": ()}, **_REGRESSED
     ),
     Format(
-        name="TRAM", file="hps_track_*.npy", marks=("pred_rotmat", "pred_shape", "pred_trans"),
+        name="TRAM", file="hps_track_*.npy; with camera.npy, --which global",
+        marks=("pred_rotmat", "pred_shape", "pred_trans"),
         keys={"pose": ("pred_rotmat",), "betas": ("pred_shape",), "transl": ("pred_trans",)},
-        note="TRAM: the camera's frame; camera.npy, which leads to the world, is not read", **_REGRESSED,
+        world_file="camera.npy", **_REGRESSED,
     ),
     Format(
         name="GVHMR", file="hmr4d_results.pt", marks=("smpl_params_global|smpl_params_incam",), gender="neutral",

@@ -26,6 +26,7 @@ from hmr_skel.convert.parameters import (
 )
 from hmr_skel.convert.smplx import NAMES, PosedMeshes, other_model, read_other
 from hmr_skel.convert.unread import near_key, unread_note
+from hmr_skel.convert.upright import in_world
 from hmr_skel.data.annotations import GENDER_OF, to_genders, to_texts
 from hmr_skel.errors import UserError
 
@@ -78,6 +79,9 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     format = person.format
     if format.refuse:
         raise UserError(f"{where}: {format.refuse}")
+    if format.world_file and options.which == "global":
+        inner = replace(options, which=None, frame=None)
+        return [in_world(clip, Path(where), format.world_file) for clip in make_clips(person, where, stem, inner)]
     found, view = _viewed(person, where, options)
     fields = _fields(found, format, view)
     frame = view.frame if view else format.frame

@@ -5,7 +5,8 @@ where its height is not known the floor is anywhere.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from hmr_skel.body.joints import SMPL_PARENTS
 from hmr_skel.body.lbs import bone_transforms, chain, relative, skin
 from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat, shortest_arc
 from hmr_skel.convert.clips import UPRIGHT, SmplClip, looks_like, require_frame
+from hmr_skel.convert.files import read_contents
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,6 +49,29 @@ def level(clip: SmplClip) -> SmplClip:
             return replace(clip, notes=(*clip.notes, f"{clip.source}: {SEEMS_Z_UP}"))
         return clip
     return _moved(clip, UPRIGHT["z-up"], np.zeros(3), LEVELLED)
+
+
+def in_world(clip: SmplClip, file: Path, name: str) -> SmplClip:
+    """A clip of a camera's frame in the y-up world of that camera's track, as TRAM's camera.npy has it.
+
+    `world_cam_R` [frames 3 3] and `world_cam_T` [frames 3] m take points of a frame's camera to the world. The file of
+    that `name` is looked for beside the clip's `file`, and a folder above. Raises `UserError` where it is not there, or
+    does not fit the clip's frames.
+    """
+    found = next((folder / name for folder in file.parents[:2] if (folder / name).is_file()), None)
+    if found is None:
+        raise UserError(f"{file}: --which global needs {name}, which leads to the world. Put it beside the file.")
+    camera: Any = read_contents(found)
+    try:
+        turn, place = (np.asarray(camera[key], np.float64)[clip.number] for key in ("world_cam_R", "world_cam_T"))
+        turned = np.einsum("tij,tj->ti", turn, clip.transl) + place
+    except (TypeError, KeyError, ValueError, IndexError):
+        raise UserError(
+            f"{found} does not fit {file}. Expected world_cam_R (frames, 3, 3) and world_cam_T (frames, 3), of all its "
+            "frames."
+        ) from None
+    rotvec = rotmat_to_rotvec(torch.from_numpy(turn)).float().numpy()
+    return replace(clip, turn=rotvec, transl=turned.astype(np.float32), frame="y-up")
 
 
 def upright(clip: SmplClip, bodies: "Bodies", up: str | None, floor: bool) -> SmplClip:

@@ -140,6 +140,27 @@ def test_the_body_stands_where_the_tool_puts_it(tmp_path: Path, bodies: Bodies, 
         assert np.abs(ours - meshes(smpl, truth, rows[some], betas, case.hands)).max() < 1e-4
 
 
+def test_tram_and_its_cameras_track_lead_to_the_world(tmp_path: Path, bodies: Bodies):
+    """V = R (smpl(pose) + trans) + T, of the frame's camera."""
+    (tmp_path / "hps").mkdir()
+    path = write(layouts.tram(INCAM), tmp_path / "hps" / "hps_track_0.npy")
+    with pytest.raises(UserError, match=r"--which global needs camera\.npy"):
+        read_clips(path, which("global"))
+    turn = layouts.matrices(np.random.default_rng(0).normal(size=(FRAMES + 7, 3)))
+    place = np.random.default_rng(1).normal(size=(FRAMES + 7, 3))
+    write({"world_cam_R": turn, "world_cam_T": place, "img_focal": 900.0}, tmp_path / "camera.npy")
+    (clip,) = read_clips(path, which("global"))
+    smpl = bodies.smpl("neutral")
+    mesh = meshes(smpl, INCAM, ALL, INCAM["betas"], True)
+    expected = np.einsum("tij,tvj->tvi", turn[7:], mesh) + place[7:, None]
+    (fitted,) = fit_clips([clip], bodies)
+    assert (clip.frame, clip.number[0]) == ("y-up", 7)
+    assert np.abs(posed(fitted.smpl, smpl) - expected).max() < 1e-4
+    write({"world_cam_R": turn[:5], "world_cam_T": place[:5]}, tmp_path / "camera.npy")
+    with pytest.raises(UserError, match="does not fit"):
+        read_clips(path, which("global"))
+
+
 @pytest.mark.parametrize(("which", "truth", "frame"), [("incam", INCAM, "camera"), ("global", ROOM, "z-up")])
 def test_glamrs_translations_are_places_of_the_root_joint(tmp_path: Path, bodies: Bodies, which, truth, frame):
     """V = smpl(pose) - its root joint + root_trans."""
