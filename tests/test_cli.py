@@ -304,6 +304,8 @@ def test_verify(small: Path, tmp_path: Path, capsys):
     assert main(["fit", "--manifest", str(small), "--shard", "0", "--out", str(out), "-q"]) == 0
     assert main(["verify", str(out), "--files-only", "--partial"]) == 0
     assert "1 of 2 shards sound, 0 problems (the files alone)" in capsys.readouterr().out
+    assert main(["verify", str(out), "--files-only"]) == 1
+    assert f"{out}: not built: shard 1 of 2. hmr-skel dataset builds them." in capsys.readouterr().out
     data = next((out / "data").glob("*.parquet"))
     damaged = bytearray(data.read_bytes())
     damaged[len(damaged) // 2] ^= 1

@@ -101,5 +101,7 @@ def network_file(path: Path | None) -> Path:
         return path / "network.safetensors" if path.is_dir() else path
     found = sorted(runs_folder().glob("*/network.safetensors"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise UserError(f"no trained network in {runs_folder()}. Train one first (hmr-skel train), or name its file.")
+        raise UserError(
+            f"no trained network in {runs_folder()}. Train one first (make train, or hmr-skel train), or name its file."
+        )
     return found[-1]

@@ -89,6 +89,8 @@ def run_report(args: argparse.Namespace) -> None:
     if data is None:
         data = data_folder() / load_manifest(args.manifest or DEFAULT_MANIFEST).name
     if args.build and not has_all_shards(data):
+        if not args.quiet:
+            print(f"missing shards are built and their images rendered first; hmr-skel report {data} does without")
         build_missing(args.manifest or DEFAULT_MANIFEST, data, quiet=args.quiet)
     out = args.out if args.out is not None else data / "report.html"
     if out.is_dir():

@@ -53,6 +53,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from flows.shard import Builder
     from flows.verify import Verification, repair_dataset, verify_dataset
     from hmr_skel.commands.output import show
+    from hmr_skel.data.shards import name_shards
 
     if args.files_only and (args.repair or args.manifest):
         raise UserError("--files-only uses no manifest: leave out --manifest and --repair.")
@@ -62,8 +63,12 @@ def run_verify(args: argparse.Namespace) -> int:
 
     def verify() -> Verification:
         found = verify_dataset(args.dataset, builder, partial=args.partial, sample=args.sample, seed=args.seed)
+        missing = [p.shard for p in found.problems if p.shard is not None and p.is_missing]
         for problem in found.problems:
-            print(problem.text)
+            if not problem.is_missing:
+                print(problem.text)
+        if missing:
+            print(f"{args.dataset}: not built: {name_shards(missing)} of {found.shards}. hmr-skel dataset builds them.")
         return found
 
     found = verify()

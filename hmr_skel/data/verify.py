@@ -30,6 +30,8 @@ class Problem:
     """The shard that has to be built again to mend it."""
     stray: Place | None = None
     """The file that does not belong there: taking it away mends it."""
+    is_missing: bool = False
+    """Whether the shard has no file at all: it was never built."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def verify_files(out: Place, *, count: int | None = None, partial: bool = False)
         except UserError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
                 raise  # of the disk or the store: no damage, and nothing is to be built again
-            problems.append(Problem(str(error), index))
+            missing = (index, count) not in there
+            problems.append(Problem(str(error), index, is_missing=missing))
     problems += _in_two_shards(out, sound)
     return FilesReport(count, problems, sound)
 
