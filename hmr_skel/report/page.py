@@ -36,7 +36,7 @@ class ReportSummary:
     rejected: int
     v2v_mm: dict[str, float] | None
     v2v_max_mm: dict[str, float] | None
-    doubtful: int  # rows far from their annotation, or in no human pose
+    doubtful: int | None  # rows far from their annotation, or in no human pose; None: an old dataset, which cannot tell
     pictured: list[str]  # row_id of the rows that are shown
     measured: int  # rows whose errors were measured anew
     disagreement_mm: float | None  # the largest difference between these and the dataset's
@@ -77,6 +77,8 @@ def write_report(
     built = len(dataset.metas)
     if built < dataset.metas[0]["shards"]:
         warnings.append(f"Not finished: {built} of {dataset.metas[0]['shards']} shards are there.")
+    if "push" not in dataset.rows.columns:
+        warnings.append("Made before rows told whether they are far or implausible: build it again to know.")
     page = _render(dataset, pictures, out, manifest.description if manifest else "", warnings)
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")

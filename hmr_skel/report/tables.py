@@ -43,7 +43,9 @@ def totals(dataset: Dataset) -> Row:
         "fitted": len(fitted),
         "given": len(dataset) - len(fitted),
         "violations": dataset.violations,
-        "doubtful": sum(status[name] for status in dataset.status.values() for name in DOUBTFUL),
+        "doubtful": sum(status[name] for status in dataset.status.values() for name in DOUBTFUL)
+        if "push" in dataset.rows.columns
+        else None,
         "shards": len(metas),
         "of_shards": metas[0]["shards"],
         "held_out": sum(meta["split"] == "test" for meta in metas),

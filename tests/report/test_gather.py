@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from fitting.config import RECIPES, FitConfig
 from hmr_skel.body.dofs import DOF_NAMES, limits
 from hmr_skel.body.inside import bones_outside
+from hmr_skel.data.load import Shards
 from hmr_skel.data.meta import load_meta, meta_text
 from hmr_skel.errors import UserError
 from hmr_skel.report import tables
@@ -115,6 +117,13 @@ def test_limits_are_those_of_the_recipe(tmp_path, small, open_body_dir, monkeypa
     assert shown["high"] == pytest.approx(np.rad2deg(limits("skel")[knee, 1]))
     assert shown["high"] != pytest.approx(160)
     assert dataset.held[knee, 1] == 0  # 160 deg is a bound of the default table alone
+
+
+def test_an_old_dataset_cannot_tell_which_rows_are_doubtful(small):
+    dataset = gather(small.folder)
+    assert isinstance(tables.totals(dataset)["doubtful"], int)
+    old = [name for name in dataset.rows.columns if name != "push"]
+    assert tables.totals(replace(dataset, rows=Shards(dataset.rows.paths, old)))["doubtful"] is None
 
 
 @pytest.mark.parametrize("made_from", [{"recipe": {}}, {"recipe": {"limits": "of tomorrow"}}])
