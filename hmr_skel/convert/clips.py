@@ -6,11 +6,14 @@ file of photographs is a clip too, with `moving` false: each row then stands for
 
 import re
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hmr_skel.convert.mesh_rows import MeshRows
 from hmr_skel.errors import UserError
+
+if TYPE_CHECKING:  # with torch, which `hmr-skel schema` does without
+    from hmr_skel.convert.mesh_rows import MeshRows
 
 _MOST_GAPS = 5  # that are named
 _UNSAFE = re.compile(r"[/\\\x00-\x1f]|^\.+")
@@ -48,7 +51,9 @@ class SmplClip:
     per_file: bool = False  # whether files of this kind hold one frame each
     left_out: tuple[tuple[int, str], ...] = ()  # (number, reason) of rows of the file that hold no annotation
     notes: tuple[str, ...] = ()  # what was left out or assumed, in words
-    mesh: MeshRows | None = None  # what is fitted, where it is not SMPL posed by the parameters, which are NaN at first
+    mesh: "MeshRows | None" = (
+        None  # what is fitted, where it is not SMPL posed by the parameters, which are NaN at first
+    )
 
     def __len__(self) -> int:
         return len(self.pose)

@@ -171,7 +171,7 @@ class _SkelTargets(TargetMaker):
         super().__init__(model.targets.smpl, model.skel, model.targets.mesher)
         self.model, self.q = model, q
 
-    def __call__(self, params, skel_betas, points=None):
+    def __call__(self, params, skel_betas, points=None, mesh=None):
         count, skeleton = len(self.q), Skeleton.of(self.model.skel, skel_betas)
         nothing = torch.zeros(count, 3)
         posed = self.model.skel(self.q.float(), skel_betas, nothing)
