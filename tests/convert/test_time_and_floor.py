@@ -151,6 +151,25 @@ def test_a_recorded_jump_smoothed(bodies: Bodies, step: int):
     assert smooth.max_limit_violation_deg.max() == 0
 
 
+@pytest.mark.skipif(not JUMPS.is_file(), reason=f"no {JUMPS}")
+def test_shapes_of_recorded_people(bodies: Bodies):
+    """Betas that change sign are said, and their rows told; a shape that nobody has is bounded, and told."""
+    clip = read_clips(JUMPS, ReadOptions())[0].take(np.arange(2005, 2125, 12))
+    signs = np.where(np.arange(len(clip)) % 2, 2.0, -2.0).astype(np.float32)
+    (found,) = fit_clips([replace(clip, betas=np.repeat(signs[:, None], 10, 1))], bodies, "male")
+    assert found.v2v_mm.min() > bodies.config.far_v2v_mm
+    assert set(found.status) == {"far"}
+    assert any("vary as if of several people" in note for note in found.smpl.notes)
+    nobody = np.tile(np.float32([-4, 4, 4, -4, -4, 4, -4, 4, 4, -4]), (len(clip), 1))
+    (bounded,) = fit_clips([replace(clip, betas=nobody)], bodies, "male")
+    shape = bodies.model("neutral", "male").shape
+    plain = shape.offset + torch.from_numpy(nobody[0]).double() @ shape.matrix
+    assert plain.norm() > 20
+    assert np.linalg.norm(bounded.betas[0]) == pytest.approx(np.linalg.norm(nobody[0]), rel=1e-5)
+    assert set(bounded.status) == {"unusual_shape"}
+    assert bounded.v2v_mm.mean() < 18
+
+
 def vertices(clip: SmplClip, bodies: Bodies) -> np.ndarray:
     pose, betas = torch.from_numpy(clip.pose), torch.from_numpy(clip.betas)
     posed = bodies.smpl(clip.gender[0])(pose[:, 0], pose[:, 1:], betas, torch.zeros(len(clip), 3)).vertices.numpy()
