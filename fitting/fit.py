@@ -43,9 +43,7 @@ class FitResult:
     v2v_max_mm: Tensor  # [B]
     joint_mm: Tensor  # [B] mean distance of the anatomical joints to those regressed from the annotated mesh
     max_limit_violation_deg: Tensor  # [B]
-    push: (
-        Tensor  # [B] mm^2/rad, how steeply E would fall by the dof whose limit holds it back the hardest; 0: none does
-    )
+    push: Tensor  # [B] mm^2/rad, how steeply E would fall if the limit that holds it back the hardest gave way; 0: none
     push_dof: Tensor  # [B] number in q of that dof; -1: none
     beyond_deg: Tensor  # [B] by how much the worst bone is turned beyond what ordinary motion needs; 0: none is
     energy: Tensor  # [B] the last stage's objective, m^2, with what refined betas cost

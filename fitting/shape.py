@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class ShapeMap:
         In float64, rounded once: in float32 a row's last bits would depend on how many others are mapped with it, and
         the fit would carry that on.
         """
-        mapped = self.offset + betas.double() @ self.matrix
+        mapped = self._mapped(betas)
         if self.is_bounded:
             mapped = self._bounded(mapped, self._bound(betas))
         return mapped.to(betas.dtype)
@@ -49,8 +50,16 @@ class ShapeMap:
     def is_unusual(self, betas: Tensor) -> Tensor:
         """[*b] whether SMPL betas [*b 10] are a shape that fewer than one person in a thousand has, or one that the map
         would lead beyond its bound."""
-        mapped = self.offset + betas.double() @ self.matrix
-        return (betas.double().norm(dim=-1) > RARE) | (mapped.norm(dim=-1) > self._bound(betas))
+        return (betas.double().norm(dim=-1) > RARE) | (self._mapped(betas).norm(dim=-1) > self._bound(betas))
+
+    def _mapped(self, betas: Tensor) -> Tensor:
+        return self.offset + betas.double() @ self.matrix
+
+    @cached_property
+    def _modes(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues and eigenvectors of `gram`."""
+        stiffness, directions = torch.linalg.eigh(self.gram)
+        return stiffness, directions
 
     def _bound(self, betas: Tensor) -> Tensor:
         return torch.maximum(betas.double().norm(dim=-1), FAR * self.usual)
@@ -58,7 +67,7 @@ class ShapeMap:
     def _bounded(self, mapped: Tensor, bound: Tensor) -> Tensor:
         """The nearest betas of that norm: a ridge, by Newton's method on 1 / norm, which ends in a few steps (Moré and
         Sorensen 1983)."""
-        stiffness, directions = torch.linalg.eigh(self.gram)
+        stiffness, directions = self._modes
         load = stiffness * (mapped @ directions)
         ridge = torch.zeros_like(bound)
         for _ in range(12):

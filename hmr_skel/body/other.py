@@ -1,4 +1,4 @@
-"""SMPL-X, SMPL-H and STAR from their own files, and maps that take a body's vertices to SMPL's topology.
+"""SMPL-X and STAR from their own files, and maps that take a body's vertices to SMPL's topology.
 
 Sources: the official files' keys and shapes; Pavlakos et al. 2019 (SMPL-X), Osman et al. 2020 (STAR: correctives are
 linear in quaternions and the second beta); `transfer_model` of the smplx project for the maps.
@@ -18,16 +18,13 @@ from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.errors import UserError
 from hmr_skel.foreign import load_torch
 
-OTHER_FILES = {"smplx": "SMPLX", "smplh": "SMPLH", "star": "STAR"}
+OTHER_FILES = {"smplx": "SMPLX", "star": "STAR"}
 """How the files of a body begin, before _NEUTRAL, _MALE or _FEMALE and .npz or .pkl."""
 MAP_FILE = "smplx2smpl_deftrafo_setup.pkl"
-WHERE = {
-    "smplx": "smpl-x.is.tue.mpg.de (downloads: SMPL-X)", "smplh": "mano.is.tue.mpg.de (downloads: extended SMPL+H)",
-    "star": "star.is.tue.mpg.de",
-}  # fmt: skip
+WHERE = {"smplx": "smpl-x.is.tue.mpg.de (downloads: SMPL-X)", "star": "star.is.tue.mpg.de"}
 MAP_FROM = "smpl-x.is.tue.mpg.de (the transfer data of the smplx project's transfer_model)"
 _VERTICES = 6890
-_JOINTS = {"smplx": 55, "smplh": 52, "star": 24}
+_JOINTS = {"smplx": 55, "star": 24}
 _SHAPES = 300  # of SMPL-X's columns, before those of the expression; 10 in files of 20 columns
 _HAND = 45
 

@@ -19,7 +19,7 @@ from hmr_skel.errors import UserError
 if TYPE_CHECKING:
     from hmr_skel.convert.fit import Bodies
 
-NAMES = {"smplx": "SMPL-X", "smplh": "SMPL-H", "star": "STAR"}
+NAMES = {"smplx": "SMPL-X", "star": "STAR"}
 FACE_KEYS = ("jaw_pose", "pose_jaw", "expression", "leye_pose")
 _PARTS = {
     "jaw": ("jaw_pose", "pose_jaw"), "eyes": ("pose_eye",), "left eye": ("leye_pose",), "right eye": ("reye_pose",),

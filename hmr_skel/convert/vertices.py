@@ -4,6 +4,7 @@ What is fitted is the mesh itself. SMPL's parameters are estimated from it: they
 root is, and what the output's `smpl_*` columns hold.
 """
 
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -162,46 +163,14 @@ def read_mesh_file(path: Path) -> np.ndarray:
 
 
 def _obj(content: bytes) -> np.ndarray:
+    # trimesh would split vertices at the seams of a texture, and so change their order.
     lines = re.findall(rb"^v[ \t]+(\S+)[ \t]+(\S+)[ \t]+(\S+)", content, re.MULTILINE)
     return np.array(lines, np.bytes_).astype(np.float32).reshape(-1, 3)
 
 
-_PLY_TYPES = {
-    "char": "i1",
-    "uchar": "u1",
-    "short": "i2",
-    "ushort": "u2",
-    "int": "i4",
-    "uint": "u4",
-    "float": "f4",
-    "double": "f8",
-    "int8": "i1",
-    "uint8": "u1",
-    "int16": "i2",
-    "uint16": "u2",
-    "int32": "i4",
-    "uint32": "u4",
-    "float32": "f4",
-    "float64": "f8",
-}
-
-
 def _ply(content: bytes) -> np.ndarray:
-    """Vertices of a .ply, text or binary, whose first element they are."""
-    head, end, body = content.partition(b"end_header\n")
-    head, end, body = (head, end, body) if end else content.partition(b"end_header\r\n")
-    words = [line.split() for line in head.decode("ascii", "replace").splitlines()]
-    elements = [i for i, line in enumerate(words) if line[:1] == ["element"]]
-    kind = next(line[1] for line in words if line[:1] == ["format"])
-    if not end or not elements or words[elements[0]][1] != "vertex":
-        raise ValueError("vertices are not its first element")
-    stop = elements[1] if len(elements) > 1 else len(words)
-    fields = [(line[2], _PLY_TYPES[line[1]]) for line in words[elements[0] + 1 : stop] if line[0] == "property"]
-    count = int(words[elements[0]][2])
-    if kind == "ascii":
-        rows = [line.split() for line in body.splitlines()[:count]]
-        columns = [[name for name, _ in fields].index(axis) for axis in "xyz"]
-        return np.array([[float(row[i]) for i in columns] for row in rows], np.float32).reshape(-1, 3)
-    order = {"binary_little_endian": "<", "binary_big_endian": ">"}[kind]
-    table: Any = np.frombuffer(body, np.dtype([(name, order + code) for name, code in fields]), count)
-    return np.stack([table[axis] for axis in ("x", "y", "z")], 1).astype(np.float32)
+    """Vertices of a .ply, text or binary, in its order."""
+    import trimesh
+
+    loaded = trimesh.load(io.BytesIO(content), file_type="ply", process=False)
+    return np.asarray(loaded.vertices, np.float32)  # ty: ignore[missing-attribute]
