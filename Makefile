@@ -1,6 +1,6 @@
-# `make` alone lists the targets. Everything runs in .venv, which the first target that needs it creates.
-# Choices: SHARD=07 MANIFEST=manifests/open.toml OUT=data/open DEVICE=cpu|cuda|cuda:1 SHARDS=0-3,7 WORKERS=8 PORT=4200
-# PYTHON=python3.12 TORCH=torch==2.13.0+cu130 TORCH_INDEX=... EXTRAS=dask (set-up only) ARGS='...' (passed on as they are)
+# `make` alone lists the targets. They run in .venv, which the first target that needs it creates. Choices: SHARD=07
+# MANIFEST=manifests/open.toml OUT=data/open DEVICE=cpu|cuda|cuda:1 SHARDS=0-3,7 WORKERS=8 PORT=4200 PYTHON=python3.12
+# TORCH=torch==2.13.0+cu130 TORCH_INDEX=... EXTRAS=dask (set-up only) ARGS='...' (passed on as they are)
 
 PYTHON ?= $(if $(shell .venv/bin/python --version 2>/dev/null),.venv/bin/python,python3)
 BIN := .venv/bin
@@ -8,12 +8,12 @@ HMR_SKEL := $(BIN)/hmr-skel
 CHOICES = $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--out "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)")
 
 export DO_NOT_TRACK = 1
-# uv leaves it to Python to compile modules at their first import. Where Python may not keep the result, it would compile
-# torch and all the rest anew in every process.
+# uv leaves it to Python to compile modules at their first import. If Python may not keep the result, every process
+# compiles torch and all other packages again.
 unexport PYTHONDONTWRITEBYTECODE
 
-# How glibc uses memory (LOG.md). Builds: threads share two heaps, for each keeps what its fullest moment took. Training on
-# a CPU: freed memory stays in the process; else a tenth of a step goes to the faults of pages that it has just lost.
+# How glibc uses memory (LOG.md). In builds, threads share two heaps, since each heap keeps its largest size. In training on
+# a CPU, freed memory stays in the process; otherwise page faults on returned memory take a tenth of each step.
 dataset serve: export MALLOC_ARENA_MAX = 2
 train ablate bench: export MALLOC_TRIM_THRESHOLD_ = 2147483647
 train ablate bench: export MALLOC_MMAP_THRESHOLD_ = 2147483647
@@ -23,43 +23,43 @@ train ablate bench: export MALLOC_TOP_PAD_ = 134217728
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'hmr-skel: SMPL annotations of people in images to SKEL, at dataset scale'
+	@echo 'hmr-skel converts SMPL annotations of people in images to SKEL, at dataset scale'
 	@echo
-	@echo '  make fit SHARD=07    fit one shard and print its errors; on a fresh clone this is all it takes'
-	@echo '  make dataset         all shards, with progress; finished ones are skipped (SHARDS=0-3,7 for some;'
-	@echo '                       WORKERS=8: eight processes, a GPU each)'
-	@echo '  make serve           Prefect server and user interface; then, in another terminal,'
+	@echo '  make fit SHARD=07    fit one shard and print its errors; this works in a fresh clone'
+	@echo '  make dataset         fit all shards that are not complete, and show progress; SHARDS=0-3,7 fits some,'
+	@echo '                       WORKERS=8 uses eight processes, a GPU each'
+	@echo '  make serve           start Prefect with its pages; to start a build there, run in another terminal'
 	@echo '                       prefect deployment run build-hmr-skel'
-	@echo '  make bench           speed and accuracy of the fit, against the published protocol and the best there is;'
-	@echo '                       BENCH=train|predict: the network, by default the recipe vit_h'
-	@echo '  make train           train the network on the dataset (built first if there is none); RECIPE=tiny|vit_b|vit_h'
-	@echo '  make evaluate        its errors on the held-out shards'
-	@echo '  make ablate          train the variants of Tables 4 and 5 of the paper, print both; an hour on two cores'
-	@echo '  make predict         SKEL of the people in held-out images by the network that was trained last, drawn into them;'
-	@echo '                       IMAGES=... ARGS=... for your own'
-	@echo '  make images          render the images of the default dataset (fitting does not need them)'
-	@echo '  make report          a web page of the dataset: errors, joint angles, rejects, pictures, a 3D viewer'
-	@echo '  make doctor          what is installed, which body models and label files are there, what is missing'
-	@echo '  make audit           known vulnerabilities of the pinned packages (asks the package index)'
-	@echo '  make notebooks       JupyterLab with the notebooks; they read what `make dataset images` writes'
-	@echo '  make docs            the pages of docs/ as a site: build/site/index.html'
-	@echo '  make test            the tests, in random order; ARGS='"'-p no:randomly'"' for the usual one'
-	@echo '  make test-all        with those that need more (Chromium, Dask) or take long, and with shapes of arrays checked'
-	@echo '  make check           style, types and the fast tests; two minutes on two cores'
+	@echo '  make bench           measure the fit, and compare it with the published protocol and the lowest possible error;'
+	@echo '                       BENCH=train|predict measures the network (recipe vit_h by default)'
+	@echo '  make train           train the network on the dataset, which it builds if there is none; RECIPE=tiny|vit_b|vit_h'
+	@echo '  make evaluate        print the errors of the network on the held-out shards'
+	@echo '  make ablate          train the variants in Tables 4 and 5 of the paper, and print both; takes an hour on two cores'
+	@echo '  make predict         estimate SKEL in held-out images with the network that was trained last, and draw it;'
+	@echo '                       IMAGES=... ARGS=... takes your own images'
+	@echo '  make images          render the images of the default dataset, which training needs and fitting does not'
+	@echo '  make report          write a web page about the dataset: errors, joint angles, rejects, pictures, a 3D viewer'
+	@echo '  make doctor          say what is installed, which body models and label files are there, and what is missing'
+	@echo '  make audit           list known vulnerabilities of the pinned packages (asks the package index)'
+	@echo '  make notebooks       open the notebooks in JupyterLab; they read what `make dataset images` writes'
+	@echo '  make docs            make a site of the pages in docs/: build/site/index.html'
+	@echo '  make test            run the tests in random order; ARGS='"'-p no:randomly'"' keeps the usual order'
+	@echo '  make test-all        run also the tests that need more (Chromium, Dask) or take long, and check array shapes'
+	@echo '  make check           check style and types, and run the fast tests; takes two minutes on two cores'
 	@echo '  make drill           break builds on purpose and count the cost'
 	@echo '  make fuzz            give mutated files to everything that reads files'
 	@echo '  make rehearsal       build, check, report and train at the size of the paper; 15 GB in FOLDER=data/rehearsal'
-	@echo '  make format          rewrite the sources in the project style'
-	@echo '  make setup           .venv with the packages for running; the other commands bring their own.'
-	@echo '                       TORCH=torch==2.13.0+cu130 for another build of torch, PYTHON=python3.12 for another'
-	@echo '                       Python, EXTRAS=dask for more packages (pyproject.toml names the extras)'
+	@echo '  make format          rewrite the sources in the style of the project'
+	@echo '  make setup           make .venv with the packages for running; other targets install what they need besides.'
+	@echo '                       TORCH=torch==2.13.0+cu130 takes another build of torch, PYTHON=python3.12 another Python,'
+	@echo '                       EXTRAS=dask more packages (pyproject.toml names the extras)'
 	@echo
 	@echo '  Choices: MANIFEST=manifests/open.toml  OUT=data/open  DEVICE=cpu|cuda|cuda:1  PORT=4200'
-	@echo '  The same and more as a command line: $(HMR_SKEL) --help'
+	@echo '  All commands without make: $(HMR_SKEL) --help'
 
 setup: .venv/has-run $(addprefix .venv/has-,$(EXTRAS))
 
-# .venv/has-run: .venv has the packages for running. .venv/has-test: those of the extra `test` in pyproject.toml as well.
+# .venv/has-run: the packages for running are installed. .venv/has-test: those of the extra `test` are, too.
 .venv/has-run: pyproject.toml constraints.txt $(if $(filter command,$(origin PYTHON))$(filter command environment,$(origin TORCH)),again)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, hmr-skel needs 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 2; }
@@ -74,20 +74,20 @@ fit: $(if $(SHARD),.venv/has-run,which-shard)
 	@$(HMR_SKEL) fit --shard "$(SHARD)" $(CHOICES) $(ARGS)
 
 which-shard:
-	@echo "error: make fit fits one shard, and none was named: make fit SHARD=07" >&2; exit 2
+	@echo "error: make fit fits one shard. Name it: make fit SHARD=07" >&2; exit 2
 
-# Several processes or machines work on Dask, an extra.
+# Several processes or machines need Dask, an extra.
 dataset: .venv/has-run $(if $(filter-out 1,$(WORKERS))$(findstring --dask-address,$(ARGS)),.venv/has-dask)
 	@$(HMR_SKEL) dataset $(CHOICES) $(if $(SHARDS),--shards "$(SHARDS)") $(if $(WORKERS),--workers "$(WORKERS)") $(ARGS)
 
 serve: .venv/has-run
 	@$(HMR_SKEL) serve $(if $(PORT),--port "$(PORT)") $(ARGS)
 
-# train and predict are commands for users, too. The others need the checkout: fit, quality, loader, conversion.
+# train and predict are also commands of hmr-skel. The others need the checkout: fit, quality, loader, conversion.
 bench: .venv/has-train
 	@$(if $(filter train predict,$(BENCH)),$(HMR_SKEL) bench,$(BIN)/python -m bench) $(or $(BENCH),fit) --json $(if $(filter fit,$(or $(BENCH),fit)),--plot "$(DATA)/bench-fit.png") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
-# OUT= is the dataset here too; RUN= is where the network goes, or comes from (default: data/runs/<recipe>).
+# OUT= is the dataset here too; RUN= is the network's folder (default: data/runs/<recipe>).
 train: .venv/has-train
 	@$(HMR_SKEL) train --build --recipe "$(or $(RECIPE),tiny)" $(if $(RUN),--out "$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
@@ -97,7 +97,7 @@ evaluate: .venv/has-run
 # RUN= is the folder of all runs here (default: data/runs/ablation-<recipe>).
 ablate: .venv/has-train
 	@$(BIN)/python -m bench ablate --build --recipe "$(or $(RECIPE),tiny)" $(if $(RUN),--out "$(RUN)") $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(OUT),--data "$(OUT)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
-# Without IMAGES: twenty held-out ones of the default dataset, whose rows give boxes and cameras.
+# Without IMAGES: twenty held-out images of the default dataset, whose rows give boxes and cameras.
 DATA := $(or $(HMR_SKEL_DATA),data)
 HELD_OUT := $(addprefix $(DATA)/open/images/,001531 001532 001533 001534 001535) --boxes $(DATA)/open
 
@@ -114,8 +114,8 @@ images: .venv/has-run
 doctor: .venv/has-run
 	@$(HMR_SKEL) doctor $(if $(MANIFEST),--manifest "$(MANIFEST)") $(ARGS)
 
-# The auditor in an environment of its own. It fails where a pin has a known vulnerability, and where the index has no
-# data on any; pins on which it has none (a build of torch of its own name, say) are named as not audited.
+# The auditor has an environment of its own. It fails if a pin has a known vulnerability, or if the index has no data on
+# any pin. It names pins without data (for instance a build of torch with its own name) as not audited.
 audit:
 	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.10'; }
 	@sed 's/+cpu//' constraints.txt > .venv/audit/pins.txt
@@ -136,14 +136,14 @@ fuzz: .venv/has-run
 rehearsal: .venv/has-train
 	@$(BIN)/python -m tools.rehearsal --folder "$(or $(FOLDER),data/rehearsal)" $(ARGS)
 
-# One process more than there are cores: some tests wait for servers and stores.
+# One process more than cores: some tests wait for servers and stores.
 TESTERS = $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 
 # A file's tests share what they make, so they run in one process; tests/conftest.py says which files come first.
 PYTEST = $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
-# Tests with the mark `extra` need more than this installs, or take long. The shapes of arrays are checked by `test-all`:
-# that takes an eighth more time.
+# Tests with the mark `extra` need more than this installs, or take long. Only `test-all` checks the shapes of arrays, which
+# takes an eighth more time.
 test: .venv/has-test
 	@$(PYTEST) --jaxtyping-packages= -m 'not extra' $(ARGS)
 

@@ -197,7 +197,7 @@ def test_fit_asks_for_a_shard_before_it_sets_up(tmp_path: Path):
     done = subprocess.run(["make", "fit"], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("error: make fit fits one shard, and none was named: make fit SHARD=07\n")
+    assert done.stderr.startswith("error: make fit fits one shard. Name it: make fit SHARD=07\n")
 
 
 def test_compiled_modules_are_kept(monkeypatch: pytest.MonkeyPatch):
