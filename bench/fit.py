@@ -20,7 +20,7 @@ from bench.floor import floor_fit
 from fitting.batch import TILE
 from fitting.fit import Status, fit_batch
 from fitting.many import fit_many
-from fitting.model import FitModel, prepare
+from fitting.model import FitModel
 from hmr_skel.bench.fit import FitInputs, Progress, bench_fit, rows_outside
 from hmr_skel.bench.measures import Judge
 from hmr_skel.cli import run
@@ -86,15 +86,14 @@ def run_fit(args: argparse.Namespace) -> None:
 
 
 def _arithmetic(inputs: FitInputs, model: FitModel, fits_per_s: float) -> dict[str, Any]:
-    """The plain solver's matrix products of a row, two a multiply-add, counted by torch on a tile of rows.
+    """The matrix products of a row, two operations a multiply-add, counted by torch on a tile of rows.
 
-    Torch sees its own operations only: what the compiled solver executes for the same steps is not counted.
+    Torch sees its own operations only, not those of the compiled kernels.
     """
     count = len(inputs.params.betas)
     rows = inputs.params[torch.arange(TILE) * count // TILE]
-    plain = prepare(*inputs.copies(), replace(model.config, batch=TILE), device="cpu", compiled=False)
     with FlopCounterMode(display=False) as counter:
-        fit_batch(rows, plain)
+        fit_batch(rows, model)
     a_row = counter.get_total_flops() / TILE
     peak, source = peak_flops_per_s(inputs.device, bf16=False)
     return {

@@ -23,7 +23,6 @@ from fitting.config import ROOTS, SHAPES, FitConfig
 from fitting.fit import FitResult, Status
 from fitting.many import best_of, fit_many
 from fitting.model import FitModel, prepare, solvers
-from fitting.plain import PlainSolver
 from hmr_skel.bench.fit import FitInputs
 from hmr_skel.bench.measures import Judge
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
@@ -198,8 +197,7 @@ def without_limits(model: FitModel) -> FitModel:
         for stage in model.stages
     )
     low, high = wide(model.low, -1), wide(model.high, 1)
-    plain = PlainSolver(model.config, model.kinematics, stages, low, high)
-    solve, polish = solvers(plain, model.skel, model.compiled)
+    solve, polish = solvers(model.config, model.skel, model.kinematics, stages, (low, high))
     return replace(model, low=low, high=high, stages=stages, solve=solve, polish=polish)
 
 

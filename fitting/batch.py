@@ -1,7 +1,7 @@
 """Rows that are fitted together: how they are picked, put back, and filled up to whole tiles."""
 
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,12 +16,10 @@ Columns = TypeVar("Columns", bound="Rows")
 
 @dataclass(frozen=True)
 class Rows:
-    """A table: every field is a column with one leading axis of rows, or None, but for those in `SHARED`."""
-
-    SHARED: ClassVar[tuple[str, ...]] = ()
+    """A table: every field is a column with one leading axis of rows, or None."""
 
     def __getitem__(self: Columns, rows: Tensor | slice) -> Columns:
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.SHARED}
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: column[rows] for name, column in columns.items() if column is not None})
 
     def put(self: Columns, rows: Tensor, values: Columns) -> Columns:

@@ -34,7 +34,7 @@ def mesh_distances_mm(
         return torch.stack((distance.mean(1), distance.amax(1))).cpu() * 1000
 
     starts = range(0, max(len(params.betas), 1), _ROWS)
-    if model.compiled:
+    if model.device.type == "cpu":
         with one_thread_each() as (pool, _):
             parts = list(pool.map(part, starts))
     else:

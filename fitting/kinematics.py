@@ -57,7 +57,6 @@ class Twists:
     axis: Tensor  # [B 24 3 3] w, by joint and order
     velocity: Tensor  # [B 24 3 3] t, the joint's own motion: spine and scapulae glide
     matrix: Tensor  # [B 24 3 3 4] [[w]x | u], to be applied to [p; 1]
-    moving_parents: Tensor  # [B 5 3 3] world rotations of the parents of the gliding joints
 
 
 class Kinematics:
@@ -108,4 +107,4 @@ class Kinematics:
         glide = moving_velocities(q, skeleton.joints).unflatten(1, (5, 2))
         velocity[:, self.moving_joints, :2] = glide @ parents.mT
         linear = velocity - torch.linalg.cross(axis, pose.position.unsqueeze(2).expand_as(axis), dim=-1)
-        return Twists(axis, velocity, torch.cat((skew(axis), linear.unsqueeze(-1)), -1), parents)
+        return Twists(axis, velocity, torch.cat((skew(axis), linear.unsqueeze(-1)), -1))

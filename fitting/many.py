@@ -72,8 +72,18 @@ def fit_many(
         UserError: not even one row fits into the device's memory.
     """
     points = None if points is None else points.to(model.device)
-    if model.compiled:
-        return _side_by_side(params, model, points, progress, mesh)
+    way = _side_by_side if model.device.type == "cpu" else _in_turn
+    return way(params, model, points, progress, mesh)
+
+
+def _in_turn(
+    params: SmplParams,
+    model: FitModel,
+    points: Tensor | None,
+    progress: Callable[[int], object] | None,
+    mesh: Meshes | None,
+) -> FitResult:
+    """Fit batches one after another, halved for good when the device runs out of memory."""
     count, size = len(params.betas), model.config.batch_on(model.device.type)
     results, first = [], 0
     while first < count or not results:

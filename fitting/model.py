@@ -1,9 +1,8 @@
 """A pair of body models made ready for fitting: every table that does not depend on a row."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -11,14 +10,14 @@ from torch import Tensor
 from fitting.batch import Fitted
 from fitting.config import FitConfig
 from fitting.kinematics import Kinematics
-from fitting.plain import PlainSolver
 from fitting.plausible import Signs
 from fitting.shape import ShapeMap, converted, copied
 from fitting.stages import StageTables, stage_tables
-from fitting.target import FitRows, Mesher, PlainMesher, TargetMaker
+from fitting.target import FitRows, Mesher, TargetMaker
 from hmr_skel.body import dofs
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
+from hmr_skel.errors import UserError
 
 Solver = Callable[[FitRows, Tensor], Fitted]
 
@@ -37,7 +36,6 @@ class FitModel:
     stages: tuple[StageTables, ...]
     solve: Solver  # from starts q [B 46] to the end of the last stage
     polish: Solver | None  # the last stage alone, where the recipe refines shape or root
-    compiled: bool  # by numba, for CPUs; else plain torch
     low: Tensor  # [46] float64
     high: Tensor  # [46] float64
 
@@ -57,7 +55,6 @@ def prepare(
     config: FitConfig,
     skel_gender: str | None = None,
     device: str | torch.device = "cpu",
-    compiled: bool | None = None,
 ) -> FitModel:
     """Tables for fitting SKEL to annotations of one SMPL model.
 
@@ -67,9 +64,8 @@ def prepare(
         config: the recipe.
         skel_gender: written into the result; the SKEL model's own if not given.
         device: where fits run; both bodies are moved there for good.
-        compiled: the solver that numba compiles for CPUs, or the plain one in torch. Not given: the compiled one on a
-            CPU where numba is installed. Both end in the same minima, to the last bits of float32. The first time on a
-            CPU it takes some seconds to compile.
+
+    The first time on a CPU takes some seconds: numba compiles the solver.
 
     Raises:
         ValueError: the gender is neither given nor known from the SKEL model.
@@ -83,40 +79,39 @@ def prepare(
     shape = copied(skel.template.device) if config.shape == "copy" else converted(smpl, skel, config.betas_rms)
     stages = tuple(stage_tables(stage, skel, kinematics, bounds, config) for stage in config.stages)
     low, high = bounds.unbind(1)
-    solver = PlainSolver(config, kinematics, stages, low, high)
-    if compiled is None:
-        compiled = smpl.template.device.type == "cpu" and find_spec("numba") is not None
-    if compiled:  # imported here: a GPU machine has no use for numba and need not have it
-        from fitting.lanes.cache import ready
-        from fitting.lanes.mesh import LaneMesher
+    if torch.device(device).type != "cpu":
+        raise UserError(f"{device}: fits run on the CPU in this version.")
+    # Imported here: numba takes a second to load, and who only reads a recipe need not wait for it.
+    from fitting.lanes.cache import ready
+    from fitting.lanes.mesh import LaneMesher
 
-        ready()
-        mesher = LaneMesher(smpl, skel.joint_regressor)
-    else:
-        mesher = PlainMesher(smpl, skel.joint_regressor)
-    solve, polish = solvers(solver, skel, compiled)
+    ready()
+    solve, polish = solvers(config, skel, kinematics, stages, (low, high))
     return FitModel(
         config=config,
         skel=skel,
         skel_gender=gender,
         shape=shape,
-        targets=TargetMaker(smpl, skel, mesher),
+        targets=TargetMaker(smpl, skel, LaneMesher(smpl, skel.joint_regressor)),
         kinematics=kinematics,
         signs=Signs(skel.template.device),
         stages=stages,
         solve=solve,
         polish=polish,
-        compiled=compiled,
         low=low,
         high=high,
     )
 
 
-def solvers(plain: PlainSolver, skel: Skel, compiled: bool) -> tuple[Solver, Solver | None]:
+def solvers(
+    config: FitConfig,
+    skel: Skel,
+    kinematics: Kinematics,
+    stages: tuple[StageTables, ...],
+    limits: tuple[Tensor, Tensor],
+) -> tuple[Solver, Solver | None]:
     """`FitModel.solve` and `FitModel.polish`."""
-    last = replace(plain, stages=plain.stages[-1:]) if plain.config.refines else None
-    if not compiled:
-        return plain, last
     from fitting.lanes.descend import LaneSolver
 
-    return LaneSolver(plain, skel), None if last is None else LaneSolver(last, skel)
+    solve = LaneSolver(config, skel, kinematics, stages, limits)
+    return solve, LaneSolver(config, skel, kinematics, stages[-1:], limits) if config.refines else None

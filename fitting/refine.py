@@ -157,7 +157,7 @@ class Slope:
         tables, target = self.tables, rows.target
         pose = self.model.kinematics.pose(q, rows.skeleton)
         by_transforms, by_joints = self._motions(rows, q, pose)
-        mesh = target.vertices if isinstance(target.vertices, Tensor) else target.vertices.tensor()
+        mesh = target.vertices.tensor()
         if not tables.surface.whole:
             mesh = mesh[:, :, tables.surface.vertices]
         seen = tables.surface.visit(mesh, rows.betas, pose, correctives=True, shape=True)

@@ -12,7 +12,7 @@ from hmr_skel.body import dofs
 from hmr_skel.body.dofs import DOF_JOINTS
 from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS, subtree
 from hmr_skel.body.lbs import picked
-from hmr_skel.body.moving_joints import MOVING_DOFS, MOVING_JOINTS
+from hmr_skel.body.moving_joints import MOVING_JOINTS
 from hmr_skel.body.skel import Skel
 
 _DOFS_OF = {
@@ -39,22 +39,7 @@ class MovingPart:
         )
         below = [[float(bone in subtree(SKEL_PARENTS, joint)) for bone in range(24)] for joint in joints]
         self.below = torch.tensor(below, device=device)  # [J 24]
-        # outer[k, l]: dof k turns dof l's axis (it sits above it in the tree, or later in the same joint), or is l.
-        above = [[_is_outer(k, inner, kinematics) for inner in dofs] for k in dofs]
-        self.outer = torch.tensor(above, dtype=torch.float64, device=device)
-        own = torch.tensor([DOF_JOINTS[k] for k in dofs], device=device)
-        self.outer_own = self.outer * (own[:, None] == own)
-        moving = [(i, j) for i, j in enumerate(MOVING_JOINTS) if j in joints]
-        self.moving = torch.tensor([i for i, _ in moving], dtype=torch.long, device=device)
-        self.moving_rows = torch.tensor([joints.index(j) for _, j in moving], dtype=torch.long, device=device)
-        pairs = [[dofs.index(k) for k in MOVING_DOFS[2 * i : 2 * i + 2]] for i, _ in moving]
-        self.moving_slots = torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2)
-
-
-def _is_outer(k: int, inner: int, kinematics: Kinematics) -> bool:
-    if DOF_JOINTS[k] == DOF_JOINTS[inner]:
-        return int(kinematics.dof_order[k]) >= int(kinematics.dof_order[inner])
-    return DOF_JOINTS[inner] in subtree(SKEL_PARENTS, DOF_JOINTS[k])
+        self.moving = [i for i, j in enumerate(MOVING_JOINTS) if j in joints]
 
 
 def monomials(betas: Tensor) -> Tensor:
@@ -95,10 +80,6 @@ class MomentTable:
             table[row, diagonal] += joint_importance.double()[bone, None] * _outer(joints[:, bone], a, b)
         self.table = table.flatten(1).to(skel.template.dtype)
 
-    def at(self, betas: Tensor) -> Tensor:
-        """M [B P 4 4] of betas [B 10]."""
-        return (monomials(betas) @ self.table).unflatten(-1, (-1, 4, 4))
-
 
 def _homogeneous(template: Tensor, directions: Tensor) -> Tensor:
     """Points and their shape directions as [x; 1] and [d; 0]: float64 [11 N 4]."""
@@ -112,65 +93,6 @@ def _outer(rows: Tensor, a: int, b: int) -> Tensor:
     """What the monomial of betas a and b is multiplied with, by point [N 16]: betas_a betas_b meets twice."""
     outer = rows[a][:, :, None] * rows[b][:, None, :]
     return (outer if a == b else outer + outer.mT).flatten(1)
-
-
-class BonePairs:
-    """How the moments of bone pairs m <= n add up to a matrix over the dofs of a part.
-
-    A dof moves the bones below its joint as one, so two dofs' entry of the Gauss-Newton matrix is a sum of world
-    moments Q_mn over the bones m below the one and n below the other. Which pairs meet follows from the tree alone: it
-    is worked out once, as one 0/1 matrix from pairs of bones to the pairs of joints that have anything in common.
-
-    Attributes: `first`, `second` [P] the pairs; `apart` the numbers of those with m < n, which count both ways.
-    """
-
-    def __init__(self, part: MovingPart, first: Tensor, second: Tensor) -> None:
-        self.first, self.second = first, second
-        self.apart = (first != second).nonzero().squeeze(1)
-        rows = torch.cat((first, second[self.apart]))
-        columns = torch.cat((second, first[self.apart]))
-        count = len(part.joints)
-        upper = torch.triu_indices(count, count, device=first.device)
-        meets = part.below[upper[0]][:, rows] * part.below[upper[1]][:, columns]
-        blocks = meets.any(1).nonzero().squeeze(1)
-        self.one, self.other = upper[:, blocks]  # rows of `part.joints`, one <= other
-        self.meets = meets[blocks].contiguous()  # [blocks, P and the mirrored pairs]
-        self.entries = self._entries(part)
-
-    def _entries(self, part: MovingPart) -> Tensor:
-        """Where each entry of the matrix [D D] stands among the blocks [blocks 3 3], flat; one past the end is zero."""
-        number = {pair: i for i, pair in enumerate(zip(self.one.tolist(), self.other.tolist(), strict=True))}
-        nothing = 9 * len(number)
-        slots = part.slots.tolist()
-        flat = []
-        for k in slots:
-            for inner in slots:
-                here, mirrored = (k // 3, inner // 3), (inner // 3, k // 3)
-                if here in number:
-                    flat.append(9 * number[here] + 3 * (k % 3) + inner % 3)
-                else:
-                    flat.append(9 * number[mirrored] + 3 * (inner % 3) + k % 3 if mirrored in number else nothing)
-        return torch.tensor(flat, device=part.slots.device)
-
-    def gauss_newton(self, twists: Tensor, transforms: Tensor, second_moments: Tensor) -> Tensor:
-        """sum over bone pairs of tr(W_k Q_mn W_l^T), [B D D].
-
-        Args:
-            twists: [B J 3 3 4] W by joint of the part and order.
-            transforms: [B 24 4 4] G.
-            second_moments: [B P 4 4] M_mn; Q_mn = G_m M_mn G_n^T.
-        """
-        batch = len(twists)
-        world = transforms[:, self.first] @ second_moments @ transforms[:, self.second].mT
-        both = torch.cat((world, world[:, self.apart].mT), 1).flatten(2).transpose(0, 1)
-        sums = (self.meets @ both.reshape(both.shape[0], -1)).unflatten(1, (batch, 4, 4))
-        by_joint = twists.transpose(0, 1).contiguous()
-        left = by_joint[self.one].flatten(2, 3) @ sums  # [blocks B (order i) d]
-        blocks = left.unflatten(2, (3, 3)).flatten(3) @ by_joint[self.other].flatten(3).mT  # [blocks B order order']
-        flat = blocks.transpose(0, 1).flatten(1)
-        flat = torch.cat((flat, torch.zeros_like(flat[:, :1])), 1)
-        size = round(len(self.entries) ** 0.5)
-        return flat[:, self.entries].unflatten(1, (size, size))
 
 
 @dataclass(frozen=True)
@@ -190,7 +112,6 @@ class StageTables:
     part: MovingPart
     surface: Surface
     moments: MomentTable
-    pairs: BonePairs
     joint_importance: Tensor  # [24], of squared distances in m^2 beside the vertices' 1
     prior: Tensor  # [D] weight over squared half range, per dof
     limits: PartLimits
@@ -223,7 +144,6 @@ def stage_tables(stage: Stage, skel: Skel, kinematics: Kinematics, bounds: Tenso
         part=part,
         surface=Surface(skel, vertices, importance),
         moments=moments,
-        pairs=BonePairs(part, moments.first, moments.second),
         joint_importance=joint_importance,
         prior=config.prior_weight / half_range**2,
         limits=PartLimits(low, high, config.max_step),

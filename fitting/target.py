@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fitting.batch import Rows
 from fitting.kinematics import Skeleton
-from fitting.surface import Blend
 from hmr_skel.body.joints import SMPL_PARENTS
 from hmr_skel.body.lbs import blend, bone_transforms, chain, relative
 from hmr_skel.body.rotations import rotvec_to_rotmat
@@ -26,7 +25,7 @@ Posed = tuple[Any, Tensor, Tensor | None]
 
 @runtime_checkable
 class Mesher(Protocol):
-    """See `PlainMesher`."""
+    """See `fitting.lanes.mesh.LaneMesher`."""
 
     def __init__(self, body: Smpl | Skel, regressor: Tensor, /) -> None: ...
 
@@ -41,7 +40,7 @@ class Mesher(Protocol):
 class Target(Rows):
     """Targets of a batch, float32, metres, in SKEL's pelvis frame but for what is marked world."""
 
-    vertices: Any  # Tensor [B 3 V], or a `LaneMesh` of the compiled solver; None once nobody looks at them any more
+    vertices: Any  # [B V 3], a `fitting.lanes.mesh.LaneMesh`; None once nobody looks at them any more
     anatomical_joints: Tensor  # [B 24 3] SKEL's joint regressor on the target mesh
     rotmat: Tensor  # [B 24 3 3] world rotations of SMPL's bones, root unturned
     global_rotmat: Tensor  # [B 3 3] SMPL's root, as annotated
@@ -52,8 +51,6 @@ class Target(Rows):
 
     def distance(self, vertices: Any) -> Tensor:
         """From other vertices, as a `Mesher` gives them, [B V]."""
-        if isinstance(vertices, Tensor):
-            return (vertices - self.vertices).norm(dim=1)
         return vertices.distance(self.vertices)
 
     def moved(self, rotmat: Tensor, shift: Tensor) -> "Target":
@@ -62,15 +59,10 @@ class Target(Rows):
         A body R v + s is fitted to y where v is fitted to R^T (y - s). In the world SKEL's root then is that of an
         annotation with the global orientation times R, its offset d + s seen from there.
         """
-        vertices = self.vertices
-        if isinstance(vertices, Tensor):
-            vertices = rotmat.mT @ (vertices - shift.unsqueeze(-1))
-        else:
-            vertices = vertices.moved(rotmat, shift)
         apart = self.offset + shift - self.pelvis
         return replace(
             self,
-            vertices=vertices,
+            vertices=self.vertices.moved(rotmat, shift),
             anatomical_joints=(self.anatomical_joints - shift.unsqueeze(1)) @ rotmat,
             rotmat=rotmat.mT.unsqueeze(1) @ self.rotmat,
             global_rotmat=self.global_rotmat @ rotmat,
@@ -85,38 +77,6 @@ class FitRows(Rows):
     target: Target
     betas: Tensor  # [B 10] of SKEL
     skeleton: Skeleton
-
-
-class PlainMesher:
-    """Poses a body's mesh in plain torch."""
-
-    def __init__(self, body: Smpl | Skel, regressor: Tensor) -> None:
-        """`regressor` [24 V] gives SKEL's anatomical joints."""
-        self.blend = Blend(body)
-        self.regressor = regressor.T.contiguous()
-
-    def __call__(
-        self, betas: Tensor, local: Tensor, transforms: Tensor, offset: Tensor, points: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The mesh less `offset` [B 3], its anatomical joints [B 24 3] less it too, and points [B K 3] with it.
-
-        Args:
-            betas: [B 10].
-            local: [B 23 3 3] local rotations.
-            transforms: [B 24 3 4].
-            points: [K V] or None.
-        """
-        vertices = torch.cat([block.posed for block in self.blend.posed(betas, local, transforms)], -1)
-        joints = (vertices @ self.regressor).mT - offset.unsqueeze(1)
-        return vertices - offset.unsqueeze(-1), joints, None if points is None else (vertices @ points.T).mT
-
-    def given(
-        self, mesh: Tensor, place: Tensor, offset: Tensor, points: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The same of meshes [B V 3] that are posed already, moved by `place` [B 3]."""
-        vertices = (mesh + place.unsqueeze(1)).mT.contiguous()
-        joints = (vertices @ self.regressor).mT - offset.unsqueeze(1)
-        return vertices - offset.unsqueeze(-1), joints, None if points is None else (vertices @ points.T).mT
 
 
 class TargetMaker:

@@ -1,2 +1,1 @@
-"""The fit on a CPU, compiled: the same mathematics as `fitting.reduced`, `fitting.solver` and `fitting.surface`, with
-64 rows side by side. Needs numba; where that is not installed, the plain version is used."""
+"""The solver, compiled by numba: 64 rows side by side, each a lane of the vector registers."""

@@ -88,7 +88,10 @@ def learn(
     part: Record, q: np.ndarray, last_q: np.ndarray, last_gradient: np.ndarray, vector: np.ndarray, scale: np.ndarray,
     desk: Record,
 ) -> None:  # fmt: skip
-    """`fitting.solver.learned_bend`: what two visits' gradients say of the second derivative that the matrix misses.
+    """What the gradients of two visits say of the second derivative that the matrix at the later one misses.
+
+    The reduced problem holds the pose correctives still. The symmetric rank-one update (Nocedal and Wright, 6.24) adds
+    the least that makes the matrix map the move between the visits onto the change of the true gradient.
 
     The update s v v^T goes into `vector` [D L] and `scale` [L], and into the curvature.
     """

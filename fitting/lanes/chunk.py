@@ -43,7 +43,7 @@ def tree_of(kinematics: Kinematics) -> Record:
 
 def part_of(tables: StageTables) -> Record:
     """`PART`."""
-    part, pairs = tables.part, tables.pairs
+    part, pairs = tables.part, tables.moments
     first, second = pairs.first.tolist(), pairs.second.tolist()
     ordered = set(zip(first, second, strict=True)) | set(zip(second, first, strict=True))
     # Moments are first summed over the second bone's ancestors, then over the first one's.

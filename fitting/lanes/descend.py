@@ -1,4 +1,4 @@
-"""A batch through all stages, 64 rows at a time: `fitting.plain.PlainSolver`, compiled."""
+"""A batch through all stages, 64 rows at a time."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fitting.batch import Fitted
+from fitting.batch import Fitted, inner_box
+from fitting.config import FitConfig
+from fitting.kinematics import Kinematics
 from fitting.lanes.arrive import corrective_tilt, learn, pose_coefficients, pull_joints
 from fitting.lanes.chunk import Chunk, LaneTables, chunks, closed_up, tree_of
 from fitting.lanes.newton import minimise, next_step
@@ -15,8 +17,8 @@ from fitting.lanes.quadratic import linearise
 from fitting.lanes.skeleton import pose
 from fitting.lanes.state import Record, new_desk
 from fitting.lanes.surface import Room, visit
-from fitting.plain import PlainSolver
 from fitting.solver import ahead, largest_push
+from fitting.stages import StageTables
 from fitting.target import FitRows
 from hmr_skel.body.skel import Skel
 
@@ -24,11 +26,18 @@ from hmr_skel.body.skel import Skel
 class LaneSolver:
     """Takes batches from a start to the end of the last stage. Threads may share it."""
 
-    def __init__(self, plain: PlainSolver, skel: Skel) -> None:
-        self.config = plain.config
-        self.stages = [LaneTables(tables, skel) for tables in plain.stages]
-        self.tree = tree_of(plain.kinematics)
-        self.box = plain.box
+    def __init__(
+        self,
+        config: FitConfig,
+        skel: Skel,
+        kinematics: Kinematics,
+        stages: Sequence[StageTables],
+        limits: tuple[Tensor, Tensor],
+    ) -> None:
+        self.config = config
+        self.stages = [LaneTables(tables, skel) for tables in stages]
+        self.tree = tree_of(kinematics)
+        self.box = inner_box(*limits)
         self.low, self.high = (bound.numpy()[:, None] for bound in self.box)  # [46 1] float32
 
     def __call__(self, rows: FitRows, q: Tensor) -> Fitted:

@@ -1,6 +1,9 @@
-"""Newton's method in a box, lane by lane: `fitting.solver`, compiled.
+"""Newton's method in a box, lane by lane: every row damps, accepts and stops for itself.
 
-Every row damps, accepts and stops for itself; limits hold exactly.
+Per row: (H + damping diag H) step = -g over the dofs that are free, that is not held at a limit by the gradient; dofs
+that the step would push over a limit are put on it and the rest is solved once more; the step is bounded. A step that
+lowers the energy is taken and the damping falls; otherwise it grows (Levenberg, Marquardt). H is Newton's matrix where
+it is positive definite and Gauss-Newton's where not. Limits hold exactly.
 """
 
 from math import sqrt

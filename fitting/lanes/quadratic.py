@@ -1,6 +1,9 @@
-"""The reduced problem, lane by lane: `fitting.reduced` and `fitting.stages.BonePairs`, compiled.
+"""The problem without its mesh, lane by lane: energy, gradient and Newton's matrix over the dofs, from moments alone.
 
-    E(G) = E_0 + sum_mn tr(D_m M_mn D_n^T) - 2 sum_m tr(D_m B'_m) + prior + tilt and bend,   D = G - G_0.
+With rest vertices held, every skinned vertex is linear in the bone transforms G, so the squared distances are
+    E(G) = E_0 + sum_mn tr(D_m M_mn D_n^T) - 2 sum_m tr(D_m B'_m) + prior + tilt and bend,   D = G - G_0,
+with the moments taken at G_0. A dof turns the points below its joint by one twist, so gradient and matrix are sums of
+M over pairs of subtrees: no vertex is visited, and no Jacobian is formed.
 
 Derivatives are halved throughout. Symmetric matrices over dofs are packed: the entry of dofs i >= k stands at
 i (i + 1) / 2 + k. Energies, gradients and curvatures are float64; the Gauss-Newton matrix is summed in float32.

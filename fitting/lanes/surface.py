@@ -1,4 +1,4 @@
-"""Visits to the vertices: `fitting.surface`, compiled.
+"""Visits to the vertices: a posed mesh and its distances, collapsed to moments.
 
 Vertices are taken in blocks. A block's rest positions are one matrix product (basis times coefficients, by BLAS, always
 of the same size so that it adds up in the same order); what follows uses that a vertex hangs on a few bones only.

@@ -71,30 +71,6 @@ def moving_velocities(
     return torch.stack(columns, -2)
 
 
-def moving_curvatures(
-    q: Float[Tensor, "*#batch 46"], joints: Float[Tensor, "*#batch 24 3"]
-) -> Float[Tensor, "*batch 5 2 2 3"]:
-    """d2 offset / d q_a d q_b for the two moving dofs a, b of each of `MOVING_JOINTS`, in the parent's frame."""
-    blocks = []
-    lengths, width, height = _sizes(joints)
-    for (_, _, bend, extend), length in zip(SPINE, lengths, strict=True):
-        (side, up_side), (back, up_back) = arc_curvature(q[..., bend]), arc_curvature(q[..., extend])
-        zero = torch.zeros_like(side)
-        by_bend = length * torch.stack((-side, up_side, zero), -1)
-        by_extend = length * torch.stack((zero, up_back, -back), -1)
-        none = torch.zeros_like(by_bend)
-        blocks.append(torch.stack((by_bend, none, none, by_extend), -2).unflatten(-2, (2, 2)))
-    for _, abduct, elevate, sign in SCAPULAE:
-        a, e = sign * q[..., abduct], sign * q[..., elevate] - pi / 4
-        zero = torch.zeros_like(a + width)
-        forth, down = sign * width / 4 * e.cos() * a.cos(), height / 2 * e.sin()
-        twice_a = torch.stack((forth, zero, -width / 4 * a.sin()), -1)
-        both = torch.stack((-sign * width / 4 * e.sin() * a.sin(), zero, zero), -1)
-        twice_e = torch.stack((forth, down, zero), -1)
-        blocks.append(torch.stack((twice_a, both, both, twice_e), -2).unflatten(-2, (2, 2)))
-    return torch.stack(blocks, -4)
-
-
 def arc(angle: Tensor) -> tuple[Tensor, Tensor]:
     """(1 - cos t)/t and sin(t)/t - 1: where the end of an arc of unit length and turning angle t lies, less rest."""
     t2 = angle * angle
@@ -113,16 +89,4 @@ def arc_rate(angle: Tensor) -> tuple[Tensor, Tensor]:
     sine, cosine = safe.sin(), safe.cos()
     across = torch.where(small, 0.5 - t2 / 8 + t2**2 / 144, sine / safe - 2 * (safe / 2).sin() ** 2 / safe**2)
     along = torch.where(small, angle * (-1 / 3 + t2 / 30 - t2**2 / 840), cosine / safe - sine / safe**2)
-    return across, along
-
-
-def arc_curvature(angle: Tensor) -> tuple[Tensor, Tensor]:
-    """The second derivatives of `arc`."""
-    t2 = angle * angle
-    small = angle.abs() < _SMALL_ARC
-    safe = torch.where(small, torch.ones_like(angle), angle)
-    sine, cosine = safe.sin(), safe.cos()
-    half = 2 * (safe / 2).sin() ** 2
-    across = torch.where(small, angle * (-0.25 + t2 / 36), cosine / safe - 2 * sine / safe**2 + 2 * half / safe**3)
-    along = torch.where(small, -1 / 3 + t2 / 10 - t2**2 / 168, -sine / safe - 2 * cosine / safe**2 + 2 * sine / safe**3)
     return across, along

@@ -114,7 +114,7 @@ def fit_text(report: Mapping[str, Any]) -> str:
     if report["mflop_per_row"] is not None:
         share = f"{100 * report['share_of_peak']:.1f} % of the {report['peak_gflop_per_s']:,.0f} GFLOP/s here"
         lines.append(
-            f"  arithmetic  {report['mflop_per_row']:.1f} MFLOP a row of the plain solver; times rows/s {share}"
+            f"  arithmetic  {report['mflop_per_row']:.1f} MFLOP a row in matrix products; times rows/s {share}"
         )
     lines += [
         f"  memory      {report['peak_memory_mb']:,.0f} MB at most",

@@ -37,11 +37,11 @@ def prepared(smpl: Smpl, skel: Skel) -> Callable[..., FitModel]:
     """Models by configuration, or name of a recipe: each prepared once."""
 
     @functools.cache
-    def of_config(config: FitConfig, compiled: bool) -> FitModel:
-        return fitting.prepare(smpl, skel, config, "male", compiled=compiled)
+    def of_config(config: FitConfig) -> FitModel:
+        return fitting.prepare(smpl, skel, config, "male")
 
-    def prepared(config: str | FitConfig, compiled: bool = True) -> FitModel:
-        return of_config(fitting.recipe(config) if isinstance(config, str) else config, compiled)
+    def prepared(config: str | FitConfig) -> FitModel:
+        return of_config(fitting.recipe(config) if isinstance(config, str) else config)
 
     return prepared
 
@@ -49,12 +49,6 @@ def prepared(smpl: Smpl, skel: Skel) -> Callable[..., FitModel]:
 @pytest.fixture(scope="session")
 def model(prepared: Callable[..., FitModel]) -> FitModel:
     return prepared("default")
-
-
-@pytest.fixture(scope="session")
-def plain_model(prepared: Callable[..., FitModel]) -> FitModel:
-    """The same in plain torch, as it runs on a GPU."""
-    return prepared("default", compiled=False)
 
 
 @pytest.fixture(scope="session")

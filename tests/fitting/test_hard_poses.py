@@ -62,10 +62,9 @@ def test_the_status_tells_poses_that_no_human_takes_and_far_fits_from_real_motio
     assert float(is_doubtful(fit_many(real, model)).double().mean()) <= 0.005
 
 
-@pytest.mark.parametrize("compiled", [True, False])
-def test_push_is_the_slope_of_e_that_the_limit_holds_back(prepared, smpl, compiled):
+def test_push_is_the_slope_of_e_that_the_limit_holds_back(model, smpl):
     poses = {name: IMPOSSIBLE[name] for name in ("knees 60 back", "hips 90 back", "knees twisted by 60")}
-    params, model = hard_rows(poses, 1), prepared("default", compiled=compiled)
+    params = hard_rows(poses, 1)
     result = fit_batch(params, replace(model, config=replace(model.config, retry_v2v_mm=1e9)))
     q = result.skel.q[:, 3:].double()
     _, gradient, _ = Objective.of(params, result.skel.betas, smpl, model).derivatives(q)

@@ -31,25 +31,19 @@ SHORT = FitConfig(stages=(Stage(part="full", vertices=500, refreshes=1, iteratio
 
 @pytest.fixture(scope="module")
 def quick(prepared):
-    return prepared(SHORT, compiled=False)
-
-
-@pytest.fixture(scope="module")
-def side_by_side(prepared):
     return prepared(SHORT)
 
 
-def test_distances_of_any_parameters_are_those_of_the_bodies(people, smpl, skel, quick, side_by_side):
-    """Not of fits: another root, another shape, another pose; by both ways to pose, in float64."""
+def test_distances_of_any_parameters_are_those_of_the_bodies(people, smpl, skel, quick):
+    """Not of fits: another root, another shape, another pose; in float64."""
     fitted = SkelParams(0.5 * torch.randn(4, 46), torch.randn(4, 10), people.transl + 0.1)
     annotated, skin = copy.deepcopy(smpl).double(), copy.deepcopy(skel).double()
     double = [[getattr(params, f.name).double() for f in fields(params)] for params in (people, fitted)]
     expected = (annotated(*double[0]).vertices - skin(*double[1]).vertices).norm(dim=-1).float() * 1000
-    for model in (quick, side_by_side):
-        mean, largest = mesh_distances_mm(people, fitted, model)
-        torch.testing.assert_close(mean, expected.mean(1), rtol=0, atol=2e-3)
-        torch.testing.assert_close(largest, expected.amax(1), rtol=0, atol=1e-2)
-        assert mesh_distances_mm(people[:0], fitted[:0], model)[0].shape == (0,)
+    mean, largest = mesh_distances_mm(people, fitted, quick)
+    torch.testing.assert_close(mean, expected.mean(1), rtol=0, atol=2e-3)
+    torch.testing.assert_close(largest, expected.amax(1), rtol=0, atol=1e-2)
+    assert mesh_distances_mm(people[:0], fitted[:0], quick)[0].shape == (0,)
 
 
 def test_one_call_is_the_fit_in_steps(people, smpl, skel, model):
@@ -60,8 +54,8 @@ def test_one_call_is_the_fit_in_steps(people, smpl, skel, model):
         hmr_skel.fit(people, smpl, skel, recipe_name="none")
 
 
-def test_no_rows(people, prepared, quick, side_by_side):
-    for model in (quick, side_by_side, prepared(replace(SHORT, shape="refine", root="refine"))):
+def test_no_rows(people, prepared, quick):
+    for model in (quick, prepared(replace(SHORT, shape="refine", root="refine"))):
         result = fit_many(people[:0], model, torch.zeros(3, 6890))
         assert result.skel.q.shape == (0, 46)
         assert result.target_points.shape == (0, 3, 3)
@@ -69,22 +63,20 @@ def test_no_rows(people, prepared, quick, side_by_side):
         assert fit_best(people[:0], [model, model]).v2v_mm.shape == (0,)
 
 
-def test_threads_share_the_rows_and_join_them_in_order(people, side_by_side):
+def test_threads_share_the_rows_and_join_them_in_order(people, quick):
     crowd = people[torch.arange(300) % 4]
     calls = []
     with torch_threads(2):
-        result = fit_many(
-            crowd, replace(side_by_side, config=replace(side_by_side.config, batch=128)), None, calls.append
-        )
+        result = fit_many(crowd, replace(quick, config=replace(quick.config, batch=128)), None, calls.append)
         assert torch.get_num_threads() == 2
     assert calls == [128, 256, 300]
     assert result.batch == 128
     assert result.skel_gender == ["male"] * 300
-    alone = fit_batch(crowd[:4], side_by_side)
+    alone = fit_batch(crowd[:4], quick)
     torch.testing.assert_close(result.skel.q, alone.skel.q.repeat(75, 1), rtol=0, atol=1e-6)
 
 
-def test_two_calls_at_once_leave_torch_at_its_threads(people, side_by_side):
+def test_two_calls_at_once_leave_torch_at_its_threads(people, quick):
     """The second begins while the first is at work, and ends after it."""
     second_works, first_is_done = threading.Event(), threading.Event()
     found = []
@@ -94,14 +86,14 @@ def test_two_calls_at_once_leave_torch_at_its_threads(people, side_by_side):
         second_works.set()
         assert first_is_done.wait(600)
 
-    second = threading.Thread(target=fit_many, args=(people, side_by_side, None, wait_for_first))
+    second = threading.Thread(target=fit_many, args=(people, quick, None, wait_for_first))
 
     def start_second(done):
         second.start()
         assert second_works.wait(600)
 
     with torch_threads(2):
-        fit_many(people, side_by_side, None, start_second)
+        fit_many(people, quick, None, start_second)
         first_is_done.set()
         second.join()
         later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
@@ -120,6 +112,7 @@ def test_out_of_memory_halves_the_batch_for_good(crowd, quick, monkeypatch):
         return fit_batch(params, model, points)
 
     monkeypatch.setattr(fitting.many, "fit_batch", cramped)
+    monkeypatch.setattr(fitting.many, "_side_by_side", fitting.many._in_turn)  # as a GPU does
     calls = []
     result = fit_many(crowd[:7], quick, progress=calls.append)
     assert tried == [7, 4, 2, 2, 2, 1]
@@ -131,8 +124,8 @@ def test_out_of_memory_halves_the_batch_for_good(crowd, quick, monkeypatch):
         fit_many(crowd[:2], quick)
 
 
-def test_the_better_gender_row_by_row(people, smpl, side_by_side, open_body_dir):
-    model, female = side_by_side, fitting.prepare(smpl, Skel.load(open_body_dir / "skel_female.pkl"), SHORT)
+def test_the_better_gender_row_by_row(people, smpl, quick, open_body_dir):
+    model, female = quick, fitting.prepare(smpl, Skel.load(open_body_dir / "skel_female.pkl"), SHORT)
     spoiled = SmplParams(people.global_orient, people.body_pose, people.betas.clone(), people.transl)
     spoiled.betas[2] = torch.nan
     runs = [fit_many(spoiled, m) for m in (model, female)]

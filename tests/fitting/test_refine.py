@@ -170,15 +170,3 @@ class Copies(TorchFunctionMode):
         elif name in ("tensor", "as_tensor", "new_tensor", "from_numpy"):
             self.found.append(name)
         return func(*args, **(kwargs or {}))
-
-
-def test_plain_and_compiled_end_alike_and_the_plain_one_copies_nothing(fits, people, prepared):
-    better, refiner = fits("refine"), prepared("refine", compiled=False)
-    with Copies() as copies:
-        plain = fit_batch(people, refiner)
-    assert copies.found == []
-    torch.testing.assert_close(plain.energy, better.energy, rtol=1e-3, atol=0)
-    torch.testing.assert_close(plain.v2v_mm, better.v2v_mm, rtol=0, atol=0.05)
-    with copies:
-        torch.zeros(3, 4)[:, [1, 2]] = plain.v2v_mm.new_tensor([1.0])
-    assert copies.found == ["new_tensor", "index (slice(None, None, None), [1, 2])"]  # they would be found

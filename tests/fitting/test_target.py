@@ -3,24 +3,21 @@
 import pytest
 import torch
 
-from fitting.lanes.mesh import LaneMesh
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.body.skel import root_transl
 
 
-@pytest.fixture(scope="module", params=["compiled", "plain"])
-def case(request, model, plain_model, people):
-    either = model if request.param == "compiled" else plain_model
+@pytest.fixture(scope="module")
+def case(model, people):
     points = torch.zeros(3, 6890)
     points[0, 332], points[1, 3387] = 1, 1
     points[2, :4] = 0.25
-    return points, either.targets(people, either.shape(people.betas), points)
+    return points, model.targets(people, model.shape(people.betas), points)
 
 
 def _vertices(target):
-    """[B V 3], whichever solver they are for."""
-    mesh = target.vertices
-    return (mesh.tensor() if isinstance(mesh, LaneMesh) else mesh).mT
+    """[B V 3]"""
+    return target.vertices.tensor().mT
 
 
 def test_mesh_joints_and_points_are_those_of_the_annotated_body(case, people, smpl, skel, model):

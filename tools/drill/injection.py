@@ -10,7 +10,6 @@ import resource
 import signal
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -38,7 +37,7 @@ class Injection:
     unreadable_at: int = 0
     """Reading a label file fails, at the n-th shard."""
     memory_rows: int = 0
-    """The device has memory for so many rows; the plain solver is used, as on a GPU."""
+    """The device has memory for so many rows; batches go one after another, as on a GPU."""
 
 
 @contextlib.contextmanager
@@ -58,7 +57,7 @@ def injected(injection: Injection) -> Generator[None]:
             read = _failing(SourceReader.read, injection.unreadable_at, errno.EIO)
             replaced.append((SourceReader, "read", read))
         if injection.memory_rows:
-            replaced.append((fitting, "prepare", partial(fitting.prepare, compiled=False)))
+            replaced.append((fitting.many, "_side_by_side", fitting.many._in_turn))  # as a GPU does
             fit_batch = _short_of_memory(fitting.many.fit_batch, injection.memory_rows)
             replaced.append((fitting.many, "fit_batch", fit_batch))
         for owner, name, function in replaced:
