@@ -9,11 +9,10 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, load_skel_arrays, model_path
-from hmr_skel.body.open_body.export import EXPORT_VERSION
-from hmr_skel.body.open_body.unpack import OPEN_BODY_VERSION
+from hmr_skel.body.open_body.export import is_stamp, make_open_body, open_body_version
 from hmr_skel.data.fingerprint import hash_files
 from hmr_skel.data.manifest import BodyModels, Manifest, Source
 from hmr_skel.data.npz import file_sha256
@@ -78,46 +77,18 @@ def without_bones(path: Path) -> str:
     return found.hexdigest()
 
 
-def make_open_body(directory: Path, *, quiet: bool = False) -> None:
-    """Export the open body to a folder, unless it is there. Raises `UserError` where it cannot be written."""
-    stamp, wanted = directory / "made-by.json", _open_body()
-    names = [*SMPL_FILES.values(), *SKEL_FILES.values(), J19_FILE]
-    if _is(stamp, wanted) and all((directory / name).is_file() for name in names):
-        return
-    from hmr_skel.body.open_body.export import export_body
-
-    _say(f"exporting the open body to {directory}", quiet)
-    export_body(directory)
-    put_bytes(stamp, json.dumps(wanted).encode())
-
-
 def _generate_labels(source: Source, models: BodyModels, quiet: bool) -> None:
     assert source.generate is not None
     kind, rows, seed = source.generate.kind, source.generate.rows, source.generate.seed
-    body = _open_body() if models.kind == "open" else None
+    body = open_body_version() if models.kind == "open" else None
     wanted = {"version": LABELS_VERSION, "body": body, "kind": kind, "rows": rows, "seed": seed}
     stamp = source.file.with_name(source.file.name + ".made-by.json")
-    if source.file.is_file() and (_is(stamp, wanted) or not stamp.exists()):  # without a stamp it is not of our making
+    if source.file.is_file() and (is_stamp(stamp, wanted) or not stamp.exists()):  # without a stamp not of our making
         return
     from hmr_skel.open_data.labels import make_labels
 
-    _say(f"generating {rows:,} rows of labels: {source.file}", quiet)
+    if not quiet:
+        print(f"generating {rows:,} rows of labels: {source.file}", file=sys.stderr, flush=True)
     with progress_bar(quiet, "row", rows, "labels") as bar:
         make_labels(source.file, rows, seed, models.path, progress=lambda done: bar.update(done - bar.n))
     put_bytes(stamp, json.dumps(wanted).encode())
-
-
-def _open_body() -> dict[str, Any]:
-    return {"export": EXPORT_VERSION, "asset": OPEN_BODY_VERSION}
-
-
-def _is(stamp: Path, wanted: dict[str, Any]) -> bool:
-    try:
-        return json.loads(stamp.read_text()) == wanted
-    except (OSError, ValueError):
-        return False
-
-
-def _say(text: str, quiet: bool) -> None:
-    if not quiet:
-        print(text, file=sys.stderr, flush=True)

@@ -25,6 +25,17 @@ Lengths are metres, angles radians and image coordinates pixels in every file; w
 The data folder, where datasets and networks go unless another is named: $HMR_SKEL_DATA where it is set, else data/ of
 the clone that hmr-skel runs from, else hmr-skel in the user's data directory (~/.local/share on Linux)."""
 
+FIRST = """\
+hmr-skel turns SMPL annotations of people in images into SKEL. To type first:
+
+  hmr-skel fit --shard 7     fits 512 people of the default dataset, on an openly licensed body
+  hmr-skel report            makes a web page of what was fitted: errors, angles, pictures
+  hmr-skel doctor            says what is installed, and which model and label files are there
+  hmr-skel convert walk.npz -o walk.osim --body-models open
+                             turns your own SMPL motion into a model and a motion for OpenSim
+
+All commands: hmr-skel --help. One of them: hmr-skel fit --help."""
+
 _OF_THE_DISK = (
     *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
@@ -35,7 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line. Each family of commands adds its own part."""
     parser = Parser("hmr-skel", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--version", action="version", version=f"hmr-skel {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.set_defaults(run=lambda args: print(FIRST))
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for family in (build, verify, report, view, convert, train, evaluate, predict, bench, doctor):
         family.add_commands(commands)
     return parser

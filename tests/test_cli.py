@@ -168,6 +168,8 @@ ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "port out of range": (["serve", "--port", "99999"], r"port 99999: expected a whole number from 1 to 65,535"),
     "no such folder": (["verify", "data/nope"], r"no folder data/nope\. Expected .*data/open"),
     "no such folder of a manifest": (["verify", "nope", "--manifest", "small.toml"], "no folder nope"),
+    "no such command": (["ft"], r"invalid choice: 'ft' .* \(did you mean fit\?\)\. `hmr-skel --help` says more"),
+    "no such option": (["fit", "--shrad=7"], r"no option --shrad \(did you mean --shard\?\)\. `hmr-skel fit --help`"),
     "no number of pixels": (
         ["render", "x", "0", "-o", "x.png", "--size", "big"],
         r"--size big: expected pixels from 16",
@@ -292,6 +294,15 @@ def test_help_explains_every_option():
         assert max(map(len, parser.format_help().splitlines())) <= 120
         for action in parser._actions:
             assert isinstance(action, argparse._SubParsersAction) or action.help, (parser.prog, action.dest)
+
+
+def test_hmr_skel_alone_says_what_to_type_first(capsys):
+    """And what it says can be typed."""
+    assert main([]) == 0
+    typed = re.findall(r"^  hmr-skel (.*?)(?:  |$)", capsys.readouterr().out, re.MULTILINE)
+    assert len(typed) == 4
+    for command in typed:
+        build_parser().parse_args(command.split())
 
 
 def test_body_export(tmp_path: Path, capsys):

@@ -26,7 +26,7 @@ ALLOWED = {
     "rows": set(),
     "shapes": set(),
     "foreign": {"errors"},
-    "body": {"errors", "rows", "shapes", "foreign"},
+    "body": {"errors", "rows", "shapes", "foreign", "places"},  # places: of the open body
     "data": {"errors", "places", "progress", "rows", "foreign", "body.joints", "body.dofs"},
     "render": {"errors", "rows", "body"},
     "open_data": {"errors", "rows", "body", "data", "render"},

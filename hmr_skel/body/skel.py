@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmr_skel.body.assets import load_skel_arrays
+from hmr_skel.body.assets import SKEL_FILES, load_skel_arrays
 from hmr_skel.body.dofs import DOFS, NUM_DOFS
 from hmr_skel.body.joints import SKEL_PARENTS, SKEL_TO_CORRECTIVE_SLOT
 from hmr_skel.body.lbs import BodyModel, blend, bone_transforms, chain, picked, relative, skin
 from hmr_skel.body.moving_joints import moving_offsets
+from hmr_skel.body.open_body.export import model_file
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.body.skel_shape import SkelShape, bone_orientation, bone_scales
 from hmr_skel.errors import UserError
@@ -78,11 +79,17 @@ class Skel(BodyModel):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "Skel":
-        """Read `skel_male.pkl` or `skel_female.pkl`, version 1.1.1. The gender is taken from the name if not given.
+        """Read `skel_male.pkl` or `skel_female.pkl`, version 1.1.1.
+
+        Args:
+            path: the file; or its folder, or `open` (the openly licensed body), with `gender`.
+            gender: male or female; taken from the file's name if not given.
+            device, dtype: of the tensors.
 
         Raises:
             UserError: the file is missing, damaged, of another version, or its joint tree is not SKEL's.
         """
+        path = model_file(path, SKEL_FILES, gender)
         arrays = load_skel_arrays(path)
         parents, joints = arrays["osim_kintree_table"].tolist()
         parent_of = dict(zip(joints, parents, strict=True))

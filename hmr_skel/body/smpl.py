@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmr_skel.body.assets import load_regressor, load_smpl_arrays
+from hmr_skel.body.assets import SMPL_FILES, load_regressor, load_smpl_arrays
 from hmr_skel.body.joints import OPENPOSE_25_FROM_SMPL_45, SMPL_PARENTS, SMPL_VERTEX_IDS
 from hmr_skel.body.lbs import BodyModel, blend, bone_transforms, chain, picked, relative, skin
+from hmr_skel.body.open_body.export import model_file
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.errors import UserError
 from hmr_skel.shapes import Float
@@ -36,8 +37,20 @@ class Smpl(BodyModel):
     """
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> "Smpl":
+    def load(
+        cls,
+        path: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        gender: str = "neutral",
+    ) -> "Smpl":
         """Read `SMPL_{NEUTRAL,MALE,FEMALE}.pkl` (or `basicModel_*.pkl`).
+
+        Args:
+            path: the file; or its folder, or `open` (the openly licensed body), of which `gender` is read.
+            device, dtype: of the tensors.
+            gender: neutral, male or female, where `path` is no file.
 
         Raises:
             UserError: the file is missing, damaged, or no SMPL file.
@@ -48,6 +61,7 @@ class Smpl(BodyModel):
         from smplx import SMPL
         from smplx.utils import Struct
 
+        path = model_file(path, SMPL_FILES, gender)
         arrays = load_smpl_arrays(path)
         # Ten coefficients whatever the file holds: the label files have ten. smplx prints a warning about that.
         with contextlib.redirect_stdout(io.StringIO()):

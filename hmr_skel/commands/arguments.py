@@ -1,10 +1,14 @@
 """Arguments of commands. What several commands have is declared here once; numbers are checked as they are read."""
 
 import argparse
+import difflib
 import math
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterable
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hmr_skel.errors import UserError
 from hmr_skel.places import DEFAULT_MANIFEST
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
     from hmr_skel.data.storage import Place
 
 NETWORK_HELP = "(default: the newest in runs/ of the data folder)"
+MODELS = "folder of the body models, or 'open' (default: what the rows were made with, or $HMR_SKEL_BODY_MODELS)"
 DATA_HELP = "(default: <manifest name> in the data folder, see `hmr-skel --help`)"
 
 
@@ -26,12 +31,34 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help may end with what a function returns. It is called for --help only."""
+    """A parser whose errors are `UserError`s that name what is near to a mistyped word.
+
+    Its help may end with what `more` returns, which is called for --help only.
+    """
 
     more: Callable[[], str] | None = None
 
     def format_help(self) -> str:
         return super().format_help() + ("" if self.more is None else f"\n{self.more()}\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        args, known = list(sys.argv[1:] if args is None else args), self._option_string_actions
+        if self._subparsers is None:  # else options may be the command's
+            for text in takewhile(lambda text: text != "--", args):
+                option = text.partition("=")[0]
+                if option.startswith("--") and not any(name.startswith(option) for name in known):
+                    self.error(f"no option {option}{_nearest(option, known)}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += _nearest(wrong[1], re.findall(r"[\w-]+", wrong[2]))
+        raise UserError(f"{message}. `{self.prog} --help` says more.")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def new_command(

@@ -77,12 +77,13 @@ def run_network(args: argparse.Namespace, training: bool) -> None:
     from hmr_skel.bench.network import bench_predict, bench_training
     from hmr_skel.commands.inputs import manifest_body_models
     from hmr_skel.commands.output import measuring, show
+    from hmr_skel.data.manifest import load_manifest
     from hmr_skel.device import resolve_device
     from hmr_skel.model.keypoints import SkelKeypoints
     from hmr_skel.train.recipes import load_recipe
 
     device, recipe = resolve_device(args.device), load_recipe(args.recipe, args.set)
-    body = SkelKeypoints.load(manifest_body_models(args.manifest), recipe.skel_gender, device)
+    body = SkelKeypoints.load(manifest_body_models(load_manifest(args.manifest)), recipe.skel_gender, device)
     if training:
         with measuring(args.quiet) as progress:
             report = bench_training(recipe, body, device, args.steps, progress)

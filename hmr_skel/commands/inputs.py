@@ -4,15 +4,22 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder, manifest_file, runs_folder
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from hmr_skel.data.load import Shards
     from hmr_skel.data.manifest import Manifest
     from hmr_skel.data.storage import Place
+
+Picture = Callable[[Mapping[str, Any]], "np.ndarray | str"]
+"""The image of a row, RGB [H W 3], or why there is none."""
 
 
 def open_dataset(args: argparse.Namespace) -> tuple["Manifest", "Place"]:
@@ -64,41 +71,73 @@ def manifest_of_shards(path: str | None, name: str) -> "Manifest":
     return manifest
 
 
-def manifest_body_models(path: str) -> Path:
+def manifest_body_models(manifest: "Manifest") -> Path:
     """The folder of a manifest's body models. The openly licensed ones are made where they are missing."""
-    from flows.sources import make_missing
-    from hmr_skel.data.manifest import load_manifest
+    from hmr_skel.body.open_body.export import make_open_body
 
-    manifest = load_manifest(path)
     if manifest.body_models.kind == "open":
-        make_missing(manifest, quiet=True)
+        make_open_body(manifest.body_models.path, quiet=True)
     return manifest.body_models.path
 
 
+def models_and_images(args: argparse.Namespace, table: "Shards") -> tuple[Path, Picture]:
+    """The folder of the body models that rows are of, and what finds a row's image.
+
+    A dataset's manifest says both (--manifest, or the one that its shards name). A table of `convert` or `predict` says
+    whether it is of the open body. --body-models comes first.
+    """
+    import cv2
+
+    from hmr_skel.data.images import OutsideFolder, below, image_rules
+    from hmr_skel.data.storage import open_parquet
+    from hmr_skel.report.gather import manifest_name
+    from hmr_skel.report.pictures import image_of
+
+    if "row_id" in table.columns:
+        manifest = manifest_of_shards(args.manifest, manifest_name(table.paths[0], args.dataset))
+        rules = image_rules(manifest)
+        named = args.body_models and named_body_models(args.body_models, quiet=True)
+        return named or manifest_body_models(manifest), lambda row: image_of(row, rules)
+
+    def of_file(row: Mapping[str, Any]) -> "np.ndarray | str":
+        name = row.get("imgname") or ""
+        try:  # a table from elsewhere must not open any picture of the disk
+            file = below(Path.cwd(), name)
+        except OutsideFolder:
+            return f"no image: {name} is not below this folder"
+        found = cv2.imread(str(file)) if file.is_file() else None
+        return f"no image: {name or 'the row names none'}" if found is None else found[..., ::-1]
+
+    with open_parquet(table.paths[0]) as file:
+        body = (file.schema_arrow.metadata or {}).get(b"hmr_skel.body")
+    named = args.body_models
+    if named is None and (body == b"open" or (body is None and not os.environ.get("HMR_SKEL_BODY_MODELS"))):
+        named = "open"
+        if body is None:
+            print(f"note: {table.paths[0]} does not say which body it is of; the open body is taken", file=sys.stderr)
+    return named_body_models(named, quiet=True), of_file
+
+
 def named_body_models(named: str | None, *, quiet: bool) -> Path:
-    """The folder that --body-models or HMR_SKEL_BODY_MODELS names; for `open`, `open_body`. `UserError` without."""
+    """The folder that --body-models or HMR_SKEL_BODY_MODELS names; see `models_folder`. `UserError` without."""
     named = named or os.environ.get("HMR_SKEL_BODY_MODELS")
     if not named:
         raise UserError(
             "no body models: SMPL's and SKEL's licensed files are needed. Name their folder with --body-models DIR or "
             "HMR_SKEL_BODY_MODELS; --body-models open takes the openly licensed body, to try."
         )
-    return open_body(quiet=quiet) if named == "open" else Path(named)
+    from hmr_skel.body.open_body.export import models_folder
 
-
-def open_body(*, quiet: bool) -> Path:
-    """The folder of the openly licensed body, exported there where it is missing."""
-    from flows.sources import make_open_body
-
-    folder = data_folder() / "open" / "body_models"
-    make_open_body(folder, quiet=quiet)
-    return folder
+    return models_folder(named, quiet=quiet)
 
 
 def network_file(path: Path | None) -> Path:
     """The network in a run's folder, or the file itself; for None the one trained last. `UserError` without one."""
     if path is not None:
-        return path / "network.safetensors" if path.is_dir() else path
+        file = path / "network.safetensors" if path.is_dir() else path
+        if not file.is_file():
+            raise UserError(f"{file}: no such file. Train a network first (hmr-skel train), or name another's file.")
+        return file
     found = sorted(runs_folder().glob("*/network.safetensors"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(

@@ -102,17 +102,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run_predict(args: argparse.Namespace) -> int:
     """Find people, predict, write, and say how it went in one line."""
-    from hmr_skel.commands.inputs import network_file
     from hmr_skel.evaluate.benchmarks import legacy_switches
 
     legacy = legacy_switches(args.legacy, LEGACY)
     args.out = args.out or data_folder() / "predictions"
     if args.out.is_file():
         raise UserError(f"-o {args.out} is a file. Expected a folder, which is made if need be.")
-    network = network_file(args.network)
-    from hmr_skel.predict.frames import find_files  # before torch, whose import takes seconds
-
-    files = find_files(args.images, but=args.out)
+    network, files = _check_inputs(args)  # before torch, whose import takes seconds
+    from hmr_skel.body.open_body.export import body_note
     from hmr_skel.body.skel import Skel
     from hmr_skel.commands.output import progress, show
     from hmr_skel.device import resolve_device
@@ -132,7 +129,7 @@ def run_predict(args: argparse.Namespace) -> int:
         boxes.check(files)
     body_models = _body_models(args, predictor.published)
     skel = Skel.load(body_models / f"skel_{predictor.skel_gender}.pkl", gender=predictor.skel_gender).to(device)
-    cameras = _cameras(args, boxes, files, body_models, device, "bgr-focal" in legacy)
+    cameras = _cameras(args, boxes, files, device, "bgr-focal" in legacy)
     if not isinstance(cameras, EstimatedFov):  # the only one that looks at colours
         legacy = tuple(name for name in legacy if name != "bgr-focal")
     wanted = output.Wanted(
@@ -146,7 +143,7 @@ def run_predict(args: argparse.Namespace) -> int:
         as_stored=isinstance(boxes, GivenBoxes) and boxes.as_stored,
     )
     counts, stopped = run.Counts(), None
-    writing = output.writing(args.out, wanted, files, skel, predictor, args.every)
+    writing = output.writing(args.out, wanted, files, skel, predictor, args.every, body_note(body_models))
     with progress(args.quiet, "image") as bar, writing as writer:
 
         def skipped(name: str, reason: str) -> None:
@@ -173,6 +170,30 @@ def run_predict(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_inputs(args: argparse.Namespace) -> tuple[Path, list[Path]]:
+    """The network's file, and the pictures. Raises one `UserError` that names all that is missing."""
+    from hmr_skel.commands.inputs import network_file
+    from hmr_skel.predict.frames import find_files
+
+    def given() -> None:
+        named = {"boxes": args.boxes, "detector": args.detector, "humanfov": args.humanfov}
+        if lacking := [f"--{flag} {path}" for flag, path in named.items() if path is not None and not path.exists()]:
+            raise UserError(f"{', '.join(lacking)}: no such file.")
+        if args.boxes is None and args.focal is None and args.vfov is None and _human_fov(args) is None:
+            raise _no_camera()
+
+    found, wrong = [], []
+    for check in (lambda: find_files(args.images, but=args.out), lambda: network_file(args.network), given):
+        try:
+            found.append(check())
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError(" Also: ".join(wrong))
+    files, network, _ = found
+    return network, files
+
+
 def _boxes(args: argparse.Namespace, device: "torch.device") -> "Boxes":
     from hmr_skel.predict.box_files import load_boxes
     from hmr_skel.predict.boxes import WholeImage
@@ -189,8 +210,26 @@ def _boxes(args: argparse.Namespace, device: "torch.device") -> "Boxes":
     return Detector(args.detector, args.margin, settings, device.type)
 
 
+def _human_fov(args: argparse.Namespace) -> Path | None:
+    """HumanFoV's weights: those that are named, or that lie beside the body models or in $HMR_SKEL_BODY_MODELS."""
+    from hmr_skel.data.manifest import load_manifest
+
+    if args.humanfov is not None:
+        return args.humanfov
+    folders = args.body_models or load_manifest(args.manifest).body_models.path, os.environ.get("HMR_SKEL_BODY_MODELS")
+    places = (Path(folder) / HUMAN_FOV for folder in folders if folder)
+    return next((path for path in places if path.is_file()), None)
+
+
+def _no_camera(lacking: str = "") -> UserError:
+    return UserError(
+        f"the camera is not known{lacking}. Say --focal PX or --vfov DEG, give boxes with cameras, or let HumanFoV "
+        f"estimate it: --humanfov {HUMAN_FOV} (CameraHMR's release)."
+    )
+
+
 def _cameras(
-    args: argparse.Namespace, boxes: "Boxes", files: list[Path], body_models: Path, device: "torch.device", bgr: bool
+    args: argparse.Namespace, boxes: "Boxes", files: list[Path], device: "torch.device", bgr: bool
 ) -> "Cameras | None":
     """The camera told for all pictures; None where the boxes bring theirs. Raises `UserError` where neither is so."""
     from hmr_skel.predict.boxes import GivenBoxes
@@ -206,20 +245,17 @@ def _cameras(
         if not without:
             return None
         lacking = f" ({without:,} of {number:,} boxes of these images come without one)"
-    folders = (body_models, Path(os.environ.get("HMR_SKEL_BODY_MODELS") or body_models))
-    weights = args.humanfov or next((folder / HUMAN_FOV for folder in folders if (folder / HUMAN_FOV).is_file()), None)
+    weights = _human_fov(args)
     if weights is None:
-        raise UserError(
-            f"the camera is not known{lacking}. Say --focal PX or --vfov DEG, give boxes with cameras, or let HumanFoV "
-            f"estimate it: --humanfov {HUMAN_FOV} (CameraHMR's release)."
-        )
+        raise _no_camera(lacking)
     return EstimatedFov.load(weights, device, bgr)
 
 
 def _body_models(args: argparse.Namespace, published: bool) -> Path:
     """The folder of the SKEL that the network belongs to: of published weights, the licensed one."""
     from hmr_skel.commands.inputs import manifest_body_models, named_body_models
+    from hmr_skel.data.manifest import load_manifest
 
     if args.body_models is not None or (published and args.manifest == DEFAULT_MANIFEST):
         return named_body_models(args.body_models, quiet=args.quiet)
-    return manifest_body_models(args.manifest)
+    return manifest_body_models(load_manifest(args.manifest))

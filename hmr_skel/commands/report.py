@@ -5,15 +5,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hmr_skel.commands.arguments import DATA_HELP, DEFAULT_MANIFEST, add, add_number, new_command
+from hmr_skel.commands.arguments import DATA_HELP, DEFAULT_MANIFEST, MODELS, add, add_number, new_command
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from hmr_skel.body.skel import Skel
+    from hmr_skel.commands.inputs import Picture
     from hmr_skel.data.load import Shards
-    from hmr_skel.data.manifest import Manifest
-    from hmr_skel.predict.pictures import Picture
     from hmr_skel.report.bodies import PosedRow
 
 REPORT = """\
@@ -25,13 +26,14 @@ Pictures need the body models that the manifest names; images are shown where th
 Example: hmr-skel report data/open -o open.html"""
 
 RENDER = """\
-Draw a row of a dataset as it is stored, on the CPU, with no display:
+Draw a row of a dataset, or of a .parquet that `convert` or `predict` wrote, on the CPU, with no display:
   --show both      bones under a translucent skin; or skin, skeleton
   --show heat      the fitted skin, coloured by its distance from the annotated mesh (the colours end at 30 mm);
                    annotation: that mesh itself
   --view front     from the camera's direction; or side, back, top; image: over the row's own image
 A .glb has skin and skeleton as separate meshes, metres, y up, whatever --show says.
-Example: hmr-skel render data/open open/00003584 -o x.png --show heat"""
+Examples: hmr-skel render data/open 3584 -o x.png --show heat
+          hmr-skel render walk.parquet 0 -o x.glb"""
 
 COLUMNS = """\
 Print the columns of every table that is written, with types, units and meanings, as Markdown: docs/schema.md is this
@@ -60,14 +62,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add(report, "build", "json", "quiet")
 
     render = new_command(commands, "render", "a row of a dataset as a picture or as meshes", RENDER, run_render)
-    add(render, "dataset")
-    render.add_argument("row", metavar="ROW", help="its row_id, for instance open/00003584")
+    add(render, "dataset", help="the dataset's folder, for instance data/open, or a .parquet file")
+    render.add_argument("row", metavar="ROW", help="its number, from 0; or its row_id, for instance open/00003584")
     render.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help=" ".join(PICTURE_SUFFIXES))
     shown, views = ("both", "skin", "skeleton", "heat", "annotation"), ("front", "side", "back", "top", "image")
     render.add_argument("--show", choices=shown, default="both", help="what to draw")
     render.add_argument("--view", choices=views, default="front", help="from where: sides of the body, or its image")
     add_number(render, "--size", int, 16, 8192, unit="pixels", default=512, metavar="PX", help="width and height")
     add(render, "manifest", default=None, help=f"{MANIFEST})")
+    add(render, "body-models", help=MODELS)
     add(render, "quiet", help="do not name the file that was written")
 
     summary = "columns of the tables that are written, with units"
@@ -110,65 +113,66 @@ def run_report(args: argparse.Namespace) -> None:
 
 def run_render(args: argparse.Namespace) -> None:
     """Draw and write."""
-    from hmr_skel.commands.inputs import manifest_of_shards
+    from hmr_skel.commands.inputs import models_and_images
     from hmr_skel.convert.fit import Bodies
     from hmr_skel.convert.meshes import write_parts
     from hmr_skel.data.atomic import replacing
     from hmr_skel.data.load import load_shards
     from hmr_skel.predict.pictures import encode_picture
     from hmr_skel.report.bodies import pose_row
-    from hmr_skel.report.gather import manifest_name
 
     kind = args.out.suffix.lower()
     if kind not in PICTURE_SUFFIXES:
         raise UserError(f"-o {args.out}: unknown format {kind!r}. Expected {', '.join(PICTURE_SUFFIXES)}.")
     shards = load_shards(args.dataset)
     number = _number(shards, args.row)
-    manifest = manifest_of_shards(args.manifest, manifest_name(shards.paths[0], args.dataset))
-    bodies = Bodies(manifest.body_models.path)
-    posed = pose_row(shards, number, bodies)
+    models, picture_of = models_and_images(args, shards)
+    bodies = Bodies(models)
+    posed = pose_row(shards, number, bodies).in_camera()
     skel = bodies.skel(posed.row["skel_gender"])
     if kind == ".glb":
         parts = {"skin": (posed.skin, skel.faces), "skeleton": (posed.bones, skel.skeleton_faces)}
         write_parts(parts, "camera", args.out)
     else:
-        picture = _picture(posed, skel, manifest, args)
+        picture = _picture(posed, skel, picture_of, args)
         with replacing(args.out) as temporary:
             temporary.write_bytes(encode_picture(picture, kind))
     if not args.quiet:
         print(args.out)
 
 
-def _number(shards: "Shards", row_id: str) -> int:
-    """The number of a row over all shards. Raises `UserError` where there is no such row."""
-    before = 0
-    for file in shards.files():
-        if (found := file["row_id"] == row_id).any():
+def _number(shards: "Shards", row: str) -> int:
+    """The number of a row over all shards, given it or the row_id. Raises `UserError` where there is no such row."""
+    if row.isdecimal() and int(row) < len(shards):
+        return int(row)
+    expected, before = f"a number from 0 to {len(shards) - 1:,}", 0
+    for file in shards.files() if "row_id" in shards.columns else ():
+        if (found := file["row_id"] == row).any():
             return before + int(found.argmax())
         before += len(file)
-    raise UserError(f"no row {row_id!r} among {before:,}. Expected a row_id such as {shards[0]['row_id']!r}.")
+        expected += f", or a row_id such as {file[0]['row_id']!r}" * (before == len(file))
+    raise UserError(f"no row {row!r} among {len(shards):,}. Expected {expected}.")
 
 
-def _picture(posed: "PosedRow", skel: "Skel", manifest: "Manifest", args: argparse.Namespace) -> "Picture":
-    """The row as --show and --view have it, RGB."""
-    from hmr_skel.data.images import image_rules
+def _picture(posed: "PosedRow", skel: "Skel", picture_of: "Picture", args: argparse.Namespace) -> "np.ndarray":
+    """The row as --show and --view have it, RGB [H W 3]."""
     from hmr_skel.render import overlay, portrait
     from hmr_skel.render.scene import EVEN, STUDIO
-    from hmr_skel.report.pictures import image_of, shown_parts
+    from hmr_skel.report.pictures import shown_parts
 
     row = posed.row
     if args.show in ("heat", "annotation") and posed.target is None:
-        raise UserError(f"{row['row_id']} came as SKEL and has no annotated mesh. Choose --show both.")
+        raise UserError(f"row {args.row} came as SKEL and has no annotated mesh. Choose --show both.")
     shown = posed if args.view == "image" else posed.faced()
     parts = shown_parts(shown, skel, args.show, high_mm=30.0)
     if args.view != "image":
         light = EVEN if args.show == "heat" else STUDIO
         return portrait(parts, args.view, args.size, args.size, light=light)
-    photo = image_of(row, image_rules(manifest))
+    photo = picture_of(row)
     if isinstance(photo, str):
-        raise UserError(f"{row['row_id']}: {photo}. Choose --view front, or see `hmr-skel images`.")
-    if row["cam_int"] is None or row["skel_transl"] is None:
-        raise UserError(f"{row['row_id']} has no camera or no translation. Choose --view front.")
+        raise UserError(f"row {args.row}: {photo}. Choose --view front, or see `hmr-skel images`.")
+    if row.get("cam_int") is None or row["skel_transl"] is None:
+        raise UserError(f"row {args.row} has no camera or no translation. Choose --view front.")
     return overlay(photo, parts, row["cam_int"])
 
 

@@ -39,7 +39,7 @@ def smpl_to_skel(
         betas: [10], [1 10] or [T 10]; of more coefficients the first ten are used.
         transl: [T 3]; the body stays at the origin if not given.
         smpl_gender: neutral, male or female: the SMPL model that the parameters are for.
-        body_models: the folder with the SMPL and SKEL files (`hmr-skel body export` makes one with the open body).
+        body_models: the folder with the SMPL and SKEL files; `open` takes the openly licensed body.
         skel_gender: male, female or best (tries both and takes the one nearer to the meshes); by default the
             annotation's gender, and male for neutral.
         frame_rate: frames a second, for times and for smoothing.

@@ -12,6 +12,7 @@ import fitting
 from fitting.distances import mesh_distances_mm
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.dofs import limits
+from hmr_skel.body.open_body.export import models_folder
 from hmr_skel.body.other import OtherBody, find_map, find_other
 from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from hmr_skel.body.skel import Skel
@@ -39,10 +40,10 @@ mean over frames and in each frame."""
 
 
 class Bodies:
-    """The body models of a folder. Each is loaded when a row first needs it, and kept."""
+    """The body models of a folder (`open`: the openly licensed body). Each is loaded when a row first needs it."""
 
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu", recipe: str = "default") -> None:
-        self.folder = Path(folder)
+        self.folder = models_folder(folder)
         self.device = torch.device(device)
         self.config = fitting.recipe(recipe)
         self._smpl: dict[str, Smpl] = {}

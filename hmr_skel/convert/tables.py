@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.joints import SKEL_JOINTS
+from hmr_skel.body.open_body.export import body_note
 from hmr_skel.convert.clips import SkelClip
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.schema import SCHEMA, column_shape
@@ -73,7 +74,8 @@ def write_table(clips: Sequence[SkelClip], path: Path, bodies: "Bodies", joints:
     if path.suffix.lower() == ".parquet":
         arrays = [_to_arrow(field, columns[field.name]) for field in schema]
         with replacing(path) as temporary:
-            pq.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary, compression="zstd")
+            table = pa.Table.from_arrays(arrays, schema=schema.with_metadata(body_note(bodies.folder)))
+            pq.write_table(table, temporary, compression="zstd")
         return
     found = {"joint_names": np.array(SKEL_JOINTS)} if joints else {"dof_names": np.array(DOF_NAMES)}
     for field in schema:

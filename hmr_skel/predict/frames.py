@@ -49,19 +49,19 @@ def find_files(paths: Sequence[Path], but: Path | None = None) -> list[Path]:
 
     The folder `but` is left out: results go there. Raises `UserError` where a path is not there, or no file is left.
     """
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise UserError(
+            f"{', '.join(missing)}: no such file or folder. Expected images, folders of images, or a "
+            "video. Those of the default dataset are made by `hmr-skel images` (make images)."
+        )
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = (file for file in path.rglob("*") if file.is_file() and not _lies_in(file, but))
             shown = [file for file in inside if not any(p.startswith(".") for p in file.relative_to(path).parts)]
             files += sorted(shown, key=_natural)
-        elif path.exists():
-            files.append(path)
         else:
-            raise UserError(
-                f"{path}: no such file or folder. Expected images, folders of images, or a "
-                "video. Those of the default dataset are made by `hmr-skel images` (make images)."
-            )
+            files.append(path)
     if not files:
         raise UserError(f"no file in {', '.join(map(str, paths))}. Expected images or a video.")
     once: dict[str, Path] = {}

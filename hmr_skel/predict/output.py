@@ -9,7 +9,7 @@ attention/<image>-<person>.png         what the decoder's tokens look at
 """
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,14 +91,20 @@ class PredictionWriter:
 
 @contextmanager
 def writing(
-    folder: Path, wanted: Wanted, files: Sequence[Path], skel: Skel, predictor: Predictor, every: int
+    folder: Path,
+    wanted: Wanted,
+    files: Sequence[Path],
+    skel: Skel,
+    predictor: Predictor,
+    every: int,
+    notes: Mapping[str, str],
 ) -> Generator[PredictionWriter]:
     """A writer whose tables and videos are complete when the block ends, unless an error ends it.
 
-    Raises `UserError` where the folder cannot be written.
+    `notes` go into the table's metadata. Raises `UserError` where the folder cannot be written.
     """
     with _Videos() as videos:
-        with writing_table(folder / TABLE, predictor.num_stages, predictor.skel_gender) as table:
+        with writing_table(folder / TABLE, predictor.num_stages, predictor.skel_gender, notes) as table:
             yield PredictionWriter(folder, wanted, output_names(files), skel, predictor.network, table, videos, every)
         npz_from_parquet(folder / TABLE, folder / ARRAYS)
 

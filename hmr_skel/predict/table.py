@@ -5,7 +5,7 @@ dataset's, it is that column.
 """
 
 import zipfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,9 +110,12 @@ class TableWriter:
 
 
 @contextmanager
-def writing_table(path: Path, stages: int, skel_gender: str) -> Generator[TableWriter]:
-    """A Parquet file that appears when all rows are in. Raises `UserError` where it cannot be written."""
-    columns = schema(stages)
+def writing_table(
+    path: Path, stages: int, skel_gender: str, notes: Mapping[str, str] | None = None
+) -> Generator[TableWriter]:
+    """A Parquet file with these notes in its metadata, which appears when all rows are in. Raises `UserError` where it
+    cannot be written."""
+    columns = schema(stages).with_metadata(notes)
     with replacing(path) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
         table = TableWriter(columns, skel_gender, writer)
         yield table

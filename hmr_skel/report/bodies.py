@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from hmr_skel.body.inside import MARGIN, bones_outside
 from hmr_skel.body.joints import SKEL_PARTS
+from hmr_skel.convert.clips import UPRIGHT
 from hmr_skel.convert.fit import Bodies
 from hmr_skel.data.load import Shards
 from hmr_skel.report.gather import Dataset
@@ -79,11 +80,17 @@ class PosedRow:
         if (level := np.hypot(x, z)) < _LEVEL:
             return self
         cos, sin = -z / level, x / level
-        turn = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]], np.float32)
-        target = None if self.target is None else self.target @ turn.T
-        return replace(
-            self, skin=self.skin @ turn.T, bones=self.bones @ turn.T, target=target, forward=turn @ self.forward
-        )
+        return self._turned(np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]], np.float32))
+
+    def in_camera(self) -> "PosedRow":
+        """The row with a camera's axes (y down, z forward), where it is of a clip that has others."""
+        frame = self.row.get("coordinates") or "camera"
+        return self if frame == "camera" else self._turned(UPRIGHT["camera"].T @ UPRIGHT[frame])
+
+    def _turned(self, rotmat: Float[np.ndarray, "3 3"]) -> "PosedRow":
+        target = None if self.target is None else self.target @ rotmat.T
+        skin, bones, forward = self.skin @ rotmat.T, self.bones @ rotmat.T, rotmat @ self.forward
+        return replace(self, skin=skin, bones=bones, target=target, forward=forward)
 
     @property
     def distances_mm(self) -> Float[np.ndarray, "V"] | None:

@@ -210,8 +210,8 @@ def _changed(config: _Config, path: Sequence[str], text: str) -> _Config:
     names = [item.name for item in fields(config)]
     if path[0] not in names:
         near = difflib.get_close_matches(path[0], names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
-        raise ValueError(f"no field {path[0]!r}: {hint}")
+        hint = f"(did you mean {near[0]}?)" if near else f"among {', '.join(names)}"
+        raise ValueError(f"no field {path[0]!r} {hint}")
     now = getattr(config, path[0])
     if len(path) > 1:
         if not is_dataclass(now):

@@ -43,8 +43,8 @@ GROUPS = {
 _CAMERA = {"+y": (0.0, 0.3, 3.0), "-y": (0.0, -0.3, -3.0), "+z": (0.0, -3.0, 0.3)}  # from where bodies are seen
 _COLORS = ("#3266ad", "#c93a2c", "#3d8a57", "#b8860b", "#7a4fa3", "#14808a", "#d1477e", "#666666", "#a0522d", "#222222")
 
-Picture = Callable[[Mapping[str, Any]], UInt8[np.ndarray, "H W 3"] | None]
-"""The image of a row, RGB, or None where there is none."""
+Picture = Callable[[Mapping[str, Any]], UInt8[np.ndarray, "H W 3"] | str]
+"""The image of a row, RGB, or why there is none."""
 
 
 class Viewer:
@@ -218,7 +218,7 @@ class Viewer:
 
     def _draw_image(self, row: Mapping[str, Any]) -> None:
         picture = self.picture(row)
-        if picture is None:
+        if isinstance(picture, str):
             self.image_at.visible = False
             return
         self.image_at.visible = True

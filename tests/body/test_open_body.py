@@ -15,6 +15,8 @@ from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.body.open_body import export
 from hmr_skel.body.open_body.unpack import ASSET, GENDERS, SKEL_GENDERS, OpenBody, unpack
 from hmr_skel.body.skel import Skel
+from hmr_skel.body.smpl import Smpl
+from hmr_skel.convert.fit import Bodies
 from hmr_skel.errors import UserError
 from hmr_skel.open_data.motion import clip_motion, clip_rng
 from tools.open_body import packing
@@ -180,6 +182,20 @@ def test_regressor_files(files, open_body_dir, body):
     with np.load(open_body_dir / "SKEL_mean.npz", allow_pickle=False) as mean:
         shapes = {key: (mean[key].shape, mean[key].dtype) for key in mean.files}
     assert shapes == {"poses": ((46,), np.float32), "betas": ((10,), np.float32), "cam": ((3,), np.float32)}
+
+
+def test_open_names_the_open_body_in_python(open_body_dir: Path, tmp_path: Path, monkeypatch):
+    """A folder or `open`, with a gender; where it is missing it is made (here it is a link to one that is there)."""
+    monkeypatch.setenv("HMR_SKEL_DATA", str(tmp_path))
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open/body_models").symlink_to(open_body_dir)
+    for one, named in ((Skel, {"gender": "female"}), (Smpl, {"gender": "female"}), (Smpl, {})):
+        name = {"Skel": SKEL_FILES, "Smpl": SMPL_FILES}[one.__name__][named.get("gender", "neutral")]
+        expected = one.load(open_body_dir / name).template
+        assert all(torch.equal(one.load(place, **named).template, expected) for place in ("open", open_body_dir))
+    assert Bodies("open").folder == tmp_path / "open/body_models"
+    with pytest.raises(UserError, match=r"gender is None\. Expected male or female"):
+        Skel.load("open")
 
 
 def test_two_exports_are_equal_and_complete(open_body_dir, tmp_path):

@@ -132,7 +132,7 @@ def test_what_is_generated_is_made_again_at_a_raised_version(
     monkeypatch.setattr("flows.sources.LABELS_VERSION", -1)
     make_missing(manifest, quiet=True)
     assert made[2:] == ["labels"]
-    monkeypatch.setattr("flows.sources.EXPORT_VERSION", -1)
+    monkeypatch.setattr("hmr_skel.body.open_body.export.EXPORT_VERSION", -1)
     make_missing(manifest, quiet=True)
     assert made[3:] == ["body", "labels"]  # labels are of the body
 

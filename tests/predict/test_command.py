@@ -109,6 +109,11 @@ def test_meshes_refinement_and_attention(photos, typed, open_body_dir):
     ("words", "says"),
     [
         ("none.jpg --whole-image --vfov 50 --network none.safetensors", "none.jpg: no such file or folder"),
+        (
+            "a.jpg --boxes none.csv --network none.safetensors",
+            "made by `hmr-skel images` (make images). Also: none.safetensors: no such file. Train a network first "
+            "(hmr-skel train), or name another's file. Also: --boxes none.csv: no such file.",
+        ),
         ("PHOTO --whole-image", "the camera is not known. Say --focal PX or --vfov DEG"),
         ("PHOTO --whole-image --vfov 500", "--vfov 500: expected degrees from 1 to 170"),
         ("PHOTO --boxes boxes.json --margin 20", "--margin 20: expected a factor from 0.5 to 3"),
@@ -127,8 +132,8 @@ def test_a_network_whose_tokens_have_no_place_has_no_attention_maps(photos, type
     vit = VitConfig(width=32, depth=1, heads=2, stem_tokens=2)
     network = Network(NetworkConfig(vit=vit, decoder=SMALL_DECODER, head_hidden=8))
     save_network(Path("stem.safetensors"), network, NetworkInfo(skel_gender="male", recipe="r"))
-    words = ["predict", str(photos[0].file), "--detector", "none.onnx", "--attention", "--network", "stem.safetensors"]
-    assert main(words) == 2
+    words = [str(photos[0].file), "--whole-image", "--focal", "9", "--attention", "--network", "stem.safetensors"]
+    assert main(["predict", *words]) == 2
     assert "2 image tokens of this network have no place in the image" in capsys.readouterr().err
 
 
@@ -168,13 +173,14 @@ def test_a_detector_finds_them(photos, typed, capsys):
 
 
 @pytest.fixture
-def red_fov(monkeypatch):
+def red_fov(monkeypatch, tmp_path):
     """In place of HumanFoV, whose own tests are elsewhere: the focal length is how red the picture is."""
 
     class Model:
         def intrinsics(self, image):
             return np.diag([image[..., 0].mean(), image[..., 0].mean(), 1]).astype(np.float32)
 
+    (tmp_path / "fov.ckpt").touch()
     monkeypatch.setattr("hmr_skel.model.fov.HumanFov.load", lambda path, device: {Path("fov.ckpt"): Model()}[path])
 
 
@@ -308,6 +314,7 @@ def test_published_weights_need_the_licensed_body(photos, open_body_dir, small_c
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("hmr_skel.model.checkpoint.load_skel_cf", lambda path: (Network(small_config()), True))
     monkeypatch.delenv("HMR_SKEL_BODY_MODELS", raising=False)
+    Path("best.pth").touch()
     words = ["predict", str(photos[0].file), "--whole-image", "--vfov", "50", "--network", "best.pth", "--no-overlays"]
     assert main([*words, "-o", "out"]) == 2
     assert "no body models: SMPL's and SKEL's licensed files are needed" in capsys.readouterr().err

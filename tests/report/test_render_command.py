@@ -13,7 +13,7 @@ from hmr_skel.data.load import load_shards
 from hmr_skel.report.bodies import pose_row
 
 
-@pytest.mark.parametrize("row", ["street/00000000", "given/00000001"])
+@pytest.mark.parametrize("row", ["street/00000000", "given/00000001", "0"])
 def test_a_picture_of_a_row(small, tmp_path, capsys, row):
     file = tmp_path / "new" / "x.png"
     command = ["render", str(small.folder), row, "--manifest", str(small.manifest), "--size", "96", "-o", str(file)]
@@ -67,7 +67,8 @@ def test_a_mesh_with_skin_and_skeleton_apart(small, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ("nobody -o x.png", "no row 'nobody' among 24. Expected a row_id such as"),
+        ("nobody -o x.png", "no row 'nobody' among 24. Expected a number from 0 to 23, or a row_id such as 'street/0"),
+        ("24 -o x.png", "no row '24' among 24"),
         ("street/00000001 -o x.bmp", "unknown format '.bmp'. Expected .png, .jpg, .webp, .glb."),
         ("street/00000001 -o x.png --size 0", "--size 0: expected pixels from 16 to 8,192"),
         ("street/00000001 -o x.png", "Name it with --manifest"),

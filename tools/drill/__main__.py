@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
+from hmr_skel.body.open_body.export import models_folder
 from hmr_skel.cli import run
-from hmr_skel.commands.inputs import open_body
 from hmr_skel.errors import UserError
 
 FAULTS = """\
@@ -98,7 +98,8 @@ def run_faults(args: argparse.Namespace) -> int:
         return builder, Setting(folder / kind / "drill.toml", builder.local, len(builder.shards), seconds)
 
     results = []
-    folder, models = Path(tempfile.mkdtemp(prefix="hmr-skel-drill-")), open_body(quiet=args.quiet).absolute()
+    folder = Path(tempfile.mkdtemp(prefix="hmr-skel-drill-"))
+    models = models_folder("open", quiet=args.quiet).absolute()
     say(f"in {folder}, which is removed where nothing goes wrong")
     with ExitStack() as stack:
         few, small = built("few")

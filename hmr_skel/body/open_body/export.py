@@ -5,15 +5,20 @@ make these files where they are used, never pass them on.
 """
 
 import io
+import json
 import pathlib
 import pickle
+import sys
+from collections.abc import Mapping
 
 import numpy as np
 
-from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, write_whole
+from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path, write_whole
 from hmr_skel.body.dofs import DOF_NAMES, HSMR_MEAN_Q
 from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS, SMPL_PARENTS
-from hmr_skel.body.open_body.unpack import GenderedBody, OpenBody, unpack
+from hmr_skel.body.open_body.unpack import OPEN_BODY_VERSION, GenderedBody, OpenBody, unpack
+from hmr_skel.errors import UserError
+from hmr_skel.places import data_folder
 
 NOTICE = pathlib.Path(__file__).with_name("NOTICE")
 EXPORT_VERSION = 2
@@ -32,6 +37,64 @@ SKEL_TO_SMPL = (0, 6, 1, 11, 7, 2, 11, 8, 3, 12, 10, 5, 12, 19, 14, 13, 20, 15, 
 """For each SMPL joint the SKEL joint that stands for it."""
 ANATOMICAL_SMPL_JOINTS = (1, 2, 4, 5, 7, 8, 16, 17, 18, 19, 20, 21)
 """SMPL joints that the mixed regressor takes from SKEL: hips, knees, ankles, shoulders, elbows, wrists."""
+
+
+def models_folder(named: str | pathlib.Path, *, quiet: bool = True) -> pathlib.Path:
+    """The folder of body models that is named; for `open` the open body's in the data folder, made if need be."""
+    if str(named) != "open":
+        return pathlib.Path(named)
+    folder = data_folder() / "open" / "body_models"
+    make_open_body(folder, quiet=quiet)
+    return folder
+
+
+def model_file(path: str | pathlib.Path, files: Mapping[str, str], gender: str | None) -> pathlib.Path:
+    """A model file, named as one, or by its folder (or `open`) and the gender, of which `files` has the names.
+
+    Raises `UserError` where the folder has no such file, or the gender is none of those.
+    """
+    path = models_folder(path)
+    if not path.is_dir():
+        return path
+    if gender is None or gender not in files:
+        raise UserError(f"{path} has a model for each gender, and gender is {gender!r}. Expected {' or '.join(files)}.")
+    return model_path(path, files[gender])
+
+
+def is_open_body(folder: pathlib.Path) -> bool:
+    """Whether the models in a folder are the open body's, by the notice beside them."""
+    notice = folder / "NOTICE"
+    return notice.is_file() and "open body" in notice.read_text(errors="replace")[:200]
+
+
+def body_note(folder: pathlib.Path) -> dict[str, str]:
+    """What tables of this body say of it in their metadata, for those who draw them."""
+    return {"hmr_skel.body": "open" if is_open_body(folder) else "licensed"}
+
+
+def make_open_body(directory: pathlib.Path, *, quiet: bool = False) -> None:
+    """Export the open body to a folder, unless it is there."""
+    stamp, wanted = directory / "made-by.json", open_body_version()
+    names = [*SMPL_FILES.values(), *SKEL_FILES.values(), "SMPL_to_J19.pkl"]
+    if is_stamp(stamp, wanted) and all((directory / name).is_file() for name in names):
+        return
+    if not quiet:
+        print(f"exporting the open body to {directory}", file=sys.stderr, flush=True)
+    export_body(directory)
+    write_whole(stamp, json.dumps(wanted).encode())
+
+
+def open_body_version() -> dict[str, object]:
+    """What the exported files depend on."""
+    return {"export": EXPORT_VERSION, "asset": OPEN_BODY_VERSION}
+
+
+def is_stamp(stamp: pathlib.Path, wanted: Mapping[str, object]) -> bool:
+    """Whether what a stamp lies beside was made by the code that is here."""
+    try:
+        return json.loads(stamp.read_text()) == wanted
+    except (OSError, ValueError):
+        return False
 
 
 def export_body(directory: pathlib.Path) -> list[pathlib.Path]:
