@@ -1,5 +1,7 @@
 """Between a visit to the vertices and the steps after it, lane by lane."""
 
+from math import sqrt
+
 import numpy as np
 
 from fitting.lanes.state import LANES, Record, kernel, part_of_kernels
@@ -115,7 +117,7 @@ def learn(
             moved[lane] += move * move
     for lane in range(LANES):
         # Too flat an angle between the two makes the update blow up: such a visit teaches nothing.
-        useful = abs(along[lane]) > 1e-2 * np.sqrt(missed[lane]) * np.sqrt(moved[lane])
+        useful = abs(along[lane]) > 1e-2 * sqrt(missed[lane]) * sqrt(moved[lane])
         scale[lane] = 1.0 / along[lane] if useful else 0.0
     for i in range(part.num_dofs):
         for n in range(i + 1):

@@ -25,8 +25,8 @@ from fitting.lanes.arrive import corrective_tilt, learn, pose_coefficients, pull
 from fitting.lanes.newton import _accept, _aim, _bound, _correct, _move, _solve
 from fitting.lanes.quadratic import _curvature, _energy, _gauss_newton, _gradient, _sum_moments, _wrenches
 from fitting.lanes.skeleton import _rotate, _shift, glide_curvatures, twists
-from fitting.lanes.state import BONES, LANES, PART, TREE, new_desk, records
-from fitting.lanes.surface import collapse, regress, skin
+from fitting.lanes.state import BONES, LANES, PART, SEEN, TREE, new_desk, records
+from fitting.lanes.surface import add_up, collapse, regress, skin
 
 _CONFIG: Any = numba.config  # its settings are made at run time, unseen by a type checker
 _SOURCES = Path(__file__).parent
@@ -36,13 +36,13 @@ _NEWS_EVERY = 5.0  # seconds
 
 def calls() -> list[tuple[Any, tuple[Any, ...]]]:
     """Every kernel, with arguments of the types that the fit calls it with; those that compile longest come first."""
-    tree, part, bones, desk = records(TREE), records(PART), records(BONES), new_desk()
+    tree, part, bones, desk, seen = records(TREE), records(PART), records(BONES), new_desk(), records(SEEN)
     wide, moments, mesh = _lanes(), _lanes(1, 4, 4, dtype=np.float32), _lanes(1, 3, dtype=np.float32)
     q, bend, scale = _lanes(46), _lanes(1, 1), _lanes(1)
     starts, columns, values = np.zeros(2, np.int64), np.zeros(1, np.int64), np.zeros(1, np.float32)
     transforms, turn = _lanes(24, 3, 4, dtype=np.float32), _lanes(3, 4, dtype=np.float32)
     return [
-        (collapse, (mesh, mesh, columns, values, starts, columns, values, True, mesh, desk)),
+        (collapse, (mesh, mesh, columns, values, starts, columns, values, True, mesh, desk, seen)),
         (_solve, (part, wide, desk)),
         (_rotate, (tree, bones, q, desk)),
         (_curvature, (tree, part, bend, scale, desk)),
@@ -64,6 +64,7 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
         (_correct, (part, q, desk)),
         (_aim, (part, q, desk)),
         (_move, (part, q, desk)),
+        (add_up, (seen, desk)),
         (regress, (starts, columns, values, mesh, mesh)),
     ]
 

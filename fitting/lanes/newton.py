@@ -41,10 +41,10 @@ def try_step(
     tried: np.ndarray, done: np.ndarray, desk: Record,
 ) -> None:  # fmt: skip
     """Rows that are not `done` go to q + step where E is no higher there."""
-    trial = desk["trial"][0]
+    trial = desk[0]["trial"]
     _move(part, q, desk)
     pose(tree, bones, trial, desk)
-    energy_at(part, problem, trial, desk, desk["trial_energy"][0])
+    energy_at(part, problem, trial, desk, desk[0]["trial_energy"])
     _accept(part, tolerance, q, damping, tried, done, desk)
 
 

@@ -29,7 +29,7 @@ def linearise(tree: Record, part: Record, bones: Record, problem: Quadratic, q: 
     """The problem at q [46 L]."""
     # Kernels are called from here one by one: within one another they would take minutes to compile.
     pose(tree, bones, q, desk)
-    energy_at(part, problem, q, desk, desk["energy"][0])
+    energy_at(part, problem, q, desk, desk[0]["energy"])
     twists(tree, bones, q, desk)
     _wrenches(tree, part, desk)
     _gradient(tree, part, problem.bend, problem.scale, q, desk)

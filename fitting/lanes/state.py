@@ -122,8 +122,6 @@ DESK: np.dtype = np.dtype(
         # A visit to the vertices.
         ("coefficients", _SHORT, (1 + 10 + 9 * 19, LANES)),  # 1, betas, local rotations less the identity
         ("transforms_short", _SHORT, _BY_BONE),
-        ("vertex", _SHORT, (3, 3, 4, LANES)),
-        ("cross_short", _SHORT, _BY_BONE),
         ("total", _WIDE, LANES),  # sum of the distances, m
         ("largest", _SHORT, LANES),
         ("by_rotation", _WIDE, (9 * 19, LANES)),  # dE/2 by the local rotations that drive the correctives
@@ -161,6 +159,17 @@ DESK: np.dtype = np.dtype(
         ("trial_energy", _WIDE, LANES),
         # Last, because the most of it is never touched.
         ("sums", _SHORT, (SLOTS, 4, 4, LANES)),  # moments by slot
+    ],
+    align=True,
+)
+
+SEEN: np.dtype = np.dtype(
+    [  # what a visit saw on some of the vertices
+        ("energy", _WIDE, LANES),
+        ("total", _WIDE, LANES),
+        ("largest", _SHORT, LANES),
+        ("cross", _SHORT, _BY_BONE),
+        ("vertex", _SHORT, (3, 3, 4, LANES)),  # room to work in
     ],
     align=True,
 )

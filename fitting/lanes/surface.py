@@ -10,7 +10,7 @@ from math import sqrt
 import numpy as np
 import torch
 
-from fitting.lanes.state import LANES, Record, kernel, part_of_kernels
+from fitting.lanes.state import LANES, SEEN, Record, kernel, part_of_kernels, records
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
@@ -37,14 +37,19 @@ def _blend(transforms: np.ndarray, bones: np.ndarray, weights: np.ndarray, first
 @kernel
 def collapse(
     rest: np.ndarray, target: np.ndarray, numbers: np.ndarray, importance: np.ndarray, starts: np.ndarray,
-    bones: np.ndarray, weights: np.ndarray, correctives: bool, pull: np.ndarray, desk: Record,
+    bones: np.ndarray, weights: np.ndarray, correctives: bool, pull: np.ndarray, desk: Record, seen: Record,
 ) -> None:  # fmt: skip
-    """One block's residuals, added to what is there; `pull` [V 3 L] becomes c R^T r."""
-    desk = desk[0]
-    transforms, energy, total, largest, cross = (
-        desk.transforms_short, desk.start_energy, desk.total, desk.largest, desk.cross_short,
-    )  # fmt: skip
-    turn, lever, residual = desk.vertex[0], desk.vertex[1], desk.vertex[2, 0]
+    """One block's residuals at the desk's pose, summed up in `seen`; `pull` [V 3 L] becomes c R^T r."""
+    transforms, seen = desk[0].transforms_short, seen[0]
+    energy, total, largest, cross = seen.energy, seen.total, seen.largest, seen.cross
+    turn, lever, residual = seen.vertex[0], seen.vertex[1], seen.vertex[2, 0]
+    for lane in range(LANES):
+        energy[lane] = total[lane] = largest[lane] = 0
+    for m in range(24):
+        for i in range(3):
+            for j in range(4):
+                for lane in range(LANES):
+                    cross[m, i, j, lane] = 0
     for v in range(len(rest)):
         _blend(transforms, bones, weights, starts[v], starts[v + 1], turn)
         x, y, importance_v = rest[v], target[numbers[v]], importance[v]
@@ -85,6 +90,21 @@ def collapse(
                         turn[0, j, lane] * residual[0, lane] + turn[1, j, lane] * residual[1, lane]
                         + turn[2, j, lane] * residual[2, lane]
                     )  # fmt: skip
+
+
+@kernel
+def add_up(seen: Record, desk: Record) -> None:
+    """Adds one block's sums to the visit's: float32 within a block, float64 from block to block."""
+    seen, desk = seen[0], desk[0]
+    for lane in range(LANES):
+        desk.start_energy[lane] += seen.energy[lane]
+        desk.total[lane] += seen.total[lane]
+        desk.largest[lane] = max(desk.largest[lane], seen.largest[lane])
+    for m in range(24):
+        for i in range(desk.three):
+            for j in range(desk.four):
+                for lane in range(LANES):
+                    desk.cross[m, i, j, lane] += seen.cross[m, i, j, lane]
 
 
 @kernel
@@ -162,6 +182,7 @@ class Room:
     def __init__(self) -> None:
         self.rest = np.zeros((_BLOCK, 3, LANES), np.float32)
         self.pull = np.zeros((_BLOCK, 3, LANES), np.float32)
+        self.seen = records(SEEN)
 
 
 def rest_positions(block: LaneBlock, coefficients: np.ndarray, room: Room) -> np.ndarray:
@@ -194,11 +215,10 @@ def visit(
     for block in surface.blocks:
         rest = rest_positions(block, here["coefficients"], room)
         pull = room.pull[: len(rest)]
-        here["cross_short"][:] = 0.0
         collapse(
             rest, target, numbers[block.vertices], importance[block.vertices], block.weights.starts,
-            block.weights.columns, block.weights.values, correctives, pull, desk,
+            block.weights.columns, block.weights.values, correctives, pull, desk, room.seen,
         )  # fmt: skip
-        here["cross"][:] += here["cross_short"]  # float32 within a block, float64 from block to block
+        add_up(room.seen, desk)
         if correctives:
             by_rotation -= (block.basis[:, shaped:].T @ torch.from_numpy(pull).view(-1, LANES)).numpy()
