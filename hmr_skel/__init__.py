@@ -1,4 +1,4 @@
-"""hmr-skel: SMPL annotations to SKEL, at dataset scale.
+"""hmr-skel converts SMPL annotations to SKEL, at dataset scale.
 
 from hmr_skel import Skel, Smpl, convert, fit, load_shards, predict
 
@@ -23,7 +23,7 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))
 
 __all__ = ["Skel", "Smpl", "__version__", "convert", "fit", "load_shards", "predict"]
 
-# Lazy, so that `hmr_skel.body` and `fitting` need torch and numpy only: shards need pyarrow.
+# Imported when used, so that `hmr_skel.body` and `fitting` need only torch and numpy, and not pyarrow.
 _MODULES = {
     "Skel": "hmr_skel.body.skel", "Smpl": "hmr_skel.body.smpl", "fit": "fitting.many",
     "load_shards": "hmr_skel.data.load",

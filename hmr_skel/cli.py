@@ -1,8 +1,7 @@
-"""The command line `hmr-skel`: parses, calls, and turns what went wrong into one clear line.
+"""The command line `hmr-skel`: it parses arguments, calls a command, and turns each error into one clear line.
 
-Exit status: 0 done, 1 a bug (with its traceback), or what `doctor` found missing, 2 something that the user can mend,
-130 interrupted.
-Nothing heavy is imported before the command is known, so that `--help` answers at once.
+Exit status: 0 done; 1 a bug (with its traceback), or `doctor` found something missing; 2 an error that the user can
+mend; 130 interrupted. It imports nothing heavy before it knows the command, so that `--help` answers at once.
 """
 
 import argparse
@@ -17,12 +16,12 @@ from hmr_skel.commands.arguments import Parser
 from hmr_skel.errors import UserError
 
 DESCRIPTION = """\
-SMPL annotations of people in images to SKEL, the body model with an anatomical skeleton, at dataset scale.
+hmr-skel converts SMPL annotations of people in images to SKEL, the body model with an anatomical skeleton.
 
-Lengths are metres, angles radians and image coordinates pixels in every file; what is printed in other units says so
-(mm, deg). Shards count from 0, and 07 means 7.
+In files, lengths are metres, angles radians and image coordinates pixels; names of other units end in them (mm, deg).
+Shards count from 0, and 07 means 7.
 
-The data folder, where datasets and networks go unless another is named: $HMR_SKEL_DATA where it is set, else data/ of
+Datasets and networks go to the data folder unless you name another. It is $HMR_SKEL_DATA if that is set, else data/ of
 the clone that hmr-skel runs from, else hmr-skel in the user's data directory (~/.local/share on Linux)."""
 
 FIRST = """\
@@ -43,7 +42,7 @@ _OF_THE_DISK = (
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line. Each family of commands adds its own part."""
+    """The parser of all commands. Each family of commands adds its own part."""
     parser = Parser("hmr-skel", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--version", action="version", version=f"hmr-skel {__version__}")
     parser.set_defaults(run=lambda args: print(FIRST))
@@ -59,32 +58,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def set_environment() -> None:
-    """Set what libraries read when they are imported. What the user has set stays."""
+    """Set the environment variables that libraries read at import. A value that the user has set stays."""
     # For torch: threads that spin while they wait make a fit many times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # what it says of broken files is said in our words
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # our own messages say what is wrong with a file
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
-    """Parse, call the `run` that the parser has set, and turn what went wrong into one line and an exit status."""
+    """Parse, call the `run` that the parser has set, and turn an error into one line and an exit status."""
     set_environment()
     try:
         args = parser.parse_args(argv)
         return args.run(args) or 0
     except KeyboardInterrupt:
-        print("\ninterrupted. Finished files are kept and whole; start the same command again.", file=sys.stderr)
+        print("\ninterrupted. Finished files are kept. Start the same command again to continue.", file=sys.stderr)
         return 130
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `hmr-skel ... | head`: nobody reads any more, which is no error
+    except BrokenPipeError:  # `hmr-skel ... | head` closes the pipe, which is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise
-        todo = "Check that it is there, that you may use it, and that its disk has room."
+        todo = "Check that it exists, that you may use it, and that its disk has room."
         print(f"error: {error.filename or 'a file'}: {error.strerror}. {todo}", file=sys.stderr)
         return 2
 

@@ -1,4 +1,4 @@
-"""The device that a user names, as one that is there."""
+"""Turn the name of a device into a device of this machine."""
 
 import re
 from collections.abc import Generator
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def check_device_name(name: str) -> None:
-    """Raise `UserError` where no machine has a device of that name. Does not import torch."""
+    """Raise `UserError` if the name is not that of a device on any machine. Does not import torch."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name, re.ASCII):
         raise UserError(f"unknown device {name!r}. Expected auto, cpu, cuda, or cuda:1 and so on.")
 
 
 def resolve_device(name: str) -> "torch.device":
-    """`auto`, `cpu`, `cuda`, `cuda:1`... as a device that is there. Raises `UserError` where it is not."""
+    """The device `auto`, `cpu`, `cuda`, `cuda:1`... Raises `UserError` if this machine does not have it."""
     check_device_name(name)
     import torch
 
@@ -32,12 +32,12 @@ def resolve_device(name: str) -> "torch.device":
 
 
 class DeviceLost(UserError):
-    """A CUDA error. After one, every call fails in this process, whatever it computes."""
+    """A CUDA error, after which every CUDA call in this process fails."""
 
 
 @contextmanager
 def no_more_after_cuda_errors(device: "torch.device") -> Generator[None]:
-    """Turn torch's CUDA errors into `DeviceLost`. Memory that ran out is none: smaller batches may do."""
+    """Turn torch's CUDA errors into `DeviceLost`, except out-of-memory errors: smaller batches may still work."""
     import torch
 
     try:
@@ -47,6 +47,7 @@ def no_more_after_cuda_errors(device: "torch.device") -> Generator[None]:
             raise
         line = str(error).splitlines()[0]
         text = (
-            f"{device} failed, and this process cannot use it any more: {line}. What is finished is kept; start again."
+            f"{device} failed, and this process cannot use it any more: {line}. Finished work is kept; start the "
+            f"command again."
         )
         raise DeviceLost(text) from error

@@ -1,6 +1,6 @@
-"""Where things are when nobody says where: the folder of data, and the manifests that come with the package.
+"""Default places: the data folder, and the manifests that come with the package.
 
-Prefect loads this module with flows/address.py at every command of its own, so it imports the standard library only.
+Each `prefect` command loads this module through flows/address.py, so it imports only the standard library.
 """
 
 import os
@@ -12,10 +12,10 @@ DEFAULT_MANIFEST = "manifests/open.toml"
 
 
 def data_folder() -> Path:
-    """The folder that datasets, made labels and trained networks go to, and are read from, unless another is named.
+    """The folder for datasets, generated labels and trained networks, unless the user names another.
 
-    HMR_SKEL_DATA where it is set; else data/ of the clone that this package runs from; else the user's data directory.
-    The working directory changes only how the path is written: it is relative in the clone itself.
+    HMR_SKEL_DATA if it is set; else data/ of the clone that this package runs from; else the user's data directory.
+    The path is relative if the working directory is the clone.
     """
     if named := os.environ.get(DATA_VARIABLE):
         return Path(named).expanduser()
@@ -33,12 +33,12 @@ def runs_folder() -> Path:
 
 
 def manifest_file(path: str | Path) -> Path:
-    """That file; for manifests/NAME.toml, where there is none, the one of that name that comes with the package."""
+    """The path itself; if it is a missing manifests/NAME.toml, the manifest of that name in the package."""
     path = Path(path)
     packaged = MANIFESTS / path.name
     return packaged if path.parent == Path("manifests") and not path.exists() and packaged.is_file() else path
 
 
 def packaged() -> str:
-    """The manifests that come with the package, as `manifest_file` takes them: for messages."""
+    """The paths of the package's manifests, as `manifest_file` takes them, for messages."""
     return ", ".join(f"manifests/{path.name}" for path in sorted(MANIFESTS.glob("*.toml")))

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal; without one, such as in a log file, a line every ten seconds."""
+"""Show the progress of long work: a bar in a terminal, elsewhere a line every ten seconds."""
 
 import io
 import sys
@@ -11,14 +11,14 @@ SECONDS_PER_LINE = 10.0
 
 
 class _ProgressLines(tqdm):
-    """Prints a line where a bar would be drawn anew, but no sooner than ten seconds after the last one."""
+    """Prints a line instead of a bar, at most one in ten seconds."""
 
     def __init__(self, **options: Any) -> None:
         self._said = time.monotonic()
-        super().__init__(**options, file=io.StringIO())  # for what clears a bar
+        super().__init__(**options, file=io.StringIO())  # takes the characters that clear a bar
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Called whenever the numbers are newer, and with an empty `msg` at the end."""
+        """tqdm calls this when the numbers change, and with an empty `msg` at the end."""
         now = time.monotonic()
         if msg is None and now - self._said >= SECONDS_PER_LINE:
             self._said = now
@@ -26,12 +26,12 @@ class _ProgressLines(tqdm):
 
 
 def progress_bar(quiet: bool, unit: str, total: int | None = None, what: str | None = None, **options: Any) -> tqdm:
-    """A tqdm that disappears at its end, or the lines in its place; nothing for `quiet`.
+    """A tqdm that disappears at its end; without a terminal, one that prints lines; with `quiet`, nothing.
 
     Args:
         quiet: show nothing.
-        unit: what is counted, one of it.
-        total: how many there are.
+        unit: the singular name of the things counted.
+        total: their number.
         what: the name of the work.
         options: keywords of tqdm.
     """

@@ -1,6 +1,6 @@
-"""The types that data is carried in, from a label file to a Parquet shard. m, rad, px; in the frame of the annotation.
+"""The types of rows, from a label file to a Parquet shard. Metres, radians, pixels, in the frame of the annotation.
 
-Leading batch shapes are free where the comment says `*batch`; columns have one leading axis N.
+Where a comment says `*batch`, any leading batch shape is allowed; columns have one leading axis N.
 """
 
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-if TYPE_CHECKING:  # importing torch takes seconds, and reading shards and checking rows needs none
+if TYPE_CHECKING:  # importing torch takes seconds, and reading shards and checking rows does not need it
     import torch
     from torch import Tensor
 
@@ -16,7 +16,7 @@ _Params = TypeVar("_Params", bound="_Tensors")
 
 
 class _Tensors:
-    """Tensors with the same leading shape, which are picked and moved together."""
+    """Tensors with the same leading shape, indexed and moved together."""
 
     def __getitem__(self: _Params, rows) -> _Params:
         return type(self)(**{name: tensor[rows] for name, tensor in vars(self).items()})
@@ -27,7 +27,7 @@ class _Tensors:
 
 @dataclass(frozen=True)
 class SmplParams(_Tensors):
-    """What poses SMPL, named as in `smplx`."""
+    """Parameters of SMPL, named as in `smplx`."""
 
     global_orient: "Tensor"  # [*batch 3] axis-angle, rad
     body_pose: "Tensor"  # [*batch 23 3] axis-angle, rad
@@ -37,7 +37,7 @@ class SmplParams(_Tensors):
 
 @dataclass(frozen=True)
 class SkelParams(_Tensors):
-    """What poses SKEL. `q[0:3]` is pelvis tilt, list and rotation: three dofs, not an axis-angle."""
+    """Parameters of SKEL. `q[0:3]` is pelvis tilt, list and rotation: three dofs, not an axis-angle."""
 
     q: "Tensor"  # [*batch 46] rad
     betas: "Tensor"  # [*batch 10]
@@ -46,10 +46,10 @@ class SkelParams(_Tensors):
 
 @dataclass(frozen=True)
 class AnnotationRows:
-    """A run of rows of one source, column by column, as the label file has them: None is "not annotated", never zero.
+    """Consecutive rows of one source as columns. A column that the source does not annotate is None.
 
-    Float columns are float32. A row is annotated with SMPL (`smpl_*`, to be fitted) or with SKEL (`skel_*`, passed
-    through); a source has one kind or the other.
+    Float columns are float32. All rows of a source are annotated either with SMPL (`smpl_*`, to be fitted) or with SKEL
+    (`skel_*`, passed through).
     """
 
     source: str  # the source's name in the manifest
@@ -68,7 +68,7 @@ class AnnotationRows:
     skel_betas: np.ndarray | None = None  # [N 10]
     skel_transl: np.ndarray | None = None  # [N 3] m
     skel_gender: np.ndarray | None = None  # object (str) [N] male or female
-    annotated: np.ndarray | None = None  # bool [N] what the file's has_* flags say; None: it has none
+    annotated: np.ndarray | None = None  # bool [N] by the file's has_* flags; None if it has none
 
     def __len__(self) -> int:
         return len(self.source_row)
@@ -80,7 +80,7 @@ class AnnotationRows:
 
     @property
     def row_id(self) -> list[str]:
-        """A stable key per row: the source's name and the row's number in its file."""
+        """A stable key of each row: the name of its source and its number in the label file."""
         return [f"{self.source}/{row:08d}" for row in self.source_row]
 
     def smpl_params(self) -> SmplParams:
@@ -97,7 +97,7 @@ class AnnotationRows:
 
 @dataclass(frozen=True)
 class Reject:
-    """A row left out, and why."""
+    """A row that is left out, and why."""
 
     source: str
     source_row: int

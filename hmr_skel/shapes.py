@@ -1,6 +1,6 @@
-"""Array types with their shapes, `Float[Tensor, "*batch 3"]`: jaxtyping's, or plain types where it is not installed.
+"""Array types with shapes, such as `Float[Tensor, "*batch 3"]`, from jaxtyping; without it, plain array types.
 
-The body models and the fit need torch and numpy only. The tests execute the shapes (see `pyproject.toml`).
+So the body models and the fit need only torch and numpy. The tests check the shapes (see `pyproject.toml`).
 """
 
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ else:
     except ImportError:
 
         class _Unchecked:
-            """`Float[Tensor, "N 3"]` is then `Tensor`."""
+            """Makes `Float[Tensor, "N 3"]` the plain `Tensor`."""
 
             def __class_getitem__(cls, item: tuple[type, str]) -> type:
                 return item[0]

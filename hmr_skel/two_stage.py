@@ -1,7 +1,7 @@
-"""SMPL predictions of others: read, converted to SKEL, and evaluated before and after against the same truth.
+"""Read SMPL predictions of other methods, convert them to SKEL, and compare both with the same ground truth.
 
-Both bodies are skins of the same 6,890 vertices, and the same regressor makes joints of both: the difference of their
-errors is what the conversion costs.
+Both skins have the same 6,890 vertices, and the same regressor gives the joints of both. So the difference of their
+errors is the cost of the conversion.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,20 +24,20 @@ from hmr_skel.evaluate.score import Columns, ScoredBody, joined, score
 
 
 def read_predictions(path: Path, rows: BenchmarkRows, names: np.ndarray, smpl_gender: str | None) -> SmplClip:
-    """The predictions for `rows`, in their order; `number` is then the row in the label file.
+    """The predictions for `rows`, in their order; `number` of the clip is the row in the label file.
 
-    Rows are matched by image names where the file has them and each is one person's; else by their order, in which the
-    file has a row for each of the label file's. Raises `UserError` where it cannot be read, or its rows do not match.
+    Rows are matched by image names if the file has them and each occurs once. Otherwise the file must have all rows of
+    the label file in the same order. Raises `UserError` if the file cannot be read, or its rows do not match.
 
     Args:
-        path: of any kind that `hmr-skel convert` reads.
-        rows: of the benchmark, all or some.
+        path: a file of any format that `hmr-skel convert` reads.
+        rows: all or some rows of the benchmark.
         names: the images of all rows of the label file, object (str) [M].
-        smpl_gender: of the model predicted with; None: what the file says, and neutral where it says nothing.
+        smpl_gender: the gender of the predicted SMPL; None: that in the file, or neutral if the file has none.
     """
     try:
         clips = read_clips(path, ReadOptions(smpl_gender=smpl_gender, rows="people"))
-    except UnsaidGender:  # a gender that is said, but unknown, is an error
+    except UnsaidGender:  # an unknown gender in the file is an error
         clips = read_clips(path, ReadOptions(smpl_gender="neutral", rows="people"))
     if len(clips) != 1:
         raise UserError(
@@ -52,7 +52,7 @@ def read_predictions(path: Path, rows: BenchmarkRows, names: np.ndarray, smpl_ge
 
 
 def _tell_apart(clip: SmplClip, names: np.ndarray) -> bool:
-    """Whether image names tell rows apart, in both whole files: some rows of a benchmark are matched as all are."""
+    """Whether each image name occurs once, in both whole files. So a part of the rows is matched as all rows are."""
     if clip.imgname is None:
         return False
     return all(len(set(some.tolist())) == len(some) for some in (clip.imgname, names))
@@ -93,13 +93,13 @@ class TwoStage:
     """Errors before and after conversion, on the same rows."""
 
     stages: Mapping[str, Columns]
-    """`smpl`: as predicted; `skel`: converted."""
+    """`smpl` as predicted, and `skel` as converted."""
     rows: np.ndarray
     """int64 [N] in the label file."""
     left_out: int
-    """Rows without a whole label, and those that could not be converted."""
+    """The number of rows whose label is incomplete, or that could not be converted."""
     moved_mm: Float[np.ndarray, "J"]
-    """Mean distance by which the conversion moves each joint, nothing aligned."""
+    """Mean distance by which the conversion moves each joint, without alignment."""
     v2v_mm: float
     """Mean distance by which it moves the skin."""
 
@@ -113,15 +113,15 @@ def evaluate_predictions(
     skel_gender: str | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> TwoStage:
-    """Convert and compare.
+    """Convert the predictions, and compare both versions with the ground truth.
 
     Args:
-        clip: the predictions of `rows`, by `read_predictions`.
-        rows: of the benchmark.
-        truth: what they are compared with.
+        clip: the predictions for `rows`, by `read_predictions`.
+        rows: rows of the benchmark.
+        truth: their ground truth.
         bodies: SMPL and SKEL.
-        skel_gender: of the bodies converted to, as in `fit_clips`.
-        progress: called with the number of fits just made.
+        skel_gender: the gender of SKEL, as in `fit_clips`.
+        progress: called with the number of new fits.
 
     Raises:
         UserError: a model file is missing, or no row can be converted.
@@ -152,7 +152,7 @@ def evaluate_predictions(
 
 
 def posed_pair(clip: SkelClip, bodies: Bodies) -> tuple[Float[Tensor, "N 6890 3"], Float[Tensor, "N 6890 3"]]:
-    """The annotated SMPL meshes of a clip, and its SKEL skins."""
+    """The vertices of a clip's annotated SMPL meshes and of its SKEL skins, m."""
     smpl, skel = (torch.empty(len(clip), 6890, 3, device=bodies.device) for _ in range(2))
 
     def tensor(array: np.ndarray, rows: np.ndarray) -> Tensor:

@@ -256,7 +256,7 @@ def test_an_interrupted_command_says_what_is_left(small: Path, capsys, monkeypat
     monkeypatch.setattr("fitting.fit_many", interrupt)
     assert main(fit(small)) == 130
     assert capsys.readouterr().err.endswith(
-        "interrupted. Finished files are kept and whole; start the same command again.\n"
+        "interrupted. Finished files are kept. Start the same command again to continue.\n"
     )
     assert not list(small.parent.rglob("*.tmp"))
 
@@ -269,7 +269,7 @@ def test_an_error_of_reading_asks_for_no_folder_to_write_to(capsys, monkeypatch,
     monkeypatch.setattr("hmr_skel.commands.report.schema_page", unreadable)
     assert main(["schema"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"error: picture.jpg: {os.strerror(number)}. Check that it is there")
+    assert said.startswith(f"error: picture.jpg: {os.strerror(number)}. Check that it exists")
 
 
 def test_a_bug_keeps_its_traceback(small: Path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Body models: SMPL and SKEL, their files and the openly licensed stand-in."""
+"""The body models SMPL and SKEL, their files, and the open body in their formats."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Skel", "SkelOutput", "Smpl", "SmplOutput"]
 
-# Lazy, so that the names of dofs, joints and model files are there without torch.
+# Imported when used, so that names of dofs, joints and model files need no torch.
 _MODULES = {"Skel": "skel", "SkelOutput": "skel", "Smpl": "smpl", "SmplOutput": "smpl"}
 
 

@@ -1,7 +1,7 @@
-"""Model files: what they are called, and from them to plain arrays.
+"""The names of model files, and how to read them into plain arrays.
 
-Sources: the official SMPL and SKEL files. SMPL's are pickled under Python 2 and the older ones hold chumpy objects;
-chumpy does not import on current Python and is not needed: the arrays are in the objects' states.
+Sources: the official SMPL and SKEL files. SMPL files are pickles of Python 2, and older ones contain chumpy objects.
+chumpy does not run on current Python and is not needed: the states of the objects contain the arrays.
 """
 
 import os
@@ -15,9 +15,9 @@ from hmr_skel.foreign import Inert, load_pickle
 
 SMPL_FILES = {"neutral": "SMPL_NEUTRAL.pkl", "male": "SMPL_MALE.pkl", "female": "SMPL_FEMALE.pkl"}
 SKEL_FILES = {"male": "skel_male.pkl", "female": "skel_female.pkl"}
-"""The names that model files have, by gender."""
+"""The names of model files by gender."""
 
-# What is needed of a file; None is any number.
+# The arrays that a file must contain, and their shapes; None means any number.
 _SMPL_SHAPES = {
     "v_template": (6890, 3), "f": (13776, 3), "shapedirs": (6890, 3, None), "posedirs": (6890, 3, 207),
     "weights": (6890, 24), "J_regressor": (24, 6890), "kintree_table": (2, 24),
@@ -32,10 +32,10 @@ _SKEL_SHAPES = {
 
 
 def model_path(folder: Path, name: str) -> Path:
-    """The file of that name in the folder.
+    """The path of the file with that name in the folder.
 
     Raises:
-        UserError: it is not there; the text lists what is.
+        UserError: the file is missing; the text lists the files in the folder.
     """
     path = folder / name
     if not path.is_file():
@@ -53,7 +53,7 @@ def load_model_file(path: str | Path) -> Any:
     """The content of a pickled model file; see `load_pickle`.
 
     Raises:
-        UserError: no such file, not a pickle, or an object in it that is not read.
+        UserError: the file is missing, not a pickle, or contains an object that is not allowed.
     """
     path = Path(path)
     if not path.exists():
@@ -62,9 +62,9 @@ def load_model_file(path: str | Path) -> Any:
 
 
 def dense(value: Any) -> Any:
-    """The array of a sparse matrix, scipy's or as `load_pickle` reads it, or of a chumpy object; else the value.
+    """The dense array of a scipy matrix, of its stand-in from `load_pickle`, or of a chumpy object; else the value.
 
-    Raises any `Exception` where the object is damaged, or where chumpy would have to compute the array.
+    Raises any `Exception` if the object is damaged, or if chumpy would have to compute the array.
     """
     if not isinstance(value, Inert):
         return value.toarray() if hasattr(value, "toarray") else value
@@ -78,7 +78,7 @@ def dense(value: Any) -> Any:
 
 
 def sparse(value: Any) -> Any:
-    """scipy's matrix, of one or of what `load_pickle` reads in its place; None of anything else. Raises as `dense`."""
+    """The scipy matrix, also from its stand-in of `load_pickle`; None for any other value. Raises as `dense`."""
     if isinstance(value, Inert):
         return _matrix(value) if _is_sparse(value) else None
     return value if hasattr(value, "tocsr") else None
@@ -89,7 +89,7 @@ def _is_sparse(value: Inert) -> bool:
 
 
 def _matrix(value: Inert) -> Any:
-    """scipy's matrix, made anew and checked: its loops in C would follow wrong indices out of the array."""
+    """A new scipy matrix, with checked indices: scipy's C loops would follow wrong ones out of the array."""
     import scipy.sparse
 
     state, kind = value.state, getattr(scipy.sparse, type(value).__name__)
@@ -102,10 +102,10 @@ def _matrix(value: Inert) -> Any:
 
 
 def load_smpl_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an official SMPL file, with chumpy objects made plain.
+    """The arrays of an official SMPL file, chumpy objects as plain arrays.
 
     Raises:
-        UserError: the file is missing, is no SMPL file, or an array has another shape.
+        UserError: the file is missing or not an SMPL file, or an array has another shape.
     """
     return _checked(_model_dict(path, "SMPL"), _SMPL_SHAPES, path, "SMPL")
 
@@ -118,7 +118,7 @@ def load_skel_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """
     raw = _model_dict(path, "SKEL")
     version = raw.get("version")
-    if version != "1.1.1" and "skel_weights" in raw:  # without bones it is no SKEL file at all, which comes below
+    if version != "1.1.1" and "skel_weights" in raw:  # a file without bones is not a SKEL file, which _fields reports
         found = "no version (a file from before 1.1)" if version is None else f"version {version!r}"
         raise UserError(
             f"{path}: found {found}, expected SKEL 1.1.1. Download `skel_models_v1.1` from the SKEL project's page."
@@ -141,7 +141,7 @@ def load_regressor(path: str | Path, rows: int) -> np.ndarray:
     if path.suffix == ".npy" and path.exists():
         try:
             raw = np.load(path, allow_pickle=False)
-        except Exception as error:  # a damaged header can raise anything
+        except Exception as error:  # a damaged header can raise any exception
             raise UserError(f"{path}: cannot be read as a .npy array: {error}. Fetch the file again.") from None
     else:
         raw = load_model_file(path)
@@ -149,7 +149,7 @@ def load_regressor(path: str | Path, rows: int) -> np.ndarray:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file by rename: it appears whole or not at all."""
+    """Write a file by rename, so that it appears whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         part.write_bytes(content)
@@ -169,7 +169,7 @@ def _checked(raw: dict[str, Any], expected: dict[str, tuple], path: str | Path, 
     missing = sorted(set(expected) - set(raw))
     if missing:
         raise UserError(
-            f"{path}: is no {kind} file, or a damaged one: it lacks {', '.join(missing)} (found: "
+            f"{path}: is not a {kind} file, or is damaged: it lacks {', '.join(missing)} (found: "
             f"{', '.join(sorted(map(str, raw))) or 'nothing'}). Give the official {kind} model file."
         )
     arrays = {key: _array(raw[key], shape, f"{path}: {key!r}") for key, shape in expected.items()}
@@ -181,12 +181,12 @@ def _checked(raw: dict[str, Any], expected: dict[str, tuple], path: str | Path, 
 def _array(value: Any, shape: tuple[int | None, ...], what: str) -> np.ndarray:
     try:
         array = np.asarray(dense(value))
-    except Exception as error:  # a damaged matrix or chumpy object can raise anything
+    except Exception as error:  # a damaged matrix or chumpy object can raise any exception
         raise UserError(f"{what} is damaged ({type(error).__name__}: {error}). Fetch the file again.") from None
     fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
     if not fits or array.dtype.kind not in "fiu":
         wanted = "x".join("?" if n is None else str(n) for n in shape)
         raise UserError(f"{what} is {array.dtype} of shape {array.shape}, expected numbers of shape {wanted}.")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UserError(f"{what} holds values that are not finite. Fetch the file again.")
+        raise UserError(f"{what} contains values that are not finite. Fetch the file again.")
     return array

@@ -1,8 +1,8 @@
-"""The 46 degrees of freedom of SKEL: names, joints, axes, mirror, and the tables of their limits. All of it is data.
+"""The 46 degrees of freedom of SKEL as data: names, joints, axes, mirror images and limits.
 
-A joint's rotation is a product of axis rotations, the first dof applied first: P = Rot(axis_n, q_n) ...
-Rot(axis_1, q_1). Axes are used as written (their length scales the angle) and belong to the joint's OpenSim frame.
-Angles in radians.
+The rotation of a joint is a product of axis rotations that applies the first dof first: P = Rot(axis_n, q_n) ...
+Rot(axis_1, q_1). Axes are in the joint's OpenSim frame and not normalised: their length scales the angle. Angles are in
+radians.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ NUM_DOFS = 46
 
 @dataclass(frozen=True)
 class Dof:
-    """One scalar of q."""
+    """One entry of q."""
 
     name: str
     joint: int  # index into SKEL_JOINTS
@@ -33,7 +33,7 @@ def _pin(a: float, b: float, c: float) -> tuple[float, float, float]:
 _X, _Y, _Z = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 _NX, _NZ = (-1.0, 0.0, 0.0), (0.0, 0.0, -1.0)
 _NY = (0.0, -1.0, 0.0)
-_ANKLE = _pin(0.175895, -0.105208, 0.0186622)  # both sides share it
+_ANKLE = _pin(0.175895, -0.105208, 0.0186622)  # the same on both sides
 
 _JOINT_DOFS = (
     ("pelvis", (("pelvis_tilt", _Z), ("pelvis_list", _X), ("pelvis_rotation", _Y))),
@@ -73,14 +73,13 @@ SCAPULA_R, SHOULDER_R, ARM_R = slice(26, 29), slice(29, 32), slice(26, 36)
 SCAPULA_L, SHOULDER_L, ARM_L = slice(36, 39), slice(39, 42), slice(36, 46)
 LOWER_BODY, UPPER_BODY, BODY = slice(3, 17), slice(17, 46), slice(3, 46)
 
-# A body mirrored in x has q'[k] = MIRROR_SIGN[k] * q[MIRROR[k]]. Exact on posed meshes but for the ankles, whose two
-# pins share one axis.
+# A body mirrored in x has q'[k] = MIRROR_SIGN[k] * q[MIRROR[k]]. This is exact on posed meshes except at the ankles, #
+# whose pins have the same axis on both sides.
 MIRROR = (0, 1, 2, *range(10, 17), *range(3, 10), *range(17, 26), *range(36, 46), *range(26, 36))
 _ARM_SIGN = (-1, -1, 1, -1, -1, 1, 1, 1, 1, 1)
 MIRROR_SIGN = (1, -1, -1, *(1,) * 14, *(-1, 1, -1) * 3, *_ARM_SIGN, *_ARM_SIGN)
 
-# The mean of HSMR's fitted poses (HSMR, MIT licence): what real people do on average. The pelvis is in the camera's
-# frame.
+# The mean of HSMR's fitted poses of real people (HSMR, MIT licence). The pelvis is in the camera frame.
 HSMR_MEAN_Q = (
     3.1416, 0.0, 0.0, 0.2582, -0.0071, -0.0876, 0.4731, 0.1797, -0.0889, 0.1686, 0.2181, -0.0426, -0.0258, 0.4005,
     0.2235, -0.1282, 0.0974, 0.0080, -0.1757, 0.0128, -0.0050, -0.0140, -0.0251, 0.0334, -0.0705, 0.0118, 0.1171,
@@ -88,20 +87,20 @@ HSMR_MEAN_Q = (
     0.0847, 0.3904, 0.9036, -0.0237, -0.0298, -0.1886,
 )  # fmt: skip
 
-# The default: the right side and the trunk, in degrees, from range-of-motion references; the left side follows by the
-# mirror. AAOS = American Academy of Orthopaedic Surgeons, "Joint motion" (active ranges). Where passive motion goes
-# further (squatting, climbing, yoga), the passive limit is taken: these are limits, not habits.
+# The default limits of the right side and the trunk, in degrees, from range-of-motion references; the left side is the
+# # mirror image. AAOS = American Academy of Orthopaedic Surgeons, "Joint motion" (active ranges). Where passive motion
+# # goes further (squatting, climbing, yoga), the passive limit counts.
 _ANATOMICAL_DEG = {
     "hip_flexion": (-40, 145),  # AAOS 120 flexion, 30 extension; passive 145 with the knee bent, 40 in a lunge
     "hip_adduction": (-75, 45),  # AAOS 45 abduction, 30 adduction; dancers' passive abduction 75 and more
     "hip_rotation": (-60, 60),  # AAOS 45 each way; passive 60 with the hip flexed
     "knee_angle": (0, 160),  # AAOS 135 active; passive heel to buttock 160
     "ankle_angle": (-60, 45),  # AAOS 50 plantar, 20 dorsal; passive 60, and 45 in a deep squat
-    "subtalar_angle": (-40, 40),  # AAOS 35 inversion, 15 eversion; the pin's zero is no anatomical neutral: symmetric
-    "mtp_angle": (-60, 60),  # AAOS great toe 45 flexion, 70 extension; likewise symmetric about SMPL's flat toes
+    "subtalar_angle": (-40, 40),  # AAOS 35 inversion, 15 eversion; symmetric, as the zero is not neutral
+    "mtp_angle": (-60, 60),  # AAOS great toe 45 flexion, 70 extension; symmetric about SMPL's flat toes
     "lumbar_bending": (-35, 35),  # AAOS 35 lateral bending of the trunk
     "lumbar_extension": (-60, 35),  # AAOS 60 flexion (negative), 25 extension; 35 passive
-    "lumbar_twist": (-45, 45),  # AAOS 45 rotation of the trunk, which this model splits over two joints
+    "lumbar_twist": (-45, 45),  # AAOS 45 rotation of the trunk, which SKEL divides between two joints
     "thorax_bending": (-40, 40),  # White & Panjabi: thoracic lateral bending 75 in all
     "thorax_extension": (-50, 40),  # White & Panjabi: thoracic flexion and extension 75 in all
     "thorax_twist": (-45, 45),  # White & Panjabi: thoracic rotation 35-45 each way
@@ -110,7 +109,7 @@ _ANATOMICAL_DEG = {
     "head_twist": (-85, 85),  # AAOS 60 rotation; passive 80-90
     "scapula_abduction": (-40, 40),  # protraction and retraction on the thorax
     "scapula_elevation": (-35, 35),  # shrug (-) 35 passive, depression (+) 10; fits of real motion need 30
-    # Upward (+) rotation spans 60 in all (ISB), of which the T-pose has half behind it; downward 25 more at rest.
+    # Upward (+) rotation is 60 in all (ISB), half of which the T-pose already has; at rest 25 more downward.
     "scapula_upward_rot": (-60, 25),  # from the T-pose: 30 back and 25 past the resting shoulder; 25 overhead
     "shoulder_x": (-120, 135),  # arm up (-) and down (+) from the T-pose, scapula apart
     "shoulder_y": (-105, 105),  # arm down: axial rotation, AAOS 70 inwards, 90 outwards; 105 passive
@@ -118,17 +117,17 @@ _ANATOMICAL_DEG = {
     "elbow_flexion": (0, 155),  # AAOS 150; passive 155
     "pro_sup": (-95, 95),  # AAOS 80 each way; passive 95
     "wrist_flexion": (-90, 90),  # AAOS 80 flexion, 70 extension; passive 90
-    "wrist_deviation": (-45, 45),  # AAOS 20 radial, 30 ulnar; passive 45 ulnar; the hand's zero is SMPL's: symmetric
+    "wrist_deviation": (-45, 45),  # AAOS 20 radial, 30 ulnar; passive 45 ulnar; symmetric about SMPL's zero
 }
 LIMIT_TABLES = ("anatomical", "skel", "hsmr")
 
 
 def limits(table: str = "anatomical") -> np.ndarray:
-    """Lower and upper bound of every dof, float64 [46 2], rad; infinite where the table leaves a dof unbounded.
+    """Lower and upper limit of every dof, float64 [46 2], rad; infinite where the table has no limit.
 
-    `anatomical` is ours: mirror-consistent, it holds the zero pose and bounds all 43 dofs below the pelvis. `skel` is
-    the published SKEL code's table (its reversed `scapula_elevation_l` put in order), `hsmr` that of HSMR. Both exclude
-    the zero pose and differ between left and right; they are here to be compared with.
+    `anatomical` is our table: left and right are mirror images, it allows the zero pose and limits all 43 dofs below
+    the pelvis. `skel` is the table of the published SKEL code (with its reversed `scapula_elevation_l` put in order),
+    `hsmr` that of HSMR. Both exclude the zero pose and differ between left and right; they serve for comparison.
     """
     if table == "anatomical":
         return _anatomical()
@@ -159,7 +158,7 @@ def _is_left(name: str) -> bool:
 
 
 def _dofs_named(name: str) -> list[int]:
-    """The dofs that a table's entry speaks of: one by its full name, or both sides by the name without side."""
+    """The dofs that a name in a table means: one dof by its full name, or both sides by the name without side."""
     sides = {name, f"{name}_r", f"{name}_l"}
     if name.startswith("shoulder_") and len(name) == len("shoulder_x"):
         sides |= {f"shoulder_r_{name[-1]}", f"shoulder_l_{name[-1]}"}

@@ -1,13 +1,13 @@
-"""Whether a body's bones lie inside its skin. For any SKEL body: it reads the posed meshes alone."""
+"""Measure whether bones lie inside the skin, on the posed meshes of any SKEL body."""
 
 import numpy as np
 from jaxtyping import Float
 from scipy.spatial import KDTree
 
 MARGIN = 0.002
-"""Metres: bone vertices that are further outside the skin than this count as outside."""
-_NEAR_FACES = 8  # nearest by their centres; more of them change no distance by 0.1 mm
-_CHUNK = 64  # points whose solid angles over all faces are computed at once
+"""Bone vertices more than this distance outside the skin count as outside, m."""
+_NEAR_FACES = 8  # nearest by their centres; more faces change no distance by 0.1 mm
+_CHUNK = 64  # points per batch of solid angles over all faces
 
 
 def bones_outside(
@@ -20,8 +20,8 @@ def bones_outside(
         skin: of the same body, same frame (`SkelOutput.vertices`): closed, or nearly so.
         faces: [F 3] of the skin, counter-clockwise seen from outside.
 
-    Where the skin runs through itself, as in the fold of a bent elbow, what any part of the body holds is inside: the
-    winding number decides (Jacobson et al. 2013, "Robust inside-outside segmentation").
+    The winding number decides (Jacobson et al. 2013, "Robust inside-outside segmentation"). So where the skin passes
+    through itself, as in the fold of a bent elbow, a point inside any part of the body is inside.
     """
     distance = on_skin(bones, skin, faces)[0].clip(0)
     doubtful = np.flatnonzero(distance)
@@ -32,7 +32,7 @@ def bones_outside(
 def on_skin(
     points: Float[np.ndarray, "P 3"], skin: Float[np.ndarray, "V 3"], faces: np.ndarray
 ) -> tuple[Float[np.ndarray, "P"], Float[np.ndarray, "P 3"]]:
-    """Distance of points from a skin, m, above 0 on the outer side of the nearest face; and that face's unit normal."""
+    """The signed distance of points from a skin, m, positive outside, and the unit normal of the nearest face."""
     corners = np.asarray(skin, np.float64)[faces]
     points = np.asarray(points, np.float64)
     near = corners[KDTree(corners.mean(1)).query(points, _NEAR_FACES)[1]]  # [P K 3 3]
@@ -40,11 +40,11 @@ def on_skin(
     normal = np.cross(edges[:, :, 0], edges[:, :, 1])
     normal /= np.linalg.norm(normal, axis=2, keepdims=True)
     height = (offset[:, :, 0] * normal).sum(2)
-    above = ((np.cross(normal[:, :, None], edges) * offset).sum(3) >= 0).all(2)  # the foot lies in the triangle
+    above = ((np.cross(normal[:, :, None], edges) * offset).sum(3) >= 0).all(2)  # over the triangle
     share = ((offset * edges).sum(3) / (edges**2).sum(3)).clip(0, 1)
     beside = np.linalg.norm(offset - share[..., None] * edges, axis=3).min(2)
     distance = np.where(above, abs(height), beside)
-    # Of the faces that share the nearest point, that which the point stands over most steeply has the right side.
+    # If faces share the nearest point, the face that the point is over most steeply gives the right sign.
     best = np.lexsort((-abs(height), np.round(distance, 9)))[:, 0]
     row = np.arange(len(points))
     return np.copysign(distance[row, best], height[row, best]), normal[row, best]

@@ -1,4 +1,4 @@
-"""Joint sets by name: SMPL's 24, SKEL's 24, the 44 keypoints of the label files, and how they correspond.
+"""The names of SMPL's 24 joints, SKEL's 24 joints and the 44 keypoints of label files, and how they correspond.
 
 Sources: smplx (joint names, `vertex_ids`), the SKEL model file (joints and parents), CameraHMR and 4D-Humans (the
 order of the 44 keypoints).
@@ -18,11 +18,11 @@ SKEL_JOINTS = (
 )  # fmt: skip
 SKEL_PARENTS = (-1, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9, 0, 11, 12, 12, 14, 15, 16, 17, 12, 19, 20, 21, 22)
 
-# Which SMPL joint's world rotation a SKEL bone should reproduce (talus and calcaneus share the ankle's).
+# The SMPL joint whose world rotation each SKEL bone should have (talus and calcaneus share the ankle).
 SKEL_TO_SMPL = (0, 2, 5, 8, 8, 11, 1, 4, 7, 7, 10, 3, 9, 15, 14, 17, 19, 21, 21, 13, 16, 18, 20, 20)
 
-# The SMPL slot that a SKEL joint's local rotation fills as input of the pose correctives; slot 0 is none.
-# Where two joints share a slot, the later one counts.
+# The SMPL slot of the pose correctives that each SKEL joint's local rotation fills; slot 0 is none. If two joints #
+# share a slot, the later one fills it.
 SKEL_TO_CORRECTIVE_SLOT = (0, 2, 5, 8, 8, 11, 1, 4, 7, 7, 10, 3, 6, 15, 14, 17, 19, 0, 21, 13, 16, 18, 0, 20)
 
 # Vertices of the SMPL mesh that smplx appends to its joints: nose, eyes, ears, toes and heels, finger tips.
@@ -31,7 +31,7 @@ SMPL_VERTEX_IDS = (
     2746, 2319, 2445, 2556, 2673, 6191, 5782, 5905, 6016, 6133,
 )  # fmt: skip
 
-# Keypoints 0-24 (OpenPose's body) out of SMPL's 24 joints followed by the 21 vertices above.
+# Keypoints 0-24 (OpenPose's body) as numbers of SMPL's 24 joints followed by the 21 vertices above.
 OPENPOSE_25_FROM_SMPL_45 = (
     24, 12, 17, 19, 21, 16, 18, 20, 0, 2, 5, 8, 1, 4, 7, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34,
 )  # fmt: skip
@@ -45,7 +45,7 @@ KEYPOINTS_44 = (
     "Pelvis (MPII)", "Thorax (MPII)", "Spine (H36M)", "Jaw (H36M)", "Head (H36M)",
 )  # fmt: skip
 
-# The keypoint that takes each one's place in a mirrored image.
+# The keypoint that each keypoint becomes in a mirrored image.
 FLIP_44 = (
     0, 1, 5, 6, 7, 2, 3, 4, 8, 12, 13, 14, 9, 10, 11, 16, 15, 18, 17, 22, 23, 24, 19, 20, 21,
     30, 29, 28, 27, 26, 25, 36, 35, 34, 33, 32, 31, 37, 38, 39, 40, 41, 42, 43,
@@ -53,7 +53,7 @@ FLIP_44 = (
 
 
 def subtree(parents: tuple[int, ...], joint: int) -> list[int]:
-    """The joint and everything that hangs below it, ascending. Parents precede their children."""
+    """The joint and all joints below it, in ascending order. Each parent's number is below its children's."""
     members = {joint}
     for child in range(joint + 1, len(parents)):
         if parents[child] in members:
@@ -65,4 +65,4 @@ SKEL_PARTS = {
     "pelvis": (0,), "thighs": (1, 6), "shanks": (2, 7), "feet": (3, 4, 5, 8, 9, 10), "trunk": (11, 12), "head": (13,),
     "shoulders": (14, 19), "upper_arms": (15, 20), "forearms": (16, 17, 21, 22), "hands": (18, 23),
 }  # fmt: skip
-"""Body parts: the SKEL joints that dominate their vertices."""
+"""Body parts as SKEL joints: the vertices of a part follow mostly these joints."""

@@ -1,7 +1,7 @@
-"""The joints of SKEL that move with their own angles: scapulae glide on the ribcage, the spine bends as arcs.
+"""The joints of SKEL whose position depends on their angles: scapulae glide on the ribcage, the spine bends in arcs.
 
-Offsets are added to a joint's rest offset from its parent, in the parent's frame, and vanish at zero angles. Metres,
-radians. With the offsets come their derivatives, which the fit needs in closed form.
+The offsets here are added to a joint's rest offset from its parent, in the parent's frame, and vanish at zero angles.
+The fit also needs their derivatives in closed form. Metres, radians.
 """
 
 from math import pi, sqrt
@@ -19,7 +19,7 @@ MOVING_DOFS = (*(dof for _, _, *pair in SPINE for dof in pair), *(dof for _, *pa
 
 MOVING_JOINTS = tuple(joint for joint, *_ in (*SPINE, *SCAPULAE))  # each has two of MOVING_DOFS, in this order
 
-# Below this angle the arc comes from its series: the terms left out are under 1e-15.
+# Below this angle the arc is computed by its series, whose remaining terms are under 1e-15.
 _SMALL_ARC = 0.02
 
 
@@ -33,7 +33,7 @@ def _sizes(joints: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
 def moving_offsets(
     q: Float[Tensor, "*#batch 46"], joints: Float[Tensor, "*#batch 24 3"]
 ) -> Float[Tensor, "*batch 24 3"]:
-    """The extra offset of every joint, zero but for spine and scapulae."""
+    """The extra offset of every joint, m; zero except at the spine and the scapulae."""
     zero = torch.zeros_like(q[..., 0] + joints[..., 0, 0])
     columns = [torch.stack((zero, zero, zero), -1)] * 24
     lengths, width, height = _sizes(joints)
@@ -62,7 +62,7 @@ def moving_velocities(
         columns.append(length * torch.stack((zero, up_back, -back), -1))
     for _, abduct, elevate, sign in SCAPULAE:
         a, e = sign * q[..., abduct], sign * q[..., elevate] - pi / 4
-        # The chain rule's sign of a and e cancels that of x on the left.
+        # On the left, the signs of a and e in the chain rule cancel that of x.
         x_by_a, z_by_a = width / 4 * e.cos() * a.sin(), sign * width / 4 * a.cos()
         x_by_e, y_by_e = width / 4 * e.sin() * a.cos(), -sign * height / 2 * e.cos()
         by_a = torch.stack((x_by_a, torch.zeros_like(x_by_a), z_by_a), -1)
@@ -72,7 +72,7 @@ def moving_velocities(
 
 
 def arc(angle: Tensor) -> tuple[Tensor, Tensor]:
-    """(1 - cos t)/t and sin(t)/t - 1: where the end of an arc of unit length and turning angle t lies, less rest."""
+    """(1 - cos t)/t and sin(t)/t - 1: how far the end of an arc of unit length moves when it bends by t."""
     t2 = angle * angle
     small = angle.abs() < _SMALL_ARC
     safe = torch.where(small, torch.ones_like(angle), angle)

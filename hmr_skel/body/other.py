@@ -1,4 +1,4 @@
-"""SMPL-X and STAR from their own files, and maps that take a body's vertices to SMPL's topology.
+"""Read SMPL-X and STAR from their files, and maps from the vertices of a body to SMPL's topology.
 
 Sources: the official files' keys and shapes; Pavlakos et al. 2019 (SMPL-X), Osman et al. 2020 (STAR: correctives are
 linear in quaternions and the second beta); `transfer_model` of the smplx project for the maps.
@@ -19,19 +19,19 @@ from hmr_skel.errors import UserError
 from hmr_skel.foreign import load_torch
 
 OTHER_FILES = {"smplx": "SMPLX", "star": "STAR"}
-"""How the files of a body begin, before _NEUTRAL, _MALE or _FEMALE and .npz or .pkl."""
+"""The file name of a body before _NEUTRAL, _MALE or _FEMALE and .npz or .pkl."""
 MAP_FILE = "smplx2smpl_deftrafo_setup.pkl"
 WHERE = {"smplx": "smpl-x.is.tue.mpg.de (downloads: SMPL-X)", "star": "star.is.tue.mpg.de"}
 MAP_FROM = "smpl-x.is.tue.mpg.de (the transfer data of the smplx project's transfer_model)"
 _VERTICES = 6890
 _JOINTS = {"smplx": 55, "star": 24}
-_SHAPES = 300  # of SMPL-X's columns, before those of the expression; 10 in files of 20 columns
+_SHAPES = 300  # shape columns of SMPL-X before those of the expression; 10 in files of 20 columns
 _HAND = 45
 
 
 @dataclass(frozen=True)
 class OtherBody:
-    """What a model file holds, float32. J joints, V vertices."""
+    """The content of a model file with J joints and V vertices, float32."""
 
     model: str  # a key of OTHER_FILES
     template: Tensor  # [V 3]
@@ -48,7 +48,7 @@ class OtherBody:
         """Read `SMPLX_NEUTRAL.npz` or the like.
 
         Raises:
-            UserError: the file is missing, damaged, or of another body.
+            UserError: the file is missing, damaged, or that of another body.
         """
         raw = _contents(path)
         joints = _JOINTS[model]
@@ -97,7 +97,7 @@ class OtherBody:
         )
 
     def __call__(self, pose: Tensor, betas: Tensor, expression: Tensor, transl: Tensor) -> Tensor:
-        """Vertices [B V 3], m, of pose [B J 3] axis-angle, betas [B n], expression [B n] (any number), transl [B 3]."""
+        """Vertices [B V 3], m, from pose [B J 3] (axis-angle), betas [B n], expression [B n] (any n), transl [B 3]."""
         local = rotvec_to_rotmat(pose)
         count = min(betas.shape[1], len(self.shapedirs)), min(expression.shape[1], len(self.expressions))
         numbers = torch.cat((betas[:, : count[0]], expression[:, : count[1]]), 1)
@@ -110,7 +110,7 @@ class OtherBody:
         return skin(self.weights, bone_transforms(rotmat, position, joints), rest) + transl[:, None]
 
     def _feature(self, pose: Tensor, local: Tensor, betas: Tensor) -> Tensor:
-        """What the pose correctives are linear in [B P]."""
+        """The features [B P] that the pose correctives are linear in."""
         if self.model != "star":
             return (local[:, 1:] - torch.eye(3, dtype=local.dtype, device=local.device)).flatten(1)
         half = pose[:, 1:].norm(dim=-1, keepdim=True) / 2
@@ -118,7 +118,7 @@ class OtherBody:
         return torch.cat((torch.cat((vector, half.cos() - 1), -1).flatten(1), betas[:, 1:2]), 1)
 
     def hand_pose(self, numbers: np.ndarray | None, side: int, count: int) -> np.ndarray:
-        """A hand's axis-angles [T 45]: as given, from principal components [T n], or at rest as the file's mean is."""
+        """A hand's axis-angles [T 45]: as given, from principal components [T n], or the file's mean hand."""
         if numbers is not None and numbers.shape[1] == _HAND:
             return numbers
         if self.hands is None:
@@ -130,17 +130,16 @@ class OtherBody:
 
 
 def find_other(folder: Path, model: str, gender: str) -> Path | None:
-    """The model file of that body and gender in the folder; None where there is none."""
+    """The model file of that body and gender in the folder; None if it is not there."""
     names = [f"{OTHER_FILES[model]}_{gender.upper()}{ending}" for ending in (".npz", ".pkl")]
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def find_map(folder: Path, count: int) -> tuple[Tensor | None, list[str]]:
-    """The map [6890 V] from V = `count` vertices, of a file *2smpl*.pkl, .npz, .npy or .pt in the folder; None where
-    there is none. With it, the names of the files that were looked at.
+    """The map [6890 V] from V = `count` vertices, or None, and the names of the files that were searched.
 
-    The matrix `mtx` of the published files has V more columns, for normals, which are not used. Raises `UserError`
-    where a file is damaged, or holds no map to 6890 vertices.
+    It is in a file *2smpl*.pkl, .npz, .npy or .pt in the folder. The matrix `mtx` of the published files has V more
+    columns for normals, which are not used. Raises `UserError` if a file is damaged, or has no map to 6890 vertices.
     """
     files = sorted(p for p in folder.glob("*2smpl[_.-]*") if p.suffix in (".pkl", ".npz", ".pt", ".npy"))
     for path in files:
@@ -159,7 +158,7 @@ def find_map(folder: Path, count: int) -> tuple[Tensor | None, list[str]]:
 
 
 def _matrix(path: Path) -> Any:
-    """A matrix [6890 n] as scipy's."""
+    """The matrix [6890 n] in a file, as a scipy matrix."""
     import scipy.sparse
 
     raw = _contents(path)
@@ -175,7 +174,7 @@ def _matrix(path: Path) -> Any:
     try:
         found = sparse(raw)
         found = scipy.sparse.csr_matrix(np.asarray(raw, np.float32)) if found is None else found
-    except Exception as error:  # a damaged matrix can raise anything
+    except Exception as error:  # a damaged matrix can raise any exception
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}). Fetch the file again.") from None
     if found.shape[0] != _VERTICES:
         raise UserError(f"{path}: found a matrix of shape {found.shape}. Expected a map of vertices, ({_VERTICES}, V).")
@@ -192,7 +191,7 @@ def _contents(path: Path) -> Any:
     try:
         with np.load(path, allow_pickle=False) as archive:
             content = {key: archive[key] for key in archive.files if key not in ("joint2num", "part2num")}
-    except Exception as error:  # damage can raise anything
+    except Exception as error:  # a damaged file can raise any exception
         raise UserError(f"{path}: cannot be read as an .npz: {error}. Fetch the file again.") from None
     if {"data", "indices", "indptr", "shape"} <= set(content):  # scipy.sparse.save_npz
         import scipy.sparse

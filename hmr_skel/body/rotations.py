@@ -1,6 +1,7 @@
-"""Rotations: matrices act on column vectors, `rotvec` is axis times angle in radians, any leading batch shape.
+"""Rotations of any leading batch shape: matrices act on column vectors, `rotvec` is the axis times the angle in
+radians.
 
-Every function here has finite gradients everywhere it is finite itself, at the zero rotation too.
+Where a function is finite, its gradient is finite too, also at the zero rotation.
 """
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from hmr_skel.shapes import Float
 
-# Below this squared angle the Rodrigues coefficients come from their series: its next term is under 1e-12 there.
+# Below this squared angle the Rodrigues coefficients are computed by their series, whose next term is under 1e-12.
 _SMALL_ANGLE_SQUARED = 1e-4
 
 
@@ -27,7 +28,7 @@ def rotvec_to_rotmat(rotvec: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch
     safe = torch.where(small, torch.ones_like(squared), squared)
     angle = safe.sqrt()
     a = torch.where(small, 1 - squared / 6 + squared**2 / 120, angle.sin() / angle)
-    # 1 - cos(t) = 2 sin(t/2)^2 keeps its digits where cos(t) is near 1.
+    # 1 - cos(t) = 2 sin(t/2)^2 loses no digits where cos(t) is near 1.
     b = torch.where(small, 0.5 - squared / 24 + squared**2 / 720, 2 * (angle / 2).sin() ** 2 / safe)
     outer = rotvec.unsqueeze(-1) * rotvec.unsqueeze(-2)
     eye = torch.eye(3, dtype=rotvec.dtype, device=rotvec.device)
@@ -36,12 +37,12 @@ def rotvec_to_rotmat(rotvec: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch
 
 
 def rotmat_to_rotvec(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
-    """The rotation vector of length at most pi, through the quaternion's best-conditioned component (Shepperd)."""
+    """The rotation vector of length at most pi, computed from the largest component of the quaternion (Shepperd)."""
     r, trace = rotmat, rotmat.diagonal(dim1=-2, dim2=-1).sum(-1)
     x, y, z = r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]
     xy, xz, yz = r[..., 0, 1] + r[..., 1, 0], r[..., 0, 2] + r[..., 2, 0], r[..., 1, 2] + r[..., 2, 1]
     squares = [1 + 2 * r[..., i, i] - trace for i in range(3)]
-    # The four columns hold 4 q_i q for i = w, x, y, z; the one with the largest q_i^2 is divided by its own root.
+    # The four columns are 4 q_i q for i = w, x, y, z; the one with the largest q_i^2 is divided by its root.
     pairs = (
         (1 + trace, x, y, z), (x, squares[0], xy, xz), (y, xy, squares[1], yz), (z, xz, yz, squares[2])
     )  # fmt: skip
@@ -61,7 +62,7 @@ def rotmat_to_rotvec(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*bat
 def shortest_arc(a: Float[Tensor, "*batch 3"], b: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     """The smallest rotation that takes the direction of `a` to the direction of `b`.
 
-    Opposite directions have no smallest rotation; there the result is finite but no rotation.
+    Opposite directions have no smallest rotation: the result is then finite but not a rotation.
     """
     a = torch.nn.functional.normalize(a, dim=-1)
     b = torch.nn.functional.normalize(b, dim=-1)
@@ -72,8 +73,8 @@ def shortest_arc(a: Float[Tensor, "*batch 3"], b: Float[Tensor, "*batch 3"]) -> 
 
 
 def geodesic_angle(a: Float[Tensor, "*batch 3 3"], b: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
-    """The angle between two rotations, rad in [0, pi]. Accurate near both ends, where an arc cosine is not."""
+    """The angle between two rotations, rad in [0, pi]. It is accurate near both ends, where an arc cosine is not."""
     r = a.mT @ b
     trace = r.diagonal(dim1=-2, dim2=-1).sum(-1)
     axis = torch.stack((r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]), -1)
-    return torch.atan2(axis.norm(dim=-1), trace - 1)  # both times two
+    return torch.atan2(axis.norm(dim=-1), trace - 1)  # both are doubled

@@ -1,7 +1,7 @@
-"""SKEL: 46 anatomical degrees of freedom to skin, joints, joint frames and bone meshes.
+"""SKEL: from 46 anatomical degrees of freedom to skin, joints, joint frames and bone meshes.
 
-Written from the model's description (Keller et al. 2023, "From skin to skeleton") and the layout of its files; no code
-of the published package is used. Metres, radians, y up, the body faces +z at rest. Any leading batch shape.
+Written from the description of the model (Keller et al. 2023, "From skin to skeleton") and the layout of its files,
+without code of the published package. Metres, radians; at rest y is up and the body faces +z. Any leading batch shape.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from hmr_skel.body.skel_shape import SkelShape, bone_orientation, bone_scales
 from hmr_skel.errors import UserError
 from hmr_skel.shapes import Float
 
-# The joint whose rotation fills each of SMPL's corrective slots 1..23 (the last one that claims it), and the joints
-# that fill none.
+# The joint whose rotation fills each of SMPL's corrective slots 1..23, or -1. If two joints share a slot, the later one
+# # fills it.
 CORRECTIVE_JOINTS = tuple(
     max((j for j, slot in enumerate(SKEL_TO_CORRECTIVE_SLOT) if slot == wanted), default=-1) for wanted in range(1, 24)
 )
@@ -31,11 +31,11 @@ CORRECTIVE_JOINTS = tuple(
 
 @dataclass(frozen=True)
 class SkelOutput:
-    """Metres, in the frame of `transl`."""
+    """A posed body, m, in the frame of `transl`."""
 
     vertices: Float[Tensor, "*batch V 3"]
     joints: Float[Tensor, "*batch 24 3"]
-    joint_frames: Float[Tensor, "*batch 24 3 3"]  # R_j K_j, the bones' own axes in the world
+    joint_frames: Float[Tensor, "*batch 24 3 3"]  # R_j K_j, the axes of the bones in the world
     skeleton_vertices: Float[Tensor, "*batch Vb 3"] | None = None
 
 
@@ -44,7 +44,8 @@ class Skel(BodyModel):
 
     Attributes beside those of `BodyModel`: `gender`, `skeleton_faces` (numpy int64 [F 3]), and as tensors
     `learned_rotmat` [24 3 3], `apose_rotmat` [24 3 3], `apose_offset` [24 3], `bone_template` [Vb 3], `bone_weights`,
-    `bone_weights_rigid` [Vb 24], `axes` [24 3 3] (joint, order, axis). `posedirs` [171 3V]: the slots that SKEL fills.
+    `bone_weights_rigid` [Vb 24], `axes` [24 3 3] (joint, order, axis). `posedirs` [171 3V] has only
+    the slots that SKEL fills.
     """
 
     learned_rotmat: Tensor
@@ -82,9 +83,9 @@ class Skel(BodyModel):
         """Read `skel_male.pkl` or `skel_female.pkl`, version 1.1.1.
 
         Args:
-            path: the file; or its folder, or `open` (the openly licensed body), with `gender`.
-            gender: male or female; taken from the file's name if not given.
-            device, dtype: of the tensors.
+            path: the file; with `gender` its folder, or `open` for the open body.
+            gender: male or female; by default the file's name decides.
+            device, dtype: for the tensors.
 
         Raises:
             UserError: the file is missing, damaged, of another version, or its joint tree is not SKEL's.
@@ -93,7 +94,7 @@ class Skel(BodyModel):
         arrays = load_skel_arrays(path)
         parents, joints = arrays["osim_kintree_table"].tolist()
         parent_of = dict(zip(joints, parents, strict=True))
-        # The root's parent is -1, which an unsigned table holds as its largest number.
+        # The root's parent is -1, which an unsigned table stores as its largest number.
         tree = (-1, *(parent_of.get(joint) for joint in range(1, 24)))
         if tree != SKEL_PARENTS:
             raise UserError(f"{path}: its joint tree is not SKEL's (parents {tree}).")
@@ -113,7 +114,7 @@ class Skel(BodyModel):
         }
         if gender is None:
             gender = next((g for g in ("female", "male") if g in Path(path).stem.lower()), None)
-        # Tables are derived in float64 and rounded once.
+        # Tables are computed in float64 and rounded once.
         model = cls(
             {name: torch.tensor(np.ascontiguousarray(a), dtype=torch.float64) for name, a in tensors.items()},
             faces=arrays["skin_template_f"].astype(np.int64),
@@ -123,7 +124,7 @@ class Skel(BodyModel):
         return model.to(device=device, dtype=dtype)
 
     def at_vertices(self, vertices: Tensor) -> "Skel":
-        """The same body with these vertices of the skin only [K], and the joints of the whole one."""
+        """The same body with only the skin vertices `vertices` [K], but the joints of the whole body."""
         arrays = {name: getattr(self, name) for name in self._BUFFERS}
         for name in ("shapedirs", "posedirs"):
             arrays[name] = arrays[name].unflatten(-1, (-1, 3))[:, vertices].flatten(1)
@@ -136,7 +137,7 @@ class Skel(BodyModel):
     def prepare_shape(
         self, betas: Float[Tensor, "*batch 10"], joint_offset: Float[Tensor, "*batch 24 3"] | None = None
     ) -> SkelShape:
-        """What depends on betas alone. `joint_offset` is added to the rest joints."""
+        """Compute all that depends only on betas. `joint_offset`, m, is added to the rest joints."""
         rest, joints = self.shaped(betas)
         if joint_offset is not None:
             joints = joints + joint_offset
@@ -145,17 +146,17 @@ class Skel(BodyModel):
         return SkelShape(rest, joints, offsets, bones, bones @ self.apose_rotmat.mT)
 
     def dof_rotmats(self, q: Float[Tensor, "*batch 46"]) -> Float[Tensor, "*batch 24 3 3 3"]:
-        """The axis rotation of each joint's first, second and third dof; the identity where a joint has fewer."""
+        """The axis rotations of each joint's first, second and third dof; the identity if a joint has fewer."""
         padded = torch.cat((q, torch.zeros_like(q[..., :1])), -1)
         return rotvec_to_rotmat(padded[..., self.dof_index].unsqueeze(-1) * self.axes)
 
     def local_rotmat(self, q: Float[Tensor, "*#batch 46"], shape: SkelShape) -> Float[Tensor, "*batch 24 3 3"]:
-        """L_j = N_j P_j N_j^T: the rotation of each joint against its parent, the identity at q = 0."""
+        """L_j = N_j P_j N_j^T, the rotation of each joint relative to its parent; the identity at q = 0."""
         first, second, third = self.dof_rotmats(q).unbind(-3)
         return shape.dof_frame @ third @ second @ first @ shape.dof_frame.mT
 
     def correctives(self, local: Float[Tensor, "*batch 24 3 3"]) -> Float[Tensor, "*batch V 3"]:
-        """SMPL's pose correctives, driven by SKEL's joints put into SMPL's slots."""
+        """SMPL's pose correctives, m, with SKEL's joint rotations in SMPL's slots."""
         filled = picked(local, [j for j in CORRECTIVE_JOINTS if j >= 0], -3)
         feature = filled - torch.eye(3, dtype=local.dtype, device=local.device)
         return blend(self.posedirs, feature.flatten(-3))
@@ -168,7 +169,7 @@ class Skel(BodyModel):
         skeleton: bool = False,
         joint_offset: Float[Tensor, "*batch 24 3"] | None = None,
     ) -> SkelOutput:
-        """Skin, joints and joint frames; with `skeleton=True` the bone meshes too."""
+        """Skin, joints and joint frames; with `skeleton=True` also the bone meshes."""
         shape = self.prepare_shape(betas, joint_offset)
         return self.pose(q, shape, transl, skeleton)
 
@@ -199,10 +200,10 @@ class Skel(BodyModel):
 
 
 def root_dofs(global_rotmat: Tensor, dof_frame: Tensor) -> Tensor:
-    """q[0:3] (tilt, list, rotation) [*b 3] whose pelvis rotation N P N^T is `global_rotmat` [*b 3 3]. N is [*b 3 3].
+    """q[0:3] (tilt, list, rotation) [*b 3], rad, for which the pelvis rotation N P N^T is `global_rotmat` [*b 3 3].
 
-    P = Ry(rotation) Rx(list) Rz(tilt) turns in the pelvis bone's frame N = K_0 A_0^T, `dof_frame[0]`: no axis-angle.
-    At a list of 90 degrees tilt and rotation turn about one axis: tilt is set to 0.
+    P = Ry(rotation) Rx(list) Rz(tilt) turns in the frame of the pelvis bone N = K_0 A_0^T, `dof_frame` [*b 3 3]. At a
+    list of 90 degrees, tilt and rotation turn about the same axis: tilt is set to 0.
     """
     p = dof_frame.mT @ global_rotmat @ dof_frame
     sine = -p[..., 1, 2]
@@ -218,10 +219,10 @@ def root_dofs(global_rotmat: Tensor, dof_frame: Tensor) -> Tensor:
 def root_transl(
     smpl_transl: Tensor, global_rotmat: Tensor, smpl_pelvis: Tensor, skel_pelvis: Tensor, body_offset: Tensor
 ) -> Tensor:
-    """SKEL's translation [*b 3], m: bodies that are `body_offset` apart in the T-pose then coincide in the world.
+    """SKEL's translation [*b 3], m, at which bodies that are `body_offset` apart in the T-pose coincide in the world.
 
-    `smpl_pelvis` and `skel_pelvis` [*b 3] are the two root joints at rest. The bodies turn about these, which are some
-    centimetres apart, so the translation cannot be copied.
+    `smpl_pelvis` and `skel_pelvis` [*b 3] are the root joints at rest. The bodies turn about these points, which are
+    some centimetres apart, so the translation cannot be copied.
     """
     apart = smpl_pelvis - skel_pelvis
     return smpl_transl + apart + (global_rotmat @ (body_offset - apart).unsqueeze(-1)).squeeze(-1)

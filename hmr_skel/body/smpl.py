@@ -1,8 +1,7 @@
-"""SMPL: pose and shape to vertices, joints and keypoints.
+"""SMPL: from pose and shape to vertices, joints and keypoints.
 
-The file is unpickled by `body/assets.py` (chumpy-era ones too, without chumpy), and `smplx` decides what its arrays
-mean. Posing is `body/lbs.py`, which SKEL shares and which the fit takes apart: a test holds it to smplx's own forward
-pass.
+`body/assets.py` reads the file (without chumpy), and `smplx` interprets its arrays. `body/lbs.py`, which SKEL also
+uses, poses the body; a test compares it with smplx's own forward pass.
 """
 
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from hmr_skel.shapes import Float
 
 @dataclass(frozen=True)
 class SmplOutput:
-    """Metres, in the frame of `global_orient` and `transl`."""
+    """A posed body, m, in the frame of `global_orient` and `transl`."""
 
     vertices: Float[Tensor, "*batch 6890 3"]
     joints: Float[Tensor, "*batch 24 3"]
@@ -53,7 +52,7 @@ class Smpl(BodyModel):
             gender: neutral, male or female, where `path` is no file.
 
         Raises:
-            UserError: the file is missing, damaged, or no SMPL file.
+            UserError: the file is missing, damaged, or not an SMPL file.
         """
         import contextlib
         import io
@@ -63,7 +62,7 @@ class Smpl(BodyModel):
 
         path = model_file(path, SMPL_FILES, gender)
         arrays = load_smpl_arrays(path)
-        # Ten coefficients whatever the file holds: the label files have ten. smplx prints a warning about that.
+        # Use ten coefficients, as label files have, even if the file has more. smplx prints a warning about that.
         with contextlib.redirect_stdout(io.StringIO()):
             model = SMPL(
                 str(path), data_struct=Struct(**arrays), num_betas=10, dtype=torch.float64,
@@ -89,7 +88,7 @@ class Smpl(BodyModel):
         betas: Float[Tensor, "*batch 10"],
         transl: Float[Tensor, "*batch 3"],
     ) -> SmplOutput:
-        """Axis-angles, betas and translation to vertices and joints."""
+        """Vertices and joints from axis-angles (rad), betas and translation (m)."""
         local = rotvec_to_rotmat(torch.cat((global_orient.unsqueeze(-2), body_pose), -2))
         template, joints = self.shaped(betas)
         feature = local[..., 1:, :, :] - torch.eye(3, dtype=local.dtype, device=local.device)
@@ -100,12 +99,12 @@ class Smpl(BodyModel):
 
 
 def load_points_matrix(j19_path: str | Path, dtype: torch.dtype = torch.float32) -> Float[Tensor, "40 6890"]:
-    """The 40 mesh points that the keypoints need, as one matrix over vertices: 21 vertices, then the 19 regressed.
+    """The matrix over vertices of the 40 mesh points that the keypoints need: 21 vertices, then 19 regressed points.
 
-    `SMPL_to_J19.pkl` (4D-Humans) holds the regressor of the last 19 keypoints.
+    `SMPL_to_J19.pkl` (4D-Humans) has the regressor of the last 19 keypoints.
 
     Raises:
-        UserError: the regressor file is missing, damaged or misshapen.
+        UserError: the regressor file is missing, damaged, or has another shape.
     """
     regressed = torch.from_numpy(load_regressor(j19_path, 19)).to(dtype)
     vertices = torch.zeros(len(SMPL_VERTEX_IDS), regressed.shape[1], dtype=dtype)
@@ -116,7 +115,10 @@ def load_points_matrix(j19_path: str | Path, dtype: torch.dtype = torch.float32)
 def keypoints_44(
     joints: Float[Tensor, "*batch 24 3"], points: Float[Tensor, "*batch 40 3"]
 ) -> Float[Tensor, "*batch 44 3"]:
-    """The 44 keypoints of the label files from SMPL's joints and the points of `load_points_matrix`, in their frame and
-    unit. The first 25 (OpenPose's) are joints and vertices, the last 19 are regressed."""
+    """The 44 keypoints of label files from SMPL's joints and the points of `load_points_matrix`, in their frame and
+    unit.
+
+    The first 25 (OpenPose's) are joints and vertices, the last 19 are regressed.
+    """
     all_45 = torch.cat((joints, points[..., :21, :]), -2)
     return torch.cat((picked(all_45, OPENPOSE_25_FROM_SMPL_45, -2), points[..., 21:, :]), -2)

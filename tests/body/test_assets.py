@@ -173,7 +173,7 @@ def test_another_version_of_skel_says_which_to_download(light):
 def test_a_missing_or_misshapen_array_is_named(kind, key, light, request):
     light |= request.getfixturevalue(kind.lower())
     good = light.pop(key)
-    with pytest.raises(UserError, match=f"m.pkl: is no {kind} file, or a damaged one: it lacks {key} "):
+    with pytest.raises(UserError, match=f"m.pkl: is not a {kind} file, or is damaged: it lacks {key} "):
         LOADERS[kind]("m.pkl")
     array = good.toarray() if scipy.sparse.issparse(good) else good
     for bad, says in (
@@ -181,7 +181,7 @@ def test_a_missing_or_misshapen_array_is_named(kind, key, light, request):
         ("text", r"is <U\d+ of shape"),
         (None, r"is object of shape \(\)"),
         ([[1], [1, 2]], r"is damaged \(ValueError"),
-        (np.full(array.shape, np.nan), "holds values that are not finite"),
+        (np.full(array.shape, np.nan), "contains values that are not finite"),
     ):
         light[key] = bad
         with pytest.raises(UserError, match=f"'{key}' {says}"):

@@ -1,1 +1,1 @@
-"""The open body: an openly licensed person in SMPL's and SKEL's file formats."""
+"""The open body: an openly licensed body in SMPL's and SKEL's file formats."""

@@ -1,7 +1,7 @@
-"""Write the open body as the files that SMPL's and SKEL's own loaders read.
+"""Write the open body as files that SMPL's and SKEL's own loaders read.
 
-Frame of all files: y up, facing +z, x to the left, metres. scipy matrices are pickled by whichever scipy is installed:
-make these files where they are used, never pass them on.
+All files have y up, the body faces +z, x is to its left, metres. The installed scipy pickles the matrices: make these
+files where they are used, and do not pass them on.
 """
 
 import io
@@ -22,21 +22,21 @@ from hmr_skel.places import data_folder
 
 NOTICE = pathlib.Path(__file__).with_name("NOTICE")
 EXPORT_VERSION = 2
-"""Raise it by one whenever the files written here come to hold something else, then write the golden values anew with
-`python -m tests.golden`. Files of another version are exported again; what was fitted with them is fitted again where
-more than the bone meshes changed."""
+"""Raise it by one if the content of the files changes, then write the golden values again with `python -m
+tests.golden`. Files of another version are exported again. Rows that were fitted with them are fitted again if more
+than the bone meshes changed."""
 SKEL_VERSION = "1.1.1"
 NO_PARENT = 2**32 - 1
-"""SMPL's mark for the root's parent: -1 read as unsigned."""
+"""The parent of the root in SMPL files: -1 read as unsigned."""
 PICKLE_PROTOCOL = 4
-"""Every reader's Python has it, and it stores arrays as raw bytes; protocol 2, which the originals use, does not."""
+"""All supported Pythons read it, and it stores arrays as raw bytes, unlike protocol 2 of the original files."""
 
 SKEL_MEAN_CAMERA = (0.9, 0.0, 0.0)
 
 SKEL_TO_SMPL = (0, 6, 1, 11, 7, 2, 11, 8, 3, 12, 10, 5, 12, 19, 14, 13, 20, 15, 21, 16, 23, 18, 23, 18)
-"""For each SMPL joint the SKEL joint that stands for it."""
+"""For each SMPL joint, the corresponding SKEL joint."""
 ANATOMICAL_SMPL_JOINTS = (1, 2, 4, 5, 7, 8, 16, 17, 18, 19, 20, 21)
-"""SMPL joints that the mixed regressor takes from SKEL: hips, knees, ankles, shoulders, elbows, wrists."""
+"""The SMPL joints for which the mixed regressor uses SKEL's: hips, knees, ankles, shoulders, elbows, wrists."""
 
 
 def models_folder(named: str | pathlib.Path, *, quiet: bool = True) -> pathlib.Path:
@@ -98,9 +98,9 @@ def is_stamp(stamp: pathlib.Path, wanted: Mapping[str, object]) -> bool:
 
 
 def export_body(directory: pathlib.Path) -> list[pathlib.Path]:
-    """Write all model files and the NOTICE into `directory`; returns their paths.
+    """Write all model files and the NOTICE into `directory`, and return their paths.
 
-    Each file appears by rename, whole or not at all. Two exports on one machine give identical bytes.
+    Each file appears by rename, whole or not at all. Two exports on the same machine give the same bytes.
     """
     body = unpack()
     directory = pathlib.Path(directory)
@@ -110,7 +110,7 @@ def export_body(directory: pathlib.Path) -> list[pathlib.Path]:
     np.savez(
         mean,
         poses=np.array(HSMR_MEAN_Q, dtype=np.float32),
-        betas=np.zeros(10, dtype=np.float32),  # the published mean betas belong to the licensed shape space
+        betas=np.zeros(10, dtype=np.float32),  # the published mean betas are in the licensed shape space
         cam=np.array(SKEL_MEAN_CAMERA, dtype=np.float32),
     )
     pickles = {
@@ -128,7 +128,7 @@ def export_body(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def smpl_file(body: OpenBody, one: GenderedBody) -> dict[str, object]:
-    """Content of `SMPL_*.pkl`, with the keys and dtypes of the official files."""
+    """The content of `SMPL_*.pkl`, with the keys and dtypes of the official files."""
     from scipy.sparse import csc_matrix
 
     parents = np.array(SMPL_PARENTS, dtype=np.int64)
@@ -149,7 +149,7 @@ def smpl_file(body: OpenBody, one: GenderedBody) -> dict[str, object]:
 
 
 def skel_file(body: OpenBody, one: GenderedBody) -> dict[str, object]:
-    """Content of `skel_*.pkl`. scipy matrices must be `coo_matrix`: the official loader refuses every other kind."""
+    """The content of `skel_*.pkl`. Matrices are `coo_matrix`, since the official loader refuses other kinds."""
     from scipy.sparse import coo_matrix
 
     joints = one.skel_regressor @ one.template
@@ -189,7 +189,7 @@ def skel_file(body: OpenBody, one: GenderedBody) -> dict[str, object]:
 
 
 def mixed_regressor(one: GenderedBody) -> np.ndarray:
-    """[24 6890] joints in SMPL's order: limbs where SKEL has them, trunk, collars, hands, feet where SMPL has them."""
+    """A regressor [24 6890] of joints in SMPL's order: SKEL's for limbs, SMPL's for trunk, collars, hands and feet."""
     mixed = one.smpl_regressor.copy()
     for joint in ANATOMICAL_SMPL_JOINTS:
         mixed[joint] = one.skel_regressor[SKEL_TO_SMPL[joint]]

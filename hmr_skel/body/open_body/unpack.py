@@ -1,7 +1,7 @@
-"""Read the packed open body: `open_body.npz` beside this file, into plain arrays.
+"""Read the packed open body, `open_body.npz` beside this file, into plain arrays.
 
-Units and frame: metres, radians; y up, the body faces +z, x to its left. The asset holds integers: one half of
-everything that mirrors, in steps named `*_step`. `tools/open_body/packing.py` writes it; the two files share `Layout`.
+Metres and radians; y is up, the body faces +z, x is to its left. The asset stores integers, in steps named `*_step`,
+and only one half of each symmetric array. `tools/open_body/packing.py` writes it; the two files share `Layout`.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ import numpy as np
 from hmr_skel.errors import UserError
 
 OPEN_BODY_VERSION = "4"
-"""Changes whenever the asset's content does; part of the name of anything cached from it."""
+"""It changes with the content of the asset, and is part of the name of every file cached from it."""
 ASSET = pathlib.Path(__file__).with_name("open_body.npz")
 GENDERS = ("neutral", "male", "female")
 SKEL_GENDERS = ("male", "female")
@@ -26,7 +26,7 @@ SKEL_PAIRS = (0, 6, 7, 8, 9, 10, 1, 2, 3, 4, 5, 11, 12, 13, 19, 20, 21, 22, 23, 
 
 MIRROR = np.array([-1.0, 1.0, 1.0])
 WEIGHT_STEPS = 4096
-"""Skin weights are whole multiples of 1/4096, regressor entries of 1/65535; rows sum to one exactly."""
+"""Skin weights are multiples of 1/4096, regressor entries multiples of 1/65535; rows sum to exactly 1."""
 REGRESSOR_STEPS = 65535
 TEMPLATE_STEP = 5e-5
 SHAPE_STEP = 2e-5
@@ -36,7 +36,7 @@ BONE_STEP = 2e-5
 
 @dataclass(frozen=True)
 class GenderedBody:
-    """What differs between the neutral, male and female files."""
+    """The arrays that differ between the neutral, male and female files."""
 
     template: np.ndarray  # [6890 3] T-pose skin
     shapedirs: np.ndarray  # [6890 3 10] metres per beta
@@ -46,12 +46,12 @@ class GenderedBody:
     bone_offsets: np.ndarray  # [24 3] SKEL joint in its parent's bone frame
     bone_tilts: np.ndarray  # [24 3 3] default-pose rotation of each bone
     bone_orientations: np.ndarray  # [24 3 3] bone frame to skin frame in the T-pose
-    bone_vertices: np.ndarray  # [K 3] bone meshes, each in its own bone's frame; the neutral's are in no file
+    bone_vertices: np.ndarray  # [K 3] bone meshes, each in its own bone's frame; no file has neutral ones
 
 
 @dataclass(frozen=True)
 class OpenBody:
-    """Everything the exported files are made of. Vertex numbers are the files' own."""
+    """The content of all exported files. Vertex numbers are those of the files."""
 
     version: str
     faces: np.ndarray  # [13776 3] int64, counter-clockwise seen from outside
@@ -62,14 +62,14 @@ class OpenBody:
     h36m_regressor: np.ndarray  # [17 6890] Human3.6M joints in SPIN's order (left leg first)
     bone_faces: np.ndarray  # [L 3] int64
     bone_joint: np.ndarray  # [K] SKEL joint that each bone vertex belongs to
-    bone_weights: np.ndarray  # [K 24] posing weights: one-hot but for the vertebrae
+    bone_weights: np.ndarray  # [K 24] posing weights: one-hot except for the vertebrae
     genders: dict[str, GenderedBody]  # By `neutral`, `male`, `female`
 
 
 def unpack(asset: pathlib.Path = ASSET) -> OpenBody:
     """Read the asset into float64 and int64 arrays. Takes about half a second."""
     try:
-        # Opened here: np.load leaves the file open when it turns out to be damaged.
+        # Opened here, because np.load leaves a damaged file open.
         with asset.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             packed = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -112,7 +112,7 @@ class Layout:
         return len(self.number) - self.num_left
 
     def whole(self, half: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-        """Array over all vertices, in the files' numbers, from one half (left, midline) and its mirror image."""
+        """An array over all vertices, in the files' numbers, from one half (left, midline) and its mirror image."""
         result = np.empty((len(self.number), *half.shape[1:]), dtype=half.dtype)
         result[self.number[: self.num_half]] = half
         result[self.number[self.num_half :]] = mirrored[: self.num_left]
@@ -126,7 +126,7 @@ class Layout:
         return result
 
     def faces(self, left: np.ndarray) -> np.ndarray:
-        """All faces from the left half's [F/2 3], which are given as places in the asset."""
+        """All faces from those of the left half [F/2 3], which count vertices by their place in the asset."""
         faces = self.number[left]
         return np.concatenate([faces, self.mirror()[faces][:, ::-1]])
 
@@ -139,7 +139,7 @@ def mirror_posedirs(half: np.ndarray) -> np.ndarray:
 
 
 def undo_difference(differences: np.ndarray) -> np.ndarray:
-    """Inverse of the packer's differences along the first axis; wraps in the array's own integer type."""
+    """Undo the packer's differences along the first axis; sums wrap in the array's integer type."""
     return np.cumsum(differences, axis=0, dtype=differences.dtype)
 
 
