@@ -62,7 +62,7 @@ def test_doctor_looks_into_files(small: Path, tmp_path: Path, monkeypatch, capsy
     for name, message in {
         "SMPL_MALE.pkl": "cannot be read as a model file", "SMPL_FEMALE.pkl": "this is SMPL-X, SMPL is needed",
         "skel_female.pkl": "a file from before 1.1", "cam_model_cleaned.ckpt": "cannot be read as a PyTorch file",
-        "vitpose_backbone.pth": "does not hold ViTPose's encoder", "best.pth": "no SKEL-CF checkpoint",
+        "vitpose_backbone.pth": "does not hold ViTPose's encoder", "best.pth": "not a SKEL-CF checkpoint",
     }.items():  # fmt: skip
         assert re.search(rf"broken +{name} +{name}: .*{message}", out), name
     assert "11 can be used, 1 rejected for non_finite; 11 fitted" in out

@@ -1,1 +1,1 @@
-"""Errors of predictions against annotations."""
+"""Compare predictions with annotations."""

@@ -1,7 +1,8 @@
-"""The benchmarks, one row each: what is compared, from which files, and what the published evaluators do otherwise.
+"""The benchmarks as a table: what they compare, which files they need, and what the published evaluators do
+differently.
 
-Protocols: CameraHMR (3DPW, EMDB, SPEC-SYN), HSMR (MOYO), 4D-Humans (Human3.6M, COCO), SKEL-CF (MOYO-HARD). Data only:
-nothing heavy is imported, so that `--help` can list it.
+Protocols: CameraHMR (3DPW, EMDB, SPEC-SYN), HSMR (MOYO), 4D-Humans (Human3.6M, COCO), SKEL-CF (MOYO-HARD). This module
+imports nothing heavy, so that `--help` can list the benchmarks.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,7 +13,7 @@ from typing import Literal
 from hmr_skel.errors import UserError
 from hmr_skel.places import DATA_VARIABLE
 
-"""Names the folder whose `evaluation/labels` and `evaluation/images` hold the files below."""
+"""The environment variable of the folder whose `evaluation/labels` and `evaluation/images` have the files."""
 
 _CAMERAHMR = "CameraHMR's test-labels.zip (camerahmr.is.tue.mpg.de, after registration)"
 _HMR2 = "4D-Humans' hmr2_evaluation_data.tar.gz (its README on GitHub has the link)"
@@ -21,10 +22,10 @@ _HSMR = "HSMR's hsmr_evaluation_data.tar.gz (its README on GitHub has the link)"
 
 @dataclass(frozen=True)
 class JointRule:
-    """Which joints are compared: a regressor on the skin's vertices, the root's joints, the joints that count."""
+    """The joints to compare: a regressor on the vertices of the skin, the joints of the root, the scored joints."""
 
     name: str
-    """The text for reports; `joint_set` in JSON."""
+    """The name in reports; `joint_set` in JSON."""
     regressor: Literal["h36m", "smpl_neutral", "smpl_male", "keypoints_44"]
     root: tuple[int, ...]
     """The root is the mean of these."""
@@ -51,46 +52,46 @@ COCO_44 = JointRule("44 label keypoints, in the image", "keypoints_44", (39,), (
 LEGACY = {
     "spec-root": "SPEC-SYN: the root is the middle of a hip and the knee below it",
     "bgr-focal": "MOYO, MOYO-HARD, Human3.6M, COCO: HumanFoV gets blue and red exchanged",
-    "moyo-box": "MOYO, MOYO-HARD: the network is told the side of the box before it was widened to what the crop shows",
+    "moyo-box": "MOYO, MOYO-HARD: the network gets the side of the box before it was widened to what the crop shows",
     "moyo-crop": "MOYO, MOYO-HARD: the box is cut at whole pixels, and the crop is shifted by OpenCV's half pixel",
     "neutral-female": "3DPW, EMDB, SPEC-SYN: the truth of rows that are not male is female, EMDB's neutral ones too",
     "aliased-crop": "all: crops are interpolated without smoothing first, which adds aliasing where they shrink",
 }
-"""Mistakes of published evaluators that are part of their figures. Off unless asked for."""
+"""Mistakes of published evaluators that affect their figures. They are off by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """One benchmark."""
+    """A benchmark."""
 
     name: str
     """Its name on the command line."""
     title: str
     """Its name in the paper."""
     format: Literal["camerahmr", "hmr2", "moyo"]
-    """The kind of label file."""
+    """The format of the label file."""
     labels: str
     labels_from: str
     images: str
     """The folder that image names are relative to."""
     images_from: str
     truth: Literal["gendered_smpl", "neutral_smpl", "keypoints_3d", "keypoints_2d"]
-    """What a prediction is compared with: a mesh of SMPL in the row's gender or the neutral one, or label keypoints."""
+    """The ground truth: a mesh of SMPL, neutral or of the row's gender, or keypoints of the label."""
     joints: JointRule
     metrics: tuple[str, ...]
     """The metrics that the paper prints."""
     sequence: str | None = None
-    """What of an image's name (the first group of this regular expression) says which recording it is from; rows of one
-    recording are not independent. None: every row stands for itself."""
+    """A regular expression whose first group finds the recording in an image's name; rows of one recording are not
+    independent. None: all rows are independent."""
     bgr_legacy: bool = False
-    """Whether the published figure came with blue and red exchanged."""
+    """Whether the published figure is from images with blue and red exchanged."""
     quirks: str = ""
-    """What is special about the protocol, for `--help`."""
+    """The peculiarities of the protocol, for `--help`."""
 
     @property
     def model_files(self) -> tuple[str, ...]:
-        """Body model files that SKEL's bodies, the ground truth and the joints need. A SKEL gender that nobody predicts
-        and an SMPL gender of no row are not."""
+        """The body model files that SKEL, the ground truth and the joints need. SKEL genders that are not predicted and
+        SMPL genders of no row are not needed."""
         meshes = {
             "gendered_smpl": ("SMPL_MALE.pkl", "SMPL_FEMALE.pkl", "SMPL_NEUTRAL.pkl"),
             "neutral_smpl": ("SMPL_NEUTRAL.pkl",),
@@ -98,11 +99,11 @@ class Benchmark:
         return tuple(dict.fromkeys((*_SKEL_FILES, *meshes, *REGRESSOR_FILES[self.joints.regressor])))
 
     def with_legacy(self, switches: Sequence[str]) -> "Benchmark":
-        """The same benchmark, with other joints where the switches say so."""
+        """The same benchmark, with the joints that the switches select."""
         return replace(self, joints=H36M_17_LEGACY) if "spec-root" in self.legacy(switches) else self
 
     def legacy(self, switches: Sequence[str]) -> tuple[str, ...]:
-        """Those of the switches that change this benchmark."""
+        """The switches that change this benchmark."""
         apply = {
             "spec-root": self.name == "spec-syn",
             "bgr-focal": self.bgr_legacy,
@@ -132,7 +133,7 @@ MODELS_FROM = {
         "body_models of HSMR-data_inputs on Hugging Face (IsshikiHugh)",
     ),
 }
-"""Who has each of the files of `Benchmark.model_files`."""
+"""The source of each file of `Benchmark.model_files`."""
 
 _MESH = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm")
 
@@ -149,7 +150,8 @@ _MOYO = Benchmark(
     metrics=_MESH,
     sequence=r"^([^/]+)/",
     bgr_legacy=True,
-    quirks="two joint definitions: not even the truth's own mesh gives 0; boxes widened to 192:256 first",
+    quirks="truth and prediction have different joints, so that even the true mesh does not give 0; boxes widened to "
+    "192:256 first",
 )
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -245,7 +247,7 @@ def chosen(text: str) -> list[Benchmark]:
         return list(BENCHMARKS.values())
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        raise UserError(f"no benchmark {unknown[0]!r}. There are {', '.join(BENCHMARKS)}; `all` takes them all.")
+        raise UserError(f"no benchmark {unknown[0]!r}. Expected some of {', '.join(BENCHMARKS)}, or `all`.")
     return [BENCHMARKS[name] for name in dict.fromkeys(names)]
 
 
@@ -254,27 +256,29 @@ def legacy_switches(text: str, known: Collection[str] = tuple(LEGACY)) -> tuple[
     names = tuple(known) if text == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UserError(f"--legacy {unknown[0]}: there is no such switch. There are {', '.join(known)}, or `all`.")
+        raise UserError(
+            f"--legacy {unknown[0]}: there is no such switch. Expected some of {', '.join(known)}, or `all`."
+        )
     return names
 
 
 @dataclass(frozen=True)
 class BenchmarkFiles:
-    """Where the files of one benchmark are."""
+    """The paths of a benchmark's files."""
 
     labels: Path
     images: Path
 
     @classmethod
     def find(cls, benchmark: Benchmark, folder: Path | None) -> "BenchmarkFiles":
-        """Find them in `folder`. Raises `UserError` where that is not named, or the label file is not there."""
+        """Find the files in `folder`. Raises `UserError` if no folder is named, or the label file is missing."""
         if folder is None:
             raise UserError(
-                f"no folder with the files of {benchmark.title}. Name it with --benchmark-data DIR (or "
-                f"{DATA_VARIABLE}, whose `evaluation` it is): labels/{benchmark.labels} from "
+                f"no folder with the files of {benchmark.title}. Name it with --benchmark-data DIR (or name "
+                f"its parent in {DATA_VARIABLE}, where it is `evaluation`). It needs labels/{benchmark.labels} from "
                 f"{benchmark.labels_from}, and images/{benchmark.images}: {benchmark.images_from}."
             )
         labels = folder / "labels" / benchmark.labels
         if not labels.is_file():
-            raise UserError(f"no label file {labels} of {benchmark.title}. It is from {benchmark.labels_from}.")
+            raise UserError(f"no label file {labels} of {benchmark.title}. Get it from {benchmark.labels_from}.")
         return cls(labels, folder / "images" / benchmark.images)

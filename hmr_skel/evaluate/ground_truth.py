@@ -1,6 +1,6 @@
-"""What predictions are compared with, batch by batch: a posed SMPL or the label's keypoints; and joints out of a skin.
+"""The ground truth of a batch, a posed SMPL or keypoints of the label; and joints from a skin.
 
-A benchmark's regressor makes joints of the vertices of SMPL's and SKEL's skin alike.
+The regressor of a benchmark gives joints from the vertices of SMPL's and of SKEL's skin.
 """
 
 from dataclasses import dataclass
@@ -21,24 +21,24 @@ from hmr_skel.evaluate.metrics import points_of
 
 
 def model_file(folder: Path, name: str) -> Path:
-    """A body model's file. Raises `UserError` where it is missing, with who has it."""
+    """The file of a body model. Raises `UserError`, which names its source, if it is missing."""
     try:
         return model_path(folder, name)
     except UserError as error:
-        raise UserError(f"{error} It is from {MODELS_FROM[name]}.") from None
+        raise UserError(f"{error} Get it from {MODELS_FROM[name]}.") from None
 
 
 @dataclass(frozen=True)
 class Regressor:
-    """A linear map from vertices to joints; few vertices count."""
+    """A linear map from vertices to joints, which uses few vertices."""
 
     matrix: Float[Tensor, "J S"]
-    used: Tensor  # int64 [S] the vertices that it looks at
+    used: Tensor  # int64 [S] the vertices that it uses
     is_keypoints: bool
 
     @classmethod
     def load(cls, rule: JointRule, body_models: Path, device: torch.device | str = "cpu") -> "Regressor":
-        """Raises `UserError` where a file is missing, damaged or misshapen."""
+        """Read a regressor. Raises `UserError` if a file is missing, damaged, or has another shape."""
         files = [model_file(body_models, name) for name in REGRESSOR_FILES[rule.regressor]]
         if rule.regressor == "smpl_neutral":
             matrix = Smpl.load(files[0]).joint_regressor
@@ -62,34 +62,35 @@ _H36M_JOINTS = (
 
 
 def joint_names(rule: JointRule) -> tuple[str, ...]:
-    """Names of all joints that the rule's regressor makes."""
+    """The names of all joints of the rule's regressor."""
     return {"h36m": _H36M_JOINTS, "keypoints_44": KEYPOINTS_44}.get(rule.regressor, SMPL_JOINTS)
 
 
 MIN_CONFIDENCE_2D = 0.5
-"""2D keypoints count above it (HMR2's PCK)."""
+"""The confidence above which a 2D keypoint counts (HMR2's PCK)."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """The truth of a batch; None: the benchmark has none. 3D is in metres along the camera's axes, at any place."""
+    """The ground truth of a batch, None where the benchmark has none. 3D values are in m, along the camera's axes, at
+    any position."""
 
     complete: Bool[Tensor, "B"]
-    """Rows that have all of it; the others are left out."""
+    """Whether a row has the whole ground truth; other rows are left out."""
     joints: Float[Tensor, "B J 3"] | None = None
     vertices: Float[Tensor, "B 6890 3"] | None = None
     mesh_root: Float[Tensor, "B 3"] | None = None
-    """The root of `vertices`; None: that of `joints`."""
+    """The root of `vertices`, m; None: the root of `joints`."""
     keypoints_2d: Float[Tensor, "B 44 2"] | None = None
     """Crop coordinates in [-0.5, 0.5]."""
     valid_2d: Bool[Tensor, "B 44"] | None = None
 
 
 class GroundTruth:
-    """Makes it, with the models that it takes."""
+    """Computes the ground truth of rows, and holds the body models for it."""
 
     def __init__(self, benchmark: Benchmark, rows: BenchmarkRows, body_models: Path, device: torch.device) -> None:
-        """Raises `UserError` where a model file is missing or damaged."""
+        """Load the models. Raises `UserError` if a model file is missing or damaged."""
         self.benchmark, self.device = benchmark, device
         self.regressor = Regressor.load(benchmark.joints, body_models, device)
         needed = () if rows.smpl_gender is None else dict.fromkeys(rows.smpl_gender.tolist())
@@ -97,7 +98,7 @@ class GroundTruth:
 
     @torch.no_grad()
     def __call__(self, rows: BenchmarkRows) -> Truth:
-        """The truth of a batch of rows."""
+        """The ground truth of a batch of rows."""
         everyone = torch.ones(len(rows), dtype=torch.bool, device=self.device)
         if rows.keypoints_2d is not None:
             points = torch.from_numpy(rows.keypoints_2d).to(self.device)
@@ -110,7 +111,7 @@ class GroundTruth:
             complete = (points_of(points, (*rule.root, *rule.scored))[..., 3] > 0).all(1)
             return Truth(complete, joints=points[..., :3])
         vertices, kinematic = self._posed(rows)
-        # MOYO's joints are those that SMPL's kinematic chain has, not regressed ones.
+        # MOYO uses the joints of SMPL's kinematic chain, not regressed ones.
         own = self.benchmark.truth == "neutral_smpl"
         return Truth(everyone, joints=kinematic if own else self.regressor(vertices), vertices=vertices)
 

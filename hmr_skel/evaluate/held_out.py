@@ -1,6 +1,6 @@
-"""A network on a dataset's held-out shards: errors of the coarse and of the final estimate, and of the mean body.
+"""Evaluate a network on a dataset's held-out shards: errors of the coarse estimate, the final one, and the mean body.
 
-The mean body is the mean of the rows that were trained on: a constant prediction, which any network has to beat.
+The mean body is the mean of the training rows: a constant prediction that any network has to beat.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,20 +30,20 @@ from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat, rep_to_q
 from hmr_skel.rows import SkelParams
 
 MOST_ROWS = 200_000
-"""Spread evenly over the dataset: the mean of more is the same."""
+"""Number of rows for the mean body, evenly spread over the dataset; more rows give the same mean."""
 _PELVIS_JOINT = 0
 
 
 @dataclass(frozen=True)
 class MeanBody:
-    """The pose in the camera's frame, and the shape; there is no translation."""
+    """A pose in the camera's frame and a shape, without a translation."""
 
     q: Float[Tensor, "46"]
     betas: Float[Tensor, "10"]
 
 
 def mean_body(dataset: str | Place) -> MeanBody:
-    """The mean over the training rows of a dataset that have SKEL. Raises `UserError` where there are none."""
+    """The mean over the training rows that have SKEL. Raises `UserError` if there are none."""
     shards = load_shards(dataset, columns=["skel_q", "skel_betas"], split="train")
     some = shards[torch.linspace(0, len(shards) - 1, min(MOST_ROWS, len(shards))).long().numpy()]
     q, betas = torch.from_numpy(some["skel_q"]), torch.from_numpy(some["skel_betas"])
@@ -54,7 +54,7 @@ def mean_body(dataset: str | Place) -> MeanBody:
 
 
 def mean_q(q: Float[Tensor, "N 46"]) -> Float[Tensor, "46"]:
-    """The mean pose: of the pelvis the chordal mean of its rotations, of all other dofs the mean angle."""
+    """The mean pose, rad: the chordal mean of the pelvis' rotations, and the mean angle of every other dof."""
     mean = q.double().mean(0)
     u, _, vt = torch.linalg.svd(q_to_rotmat(q.double())[:, _PELVIS_JOINT].mean(0))
     u[:, 2] *= torch.linalg.det(u @ vt)
@@ -67,20 +67,20 @@ def mean_q(q: Float[Tensor, "N 46"]) -> Float[Tensor, "46"]:
 JOINT_SET = "44 label keypoints, root Pelvis (MPII)"
 ROOT = 39
 RULE = JointRule(JOINT_SET, "keypoints_44", (ROOT,), tuple(range(44)))
-_CLIP = r"^(.*)/[^/]+$"  # rows whose images share a folder are of one recording
+_CLIP = r"^(.*)/[^/]+$"  # images in one folder are from one recording
 
 Predict = Callable[[Tensor, CropGeometry], Prediction]
-"""A `Network`, or whatever else answers like one."""
+"""A `Network`, or a function that predicts as one."""
 Errors = dict[str, Columns]
-"""By stage (mean_pose, coarse, final): the columns of `score`, and `row`, int64 [N], in the dataset."""
+"""For each stage (mean_pose, coarse, final): the columns of `score`, and `row`, int64 [N] in the dataset."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The labels that predictions are compared with.
+    """The labels of held-out rows.
 
-    Joints are the label's 3D keypoints (where the label had none, those of the annotated SMPL mesh); the mesh is that
-    of the row's SKEL label, and PVE's root that mesh's. Rows that lack any of them are left out.
+    Joints are the label's 3D keypoints, or those of the annotated SMPL mesh if the label has none. The mesh, and the
+    root for PVE, are from the row's SKEL label. Rows that lack any of them are left out.
     """
 
     dataset: SampleDataset
@@ -95,17 +95,17 @@ class HeldOut:
         device: torch.device,
         quiet: bool = False,
     ) -> "HeldOut":
-        """Raises `UserError` where the dataset, its held-out shards, images or the body model are not there."""
+        """Open a dataset. Raises `UserError` if it, its held-out shards, its images or the body model are missing."""
         dataset = SampleDataset(path, images, SampleConfig(), split="test", augment=False, quiet=quiet)
         return cls(dataset, SkelKeypoints.load(body_models, dataset.gender, device))
 
     def posed(self, q: Float[Tensor, "B 46"], betas: Float[Tensor, "B 10"]) -> ScoredBody:
-        """The body at the origin: every error in 3D is against a root."""
+        """The body at the origin, m, since all 3D errors are relative to a root."""
         posed = self.body(SkelParams(q, betas, q.new_zeros(len(q), 3)))
         return ScoredBody(posed.vertices, posed.keypoints)
 
     def batches(self, batch_size: int, workers: int = 0):
-        """Every held-out row once."""
+        """Batches of all held-out rows, each once."""
         return ordered_batches(self.dataset, batch_size, workers=workers)
 
 
@@ -119,15 +119,15 @@ def evaluate_held_out(
     workers: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[Errors], int]:
-    """Errors row by row of several networks on the same rows, and how many rows were left out.
+    """The errors per row of several networks on the same rows, and the number of rows left out.
 
     Args:
         networks: in evaluation mode, on the body's device. `mean_pose` is the same for all of them.
         mean: the constant prediction.
-        held_out: what they are compared with.
+        held_out: the labels.
         progress: called with the number of rows read.
 
-    Raises `UserError` where no row has all labels.
+    Raises `UserError` if no row has all labels.
     """
     device = held_out.body.matrix.device
     constant = held_out.posed(mean.q[None].to(device), mean.betas[None].to(device))
@@ -155,7 +155,7 @@ def evaluate_held_out(
                 valid_2d=batch.keypoints_2d[..., 2] > MIN_CONFIDENCE_2D,
             )
             row = {"row": batch.row[kept].cpu()}
-            # The mean body has no camera, so no place in the image.
+            # The mean body has no camera, and so no position in the image.
             of_mean = score(constant.repeated(len(batch)), truth, RULE) | row
             for network, found in zip(networks, parts, strict=True):
                 prediction = network(batch.image, geometry)
@@ -172,13 +172,13 @@ def evaluate_held_out(
 
 
 def held_out_sequences(errors: Errors, held_out: HeldOut) -> tuple[list[str], list[str | None]]:
-    """The image of each row that was compared, and the recording it is from."""
+    """The image of each compared row, and the recording that it is from."""
     rows = held_out.dataset.labels
     names = [rows[row].imgname for row in errors["mean_pose"]["row"].tolist()]
     return names, sequences_of(names, _CLIP)
 
 
 def summaries(errors: Errors, held_out: HeldOut) -> dict[str, dict[str, Any]]:
-    """The report of every stage, see `summarise`."""
+    """The summary of each stage, see `summarise`."""
     _, sequences = held_out_sequences(errors, held_out)
     return {stage: summarise(columns, sequences, JOINT_SET) for stage, columns in errors.items()}

@@ -1,7 +1,7 @@
-"""The images of a benchmark: crops for the network, and the camera that the network is told.
+"""The images of a benchmark: crops and cameras for the network.
 
-The published protocol never takes the label's camera: HumanFoV estimates the field of view from the whole image.
-Without its weights there are other choices, which the output names.
+The published protocol never uses the label's camera: HumanFoV estimates the field of view from the whole image. There
+are other choices if you do not have its weights; the output names them.
 """
 
 from collections import deque
@@ -30,23 +30,23 @@ from hmr_skel.evaluate.labels import BenchmarkRows
 from hmr_skel.model.fov import HumanFov, intrinsics_from_vfov, letterbox
 from hmr_skel.model.network import normalize
 
-_AHEAD = 3  # batches read while the network works on one
+_AHEAD = 3  # batches to read while the network processes one
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One person. RGB."""
+    """The crop of one person, RGB."""
 
     image: UInt8[np.ndarray, "3 256 256"]
     whole: UInt8[np.ndarray, "256 256 3"] | None
-    """The whole image on a white square, with blue and red exchanged where legacy has it so."""
+    """The whole image on a white square; with --legacy bgr-focal, blue and red are exchanged."""
     width: int
     """Width of the whole image, px."""
     height: int
 
 
 class CropReader:
-    """Reads the images of rows below the folder `root`, whole images too if `whole`. Threads may share it."""
+    """Reads crops from images below the folder `root`, with `whole` also whole images. Threads may share it."""
 
     def __init__(self, benchmark: Benchmark, root: Path, whole: bool, legacy: Sequence[str] = ()) -> None:
         self.benchmark, self.root, self.whole = benchmark, root, whole
@@ -55,17 +55,17 @@ class CropReader:
         self._affine = whole_pixel_affine if "moyo-crop" in switches else box_affine
 
     def check(self, rows: BenchmarkRows) -> None:
-        """Look for every image. Raises `UserError` with the first that is missing: part of a benchmark is another."""
+        """Raise `UserError` if an image is missing, since a part of a benchmark gives other figures."""
         names = dict.fromkeys(rows.imgname.tolist())
         missing = [name for name in names if not below(self.root, name).is_file()]
         if missing:
             raise UserError(
-                f"{len(missing):,} of {len(names):,} images of {self.benchmark.title} are missing, the first being "
-                f"{self.root / missing[0]}. They are from: {self.benchmark.images_from}."
+                f"{len(missing):,} of {len(names):,} images of {self.benchmark.title} are missing, first "
+                f"{self.root / missing[0]}. Get them from {self.benchmark.images_from}."
             )
 
     def read(self, rows: BenchmarkRows, i: int) -> Crop:
-        """Row i. Raises `UserError` where its image cannot be read, or does not show its box."""
+        """The crop of row i. Raises `UserError` if its image cannot be read, or does not show its box."""
         file = below(self.root, rows.imgname[i])
         try:
             image, _ = decode(file.read_bytes(), shrink=1.0)
@@ -76,7 +76,7 @@ class CropReader:
         except OutsideImage as error:
             raise UserError(
                 f"{file} (row {rows.row[i]}): {error} of the image's {image.shape[1]} x {image.shape[0]} px (centre "
-                f"{rows.center[i].tolist()}, side {rows.side[i]:g} px). Expected the image and the label file of one "
+                f"{rows.center[i].tolist()}, side {rows.side[i]:g} px). Expected image and label file from the same "
                 f"edition of {self.benchmark.title}."
             ) from error
         except UnreadableImage as error:
@@ -87,7 +87,7 @@ class CropReader:
         return Crop(np.ascontiguousarray(crop[..., ::-1].transpose(2, 0, 1)), whole, image.shape[1], image.shape[0])
 
     def batches(self, rows: BenchmarkRows, size: int, threads: int) -> Iterator[tuple[BenchmarkRows, list[Crop]]]:
-        """All rows in their order, read ahead by threads."""
+        """Batches of all rows in their order, which threads read ahead."""
         with ThreadPoolExecutor(max(1, threads)) as pool:
             waiting: deque[tuple[BenchmarkRows, list[Future[Crop]]]] = deque()
             try:
@@ -108,7 +108,7 @@ FOV_FROM = "cam_model_cleaned.ckpt, CameraHMR's HumanFoV weights (camerahmr.is.t
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """Where the camera of every crop is taken from."""
+    """The source of the cameras of crops."""
 
     text: str
     """Its name in reports."""
@@ -116,16 +116,18 @@ class Intrinsics:
     source: str = "fov"
     """fov, label or diagonal."""
     focal: float | None = None
-    """A focal length in px for all."""
+    """The same focal length for all images, px."""
 
     @classmethod
     def choose(cls, source: str, fov: Path | None, device: torch.device) -> "Intrinsics":
-        """`source` is `fov` (then `fov` is the file of its weights), `label`, `diagonal`, or px. Raises `UserError`."""
+        """`source` is `fov` (with `fov`, the file of its weights), `label`, `diagonal`, or a focal length, px. Raises
+        `UserError` for anything else."""
         if source == "fov":
             if fov is None:
                 raise UserError(
-                    f"the protocol's focal lengths come from HumanFoV, whose weights are not named: --fov FILE, "
-                    f"{FOV_FROM}. Without them: --intrinsics label (where the label file has cam_int), diagonal (the "
+                    f"the protocol's focal lengths come from HumanFoV. Name its weights: --fov FILE, "
+                    f"{FOV_FROM}. Without them, use --intrinsics label (where the label file has cam_int), diagonal "
+                    f"(the "
                     "image's diagonal), or a focal length in px; the output then says so."
                 )
             return cls(f"HumanFoV ({fov.name})", HumanFov.load(fov, device))
@@ -141,16 +143,16 @@ class Intrinsics:
         return cls(f"focal length {focal:g} px", None, "focal", focal)
 
     def check(self, benchmark: Benchmark, rows: BenchmarkRows) -> None:
-        """Raises `UserError` where the label file has none and they are to be its."""
+        """Raise `UserError` if cameras are to come from the label file, and it has none."""
         if self.source == "label" and rows.cam_int is None:
             raise UserError(
-                f"--intrinsics label: the label file of {benchmark.title} holds no cam_int. Expected fov (with --fov "
+                f"--intrinsics label: the label file of {benchmark.title} has no cam_int. Expected fov (with --fov "
                 f"FILE, {FOV_FROM}), diagonal, or a focal length in px."
             )
 
     @torch.no_grad()
     def __call__(self, crops: list[Crop], rows: BenchmarkRows) -> Float[np.ndarray, "B 3 3"]:
-        """The intrinsics of a batch's crops, px."""
+        """The intrinsics for a batch of crops, px."""
         if self.source == "label":
             assert rows.cam_int is not None
             return rows.cam_int

@@ -1,4 +1,4 @@
-"""The label files of the benchmarks, as three projects publish them, to one kind of rows."""
+"""Read the label files of benchmarks, in the formats of three projects, into `BenchmarkRows`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,26 +16,26 @@ from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import Benchmark
 from hmr_skel.rows import SmplParams
 
-_ASPECT = 192 / 256  # width over height that the network sees of a crop
+_ASPECT = 192 / 256  # width over height of the part of a crop that the network uses
 _REFUSED = ("imgname", "gender", "non_finite")
-"""Reasons of `check_rows` for which a benchmark is refused: its labels are the truth, however unlikely they are.
+"""The reasons of `check_rows` for which a label file is refused. Unlikely labels are kept, since they are the truth.
 
-Boxes and cameras are judged here: of a box the longer side counts, of a camera the focal length.
+This module checks boxes (their longer side) and cameras (their focal lengths) itself.
 """
 
 LabelColumns = dict[str, np.ndarray]
-"""Arrays by the names of `AnnotationRows`."""
+"""Arrays with the names of `AnnotationRows`."""
 
 
 @dataclass(frozen=True)
 class BenchmarkRows:
-    """People of a benchmark. None where its format has no such label."""
+    """The rows of a benchmark, one person each. A label that its format does not have is None."""
 
     row: np.ndarray  # int64 [N] in the label file
     imgname: np.ndarray  # object (str) [N]
     center: np.ndarray  # float32 [N 2] of the square box, px
     side: np.ndarray  # float32 [N] of the box that the crop shows, px
-    told_side: np.ndarray  # float32 [N] of the box that the network is told of: `side`, but for --legacy moyo-box
+    told_side: np.ndarray  # float32 [N] of the box that the network gets: `side`, except for --legacy moyo-box
     smpl_pose: np.ndarray | None = None  # float32 [N 72]
     smpl_betas: np.ndarray | None = None  # float32 [N 10]
     smpl_gender: np.ndarray | None = None  # object (str) [N] neutral, male or female
@@ -47,12 +47,12 @@ class BenchmarkRows:
         return len(self.row)
 
     def take(self, rows: np.ndarray | slice) -> "BenchmarkRows":
-        """Some rows, in the given order."""
+        """The given rows, in the given order."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: None if array is None else array[rows] for name, array in arrays.items()})
 
     def smpl_params(self) -> SmplParams:
-        """The annotated SMPL at the origin. The format must have one."""
+        """The annotated SMPL parameters, at the origin. The format must have them."""
         assert self.smpl_pose is not None
         assert self.smpl_betas is not None
         pose = torch.from_numpy(self.smpl_pose).reshape(-1, 24, 3)
@@ -61,10 +61,10 @@ class BenchmarkRows:
 
 
 def load_rows(benchmark: Benchmark, path: Path, legacy: Sequence[str] = (), cam_int: bool = True) -> BenchmarkRows:
-    """The rows of a label file; its cameras only where they are asked for.
+    """The rows of a label file; with `cam_int` also its cameras.
 
     Raises:
-        UserError: it is no file of this benchmark's format, or holds numbers that are not finite.
+        UserError: the file is not in this benchmark's format, or contains numbers that are not finite.
     """
     file = LabelFile(path, allow_pickle=True)
     columns = {"camerahmr": _camerahmr, "hmr2": _hmr2, "moyo": _moyo}[benchmark.format](file, benchmark, cam_int)
@@ -81,7 +81,7 @@ def load_rows(benchmark: Benchmark, path: Path, legacy: Sequence[str] = (), cam_
     for bad in check_rows(rows)[1]:
         if bad.reason in _REFUSED:
             raise UserError(f"{path}: row {bad.source_row}: {bad.detail}. Fetch the file again.")
-    size = columns["scale"]  # of the box; in hmr2's and MOYO's files px, already with its margin
+    size = columns["scale"]  # of the box; in files of hmr2 and MOYO in px, with its margin
     size = size[:, None] if size.ndim == 1 else size
     told = side = size.max(1) if in_px else np.float32(PX_PER_SCALE) * size.max(1)
     for bad in np.flatnonzero(~((told >= 1) & (told < np.inf))):
@@ -94,7 +94,7 @@ def load_rows(benchmark: Benchmark, path: Path, legacy: Sequence[str] = (), cam_
                 "the file again."
             )
     if benchmark.format == "moyo":
-        # Widened to the network's aspect, then to a square: the person fills the columns that it sees.
+        # Widened to the network's aspect, then to a square, so that the person fills the columns that it uses.
         side = np.maximum(size[:, 1], size[:, 0] / np.float32(_ASPECT))
     switches, gender = benchmark.legacy(legacy), rows.smpl_gender
     if "neutral-female" in switches and "gender" in file:
@@ -121,14 +121,14 @@ def evenly(count: int, limit: int | None) -> np.ndarray:
 
 
 def _columns(file: LabelFile, benchmark: Benchmark, needed: dict[str, str], more: dict[str, str]) -> LabelColumns:
-    """Arrays by our columns' names, under the keys that the format has for them; `more` need not be there."""
+    """Arrays by our column names, from the format's keys `needed` and `more`; those of `more` may be missing."""
     fields = {column: (key,) for column, key in (needed | more).items()}
     hint = f"Expected the label file of {benchmark.title}, {benchmark.labels} of {benchmark.labels_from}."
     found = {column: file.array(key) for column, key in find_keys(file, fields, needed, hint).items()}
     for name in {"imgname", "smpl_gender"} & found.keys():
         if found[name].shape[:1] != (found[name].size,):
             raise UserError(f"{file.path}: {name} has shape {found[name].shape}. Expected (N,). Fetch the file again.")
-        found[name] = found[name].ravel()  # [N 1] too
+        found[name] = found[name].ravel()  # some files have [N 1]
     return found
 
 
@@ -136,11 +136,11 @@ def _numbers(value: Any, what: str) -> np.ndarray:
     try:
         return np.asarray(value, np.float32)
     except (TypeError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"{what} holds no numbers of one shape. Fetch the file again.") from error
+        raise UserError(f"{what} does not contain numbers of one shape. Fetch the file again.") from error
 
 
 def _camerahmr(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> LabelColumns:
-    # Not `pose`, which some files of this kind have beside it: it stands in the world, not in the camera.
+    # Not `pose`, which some of these files also have: it is in the world's frame, not the camera's.
     needed = {
         "imgname": "imgname",
         "center": "center",
@@ -158,14 +158,14 @@ def _camerahmr(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> LabelCol
 def _hmr2(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> LabelColumns:
     kind, width = ("2d", 3) if benchmark.truth == "keypoints_2d" else ("3d", 4)
     parts = {f"body_keypoints_{kind}": range(25), f"extra_keypoints_{kind}": range(25, 44)}
-    if benchmark.truth == "keypoints_2d":  # PCK is of the keypoints that are labelled, be they few
+    if benchmark.truth == "keypoints_2d":  # PCK uses any number of labelled keypoints
         needed = () if any(name in file for name in parts) else parts
     else:
         needed = [name for name, slots in parts.items() if any(slot in slots for slot in benchmark.joints.scored)]
     box = {name: name for name in ("imgname", "center", "scale")}
     found = _columns(file, benchmark, box | {name: name for name in needed}, {name: name for name in parts})
     count = len(found["imgname"])
-    points = np.zeros((count, 44, width), np.float32)  # as 4D-Humans' loader: what is not there is of confidence 0
+    points = np.zeros((count, 44, width), np.float32)  # as in 4D-Humans' loader, missing keypoints have confidence 0
     for name, slots in parts.items():
         if name in found:
             values = _numbers(found.pop(name), f"{file.path}: {name!r}")
@@ -176,7 +176,7 @@ def _hmr2(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> LabelColumns:
                 )
             points[:, slots] = values
     if kind == "3d":
-        points[:, 1:15, 3] = 0  # as 4D-Humans' loader: OpenPose's limbs and hips are other points in its 3D labels
+        points[:, 1:15, 3] = 0  # as in 4D-Humans' loader: OpenPose's limbs and hips are other points in its 3D labels
     return found | {f"keypoints_{kind}": points}
 
 
@@ -188,7 +188,7 @@ def _moyo(file: LabelFile, benchmark: Benchmark, cam_int: bool) -> LabelColumns:
     if not isinstance(smpl, dict) or not {"global_orient", "body_pose", "betas"} <= set(smpl):
         names = ", ".join(map(str, smpl)) if isinstance(smpl, dict) else type(smpl).__name__
         raise UserError(
-            f"{file.path}: 'smpl' holds {names}, expected a dict with global_orient, body_pose and betas, as in "
+            f"{file.path}: 'smpl' contains {names}, expected a dict with global_orient, body_pose and betas, as in "
             f"{benchmark.labels} of {benchmark.labels_from}."
         )
     if found["scale"].shape != (count, 2):

@@ -1,7 +1,7 @@
-"""MOYO-HARD out of MOYO's label file: the front camera, and of every sequence the middle half, where poses are hard.
+"""Make MOYO-HARD from MOYO's label file: the front camera, and the middle half of every sequence, where poses are hard.
 
-SKEL-CF (supplement S4) says: camera #1, frames in order, the first and last 25 % dropped, 9,725 images in all. It does
-not say how a quarter of a sequence is rounded, so the ways are tried, and the one that gives 9,725 is taken.
+SKEL-CF (supplement S4) says: camera #1, frames in order, without the first and last 25 %, 9,725 images in all. It does
+not say how a quarter of a sequence is rounded, so this module tries four ways and takes the one that gives 9,725.
 """
 
 import re
@@ -27,14 +27,14 @@ ROUNDINGS: dict[str, Callable[[int], tuple[int, int]]] = {
     "quarters rounded up": lambda n: (ceil(n / 4), n - ceil(n / 4)),
     "quarters rounded to the nearest": lambda n: (round(n / 4), n - round(n / 4)),
 }
-"""How many frames of a sequence of n are kept: [start, stop)."""
+"""The kept frames [start, stop) of a sequence of n frames, for each way of rounding."""
 
 
 def middle_rows(img_paths: np.ndarray, where: str) -> tuple[np.ndarray, str]:
-    """The rows of MOYO-HARD among MOYO's images (`<sequence>/<camera>/<frame>.jpg`), and how a quarter was rounded.
+    """The rows of MOYO-HARD among MOYO's images (`<sequence>/<camera>/<frame>.jpg`), and the way of rounding.
 
-    Raises `UserError` for paths of another form, without an image of the front camera, and for another total than
-    9,725; `where` names the file.
+    Raises `UserError` if paths have another form, the front camera has no image, or no way gives 9,725 rows; `where`
+    names the file.
     """
     frames: dict[str, list[tuple[int, str, int]]] = defaultdict(list)
     cameras: set[str] = set()
@@ -65,9 +65,9 @@ def middle_rows(img_paths: np.ndarray, where: str) -> tuple[np.ndarray, str]:
 
 
 def write_moyo_hard(moyo: Path, out: Path) -> tuple[int, str]:
-    """Write the part of MOYO's label file that is MOYO-HARD, by rename. Returns how many rows, and the rounding.
+    """Write the rows of MOYO-HARD from MOYO's label file, by rename. Return their number, and the way of rounding.
 
-    Raises `UserError` as `middle_rows`, and for a file that is not MOYO's.
+    Raises `UserError` as `middle_rows`, and if the file is not MOYO's.
     """
     file = LabelFile(moyo, allow_pickle=True)
     arrays: dict[str, Any] = {key: file.array(key) for key in file}
@@ -78,13 +78,13 @@ def write_moyo_hard(moyo: Path, out: Path) -> tuple[int, str]:
     paths = np.array([p.decode() if isinstance(p, bytes) else str(p) for p in arrays["img_paths"].ravel().tolist()])
     rows, rounding = middle_rows(paths, str(moyo))
     kept = {name: _picked(value, rows, count) for name, value in arrays.items()}
-    with replacing(out) as temporary, open(temporary, "wb") as stream:  # a stream: savez would add .npz to the name
+    with replacing(out) as temporary, open(temporary, "wb") as stream:  # savez would add .npz to a name
         np.savez(stream, **kept)
     return len(rows), rounding
 
 
 def _picked(value: Any, rows: np.ndarray, count: int) -> Any:
-    """The rows of whatever has one entry per row, dicts of such inside."""
+    """The given rows of a value that has one entry per row, or of a dict of such values."""
     if isinstance(value, np.ndarray) and value.shape == () and value.dtype == object:
         return np.array(_picked(value.item(), rows, count), object)
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""What the SKEL-CF paper reports (arXiv 2511.20157v5, Tables 1 to 5 and S2), to be printed beside ours. Facts only.
+"""The figures of the SKEL-CF paper (arXiv 2511.20157v5, Tables 1 to 5 and S2), for printing beside ours.
 
-Millimetres and shares of 1. Numbers that the paper does not have are None.
+Millimetres and shares of 1. Figures that the paper does not have are None.
 """
 
 from dataclasses import dataclass
@@ -14,36 +14,36 @@ PCK = ("pck_05", "pck_10")
 
 @dataclass(frozen=True)
 class Column:
-    """The metrics of one benchmark, which the paper prints as one cell."""
+    """A column of a table: the metrics of one benchmark, which the paper prints in one cell."""
 
     benchmark: str
     metrics: tuple[str, ...]
     title: str = ""
-    """The column's title where it is not the benchmark's."""
+    """The title of the column, if it is not that of the benchmark."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One method. `cells` are as the table's columns; None: not reported."""
+    """A line of a table: one method. `cells` follow the table's columns; None: not reported."""
 
     method: str
     cells: tuple[Values | None, ...]
     details: tuple[str, ...] = ()
     before: str | None = None
-    """Of a method that converts SMPL: the line of Table 2 with its predictions before conversion. (The paper does not
+    """For a method that converts SMPL, the line of Table 2 with its predictions before conversion. (The paper does not
     say which HMR2.0 it converted; 0b is the one that it lists with MOYO.)"""
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table."""
+    """A table of the paper."""
 
     number: str
     title: str
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     details: tuple[str, ...] = ()
-    """Titles of the lines' details."""
+    """The titles of the details of lines."""
 
 
 _BIG_FIVE = tuple(Column(name, MPJPE_PA_PVE) for name in ("3dpw", "emdb", "spec-syn", "moyo", "moyo-hard"))
@@ -152,7 +152,7 @@ TABLE_S2 = PaperTable(
 
 
 def implied_cost(line: Line, benchmark: str) -> float | None:
-    """What conversion to SKEL cost in mm of MPJPE by Tables 1 and 2; None where the paper does not say."""
+    """The cost of conversion to SKEL by Tables 1 and 2, mm of MPJPE; None if the paper does not say."""
     after = dict(zip([column.benchmark for column in TABLE_1.columns], line.cells, strict=True)).get(benchmark)
     names = [column.benchmark for column in TABLE_2.columns]
     found = [other.cells for other in TABLE_2.lines if other.method == line.before]

@@ -1,4 +1,4 @@
-"""Networks on a benchmark: every row's image to bodies, bodies against the truth, a column per metric."""
+"""Evaluate networks on a benchmark: predict bodies from the image of each row, and compare them with the truth."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,15 +22,15 @@ from hmr_skel.model.pose_rep import rep_to_q
 
 @dataclass(frozen=True)
 class Method:
-    """Something that predicts as a network does."""
+    """A function that predicts as a network does."""
 
     predict: Callable[[Tensor, CropGeometry], Prediction]
     mean: Estimate
-    """The estimate that it starts from, of one row."""
+    """The estimate that it starts from, one row."""
 
     @classmethod
     def of(cls, network: Network) -> "Method":
-        """A network in evaluation mode."""
+        """The method of a network in evaluation mode."""
         return cls(network, network.heads.mean(1))
 
 
@@ -47,18 +47,18 @@ def evaluate_methods(
     threads: int = 2,
     progress: Callable[[int], object] | None = None,
 ) -> tuple[list[dict[str, Columns]], np.ndarray]:
-    """Columns of each method by stage (mean_pose, coarse, final), and which rows they are of.
+    """The columns of each method by stage (mean_pose, coarse, final), and the rows that they belong to.
 
-    Where the benchmark has 2D keypoints, the stages `swap_xy_0` ... and `swap_s_0` ... are the final body under the
-    camera of decoder layer 0 (the paper's Table S2): its tx, ty beside the final s, and its s beside the final tx, ty.
+    If the benchmark has 2D keypoints, the stages `swap_xy_0`, ... and `swap_s_0`, ... take the final body with a camera
+    of decoder layer 0, ... (the paper's Table S2): its tx, ty with the final s, or its s with the final tx, ty.
 
     Args:
         methods: on the body's device, of the body's gender.
-        rows, reader, intrinsics: of the benchmark: its labels, its images, and the cameras that networks are told.
-        truth: what they are compared with.
-        body: SKEL; joints come from its skin by the truth's regressor.
-        batch_size, threads: images at once, and threads that read them.
-        progress: called with the number of rows just done.
+        rows, reader, intrinsics: labels, images, and cameras for the networks.
+        truth: the ground truth.
+        body: SKEL; the truth's regressor gives joints from its skin.
+        batch_size, threads: images per batch, and threads that read them.
+        progress: called with the number of new rows.
 
     Raises:
         UserError: an image cannot be read, no row has all labels.
@@ -82,7 +82,7 @@ def evaluate_methods(
 
 
 class _Scorer:
-    """One method's predictions against the truth."""
+    """Compares the predictions of a method with the truth."""
 
     def __init__(self, mean: Estimate, truth: GroundTruth, body: Skel) -> None:
         self.rule, self.regressor, self.body, self.mean = truth.benchmark.joints, truth.regressor, body, mean
@@ -106,13 +106,13 @@ class _Scorer:
         return found
 
     def _posed(self, estimate: Estimate) -> ScoredBody:
-        """The body at the origin: every error in 3D is against a root."""
+        """The body at the origin, m, since all 3D errors are relative to a root."""
         vertices = self.body(rep_to_q(estimate.rep), estimate.betas, torch.zeros_like(estimate.camera)).vertices
         return ScoredBody(vertices, self.regressor(vertices))
 
 
 def swapped(prediction: Prediction) -> dict[str, Estimate]:
-    """The final estimate under the cameras of the decoder's layers, see `evaluate_methods`."""
+    """The final estimate with cameras of the decoder's layers, see `evaluate_methods`."""
     final, found = prediction.final, {}
     for layer, estimate in enumerate(prediction.stages[1:]):
         s, xy = estimate.camera[:, :1], estimate.camera[:, 1:]
@@ -122,6 +122,6 @@ def swapped(prediction: Prediction) -> dict[str, Estimate]:
 
 
 def _geometry(rows: BenchmarkRows, cam_int: Float[np.ndarray, "B 3 3"]) -> CropGeometry:
-    """The geometry that the network is told."""
+    """The geometry that the network gets."""
     center, side, intrinsics = (torch.from_numpy(a) for a in (rows.center, rows.told_side, cam_int))
     return CropGeometry.from_box(center, side, intrinsics)

@@ -1,4 +1,4 @@
-"""One prediction against the truth of a batch: a column per metric."""
+"""Compare a prediction with the truth of a batch: a column per metric."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ from hmr_skel.model.decoder import Estimate
 from hmr_skel.model.pose_rep import rep_to_q
 
 Columns = dict[str, Tensor]
-"""Per row [N]: `mpjpe_mm`, `pa_mpjpe_mm`, `pve_mm`, `pa_pve_mm`, as far as the benchmark has them. Where it has 2D
-keypoints: `found` [N 2 44] and `valid` [N 44] bool, see `pck`. Of a SKEL body `q` [N 46]."""
+"""Values per row: those of `mpjpe_mm`, `pa_mpjpe_mm`, `pve_mm`, `pa_pve_mm` [N] that the benchmark has; with 2D
+keypoints `found` [N 2 44] and `valid` [N 44], bool, see `pck`; for a SKEL body `q` [N 46]."""
 
 
 @dataclass(frozen=True)
 class ScoredBody:
-    """A predicted body, metres, along the camera's axes, at any place."""
+    """A predicted body, m, along the camera's axes, at any position."""
 
     vertices: Float[Tensor, "B 6890 3"]
     joints: Float[Tensor, "B J 3"]
 
     def repeated(self, count: int) -> "ScoredBody":
-        """A single body for each of `count` rows."""
+        """A single body, repeated for `count` rows."""
         return ScoredBody(self.vertices.expand(count, -1, -1), self.joints.expand(count, -1, -1))
 
 
@@ -45,13 +45,13 @@ def score(
 
     Args:
         pred: the body, with the joints that `rule.regressor` gives.
-        truth: what it is compared with.
-        rule: which joints count.
+        truth: the ground truth.
+        rule: the joints that count.
         in_crop: the projected keypoints in crop coordinates, for PCK.
-        q: a SKEL body's angles, passed through.
+        q: the angles of a SKEL body, which become a column.
         number: int64 [B] of the rows, for errors; None: from 0.
 
-    Raises `UserError` where a prediction that is compared is no finite number.
+    Raises `UserError` if a prediction for a complete row is not finite.
     """
     rows = slice(None) if truth.complete.all() else truth.complete.nonzero().squeeze(1)
     for points in (pred.joints, pred.vertices, in_crop):
@@ -59,8 +59,8 @@ def score(
             kept = np.flatnonzero(truth.complete.cpu().numpy())
             row = kept[int(finite.logical_not().nonzero()[0])]
             raise UserError(
-                f"the prediction for row {row if number is None else number[row]} is no finite number. Expected a body "
-                "for each row: look where it comes from (of a network that has diverged, take an earlier one)."
+                f"the prediction for row {row if number is None else number[row]} is not finite. Expected a body for "
+                "each row. If it comes from a network that has diverged, take an earlier network."
             )
     columns: Columns = {}
     if truth.joints is not None:
@@ -83,12 +83,12 @@ def score(
 def stage_columns(
     estimate: Estimate, pred: ScoredBody, geometry: CropGeometry, truth: Truth, rule: JointRule, number: np.ndarray
 ) -> Columns:
-    """The columns of one estimate of a network, with its angles and, where the truth is 2D, its projected keypoints.
+    """The columns of a network's estimate, with its angles and, if the truth is 2D, its projected keypoints.
 
     Args:
-        estimate: the network's.
+        estimate: the network's estimate.
         pred: its body, at the origin.
-        geometry: the crops that the network believes in.
+        geometry: the crops, as the network got them.
         truth, rule, number: as in `score`.
     """
     points = in_crop(pred.joints, estimate.camera, geometry) if truth.keypoints_2d is not None else None
@@ -98,13 +98,13 @@ def stage_columns(
 def in_crop(
     keypoints: Float[Tensor, "B 44 3"], camera: Float[Tensor, "B 3"], geometry: CropGeometry
 ) -> Float[Tensor, "B 44 2"]:
-    """Keypoints of a body at the origin, in crop coordinates, where the estimated camera sees it."""
+    """Project the keypoints of a body at the origin by the estimated camera, in crop coordinates."""
     placed = keypoints + crop_camera_to_transl(camera, geometry).unsqueeze(-2)
     return image_to_crop(project(placed, geometry.intrinsics), geometry)
 
 
 def joined(parts: Sequence[Mapping[str, Columns]]) -> dict[str, Columns]:
-    """The columns of batches, one after the other, by the same names."""
+    """Concatenate the columns of batches."""
     return {
         name: {column: torch.cat([part[name][column] for part in parts]) for column in columns}
         for name, columns in parts[0].items()

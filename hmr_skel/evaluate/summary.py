@@ -1,11 +1,11 @@
-"""Columns of rows to the numbers that are reported: means, PCK, their intervals, and limit violations.
+"""Summarise the columns of rows: means, PCK, their intervals, and limit violations.
 
-Intervals are the bootstrap's: percentiles of a metric over data sets drawn again from the rows. Frames of one recording
-resemble each other, so where a benchmark has recordings, whole recordings are drawn: intervals over single frames would
-be several times too narrow.
+Intervals come from the bootstrap: percentiles of a metric over resampled data sets. Frames of one recording resemble
+each other, so whole recordings are resampled if a benchmark has them: intervals from single frames would be several
+times too narrow.
 
-Limit violations have two views: every bounded dof against our table (`anatomical`), whole turns aside; and HSMR's
-metric, which compares knees and elbows (one and two dofs each) with its own table and forgives some degrees.
+Limit violations are counted in two ways: every limited dof against our table (`anatomical`), without whole turns; and
+HSMR's metric, which compares knees and elbows (one and two dofs each) with its own table and tolerates some degrees.
 """
 
 import re
@@ -27,7 +27,7 @@ _CHUNK = 100  # resamples at once
 
 
 def groups_of(names: Sequence[str | None]) -> np.ndarray:
-    """int64 [N] the number of each row's recording; rows without one (None) are a group each."""
+    """The number of each row's recording, int64 [N]. Each row without a recording (None) is a group of its own."""
     numbers: dict[object, int] = {}
     return np.array([numbers.setdefault(i if name is None else name, len(numbers)) for i, name in enumerate(names)])
 
@@ -35,9 +35,9 @@ def groups_of(names: Sequence[str | None]) -> np.ndarray:
 def intervals(
     columns: Mapping[str, Tensor], groups: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, tuple[float, float]]:
-    """The 95 % interval of the mean of every column [N], and of PCK where `found` [N 2 K] and `valid` [N K] are there.
+    """The 95 % interval of the mean of every column [N], and of PCK if there are `found` [N 2 K] and `valid` [N K].
 
-    All metrics are computed on the same resamples. With a single group there is nothing to resample: no interval.
+    All metrics use the same resamples. A single group gives no interval.
     """
     count = int(groups.max()) + 1
     if count < 2:
@@ -77,13 +77,13 @@ def _counts(rng: np.random.Generator, resamples: int, groups: int) -> Float[Tens
 HSMR_DOFS = tuple(DOF_NAMES.index(f"{dof}_{side}") for dof in ("knee_angle", "elbow_flexion") for side in "rl") + tuple(
     DOF_NAMES.index(f"pro_sup_{side}") for side in "rl"
 )
-"""Knees, and of each elbow both its dofs."""
+"""The knees, and both dofs of each elbow."""
 TOLERANCES_DEG = (0, 5, 10, 20, 30)
-_ROUNDING_DEG = 0.01  # float32 angles that are held at a limit are not outside it
+_ROUNDING_DEG = 0.01  # a float32 angle at a limit is not outside
 
 
 def excess_deg(q: Float[np.ndarray, "N 46"], table: str = "anatomical") -> Float[np.ndarray, "N 46"]:
-    """By how much each dof is outside its range, whole turns aside; 0 inside, and where the table has no bounds."""
+    """How far each dof is outside its limits, deg, without whole turns; 0 inside, or if the table has no limits."""
     bounds = limits(table)
     bounded = np.array(np.isfinite(bounds).all(1))
     low, high = np.where(bounded[:, None], bounds, 0.0).T
@@ -94,18 +94,18 @@ def excess_deg(q: Float[np.ndarray, "N 46"], table: str = "anatomical") -> Float
 
 
 def hsmr_excess_deg(q: Float[np.ndarray, "N 46"]) -> Float[np.ndarray, "N 6"]:
-    """By how much knees and elbows are outside HSMR's ranges, as HSMR counts: angles wrapped to (-pi, pi]."""
+    """How far knees and elbows are outside HSMR's limits, deg, for angles wrapped to (-pi, pi], as HSMR does."""
     low, high = limits("hsmr")[list(HSMR_DOFS)].T
     wrapped = np.pi - (np.pi - q[:, HSMR_DOFS]) % (2 * np.pi)
     return np.degrees(np.maximum(low - wrapped, wrapped - high).clip(0))
 
 
 def limit_rates(q: Float[np.ndarray, "N 46"]) -> dict[str, Any]:
-    """Both views, as JSON: shares of 1, degrees.
+    """Both counts as JSON, in shares of 1 and degrees.
 
-    `rows`: share of rows with any dof outside; `dofs`: share of all bounded dofs of all rows; `worst`: the three dofs
-    that are outside most often. `hsmr`: by tolerance, the share of its dofs outside by more, and mean, median and
-    maximum of those excesses.
+    `rows`: share of rows with a dof outside; `dofs`: share of dofs outside, over all rows; `worst`: the three dofs that
+    are outside most often. `hsmr`: for each tolerance, the share of its dofs that exceed it, and the mean, median and
+    maximum of these excesses.
     """
     q = np.asarray(q, np.float64)
     excess = excess_deg(q)
@@ -137,11 +137,11 @@ METRIC_NAMES = {
     "mpjpe_mm": "MPJPE", "pa_mpjpe_mm": "PA-MPJPE", "pve_mm": "PVE", "pa_pve_mm": "PA-PVE",
     "pck_05": "PCK@0.05", "pck_10": "PCK@0.1",
 }  # fmt: skip
-"""Names for reports, in the order in which they are printed."""
+"""The names of metrics for reports, in the order of printing."""
 
 
 def sequences_of(imgname: Sequence[str], pattern: str | None) -> list[str | None]:
-    """The recording of each image: the first group of the pattern in its name; None where there is none."""
+    """The recording of each image: the first group of the pattern in its name, or None."""
     if pattern is None:
         return [None] * len(imgname)
     found = [re.search(pattern, name) for name in imgname]
@@ -149,17 +149,17 @@ def sequences_of(imgname: Sequence[str], pattern: str | None) -> list[str | None
 
 
 def summarise(columns: Columns, sequences: Sequence[str | None], joint_set: str, seed: int = 0) -> dict[str, Any]:
-    """As JSON: each metric, `ci95` by metric, `limits` where there are angles, and what it is all of.
+    """A summary as JSON: each metric, `ci95` by metric, `limits` if there are angles, numbers of rows, `joint_set`.
 
     Args:
         columns: of one stage of one network.
         sequences: the recording of each row, see `sequences_of`.
-        joint_set: for `joint_set`.
-        seed: of the resamples.
+        joint_set: the name of the joints.
+        seed: for the resamples.
     """
     found: dict[str, Any] = {name: columns[name].double().mean().item() for name in METRIC_NAMES if name in columns}
     columns = dict(columns)
-    if "valid" in columns and not columns["valid"].any():  # no keypoint is labelled anywhere: there is no PCK
+    if "valid" in columns and not columns["valid"].any():  # without labelled keypoints there is no PCK
         del columns["found"], columns["valid"]
     if "found" in columns:
         hits, valid = columns["found"].double().sum(0), columns["valid"].double().sum(0)
@@ -175,14 +175,14 @@ def summarise(columns: Columns, sequences: Sequence[str | None], joint_set: str,
 
 
 def resampled(sequences: Sequence[str | None]) -> dict[str, Any]:
-    """What the intervals are drawn over, for a report."""
+    """What the bootstrap resamples, for a report."""
     groups = len(np.unique(groups_of(sequences)))
     what = "rows" if groups == len(sequences) else "sequences"
     return {"level": LEVEL, "resamples": RESAMPLES, "of": what, "groups": groups}
 
 
 def row_columns(columns: Columns) -> dict[str, np.ndarray]:
-    """Metrics per row [N], float32, for files: PCK is then a row's own share, NaN without a valid keypoint."""
+    """The metrics of each row [N], float32, for files. PCK is the row's own share, NaN without a valid keypoint."""
     found = {name: columns[name].float().numpy() for name in METRIC_NAMES if name in columns}
     if "found" in columns:
         share = columns["found"].sum(-1) / columns["valid"].sum(-1, keepdim=True)

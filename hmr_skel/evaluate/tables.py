@@ -1,4 +1,4 @@
-"""Reports: the paper's tables with our lines below theirs (terminal, Markdown, JSON), and errors per row as Parquet."""
+"""Write the paper's tables with our lines below (terminal, Markdown, JSON), and errors per row as Parquet."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,31 +16,31 @@ from hmr_skel.evaluate.score import Columns
 from hmr_skel.evaluate.summary import METRIC_NAMES, excess_deg, row_columns
 
 Measured = Mapping[str, Mapping[str, Any]]
-"""Column's benchmark -> metric -> value."""
+"""The value of each metric by the benchmark of a column."""
 COST = "cost_mpjpe_mm"
-"""Metric: MPJPE after conversion to SKEL less that before, mm."""
+"""The metric of conversion: MPJPE after conversion to SKEL minus MPJPE before, mm."""
 _NOTHING = "-"
 _ROW_MEANINGS = {
     "benchmark": "the benchmark",
-    "method": "whose prediction: the network's file, or the predictions' and what was done to them",
+    "method": "the network's file, or the file of predictions and what was done to them",
     "stage": "mean_pose, coarse or final of a network; smpl (as predicted) or skel (converted) of predictions",
     "row": "row in the label file, from 0",
     "imgname": "image as the label file names it",
-    "sequence": "the recording that the image is from; null: the row stands for itself",
-    "mpjpe_mm": "mean distance per joint, roots in one place",
+    "sequence": "the recording that the image is from; null: the row is independent",
+    "mpjpe_mm": "mean distance per joint, with roots in one place",
     "pa_mpjpe_mm": "the same after the best similarity",
-    "pve_mm": "mean distance per vertex, roots in one place",
+    "pve_mm": "mean distance per vertex, with roots in one place",
     "pa_pve_mm": "the same after the best similarity",
     "pck_05": "share of this row's labelled keypoints nearer than 0.05 crop sides",
     "pck_10": "share of this row's labelled keypoints nearer than 0.1 crop sides",
     "max_limit_violation_deg": "how far the worst dof is outside its range (table anatomical)",
 }
-"""Of the columns of `rows.parquet`."""
+"""The meaning of the columns of `rows.parquet`."""
 
 
 @dataclass(frozen=True)
 class OurLine:
-    """One of our measurements."""
+    """A line of our measurements."""
 
     method: str
     found: Measured
@@ -49,7 +49,7 @@ class OurLine:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """A table of the paper with ours. `more` are columns that only ours have."""
+    """A table of the paper with our lines. Only our lines have the columns `more`."""
 
     table: PaperTable
     ours: Sequence[OurLine]
@@ -62,12 +62,12 @@ class SideBySide:
 
     @property
     def caption(self) -> str:
-        """The table's number and title, and what its cells are, where all are alike."""
+        """The table's number and title, and the metrics of its cells if all cells have the same."""
         cells = "" if len({c.metrics for c in self.table.columns}) > 1 else f"; {_metrics(self.table.columns[0])}"
         return f"Table {self.table.number}: {self.table.title}{cells}"
 
     def header(self) -> list[str]:
-        """Titles of all columns."""
+        """The titles of all columns."""
         alike = len({column.metrics for column in self.table.columns}) == 1
         titles = [
             _name(column) if alike and column in self.table.columns else f"{_name(column)} {_metrics(column)}"
@@ -76,7 +76,7 @@ class SideBySide:
         return ["method", *self.table.details, *titles]
 
     def cells(self) -> list[list[str]]:
-        """The lines, theirs first, as text."""
+        """The cells of all lines as text, the paper's lines first."""
         lines = [
             [line.method, *line.details, *map(_cell, self.columns, self._theirs(line))] for line in self.table.lines
         ]
@@ -87,7 +87,7 @@ class SideBySide:
         return lines
 
     def _theirs(self, line: Line) -> tuple[Values | None, ...]:
-        """A line of the paper; of our own columns only the cost of conversion can be told from the paper."""
+        """The values of a line of the paper. Among the columns `more`, the paper gives only the cost of conversion."""
         costs = [implied_cost(line, c.benchmark) if c.metrics == (COST,) else None for c in self.more]
         return (*line.cells, *(None if cost is None else (cost,) for cost in costs))
 
@@ -131,12 +131,12 @@ class SideBySide:
 
 
 def cost_columns(benchmarks: Iterable[str]) -> tuple[Column, ...]:
-    """What conversion to SKEL costs on each of the benchmarks, mm of MPJPE."""
+    """Columns with the cost of conversion to SKEL on each benchmark, mm of MPJPE."""
     return tuple(Column(name, (COST,), f"cost {BENCHMARKS[name].title}") for name in benchmarks)
 
 
 def swap_lines(method: str, stages: Mapping[str, Mapping[str, Any]]) -> list[OurLine]:
-    """The lines of Table S2 out of a network's stages on COCO."""
+    """The lines of Table S2 from a network's stages on COCO."""
     count = sum(name.startswith(f"{SWAP_XY}_") for name in stages)
     return [
         OurLine(
@@ -177,9 +177,9 @@ def rows_table(
     benchmark: str, method: str, stage: str, row: np.ndarray, imgname: Sequence[str], sequences: Sequence[str | None],
     columns: Columns,
 ) -> pa.Table:  # fmt: skip
-    """Errors per row [N] of one stage, out of the `columns` of `score`; metrics that the benchmark has not are null.
+    """A table of errors per row [N] of one stage, from the `columns` of `score`. Missing metrics are null.
 
-    The other arguments are columns of the table, of which the first three are the same in all rows.
+    The other arguments become columns of the table; the first three are the same in all rows.
     """
     count = len(row)
     metrics = row_columns(columns)
@@ -201,6 +201,6 @@ def rows_table(
 
 
 def write_rows(path: Path, tables: Sequence[pa.Table]) -> None:
-    """One file of all of them, by rename. Raises `UserError` where it cannot be written."""
+    """Write all tables into one file, by rename. Raises `UserError` if it cannot be written."""
     with replacing(path) as temporary:
         pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")

@@ -1,1 +1,1 @@
-"""SKEL-CF: the network that predicts SKEL from one image, its camera, and its weights on disk."""
+"""The network SKEL-CF, which predicts SKEL from one image; its camera, and its weights on disk."""

@@ -1,11 +1,10 @@
 """Converts the crop's weak-perspective camera to the full image's perspective one, and projects into the crop.
 
-Frames: the camera's (x right, y down, z forward, metres); the full image (px); the crop, a square cut out of it and
-scaled to 256 px, whose coordinates are given in [-0.5, 0.5].
+Frames: the camera (x right, y down, z forward, m); the full image (px); the crop, a square of the image scaled to 256
+px, with coordinates in [-0.5, 0.5].
 
-The published code converts with the image's centre and projects with the intrinsics' principal point, which shifts
-every label whose principal point is elsewhere. Here the principal point is used throughout; where it is the image's
-centre, both agree.
+The published code converts with the image's centre but projects with the principal point, which shifts labels whose
+principal point is elsewhere. This module always uses the principal point; if it is the image's centre, both agree.
 """
 
 from dataclasses import dataclass
@@ -15,15 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 CROP_SIZE = 256
-PATCH_FOCAL = 5000.0  # px: HSMR's and HMR2's stand-in for an unknown camera, on a crop of 256 px
-# A box 20 m wide. Beyond it the scale has no meaning, but 2 f / (b s) would pass through infinity to behind the camera.
+PATCH_FOCAL = 5000.0  # px, on a crop of 256 px: what HSMR and HMR2 assume for an unknown camera
+# A box 20 m wide. Smaller scales mean nothing, but 2 f / (b s) would pass through infinity to behind the camera.
 MIN_SCALE = 0.1
-MIN_DEPTH = 0.1  # m: nearer points, and those behind the camera, are projected as if they were about here
+MIN_DEPTH = 0.1  # m: nearer points, and points behind the camera, are projected from about this depth
 
 
 @dataclass(frozen=True)
 class CropGeometry:
-    """Where the crop lies in the full image, and the camera that took it."""
+    """The place of the crop in the full image, and the camera of the image."""
 
     center: Float[Tensor, "*batch 2"]  # of the box, px in the full image
     size: Float[Tensor, "*batch"]  # the box's side, px in the full image
@@ -34,12 +33,12 @@ class CropGeometry:
     def from_box(
         cls, center: Float[Tensor, "*batch 2"], size: Float[Tensor, "*batch"], intrinsics: Float[Tensor, "*batch 3 3"]
     ) -> "CropGeometry":
-        """The geometry of an upright box."""
+        """The geometry of a box that is not rotated."""
         return cls(center, size, intrinsics, upright_affine(center, size))
 
     @classmethod
     def unknown_camera(cls, like: "CropGeometry") -> "CropGeometry":
-        """The crop as an image of its own, taken with a focal length of 5000 px: what HSMR assumes."""
+        """The crop as a whole image with a focal length of 5000 px, as HSMR assumes."""
         batch, half = like.size.shape, CROP_SIZE / 2
         intrinsics = like.size.new_tensor([[PATCH_FOCAL, 0, half], [0, PATCH_FOCAL, half], [0, 0, 1]])
         return cls(
@@ -55,14 +54,14 @@ class CropGeometry:
 
 
 def upright_affine(center: Float[Tensor, "*batch 2"], size: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 2 3"]:
-    """The map from the full image to the crop of an upright box: its centre goes to (128, 128)."""
+    """The map from the full image to the crop of a box that is not rotated. Its centre goes to (128, 128)."""
     scale = (CROP_SIZE / size)[..., None, None]
     linear = scale * torch.eye(2, dtype=center.dtype, device=center.device)
     return torch.cat((linear, CROP_SIZE / 2 - scale * center.unsqueeze(-1)), -1)
 
 
 def camera_cue(geometry: CropGeometry) -> Float[Tensor, "*batch 3"]:
-    """Where the box lies in the camera's view: its centre against the principal point and its side, over f."""
+    """The box in the camera's view: its centre relative to the principal point, and its side, both over f."""
     focal = geometry.intrinsics[..., 0, 0]
     offset = geometry.center - geometry.intrinsics[..., :2, 2]
     return torch.cat((offset, geometry.size.unsqueeze(-1)), -1) / focal.unsqueeze(-1)
@@ -71,12 +70,12 @@ def camera_cue(geometry: CropGeometry) -> Float[Tensor, "*batch 3"]:
 def crop_camera_to_transl(camera: Float[Tensor, "*batch 3"], geometry: CropGeometry) -> Float[Tensor, "*batch 3"]:
     """The body's translation in the camera's frame, m, from the crop's weak-perspective camera (s, tx, ty).
 
-    The body's origin is projected to (cx + b s tx / 2, cy + b s ty / 2), whatever the focal length.
+    For any focal length, the body's origin projects to (cx + b s tx / 2, cy + b s ty / 2).
     """
     focal = geometry.intrinsics[..., 0, 0]
-    half_width = geometry.size * positive(camera[..., 0], MIN_SCALE) / 2  # of the crop, px over metres
+    half_width = geometry.size * positive(camera[..., 0], MIN_SCALE) / 2  # of the crop, px per m
     offset = geometry.center - geometry.intrinsics[..., :2, 2]
-    # Pixels over the focal length of x and y each, which differ in some calibrated cameras.
+    # x and y have focal lengths of their own, which differ in some calibrated cameras.
     stretch = torch.stack((torch.ones_like(focal), focal / geometry.intrinsics[..., 1, 1]), -1)
     transl_xy = (camera[..., 1:] + offset / half_width.unsqueeze(-1)) * stretch
     return torch.cat((transl_xy, (focal / half_width).unsqueeze(-1)), -1)
@@ -85,22 +84,22 @@ def crop_camera_to_transl(camera: Float[Tensor, "*batch 3"], geometry: CropGeome
 def project(
     points: Float[Tensor, "*batch K 3"], intrinsics: Float[Tensor, "*batch 3 3"]
 ) -> Float[Tensor, "*batch K 2"]:
-    """Points in the camera's frame (m) to the full image (px)."""
+    """Project points in the camera's frame (m) into the full image (px)."""
     depth = positive(points[..., 2:], MIN_DEPTH)
     rays = torch.cat((points[..., :2] / depth, torch.ones_like(depth)), -1)
     return rays @ intrinsics[..., :2, :].mT
 
 
 def image_to_crop(points: Float[Tensor, "*batch K 2"], geometry: CropGeometry) -> Float[Tensor, "*batch K 2"]:
-    """Full image (px) to crop coordinates in [-0.5, 0.5]."""
+    """Map points in the full image (px) to crop coordinates in [-0.5, 0.5]."""
     linear, offset = geometry.affine[..., :2], geometry.affine[..., 2]
     return (points @ linear.mT + offset.unsqueeze(-2)) / CROP_SIZE - 0.5
 
 
 def positive(x: Float[Tensor, "*any"], floor: float) -> Float[Tensor, "*any"]:
-    """x where it is above `floor`; below, a positive value that falls towards 0 and whose slope never vanishes.
+    """x above `floor`; below, a positive value that falls towards 0 with a slope that is never 0.
 
-    Value and slope are continuous, so that gradient descent finds its way back from the wrong side.
+    Value and slope are continuous, so gradient descent can return from below.
     """
     below = floor / (2 - x.clamp_max(floor) / floor)
     return torch.where(x > floor, x, below)

@@ -1,6 +1,6 @@
-"""A trained network on disk: a safetensors file whose header holds, as JSON, what the network is and belongs to.
+"""Write and read trained networks: safetensors files whose header describes the network as JSON.
 
-The same JSON stands beside it for people. Nothing in the file can run, and one rename makes it appear as a whole.
+A .json file beside it holds the same for people. The file holds no code, and appears whole, by rename.
 """
 
 import dataclasses
@@ -25,19 +25,19 @@ from hmr_skel.model.published import checked_state, load_skel_cf
 
 FORMAT = "hmr-skel network, version 1"
 PUBLISHED = "published SKEL-CF"
-"""How the recipe of a network begins that has none of ours."""
+"""The beginning of `NetworkInfo.recipe` for a network that others have trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkInfo:
-    """What a network was trained for."""
+    """What belongs to a network beside its weights."""
 
     skel_gender: str
-    """The gender of the body that its betas and angles belong to."""
+    """The gender of the SKEL body that its betas and angles belong to."""
     recipe: str
     """The name of the training recipe."""
     details: dict[str, Any] = field(default_factory=dict)
-    """Anything else that JSON can hold: the steps, the whole recipe, the dataset."""
+    """More facts, as JSON: the steps, the whole recipe, the dataset."""
 
 
 def save_network(
@@ -45,8 +45,8 @@ def save_network(
 ) -> None:
     """Write `path` (.safetensors) and a .json of the same name beside it, each by rename.
 
-    `weights` take the place of the network's own: averaged ones for instance, named and shaped as its state dict.
-    Raises `UserError` where the folder cannot be written.
+    `weights`, for instance averaged ones, replace the network's own; names and shapes are those of its state dict.
+    Raises `UserError` if the folder cannot be written.
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or network.state_dict()).items()}
@@ -67,9 +67,9 @@ def save_network(
 
 
 def load_network(path: str | Path, *, skel_gender: str | None = None) -> tuple[Network, NetworkInfo]:
-    """Read a network (.safetensors; on the CPU, in evaluation mode) and what it was trained for.
+    """Read a network (.safetensors; on the CPU, in evaluation mode) and its `NetworkInfo`.
 
-    Raises `UserError` where the file is missing, damaged or foreign, or its body is not the one of `skel_gender`.
+    Raises `UserError` if the file is missing, damaged or of another kind, or if its body is not that of `skel_gender`.
     """
     about, tensors = _read(Path(path))
     try:
@@ -79,8 +79,9 @@ def load_network(path: str | Path, *, skel_gender: str | None = None) -> tuple[N
         raise UserError(f"{path}: its description does not fit this version of hmr-skel ({error}).") from error
     if skel_gender is not None and info.skel_gender != skel_gender:
         raise UserError(
-            f"{path}: this network was trained on the {info.skel_gender} SKEL, the {skel_gender} one is asked for. "
-            "Betas and angles of one mean nothing to the other: give a network or a dataset of the other gender."
+            f"{path}: this network was trained on the {info.skel_gender} SKEL, expected the {skel_gender} one. Its "
+            f"betas "
+            "and angles belong to its own body: give a network or a dataset of the same gender."
         )
     with torch.device("meta"):
         network = Network(config)
@@ -89,11 +90,11 @@ def load_network(path: str | Path, *, skel_gender: str | None = None) -> tuple[N
 
 
 def load_any_network(path: Path, skel_gender: str | None = None) -> tuple[Network, NetworkInfo]:
-    """As `load_network`, and SKEL-CF's `best.pth` (.pth, .pt, .ckpt), which is for the male SKEL."""
+    """As `load_network`, but also reads SKEL-CF's `best.pth` (.pth, .pt, .ckpt), which is for the male SKEL."""
     if path.suffix.lower() not in (".pth", ".pt", ".ckpt"):
         return load_network(path, skel_gender=skel_gender)
     if skel_gender not in (None, "male"):
-        raise UserError(f"{path}: SKEL-CF was trained on the male SKEL, the {skel_gender} one is asked for.")
+        raise UserError(f"{path}: SKEL-CF was trained on the male SKEL, expected the {skel_gender} one.")
     network, averaged = load_skel_cf(path)
     return network.eval(), NetworkInfo(skel_gender="male", recipe=PUBLISHED + ("" if averaged else ", not averaged"))
 
@@ -108,7 +109,7 @@ def load_mean(path: str | Path) -> dict[str, list[float]]:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {ours: np.asarray(file[theirs], np.float64) for ours, (theirs, _) in names.items()}
-    except Exception as error:  # a damaged zip or header can raise anything
+    except Exception as error:  # a damaged zip or header can raise any exception
         raise UserError(f"{path}: no mean parameters (expected an .npz with poses, betas, cam): {error}") from error
     for ours, (theirs, size) in names.items():
         if arrays[ours].size != size or not np.isfinite(arrays[ours]).all():
@@ -117,7 +118,7 @@ def load_mean(path: str | Path) -> dict[str, list[float]]:
 
 
 def config_from_dict(config: Mapping[str, Any]) -> NetworkConfig:
-    """The reverse of `dataclasses.asdict`. Raises TypeError or KeyError on unknown or missing entries."""
+    """Undo `dataclasses.asdict`. Raises TypeError or KeyError for unknown or missing entries."""
     parts = dict(config)
     return NetworkConfig(vit=VitConfig(**parts.pop("vit")), decoder=DecoderConfig(**parts.pop("decoder")), **parts)
 
@@ -132,8 +133,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
-            f"{path}: damaged, or no safetensors file ({error}). Expected a run's network.safetensors, or SKEL-CF's "
+            f"{path}: damaged, or not a safetensors file ({error}). Expected a run's network.safetensors, or SKEL-CF's "
             "published best.pth."
         ) from error
     found = about.get("format") if isinstance(about, dict) else None
-    raise UserError(f"{path}: no network of hmr-skel (expected {FORMAT!r} in its header, found {found!r}).")
+    raise UserError(f"{path}: not a network of hmr-skel (expected {FORMAT!r} in its header, found {found!r}).")

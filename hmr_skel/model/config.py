@@ -1,4 +1,4 @@
-"""What a network is made of, as plain values: recipes, `--help` and the tables' columns need no torch for it."""
+"""The settings of a network as plain values, so that recipes, `--help` and tables need no torch."""
 
 from dataclasses import dataclass, field
 
@@ -17,16 +17,16 @@ class VitConfig:
     heads: int
     """Attention heads; must divide the width."""
     drop_path: float = 0.0
-    """Chance that the last block's branches are skipped for a sample in training; rises linearly from 0 at block 0."""
+    """Chance that training skips the last block's branches for a sample; it rises linearly from 0 at block 0."""
     patch: int = 16
-    """Side of a patch, px. The published weights have 16; 32 makes a quarter of the tokens."""
+    """Side of a patch, px. The published weights have 16; 32 gives a quarter of the tokens."""
     stem_tokens: int = 0
-    """Not 0: so many tokens, made in place of patches by a small convolutional network that finds keypoints
-    (`hmr_skel.model.stem`)."""
+    """If not 0, a small convolutional network that finds keypoints (`hmr_skel.model.stem`) makes so many tokens in
+    place of patches."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.stem_tokens < 0:
             raise ValueError(f"stem_tokens is {self.stem_tokens}, must not be negative")
         if not 0 <= self.drop_path < 1:
@@ -58,30 +58,30 @@ class DecoderConfig:
     """The decoder's size."""
 
     depth: int = 6
-    """Number of layers that a token passes."""
+    """Number of layers."""
     heads: int = 8
     """Attention heads."""
     head_width: int = 64
     """Features of an attention head."""
     hidden: int = 1024
-    """Features in the middle of a layer's perceptron."""
+    """Hidden features of a layer's perceptron."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """What the network is made of. The defaults are the paper's."""
+    """The parts of the network. The defaults are the paper's."""
 
     vit: VitConfig = VIT_SIZES["vit_h"]
     """The image encoder."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """The decoder; its width is the encoder's."""
     head_hidden: int = 256
-    """Features in the middle of the heads."""
+    """Hidden features of the heads."""
     camera: bool = True
-    """Use the camera's intrinsics and the box. Off ("w/o Cam"): every crop counts as a photo taken with f = 5000 px."""
+    """Use the camera's intrinsics and the box. Off ("w/o Cam"): treat every crop as a photo with f = 5000 px."""
     coarse: bool = True
     """Estimate from the encoder's tokens first. Off ("w/o C2F"): the decoder starts from the mean body."""
     refine: bool = True
-    """Let every decoder layer correct the estimate. Off ("w/o Refine"): the last one only."""
+    """Let every decoder layer correct the estimate. Off ("w/o Refine"): only the last layer does."""
     looped: bool = False
-    """Use one decoder layer over and over in place of different ones ("Looped Decoder")."""
+    """Use the same decoder layer several times ("Looped Decoder")."""

@@ -1,4 +1,4 @@
-"""Estimates of pose, shape and camera, and the three small heads that make and correct them."""
+"""Estimates of pose, shape and camera; the heads that make them, and the decoder that corrects them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from hmr_skel.model.config import DecoderConfig
 from hmr_skel.model.pose_rep import q_to_rep, rep_to_q
 from hmr_skel.rows import SkelParams
 
-# The mean of HSMR's labels (HSMR, MIT licence). These betas belong to the licensed male SKEL's shape space.
+# The mean of HSMR's labels (HSMR, MIT licence). These betas are in the shape space of the licensed male SKEL.
 HSMR_MEAN_BETAS = (0.0722, 0.4987, 0.4030, -0.0092, 0.2598, -0.6516, 0.3040, -0.5180, 0.4776, 0.2177)
 HSMR_MEAN_CAMERA = (0.9, 0.0, 0.0)
 
@@ -23,9 +23,9 @@ HSMR_MEAN_CAMERA = (0.9, 0.0, 0.0)
 class Estimate:
     """One stage's estimate for a batch of crops."""
 
-    rep: Float[Tensor, "B 24 6"]  # of the pose, see pose_rep
+    rep: Float[Tensor, "B 24 6"]  # the pose, see pose_rep
     betas: Float[Tensor, "B 10"]
-    camera: Float[Tensor, "B 3"]  # s, tx, ty: weak perspective in the crop; its half width is 1 / s metres
+    camera: Float[Tensor, "B 3"]  # s, tx, ty: weak perspective in the crop, whose half width is 1 / s metres
 
     def corrected(self, residual: "Estimate") -> "Estimate":
         return Estimate(self.rep + residual.rep, self.betas + residual.betas, self.camera + residual.camera)
@@ -36,9 +36,9 @@ class Estimate:
 
 
 class Heads(nn.Module):
-    """Features to corrections of an estimate, and the mean body that the first estimate starts from.
+    """Turn features into corrections of an estimate, and hold the mean body that the first estimate starts from.
 
-    One instance serves the coarse estimate and every layer of the decoder.
+    The coarse estimate and all layers of the decoder share one instance.
     """
 
     mean_rep: Tensor
@@ -64,7 +64,7 @@ class Heads(nn.Module):
     def forward(
         self, pose: Float[Tensor, "B D"], betas: Float[Tensor, "B D"], camera: Float[Tensor, "B D"]
     ) -> Estimate:
-        """The correction that each feature asks for."""
+        """The corrections by the features of pose, betas and camera."""
         return Estimate(self.pose(pose).unflatten(-1, (24, 6)), self.betas(betas), self.camera(camera))
 
     def mean(self, batch: int) -> Estimate:
@@ -92,14 +92,14 @@ class Decoder(nn.Module):
         self.embed_pose = nn.Linear(144 + cue, width)
         self.embed_betas = nn.Linear(10 + cue, width)
         self.embed_camera = nn.Linear(3 + cue, width)
-        # One vector for all three tokens, seen by the first layer only: so in the published network.
+        # As in the published network: one vector for all three tokens, and only for the first layer.
         self.position = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.layers = nn.ModuleList(DecoderLayer(width, config) for _ in range(1 if looped else config.depth))
 
     def forward(
         self, image: Float[Tensor, "B N D"], start: Estimate, cue: Float[Tensor, "B 3"] | None, heads: Heads
     ) -> list[Estimate]:
-        """The estimates after each layer; without refinement the last one only."""
+        """The estimates after each layer; without refinement only the last one."""
         estimates = []
         estimate = start
         tokens = self.embed(estimate, cue) + self.position
@@ -123,7 +123,7 @@ class Decoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Tokens attend to one another, then to the image, then pass a perceptron; each on normalised tokens, added."""
+    """Self-attention, attention to the image, then a perceptron; each takes normalised tokens, and is added to them."""
 
     def __init__(self, width: int, config: DecoderConfig) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of the tokens to the image, whose tokens the encoder has already normalised."""
+    """Attention to the image's tokens, which the encoder has already normalised."""
 
     def __init__(self, width: int, config: DecoderConfig) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""HumanFoV (CameraHMR, Patel and Black 2024): the vertical field of view of a photo, from the whole image. Frozen.
+"""HumanFoV (CameraHMR, Patel and Black 2024), which estimates a photo's vertical field of view from the whole image.
 
 Its trunk is HRNet-W48 (Sun et al. 2019): four branches at 1/4 to 1/32 of the image, which exchange features. Modules
-have the names of the published weights. Images are RGB, which the weights were trained with; parts of the published
-evaluation feed BGR by mistake.
+have the names of the published weights. Images are RGB, as in their training; parts of the published evaluation give it
+BGR by mistake.
 """
 
 from math import tan
@@ -18,7 +18,7 @@ from hmr_skel.foreign import load_torch
 from hmr_skel.model.network import normalize
 from hmr_skel.model.published import checked_state
 
-CHANNELS = (48, 96, 192, 384)  # of the branches
+CHANNELS = (48, 96, 192, 384)  # per branch
 MODULES = {2: 1, 3: 4, 4: 3}  # exchange modules of stages 2, 3, 4; stage n has n branches
 NUM_FEATURES = sum(CHANNELS)
 _BLOCKS = 4  # per branch and module, and in layer 1
@@ -35,7 +35,7 @@ def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, relu: b
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions with a shortcut."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions beside a shortcut, which is a 1x1 convolution where the width changes."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut, which is a 1x1 convolution if the width changes."""
 
     def __init__(self, inputs: int, inner: int, outputs: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Bottleneck(nn.Module):
 
 
 class Exchange(nn.Module):
-    """Blocks in each branch, then every branch adds up all of them, brought to its own resolution."""
+    """Blocks in each branch, then each branch sums all branches at its own resolution."""
 
     def __init__(self, num_branches: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Exchange(nn.Module):
 
 
 def _resample(source: int, target: int) -> nn.Module:
-    """Brings a branch to another one's resolution and width."""
+    """Bring a branch to the resolution and width of another."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -96,7 +96,7 @@ def _resample(source: int, target: int) -> nn.Module:
 
 
 class HrNet(nn.Module):
-    """Normalised images to 720 channels at 1/32: the branches, convolved down to the smallest and side by side."""
+    """Normalised images to 720 channels at 1/32: all branches, convolved down to the smallest and concatenated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,18 +129,18 @@ def _stage(num_branches: int) -> nn.Sequential:
 
 
 def _new_branch(num_branches: int) -> nn.ModuleList:
-    """The old branches go on as they are; the last one also starts a new one at half its resolution."""
+    """The old branches continue unchanged; the last one also starts a new branch at half its resolution."""
     new = conv_bn(CHANNELS[num_branches - 2], CHANNELS[num_branches - 1], stride=2)
     return nn.ModuleList([*(nn.Identity() for _ in range(num_branches - 1)), nn.Sequential(new)])
 
 
 INPUT_SIZE = 256
-# In the published file, but without a part in the result.
+# These are in the published file but do not affect the result.
 _UNUSED = ("fc2.", "backbone.final_layer.")
 
 
 class HumanFov(nn.Module):
-    """Whole images to vertical fields of view. Always in evaluation mode, without gradients."""
+    """Estimate vertical fields of view from whole images, in evaluation mode and without gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class HumanFov(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "HumanFov":
-        """Read `cam_model_cleaned.ckpt` of CameraHMR's release. Raises `UserError` where the file is not that."""
+        """Read `cam_model_cleaned.ckpt` of CameraHMR's release. Raises `UserError` if the file is another."""
         content = load_torch(Path(path), foreign=True)
         found = content.get("state_dict", content) if isinstance(content, dict) else content
         with torch.device("meta"):
@@ -165,13 +165,13 @@ class HumanFov(nn.Module):
         return super().train(False)
 
     def forward(self, images: Float[Tensor, "B 3 256 256"]) -> Float[Tensor, "B"]:
-        """Vertical fields of view, rad, of images prepared by `letterbox` and `normalize`."""
+        """Vertical fields of view, rad, of images from `letterbox` and `normalize`."""
         features = self.backbone(images).mean((-1, -2))
         return self.fc3(self.fc1(features))[:, 1]
 
     @torch.no_grad()
     def intrinsics(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "3 3"]:
-        """The camera of one RGB image: square pixels, the principal point in the middle, px."""
+        """The intrinsics of one RGB image, px, with square pixels and the principal point in the middle."""
         small = torch.from_numpy(letterbox(image)).permute(2, 0, 1)[None]
         device = self.fc1.weight.device
         vfov = self(normalize(small.to(device))).item()
@@ -179,7 +179,7 @@ class HumanFov(nn.Module):
 
 
 def letterbox(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "256 256 3"]:
-    """The whole image, its longer side scaled to 256 px, in the middle of a white square."""
+    """The whole image in the middle of a white square, with its longer side scaled to 256 px."""
     import cv2
 
     height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""SKEL posed: skin and the 44 keypoints that labels have, from the parameters that a network predicts."""
+"""Pose SKEL with the parameters that a network predicts: skin, and the 44 keypoints of labels."""
 
 from copy import copy
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from hmr_skel.rows import SkelParams
 
 @dataclass(frozen=True)
 class PosedBody:
-    """Metres, in the frame of the parameters' translation."""
+    """A posed body, m, in the frame of the parameters' translation."""
 
     vertices: Float[Tensor, "*batch 6890 3"]
     keypoints: Float[Tensor, "*batch 44 3"]
 
 
 class SkelKeypoints(nn.Module):
-    """SKEL of one gender with the regressors of the keypoints. Frozen, float32, part of no checkpoint."""
+    """SKEL of one gender with the regressors of the keypoints. Frozen, float32, and not in checkpoints."""
 
     matrix: Tensor
     used_matrix: Tensor
@@ -37,7 +37,7 @@ class SkelKeypoints(nn.Module):
         self.skel = skel.requires_grad_(False)
         matrix = torch.cat((joints_matrix, points_matrix)).to(next(skel.buffers()))
         self.register_buffer("matrix", matrix, persistent=False)
-        # Few vertices count (a few hundred): training, which needs the keypoints alone, poses only these.
+        # Keypoints depend on a few hundred vertices. Training needs only keypoints, and poses only these vertices.
         used = matrix.any(0).nonzero().squeeze(1)
         self.register_buffer("used_matrix", matrix[:, used], persistent=False)
         self.used_skel = _with_vertices(skel, used)
@@ -46,13 +46,13 @@ class SkelKeypoints(nn.Module):
     def load(cls, directory: str | Path, gender: str = "male", device: str | torch.device = "cpu") -> "SkelKeypoints":
         """Read `skel_<gender>.pkl`, `J_regressor_SKEL_mix_<GENDER>.pkl` and `SMPL_to_J19.pkl`.
 
-        Raises `UserError` where a file is missing or damaged.
+        Raises `UserError` if a file is missing or damaged.
         """
         directory = Path(directory)
         if gender not in ("male", "female"):
-            raise UserError(f"there is no SKEL of gender {gender!r}; there are male and female.")
+            raise UserError(f"there is no SKEL of gender {gender!r}. Expected male or female.")
         skel = Skel.load(directory / f"skel_{gender}.pkl", gender=gender)
-        # HSMR publishes the male's regressor only. Both meshes have the same vertices, so it serves the female too.
+        # HSMR publishes only the male regressor. Both meshes have the same topology, so the female body uses it too.
         regressor = directory / f"J_regressor_SKEL_mix_{gender.upper()}.pkl"
         if not regressor.exists():
             regressor = directory / "J_regressor_SKEL_mix_MALE.pkl"
@@ -65,13 +65,13 @@ class SkelKeypoints(nn.Module):
         return self.skel.gender
 
     def forward(self, params: SkelParams) -> PosedBody:
-        """Skin and keypoints, in float32 whatever autocast says."""
+        """Skin and keypoints, always in float32, also under autocast."""
         with autocast(params.q.device.type, bf16=False):
             vertices = self.skel(params.q, params.betas, params.transl).vertices
             return PosedBody(vertices, _regress(self.matrix, vertices))
 
     def keypoints(self, params: SkelParams) -> Float[Tensor, "*batch 44 3"]:
-        """The keypoints alone, much cheaper."""
+        """Only the keypoints, which is much cheaper, m."""
         with autocast(params.q.device.type, bf16=False):
             vertices = self.used_skel(params.q, params.betas, params.transl).vertices
             return _regress(self.used_matrix, vertices)
@@ -83,7 +83,7 @@ def _regress(matrix: Float[Tensor, "64 V"], vertices: Float[Tensor, "*batch V 3"
 
 
 def _with_vertices(skel: Skel, kept: Int[Tensor, "K"]) -> Skel:
-    """The same body, its joints included, with only these vertices of the skin."""
+    """The same body and joints, with only these vertices of the skin."""
     part = copy(skel)
     part._buffers = skel._buffers.copy()
     for name in ("template", "weights"):

@@ -1,7 +1,7 @@
-"""SKEL-CF: an image crop to SKEL's pose and shape and the camera, coarse first, then refined layer by layer.
+"""SKEL-CF: from an image crop to pose, shape and camera of SKEL, first coarse, then refined layer by layer.
 
-The variants of the paper's Tables 4 and 5 are switches of `NetworkConfig`; with `camera`, `coarse` and `refine` all off
-the architecture is HSMR's. The body model is not in here: `hmr_skel.model.keypoints` poses what this network says.
+Switches of `NetworkConfig` select the variants in the paper's Tables 4 and 5; with `camera`, `coarse` and `refine` off,
+the architecture is HSMR's. The network contains no body model: `hmr_skel.model.keypoints` poses its predictions.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says about a batch of crops.
+    """The network's estimates for a batch of crops.
 
-    `stages[0]` is where the decoder starts (the coarse estimate, or the mean body without it), `stages[1:]` come after
-    the decoder's layers, `stages[-1]` is the answer. `geometry` is the one the network believes in: the crop's own, or
-    with `camera` off that of the unknown camera, in whose frame the translation then is.
-    `keypoint_maps` say where an encoder that finds keypoints (`hmr_skel.model.stem`) thought they were.
+    The decoder starts from `stages[0]` (the coarse estimate, or without it the mean body); `stages[1:]` come from its
+    layers, and `stages[-1]` is the final estimate. `geometry` is what the network assumes: that of the crop, or with
+    `camera` off that of the unknown camera, in whose frame the translation then is. `keypoint_maps` come from an
+    encoder that finds keypoints (`hmr_skel.model.stem`).
     """
 
     stages: tuple[Estimate, ...]
@@ -40,12 +40,12 @@ class Prediction:
 
     @property
     def coarse(self) -> Estimate | None:
-        """The encoder's estimate."""
+        """The coarse estimate; None if the network makes none."""
         return self.stages[0] if self.has_coarse else None
 
     @property
     def intermediate(self) -> tuple[Estimate, ...]:
-        """After layers 1 to T-1."""
+        """The estimates after layers 1 to T-1."""
         return self.stages[1:-1]
 
     @property
@@ -58,7 +58,7 @@ class Prediction:
 
 
 class Network(nn.Module):
-    """Crops to predictions. Parameters are float32; only the encoder runs in bfloat16, where asked to."""
+    """Predict SKEL from crops. Parameters are float32; with `bf16` the encoder alone runs in bfloat16."""
 
     def __init__(
         self,
@@ -82,11 +82,11 @@ class Network(nn.Module):
         geometry: CropGeometry,
         bf16: bool = False,
     ) -> Prediction:
-        """Predict from crops of 256 x 256 px, or of their middle 192 columns, which is all the network looks at.
+        """Predict from crops of 256 x 256 px, or from their middle 192 columns; the network uses only these.
 
         Args:
-            images: RGB; bytes, or floats that `normalize` has been applied to.
-            geometry: where the crops are from.
+            images: RGB as bytes, or floats from `normalize`.
+            geometry: the place of the crops in their images.
             bf16: run the encoder in bfloat16.
         """
         device = images.device.type
@@ -114,20 +114,20 @@ def normalize(images: UInt8[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 
     return (images / 255 - mean) / std
 
 
-# Made anew in every call, each would be a copy to the device that the host waits for.
+# Cached: a new tensor in each call would be a copy to the device that the host waits for.
 @lru_cache(maxsize=16)
 def _mean_and_std(device: torch.device) -> Float[Tensor, "2 3 1 1"]:
     return torch.tensor((IMAGE_MEAN, IMAGE_STD), device=device)[:, :, None, None]
 
 
 def middle_columns(images: Tensor) -> Tensor:
-    """The middle 192 columns of crops that are wider."""
+    """The middle 192 columns of crops."""
     margin = (images.shape[-1] - IMAGE_WIDTH) // 2
     return images[..., margin : margin + IMAGE_WIDTH]
 
 
 def autocast(device_type: str, bf16: bool) -> AbstractContextManager:
-    """Matrix products in bfloat16 or, `bf16` off, in the precision of their inputs, whatever surrounds the call."""
-    if not torch.amp.is_autocast_available(device_type):  # the meta device has no arithmetic at all
+    """Compute matrix products in bfloat16, or without `bf16` in the precision of their inputs, in any context."""
+    if not torch.amp.is_autocast_available(device_type):  # the meta device has no arithmetic
         return nullcontext()
     return torch.autocast(device_type, dtype=torch.bfloat16, enabled=bf16)

@@ -1,11 +1,11 @@
-"""SKEL's pose for a network: 46 angles q, six numbers per joint ("rep"), and joint rotations, into one another.
+"""Convert SKEL's pose between 46 angles q, six numbers per joint ("rep") for a network, and joint rotations.
 
-The rep of a joint with three dofs is the first two rows of its rotation matrix; of a hinge (cos q, -sin q, 0, 0, 0, 0);
-of a wrist its two angles as they are; what a joint does not use is zero in a target and ignored in a prediction.
-Rotations here are those of `hmr_skel.body.dofs`, in the joints' own (OpenSim) frames: P = Rot(axis_n, q_n) ...
-Rot(axis_1, q_1). The definition is HSMR's (Xia et al. 2025).
+The rep of a joint with three dofs is the first two rows of its rotation matrix; that of a hinge is (cos q, -sin q, 0,
+0, 0, 0); that of a wrist is its two angles. Unused numbers are zero in a target and ignored in a prediction. Rotations
+are those of `hmr_skel.body.dofs`, in the joints' own (OpenSim) frames: P = Rot(axis_n, q_n) ... Rot(axis_1, q_1). The
+definition is HSMR's (Xia et al. 2025).
 
-Every gradient is finite: at gimbal lock, at the zero rep, and where the six numbers span no plane.
+Every gradient is finite, also at gimbal lock, at the zero rep, and where the six numbers span no plane.
 """
 
 from functools import lru_cache
@@ -24,12 +24,12 @@ BALL_JOINTS, WRIST_JOINTS, HINGE_JOINTS = (
     [joint for joint, dofs in enumerate(_DOFS_OF) if len(dofs) == count] for count in (3, 2, 1)
 )
 
-# Shorter vectors count as this long in a denominator, which bounds the gradients by its inverse.
+# In denominators, shorter vectors count as this long, which bounds the gradients by its inverse.
 _MIN_LENGTH = 1e-3
 
 
 def q_to_rotmat(q: Float[Tensor, "*batch 46"]) -> Float[Tensor, "*batch 24 3 3"]:
-    """The joints' rotations in their own frames."""
+    """The joints' rotations, each in its own frame."""
     t = _tables(q.device, q.dtype)
     padded = torch.cat((q, torch.zeros_like(q[..., :1])), -1)
     first, second, third = rotvec_to_rotmat(padded[..., t.dofs].unsqueeze(-1) * t.axes).unbind(-3)
@@ -37,7 +37,7 @@ def q_to_rotmat(q: Float[Tensor, "*batch 46"]) -> Float[Tensor, "*batch 24 3 3"]
 
 
 def q_to_rep(q: Float[Tensor, "*batch 46"]) -> Float[Tensor, "*batch 24 6"]:
-    """The rep of a pose: what the network is trained towards."""
+    """The rep of a pose, which is the network's target."""
     t = _tables(q.device, q.dtype)
     ball = q_to_rotmat(q)[..., t.ball, :2, :].flatten(-2)
     hinge_q = q[..., t.hinge_dofs]
@@ -48,28 +48,28 @@ def q_to_rep(q: Float[Tensor, "*batch 46"]) -> Float[Tensor, "*batch 24 6"]:
 
 
 def rep_to_q(rep: Float[Tensor, "*batch 24 6"]) -> Float[Tensor, "*batch 46"]:
-    """The pose of any rep, on the principal branch.
+    """The pose of any rep, on the principal branch, rad.
 
-    Of the three dofs of a joint the middle one lies in [-pi/2, pi/2], the others and the hinges in (-pi, pi]; wrists
-    are unbounded. At gimbal lock, where only the sum or the difference of the outer two is determined, the rotation is
-    still reproduced.
+    In a joint with three dofs, the middle one is in [-pi/2, pi/2]; the others, and hinges, are in (-pi, pi]; wrists are
+    unbounded. At gimbal lock only the sum or the difference of the outer two is determined; the pose still gives the
+    same rotation.
     """
     t = _tables(rep.device, rep.dtype)
     return _assemble_q(_rotmat_to_ball_q(rows_to_rotmat(rep[..., t.ball, :])), rep)
 
 
 def rep_to_rotmat(rep: Float[Tensor, "*batch 24 6"]) -> Float[Tensor, "*batch 24 3 3"]:
-    """The joints' rotations, equal to those of `rep_to_q` but without the detour through Euler angles."""
+    """The joints' rotations, equal to those of `rep_to_q`, but computed without Euler angles."""
     t = _tables(rep.device, rep.dtype)
     ball = rows_to_rotmat(rep[..., t.ball, :])
-    # The ball joints' angles are left at zero: those rotations are not read.
+    # The angles of the ball joints stay zero: their rotations are replaced.
     others = q_to_rotmat(_assemble_q(torch.zeros_like(ball[..., 0]), rep))
     joined = (ball, others[..., t.wrist, :, :], others[..., t.hinge, :, :])
     return torch.cat(joined, -3)[..., t.joint_order, :, :]
 
 
 def rows_to_rotmat(six: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
-    """Gram-Schmidt: two vectors to the rows of a rotation matrix (Zhou et al. 2019, who have columns)."""
+    """Make two vectors the rows of a rotation matrix by Gram-Schmidt (Zhou et al. 2019, there columns)."""
     first = _unit(six[..., :3])
     second = six[..., 3:]
     second = _unit(second - (first * second).sum(-1, keepdim=True) * first)
@@ -77,7 +77,7 @@ def rows_to_rotmat(six: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"
 
 
 def _assemble_q(ball_q: Float[Tensor, "*batch J 3"], rep: Float[Tensor, "*batch 24 6"]) -> Float[Tensor, "*batch 46"]:
-    """q from the angles of the ball joints and, for wrists and hinges, from the rep."""
+    """q from the angles of the ball joints, and from the rep of wrists and hinges."""
     t = _tables(rep.device, rep.dtype)
     hinge = rep[..., t.hinge, :]
     hinge_q = _angle(-hinge[..., 1], hinge[..., 0])
@@ -88,13 +88,13 @@ def _assemble_q(ball_q: Float[Tensor, "*batch J 3"], rep: Float[Tensor, "*batch 
 def _rotmat_to_ball_q(rotmat: Float[Tensor, "*batch J 3 3"]) -> Float[Tensor, "*batch J 3"]:
     """The three dofs of each ball joint, in the order of q.
 
-    With rows and columns put in the order of the axes that the joint's rotation is a product of, every joint becomes
-    R = Rx(a) Ry(b) Rz(c) of angles that are those of q up to their sign.
+    If rows and columns are in the order of the axes in the joint's product, every joint is R = Rx(a) Ry(b) Rz(c), whose
+    angles are those of q up to their sign.
     """
     t = _tables(rotmat.device, rotmat.dtype)
     r = rotmat[..., *t.permutation]
     a = _angle(-r[..., 1, 2], r[..., 2, 2])
-    # The other two from Rx(-a) R: right for whatever a is, so also at gimbal lock, where a is arbitrary.
+    # The other two come from Rx(-a) R, which is right for any a, also at gimbal lock, where a is arbitrary.
     sine, cosine = a.sin().unsqueeze(-1), a.cos().unsqueeze(-1)
     second = cosine * r[..., 1, :] + sine * r[..., 2, :]
     third = cosine * r[..., 2, :] - sine * r[..., 1, :]
@@ -104,7 +104,7 @@ def _rotmat_to_ball_q(rotmat: Float[Tensor, "*batch J 3 3"]) -> Float[Tensor, "*
 
 
 def _angle(y: Float[Tensor, "*any"], x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-    """atan2 with a gradient that is finite at the origin: exact outside a circle of `_MIN_LENGTH`, damped inside."""
+    """atan2 with a finite gradient at the origin: exact outside a circle of radius `_MIN_LENGTH`, damped inside."""
     y_value, x_value = y.detach(), x.detach()
     squared = (x_value**2 + y_value**2).clamp_min(_MIN_LENGTH**2)
     # The last term is zero and carries the gradient.
@@ -121,7 +121,7 @@ class _Tables(NamedTuple):
     hinge: Int[Tensor, "12"]
     wrist_dofs: Int[Tensor, "2 2"]
     hinge_dofs: Int[Tensor, "12"]
-    joint_order: Int[Tensor, "24"]  # from ball, wrist, hinge to the joints' order
+    joint_order: Int[Tensor, "24"]  # from the order ball, wrist, hinge to the order of joints
     dof_order: Int[Tensor, "46"]  # likewise
     dofs: Int[Tensor, "24 3"]  # of each joint in order; 46 is a dof that is always zero
     axes: Float[Tensor, "24 3 3"]  # likewise
@@ -129,7 +129,7 @@ class _Tables(NamedTuple):
     ball_signs: Float[Tensor, "10 3"]
 
 
-# Constants; made anew in every call, each would be a copy to the device that the host waits for.
+# Cached constants: a new tensor in each call would be a copy to the device that the host waits for.
 @lru_cache(maxsize=16)
 def _tables(device: torch.device, dtype: torch.dtype) -> _Tables:
     axes, dofs = torch.zeros(NUM_JOINTS, 3, 3, dtype=torch.float64), torch.full((NUM_JOINTS, 3), NUM_DOFS)
@@ -139,8 +139,8 @@ def _tables(device: torch.device, dtype: torch.dtype) -> _Tables:
             dofs[joint, order] = dof
     ball, wrist, hinge = (torch.tensor(joints) for joints in (BALL_JOINTS, WRIST_JOINTS, HINGE_JOINTS))
     hinge_dofs, wrist_dofs = dofs[hinge, 0], dofs[wrist, :2]
-    # Rows and columns in the order of the product's axes, the last dof's first. An odd order is a reflection, which
-    # turns every angle round.
+    # Rows and columns in the order of the product's axes, the last dof's first. An odd order is a reflection, which #
+    # changes the sign of every angle.
     order = axes[ball].abs().argmax(-1).flip(-1)
     parity = torch.eye(3, dtype=torch.float64)[order].det()
     tables = _Tables(

@@ -1,7 +1,7 @@
-"""Weights that others have published, into this project's modules: ViTPose's encoder and the whole of SKEL-CF.
+"""Load published weights into this project's modules: ViTPose's encoder, and all of SKEL-CF.
 
-Such files are pickles. They are read with `weights_only=True`, and only their tensors are used. In place of anything
-else in them (OmegaConf's or yacs' configurations, callbacks) stands an empty object, and no code of or for it runs.
+Such files are pickles. They are read with `weights_only=True`, and only their tensors are used. An empty object
+replaces anything else in them (configurations of OmegaConf or yacs, callbacks), and none of its code runs.
 """
 
 import re
@@ -18,7 +18,7 @@ from hmr_skel.model.config import NetworkConfig
 from hmr_skel.model.network import Network
 from hmr_skel.model.vit import Vit
 
-# Module and parameter names of the published SKEL-CF network -> ours, applied in this order.
+# Rules from the names of the published SKEL-CF network to ours, applied in this order.
 _RENAMED = (
     (r"^decoder\.transformer\.pos_embedding$", "decoder.position"),
     (r"^decoder\.transformer\.layers\.(\d+)\.0\.", r"decoder.layers.\1.self_attention."),
@@ -45,8 +45,8 @@ _RENAMED = (
 def load_vitpose(vit: Vit, path: str | Path) -> None:
     """Fill the encoder from `vitpose_backbone.pth`, or from the checkpoint of a network that contains it.
 
-    Such are ViTPose's own, 4D-Humans', HSMR's and CameraHMR's: there the encoder's names begin with `backbone.`, and
-    all others are passed over. Raises `UserError` where the file is missing, damaged, or of another size of encoder.
+    Checkpoints of ViTPose, 4D-Humans, HSMR and CameraHMR work: their names of the encoder begin with `backbone.`, and
+    other names are ignored. Raises `UserError` if the file is missing or damaged, or its encoder has another size.
     """
     content = load_torch(Path(path), foreign=True)
     found = content.get("state_dict", content) if isinstance(content, dict) else content
@@ -61,8 +61,8 @@ def load_vitpose(vit: Vit, path: str | Path) -> None:
 def load_skel_cf(path: str | Path, config: NetworkConfig | None = None) -> tuple[Network, bool]:
     """The published SKEL-CF network (or one of `config`) from `best.pth`, and whether its weights are averaged.
 
-    Averaged (EMA) weights are what is published. A file without them is read as well, with the last step's.
-    Raises `UserError` where the file is missing, damaged, or holds another network.
+    The published weights are averaged (EMA). A file without averaged weights gives those of the last step. Raises
+    `UserError` if the file is missing, damaged, or contains another network.
     """
     content = load_torch(Path(path), foreign=True)
     entries = content if isinstance(content, dict) else {}
@@ -70,7 +70,7 @@ def load_skel_cf(path: str | Path, config: NetworkConfig | None = None) -> tuple
     weights = entries.get("ema_model" if averaged else "model")
     if not isinstance(weights, dict):
         found = ", ".join(map(str, entries)) or type(content).__name__
-        raise UserError(f"{path}: no SKEL-CF checkpoint: expected an entry 'ema_model' or 'model', found {found}.")
+        raise UserError(f"{path}: not a SKEL-CF checkpoint: expected an entry 'ema_model' or 'model', found {found}.")
     named = {_renamed(str(name).removeprefix("model.")): tensor for name, tensor in weights.items()}
     with torch.device("meta"):
         network = Network(config or NetworkConfig())
@@ -92,22 +92,22 @@ def checked_state(
     """The tensors of `found` for `module.load_state_dict`, float32 where the module has floats.
 
     Args:
-        found: the file's state dict.
-        module: whose state dict is wanted; may be on the meta device.
-        path: for the message.
-        what: that the file should hold, for the message.
-        prefix: that all names may have in front.
-        unused: beginnings of names that are passed over.
+        found: the state dict in the file.
+        module: the module to load; may be on the meta device.
+        path: the file, for messages.
+        what: the expected content, for messages.
+        prefix: text that may precede all names.
+        unused: beginnings of names to ignore.
 
     Raises:
-        UserError: tensors are missing, left over, or have another number of entries, all named in one message.
+        UserError: tensors are missing, unknown, or of another shape; the message names all of them.
     """
     if not isinstance(found, Mapping):
         raise UserError(f"{path}: does not hold {what}, but a {type(found).__name__}.")
     tensors = {str(name).removeprefix(prefix): tensor for name, tensor in found.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(unused)}
     wanted = module.state_dict()
-    # Batch norm's step counter is for training only; older files have none.
+    # Only training uses the step counter of batch norm; older files do not have it.
     missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
     extra = [name for name in tensors if name not in wanted]
     misshaped = [
@@ -138,7 +138,7 @@ def _shape(tensor: Any) -> str:
 
 
 def _core(tensor: Tensor) -> tuple[int, ...]:
-    """The shape without leading ones: the published means have a batch axis that ours have not."""
+    """The shape without leading ones, since the published means have a batch axis and ours do not."""
     shape = tuple(tensor.shape)
     while shape and shape[0] == 1:
         shape = shape[1:]

@@ -1,10 +1,10 @@
-"""Tokens by a small convolutional network that finds keypoints, for encoders that learn from few images on a CPU.
+"""A small convolutional network that finds keypoints and makes tokens from them, for training on few images on a CPU.
 
-The paper's encoder has learnt from 2D keypoints before it sees SKEL (ViTPose). This stem learns from them on the way:
-for each of the 44 it says in which cell of the crop it is, and a loss tells it where it was
-(`hmr_skel.train.losses`). What it saw there, and where that is, becomes the encoder's tokens. A linear map a
-patch has to find out for itself that neighbouring pixels belong together; in the steps that the recipe `tiny` has, it
-does not begin to (LOG.md).
+The paper's encoder has learnt 2D keypoints before it sees SKEL (ViTPose). This stem learns them in the same training:
+it predicts the cell of the crop in which each of the 44 keypoints is, and a loss compares that with the label
+(`hmr_skel.train.losses`). The features at a keypoint and its position become the encoder's tokens. Linear patch
+embeddings would first have to learn that neighbouring pixels belong together, which takes more steps than the recipe
+`tiny` has (LOG.md).
 """
 
 from typing import NamedTuple
@@ -17,30 +17,30 @@ from torch import Tensor, nn
 from hmr_skel.body.joints import KEYPOINTS_44
 
 SHRINK = 4
-"""Crops are first summed up by squares of so many pixels: their mean, and how much their pixels differ."""
+"""Side of the squares, px, whose mean and standard deviation replace a crop's pixels."""
 CELL = 16
-"""Side of a cell of the keypoints' maps, px of the crop."""
+"""Side of a cell in the keypoint maps, px of the crop."""
 CHANNELS = (16, 48, 96, 128)
 """Channels of the convolutions on grids of 4, 8, 16 and 32 px."""
 SEEN = 16
-"""Features that are kept of what is at a keypoint."""
+"""Number of features at a keypoint that go into the tokens."""
 _GROUPS = 8
-_LEAST_VARIANCE = 1e-4  # rounding may leave a flat square with less than none
-_USUAL_SPREAD = 0.25  # of normalised images within a square
-_PLACE_SCALE = 4.0  # crop coordinates are small beside features
+_LEAST_VARIANCE = 1e-4  # rounding may make the variance of a flat square negative
+_USUAL_SPREAD = 0.25  # usual deviation in a square of a normalised image
+_PLACE_SCALE = 4.0  # crop coordinates are small compared with features
 
 
 class Tokens(NamedTuple):
-    """What an encoder makes of a crop."""
+    """The result of an encoder."""
 
     tokens: Float[Tensor, "B N D"]
     maps: Float[Tensor, "B 44 H W"] | None
-    """Log of the chance that a keypoint is in a cell of `CELL` px of the network's 192 columns. None: the encoder has
-    patches."""
+    """Log of the probability that a keypoint is in a cell (`CELL` px, in the network's 192 columns). None if the
+    encoder has patches."""
 
 
 class KeypointStem(nn.Module):
-    """Crops to tokens, each of which knows all of the picture: convolutions, 44 maps, then one linear map."""
+    """Make tokens from crops by convolutions, 44 maps, and a linear map; each token depends on the whole crop."""
 
     def __init__(self, tokens: int, width: int, height_px: int, width_px: int) -> None:
         super().__init__()
@@ -66,9 +66,9 @@ class KeypointStem(nn.Module):
         cells = self.merged(cells + F.interpolate(self.up(overview), scale_factor=2.0))
         maps = self.maps(cells)
         log_chance = maps.flatten(2).float().log_softmax(-1)
-        # The maps learn from places alone; letting pose and shape pull at them as well made both slower (LOG.md).
+        # The maps learn only from positions: gradients from pose and shape made both learn more slowly (LOG.md).
         chance = log_chance.detach().exp()
-        # Sums, not a matrix product: those are bfloat16 where the encoder is.
+        # Sums, because a matrix product would be bfloat16 when the encoder is.
         places = (chance.unsqueeze(-1) * cell_centers(*maps.shape[-2:]).to(chance)).sum(-2)
         seen = self.seen(chance.to(cells.dtype) @ cells.flatten(2).mT)
         found = (seen.flatten(1), _PLACE_SCALE * places.flatten(1).to(seen.dtype), overview.flatten(1))
@@ -77,7 +77,7 @@ class KeypointStem(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two convolutions beside the identity, which is all that there is at first."""
+    """Two convolutions added to the identity; at the start, their result is zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -91,9 +91,9 @@ class Residual(nn.Module):
 
 
 def cell_centers(rows: int, columns: int) -> Float[Tensor, "N 2"]:
-    """x, y of each cell's centre, row by row, in crop coordinates: -0.5 to 0.5 over the square crop's height.
+    """x, y of each cell's centre, row by row, in crop coordinates, which go from -0.5 to 0.5 over the crop's height.
 
-    The columns are the middle of the crop, so x = 0 is in the middle of them.
+    The columns are the middle of the crop, so x = 0 is in their middle.
     """
     y = (torch.arange(rows) + 0.5) / rows - 0.5
     x = ((torch.arange(columns) + 0.5) - columns / 2) / rows
@@ -101,10 +101,10 @@ def cell_centers(rows: int, columns: int) -> Float[Tensor, "N 2"]:
 
 
 def shrunk(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 6 h w"]:
-    """Mean and standard deviation of every square: shrinking loses detail, so its amount is kept.
+    """Mean and standard deviation of every square.
 
-    What is in focus has edges, and the wall behind has few: this alone halves the steps to a first idea of where the
-    body is (LOG.md).
+    The deviation keeps the amount of detail: a body in focus has edges, the wall behind it has few. It halves the steps
+    until the network finds the body (LOG.md).
     """
     mean = F.avg_pool2d(images, SHRINK)
     variance = F.avg_pool2d(images.square(), SHRINK) - mean.square()
@@ -112,7 +112,7 @@ def shrunk(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 6 h w"]:
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """Normalised over groups of channels of one sample: unlike batch norm, rows do not know one another."""
+    """A convolution with group norm: unlike batch norm, it keeps rows independent."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
         nn.GroupNorm(_GROUPS, outputs),

@@ -1,8 +1,8 @@
-"""The image encoder: a plain vision transformer (Dosovitskiy et al. 2021) as ViTPose has it (Xu et al. 2022).
+"""The image encoder: a plain vision transformer (Dosovitskiy et al. 2021) as in ViTPose (Xu et al. 2022).
 
-Crops of 256 x 192 px, patches of 16 px with a margin of 2, 16 x 12 = 192 tokens, row by row. There is no class token,
-but the position table has a slot for one (slot 0), which is added to every token. Parameters are named as in the
-published ViTPose files, so that these load by key.
+Crops are 256 x 192 px, patches 16 px with a margin of 2, which gives 16 x 12 = 192 tokens, row by row. There is no
+class token, but slot 0 of the position table, which is meant for one, is added to every token. Parameters have the
+names of the published ViTPose files.
 """
 
 import torch
@@ -18,7 +18,7 @@ _NORM_EPS = 1e-6
 
 
 class Vit(nn.Module):
-    """Normalised crops to tokens."""
+    """Make tokens from normalised crops."""
 
     def __init__(self, config: VitConfig, activation_checkpointing: bool = False) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class PatchEmbed(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Attention and a two-layer perceptron, each on normalised tokens and added to them."""
+    """Attention, then a two-layer perceptron; each takes normalised tokens, and is added to them."""
 
     def __init__(self, width: int, heads: int, drop_path: float) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class EncoderBlock(nn.Module):
         return x + self._sometimes(self.mlp(self.norm2(x)))
 
     def _sometimes(self, branch: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """Stochastic depth (Huang et al. 2016): zero for some samples, scaled up for the others."""
+        """Stochastic depth (Huang et al. 2016): the branch is zero for some samples, and scaled up for the others."""
         if not self.training or self.drop_path == 0:
             return branch
         keep = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
@@ -96,7 +96,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Four times as wide in the middle."""
+    """A two-layer perceptron with four times as many hidden features."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -115,15 +115,19 @@ def without(command: list[str], option: str) -> list[str]:
 @pytest.mark.parametrize(
     ("dropped", "words", "message"),
     [
-        (None, "--benchmark ,", r"no benchmark ''\. There are 3dpw, emdb"),
+        (None, "--benchmark ,", r"no benchmark ''\. Expected some of 3dpw, emdb"),
         ("--benchmark-data", "--benchmark emdb", r"--benchmark-data DIR.*emdb"),
         (
             "--benchmark-data",
             "--benchmark coco --benchmark-data .",
-            r"no label file .* of COCO\. It is from 4D-Humans'",
+            r"no label file .* of COCO\. Get it from 4D-Humans'",
         ),
         ("--body-models", "--benchmark 3dpw", r"--body-models DIR or HMR"),
-        ("--body-models", "--benchmark 3dpw --body-models part", r"no body model .*h36m\.npy.* It is from CameraHMR's"),
+        (
+            "--body-models",
+            "--benchmark 3dpw --body-models part",
+            r"no body model .*h36m\.npy.* Get it from CameraHMR's",
+        ),
         ("--intrinsics", "--benchmark 3dpw", r"--fov FILE, cam_model_cleaned\.ckpt, CameraHMR's HumanFoV weights"),
         (None, "--predictions coco=p.npz", r"COCO compares in the image"),
         (None, "--benchmark moyo --predictions emdb=a", r"that benchmark is not among --benchmark moyo"),

@@ -81,7 +81,7 @@ MOYO = {"global_orient": [[0] * 3] * ROWS, "body_pose": [[0] * 69] * ROWS}
         ("3dpw", {"gender": np.array(["x"] * ROWS)}, r"row 0: smpl_gender is 'x'; expected neutral"),
         ("3dpw", {"pose_cam": None, "pose": np.zeros((ROWS, 72))}, r"has no key 'pose_cam' .*It has: .*3dpw_test\.npz"),
         ("3dpw", {"pose_cam": np.zeros((5, 72))}, r"smpl_pose has shape \(5, 72\)\. Expected 6"),
-        ("3dpw", {"pose_cam": np.array([[0], [0, 1]] * 3, object)}, r"smpl_pose holds no numbers of one shape"),
+        ("3dpw", {"pose_cam": np.array([[0], [0, 1]] * 3, object)}, r"smpl_pose does not contain numbers of one shape"),
         ("spec-syn", {"shape": np.zeros((ROWS, 9))}, r"smpl_betas has shape \(6, 9\)\. Expected \(N, 1"),
         ("3dpw", {"center": np.full((ROWS, 2), np.nan)}, r"row 0: center\[0\] is nan"),
         ("coco", {"scale": np.zeros((ROWS, 2))}, r"row 0: the box is 0 px\. Expected 1"),
@@ -90,8 +90,12 @@ MOYO = {"global_orient": [[0] * 3] * ROWS, "body_pose": [[0] * 69] * ROWS}
         ("h36m-p2", {"extra_keypoints_3d": None}, r"has no key 'extra_keypoints_3d'.*Human3\.6M"),
         ("coco", {"body_keypoints_2d": None, "extra_keypoints_2d": None}, r"has no key 'body_keypoints_2d'"),
         ("moyo", {"scales": np.ones(ROWS)}, r"'scales' has shape \(6,\), expected \(6, 2\)"),
-        ("moyo", {"smpl": np.array(MOYO | {"betas": [[1], []]}, object)}, r"'betas' holds no numbers of one shape"),
-        ("moyo", {"smpl": np.array({"poses": 1}, object)}, r"'smpl' holds poses, expected a dict with"),
+        (
+            "moyo",
+            {"smpl": np.array(MOYO | {"betas": [[1], []]}, object)},
+            r"'betas' does not contain numbers of one shape",
+        ),
+        ("moyo", {"smpl": np.array({"poses": 1}, object)}, r"'smpl' contains poses, expected a dict with"),
     ],
 )
 def test_what_is_refused(stand_in, tmp_path, name, changes, message):

@@ -197,7 +197,7 @@ def test_other_intrinsics(opened):
     label = Intrinsics.choose("label", None, cpu)
     np.testing.assert_array_equal(label([], rows), rows.cam_int)
     label.check(benchmark, rows)
-    with pytest.raises(UserError, match=r"the label file of 3DPW holds no cam_int"):
+    with pytest.raises(UserError, match=r"the label file of 3DPW has no cam_int"):
         label.check(benchmark, replace(rows, cam_int=None))
     for wrong in ("-3", "wide"):
         with pytest.raises(UserError, match="expected fov, label, diagonal, or a focal length"):

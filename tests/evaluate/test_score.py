@@ -118,7 +118,7 @@ def test_a_prediction_that_is_not_finite_is_one_clear_message(opened, part):
     points = getattr(pred, part).clone()
     points[2] = torch.nan
     pred = replace(pred, **{part: points})
-    with pytest.raises(UserError, match=r"the prediction for row 12 is no finite number"):
+    with pytest.raises(UserError, match=r"the prediction for row 12 is not finite"):
         score(pred, truth, benchmark.joints, number=np.arange(10, 16))
     found = score(pred, replace(truth, complete=torch.arange(6) != 2), benchmark.joints)
     assert found["pve_mm"].isfinite().all()

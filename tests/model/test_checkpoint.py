@@ -70,7 +70,7 @@ def test_foreign_and_damaged_files(tmp_path, small_network):
     with pytest.raises(UserError, match="damaged"):
         load_network(path)
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="no network of hmr-skel"):
+    with pytest.raises(UserError, match="not a network of hmr-skel"):
         load_network(path)
     save_network(path, small_network(), INFO)
     path.write_bytes(path.read_bytes()[:-100])
@@ -108,7 +108,7 @@ def test_the_wrong_gender(tmp_path, small_network):
     save_network(tmp_path / "n.safetensors", small_network(), INFO)
     loaded, info = load_any_network(tmp_path / "n.safetensors")
     assert (info, loaded.training) == (INFO, False)
-    with pytest.raises(UserError, match="trained on the female SKEL, the male one is asked for"):
+    with pytest.raises(UserError, match="trained on the female SKEL, expected the male one"):
         load_any_network(tmp_path / "n.safetensors", "male")
 
 
@@ -121,13 +121,13 @@ def test_the_published_one(tmp_path, small_network, monkeypatch, averaged):
     assert loaded is small
     assert not loaded.training
     assert (info.recipe, info.skel_gender) == (PUBLISHED + ("" if averaged else ", not averaged"), "male")
-    with pytest.raises(UserError, match="SKEL-CF was trained on the male SKEL, the female one is asked for"):
+    with pytest.raises(UserError, match="SKEL-CF was trained on the male SKEL, expected the female one"):
         load_any_network(tmp_path / "best.pth", "female")
 
 
 def test_another_file_of_torch_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "best.pth")
-    with pytest.raises(UserError, match=r"no SKEL-CF checkpoint: expected an entry 'ema_model' or 'model'"):
+    with pytest.raises(UserError, match=r"not a SKEL-CF checkpoint: expected an entry 'ema_model' or 'model'"):
         load_any_network(tmp_path / "best.pth")
     with pytest.raises(UserError, match=r"none\.pth"):
         load_any_network(tmp_path / "none.pth")

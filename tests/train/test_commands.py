@@ -123,7 +123,7 @@ CASES = {
     "out is a file": (out_is_a_file, r"cannot write .*tiny"),
     "no network": (lambda s, b, out, run: evaluate(s, run, str(out.parent)), r"network\.safetensors: no such file"),
     "no network named": (lambda s, b, o, run: evaluate(s, run), r"no trained network .*hmr-skel train"),
-    "the other gender": (network_of_the_other_gender, r"trained on the female SKEL, the male one is asked for"),
+    "the other gender": (network_of_the_other_gender, r"trained on the female SKEL, expected the male one"),
     "no body for bench": (no_body_for_bench, r"none/skel_male\.pkl"),
 }
 

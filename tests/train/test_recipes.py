@@ -66,7 +66,7 @@ def test_changes():
         ("batch_size=1.5", "expected a value like"),
         ("epochs=0", "epochs is 0.0, must be above 0"),
         ("losses.betas=-1", "negative loss weights"),
-        ("network.vit.heads=7", "no multiple of heads"),
+        ("network.vit.heads=7", "not a multiple of heads"),
     ],
 )
 def test_impossible_changes_are_one_clear_message(change, text):
