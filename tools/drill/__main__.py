@@ -2,20 +2,30 @@
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
+from flows.address import client_settings
+from flows.server import new_password, running_server
+from flows.shard import Builder
 from hmr_skel.body.open_body.export import models_folder
 from hmr_skel.cli import run
-from hmr_skel.errors import UserError
+from hmr_skel.commands.arguments import HelpFormatter, add_number
+from hmr_skel.progress import progress_bar
+from tools.drill.corruption import KINDS, damage_and_repair
+from tools.drill.faults import FAULTS, Setting, faults_table, time_flow
+from tools.drill.fuzz import fuzz_apart, fuzz_table
+from tools.drill.readers import READERS
+from tools.drill.small import small_manifest
 
-FAULTS = """\
+ABOUT_FAULTS = """\
 Build a small dataset on the open body again and again with faults at seeded moments, finish it, and compare it with an
 undisturbed one:
   workers   kill -9 of a Dask worker of `hmr-skel dataset --workers 2`
@@ -29,7 +39,7 @@ The table: cases, rows that are neither kept nor rejected, rows that are there t
 datasets equal to the undisturbed one in every column. Half an hour on two quiet cores.
 Exit status: 0 where nothing went wrong, else 1."""
 
-FUZZ = """\
+ABOUT_FUZZ = """\
 Give mutated files to everything that reads other people's files, and see that each ends in a result or in one clear
 error. Inputs that reach new lines of the package are mutated further. Each reader runs in a process of its own.
 
@@ -42,49 +52,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser("python -m tools.drill", description=__doc__)
     kinds = parser.add_subparsers(title="drills", metavar="DRILL", required=True)
-    raw = argparse.RawDescriptionHelpFormatter
-    faults = kinds.add_parser("faults", description=FAULTS, formatter_class=raw)
-    faults.add_argument("--only", nargs="+", metavar="NAME", help="only these, as named above")
-    faults.add_argument("--cases", type=int, metavar="N", help="of each (default: 20 kills, 3 to 22 of the others)")
+    faults = kinds.add_parser("faults", description=ABOUT_FAULTS, formatter_class=HelpFormatter)
+    faults.add_argument("--only", nargs="+", choices=(*FAULTS, "damage"), metavar="NAME", help="as named above")
+    add_number(faults, "--cases", int, 1, help="of each (default: 20 kills, 3 to 22 of the others)")
     faults.set_defaults(run=run_faults)
-    fuzz = kinds.add_parser("fuzz", description=FUZZ, formatter_class=raw)
-    much = fuzz.add_mutually_exclusive_group()
-    much.add_argument("--executions", type=int, default=5000, metavar="N", help="inputs a reader (default: 5000)")
-    much.add_argument("--minutes", type=float, metavar="M", help="of all readers together, in place of a number")
-    fuzz.add_argument("--reader", action="append", metavar="NAME", help="as the table names it (default: all)")
+    fuzz = kinds.add_parser("fuzz", description=ABOUT_FUZZ, formatter_class=HelpFormatter)
+    add_number(fuzz, "--executions", int, 1, default=5000, help="inputs a reader")
+    readers = [reader.name for reader in READERS]
+    fuzz.add_argument("--reader", action="append", choices=readers, metavar="NAME", help="as the table names it")
     fuzz.add_argument("--out", type=Path, metavar="DIR", help="where inputs go that something is wrong with")
     fuzz.set_defaults(run=run_fuzz)
     for drill in (faults, fuzz):
-        drill.add_argument("--seed", type=int, default=0, help="of what is done where (default: %(default)s)")
-        drill.add_argument("--json", action="store_true", help="print the table as one JSON object, the last line")
-        drill.add_argument("-q", "--quiet", action="store_true", help="no progress, no table")
+        add_number(drill, "--seed", int, 0, default=0, help="of what is done where")
     return run(parser, argv)
 
 
 def run_faults(args: argparse.Namespace) -> int:
     """Break builds, finish and compare them; print the table."""
-    import time
-    from contextlib import ExitStack
-    from dataclasses import asdict
-
-    from flows.address import client_settings
-    from flows.server import new_password, running_server
-    from flows.shard import Builder
-    from tools.drill.corruption import KINDS, damage_and_repair
-    from tools.drill.faults import FAULTS, Setting, faults_table, time_flow
-    from tools.drill.small import small_manifest
-
-    names = [*FAULTS, "damage"]
-    if unknown := [name for name in args.only or () if name not in names]:
-        raise UserError(f"--only {unknown[0]}: there is no such fault. There are: {', '.join(names)}.")
-    if args.seed < 0 or (args.cases is not None and args.cases < 1):
-        raise UserError("--seed: expected a whole number from 0; --cases: from 1.")
-    chosen = [name for name in names if name in (args.only or names)]
     began = time.monotonic()
 
     def say(text: str) -> None:
-        if not args.quiet:
-            print(f"{time.monotonic() - began:6.0f} s  {text}", file=sys.stderr, flush=True)
+        print(f"{time.monotonic() - began:6.0f} s  {text}", file=sys.stderr, flush=True)
 
     def built(kind: str, **size: int) -> tuple[Builder, Setting]:
         """A builder whose dataset is there, and its setting."""
@@ -97,9 +85,10 @@ def run_faults(args: argparse.Namespace) -> int:
         seconds = time.monotonic() - start
         return builder, Setting(folder / kind / "drill.toml", builder.local, len(builder.shards), seconds)
 
+    chosen = [name for name in (*FAULTS, "damage") if not args.only or name in args.only]
     results = []
     folder = Path(tempfile.mkdtemp(prefix="hmr-skel-drill-"))
-    models = models_folder("open", quiet=args.quiet).absolute()
+    models = models_folder("open", quiet=False).absolute()
     say(f"in {folder}, which is removed where nothing goes wrong")
     with ExitStack() as stack:
         few, small = built("few")
@@ -111,7 +100,7 @@ def run_faults(args: argparse.Namespace) -> int:
             _, url = stack.enter_context(running_server(password, ui=False))
             large = time_flow(large, client_settings(url, password), folder / "undisturbed")
         for name in chosen:
-            place, rng = folder / name, Random(args.seed)
+            place = folder / name
             place.mkdir()
             if name == "damage":
                 cases, other = args.cases or 2 * len(KINDS), built("other", seed=1)[0].local
@@ -119,61 +108,41 @@ def run_faults(args: argparse.Namespace) -> int:
             else:
                 fault, usual = FAULTS[name]
                 cases = args.cases or usual
-                found = fault(large if name in on_dask else small, place, rng, cases)
+                found = fault(large if name in on_dask else small, place, Random(args.seed), cases)
             own = []
             for result in found:
                 own.append(result)
                 done = sum(each.cases for each in own)
                 say(f"{name}: {done} of {cases}" + ("" if result.passed else f", failed: {result}"))
             results += own
-            say(faults_table(own).splitlines()[1])
     bad = [result for result in results if not result.passed]
     if not bad:
         shutil.rmtree(folder)
-    if not args.quiet:
-        print(faults_table(results))
-        print(f"seed {args.seed}")
-        for result in bad:
-            print(f"failed: {result}")
-    if args.json:
-        print(json.dumps({"seed": args.seed, "passed": not bad, "results": [asdict(result) for result in results]}))
+    print(f"{faults_table(results)}\nseed {args.seed}")
+    for result in bad:
+        print(f"failed: {result}")
     return 1 if bad else 0
 
 
 def run_fuzz(args: argparse.Namespace) -> int:
     """Fuzz the readers; print the table."""
-    from tqdm import tqdm
-
-    from tools.drill.fuzz import fuzz_apart, fuzz_table
-    from tools.drill.readers import READERS
-
-    if args.executions < 1 or args.seed < 0 or (args.minutes is not None and not 0 < args.minutes < float("inf")):
-        raise UserError("--executions: expected a whole number from 1; --seed: from 0; --minutes: more than 0.")
-    names = [reader.name for reader in READERS]
-    if unknown := [name for name in args.reader or () if name not in names]:
-        raise UserError(f"--reader {unknown[0]!r}: there is no such reader. There are: {', '.join(names)}.")
-    readers = [reader for reader in READERS if reader.name in (args.reader or names)]
-    much: dict = {"executions": args.executions}
-    if args.minutes is not None:
-        much = {"executions": 2**62, "seconds": 60 * args.minutes / len(readers)}
+    readers = [reader for reader in READERS if not args.reader or reader.name in args.reader]
     os.environ["OPENCV_LOG_LEVEL"] = "SILENT"  # it comments on every damaged picture
     campaigns = []
-    with tempfile.TemporaryDirectory(prefix="hmr-skel-drill-") as folder:
-        for reader in tqdm(readers, unit="reader", disable=True if args.quiet else None, leave=False):
-            campaigns.append(fuzz_apart(reader, Path(folder), seed=args.seed, **much))
+    with (
+        tempfile.TemporaryDirectory(prefix="hmr-skel-drill-") as folder,
+        progress_bar(False, "reader", len(readers)) as bar,
+    ):
+        for reader in readers:
+            campaigns.append(fuzz_apart(reader, Path(folder), executions=args.executions, seed=args.seed))
+            bar.update(1)
     findings = [(one.reader, what, data) for one in campaigns for what, data in one.findings]
-    if args.out is not None:
-        for reader, _, data in findings:
-            path = args.out / reader.replace(" ", "-") / hashlib.sha256(data).hexdigest()[:16]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-    if not args.quiet:
-        print(fuzz_table(campaigns))
-        print(f"seed {args.seed}")
-        print("\n".join(dict.fromkeys(f"{reader}: {what}" for reader, what, _ in findings)))
-    if args.json:
-        counts = {one.reader: {"executions": one.executions, "findings": len(one.findings)} for one in campaigns}
-        print(json.dumps({"seed": args.seed, "readers": counts}))
+    for reader, _, data in findings if args.out is not None else ():
+        path = args.out / reader.replace(" ", "-") / hashlib.sha256(data).hexdigest()[:16]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    print(f"{fuzz_table(campaigns)}\nseed {args.seed}")
+    print("\n".join(dict.fromkeys(f"{reader}: {what}" for reader, what, _ in findings)))
     return 1 if findings else 0
 
 

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -12,73 +11,56 @@ from hmr_skel.data.shards import Shard
 from tools.drill.damage import cost
 from tools.drill.faults import Result
 
-
-@dataclass(frozen=True)
-class Damage:
-    """What was done."""
-
-    text: str
-    shards: frozenset[int] = frozenset()
-    """The shards that are not whole any more."""
-    strays: frozenset[Path] = frozenset()
-    """Files that do not belong there."""
-
-
 KINDS = (
     "bit flipped in data", "bit flipped in rejects", "bit flipped in meta", "file cut short", "file grown",
     "files swapped", "file removed", "shard removed", "shard duplicated", "file duplicated", "foreign shard",
 )  # fmt: skip
 
 
-def damage(kind: str, shards: Sequence[Shard], out: Path, other: Path, rng: Random) -> Damage:
-    """Do one kind of damage to a dataset; `other` is a dataset of as many shards, of other labels."""
+def damage(kind: str, shards: Sequence[Shard], out: Path, other: Path, rng: Random) -> tuple[set[int], set[Path]]:
+    """Do one kind of damage to a dataset; `other` is a dataset of as many shards, of other labels.
+
+    Returns the numbers of the shards that are not whole any more, and files that do not belong there.
+    """
     shard, second = rng.sample(list(shards), 2)
     ours, theirs, foreign = _files(shard, out), _files(second, out), _files(shard, other)
     which = rng.randrange(3)
-    path, content, one = ours[which], ours[which].read_bytes(), frozenset({shard.index})
+    path, content = ours[which], ours[which].read_bytes()
     match kind:
         case "bit flipped in data" | "bit flipped in rejects" | "bit flipped in meta":
             path = ours[("data", "rejects", "meta").index(kind.split()[-1])]
             flipped = bytearray(path.read_bytes())
-            place, bit = rng.randrange(len(flipped)), rng.randrange(8)
-            flipped[place] ^= 1 << bit
+            flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
             path.write_bytes(flipped)
-            return Damage(f"bit {bit} of byte {place} of {path.name}", one)
         case "file cut short":
             path.write_bytes(content[: rng.randrange(len(content))])
-            return Damage(f"{path.name}, of {len(content)} bytes", one)
         case "file grown":
             path.write_bytes(content + rng.randbytes(rng.randint(1, 100)))
-            return Damage(f"bytes after the end of {path.name}", one)
         case "files swapped":
             if content == theirs[which].read_bytes():  # the rejects of shards that have none: no damage
-                path, which = ours[0], 0
-                content = path.read_bytes()
-            path.write_bytes(theirs[which].read_bytes())
+                which, content = 0, ours[0].read_bytes()
+            ours[which].write_bytes(theirs[which].read_bytes())
             theirs[which].write_bytes(content)
-            return Damage(f"{path.name} and {theirs[which].name}", one | {second.index})
+            return {shard.index, second.index}, set()
         case "file removed":
             path.unlink()
-            return Damage(path.name, one)
         case "shard removed":
             for path in ours:
                 path.unlink()
-            return Damage(f"shard {shard.index}", one)
         case "shard duplicated":  # its rows are there twice, those of the other not at all
             for source, target in zip(ours, theirs, strict=True):
                 shutil.copyfile(source, target)
-            return Damage(f"shard {shard.index} over shard {second.index}", frozenset({second.index}))
+            return {second.index}, set()
         case "file duplicated":  # a number beyond the last, another count, a zero more, a file manager's copy
             beyond, larger = f"{shard.count + rng.randrange(3):05d}-of-{shard.count:05d}", f"{shard.index:05d}-of-00099"
             names = [path.name.replace(shard.number, number) for number in (beyond, larger, f"0{shard.number}")]
             stray = path.with_name(rng.choice([*names, f"{path.stem} (1){path.suffix}"]))
             shutil.copyfile(path, stray)
-            return Damage(f"{path.name} as {stray.name}", strays=frozenset({stray}))
+            return set(), {stray}
         case "foreign shard":
             for source, target in zip(foreign, ours, strict=True):
                 shutil.copyfile(source, target)
-            return Damage(f"shard {shard.index} of another dataset", one)
-    raise ValueError(kind)
+    return {shard.index}, set()
 
 
 def _files(shard: Shard, out: Path) -> tuple[Path, Path, Path]:
@@ -104,26 +86,28 @@ def damage_and_repair(builder: Builder, other: Path, work: Path, *, times: int, 
             for folder in ("data", "rejects", "meta"):
                 shutil.copytree(sound / folder, target / folder)
             kind = KINDS[number % len(KINDS)]
-            done = damage(kind, builder.shards, target, other, rng)
-            notes = tuple(f"{kind}: {done.text}: {what}" for what in _mended(builder, done))
+            damaged, strays = damage(kind, builder.shards, target, other, rng)
+            notes = tuple(f"{kind}: {what}" for what in _mended(builder, kind == "foreign shard", damaged, strays))
             yield Result("damage, verify --repair", 1, cost(target, sound), notes)
     finally:
         builder.out = sound
 
 
-def _mended(builder: Builder, done: Damage) -> list[str]:
-    """Verify, repair, verify again. Returns what did not go as it should."""
+def _mended(builder: Builder, foreign: bool, damaged: set[int], strays: set[Path]) -> list[str]:
+    """Verify, repair, verify again. Returns what did not go as it should.
+
+    A foreign shard is a sound one, which only the manifest can tell, and a build replaces.
+    """
     target, wrong = builder.local, []
-    foreign = "another dataset" in done.text  # a sound shard, which only the manifest can tell, and a build replaces
     if not verify_dataset(target).problems and not foreign:
         wrong.append("not found by the files alone")
     problems = verify_dataset(target, builder, sample=0).problems
     named = {problem.shard for problem in problems if problem.shard is not None}
-    strays = {problem.stray for problem in problems if problem.stray is not None}
-    if not (problems if foreign else done.shards <= named and done.strays <= strays):
-        wrong.append("not found")
-    if named - done.shards:
-        wrong.append(f"shards {sorted(named - done.shards)} are named, with which nothing is wrong")
+    found = {problem.stray for problem in problems if problem.stray is not None}
+    if not (problems if foreign else damaged <= named and strays <= found):
+        wrong.append(f"shards {sorted(damaged)} and files {sorted(strays)} are not found")
+    if named - damaged:
+        wrong.append(f"shards {sorted(named - damaged)} are named, with which nothing is wrong")
     repair_dataset(builder, problems, progress=False)
     for index in builder.unfinished(range(len(builder.shards))) if foreign else ():
         builder.build(index, progress=False)

@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 
+from hmr_skel.commands.output import table
 from tools.drill.damage import Cost, cost
 from tools.drill.injection import CRASH_ROWS, Injection
 from tools.drill.worker import FAILED, start_worker
@@ -88,17 +89,6 @@ def time_flow(setting: Setting, server: Mapping[str, str], out: Path) -> Setting
     return replace(setting, flow_s=time.monotonic() - start)
 
 
-def finish_flow(fault: str, setting: Setting, out: Path, cases: int, *notes: str) -> Result:
-    """Start flows until one succeeds, and compare."""
-    for _ in range(RESTARTS):
-        status = _ended(start_flow(setting, out))
-        if status in (0, -signal.SIGKILL):  # -9: it hung, and so would the next
-            break
-    if status:
-        notes += (f"not finished by a new start: exit status {status}, see {_log(out)}",)
-    return Result(fault, cases, cost(out, setting.undisturbed), notes)
-
-
 def kill_workers(setting: Setting, folder: Path, rng: Random, cases: int) -> Iterator[Result]:
     """kill -9 of a worker, up to five times in each build. The flow goes on, and another worker builds the shard."""
     killed, longest = 0, setting.flow_s / 4
@@ -115,7 +105,7 @@ def kill_workers(setting: Setting, folder: Path, rng: Random, cases: int) -> Ite
         status, notes = _ended(flow), []
         if status != 0 and not re.search(NAMED, _log(out).read_text()):  # a shard that was hit three times is named
             notes.append(f"exit status {status}, see {_log(out)}")
-        yield finish_flow("kill -9 of a Dask worker", setting, out, kills, *notes)
+        yield finish("kill -9 of a Dask worker", setting, out, *notes, cases=kills, build=_run_flow)
         killed += kills
         longest = longest if kills else longest / 2  # the build ended first
     else:
@@ -141,11 +131,9 @@ def kill_flows(setting: Setting, folder: Path, rng: Random, cases: int) -> Itera
         deadline = time.monotonic() + 60
         while (left := [pid for pid in left if _runs(pid)]) and time.monotonic() < deadline:
             time.sleep(0.2)
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _kill(*left)
         notes = (f"{len(left)} processes were there a minute after their flow",) if left else ()
-        yield finish_flow("kill -9 of the flow", setting, out, kills, *notes)
+        yield finish("kill -9 of the flow", setting, out, *notes, cases=kills, build=_run_flow)
         killed += kills
     else:
         if killed < cases:
@@ -166,7 +154,7 @@ def crashing_shard(setting: Setting, folder: Path, rng: Random, cases: int) -> I
             notes.append(f"shard {shard} is not named")
         if len(list((out / "meta").glob("*.json"))) != setting.shards - 1:
             notes.append("not all other shards were built")
-        yield finish_flow("shard that kills its worker", setting, out, 1, *notes)
+        yield finish("shard that kills its worker", setting, out, *notes, build=_run_flow)
 
 
 def _dask_workers(pid: int) -> list[int]:
@@ -187,14 +175,23 @@ def _wait(process: subprocess.Popen, seconds: float, until: Callable[[], bool] =
     return process.poll() is not None
 
 
+def _run_flow(setting: Setting, out: Path) -> int:
+    return _ended(start_flow(setting, out))
+
+
 def _ended(process: subprocess.Popen) -> int:
+    """The exit status of a flow, which is killed where it hangs."""
     try:
         return process.wait(TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        for pid in (process.pid, *descendants(process.pid)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _kill(process.pid, *descendants(process.pid))
         return process.wait()
+
+
+def _kill(*pids: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _runs(pid: int) -> bool:
@@ -210,17 +207,6 @@ def _log(out: Path) -> Path:
 
 
 # --- processes that build without Prefect ---
-
-
-def finish(fault: str, setting: Setting, out: Path, *notes: str) -> Result:
-    """Build what is missing, and compare."""
-    for _ in range(RESTARTS):
-        status = _run_worker(setting.manifest, out)
-        if status in (0, None):  # None: it hung, and so would the next
-            break
-    if status != 0:
-        notes += (f"not finished by a new start: exit status {status}, see {_log(out)}",)
-    return Result(fault, 1, cost(out, setting.undisturbed), notes)
 
 
 def two_builds(setting: Setting, folder: Path, rng: Random, cases: int) -> Iterator[Result]:
@@ -247,7 +233,7 @@ def disk_full(setting: Setting, folder: Path, rng: Random, cases: int) -> Iterat
             Injection(full_at_write=rng.randint(1, 2 * setting.shards)),
             Injection(full_at_flush=rng.randint(1, 3 * setting.shards)),
         ][number % 3]
-        status = _run_worker(setting.manifest, out, injection)
+        status = _run_worker(setting, out, injection)
         notes = () if status == FAILED else (f"exit status {status}, expected {FAILED}",)
         yield finish("disk full", setting, out, *notes)
 
@@ -261,7 +247,7 @@ def source_cut(setting: Setting, folder: Path, rng: Random, cases: int) -> Itera
         labels.write_bytes(source.read_bytes())
         manifest = here / setting.manifest.name
         manifest.write_text(setting.manifest.read_text().replace(str(source), str(labels)))
-        own = Setting(manifest, setting.undisturbed, setting.shards, setting.seconds)
+        own = replace(setting, manifest=manifest)
         worker, opened = start_worker(manifest, here / "out", log=_log(here / "out"))
         opened.poll(TIMEOUT_S)
         worker.join(rng.uniform(0, setting.seconds / 2))
@@ -274,20 +260,29 @@ def source_cut(setting: Setting, folder: Path, rng: Random, cases: int) -> Itera
         yield finish("source cut short", own, here / "out", *notes)
 
 
-def _run_worker(manifest: Path, out: Path, injection: Injection | None = None) -> int | None:
-    """A build to its end; returns its exit status (negative: the signal that ended it; None: it hung)."""
-    worker, _ = start_worker(manifest, out, injection, _log(out))
-    return _join(worker)
+def _run_worker(setting: Setting, out: Path, injection: Injection | None = None) -> int | None:
+    return _join(start_worker(setting.manifest, out, injection, _log(out))[0])
 
 
 def _join(worker: BaseProcess) -> int | None:
-    """Wait for a worker, and end one that hangs. Returns its exit status; None: it hung."""
+    """The exit status of a worker, which is killed where it hangs. Negative: the signal that ended it."""
     worker.join(TIMEOUT_S)
-    hung = worker.exitcode is None
-    if hung:
-        worker.kill()
-        worker.join()
-    return None if hung else worker.exitcode
+    worker.kill()  # no matter to one that has ended
+    worker.join()
+    return worker.exitcode
+
+
+def finish(
+    fault: str, setting: Setting, out: Path, *notes: str, cases: int = 1, build: Callable = _run_worker
+) -> Result:
+    """Build what is missing, with a worker or a flow, and compare."""
+    for _ in range(RESTARTS):
+        status = build(setting, out)
+        if status in (0, -signal.SIGKILL):  # -9: it hung, and so would the next
+            break
+    if status != 0:
+        notes += (f"not finished by a new start: exit status {status}, see {_log(out)}",)
+    return Result(fault, cases, cost(out, setting.undisturbed), notes)
 
 
 FAULTS: Mapping[str, tuple[Fault, int]] = {
@@ -303,13 +298,11 @@ FAULTS: Mapping[str, tuple[Fault, int]] = {
 
 def faults_table(results: Sequence[Result]) -> str:
     """A line for each fault."""
-    heads = ("cases", "rows lost", "rows doubled", "half files", "equal")
-    lines = [f"{'fault':<30}" + "".join(f"{head:>{len(head) + 3}}" for head in heads)]
+    rows = []
     for fault in [*dict.fromkeys(result.fault for result in results), "all"]:
         own = [result for result in results if fault in ("all", result.fault)]
-        counts = [sum(getattr(result.cost, name) for result in own) for name in ("lost", "duplicated", "half_files")]
-        values = (sum(result.cases for result in own), *counts)
-        equal = f"{100 * sum(result.cost.equal for result in own) / len(own):.0f} %"
-        cells = (f"{value:>{len(head) + 3}}" for value, head in zip((*values, equal), heads, strict=True))
-        lines.append(f"{fault:<30}" + "".join(cells))
-    return "\n".join(lines)
+        row = {"fault": fault, "cases": sum(result.cases for result in own)}
+        for head, name in (("rows lost", "lost"), ("rows doubled", "duplicated"), ("half files", "half_files")):
+            row[head] = sum(getattr(result.cost, name) for result in own)
+        rows.append(row | {"equal": f"{100 * sum(result.cost.equal for result in own) / len(own):.0f} %"})
+    return table(rows)

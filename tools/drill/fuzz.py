@@ -27,6 +27,7 @@ from random import Random
 from types import FrameType
 
 import hmr_skel
+from hmr_skel.commands.output import table
 from hmr_skel.errors import UserError
 from tools.drill.mutation import mutated
 
@@ -127,18 +128,16 @@ def fuzz(
     *,
     executions: int,
     seed: int,
-    seconds: float = float("inf"),
     step: Callable[[], object] = lambda: None,
 ) -> Campaign:
-    """Read `executions` inputs, or as many as `seconds` allow, in this process and without a limit of memory.
+    """Read `executions` inputs in this process, without a limit of memory.
 
     `folder` holds the input; what a reader leaves there is removed. `step` is called before each input is read.
     """
     seeds = reader.seeds()
     result = Campaign(reader.name, corpus=list(seeds))
     rng, waiting, reached = Random(seed), list(seeds), set()
-    start = time.monotonic()
-    while result.executions < executions and result.seconds < seconds:
+    while result.executions < executions:
         data = waiting.pop(0) if waiting else mutated(rng.choice(result.corpus), result.corpus, rng)
         data, found = data[:MAX_INPUT_BYTES], set()
         step()
@@ -146,7 +145,7 @@ def fuzz(
         if found - reached and data not in seeds:
             result.corpus.append(data)
         reached |= found
-        result.lines, result.seconds = len(reached), time.monotonic() - start
+        result.lines = len(reached)
     return result
 
 
@@ -212,17 +211,17 @@ def _traced(found: set[tuple[str, int]]) -> Generator[None]:
         sys.settrace(before)
 
 
-def fuzz_apart(reader: Reader, folder: Path, *, executions: int, seed: int, seconds: float = float("inf")) -> Campaign:
+def fuzz_apart(reader: Reader, folder: Path, *, executions: int, seed: int) -> Campaign:
     """As `fuzz`, with a limit of memory, in a process of its own; after one that ended in another, 20 at most."""
     context = multiprocessing.get_context("spawn")
     count = context.Value("q", 0)  # inputs, of all processes: those of one that has ended too
     total, place, start = Campaign(reader.name), folder / "x", time.monotonic()
     for turn in range(MAX_STARTS):
-        left, left_s = executions - count.value, seconds - (time.monotonic() - start)
-        if left <= 0 or left_s <= 0:
+        left = executions - count.value
+        if left <= 0:
             break
         receiver, sender = context.Pipe(duplex=False)
-        work = (reader, place, left, seed + turn * 1_000_003, left_s, count, sender)
+        work = (reader, place, left, seed + turn * 1_000_003, count, sender)
         process = context.Process(target=_in_process, args=work, daemon=True)
         process.start()
         sender.close()
@@ -243,9 +242,7 @@ def fuzz_apart(reader: Reader, folder: Path, *, executions: int, seed: int, seco
     return replace(total, executions=count.value, seconds=time.monotonic() - start)
 
 
-def _in_process(
-    reader: Reader, folder: Path, executions: int, seed: int, seconds: float, count, sender: Connection
-) -> None:
+def _in_process(reader: Reader, folder: Path, executions: int, seed: int, count, sender: Connection) -> None:
     watch = Watch()
     fuzz(reader, folder, watch, executions=len(reader.seeds()), seed=seed)  # imports open files and take memory
     status = Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]
@@ -255,18 +252,16 @@ def _in_process(
     def step() -> None:
         count.value += 1
 
-    found = fuzz(reader, folder, watch, executions=executions, seed=seed, seconds=seconds, step=step)
+    found = fuzz(reader, folder, watch, executions=executions, seed=seed, step=step)
     shutil.rmtree(folder, ignore_errors=True)
     sender.send(found)
 
 
 def fuzz_table(campaigns: Sequence[Campaign]) -> str:
     """A line for each reader."""
-    heads = ("inputs", "a second", "refused", "lines", "kept", "findings", "slowest, s")
-    lines = [f"{'reader':<26}" + "".join(f"{head:>{len(head) + 3}}" for head in heads)]
+    rows = []
     for one in campaigns:
-        rate, slow = f"{one.executions / max(one.seconds, 1e-9):.0f}", f"{one.slowest_s:.2f}"
-        values = (one.executions, rate, one.refused, one.lines, len(one.corpus), len(one.findings), slow)
-        cells = (f"{value:>{len(head) + 3}}" for value, head in zip(values, heads, strict=True))
-        lines.append(f"{one.reader:<26}" + "".join(cells))
-    return "\n".join(lines)
+        counts = {"inputs": one.executions, "a second": round(one.executions / max(one.seconds, 1e-9))}
+        counts |= {"refused": one.refused, "lines": one.lines, "kept": len(one.corpus), "findings": len(one.findings)}
+        rows.append({"reader": one.reader} | counts | {"slowest, s": one.slowest_s})
+    return table(rows)
