@@ -60,10 +60,7 @@ class BaselineResult:
     """What the aligner made of [N] rows, on the CPU."""
 
     skel: SkelParams
-    v2v_mm: Tensor  # [N]
-    v2v_max_mm: Tensor  # [N]
     losses: list[list[tuple[float, float]]]  # per batch and step: its own loss before and after
-    evaluations: int  # of loss and gradient, all batches and steps
     seconds: float
 
 
@@ -87,7 +84,7 @@ def published_fit(
     """
     device = skel.template.device
     start = time.perf_counter()
-    found, losses, evaluations, calls = [], [], 0, 0
+    found, losses, calls = [], [], 0
 
     def count_call() -> None:
         nonlocal calls
@@ -103,18 +100,10 @@ def published_fit(
         q = torch.zeros(len(target), NUM_DOFS, device=device)
         q[:, :3] = rows.global_orient * torch.tensor([-1.0, 1.0, 1.0], device=device)
         transl = rows.transl.clone()
-        trace = []
-        for step in STEPS:
-            before, after, evaluated = problem.run(step, q, transl, rounds, iterations, count_call)
-            trace.append((before, after))
-            evaluations += evaluated
-        losses.append(trace)
-        found.append((SkelParams(q, rows.betas, transl), *problem.distances_mm(q, transl)))
-    skels, means, largest = zip(*found, strict=True)
-    return BaselineResult(
-        SkelParams(*(torch.cat([getattr(s, name) for s in skels]).cpu() for name in ("q", "betas", "transl"))),
-        torch.cat(means).cpu(), torch.cat(largest).cpu(), losses, evaluations, time.perf_counter() - start,
-    )  # fmt: skip
+        losses.append([problem.run(step, q, transl, rounds, iterations, count_call) for step in STEPS])
+        found.append((q, rows.betas, transl))
+    skel_params = SkelParams(*(torch.cat(parts).cpu() for parts in zip(*found, strict=True)))
+    return BaselineResult(skel_params, losses, time.perf_counter() - start)
 
 
 def num_calls(rows: int, rounds: int = 10, batch: int = 32) -> int:
@@ -144,8 +133,8 @@ class _Alignment:
 
     def run(
         self, step: AlignerStep, q: Tensor, transl: Tensor, rounds: int, iterations: int, called: Callable[[], None]
-    ) -> tuple[float, float, int]:
-        """One step, in place. Returns the loss before and after, and how often it was evaluated."""
+    ) -> tuple[float, float]:
+        """One step, in place. Returns the loss before and after."""
         vertices, joints, moving = self._masks(step, q)
         free_q, fixed_q = q.clone().requires_grad_(), q.clone()
         free_transl = transl.clone().requires_grad_()
@@ -154,17 +143,14 @@ class _Alignment:
             lr=step.lr, max_iter=iterations, tolerance_change=step.tolerance, line_search_fn="strong_wolfe",
         )  # fmt: skip
         place = free_transl if step.moves_transl else transl
-        evaluated = 0
 
         def closure() -> Tensor:
-            nonlocal evaluated
-            evaluated += 1
             optimiser.zero_grad()
             loss = self.loss(step, free_q * moving + fixed_q * (1 - moving), place, vertices, joints)
             loss.backward()
             return loss
 
-        first = last = float("nan")
+        first = float("nan")
         for index in range(rounds):
             loss = optimiser.step(closure).item()  # the loss at the start of the call
             first = loss if index == 0 else first
@@ -172,8 +158,7 @@ class _Alignment:
         with torch.no_grad():
             q.copy_(free_q * moving + fixed_q * (1 - moving))
             transl.copy_(place)
-            last = float(self.loss(step, q, transl, vertices, joints))
-        return first, last, evaluated
+            return first, float(self.loss(step, q, transl, vertices, joints))
 
     def _masks(self, step: AlignerStep, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         vertices = torch.ones_like(self.weights[:, :1])
@@ -185,9 +170,3 @@ class _Alignment:
         joints[list(step.joints)] = 1
         moving[list(step.dofs)] = 1
         return vertices, joints, moving
-
-    @torch.no_grad()
-    def distances_mm(self, q: Tensor, transl: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and largest distance to the target per row."""
-        length = (self.skel.pose(q, self.shape, transl).vertices - self.target).norm(dim=-1) * 1000
-        return length.mean(1), length.amax(1)

@@ -18,17 +18,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bench import new_parser
-from bench.perturbed import KINDS, perturbed
 from hmr_skel.bench.fit import FitInputs
+from hmr_skel.body.joints import SMPL_PARENTS
+from hmr_skel.body.lbs import blend, chain, relative
+from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat
+from hmr_skel.body.smpl import Smpl
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
 from hmr_skel.commands.output import measuring, show, table
-from hmr_skel.convert.clips import SkelClip, SmplClip
+from hmr_skel.convert.clips import SkelClip
 from hmr_skel.convert.fit import Bodies, fit_clips
+from hmr_skel.convert.reading import ReadOptions, clip_from_arrays
+from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import H36M_14, LSP_14, MOYO_24, SMPL_24, JointRule
 from hmr_skel.evaluate.ground_truth import Regressor, Truth, joint_names
 from hmr_skel.evaluate.labels import evenly
-from hmr_skel.evaluate.metrics import from_root
+from hmr_skel.evaluate.metrics import from_root, mpjpe_mm
 from hmr_skel.evaluate.score import Columns, ScoredBody, joined, score
 from hmr_skel.evaluate.summary import groups_of, intervals, sequences_of
 from hmr_skel.rows import SmplParams
@@ -41,6 +46,7 @@ RULES: Mapping[str, JointRule] = {
     "MOYO's regressor": replace(MOYO_24, name="24 joints of J_regressor_SMPL_MALE, root pelvis"),
     "Human3.6M": H36M_14,
 }
+_STEPS = 14
 _BATCH = 64
 CONVERSION = """\
 What conversion to SKEL costs. SMPL poses of a label file are changed until they are --off mm off (MPJPE), as
@@ -48,6 +54,19 @@ predictions are, and scored against the unchanged ones before and after conversi
 meshes; for the joints of several benchmarks. Beside the cost: how far the fit moves each joint. Two kinds of change:
   noise       every joint turned by a random rotation, anatomical or not
   other pose  every joint but the root turned part of the way to another frame's pose"""
+
+
+def _noise(pose: Float[Tensor, "N 24 3 3"], generator: torch.Generator) -> Float[Tensor, "N 24 3"]:
+    return torch.randn(len(pose), 24, 3, generator=generator)
+
+
+def _to_another(pose: Float[Tensor, "N 24 3 3"], generator: torch.Generator) -> Float[Tensor, "N 24 3"]:
+    way = rotmat_to_rotvec(pose.mT @ pose[torch.randperm(len(pose), generator=generator)])
+    way[:, 0] = 0
+    return way
+
+
+KINDS = {"noise": _noise, "other pose": _to_another}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,7 +145,10 @@ def conversion_cost(
     found = {}
     for kind in kinds:
         predicted = perturbed(params, kind, smpl, off_mm, seed)
-        clip = fit_clips([_clip(predicted, smpl_gender)], bodies, skel_gender, progress=progress)[0]
+        pose = torch.cat((predicted.global_orient.unsqueeze(1), predicted.body_pose), 1)
+        arrays = {"poses": pose, "betas": predicted.betas, "transl": predicted.transl}
+        clip = clip_from_arrays(arrays, "predictions", ReadOptions(smpl_gender=smpl_gender, rows="people"))
+        clip = fit_clips([clip], bodies, skel_gender, progress=progress)[0]
         parts = []
         for first in range(0, len(clip), _BATCH):
             part = clip.take(np.arange(first, min(first + _BATCH, len(clip))))
@@ -170,6 +192,38 @@ def _each(pred: Float[Tensor, "B J 3"], gt: Float[Tensor, "B J 3"], rule: JointR
     return 1000 * (from_root(pred, rule.root) - from_root(gt, rule.root)).norm(dim=-1).cpu()
 
 
+def perturbed(params: SmplParams, kind: str, smpl: Smpl, target_mm: float, seed: int = 0) -> SmplParams:
+    """The parameters with poses changed so that the 24 joints are off by `target_mm` in the mean over rows, root in
+    place. One amount of change for all rows, found by bisection.
+
+    Args:
+        params: of N rows.
+        kind: one of `KINDS`.
+        smpl: the model that they are for.
+        target_mm: MPJPE.
+        seed: of the draws.
+
+    Raises `UserError` where no amount of this kind of change reaches the target.
+    """
+    pose = rotvec_to_rotmat(torch.cat((params.global_orient.unsqueeze(1), params.body_pose), 1))
+    way = KINDS[kind](pose, torch.Generator().manual_seed(seed))
+    offsets = relative(smpl.joint_template + blend(smpl.joint_shapedirs, params.betas), SMPL_PARENTS)
+    truth = chain(pose, offsets, SMPL_PARENTS)[1]
+
+    def off(amount: float) -> float:
+        moved = chain(pose @ rotvec_to_rotmat(amount * way), offsets, SMPL_PARENTS)[1]
+        return mpjpe_mm(moved, truth, 0).double().mean().item()
+
+    low, high = 0.0, 1.0
+    if off(high) < target_mm:
+        raise UserError(f"poses changed by {kind!r} are never {target_mm:g} mm off. Choose a smaller --off.")
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if off(middle) < target_mm else (low, middle)
+    rotvec = rotmat_to_rotvec(pose @ rotvec_to_rotmat(high * way))
+    return replace(params, global_orient=rotvec[:, 0], body_pose=rotvec[:, 1:])
+
+
 def _summary(rule: JointRule, columns: Columns, sequences: Sequence[str | None]) -> dict[str, Any]:
     metrics = [name.removeprefix("before/") for name in columns if name.startswith("before/")]
     costs = {metric: columns[f"after/{metric}"] - columns[f"before/{metric}"] for metric in metrics}
@@ -204,23 +258,6 @@ def _summary(rule: JointRule, columns: Columns, sequences: Sequence[str | None])
             for i in scored
         },
     }
-
-
-def _clip(params: SmplParams, gender: str) -> SmplClip:
-    """Rows that stand for themselves."""
-    count = len(params.betas)
-    pose = torch.cat((params.global_orient.unsqueeze(1), params.body_pose), 1)
-    return SmplClip(
-        name="predictions",
-        source="predictions",
-        file="predictions",
-        pose=pose.float().numpy(),
-        betas=params.betas.float().numpy(),
-        transl=params.transl.float().numpy(),
-        gender=np.full(count, gender, object),
-        number=np.arange(count),
-        moving=False,
-    )
 
 
 def conversion_text(report: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ on with all vertices and the true gradient, until no further step would lower E.
 active sets, no stages, no frozen correctives.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from fitting.surface import spread
 from hmr_skel.body import dofs
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.rows import SkelParams, SmplParams
-from hmr_skel.shapes import Float, Int
+from hmr_skel.shapes import Float
 
 COARSE_VERTICES = 345
 KEPT = 2
@@ -46,8 +45,6 @@ class Floor:
     own_v2v_mm: Float[Tensor, "N"]
     decrement: Float[Tensor, "N"]  # the share of E that a full step at the end would still gain
     start: list[str]  # the start that led to it; `fit` is the fit that was judged
-    ends: Int[Tensor, "N"]  # different ends on the coarse mesh
-    seconds: float
 
     @property
     def energy_gap_percent(self) -> Float[Tensor, "N"]:
@@ -79,7 +76,6 @@ def floor_fit(
         coarse_iterations, iterations: steps per start on a twentieth of the vertices, then on all, at most.
         progress: called with steps done and steps in all (at most); later steps are quicker, as rows come to rest.
     """
-    begin = time.perf_counter()
     objective = Objective.of(params, fitted.betas, smpl, model)
     low, high = objective.low, objective.high
     own = fitted.q[:, 3:].cpu().double()
@@ -98,7 +94,7 @@ def floor_fit(
     ends, energies, _ = descend(coarse[every], starts.flatten(0, 1), coarse_iterations, 1e-4, step_done)
     done = coarse_iterations
     ends, energies = ends.unflatten(0, (count, -1)), energies.unflatten(0, (count, -1))
-    rows, picked, different = _pick(ends, energies)
+    rows, picked = _pick(ends, energies)
     # The judged fit goes on as it is, so that the floor is never above it.
     candidates = torch.cat((own, ends[rows, picked]))
     rows = torch.cat((torch.arange(count), rows))
@@ -113,8 +109,6 @@ def floor_fit(
         own_v2v_mm=objective.v2v_mm(own),
         decrement=decrement[best],
         start=[names[i] for i in labels[best].tolist()],
-        ends=different,
-        seconds=time.perf_counter() - begin,
     )
 
 
@@ -160,20 +154,19 @@ def _starts(own: Tensor, low: Tensor, high: Tensor, random_starts: int) -> tuple
     return list(found), torch.minimum(torch.maximum(starts, low), high)
 
 
-def _pick(ends: Tensor, energies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The lowest different ends of each row: row numbers, numbers of the start; and how many ends differ per row."""
-    rows, picked, different = [], [], []
+def _pick(ends: Tensor, energies: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest different ends of each row: row numbers, and numbers of the start."""
+    rows, picked = [], []
     for row in range(len(ends)):
         kept: list[int] = []
         for index in energies[row].argsort().tolist():
             if all((ends[row, index] - ends[row, other]).abs().amax() > APART for other in kept):
                 kept.append(index)
-        different.append(len(kept))
         # Far higher ends cannot win: the coarse mesh errs by a few per cent.
         kept = [i for i in kept if energies[row, i] < 1.25 * energies[row].min()][:KEPT]
         rows += [row] * len(kept)
         picked += kept
-    return torch.tensor(rows), torch.tensor(picked), torch.tensor(different)
+    return torch.tensor(rows), torch.tensor(picked)
 
 
 def descend(

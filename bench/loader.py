@@ -4,7 +4,6 @@ import argparse
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,6 +21,7 @@ from hmr_skel.data.manifest import load_manifest
 from hmr_skel.data.samples import SampleDataset
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
+from tools.processes import memory_mb
 
 LOADER = """\
 Time the making of augmented training samples (256 px crops and their labels, the paper's augmentation) from a dataset's
@@ -116,22 +116,13 @@ def _many(
             elapsed = time.perf_counter() - start
             report(what, min(ticks, round(elapsed)), ticks)
         own = [child.pid for child in multiprocessing.active_children() if child.pid not in known]
-        memory = [size for pid in own if (size := _resident_mb(pid)) is not None]
+        memory = max((memory_mb(pid)[1] for pid in own if pid is not None), default=0.0)
     return {
         "workers": workers,
         "samples_per_s": count / elapsed,
         "first_batch_s": first,
-        "largest_worker_mb": max(memory, default=None),
+        "largest_worker_mb": memory or None,
     }
-
-
-def _resident_mb(pid: int | None) -> float | None:
-    """Resident memory of a process (1 MB = 1e6 bytes), where the system tells it."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return None
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmRSS"))
 
 
 def _text(report: dict) -> str:

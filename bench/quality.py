@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,16 @@ def quality_tables(
         skels: SKEL by gender; with both of them there is a table of genders.
         gender: the one of the other tables.
     """
-    bench = _Bench(params, smpl, skels, device)
+
+    @cache
+    def fit(of: str, config: FitConfig, free: bool = False) -> tuple[FitResult, float]:
+        """All rows, and the seconds that they took."""
+        model = prepare(*copy.deepcopy((smpl, skels[of])), config, of, device)
+        model = without_limits(model) if free else model
+        fit_many(params[:TILE], model)  # what is compiled on the way is not timed
+        start = time.perf_counter()
+        return fit_many(params, model), time.perf_counter() - start
+
     plan = [("shape", shape, gender, replace(config, shape=shape), False) for shape in SHAPES]
     plan += [("root", root, gender, replace(config, root=root), False) for root in ROOTS]
     plan += [("root", "refine, shape too", gender, replace(config, root="refine", shape="refine"), False)]
@@ -106,13 +115,13 @@ def quality_tables(
     judged: set[tuple[str, FitConfig]] = set()
     for index, (choice, name, of, changed, free) in enumerate(plan):
         progress(f"{choice} {name}", index, len(plan))
-        result, seconds = bench.fit(of, changed, free)
+        result, seconds = fit(of, changed, free)
         tables.setdefault(choice, []).append({choice: name} | describe(result, seconds))
         if choice != "limits" and (of, changed) not in judged:
             judged.add((of, changed))
             parts[f"{choice} {name}"] = Judge(params, smpl, skels[of]).report(result.skel)["by_part_mm"]
     if len(skels) > 1:
-        results, seconds = zip(*(bench.fit(name, config) for name in skels), strict=True)
+        results, seconds = zip(*(fit(name, config) for name in skels), strict=True)
         tables["gender"].append({"gender": "better of both"} | describe(best_of(results), sum(seconds)))
     progress("done", len(plan), len(plan))
     unbound = next(row for row in tables["limits"] if row["limits"] == "none")
@@ -164,26 +173,6 @@ def _worst_named(numbers: dict[str, Any], worst_vertex: float) -> dict[str, Any]
     return {name: numbers[name] for name in numbers if name != "max"} | {
         "worst row": numbers["max"], "worst vertex": worst_vertex
     }  # fmt: skip
-
-
-class _Bench:
-    """Fits the rows in many ways, each once."""
-
-    def __init__(self, params: SmplParams, smpl: Smpl, skels: Mapping[str, Skel], device: torch.device) -> None:
-        self.params, self.smpl, self.skels, self.device = params, smpl, skels, device
-        self.known: dict[tuple[str, FitConfig, bool], tuple[FitResult, float]] = {}
-
-    def fit(self, gender: str, config: FitConfig, free: bool = False) -> tuple[FitResult, float]:
-        """All rows, and the seconds that they took."""
-        key = (gender, config, free)
-        if key not in self.known:
-            model = prepare(*copy.deepcopy((self.smpl, self.skels[gender])), config, gender, self.device)
-            model = without_limits(model) if free else model
-            fit_many(self.params[:TILE], model)  # what is compiled on the way is not timed
-            start = time.perf_counter()
-            result = fit_many(self.params, model)
-            self.known[key] = result, time.perf_counter() - start
-        return self.known[key]
 
 
 def without_limits(model: FitModel) -> FitModel:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from hmr_skel.cli import run
+from hmr_skel.commands.arguments import HelpFormatter, add_number
 from hmr_skel.errors import UserError
 from tools.processes import descendants, memory_mb
 
@@ -171,10 +172,10 @@ def train_samples(scene: Scene) -> str:
     return f"start {opened - start:.1f} s; {len(rows):,} samples, {len(rows) / seconds:.0f} a second"
 
 
-def _builder(scene: Scene, **options: bool):
+def _builder(scene: Scene):
     from flows.shard import Builder
 
-    return Builder.open(scene.manifest, scene.out, device="cpu", quiet=True, **options)
+    return Builder.open(scene.manifest, scene.out, device="cpu", quiet=True)
 
 
 def _samples(scene: Scene):
@@ -256,13 +257,15 @@ def _disk_mb(folder: Path) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m tools.rehearsal", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m tools.rehearsal", description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--folder", type=Path, help="for all files; it must not exist, and is removed afterwards")
-    parser.add_argument("--rows", type=int, default=3_000_000, help="(default: %(default)s)")
-    parser.add_argument("--shards", type=int, default=150, help="(default: %(default)s)")
-    parser.add_argument("--really", type=int, default=10, metavar="N", help="shards to fit (default: %(default)s)")
-    parser.add_argument("--kill-after", type=float, default=20.0, metavar="S", help="when kill -9 comes (default: 20)")
+    for flag, default, text in (
+        ("rows", 3_000_000, "in all"),
+        ("shards", 150, "in all"),
+        ("really", 10, "shards to fit"),
+    ):
+        add_number(parser, f"--{flag}", int, 1, default=default, help=text)
+    add_number(parser, "--kill-after", float, 0, default=20.0, metavar="S", help="seconds until kill -9")
     parser.add_argument("--keep", action="store_true", help="do not remove the folder")
     parser.add_argument("--step", nargs=5, metavar="X", help=argparse.SUPPRESS)
     parser.set_defaults(run=_run)
@@ -276,7 +279,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if args.folder is None or args.folder.exists():
         raise UserError(f"--folder {args.folder}: expected a folder that does not exist yet.")
-    if not 1 <= args.really < args.shards // SOURCES or args.rows < args.shards or args.rows % args.shards:
+    if not args.really < args.shards // SOURCES or args.rows < args.shards or args.rows % args.shards:
         raise UserError("--really: expected less than a third of --shards; --rows: a multiple of --shards.")
     scene = Scene(args.folder.absolute(), args.rows, args.shards, args.really)
     needed, free = 5000 * args.rows, shutil.disk_usage(args.folder.absolute().parent).free

@@ -11,6 +11,4 @@ def test_every_step_lowers_its_own_loss_and_the_result_is_whole(smpl, skel, peop
     assert [len(batch) for batch in result.losses] == [len(STEPS)] * 2
     assert all(after < before for batch in result.losses for before, after in batch)
     assert torch.equal(result.skel.betas, people.betas)  # copied, as published
-    assert bool((result.v2v_max_mm >= result.v2v_mm).all())
     assert calls == list(range(1, num_calls(4, rounds=1, batch=2) + 1))
-    assert result.evaluations >= len(calls)
