@@ -130,7 +130,9 @@ audit:
 drill: .venv/has-dask
 	@$(BIN)/python -m tools.drill faults $(ARGS)
 
-fuzz: .venv/has-run
+# Bytes that are changed, for every reader; and for the converter, keys, axes, units and rows.
+fuzz: .venv/has-test
+	@$(BIN)/pytest -q -m extra tests/convert/test_structure.py
 	@$(BIN)/python -m tools.drill fuzz $(ARGS)
 
 rehearsal: .venv/has-train

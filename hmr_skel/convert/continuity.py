@@ -5,14 +5,19 @@ The same posture has several sets of angles: a full turn can be added to any ang
 """
 
 import numpy as np
+import torch
 
 from hmr_skel.body import dofs
+from hmr_skel.body.rotations import rotvec_to_rotmat
+from hmr_skel.convert.clips import SmplClip
 
 _TURN = 2 * np.pi
 # Joints with three perpendicular axes whose second angle may pass a quarter turn: both branches can be within limits.
 # In all other joints one branch at most is.
 _BALLS = (dofs.PELVIS, dofs.SHOULDER_R, dofs.SHOULDER_L)
 _JUMP = np.pi / 2  # a branch other than the fit's own is taken only to avoid a jump larger than this
+
+_LOOKED_AT, _ENOUGH_STEPS, _BODY = 2000, 6, 22  # frames, steps between them, joints: to tell frames out of order
 
 
 def shared_betas(betas: np.ndarray) -> np.ndarray:
@@ -81,3 +86,24 @@ def _near_range(angles: np.ndarray, limits: np.ndarray) -> np.ndarray:
     bounded = np.isfinite(limits)
     middle = np.where(bounded, limits, 0.0).mean(1)
     return _nearest_turn(angles - middle) + middle
+
+
+def out_of_order(clip: SmplClip) -> list[str]:
+    """A note where a person's frames differ from the next one as much as from others, as where they are shuffled."""
+    if clip.starts().all():
+        return []
+    rows = slice(0, _LOOKED_AT)
+    rotmat = rotvec_to_rotmat(torch.from_numpy(clip.pose[rows, :_BODY])).numpy()
+    found = []
+    for unit, least, values in (("rad", 0.05, rotmat / np.sqrt(2 * _BODY)), ("m", 0.04, clip.transl[rows])):
+        values = values.reshape(len(values), -1)
+        there = np.isfinite(values).all(1)
+        near = ~clip.starts()[rows][1:] & there[1:] & there[:-1]
+        if near.sum() < _ENOUGH_STEPS:
+            continue
+        step, kept = np.linalg.norm(np.diff(values, axis=0), axis=1)[near].mean(), values[there]
+        others = [np.roll(kept, len(kept) // part, 0) for part in (2, 3, 4)]
+        if step > max(least, 0.4 * np.mean([np.linalg.norm(kept - other, axis=1) for other in others])):
+            found.append(f"{step:.2g} {unit}")
+    text = "frames JUMP as if they were not in order: each differs from the next as much as from others, by"
+    return [f"{clip.source}: {clip.name}: {text} {' and '.join(found)}"] if found else []

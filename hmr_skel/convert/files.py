@@ -24,6 +24,9 @@ READABLE = (
 )
 
 
+FEWEST_VERTICES = 1000  # of a body's mesh
+
+
 class NoMotion(UserError):
     """A file holds no body, or none in angles. Among many files, such a one is passed over."""
 
@@ -53,7 +56,8 @@ def read_contents(path: Path) -> Any:
         if start.startswith(b"\x93NUMPY"):
             with path.open("rb") as file:
                 array = read_npy(file)
-            return array.item() if array.shape == () else {"pose": array}
+            mesh = array.ndim in (2, 3) and array.shape[-1] == 3 and array.shape[-2] >= FEWEST_VERTICES
+            return array.item() if array.shape == () else {"vertices" if mesh else "pose": array}
         if start.lstrip()[:1] in (b"{", b"["):  # no pickle starts so
             return json.loads(path.read_text())
     except UserError:

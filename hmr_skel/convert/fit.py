@@ -163,7 +163,7 @@ def count_fits(clips: Sequence[SmplClip], skel_gender: str | None) -> int:
 def _usable(clip: SmplClip) -> tuple[SmplClip, tuple[tuple[int, str], ...]]:
     """The rows that can be bodies, and the (number, reason) of the others."""
     pose = clip.pose if clip.skel_q is None else clip.skel_q[..., None]
-    arrays = (pose, clip.betas, clip.transl)
+    arrays = (pose, clip.betas, clip.transl, *(() if clip.turn is None else (clip.turn,)))
     why = [
         (~np.all([np.isfinite(values.reshape(len(clip), -1)).all(1) for values in arrays], axis=0), "not finite"),
         (np.abs(clip.betas).max(1) > MAX_ABS_BETA, f"betas beyond {MAX_ABS_BETA:g}"),

@@ -14,12 +14,14 @@ import numpy as np
 
 from hmr_skel.convert.clips import SmplClip, in_order, last_number, split_folders, with_unique_names
 from hmr_skel.convert.files import READABLE, NoMotion, is_parquet, read_contents, read_parquet
+from hmr_skel.convert.known import MESHES
+from hmr_skel.convert.layouts import Subject
 from hmr_skel.convert.mesh_rows import MeshRows
 from hmr_skel.convert.parameters import Units
 from hmr_skel.convert.people import people_of
 from hmr_skel.convert.reading import ReadOptions, make_clips
 from hmr_skel.convert.unread import describe
-from hmr_skel.convert.vertices import ENDINGS, mesh_array, mesh_clip, read_mesh_file
+from hmr_skel.convert.vertices import ENDINGS, read_mesh_file
 from hmr_skel.errors import UserError
 
 _FRAME = re.compile(r"frame[_-]?(\d+)", re.IGNORECASE)
@@ -39,13 +41,12 @@ def read_clips(path: Path, options: ReadOptions) -> list[SmplClip]:
         clips = [_as_said(clip, options) for clip in read_parquet(path, options.rows)]
     else:
         if path.suffix.lower() in ENDINGS:
-            return [mesh_clip(read_mesh_file(path)[None], {}, path, options, per_file=True)]
-        contents = read_contents(path)
-        if (meshes := mesh_array(contents)) is not None:
-            return [mesh_clip(meshes[1], contents, path, options)]
-        people = people_of(contents, str(path), options.rows)
-        if not people:
-            raise NoMotion(f"{path} holds no SMPL parameters that are recognised. {describe(contents)}")
+            people = [Subject("", {"vertices": read_mesh_file(path)[None]}, replace(MESHES, rows="files"))]
+        else:
+            contents = read_contents(path)
+            people = people_of(contents, str(path), options.rows)
+            if not people:
+                raise NoMotion(f"{path} holds no SMPL parameters that are recognised. {describe(contents)}")
         clips = [clip for person in people for clip in make_clips(person, str(path), path.stem, options)]
     if options.rows == "folders":
         return [part for clip in clips for part in split_folders(clip)]

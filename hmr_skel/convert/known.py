@@ -33,8 +33,9 @@ ANY_KEYS: Keys = {
     "annotated": ("has_smpl", "has_body_pose", "has_betas", "has_smpl_params"),  # 0: the row holds nothing
     "imgname": ("imgname", "img_name"),
     "extrinsics": (),  # [T 4 4]; its translation is added to trans_cam
-    "turn": ("Rh",),  # turns the whole posed mesh about the origin, with `moved` after it
-    "moved": ("Th",),
+    "turn": (),  # turns the whole posed mesh about the origin, with `moved` after it
+    "moved": (),
+    "vertices": (),  # [T V 3], of files without a pose
 }
 """What keys mean in a file that any tool may have written."""
 MARKS = re.compile(r"mask|valid|visib|seen|(?<!frame)_ids?$")
@@ -66,7 +67,8 @@ class Format:
     layout: str = "arrays"
     """arrays: one mapping with a row per frame. people first: arrays [people, frames, ...]. people lists: lists with an
     entry per person. images: lists with an entry per image, of as many rows as people were seen. pictures: a mapping
-    per image, with a row per person. people: a mapping per person. tracks: PHALP's. codec: smplcodec's."""
+    per image, with a row per person. people: a mapping per person. tracks: PHALP's. codec: smplcodec's.
+    meshes: vertices."""
     model: str | None = None  # smpl, smplh, smplx or skel; None: what the number of joints says
     gender: str | None = None  # of the model, where the file says nothing
     neutral: bool = False  # `gender` in the file is the person's; the numbers are the neutral model's
@@ -90,6 +92,15 @@ _REGRESSED: dict[str, Any] = {"gender": "neutral", "frame": "camera", "far": Tru
 
 ANY = Format(name="any tool", file="arrays of poses, betas, trans or the like")
 """Of a file that nothing else recognises."""
+MESHES = Format(
+    name="meshes", file=".npz, .npy with vertices [T 6890 3]; .obj, .ply, a file per frame", layout="meshes",
+    gender="neutral",
+    keys={
+        **dict.fromkeys(("pose", "orient", "body", "betas", "transl"), ()),
+        "vertices": ("vertices", "verts", "smpl_vertices", "pred_vertices", "v"),
+    },
+)  # fmt: skip
+"""Of a file without a pose, in which one of these keys holds a body's mesh."""
 PEOPLE = Format(
     name="a list of people", file="a list of dicts", rows="people",
     keys={"transl": (*ANY_KEYS["transl"], "camera")}, **_REGRESSED,
@@ -196,6 +207,7 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         name="EasyMocap, FLAG3D", file="smpl/*.json, .npz with Rh and Th", marks=("Rh", "Th"), gender="neutral",
+        keys={"turn": ("Rh",), "moved": ("Th",)},
     ),
     Format(
         name="AIST++", file="motions/*.pkl", marks=("smpl_poses", "smpl_trans"), gender="male", betas="zero",
@@ -224,8 +236,13 @@ FORMATS: tuple[Format, ...] = (
         layout="people", model="smplh", frame="z-up",
     ),
     Format(
-        name="SMPLify-X, EgoBody, RICH, PROX", file="a .pkl per frame; --rows files makes one clip of them",
+        name="RICH", file="a .pkl per frame and person: --rows files --frame camera", model="smplx",
+        marks=("global_orient", "body_pose", "transl", "jaw_pose", "leye_pose", "left_hand_pose"),
+    ),
+    Format(
+        name="SMPLify-X, EgoBody, PROX", file="results/*/000.pkl, a file per frame, of SMPL or SMPL-X", frame="camera",
         marks=("global_orient", "body_pose", "camera_rotation|camera_translation|pose_embedding"), rows="files",
+        keys={"transl": ("transl", "camera_translation")},
     ),
     Format(
         name="smplcodec", file=".smpl of SMPL, SMPL-H, SMPL-X and SKEL",
@@ -252,10 +269,8 @@ FORMATS: tuple[Format, ...] = (
 
 def describe_formats() -> list[tuple[str, str, str]]:
     """(tool, its files, what is known of them without being told) of every format, by name: for the help and docs."""
-    rows = {
-        "meshes": (".npz, .npy with vertices [T 6890 3]; .obj, .ply, a file per frame", "neutral"),
-    }
-    for format in FORMATS:
+    rows: dict[str, tuple[str, str]] = {}
+    for format in (MESHES, *FORMATS):
         frames = [view.frame or "" for view in format.views.values()] or [format.frame or ""]
         known = [format.gender or "", " or ".join(filter(None, frames)), f"{format.rate:g} Hz" if format.rate else ""]
         if format.refuse or format.model == "smplx":

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from hmr_skel.convert.clips import last_number
-from hmr_skel.convert.known import ANY, ANY_KEYS, MARKS, Format
+from hmr_skel.convert.files import FEWEST_VERTICES
+from hmr_skel.convert.known import ANY, ANY_KEYS, MARKS, MESHES, Format
 from hmr_skel.convert.parameters import plain
+from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 
 _WIDTHS = {"pose": (72, 69, 66, 156, 165, 46), "body": (69, 63, 153, 162)}
@@ -31,6 +33,30 @@ def has_pose(found: Mapping) -> bool:
     return any(key in found for key in ANY_KEYS["pose"]) or (
         any(key in found for key in ANY_KEYS["orient"]) and any(key in found for key in ANY_KEYS["body"])
     )
+
+
+def mesh_key(found: Mapping) -> str | None:
+    """The key of vertices [V 3] or [T V 3]; None where there are none."""
+    shapes = {key: shape_of(found, key) or () for key in MESHES.keys["vertices"]}
+    bodies = (key for key, s in shapes.items() if len(s) in (2, 3) and s[-1] == 3 and s[-2] >= FEWEST_VERTICES)
+    return next(bodies, None)
+
+
+def shape_of(found: Mapping, key: str) -> tuple[int, ...] | None:
+    """The shape of the numbers under a key; None of anything else."""
+    if isinstance(found, LabelFile):
+        return found.shape(key) if key in found and found.dtype(key).kind in "fiub" else None
+    value = opened(found[key]) if key in found else None
+    if hasattr(value, "detach"):
+        return tuple(value.shape)
+    if isinstance(value, np.ndarray):
+        return value.shape if value.dtype.kind in "fiub" else None
+    if isinstance(value, list | tuple) and value and isinstance(value[0], int | float | list | tuple | np.generic):
+        try:
+            return np.shape(value)
+        except ValueError:  # rows of different lengths
+            return None
+    return None
 
 
 def at(found: Mapping, path: str) -> Any:
@@ -132,6 +158,13 @@ def _people(found: Mapping, format: Format, where: str, rows: str | None) -> Ite
     for key, one in held.items():
         if isinstance(one, Mapping) and has_pose(one):
             yield Subject(f"_{key}", {**rate, **one}, format)
+
+
+def _meshes(found: Mapping, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
+    """Vertices; those of a regressor are in its camera's frame once they are moved by `pred_cam_t`."""
+    key = str(mesh_key(found))
+    moved = ("pred_cam_t",) if key == "pred_vertices" else ()
+    yield Subject("", found, replace(format, keys={**format.keys, "vertices": (key,), "transl": moved}))
 
 
 def _entries(value: Any) -> int | None:
@@ -259,33 +292,35 @@ def _codec(found: Mapping, format: Format, where: str, rows: str | None) -> Iter
     version = number("smplVersion", 2)
     model = _CODEC_MODELS[version] if 0 <= version < len(_CODEC_MODELS) else f"version {version}"
     ours = {"shapeParameters": "betas", "bodyTranslation": "trans", "frameRate": "fps", "bodyPose": "pose"}
-    arrays = {"betas": np.zeros(10)} | {ours[key]: found[key] for key in ours if key in found}
     if model == "SMPL-X":
         format = replace(format, model="smplx", name=f"smplVersion {version}, {model}")
-        more = {
-            "leftHandPose": "left_hand_pose",
-            "rightHandPose": "right_hand_pose",
-            "expressionParameters": "expression",
-        }
-        arrays |= {more[key]: found[key] for key in more if key in found}
-        if "headPose" in found:
-            arrays["jaw_pose"], arrays["pose_eye"] = np.split(np.reshape(found["headPose"], (-1, 9)), [3], 1)
+        ours |= {"leftHandPose": "left_hand_pose", "rightHandPose": "right_hand_pose"}
+        ours |= {"expressionParameters": "expression"}
     elif model == "SKEL":
         format = replace(format, model="skel")
     elif model not in ("SMPL", "SMPL-H"):
         raise UserError(f"{where} holds {model} (smplVersion {version}). Expected SMPL, SMPL-H, SMPL-X or SKEL.")
-    notes = () if "pose" in arrays else ("no pose in the file: the body stands in the T-pose",)
+    known = ("codecVersion", "smplVersion", "frameCount")
+    arrays = {"betas": np.zeros(10)} | {ours.get(key, key): found[key] for key in found if key not in known}
+    if model == "SMPL-X" and "headPose" in arrays:
+        head = np.reshape(arrays.pop("headPose"), (-1, 9))
+        arrays["jaw_pose"], arrays["pose_eye"] = np.split(head, [3], 1)
+    notes = [] if "pose" in arrays else ["no pose in the file: the body stands in the T-pose"]
+    notes += [] if "shapeParameters" in found else ["no shapeParameters in the file: the average body is taken"]
     inner = (46,) if model == "SKEL" else (24, 3)
     arrays.setdefault("pose", np.zeros((max(number("frameCount", 1), 1), *inner)))
-    gender = number("gender", 0)
-    if gender not in range(len(_CODEC_GENDERS)):
-        raise UserError(
-            f"{where}: gender is {gender}. Expected 0 (neutral), 1 (male) or 2 (female): say --smpl-gender."
-        )
-    yield Subject("", arrays | {"gender": _CODEC_GENDERS[gender]}, format, notes=notes)
+    if "gender" in arrays:
+        gender = number("gender", 0)
+        if gender not in range(len(_CODEC_GENDERS)):
+            raise UserError(
+                f"{where}: gender is {gender}. Expected 0 (neutral), 1 (male) or 2 (female): say --smpl-gender."
+            )
+        arrays["gender"] = _CODEC_GENDERS[gender]
+    yield Subject("", arrays, format, notes=tuple(notes))
 
 
 LAYOUTS = {
     "arrays": _arrays, "people first": _people_first, "people lists": _people_lists, "images": _images,
     "pictures": _pictures, "tracks": _tracks, "codec": _codec, "people": _people,
+    "meshes": _meshes,
 }  # fmt: skip

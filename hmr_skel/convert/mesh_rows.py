@@ -32,9 +32,11 @@ class MeshArray:
     source: str
     vertices: np.ndarray
     scale: np.ndarray  # [3] to metres, x with the other sign where the file is left-handed
+    moved: np.ndarray | None = None  # [T 3] what the vertices are moved by before that
 
     def read(self, rows: np.ndarray, bodies: "Bodies") -> Tensor:
-        return torch.from_numpy(np.asarray(self.vertices[rows], np.float32) * self.scale)
+        vertices = np.asarray(self.vertices[rows], np.float32)
+        return torch.from_numpy((vertices if self.moved is None else vertices + self.moved[rows, None]) * self.scale)
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def _pose(fields: Fields, where: str, units: Units) -> tuple[np.ndarray, int, li
         notes.append("poses have 22 joints: SMPL's two hand joints are zero")
     pose = np.concatenate((pose[:, :body_joints], np.zeros((len(pose), 24 - body_joints, 3), np.float32)), 1)
     if not matrices and units.angles is None:
-        _refuse_degrees(pose, where)
+        refuse_degrees(pose, where)
         if _are_positions(pose[:, :22]):
             raise NoMotion(
                 f"{where}: these are positions, not angles: the distances from joint to joint are those of a body's "
@@ -178,7 +178,8 @@ def _are_rotations(array: np.ndarray) -> bool:
     return len(array) > 0 and bool(np.abs(apart).max() < _NOT_ROTATIONS) and bool((np.linalg.det(array) > 0).all())
 
 
-def _refuse_degrees(pose: np.ndarray, where: str) -> None:
+def refuse_degrees(pose: np.ndarray, where: str) -> None:
+    """Raise `UserError` where axis-angles [T J 3] are larger than turns."""
     angle = np.linalg.norm(pose, axis=-1).max(1)
     angle = angle[np.isfinite(angle)]
     # A turn is 6.3 rad. One row of many may be wound up; it is looked at on its own later.
@@ -204,9 +205,9 @@ def _betas(fields: Fields, where: str, count: int) -> tuple[np.ndarray, list[str
     array = array.reshape(-1, width)
     notes = []
     if width > NUM_BETAS:
-        left = float(np.sqrt(np.nanmean(np.square(array[:, NUM_BETAS:].astype(np.float64)))))
+        left = float(np.sqrt(np.mean(np.square(np.nan_to_num(array[:, NUM_BETAS:]).astype(np.float64)))))
         notes.append(f"betas: the first {NUM_BETAS} of {width} are used (rms of the others {left:.2g})")
-    if width == 11 and (child := float(np.nanmax(np.abs(array[:, 10])))) > 0.1:
+    if width == 11 and (child := float(np.abs(np.nan_to_num(array[:, 10])).max())) > 0.1:
         notes.append(f"{where}: NOT USED, a child's share of the shape (up to {child:.2g}): an adult's body comes out")
     betas = np.broadcast_to(array[:, :NUM_BETAS], (count, NUM_BETAS))
     return np.array(betas, np.float32), notes
@@ -216,13 +217,13 @@ def _transl(fields: Fields, where: str, count: int, units: Units) -> tuple[np.nd
     if "transl" not in fields:
         return np.zeros((count, 3), np.float32), ["no translation in the file: the body stays at the origin"]
     metres = vectors(fields["transl"], where, count) * LENGTHS[units.lengths or "m"]
-    notes = []
+    notes = [] if metres.any() else [f"{fields['transl'][0]!r} is zero, no translation: the body stays at the origin"]
     if "extrinsics" in fields:  # as CameraHMR's loader: labels of synthetic scenes are relative to a moving camera
         extrinsics = numbers(fields["extrinsics"][1], f"{where}: 'cam_ext'")
         if extrinsics.shape != (count, 4, 4):
             raise UserError(f"{where}: 'cam_ext' has shape {extrinsics.shape}. Expected ({count}, 4, 4).")
         metres = metres + extrinsics[:, :3, 3]
-        notes = [f"{where}: the translations of 'cam_ext' are added to {fields['transl'][0]!r}"]
+        notes += [f"{where}: the translations of 'cam_ext' are added to {fields['transl'][0]!r}"]
     return metres.astype(np.float32), notes
 
 
@@ -250,6 +251,9 @@ def check_metres(
     far = 100.0 if frame == "camera" else 30.0
     distances = np.linalg.norm(transl, axis=1)
     distance = float(np.median(distances))
+    most = float(distances.max())
+    text = f"{where}: rows are up to {most:.0f} m from the origin, and the median is {distance:.1f} m"
+    outliers = [text] if most > max(far, 10 * distance) else []
     if not sure:
         why = f"people are {distance:.0f} from the origin"
         why = why if (distances.min() if moving else distance) > far else None
@@ -262,8 +266,9 @@ def check_metres(
                 f"{where}: {why}, which looks like centimetres or millimetres. Expected metres: say --lengths cm or "
                 "--lengths mm (or --lengths m, if they are)."
             )
-    note = f"{where}: people are {distance:.0f} m from the origin, if these are metres (or say --lengths cm or mm)"
-    return [note] if distance > (far if sure else 30) else []
+    if distance <= (far if sure else 30):
+        return outliers
+    return [f"{where}: people are {distance:.0f} m from the origin, if these are metres (or say --lengths cm or mm)"]
 
 
 def plain(value: Any) -> Any:

@@ -10,9 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from hmr_skel.convert.known import ANY, ANY_KEYS, FORMATS, PEOPLE, Format
-from hmr_skel.convert.layouts import LAYOUTS, Subject, at, batch_shape, has_pose, opened, pose_key, stacked
-from hmr_skel.convert.parameters import plain
+from hmr_skel.convert.known import ANY, ANY_KEYS, FORMATS, MARKS, MESHES, PEOPLE, Format
+from hmr_skel.convert.layouts import (
+    LAYOUTS,
+    Subject,
+    at,
+    batch_shape,
+    has_pose,
+    mesh_key,
+    opened,
+    pose_key,
+    shape_of,
+    stacked,
+)
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 
@@ -35,11 +45,12 @@ def people_of(contents: Any, where: str, rows: str | None) -> list[Subject]:
 
 
 def recognise(found: Mapping) -> Format | None:
-    """The format whose marks are all there; `ANY` for other mappings with a pose; None where there is none."""
+    """The format whose marks are all there; `ANY` for other mappings with a pose, `MESHES` for those with vertices; or
+    None."""
     for format in reversed(FORMATS):
         if all(any(_has(found, option) for option in mark.split("|")) for mark in format.marks):
             return format
-    return ANY if has_pose(found) else None
+    return ANY if has_pose(found) else MESHES if mesh_key(found) else None
 
 
 def _has(found: Mapping, path: str) -> bool:
@@ -68,7 +79,10 @@ def _walk(contents: Any, where: str, rows: str | None, said: Mapping, depth: int
             if len(parts) > 1 and len(alone) == len(parts) and all(_pose_rows(one.found, ANY) == 1 for one in alone):
                 yield _people_of_one_row([one.found for one in alone], where, rows, replace(ANY, rows="people"))
                 return
+            marks = [key for key in map(str, contents) if MARKS.search(key) and len(shape_of(contents, key) or ()) == 1]
+            left = (f"{where}: NOT USED, beside the people: {', '.join(marks)}",) if marks else ()
             for key, people in parts.items():
+                people = [replace(one, notes=(*left, *one.notes)) for one in people]
                 wrapper = len(parts) == 1 and not key.lstrip("-").isdigit()
                 yield from people if wrapper else (replace(one, name=f"_{key}{one.name}") for one in people)
     elif isinstance(contents, Sequence) and contents and all(isinstance(item, Mapping) for item in contents):
@@ -90,7 +104,7 @@ def _items(items: Sequence[Mapping], where: str, rows: str | None, said: Mapping
         yield replace(one, found={**said, **one.found})
     elif len(items) == 1 and depth < _DEEPEST:
         yield from _walk(items[0], where, rows, said, depth + 1)
-    elif all(formats) and max(counts) > 1 and depth < _DEEPEST:
+    elif all(formats) and (max(counts) > 1 or MESHES in formats) and depth < _DEEPEST:
         for i, item in enumerate(items):
             for one in _walk(item, where, rows, said, depth + 1):
                 yield replace(one, name=f"_{i}{one.name}")
@@ -107,10 +121,7 @@ def _people_of_one_row(people: Sequence[Mapping], where: str, rows: str | None, 
 def _pose_rows(found: Mapping, format: Format) -> int:
     """The rows of pose in a mapping; 0 where it has none, or lists that vary in length."""
     key = pose_key(found, format)
-    try:
-        shape = np.shape(plain(found[key])) if key is not None else ()
-    except ValueError:
-        return 0
+    shape = () if key is None else shape_of(found, key)
     return int(np.prod(shape[: batch_shape(shape, "body" if key in ANY_KEYS["body"] else "pose")])) if shape else 0
 
 

@@ -10,6 +10,7 @@ import torch
 
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.convert.clips import SmplClip, bends_backwards, by_person, looks_like
+from hmr_skel.convert.continuity import out_of_order
 from hmr_skel.convert.known import ANY, ANY_KEYS, Format, View
 from hmr_skel.convert.layouts import Subject, at, opened
 from hmr_skel.convert.mesh_rows import MeshRows
@@ -22,11 +23,13 @@ from hmr_skel.convert.parameters import (
     numbers,
     plain,
     read_parameters,
+    refuse_degrees,
     vectors,
 )
 from hmr_skel.convert.smplx import NAMES, PosedMeshes, other_model, read_other
 from hmr_skel.convert.unread import near_key, unread_note
 from hmr_skel.convert.upright import in_world
+from hmr_skel.convert.vertices import read_meshes
 from hmr_skel.data.annotations import GENDER_OF, to_genders, to_texts
 from hmr_skel.errors import UserError
 
@@ -80,17 +83,24 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     if format.refuse:
         raise UserError(f"{where}: {format.refuse}")
     if format.world_file and options.which == "global":
+        if not any(key in person.found for key in ANY_KEYS["number"]):
+            raise UserError(f"{where} has no 'frame', the rows' numbers, which --which global needs.")
         inner = replace(options, which=None, frame=None)
         return [in_world(clip, Path(where), format.world_file) for clip in make_clips(person, where, stem, inner)]
     found, view = _viewed(person, where, options)
     fields = _fields(found, format, view)
     frame = view.frame if view else format.frame
+    if "transl" in found and "camera_translation" in found and np.any(plain(found["camera_translation"])):
+        raise UserError(f"{where} has 'transl' and 'camera_translation' other than zero. Expected one: leave one out.")
     flags = {key: found[key] for key in ANY_KEYS["annotated"] if key in found}
     pair = "orient" in fields and "body" in fields
     skel = format.model == "skel" or np.shape(plain(fields.get("pose", ("", None))[1]))[-1:] == (_SKEL_DOFS,)
     said = next((model for model in (format.model, options.model) if model in ("smplx", "star")), None)
-    other, values = None if skel else other_model(found, fields, said), {}
-    if skel:
+    meshes = format.layout == "meshes"
+    other, source = None if skel or meshes else other_model(found, fields, said), None
+    if meshes:
+        (parameters, source), q, agreeing = read_meshes(fields, where, options.units, options.left_handed), None, set()
+    elif skel:
         (parameters, q), agreeing = _skel(fields, where, options), set()
     elif other is not None:
         if options.left_handed:
@@ -103,7 +113,8 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
         parameters = replace(parameters, pose=parameters.pose * -_MIRROR, transl=parameters.transl * _MIRROR)
     count = len(parameters.pose)
     rate = (_rate(*fields["rate"], where) if "rate" in fields else format.rate) or options.frame_rate
-    rows = options.rows or format.rows
+    per_file = format.rows == "files" and count == 1
+    rows = options.rows or ("frames" if format.rows == "files" and count > 1 else format.rows)
     moving = count > 1 and rows in ("frames", "folders")
     said_frame = options.frame or frame
     notes = [*person.notes, *parameters.notes, *([format.note] if format.note else [])]
@@ -123,6 +134,11 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
         )
     elif options.frame is not None and frame is None and seems not in (None, options.frame):
         notes.append(f"{where}: --frame {options.frame} is taken, but these people stand as in a {seems} frame")
+    empty = ~parameters.pose.any((1, 2)) & ~parameters.betas.any(1)
+    if 0 < empty.sum() < count:
+        notes.append(
+            f"{where}: {empty.sum()} of {count} rows are zero, the T-pose of the average body: are they annotated?"
+        )
     if bends_backwards(parameters.pose):
         why = "rotations that are transposed, or --left-handed that is wrong or missing"
         notes.append(f"{where}: ELBOWS BEND BACKWARDS in most rows: {why}?")
@@ -143,6 +159,8 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     turn = None
     if "turn" in fields:
         turn = (vectors(fields["turn"], where, count) * ANGLES[options.units.angles or "rad"]).astype(np.float32)
+        if options.units.angles is None:
+            refuse_degrees(turn[:, None], where)
         turn = turn * -_MIRROR if options.left_handed else turn
     clip = SmplClip(
         name=stem + person.name,
@@ -163,14 +181,17 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
         turn=turn,
         from_input=np.tile(np.diag([*_MIRROR, 1.0]), (count, 1, 1)) if options.left_handed else None,
         skel_q=q,
-        per_file=format.rows == "files",
+        per_file=per_file,
         at_pelvis=format.at_pelvis,
     )
     if other is not None:
-        posed = PosedMeshes(other[0], clip.source, genders[0], transl=clip.transl, **values)
+        source = PosedMeshes(other[0], clip.source, genders[0], transl=clip.transl, **values)
         note = f"{where} holds {NAMES[other[0]]} ({other[1]}): its posed mesh is fitted"
-        clip = replace(clip, mesh=MeshRows.of(posed, count), notes=(*clip.notes, note))
-    return by_person(_marked(clip, fields.get("seen", ("",))[0], seen, flags, where), where, options.rows)
+        clip = replace(clip, notes=(*clip.notes, note))
+    if source is not None:
+        clip = replace(clip, mesh=MeshRows.of(source, count))
+    clips = by_person(_marked(clip, fields.get("seen", ("",))[0], seen, flags, where), where, options.rows)
+    return [replace(one, notes=(*one.notes, *out_of_order(one))) for one in clips]
 
 
 def _viewed(person: Subject, where: str, options: ReadOptions) -> tuple[Mapping, View | None]:
@@ -332,7 +353,12 @@ def _gender(
             f"{where}: 'gender' is {genders.tolist()[:3]}. Expected neutral, male or female, once or per row: say "
             "--smpl-gender."
         )
-    return np.repeat(genders, count if len(genders) == 1 else 1), []
+    persons = "imgname" in fields and format.rows == "people" and set(genders.tolist()) != {"neutral"}
+    note = (
+        f"{where}: 'gender' is read as the SMPL model's. In labels made with the neutral model, as BEDLAM's, it is the "
+        "person's: say --smpl-gender neutral"
+    )
+    return np.repeat(genders, count if len(genders) == 1 else 1), [note] if persons else []
 
 
 def _rate(key: str, value: Any, where: str) -> float:

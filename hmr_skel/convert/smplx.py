@@ -4,8 +4,8 @@ They are other bodies: their betas are of other shape spaces and their joints si
 parameters by name.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from hmr_skel.body.other import MAP_FILE, MAP_FROM, OTHER_FILES, WHERE
-from hmr_skel.convert.parameters import Fields, Parameters, Units, numbers, read_parameters, root_rows, rotvecs
+from hmr_skel.convert.parameters import (
+    ANGLES,
+    Fields,
+    Parameters,
+    Units,
+    numbers,
+    read_parameters,
+    refuse_degrees,
+    root_rows,
+    rotvecs,
+)
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +36,7 @@ _PARTS = {
     "hands": ("pose_hand",), "left hand": ("left_hand_pose",), "right hand": ("right_hand_pose",),
     "expression": ("expression",),
 }  # fmt: skip
+_HANDS, _HAND = ("left hand", "right hand"), 45  # numbers of a hand's axis-angles; fewer are components
 _MATTERS = 0.1  # of a beta
 _BODY, _JOINTS = 22, {"smplx": 55, "star": 24}
 
@@ -105,16 +116,22 @@ def read_other(
     count, given = len(pose), pose.shape[1]
     used = set(names)
 
-    def part(name: str, *widths: int) -> np.ndarray | None:
+    def part(name: str, widths: Collection[int] = ()) -> np.ndarray | None:
         key = next((key for key in _PARTS[name] if key in found), None)
         if key is None:
             return None
         array = numbers(found[key], f"{where}: {key!r}").astype(np.float32)
         width = array.size // count
-        if array.size != width * count or (widths and width not in widths):
+        rows = array.shape[:1] in ((count,), (width,)) and (array.ndim < 3 or array.shape[-1] == 3)
+        if array.size != width * count or not rows or (widths and width not in widths):
             raise UserError(f"{where}: {key!r} has shape {array.shape} for {count} rows of pose.")
         used.add(key)
-        return array.reshape(count, width)
+        array = array.reshape(count, width)
+        if name == "expression" or width % 3 or (name in _HANDS and width < _HAND):  # these are no angles
+            return array
+        if units.angles is None:
+            refuse_degrees(array.reshape(count, -1, 3), f"{where}: {key!r}")
+        return array * np.float32(ANGLES[units.angles or "rad"])
 
     hands: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
     whole = np.zeros((count, joints, 3), np.float32)
@@ -128,13 +145,14 @@ def read_other(
         elif given == 52:
             hands = pose[:, 22:37].reshape(count, 45), pose[:, 37:].reshape(count, 45)
         for name, place in (("jaw", 22), ("left eye", 23), ("right eye", 24)):
-            if given != 55 and (value := part(name, 3)) is not None:
+            if given != 55 and (value := part(name, (3,))) is not None:
                 whole[:, place] = value
-        if given != 55 and (value := part("eyes", 6)) is not None:
+        if given != 55 and (value := part("eyes", (6,))) is not None:
             whole[:, 23:25] = value.reshape(count, 2, 3)
         if given not in (52, 55):
-            both = part("hands", 90)
-            hands = (both[:, :45], both[:, 45:]) if both is not None else (part("left hand"), part("right hand"))
+            both = part("hands", (90,))
+            left, right = (part(name, range(1, _HAND + 1)) for name in _HANDS)
+            hands = (left, right) if both is None else (both[:, :_HAND], both[:, _HAND:])
     expression = part("expression")
     if "turn" in fields:
         raise UserError(f"{where}: {fields['turn'][0]!r} is not read of {NAMES[model]}. Expected the root in the pose.")
@@ -153,7 +171,10 @@ def read_other(
     smpl = np.zeros((count, 24, 3), np.float32)
     smpl[:, :_BODY] = whole[:, :_BODY]
     others = {name: field for name, field in fields.items() if name in ("transl", "extrinsics")}
+    units = Units(units.lengths, units.angles and "rad")  # these are radians by now
     read = read_parameters({"pose": ("", smpl), "betas": ("", np.zeros(10)), **others}, where, units)
+    if (hands[0] is None) != (hands[1] is None):
+        read = replace(read, notes=(*read.notes, f"{where}: one of the hands has no pose: it is at rest"))
     values = {
         "pose": whole,
         "hands": hands,

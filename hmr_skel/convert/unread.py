@@ -5,10 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-import numpy as np
-
 from hmr_skel.convert.known import ANY_KEYS, MARKS
-from hmr_skel.convert.layouts import opened
+from hmr_skel.convert.layouts import opened, shape_of
 from hmr_skel.data.npz import LabelFile
 
 ALWAYS = "poses [T 72], betas [10], trans [T 3] and gender in an .npz always work"
@@ -31,10 +29,10 @@ def unread_note(found: Mapping, used: Collection, others: Collection, count: int
         where: the file.
     """
     left = [str(key) for key in found if key not in used and key not in others]
-    loud = [key for key in left if _could_move(key.lower(), _shape(found, key), count)]
+    loud = [key for key in left if _could_move(key.lower(), shape_of(found, key), count)]
     notes = []
     if loud:
-        shapes = ", ".join(f"{key} {_shape(found, key)}" for key in loud)
+        shapes = ", ".join(f"{key} {shape_of(found, key)}" for key in loud)
         notes.append(
             f"{where}: NOT USED, though there is one for every row, and it could move or hide the body: {shapes}"
         )
@@ -52,22 +50,6 @@ def _could_move(key: str, shape: tuple[int, ...] | None, count: int) -> bool:
     if MARKS.search(key) and shape[1:] in ((), (1,)):
         return True
     return not _IDLE.search(key) and shape[1:] in ((), (1,), (3,), (1, 3), (3, 3), (4, 4), (6,), (4,))
-
-
-def _shape(found: Mapping, key: str) -> tuple[int, ...] | None:
-    if isinstance(found, LabelFile):
-        return found.shape(key) if found.dtype(key).kind in "fiub" else None
-    value = opened(found[key]) if key in found else None
-    if hasattr(value, "detach"):
-        return tuple(value.shape)
-    if isinstance(value, np.ndarray):
-        return value.shape if value.dtype.kind in "fiub" else None
-    if isinstance(value, list | tuple) and value and isinstance(value[0], int | float | list | tuple | np.generic):
-        try:
-            return np.shape(value)
-        except ValueError:  # rows of different lengths
-            return None
-    return None
 
 
 def describe(contents: Any) -> str:

@@ -16,6 +16,7 @@ from hmr_skel.body.lbs import bone_transforms, chain, relative, skin
 from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat, shortest_arc
 from hmr_skel.convert.clips import UPRIGHT, SmplClip, looks_like, require_frame
 from hmr_skel.convert.files import read_contents
+from hmr_skel.convert.parameters import check_metres
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def in_world(clip: SmplClip, file: Path, name: str) -> SmplClip:
             "frames."
         ) from None
     rotvec = rotmat_to_rotvec(torch.from_numpy(turn)).float().numpy()
-    return replace(clip, turn=rotvec, transl=turned.astype(np.float32), frame="y-up")
+    notes = (*clip.notes, *check_metres(turned, str(found), "y-up", clip.frame_rate, clip.moving, True))
+    return replace(clip, turn=rotvec, transl=turned.astype(np.float32), frame="y-up", notes=notes)
 
 
 def upright(clip: SmplClip, bodies: "Bodies", up: str | None, floor: bool) -> SmplClip:

@@ -6,31 +6,24 @@ root is, and what the output's `smpl_*` columns hold.
 
 import io
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from fitting.meshes import NO_BODY, Inverse, root
 from hmr_skel.convert.clips import SmplClip
-from hmr_skel.convert.known import ANY_KEYS
-from hmr_skel.convert.mesh_rows import MeshArray, MeshRows
-from hmr_skel.convert.parameters import LENGTHS, numbers, plain
-from hmr_skel.convert.people import recognise
-from hmr_skel.data.annotations import GENDER_OF, to_genders, to_texts
+from hmr_skel.convert.files import FEWEST_VERTICES
+from hmr_skel.convert.mesh_rows import MeshArray
+from hmr_skel.convert.parameters import LENGTHS, Fields, Parameters, Units, plain, vectors
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
     from hmr_skel.convert.fit import Bodies
-    from hmr_skel.convert.reading import ReadOptions
 
-VERTEX_KEYS = ("vertices", "verts", "smpl_vertices", "pred_vertices", "v")
-"""Keys of vertices [T V 3] in files without a pose."""
 ENDINGS = (".obj", ".ply")
-_FEWEST = 1000  # vertices of a body
 _CHUNK = 256  # meshes in memory at once
 _TALL = (0.3, 4.0)  # m: the longest side of a body's box
 
@@ -93,61 +86,27 @@ def rest_pelvis(clip: SmplClip, bodies: "Bodies") -> np.ndarray:
     return pelvis
 
 
-def mesh_array(contents: Any) -> tuple[str, np.ndarray] | None:
-    """The key and the vertices [T V 3] of a file that holds meshes and no pose; None of any other."""
-    if not isinstance(contents, Mapping):
-        return None
-    alone = list(contents) == ["pose"]  # an array alone is read as a pose
-    if not alone and recognise(contents) is not None:
-        return None
-    for key in ("pose",) if alone else VERTEX_KEYS:
-        if key in contents:
-            array = plain(contents[key])
-            shape = np.shape(array)
-            if len(shape) in (2, 3) and shape[-1] == 3 and shape[-2] >= _FEWEST:
-                return key, np.asarray(array).reshape(-1, *shape[-2:])
-    return None
-
-
-def mesh_clip(
-    array: np.ndarray, contents: Mapping, path: Path, options: "ReadOptions", per_file: bool = False
-) -> SmplClip:
-    """A clip of vertices [T V 3]. Raises `UserError` where they can hardly be in metres."""
+def read_meshes(fields: Fields, where: str, units: Units, left_handed: bool) -> tuple[Parameters, MeshArray]:
+    """Vertices, and parameters that are not known yet. Raises `UserError` where they can hardly be in metres."""
+    array = np.asarray(plain(fields["vertices"][1]))
+    array = array.reshape(-1, *array.shape[-2:])
     count = len(array)
     if not count:
-        raise UserError(f"{path}: has no mesh. Expected vertices [T 6890 3].")
+        raise UserError(f"{where}: has no mesh. Expected vertices [T 6890 3].")
     sides = [np.ptp(np.asarray(mesh, np.float64), axis=0).max() for mesh in array[:: max(count // 10, 1)]]
     side = float(np.nanmedian(sides))
-    if options.units.lengths is None and not _TALL[0] < side < _TALL[1] and np.isfinite(side):
+    if units.lengths is None and not _TALL[0] < side < _TALL[1] and np.isfinite(side):
         raise UserError(
-            f"{path}: the bodies are {side:.3g} long, which is not metres. Say --lengths cm or --lengths mm (or "
+            f"{where}: the bodies are {side:.3g} long, which is not metres. Say --lengths cm or --lengths mm (or "
             "--lengths m, if it is)."
         )
-    scale = np.full(3, LENGTHS[options.units.lengths or "m"], np.float32)
-    if options.left_handed:
+    scale = np.full(3, LENGTHS[units.lengths or "m"], np.float32)
+    if left_handed:
         scale[0] *= -1
-    said = to_genders(to_texts(np.ravel(plain(contents["gender"]))))[0] if "gender" in contents else "neutral"
-    gender = options.smpl_gender or said
-    if gender not in GENDER_OF:
-        raise UserError(f"{path}: 'gender' is {gender!r}. Expected neutral, male or female: say --smpl-gender.")
-    rate = next((contents[key] for key in ANY_KEYS["rate"] if key in contents), None)
-    rate = options.frame_rate if rate is None else float(numbers(rate, f"{path}: frames a second").ravel()[0])
+    moved = vectors(fields["transl"], where, count).astype(np.float32) if "transl" in fields else None
     nothing = np.full((count, 24, 3), np.nan, np.float32)
-    return SmplClip(
-        name=path.stem,
-        source=path.name,
-        file=path.stem,
-        pose=nothing,
-        betas=nothing[:, :10, 0],
-        transl=nothing[:, 0],
-        gender=np.full(count, gender, object),
-        number=np.arange(count),
-        moving=count > 1 and options.rows in (None, "frames"),
-        frame=options.frame,
-        frame_rate=rate,
-        per_file=per_file,
-        mesh=MeshRows.of(MeshArray(path.name, array, scale), count),
-    )
+    mesh = MeshArray(Path(where).name, array, scale, moved)
+    return Parameters(nothing, nothing[:, :10, 0], nothing[:, 0], 0, ()), mesh
 
 
 def read_mesh_file(path: Path) -> np.ndarray:
@@ -157,7 +116,7 @@ def read_mesh_file(path: Path) -> np.ndarray:
         vertices = _ply(content) if content.startswith(b"ply") else _obj(content)
     except (ValueError, IndexError, KeyError, OSError, StopIteration) as error:
         raise UserError(f"{path}: cannot be read as a mesh: {error}. Expected an .obj or .ply with vertices.") from None
-    if len(vertices) < _FEWEST:
+    if len(vertices) < FEWEST_VERTICES:
         raise UserError(f"{path}: has {len(vertices)} vertices. Expected a body's mesh.")
     return vertices
 

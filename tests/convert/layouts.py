@@ -291,3 +291,88 @@ def interhuman(*people: Truth) -> dict:
         }
         for i, c in enumerate(each)
     }
+
+
+def vibe(truth: Truth, ids: np.ndarray) -> dict[int, dict]:
+    """demo.py: weak cameras and no translation."""
+    c = columns(truth)
+    weak = {"pred_cam": np.ones((FRAMES, 3), "f4"), "orig_cam": np.ones((FRAMES, 4), "f4")}
+    more = {"verts": np.zeros((FRAMES, 5, 3), "f4"), "joints3d": np.zeros((FRAMES, 49, 3), "f4"), "frame_ids": ids}
+    return {1: weak | {"pose": c["pose"], "betas": c["betas"]} | more}
+
+
+def regressor_labels(truth: Truth, annotated: np.ndarray, whole: bool) -> dict[str, np.ndarray]:
+    """SPIN's labels (`whole`), and those of 4D-Humans; rows without an annotation hold zeros."""
+    c, has = columns(truth), annotated.astype("f4")
+    names = {key: labels(truth)[key] for key in ("imgname", "center", "scale")}
+    if whole:
+        return names | {"pose": c["pose"] * has[:, None], "shape": c["betas"] * has[:, None], "has_smpl": has}
+    flags = {"has_body_pose": has, "has_betas": has}
+    apart = {"global_orient": c["root"], "body_pose": c["body"], "betas": c["betas"]}
+    return names | {key: value * has[:, None] for key, value in apart.items()} | flags
+
+
+def codec(truth: Truth, version: int = 0) -> dict[str, np.ndarray]:
+    """smplcodec's arrays, of SMPL (0) or SMPL-X (2)."""
+    head = {"codecVersion": 2, "smplVersion": version, "gender": 2, "frameCount": FRAMES, "frameRate": 30.0}
+    motion = {"bodyTranslation": truth["transl"], "bodyPose": truth["pose"][:, : 22 if version else 24]}
+    hands = {f"{side}HandPose": np.full((FRAMES, 15, 3), 0.1) for side in ("left", "right")} if version else {}
+    face = {"headPose": np.zeros((FRAMES, 3, 3))} if version else {}
+    arrays = {"shapeParameters": truth["betas"][:10]} | motion | hands | face
+    return {key: np.array(value) for key, value in (head | arrays).items()}
+
+
+def amass_smplx(truth: Truth, **more) -> dict[str, np.ndarray]:
+    count = len(truth["pose"])
+    pose = np.concatenate((truth["pose"][:, :22].reshape(count, 66), np.zeros((count, 99))), 1)
+    return {
+        "poses": pose, "trans": truth["transl"], "betas": truth["betas"], "gender": np.array("neutral"),
+        "surface_model_type": np.array("smplx"), "mocap_frame_rate": np.array(30.0),
+    } | more  # fmt: skip
+
+
+def frame_files(truth: Truth, kind: str) -> dict[str, dict]:
+    """A file per frame, as SMPLify-X's writer has them: what its camera and its body model hold, of one row each.
+
+    SMPLify-X moves the camera, and the fixed cameras of EgoBody (SMPL here) and PROX (SMPL-X) leave that to the body.
+    RICH's files have no camera, and hands of 12 components as PROX's.
+    """
+    c, files = columns(truth), {}
+    for i in range(FRAMES):
+        rows = {
+            "global_orient": c["root"][i],
+            "betas": c["betas"][i],
+            "body_pose": c["body"][i],
+            "transl": c["trans"][i],
+        }
+        camera = {"camera_rotation": np.eye(3, dtype="f4"), "camera_translation": np.zeros(3, "f4")}
+        if kind in ("PROX", "RICH"):
+            zeros = {f"{name}_pose": np.zeros(3, "f4") for name in ("jaw", "leye", "reye")}
+            hands = {f"{side}_hand_pose": np.full(12, 0.1, "f4") for side in ("left", "right")}
+            rows |= zeros | hands | {"expression": np.zeros(10, "f4"), "body_pose": c["body"][i, :63]}
+        if kind == "SMPLify-X":
+            camera["camera_translation"] = rows.pop("transl")
+        if kind != "RICH":
+            rows |= camera | {"pose_embedding": np.zeros(32, "f4")}
+        name = f"{i + 3:05d}/001.pkl" if kind == "RICH" else f"results/frame_{i + 3:05d}/000.pkl"
+        files[name] = {key: value[None] for key, value in rows.items()} | (
+            {"gender": "female"} if kind == "EgoBody" else {}
+        )
+    return files
+
+
+def easymocap_files(truth: Truth) -> dict[str, list]:
+    """A list of people per frame."""
+    arrays = easymocap(truth)
+    row = [{key: value[min(i, len(value) - 1)][None] for key, value in arrays.items()} for i in range(FRAMES)]
+    return {f"smpl/{i:06d}.json": [{"id": 4, **row[i]}] for i in range(FRAMES)}
+
+
+def skel_labels(q: np.ndarray, truth: Truth) -> dict[str, np.ndarray]:
+    c = columns(truth)
+    return {"imgname": labels(truth)["imgname"], "skel_poses": q, "skel_betas": c["betas"], "skel_trans": c["trans"]}
+
+
+def hsmr(q: np.ndarray, truth: Truth) -> dict[str, np.ndarray]:
+    c = columns(truth)
+    return {"poses": q, "betas": c["betas"], "patch_cam_t": c["trans"] + 1, "full_cam_t": c["trans"]}
