@@ -51,7 +51,7 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
         (_gauss_newton, (tree, part, desk)),
         (_energy, (part, moments, bend, scale, q, desk, wide)),
         (corrective_tilt, (tree, part, desk)),
-        (skin, (mesh, transforms, starts, columns, values, _lanes(3, dtype=np.float32), turn, mesh)),
+        (skin, (mesh, columns, transforms, starts, columns, values, _lanes(3, dtype=np.float32), turn, mesh)),
         (glide_curvatures, (bones, q, desk)),
         (_shift, (bones, q, desk)),
         (_wrenches, (tree, part, desk)),

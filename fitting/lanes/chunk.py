@@ -109,9 +109,7 @@ class LaneTables:
         self.correctives = tables.correctives
         self.part = part_of(tables)
         self.num_dofs = len(tables.part.dofs)
-        self.vertices = tables.surface.vertices.numpy()
-        self.importance = tables.surface.importance.numpy()
-        self.surface = LaneSurface(skel, tables.surface.vertices)
+        self.surface = LaneSurface(skel, tables.surface.vertices, tables.surface.importance)
         self.moments = tables.moments.table.T.contiguous()  # [P * 16, 66]
 
 

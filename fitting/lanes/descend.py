@@ -128,7 +128,7 @@ class LaneSolver:
         pose(self.tree, chunk.bones, chunk.q, desk)
         here["coefficients"][:11] = chunk.shape
         pose_coefficients(self.tree, desk)
-        visit(tables.surface, chunk.mesh, tables.vertices, tables.importance, correctives, desk, room)
+        visit(tables.surface, chunk.mesh, correctives, desk, room)
         pull_joints(tables.part, chunk.bones, chunk.anatomical, desk)
         corrective_tilt(self.tree, tables.part, desk)
         here["start"][:], here["anchor"][:] = here["transforms"], chunk.q

@@ -120,8 +120,8 @@ class LaneMesher:
                 rest = rest_positions(block, coefficients[c], room)
                 weights = block.weights
                 skin(
-                    rest, bones[c], weights.starts, weights.columns, weights.values, shift[c], turn,
-                    mesh[c, block.vertices],
+                    rest, block.numbers, bones[c], weights.starts, weights.columns, weights.values, shift[c], turn,
+                    mesh[c],
                 )  # fmt: skip
         return self._with_points(LaneMesh(mesh, count), offset, points)
 

@@ -2,6 +2,10 @@
 
 Vertices are taken in blocks. A block's rest positions are one matrix product (basis times coefficients, by BLAS, always
 of the same size so that it adds up in the same order); what follows uses that a vertex hangs on a few bones only.
+
+Where a body's pose correctives are mostly zero, most of a product would be too. So a block has vertices that the same
+joints correct, and only those columns of the basis in which it has anything. Nothing is approximated: what is left out
+is zero. A body without such zeros keeps all columns in all blocks.
 """
 
 from dataclasses import dataclass
@@ -15,6 +19,8 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
 _BLOCK = 576  # vertices: a block's basis, rest positions and pulls stay in a core's cache
+_BLOCK_COST = 2000  # what one more block takes beside its products, in columns of a vertex
+_SHAPED = 11  # columns of a basis before those of the pose: template and shape directions
 
 
 @part_of_kernels
@@ -109,16 +115,19 @@ def add_up(seen: Record, desk: Record) -> None:
 
 @kernel
 def skin(
-    rest: np.ndarray, transforms: np.ndarray, starts: np.ndarray, bones: np.ndarray, weights: np.ndarray,
-    shift: np.ndarray, turn: np.ndarray, out: np.ndarray,
+    rest: np.ndarray, numbers: np.ndarray, transforms: np.ndarray, starts: np.ndarray, bones: np.ndarray,
+    weights: np.ndarray, shift: np.ndarray, turn: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
-    """Linear blend skinning of a block, moved by `shift` [3 L]: out [V 3 L]. `turn` [3 4 L] is room to work in."""
+    """Linear blend skinning of a block, moved by `shift` [3 L], to its `numbers` in the mesh `out` [V' 3 L].
+
+    `turn` [3 4 L] is room to work in.
+    """
     for v in range(len(rest)):
         _blend(transforms, bones, weights, starts[v], starts[v + 1], turn)
-        x = rest[v]
+        x, y = rest[v], out[numbers[v]]
         for i in range(3):
             for lane in range(LANES):
-                out[v, i, lane] = shift[i, lane] + (
+                y[i, lane] = shift[i, lane] + (
                     turn[i, 0, lane] * x[0, lane] + turn[i, 1, lane] * x[1, lane] + turn[i, 2, lane] * x[2, lane]
                     + turn[i, 3, lane]
                 )  # fmt: skip
@@ -158,22 +167,57 @@ class Sparse:
 class LaneBlock:
     """Some vertices of a body."""
 
-    vertices: slice  # among the surface's
-    basis: torch.Tensor  # [3V 1 + 10 + P] template, shape directions, pose correctives; rows by vertex, then xyz
+    numbers: np.ndarray  # [V] in the body
+    importance: np.ndarray  # [V] float32, c
+    columns: torch.Tensor  # [K] of the body's basis
+    basis: torch.Tensor  # [3V K] template, shape directions, pose correctives; rows by vertex, then xyz
     weights: Sparse  # [V 24]
 
 
 class LaneSurface:
-    """Some vertices of a body, by blocks."""
+    """Some vertices of a body, all if not said, by blocks."""
 
-    def __init__(self, model: Smpl | Skel, vertices: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, model: Smpl | Skel, vertices: torch.Tensor | None = None, importance: torch.Tensor | None = None
+    ) -> None:
+        vertices = torch.arange(len(model.weights)) if vertices is None else vertices
+        importance = torch.full((len(vertices),), 1 / len(vertices)) if importance is None else importance
         rows = torch.cat((model.template.flatten()[None], model.shapedirs, model.posedirs)).unflatten(-1, (-1, 3))
-        weights = model.weights
-        if vertices is not None:
-            rows, weights = rows[:, vertices], weights[vertices]
-        self.count = len(weights)
-        slices = [slice(first, min(first + _BLOCK, self.count)) for first in range(0, self.count, _BLOCK)]
-        self.blocks = [LaneBlock(s, rows[:, s].flatten(1).T.contiguous(), Sparse.of(weights[s])) for s in slices]
+        rows = rows[:, vertices]
+        self.count, self.width = len(vertices), len(rows)
+        self.blocks = []
+        corrected = (rows[_SHAPED:] != 0).any(2).T  # [V P]
+        for part in _alike(corrected.unflatten(1, (-1, 9)).any(2).numpy()):
+            shaped = torch.ones(_SHAPED, dtype=torch.bool)
+            columns = torch.cat((shaped, corrected[part].any(0))).nonzero().squeeze(1)
+            self.blocks.append(
+                LaneBlock(
+                    numbers=vertices[part].numpy(),
+                    importance=importance[part].numpy(),
+                    columns=columns,
+                    basis=rows[columns][:, part].flatten(1).T.contiguous(),
+                    weights=Sparse.of(model.weights[vertices[part]]),
+                )
+            )
+
+
+def _alike(joints: np.ndarray) -> list[np.ndarray]:
+    """Numbers of the vertices in blocks that are corrected by much the same of `joints` [V J].
+
+    Neighbours in the order of their joints are put together for as long as the columns that some of their vertices do
+    not need cost less than a block.
+    """
+    sets, place = np.unique(joints, axis=0, return_inverse=True)
+    groups = [np.flatnonzero(place == i) for i in range(len(sets))]
+    while len(groups) > 1:
+        size, joined = np.array([len(group) for group in groups]), sets[:-1] | sets[1:]
+        more = joined.sum(1) * (size[:-1] + size[1:]) - (sets.sum(1) * size)[:-1] - (sets.sum(1) * size)[1:]
+        best = int(more.argmin())
+        if 9 * more[best] > _BLOCK_COST:
+            break
+        groups[best : best + 2] = [np.concatenate(groups[best : best + 2])]
+        sets = np.concatenate((sets[:best], joined[best : best + 1], sets[best + 2 :]))
+    return [np.sort(part) for group in groups for part in np.array_split(group, -(-len(group) // _BLOCK))]
 
 
 class Room:
@@ -187,38 +231,32 @@ class Room:
 
 def rest_positions(block: LaneBlock, coefficients: np.ndarray, room: Room) -> np.ndarray:
     """[V 3 L] before posing; `coefficients` [1 + 10 + P, L]."""
-    count = len(block.basis) // 3
-    out = room.rest[:count]
-    torch.mm(block.basis, torch.from_numpy(coefficients), out=torch.from_numpy(out).view(3 * count, LANES))
+    out, needed = room.rest[: len(block.numbers)], torch.from_numpy(coefficients)
+    if len(block.columns) < len(needed):
+        needed = needed[block.columns]
+    torch.mm(block.basis, needed, out=torch.from_numpy(out).view(-1, LANES))
     return out
 
 
-def visit(
-    surface: LaneSurface, target: np.ndarray, numbers: np.ndarray, importance: np.ndarray, correctives: bool,
-    desk: Record, room: Room,
-) -> None:  # fmt: skip
+def visit(surface: LaneSurface, target: np.ndarray, correctives: bool, desk: Record, room: Room) -> None:
     """Moments of the residuals at the desk's pose and coefficients: a chunk's error, and all that the reduced system
     needs to know of it.
 
     Leaves there E_0 and B' (`start_energy`, `cross`), `total` and `largest` of the distances, and if asked for
-    `by_rotation`.
-
-    Args:
-        target: [V' 3 L] float32 the whole target mesh; `numbers` [V] says which of its vertices the surface has.
-        importance: [V] float32, c.
+    `by_rotation`. `target` [V' 3 L] float32 is the whole target mesh.
     """
     here = desk[0]
     here["start_energy"][:], here["total"][:], here["largest"][:], here["cross"][:] = 0.0, 0.0, 0.0, 0.0
-    shaped = 11  # coefficients before those of the pose
-    by_rotation = here["by_rotation"]
+    by_rotation = torch.from_numpy(here["by_rotation"])
     by_rotation[:] = 0.0
     for block in surface.blocks:
         rest = rest_positions(block, here["coefficients"], room)
-        pull = room.pull[: len(rest)]
+        pull, weights = room.pull[: len(rest)], block.weights
         collapse(
-            rest, target, numbers[block.vertices], importance[block.vertices], block.weights.starts,
-            block.weights.columns, block.weights.values, correctives, pull, desk, room.seen,
+            rest, target, block.numbers, block.importance, weights.starts, weights.columns, weights.values, correctives,
+            pull, desk, room.seen,
         )  # fmt: skip
         add_up(room.seen, desk)
-        if correctives:
-            by_rotation -= (block.basis[:, shaped:].T @ torch.from_numpy(pull).view(-1, LANES)).numpy()
+        if correctives and len(block.columns) > _SHAPED:
+            by_basis = block.basis[:, _SHAPED:].T @ torch.from_numpy(pull).view(-1, LANES)
+            by_rotation.index_add_(0, block.columns[_SHAPED:] - _SHAPED, by_basis.double(), alpha=-1)
