@@ -35,8 +35,8 @@ from hmr_skel.data.fingerprint import (
 from hmr_skel.data.lease import Lease, leased
 from hmr_skel.data.manifest import Manifest, load_manifest
 from hmr_skel.data.meta import summarise
-from hmr_skel.data.schema import write_meta, write_rejects, write_shard
-from hmr_skel.data.shards import Shard, cache_dir, check_no_other_plan, parse_shards, pick, plan, shard_state
+from hmr_skel.data.schema import write_meta, write_rows
+from hmr_skel.data.shards import Shard, check_no_other_plan, parse_shards, pick, plan, shard_state
 from hmr_skel.data.storage import Place, clock, each, local_folder, locate
 from hmr_skel.device import check_device_name, no_more_after_cuda_errors, resolve_device
 from hmr_skel.errors import UserError
@@ -67,7 +67,7 @@ class Builder:
         self.config = recipe(manifest.recipe)
         make_missing(manifest, quiet=quiet)
         self.models = ModelFiles.of(manifest)
-        cache = cache_dir(self.local)
+        cache = self.local / ".cache"  # of labels unpacked and of hashes; may be deleted between builds
         self.readers: dict[str, SourceReader] = {s.name: plan_source(s, cache) for s in manifest.sources}
         self.shards = plan(manifest, {name: reader.num_rows for name, reader in self.readers.items()})
         self._body_models = self.models.sha256(cache / "body_models")
@@ -216,9 +216,9 @@ class Builder:
         `seconds` is what each stage took, `batch` the smallest number of rows that were fitted together. Raises
         `UserError` where a file cannot be written, or another process has written it meanwhile.
         """
-        name, fingerprint, start = self.manifest.name, self.fingerprint(shard), time.perf_counter()
-        data = write_shard(self.out, shard, table, fingerprint=fingerprint, manifest_name=name, fit_version=FIT_VERSION)
-        left_out = write_rejects(self.out, shard, rejects)
+        name, made_from, start = self.manifest.name, self.ingredients(shard), time.perf_counter()
+        about = {"fingerprint": fingerprint_of(made_from), "manifest_name": name, "fit_version": FIT_VERSION}
+        written = write_rows(self.out, shard, table, rejects, **about)
         seconds = {**seconds, "write": time.perf_counter() - start}
         total = sum(seconds.values())
         info = summarise(table, rejects) | {
@@ -229,7 +229,7 @@ class Builder:
             "device": str(self.fitter.device),
             "batch": batch,  # less than the recipe's where memory was short: the result is not equal in every bit
         }
-        write_meta(self.out, shard, data, left_out, fingerprint, info, self.ingredients(shard))
+        write_meta(self.out, shard, written, made_from, info)
         report = self._report(shard, skipped=False, read=True)
         if report is None:
             shard.meta_file(self.out).unlink(missing_ok=True)  # nobody may take it for complete

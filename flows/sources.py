@@ -13,7 +13,6 @@ from typing import Self
 
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, load_skel_arrays, model_path
 from hmr_skel.body.open_body.export import is_stamp, make_open_body, open_body_version
-from hmr_skel.data.fingerprint import hash_files
 from hmr_skel.data.manifest import BodyModels, Manifest, Source
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.storage import put_bytes
@@ -59,11 +58,13 @@ class ModelFiles:
         return files
 
     def sha256(self, notes: Path) -> str:
-        """Of all files that a fit may read; of the open body without its bones, which are only drawn. `notes` as in
-        `hash_files`."""
+        """Of all files that a fit may read, by name and content; of the open body without its bones, which are only
+        drawn. `notes` is a folder to remember it in, see `file_sha256`."""
         names = (*SMPL_FILES.values(), *(SKEL_FILES[gender] for gender in self.skel_genders), J19_FILE)
         files = (self.folder / name for name in names if (self.folder / name).is_file())
-        return hash_files(files, notes / "without_bones", without_bones) if self.open else hash_files(files, notes)
+        how = (notes / "without_bones", without_bones) if self.open else (notes, None)
+        found = sorted((path.name, file_sha256(path, *how)) for path in files)
+        return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def without_bones(path: Path) -> str:

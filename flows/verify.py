@@ -36,23 +36,21 @@ class Verification:
 
     shards: int  # in the dataset
     sound: int
+    not_built: list[int]  # shards that have no file
     refitted: int  # rows that were read from their sources and fitted again
     problems: list[Problem]
 
 
-def verify_dataset(
-    out: Place, builder: Builder | None = None, *, partial: bool = False, sample: int = 64, seed: int = 0
-) -> Verification:
-    """What is wrong with the dataset in the folder `out`.
+def verify_dataset(out: Place, builder: Builder | None = None, *, sample: int = 64, seed: int = 0) -> Verification:
+    """What is wrong with the dataset in the folder `out`. Shards that nobody has built yet are no problem.
 
-    Without a builder of its manifest its files are compared with each other only. With `partial`, shards that are not
-    there at all are no problem. `sample` is how many rows to read from their sources, check and fit again, spread over
-    all sound shards; `seed` says which ones. Raises `UserError` where there is no dataset, or a source or body model
-    cannot be read.
+    Without a builder of its manifest its files are compared with each other only. `sample` is how many rows to read
+    from their sources, check and fit again, spread over all sound shards; `seed` says which ones. Raises `UserError`
+    where there is no dataset, or a source or body model cannot be read.
     """
-    report = verify_files(out, count=None if builder is None else len(builder.shards), partial=partial)
+    report = verify_files(out, None if builder is None else len(builder.shards))
     if builder is None:
-        return Verification(report.count, len(report.sound), 0, report.problems)
+        return Verification(report.count, len(report.sound), report.missing, 0, report.problems)
     shards = [builder.shards[index] for index in report.sound]
     outdated = find_outdated(out, shards, builder.ingredients)
     older = [
@@ -63,7 +61,8 @@ def verify_dataset(
     chosen = _choose(current, sample, seed)
     wrong = [problem for shard, rows in _refit(builder, chosen).items() if (problem := _compare(builder, shard, rows))]
     refitted = sum(map(len, chosen.values()))
-    return Verification(report.count, len(current) - len(wrong), refitted, [*report.problems, *older, *wrong])
+    problems = [*report.problems, *older, *wrong]
+    return Verification(report.count, len(current) - len(wrong), report.missing, refitted, problems)
 
 
 def _choose(shards: Sequence[Shard], sample: int, seed: int) -> dict[Shard, list[Key]]:

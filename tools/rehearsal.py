@@ -118,7 +118,7 @@ def fill(scene: Scene) -> str:
     import pyarrow.parquet as pq
 
     from fitting.version import FIT_VERSION
-    from hmr_skel.data.schema import SCHEMA, write_meta, write_rejects, write_shard
+    from hmr_skel.data.schema import SCHEMA, write_meta, write_rows
     from hmr_skel.data.shards import shard_state
     from hmr_skel.rows import Reject
 
@@ -140,8 +140,8 @@ def fill(scene: Scene) -> str:
         ]
         fingerprint, made_from = builder.fingerprint(shard), builder.ingredients(shard)
         about = {"fingerprint": fingerprint, "manifest_name": "rehearsal", "fit_version": FIT_VERSION}
-        written = write_shard(builder.out, shard, table, **about), write_rejects(builder.out, shard, rejects)
-        write_meta(builder.out, shard, *written, fingerprint, shard_state(builder.out, model).meta or {}, made_from)
+        written = write_rows(builder.out, shard, table, rejects, **about)
+        write_meta(builder.out, shard, written, made_from, shard_state(builder.out, model).meta or {})
     return f"{len(builder.shards) - scene.really} shards copied"
 
 

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from hmr_skel.data.manifest import Manifest
 
 VERIFY = """\
-Check a dataset folder. Every shard must have its three files (data, rejects, meta) with the bytes that were written,
-under its own names; the schema's columns and finite values; and every row that it was to read, kept or rejected once.
-No shard may be missing, no file may be there that belongs to none, no row may be in two shards.
+Check a dataset folder. Every shard that was built must have its three files (data, rejects, meta) with the bytes that
+were written, under its own names; the schema's columns and finite values; and every row that it was to read, kept or
+rejected once. No file may be there that belongs to no shard, no row may be in two shards. Shards without any file count
+as not built yet: their number is printed, and is no problem.
 
 Against its manifest: every shard must be what a build would make now (same label files, body models, recipe, and
 version of the fit), and a sample of rows is read from the label files and fitted again: what is passed through must be
@@ -24,8 +25,8 @@ equal to the bit, angles to 1e-4 rad and distances to 0.001 mm (with a GPU, 1e-3
 
 Not covered: the dataset's README.md, which every build writes anew, and the images.
 
-Exit status: 0 all is sound (with --repair: now); 1 problems, one line each on standard output; 2 it could not be
-checked (no dataset, no manifest, a label file or a body model that cannot be read); 130 interrupted.
+Exit status: 0 all that was built is sound (with --repair: now); 1 problems, one line each on standard output; 2 it
+could not be checked (no dataset, no manifest, a label file or a body model that cannot be read); 130 interrupted.
 Example: hmr-skel verify data/open"""
 
 
@@ -37,7 +38,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add(verify, "manifest", default=None, help=text)
     text = "compare the files with each other only; needs no manifest"
     verify.add_argument("--files-only", action="store_true", help=text)
-    verify.add_argument("--partial", action="store_true", help="shards that are not built yet are no problem")
     add_number(verify, "--sample", int, 0, default=64, help="rows to fit again, over all shards")
     add_number(verify, "--seed", int, 0, default=0, help="which rows")
     verify.add_argument(
@@ -53,7 +53,6 @@ def run_verify(args: argparse.Namespace) -> int:
     from flows.shard import Builder
     from flows.verify import Verification, repair_dataset, verify_dataset
     from hmr_skel.commands.output import show
-    from hmr_skel.data.shards import name_shards
 
     if args.files_only and (args.repair or args.manifest):
         raise UserError("--files-only uses no manifest: leave out --manifest and --repair.")
@@ -62,13 +61,9 @@ def run_verify(args: argparse.Namespace) -> int:
     builder = None if args.files_only else Builder(_manifest(args), args.dataset, args.device, quiet=args.quiet)
 
     def verify() -> Verification:
-        found = verify_dataset(args.dataset, builder, partial=args.partial, sample=args.sample, seed=args.seed)
-        missing = [p.shard for p in found.problems if p.shard is not None and p.is_missing]
+        found = verify_dataset(args.dataset, builder, sample=args.sample, seed=args.seed)
         for problem in found.problems:
-            if not problem.is_missing:
-                print(problem.text)
-        if missing:
-            print(f"{args.dataset}: not built: {name_shards(missing)} of {found.shards}. hmr-skel dataset builds them.")
+            print(problem.text)
         return found
 
     found = verify()
@@ -78,10 +73,12 @@ def run_verify(args: argparse.Namespace) -> int:
         found = verify()
     mended = f"; repaired: {built} shards built again, {moved} files moved to set-aside" if moved or built else ""
     how = "the files alone" if builder is None else f"{found.refitted:,} rows fitted again"
-    sound = f"{found.sound:,} of {found.shards:,} shards sound, {len(found.problems):,} problems ({how}){mended}"
+    count = len(found.not_built)
+    missing = f", {count:,} not built yet (make dataset builds them)" if count else ""
+    text = f"{found.shards:,} shards, {found.sound:,} sound{missing}; {len(found.problems):,} problems ({how}){mended}"
     problems = [problem.text for problem in found.problems]
     report = vars(found) | {"problems": problems, "moved": moved, "built": built}
-    show(args, f"{args.dataset}: {sound}", report)
+    show(args, f"{args.dataset}: {text}", report)
     return 1 if found.problems else 0
 
 

@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hmr_skel.data.manifest import Manifest
-from hmr_skel.data.npz import file_sha256
 from hmr_skel.data.schema import SCHEMA_VERSION
 from hmr_skel.data.shards import Shard, name_shards, shard_state
 from hmr_skel.data.storage import Place, each
@@ -32,7 +30,7 @@ def shard_ingredients(
         manifest: what `Manifest.sha256` hashes of it, which is not where its files are.
         shard: its number and its rows.
         content: `SourceReader.content_id` by source name; only the shard's own sources count.
-        body_models: `hash_files` of the model files in use.
+        body_models: `ModelFiles.sha256` of the model files in use.
         recipe: the fit settings, batch size included: plain values (`dataclasses.asdict`).
         fit_version: `fitting.version.FIT_VERSION`. It and `SCHEMA_VERSION` stand for the code, and are raised by hand.
     """
@@ -51,31 +49,6 @@ def shard_ingredients(
 def fingerprint_of(ingredients: Mapping[str, Any]) -> str:
     """sha256 hex of `shard_ingredients`."""
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
-
-
-def hash_files(paths: Iterable[Path], notes: Path | None = None, of: Callable[[Path], str] | None = None) -> str:
-    """sha256 hex of files by name and content, whatever their order and folder; `notes`, `of` as in `file_sha256`."""
-    found = sorted((path.name, file_sha256(path, notes, of)) for path in paths)
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
-
-
-def describe_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How the ingredients `was` of a shard differ from those it would have `now`, in words."""
-    if not was:
-        return "its meta file does not say what it was made from"
-    things = {"manifest": "another manifest", "pieces": "other rows or label files", "shard": "another division"}
-    things |= {"body_models": "other body models", "recipe": "another recipe"}
-    other = [text for key, text in things.items() if was.get(key) != now[key]]
-    reasons = [f"made from {', '.join(other)}"] if other else []
-    for key, text in (("fit_version", "fitted by"), ("schema_version", "with columns of")):
-        if was.get(key) != now[key]:
-            reasons.append(f"{text} version {was.get(key)}, this is {now[key]}")
-    return "; ".join(reasons)
-
-
-def version_text(made_from: Mapping[str, Any]) -> str:
-    """Which version of the fit a shard was made by, for people."""
-    return f"fit version {made_from.get('fit_version')}, schema version {made_from.get('schema_version')}"
 
 
 def find_outdated(out: Place, shards: Sequence[Shard], ingredients: Ingredients) -> dict[Shard, dict[str, Any]]:
@@ -101,9 +74,23 @@ def refuse_other_manifest(out: Place, manifest: Manifest, outdated: Mapping[Shar
             )
 
 
+_DIFFERENCES = {
+    "manifest": "made from another manifest",
+    "shard": "made from another division into shards",
+    "pieces": "made from other rows or label files",
+    "body_models": "made from other body models",
+    "recipe": "made from another recipe",
+    "fit_version": "fitted by version {}, this is {}",
+    "schema_version": "with columns of version {}, this is {}",
+}
+"""How shards are told apart whose ingredients differ in one thing."""
+
+
 def outdated_texts(outdated: Mapping[Shard, Mapping[str, Any]], ingredients: Ingredients) -> list[str]:
     """Why shards are outdated, and which: `fitted by version 1, this is 2: shards 0-11`. A text for each reason."""
     reasons: dict[str, list[int]] = {}
     for shard, meta in outdated.items():
-        reasons.setdefault(describe_difference(meta["made_from"], ingredients(shard)), []).append(shard.index)
+        was, now = meta["made_from"], ingredients(shard)
+        texts = [text.format(was.get(key), now[key]) for key, text in _DIFFERENCES.items() if was.get(key) != now[key]]
+        reasons.setdefault("; ".join(texts), []).append(shard.index)
     return [f"{reason}: {name_shards(indices)}" for reason, indices in reasons.items()]

@@ -5,9 +5,10 @@ is "not annotated", never zero. The meta file is written last: `shards.shard_sta
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,14 +30,15 @@ FROM_LABEL, FROM_SMPL_MESH = "label", "smpl_mesh"
 """Values of `keypoints_3d_source`."""
 
 
-def _column(name: str, kind: pa.DataType, meaning: str, unit: str = "", nullable: bool = True) -> pa.Field:
+def _column(
+    name: str, kind: pa.DataType | tuple[int, ...], meaning: str, unit: str = "", nullable: bool = True
+) -> pa.Field:
+    """`kind` is an Arrow type, or the shape of an array of float32."""
     metadata = {"meaning": meaning} | ({"unit": unit} if unit else {})
+    if isinstance(kind, tuple):
+        metadata["shape"] = " ".join(map(str, kind))
+        kind = pa.list_(pa.float32(), int(np.prod(kind)))
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
-
-
-def _array(name: str, shape: tuple[int, ...], unit: str, meaning: str, nullable: bool = True) -> pa.Field:
-    column = _column(name, pa.list_(pa.float32(), int(np.prod(shape))), meaning, unit, nullable)
-    return column.with_metadata({**column.metadata, "shape": " ".join(map(str, shape))})
 
 
 SCHEMA = pa.schema(
@@ -47,30 +49,30 @@ SCHEMA = pa.schema(
         _column(
             "imgname", pa.string(), "image as the label file names it; the manifest says which file", nullable=False
         ),
-        _array("center", (2,), "px", "centre of the square box in the original image: x, y", nullable=False),
-        _array("scale", (2,), "200 px", "width and height of the box; its side is 200 * max(scale)", nullable=False),
-        _array("cam_int", (3, 3), "px", "camera intrinsics"),
-        _array(
+        _column("center", (2,), "centre of the square box in the original image: x, y", "px", nullable=False),
+        _column("scale", (2,), "width and height of the box; its side is 200 * max(scale)", "200 px", nullable=False),
+        _column("cam_int", (3, 3), "camera intrinsics", "px"),
+        _column(
             "keypoints_2d",
             (44, 3),
-            "px, px, 1",
             "x, y in the original image and confidence; 25 OpenPose-like, then 19 extra keypoints. Where the "
             "confidence is 0 or not a number the keypoint is not annotated and its x, y mean nothing: mask them",
+            "px, px, 1",
         ),
-        _array(
+        _column(
             "keypoints_3d",
             (44, 4),
-            "m, m, m, 1",
             "x, y, z in the camera frame and confidence; see keypoints_2d and keypoints_3d_source",
+            "m, m, m, 1",
         ),
         _column("keypoints_3d_source", pa.string(), "label: as annotated; smpl_mesh: of the annotated SMPL mesh"),
-        _array("smpl_pose", (72,), "rad", "axis-angle of 24 joints, global_orient first, camera frame; as annotated"),
-        _array("smpl_betas", (10,), "1", "SMPL shape; as annotated"),
-        _array("smpl_transl", (3,), "m", "SMPL translation, camera frame; as annotated (cam_ext added where present)"),
+        _column("smpl_pose", (72,), "axis-angle of 24 joints, global_orient first, camera frame; as annotated", "rad"),
+        _column("smpl_betas", (10,), "SMPL shape; as annotated", "1"),
+        _column("smpl_transl", (3,), "SMPL translation, camera frame; as annotated (cam_ext added where present)", "m"),
         _column("smpl_gender", pa.string(), "SMPL model of the annotation: neutral, male or female"),
-        _array("skel_q", (46,), "rad", "SKEL degrees of freedom; 0-2 are pelvis tilt, list and rotation"),
-        _array("skel_betas", (10,), "1", "SKEL shape, in the shape space of skel_gender"),
-        _array("skel_transl", (3,), "m", "SKEL translation, camera frame"),
+        _column("skel_q", (46,), "SKEL degrees of freedom; 0-2 are pelvis tilt, list and rotation", "rad"),
+        _column("skel_betas", (10,), "SKEL shape, in the shape space of skel_gender", "1"),
+        _column("skel_transl", (3,), "SKEL translation, camera frame", "m"),
         _column("skel_gender", pa.string(), "SKEL model: male or female"),
         _column("v2v_mm", pa.float32(), "mean distance of SKEL skin vertices from the annotated SMPL mesh", "mm"),
         _column("v2v_max_mm", pa.float32(), "largest such distance", "mm"),
@@ -141,8 +143,6 @@ def shard_table(rows: AnnotationRows, fit: Mapping[str, np.ndarray] | None) -> p
         columns["status"] = np.full(len(rows), GIVEN, object)
         for name in ("smpl_pose", "smpl_betas", "smpl_transl", "smpl_gender"):
             columns[name] = None
-    elif missing := [name for name in FIT_COLUMNS if name not in fit]:
-        raise ValueError(f"the fit lacks columns {missing}")
     else:
         columns.update({name: np.asarray(fit[name]) for name in FIT_COLUMNS})
     _add_keypoints_3d(columns, len(rows), None if fit is None else fit.get("keypoints_3d"))
@@ -150,11 +150,11 @@ def shard_table(rows: AnnotationRows, fit: Mapping[str, np.ndarray] | None) -> p
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def rejects_table(rejects: list[Reject]) -> pa.Table:
-    """Rejects as a table of `REJECTS_SCHEMA`."""
-    return pa.Table.from_pylist(
-        [{name: getattr(reject, name) for name in REJECTS_SCHEMA.names} for reject in rejects], REJECTS_SCHEMA
-    )
+def rejects_table(rejects: Iterable[Reject]) -> pa.Table:
+    """Rejects as a table of `REJECTS_SCHEMA`, by source and row."""
+    rejects = sorted(rejects, key=lambda reject: (reject.source, reject.source_row))
+    rows = [{name: getattr(reject, name) for name in REJECTS_SCHEMA.names} for reject in rejects]
+    return pa.Table.from_pylist(rows, REJECTS_SCHEMA).cast(REJECTS_SCHEMA)  # the cast refuses nulls
 
 
 def _add_keypoints_3d(columns: dict, count: int, computed: np.ndarray | None) -> None:
@@ -198,18 +198,25 @@ ROW_GROUP_ROWS = 2048
 _WORDS = ["source", "keypoints_3d_source", "smpl_gender", "skel_gender", "status", "reason"]  # few distinct values
 
 
-class Written(NamedTuple):
-    """A Parquet file as it was written. Another build may have written over it since."""
+def write_rows(
+    out: Place,
+    shard: Shard,
+    table: pa.Table,
+    rejects: Sequence[Reject],
+    *,
+    fingerprint: str,
+    manifest_name: str,
+    fit_version: int,
+) -> dict[str, Any]:
+    """Write the kept rows (of `SCHEMA`), and the rejects, also where there are none: a missing file must mean trouble.
 
-    rows: int
-    size: int  # bytes
-    sha256: str
-
-
-def write_shard(
-    out: Place, shard: Shard, table: pa.Table, *, fingerprint: str, manifest_name: str, fit_version: int
-) -> Written:
-    """Write the kept rows. The old meta file, if any, goes first: from here on the shard is unfinished."""
+    The old meta file, if any, goes first: from here on the shard is unfinished. Returns what `write_meta` says of the
+    files; another build may have written over them since. Raises `ValueError` where kept + rejected is not the number
+    of rows of the shard.
+    """
+    if table.num_rows + len(rejects) != shard.num_rows:
+        found = f"kept {table.num_rows} + rejected {len(rejects)}"
+        raise ValueError(f"shard {shard.number}: {found} is not read {shard.num_rows}")
     if shard.meta_file(out).exists():
         shard.meta_file(out).unlink()
     provenance = {
@@ -220,56 +227,33 @@ def write_shard(
         "hmr_skel.shard": shard.number,
         "hmr_skel.split": "test" if shard.held_out else "train",
     }
-    return _write(shard.data_file(out), table.replace_schema_metadata(provenance))
-
-
-def write_rejects(out: Place, shard: Shard, rejects: list[Reject]) -> Written:
-    """Write the rejects with their reasons, also where there are none: a missing file must mean trouble."""
-    rejects = sorted(rejects, key=lambda reject: (reject.source, reject.source_row))
-    return _write(shard.rejects_file(out), rejects_table(rejects).cast(REJECTS_SCHEMA))
+    tables = {shard.data_file: table.replace_schema_metadata(provenance), shard.rejects_file: rejects_table(rejects)}
+    files = {}
+    for file, rows in tables.items():
+        buffer, words = pa.BufferOutputStream(), [name for name in _WORDS if name in rows.column_names]
+        pq.write_table(rows, buffer, row_group_size=ROW_GROUP_ROWS, compression="zstd", use_dictionary=words)
+        content = buffer.getvalue()
+        put_bytes(file(out), content)
+        files[str(file(Path()))] = {"bytes": content.size, "sha256": hashlib.sha256(content).hexdigest()}
+    return {"kept": table.num_rows, "rejected": len(rejects), "fingerprint": fingerprint, "files": files}
 
 
 def write_meta(
-    out: Place,
-    shard: Shard,
-    data: Written,
-    rejects: Written,
-    fingerprint: str,
-    info: Mapping[str, Any],
-    made_from: Mapping[str, Any] | None = None,
-) -> Place:
+    out: Place, shard: Shard, written: Mapping[str, Any], made_from: Mapping[str, Any], info: Mapping[str, Any]
+) -> None:
     """Write the meta file, which completes the shard. To be called last.
 
-    `data` and `rejects` are what `write_shard` and `write_rejects` returned. `made_from` is what the fingerprint is the
-    hash of. `info` (counts, timings, error statistics, ...; JSON values) is kept beside what `shard_state` asks for.
-    Raises `ValueError` where kept + rejected is not the number of rows of the shard.
+    `written` is what `write_rows` returned, `made_from` what the fingerprint is the hash of. `info` (counts, timings,
+    error statistics, ...; JSON values) is kept beside what `shard_state` asks for.
     """
-    kept, rejected = data.rows, rejects.rows
-    if kept + rejected != shard.num_rows:
-        raise ValueError(f"shard {shard.number}: kept {kept} + rejected {rejected} is not read {shard.num_rows}")
     meta = {
         **info,
         "shard": shard.index,
         "shards": shard.count,
         "split": "test" if shard.held_out else "train",
         "rows": shard.num_rows,
-        "kept": kept,
-        "rejected": rejected,
-        "pieces": [{"source": piece.source, "start": piece.start, "stop": piece.stop} for piece in shard.pieces],
-        "made_from": dict(made_from or {}),
-        "fingerprint": fingerprint,
-        "files": {
-            file(Path()).as_posix(): {"bytes": written.size, "sha256": written.sha256}
-            for file, written in ((shard.data_file, data), (shard.rejects_file, rejects))
-        },
+        "pieces": [asdict(piece) for piece in shard.pieces],
+        "made_from": dict(made_from),
+        **written,
     }
     put_bytes(shard.meta_file(out), meta_text(meta).encode())
-    return shard.meta_file(out)
-
-
-def _write(path: Place, table: pa.Table) -> Written:
-    buffer, words = pa.BufferOutputStream(), [name for name in _WORDS if name in table.column_names]
-    pq.write_table(table, buffer, row_group_size=ROW_GROUP_ROWS, compression="zstd", use_dictionary=words)
-    content = buffer.getvalue()
-    put_bytes(path, content)
-    return Written(table.num_rows, content.size, hashlib.sha256(content).hexdigest())

@@ -119,11 +119,6 @@ def name_shards(indices: Iterable[int]) -> str:
     return f"shard {text}" if text.isdecimal() else f"shards {text}"
 
 
-def cache_dir(out: Path) -> Path:
-    """Where unpacked label arrays are kept beside a dataset. May be deleted at any time between builds."""
-    return out / ".cache"
-
-
 class ShardState(NamedTuple):
     """Whether a shard is there. This is the one answer for builds, readers, `verify` and the report."""
 

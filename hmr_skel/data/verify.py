@@ -4,14 +4,12 @@
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from hmr_skel.data.atomic import is_temporary
 from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA
@@ -30,8 +28,6 @@ class Problem:
     """The shard that has to be built again to mend it."""
     stray: Place | None = None
     """The file that does not belong there: taking it away mends it."""
-    is_missing: bool = False
-    """Whether the shard has no file at all: it was never built."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +39,19 @@ class FilesReport:
     problems: list[Problem]
     sound: dict[int, dict[str, Any]]
     """Meta files of the shards that nothing is wrong with, by number; `pieces` as `Piece`s."""
+    missing: list[int]
+    """Shards that have no file at all: nobody has built them yet."""
 
 
-def verify_files(out: Place, *, count: int | None = None, partial: bool = False) -> FilesReport:
+def verify_files(out: Place, count: int | None = None) -> FilesReport:
     """Look at every file of a dataset.
 
-    Each shard must be complete (`shard_state`) with the checksums that were written, with the columns of the schema,
-    finite SKEL values, and exactly the rows that it was to read, kept or rejected once. No row may be in two shards, no
-    file may be there that belongs to none (temporary ones aside, which builds remove), and no shard may be missing.
+    Each shard that has a file must be complete (`shard_state`) with the checksums that were written, with the columns
+    of the schema, finite SKEL values, and exactly the rows that it was to read, kept or rejected once. No row may be in
+    two shards, and no file may be there that belongs to none (temporary ones aside, which builds remove).
 
-    Args:
-        out: the dataset's folder.
-        count: how many shards it is to have; what most of its files' names say, if not given.
-        partial: shards that are not there at all are no problem.
-
-    Raises `UserError` where there is no dataset.
+    `count` is how many shards the dataset is to have; what most of its files' names say, if not given. Raises
+    `UserError` where there is no dataset.
     """
     there, others = find_files(out)
     if count is None:
@@ -73,17 +67,15 @@ def verify_files(out: Place, *, count: int | None = None, partial: bool = False)
         for path in paths
     ]
     sound: dict[int, dict[str, Any]] = {}
-    for index in range(count):
+    missing = [index for index in range(count) if (index, count) not in there]
+    for index in sorted(set(range(count)) - set(missing)):
         try:
-            if not partial or (index, count) in there:
-                sound[index] = _verified_meta(out, Shard(index, count, (), False))
+            sound[index] = _verified_meta(out, Shard(index, count, (), False))
         except UserError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
                 raise  # of the disk or the store: no damage, and nothing is to be built again
-            missing = (index, count) not in there
-            problems.append(Problem(str(error), index, is_missing=missing))
-    problems += _in_two_shards(out, sound)
-    return FilesReport(count, problems, sound)
+            problems.append(Problem(str(error), index))
+    return FilesReport(count, problems + _in_two_shards(out, sound), sound, missing)
 
 
 def _verified_meta(out: Place, shard: Shard) -> dict[str, Any]:
@@ -92,15 +84,13 @@ def _verified_meta(out: Place, shard: Shard) -> dict[str, Any]:
     if state.meta is None or state.kind != "complete":
         raise UserError(f"{state.why}. Build the shard again.")
     meta = state.meta
-    pieces = [Piece(piece["source"], piece["start"], piece["stop"]) for piece in meta["pieces"]]
-    names = sorted({piece.source for piece in pieces})
-    found = [_verified_rows(out, is_data, meta, shard, names) for is_data in (True, False)]
+    pieces = [Piece(**piece) for piece in meta["pieces"]]
+    found = [_verified_rows(out, is_data, meta, shard) for is_data in (True, False)]
     sources, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    once = 0
+    expected, once = sum(map(len, pieces)), 0
     for piece in pieces:
-        own = rows[(sources == names.index(piece.source)) & (rows >= piece.start) & (rows < piece.stop)]
+        own = rows[(sources == piece.source) & (rows >= piece.start) & (rows < piece.stop)]
         once += len(np.unique(own))
-    expected = sum(max(piece.stop - piece.start, 0) for piece in pieces)
     if once != expected or len(rows) != expected:
         lost, extra = expected - once, len(rows) - once
         what = f"of {expected} rows to read, {lost} are neither kept nor rejected; {extra} too many."
@@ -108,16 +98,13 @@ def _verified_meta(out: Place, shard: Shard) -> dict[str, Any]:
     return meta | {"pieces": pieces}
 
 
-def _verified_rows(
-    out: Place, is_data: bool, meta: Mapping[str, Any], shard: Shard, names: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of the data or rejects file's rows the sources, by their places among `names` (-1: any other), and the numbers.
+def _verified_rows(out: Place, is_data: bool, meta: Mapping[str, Any], shard: Shard) -> tuple[np.ndarray, np.ndarray]:
+    """The source and the number [N] of each row of the data or rejects file.
 
-    Reads group by group. Raises `UserError` for the first thing that is wrong with the file.
+    Raises `UserError` for the first thing that is wrong with the file.
     """
     path = shard.data_file(out) if is_data else shard.rejects_file(out)
-    columns = [*(("skel_q", "skel_betas") if is_data else ()), "source", "source_row"]
-    count = meta["kept" if is_data else "rejected"]
+    finite, count = ("skel_q", "skel_betas") if is_data else (), meta["kept" if is_data else "rejected"]
     with open_parquet(path) as file:
         if not file.schema_arrow.equals(SCHEMA if is_data else REJECTS_SCHEMA):
             raise _wrong(path, "other columns than this version writes.")
@@ -126,19 +113,12 @@ def _verified_rows(
         made_from = (file.schema_arrow.metadata or {}).get(b"hmr_skel.fingerprint", b"")
         if is_data and made_from != meta["fingerprint"].encode():
             raise _wrong(path, "it has another fingerprint than its meta file.")
-        sources, rows, bad = [np.array([], np.int32)], [np.array([], np.int64)], Counter()
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=columns)
-            places = pc.index_in(table["source"], pa.array(names, pa.string()))  # ty: ignore[missing-attribute]
-            sources.append(pc.fill_null(places, -1).to_numpy())
-            rows.append(table["source_row"].to_numpy())
-            for name in columns[:-2]:
-                column = table[name].combine_chunks()
-                bad[name] += column.null_count + np.count_nonzero(~np.isfinite(column.flatten()))
-    for name, number in bad.items():
-        if number:
-            raise _wrong(path, f"{name} has {number:,} values that are not finite.")
-    return np.concatenate(sources), np.concatenate(rows)
+        table = file.read([*finite, "source", "source_row"])
+    for name in finite:
+        values = table[name].combine_chunks()
+        if bad := values.null_count + np.count_nonzero(~np.isfinite(values.flatten())):
+            raise _wrong(path, f"{name} has {bad:,} values that are not finite.")
+    return table["source"].to_numpy(), table["source_row"].to_numpy()
 
 
 def _wrong(path: Place, what: str) -> UserError:

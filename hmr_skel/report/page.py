@@ -12,7 +12,6 @@ import numpy as np
 from hmr_skel import __version__
 from hmr_skel.body.dofs import limits
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.fingerprint import version_text
 from hmr_skel.data.manifest import Manifest
 from hmr_skel.data.meta import statistics
 from hmr_skel.render.body import heat_stops
@@ -101,10 +100,11 @@ def write_report(
 def _render(dataset: Dataset, pictures: Pictures | None, out: Path, description: str, warnings: Sequence[str]) -> str:
     """The whole page as HTML; `out` is where it will be, for the links to the shards."""
     total, sources = tables.totals(dataset), tables.by_source(dataset)
-    made_from = [meta["made_from"] for meta in dataset.metas]
-    recipe = made_from[0]["recipe"]
-    made = ", ".join(f"{key} {recipe[key]}" for key in ("shape", "root", "limits") if key in recipe)
-    differ = any(one["recipe"] != recipe for one in made_from)
+    made = [meta["made_from"] for meta in dataset.metas]
+    recipe = made[0]["recipe"]
+    settings = ", ".join(f"{key} {recipe[key]}" for key in ("shape", "root", "limits") if key in recipe)
+    differ = any(one["recipe"] != recipe for one in made)
+    versions = sorted({(str(one.get("fit_version")), str(one.get("schema_version"))) for one in made})
     fitted = [one for one in sources if one["fitted"]]
     series = [
         Series(one["name"], one["color"], dataset.errors["v2v_mm"][dataset.fitted(one["name"])]) for one in fitted
@@ -125,8 +125,8 @@ def _render(dataset: Dataset, pictures: Pictures | None, out: Path, description:
         "limits_name": dataset.limits,
         "limits_of": {"anatomical": "hmr-skel", "skel": "SKEL", "hsmr": "HSMR"}[dataset.limits],
         "betas_rms": float(np.sqrt(np.mean([bins.rms**2 for bins in dataset.betas]))),
-        "recipe": made + ("; not the same in all shards" if differ else ""),
-        "versions": sorted({version_text(one) for one in made_from}),
+        "recipe": settings + ("; not the same in all shards" if differ else ""),
+        "versions": [f"fit version {fit}, schema version {schema}" for fit, schema in versions],
         "folder": dataset.folder,
         "command": f"hmr-skel report {dataset.folder}",
         "charts": _charts(dataset, series),

@@ -17,11 +17,12 @@ from hmr_skel.convert.export import LABEL_LAYOUTS, Exported, export_dataset
 from hmr_skel.convert.mirror import SMPL_MIRROR, mirrored_largest_mm, mirrored_smpl
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.load import Shards
-from hmr_skel.data.schema import shard_table, write_meta, write_rejects, write_shard
+from hmr_skel.data.schema import shard_table
 from hmr_skel.data.shards import Piece, Shard
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, SkelParams, SmplParams
 from tests.data.conftest import fake_fit, label_arrays, make_source
+from tests.data.sample_set import write_files
 
 ROWS = 7
 SKEL_CF_KEYS = {
@@ -57,8 +58,7 @@ def dataset(folder: Path, *pieces: tuple[AnnotationRows, dict | None], held_out:
         last = held_out and index == len(pieces) - 1
         shard = Shard(index, len(pieces), (Piece(rows.source, 0, len(rows)),), last)
         table = shard_table(rows, fit)
-        data = write_shard(folder, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
-        write_meta(folder, shard, data, write_rejects(folder, shard, []), "f", {})
+        write_files(folder, shard, table)
     return folder
 
 

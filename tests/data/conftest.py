@@ -1,18 +1,11 @@
 """Small label files in the formats that the data layer reads, and fits that were never fitted."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from hmr_skel.data.fingerprint import fingerprint_of
 from hmr_skel.data.manifest import Manifest, Source, parse_manifest
-from hmr_skel.data.schema import write_meta, write_rejects, write_shard
-from hmr_skel.data.shards import Shard
-from hmr_skel.data.storage import Place
-from hmr_skel.rows import Reject
 from tests.data.sample_set import write_sample_set
 
 
@@ -83,16 +76,6 @@ def make_manifest(sources: list[dict], **changes) -> Manifest:
 def make_source(file: Path, **changes) -> Source:
     """A source that reads a file."""
     return make_manifest([{"name": "aic", "format": "camerahmr", "file": str(file)} | changes]).sources[0]
-
-
-def write_files(
-    out: Place, shard: Shard, table: pa.Table, rejects: Sequence[Reject] = (), made_from: dict | None = None, **info
-) -> str:
-    """A shard's three files; returns its fingerprint."""
-    fingerprint = "f" if made_from is None else fingerprint_of(made_from)
-    data = write_shard(out, shard, table, fingerprint=fingerprint, manifest_name="test", fit_version=1)
-    write_meta(out, shard, data, write_rejects(out, shard, list(rejects)), fingerprint, info, made_from)
-    return fingerprint
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A small dataset with images for the tests of samples: Parquet shards as a build writes them, JPEGs, image rules."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from hmr_skel.data.fingerprint import fingerprint_of
 from hmr_skel.data.images import ImageRule
-from hmr_skel.data.schema import shard_table, write_meta, write_rejects, write_shard
+from hmr_skel.data.schema import shard_table, write_meta, write_rows
 from hmr_skel.data.shards import Piece, Shard
-from hmr_skel.rows import AnnotationRows
+from hmr_skel.data.storage import Place
+from hmr_skel.rows import AnnotationRows, Reject
 
 WIDTH, HEIGHT = 400, 300
 ROWS_PER_SHARD = 12
@@ -25,6 +28,16 @@ class SampleSet:
     images: dict[str, ImageRule]
 
 
+def write_files(
+    out: Place, shard: Shard, table: pa.Table, rejects: Sequence[Reject] = (), made_from: Mapping | None = None, **info
+) -> str:
+    """A shard's three files; returns its fingerprint."""
+    fingerprint = "f" if made_from is None else fingerprint_of(made_from)
+    about = {"fingerprint": fingerprint, "manifest_name": info.get("manifest_name", "test"), "fit_version": 1}
+    write_meta(out, shard, write_rows(out, shard, table, rejects, **about), made_from or {}, info)
+    return fingerprint
+
+
 def write_sample_set(
     folder: Path, genders: tuple[str, str] = ("male", "male"), held_out: int = 1, with_images: bool = True
 ) -> SampleSet:
@@ -36,8 +49,7 @@ def write_sample_set(
     for index in range(count):
         part = table.slice(index * ROWS_PER_SHARD, ROWS_PER_SHARD)
         shard = Shard(index, count, (Piece("near", 0, part.num_rows),), held_out=index >= count - held_out)
-        data = write_shard(folder / "set", shard, part, fingerprint="f", manifest_name="test", fit_version=1)
-        write_meta(folder / "set", shard, data, write_rejects(folder / "set", shard, []), "f", {})
+        write_files(folder / "set", shard, part)
     if with_images:
         write_images(folder / "images")
     rules = {"near": ImageRule(folder / "images"), "far": ImageRule(folder / "images", (("^", "far-"), ("$", ".jpg")))}

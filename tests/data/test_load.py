@@ -16,7 +16,8 @@ from hmr_skel.data.shards import plan
 from hmr_skel.data.storage import put_bytes
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
-from tests.data.conftest import fake_fit, hsmr_arrays, label_arrays, make_manifest, write_files
+from tests.data.conftest import fake_fit, hsmr_arrays, label_arrays, make_manifest
+from tests.data.sample_set import write_files
 
 ROWS = {"aic": 5000, "h36m": 1000}
 

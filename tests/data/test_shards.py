@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.fingerprint import fingerprint_of, shard_ingredients
-from hmr_skel.data.schema import SCHEMA_VERSION, shard_table, write_meta, write_rejects, write_shard
+from hmr_skel.data.schema import SCHEMA_VERSION, shard_table, write_meta, write_rows
 from hmr_skel.data.shards import (
     Piece,
     check_no_other_plan,
@@ -20,6 +20,8 @@ from hmr_skel.data.shards import (
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject
 from tests.data.conftest import fake_fit, label_arrays, make_manifest
+
+ABOUT = {"fingerprint": "f", "manifest_name": "test", "fit_version": 1}
 
 
 def sources(*names: str) -> list[dict]:
@@ -69,15 +71,14 @@ def built(tmp_path):
     )
     table = shard_table(rows.take(np.arange(8) != 3), fake_fit(7))
     rejects = [Reject("a", 3, "x.jpg", "betas", "too large")]
-    data = write_shard(tmp_path, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
-    left_out = write_rejects(tmp_path, shard, rejects)
+    written = write_rows(tmp_path, shard, table, rejects, **ABOUT)
     assert shard_state(tmp_path, shard).kind == "unfinished"  # not before the meta file
-    write_meta(tmp_path, shard, data, left_out, "f", {"rows_per_s": 5.0})
+    write_meta(tmp_path, shard, written, {}, {"rows_per_s": 5.0})
     return tmp_path, shard, table, rejects
 
 
 def test_the_state_of_a_shard(built):
-    out, shard, table, _ = built
+    out, shard, table, rejects = built
     data, meta = shard.data_file(out), shard.meta_file(out)
     content, about = data.read_bytes(), meta.read_bytes()
 
@@ -99,7 +100,7 @@ def test_the_state_of_a_shard(built):
         assert shard_state(out, shard).meta is None
     meta.write_bytes(about)
     # writing the shard again makes it unfinished until its meta file is there
-    write_shard(out, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
+    write_rows(out, shard, table, rejects, **ABOUT)
     assert state("f") == "unfinished"
     assert not meta.exists()
     data.unlink()
@@ -110,16 +111,15 @@ def test_the_state_of_a_shard(built):
 
 def test_a_lost_row_is_noticed(built):
     out, shard, table, _ = built
-    data = write_shard(out, shard, table, fingerprint="f", manifest_name="test", fit_version=1)
     with pytest.raises(ValueError, match="kept 7 \\+ rejected 0 is not read 8"):
-        write_meta(out, shard, data, write_rejects(out, shard, []), "f", {})
+        write_rows(out, shard, table, [], **ABOUT)
 
 
 def test_output_that_cannot_be_written(built, tmp_path):
-    _, shard, table, _ = built
+    _, shard, table, rejects = built
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*file/data/train-00000.*Choose an output folder"):
-        write_shard(tmp_path / "file", shard, table, fingerprint="f", manifest_name="test", fit_version=1)
+        write_rows(tmp_path / "file", shard, table, rejects, **ABOUT)
 
 
 def test_what_cannot_be_read_while_writing_is_not_said_to_be_unwritable(tmp_path):

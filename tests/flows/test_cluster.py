@@ -16,7 +16,7 @@ from flows.cluster import environments, is_cluster
 from flows.shard import Builder
 from hmr_skel.cli import main
 from hmr_skel.data.lease import InHand, leased
-from hmr_skel.data.schema import Written, write_rejects
+from hmr_skel.data.schema import write_rows
 from hmr_skel.data.storage import may_pass
 from hmr_skel.errors import UserError
 from tests.flows.conftest import ROWS, ROWS_PER_SHARD
@@ -116,13 +116,14 @@ def test_two_that_write_the_same_shard_at_once_are_told(small: Path, tmp_path: P
     shard = builder.shards[0]
     data = shard.data_file(builder.out)
 
-    def write_between(*args) -> Written:
+    def write_both(*args, **about) -> dict:
+        written = write_rows(*args, **about)
         content = data.read_bytes()
         data.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        return write_rejects(*args)
+        return written
 
     with monkeypatch.context() as patch:
-        patch.setattr("flows.shard.write_rejects", write_between)
+        patch.setattr("flows.shard.write_rows", write_both)
         with pytest.raises(UserError, match="another process wrote its files") as caught:
             builder.build(0, progress=False)
     assert may_pass(caught.value)  # the flow tries again

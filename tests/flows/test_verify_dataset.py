@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ from fitting.version import FIT_VERSION
 from flows.shard import Builder
 from flows.verify import repair_dataset, verify_dataset
 from hmr_skel.cli import main
-from hmr_skel.data.schema import SCHEMA, write_meta, write_rejects, write_shard
+from hmr_skel.data.schema import SCHEMA, write_meta, write_rows
 from hmr_skel.data.shards import Shard
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
@@ -56,12 +56,14 @@ def rewrite(builder: Builder, index: int, change) -> None:
 
 
 def write(builder: Builder, shard: Shard, rows: list[dict], rejects: list[dict], made_from: dict) -> None:
-    names = ("source", "source_row", "imgname", "reason", "detail")
-    out, fingerprint = builder.out, builder.fingerprint(builder.shards[shard.index])
-    table = pa.Table.from_pylist(rows, SCHEMA)
-    data = write_shard(out, shard, table, fingerprint=fingerprint, manifest_name="drill", fit_version=1)
-    left_out = write_rejects(out, shard, [Reject(**{name: row[name] for name in names}) for row in rejects])
-    write_meta(out, shard, data, left_out, fingerprint, {}, made_from)
+    left_out = [Reject(**{field.name: row[field.name] for field in fields(Reject)}) for row in rejects]
+    about = {
+        "fingerprint": builder.fingerprint(builder.shards[shard.index]),
+        "manifest_name": "drill",
+        "fit_version": 1,
+    }
+    written = write_rows(builder.out, shard, pa.Table.from_pylist(rows, SCHEMA), left_out, **about)
+    write_meta(builder.out, shard, written, made_from, {})
 
 
 def turn_a_knee(rows, rejects):
@@ -145,8 +147,9 @@ def test_the_command(other: Builder, tmp_path: Path, capsys: pytest.CaptureFixtu
     arguments = ["verify", str(out), "--manifest", manifest, "--device", "cpu"]
     assert main([*arguments, "--json", "--sample", "5"]) == 0
     line, last = capsys.readouterr().out.strip().splitlines()
-    assert line == f"{out}: 4 of 4 shards sound, 0 problems (5 rows fitted again)"
-    assert json.loads(last) == {"shards": 4, "sound": 4, "refitted": 5, "problems": [], "moved": 0, "built": 0}
+    assert line == f"{out}: 4 shards, 4 sound; 0 problems (5 rows fitted again)"
+    counts = {"shards": 4, "sound": 4, "not_built": [], "refitted": 5, "problems": [], "moved": 0, "built": 0}
+    assert json.loads(last) == counts
 
     (out / "rejects" / "rejects-00003-of-00004.parquet").unlink()
     stray = out / "data" / "train-00000-of-00004 (1).parquet"

@@ -13,7 +13,7 @@ from tools.drill.faults import Result
 
 KINDS = (
     "bit flipped in data", "bit flipped in rejects", "bit flipped in meta", "file cut short", "file grown",
-    "files swapped", "file removed", "shard removed", "shard duplicated", "file duplicated", "foreign shard",
+    "files swapped", "file removed", "shard duplicated", "file duplicated", "foreign shard",
 )  # fmt: skip
 
 
@@ -44,9 +44,6 @@ def damage(kind: str, shards: Sequence[Shard], out: Path, other: Path, rng: Rand
             return {shard.index, second.index}, set()
         case "file removed":
             path.unlink()
-        case "shard removed":
-            for path in ours:
-                path.unlink()
         case "shard duplicated":  # its rows are there twice, those of the other not at all
             for source, target in zip(ours, theirs, strict=True):
                 shutil.copyfile(source, target)

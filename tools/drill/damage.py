@@ -31,14 +31,15 @@ def cost(out: Path, undisturbed: Path, *, rounding: bool = False) -> Cost:
     """Compare a finished dataset with the undisturbed one; with `rounding`, fitted columns as rows in other batches."""
     wanted, found = _rows(undisturbed), _rows(out)
     try:
-        problems = verify_files(out).problems
+        report = verify_files(out)
+        count = len(report.problems) + len(report.missing)
     except UserError:  # there is nothing at all: every row is lost
-        problems = []
+        count = 0
     temporary = [path for path in out.rglob("*") if is_temporary(path)]
     return Cost(
         lost=(wanted - found).total(),
         duplicated=sum(count - 1 for count in found.values() if count > 1),
-        half_files=len(problems) + len(temporary),
+        half_files=count + len(temporary),
         equal=equal_datasets(out, undisturbed, rounding=rounding),
     )
 

@@ -27,7 +27,7 @@ from hmr_skel.data.load import load_shards
 from hmr_skel.data.manifest import load_manifest, parse_manifest
 from hmr_skel.data.meta import meta_text
 from hmr_skel.data.npz import file_sha256
-from hmr_skel.data.schema import SCHEMA, shard_table, write_rejects
+from hmr_skel.data.schema import SCHEMA, rejects_table, shard_table
 from hmr_skel.data.shards import Piece, Shard, plan
 from hmr_skel.data.verify import verify_files
 from hmr_skel.errors import UserError
@@ -133,7 +133,8 @@ def read_dataset(path: Path) -> object:
     data, rejects = SHARD.data_file(out), SHARD.rejects_file(out)
     data.parent.mkdir(parents=True, exist_ok=True)
     data.write_bytes(path.read_bytes())
-    write_rejects(out, SHARD, [])
+    rejects.parent.mkdir(exist_ok=True)
+    pq.write_table(rejects_table([]), rejects)
     files = {
         file.relative_to(out).as_posix(): {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
         for file in (data, rejects)
