@@ -11,10 +11,14 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from hmr_skel.errors import UserError
 from hmr_skel.places import DATA_VARIABLE, data_folder, manifest_file, packaged
@@ -61,43 +65,19 @@ MAX_NUM_BETAS = 400  # SMPL's own releases have at most 300
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
-class _Rule(NamedTuple):
-    """What a key may hold, in words and as a test, and what is made of it (and of the key's place, for errors)."""
-
-    expected: str
-    fits: Callable[[Any], bool]
-    make: Callable[[Any, str], Any] = lambda value, at: value
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(f"is {value!r}. Expected a name of letters, digits, - and _, such as coco.")
+    return value
 
 
-def _text(pattern: str = r"(?s).*\S.*", expected: str = "a text that is not empty") -> _Rule:
-    return _Rule(expected, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None)
-
-
-def _choice(*options: str) -> _Rule:
-    return _Rule("one of " + ", ".join(f'"{option}"' for option in options), options.__contains__)
-
-
-def _integer(low: int, high: int) -> _Rule:
-    return _Rule(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
-
-
-def _list(expected: str, fits: Callable[[Any], bool], make: Callable[[Any, str], Any]) -> _Rule:
-    """A list of items that fit, as a tuple of what is made of each item and its place."""
-    return _Rule(
-        expected,
-        lambda value: isinstance(value, list) and all(map(fits, value)),
-        lambda value, at: tuple(make(item, f"{at}[{i}]") for i, item in enumerate(value)),
-    )
-
-
-def _table(kind: type) -> _Rule:
-    return _Rule("a table", lambda value: isinstance(value, dict), lambda value, at: _parse(kind, value, at))
-
-
-def _make_path(value: str, at: str) -> Path:
+def _path(value: Any) -> Any:
+    """A path in which variables are replaced; what is no text stays for pydantic to judge."""
+    if not isinstance(value, str):
+        return value
     if "://" in value:  # not repeated: it may hold a password
-        raise UserError(
-            f"{at} is a URI. What a manifest names is read on this machine: copy it to a folder here (aws s3 cp), and "
+        raise ValueError(
+            "is a URI. What a manifest names is read on this machine: copy it to a folder here (aws s3 cp), and "
             "give its path. Only a dataset itself may be in a store (--out)."
         )
 
@@ -106,8 +86,8 @@ def _make_path(value: str, at: str) -> Path:
         if found is None and match[1] == DATA_VARIABLE:
             return str(data_folder())
         if found is None:
-            raise UserError(
-                f"{at} is {value!r}, but the environment variable {match[1]} is not set. "
+            raise ValueError(
+                f"is {value!r}, but the environment variable {match[1]} is not set. "
                 f"Set it (export {match[1]}=/some/folder) or write the path into the manifest."
             )
         return found
@@ -115,107 +95,94 @@ def _make_path(value: str, at: str) -> Path:
     return Path(_VARIABLE.sub(replaced, value)).expanduser()
 
 
-def _is_replacement(rule: Any) -> bool:
+def _replacement(pair: tuple[str, str]) -> tuple[str, str]:
     try:  # compiles both, so that a bad rule shows here and not at row two million
-        re.sub(rule[0], rule[1], "")
-        return isinstance(rule, list | tuple) and len(rule) == 2
-    except (re.error, LookupError, TypeError):
-        return False
+        re.sub(*pair, "")
+    except (re.error, LookupError) as error:
+        raise ValueError(f"is {pair}. Expected a regular expression and its replacement: {error}.") from None
+    return pair
 
 
-def _is_keys(value: Any) -> bool:
-    return isinstance(value, str | list) and all(isinstance(item, str) and item for item in value)
+_Name = Annotated[str, AfterValidator(_name)]
+_Path = Annotated[Path, BeforeValidator(_path)]
+_Text = Annotated[str, Field(min_length=1)]
+_Replacement = Annotated[tuple[str, str], AfterValidator(_replacement)]
+_Keys = Annotated[tuple[_Text, ...], BeforeValidator(lambda keys: (keys,) if isinstance(keys, str) else keys)]
+_Gender = Literal["male", "female"]
+_CONFIG = ConfigDict(extra="forbid")
 
 
-_NAME = _text(NAME.pattern, "a name of letters, digits, - and _, such as coco")
-_PATH = _text()._replace(make=_make_path)
-_TEXTS = _list("a list of texts", lambda item: isinstance(item, str), lambda item, at: item)
-_IMAGE_PATH = _list("pairs [regular expression, replacement]", _is_replacement, lambda pair, at: tuple(pair))
-_FIELDS = _Rule(
-    "a table of texts or lists of texts",
-    lambda value: isinstance(value, dict) and all(map(_is_keys, value.values())),
-    lambda value, at: {name: (keys,) if isinstance(keys, str) else tuple(keys) for name, keys in value.items()},
-)
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class BodyModels:
     """Where the model files are."""
 
-    kind: Annotated[str, _choice("open", "files")]
+    kind: Literal["open", "files"]
     """`open`: the openly licensed body, exported to `path` on first use. `files`: the user's own, already there."""
-    path: Annotated[Path, _PATH]
+    path: _Path
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Generate:
     """How to make a source's label file when it is not there."""
 
-    kind: Annotated[str, _choice("open")]
+    kind: Literal["open"]
     """`open`: the synthetic default set."""
-    rows: Annotated[int, _integer(1, 10**9)]
-    seed: Annotated[int, _integer(0, 2**63 - 1)] = 0
+    rows: Annotated[int, Field(strict=True, ge=1, le=10**9)]
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Source:
     """One label file and how to read it."""
 
-    name: Annotated[str, _NAME]
+    name: _Name
     """Appears in every row and in `row_id`."""
-    format: Annotated[str, _choice(CAMERAHMR, HSMR)]
+    format: Literal["camerahmr", "hsmr"]
     """`camerahmr` (SMPL, to be fitted) or `hsmr` (SKEL, passed through)."""
-    file: Annotated[Path, _PATH]
-    description: Annotated[str, _text()] = ""
-    image_root: Annotated[Path | None, _PATH] = None
+    file: _Path
+    description: str = ""
+    image_root: _Path | None = None
     """The folder of the images; see `hmr_skel.data.images`."""
-    image_path: Annotated[tuple[tuple[str, str], ...], _IMAGE_PATH] = ()
+    image_path: tuple[_Replacement, ...] = ()
     """Pairs (regular expression, replacement), applied to imgname in order: the path below `image_root`."""
-    smpl_gender: Annotated[str | None, _choice("neutral", "male", "female")] = None
+    smpl_gender: Literal["neutral", "male", "female"] | None = None
     """Of all rows. Not given: the file's own per-row gender where it has one, else neutral."""
-    skel_gender: Annotated[str, _choice("male", "female")] = "male"
+    skel_gender: _Gender = "male"
     """Of rows that hold SKEL already. HSMR and SKEL-CF know no other than male."""
-    frame: Annotated[str, _choice("camera")] = "camera"
+    frame: Literal["camera"] = "camera"
     """Of poses and translations: x right, y down, z forward. No other is supported."""
-    scale_unit: Annotated[str, _choice("200px", "px")] = "200px"
+    scale_unit: Literal["200px", "px"] = "200px"
     """`200px`: scale * 200 is the box in pixels. `px`: scale is the box in pixels already."""
-    num_betas: Annotated[int, _integer(10, MAX_NUM_BETAS)] = 10
+    num_betas: Annotated[int, Field(strict=True, ge=10, le=MAX_NUM_BETAS)] = 10
     """The most betas that a row of the file may have. Only the first ten are used."""
-    allow_pickle: Annotated[bool, _Rule("true or false", lambda value: type(value) is bool)] = False
+    allow_pickle: StrictBool = False
     """Read arrays of Python objects (names), by an allow-list of plain types. Needed for some releases only."""
-    rows: Annotated[int | None, _integer(1, 10**10)] = None
+    rows: Annotated[int | None, Field(strict=True, ge=1, le=10**10)] = None
     """Expected number of rows."""
-    sha256: Annotated[str | None, _text("[0-9a-f]{64}", "64 digits 0-9a-f")] = None
+    sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$")] = None
     """Expected hash of the file."""
-    exclude: Annotated[tuple[str, ...], _TEXTS] = ()
+    exclude: tuple[str, ...] = ()
     """File names without folder and extension: images known to be corrupt. Their rows are rejected."""
-    fields: Annotated[Mapping[str, tuple[str, ...]], _FIELDS] = field(default_factory=dict)
+    fields: Mapping[str, _Keys] = field(default_factory=dict)
     """Our column -> keys in the file, for every column of the format; empty means that it is not read."""
-    generate: Annotated[Generate | None, _table(Generate)] = None
+    generate: Generate | None = None
 
 
-def _make_source(item: Any, at: str) -> Source:
-    return _parse(Source, item, f"{at} ({item.get('name')})")
-
-
-_SOURCES = _list("tables [[sources]]", lambda item: isinstance(item, dict), _make_source)
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Manifest:
     """What a dataset is made of. Same manifest, same shards, on any machine."""
 
-    name: Annotated[str, _NAME]
-    skel_gender: Annotated[str, _choice("male", "female", "best")]
+    name: _Name
+    skel_gender: Literal["male", "female", "best"]
     """`male`, `female`, or `best`: row by row the one that fits better."""
-    rows_per_shard: Annotated[int, _integer(1, 1_000_000)]
+    rows_per_shard: Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
     """A shard is read, fitted and written in one piece: a million rows take 2 GB of memory."""
-    sources: Annotated[tuple[Source, ...], _SOURCES]
-    body_models: Annotated[BodyModels, _table(BodyModels)]
-    description: Annotated[str, _text()] = ""
-    held_out_shards: Annotated[int, _integer(0, MAX_SHARDS)] = 0
+    sources: tuple[Source, ...]
+    body_models: BodyModels
+    description: str = ""
+    held_out_shards: Annotated[int, Field(strict=True, ge=0, le=MAX_SHARDS)] = 0
     """The last so many shards are for evaluation, not for training."""
-    recipe: Annotated[str, _text()] = "default"
+    recipe: str = "default"
     """Name of the fit recipe; in a file also `published`, see `parse_manifest`."""
     file: str = ""
     """Name of the manifest's own file, without its folder: it tells two manifests of one name apart."""
@@ -259,7 +226,10 @@ def parse_manifest(content: Mapping[str, Any], where: str) -> Manifest:
     The recipe `published` means labels as SKEL-CF has published them: `published_shape`, which copies the betas, and
     the meshes of the male SMPL, whatever a source says of its gender.
     """
-    manifest: Manifest = _parse(Manifest, content, where)
+    try:
+        manifest = TypeAdapter(Manifest).validate_python({**content, "file": Path(where).name})
+    except ValidationError as error:
+        raise UserError(f"{where}: {_what_is_wrong(error, content)}") from None
     if manifest.recipe == "published":
         if manifest.skel_gender != "male":
             raise UserError(
@@ -267,35 +237,37 @@ def parse_manifest(content: Mapping[str, Any], where: str) -> Manifest:
             )
         male = tuple(replace(s, smpl_gender="male") if s.format == CAMERAHMR else s for s in manifest.sources)
         manifest = replace(manifest, recipe="published_shape", sources=male)
-    sources = tuple(_checked(source, manifest, f"{where}: source {source.name!r}") for source in manifest.sources)
+    sources = tuple(_completed(source, manifest, f"{where}: source {source.name!r}") for source in manifest.sources)
     names = [source.name for source in sources]
     if not 0 < len(names) == len(set(names)):
         raise UserError(f"{where} names sources {names}. Expected one or more [[sources]], each with its own name.")
-    return replace(manifest, sources=sources, file=Path(where).name)
+    return replace(manifest, sources=sources)
 
 
-def _parse(kind: Any, values: Mapping[str, Any], where: str) -> Any:
-    """An object of a dataclass whose fields have rules. Raises `UserError` for an unknown, missing or wrong key."""
-    hints = get_type_hints(kind, include_extras=True)
-    required = {one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING}
-    rules: dict[str, _Rule] = {
-        key: hint.__metadata__[0] for key, hint in hints.items() if hasattr(hint, "__metadata__")
-    }
-    at = f"{where}{'.' if ': ' in where else ': '}"
-    for key in values.keys() - rules.keys():
-        raise UserError(f"{at}{key}: unknown key. Known keys here: {', '.join(sorted(rules))}.")
-    found = {}
-    for key, rule in rules.items():
-        if key in values:
-            if not rule.fits(values[key]):
-                raise UserError(f"{at}{key} is {values[key]!r}. Expected {rule.expected}.")
-            found[key] = rule.make(values[key], f"{at}{key}")
-        elif key in required:
-            raise UserError(f"{at}{key} is missing. Expected {rule.expected}.")
-    return kind(**found)
+def _what_is_wrong(found: ValidationError, content: Mapping[str, Any]) -> str:
+    """The first mistake, in words: the key, what it is and what was expected. Unknown keys come first."""
+    error = min(found.errors(), key=lambda one: one["type"] != "unexpected_keyword_argument")
+    at, kind = "", Manifest
+    for part in error["loc"]:
+        if isinstance(part, int):
+            source = content["sources"][part] if at == "sources" else None
+            at += f"[{part}]" + (f" ({source.get('name')})" if isinstance(source, Mapping) else "")
+        else:
+            table, at = kind, f"{at}.{part}" if at else part
+            kind = {"sources": Source, "body_models": BodyModels, "generate": Generate}.get(part, kind)
+    match error["type"]:
+        case "unexpected_keyword_argument":
+            known = sorted(one.name for one in fields(table))
+            near = "".join(f" Is it {name}?" for name in get_close_matches(str(part), known, 1))
+            return f"{at}: unknown key.{near} Known keys here: {', '.join(known)}."
+        case "missing":
+            return f"{at} is missing. Expected this key."
+        case "value_error":
+            return f"{at} {error['ctx']['error']}"
+    return f"{at} is {error['input']!r}. {error['msg'].replace('Input should be', 'Expected')}."
 
 
-def _checked(source: Source, manifest: Manifest, where: str) -> Source:
+def _completed(source: Source, manifest: Manifest, where: str) -> Source:
     """The source with keys for all columns. Raises `UserError` where its fields contradict one another."""
     if source.format == HSMR and manifest.skel_gender not in ("best", source.skel_gender):
         raise UserError(
