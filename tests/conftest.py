@@ -143,13 +143,13 @@ def forked_workers(forks: BaseContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a loader's workers, where it does not matter how they start: importing torch takes longer than their work."""
     from torch.utils.data import DataLoader
 
-    from hmr_skel.data import loader
+    from hmr_skel.data import samples
 
     def started(*args, num_workers: int, **options) -> "DataLoader":
         context = options | {"multiprocessing_context": forks if num_workers else None}
         return DataLoader(*args, num_workers=num_workers, **context)
 
-    monkeypatch.setattr(loader, "DataLoader", started)
+    monkeypatch.setattr(samples, "DataLoader", started)
 
 
 @pytest.fixture(scope="session")

@@ -161,7 +161,7 @@ def open_training(scene: Scene) -> str:
 
 def train_samples(scene: Scene) -> str:
     """A start with unpacked rows, and random samples in batches, made in this process."""
-    from hmr_skel.data.loader import batches
+    from hmr_skel.data.samples import batches
 
     start = time.monotonic()
     dataset = _samples(scene)

@@ -89,12 +89,13 @@ def _manifest(args: argparse.Namespace) -> "Manifest":
     """
     from hmr_skel.commands.inputs import manifest_of_shards
     from hmr_skel.data.manifest import load_manifest
+    from hmr_skel.data.shards import Shard, find_files
     from hmr_skel.report.gather import manifest_name
 
     names: Counter[str] = Counter()
-    for path in (args.dataset / "data").glob("train-*.parquet"):
+    for index, count in find_files(args.dataset)[0]:
         with contextlib.suppress(UserError, UnicodeDecodeError):  # of damage, which the check will report
-            names[manifest_name(path, args.dataset)] += 1
+            names[manifest_name(Shard(index, count, (), False).data_file(args.dataset), args.dataset)] += 1
     if args.manifest is not None and not names:
         return load_manifest(args.manifest)
     return manifest_of_shards(args.manifest, max(names, key=lambda name: names[name], default=args.dataset.name))

@@ -48,7 +48,7 @@ def run_view(args: argparse.Namespace) -> None:
 
     table = load_shards(args.dataset)
     tracks = find_tracks(table)
-    table = load_shards(args.dataset, [name for name in (*NEEDED, *ALSO) if name in table.columns])
+    table = table.select([name for name in (*NEEDED, *ALSO) if name in table.columns])
     models, picture = models_and_images(args, table)
     viewer = Viewer(tracks, Poser(table, Bodies(models)), picture, args.port)
     print(f"{viewer.url}  (Ctrl-C ends it)", flush=True)

@@ -29,41 +29,36 @@ _OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9]+)-(?P<pid>[0-9]+)-[0-9a-f]+\.tmp$")
 def replacing(path: Path) -> Generator[Path, None, None]:
     """Yield a temporary path in the folder of `path`; rename it to `path` at the end, remove it on any exception.
 
-    Makes the folder. Raises `UserError` where the folder cannot be written or the disk is full. Other errors inside the
-    `with` block pass as they are: the block may read files too.
+    Makes the folder, and removes what killed processes left in it. Raises `UserError` where the folder cannot be
+    written or the disk is full. Other errors inside the `with` block pass as they are: the block may read files too.
     """
-    temporary = temporary_name(path)
+    temporary, is_ours = temporary_name(path), True
     try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            remove_abandoned(path.parent, path.name)
-        try:
-            yield temporary
-        except OSError as error:
-            if error.errno in _OF_WRITING or temporary.name in str(error):  # the text names the file that it is about
-                with writing(path):
-                    raise
-            raise
-        with writing(path):
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())  # a rename must not overtake the bytes when the machine goes down
-            os.replace(temporary, path)
-    except BaseException:  # Ctrl-C too
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent)
+        is_ours = False
+        yield temporary
+        is_ours = True
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())  # a rename must not overtake the bytes when the machine goes down
+        os.replace(temporary, path)
+    except BaseException as error:  # Ctrl-C too
         with contextlib.suppress(OSError):  # what went wrong first is what to tell
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        # Of an error inside the block, the text names the file that it is about.
+        if is_ours or error.errno in _OF_WRITING or temporary.name in str(error):
+            raise cannot_write(path, error) from error
         raise
 
 
-@contextmanager
-def writing(path: Path) -> Generator[None]:
-    """What the disk refuses becomes a `UserError` that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. "
-            "Choose an output folder that is writable and has room (--out, or OUT=)."
-        ) from error
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """What to raise where the disk refuses a file."""
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}. "
+        "Choose an output folder that is writable and has room (--out, or OUT=)."
+    )
 
 
 def temporary_name(path: Path) -> Path:
@@ -76,20 +71,16 @@ def is_temporary(path: "Place") -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
-def remove_abandoned(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left in a folder (not below it), of one file or of all.
-
-    Raises `UserError` where that is not possible.
-    """
-    with writing(folder):
-        for old in folder.glob(f".{name}.*.tmp"):
-            owner = _OWNER.search(old.name)
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left in a folder (not below it)."""
+    for old in folder.glob(".*.tmp"):
+        if owner := _OWNER.search(old.name):
             with contextlib.suppress(FileNotFoundError):  # its owner renamed or removed it in this moment
-                if owner is not None and owner["host"] == host():
-                    abandoned = not is_running(int(owner["pid"]))
+                if owner["host"] == host():
+                    is_abandoned = not is_running(int(owner["pid"]))
                 else:
-                    abandoned = time.time() - old.stat().st_mtime > ABANDONED_AFTER_S
-                if abandoned:
+                    is_abandoned = time.time() - old.stat().st_mtime > ABANDONED_AFTER_S
+                if is_abandoned:
                     old.unlink()
 
 

@@ -168,6 +168,19 @@ def degrade(image: Image, group: int, seed: int) -> Image:
     return operate(list(operations)[chosen], image, rng)
 
 
+def colored(crop: Image, augmentation: Augmentation) -> UInt8[np.ndarray, "3 H W"]:
+    """BGR to RGB planes, with all that changes colours and sharpness."""
+    for group, seed in enumerate(augmentation.degrade):
+        if seed is not None:
+            crop = degrade(crop, group, seed)
+    planes = np.empty((3, *crop.shape[:2]), np.uint8)
+    cv2.split(crop, [planes[2], planes[1], planes[0]])
+    for plane, gain in zip(planes, augmentation.gains, strict=True):
+        if gain != 1:
+            cv2.convertScaleAbs(plane, plane, gain)
+    return planes
+
+
 OPERATIONS: tuple[dict[str, float], dict[str, float]] = (
     {"downscale": 0.1, "compress": 0.1, "rain": 0.1, "motion_blur": 0.2, "blur": 0.1, "snow": 0.5},
     {

@@ -1,8 +1,20 @@
-"""A dataset's rows and images as training samples."""
+"""A dataset's rows and images as training samples, and batches of them, from any position on.
 
+The main process decides what is in a batch, and worker processes make it: they know no order and keep no position, so
+that the stream is the same for any number of them.
+"""
+
+import atexit
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import cv2
@@ -10,13 +22,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from hmr_skel.data import augment
-from hmr_skel.data.augment import Augmentation, AugmentConfig
+from hmr_skel.data.augment import Augmentation
 from hmr_skel.data.images import CROP_SIZE, ImageRule, UnreadableImage, after, box_affine, crop_image, decode, transform
-from hmr_skel.data.load import load_shards
-from hmr_skel.data.row_cache import RowCache, open_rows
-from hmr_skel.data.selection import ChosenRows, QualityConfig, choose_rows, make_strata, one_gender
+from hmr_skel.data.load import RowCache, load_shards, open_rows
+from hmr_skel.data.selection import ChosenRows, Order, SampleConfig, choose_rows, make_strata, one_gender
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 
@@ -24,6 +36,13 @@ CHECKED_PER_SOURCE = 64
 """Files looked for when a dataset is opened, spread evenly over a source's rows."""
 NOT_THERE = "not there"
 """How the text ends that names a missing image."""
+SUBSTITUTES = 8
+"""So many of the rows that follow may stand in for one whose image is unreadable."""
+REPORTED_FILES = 20
+"""Unreadable images that are named; the others are only counted."""
+
+Request = tuple[np.ndarray, np.ndarray, int, int]
+"""What is in a batch: indices [B] into the dataset, epochs [B], seed, and how many rows may stand in for one."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,32 +89,7 @@ def stack(samples: Sequence[Batch]) -> Batch:
     return Batch(*(torch.stack([getattr(s, f.name) for s in samples]) for f in fields(Batch)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class SampleConfig:
-    """What samples are made of and how; part of a training recipe."""
-
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    quality: QualityConfig = field(default_factory=QualityConfig)
-    mixture: Mapping[str, float] | None = None
-    """Weight of every source in the stream of training samples, to a thousandth of their sum; a source that is not
-    named or has weight 0 is left out. None: all rows alike, so that large sources dominate, as in the paper."""
-    missing_intrinsics: Literal["drop", "diagonal"] = "drop"
-    """Rows whose camera is unknown are left out, or get a focal length of the image's diagonal (CLIFF's guess)."""
-
-    def __post_init__(self) -> None:
-        if self.missing_intrinsics not in ("drop", "diagonal"):
-            raise ValueError(f"missing_intrinsics is {self.missing_intrinsics!r}, must be drop or diagonal")
-        weights = self.mixture.values() if self.mixture is not None else ()
-        if not all(0 <= weight < np.inf for weight in weights):
-            raise ValueError(f"mixture is {self.mixture}, weights must not be negative or infinite")
-
-    @property
-    def sources(self) -> list[str] | None:
-        """Names of the sources that are used; None: all."""
-        return None if self.mixture is None else [name for name, weight in self.mixture.items() if weight > 0]
-
-
-class SampleDataset:
+class SampleDataset(Dataset):
     """The rows of a dataset that a recipe trains on (or that are evaluated), as samples. Cheap to send to a process.
 
     Attributes:
@@ -133,11 +127,36 @@ class SampleDataset:
         self.config = config = SampleConfig() if config is None else config
         shards = load_shards(path, split=split)
         self.labels = open_rows(shards, quiet)
-        chosen = choose_rows(shards, config.quality, config.missing_intrinsics == "drop", config.sources)
+        chosen = choose_rows(shards, config)
         self.gender: Literal["male", "female"] = one_gender(shards, chosen, path)
         self.strata = make_strata(chosen, config.mixture, path)
         self.rows, self.mask_skel, self.dropped = chosen.rows, chosen.mask_skel, chosen.dropped
         check_images(self.labels, chosen, images)
+
+    def __getitem__(self, index: Request) -> tuple[Batch | UserError | None, list[str]]:
+        """The batch of a request, None where no image can be read; and "file: reason" of every sample skipped.
+
+        This is what runs in a worker.
+        """
+        samples: list[Batch] = []
+        unreadable: list[str] = []
+        indices, epochs, seed, substitutes = index
+        for wanted, epoch in zip(indices.tolist(), epochs.tolist(), strict=True):
+            for place in range(wanted, wanted + 1 + substitutes):
+                try:
+                    samples.append(self.sample(place % len(self), epoch, seed))
+                    break
+                except UnreadableImage as error:
+                    unreadable.append(str(error))
+            else:
+                if substitutes:
+                    error = UserError(
+                        f"{1 + substitutes} images in a row are unreadable: {'; '.join(unreadable[-3:])}. Are "
+                        "image_root and image_path of the manifest right, and all images there? For the default "
+                        "dataset: make images (hmr-skel images)."
+                    )
+                    return error, unreadable
+        return stack(samples) if samples else None, unreadable
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -148,15 +167,8 @@ class SampleDataset:
             left_out.append(f"{masked:,} without their SKEL labels")
         return f"SampleDataset({', '.join([f'{len(self):,} {self.gender} rows', *left_out])})"
 
-    def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Batch | None:
-        """A pure function of its arguments. None where the image is missing or corrupt."""
-        try:
-            return self.read(index, epoch, seed)
-        except UnreadableImage:
-            return None
-
-    def read(self, index: int, epoch: int, seed: int) -> Batch:
-        """The same, but raises `UnreadableImage`."""
+    def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Batch:
+        """A pure function of its arguments. Raises `UnreadableImage` where the image is missing or corrupt."""
         rng = np.random.default_rng((seed, epoch, self.rows[index]))
         return self.augmented(index, augment.draw(self.config.augment, rng) if self.augment else Augmentation())
 
@@ -207,7 +219,7 @@ class SampleDataset:
             "transl": label.skel_transl * in_place,
         }
         return Batch(
-            image=torch.from_numpy(_colored(crop, augmentation)),
+            image=torch.from_numpy(augment.colored(crop, augmentation)),
             has_skel=torch.tensor(has_skel),
             row=torch.tensor(int(self.rows[index])),
             **{name: torch.from_numpy(np.array(array, np.float32)) for name, array in floats.items()},
@@ -256,14 +268,133 @@ def _annotated(points: np.ndarray, min_confidence: float) -> np.ndarray:
     return points
 
 
-def _colored(crop: UInt8[np.ndarray, "256 256 3"], augmentation: Augmentation) -> UInt8[np.ndarray, "3 256 256"]:
-    """BGR to RGB planes, with all that changes colours and sharpness."""
-    for group, seed in enumerate(augmentation.degrade):
-        if seed is not None:
-            crop = augment.degrade(crop, group, seed)
-    planes = np.empty((3, *crop.shape[:2]), np.uint8)
-    cv2.split(crop, [planes[2], planes[1], planes[0]])
-    for plane, gain in zip(planes, augmentation.gains, strict=True):
-        if gain != 1:
-            cv2.convertScaleAbs(plane, plane, gain)
-    return planes
+class Batches(AbstractContextManager, Iterator[Batch]):
+    """An iterator of batches that owns worker processes: `close()` it, or use it in a `with`.
+
+    Attributes:
+        skipped: how many samples were replaced (or, in order, left out) so far, their images being unreadable.
+    """
+
+    def __init__(
+        self,
+        dataset: SampleDataset,
+        requests: Iterable[Request],
+        workers: int,
+        pin_memory: bool = False,
+        timeout: float = 300.0,
+        ahead: int = 0,
+    ) -> None:
+        self.skipped = 0
+        self._reported: set[str] = set()
+        loader = DataLoader(
+            dataset,
+            sampler=requests,
+            batch_size=None,  # a request is a whole batch
+            num_workers=workers,
+            prefetch_factor=max(2, -(-ahead // workers)) if workers else None,
+            pin_memory=pin_memory,
+            timeout=timeout if workers else 0,
+            worker_init_fn=_start_worker,
+            multiprocessing_context="spawn" if workers else None,  # a forked torch may hang
+            generator=torch.Generator(),  # else one number of the global generator would be used up
+        )
+        self._made: Iterator | None = iter(loader)
+
+    def __next__(self) -> Batch:
+        """Raises `UserError` where no batch comes in time, a worker was killed, or images are unreadable in a row."""
+        while self._made is not None:
+            try:
+                batch, unreadable = next(self._made)
+            except BaseException as error:  # Ctrl-C too
+                traceback.clear_frames(error.__traceback__)  # they would keep the workers
+                self.close()
+                if re.search(r"DataLoader.*(timed out|exited unexpectedly|killed by signal)", str(error)):
+                    raise UserError(
+                        f"no batch of images came from the loader's processes: {error}. Is the disk with the images "
+                        "reachable? Where memory was short, use fewer workers."
+                    ) from error
+                raise
+            self.skipped += len(unreadable)
+            for text in unreadable:
+                missing = text.endswith(NOT_THERE)
+                once = NOT_THERE if missing else text
+                if once not in self._reported and len(self._reported) < REPORTED_FILES:
+                    self._reported.add(once)
+                    _log.warning("skipped: %s%s", text, "; others that are not there are only counted" * missing)
+            if isinstance(batch, UserError):
+                self.close()
+                raise batch
+            if batch is not None:  # else, in order, all of its images were unreadable
+                return batch
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the worker processes, in bounded time: torch does so when the iterator goes. Again, it does nothing."""
+        self._made = None
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+
+def batches(
+    dataset: SampleDataset,
+    batch_size: int,
+    *,
+    seed: int,
+    start: int = 0,
+    stop: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+    timeout: float = 300.0,
+    ahead: int = 0,
+) -> Batches:
+    """The endless, shuffled stream of training batches, from batch number `start` to `stop` (excluded).
+
+    A sample whose image is unreadable is replaced by one of the rows that follow it, the same in every run.
+
+    Args:
+        batch_size: samples per batch of this rank.
+        seed: of the order and of the augmentation.
+        start: number of the first batch: where to resume.
+        rank, world_size: batch k of rank r holds samples (k * world_size + r) * batch_size onwards of one stream, so
+            that the batches number k of all ranks are one batch of one process with `world_size * batch_size`.
+        workers: processes; 0 makes the batches in this one.
+        timeout: seconds to wait for a batch of the workers.
+        ahead: batches that the workers make before they are asked for; at least two each.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} of {world_size}")
+    order = Order(dataset.strata, seed)
+
+    def request(number: int) -> Request:
+        return *order.at((number * world_size + rank) * batch_size, batch_size), seed, SUBSTITUTES
+
+    numbers = range(start, np.iinfo(np.int64).max if stop is None else stop)
+    return Batches(dataset, map(request, numbers), workers, pin_memory, timeout, ahead)
+
+
+def ordered_batches(dataset: SampleDataset, batch_size: int, *, workers: int = 0) -> Batches:
+    """Every row once, in order, for evaluation; the last batch may be smaller. Unreadable images are left out, and
+    counted in `skipped`."""
+
+    starts = range(0, len(dataset), batch_size)
+    indices = (np.arange(start, min(start + batch_size, len(dataset))) for start in starts)
+    return Batches(dataset, ((found, np.zeros_like(found), 0, 0) for found in indices), workers)
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(1)
+    # When all Python has ended: the native libraries' own clean-up aborts the process now and then, which would look
+    # like a worker that was killed.
+    atexit.register(os._exit, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: it is the main process that ends its workers
+    # It may also be killed: PyTorch's workers look every five seconds, but not while they start or wait for a disk.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)

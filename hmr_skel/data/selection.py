@@ -6,14 +6,15 @@ places. A stratum gives all its rows, in a new random order, before it gives one
 (seed, position) alone: not on batch size, number of processes, or where the reading began.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from hmr_skel.data.augment import AugmentConfig
 from hmr_skel.data.load import Shards
 from hmr_skel.data.meta import DOUBTFUL
 from hmr_skel.data.schema import GIVEN
@@ -54,6 +55,26 @@ class QualityConfig:
                 raise ValueError(f"{name} is {value!r}, must not be negative")
 
 
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """What samples are made of and how; part of a training recipe."""
+
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    mixture: Mapping[str, float] | None = None
+    """Weight of every source in the stream of training samples, to a thousandth of their sum; a source that is not
+    named or has weight 0 is left out. None: all rows alike, so that large sources dominate, as in the paper."""
+    missing_intrinsics: Literal["drop", "diagonal"] = "drop"
+    """Rows whose camera is unknown are left out, or get a focal length of the image's diagonal (CLIFF's guess)."""
+
+    def __post_init__(self) -> None:
+        if self.missing_intrinsics not in ("drop", "diagonal"):
+            raise ValueError(f"missing_intrinsics is {self.missing_intrinsics!r}, must be drop or diagonal")
+        weights = self.mixture.values() if self.mixture is not None else ()
+        if not all(0 <= weight < np.inf for weight in weights):
+            raise ValueError(f"mixture is {self.mixture}, weights must not be negative or infinite")
+
+
 @dataclass(frozen=True)
 class ChosenRows:
     """The rows of a dataset that a recipe uses."""
@@ -65,13 +86,10 @@ class ChosenRows:
     dropped: dict[str, int]  # reason -> rows left out for it, the first that holds
 
 
-def choose_rows(
-    shards: Shards, config: QualityConfig, camera_needed: bool, wanted_sources: Collection[str] | None = None
-) -> ChosenRows:
+def choose_rows(shards: Shards, config: SampleConfig) -> ChosenRows:
     """Apply the rules to all rows of a dataset. A missing value passes: a row that was not fitted has no fitting error.
 
-    `camera_needed` leaves out rows without intrinsics. `wanted_sources` are the only ones used; None: all are. Raises
-    `UserError` where no row is left.
+    Raises `UserError` where no row is left.
     """
     source, sources = shards.codes("source")
     keep, poor, dropped = np.ones(len(shards), bool), np.zeros(len(shards), bool), {}
@@ -81,21 +99,17 @@ def choose_rows(
             dropped[reason] = count
         keep[bad] = False
 
-    if wanted_sources is not None:
-        drop(
-            "not being in the mixture",
-            ~np.isin(source, [i for i, name in enumerate(sources) if name in wanted_sources]),
-        )
-    if camera_needed:
+    if config.mixture is not None:
+        wanted = [code for code, name in enumerate(sources) if config.mixture.get(name, 0) > 0]
+        drop("not being in the mixture", ~np.isin(source, wanted))
+    if config.missing_intrinsics == "drop":
         drop("having no camera", ~shards.valid("cam_int"))
-    if config.min_keypoints_2d:
-        counts = [
-            (file["keypoints_2d"][..., 2] > 0).sum(1) for file in shards.files()
-        ]  # a file at a time: they are large
-        drop("too few keypoints", np.concatenate(counts) < config.min_keypoints_2d)
-    for reason, bad in _poor_skel(shards, config):
+    if config.quality.min_keypoints_2d:  # a file at a time: they are large
+        counts = [(file["keypoints_2d"][..., 2] > 0).sum(1) for file in shards.files()]
+        drop("too few keypoints", np.concatenate(counts) < config.quality.min_keypoints_2d)
+    for reason, bad in _poor_skel(shards, config.quality):
         poor |= bad
-        if config.poor_skel == "drop":
+        if config.quality.poor_skel == "drop":
             drop(reason, bad)
     chosen = np.flatnonzero(keep)
     if not len(chosen):

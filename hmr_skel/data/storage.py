@@ -18,7 +18,6 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
@@ -28,7 +27,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from hmr_skel.data.atomic import remove_abandoned, replacing, temporary_name, writing
+from hmr_skel.data.atomic import cannot_write, replacing, temporary_name
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
 
@@ -124,9 +123,6 @@ class RemotePath:
             found = self.store.get_file_info(pyarrow.fs.FileSelector(self.key, allow_not_found=True))
         return iter(sorted(self / info.base_name for info in found))
 
-    def glob(self, pattern: str) -> Iterator["RemotePath"]:
-        return (place for place in self.iterdir() if fnmatchcase(place.name, pattern))
-
     def unlink(self, missing_ok: bool = False) -> None:
         with contextlib.suppress(*((FileNotFoundError,) if missing_ok else ())), from_store(self, "delete"):
             self.store.delete_file(self.key)
@@ -197,28 +193,25 @@ def put_new(place: Place, content: bytes) -> bool:
         if is_new:
             put_bytes(place, content)
         return is_new
-    with writing(place):
+    is_new = False
+    try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with contextlib.suppress(FileExistsError):
             place.touch(exist_ok=False)
-        except FileExistsError:
-            return False
-        try:
+            is_new = True
             place.write_bytes(content)
-        except OSError:  # an empty file would be taken for somebody else's
+    except OSError as error:
+        if is_new:  # an empty file would be taken for somebody else's
             place.unlink(missing_ok=True)
-            raise
-    return True
+        raise cannot_write(place, error) from error
+    return is_new
 
 
 def clock(folder: Place) -> float:
     """The time, in seconds since 1970, by the clock that dates the folder's files. It may be another machine's.
 
-    Writes a small file there and removes it, with those that killed processes left in a folder of this machine. Raises
-    `UserError` where that is not possible.
+    Writes a small file there and removes it. Raises `UserError` where that is not possible.
     """
-    if isinstance(folder, Path):
-        remove_abandoned(folder)
     probe = folder / temporary_name(Path("clock")).name
     put_bytes(probe, b"?")
     try:

@@ -15,8 +15,8 @@ from torch import Tensor
 from hmr_skel.body.dofs import PELVIS
 from hmr_skel.data.images import ImageRule
 from hmr_skel.data.load import load_shards
-from hmr_skel.data.loader import ordered_batches
-from hmr_skel.data.samples import SampleConfig, SampleDataset
+from hmr_skel.data.samples import SampleDataset, ordered_batches
+from hmr_skel.data.selection import SampleConfig
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import JointRule

@@ -21,8 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from hmr_skel.data.images import ImageRule
-from hmr_skel.data.loader import batches
-from hmr_skel.data.samples import SampleDataset
+from hmr_skel.data.samples import SampleDataset, batches
 from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.held_out import mean_body

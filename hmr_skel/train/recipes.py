@@ -8,7 +8,7 @@ from types import MappingProxyType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from hmr_skel.data.augment import AugmentConfig
-from hmr_skel.data.samples import SampleConfig
+from hmr_skel.data.selection import SampleConfig
 from hmr_skel.errors import UserError
 from hmr_skel.model.config import VIT_SIZES, DecoderConfig, NetworkConfig, VitConfig
 from hmr_skel.train.losses import LossConfig

@@ -11,7 +11,7 @@ from hmr_skel.data.annotations import open_source
 from hmr_skel.data.card import write_card
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.schema import SCHEMA, column_shape, shard_table
-from hmr_skel.data.selection import QualityConfig, choose_rows
+from hmr_skel.data.selection import SampleConfig, choose_rows
 from hmr_skel.data.shards import plan
 from hmr_skel.data.storage import put_bytes
 from hmr_skel.errors import UserError
@@ -197,7 +197,7 @@ def test_datasets_of_the_first_schema_are_read(dataset, tmp_path):
     pq.write_table(columns.replace_schema_metadata({"hmr_skel.schema_version": "1"}), old)
     found = load_shards([old])
     np.testing.assert_array_equal(found["skel_q"], load_shards([now])["skel_q"])
-    assert choose_rows(found, QualityConfig(), camera_needed=False).rows.tolist() == list(range(len(columns)))
+    assert choose_rows(found, SampleConfig(missing_intrinsics="diagonal")).rows.tolist() == list(range(len(columns)))
     with pytest.raises(UserError, match="no column 'push'"):
         load_shards([old], ["push"])
 

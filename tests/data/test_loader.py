@@ -15,8 +15,8 @@ import torch
 
 from hmr_skel.data.augment import AugmentConfig
 from hmr_skel.data.images import ImageRule
-from hmr_skel.data.loader import batches, ordered_batches
-from hmr_skel.data.samples import Batch, SampleConfig, SampleDataset
+from hmr_skel.data.samples import Batch, SampleDataset, batches, ordered_batches
+from hmr_skel.data.selection import SampleConfig
 from hmr_skel.errors import UserError
 
 FAST = AugmentConfig(degrade_probability=0.0, flip_probability=0.5)
@@ -188,7 +188,7 @@ def test_workers_end_with_a_process_that_is_killed(sample_set, tmp_path):
     script.write_text(
         f"""
 import multiprocessing, pickle, time
-from hmr_skel.data.loader import batches
+from hmr_skel.data.samples import batches
 if __name__ == "__main__":
     dataset = pickle.load(open({str(tmp_path / "set.pickle")!r}, "rb"))
     at_work = batches(dataset, 2, seed=0, workers=1)

@@ -71,7 +71,10 @@ def test_image_rules_of_the_paper(monkeypatch, source, imgname, file):
         ({"skel_gender": "neutral"}, ["skel_gender is 'neutral'. Expected 'male', 'female' or 'best'."]),
         ({"rows_per_shard": 0}, ["rows_per_shard is 0. Expected greater than or equal to 1."]),
         ({"rows_per_shard": "256"}, ["rows_per_shard is '256'. Expected a valid integer."]),
-        ({"row_per_shard": 5}, ["test.toml: row_per_shard: unknown key. Is it rows_per_shard? Known keys here: body_mo"]),
+        (
+            {"row_per_shard": 5},
+            ["row_per_shard: unknown key. Is it rows_per_shard? Known keys here: body_m"],
+        ),
         ({"sources": []}, ["names sources []", "[[sources]]"]),
         ({"body_models": {"kind": "files"}}, ["body_models.path is missing"]),
         ({"source__file": "s3://bucket/aic.npz"}, ["sources[0] (aic).file is a URI", "copy it to a folder here"]),

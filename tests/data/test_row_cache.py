@@ -5,8 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hmr_skel.data.load import load_shards
-from hmr_skel.data.row_cache import open_rows
+from hmr_skel.data.load import load_shards, open_rows
 
 COLUMNS = ("center", "cam_int", "keypoints_2d", "keypoints_3d", "skel_q", "skel_betas", "skel_transl")
 

@@ -9,8 +9,8 @@ import torch
 from hmr_skel.data.augment import Augmentation, AugmentConfig
 from hmr_skel.data.images import ImageRule
 from hmr_skel.data.load import load_shards
-from hmr_skel.data.samples import Batch, SampleConfig, SampleDataset, stack
-from hmr_skel.data.selection import QualityConfig
+from hmr_skel.data.samples import Batch, SampleDataset, stack
+from hmr_skel.data.selection import QualityConfig, SampleConfig
 from hmr_skel.errors import UserError
 from hmr_skel.model.camera import CropGeometry, image_to_crop, project
 from tests.data.sample_set import HEIGHT, WIDTH

@@ -13,6 +13,7 @@ from hmr_skel.data.selection import (
     ChosenRows,
     Order,
     QualityConfig,
+    SampleConfig,
     Stratum,
     choose_rows,
     make_strata,
@@ -27,8 +28,13 @@ def table(sample_set):
     return load_shards(sample_set.path)
 
 
+def choose(table, missing_intrinsics="diagonal", mixture=None, **rules) -> ChosenRows:
+    config = SampleConfig(quality=QualityConfig(**rules), missing_intrinsics=missing_intrinsics, mixture=mixture)
+    return choose_rows(table, config)
+
+
 def test_by_default_every_row_is_taken_as_it_is(table):
-    chosen = choose_rows(table, QualityConfig(), camera_needed=False)
+    chosen = choose(table)
     np.testing.assert_array_equal(chosen.rows, np.arange(36))
     assert not chosen.mask_skel.any()
     assert [chosen.sources[code] for code in chosen.source] == ["near"] * 20 + ["far"] * 16
@@ -54,36 +60,36 @@ def test_poor_rows_are_masked_or_dropped(table, tmp_path, rule, poor):
         table = load_shards([tmp_path / "train-00000-of-00001.parquet"])
     poor, count = poor(table), len(table)
     assert 0 < poor.sum() < count
-    masked = choose_rows(table, QualityConfig(**rule), camera_needed=False)
+    masked = choose(table, **rule)
     np.testing.assert_array_equal(masked.mask_skel, poor)
     assert len(masked.rows) == count
-    dropped = choose_rows(table, QualityConfig(poor_skel="drop", **rule), camera_needed=False)
+    dropped = choose(table, poor_skel="drop", **rule)
     np.testing.assert_array_equal(dropped.rows, np.flatnonzero(~poor))
     assert list(dropped.dropped.values()) == [poor.sum()]
     assert not dropped.mask_skel.any()
 
 
 def test_cameras_and_keypoints_are_asked_for(table):
-    np.testing.assert_array_equal(choose_rows(table, QualityConfig(), camera_needed=True).rows, np.arange(20))
-    chosen = choose_rows(table, QualityConfig(min_keypoints_2d=5), camera_needed=False)
+    np.testing.assert_array_equal(choose(table, missing_intrinsics="drop").rows, np.arange(20))
+    chosen = choose(table, min_keypoints_2d=5)
     np.testing.assert_array_equal(chosen.rows, np.flatnonzero(table.valid("keypoints_2d")))
     assert chosen.dropped == {"too few keypoints": 4}
 
 
 def test_sources_outside_the_mixture_are_left_out(table):
-    chosen = choose_rows(table, QualityConfig(), camera_needed=False, wanted_sources=["far"])
+    chosen = choose(table, mixture={"far": 1.0})
     np.testing.assert_array_equal(chosen.rows, np.arange(20, 36))
     assert chosen.dropped == {"not being in the mixture": 20}
     with pytest.raises(UserError, match=r"none of 36 rows \(36 for not being in the mixture\).*far, near"):
-        choose_rows(table, QualityConfig(), camera_needed=False, wanted_sources=["fra"])
+        choose(table, mixture={"fra": 1.0})
 
 
 def test_one_dataset_has_one_gender(table, tmp_path):
-    assert one_gender(table, choose_rows(table, QualityConfig(), camera_needed=False), "x") == "male"
+    assert one_gender(table, choose(table), "x") == "male"
     mixed = load_shards(write_sample_set(tmp_path, ("male", "female"), with_images=False).path)
     with pytest.raises(UserError, match=r"x has 16 female and 20 male rows with a SKEL body"):
-        one_gender(mixed, choose_rows(mixed, QualityConfig(), camera_needed=False), "x")
-    assert one_gender(mixed, choose_rows(mixed, QualityConfig(), camera_needed=True), "x") == "male"
+        one_gender(mixed, choose(mixed), "x")
+    assert one_gender(mixed, choose(mixed, missing_intrinsics="drop"), "x") == "male"
 
 
 @pytest.mark.parametrize(

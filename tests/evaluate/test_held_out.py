@@ -79,7 +79,7 @@ def test_several_networks_in_one_pass(held_out, samples):
 def test_rows_without_labels_are_left_out_and_counted(held_out, samples, monkeypatch):
     """The first row has no SKEL label, the second no nose."""
     whole, _ = evaluate_held_out([Oracle(held_out.dataset)], mean_body(samples.path), held_out)
-    oracle, original = Oracle(held_out.dataset), SampleDataset.read
+    oracle, original = Oracle(held_out.dataset), SampleDataset.sample
 
     def partly(self, index, *more):
         sample = original(self, index, *more)
@@ -88,7 +88,7 @@ def test_rows_without_labels_are_left_out_and_counted(held_out, samples, monkeyp
             points[0] = torch.tensor([torch.nan, torch.nan, torch.nan, 0.0])
         return replace(sample, keypoints_3d=points, has_skel=sample.has_skel & (index != 0))
 
-    monkeypatch.setattr(SampleDataset, "read", partly)
+    monkeypatch.setattr(SampleDataset, "sample", partly)
     found, left_out = evaluate_held_out([oracle], mean_body(samples.path), held_out)
     assert left_out == 2
     for stage, metrics in found[0].items():
