@@ -22,9 +22,8 @@ from fitting import recipe
 from fitting.version import FIT_VERSION
 from flows.report import ShardReport
 from flows.sources import ModelFiles, make_missing
-from hmr_skel.data.annotations import SourceReader, plan_source
+from hmr_skel.data.annotations import SourceReader, check_rows, plan_source
 from hmr_skel.data.card import write_card
-from hmr_skel.data.checks import check_rows
 from hmr_skel.data.fingerprint import (
     find_outdated,
     fingerprint_of,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flows.shard import Builder
-from hmr_skel.data.checks import check_rows
+from hmr_skel.data.annotations import check_rows
 from hmr_skel.data.fingerprint import find_outdated, outdated_texts
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA
 from hmr_skel.data.shards import Shard, find_files, shard_state

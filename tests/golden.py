@@ -41,9 +41,8 @@ from hmr_skel.body.open_body.export import EXPORT_VERSION, export_body
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.convert.call import smpl_to_skel
-from hmr_skel.data.annotations import open_source
+from hmr_skel.data.annotations import check_rows, open_source
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.checks import check_rows
 from hmr_skel.data.manifest import parse_manifest
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, SCHEMA_VERSION, column_shape, rejects_table, shard_table
 from hmr_skel.open_data import LABELS_VERSION

@@ -123,8 +123,8 @@ def test_prefect_is_imported_in_three_modules_only():
 
 
 def test_the_table_is_able_to_fail():
-    assert violations("hmr_skel.data.checks", "hmr_skel.body.skel.Skel")
-    assert not violations("hmr_skel.data.checks", "hmr_skel.body.dofs.DOFS")
+    assert violations("hmr_skel.data.annotations", "hmr_skel.body.skel.Skel")
+    assert not violations("hmr_skel.data.annotations", "hmr_skel.body.dofs.DOFS")
     assert violations("hmr_skel.train.loop", "fitting.fit_batch")
     assert violations("hmr_skel.commands.bench", "bench.loader.main")
     assert not violations("hmr_skel.commands.build", "flows.shard.Builder")

@@ -22,8 +22,7 @@ from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.dofs import limits
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
-from hmr_skel.data.annotations import open_source
-from hmr_skel.data.checks import check_rows
+from hmr_skel.data.annotations import check_rows, open_source
 from hmr_skel.data.manifest import CAMERAHMR, FIELDS, Manifest, Source, load_manifest
 from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError

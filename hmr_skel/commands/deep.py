@@ -126,8 +126,7 @@ def _source(manifest: Manifest, source: Source) -> str:
     import fitting
     from flows.fitter import Fitter
     from flows.sources import ModelFiles
-    from hmr_skel.data.annotations import open_source
-    from hmr_skel.data.checks import check_rows
+    from hmr_skel.data.annotations import check_rows, open_source
 
     with tempfile.TemporaryDirectory(prefix="hmr-skel-doctor-") as cache:
         reader = open_source(source, Path(cache))

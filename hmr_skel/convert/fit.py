@@ -24,7 +24,7 @@ from hmr_skel.convert.resample import left_unsmoothed, smoothed
 from hmr_skel.convert.smplx import lacking, no_map
 from hmr_skel.convert.upright import level
 from hmr_skel.convert.vertices import rest_pelvis, with_parameters
-from hmr_skel.data.checks import MAX_ABS_BETA, MAX_ANGLE, MAX_DISTANCE
+from hmr_skel.data.annotations import MAX_ABS_BETA, MAX_ANGLE, MAX_DISTANCE
 from hmr_skel.data.schema import GIVEN
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams

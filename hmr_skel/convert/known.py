@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hmr_skel.data.annotations import HAS_SMPL
+
 Keys = Mapping[str, tuple[str, ...]]
 """A meaning -> the keys that may hold it, the best one first. `a/b` is b inside of a."""
 
@@ -30,7 +32,7 @@ ANY_KEYS: Keys = {
     "number": ("frame_ids", "frame_id", "frame_idx", "frame_number", "frames", "frame"),  # of the row's frame
     "person": ("id", "person_id", "track_id", "track_ids", "pid"),
     "seen": ("track_mask", "good_frames_mask", "valid_mask", "valid", "is_valid"),  # 0: the row is a gap
-    "annotated": ("has_smpl", "has_body_pose", "has_betas", "has_smpl_params"),  # 0: the row holds nothing
+    "annotated": HAS_SMPL,  # 0: the row holds nothing
     "imgname": ("imgname", "img_name"),
     "extrinsics": (),  # [T 4 4]; its translation is added to trans_cam
     "turn": (),  # turns the whole posed mesh about the origin, with `moved` after it

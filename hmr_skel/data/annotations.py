@@ -1,14 +1,15 @@
-"""Label files -> `AnnotationRows`. Behind this module all arrays have our names, shapes and units.
+"""Label files -> `AnnotationRows`, and which of these can be used. From here on all arrays have our names and units.
 
-The keys of each format are in `manifest.FIELDS`.
+The keys of each format are in `manifest.FIELDS`. Builds read through `SourceReader`. The benchmarks' label files, which
+have other columns, share its parts: `find_keys`, `check_column`, `make_rows`; the converter shares `to_texts` and
+`to_genders`. Floats are passed on bit for bit where the file holds float32; float64 and integers are rounded once.
 
-Builds read through `SourceReader`. The benchmarks' label files, which have other columns, share its parts: `find_keys`,
-`check_column`, `make_rows`; the converter shares `to_texts` and `to_genders`. Floats are passed on bit for bit where
-the file holds float32; float64 and integers are rounded once to float32.
+A bad row is left out by `check_rows` with a reason, and harms no other. The limits only tell annotations from
+accidents, so they are wide. A row that is possible but fits badly is kept: the fit's status and errors tell.
 """
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 from hmr_skel.data.manifest import HSMR, REQUIRED, Source
 from hmr_skel.data.npz import LabelFile, file_sha256
 from hmr_skel.errors import UserError
-from hmr_skel.rows import AnnotationRows
+from hmr_skel.rows import AnnotationRows, Reject
 
 NUM_BETAS = 10
 NUM_KEYPOINTS = 44
@@ -45,10 +46,8 @@ _SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "annotated": ((), (1,)),
 }
 """The shapes that a column may have in a file, after the leading N."""
-ANNOTATED = (
-    *("has_smpl", "has_body_pose", "has_betas", "has_smpl_params"),
-    *("orig_has_poses", "orig_has_betas"),
-)
+HAS_SMPL = ("has_smpl", "has_body_pose", "has_betas", "has_smpl_params")
+ANNOTATED = (*HAS_SMPL, "orig_has_poses", "orig_has_betas")
 """Keys of label files that say of every row whether it is annotated. Each that is there is read; 0: it is not."""
 _READ_OF = {"keypoints_2d": NUM_KEYPOINTS, "smpl_betas": NUM_BETAS, "skel_betas": NUM_BETAS}
 """How many of a row's are read, where a file may have more."""
@@ -109,13 +108,10 @@ def plan_source(source: Source, cache_dir: Path) -> SourceReader:
     # The manifest has the last word on gender.
     fields = {c: keys for c, keys in source.fields.items() if c != "smpl_gender" or source.smpl_gender is None}
     hint = 'If it is there under another name, say so in the manifest: [sources.fields] {column} = "that name".'
-    keys = find_keys(file, fields, REQUIRED[source.format], hint)
-    for column, key in keys.items():
+    keys = find_keys(file, fields, REQUIRED[source.format], hint) | {flag: flag for flag in ANNOTATED if flag in file}
+    for name, key in keys.items():
+        column = "annotated" if name in ANNOTATED else name
         check_column(column, file.shape(key), file.dtype(key), f"{file.path}: {key!r} ({column})", source.num_betas)
-    flags = [flag for flag in ANNOTATED if flag in file]
-    for flag in flags:
-        check_column("annotated", file.shape(flag), file.dtype(flag), f"{file.path}: {flag!r}")
-    keys |= zip(flags, flags, strict=True)
     counts = {key: file.shape(key)[0] for key in keys.values()}  # no scalar is left here
     num_rows = counts[keys["imgname"]]
     if set(counts.values()) != {num_rows}:
@@ -227,3 +223,129 @@ def to_genders(texts: np.ndarray) -> np.ndarray:
 def _float32(column: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes infinite, and the row is rejected
         return np.array(column, np.float32, order="C")
+
+
+MAX_ABS_BETA = 10.0  # standard deviations; people are within 3, bad fits reach 5, and nothing of a body is left at 10
+MAX_ANGLE = 4 * np.pi  # two full turns: rotations that optimisers wind up stay below, overflows and degrees do not
+MAX_DISTANCE = 1000.0  # m; someone 1 km away is smaller than a pixel
+MIN_BOX_SIDE = 1.0  # px
+MAX_PIXEL = 1e6  # px; of box sides, box centres and focal lengths
+GENDERS = {"smpl_gender": ("neutral", "male", "female"), "skel_gender": ("male", "female")}
+
+# Columns of which every value must be finite.
+_FINITE = (
+    *("center", "scale", "cam_int", "smpl_pose", "smpl_betas", "smpl_transl"),
+    *("skel_q", "skel_betas", "skel_transl"),
+)
+
+Complaint = tuple[str, int, str]
+"""A reason, a row that it holds for, and what was found there."""
+
+
+def check_rows(rows: AnnotationRows, exclude: Collection[str] = ()) -> tuple[AnnotationRows, list[Reject]]:
+    """Split rows into those that can be used and those that cannot: kept + rejected == read.
+
+    Args:
+        rows: as read.
+        exclude: image names, without folder and extension, whose rows are to be left out (`Source.exclude`).
+
+    Returns:
+        The kept rows in their order, and the rejects in theirs, each with the first reason that holds: `imgname`,
+        `excluded`, `not annotated`, `gender`, `non_finite`, `box`, `camera`, `betas`, `pose`, `transl`.
+
+    A keypoint that is not there (coordinates not finite, confidence 0 or NaN) is a gap in the annotation and no reason
+    to reject; one that claims confidence without coordinates is.
+    """
+    rejects: dict[int, Reject] = {}
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is too large; NaN is reported first
+        for reason, i, detail in _complaints(rows, frozenset(exclude)):
+            if i not in rejects:
+                name = rows.imgname[i]
+                imgname = name if isinstance(name, str) else repr(name)
+                rejects[i] = Reject(rows.source, int(rows.source_row[i]), imgname, reason, detail)
+    if not rejects:
+        return rows, []
+    keep = np.ones(len(rows), bool)
+    keep[list(rejects)] = False
+    return rows.take(keep), [rejects[i] for i in sorted(rejects)]
+
+
+def _complaints(rows: AnnotationRows, exclude: frozenset[str]) -> Iterator[Complaint]:
+    """Of every row all that is wrong with it, in the order in which reasons are given."""
+
+    def there(*columns: str) -> Iterator[tuple[str, np.ndarray]]:
+        return ((column, values) for column in columns if (values := getattr(rows, column)) is not None)
+
+    for i, name in enumerate(rows.imgname):
+        if not (isinstance(name, str) and name.strip()):
+            yield "imgname", i, f"imgname is {name!r}; expected a text that is not empty"
+        elif (stem := name.rsplit("/", 1)[-1].rsplit(".", 1)[0]) in exclude:
+            yield "excluded", i, f"{stem} is on the manifest's exclude list"
+    for _, annotated in there("annotated"):
+        for i in _where(~annotated):
+            yield "not annotated", i, "the file's has_* flags say that the row holds no annotation"
+    for column, genders in there(*GENDERS):
+        for i, gender in enumerate(genders):
+            if gender not in GENDERS[column]:
+                yield "gender", i, f"{column} is {gender!r}; expected {', '.join(GENDERS[column])}"
+    for column, values in there(*_FINITE):
+        flat = values.reshape(len(values), int(np.prod(values.shape[1:])))  # -1 would not do for no rows
+        for i in _where(~np.isfinite(flat).all(axis=1)):
+            bad = _where(~np.isfinite(flat[i]))
+            found = f"{column}[{bad[0]}] is {flat[i, bad[0]]}"
+            yield "non_finite", i, f"{found} ({len(bad)} of {flat.shape[1]} values are not finite)"
+    for column, points in there("keypoints_2d", "keypoints_3d"):
+        yield from _claimed_but_missing(column, points)
+    yield from _box(rows)
+    for _, cam_int in there("cam_int"):
+        yield from _camera(cam_int)
+    for column, betas in there("smpl_betas", "skel_betas"):
+        yield from _too_large("betas", column, betas, MAX_ABS_BETA, "")
+    for column, pose in there("smpl_pose"):
+        angles = np.linalg.norm(pose.reshape(len(rows), 24, 3), axis=-1)
+        yield from _too_large("pose", f"angle of {column}, joint", angles, MAX_ANGLE, " rad")
+    for column, q in there("skel_q"):
+        yield from _too_large("pose", column, q, MAX_ANGLE, " rad")
+    for column, transl in there("smpl_transl", "skel_transl"):
+        yield from _too_large("transl", column, transl, MAX_DISTANCE, " m")
+
+
+def _claimed_but_missing(column: str, points: np.ndarray) -> Iterator[Complaint]:
+    confidence = points[..., -1]
+    there = np.isfinite(points[..., :-1]).all(axis=-1)
+    # NaN confidence is "not there" beside missing coordinates only
+    bad = np.where(there, ~np.isfinite(confidence), ~((confidence == 0) | np.isnan(confidence)))
+    for i in _where(bad.any(axis=1)):
+        k = int(np.argmax(bad[i]))
+        found = f"{column}[{k}] is {points[i, k].tolist()}"
+        yield "non_finite", i, f"{found}; without coordinates the confidence must be 0"
+
+
+def _box(rows: AnnotationRows) -> Iterator[Complaint]:
+    sides = rows.scale * np.float32(PX_PER_SCALE)
+    small = sides.min(axis=1) < MIN_BOX_SIDE
+    large = (sides.max(axis=1) > MAX_PIXEL) | (np.abs(rows.center).max(axis=1) > MAX_PIXEL)
+    for i in _where(small | large):
+        most = f" at {rows.center[i].tolist()}; expected {MAX_PIXEL:g} px at most"
+        expected = f"; expected {MIN_BOX_SIDE:g} px or more" if small[i] else most
+        yield "box", i, f"box of {sides[i, 0]:g} x {sides[i, 1]:g} px{expected}"
+
+
+def _camera(cam_int: np.ndarray) -> Iterator[Complaint]:
+    focal = cam_int[:, [0, 1], [0, 1]]
+    bad = ((focal <= 0) | (focal > MAX_PIXEL)).any(axis=1)
+    bad |= (cam_int[:, 2] != np.array([0, 0, 1], np.float32)).any(axis=1)
+    for i in _where(bad):
+        found = f"cam_int has focal lengths {focal[i].tolist()} px and last row {cam_int[i, 2].tolist()}"
+        yield "camera", i, f"{found}; expected more than 0, at most {MAX_PIXEL:g}, and [0, 0, 1]"
+
+
+def _too_large(reason: str, what: str, values: np.ndarray, limit: float, unit: str) -> Iterator[Complaint]:
+    sizes = np.abs(values)
+    for i in _where((sizes > limit).any(axis=1)):
+        place = int(np.argmax(sizes[i]))
+        yield reason, i, f"|{what}[{place}]| is {sizes[i, place]:g}{unit}; expected {limit:g}{unit} at most"
+
+
+def _where(bad: np.ndarray | np.bool_) -> list[int]:
+    return np.flatnonzero(bad).tolist()

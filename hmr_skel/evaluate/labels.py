@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hmr_skel.data.annotations import PX_PER_SCALE, check_column, find_keys, make_rows
-from hmr_skel.data.checks import check_rows
+from hmr_skel.data.annotations import PX_PER_SCALE, check_column, check_rows, find_keys, make_rows
 from hmr_skel.data.manifest import MAX_NUM_BETAS
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError

@@ -14,7 +14,7 @@ from hmr_skel.convert import SmplClip
 from hmr_skel.convert.clips import bends_backwards
 from hmr_skel.convert.formats import read_clips
 from hmr_skel.convert.known import ANY_KEYS
-from hmr_skel.data.checks import MAX_ABS_BETA, MAX_ANGLE
+from hmr_skel.data.annotations import MAX_ABS_BETA, MAX_ANGLE
 from hmr_skel.errors import UserError
 from tests.convert import layouts
 from tests.convert.conftest import FRAMES, walk

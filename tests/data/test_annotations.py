@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from hmr_skel.data.annotations import open_source
-from hmr_skel.data.checks import check_rows
+from hmr_skel.data.annotations import check_rows, open_source
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.errors import UserError
 from tests.data.conftest import hsmr_arrays, label_arrays, make_source

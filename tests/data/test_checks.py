@@ -3,8 +3,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hmr_skel.data.annotations import open_source
-from hmr_skel.data.checks import check_rows
+from hmr_skel.data.annotations import check_rows, open_source
 from tests.data.conftest import hsmr_arrays, label_arrays, make_source
 
 

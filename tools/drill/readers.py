@@ -20,8 +20,7 @@ from safetensors.torch import save as save_tensors
 from hmr_skel.body.assets import load_regressor, load_skel_arrays, load_smpl_arrays
 from hmr_skel.convert.formats import read_clips
 from hmr_skel.convert.reading import ReadOptions
-from hmr_skel.data.annotations import open_source
-from hmr_skel.data.checks import check_rows
+from hmr_skel.data.annotations import check_rows, open_source
 from hmr_skel.data.images import UnreadableImage, decode
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.manifest import load_manifest, parse_manifest
