@@ -110,7 +110,7 @@ def verify(built_dataset: BuiltDataset, data: Path, capsys: pytest.CaptureFixtur
 
 def test_verify(built_dataset: BuiltDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert verify(built_dataset, built_dataset.data, capsys) == (
-        0, {"shards": SHARDS, "sound": SHARDS, "refitted": 6, "problems": [], "moved": 0, "built": 0}
+        0, {"shards": SHARDS, "sound": SHARDS, "not_built": [], "refitted": 6, "problems": [], "moved": 0, "built": 0}
     )  # fmt: skip
     data = copy_shards(built_dataset, tmp_path)
     file = data / "data" / "train-00001-of-00003.parquet"

@@ -112,7 +112,7 @@ def test_verify_and_repair(builder: Builder, like: Path, object_store: ObjectSto
     assert "missing; the shard is unfinished" in problems[1]
     assert main([*command, "--repair", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {
-        "shards": SHARDS, "sound": SHARDS, "refitted": 0, "problems": [], "moved": 0, "built": 2,
+        "shards": SHARDS, "sound": SHARDS, "not_built": [], "refitted": 0, "problems": [], "moved": 0, "built": 2,
     }  # fmt: skip
     assert_whole(builder.out, like)
     # A store that does not answer is no damage: nothing is to be built again.
