@@ -30,6 +30,8 @@ BODY_FILES = {
     "J_regressor_SKEL_mix_MALE.pkl": "SMPL-like joints of SKEL; train, evaluate",
     "J_regressor_SMPL_MALE.pkl": "joints of SMPL; evaluate",
     "SKEL_mean.npz": "mean pose; train",
+}
+OTHER_BODIES = {
     "SMPLX_NEUTRAL.npz": "SMPL-X; convert, of files with its numbers",
     "smplx2smpl_deftrafo_setup.pkl": "from SMPL-X's vertices to SMPL's; convert",
     "STAR_NEUTRAL.npz": "STAR; convert --model star",
@@ -41,6 +43,8 @@ WEIGHTS = {
 }
 PACKAGES = {
     "onnxruntime": "predict --detector",
+    "viser": "view",
+    "distributed": "dataset --workers",
     "matplotlib": "curves of train, plots of make bench, notebooks",
     "tensorboard": "TensorBoard's files of train",
     "datasets": "reading shards with it",
@@ -181,7 +185,7 @@ def _manifest(path: Path, required: bool) -> Iterator[Finding]:
     genders = ("male", "female") if manifest.skel_gender == "best" else (manifest.skel_gender,)
     needed = {f"SMPL_{(source.smpl_gender or 'neutral').upper()}.pkl" for source in manifest.sources}
     needed |= {"SMPL_to_J19.pkl"} | {f"skel_{gender}.pkl" for gender in genders}
-    for name, purpose in BODY_FILES.items():
+    for name, purpose in (BODY_FILES if is_open else BODY_FILES | OTHER_BODIES).items():
         lacking = made if is_open else f"{purpose}. {'Put it into' if name in needed else 'Not in'} {folder}"
         yield _finding((folder / name).is_file(), name, purpose, lacking, needed=name in needed and not is_open)
     for source in manifest.sources:

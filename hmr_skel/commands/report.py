@@ -119,12 +119,13 @@ def run_render(args: argparse.Namespace) -> None:
     from hmr_skel.data.atomic import replacing
     from hmr_skel.data.load import load_shards
     from hmr_skel.predict.pictures import encode_picture
-    from hmr_skel.report.bodies import pose_row
+    from hmr_skel.report.bodies import check_skel, pose_row
 
     kind = args.out.suffix.lower()
     if kind not in PICTURE_SUFFIXES:
         raise UserError(f"-o {args.out}: unknown format {kind!r}. Expected {', '.join(PICTURE_SUFFIXES)}.")
     shards = load_shards(args.dataset)
+    check_skel(shards)
     number = _number(shards, args.row)
     models, picture_of = models_and_images(args, shards)
     bodies = Bodies(models)

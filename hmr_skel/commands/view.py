@@ -21,7 +21,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     view = new_command(commands, "view", "bodies in a live page of the browser", VIEW, run_view)
     view.add_argument(
         "dataset", metavar="TABLE", type=folder,
-        help="a dataset's folder, a .parquet of `hmr-skel convert`, or the rows.parquet of `hmr-skel predict`",
+        help="a dataset's folder, a .parquet of `hmr-skel convert`, or the predictions.parquet of `hmr-skel predict`",
     )  # fmt: skip
     add_number(
         view, "--port", int, 1, 65535, default=8080, metavar="PORT",
@@ -43,8 +43,9 @@ def run_view(args: argparse.Namespace) -> None:
         raise UserError("`hmr-skel view` needs viser: make setup EXTRAS=viewer; without make, pip install viser")
     from hmr_skel.commands.inputs import models_and_images
     from hmr_skel.convert.fit import Bodies
+    from hmr_skel.report.bodies import NEEDED
     from hmr_skel.view.page import Viewer
-    from hmr_skel.view.tracks import ALSO, NEEDED, Poser, find_tracks
+    from hmr_skel.view.tracks import ALSO, Poser, find_tracks
 
     table = load_shards(args.dataset)
     tracks = find_tracks(table)

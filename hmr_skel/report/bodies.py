@@ -16,9 +16,11 @@ from hmr_skel.body.joints import SKEL_PARTS
 from hmr_skel.convert.clips import UPRIGHT
 from hmr_skel.convert.fit import Bodies
 from hmr_skel.data.load import Shards
+from hmr_skel.errors import UserError
 from hmr_skel.report.gather import Dataset
 from hmr_skel.rows import SkelParams
 
+NEEDED = ("skel_q", "skel_betas", "skel_transl", "skel_gender")
 MOST_PICKS = 8
 MOST_MEASURED = 1024
 _LEAST_OF_A_SOURCE = 32
@@ -108,6 +110,15 @@ class Measured:
     high_mm: float  # 99 % of all vertices of all rows are nearer than this
     v2v_mm: Float[np.ndarray, "S"]  # to be compared with what the dataset says
     bones_outside: float  # share of bone vertices that are over 2 mm outside the skin, of a few rows
+
+
+def check_skel(table: Shards) -> None:
+    """Raise `UserError` where a table has not the columns that a row is posed from."""
+    if missing := [name for name in NEEDED if name not in table.columns]:
+        raise UserError(
+            f"{table.paths[0]} has no columns {', '.join(missing)}. Expected a dataset, a .parquet that `hmr-skel "
+            "convert` wrote (without --joints), or the predictions.parquet of `hmr-skel predict`."
+        )
 
 
 def pose_row(rows: Shards, number: int, bodies: Bodies) -> PosedRow:

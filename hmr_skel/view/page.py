@@ -23,8 +23,8 @@ from hmr_skel.report.viewer import thin_bones
 from hmr_skel.view.tracks import Poser, Track, held_dofs
 
 HOST = "127.0.0.1"
-APART_M = 1.1
-"""Between bodies that stand side by side."""
+APART_M, GAP_M = 1.1, 0.1
+"""Between bodies that stand side by side, at least; and between their hands where these reach further."""
 STILL_RATE = 4.0
 """Rows a second at which single rows are played."""
 HEAT_MM, BANDS = 30.0, 8
@@ -32,6 +32,8 @@ HEAT_MM, BANDS = 30.0, 8
 CURVE_ROWS = 150
 """Rows before and after the one that is shown, in the curves."""
 CURVES_EVERY_S = 0.2
+MOST_LATE_S = 0.2
+"""So much of a delay is made up for by frames that follow faster."""
 MOST_BONES = 6000  # vertices
 GROUPS = {
     "right leg": slice(3, 10),
@@ -40,7 +42,8 @@ GROUPS = {
     "right arm": slice(26, 36),
     "left arm": slice(36, 46),
 }
-_CAMERA = {"+y": (0.0, 0.3, 3.0), "-y": (0.0, -0.3, -3.0), "+z": (0.0, -3.0, 0.3)}  # from where bodies are seen
+_CAMERA = {"+y": (0.0, 0.3, 2.4), "-y": (0.0, -0.3, -2.4), "+z": (0.0, -2.4, 0.3)}  # from where bodies are seen
+_ASIDE = np.array([0.8, 0.0, 0.0])  # what is looked at: the controls hide the right of the page
 _COLORS = ("#3266ad", "#c93a2c", "#3d8a57", "#b8860b", "#7a4fa3", "#14808a", "#d1477e", "#666666", "#a0522d", "#222222")
 
 Picture = Callable[[Mapping[str, Any]], UInt8[np.ndarray, "H W 3"] | str]
@@ -72,8 +75,7 @@ class Viewer:
         due = time.monotonic()
         while not ended():
             rate = (self.track.rate or STILL_RATE) * self.speed.value
-            # Where sending is slower, frames are not made up for.
-            due = max(due + 1 / rate, time.monotonic() - 1 / rate)
+            due = max(due + 1 / rate, time.monotonic() - MOST_LATE_S)
             time.sleep(max(due - time.monotonic(), 0))
             if self.playing.value:
                 self.place.value = (self.place.value + 1) % len(self.track.rows)  # its callback draws
@@ -117,9 +119,10 @@ class Viewer:
             self._opening = False
             self.server.scene.reset()
             self.server.scene.set_up_direction(track.up)
-            self.server.initial_camera.position = _CAMERA[track.up]
-            self.server.initial_camera.look_at = (0.0, 0.0, 0.0)
             shown = self.poser(int(track.rows[0]))
+            self.spacing = max(APART_M, float(np.ptp(shown.skin[:, 0])) + GAP_M)
+            self.server.initial_camera.position = (_CAMERA[track.up] + _ASIDE) * self.spacing / APART_M
+            self.server.initial_camera.look_at = _ASIDE * self.spacing / APART_M
             skel: Skel = self.poser.bodies.skel(shown.row["skel_gender"])
             self._kept, bone_faces = thin_bones(skel, MOST_BONES)
             self._faces = skel.faces
@@ -191,7 +194,7 @@ class Viewer:
                 mesh.position = place
 
     def _offset(self, index: int, count: int) -> Float[np.ndarray, "3"]:
-        across = APART_M * (index - (count - 1) / 2) if self.apart.value else 0.0
+        across = self.spacing * (index - (count - 1) / 2) if self.apart.value else 0.0
         return np.array([across, 0.0, 0.0])
 
     def _draw_curves(self) -> None:

@@ -11,9 +11,8 @@ from hmr_skel.body.dofs import limits
 from hmr_skel.convert.fit import Bodies
 from hmr_skel.data.load import Shards
 from hmr_skel.errors import UserError
-from hmr_skel.report.bodies import PosedRow, pose_row
+from hmr_skel.report.bodies import PosedRow, check_skel, pose_row
 
-NEEDED = ("skel_q", "skel_betas", "skel_transl", "skel_gender")
 ALSO = (
     "row_id", "clip", "frame", "time_s", "frame_rate", "coordinates", "source", "imgname", "smpl_pose", "smpl_betas",
     "smpl_transl", "smpl_gender", "v2v_mm", "status",
@@ -42,11 +41,7 @@ def find_tracks(table: Shards) -> list[Track]:
 
     Raises `UserError` where the table has no SKEL.
     """
-    if missing := [name for name in NEEDED if name not in table.columns]:
-        raise UserError(
-            f"{table.paths[0]} has no columns {', '.join(missing)}. Expected a dataset, a .parquet that `hmr-skel "
-            "convert` wrote, or the rows.parquet of `hmr-skel predict`."
-        )
+    check_skel(table)
     fitted = table.valid("skel_q")
     if "row_id" in table.columns:  # a dataset: every row has an image of its own
         names = ("source",)

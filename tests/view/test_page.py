@@ -32,8 +32,6 @@ def viewer(built_dataset: BuiltDataset) -> Iterator["Viewer"]:
 
 
 def test_controls_change_what_is_shown(viewer: "Viewer"):
-    from hmr_skel.view.page import APART_M
-
     meshes = viewer._meshes
     assert [mesh.visible for mesh in meshes.values()] == [True] * 3
     before = meshes["skin"].vertices.copy()
@@ -42,7 +40,7 @@ def test_controls_change_what_is_shown(viewer: "Viewer"):
     assert "mm" in viewer.facts.content
     viewer.bones.value = False
     assert not meshes["bones"].visible
-    assert meshes["skin"].position[0] - meshes["annotation"].position[0] == pytest.approx(APART_M)
+    assert meshes["skin"].position[0] - meshes["annotation"].position[0] == pytest.approx(viewer.spacing)
     viewer.heat.value = True
     shown = [mesh for mesh in viewer._bands if mesh.visible]
     assert not meshes["skin"].visible
