@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 
 from hmr_skel.body.assets import SKEL_FILES
+from hmr_skel.body.open_body.export import is_open_body
 from hmr_skel.body.skel import Skel
 from hmr_skel.commands.inputs import named_body_models
 from hmr_skel.commands.output import progress
@@ -250,6 +251,4 @@ def paper_tables(reports: Mapping[str, Report]) -> list[SideBySide]:
 
 
 def _models_text(models: Path) -> str:
-    notice = models / "NOTICE"
-    is_open = notice.is_file() and "open body" in notice.read_text(errors="replace")[:200]
-    return f"{models}" + (" (the open body: figures say nothing of the licensed models)" if is_open else "")
+    return f"{models}" + " (the open body: figures say nothing of the licensed models)" * is_open_body(models)

@@ -86,9 +86,7 @@ def models_and_images(args: argparse.Namespace, table: "Shards") -> tuple[Path, 
     A dataset's manifest says both (--manifest, or the one that its shards name). A table of `convert` or `predict` says
     whether it is of the open body. --body-models comes first.
     """
-    import cv2
-
-    from hmr_skel.data.images import OutsideFolder, below, image_rules
+    from hmr_skel.data.images import ImageRule, image_rules
     from hmr_skel.data.storage import open_parquet
     from hmr_skel.report.gather import manifest_name
     from hmr_skel.report.pictures import image_of
@@ -97,17 +95,8 @@ def models_and_images(args: argparse.Namespace, table: "Shards") -> tuple[Path, 
         manifest = manifest_of_shards(args.manifest, manifest_name(table.paths[0], args.dataset))
         rules = image_rules(manifest)
         named = args.body_models and named_body_models(args.body_models, quiet=True)
-        return named or manifest_body_models(manifest), lambda row: image_of(row, rules)
-
-    def of_file(row: Mapping[str, Any]) -> "np.ndarray | str":
-        name = row.get("imgname") or ""
-        try:  # a table from elsewhere must not open any picture of the disk
-            file = below(Path.cwd(), name)
-        except OutsideFolder:
-            return f"no image: {name} is not below this folder"
-        found = cv2.imread(str(file)) if file.is_file() else None
-        return f"no image: {name or 'the row names none'}" if found is None else found[..., ::-1]
-
+        return named or manifest_body_models(manifest), lambda row: image_of(row, rules.get(row["source"]))
+    here = ImageRule(Path.cwd())  # a table from elsewhere must not open any picture of the disk
     with open_parquet(table.paths[0]) as file:
         body = (file.schema_arrow.metadata or {}).get(b"hmr_skel.body")
     named = args.body_models
@@ -115,7 +104,7 @@ def models_and_images(args: argparse.Namespace, table: "Shards") -> tuple[Path, 
         named = "open"
         if body is None:
             print(f"note: {table.paths[0]} does not say which body it is of; the open body is taken", file=sys.stderr)
-    return named_body_models(named, quiet=True), of_file
+    return named_body_models(named, quiet=True), lambda row: image_of(row, here, as_stored=False)
 
 
 def named_body_models(named: str | None, *, quiet: bool) -> Path:

@@ -128,7 +128,7 @@ def run_predict(args: argparse.Namespace) -> int:
     if isinstance(boxes, GivenBoxes):
         boxes.check(files)
     body_models = _body_models(args, predictor.published)
-    skel = Skel.load(body_models / f"skel_{predictor.skel_gender}.pkl", gender=predictor.skel_gender).to(device)
+    skel = Skel.load(body_models, predictor.skel_gender, device)
     cameras = _cameras(args, boxes, files, device, "bgr-focal" in legacy)
     if not isinstance(cameras, EstimatedFov):  # the only one that looks at colours
         legacy = tuple(name for name in legacy if name != "bgr-focal")
@@ -156,10 +156,10 @@ def run_predict(args: argparse.Namespace) -> int:
                 raise
             stopped = error
     rate = counts.images / counts.total_s if counts.images else 0.0
-    text = f"{'' if stopped is None else 'stopped early; '}{counts.images:,} images, {counts.people:,} people"
-    passed_over = {"files skipped": counts.skipped, "boxes skipped": counts.skipped_boxes}
-    passed_over |= {"without a box": counts.without_people}
-    text += "".join(f", {count:,} {what}" for what, count in passed_over.items() if count)
+    text = f"{'' if stopped is None else 'stopped early; '}{counts.images:,} image{'s' * (counts.images != 1)}, "
+    text += f"{counts.people:,} {'person' if counts.people == 1 else 'people'}"
+    names = {"files skipped": "skipped", "boxes skipped": "skipped_boxes", "without a box": "without_people"}
+    text += "".join(f", {count:,} {what}" for what, name in names.items() if (count := vars(counts)[name]))
     text += f"; {rate:.1f} images/s, {predictor.title}" + (f" with --legacy {','.join(legacy)}" if legacy else "")
     report = {"network": str(network), "images_per_s": rate, "legacy": legacy, "out": str(args.out)}
     show(args, f"{text}; in {args.out}", vars(counts) | report)
@@ -179,8 +179,8 @@ def _check_inputs(args: argparse.Namespace) -> tuple[Path, list[Path]]:
         named = {"boxes": args.boxes, "detector": args.detector, "humanfov": args.humanfov}
         if lacking := [f"--{flag} {path}" for flag, path in named.items() if path is not None and not path.exists()]:
             raise UserError(f"{', '.join(lacking)}: no such file.")
-        if args.boxes is None and args.focal is None and args.vfov is None and _human_fov(args) is None:
-            raise _no_camera()
+        if args.boxes is None and args.focal is None and args.vfov is None:
+            _human_fov(args)
 
     found, wrong = [], []
     for check in (lambda: find_files(args.images, but=args.out), lambda: network_file(args.network), given):
@@ -190,8 +190,7 @@ def _check_inputs(args: argparse.Namespace) -> tuple[Path, list[Path]]:
             wrong.append(str(error))
     if wrong:
         raise UserError(" Also: ".join(wrong))
-    files, network, _ = found
-    return network, files
+    return found[1], found[0]
 
 
 def _boxes(args: argparse.Namespace, device: "torch.device") -> "Boxes":
@@ -210,19 +209,20 @@ def _boxes(args: argparse.Namespace, device: "torch.device") -> "Boxes":
     return Detector(args.detector, args.margin, settings, device.type)
 
 
-def _human_fov(args: argparse.Namespace) -> Path | None:
-    """HumanFoV's weights: those that are named, or that lie beside the body models or in $HMR_SKEL_BODY_MODELS."""
+def _human_fov(args: argparse.Namespace, lacking: str = "") -> Path:
+    """HumanFoV's weights: those that are named, or that lie beside the body models or in $HMR_SKEL_BODY_MODELS.
+
+    Without them the camera is not known, which the `UserError` says; `lacking` is why it has to be estimated.
+    """
     from hmr_skel.data.manifest import load_manifest
 
     if args.humanfov is not None:
         return args.humanfov
     folders = args.body_models or load_manifest(args.manifest).body_models.path, os.environ.get("HMR_SKEL_BODY_MODELS")
-    places = (Path(folder) / HUMAN_FOV for folder in folders if folder)
-    return next((path for path in places if path.is_file()), None)
-
-
-def _no_camera(lacking: str = "") -> UserError:
-    return UserError(
+    for folder in folders:
+        if folder and (Path(folder) / HUMAN_FOV).is_file():
+            return Path(folder) / HUMAN_FOV
+    raise UserError(
         f"the camera is not known{lacking}. Say --focal PX or --vfov DEG, give boxes with cameras, or let HumanFoV "
         f"estimate it: --humanfov {HUMAN_FOV} (CameraHMR's release)."
     )
@@ -245,10 +245,7 @@ def _cameras(
         if not without:
             return None
         lacking = f" ({without:,} of {number:,} boxes of these images come without one)"
-    weights = _human_fov(args)
-    if weights is None:
-        raise _no_camera(lacking)
-    return EstimatedFov.load(weights, device, bgr)
+    return EstimatedFov.load(_human_fov(args, lacking), device, bgr)
 
 
 def _body_models(args: argparse.Namespace, published: bool) -> Path:

@@ -185,12 +185,16 @@ def data_uri(picture: UInt8[np.ndarray, "H W 3"]) -> str:
     return "data:image/webp;base64," + base64.b64encode(content.tobytes()).decode()
 
 
-def image_of(row: Mapping[str, Any], rules: Mapping[str, ImageRule]) -> UInt8[np.ndarray, "H W 3"] | str:
-    """The image of a row, RGB; or why there is none."""
-    if row["source"] not in rules:
+def image_of(
+    row: Mapping[str, Any], rule: ImageRule | None, as_stored: bool = True
+) -> UInt8[np.ndarray, "H W 3"] | str:
+    """The image of a row by its source's rule, RGB; or why there is none. `as_stored` as in `decode`."""
+    if rule is None:
         return "no image: the manifest names no image_root for this source"
+    if not row.get("imgname"):
+        return "no image: the row names none"
     try:
-        image, _ = decode(rules[row["source"]].file(row["imgname"]).read_bytes(), 1.0)
+        image, _ = decode(rule.file(row["imgname"]).read_bytes(), 1.0, as_stored)
     except OSError:
         return f"no image: {row['imgname']} is not there (make images renders those of the default dataset)"
     except UnreadableImage as error:
@@ -202,7 +206,7 @@ def _over_the_image(posed: PosedRow, parts: list[Part], rules: Mapping[str, Imag
     """The fitted body over its image, cut to the person's box; without intrinsics, the box of the image alone."""
     row = posed.row
     alt = f"{row['row_id']}: the skeleton over the image, cut to the person's box"
-    picture, caption = image_of(row, rules), "Image"
+    picture, caption = image_of(row, rules.get(row["source"])), "Image"
     if isinstance(picture, str):
         return Figure(caption, picture, None)
     if row["cam_int"] is not None and row["skel_transl"] is not None:
