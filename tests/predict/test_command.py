@@ -168,7 +168,7 @@ def test_a_detector_finds_them(photos, typed, capsys):
     corners = LAYOUTS["boxes"]["boxes"][0].reshape(2, 2) * WIDTH / 64 - 0.5
     np.testing.assert_allclose(arrays["center"][0], corners.mean(0), rtol=1e-5)
     assert typed(photos[0].file, "--detector", detector, "--focal", "420", "--score", "1") == 0
-    assert "1 images, 0 people, 1 without a box" in capsys.readouterr().out
+    assert "1 image, 0 people, 1 without a box" in capsys.readouterr().out
     assert len(np.load("out/predictions.npz")["skel_q"]) == 0
 
 
