@@ -150,8 +150,7 @@ _MOYO = Benchmark(
     metrics=_MESH,
     sequence=r"^([^/]+)/",
     bgr_legacy=True,
-    quirks="truth and prediction have different joints, so that even the true mesh does not give 0; boxes widened to "
-    "192:256 first",
+    quirks="truth and prediction have different joints: the true mesh does not give 0; boxes widened to 192:256 first",
 )
 
 BENCHMARKS: dict[str, Benchmark] = {
