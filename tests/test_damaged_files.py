@@ -27,7 +27,6 @@ from hmr_skel.errors import UserError
 from hmr_skel.model.checkpoint import load_mean
 from hmr_skel.open_data.images import make_images
 from hmr_skel.report.gather import gather
-from hmr_skel.train.log import read_log
 from tools.drill.fuzz import Reader
 from tools.drill.readers import READERS, saved
 
@@ -178,13 +177,6 @@ def test_manifests_that_are_none(tmp_path: Path, text: str):
 
 
 # --- the rest ---
-
-
-def test_logs_end_where_they_are_none(tmp_path: Path):
-    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n{"step": 2}\n' + b"[" * 100_000 + b'\n{"step": 3}\n')
-    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [1, 2]
-    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n[]\n{"step": 3}\n')
-    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [1]
 
 
 def test_pictures_that_claim_any_size(tmp_path: Path):

@@ -99,28 +99,19 @@ def test_doctor_of_an_unset_manifest(capsys, monkeypatch):
     assert main(["doctor", "--manifest", "manifests/hmr-skel.toml"]) == 1
 
 
-def test_doctor_knows_published_weights(tmp_path, capsys, monkeypatch):
+def test_doctor_knows_published_weights_and_the_benchmarks_files(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HMR_SKEL_BODY_MODELS", str(tmp_path))
-    (tmp_path / "cam_model_cleaned.ckpt").touch()
-    assert main(["doctor"]) == 1  # body models are not there
-    out = capsys.readouterr().out
-    assert "ok       cam_model_cleaned.ckpt" in out
-    assert "--       vitpose_backbone.pth" in out
-
-
-def test_doctor_knows_the_benchmarks_files(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HMR_SKEL_DATA", str(tmp_path))
-    labels = tmp_path / "evaluation" / "labels"
-    labels.mkdir(parents=True)
-    for name in ("3dpw_test.npz", "moyo_v2.npz"):
-        (labels / name).touch()
+    (tmp_path / "cam_model_cleaned.ckpt").touch()
+    (tmp_path / "evaluation" / "labels").mkdir(parents=True)
     (tmp_path / "evaluation" / "images" / "3dpw").mkdir(parents=True)
-    assert main(["doctor"]) == 0
+    for name in ("3dpw_test.npz", "moyo_v2.npz"):
+        (tmp_path / "evaluation" / "labels" / name).touch()
+    assert main(["doctor"]) == 1  # body models are not there
     lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if len(line.split()) > 2}
-    assert lines["3DPW"].split()[0] == "ok"
-    assert lines["MOYO"].split()[0] == "--"
+    states = {"cam_model_cleaned.ckpt": "ok", "vitpose_backbone.pth": "--", "3DPW": "ok", "MOYO": "--"}
+    assert {name: lines[name].split()[0] for name in states} == states
     assert "Images: " in lines["MOYO"]
     assert "no label file" in lines["EMDB"]
     assert "CameraHMR's test-labels.zip" in lines["EMDB"]

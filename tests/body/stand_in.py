@@ -77,6 +77,6 @@ def smpl_arrays() -> dict:
     }
 
 
-def write(path: Path, arrays: object) -> Path:
-    path.write_bytes(pickle.dumps(arrays, protocol=2))
+def write(path: Path, content: object, protocol: int = 2) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol))
     return path

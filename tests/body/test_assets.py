@@ -12,16 +12,10 @@ import pytest
 import scipy.sparse
 
 from hmr_skel.body import assets
-from hmr_skel.body.assets import (
-    load_model_file,
-    load_regressor,
-    load_skel_arrays,
-    load_smpl_arrays,
-    write_whole,
-)  # fmt: skip
+from hmr_skel.body.assets import load_model_file, load_regressor, load_skel_arrays, load_smpl_arrays, write_whole
 from hmr_skel.errors import UserError
 from tests.body import stand_in
-from tests.body.stand_in import SMALL
+from tests.body.stand_in import SMALL, write
 
 KINDS = [f"{kind}_{style}" for kind in ("csc", "csr", "coo") for style in ("matrix", "array")]
 LOADERS = {"SKEL": load_skel_arrays, "SMPL": load_smpl_arrays, "J19": lambda path: load_regressor(path, 19)}
@@ -30,16 +24,6 @@ LOADERS = {"SKEL": load_skel_arrays, "SMPL": load_smpl_arrays, "J19": lambda pat
 @pytest.fixture(scope="module")
 def smpl() -> dict:
     return stand_in.smpl_arrays() | SMALL
-
-
-@pytest.fixture(scope="module")
-def skel() -> dict:
-    return stand_in.skel_arrays() | SMALL
-
-
-def write(path: Path, content: object, protocol: int = 2) -> Path:
-    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol))
-    return path
 
 
 # --- pickles as other programs wrote them, made without those programs ---
@@ -139,11 +123,12 @@ def test_a_failure_leaves_no_half_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_what_is_no_pickle_is_refused(name, skel, tmp_path):
+def test_what_is_no_pickle_is_refused(name, tmp_path):
     with pytest.raises(UserError, match=r"gone\.pkl: no such file\. Run `hmr-skel doctor`"):
         LOADERS[name](tmp_path / "gone.pkl")
     with pytest.raises(UserError, match="cannot be read as a model file: Is a directory"):
         LOADERS[name](tmp_path)
+    skel = stand_in.skel_arrays()
     whole = pickle.dumps({key: skel[key] for key in ("version", "per_joint_rot", "J_regressor_osim")}, protocol=2)
     for content in (b"", whole[:-1], b"<!DOCTYPE html><p>Sign in"):
         with pytest.raises(UserError, match=r"cut\.pkl: cannot be read as a model file: .* Fetch the file again\."):
@@ -166,12 +151,9 @@ def test_another_version_of_skel_says_which_to_download(light):
         load_skel_arrays("m.pkl")
 
 
-@pytest.mark.parametrize(
-    ("kind", "key"),
-    [("SKEL", "skel_weights_rigid"), ("SMPL", "weights")],
-)
-def test_a_missing_or_misshapen_array_is_named(kind, key, light, request):
-    light |= request.getfixturevalue(kind.lower())
+@pytest.mark.parametrize(("kind", "key"), [("SKEL", "skel_weights_rigid"), ("SMPL", "weights")])
+def test_a_missing_or_misshapen_array_is_named(kind, key, light):
+    light |= {"SKEL": stand_in.skel_arrays, "SMPL": stand_in.smpl_arrays}[kind]() | SMALL
     good = light.pop(key)
     with pytest.raises(UserError, match=f"m.pkl: is not a {kind} file, or is damaged: it lacks {key} "):
         LOADERS[kind]("m.pkl")

@@ -12,7 +12,6 @@ from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, load_skel_arrays, load_
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.inside import MARGIN, bones_outside
 from hmr_skel.body.joints import SKEL_JOINTS
-from hmr_skel.body.open_body import export
 from hmr_skel.body.open_body.unpack import ASSET, GENDERS, SKEL_GENDERS, OpenBody, unpack
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
@@ -196,11 +195,3 @@ def test_open_names_the_open_body_in_python(open_body_dir: Path, tmp_path: Path,
     assert Bodies("open").folder == tmp_path / "open/body_models"
     with pytest.raises(UserError, match=r"gender is None\. Expected male or female"):
         Skel.load("open")
-
-
-def test_two_exports_are_equal_and_complete(open_body_dir, tmp_path):
-    written = export.export_body(tmp_path / "second")
-    assert sorted(path.name for path in written) == sorted(path.name for path in (tmp_path / "second").iterdir())
-    for path in written:
-        assert path.read_bytes() == (open_body_dir / path.name).read_bytes(), path.name
-    assert {*SMPL_FILES.values(), *SKEL_FILES.values(), "NOTICE"} <= {path.name for path in written}

@@ -37,15 +37,6 @@ def test_forward_is_smplxs(dtype, tolerance, smpl_file, smpl64):
     torch.testing.assert_close(found.joints, joints[:, :24], atol=tolerance, rtol=0)
 
 
-def test_forward_of_the_open_body_is_smplxs(open_body_dir):
-    path = open_body_dir / "SMPL_FEMALE.pkl"
-    given = [x.float() for x in params(4, seed=1)]
-    vertices, joints = smplx_forward(path, torch.float32, *given)
-    found = Smpl.load(path)(*given)
-    torch.testing.assert_close(found.vertices, vertices, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.joints, joints[:, :24], atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("batch", [(), (2, 3)])
 def test_any_batch_shape(batch, smpl64):
     given = params(*batch)

@@ -9,12 +9,7 @@ from smplx.vertex_ids import vertex_ids
 
 from hmr_skel.body import dofs
 from hmr_skel.body.dofs import DOF_NAMES, DOFS, HSMR_MEAN_Q, LIMIT_TABLES, MIRROR, MIRROR_SIGN, limits
-from hmr_skel.body.joints import (
-    FLIP_44,
-    KEYPOINTS_44,
-    SMPL_JOINTS,
-    SMPL_VERTEX_IDS,
-)
+from hmr_skel.body.joints import FLIP_44, KEYPOINTS_44, SMPL_JOINTS, SMPL_VERTEX_IDS
 
 ANKLES = {DOF_NAMES.index("ankle_angle_r"), DOF_NAMES.index("ankle_angle_l")}
 # What smplx appends to SMPL's joints, in its order.

@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.benchmarks import (
-    BENCHMARKS,
-    REGRESSOR_FILES,
-    BenchmarkFiles,
-    chosen,
-    legacy_switches,
-)
+from hmr_skel.evaluate.benchmarks import BENCHMARKS, REGRESSOR_FILES, BenchmarkFiles, chosen, legacy_switches
 from hmr_skel.evaluate.labels import evenly, load_rows
 from hmr_skel.evaluate.summary import sequences_of
 from tests.evaluate.conftest import changed_labels

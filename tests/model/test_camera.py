@@ -7,13 +7,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 
-from hmr_skel.model.camera import (
-    CropGeometry,
-    camera_cue,
-    crop_camera_to_transl,
-    image_to_crop,
-    project,
-)
+from hmr_skel.model.camera import CropGeometry, camera_cue, crop_camera_to_transl, image_to_crop, project
 
 
 def geometry_of(center, size, focal, principal, focal_y=None) -> CropGeometry:

@@ -10,14 +10,7 @@ from safetensors.torch import save_file
 
 from hmr_skel.errors import UserError
 from hmr_skel.model import checkpoint
-from hmr_skel.model.checkpoint import (
-    PUBLISHED,
-    NetworkInfo,
-    load_any_network,
-    load_mean,
-    load_network,
-    save_network,
-)
+from hmr_skel.model.checkpoint import PUBLISHED, NetworkInfo, load_any_network, load_mean, load_network, save_network
 from hmr_skel.model.network import Network
 
 INFO = NetworkInfo(skel_gender="female", recipe="tiny", details={"step": 12, "source": "open"})
@@ -34,17 +27,14 @@ def test_round_trip(tmp_path, small_network, geometry, switches):
     images, where = torch.randn(2, 3, 256, 192), geometry(2)
     assert torch.equal(again(images, where).final.rep, network.eval()(images, where).final.rep)
     assert all(parameter.requires_grad for parameter in again.parameters())
+    about = json.loads((tmp_path / "run" / "net.json").read_text())  # for people
+    assert (about["skel_gender"], about["recipe"], about["network"]["vit"]["width"]) == ("female", "tiny", 32)
 
 
-def test_equal_networks_give_equal_bytes_and_a_file_for_people(tmp_path, small_network):
+def test_equal_networks_give_equal_bytes(tmp_path, small_network):
     for name in ("a", "b"):
         save_network(tmp_path / f"{name}.safetensors", small_network(seed=3), INFO)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "a.json", "a.safetensors", "b.json", "b.safetensors",
-    ]  # fmt: skip
-    about = json.loads((tmp_path / "a.json").read_text())
-    assert (about["skel_gender"], about["recipe"], about["network"]["vit"]["width"]) == ("female", "tiny", 32)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, small_network, monkeypatch):
@@ -62,24 +52,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, small_network, monkeypatch
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_foreign_and_damaged_files(tmp_path, small_network):
+def test_a_description_that_does_not_fit(tmp_path, small_network):
     path = tmp_path / "net.safetensors"
-    with pytest.raises(UserError, match="no such file"):
-        load_network(path)
-    path.write_bytes(b"hello")
-    with pytest.raises(UserError, match="damaged"):
-        load_network(path)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="not a network of hmr-skel"):
         load_network(path)
-    save_network(path, small_network(), INFO)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="damaged"):
-        load_network(path)
-
-
-def test_a_description_that_does_not_fit(tmp_path, small_network):
-    path = tmp_path / "net.safetensors"
     save_network(path, small_network(), INFO)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()

@@ -2,13 +2,7 @@ import numpy as np
 import pytest
 
 from hmr_skel.body import dofs
-from hmr_skel.open_data.motion import (
-    FRAMES_PER_CLIP,
-    FRAMES_PER_SECOND,
-    ClipMotion,
-    clip_motion,
-    clip_rng,
-)
+from hmr_skel.open_data.motion import FRAMES_PER_CLIP, FRAMES_PER_SECOND, ClipMotion, clip_motion, clip_rng
 
 DEFAULT_ROWS = 6144  # of manifests/open.toml
 LIMITS = dofs.limits("anatomical")[dofs.BODY]

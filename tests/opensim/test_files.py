@@ -96,46 +96,6 @@ def test_a_model_puts_bones_where_skel_does(random_clip: Callable[..., SkelClip]
             np.testing.assert_allclose(at[:3, :3], turn @ out.joint_frames[n, j].numpy(), atol=2e-5)
 
 
-def posed_mjcf(body: Element, above: np.ndarray, values: dict[str, float]) -> dict[str, np.ndarray]:
-    """A body and those below it -> their transforms in the world [4 4], by MuJoCo's documentation: joints in order."""
-    x, y = np.array((body.get("xyaxes") or "1 0 0 0 1 0").split(), float).reshape(2, 3)
-    here = np.eye(4)
-    here[:3, :3] = np.stack((x, y, np.cross(x, y)), 1)
-    here[:3, 3] = np.array((body.get("pos") or "0 0 0").split(), float)
-    here = above @ here
-    for joint in body.findall("joint"):
-        axis, move = np.array(joint.get("axis").split(), float), np.eye(4)
-        if joint.get("type") == "slide":
-            move[:3, 3] = axis * values[joint.get("name")]
-        else:
-            move[:3, :3] = about(axis, values[joint.get("name")])
-        here = here @ move
-    found = {body.get("name"): here}
-    for child in body.findall("body"):
-        found |= posed_mjcf(child, here, values)
-    return found
-
-
-def test_a_mujoco_model_puts_bones_where_skel_does(
-    random_clip: Callable[..., SkelClip], bodies: Bodies, tmp_path: Path
-):
-    clip, skel = random_clip(4, "y-up"), bodies.skel("male")
-    xml, qpos = write_opensim(clip, skel, tmp_path / "walk.xml", OpenSimOptions(mass=70.0))
-    model, data = parse(xml).getroot(), np.load(qpos, allow_pickle=False)
-    assert sum(float(each.get("mass")) for each in model.iter("inertial")) == pytest.approx(70.0)
-    names = data["joint_names"].tolist()
-    assert names == [joint.get("name") for joint in model.find("worldbody").iter("joint")]
-    assert qpos.name == "walk-qpos.npz"
-    np.testing.assert_allclose(data["time"], np.arange(4) / 30)
-    out = skel(*(torch.from_numpy(part) for part in (clip.q, clip.betas, clip.transl)))
-    turn = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])  # left, up, forward -> forward, left, up
-    for n, row in enumerate(data["qpos"]):
-        found = posed_mjcf(model.find("worldbody/body"), np.eye(4), dict(zip(names, row, strict=True)))
-        for j, body in enumerate(SKEL_JOINTS):
-            np.testing.assert_allclose(found[body][:3, 3], turn @ out.joints[n, j].numpy(), atol=2e-5)
-            np.testing.assert_allclose(found[body][:3, :3], turn @ out.joint_frames[n, j].numpy(), atol=2e-5)
-
-
 def test_polynomials_come_near_the_slides(bodies: Bodies):
     """Those that tie them in simulation, over the table's ranges; in MuJoCo itself: `test_in_mujoco.py`."""
     person, ranges = RestBody.of(bodies.skel("male"), np.zeros(10, np.float32)), coordinate_ranges(None)

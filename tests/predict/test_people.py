@@ -1,17 +1,15 @@
 """Boxes to bodies, and bodies to pictures: what is drawn must lie where the person is."""
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from hmr_skel.data.images import UnreadableImage
 from hmr_skel.errors import UserError
 from hmr_skel.model.camera import project
 from hmr_skel.model.config import NetworkConfig
 from hmr_skel.model.network import Network
-from hmr_skel.predict.boxes import PersonBox, square
+from hmr_skel.predict.boxes import square
 from hmr_skel.predict.cameras import FocalLength
 from hmr_skel.predict.frames import Frame
 from hmr_skel.predict.people import Predictor, cut_out, image_to_skel, predict
@@ -122,13 +120,6 @@ def test_refinement_goes_from_light_to_dark_stage_by_stage(frames, people, oracl
     assert gif[:6] == b"GIF89a"
 
 
-def test_a_crop_that_is_not_smoothed_is_only_interpolated(frames):
-    box = PersonBox(np.array([160.0, 130]), 1024.0)
-    plain = cv2.warpAffine(frames[0].rgb, np.array([[0.25, 0, 88], [0, 0.25, 95.5]]), (256, 256))
-    assert np.array_equal(cut_out(frames[0], 0, box, CAM_INT, smooth=False).crop, plain)
-    assert not np.array_equal(cut_out(frames[0], 0, box, CAM_INT).crop, plain)
-
-
 def test_one_call_for_one_picture(photos, frames, oracle):
     focal, boxes = float(CAM_INT[0, 0]), [[float(x) for x in photo.corners] for photo in photos]
     cam_int = FocalLength(focal).of(frames[0])
@@ -140,8 +131,3 @@ def test_one_call_for_one_picture(photos, frames, oracle):
     assert image_to_skel(photos[0].rgb, [], network=oracle, focal=focal) == []
     with pytest.raises(UserError, match=r"box 0.*lies outside.*Expected x1, y1, x2, y2"):
         image_to_skel(photos[0].rgb, [[5000.0, 0.0, 5100.0, 90.0]], network=oracle, focal=focal)
-
-
-def test_a_box_outside_the_picture_is_said(frames):
-    with pytest.raises(UnreadableImage, match="the box lies outside"):
-        cut_out(frames[0], 0, PersonBox(np.array([5000.0, 10]), 100.0), CAM_INT)

@@ -63,9 +63,9 @@ def test_matrices_decay_and_nothing_else():
 def test_a_log_goes_on_from_its_step(tmp_path):
     path = tmp_path / "log.jsonl"
     assert read_log(path) == []
-    path.write_text(
-        "".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in range(1, 9)) + '{"step": 9,'
-    )
-    assert len(read_log(path)) == 8
+    lines = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 9)]
+    for broken in ('{"step": 9,', "[" * 100_000 + '\n{"step": 10}\n', '[]\n{"step": 10}\n'):  # what follows is lost
+        path.write_text("\n".join([*lines, broken]))
+        assert len(read_log(path)) == 8
     keep_until(path, 5)
     assert [line["step"] for line in read_log(path)] == [1, 2, 3, 4, 5]

@@ -6,14 +6,7 @@ import pytest
 
 from hmr_skel.errors import UserError
 from hmr_skel.model.checkpoint import config_from_dict
-from hmr_skel.train.recipes import (
-    RECIPES,
-    differences,
-    flat,
-    load_recipe,
-    recipe_dict,
-    recipe_text,
-)
+from hmr_skel.train.recipes import RECIPES, differences, flat, load_recipe, recipe_dict, recipe_text
 
 
 def test_the_paper():
