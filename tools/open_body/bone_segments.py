@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tools.open_body.decimation import decimate
-from tools.open_body.rajagopal_meshes import Mesh, components, geometry_folder, read_ply
+from tools.open_body.rajagopal_meshes import Mesh, compact, components, geometry_folder, read_ply
 from tools.open_body.skeleton import (
     HEAD_IN_TORSO,
     LUMBAR_IN_TORSO,
@@ -88,10 +88,7 @@ def thin(mesh: Mesh) -> Mesh:
     every = np.arange(len(mesh.vertices))
     wanted = max(int(KEPT_SHARE * len(mesh.vertices)), SMALLEST_THINNED // 2)
     _, faces = decimate(mesh.vertices, mesh.faces, every, np.zeros(len(every), dtype=bool), wanted)
-    used = np.unique(faces)
-    renumber = np.full(len(every), -1)
-    renumber[used] = np.arange(len(used))
-    return Mesh(mesh.vertices[used], renumber[faces])
+    return compact(Mesh(mesh.vertices, faces))
 
 
 def _spine_bone(number: int, piece: Mesh) -> Bone:

@@ -124,22 +124,19 @@ def decimate(
     mirror: np.ndarray,
     unwanted: np.ndarray,
     num_vertices: int = SMPL_VERTICES,
-    importance: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Kept vertices [num_vertices] (numbers, ascending) and their faces [2 num_vertices - 4, 3] in the old numbers.
 
     `unwanted` [V] bool vertices (mouth and eye pockets) go first, whatever their cost: lips and lids end up sealed.
-    `importance` [V] multiplies the cost of removing a vertex.
     """
     mesh = SymmetricMesh(vertices, faces, mirror)
-    weight = np.ones(len(vertices)) if importance is None else importance
     _remove_pockets(mesh, unwanted)
     surplus = int(mesh.alive.sum()) - num_vertices
     queue: list[tuple[float, int, int]] = []
 
     def push(vertex: int) -> None:
         for other in mesh.neighbours(vertex):
-            heapq.heappush(queue, (mesh.cost(vertex, other) * weight[vertex], vertex, other))
+            heapq.heappush(queue, (mesh.cost(vertex, other), vertex, other))
 
     for vertex in np.flatnonzero(mesh.alive).tolist():
         push(vertex)
@@ -147,8 +144,8 @@ def decimate(
         cost, removed, kept = heapq.heappop(queue)
         if not (mesh.alive[removed] and mesh.alive[kept]) or kept not in mesh.neighbours(removed):
             continue
-        if cost < mesh.cost(removed, kept) * weight[removed]:  # stale: quadrics have grown since
-            heapq.heappush(queue, (mesh.cost(removed, kept) * weight[removed], removed, kept))
+        if cost < mesh.cost(removed, kept):  # stale: quadrics have grown since
+            heapq.heappush(queue, (mesh.cost(removed, kept), removed, kept))
             continue
         lost = 1 if mirror[removed] == removed else 2
         if lost > surplus or not mesh.collapse(removed, kept):
@@ -157,7 +154,7 @@ def decimate(
         for end in {kept, int(mirror[kept])}:
             push(end)
             for other in mesh.neighbours(end):
-                heapq.heappush(queue, (mesh.cost(other, end) * weight[other], other, end))
+                heapq.heappush(queue, (mesh.cost(other, end), other, end))
     kept_faces = sorted({number for vertex in np.flatnonzero(mesh.alive) for number in mesh.faces_of[vertex]})
     return np.flatnonzero(mesh.alive), np.array([mesh.face[number] for number in kept_faces])
 

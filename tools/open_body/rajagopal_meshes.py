@@ -68,12 +68,17 @@ def compact(mesh: Mesh) -> Mesh:
 
 def components(mesh: Mesh) -> list[Mesh]:
     """Connected pieces, largest first."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    edges = np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]]])
-    graph = coo_matrix((np.ones(len(edges)), edges.T), shape=(len(mesh.vertices),) * 2)
-    label = connected_components(graph, directed=False)[1]
+    label = component_labels(len(mesh.vertices), mesh.faces)
     order = np.argsort(-np.bincount(label[mesh.faces[:, 0]], minlength=label.max() + 1), kind="stable")
     pieces = [mesh.faces[label[mesh.faces[:, 0]] == number] for number in order]
     return [compact(Mesh(mesh.vertices, faces)) for faces in pieces if len(faces)]
+
+
+def component_labels(num_vertices: int, faces: np.ndarray) -> np.ndarray:
+    """[V] number of the connected piece that each vertex belongs to."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
+    graph = coo_matrix((np.ones(len(edges)), edges.T), shape=(num_vertices, num_vertices))
+    return connected_components(graph, directed=False)[1]

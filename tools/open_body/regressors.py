@@ -41,16 +41,6 @@ def fit_regressor(skin: np.ndarray, joints: np.ndarray, mirror: np.ndarray, pair
 
 
 def mirrored_joints(names: tuple[str, ...]) -> np.ndarray:
-    """[J] number of each joint's mirror image, from names like `left_hip`, `femur_l`, `R Ankle`."""
-    swaps = (("left", "right"), ("Left", "Right"), ("_l", "_r"))
-
-    def mirrored(name: str) -> str:
-        for left, right in swaps:
-            for a, b in ((left, right), (right, left)):
-                if name.startswith(a) and f"{b}{name.removeprefix(a)}" in names:
-                    return f"{b}{name.removeprefix(a)}"
-                if name.endswith(a) and f"{name.removesuffix(a)}{b}" in names:
-                    return f"{name.removesuffix(a)}{b}"
-        return name
-
-    return np.array([names.index(mirrored(name)) for name in names])
+    """[J] number of each joint's mirror image, from names like `left_hip` and `femur_l`."""
+    other = {"left": "right", "right": "left", "l": "r", "r": "l"}
+    return np.array([names.index("_".join(other.get(word, word) for word in name.split("_"))) for name in names])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hmr_skel.body.joints import SKEL_JOINTS, SKEL_PARENTS
+from hmr_skel.body.skel_shape import CHILD
 from tools.open_body.posing import rotation_about, rotation_between
 
 BONE_TO_SKIN = np.array([[0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
@@ -93,11 +94,7 @@ def _orientations(offsets: np.ndarray, joints: np.ndarray) -> np.ndarray:
     """C: anatomical axes first, then each bone along its skin joints, then the jitter. Left mirrors right."""
     parents = np.array(SKEL_PARENTS)
     skin_offsets = joints - np.where(parents[:, None] >= 0, joints[parents], 0)
-    along_bone, along_skin = np.zeros((24, 3)), np.zeros((24, 3))
-    for joint in range(24):
-        children = np.flatnonzero(parents == joint)
-        child = children[0] if len(children) else 0
-        along_bone[joint], along_skin[joint] = offsets[child], skin_offsets[child]
+    along_bone, along_skin = offsets[list(CHILD)], skin_offsets[list(CHILD)]
     ulna, radius = SKEL_JOINTS.index("ulna_r"), SKEL_JOINTS.index("radius_r")
     along_bone[ulna] += along_bone[radius]
     along_skin[ulna] += along_skin[radius]

@@ -31,25 +31,17 @@ def smpl_weights(source: AnnySource, skin: np.ndarray, joints: np.ndarray) -> np
 
 def spine_weights(source: AnnySource, skin: np.ndarray, joints: np.ndarray) -> np.ndarray:
     """[V 24]: only the columns of SMPL's pelvis, spine, neck and head, not yet smoothed."""
-    weights = np.zeros((len(skin), 24))
-    trunk = _pool(source, TRUNK_BONES)
-    levels = np.array([joints[SMPL_JOINTS.index(name), 1] for name in SMPL_SPINE[1:]])
-    share = _spine_shares(skin[:, 1], levels, SMPL_BLENDS)
-    for column, name in enumerate(SMPL_SPINE):
-        weights[:, SMPL_JOINTS.index(name)] = trunk * share[:, column]
-    return weights
+    columns = [SMPL_JOINTS.index(name) for name in SMPL_SPINE]
+    return _spine(source, skin, columns, joints[columns[1:], 1], SMPL_BLENDS)
 
 
 def skel_weights(source: AnnySource, skin: np.ndarray, joints: np.ndarray) -> np.ndarray:
     """[V 24] weights for SKEL's joints, for the mean skin [V 3] and its SKEL joints [24 3]."""
-    weights = np.zeros((len(skin), 24))
-    trunk = _pool(source, TRUNK_BONES)
-    levels = np.array([joints[SKEL_JOINTS.index(name), 1] for name in SKEL_SPINE[1:]])
+    columns = [SKEL_JOINTS.index(name) for name in SKEL_SPINE]
+    levels = joints[columns[1:], 1]
     # The head's joint is the skull base: the neck's skin bends over its whole length below it.
     levels[2] -= 0.03
-    share = _spine_shares(skin[:, 1], levels, SKEL_BLENDS)
-    for column, name in enumerate(SKEL_SPINE):
-        weights[:, SKEL_JOINTS.index(name)] = trunk * share[:, column]
+    weights = _spine(source, skin, columns, levels, SKEL_BLENDS)
     for side, letter in (("l", "L"), ("r", "R")):
 
         def pool(*bones: str, letter: str = letter) -> np.ndarray:
@@ -103,11 +95,16 @@ def _step(value: np.ndarray, centre: float, half_width: float) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def _spine_shares(height: np.ndarray, levels: np.ndarray, half_widths: tuple[float, ...]) -> np.ndarray:
-    """[V S+1] shares of S+1 stacked segments with smooth borders at the heights `levels` [S]."""
+def _spine(
+    source: AnnySource, skin: np.ndarray, columns: list[int], levels: np.ndarray, half_widths: tuple[float, ...]
+) -> np.ndarray:
+    """[V 24]: the trunk's weights shared out to S+1 stacked joints, with smooth borders at the heights `levels` [S]."""
+    height = skin[:, 1]
     above = np.stack([np.ones_like(height), *(_step(height, y, w) for y, w in zip(levels, half_widths, strict=True))])
     above = np.minimum.accumulate(above, axis=0)
-    return np.concatenate([above[:-1] - above[1:], above[-1:]]).T
+    weights = np.zeros((len(skin), 24))
+    weights[:, columns] = (_pool(source, TRUNK_BONES) * np.concatenate([above[:-1] - above[1:], above[-1:]])).T
+    return weights
 
 
 TRUNK_BONES = (
