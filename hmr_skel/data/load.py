@@ -15,7 +15,7 @@ the dataset, into an array of a structured type. There one row costs one read of
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +46,13 @@ class Shards:
         self.paths = tuple(paths)
         self.columns = tuple(columns)
         self._footers = each(_read_footer, self.paths) if footers is None else footers
-        self._schema = _schema(self._footers[0])
-        self._groups = [(i, group) for i, footer in enumerate(self._footers) for group in range(footer.num_row_groups)]
-        counts = [self._footers[i].row_group(group).num_rows for i, group in self._groups]
+        self._schema = self._footers[0].schema.to_arrow_schema()
+        files = zip(self.paths, self._footers, strict=True)
+        groups = [(path, footer, i) for path, footer in files for i in range(footer.num_row_groups)]
+        self._groups = [(path, i) for path, _, i in groups]
+        counts = [footer.row_group(i).num_rows for _, footer, i in groups]
         self._starts = np.cumsum([0, *counts])  # of each row group, and the total
-        self._row_group = lru_cache(maxsize=2)(self._read_row_group)
+        self._row_group = lru_cache(maxsize=2)(partial(_read, columns=list(self.columns)))
 
     def __reduce__(self):
         return Shards, (self.paths, self.columns)  # to worker processes without the cache
@@ -66,14 +68,12 @@ class Shards:
         (null is None). A slice or an array of row numbers: a dict of arrays."""
         if isinstance(key, str):
             return _to_numpy(self._read(key), self._schema.field(key))
-        if not isinstance(key, int | np.integer):
-            table = self._rows(np.arange(len(self))[key if isinstance(key, slice) or len(key) else slice(0)])
-            return {name: _to_numpy(table[name], self._schema.field(name)) for name in self.columns}
-        table = self._rows(np.array([range(len(self))[int(key)]]))
-        return {
-            name: _to_numpy(table[name], self._schema.field(name))[0] if table[name][0].is_valid else None
-            for name in self.columns
-        }
+        if isinstance(key, int | np.integer):
+            key = int(key)
+            row = self._rows(np.array([range(len(self))[key]]))
+            there = {name: row[name][0].is_valid for name in self.columns}
+            return {name: values[0] if there[name] else None for name, values in self._arrays(row).items()}
+        return self._arrays(self._rows(np.arange(len(self))[key if isinstance(key, slice) or len(key) else slice(0)]))
 
     def valid(self, column: str) -> np.ndarray:
         """[N] whether the row has a value there (is annotated, was fitted)."""
@@ -107,12 +107,8 @@ class Shards:
     def _read(self, column: str) -> pa.ChunkedArray:
         """A column of all files. Raises `UserError` where there is none of that name."""
 
-        def read(path: Place) -> pa.Table:
-            with open_parquet(path) as parquet:
-                return _sound(parquet.read([column]))
-
         _check_columns([column], self.columns, self.paths[0])
-        return pa.concat_tables(each(read, self.paths))[column]
+        return pa.concat_tables(each(partial(_read, group=None, columns=[column]), self.paths))[column]
 
     def _rows(self, rows: np.ndarray) -> pa.Table:
         """Rows in the given order: each row group in question is decoded once."""
@@ -124,9 +120,8 @@ class Shards:
         ]
         return pa.concat_tables([self._schema.empty_table().select(self.columns), *pieces]).take(np.argsort(order))
 
-    def _read_row_group(self, file: int, group: int) -> pa.Table:
-        with open_parquet(self.paths[file]) as parquet:
-            return _sound(parquet.read_row_group(group, columns=list(self.columns))).select(self.columns)
+    def _arrays(self, table: pa.Table) -> dict[str, np.ndarray]:
+        return {name: _to_numpy(table[name], self._schema.field(name)) for name in self.columns}
 
 
 def load_shards(
@@ -148,20 +143,22 @@ def load_shards(
     Raises `UserError` where there is no shard, one is unfinished, a file is broken, or a column is unknown.
     """
     path = data_folder() / "open" if path is None else path
-    paths = _find(path, shards)
-    footers = each(_read_footer, paths)
     if split not in (None, "train", "test"):
         raise UserError(f"unknown split {split!r}. Expected train or test.")
-    if split is not None:
-        kept = [i for i, footer in enumerate(footers) if _split(footer) == split]
-        if not kept:
-            raise UserError(f"{path} holds no shard of split {split!r} (of {len(paths)} shards). Build it first.")
-        paths, footers = [paths[i] for i in kept], [footers[i] for i in kept]
-    schema = _schema(footers[0])
-    for file, footer in zip(paths, footers, strict=True):
-        if not _schema(footer).equals(schema):
-            raise UserError(f"{file} has other columns than {paths[0]}: they were made by different versions. Rebuild.")
-    found = Shards(paths, schema.names, footers)
+    paths = _find(path, shards)
+    files = [
+        (file, footer)
+        for file, footer in zip(paths, each(_read_footer, paths), strict=True)
+        if split in (None, (footer.metadata or {}).get(b"hmr_skel.split", b"train").decode(errors="replace"))
+    ]
+    if not files:
+        raise UserError(f"{path} holds no shard of split {split!r} (of {len(paths)} shards). Build it first.")
+    schemas = {file: footer.schema.to_arrow_schema() for file, footer in files}
+    first, schema = next(iter(schemas.items()))
+    for file, other in schemas.items():
+        if not other.equals(schema):
+            raise UserError(f"{file} has other columns than {first}: they were made by different versions. Rebuild.")
+    found = Shards(list(schemas), schema.names, [footer for _, footer in files])
     return found if columns is None else found.select(columns)
 
 
@@ -198,17 +195,12 @@ def _read_footer(path: Place) -> pq.FileMetaData:
         return file.metadata
 
 
-def _schema(footer: pq.FileMetaData) -> pa.Schema:
-    return footer.schema.to_arrow_schema()
-
-
-def _sound(table: pa.Table) -> pa.Table:
-    table.validate(full=True)  # texts that are none, which pyarrow would find only later
-    return table
-
-
-def _split(footer: pq.FileMetaData) -> str:
-    return (footer.metadata or {}).get(b"hmr_skel.split", b"train").decode(errors="replace")
+def _read(path: Place, group: int | None, columns: Sequence[str]) -> pa.Table:
+    """Columns of a file's row group; of all its rows for None."""
+    with open_parquet(path) as file:
+        table = file.read(columns) if group is None else file.read_row_group(group, columns=columns)
+        table.validate(full=True)  # texts that are none, which pyarrow would find only later
+        return table.select(columns)
 
 
 def _check_columns(names: Sequence[str], known: Sequence[str], path: Place) -> None:
@@ -221,18 +213,14 @@ def _to_numpy(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
     shape = column_shape(field)
     if not shape:
         return column.fill_null(-1).to_numpy() if pa.types.is_integer(field.type) else column.to_numpy()
-    parts = [_fold(chunk) for chunk in column.chunks]
-    return np.concatenate([np.empty((0, field.type.list_size), np.float32), *parts]).reshape(-1, *shape)
-
-
-def _fold(chunk: pa.FixedSizeListArray) -> np.ndarray:
-    """[N width] of a chunk of lists, NaN where it is null."""
-    width = chunk.type.list_size
-    values = chunk.values.slice(chunk.offset * width, len(chunk) * width).to_numpy(zero_copy_only=False)
-    values = values.reshape(len(chunk), width)
-    if chunk.null_count:
-        values = np.where(chunk.is_valid().to_numpy(zero_copy_only=False)[:, None], values, np.float32(np.nan))
-    return values
+    width, parts = field.type.list_size, []
+    for chunk in column.chunks:
+        values = chunk.values.slice(chunk.offset * width, len(chunk) * width).to_numpy(zero_copy_only=False)
+        values = values.reshape(len(chunk), width)
+        if chunk.null_count:
+            values = np.where(chunk.is_valid().to_numpy(zero_copy_only=False)[:, None], values, np.float32(np.nan))
+        parts.append(values)
+    return np.concatenate([np.empty((0, width), np.float32), *parts]).reshape(-1, *shape)
 
 
 UNPACKED_FORMAT = "3"
@@ -272,7 +260,11 @@ def open_rows(shards: Shards, quiet: bool = False) -> RowCache:
     """
     dataset = shards.paths[0].parent
     folder = local_folder(dataset.parent if dataset.name == "data" else dataset) / ".cache" / "samples"
-    files = [folder / name for name in each(_unpacked_name, shards.paths)]
+    states = each(lambda path: path.stat(), shards.paths)
+    files = [  # another name when the shard has changed
+        folder / f"{path.stem}-{UNPACKED_FORMAT}-{state.st_size}-{int(1e6 * state.st_mtime)}.npy"
+        for path, state in zip(shards.paths, states, strict=True)
+    ]
     parts = list(shards.files())
     missing = [(part, file) for part, file in zip(parts, files, strict=True) if not _is_there(file, len(part))]
     bar = progress_bar(quiet or not missing, "shard", len(missing), "unpacking rows", iterable=missing)
@@ -298,12 +290,6 @@ def _is_there(file: Path, count: int) -> bool:
         return len(np.load(file, mmap_mode="r")) == count
     except (OSError, ValueError, EOFError):
         return False
-
-
-def _unpacked_name(shard: Place) -> str:
-    """Of a shard's unpacked file; it is another one when the shard has changed."""
-    state = shard.stat()
-    return f"{shard.stem}-{UNPACKED_FORMAT}-{state.st_size}-{int(1e6 * state.st_mtime)}.npy"
 
 
 def _unpack(shard: Shards, file: Path) -> None:
