@@ -24,18 +24,23 @@ from flows.report import ShardReport
 from flows.sources import ModelFiles, make_missing
 from hmr_skel.data.annotations import SourceReader, check_rows, plan_source
 from hmr_skel.data.card import write_card
-from hmr_skel.data.fingerprint import (
-    find_outdated,
-    fingerprint_of,
-    outdated_texts,
-    refuse_other_manifest,
-    shard_ingredients,
-)
 from hmr_skel.data.lease import Lease, leased
 from hmr_skel.data.manifest import Manifest, load_manifest
 from hmr_skel.data.meta import summarise
-from hmr_skel.data.schema import write_meta, write_rows
-from hmr_skel.data.shards import Shard, check_no_other_plan, parse_shards, pick, plan, shard_state
+from hmr_skel.data.schema import SCHEMA_VERSION, write_meta, write_rows
+from hmr_skel.data.shards import (
+    Shard,
+    check_no_other_plan,
+    find_outdated,
+    fingerprint_of,
+    outdated_texts,
+    parse_shards,
+    pick,
+    plan,
+    refuse_other_manifest,
+    shard_ingredients,
+    shard_state,
+)
 from hmr_skel.data.storage import Place, clock, each, local_folder, locate
 from hmr_skel.device import check_device_name, no_more_after_cuda_errors, resolve_device
 from hmr_skel.errors import UserError
@@ -118,6 +123,7 @@ class Builder:
             body_models=self._body_models,
             recipe=self.config.as_dict(),
             fit_version=FIT_VERSION,
+            schema_version=SCHEMA_VERSION,
         )
 
     def reports(self, indices: Sequence[int], built: Collection[int] = ()) -> list[ShardReport]:

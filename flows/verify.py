@@ -2,18 +2,17 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
 from flows.shard import Builder
 from hmr_skel.data.annotations import check_rows
-from hmr_skel.data.fingerprint import find_outdated, outdated_texts
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA
-from hmr_skel.data.shards import Shard, find_files, shard_state
+from hmr_skel.data.shards import Shard, find_files, find_outdated, outdated_texts, shard_state
 from hmr_skel.data.storage import Place, open_parquet, put_bytes
-from hmr_skel.data.verify import Problem, verify_files
+from hmr_skel.data.verify import Problem, Verification, verify_files
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows
 
@@ -30,17 +29,6 @@ Rows = dict[Key, Mapping[str, Any]]
 """Columns of kept rows; of rejected ones `reason` alone."""
 
 
-@dataclass(frozen=True)
-class Verification:
-    """What is wrong with a dataset, and how much of it was looked at."""
-
-    shards: int  # in the dataset
-    sound: int
-    not_built: list[int]  # shards that have no file
-    refitted: int  # rows that were read from their sources and fitted again
-    problems: list[Problem]
-
-
 def verify_dataset(out: Place, builder: Builder | None = None, *, sample: int = 64, seed: int = 0) -> Verification:
     """What is wrong with the dataset in the folder `out`. Shards that nobody has built yet are no problem.
 
@@ -50,7 +38,7 @@ def verify_dataset(out: Place, builder: Builder | None = None, *, sample: int = 
     """
     report = verify_files(out, None if builder is None else len(builder.shards))
     if builder is None:
-        return Verification(report.count, len(report.sound), report.missing, 0, report.problems)
+        return report
     shards = [builder.shards[index] for index in report.sound]
     outdated = find_outdated(out, shards, builder.ingredients)
     older = [
@@ -60,9 +48,13 @@ def verify_dataset(out: Place, builder: Builder | None = None, *, sample: int = 
     current = [shard for shard in shards if shard not in outdated]
     chosen = _choose(current, sample, seed)
     wrong = [problem for shard, rows in _refit(builder, chosen).items() if (problem := _compare(builder, shard, rows))]
-    refitted = sum(map(len, chosen.values()))
-    problems = [*report.problems, *older, *wrong]
-    return Verification(report.count, len(current) - len(wrong), report.missing, refitted, problems)
+    refuted = {problem.shard for problem in wrong}
+    return replace(
+        report,
+        sound=[shard.index for shard in current if shard.index not in refuted],
+        problems=[*report.problems, *older, *wrong],
+        refitted=sum(map(len, chosen.values())),
+    )
 
 
 def _choose(shards: Sequence[Shard], sample: int, seed: int) -> dict[Shard, list[Key]]:

@@ -51,8 +51,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def run_verify(args: argparse.Namespace) -> int:
     """One line for each thing that is wrong."""
     from flows.shard import Builder
-    from flows.verify import Verification, repair_dataset, verify_dataset
+    from flows.verify import repair_dataset, verify_dataset
     from hmr_skel.commands.output import show
+    from hmr_skel.data.verify import Verification
 
     if args.files_only and (args.repair or args.manifest):
         raise UserError("--files-only uses no manifest: leave out --manifest and --repair.")
@@ -75,9 +76,9 @@ def run_verify(args: argparse.Namespace) -> int:
     how = "the files alone" if builder is None else f"{found.refitted:,} rows fitted again"
     count = len(found.not_built)
     missing = f", {count:,} not built yet (make dataset builds them)" if count else ""
-    text = f"{found.shards:,} shards, {found.sound:,} sound{missing}; {len(found.problems):,} problems ({how}){mended}"
-    problems = [problem.text for problem in found.problems]
-    report = vars(found) | {"problems": problems, "moved": moved, "built": built}
+    sound, problems = len(found.sound), [problem.text for problem in found.problems]
+    text = f"{found.shards:,} shards, {sound:,} sound{missing}; {len(problems):,} problems ({how}){mended}"
+    report = vars(found) | {"sound": sound, "problems": problems, "moved": moved, "built": built}
     show(args, f"{args.dataset}: {text}", report)
     return 1 if found.problems else 0
 

@@ -1,7 +1,12 @@
-"""Rows -> numbered shards (a pure function of the manifest and the row counts), their files, and which are complete."""
+"""Rows -> numbered shards (a pure function of the manifest and the row counts), their files, and which are complete.
 
+What a shard depends on is one hash, its fingerprint: as long as it is equal, the shard need not be built again.
+"""
+
+import hashlib
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -200,3 +205,90 @@ def check_no_other_plan(out: Place, count: int) -> None:
                 f"{paths[0]} belongs to a dataset of another number of shards than {count}. Choose another output "
                 "folder (--out, or OUT=), or delete the old one's files in data, rejects and meta."
             )
+
+
+Ingredients = Callable[[Shard], Mapping[str, Any]]
+"""`shard_ingredients` of a shard, as it would be built now."""
+
+
+def shard_ingredients(
+    manifest: Manifest,
+    shard: Shard,
+    *,
+    content: Mapping[str, str],
+    body_models: str,
+    recipe: Mapping[str, Any],
+    fit_version: int,
+    schema_version: int,
+) -> dict[str, Any]:
+    """All that determines a shard's rows, as JSON values; `fingerprint_of` makes one hash of it.
+
+    Args:
+        manifest: what `Manifest.sha256` hashes of it, which is not where its files are.
+        shard: its number and its rows.
+        content: `SourceReader.content_id` by source name; only the shard's own sources count.
+        body_models: `ModelFiles.sha256` of the model files in use.
+        recipe: the fit settings, batch size included: plain values (`dataclasses.asdict`).
+        fit_version, schema_version: `fitting.version.FIT_VERSION` and `hmr_skel.data.schema.SCHEMA_VERSION`, which
+            stand for the code, and are raised by hand.
+    """
+    parts = {
+        "manifest": manifest.sha256,
+        "shard": [shard.index, shard.count],
+        "pieces": [[piece.source, piece.start, piece.stop, content[piece.source]] for piece in shard.pieces],
+        "body_models": body_models,
+        "recipe": dict(recipe),
+        "fit_version": fit_version,
+        "schema_version": schema_version,
+    }
+    return json.loads(json.dumps(parts, default=str))  # as a meta file gives it back: tuples are lists there
+
+
+def fingerprint_of(ingredients: Mapping[str, Any]) -> str:
+    """sha256 hex of `shard_ingredients`."""
+    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+
+
+def find_outdated(out: Place, shards: Sequence[Shard], ingredients: Ingredients) -> dict[Shard, dict[str, Any]]:
+    """The outdated ones of the shards, with what their meta files say."""
+    states = each(lambda shard: shard_state(out, shard, fingerprint_of(ingredients(shard))), shards)
+    found = zip(shards, states, strict=True)
+    return {shard: state.meta for shard, state in found if state.kind == "outdated" and state.meta is not None}
+
+
+def refuse_other_manifest(out: Place, manifest: Manifest, outdated: Mapping[Shard, Mapping[str, Any]]) -> None:
+    """Raise `UserError` where outdated shards were made from another manifest: another name, or another file.
+
+    Those that an older state of the same file made may be built again.
+    """
+    for shard, meta in outdated.items():
+        name, file = meta.get("manifest_name"), meta.get("manifest_file")
+        if None not in (name, file) and (name, file) != (manifest.name, manifest.file):
+            raise UserError(
+                f"{out} holds shard {shard.index} of another dataset, {name!r} made from {file}; this is "
+                f"{manifest.name!r} from {manifest.file}, and makes other rows. Give each a folder of its own: --out "
+                f"(or OUT=), or another name in its manifest. If {manifest.file} is to replace that dataset: "
+                "hmr-skel dataset --rebuild."
+            )
+
+
+_DIFFERENCES = {
+    "manifest": "made from another manifest",
+    "shard": "made from another division into shards",
+    "pieces": "made from other rows or label files",
+    "body_models": "made from other body models",
+    "recipe": "made from another recipe",
+    "fit_version": "fitted by version {}, this is {}",
+    "schema_version": "with columns of version {}, this is {}",
+}
+"""How shards are told apart whose ingredients differ in one thing."""
+
+
+def outdated_texts(outdated: Mapping[Shard, Mapping[str, Any]], ingredients: Ingredients) -> list[str]:
+    """Why shards are outdated, and which: `fitted by version 1, this is 2: shards 0-11`. A text for each reason."""
+    reasons: dict[str, list[int]] = {}
+    for shard, meta in outdated.items():
+        was, now = meta["made_from"], ingredients(shard)
+        texts = [text.format(was.get(key), now[key]) for key, text in _DIFFERENCES.items() if was.get(key) != now[key]]
+        reasons.setdefault("; ".join(texts), []).append(shard.index)
+    return [f"{reason}: {name_shards(indices)}" for reason, indices in reasons.items()]

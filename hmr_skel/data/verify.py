@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -31,19 +31,21 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class FilesReport:
-    """What the files of a dataset say."""
+class Verification:
+    """What is wrong with a dataset, and how much of it was looked at."""
 
-    count: int
-    """Shards that the dataset is to have."""
+    shards: int
+    """How many the dataset is to have."""
+    sound: list[int]
+    """Shards that nothing is wrong with."""
+    not_built: list[int]
+    """Shards that have no file at all."""
     problems: list[Problem]
-    sound: dict[int, dict[str, Any]]
-    """Meta files of the shards that nothing is wrong with, by number; `pieces` as `Piece`s."""
-    missing: list[int]
-    """Shards that have no file at all: nobody has built them yet."""
+    refitted: int = 0
+    """Rows that were read from their sources and fitted again."""
 
 
-def verify_files(out: Place, count: int | None = None) -> FilesReport:
+def verify_files(out: Place, count: int | None = None) -> Verification:
     """Look at every file of a dataset.
 
     Each shard that has a file must be complete (`shard_state`) with the checksums that were written, with the columns
@@ -66,20 +68,20 @@ def verify_files(out: Place, count: int | None = None) -> FilesReport:
         if of != count or index >= count
         for path in paths
     ]
-    sound: dict[int, dict[str, Any]] = {}
-    missing = [index for index in range(count) if (index, count) not in there]
-    for index in sorted(set(range(count)) - set(missing)):
+    sound: dict[int, list[Piece]] = {}
+    not_built = [index for index in range(count) if (index, count) not in there]
+    for index in sorted(set(range(count)) - set(not_built)):
         try:
-            sound[index] = _verified_meta(out, Shard(index, count, (), False))
+            sound[index] = _verified_pieces(out, Shard(index, count, (), False))
         except UserError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
                 raise  # of the disk or the store: no damage, and nothing is to be built again
             problems.append(Problem(str(error), index))
-    return FilesReport(count, problems + _in_two_shards(out, sound), sound, missing)
+    return Verification(count, list(sound), not_built, problems + _in_two_shards(out, sound))
 
 
-def _verified_meta(out: Place, shard: Shard) -> dict[str, Any]:
-    """A shard's meta file, with `pieces` as `Piece`s. Raises `UserError` for the first thing that is wrong with it."""
+def _verified_pieces(out: Place, shard: Shard) -> list[Piece]:
+    """What the shard was made of. Raises `UserError` for the first thing that is wrong with it."""
     state = shard_state(out, shard, read=True)
     if state.meta is None or state.kind != "complete":
         raise UserError(f"{state.why}. Build the shard again.")
@@ -95,7 +97,7 @@ def _verified_meta(out: Place, shard: Shard) -> dict[str, Any]:
         lost, extra = expected - once, len(rows) - once
         what = f"of {expected} rows to read, {lost} are neither kept nor rejected; {extra} too many."
         raise _wrong(shard.meta_file(out), what)
-    return meta | {"pieces": pieces}
+    return pieces
 
 
 def _verified_rows(out: Place, is_data: bool, meta: Mapping[str, Any], shard: Shard) -> tuple[np.ndarray, np.ndarray]:
@@ -125,10 +127,9 @@ def _wrong(path: Place, what: str) -> UserError:
     return UserError(f"{path}: {what} Build the shard again.")
 
 
-def _in_two_shards(out: Place, metas: Mapping[int, Mapping[str, Any]]) -> list[Problem]:
+def _in_two_shards(out: Place, sound: Mapping[int, Sequence[Piece]]) -> list[Problem]:
     problems = []
-    pieces = [(piece, index) for index in metas for piece in metas[index]["pieces"]]
-    spans = sorted((piece.source, piece.start, piece.stop, index) for piece, index in pieces)
+    spans = sorted((piece.source, piece.start, piece.stop, index) for index in sound for piece in sound[index])
     for (source, _, stop, first), (other, start, _, second) in pairwise(spans):
         if source == other and start < stop:
             text = f"{out}: rows of {source!r} are in shard {first} and in shard {second} too. Build both again."

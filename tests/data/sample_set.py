@@ -8,10 +8,9 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from hmr_skel.data.fingerprint import fingerprint_of
 from hmr_skel.data.images import ImageRule
 from hmr_skel.data.schema import shard_table, write_meta, write_rows
-from hmr_skel.data.shards import Piece, Shard
+from hmr_skel.data.shards import Piece, Shard, fingerprint_of
 from hmr_skel.data.storage import Place
 from hmr_skel.rows import AnnotationRows, Reject
 

@@ -34,7 +34,7 @@ def built(tmp_path) -> tuple[Path, list[Shard]]:
 
 def test_a_sound_dataset(built, tmp_path):
     report = verify_files(built[0])
-    assert (report.problems, report.count, sorted(report.sound)) == ([], 2, [0, 1])
+    assert (report.problems, report.shards, report.sound) == ([], 2, [0, 1])
     with pytest.raises(UserError, match="no dataset in"):
         verify_files(tmp_path / "nothing")
 
@@ -118,14 +118,14 @@ def test_every_harm_is_found_and_named(built, harm, words):
     report = verify_files(out)
     assert words in report.problems[0].text
     assert {problem.shard for problem in report.problems} == {1}
-    assert set(report.sound) == {0}
+    assert report.sound == [0]
 
 
 def test_what_is_not_built_yet_is_told_and_no_problem(built):
     out, shards = built
     remove_all(out, shards[1])
     report = verify_files(out)
-    assert (report.problems, sorted(report.sound), report.missing) == ([], [0], [1])
+    assert (report.problems, report.sound, report.not_built) == ([], [0], [1])
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ from flows.sources import ModelFiles, make_missing
 from hmr_skel import load_shards
 from hmr_skel.body.assets import SKEL_FILES
 from hmr_skel.cli import main
-from hmr_skel.data.fingerprint import shard_ingredients
 from hmr_skel.data.manifest import load_manifest
-from hmr_skel.data.shards import shard_state
+from hmr_skel.data.shards import shard_ingredients, shard_state
 from hmr_skel.errors import UserError
 
 

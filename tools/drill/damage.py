@@ -32,7 +32,7 @@ def cost(out: Path, undisturbed: Path, *, rounding: bool = False) -> Cost:
     wanted, found = _rows(undisturbed), _rows(out)
     try:
         report = verify_files(out)
-        count = len(report.problems) + len(report.missing)
+        count = len(report.problems) + len(report.not_built)
     except UserError:  # there is nothing at all: every row is lost
         count = 0
     temporary = [path for path in out.rglob("*") if is_temporary(path)]
