@@ -24,7 +24,7 @@ from flows.report import ShardReport
 from flows.sources import ModelFiles, make_missing
 from hmr_skel.data.annotations import SourceReader, check_rows, plan_source
 from hmr_skel.data.card import write_card
-from hmr_skel.data.lease import Lease, leased
+from hmr_skel.data.lease import Lease
 from hmr_skel.data.manifest import Manifest, load_manifest
 from hmr_skel.data.meta import summarise
 from hmr_skel.data.schema import SCHEMA_VERSION, write_meta, write_rows
@@ -77,7 +77,7 @@ class Builder:
         self._body_models = self.models.sha256(cache / "body_models")
         self._device, self._fitting = device, threading.Lock()
         self.run = uuid4().hex
-        """Names the run that this works for, see `leased`. Workers of one run share the name."""
+        """Names the run that this works for, see `Lease`. Workers of one run share the name."""
         self.stopped = threading.Event()
         """When set, the shards at work in other threads end before their next batch of rows."""
 
@@ -172,7 +172,7 @@ class Builder:
         shard = pick(self.shards, index)
         if not rebuild and (report := self._report(shard)):
             return report
-        with leased(self.out, shard, self.run) as lease:
+        with Lease(self.out, shard, self.run) as lease:
             # Another build may have completed it between the look and the lease.
             if not rebuild and (report := self._report(shard)):
                 return report

@@ -62,7 +62,7 @@ class ModelFiles:
         drawn. `notes` is a folder to remember it in, see `file_sha256`."""
         names = (*SMPL_FILES.values(), *(SKEL_FILES[gender] for gender in self.skel_genders), J19_FILE)
         files = (self.folder / name for name in names if (self.folder / name).is_file())
-        how = (notes / "without_bones", without_bones) if self.open else (notes, None)
+        how = (notes / "without_bones", without_bones) if self.open else (notes,)
         found = sorted((path.name, file_sha256(path, *how)) for path in files)
         return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 

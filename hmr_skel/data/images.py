@@ -70,16 +70,6 @@ def box_affine(center: Float[np.ndarray, "2"], side: float) -> Float[np.ndarray,
     return np.array([[scale, 0, CROP_SIZE / 2 - scale * center[0]], [0, scale, CROP_SIZE / 2 - scale * center[1]]])
 
 
-def whole_pixel_affine(center: Float[np.ndarray, "2"], side: float) -> Float[np.ndarray, "2 3"]:
-    """The map of the published MOYO crop: from the box cut at whole pixels, scaled as OpenCV's `resize` does.
-
-    Both corners are rounded towards zero, so the two axes may differ by a pixel. Pixels are squares around halves.
-    """
-    low, high = (np.trunc(center + sign * side / 2) for sign in (-1, 1))
-    scale = CROP_SIZE / np.maximum(high - low, 1)
-    return np.column_stack((np.diag(scale), (0.5 - low) * scale - 0.5))
-
-
 def transform(affine: Float[np.ndarray, "2 3"], points: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:
     """Points through an affine map."""
     return points @ affine[:, :2].T + affine[:, 2]

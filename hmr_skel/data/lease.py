@@ -13,8 +13,8 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Generator
 from pathlib import Path
+from typing import Self
 from uuid import uuid4
 
 from hmr_skel.data.atomic import host, is_running
@@ -38,44 +38,29 @@ class InHand(UserError):
         return type(self), (self.shard, self.holder)
 
 
-@contextlib.contextmanager
-def leased(out: Place, shard: Shard, build: str) -> Generator["Lease"]:
-    """The time in which this process has the shard in hand.
+class Lease(contextlib.AbstractContextManager):
+    """The time in which this process has a shard in hand: `with Lease(out, shard, build) as lease`.
 
     `build` names the run that the process works for. It takes over a lease of the same run: who shares out the shards
     of a run hands one out again only when the worker that had it is gone.
 
-    Raises `InHand` where another build has it, and `UserError` where the folder or the store cannot be written.
+    Entering raises `InHand` where another build has it, and `UserError` where the folder or the store cannot be
+    written.
     """
-    lease = Lease(out, shard, build)
-    lease.take()
-    done = threading.Event()
-    beat = threading.Thread(target=lease.touch_until, args=(done,), name=f"lease-{shard.index}", daemon=True)
-    beat.start()
-    try:
-        yield lease
-    finally:
-        done.set()
-        beat.join()
-        with contextlib.suppress(OSError, UserError):  # it will count as broken
-            if lease.is_own():
-                lease.place.unlink(missing_ok=True)
-
-
-class Lease:
-    """See `leased`."""
 
     def __init__(self, out: Place, shard: Shard, build: str) -> None:
         self.place = out / ".leases" / f"{shard.number}.json"
         self.shard, self.build = shard, build
         holder = {"host": host(), "process": os.getpid(), "build": build, "lease": uuid4().hex}
         self._content = json.dumps(holder).encode()
+        self._done = threading.Event()
+        self._beat = threading.Thread(target=self.touch, name=f"lease-{shard.index}", daemon=True)
 
-    def take(self) -> None:
-        """Make the file. Raises `InHand` where another build has it."""
+    def __enter__(self) -> Self:
         for _ in range(3):
             if put_new(self.place, self._content):
-                return
+                self._beat.start()
+                return self
             content = self._read()
             if (holder := self._living(content)) is not None:
                 raise InHand(self.shard.index, holder)
@@ -83,20 +68,23 @@ class Lease:
                 self.place.unlink(missing_ok=True)
         raise InHand(self.shard.index, "another build")
 
+    def __exit__(self, *raised: object) -> None:
+        self._done.set()
+        self._beat.join()
+        with contextlib.suppress(OSError, UserError):  # it will count as broken
+            if self._read() == self._content:
+                self.place.unlink(missing_ok=True)
+
     def check(self) -> None:
         """Raise `InHand` where another build has taken the shard over, as when this machine was asleep."""
-        if not self.is_own():
-            raise InHand(self.shard.index, self._living(self._read()) or "another build, as this one was silent")
+        if (content := self._read()) != self._content:
+            raise InHand(self.shard.index, self._living(content) or "another build, as this one was silent")
 
-    def is_own(self) -> bool:
-        """Whether the file is still this process's."""
-        return self._read() == self._content
-
-    def touch_until(self, done: threading.Event) -> None:
-        """Show every `BEAT_S` that the process is alive."""
-        while not done.wait(BEAT_S):
+    def touch(self) -> None:
+        """Show every `BEAT_S` that the process is alive, until it is done or another build has the shard."""
+        while not self._done.wait(BEAT_S):
             with contextlib.suppress(OSError, UserError):  # the disk or the store is away for a moment
-                if not self.is_own():
+                if self._read() != self._content:
                     return
                 if isinstance(self.place, Path):
                     os.utime(self.place)  # needs no room on the disk

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hmr_skel.data.atomic import replacing
+from hmr_skel.data.storage import sha256_of
 from hmr_skel.errors import UserError
 from hmr_skel.foreign import Unpickler
 
@@ -109,10 +110,10 @@ class LabelFile(Mapping[str, Any]):
                 "plain types are then unpickled."
             )
         try:
-            if self._cache_dir is None or member.dtype.hasobject:
-                with zipfile.ZipFile(self.path) as archive, archive.open(member.info) as file:
-                    return read_npy(file)
-            return np.load(self._unpacked(key, self._cache_dir), mmap_mode="r")
+            if self._cache_dir is not None and not member.dtype.hasobject:
+                return np.load(self._unpacked(key, self._cache_dir), mmap_mode="r")
+            with zipfile.ZipFile(self.path) as archive, archive.open(member.info) as file:
+                return read_npy(file)
         except UserError:  # of the cache, which cannot be written
             raise
         except Exception as error:  # a damaged pickle can raise anything
@@ -165,17 +166,14 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
     return member
 
 
-def file_sha256(path: Path, notes: Path | None = None, of: Callable[[Path], str] | None = None) -> str:
+def file_sha256(path: Path, notes: Path | None = None, of: Callable[[Path], str] = sha256_of) -> str:
     """sha256 hex of a file's bytes, or what `of` makes of the file.
 
     `notes` is a folder to remember it in: the file is then read again only where its size or times are others. Each
     `of` needs a folder of its own.
     """
-    if notes is None and of is not None:
-        return of(path)
     if notes is None:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return of(path)
     note, state = notes / f"{path.name}.json", path.stat()
     # ctime too: a copy that keeps the original's mtime has a ctime of its own.
     known = [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns]
@@ -183,7 +181,7 @@ def file_sha256(path: Path, notes: Path | None = None, of: Callable[[Path], str]
         noted = json.loads(note.read_bytes())
         if noted["file"] == known and isinstance(noted["sha256"], str):
             return noted["sha256"]
-    digest = file_sha256(path, of=of)
+    digest = of(path)
     with contextlib.suppress(UserError), replacing(note) as temporary:  # on a read-only disk it is read each time
         temporary.write_text(json.dumps({"file": known, "sha256": digest}))
     return digest

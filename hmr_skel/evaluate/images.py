@@ -14,15 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from hmr_skel.data.images import (
-    OutsideImage,
-    UnreadableImage,
-    below,
-    box_affine,
-    crop_image,
-    decode,
-    whole_pixel_affine,
-)
+from hmr_skel.data.images import CROP_SIZE, OutsideImage, UnreadableImage, below, box_affine, crop_image, decode
 from hmr_skel.data.samples import diagonal_intrinsics
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import Benchmark
@@ -31,6 +23,16 @@ from hmr_skel.model.fov import HumanFov, intrinsics_from_vfov, letterbox
 from hmr_skel.model.network import normalize
 
 _AHEAD = 3  # batches to read while the network processes one
+
+
+def whole_pixel_affine(center: Float[np.ndarray, "2"], side: float) -> Float[np.ndarray, "2 3"]:
+    """The map of the published MOYO crop: from the box cut at whole pixels, scaled as OpenCV's `resize` does.
+
+    Both corners are rounded towards zero, so the two axes may differ by a pixel. Pixels are squares around halves.
+    """
+    low, high = (np.trunc(center + sign * side / 2) for sign in (-1, 1))
+    scale = CROP_SIZE / np.maximum(high - low, 1)
+    return np.column_stack((np.diag(scale), (0.5 - low) * scale - 0.5))
 
 
 @dataclass(frozen=True)

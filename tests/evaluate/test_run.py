@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from hmr_skel.body.dofs import HSMR_MEAN_Q
-from hmr_skel.data.images import crop_image, whole_pixel_affine
+from hmr_skel.data.images import crop_image
 from hmr_skel.errors import UserError
-from hmr_skel.evaluate.images import CropReader, Intrinsics
+from hmr_skel.evaluate.images import CropReader, Intrinsics, whole_pixel_affine
 from hmr_skel.evaluate.run import Method, evaluate_methods
 from hmr_skel.model.camera import CropGeometry, crop_camera_to_transl, project
 from hmr_skel.model.decoder import Estimate

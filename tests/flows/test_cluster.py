@@ -15,7 +15,7 @@ from flows import cluster
 from flows.cluster import environments, is_cluster
 from flows.shard import Builder
 from hmr_skel.cli import main
-from hmr_skel.data.lease import InHand, leased
+from hmr_skel.data.lease import InHand, Lease
 from hmr_skel.data.schema import write_rows
 from hmr_skel.data.storage import may_pass
 from hmr_skel.errors import UserError
@@ -84,7 +84,7 @@ def test_a_cluster_of_its_own_has_workers_of_its_own(capsys):
 
 def test_a_shard_in_other_hands(small: Path, tmp_path: Path):
     builder, other = (Builder.open(small, tmp_path / "out", "cpu", quiet=True) for _ in range(2))
-    with leased(builder.out, builder.shards[0], other.run):
+    with Lease(builder.out, builder.shards[0], other.run):
         with pytest.raises(InHand):
             builder.build(0, progress=False)
         assert not builder.build(1, progress=False).skipped
@@ -139,8 +139,8 @@ def test_a_second_build_skips_what_the_first_has_in_hand(small: Path, tmp_path: 
 
     builder = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
     with (
-        leased(builder.out, builder.shards[1], "theirs"),
-        leased(builder.out, builder.shards[3], "theirs"),
+        Lease(builder.out, builder.shards[1], "theirs"),
+        Lease(builder.out, builder.shards[3], "theirs"),
         pytest.raises(ShardsUnfinished, match=r"2 of 4 shards are not.*\n  shards 1, 3: in the hands of process"),
     ):
         build_hmr_skel(str(small), str(tmp_path / "out"), "cpu", progress=False)
