@@ -21,8 +21,8 @@ from hmr_skel.data.schema import shard_table
 from hmr_skel.data.shards import Piece, Shard
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, SkelParams, SmplParams
-from tests.data.conftest import fake_fit, label_arrays, make_source
-from tests.data.sample_set import write_files
+from tests.data.conftest import label_arrays, make_source
+from tests.data.sample_set import fake_fit, write_files
 
 ROWS = 7
 SKEL_CF_KEYS = {

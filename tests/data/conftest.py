@@ -44,23 +44,6 @@ def hsmr_arrays(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def fake_fit(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """What a fitter would return for so many rows."""
-    rng = np.random.default_rng(seed)
-    floats = {"skel_q": (46,), "skel_betas": (10,), "skel_transl": (3,)} | dict.fromkeys(
-        ("v2v_mm", "v2v_max_mm", "joint_mm", "max_limit_violation_deg", "push", "beyond_deg"), ()
-    )
-    fit = {name: rng.random((rows, *shape)).astype(np.float32) for name, shape in floats.items()}
-    return {
-        **fit,
-        "skel_gender": np.full(rows, "male", object),
-        "push_dof": np.where(np.arange(rows) % 2, "knee_angle_r", None),
-        "iterations": np.full(rows, 12, np.int32),
-        "starts": np.full(rows, 1, np.int32),
-        "status": np.full(rows, "converged", object),
-    }
-
-
 def make_manifest(sources: list[dict], **changes) -> Manifest:
     """A manifest of the given sources."""
     content = {

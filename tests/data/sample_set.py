@@ -27,6 +27,23 @@ class SampleSet:
     images: dict[str, ImageRule]
 
 
+def fake_fit(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """What a fitter would return for so many rows."""
+    rng = np.random.default_rng(seed)
+    floats = {"skel_q": (46,), "skel_betas": (10,), "skel_transl": (3,)} | dict.fromkeys(
+        ("v2v_mm", "v2v_max_mm", "joint_mm", "max_limit_violation_deg", "push", "beyond_deg"), ()
+    )
+    fit = {name: rng.random((rows, *shape)).astype(np.float32) for name, shape in floats.items()}
+    return {
+        **fit,
+        "skel_gender": np.full(rows, "male", object),
+        "push_dof": np.where(np.arange(rows) % 2, "knee_angle_r", None),
+        "iterations": np.full(rows, 12, np.int32),
+        "starts": np.full(rows, 1, np.int32),
+        "status": np.full(rows, "converged", object),
+    }
+
+
 def write_files(
     out: Place, shard: Shard, table: pa.Table, rejects: Sequence[Reject] = (), made_from: Mapping | None = None, **info
 ) -> str:
@@ -92,15 +109,9 @@ def _source_table(name: str, gender: str) -> pa.Table:
     texts = {"imgname": np.array([f"{i:03d}" + (".jpg" if name == "near" else "") for i in range(count)], object)}
     fit = None
     if name == "near":  # fitted; "far" came as SKEL
-        fit = {key: value.astype(np.float32) for key, value in skel.items()}
-        fit |= {"v2v_mm": np.linspace(2, 40, count, dtype=np.float32)}
-        fit |= dict.fromkeys(
-            ("v2v_max_mm", "joint_mm", "max_limit_violation_deg", "push", "beyond_deg"), np.ones(count, np.float32)
-        )
-        fit |= dict.fromkeys(("iterations", "starts"), np.ones(count, np.int32))
-        fit["push_dof"] = np.full(count, "knee_angle_r", object)
-        fit["skel_gender"] = np.full(count, gender, object)
-        fit["status"] = np.where(np.arange(count) % 5 == 0, "max_iterations", "converged").astype(object)
+        fit = fake_fit(count) | {key: value.astype(np.float32) for key, value in skel.items()}
+        fit |= {"v2v_mm": np.linspace(2, 40, count, dtype=np.float32), "skel_gender": np.full(count, gender, object)}
+        fit["status"][::5] = "max_iterations"
         skel = {"smpl_pose": np.zeros((count, 72)), "smpl_betas": np.zeros((count, 10))}
         skel |= {"smpl_transl": np.zeros((count, 3))}
         texts["smpl_gender"] = np.full(count, "neutral", object)

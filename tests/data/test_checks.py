@@ -29,18 +29,13 @@ def set_value(column: str, index: tuple, value):
 SALTS = {
     "NaN pose": (set_value("smpl_pose", (7,), np.nan), "non_finite", "smpl_pose[7] is nan (1 of 72"),
     "infinite betas": (set_value("smpl_betas", (2,), np.inf), "non_finite", "smpl_betas[2] is inf"),
-    "NaN translation": (set_value("smpl_transl", (0,), -np.inf), "non_finite", "smpl_transl[0]"),
-    "NaN camera": (set_value("cam_int", (0, 2), np.nan), "non_finite", "cam_int[2]"),
     "NaN centre": (set_value("center", (1,), np.nan), "non_finite", "center[1]"),
-    "NaN scale": (set_value("scale", (1,), np.nan), "non_finite", "scale[1]"),
     "absurd betas": (set_value("smpl_betas", (3,), -10.5), "betas", "|smpl_betas[3]| is 10.5; expected 10 at most"),
     "zero box": (set_value("scale", (), 0), "box", "box of 0 x 0 px; expected 1 px"),
-    "thin box": (set_value("scale", (1,), 0.004), "box", "0.8 px"),
     "negative box": (set_value("scale", (), -1), "box", "-200"),
     "huge box": (set_value("scale", (0,), 1e6), "box", "expected 1e+06 px at most"),
     "box far off": (set_value("center", (0,), 1e9), "box", "expected 1e+06 px at most"),
     "zero focal length": (set_value("cam_int", (0, 0), 0), "camera", "focal lengths [0.0, 1000.0]"),
-    "negative focal length": (set_value("cam_int", (1, 1), -5), "camera", "-5"),
     "no intrinsics": (set_value("cam_int", (), 1), "camera", "last row [1.0, 1.0, 1.0]"),
     "pose beyond float32's squares": (set_value("smpl_pose", (5,), 1e30), "pose", "joint[1]| is inf rad"),
     "box beyond float32": (set_value("scale", (), 3e38), "box", "box of inf x inf px"),
@@ -48,12 +43,9 @@ SALTS = {
     "far away": (set_value("smpl_transl", (2,), 1e5), "transl", "is 100000 m"),
     "empty name": (set_value("imgname", (), " "), "imgname", "' '"),
     "number as name": (set_value("imgname", (), 17), "imgname", "imgname is 17"),
-    "bytes as name": (set_value("imgname", (), b"\xff"), "imgname", "imgname is b'\\xff'"),
-    "no name": (set_value("imgname", (), None), "imgname", "imgname is None"),
     "gender": (set_value("smpl_gender", (), "-1"), "gender", "smpl_gender is '-1'; expected neutral, male, female"),
     "confidence without keypoint": (set_value("keypoints_2d", (4, 0), np.nan), "non_finite", "keypoints_2d[4] is [nan"),
     "keypoint without confidence": (set_value("keypoints_2d", (5, 2), np.nan), "non_finite", "keypoints_2d[5]"),
-    "infinite confidence": (set_value("keypoints_2d", (6, 2), np.inf), "non_finite", "keypoints_2d[6]"),
 }
 
 
@@ -90,13 +82,8 @@ def test_skel_rows(skel_rows):
     skel_rows.skel_gender[4] = "neutral"
     skel_rows.keypoints_3d[5, 0, 0] = np.nan
     _, rejects = check_rows(skel_rows)
-    assert [(r.source_row, r.reason) for r in rejects] == [
-        (1, "non_finite"),
-        (2, "pose"),
-        (3, "betas"),
-        (4, "gender"),
-        (5, "non_finite"),
-    ]
+    assert [r.source_row for r in rejects] == [1, 2, 3, 4, 5]
+    assert [r.reason for r in rejects] == ["non_finite", "pose", "betas", "gender", "non_finite"]
 
 
 def test_gaps_in_keypoints_are_no_reason(rows):

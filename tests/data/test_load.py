@@ -1,4 +1,5 @@
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,15 @@ import pytest
 import hmr_skel
 from hmr_skel.data.annotations import open_source
 from hmr_skel.data.card import write_card
-from hmr_skel.data.load import load_shards
+from hmr_skel.data.load import load_shards, open_rows
 from hmr_skel.data.schema import SCHEMA, column_shape, shard_table
 from hmr_skel.data.selection import SampleConfig, choose_rows
 from hmr_skel.data.shards import plan
 from hmr_skel.data.storage import put_bytes
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
-from tests.data.conftest import fake_fit, hsmr_arrays, label_arrays, make_manifest
-from tests.data.sample_set import write_files
+from tests.data.conftest import hsmr_arrays, label_arrays, make_manifest
+from tests.data.sample_set import fake_fit, write_files
 
 ROWS = {"aic": 5000, "h36m": 1000}
 
@@ -160,22 +161,18 @@ def test_in_a_store(dataset, object_store):
 
 
 def test_errors(dataset, tmp_path):
-    with pytest.raises(UserError, match=r"no column 'v2v' in .*It has: row_id, "):
-        load_shards(dataset, ["v2v"])
-    shards = load_shards(dataset, ["v2v_mm"])
-    with pytest.raises(UserError, match=r"no column 'qqq' .* It has: v2v_mm"):
-        shards["qqq"]
-    with pytest.raises(UserError, match="no column 'skel_q'"):
-        shards.valid("skel_q")
-    with pytest.raises(UserError, match=r"no shard 9 in .*: it has 0, 1, 2 of 3"):
-        load_shards(dataset, shards=[9])
-    with pytest.raises(UserError, match="unknown split 'val'"):
-        load_shards(dataset, split="val")
-    with pytest.raises(UserError, match=r"no shards in .*hmr-skel fit"):
-        load_shards(tmp_path)
     file = dataset / "data" / "train-00001-of-00003.parquet"
-    with pytest.raises(UserError, match="no file"):
-        load_shards([file, tmp_path / "gone.parquet"])
+    for call, words in [
+        (lambda: load_shards(dataset, ["v2v"]), r"no column 'v2v' in .*It has: row_id, "),
+        (lambda: load_shards(dataset, ["v2v_mm"])["qqq"], r"no column 'qqq' .* It has: v2v_mm"),
+        (lambda: load_shards(dataset, ["v2v_mm"]).valid("skel_q"), "no column 'skel_q'"),
+        (lambda: load_shards(dataset, shards=[9]), r"no shard 9 in .*: it has 0, 1, 2 of 3"),
+        (lambda: load_shards(dataset, split="val"), "unknown split 'val'"),
+        (lambda: load_shards(tmp_path), r"no shards in .*hmr-skel fit"),
+        (lambda: load_shards([file, tmp_path / "gone.parquet"]), "no file"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            call()
     broken = tmp_path / "data" / "train-00000-of-00003.parquet"
     broken.parent.mkdir()
     broken.write_bytes(file.read_bytes()[:5000])
@@ -233,3 +230,62 @@ def test_card(dataset):
     for name in SCHEMA.names:
         assert f"| {name} |" in card
     assert "| aic | camerahmr | a \\| b |" in card
+
+
+UNPACKED = ("center", "cam_int", "keypoints_2d", "keypoints_3d", "skel_q", "skel_betas", "skel_transl")
+
+
+@pytest.fixture
+def files(sample_set, tmp_path):
+    """The shards' files, in a folder of their own."""
+    shutil.copytree(sample_set.path / "data", tmp_path / "data")
+    return sorted((tmp_path / "data").glob("*.parquet"))
+
+
+def test_rows_are_what_the_shards_hold(files):
+    table = load_shards(files)
+    rows = open_rows(table)
+    assert len(rows) == len(table) == 36
+    for i in [5, 35, 0, 12, 11, 24]:
+        row, expected = rows[i], table[np.array([i])]
+        for name in UNPACKED:
+            np.testing.assert_array_equal(getattr(row, name), expected[name][0], err_msg=name)
+        assert (row.source, row.imgname) == (expected["source"][0], expected["imgname"][0])
+        assert row.side == expected["scale"].max() * np.float32(200)
+
+
+def test_the_cache_is_made_once_and_again_for_another_shard(files):
+    first = open_rows(load_shards(files))
+    stamps = [file.stat().st_mtime_ns for file in first.files]
+    assert all(file.parent == files[0].parent.parent / ".cache" / "samples" for file in first.files)
+    table = pq.read_table(files[1])
+    pq.write_table(table.slice(3), files[1])  # the same name, other rows
+    second = open_rows(load_shards(files))
+    assert [a == b for a, b in zip(first.files, second.files, strict=True)] == [True, False, True]
+    assert [file.stat().st_mtime_ns for file in second.files][::2] == stamps[::2]
+    assert not first.files[1].exists()
+    assert len(second) == 33
+    assert second[12].imgname == load_shards(files)[12]["imgname"]
+
+
+@pytest.mark.parametrize("share", [0, 0.9])
+def test_unpacked_rows_that_are_cut_short_are_unpacked_again(files, share):
+    table = load_shards(files)
+    file = open_rows(table).files[1]
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[: int(share * len(content))])
+    assert open_rows(table)[12].imgname == table[12]["imgname"]
+    assert file.read_bytes() == content
+
+
+def test_a_copy_for_another_process_holds_no_rows(files):
+    rows = open_rows(load_shards(files))
+    rows[4].keypoints_2d[:] = 7  # a row is the reader's own
+    assert not (rows[4].keypoints_2d == 7).any()
+    packed = pickle.dumps(rows)
+    assert len(packed) < 2000
+    np.testing.assert_array_equal(pickle.loads(packed)[7].skel_q, rows[7].skel_q)
+    for row in (-1, 36):
+        with pytest.raises(IndexError, match=f"row {row} of 36"):
+            rows[row]

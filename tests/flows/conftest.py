@@ -15,26 +15,10 @@ from flows.shard import Builder
 from hmr_skel.open_data.labels import make_labels
 from tests.conftest import torch_threads
 from tests.flows.served import Served, shared
-from tools.drill.small import make_small
+from tools.drill.small import MANIFEST, make_small
 
 ROWS, ROWS_PER_SHARD = 24, 6
 BAD_ROW = 8  # in shard 1
-
-MANIFEST = """
-name = "small"
-skel_gender = "male"
-rows_per_shard = {rows_per_shard}
-held_out_shards = 1
-
-[body_models]
-kind = "files"
-path = "{body_models}"
-
-[[sources]]
-name = "walk"
-format = "camerahmr"
-file = "{labels}"
-"""
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -130,7 +114,6 @@ def write_small(folder: Path, body_models: Path, labels: dict[str, np.ndarray], 
     """Write the label file and the manifest; `extra` are more columns of the label file."""
     np.savez(folder / "labels.npz", **labels, **extra)
     manifest = folder / "small.toml"
-    manifest.write_text(
-        MANIFEST.format(rows_per_shard=ROWS_PER_SHARD, body_models=body_models, labels=folder / "labels.npz")
-    )
+    values = {"name": "small", "rows_per_shard": ROWS_PER_SHARD, "labels": folder / "labels.npz"}
+    manifest.write_text(MANIFEST.format(**values, body_models=body_models))
     return manifest

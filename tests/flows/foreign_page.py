@@ -41,28 +41,20 @@ def assert_closed(url: str, password: str) -> None:
     wrong = basic("admin:wrong")
     for method, path, headers, expected in [
         ("OPTIONS", "/flows/count", preflight, 400),
-        ("POST", "/flows/count", PAGE | TEXT, 403),  # a request that browsers send without a preflight
-        ("POST", "/flows/count", PAGE | TEXT | basic(password), 403),  # the token is missing
-        ("GET", "/admin/version", PAGE, 401),
-        ("POST", "/flows/count", REBOUND | JSON, 403),
+        # A request that browsers send without a preflight: the token is missing.
+        ("POST", "/flows/count", PAGE | TEXT | basic(password), 403),
         ("GET", token, REBOUND, 401),
         ("GET", "/admin/version", REBOUND, 401),
-        ("GET", token, {}, 401),
         ("GET", token, wrong, 401),
-        ("GET", "/admin/version", wrong, 401),
     ]:
         status, answered, _ = ask(url, method, path, headers)
         assert status == expected, (method, path, headers)
         assert answered["Access-Control-Allow-Origin"] is None, (method, path, headers)
-    _, answered, _ = ask(url, "GET", "/health", PAGE)
-    assert answered["Access-Control-Allow-Origin"] is None
-
     # Who has the password, and has asked for a token, gets in: the refusals above are no accident.
     with_token = {"Prefect-Csrf-Client": "me"}
     with_token["Prefect-Csrf-Token"] = json.loads(ask(url, "GET", token, basic(password))[2])["token"]
     assert ask(url, "POST", "/flows/count", JSON | with_token | basic(password))[0] == 200
-    for headers in (JSON, JSON | wrong, REBOUND | JSON):
-        assert ask(url, "POST", "/flows/count", headers | with_token)[0] == 401
+    assert ask(url, "POST", "/flows/count", JSON | wrong | with_token)[0] == 401
 
     socket = url.replace("http:", "ws:") + "/events/out"  # no CORS there
     with pytest.raises(InvalidStatus, match="403"), connect(socket, origin=PAGE["Origin"]):

@@ -1,9 +1,6 @@
 """Workers on Dask, and builds that know nothing of each other."""
 
-import json
 import os
-import re
-import signal
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -19,29 +16,8 @@ from hmr_skel.data.lease import InHand, Lease
 from hmr_skel.data.schema import write_rows
 from hmr_skel.data.storage import may_pass
 from hmr_skel.errors import UserError
-from tests.flows.conftest import ROWS, ROWS_PER_SHARD
-from tests.flows.processes import ROOT, TIMEOUT_S, hmr_skel, processes_with, run, running, wait_until
-from tests.flows.served import Served
-from tests.flows.test_shard import assert_equal_columns
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for processes in /proc")
-SHARDS = ROWS // ROWS_PER_SHARD
-CRASHING = """
-import os, signal, sys
-from flows.shard import Builder
-
-build = Builder._build
-
-def crash(self, shard, *args):
-    if shard.index == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return build(self, shard, *args)
-
-Builder._build = crash  # in the workers too, which read this file again
-if __name__ == "__main__":
-    from hmr_skel.cli import main
-    sys.exit(main(sys.argv[1:]))
-"""
 
 
 def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch):
@@ -129,71 +105,6 @@ def test_two_that_write_the_same_shard_at_once_are_told(small: Path, tmp_path: P
     assert may_pass(caught.value)  # the flow tries again
     assert not shard.meta_file(builder.out).exists()
     assert not builder.build(0, progress=False).skipped
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("client")
-def test_a_second_build_skips_what_the_first_has_in_hand(small: Path, tmp_path: Path):
-    from flows.build import build_hmr_skel
-    from flows.report import ShardsUnfinished
-
-    builder = Builder.open(small, tmp_path / "out", "cpu", quiet=True)
-    with (
-        Lease(builder.out, builder.shards[1], "theirs"),
-        Lease(builder.out, builder.shards[3], "theirs"),
-        pytest.raises(ShardsUnfinished, match=r"2 of 4 shards are not.*\n  shards 1, 3: in the hands of process"),
-    ):
-        build_hmr_skel(str(small), str(tmp_path / "out"), "cpu", progress=False)
-    assert builder.unfinished(range(4)) == [1, 3]
-
-
-def dataset(manifest: Path, out: Path, *more: str) -> list[str]:
-    return ["dataset", "--manifest", str(manifest), "--out", str(out), "--device", "cpu", "--workers", "2", *more]
-
-
-@linux
-@pytest.mark.slow
-@pytest.mark.extra
-def test_one_of_two_workers_is_killed(served: Served, small: Path, tmp_path: Path):
-    """All shards are complete, and equal to those that one process builds."""
-    small.write_text(re.sub(r"rows_per_shard = \d+", "rows_per_shard = 2", small.read_text()))
-    out, log = tmp_path / "out", tmp_path / "log"
-    command = hmr_skel(*dataset(small, out, "--json", "--server", served.url))
-    with running(command, tmp_path, log, served.folder) as process:
-        wait_until(lambda: list((out / "meta").glob("*.json")), process, log)
-        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
-        assert process.wait(TIMEOUT_S) == 0, log.read_text()
-    summary = json.loads(log.read_text().splitlines()[-1])
-    assert (summary["failed"], len(summary["reports"]), summary["rows"]) == ({}, ROWS // 2, ROWS)
-    assert list((out / ".leases").iterdir()) == []
-    assert processes_with(tmp_path) == []
-    alone = Builder.open(small, tmp_path / "alone", "cpu", quiet=True)
-    for index in range(ROWS // 2):
-        alone.build(index, progress=False)
-    assert_equal_columns(out, tmp_path / "alone")
-
-
-def workers_of(pid: int) -> list[int]:
-    """Dask's workers among a process's children, whichever of its threads started them."""
-    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    found = [int(child) for text in lists for child in text.split()]
-    return sorted(child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes())
-
-
-@linux
-@pytest.mark.slow
-@pytest.mark.extra
-def test_a_shard_that_kills_its_worker_is_named_and_the_others_are_done(served: Served, small: Path, tmp_path: Path):
-    program = tmp_path / "crashing.py"
-    program.write_text(CRASHING)
-    command = [sys.executable, str(program), *dataset(small, tmp_path / "out", "--server", served.url)]
-    done = run(command, tmp_path, served.folder, {"PYTHONPATH": str(ROOT)})
-    assert done.returncode == 2, done.stderr
-    assert "1 of 4 shards are not complete" in done.stderr
-    assert f"on {cluster.DEATHS} different workers, but all those workers died" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(list((tmp_path / "out" / "meta").iterdir())) == SHARDS - 1
-    assert processes_with(tmp_path) == []
 
 
 def test_a_scheduler_that_is_gone():

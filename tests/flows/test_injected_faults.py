@@ -1,6 +1,5 @@
 """Full disks, unreadable and changing sources, a device without memory: said clearly, and nothing is lost."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -60,14 +59,3 @@ def test_a_batch_that_is_too_large_halves_and_the_meta_file_says_so(open_body_di
         meta = shard_state(builder.out, builder.shards[1]).meta or {}
         assert meta["batch"] == (1 if rows == 1 else 2048)
     assert cost(outs[1], outs[0], rounding=True) == NOTHING_LOST
-
-
-def test_a_label_file_that_changes_after_it_was_opened_harms_nothing(
-    open_body_dir: Path, finished: Builder, tmp_path: Path
-):
-    manifest = make_small(tmp_path, open_body_dir)
-    here = Builder.open(manifest, tmp_path / "out", "cpu", quiet=True)
-    here.build(0, progress=False)
-    os.truncate(tmp_path / "labels.npz", 1000)
-    assert errors_of(here) == []
-    assert cost(here.out, finished.out) == NOTHING_LOST

@@ -103,7 +103,7 @@ def test_skel_rows_pass_through_beside_fitted_ones(open_body_dir: Path, small_la
     manifest.write_text(f'{text}\n[[sources]]\nname = "given"\nformat = "hsmr"\nfile = "{tmp_path / "given.npz"}"\n')
     report = build_shard(manifest, 1, tmp_path / "out")
     rows = load_shards(report.file)
-    assert rows["source"].tolist() == ["walk", "walk", "given", "given"]
+    assert rows["source"].tolist() == ["small", "small", "given", "given"]
     assert rows["status"].tolist()[2:] == ["given", "given"]
     np.testing.assert_array_equal(rows["skel_q"][2:], GIVEN["orig_poses"])
     assert rows.valid("v2v_mm").tolist() == [True, True, False, False]
