@@ -41,7 +41,7 @@ from hmr_skel.body.open_body.export import EXPORT_VERSION, export_body
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.convert.call import smpl_to_skel
-from hmr_skel.data.annotations import check_rows, open_source
+from hmr_skel.data.annotations import check_rows, plan_source
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.manifest import parse_manifest
 from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, SCHEMA_VERSION, column_shape, rejects_table, shard_table
@@ -203,7 +203,7 @@ def _table(stored: Arrays, models: Path) -> Arrays:
         source = {"name": "g", "format": "camerahmr", "file": str(file), "num_betas": 11}
         content = {"name": "g", "skel_gender": "male", "rows_per_shard": ROWS, "sources": [source]}
         manifest = parse_manifest(content | {"body_models": {"kind": "files", "path": folder}}, "golden")
-        kept, rejects = check_rows(open_source(manifest.sources[0], Path(folder)).read(0, ROWS), ("12",))
+        kept, rejects = check_rows(plan_source(manifest.sources[0], Path(folder)).open().read(0, ROWS), ("12",))
     fit = {name: _constant(SCHEMA.field(name), len(kept)) for name in FIT_COLUMNS}
     return {"columns": _sha256(shard_table(kept, fit)), "rejects": _sha256(rejects_table(rejects))}
 

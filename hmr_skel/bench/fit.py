@@ -22,7 +22,7 @@ from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
 from hmr_skel.body.dofs import limits
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
-from hmr_skel.data.annotations import check_rows, open_source
+from hmr_skel.data.annotations import check_rows, plan_source
 from hmr_skel.data.manifest import CAMERAHMR, FIELDS, Manifest, Source, load_manifest
 from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
@@ -73,7 +73,7 @@ class FitInputs:
             skel_gender=gender,
         )  # fmt: skip
         make_missing(loaded, quiet=quiet)
-        reader = open_source(source, work / "cache")
+        reader = plan_source(source, work / "cache").open()
         kept, _ = check_rows(reader.read(0, reader.num_rows), source.exclude)
         if not len(kept):
             raise UserError(f"{source.file} has no row that can be fitted.")

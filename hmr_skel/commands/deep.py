@@ -126,10 +126,10 @@ def _source(manifest: Manifest, source: Source) -> str:
     import fitting
     from flows.fitter import Fitter
     from flows.sources import ModelFiles
-    from hmr_skel.data.annotations import check_rows, open_source
+    from hmr_skel.data.annotations import check_rows, plan_source
 
     with tempfile.TemporaryDirectory(prefix="hmr-skel-doctor-") as cache:
-        reader = open_source(source, Path(cache))
+        reader = plan_source(source, Path(cache)).open()
         total = reader.num_rows
         parts = [(0, min(_ROWS, total)), (max(total - _ROWS, min(_ROWS, total)), total)]
         checked = [check_rows(reader.read(*part), source.exclude) for part in parts]

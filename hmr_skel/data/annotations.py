@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -67,14 +68,14 @@ class SourceReader:
     _cache_dir: Path
     _arrays: dict[str, np.ndarray]  # by column, as in the file; empty until `open`
 
-    def open(self) -> None:
+    def open(self) -> Self:
         """Check the file's bytes, unpack its arrays into the cache and map them, once.
 
         Raises `UserError` where the file is damaged, or another one than the manifest says.
         """
-        if self._arrays:
-            return
         source = self.source
+        if self._arrays:
+            return self
         found = None if source.sha256 is None else file_sha256(source.file, self._cache_dir / "sha256")
         if found != source.sha256:
             raise UserError(
@@ -82,14 +83,13 @@ class SourceReader:
                 "was damaged: fetch it again, or change `sha256` in the manifest."
             )
         self._arrays.update({column: self._file.array(key) for column, key in self._keys.items()})
+        return self
 
     def read(self, start: int, stop: int) -> AnnotationRows:
         """Rows start (included) to stop (excluded), unchecked."""
         if not 0 <= start <= stop <= self.num_rows:
             raise ValueError(f"rows {start} to {stop} of {self.num_rows}")
-        self.open()
-        source = self.source
-        columns = {name: array[start:stop] for name, array in self._arrays.items()}
+        source, columns = self.source, {name: array[start:stop] for name, array in self.open()._arrays.items()}
         if source.format == HSMR:
             columns["skel_gender"] = np.full(stop - start, source.skel_gender, object)
         elif "smpl_gender" not in columns:
@@ -125,13 +125,6 @@ def plan_source(source: Source, cache_dir: Path) -> SourceReader:
             "It is another release of the file: fetch the right one, or change `rows` in the manifest."
         )
     return SourceReader(source, num_rows, file.content_id(list(keys.values())), file, keys, cache_dir, {})
-
-
-def open_source(source: Source, cache_dir: Path) -> SourceReader:
-    """`plan_source` and `SourceReader.open` in one: the file is checked whole, before any work."""
-    reader = plan_source(source, cache_dir)
-    reader.open()
-    return reader
 
 
 def find_keys(

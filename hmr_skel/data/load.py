@@ -262,7 +262,7 @@ def open_rows(shards: Shards, quiet: bool = False) -> RowCache:
     folder = local_folder(dataset.parent if dataset.name == "data" else dataset) / ".cache" / "samples"
     states = each(lambda path: path.stat(), shards.paths)
     files = [  # another name when the shard has changed
-        folder / f"{path.stem}-{UNPACKED_FORMAT}-{state.st_size}-{int(1e6 * state.st_mtime)}.npy"
+        folder / f"{path.name}-{UNPACKED_FORMAT}-{state.st_size}-{int(1e6 * state.st_mtime)}.npy"
         for path, state in zip(shards.paths, states, strict=True)
     ]
     parts = list(shards.files())
@@ -271,7 +271,7 @@ def open_rows(shards: Shards, quiet: bool = False) -> RowCache:
     for part, file in bar:
         if not _is_there(file, len(part)):  # another process may have unpacked it meanwhile
             _unpack(part, file)
-        for old in folder.glob(f"{part.paths[0].stem}-*.npy"):
+        for old in folder.glob(f"{part.paths[0].name}-*.npy"):
             if old != file:  # of the shard as it was before
                 old.unlink(missing_ok=True)
     return RowCache(tuple(files), tuple(np.cumsum([0, *map(len, parts)]).tolist()))

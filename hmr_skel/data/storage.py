@@ -76,10 +76,6 @@ class RemotePath:
         return PurePosixPath(self.key).name
 
     @property
-    def stem(self) -> str:
-        return PurePosixPath(self.key).stem
-
-    @property
     def parent(self) -> "RemotePath":
         return RemotePath(str(PurePosixPath(self.key).parent), self.options)
 

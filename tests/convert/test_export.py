@@ -15,7 +15,7 @@ from hmr_skel.cli import main
 from hmr_skel.convert import Bodies
 from hmr_skel.convert.export import LABEL_LAYOUTS, Exported, export_dataset
 from hmr_skel.convert.mirror import SMPL_MIRROR, mirrored_largest_mm, mirrored_smpl
-from hmr_skel.data.annotations import open_source
+from hmr_skel.data.annotations import plan_source
 from hmr_skel.data.load import Shards
 from hmr_skel.data.schema import shard_table
 from hmr_skel.data.shards import Piece, Shard
@@ -137,7 +137,7 @@ def test_hsmr_fields_read_by_our_own_reader(tmp_path: Path, fitted, bodies: Bodi
     assert np.isfinite(labels["flip_pve_max"]).all()
     assert (labels["flip_pve_max"] != labels["orig_pve_max"]).all()
     np.testing.assert_allclose(labels["flip_pve_max"], labels["orig_pve_max"], atol=0.06)
-    reader = open_source(make_source(path, name="mpii", format="hsmr"), tmp_path / "cache")
+    reader = plan_source(make_source(path, name="mpii", format="hsmr"), tmp_path / "cache").open()
     again = reader.read(0, ROWS)
     assert (again.skel_q == fit["skel_q"]).all()
     assert (again.center == rows.center).all()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hmr_skel.data.annotations import check_rows, open_source
+from hmr_skel.data.annotations import check_rows, plan_source
 from hmr_skel.data.npz import file_sha256
 from hmr_skel.errors import UserError
 from tests.data.conftest import hsmr_arrays, label_arrays, make_source
@@ -13,7 +13,7 @@ def read(tmp_path):
 
     def read(arrays: dict, save=np.savez, **source):
         save(tmp_path / "labels.npz", **arrays)
-        reader = open_source(make_source(tmp_path / "labels.npz", **source), tmp_path / "cache")
+        reader = plan_source(make_source(tmp_path / "labels.npz", **source), tmp_path / "cache").open()
         return reader.read(0, reader.num_rows)
 
     return read
@@ -185,7 +185,7 @@ def test_empty_file_and_unexpected_row_count(read):
 def test_content_id_is_of_the_content(tmp_path):
     def content_id(name: str, arrays: dict, save=np.savez) -> str:
         save(tmp_path / name, **arrays)
-        return open_source(make_source(tmp_path / name), tmp_path / "cache").content_id
+        return plan_source(make_source(tmp_path / name), tmp_path / "cache").open().content_id
 
     arrays = label_arrays(5)
     base = content_id("a.npz", arrays)

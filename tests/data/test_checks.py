@@ -3,20 +3,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hmr_skel.data.annotations import check_rows, open_source
+from hmr_skel.data.annotations import check_rows, plan_source
 from tests.data.conftest import hsmr_arrays, label_arrays, make_source
 
 
 @pytest.fixture
 def rows(tmp_path):
     np.savez(tmp_path / "a.npz", **label_arrays(12))
-    return open_source(make_source(tmp_path / "a.npz"), tmp_path).read(0, 12)
+    return plan_source(make_source(tmp_path / "a.npz"), tmp_path).open().read(0, 12)
 
 
 @pytest.fixture
 def skel_rows(tmp_path):
     np.savez(tmp_path / "h.npz", **hsmr_arrays(12))
-    return open_source(make_source(tmp_path / "h.npz", format="hsmr"), tmp_path).read(0, 12)
+    return plan_source(make_source(tmp_path / "h.npz", format="hsmr"), tmp_path).open().read(0, 12)
 
 
 def set_value(column: str, index: tuple, value):

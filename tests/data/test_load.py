@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import hmr_skel
-from hmr_skel.data.annotations import open_source
+from hmr_skel.data.annotations import plan_source
 from hmr_skel.data.card import write_card
 from hmr_skel.data.load import load_shards, open_rows
 from hmr_skel.data.schema import SCHEMA, column_shape, shard_table
@@ -36,7 +36,7 @@ def dataset(tmp_path_factory) -> Path:
         {"name": "h36m", "format": "hsmr", "file": str(folder / "h36m.npz")},
     ]
     manifest = make_manifest(sources, rows_per_shard=2000, held_out_shards=1)
-    readers = {source.name: open_source(source, folder / "cache") for source in manifest.sources}
+    readers = {source.name: plan_source(source, folder / "cache").open() for source in manifest.sources}
     shards = plan(manifest, ROWS)
     out = folder / "out"
     for shard in shards:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmr_skel.data.annotations import open_source
+from hmr_skel.data.annotations import plan_source
 from hmr_skel.data.meta import error_text, load_meta, meta_text, summarise
 from hmr_skel.data.schema import shard_table
 from hmr_skel.rows import Reject
@@ -41,7 +41,7 @@ def test_what_is_no_meta_file(tmp_path: Path):
 
 def test_counts_and_errors_of_fitted_rows(tmp_path):
     np.savez(tmp_path / "a.npz", **label_arrays(101))
-    rows = open_source(make_source(tmp_path / "a.npz"), tmp_path).read(0, 101)
+    rows = plan_source(make_source(tmp_path / "a.npz"), tmp_path).open().read(0, 101)
     fit = fake_fit(101) | {"v2v_mm": np.arange(101, dtype=np.float32)}
     fit["max_limit_violation_deg"] = np.where(np.arange(101) < 3, 0.5, 1e-5).astype(np.float32)
     fit["status"][[4, 9]] = "far", "implausible"

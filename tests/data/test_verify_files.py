@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hmr_skel.data.annotations import open_source
+from hmr_skel.data.annotations import plan_source
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.meta import load_meta, meta_text
 from hmr_skel.data.npz import file_sha256
@@ -23,7 +23,7 @@ def built(tmp_path) -> tuple[Path, list[Shard]]:
     """Two shards of 8 rows, of which the last is rejected."""
     np.savez(tmp_path / "a.npz", **label_arrays(16))
     manifest = make_manifest([{"name": "aic", "format": "camerahmr", "file": str(tmp_path / "a.npz")}])
-    reader = open_source(manifest.sources[0], tmp_path)
+    reader = plan_source(manifest.sources[0], tmp_path).open()
     shards = plan(manifest, {"aic": 16})
     for shard in shards:
         start = shard.pieces[0].start

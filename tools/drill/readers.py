@@ -20,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from hmr_skel.body.assets import load_regressor, load_skel_arrays, load_smpl_arrays
 from hmr_skel.convert.formats import read_clips
 from hmr_skel.convert.reading import ReadOptions
-from hmr_skel.data.annotations import check_rows, open_source
+from hmr_skel.data.annotations import check_rows, plan_source
 from hmr_skel.data.images import UnreadableImage, decode
 from hmr_skel.data.load import load_shards
 from hmr_skel.data.manifest import load_manifest, parse_manifest
@@ -101,7 +101,7 @@ def read_labels(path: Path, allow_pickle: bool) -> object:
     source = {"name": "a", "format": "camerahmr", "file": str(path), "num_betas": 16, "allow_pickle": allow_pickle}
     models = {"kind": "files", "path": "x"}
     manifest = {"name": "x", "skel_gender": "male", "rows_per_shard": 8, "body_models": models, "sources": [source]}
-    reader = open_source(parse_manifest(manifest, "fuzz").sources[0], path.parent / "cache")
+    reader = plan_source(parse_manifest(manifest, "fuzz").sources[0], path.parent / "cache").open()
     return check_rows(reader.read(0, min(reader.num_rows, 100)), ())
 
 
