@@ -12,7 +12,6 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -68,7 +67,7 @@ class SourceReader:
     _cache_dir: Path
     _arrays: dict[str, np.ndarray]  # by column, as in the file; empty until `open`
 
-    def open(self) -> Self:
+    def open(self) -> "SourceReader":
         """Check the file's bytes, unpack its arrays into the cache and map them, once.
 
         Raises `UserError` where the file is damaged, or another one than the manifest says.

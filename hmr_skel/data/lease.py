@@ -14,7 +14,6 @@ import json
 import os
 import threading
 from pathlib import Path
-from typing import Self
 from uuid import uuid4
 
 from hmr_skel.data.atomic import host, is_running
@@ -56,7 +55,7 @@ class Lease(contextlib.AbstractContextManager):
         self._done = threading.Event()
         self._beat = threading.Thread(target=self.touch, name=f"lease-{shard.index}", daemon=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Lease":
         for _ in range(3):
             if put_new(self.place, self._content):
                 self._beat.start()
