@@ -25,7 +25,7 @@ from fitting.lanes.arrive import corrective_tilt, learn, pose_coefficients, pull
 from fitting.lanes.newton import _accept, _aim, _bound, _correct, _move, _solve
 from fitting.lanes.quadratic import _curvature, _energy, _gauss_newton, _gradient, _sum_moments, _wrenches
 from fitting.lanes.skeleton import _rotate, _shift, glide_curvatures, twists
-from fitting.lanes.state import BONES, LANES, PART, SEEN, TREE, new_desk, records
+from fitting.lanes.state import BONES, LANES, PART, POSED, SEEN, TREE, new_desk, records
 from fitting.lanes.surface import add_up, collapse, regress, skin
 
 _CONFIG: Any = numba.config  # its settings are made at run time, unseen by a type checker
@@ -42,7 +42,7 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
     starts, columns, values = np.zeros(2, np.int64), np.zeros(1, np.int64), np.zeros(1, np.float32)
     transforms, turn = _lanes(24, 3, 4, dtype=np.float32), _lanes(3, 4, dtype=np.float32)
     return [
-        (collapse, (mesh, mesh, columns, values, starts, columns, values, True, mesh, desk, seen)),
+        (collapse, (mesh, mesh, columns, values, starts, columns, values, True, mesh, records(POSED), seen)),
         (_solve, (part, wide, desk)),
         (_rotate, (tree, bones, q, desk)),
         (_curvature, (tree, part, bend, scale, desk)),

@@ -5,6 +5,7 @@ Rows that are done make room for others.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ import torch
 from fitting.kinematics import Kinematics, Skeleton
 from fitting.lanes.mesh import LaneMesh, chunks_of, gathered
 from fitting.lanes.quadratic import Quadratic
-from fitting.lanes.state import BONES, LANES, PART, TREE, Record, records
+from fitting.lanes.state import BONES, LANES, PART, REDUCED, TREE, Record, records
 from fitting.lanes.surface import LaneSurface
 from fitting.solver import DAMPING_DOWN, DAMPING_MAX, DAMPING_MIN, DAMPING_START, DAMPING_UP, LITTLE
 from fitting.stages import StageTables, monomials
@@ -131,14 +132,14 @@ class Chunk:
     last_gradient: np.ndarray  # [D L]
     bend: np.ndarray  # [K D L]
     scale: np.ndarray  # [K L]
+    products: np.ndarray  # [66 L] float32, `fitting.stages.monomials` of the betas
 
     def at_stage(self, tables: LaneTables) -> "Chunk":
         """With the moments of a stage, and no bend learned yet."""
         size, visits = tables.num_dofs, tables.stage.refreshes
-        products = monomials(torch.from_numpy(self.shape[1:].T)).T.contiguous()
         return replace(
             self,
-            moments=(tables.moments @ products).view(-1, 4, 4, LANES).numpy(),
+            moments=(tables.moments @ torch.from_numpy(self.products)).view(-1, 4, 4, LANES).numpy(),
             last_gradient=np.zeros((size, LANES)),
             bend=np.zeros((visits, size, LANES)),
             scale=np.zeros((visits, LANES)),
@@ -147,6 +148,39 @@ class Chunk:
     def problem(self, learned: int) -> Quadratic:
         """The chunk's share of the reduced problem, with the bend from the first `learned` visits."""
         return Quadratic(self.moments, self.bend[:learned], self.scale[:learned])
+
+    def descent(self, desk: Record) -> "Descent":
+        """What the steps of an early stage need of the chunk and of the problem on the desk."""
+        reduced = records(REDUCED)
+        for name in REDUCED.names or ():
+            reduced[name] = desk[name]
+        columns = {"q": self.q.copy(), "damping": self.damping.copy(), "iterations": self.iterations.copy()}
+        return Descent(self.row, self.live.copy(), self.bones, self.moments, reduced=reduced, **columns)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Rows on their way between two visits, with all that their steps need: most need few, and some many."""
+
+    row: np.ndarray  # these as in `Chunk`
+    live: np.ndarray
+    bones: Record
+    moments: np.ndarray
+    q: np.ndarray
+    damping: np.ndarray
+    iterations: np.ndarray
+    reduced: Record  # `REDUCED`
+
+    def problem(self) -> Quadratic:
+        nothing = np.zeros((0, LANES))
+        return Quadratic(self.moments, nothing[:, None], nothing)
+
+    def put_on(self, desk: Record) -> None:
+        for name in REDUCED.names or ():
+            desk[name] = self.reduced[name]
+
+
+Rows = TypeVar("Rows", Chunk, Descent)
 
 
 def chunks(target: Target, skeleton: Skeleton, betas: np.ndarray, q: np.ndarray) -> list[Chunk]:
@@ -158,6 +192,7 @@ def chunks(target: Target, skeleton: Skeleton, betas: np.ndarray, q: np.ndarray)
         "live": np.ones(count, bool),
         "anatomical": target.anatomical_joints.numpy(),
         "shape": np.concatenate((np.ones_like(betas[:, :1]), betas), 1),
+        "products": monomials(torch.from_numpy(betas)).numpy(),
         "q": q,
         "damping": np.full(count, DAMPING_START),
         "iterations": np.zeros(count, np.int32),
@@ -179,13 +214,14 @@ def chunks(target: Target, skeleton: Skeleton, betas: np.ndarray, q: np.ndarray)
     ]  # fmt: skip
 
 
-def closed_up(many: Sequence[Chunk]) -> list[Chunk]:
+def closed_up(many: Sequence[Rows]) -> list[Rows]:
     """The live rows in as few chunks as they fill; the same chunks where that saves none."""
     rows = np.flatnonzero([chunk.live for chunk in many])
     if -(-len(rows) // LANES) == len(many):
         return list(many)
-    columns = {field.name: gathered([getattr(chunk, field.name) for chunk in many], rows) for field in fields(Chunk)}
-    packed = [Chunk(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+    kind = type(many[0])
+    columns = {field.name: gathered([getattr(chunk, field.name) for chunk in many], rows) for field in fields(kind)}
+    packed = [kind(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
     return [
         replace(chunk, live=np.arange(LANES) < len(rows) - LANES * c)  # not those that fill up the last one
         for c, chunk in enumerate(packed)

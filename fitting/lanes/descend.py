@@ -1,4 +1,6 @@
-"""A batch through all stages, 64 rows at a time."""
+"""A batch through all stages. Some chunks of 64 rows go side by side, a stack: they visit the vertices together, and
+rows that need more steps than others close up to chunks of their own.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,16 +13,26 @@ from fitting.batch import Fitted, inner_box
 from fitting.config import FitConfig
 from fitting.kinematics import Kinematics
 from fitting.lanes.arrive import corrective_tilt, learn, pose_coefficients, pull_joints
-from fitting.lanes.chunk import Chunk, LaneTables, chunks, closed_up, tree_of
+from fitting.lanes.chunk import Chunk, Descent, LaneTables, chunks, closed_up, tree_of
 from fitting.lanes.newton import minimise, next_step
 from fitting.lanes.quadratic import linearise
 from fitting.lanes.skeleton import pose
-from fitting.lanes.state import Record, new_desk
-from fitting.lanes.surface import Room, visit
+from fitting.lanes.state import LANES, POSED, new_desk
+from fitting.lanes.surface import Room, add_up, visit
 from fitting.solver import ahead, largest_push
 from fitting.stages import StageTables
 from fitting.target import FitRows
 from hmr_skel.body.skel import Skel
+
+_STACK = 8  # chunks: their poses, sums and reduced problems stay in the cache that cores share
+_TOGETHER = 5  # steps, before rows that are not done close up
+
+
+class Bench:
+    """One thread's memory."""
+
+    def __init__(self) -> None:
+        self.desk, self.room = new_desk(), Room(_STACK)
 
 
 class LaneSolver:
@@ -42,24 +54,41 @@ class LaneSolver:
 
     def __call__(self, rows: FitRows, q: Tensor) -> Fitted:
         """All stages from a start q [B 46]."""
-        many = chunks(rows.target, rows.skeleton, rows.betas.numpy(), q.numpy())
-        desk, room = new_desk(), Room()
+        many, bench = chunks(rows.target, rows.skeleton, rows.betas.numpy(), q.numpy()), Bench()
         for tables in self.stages[:-1]:
-            many = [self._advance(tables, chunk.at_stage(tables), desk, room) for chunk in many]
-        return self._finish([chunk.at_stage(self.stages[-1]) for chunk in many], len(q), desk, room)
+            many = [chunk for stack in _stacks(many) for chunk in self._advance(tables, stack, bench)]
+        return self._finish([chunk.at_stage(self.stages[-1]) for chunk in many], len(q), bench)
 
-    def _advance(self, tables: LaneTables, chunk: Chunk, desk: Record, room: Room) -> Chunk:
-        """An early stage: steps on a few vertices, all rows alike."""
-        q, tried = chunk.q.copy(), chunk.iterations.copy()
+    def _advance(self, tables: LaneTables, stack: Sequence[Chunk], bench: Bench) -> list[Chunk]:
+        """An early stage: steps on a few vertices."""
+        q, tried = np.stack([chunk.q for chunk in stack]), np.stack([chunk.iterations for chunk in stack])
+        here = [replace(chunk.at_stage(tables), q=q[c], iterations=tried[c]) for c, chunk in enumerate(stack)]
         for _ in range(tables.stage.refreshes):
-            self._collapse(tables, replace(chunk, q=q), desk, room, tables.correctives)
-            minimise(
-                self.tree, tables.part, chunk.bones, chunk.problem(learned=0), tables.stage.iterations,
-                self.config.step_tolerance, q, chunk.damping.copy(), tried, False, desk,
-            )  # fmt: skip
-        return replace(chunk, q=q, iterations=tried)
+            self.look(tables, here, bench, tables.correctives)
+            left, steps = [], tables.stage.iterations
+            for c, chunk in enumerate(here):
+                self.settle(tables, chunk, c, bench)
+                left.append(chunk.descent(bench.desk))
+            while left and steps > 0:
+                for descent in left:
+                    of = np.flatnonzero(descent.live)
+                    self._step(tables, descent, min(steps, _TOGETHER), bench)
+                    chunk, lane = np.divmod(descent.row[of] - stack[0].row[0], LANES)
+                    q[chunk, :, lane], tried[chunk, lane] = descent.q[:, of].T, descent.iterations[of]
+                left, steps = closed_up(left), steps - _TOGETHER
+        return here
 
-    def _finish(self, many: Sequence[Chunk], count: int, desk: Record, room: Room) -> Fitted:
+    def _step(self, tables: LaneTables, descent: Descent, steps: int, bench: Bench) -> None:
+        """Some steps of rows that are not done, from where their quadratic was taken or went on to."""
+        descent.put_on(bench.desk)
+        done = ~descent.live
+        minimise(
+            self.tree, tables.part, descent.bones, descent.problem(), steps, self.config.step_tolerance, descent.q,
+            descent.damping, descent.iterations, done, False, bench.desk,
+        )  # fmt: skip
+        descent.live[:] = ~done
+
+    def _finish(self, many: Sequence[Chunk], count: int, bench: Bench) -> Fitted:
         """The last stage. Every row is measured at the q that will be stored; rows that are done leave."""
         tables = self.stages[-1]
         best = Fitted(
@@ -74,18 +103,29 @@ class LaneSolver:
             starts=torch.ones(count, dtype=torch.int32),
         )
         for number in range(tables.stage.refreshes + 1):
-            many = closed_up([self._visit(tables, chunk, desk, room, number, best) for chunk in many])
+            many = closed_up([
+                chunk for stack in _stacks(many) for chunk in self._measure(tables, stack, bench, number, best)
+            ])  # fmt: skip
             if not many:
                 break
         return best
 
-    def _visit(self, tables: LaneTables, chunk: Chunk, desk: Record, room: Room, number: int, best: Fitted) -> Chunk:
-        """Measure a chunk where it is, write into `best` what is better than before, and go on with the rest."""
-        config, part, size, at = self.config, tables.part, tables.num_dofs, desk[0]
-        q = np.minimum(np.maximum(chunk.q.astype(np.float32), self.low), self.high).astype(np.float64)
-        chunk = replace(chunk, q=q, bend=chunk.bend.copy(), scale=chunk.scale.copy())
-        problem = chunk.problem(learned=number)
-        self._collapse(tables, chunk, desk, room, correctives=True)
+    def _measure(
+        self, tables: LaneTables, stack: Sequence[Chunk], bench: Bench, number: int, best: Fitted
+    ) -> list[Chunk]:
+        """Visit number `number` of the last stage, at q as it will be stored."""
+        here = []
+        for chunk in stack:
+            q = np.minimum(np.maximum(chunk.q.astype(np.float32), self.low), self.high).astype(np.float64)
+            here.append(replace(chunk, q=q, bend=chunk.bend.copy(), scale=chunk.scale.copy()))
+        self.look(tables, here, bench, correctives=True)
+        return [self._judge(tables, chunk, c, bench, number, best) for c, chunk in enumerate(here)]
+
+    def _judge(self, tables: LaneTables, chunk: Chunk, c: int, bench: Bench, number: int, best: Fitted) -> Chunk:
+        """Write into `best` what is better than before, and go on with the rest of a chunk, the stack's `c`-th."""
+        config, part, size, desk, q = self.config, tables.part, tables.num_dofs, bench.desk, chunk.q
+        at, problem = desk[0], chunk.problem(learned=number)
+        self.settle(tables, chunk, c, bench)
         linearise(self.tree, part, chunk.bones, problem, q, desk)
         if number:
             learn(part, q, chunk.last_q, chunk.last_gradient, problem.bend[-1], problem.scale[-1], desk)
@@ -116,19 +156,35 @@ class LaneSolver:
         damping, tried = chunk.damping.copy(), chunk.iterations.copy()
         minimise(
             self.tree, part, chunk.bones, problem, tables.stage.iterations, config.step_tolerance, q, damping, tried,
-            True, desk,
+            ~going, True, desk,
         )  # fmt: skip
         return replace(
             chunk, live=going, q=q, damping=damping, iterations=tried, last_q=last_q, last_gradient=last_gradient
         )
 
-    def _collapse(self, tables: LaneTables, chunk: Chunk, desk: Record, room: Room, correctives: bool) -> None:
-        """Visit the vertices at `chunk.q`: the desk then holds the reduced problem around it, and what was seen."""
-        here = desk[0]
+    def look(self, tables: LaneTables, stack: Sequence[Chunk], bench: Bench, correctives: bool) -> None:
+        """Visit the vertices at the q of a stack's chunks; the room then has what was seen."""
+        desk, room = bench.desk, bench.room
+        for c, chunk in enumerate(stack):
+            pose(self.tree, chunk.bones, chunk.q, desk)
+            pose_coefficients(self.tree, desk)
+            desk["coefficients"][0, :11] = chunk.shape
+            for name in POSED.names or ():
+                room.posed[name][c] = desk[name][0]
+        visit(tables.surface, [chunk.mesh for chunk in stack], correctives, room)
+
+    def settle(self, tables: LaneTables, chunk: Chunk, c: int, bench: Bench) -> None:
+        """The desk then holds the reduced problem around the q of a chunk, the `c`-th of those that were looked at."""
+        desk, here = bench.desk, bench.desk[0]
+        for name in ("start_energy", "total", "largest", "cross"):
+            here[name][:] = 0
+        add_up(bench.room.seen[c : c + 1], desk)
+        here["by_rotation"][:] = bench.room.by_rotation[c].numpy()
         pose(self.tree, chunk.bones, chunk.q, desk)
-        here["coefficients"][:11] = chunk.shape
-        pose_coefficients(self.tree, desk)
-        visit(tables.surface, chunk.mesh, correctives, desk, room)
         pull_joints(tables.part, chunk.bones, chunk.anatomical, desk)
         corrective_tilt(self.tree, tables.part, desk)
         here["start"][:], here["anchor"][:] = here["transforms"], chunk.q
+
+
+def _stacks(many: Sequence[Chunk]) -> list[Sequence[Chunk]]:
+    return [many[first : first + _STACK] for first in range(0, len(many), _STACK)]

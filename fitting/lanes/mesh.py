@@ -114,7 +114,7 @@ class LaneMesher:
         bones, shift = chunks_of(transforms), chunks_of(-offset)
         size = len(coefficients)
         mesh = np.empty((size, self.surface.count, 3, LANES), np.float32)
-        room, turn = Room(), np.zeros((3, 4, LANES), np.float32)
+        room, turn = Room(0), np.zeros((3, 4, LANES), np.float32)
         for c in range(size):
             for block in self.surface.blocks:
                 rest = rest_positions(block, coefficients[c], room)

@@ -17,14 +17,13 @@ from fitting.lanes.state import LANES, Record, kernel, part_of_kernels
 
 def minimise(
     tree: Record, part: Record, bones: Record, problem: Quadratic, iterations: int, tolerance: float, q: np.ndarray,
-    damping: np.ndarray, tried: np.ndarray, ready: bool, desk: Record,
+    damping: np.ndarray, tried: np.ndarray, done: np.ndarray, ready: bool, desk: Record,
 ) -> None:  # fmt: skip
     """Up to `iterations` steps from q [46 L], in place, with `damping` [L] and the count `tried` [L].
 
-    A row that took a step of at most `tolerance` in every dof stays where it is. `ready` says that the desk holds the
-    first step from q and the energy there.
+    Rows that are `done` [L] stay where they are, and so do those that took a step of at most `tolerance` in every dof.
+    `ready` says that the desk holds the first step from q and the energy there.
     """
-    done = np.zeros(LANES, bool)
     for index in range(iterations):
         if not ready:  # an early stage: E counts what the tilt brings from where the rows are
             desk["anchor"][0][:] = q

@@ -163,6 +163,23 @@ DESK: np.dtype = np.dtype(
     align=True,
 )
 
+POSED: np.dtype = np.dtype(
+    [  # what a chunk's mesh is made of, of the desk's fields
+        ("coefficients", _SHORT, (1 + 10 + 9 * 19, LANES)),
+        ("transforms_short", _SHORT, _BY_BONE),
+    ],
+    align=True,
+)
+
+REDUCED: np.dtype = np.dtype(
+    [  # what an early stage's steps need of the desk that was left there by a visit
+        ("start_energy", _WIDE, LANES),
+        ("cross", _WIDE, _BY_BONE),
+        ("start", _WIDE, _BY_BONE),
+        ("tilt", _WIDE, (DOFS, LANES)),
+    ]
+)
+
 SEEN: np.dtype = np.dtype(
     [  # what a visit saw on some of the vertices
         ("energy", _WIDE, LANES),

@@ -8,13 +8,14 @@ joints correct, and only those columns of the basis in which it has anything. No
 is zero. A body without such zeros keeps all columns in all blocks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
 import torch
 
-from fitting.lanes.state import LANES, SEEN, Record, kernel, part_of_kernels, records
+from fitting.lanes.state import LANES, POSED, SEEN, Record, kernel, part_of_kernels, records
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
@@ -45,17 +46,10 @@ def collapse(
     rest: np.ndarray, target: np.ndarray, numbers: np.ndarray, importance: np.ndarray, starts: np.ndarray,
     bones: np.ndarray, weights: np.ndarray, correctives: bool, pull: np.ndarray, desk: Record, seen: Record,
 ) -> None:  # fmt: skip
-    """One block's residuals at the desk's pose, summed up in `seen`; `pull` [V 3 L] becomes c R^T r."""
+    """A block's residuals at the desk's pose, added to what is `seen` already; `pull` [V 3 L] becomes c R^T r."""
     transforms, seen = desk[0].transforms_short, seen[0]
     energy, total, largest, cross = seen.energy, seen.total, seen.largest, seen.cross
     turn, lever, residual = seen.vertex[0], seen.vertex[1], seen.vertex[2, 0]
-    for lane in range(LANES):
-        energy[lane] = total[lane] = largest[lane] = 0
-    for m in range(24):
-        for i in range(3):
-            for j in range(4):
-                for lane in range(LANES):
-                    cross[m, i, j, lane] = 0
     for v in range(len(rest)):
         _blend(transforms, bones, weights, starts[v], starts[v + 1], turn)
         x, y, importance_v = rest[v], target[numbers[v]], importance[v]
@@ -100,7 +94,7 @@ def collapse(
 
 @kernel
 def add_up(seen: Record, desk: Record) -> None:
-    """Adds one block's sums to the visit's: float32 within a block, float64 from block to block."""
+    """Adds the sums over some vertices to the visit's: a bone's are float32, what becomes of them is float64."""
     seen, desk = seen[0], desk[0]
     for lane in range(LANES):
         desk.start_energy[lane] += seen.energy[lane]
@@ -221,12 +215,14 @@ def _alike(joints: np.ndarray) -> list[np.ndarray]:
 
 
 class Room:
-    """Scratch memory of one thread."""
+    """Scratch memory of one thread, for chunks that are visited together."""
 
-    def __init__(self) -> None:
+    def __init__(self, chunks: int) -> None:
         self.rest = np.zeros((_BLOCK, 3, LANES), np.float32)
         self.pull = np.zeros((_BLOCK, 3, LANES), np.float32)
-        self.seen = records(SEEN)
+        self.posed = records(POSED, chunks)
+        self.seen = records(SEEN, chunks)
+        self.by_rotation = torch.zeros(chunks, 9 * 19, LANES, dtype=torch.float64)
 
 
 def rest_positions(block: LaneBlock, coefficients: np.ndarray, room: Room) -> np.ndarray:
@@ -238,25 +234,24 @@ def rest_positions(block: LaneBlock, coefficients: np.ndarray, room: Room) -> np
     return out
 
 
-def visit(surface: LaneSurface, target: np.ndarray, correctives: bool, desk: Record, room: Room) -> None:
-    """Moments of the residuals at the desk's pose and coefficients: a chunk's error, and all that the reduced system
-    needs to know of it.
+def visit(surface: LaneSurface, targets: Sequence[np.ndarray], correctives: bool, room: Room) -> None:
+    """What some chunks' meshes `posed` in the room say of their residuals is `seen` there, and, if asked for, in
+    `by_rotation`. `targets` are whole meshes [V' 3 L] float32.
 
-    Leaves there E_0 and B' (`start_energy`, `cross`), `total` and `largest` of the distances, and if asked for
-    `by_rotation`. `target` [V' 3 L] float32 is the whole target mesh.
+    All chunks are taken through a block before the next: its basis stays in a core's cache.
     """
-    here = desk[0]
-    here["start_energy"][:], here["total"][:], here["largest"][:], here["cross"][:] = 0.0, 0.0, 0.0, 0.0
-    by_rotation = torch.from_numpy(here["by_rotation"])
-    by_rotation[:] = 0.0
+    room.seen.view(np.uint8)[:] = 0
+    room.by_rotation[:] = 0
     for block in surface.blocks:
-        rest = rest_positions(block, here["coefficients"], room)
-        pull, weights = room.pull[: len(rest)], block.weights
-        collapse(
-            rest, target, block.numbers, block.importance, weights.starts, weights.columns, weights.values, correctives,
-            pull, desk, room.seen,
-        )  # fmt: skip
-        add_up(room.seen, desk)
-        if correctives and len(block.columns) > _SHAPED:
-            by_basis = block.basis[:, _SHAPED:].T @ torch.from_numpy(pull).view(-1, LANES)
-            by_rotation.index_add_(0, block.columns[_SHAPED:] - _SHAPED, by_basis.double(), alpha=-1)
+        weights, moved = block.weights, block.columns[_SHAPED:] - _SHAPED
+        for c, target in enumerate(targets):
+            posed, seen = room.posed[c : c + 1], room.seen[c : c + 1]
+            rest = rest_positions(block, posed["coefficients"][0], room)
+            pull = room.pull[: len(rest)]
+            collapse(
+                rest, target, block.numbers, block.importance, weights.starts, weights.columns, weights.values,
+                correctives, pull, posed, seen,
+            )  # fmt: skip
+            if correctives and len(moved):
+                by_basis = block.basis[:, _SHAPED:].T @ torch.from_numpy(pull).view(-1, LANES)
+                room.by_rotation[c].index_add_(0, moved, by_basis.double(), alpha=-1)

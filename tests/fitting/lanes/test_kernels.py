@@ -13,9 +13,9 @@ from fitting.kinematics import Skeleton
 from fitting.lanes import newton, skeleton
 from fitting.lanes.arrive import learn
 from fitting.lanes.chunk import chunks, part_of
+from fitting.lanes.descend import Bench
 from fitting.lanes.quadratic import linearise
 from fitting.lanes.state import LANES, new_desk
-from fitting.lanes.surface import Room
 from fitting.solver import DAMPING_START
 from fitting.starts import initial_q
 from fitting.target import FitRows
@@ -81,8 +81,10 @@ def visited(model, rows, q):
         solver = model.solve
         tables = solver.stages[number]
         chunk = chunks(rows.target, rows.skeleton, rows.betas.numpy(), q.numpy())[0].at_stage(tables)
-        desk = new_desk()
-        solver._collapse(tables, chunk, desk, Room(), correctives)
+        bench = Bench()
+        solver.look(tables, [chunk], bench, correctives)
+        solver.settle(tables, chunk, 0, bench)
+        desk = bench.desk
         return SimpleNamespace(
             tree=solver.tree, tables=tables, part=tables.part, size=tables.num_dofs, chunk=chunk, desk=desk, at=desk[0]
         )
