@@ -19,6 +19,8 @@ from hmr_skel.body.smpl import Smpl
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
 
+_ROW_BYTES, _SCRATCH_BYTES = 300_000, 1_200_000_000  # what a batch takes on a GPU
+
 
 @runtime_checkable
 class Meshes(Protocol):
@@ -84,7 +86,7 @@ def _in_turn(
     mesh: Meshes | None,
 ) -> FitResult:
     """Fit batches one after another, halved for good when the device runs out of memory."""
-    count, size = len(params.betas), model.config.batch_on(model.device.type)
+    count, size = len(params.betas), min(model.config.batch_on(model.device.type), _room_on(model.device))
     results, first = [], 0
     while first < count or not results:
         last = min(first + size, count)
@@ -105,6 +107,12 @@ def _in_turn(
         if count == 0:
             break
     return _joined(results, size)
+
+
+def _room_on(device: torch.device) -> int:
+    """How many rows the device has memory for, in whole tiles: what is free there, or kept by torch for later use."""
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max((free - _SCRATCH_BYTES) // _ROW_BYTES // TILE, 1) * TILE
 
 
 def _side_by_side(

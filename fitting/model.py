@@ -17,7 +17,6 @@ from fitting.target import FitRows, Mesher, TargetMaker
 from hmr_skel.body import dofs
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
-from hmr_skel.errors import UserError
 
 Solver = Callable[[FitRows, Tensor], Fitted]
 
@@ -65,9 +64,10 @@ def prepare(
         skel_gender: written into the result; the SKEL model's own if not given.
         device: where fits run; both bodies are moved there for good.
 
-    The first time on a CPU takes some seconds: numba compiles the solver.
+    The first time on a CPU takes some seconds: numba compiles the solver. On a GPU every process compiles it.
 
     Raises:
+        UserError: kernels do not run on that device.
         ValueError: the gender is neither given nor known from the SKEL model.
     """
     gender = skel_gender or skel.gender
@@ -79,20 +79,24 @@ def prepare(
     shape = copied(skel.template.device) if config.shape == "copy" else converted(smpl, skel, config.betas_rms)
     stages = tuple(stage_tables(stage, skel, kinematics, bounds, config) for stage in config.stages)
     low, high = bounds.unbind(1)
-    if torch.device(device).type != "cpu":
-        raise UserError(f"{device}: fits run on the CPU in this version.")
     # Imported here: numba takes a second to load, and who only reads a recipe need not wait for it.
-    from fitting.lanes.cache import ready
-    from fitting.lanes.mesh import LaneMesher
+    if skel.template.device.type == "cpu":
+        from fitting.lanes.cache import ready
+        from fitting.lanes.mesh import LaneMesher as BodyMesher
 
-    ready()
+        ready()
+    else:
+        from fitting.gpu.device import DeviceMesher as BodyMesher
+        from fitting.gpu.device import check
+
+        check(skel.template.device)
     solve, polish = solvers(config, skel, kinematics, stages, (low, high))
     return FitModel(
         config=config,
         skel=skel,
         skel_gender=gender,
         shape=shape,
-        targets=TargetMaker(smpl, skel, LaneMesher(smpl, skel.joint_regressor)),
+        targets=TargetMaker(smpl, skel, BodyMesher(smpl, skel.joint_regressor)),
         kinematics=kinematics,
         signs=Signs(skel.template.device),
         stages=stages,
@@ -111,7 +115,10 @@ def solvers(
     limits: tuple[Tensor, Tensor],
 ) -> tuple[Solver, Solver | None]:
     """`FitModel.solve` and `FitModel.polish`."""
-    from fitting.lanes.descend import LaneSolver
+    if skel.template.device.type == "cpu":
+        from fitting.lanes.descend import LaneSolver as BodySolver
+    else:
+        from fitting.gpu.descend import DeviceSolver as BodySolver
 
-    solve = LaneSolver(config, skel, kinematics, stages, limits)
-    return solve, LaneSolver(config, skel, kinematics, stages[-1:], limits) if config.refines else None
+    solve = BodySolver(config, skel, kinematics, stages, limits)
+    return solve, BodySolver(config, skel, kinematics, stages[-1:], limits) if config.refines else None

@@ -32,7 +32,7 @@ def tree_of(kinematics: Kinematics) -> Record:
     tree = records(TREE)
     for k, joint in enumerate(DOF_JOINTS):
         order = int(kinematics.dof_order[k])
-        tree["unit"][0, k] = kinematics.unit[joint, order].numpy()
+        tree["unit"][0, k] = kinematics.unit[joint, order].cpu().numpy()
         tree["length"][0, k] = float(kinematics.length[joint, order])
     for name, values in (
         ("parents", SKEL_PARENTS), ("joint", DOF_JOINTS), ("corrected", CORRECTED), ("moving", MOVING_JOINTS),
@@ -74,10 +74,10 @@ def part_of(tables: StageTables) -> Record:
     }.items():
         for name, values in columns.items():
             record[f"num_{count}"] = len(values)
-            record[name][0, : len(values)] = np.asarray(values).reshape(-1, *PART[name].shape[1:])
+            record[name][0, : len(values)] = torch.as_tensor(values).cpu().numpy().reshape(-1, *PART[name].shape[1:])
     record["num_slots"] = len(slots)
     record["max_step"] = tables.limits.max_step
-    record["joint_weight"] = tables.joint_importance.double().numpy()
+    record["joint_weight"] = tables.joint_importance.double().cpu().numpy()
     for name, value in (
         ("little", LITTLE), ("damping_down", DAMPING_DOWN), ("damping_up", DAMPING_UP), ("damping_min", DAMPING_MIN),
         ("damping_max", DAMPING_MAX),
@@ -86,17 +86,17 @@ def part_of(tables: StageTables) -> Record:
     return record
 
 
-def bone_columns(skeleton: Skeleton) -> dict[str, np.ndarray]:
+def bone_columns(skeleton: Skeleton) -> dict[str, torch.Tensor]:
     """What `BONES` holds, of [B] rows, rows first."""
     joints = skeleton.joints
     spine = torch.stack([(joints[:, j, 1] - joints[:, below, 1]).abs() for j, below in _ARCS], 1)
     columns = {
-        "joints": joints.numpy(),
-        "offsets": skeleton.offsets.numpy(),
-        "frame": skeleton.dof_frame.numpy(),
-        "spine": spine.numpy(),
-        "width": (joints[:, 19] - joints[:, 14]).norm(dim=-1).numpy(),
-        "height": (joints[:, 12] - joints[:, 11]).norm(dim=-1).numpy(),
+        "joints": joints,
+        "offsets": skeleton.offsets,
+        "frame": skeleton.dof_frame,
+        "spine": spine,
+        "width": (joints[:, 19] - joints[:, 14]).norm(dim=-1),
+        "height": (joints[:, 12] - joints[:, 11]).norm(dim=-1),
     }
     assert columns.keys() == set(BONES.names or ())
     return columns

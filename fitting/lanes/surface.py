@@ -151,6 +151,7 @@ class Sparse:
 
     @classmethod
     def of(cls, matrix: torch.Tensor) -> "Sparse":
+        matrix = matrix.cpu()
         rows, columns = matrix.nonzero(as_tuple=True)
         starts = np.zeros(len(matrix) + 1, np.int64)
         np.cumsum(rows.bincount(minlength=len(matrix)).numpy(), out=starts[1:])

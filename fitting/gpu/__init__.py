@@ -1,0 +1,1 @@
+"""The solver on a GPU: the kernels of `fitting.lanes`, with a thread for each lane."""

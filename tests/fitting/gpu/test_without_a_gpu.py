@@ -1,0 +1,182 @@
+"""The fit on a GPU, as far as a machine without one can tell: on a pretended GPU, in a simulator, and compiled."""
+
+import copy
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fitting
+from fitting.gpu import device, launches
+from fitting.gpu.device import Records
+from fitting.lanes.state import LANES
+from hmr_skel.rows import SmplParams
+from tests.fitting.gpu.pretended import GPU, pretended
+from tests.fitting.gpu.simulated import THREADS
+
+ROWS = 80  # a chunk and a part of one
+COLUMNS = {"energy": 1e-4, "v2v_mm": 0.01, "status": 0, "starts": 0}  # and how far CPU and GPU may be apart
+
+with_numba_cuda = pytest.mark.extra  # and with NVIDIA's compiler
+
+
+@dataclass(repr=False)
+class Run:
+    """A fit on the pretended GPU."""
+
+    found: dict[str, torch.Tensor]
+    q: torch.Tensor
+    counted: Counter
+    types: dict[str, set]  # of the arguments of each launch
+    calls: list[tuple[str, tuple[int, ...], list[Any]]]  # one of each launch, with its arguments before it
+
+
+def on_cpu(function: str, grid: tuple[int, ...], arguments: list[Any]) -> None:
+    """A launch by the kernels that are compiled for the CPU."""
+    if function == "regroup":  # has none: Python would take long
+        source, rows, parts, out = arguments
+        for numbers, chunk in zip(rows, out, strict=True) if grid[1] == parts else ():
+            chunk[:] = source[numbers // LANES, :, numbers % LANES].T
+        return
+    for block in np.ndindex(*grid):
+        getattr(launches, function)(*block, *arguments)
+
+
+def seen(argument: Any) -> Any:
+    """As a launch sees it, in the memory of the pretended GPU."""
+    if isinstance(argument, Records):
+        records = argument.memory.held.numpy().view(argument.layout)[:, 0]
+        if "three" in (argument.layout.names or ()):
+            records["three"], records["four"] = 3, 4
+        return records
+    return argument.held.numpy() if isinstance(argument, torch.Tensor) else argument
+
+
+@pytest.fixture(scope="module")
+def crowd() -> SmplParams:
+    """The last row is the first one again."""
+    generator = torch.Generator().manual_seed(12)
+    values = [torch.randn(ROWS, *shape, generator=generator) for shape in ((3,), (23, 3), (10,), (3,))]
+    for value in values:
+        value[-1] = value[0]
+    return SmplParams(values[0], 0.25 * values[1], values[2], values[3])
+
+
+@pytest.fixture(scope="module")
+def run(crowd, smpl, skel) -> Run:
+    from numba import typeof
+
+    types: dict[str, set] = {}
+    calls: dict[str, Any] = {}
+
+    def launch(function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
+        blocks, found = tuple(np.atleast_1d(grid).tolist()), [seen(argument) for argument in arguments]
+        types.setdefault(function, set()).add(tuple(map(typeof, found)))
+        if function not in calls or (function == "aim" and not calls["aim"][2][6]):
+            calls[function] = (function, blocks if function == "regroup" else (1,) * len(blocks), copy.deepcopy(found))
+        on_cpu(function, blocks, found)
+
+    with pytest.MonkeyPatch.context() as patch, pretended() as counted:
+        patch.setattr(device, "launch", launch)
+        patch.setattr(device, "check", lambda _: None)
+        patch.setattr(device, "_PRODUCTS", 2)
+        patch.setattr(device, "_SCRATCH", 2)
+        model = fitting.prepare(*copy.deepcopy((smpl, skel)), fitting.recipe("default"), "male", GPU)
+        counted.clear()
+        result = fitting.fit_batch(crowd, model)
+        counts = Counter(counted)
+        columns = {name: getattr(result, name).cpu() for name in COLUMNS}
+    return Run(columns, result.skel.q.held, counts, types, list(calls.values()))
+
+
+def test_rows_come_out_as_on_the_cpu(run, crowd, model):
+    expected = fitting.fit_batch(crowd, model)
+    for name, tolerance in COLUMNS.items():
+        torch.testing.assert_close(run.found[name], getattr(expected, name), rtol=tolerance, atol=tolerance)
+
+
+def test_a_row_comes_out_alike_in_another_chunk(run):
+    apart = (run.q[0] - run.q[-1]).abs()
+    assert float(apart[:3].max()) < 1e-7  # the root comes from torch, in float32
+    assert float(apart[3:].max()) < 1e-8
+
+
+def test_the_host_seldom_waits(run):
+    """Budgets of a batch, whatever its size: most launches are small ones of torch, before the first stage."""
+    waits = {spot: count for spot, count in run.counted.items() if spot.startswith("wait")}
+    assert sum(waits.values()) <= 60, waits
+    assert run.counted["launch"] <= 7000
+
+
+@with_numba_cuda
+def test_launches_in_the_simulator_do_what_the_cpu_does(run, tmp_path):
+    file = tmp_path / "calls"
+    file.write_bytes(pickle.dumps(run.calls))
+    script = Path(__file__).parent / "simulated.py"
+    subprocess.run(
+        [sys.executable, script, file], check=True, timeout=600, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
+    )
+    names = {function for function, *_ in run.calls}
+    assert names == {"pose_mesh", "points", "arrive", "look", "leave", "aim", "descend", "regroup"}
+    for (function, grid, before), (*_, found) in zip(run.calls, pickle.loads(file.read_bytes()), strict=True):
+        expected = copy.deepcopy(before)
+        on_cpu(function, grid, expected)
+        changed = 0
+        for arrays in zip(before, expected, found, strict=True):
+            if isinstance(arrays[0], np.ndarray):
+                for name in arrays[0].dtype.names or (...,):
+                    old, ours, theirs = (array[name][..., :THREADS] for array in arrays)
+                    # Steps are as far apart as sums in float32, in another order, make them.
+                    share = 1e-2 if function in ("aim", "descend") else 1e-6
+                    off = share * abs(np.nan_to_num(ours)).max(initial=1e-6)
+                    np.testing.assert_allclose(theirs, ours, rtol=0, atol=off, err_msg=f"{function} {name}")
+                    changed += not np.array_equal(old, theirs)
+                    np.testing.assert_array_equal(arrays[0][name][..., THREADS:], arrays[2][name][..., THREADS:])
+        assert changed, function
+
+
+@with_numba_cuda
+def test_launches_compile_without_spills(run, tmp_path, monkeypatch):
+    import numba.cuda.compiler
+    import numba.cuda.dispatcher
+    from numba import types
+
+    from fitting.gpu.kernels import on_threads
+
+    class Gpu:
+        compute_capability = (8, 6)
+
+    for module in (numba.cuda.compiler, numba.cuda.dispatcher):
+        monkeypatch.setattr(module, "get_current_device", lambda: Gpu)
+    folders = [Path(folder) for folder in find_spec("nvidia").submodule_search_locations]
+    ptxas = next(path for folder in folders for path in folder.glob("*/bin/ptxas"))
+
+    def assembled(job: tuple[Path, int]) -> str:
+        command = [ptxas, "-v", f"-arch=sm_{job[1]}", job[0], "-o", job[0].with_suffix(f".{job[1]}")]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stderr
+
+    jobs = []
+    for function, kinds in run.types.items():
+        for number, kind in enumerate(kinds):
+            code, _ = numba.cuda.compile(
+                getattr(on_threads(), function).py_func, types.none(*kind), device=False, abi="numba", cc=(8, 6)
+            )
+            path = tmp_path / f"{function}_{number}.ptx"
+            path.write_text(code)
+            jobs += [(path, 86), (path, 90)]
+    with ThreadPoolExecutor(2) as pool:
+        for job, said in zip(jobs, pool.map(assembled, jobs), strict=True):
+            spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
+            assert spills, said
+            assert set(spills) == {("0", "0")}, f"{job}: {said}"
