@@ -52,7 +52,8 @@ help:
 	@echo '  make format          rewrite the sources in the style of the project'
 	@echo '  make setup           make .venv with the packages for running; other targets install what they need besides.'
 	@echo '                       TORCH=torch==2.13.0+cu130 takes another build of torch, PYTHON=python3.12 another Python,'
-	@echo '                       EXTRAS=dask more packages (pyproject.toml names the extras)'
+	@echo '                       EXTRAS=dask more packages (pyproject.toml names the extras), CUDA=1 all that fits on an'
+	@echo '                       NVIDIA GPU need, for its driver'
 	@echo
 	@echo '  Choices: MANIFEST=manifests/open.toml  OUT=data/open  DEVICE=cpu|cuda|cuda:1  PORT=4200'
 	@echo '  All commands without make: $(HMR_SKEL) --help'
@@ -60,10 +61,10 @@ help:
 setup: .venv/has-run $(addprefix .venv/has-,$(EXTRAS))
 
 # .venv/has-run: the packages for running are installed. .venv/has-test: those of the extra `test` are, too.
-.venv/has-run: pyproject.toml constraints.txt $(if $(filter command,$(origin PYTHON))$(filter command environment,$(origin TORCH)),again)
+.venv/has-run: pyproject.toml constraints.txt $(if $(filter command,$(origin PYTHON) $(origin CUDA))$(filter command environment,$(origin TORCH)),again)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, hmr-skel needs 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 2; }
-	@$(PYTHON) tools/set_up.py $(if $(filter command environment,$(origin TORCH)),--torch "$(TORCH)") $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
+	@$(PYTHON) tools/set_up.py $(if $(filter command,$(origin CUDA)),--cuda) $(if $(filter command environment,$(origin TORCH)),--torch "$(TORCH)") $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
 	@touch $@
 
 .venv/has-%: .venv/has-run

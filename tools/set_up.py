@@ -7,6 +7,7 @@ fails with that configuration, pip installs. Each step prints a line with its se
 
 import argparse
 import ast
+import ctypes
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 VENV = Path(".venv")
 PYTHON, PIP, UV = VENV / "bin/python", VENV / "bin/pip", VENV / "uv/bin/uv"
 PINS, TORCH = VENV / "constraints.txt", VENV / "torch.txt"
+TORCH_FOR_GPUS = "torch==2.13.0"  # on Linux the package index has its CUDA build under this name
 SECONDS_PER_DOT = 5.0
 LINES_OF_A_FAILURE = 15
 
@@ -79,14 +81,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("extra", nargs="?", help="an extra of pyproject.toml")
     parser.add_argument("--torch", help="another build of torch than that in constraints.txt; later set-ups keep it")
     parser.add_argument("--torch-index", help="a package index that has it, besides those that pip is configured with")
+    parser.add_argument("--cuda", action="store_true", help="for fits on NVIDIA GPUs: torch's CUDA build, numba-cuda")
     options = parser.parse_args(arguments)
     torch = options.torch
+    if torch is None and options.cuda:
+        torch = TORCH_FOR_GPUS
     if torch is None:  # an empty one asks for that in constraints.txt again
         torch = TORCH.read_text().strip() if TORCH.exists() else ""
     try:
+        driver = cuda_driver() if options.cuda else None
         make_venv()
         install(options.extra, torch, options.torch_index)
         TORCH.write_text(f"{torch}\n")
+        if driver is not None:
+            install(extra_for(driver), torch, options.torch_index)
+            must("a kernel on the GPU", [str(PYTHON), "-m", "fitting.gpu"])
         if options.extra is None:
             must("kernels for this CPU", [str(PYTHON), "-m", "fitting.lanes"])
     except SetUpError as error:
@@ -109,7 +118,8 @@ def make_venv() -> None:
 def install(extra: str | None, torch: str, index: str | None) -> None:
     """Install the project with uv, or else with pip."""
     pins = Path("constraints.txt").read_text()
-    PINS.write_text(re.sub("^torch==.*\n", "", pins, flags=re.MULTILINE) if torch else pins)
+    # Another build of torch is for other CUDA libraries than those that the tests are pinned to.
+    PINS.write_text(re.sub("^(torch==|cuda-|nvidia-).*\n", "", pins, flags=re.MULTILINE) if torch else pins)
     what = ["-c", str(PINS), "-e", f".[{extra}]" if extra else ".", *([torch] if torch else [])]
     title = f"packages for {extra or 'running'}"
 
@@ -133,6 +143,39 @@ def install(extra: str | None, torch: str, index: str | None) -> None:
     status, said = run(title, [str(PIP), "install", "--disable-pip-version-check", *from_index, *what])
     if status != 0:
         raise SetUpError(next(text for pattern, text in ADVICE if re.search(pattern, said)))
+
+
+def cuda_driver() -> tuple[int, int]:
+    """The newest CUDA that this machine's NVIDIA driver runs."""
+    version = ctypes.c_int()
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError as error:
+        failed = error
+    if failed:
+        raise SetUpError(
+            f"no NVIDIA driver was found ({failed}). CUDA=1 is for machines that have one: install the driver,\n"
+            "       or set up for the CPU, without CUDA=1"
+        )
+    return version.value // 1000, version.value % 1000 // 10
+
+
+def extra_for(driver: tuple[int, int]) -> str:
+    """The extra with numba-cuda for the CUDA of the torch that is installed, which the driver must know."""
+    built = subprocess.run([PYTHON, "-c", "import torch; print(torch.version.cuda)"], capture_output=True, text=True)
+    cuda, found = built.stdout.strip(), f"the driver runs CUDA {driver[0]}.{driver[1]}"
+    name = "make setup CUDA=1 TORCH=... TORCH_INDEX=... (https://pytorch.org/get-started names builds)"
+    if not re.fullmatch(r"1[23]\.\d+", cuda):
+        raise SetUpError(
+            f"{found}, but the torch that was installed is for CUDA {cuda or '?'}, expected 12 or 13:\n       {name}"
+        )
+    if int(cuda[:2]) > driver[0]:
+        raise SetUpError(
+            f"{found}, but the torch that was installed needs {cuda}: update the driver, or\n       {name}"
+        )
+    extra = "cuda" if cuda.startswith("13") else "cuda12"
+    print(f"{found}; chosen: torch for CUDA {cuda}, the extra {extra}")
+    return extra
 
 
 def find_uv() -> str | None:

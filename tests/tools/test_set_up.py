@@ -138,8 +138,44 @@ def test_cuda_packages_do_not_come_unasked(clone: Path, monkeypatch: pytest.Monk
     assert set_up.main(["--torch", "torch==2.13.0+cu130"]) == 0
     assert set_up.main(["test"]) == 0  # does not bring the CPU build back
     other = Path(".venv/constraints.txt").read_text()
-    assert set(pins.splitlines()) - set(other.splitlines()) == {p for p in pins.splitlines() if p.startswith("torch==")}
+    assert set(pins.splitlines()) - set(other.splitlines()) == {
+        pin for pin in pins.splitlines() if pin.startswith(("torch==", "cuda-", "nvidia-"))
+    }
     assert [" torch==2.13.0+cu130" in call for call in installs(clone)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "extra", "said"),
+    [
+        (
+            None,
+            "13.0",
+            None,
+            "error: no NVIDIA driver was found (no such library). CUDA=1 is for machines that have one",
+        ),
+        ((12, 8), "13.0", None, "error: the driver runs CUDA 12.8, but the torch that was installed needs 13.0: "),
+        ((13, 0), "None", None, "error: the driver runs CUDA 13.0, but the torch that was installed is for CUDA None"),
+        ((13, 1), "13.0", "cuda", "the driver runs CUDA 13.1; chosen: torch for CUDA 13.0, the extra cuda"),
+        ((13, 1), "12.6", "cuda12", "the driver runs CUDA 13.1; chosen: torch for CUDA 12.6, the extra cuda12"),
+    ],
+)
+def test_cuda_is_what_the_driver_runs(clone: Path, monkeypatch, capfd, driver, cuda: str, extra: str | None, said: str):
+    def library(name: str):
+        raise OSError("no such library")
+
+    uv(clone, monkeypatch)
+    program(clone / ".venv" / "bin" / "python", f'[ "$1" = -c ] && echo {cuda}')
+    monkeypatch.setattr(set_up.ctypes, "CDLL", library)
+    if driver:
+        monkeypatch.setattr(set_up, "cuda_driver", lambda: driver)
+    assert set_up.main(["--cuda"]) == (0 if extra else 2)
+    assert said in "".join(capfd.readouterr())
+    if extra:
+        assert [call.split(" -e ")[1].strip() for call in installs(clone)] == [
+            ". torch==2.13.0", f".[{extra}] torch==2.13.0"
+        ]  # fmt: skip
+        assert "python -m fitting.gpu" in (clone / "calls").read_text()
+        assert "cuda-bindings" not in Path(".venv/constraints.txt").read_text()
 
 
 @pytest.mark.parametrize(
