@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     args = parser.parse_args()
     frames = walk(args.labels, args.rows, args.bodies)
-    data = encode_animation(frames, FRAME_MS, FRAME_MS)
+    data = encode_animation(frames, FRAME_MS, FRAME_MS, dither=3)
     args.out.write_bytes(data)
     print(f"{args.out}: {len(frames)} frames, {len(data):,} bytes")
 

@@ -75,13 +75,15 @@ def draw_attention(person: Person, attention: AttentionMaps) -> Picture:
     return np.concatenate(rows)
 
 
-def encode_animation(pictures: Sequence[Picture], each_ms: int = STAGE_MS, last_ms: int = LAST_STAGE_MS) -> bytes:
-    """A GIF that repeats, and rests on its last picture."""
+def encode_animation(
+    pictures: Sequence[Picture], each_ms: int = STAGE_MS, last_ms: int = LAST_STAGE_MS, dither: int = 0
+) -> bytes:
+    """A GIF that repeats, and rests on its last picture. `dither` is OpenCV's: from -1, most, to 3, none."""
     animation = cv2.Animation()
     animation.frames = [np.ascontiguousarray(picture[..., ::-1]) for picture in pictures]
     animation.durations = [each_ms] * (len(pictures) - 1) + [last_ms]
     animation.loop_count = 0
-    written, data = cv2.imencodeanimation(".gif", animation)
+    written, data = cv2.imencodeanimation(".gif", animation, [cv2.IMWRITE_GIF_DITHER, dither])
     assert written
     return data.tobytes()
 
