@@ -25,7 +25,7 @@ from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
-from hmr_skel.commands.output import measuring, show, table
+from hmr_skel.commands.output import show, table
 from hmr_skel.convert.clips import SkelClip
 from hmr_skel.convert.fit import Bodies, fit_clips
 from hmr_skel.convert.reading import ReadOptions, clip_from_arrays
@@ -36,6 +36,7 @@ from hmr_skel.evaluate.labels import evenly
 from hmr_skel.evaluate.metrics import from_root, mpjpe_mm
 from hmr_skel.evaluate.score import Columns, ScoredBody, joined, score
 from hmr_skel.evaluate.summary import groups_of, intervals, sequences_of
+from hmr_skel.progress import measuring
 from hmr_skel.rows import SmplParams
 from hmr_skel.two_stage import posed_pair
 

@@ -26,9 +26,10 @@ from hmr_skel.bench.measures import Judge
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
 from hmr_skel.commands.bench import add_fit_arguments, fit_text
-from hmr_skel.commands.output import measuring, show
+from hmr_skel.commands.output import show
 from hmr_skel.data.meta import statistics
 from hmr_skel.errors import UserError
+from hmr_skel.progress import measuring
 from hmr_skel.rows import SkelParams, SmplParams
 from hmr_skel.train.flops import peak_flops_per_s
 

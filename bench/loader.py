@@ -15,12 +15,13 @@ from bench import new_parser
 from hmr_skel.bench.measures import machine
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
-from hmr_skel.commands.output import measuring, show
+from hmr_skel.commands.output import show
 from hmr_skel.data.images import UnreadableImage, image_rules
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.data.samples import SampleDataset, batches
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
+from hmr_skel.progress import measuring
 from tools.processes import memory_mb
 
 LOADER = """\

@@ -32,8 +32,9 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
-from hmr_skel.commands.output import measuring, show, table
+from hmr_skel.commands.output import show, table
 from hmr_skel.data.meta import statistics
+from hmr_skel.progress import measuring
 from hmr_skel.rows import SmplParams
 
 QUALITY = """\

@@ -3,6 +3,8 @@
 import io
 import sys
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -41,3 +43,25 @@ def progress_bar(quiet: bool, unit: str, total: int | None = None, what: str | N
     name = "" if what is None else "{desc}: "
     of_all, left = ("", "") if total is None else (" of {total_fmt}", ", {remaining} left")
     return _ProgressLines(**options, bar_format=f"{name}{{n_fmt}}{of_all} {{unit}}s, {{rate_fmt}}{left}")
+
+
+@contextmanager
+def measuring(quiet: bool) -> Generator[Callable[[str, int, int], None]]:
+    """Show how far a benchmark is: a bar, or without a terminal a line for each thing that is measured.
+
+    Yields what is to be called with the thing, how much of it is done, and how much there is.
+    """
+    with progress_bar(quiet, "it") as bar:
+        begun = ""
+
+        def report(what: str, done: int, total: int) -> None:
+            nonlocal begun
+            if what != begun:
+                begun = what
+                if not quiet and not sys.stderr.isatty():
+                    print(f"measuring: {what}", file=sys.stderr, flush=True)
+                bar.reset(total)
+                bar.set_description(what)
+            bar.update(done - bar.n)
+
+        yield report

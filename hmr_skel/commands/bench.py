@@ -61,7 +61,8 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
 def run_fit(args: argparse.Namespace) -> None:
     """Measure and print."""
     from hmr_skel.bench.fit import FitInputs, bench_fit
-    from hmr_skel.commands.output import measuring, show
+    from hmr_skel.commands.output import show
+    from hmr_skel.progress import measuring
 
     with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, measuring(args.quiet) as progress:
         inputs = FitInputs.open(args.manifest, args.labels, args.rows, args.device, Path(work), quiet=args.quiet)
@@ -76,10 +77,11 @@ def run_network(args: argparse.Namespace, training: bool) -> None:
     """Measure training or prediction, and print."""
     from hmr_skel.bench.network import bench_predict, bench_training
     from hmr_skel.commands.inputs import manifest_body_models
-    from hmr_skel.commands.output import measuring, show
+    from hmr_skel.commands.output import show
     from hmr_skel.data.manifest import load_manifest
     from hmr_skel.device import resolve_device
     from hmr_skel.model.keypoints import SkelKeypoints
+    from hmr_skel.progress import measuring
     from hmr_skel.train.recipes import load_recipe
 
     device, recipe = resolve_device(args.device), load_recipe(args.recipe, args.set)
@@ -139,7 +141,6 @@ def fit_text(report: Mapping[str, Any]) -> str:
     parts = [{"part": part} | {name: one[part] for name, one in by_part.items()} for part in report["by_part_mm"]]
     lines += ["", "mean distance by body part, mm", table(parts)]
     for kind, runs in (report["sweep"] or {}).items():
-        if runs:
-            rows = [{kind: run[kind.removeprefix("by_")], "rows/s": run["fits_per_s"]} for run in runs]
-            lines += ["", table(rows)]
+        rows = [{kind: run[kind.removeprefix("by_")], "rows/s": run["fits_per_s"]} for run in runs]
+        lines += ["", table(rows)] if rows else []
     return "\n".join(lines)

@@ -133,10 +133,8 @@ def _source(manifest: Manifest, source: Source) -> str:
         total = reader.num_rows
         parts = [(0, min(_ROWS, total)), (max(total - _ROWS, min(_ROWS, total)), total)]
         checked = [check_rows(reader.read(*part), source.exclude) for part in parts]
-    kept, reasons = (
-        [rows for rows, _ in checked],
-        Counter(reject.reason for _, rejects in checked for reject in rejects),
-    )
+    kept = [rows for rows, _ in checked]
+    reasons = Counter(reject.reason for _, rejects in checked for reject in rejects)
     text = f"{total:,} rows; first and last {_ROWS}: {sum(map(len, kept))} can be used"
     text += "".join(f", {count} rejected for {reason}" for reason, count in reasons.items())
     if source.format == HSMR or not any(map(len, kept)):

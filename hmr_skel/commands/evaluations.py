@@ -175,14 +175,16 @@ class OpenBenchmarks:
                 raise UserError(f"--predictions {name}=...: that benchmark is not among --benchmark {', '.join(jobs)}.")
             rows = jobs[name].rows
             clips[name] = read_predictions(file, rows, rows.imgname, self.args.smpl_gender)
-        reports = {}
+        models, reports = str(self.models), {}
+        if is_open_body(self.models):
+            models += " (the open body: figures say nothing of the licensed models)"
         for name, job in jobs.items():
             report = reports[name] = {
                 "title": job.benchmark.title,
                 "labels": str(job.files.labels),
                 "label_rows": len(job.rows),
                 "joint_set": job.benchmark.joints.name,
-                "body_models": _models_text(self.models),
+                "body_models": models,
                 "legacy": list(job.benchmark.legacy(self.legacy)),
                 "intervals": resampled(job.compared(job.rows.row, []).sequences),
                 "intrinsics": None if self.intrinsics is None else self.intrinsics.text,
@@ -248,7 +250,3 @@ def paper_tables(reports: Mapping[str, Report]) -> list[SideBySide]:
         lines = [OurLine(name, cells) for (kind, name), cells in found.items() if kind in kinds]
         tables.append(SideBySide(table, [line for line in lines if benchmarks & line.found.keys()], more))
     return [table for table in (*tables, SideBySide(TABLE_S2, swaps)) if table.ours]
-
-
-def _models_text(models: Path) -> str:
-    return f"{models}" + " (the open body: figures say nothing of the licensed models)" * is_open_body(models)

@@ -38,11 +38,10 @@ def build_missing(manifest: str, data: "Place", *, quiet: bool) -> None:
     from hmr_skel.commands.build import render_images
     from hmr_skel.data.manifest import load_manifest
 
-    more = ["-q"] if quiet else []
     if not has_all_shards(data):
-        command = [sys.executable, "-m", "hmr_skel.cli", "dataset", "--manifest", manifest, "--out", str(data), *more]
+        command = [sys.executable, "-m", "hmr_skel.cli", "dataset", "--manifest", manifest, "--out", str(data)]
         # A process of its own: Prefect and its temporary server stay out of the training's.
-        if subprocess.run(command, check=False).returncode:
+        if subprocess.run(command + ["-q"] * quiet, check=False).returncode:
             raise UserError(f"the dataset {data} could not be built, see above.")
     sources = load_manifest(manifest).sources
     if any(source.generate is not None and source.image_root is not None for source in sources):

@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,28 +22,6 @@ def progress(quiet: bool, unit: str, total: int | None = None, what: str | None 
     from hmr_skel.progress import progress_bar
 
     return progress_bar(quiet, unit, total, what)
-
-
-@contextmanager
-def measuring(quiet: bool) -> Generator[Callable[[str, int, int], None]]:
-    """Show how far a benchmark is: a bar, or without a terminal a line for each thing that is measured.
-
-    Yields what is to be called with the thing, how much of it is done, and how much there is.
-    """
-    with progress(quiet, "it") as bar:
-        begun = ""
-
-        def report(what: str, done: int, total: int) -> None:
-            nonlocal begun
-            if what != begun:
-                begun = what
-                if not quiet and not sys.stderr.isatty():
-                    print(f"measuring: {what}", file=sys.stderr, flush=True)
-                bar.reset(total)
-                bar.set_description(what)
-            bar.update(done - bar.n)
-
-        yield report
 
 
 def table(rows: Sequence[Mapping[str, Any] | str]) -> str:

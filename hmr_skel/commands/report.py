@@ -88,14 +88,12 @@ def run_report(args: argparse.Namespace) -> None:
     from hmr_skel.report.page import write_report
 
     start = time.perf_counter()
-    data = args.dataset
-    if data is None:
-        data = data_folder() / load_manifest(args.manifest or DEFAULT_MANIFEST).name
+    data = args.dataset or data_folder() / load_manifest(args.manifest or DEFAULT_MANIFEST).name
     if args.build and not has_all_shards(data):
         if not args.quiet:
             print(f"missing shards are built and their images rendered first; hmr-skel report {data} does without")
         build_missing(args.manifest or DEFAULT_MANIFEST, data, quiet=args.quiet)
-    out = args.out if args.out is not None else data / "report.html"
+    out = args.out or data / "report.html"
     if out.is_dir():
         raise UserError(f"-o {out} is a folder. Expected a file, such as {out / 'report.html'}.")
     with progress(args.quiet, "row", sum(meta["kept"] for meta in read_metas(data)), "reading") as bar:

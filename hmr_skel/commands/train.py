@@ -41,10 +41,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     add(parser, "recipe", "set", "manifest", "data", "build")
     parser.add_argument("--out", type=Path, metavar="DIR", help=out)
     parser.add_argument("--fresh", action="store_true", help="start anew, whatever is in that folder")
-    parser.add_argument(
-        "--vitpose", type=Path, metavar="FILE",
-        help="vitpose_backbone.pth, from which vit_h starts; or a checkpoint of 4D-Humans, HSMR, CameraHMR",
-    )  # fmt: skip
+    text = "vitpose_backbone.pth, from which vit_h starts; or a checkpoint of 4D-Humans, HSMR, CameraHMR"
+    parser.add_argument("--vitpose", type=Path, metavar="FILE", help=text)
     add_number(parser, "--workers", int, 0, help="processes that load images for a device (default: by the cores)")
     add(parser, "device", "json", "quiet")
 
@@ -82,14 +80,5 @@ def new_run(args: argparse.Namespace, out: Path) -> "Run":
     from hmr_skel.train.loop import Run
 
     manifest, data = open_dataset(args)
-    return Run(
-        dataset=data,
-        body_models=manifest.body_models.path,
-        images=image_rules(manifest),
-        out=out,
-        vitpose=args.vitpose,
-        device=args.device,
-        workers=args.workers,
-        fresh=args.fresh,
-        quiet=args.quiet,
-    )
+    told = {name: getattr(args, name) for name in ("vitpose", "device", "workers", "fresh", "quiet")}
+    return Run(dataset=data, body_models=manifest.body_models.path, images=image_rules(manifest), out=out, **told)
