@@ -31,7 +31,7 @@ _ENOUGH = 10  # feet in frames
 _ON_FLOOR = 5  # percent of the frames may be lower than the floor
 _CHUNK = 256  # frames whose feet are in memory at once
 
-LEVELLED = "z-up clips are turned to y-up, where pelvis_list is no heading: (x, y, z) -> (x, z, -y)"
+LEVELLED = "z is up in the file, and y in what is written: (x, y, z) became (x, z, -y)"
 
 SEEMS_Z_UP = (
     "these people stand as in a z-up frame, where the pelvis' angles jump: say --frame z-up (frame= in Python) to have "

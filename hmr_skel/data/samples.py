@@ -161,11 +161,11 @@ class SampleDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         left_out = [f"{count:,} left out for {reason}" for reason, count in self.dropped.items()]
         if masked := int(self.mask_skel.sum()):
             left_out.append(f"{masked:,} without their SKEL labels")
-        return f"SampleDataset({', '.join([f'{len(self):,} {self.gender} rows', *left_out])})"
+        return ", ".join([f"{len(self):,} {self.gender} rows", *left_out])
 
     def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Batch:
         """A pure function of its arguments. Raises `UnreadableImage` where the image is missing or corrupt."""

@@ -117,7 +117,7 @@ def test_sources_without_weight_need_no_images(sample_set):
     with pytest.raises(UserError, match="source 'far' has no images: image_root is named for near only"):
         open_set(only_near, missing_intrinsics="diagonal")
     dataset = open_set(only_near, missing_intrinsics="diagonal", mixture={"near": 1.0, "far": 0.0})
-    assert repr(dataset) == "SampleDataset(20 male rows, 4 left out for not being in the mixture)"
+    assert str(dataset) == "20 male rows, 4 left out for not being in the mixture"
 
 
 def test_gains_and_channels(own_set):
