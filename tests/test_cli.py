@@ -59,7 +59,7 @@ def small(tmp_path: Path, open_body_dir: Path) -> Path:
     bodies.mkdir()
     for file in open_body_dir.iterdir():
         (bodies / file.name).symlink_to(file)
-    text = MANIFEST.format(rows_per_shard=6, body_models=bodies, labels=tmp_path / "labels.npz")
+    text = MANIFEST.format(name="small", rows_per_shard=6, body_models=bodies, labels=tmp_path / "labels.npz")
     manifest = tmp_path / "small.toml"
     manifest.write_text(text)
     return manifest
@@ -87,7 +87,7 @@ def without(name: str) -> Change:
 
 
 SPOILED: dict[str, tuple[Change, str]] = {
-    "unknown recipe": (edited('name = "small"', 'name = "small"\nrecipe = "best"'), r"recipe 'best'; known: default"),
+    "unknown recipe": (edited("rows_per_shard", 'recipe = "best"\nrows_per_shard'), r"recipe 'best'; known: default"),
     "no labels": (without("labels.npz"), r"no label file .*labels\.npz"),
     "no SKEL": (without("bodies/skel_male.pkl"), r"no body model .*skel_male\.pkl.*Expected the official file"),
     "no regressor": (without("bodies/SMPL_to_J19.pkl"), r"no body model .*SMPL_to_J19\.pkl"),

@@ -24,7 +24,7 @@ def test_doctor_names_what_is_missing(small: Path, capsys):
     assert main(["doctor", "--manifest", str(small)]) == 1
     out = capsys.readouterr().out
     assert "missing  skel_male.pkl" in out
-    assert "missing  labels walk" in out
+    assert "missing  labels small" in out
     assert "2 missing" in out
 
 
@@ -35,7 +35,7 @@ def test_doctor_looks_into_files(small: Path, tmp_path: Path, monkeypatch, capsy
     assert main(["doctor", "--deep", "--manifest", str(small)]) == 0
     out = capsys.readouterr().out
     assert re.search(r"ok +SMPL_NEUTRAL\.pkl +10 shape components \(as SMPL 1\.0\), .*sha256 [0-9a-f]{16}\n", out)
-    assert re.search(r"ok +labels walk +12 rows; first and last 50: 12 can be used; 12 fitted to [\d.]+ mm", out)
+    assert re.search(r"ok +labels small +12 rows; first and last 50: 12 can be used; 12 fitted to [\d.]+ mm", out)
     assert Path("doctor.txt").read_text() in out
 
     bodies, weights = tmp_path / "bodies", tmp_path / "weights"
