@@ -108,17 +108,13 @@ _SHOULDER_R, _SHOULDER_L, _HIP_R, _HIP_L = (2, 33), (5, 34), (9, 27), (12, 28)
 _ELBOW_WRIST_R, _ELBOW_WRIST_L = (3, 4, 31, 32), (6, 7, 35, 36)
 _LOWER_LEG_R, _LOWER_LEG_L = (10, 11, 22, 23, 24, 25, 26), (13, 14, 19, 20, 21, 29, 30)
 
-_ABOVE_KNEES = (
-    *(*_HEAD, *_NECK, *_TRUNK, *_PELVIS, *_HIP_R, *_HIP_L),
-    *(*_SHOULDER_R, *_SHOULDER_L, *_ELBOW_WRIST_R, *_ELBOW_WRIST_L),
-)
 # (OpenPose's, LSP's) keypoints: both arms from the shoulders, both legs from the knees.
 _LIMBS = ((2, 33), (3, 32), (4, 31), (5, 34), (6, 35), (7, 36), (10, 26), (11, 25), (13, 29), (14, 30))
 _KNEES_ANKLES = (10, 11, 13, 14, 25, 26, 29, 30)
 _HEAD_AND_NEIGHBOURS = (*_HEAD, *_NECK, 33, 34)
 
 PARTS = {
-    "hips": (_ABOVE_KNEES, 1.1),  # down to the hips
+    "hips": (tuple(set(range(44)) - {*_LOWER_LEG_R, *_LOWER_LEG_L}), 1.1),  # down to the hips
     "shoulders": ((*_HEAD, *_NECK, *_SHOULDER_R, *_SHOULDER_L), 1.2),
     "head": ((*_HEAD, *_NECK), 1.3),
     "torso": ((*_NECK, *_SHOULDER_R, *_SHOULDER_L, *_TRUNK, *_PELVIS, *_HIP_R, *_HIP_L), 1.1),

@@ -40,11 +40,9 @@ class InHand(UserError):
 class Lease(contextlib.AbstractContextManager):
     """The time in which this process has a shard in hand: `with Lease(out, shard, build) as lease`.
 
-    `build` names the run that the process works for. It takes over a lease of the same run: who shares out the shards
-    of a run hands one out again only when the worker that had it is gone.
-
-    Entering raises `InHand` where another build has it, and `UserError` where the folder or the store cannot be
-    written.
+    `build` names the run that the process works for. It takes over a lease of the same run: the run's scheduler hands a
+    shard out again only when the worker that had it is gone. Entering raises `InHand` where another build has it, and
+    `UserError` where the folder or the store cannot be written.
     """
 
     def __init__(self, out: Place, shard: Shard, build: str) -> None:

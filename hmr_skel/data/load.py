@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,13 +27,10 @@ from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.schema import column_shape
 from hmr_skel.data.shards import Shard, find_states
-from hmr_skel.data.storage import Place, each, in_arrow, local_folder, locate, open_parquet
+from hmr_skel.data.storage import Place, each, local_folder, locate, open_parquet
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
 from hmr_skel.progress import progress_bar
-
-if TYPE_CHECKING:
-    from pyarrow.dataset import Dataset
 
 
 class Shards:
@@ -96,17 +93,8 @@ class Shards:
         """One file at a time, as `Shards` of its own."""
         return (Shards([path], self.columns, [footer]) for path, footer in zip(self.paths, self._footers, strict=True))
 
-    @property
-    def arrow(self) -> "Dataset":
-        """The same files as a pyarrow dataset: filters, projections, `.to_table().to_pandas()`."""
-        from pyarrow.dataset import dataset  # imports pandas where that is installed
-
-        store, _ = in_arrow(self.paths[0])
-        return dataset([in_arrow(path)[1] for path in self.paths], format="parquet", filesystem=store)
-
     def _read(self, column: str) -> pa.ChunkedArray:
         """A column of all files. Raises `UserError` where there is none of that name."""
-
         _check_columns([column], self.columns, self.paths[0])
         return pa.concat_tables(each(partial(_read, group=None, columns=[column]), self.paths))[column]
 

@@ -90,16 +90,7 @@ def stack(samples: Sequence[Batch]) -> Batch:
 
 
 class SampleDataset(Dataset):
-    """The rows of a dataset that a recipe trains on (or that are evaluated), as samples. Cheap to send to a process.
-
-    Attributes:
-        gender: of the SKEL bodies: `male` or `female`.
-        rows: int64 [N] the dataset's rows that are used, in their order.
-        mask_skel: bool [N] rows whose SKEL labels are left out.
-        strata: what the stream of training samples draws from; one stratum of all without `mixture`.
-        dropped: how many rows the recipe left out, by reason.
-        labels: all rows of the dataset, as they are unpacked.
-    """
+    """The rows of a dataset that a recipe trains on (or that are evaluated), as samples. Cheap to send to a process."""
 
     def __init__(
         self,
@@ -126,17 +117,17 @@ class SampleDataset(Dataset):
         self.images, self.augment = dict(images), augment
         self.config = config = SampleConfig() if config is None else config
         shards = load_shards(path, split=split)
-        self.labels = open_rows(shards, quiet)
+        self.labels = open_rows(shards, quiet)  # all of the dataset's rows
         chosen = choose_rows(shards, config)
         self.gender: Literal["male", "female"] = one_gender(shards, chosen, path)
-        self.strata = make_strata(chosen, config.mixture, path)
+        self.strata = make_strata(chosen, config.mixture, path)  # what the stream of training samples draws from
         self.rows, self.mask_skel, self.dropped = chosen.rows, chosen.mask_skel, chosen.dropped
         check_images(self.labels, chosen, images)
 
-    def __getitem__(self, index: Request) -> tuple[Batch | UserError | None, list[str]]:
-        """The batch of a request, None where no image can be read; and "file: reason" of every sample skipped.
+    def __getitem__(self, index: Request) -> tuple[Batch | None, list[str]]:
+        """The batch of a request, and "file: reason" of every sample skipped. This is what runs in a worker.
 
-        This is what runs in a worker.
+        None for the batch where a sample has no substitute that can be read, or, in order, none of its images can.
         """
         samples: list[Batch] = []
         unreadable: list[str] = []
@@ -150,12 +141,7 @@ class SampleDataset(Dataset):
                     unreadable.append(str(error))
             else:
                 if substitutes:
-                    error = UserError(
-                        f"{1 + substitutes} images in a row are unreadable: {'; '.join(unreadable[-3:])}. Are "
-                        "image_root and image_path of the manifest right, and all images there? For the default "
-                        "dataset: make images (hmr-skel images)."
-                    )
-                    return error, unreadable
+                    return None, unreadable
         return stack(samples) if samples else None, unreadable
 
     def __len__(self) -> int:
@@ -283,8 +269,9 @@ class Batches(AbstractContextManager, Iterator[Batch]):
         pin_memory: bool = False,
         timeout: float = 300.0,
         ahead: int = 0,
+        is_training: bool = True,
     ) -> None:
-        self.skipped = 0
+        self.skipped, self._is_training = 0, is_training
         self._reported: set[str] = set()
         loader = DataLoader(
             dataset,
@@ -321,11 +308,15 @@ class Batches(AbstractContextManager, Iterator[Batch]):
                 if once not in self._reported and len(self._reported) < REPORTED_FILES:
                     self._reported.add(once)
                     _log.warning("skipped: %s%s", text, "; others that are not there are only counted" * missing)
-            if isinstance(batch, UserError):
-                self.close()
-                raise batch
-            if batch is not None:  # else, in order, all of its images were unreadable
+            if batch is not None:
                 return batch
+            if self._is_training:
+                self.close()
+                raise UserError(
+                    f"{1 + SUBSTITUTES} images in a row are unreadable: {'; '.join(unreadable[-3:])}. Are image_root "
+                    "and image_path of the manifest right, and all images there? For the default dataset: make images "
+                    "(hmr-skel images)."
+                )
         raise StopIteration
 
     def close(self) -> None:
@@ -381,7 +372,7 @@ def ordered_batches(dataset: SampleDataset, batch_size: int, *, workers: int = 0
 
     starts = range(0, len(dataset), batch_size)
     indices = (np.arange(start, min(start + batch_size, len(dataset))) for start in starts)
-    return Batches(dataset, ((found, np.zeros_like(found), 0, 0) for found in indices), workers)
+    return Batches(dataset, ((found, np.zeros_like(found), 0, 0) for found in indices), workers, is_training=False)
 
 
 def _start_worker(worker: int) -> None:

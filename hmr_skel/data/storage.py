@@ -223,11 +223,6 @@ def may_pass(error: object) -> bool:
     return isinstance(error, OSError) and error.errno not in _STAYS
 
 
-def in_arrow(place: Place) -> tuple[pyarrow.fs.FileSystem, str]:
-    """Where a place is for pyarrow, and its name there."""
-    return (pyarrow.fs.LocalFileSystem(), str(place)) if isinstance(place, Path) else (place.store, place.key)
-
-
 @contextlib.contextmanager
 def open_parquet(place: Place) -> Generator[pq.ParquetFile]:
     """A Parquet file; of an object, only the parts that are read are fetched.
@@ -235,8 +230,7 @@ def open_parquet(place: Place) -> Generator[pq.ParquetFile]:
     Raises `UserError` where there is no such file, or where pyarrow finds it damaged, now or while it is read.
     """
     try:
-        store, key = in_arrow(place)
-        with from_store(place), pq.ParquetFile(key, filesystem=store) as parquet:
+        with from_store(place), pq.ParquetFile(place if isinstance(place, Path) else place.open()) as parquet:
             yield parquet
     except FileNotFoundError:
         raise UserError(f"no file {place}. Expected a Parquet shard.") from None
