@@ -48,13 +48,9 @@ def verify_dataset(out: Place, builder: Builder | None = None, *, sample: int = 
     current = [shard for shard in shards if shard not in outdated]
     chosen = _choose(current, sample, seed)
     wrong = [problem for shard, rows in _refit(builder, chosen).items() if (problem := _compare(builder, shard, rows))]
-    refuted = {problem.shard for problem in wrong}
-    return replace(
-        report,
-        sound=[shard.index for shard in current if shard.index not in refuted],
-        problems=[*report.problems, *older, *wrong],
-        refitted=sum(map(len, chosen.values())),
-    )
+    sound = sorted({shard.index for shard in current} - {problem.shard for problem in wrong})
+    problems, refitted = [*report.problems, *older, *wrong], sum(map(len, chosen.values()))
+    return replace(report, sound=sound, problems=problems, refitted=refitted)
 
 
 def _choose(shards: Sequence[Shard], sample: int, seed: int) -> dict[Shard, list[Key]]:
@@ -102,10 +98,8 @@ def _compare(builder: Builder, shard: Shard, now: Rows) -> Problem | None:
     wrong = [f"{source}/{row:08d} ({text})" for (source, row), text in differences.items() if text]
     if not wrong:
         return None
-    text = (
-        f"{file}: {len(wrong)} of {len(now)} rows made again are others, the first {wrong[0]}. Build the shard again."
-    )
-    return Problem(text, shard.index)
+    found = f"{len(wrong)} of {len(now)} rows made again are others, the first {wrong[0]}"
+    return Problem(f"{file}: {found}. Build the shard again.", shard.index)
 
 
 def _joined(pieces: list[AnnotationRows]) -> AnnotationRows:

@@ -20,7 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
+from types import SimpleNamespace
+from typing import Literal, NoReturn, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import pyarrow as pa
@@ -44,13 +45,6 @@ _NOT_ALLOWED = re.compile(
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class Stat(NamedTuple):
-    """Of an object; named as `os.stat_result`."""
-
-    st_size: int  # bytes
-    st_mtime: float  # s since 1970, by the store's clock
 
 
 @dataclass(frozen=True, order=True)
@@ -97,12 +91,15 @@ class RemotePath:
         """Whether there is anything below it."""
         return self._info().type == pyarrow.fs.FileType.Directory
 
-    def stat(self) -> Stat:
-        """Raises `FileNotFoundError` where there is no such object."""
+    def stat(self) -> SimpleNamespace:
+        """`st_size` (bytes) and `st_mtime` (s since 1970, by the store's clock), as `os.stat_result` has them.
+
+        Raises `FileNotFoundError` where there is no such object.
+        """
         info = self._info()
         if not info.is_file:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
-        return Stat(info.size, info.mtime_ns / 1e9)
+        return SimpleNamespace(st_size=info.size, st_mtime=info.mtime_ns / 1e9)
 
     def open(self, mode: Literal["rb"] = "rb") -> pa.NativeFile:
         """Open for reading, at random. Raises `FileNotFoundError` where there is no such object."""

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -85,10 +84,27 @@ def _verified_pieces(out: Place, shard: Shard) -> list[Piece]:
     state = shard_state(out, shard, read=True)
     if state.meta is None or state.kind != "complete":
         raise UserError(f"{state.why}. Build the shard again.")
-    meta = state.meta
+    meta, keys = state.meta, []
+    for path, schema, count, finite in (
+        (shard.data_file(out), SCHEMA, meta["kept"], ("skel_q", "skel_betas")),
+        (shard.rejects_file(out), REJECTS_SCHEMA, meta["rejected"], ()),
+    ):
+        with open_parquet(path) as file:
+            if not file.schema_arrow.equals(schema):
+                raise _wrong(path, "other columns than this version writes.")
+            if file.metadata.num_rows != count:
+                raise _wrong(path, f"it has {file.metadata.num_rows:,} rows, but its meta file says {count:,}.")
+            made_from = (file.schema_arrow.metadata or {}).get(b"hmr_skel.fingerprint", b"")
+            if schema is SCHEMA and made_from != meta["fingerprint"].encode():
+                raise _wrong(path, "it has another fingerprint than its meta file.")
+            table = file.read([*finite, "source", "source_row"])
+        for name in finite:
+            values = table[name].combine_chunks()
+            if bad := values.null_count + np.count_nonzero(~np.isfinite(values.flatten())):
+                raise _wrong(path, f"{name} has {bad:,} values that are not finite.")
+        keys.append((table["source"].to_numpy(), table["source_row"].to_numpy()))
+    sources, rows = (np.concatenate(parts) for parts in zip(*keys, strict=True))
     pieces = [Piece(**piece) for piece in meta["pieces"]]
-    found = [_verified_rows(out, is_data, meta, shard) for is_data in (True, False)]
-    sources, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
     expected, once = sum(map(len, pieces)), 0
     for piece in pieces:
         own = rows[(sources == piece.source) & (rows >= piece.start) & (rows < piece.stop)]
@@ -98,29 +114,6 @@ def _verified_pieces(out: Place, shard: Shard) -> list[Piece]:
         what = f"of {expected} rows to read, {lost} are neither kept nor rejected; {extra} too many."
         raise _wrong(shard.meta_file(out), what)
     return pieces
-
-
-def _verified_rows(out: Place, is_data: bool, meta: Mapping[str, Any], shard: Shard) -> tuple[np.ndarray, np.ndarray]:
-    """The source and the number [N] of each row of the data or rejects file.
-
-    Raises `UserError` for the first thing that is wrong with the file.
-    """
-    path = shard.data_file(out) if is_data else shard.rejects_file(out)
-    finite, count = ("skel_q", "skel_betas") if is_data else (), meta["kept" if is_data else "rejected"]
-    with open_parquet(path) as file:
-        if not file.schema_arrow.equals(SCHEMA if is_data else REJECTS_SCHEMA):
-            raise _wrong(path, "other columns than this version writes.")
-        if file.metadata.num_rows != count:
-            raise _wrong(path, f"it has {file.metadata.num_rows:,} rows, but its meta file says {count:,}.")
-        made_from = (file.schema_arrow.metadata or {}).get(b"hmr_skel.fingerprint", b"")
-        if is_data and made_from != meta["fingerprint"].encode():
-            raise _wrong(path, "it has another fingerprint than its meta file.")
-        table = file.read([*finite, "source", "source_row"])
-    for name in finite:
-        values = table[name].combine_chunks()
-        if bad := values.null_count + np.count_nonzero(~np.isfinite(values.flatten())):
-            raise _wrong(path, f"{name} has {bad:,} values that are not finite.")
-    return table["source"].to_numpy(), table["source_row"].to_numpy()
 
 
 def _wrong(path: Place, what: str) -> UserError:
