@@ -81,22 +81,15 @@ def image_change(flip: bool, intrinsics: Float[np.ndarray, "3 3"]) -> Float[np.n
     return (intrinsics @ np.diag((-1.0 if flip else 1.0, 1.0, 1.0)) @ np.linalg.inv(intrinsics))[:2]
 
 
-def change_keypoints_3d(keypoints_3d: Float[np.ndarray, "44 4"], flip: bool) -> Float[np.ndarray, "44 4"]:
-    """Keypoints in the camera's frame (m, confidence); in a mirrored image, left is right."""
-    return keypoints_3d[list(FLIP_44)] * (-1, 1, 1, 1) if flip else keypoints_3d
+def mirror(
+    keypoints_2d: Float[np.ndarray, "44 3"], keypoints_3d: Float[np.ndarray, "44 4"], q: Float[np.ndarray, "46"]
+) -> tuple[Float[np.ndarray, "44 3"], Float[np.ndarray, "44 4"], Float[np.ndarray, "46"]]:
+    """Labels as the mirrored camera sees them: left is right, and x in its frame changes sign.
 
-
-def change_keypoints_2d(
-    keypoints_2d: Float[np.ndarray, "44 3"], flip: bool, change: Float[np.ndarray, "2 3"]
-) -> Float[np.ndarray, "44 3"]:
-    """Keypoints in the image (px, confidence), through `image_change`."""
-    points = keypoints_2d[list(FLIP_44)] if flip else keypoints_2d
-    return np.concatenate((points[:, :2] @ change[:, :2].T + change[:, 2], points[:, 2:]), 1)
-
-
-def change_q(q: Float[np.ndarray, "46"], flip: bool) -> Float[np.ndarray, "46"]:
-    """SKEL's pose as the mirrored camera sees it."""
-    return np.asarray(MIRROR_SIGN) * q[list(MIRROR)] if flip else q
+    The 2D keypoints change names only: they move with the picture, see `image_change`.
+    """
+    order = list(FLIP_44)
+    return keypoints_2d[order], keypoints_3d[order] * (-1, 1, 1, 1), np.asarray(MIRROR_SIGN) * q[list(MIRROR)]
 
 
 _WIDEN = 1.2

@@ -185,22 +185,25 @@ class SampleDataset(Dataset):
         moved = augment.image_change(augmentation.flip, intrinsics)
         center = transform(moved, center)
         affine = box_affine(center, side)
-        crop = crop_image(image, after(affine, moved), reduction)
+        to_crop = after(affine, moved)
+        crop = crop_image(image, to_crop, reduction)
 
-        keypoints_2d = augment.change_keypoints_2d(keypoints_2d, augmentation.flip, moved)
-        keypoints_2d[:, :2] = transform(affine, keypoints_2d[:, :2]) / CROP_SIZE - 0.5
+        keypoints_2d[:, :2] = transform(to_crop, keypoints_2d[:, :2]) / CROP_SIZE - 0.5
         there = np.isfinite(label.skel_q).all() and np.isfinite(label.skel_betas).all()
         has_skel = bool(there and not self.mask_skel[index])
         known = np.float32(1 if has_skel else np.nan)
-        in_place = np.float32(np.nan) if augmentation.flip else known
+        q, in_place = (label.skel_q * known).astype(float), known
+        if augmentation.flip:
+            keypoints_2d, keypoints_3d, q = augment.mirror(keypoints_2d, keypoints_3d, q)
+            in_place = np.float32(np.nan)
         floats = {
             "center": center,
             "size": side,
             "intrinsics": intrinsics,
             "affine": affine,
             "keypoints_2d": keypoints_2d,
-            "keypoints_3d": augment.change_keypoints_3d(keypoints_3d, augmentation.flip),
-            "q": augment.change_q((label.skel_q * known).astype(float), augmentation.flip),
+            "keypoints_3d": keypoints_3d,
+            "q": q,
             "betas": label.skel_betas * known,
             "transl": label.skel_transl * in_place,
         }
