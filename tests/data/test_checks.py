@@ -29,12 +29,9 @@ def set_value(column: str, index: tuple, value):
 SALTS = {
     "NaN pose": (set_value("smpl_pose", (7,), np.nan), "non_finite", "smpl_pose[7] is nan (1 of 72"),
     "infinite betas": (set_value("smpl_betas", (2,), np.inf), "non_finite", "smpl_betas[2] is inf"),
-    "NaN centre": (set_value("center", (1,), np.nan), "non_finite", "center[1]"),
     "absurd betas": (set_value("smpl_betas", (3,), -10.5), "betas", "|smpl_betas[3]| is 10.5; expected 10 at most"),
     "zero box": (set_value("scale", (), 0), "box", "box of 0 x 0 px; expected 1 px"),
-    "negative box": (set_value("scale", (), -1), "box", "-200"),
     "huge box": (set_value("scale", (0,), 1e6), "box", "expected 1e+06 px at most"),
-    "box far off": (set_value("center", (0,), 1e9), "box", "expected 1e+06 px at most"),
     "zero focal length": (set_value("cam_int", (0, 0), 0), "camera", "focal lengths [0.0, 1000.0]"),
     "no intrinsics": (set_value("cam_int", (), 1), "camera", "last row [1.0, 1.0, 1.0]"),
     "pose beyond float32's squares": (set_value("smpl_pose", (5,), 1e30), "pose", "joint[1]| is inf rad"),

@@ -43,9 +43,11 @@ def test_shipped_manifests_load(monkeypatch):
     assert paper.body_models.path == Path("/models")
 
 
-@pytest.mark.parametrize(
-    ("source", "imgname", "file"),
-    [
+def test_image_rules_of_the_paper(monkeypatch):
+    monkeypatch.setenv("HMR_SKEL_BODY_MODELS", "/models")
+    monkeypatch.setenv("HMR_SKEL_DATA", "/data")
+    rules = image_rules(load_manifest(MANIFESTS / "hmr-skel.toml"))
+    for source, imgname, file in [
         ("aic", "aic-train/00ab.jpg", "aic-train/00ab.jpg"),
         ("insta1", "some/where/a/b_c/0001.jpg", "insta-train/a/b_c/0001.jpg"),
         ("insta2", "insta-train/a/b_c/0001.jpg", "insta-train/a/b_c/0001.jpg"),
@@ -53,13 +55,8 @@ def test_shipped_manifests_load(monkeypatch):
         ("mpii", "1.jpg", "mpii-train/1.jpg"),
         ("h36m", "S1_Walking.55_000001", "h36m-train/S1_Walking.55_000001.jpg"),
         ("mpi-inf", "S1/x", "mpi-inf-train/S1/x.jpg"),
-    ],
-)
-def test_image_rules_of_the_paper(monkeypatch, source, imgname, file):
-    monkeypatch.setenv("HMR_SKEL_BODY_MODELS", "/models")
-    monkeypatch.setenv("HMR_SKEL_DATA", "/data")
-    paper = load_manifest(MANIFESTS / "hmr-skel.toml")
-    assert image_rules(paper)[source].file(imgname) == Path("/data/images") / file
+    ]:
+        assert rules[source].file(imgname) == Path("/data/images") / file
 
 
 @pytest.mark.parametrize(

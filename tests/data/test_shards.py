@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hmr_skel.data.annotations import plan_source
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.schema import shard_table, write_meta, write_rows
 from hmr_skel.data.shards import (
@@ -19,7 +20,7 @@ from hmr_skel.data.shards import (
     shard_state,
 )
 from hmr_skel.errors import UserError
-from hmr_skel.rows import AnnotationRows, Reject
+from hmr_skel.rows import Reject
 from tests.data.conftest import label_arrays, make_manifest
 from tests.data.sample_set import fake_fit
 
@@ -61,16 +62,10 @@ def test_files_pieces_and_held_out(tmp_path):
 @pytest.fixture
 def built(tmp_path):
     """A shard of 8 rows of which one is rejected, written with fingerprint "f"."""
-    (shard,) = plan(make_manifest(sources("a")), {"a": 8})
-    labels = label_arrays(8)
-    rows = AnnotationRows(
-        source="a",
-        source_row=np.arange(8),
-        imgname=labels["imgname"].astype(object),
-        center=labels["center"],
-        scale=np.stack([labels["scale"]] * 2, axis=1),
-        smpl_pose=labels["pose_cam"],
-    )
+    np.savez(tmp_path / "a.npz", **label_arrays(8))
+    manifest = make_manifest([sources("a")[0] | {"file": str(tmp_path / "a.npz")}])
+    (shard,) = plan(manifest, {"a": 8})
+    rows = plan_source(manifest.sources[0], tmp_path / "cache").read(0, 8)
     table = shard_table(rows.take(np.arange(8) != 3), fake_fit(7))
     rejects = [Reject("a", 3, "x.jpg", "betas", "too large")]
     written = write_rows(tmp_path, shard, table, rejects, **ABOUT)

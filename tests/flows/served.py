@@ -29,11 +29,6 @@ class Served:
         return self.folder / "log"
 
     @property
-    def settings(self) -> dict[str, str]:
-        """Environment variables of its clients."""
-        return {"PREFECT_API_URL": self.url, "PREFECT_API_AUTH_STRING": self.password}
-
-    @property
     def database(self) -> Path:
         """Prefect's."""
         return prefect_home(self.folder) / "prefect.db"

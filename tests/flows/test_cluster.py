@@ -12,7 +12,7 @@ from flows import cluster
 from flows.cluster import environments, is_cluster
 from flows.shard import Builder
 from hmr_skel.cli import main
-from hmr_skel.data.lease import InHand, Lease
+from hmr_skel.data.lease import InHand
 from hmr_skel.data.schema import write_rows
 from hmr_skel.data.storage import may_pass
 from hmr_skel.errors import UserError
@@ -56,15 +56,6 @@ def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys
 def test_a_cluster_of_its_own_has_workers_of_its_own(capsys):
     assert main(["dataset", "--workers", "2", "--dask-address", "tcp://x:1"]) == 2
     assert "without --workers" in capsys.readouterr().err
-
-
-def test_a_shard_in_other_hands(small: Path, tmp_path: Path):
-    builder, other = (Builder.open(small, tmp_path / "out", "cpu", quiet=True) for _ in range(2))
-    with Lease(builder.out, builder.shards[0], other.run):
-        with pytest.raises(InHand):
-            builder.build(0, progress=False)
-        assert not builder.build(1, progress=False).skipped
-    assert not builder.build(0, progress=False).skipped
 
 
 def test_one_that_slept_leaves_the_others_files(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

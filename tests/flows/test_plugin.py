@@ -19,7 +19,6 @@ CONTEXT = HookContext(prefect_version="3.8.8", api_url=None, logger_factory=logg
     [
         (["/x/.venv/bin/prefect", "deployment", "run", "build-hmr-skel"], True),
         (["prefect", "deployment", "run", "build-hmr-skel/build-hmr-skel"], True),
-        (["-m", "deployment", "run", "build-hmr-skel"], True),
         (["prefect", "deployment", "run", "build-hmr-skel/other"], False),
         (["prefect", "deployment", "run", "--id", "build-hmr-skel"], False),
         (["pytest", "deployment", "run", "build-hmr-skel"], False),

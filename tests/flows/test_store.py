@@ -20,12 +20,12 @@ from tests.flows.conftest import build_all
 from tests.object_store import SECRET, ObjectStore
 from tools.drill.small import SHARDS
 
-ENDS = {"data": ("train", "parquet"), "meta": ("shard", "json"), "rejects": ("rejects", "parquet")}
-FILES = [
-    f"{folder}/{name}-{Shard(i, SHARDS, (), False).number}.{end}"
-    for folder, (name, end) in ENDS.items()
-    for i in range(SHARDS)
-]
+FOLDERS = ("data", "meta", "rejects")
+FILES = sorted(
+    str(file(Path()))
+    for shard in (Shard(i, SHARDS, (), False) for i in range(SHARDS))
+    for file in (shard.data_file, shard.meta_file, shard.rejects_file)
+)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def like(elsewhere: tuple[Builder, Path]) -> Path:
 
 
 def files(out: RemotePath) -> list[str]:
-    return sorted(f"{name}/{file.name}" for name in ENDS for file in (out / name).iterdir())
+    return sorted(f"{name}/{file.name}" for name in FOLDERS for file in (out / name).iterdir())
 
 
 def assert_whole(out: RemotePath, like: Path) -> None:
