@@ -71,8 +71,9 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     try:
         args = parser.parse_args(argv)
         return args.run(args) or 0
-    except KeyboardInterrupt:
-        print("\ninterrupted. Finished files are kept. Start the same command again to continue.", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        kept = "Finished files are kept. Start the same command again to continue."
+        print(f"\ninterrupted. {str(stopped) or kept}", file=sys.stderr)
         return 130
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -25,6 +26,32 @@ class _ProgressLines(tqdm):
         if msg is None and now - self._said >= SECONDS_PER_LINE:
             self._said = now
             print(self, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def telling(quiet: bool, what: str) -> Generator[Callable[[str | None], None]]:
+    """Say every ten seconds what goes on in work that cannot be counted, and for how long.
+
+    Yields what is to be called with the name of each stage as it begins; with None, as one begins that has a bar.
+    """
+    stage, since, ended = None, time.monotonic(), threading.Event()
+
+    def begin(name: str | None) -> None:
+        nonlocal stage, since
+        if name != stage:
+            stage, since = name, time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(SECONDS_PER_LINE):
+            if stage is not None:
+                tqdm.write(f"{what}: {stage}, {time.monotonic() - since:.0f} s", file=sys.stderr)
+
+    if not quiet:
+        threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield begin
+    finally:
+        ended.set()
 
 
 def progress_bar(quiet: bool, unit: str, total: int | None = None, what: str | None = None, **options: Any) -> tqdm:

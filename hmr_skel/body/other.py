@@ -23,6 +23,7 @@ OTHER_FILES = {"smplx": "SMPLX", "star": "STAR"}
 MAP_FILE = "smplx2smpl_deftrafo_setup.pkl"
 WHERE = {"smplx": "smpl-x.is.tue.mpg.de (downloads: SMPL-X)", "star": "star.is.tue.mpg.de"}
 MAP_FROM = "smpl-x.is.tue.mpg.de (the transfer data of the smplx project's transfer_model)"
+MHR_FILES = "mhr2smpl_mapping.npz with mhr_face_mask.ply, from tools/mhr_smpl_conversion/assets of MHR's repository"
 _VERTICES = 6890
 _JOINTS = {"smplx": 55, "star": 24}
 _SHAPES = 300  # shape columns of SMPL-X before those of the expression; 10 in files of 20 columns
@@ -139,7 +140,8 @@ def find_map(folder: Path, count: int) -> tuple[Tensor | None, list[str]]:
     """The map [6890 V] from V = `count` vertices, or None, and the names of the files that were searched.
 
     It is in a file *2smpl*.pkl, .npz, .npy or .pt in the folder. The matrix `mtx` of the published files has V more
-    columns for normals, which are not used. Raises `UserError` if a file is damaged, or has no map to 6890 vertices.
+    columns for normals, which are not used. MHR's file has a triangle and barycentric coordinates for each vertex, and
+    the triangles are in a .ply beside it. Raises `UserError` if a file is damaged, or has no map to 6890 vertices.
     """
     files = sorted(p for p in folder.glob("*2smpl[_.-]*") if p.suffix in (".pkl", ".npz", ".pt", ".npy"))
     for path in files:
@@ -162,6 +164,8 @@ def _matrix(path: Path) -> Any:
     import scipy.sparse
 
     raw = _contents(path)
+    if isinstance(raw, dict) and {"triangle_ids", "baryc_coords"} <= set(raw):
+        raw = _barycentric(raw, path)
     if isinstance(raw, dict):
         raw = next((raw[key] for key in ("mtx", "matrix") if key in raw), next(iter(raw.values()), None))
     if isinstance(raw, Tensor):
@@ -179,6 +183,27 @@ def _matrix(path: Path) -> Any:
     if found.shape[0] != _VERTICES:
         raise UserError(f"{path}: found a matrix of shape {found.shape}. Expected a map of vertices, ({_VERTICES}, V).")
     return found
+
+
+def _barycentric(raw: dict[str, Any], path: Path) -> Any:
+    """The matrix for vertices that lie in triangles of a mesh, whose .ply is beside the map: mhr*.ply for mhr2smpl*."""
+    import scipy.sparse
+    import trimesh
+
+    body = path.name.partition("2smpl")[0]
+    mesh = next(iter(sorted(path.parent.glob(f"{body}*.ply"))), None)
+    if mesh is None:
+        raise UserError(
+            f"{path} needs the triangles of its body. Put {body}_face_mask.ply, from where it is, beside it."
+        )
+    try:
+        loaded: Any = trimesh.load(mesh, process=False)
+        corners = np.asarray(loaded.faces)[np.asarray(raw["triangle_ids"], np.int64)]
+        rows = np.repeat(np.arange(len(corners)), 3)
+        weights = np.asarray(raw["baryc_coords"], np.float32).ravel()
+        return scipy.sparse.csr_matrix((weights, (rows, corners.ravel())), shape=(len(corners), len(loaded.vertices)))
+    except Exception as error:  # damage can raise anything
+        raise UserError(f"{path} does not fit {mesh.name} ({error}). Fetch both files again.") from None
 
 
 def _contents(path: Path) -> Any:

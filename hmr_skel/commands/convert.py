@@ -141,20 +141,37 @@ def run_convert(args: argparse.Namespace) -> None:
     from hmr_skel.convert.upright import upright
     from hmr_skel.convert.vertices import with_parameters
     from hmr_skel.device import resolve_device
+    from hmr_skel.progress import telling
 
     start = time.perf_counter()
     destination = Destination.of(args.out, args.format, args.joints, opensim_options(args))
-    clips = _read(args)
-    destination.check(clips, args.files)
-    bodies = Bodies(named_body_models(args.body_models, quiet=args.quiet), resolve_device(args.device))
-    clips = [with_parameters(clip, bodies) for clip in clips]
-    if args.up is not None or args.floor:
-        clips = [upright(clip, bodies, args.up, args.floor) for clip in clips]
-    fitting_since = time.perf_counter()
-    with progress(args.quiet, "frame", count_fits(clips, args.gender), "convert") as bar:
-        converted = fit_clips(clips, bodies, args.gender, args.smooth, bar.update)
-    fit_s = time.perf_counter() - fitting_since
-    files = destination.write(converted, bodies)
+    files: list[Path] = []
+    try:
+        with telling(args.quiet, "convert") as begin:
+            begin("reading")
+            clips = _read(args)
+            destination.check(clips, args.files)
+            bodies = Bodies(named_body_models(args.body_models, quiet=args.quiet), resolve_device(args.device))
+            begin("preparing the bodies and meshes")
+            clips = [with_parameters(clip, bodies) for clip in clips]
+            if args.up is not None or args.floor:
+                clips = [upright(clip, bodies, args.up, args.floor) for clip in clips]
+            begin("smoothing" if args.smooth else "preparing the fit")
+            fitting_since = time.perf_counter()
+            with progress(args.quiet, "frame", count_fits(clips, args.gender), "convert") as bar:
+
+                def step(fits: int) -> None:
+                    bar.update(fits)
+                    begin(None if bar.n < (bar.total or 0) else "following the angles from frame to frame")
+
+                converted = fit_clips(clips, bodies, args.gender, args.smooth, step)
+            fit_s = time.perf_counter() - fitting_since
+            begin("writing")
+            files.extend(destination.write(converted, bodies))
+    except KeyboardInterrupt:
+        made = f"These are written: {', '.join(map(str, files))}" if files else "Nothing is written"
+        parts = " A model's motion and Geometry/ may be new." if destination.format in ("osim", "xml") else ""
+        raise KeyboardInterrupt(f"{made}. All else is as it was before.{parts} Start again for the rest.") from None
     report = conversion_report(clips, converted, files, Path(args.out), time.perf_counter() - start, fit_s)
     if args.gender is None and any("neutral" in clip.gender for clip in clips):
         report["notes"].append("SKEL has no neutral body, male is taken (--gender best tries both)")

@@ -315,8 +315,10 @@ def _in_time(clip: SkelClip, bodies: Bodies, measure: bool) -> SkelClip:
 def _shapes_apart_mm(clip: SmplClip, bodies: Bodies) -> np.ndarray:
     """Mean distance [T] of each frame's T-pose from that of the shared betas; all rows are of one SMPL gender."""
     smpl = bodies.smpl(clip.gender[0])
-    apart = torch.from_numpy(clip.betas - shared_betas(clip.betas)).to(smpl.shapedirs)
-    return 1000 * np.array([(one @ smpl.shapedirs).unflatten(0, (-1, 3)).norm(dim=1).mean().item() for one in apart])
+    shapes, of = np.unique(clip.betas - shared_betas(clip.betas), axis=0, return_inverse=True)
+    apart = torch.from_numpy(shapes).to(smpl.shapedirs)
+    found = [(one @ smpl.shapedirs).unflatten(0, (-1, 3)).norm(dim=1).mean().item() for one in apart]
+    return 1000 * np.array(found)[of]
 
 
 def distances_mm(clip: SkelClip, bodies: Bodies) -> tuple[np.ndarray, np.ndarray]:

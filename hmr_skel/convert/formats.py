@@ -70,15 +70,18 @@ def read_files(paths: Sequence[Path], options: ReadOptions, person: str | None =
     files = [file for path in paths for file in _inside(path)]
     read: list[list[SmplClip]] = []
     passed: list[Path] = []
+    first: NoMotion | None = None
     for file in files:
         try:
             read.append(read_clips(file, options))
-        except NoMotion:
+        except NoMotion as error:
+            first = first or error
             if len(files) == 1:
                 raise
             passed.append(file)
     if not read:
-        raise UserError(f"{paths[0]}: none of {len(files)} files holds motion. Expected {READABLE}.")
+        text = f"The first: {first}" if first else f"Expected {READABLE}."
+        raise UserError(f"{paths[0]}: none of {len(files)} files holds motion. {text}")
     per_frame = all(clip.per_file for clips in read for clip in clips)
     if len(files) - len(passed) > 1 and (options.rows == "files" or (options.rows is None and per_frame)):
         read = _joined([file for file in files if file not in passed], read)

@@ -131,7 +131,7 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         name="BEDLAM", file=".npz with pose_cam, pose_world and gender",
-        marks=("imgname", "pose_cam", "pose_world", "gender"), gender="neutral", neutral=True, rows="people",
+        marks=("pose_cam", "pose_world", "gender"), gender="neutral", neutral=True, rows="people",
         views={
             "incam": View(
                 frame="camera", keys={"pose": ("pose_cam",), "transl": ("trans_cam",), "extrinsics": ("cam_ext",)}

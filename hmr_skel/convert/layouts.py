@@ -289,6 +289,8 @@ def _codec(found: Mapping, format: Format, where: str, rows: str | None) -> Iter
     def number(key: str, default: int) -> int:
         return int(np.asarray(found[key]).reshape(-1)[0]) if key in found else default
 
+    if "smplVersion" not in found:
+        raise UserError(f"{where} does not say whose numbers it has. Expected 'smplVersion', as smplcodec writes it.")
     version = number("smplVersion", 2)
     model = _CODEC_MODELS[version] if 0 <= version < len(_CODEC_MODELS) else f"version {version}"
     ours = {"shapeParameters": "betas", "bodyTranslation": "trans", "frameRate": "fps", "bodyPose": "pose"}

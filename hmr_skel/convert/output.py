@@ -1,7 +1,7 @@
 """Where converted clips go: which files a run makes, planned before any fit and written after it, and a report."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,26 +90,25 @@ class Destination:
                 "Say --frame-rate."
             )
 
-    def write(self, clips: Sequence[SkelClip], bodies: Bodies) -> list[Path]:
-        """Write the files and return their paths. A clip of which no row was fitted gives no .mot and no mesh."""
+    def write(self, clips: Sequence[SkelClip], bodies: Bodies) -> Iterator[Path]:
+        """Write the files, and name each once it is there. A clip without a fitted row gives no .mot and no mesh."""
         if self.format in TABLES:
             tables = self._tables([clip.smpl.file for clip in clips])
             for path, members in tables.items():
                 write_table([clips[i] for i in members], path, bodies, self.joints)
-            return list(tables)
-        written: list[Path] = []
+                yield path
+            return
         for clip in clips:
             if self._is_motion(clip.smpl):
                 if len(clip):
-                    written += self._write_one(clip, bodies, self._file(clip.name))
+                    yield from self._write_one(clip, bodies, self._file(clip.name))
                 continue
             alone = len(clip) == 1 and clip.smpl.number[0] == 0
             for row, number in enumerate(clip.smpl.number):
                 name = clip.name if alone else f"{clip.name}_{number:06d}"
                 again = (clip.smpl.number[:row] == number).sum()  # several people of one image
                 path = self._file(f"{name}_{again + 1}" if again else name)
-                written += self._write_one(clip.take(np.array([row])), bodies, path)
-        return written
+                yield from self._write_one(clip.take(np.array([row])), bodies, path)
 
     def _is_motion(self, clip: SmplClip) -> bool:
         """Whether the clip goes into one file as a motion; else each of its rows gets a file."""

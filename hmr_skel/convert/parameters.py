@@ -97,7 +97,8 @@ def _pose(fields: Fields, where: str, units: Units) -> tuple[np.ndarray, int, li
     joints = pose.shape[1]
     body_joints = _WHOLE[joints]
     if joints == 52:
-        notes.append("SMPL-H: the 30 finger joints are dropped, SMPL's two hand joints are zero")
+        dropped = "SMPL-H: the 30 finger joints are dropped, SMPL's two hand joints are zero"
+        notes.append(f"{dropped}; it is read as SMPL and needs no model file of its own")
     elif joints == 22:
         notes.append("poses have 22 joints: SMPL's two hand joints are zero")
     pose = np.concatenate((pose[:, :body_joints], np.zeros((len(pose), 24 - body_joints, 3), np.float32)), 1)

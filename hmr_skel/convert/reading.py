@@ -11,6 +11,7 @@ import torch
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.convert.clips import SmplClip, bends_backwards, by_person, looks_like
 from hmr_skel.convert.continuity import out_of_order
+from hmr_skel.convert.files import NoMotion
 from hmr_skel.convert.known import ANY, ANY_KEYS, Format, View
 from hmr_skel.convert.layouts import Subject, at, opened
 from hmr_skel.convert.mesh_rows import MeshRows
@@ -81,8 +82,10 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     """
     format = person.format
     if format.refuse:
-        raise UserError(f"{where}: {format.refuse}")
+        raise NoMotion(f"{where}: {format.refuse}")
     if format.world_file and options.which == "global":
+        if options.left_handed:
+            raise UserError(f"{where}: --which global takes {format.world_file} as it is: leave --left-handed out.")
         if not any(key in person.found for key in ANY_KEYS["number"]):
             raise UserError(f"{where} has no 'frame', the rows' numbers, which --which global needs.")
         inner = replace(options, which=None, frame=None)

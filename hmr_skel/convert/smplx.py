@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmr_skel.body.other import MAP_FILE, MAP_FROM, OTHER_FILES, WHERE
+from hmr_skel.body.other import MAP_FILE, MAP_FROM, MHR_FILES, OTHER_FILES, WHERE
 from hmr_skel.convert.parameters import (
     ANGLES,
     Fields,
@@ -199,7 +199,8 @@ def lacking(model: str, source: str, folder: object, gender: str) -> UserError:
 def no_map(count: int, source: str, folder: object, looked: list[str]) -> UserError:
     """The error for vertices that no map takes to SMPL's topology."""
     found = f"has only {', '.join(looked)}, of other numbers of vertices" if looked else "has none"
-    example = f"For SMPL-X it is {MAP_FILE}, from {MAP_FROM}" if count == 10475 else "It is a matrix [6890 V]"
+    known = {10475: f"For SMPL-X it is {MAP_FILE}, from {MAP_FROM}", 18439: f"For MHR it is {MHR_FILES}"}
+    example = known.get(count, "It is a matrix [6890 V]")
     return UserError(
         f"{source}: meshes of {count:,} vertices need a map to SMPL's 6,890, a file *2smpl*.pkl, .npz, .npy or .pt in "
         f"the folder of body models, {folder}, which {found}. {example}."

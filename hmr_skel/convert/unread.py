@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from hmr_skel.convert.known import ANY_KEYS, MARKS
+from hmr_skel.convert.known import ANY_KEYS, FORMATS, MARKS
 from hmr_skel.convert.layouts import opened, shape_of
 from hmr_skel.data.npz import LabelFile
 
@@ -81,7 +81,22 @@ def describe(contents: Any) -> str:
         if name not in known and (match := get_close_matches(name, known, 1, 0.8))
     ]
     held = ", ".join(lines[:_MOST]) + (f" and {len(lines) - _MOST} more" if len(lines) > _MOST else "")
-    return f"It has {held or 'nothing'}. {' '.join(near) + ' ' if near else ''}{ALWAYS}."
+    tool = _nearest_format(set(names))
+    return f"{tool}It has {held or 'nothing'}. {' '.join(near) + ' ' if near else ''}{ALWAYS}."
+
+
+def _nearest_format(names: set[str]) -> str:
+    """The format of which one mark at most is missing among these keys, and that mark; or nothing."""
+    common = {key for keys in ANY_KEYS.values() for key in keys}
+    best, most = "", 0
+    for format in FORMATS:
+        marks = {mark: set(re.split(r"[|/]", mark)) for mark in format.marks}
+        own = set().union(*marks.values(), *format.keys.values()) - common
+        lacking = [mark for mark, keys in marks.items() if not keys & names]
+        if own & names and len(lacking) < 2 and len(marks) - len(lacking) > most:
+            without = f", without {' or '.join(map(repr, lacking[0].split('|')))}" if lacking else ""
+            best, most = f"It looks like {format.name} ({format.file}){without}. ", len(marks) - len(lacking)
+    return best
 
 
 def _looks_like(shape: tuple[int, ...]) -> str:

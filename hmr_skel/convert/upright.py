@@ -71,9 +71,12 @@ def in_world(clip: SmplClip, file: Path, name: str) -> SmplClip:
             f"{found} does not fit {file}. Expected world_cam_R (frames, 3, 3) and world_cam_T (frames, 3), of all its "
             "frames."
         ) from None
+    step = np.tile(np.eye(4), (len(clip), 1, 1))
+    step[:, :3, :3], step[:, :3, 3] = turn, place
     rotvec = rotmat_to_rotvec(torch.from_numpy(turn)).float().numpy()
     notes = (*clip.notes, *check_metres(turned, str(found), "y-up", clip.frame_rate, clip.moving, True))
-    return replace(clip, turn=rotvec, transl=turned.astype(np.float32), frame="y-up", notes=notes)
+    transl = turned.astype(np.float32)
+    return replace(clip, turn=rotvec, transl=transl, frame="y-up", from_input=step, notes=notes)
 
 
 def upright(clip: SmplClip, bodies: "Bodies", up: str | None, floor: bool) -> SmplClip:

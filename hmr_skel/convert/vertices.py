@@ -17,7 +17,7 @@ from fitting.meshes import NO_BODY, Inverse, root
 from hmr_skel.convert.clips import SmplClip
 from hmr_skel.convert.files import FEWEST_VERTICES
 from hmr_skel.convert.mesh_rows import MeshArray
-from hmr_skel.convert.parameters import LENGTHS, Fields, Parameters, Units, plain, vectors
+from hmr_skel.convert.parameters import LENGTHS, Fields, Parameters, Units, check_metres, plain, vectors
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def read_meshes(fields: Fields, where: str, units: Units, left_handed: bool) -> 
     if not count:
         raise UserError(f"{where}: has no mesh. Expected vertices [T 6890 3].")
     sides = [np.ptp(np.asarray(mesh, np.float64), axis=0).max() for mesh in array[:: max(count // 10, 1)]]
-    side = float(np.nanmedian(sides))
-    if units.lengths is None and not _TALL[0] < side < _TALL[1] and np.isfinite(side):
+    side = float(np.median([side for side in sides if np.isfinite(side)] or [1.0]))
+    if units.lengths is None and not _TALL[0] < side < _TALL[1]:
         raise UserError(
             f"{where}: the bodies are {side:.3g} long, which is not metres. Say --lengths cm or --lengths mm (or "
             "--lengths m, if it is)."
@@ -104,9 +104,12 @@ def read_meshes(fields: Fields, where: str, units: Units, left_handed: bool) -> 
     if left_handed:
         scale[0] *= -1
     moved = vectors(fields["transl"], where, count).astype(np.float32) if "transl" in fields else None
+    notes = [] if moved is None else check_metres(moved * scale, where, "camera", None, False, sure=True)
+    if moved is None and fields["vertices"][0] == "pred_vertices":
+        notes = [f"{where}: no translation, 'pred_cam_t', beside 'pred_vertices': the body stays at the origin"]
     nothing = np.full((count, 24, 3), np.nan, np.float32)
     mesh = MeshArray(Path(where).name, array, scale, moved)
-    return Parameters(nothing, nothing[:, :10, 0], nothing[:, 0], 0, ()), mesh
+    return Parameters(nothing, nothing[:, :10, 0], nothing[:, 0], 0, tuple(notes)), mesh
 
 
 def read_mesh_file(path: Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -106,18 +107,48 @@ def test_body_models_have_to_be_named(walking: Path, capsys: pytest.CaptureFixtu
     assert re.search(r"no body models.*--body-models DIR.*--body-models open", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("where", ["hmr_skel.convert.fit.fit_clips", "numpy.savetxt"])
-def test_an_interrupt_leaves_the_file_that_was_there(walking: Path, monkeypatch, where: str):
-    """While it fits, or while it writes: no half file, and nothing beside it."""
+@pytest.mark.parametrize("where", ["convert.formats.read_files", "convert.fit.fit_clips", "opensim.tables.np.savetxt"])
+def test_an_interrupt_leaves_the_file_that_was_there(walking: Path, monkeypatch, capsys, where: str):
+    """While it reads, fits or writes: no half file, and nothing beside it."""
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     Path("x.mot").write_bytes(b"of an earlier run")
-    monkeypatch.setattr(where, interrupt)
+    monkeypatch.setattr(f"hmr_skel.{where}", interrupt)
     assert main(["convert", "walk.npz", "-o", "x.mot", "--frames", "3", "-q"]) == 130
     assert Path("x.mot").read_bytes() == b"of an earlier run"
     assert {path.name for path in Path().iterdir()} == {"walk.npz", "x.mot"}
+    assert "interrupted. Nothing is written. All else is as it was before." in capsys.readouterr().err
+
+
+def test_files_that_were_written_before_an_interrupt_are_named(walking: Path, monkeypatch, capsys):
+    from hmr_skel.convert import output
+
+    def write(clips, path: Path, *_) -> None:
+        if path.name == "walk_2.npz":
+            raise KeyboardInterrupt
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(output, "write_table", write)
+    assert main(["convert", "walk.npz", "walk.npz", "-o", "out", "--format", "npz", "--frames", "3"]) == 130
+    assert f"interrupted. These are written: {Path('out') / 'walk.npz'}. All else" in capsys.readouterr().err
+
+
+def test_work_that_is_not_counted_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_PER_LINE", 0.01)
+    with progress.telling(False, "convert") as begin:
+        for stage in ("reading", "writing"):
+            begin(stage)
+            told, until = "", time.monotonic() + 60
+            while f"convert: {stage}, 0 s" not in told and time.monotonic() < until:
+                told += capsys.readouterr().err
+            assert f"convert: {stage}, " in told
+    with progress.telling(True, "convert") as begin:
+        begin("reading")
+        time.sleep(0.05)
+    assert not capsys.readouterr().err
 
 
 def test_what_is_taken_for_granted_is_said_and_every_fit_is_counted(walking: Path, capsys, monkeypatch):

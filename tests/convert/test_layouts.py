@@ -170,6 +170,10 @@ CASES = {
     "SKEL-CF's labels": Case(
         layouts.skel_labels(Q, INCAM), [(INCAM | {"q": Q}, ALL)], "camera", "neutral", moving=False
     ),
+    "SAM 3D Body": Case(
+        {"pred_vertices": VERTICES[0], "pred_cam_t": INCAM["transl"][0], "body_pose_params": np.zeros(133)},
+        [(INCAM | {"vertices": VERTICES + INCAM["transl"][:1, None]}, ALL[:1])], None, "neutral", moving=False,
+    ),
     "meshes": Case({"vertices": VERTICES, "fps": 30.0}, [(INCAM | {"vertices": VERTICES}, ALL)], None, "neutral"),
 }  # fmt: skip
 
@@ -213,7 +217,7 @@ def said(clip: SmplClip) -> dict[str, np.ndarray]:
     if clip.mesh is not None:
         rows = [(clip.mesh.sources[source], row) for source, row in zip(clip.mesh.source, clip.mesh.row, strict=True)]
         if isinstance(clip.mesh.sources[0], MeshArray):
-            return {"vertices": np.stack([source.vertices[row] * source.scale for source, row in rows])}
+            return {"vertices": np.stack([source.read(np.array([row]), None)[0].numpy() for source, row in rows])}
         found |= {
             key: padded([getattr(source, key)[row] for source, row in rows]) for key in ("pose", "betas", "transl")
         }
@@ -298,10 +302,19 @@ def test_the_body_stands_where_the_tool_puts_it(tmp_path: Path, bodies: Bodies, 
             assert np.abs(posed(clip, bodies)[::4] - meshes(bodies.smpl(case.gender), truth, rows[::4])).max() < 1e-4
 
 
-def test_a_missing_or_short_track_of_trams_camera_is_told(tmp_path: Path):
+def test_trams_camera_leads_to_the_world_or_says_why_not(tmp_path: Path):
     path = write(layouts.tram(INCAM), tmp_path / "hps" / "hps_track_0.npy")
     with pytest.raises(UserError, match=r"--which global needs camera\.npy"):
         read_clips(path, which("global"))
+    write(CAMERA, tmp_path / "camera.npy")
+    (clip,) = read_clips(path, which("global"))
+    np.testing.assert_allclose(clip.from_input[:, :3, 3], CAMERA["world_cam_T"][7:])
+    np.testing.assert_allclose(clip.from_input[:, :3, :3], CAMERA["world_cam_R"][7:])
+    with pytest.raises(UserError, match="leave --left-handed out"):
+        read_clips(path, ReadOptions(which="global", left_handed=True))
+    uncounted = write({key: value for key, value in layouts.tram(INCAM).items() if key != "frame"}, tmp_path / "x.npy")
+    with pytest.raises(UserError, match="no 'frame'"):
+        read_clips(uncounted, which("global"))
     write({key: value[:5] for key, value in CAMERA.items()}, tmp_path / "camera.npy")
     with pytest.raises(UserError, match="does not fit"):
         read_clips(path, which("global"))
@@ -336,6 +349,10 @@ def test_two_frames_are_asked_for_and_a_wrong_one_is_refused(tmp_path: Path):
         ({"valid": np.zeros(FRAMES, int)}, "seen in no frame"),
         ({"img_name": np.array([f"{i // 2}.jpg" for i in range(FRAMES)])}, "several rows of x are of one image"),
         ({"Th": np.ones((FRAMES, 3)), "Rh": np.ones((FRAMES, 3))}, "beside 'Th'"),
+        (
+            {"transl": layouts.columns(INCAM)["trans"], "camera_translation": np.ones(3)},
+            "'camera_translation' other than",
+        ),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, changes: dict, message: str):
@@ -374,6 +391,11 @@ def test_near_keys_and_what_always_works(tmp_path: Path):
     np.savez(tmp_path / "x.npz", poses=c["pose"], beta=c["betas"], gender="male")
     with pytest.raises(UserError, match="'beta': did you mean betas"):
         read_clips(tmp_path / "x.npz", ReadOptions())
+    half = {key: value for key, value in layouts.tram(INCAM).items() if key != "pred_rotmat"}
+    with pytest.raises(UserError, match=r"It looks like TRAM \(hps_track.*without 'pred_rotmat'\. It has pred_cam"):
+        read_clips(write(half, tmp_path / "x.pkl"), ReadOptions())
+    with pytest.raises(UserError, match=r"none of 2 files holds motion\. The first: .*It looks like TRAM"):
+        read_files([tmp_path / "x.pkl"] * 2, ReadOptions())
     (tmp_path / "y.pkl").write_bytes(pickle.dumps({"a": {"posse": c["pose"], "x": c["betas"]}}))
     with pytest.raises(UserError, match=r"a/posse \(12, 72\) \(like a pose\).*'posse': did you mean pose.*always work"):
         read_clips(tmp_path / "y.pkl", ReadOptions())

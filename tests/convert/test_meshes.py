@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+import trimesh
 from scipy.spatial.transform import Rotation
 
 from hmr_skel import load_shards
@@ -77,14 +78,6 @@ def with_smplx(smpl: Smpl, open_body_dir: Path, tmp_path_factory: pytest.TempPat
     return folder
 
 
-def amass_smplx(truth: dict, **more) -> dict:
-    pose = np.concatenate((truth["pose"][:, :22].reshape(FRAMES, 66), np.zeros((FRAMES, 99))), 1)
-    return {
-        "poses": pose, "trans": truth["transl"], "betas": truth["betas"], "gender": np.array("neutral"),
-        "surface_model_type": np.array("smplx"), "mocap_frame_rate": np.array(30.0),
-    } | more  # fmt: skip
-
-
 def smpl_file(truth: dict) -> dict:
     return {
         "poses": truth["pose"].reshape(FRAMES, 72),
@@ -135,7 +128,7 @@ def test_meshes_come_out_as_their_parameters_do(truth, by_parameters, with_smplx
         np.savez(source := tmp_path / "walk.npz", vertices=truth["vertices"] @ np.array(UPRIGHT["z-up"], np.float32))
         more = ["--frame", "z-up", "--frame-rate", "30"]
     elif kind == "smplx":
-        np.savez(source := tmp_path / "walk.npz", **amass_smplx(truth))
+        np.savez(source := tmp_path / "walk.npz", **layouts.amass_smplx(truth))
     elif kind == "gvhmr":
         person = {key: truth[key] for key in ("pose", "betas", "transl")}
         torch.save(layouts.gvhmr(person, person), source := tmp_path / "hmr4d_results.pt")
@@ -167,7 +160,7 @@ def test_what_a_mesh_cannot_be(truth, open_body_dir: Path, tmp_path: Path, capsy
         command = ["convert", str(tmp_path / f"{name}.npz"), "-o", str(tmp_path / "out.parquet"), *more]
         assert main([*command, "--body-models", str(open_body_dir)]) == 2
         assert text in capsys.readouterr().err
-    np.savez(tmp_path / "x.npz", **amass_smplx(truth))
+    np.savez(tmp_path / "x.npz", **layouts.amass_smplx(truth))
     assert (
         main(
             [
@@ -205,6 +198,16 @@ def test_maps_in_every_form(tmp_path: Path):
         np.testing.assert_allclose(found.to_dense().numpy(), dense)
         assert find_map(tmp_path, 7) == (None, [name])
         (tmp_path / name).unlink()
+    corners, weights = dense.argsort(1)[:, :3], np.tile(np.array([0.5, 0.3, 0.2], np.float32), (6890, 1))  # as MHR's
+    faces, triangle = np.unique(corners, axis=0, return_inverse=True)
+    np.savez(tmp_path / "mhr2smpl_mapping.npz", triangle_ids=triangle, baryc_coords=weights)
+    with pytest.raises(UserError, match=r"Put mhr_face_mask\.ply"):
+        find_map(tmp_path, 5)
+    trimesh.Trimesh(np.eye(5, 3), faces, process=False).export(tmp_path / "mhr_face_mask.ply")
+    found, points = find_map(tmp_path, 5)[0], torch.rand(5, 3)
+    assert found is not None
+    expected = (points.numpy()[corners] * weights[..., None]).sum(1)
+    np.testing.assert_allclose((found @ points).numpy(), expected, rtol=1e-5)
     np.save(tmp_path / "f2smpl.npy", dense * 2)
     with pytest.raises(UserError, match=r"sum to 2\.00"):
         find_map(tmp_path, 5)

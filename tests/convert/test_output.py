@@ -36,7 +36,7 @@ def clips(bodies) -> list[SkelClip]:
 def write(clips: list[SkelClip], path: Path, bodies, format: str | None = None, joints: bool = False) -> list[Path]:
     destination = Destination.of(str(path), format, joints)
     destination.check([clip.smpl for clip in clips])
-    return destination.write(clips, bodies)
+    return list(destination.write(clips, bodies))
 
 
 def joints_of(clip: SkelClip, bodies) -> np.ndarray:
@@ -228,5 +228,5 @@ def test_names_out_of_files_stay_in_the_folder(clips, bodies, tmp_path: Path):
     assert [clip.name for clip in plain] == ["walk_.._.._x", "walk_.._x", "walk_etc_x_"]
     escaping = replace(clips[0], smpl=replace(clips[0].smpl, name="../../x"))
     with pytest.raises(UserError, match=r"'\.\./\.\./x' is no name for a file"):
-        Destination.of(str(tmp_path / "a" / "b"), "mot", False).write([escaping], bodies)
+        list(Destination.of(str(tmp_path / "a" / "b"), "mot", False).write([escaping], bodies))
     assert not list(tmp_path.rglob("*.mot"))
