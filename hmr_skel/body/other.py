@@ -20,6 +20,7 @@ from hmr_skel.foreign import load_torch
 
 OTHER_FILES = {"smplx": "SMPLX", "star": "STAR"}
 """The file name of a body before _NEUTRAL, _MALE or _FEMALE and .npz or .pkl."""
+NAMES = {"smplx": "SMPL-X", "star": "STAR"}
 MAP_FILE = "smplx2smpl_deftrafo_setup.pkl"
 WHERE = {"smplx": "smpl-x.is.tue.mpg.de (downloads: SMPL-X)", "star": "star.is.tue.mpg.de"}
 MAP_FROM = "smpl-x.is.tue.mpg.de (the transfer data of the smplx project's transfer_model)"
@@ -130,18 +131,27 @@ class OtherBody:
         return mean[side] + numbers @ components[side, : numbers.shape[1]]
 
 
-def find_other(folder: Path, model: str, gender: str) -> Path | None:
-    """The model file of that body and gender in the folder; None if it is not there."""
-    names = [f"{OTHER_FILES[model]}_{gender.upper()}{ending}" for ending in (".npz", ".pkl")]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def find_other(folder: Path, model: str, gender: str, source: str) -> Path:
+    """The model file for that body and gender in the folder. Raises `UserError` if there is none; `source` holds it."""
+    name = f"{OTHER_FILES[model]}_{gender.upper()}"
+    for ending in (".npz", ".pkl"):
+        if (folder / f"{name}{ending}").is_file():
+            return folder / f"{name}{ending}"
+    needed = f"{name}.npz (or .pkl), from {WHERE[model]}"
+    needed += f", and {MAP_FILE}, from {MAP_FROM}" if model == "smplx" else ""
+    raise UserError(
+        f"{source} holds {NAMES[model]}, another body than SMPL, whose own files are needed: {needed}. Put them into "
+        f"the folder of body models, {folder}, which has no {name}.npz."
+    )
 
 
-def find_map(folder: Path, count: int) -> tuple[Tensor | None, list[str]]:
-    """The map [6890 V] from V = `count` vertices, or None, and the names of the files that were searched.
+def find_map(folder: Path, count: int, source: str) -> Tensor:
+    """The map [6890 V] from the V = `count` vertices that `source` has.
 
     It is in a file *2smpl*.pkl, .npz, .npy or .pt in the folder. The matrix `mtx` of the published files has V more
     columns for normals, which are not used. MHR's file has a triangle and barycentric coordinates for each vertex, and
-    the triangles are in a .ply beside it. Raises `UserError` if a file is damaged, or has no map to 6890 vertices.
+    the triangles are in a .ply beside it. Raises `UserError` if there is none, or if a file is damaged or has no map to
+    6890 vertices.
     """
     files = sorted(p for p in folder.glob("*2smpl[_.-]*") if p.suffix in (".pkl", ".npz", ".pt", ".npy"))
     for path in files:
@@ -155,8 +165,14 @@ def find_map(folder: Path, count: int) -> tuple[Tensor | None, list[str]]:
         entries = matrix.tocoo()
         places = torch.from_numpy(np.stack((entries.row, entries.col)).astype(np.int64))
         found = torch.sparse_coo_tensor(places, torch.from_numpy(entries.data), matrix.shape, check_invariants=True)
-        return found.coalesce(), [path.name]
-    return None, [path.name for path in files]
+        return found.coalesce()
+    names = ", ".join(path.name for path in files)
+    looked = f"has only {names}, for other numbers of vertices" if files else "has none"
+    known = {10475: f"For SMPL-X it is {MAP_FILE}, from {MAP_FROM}", 18439: f"For MHR it is {MHR_FILES}"}
+    raise UserError(
+        f"{source}: meshes of {count:,} vertices need a map to SMPL's 6,890, a file *2smpl*.pkl, .npz, .npy or .pt in "
+        f"the folder of body models, {folder}, which {looked}. {known.get(count, 'It is a matrix [6890 V]')}."
+    )
 
 
 def _matrix(path: Path) -> Any:

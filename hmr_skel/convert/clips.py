@@ -153,6 +153,21 @@ def looks_like(pose: np.ndarray) -> str | None:
     return next((name for name, turn in UPRIGHT.items() if up.mean(0) @ turn[1] > 0.8), None)
 
 
+def agreed_frame(pose: np.ndarray, usual: str | None, said: str | None, where: str) -> tuple[str | None, list[str]]:
+    """The frame of poses [T 24 3], as the user says or as is usual for the format, and notes where people stand in
+    another; None where nothing is said and they stand in another than the usual. Raises `UserError` where they stand in
+    the usual one, and another is said."""
+    seems, people = looks_like(pose), f"{where}: files of this kind are {usual}"
+    if said is None and None not in (usual, seems) and seems != usual:
+        text = f"but these people stand as in a {seems} frame: give --frame {usual} or --frame {seems} to settle it"
+        return None, [f"{people}, {text}"]
+    if said not in (None, usual) and usual is not None and seems == usual:
+        text = f"and these people stand so, but --frame says {said}. Leave --frame out; --up says what is up where a"
+        raise UserError(f"{people}, {text} camera was tilted.")
+    doubt = f"{where}: --frame {said} is taken, but these people stand as in a {seems} frame"
+    return said or usual, [doubt] if said and usual is None and seems not in (None, said) else []
+
+
 def bends_backwards(pose: np.ndarray) -> bool:
     """Whether both elbows bend the wrong way in most frames of poses [T 24 3] that bend them, as mirrored ones do."""
     bend = pose[:, 18:20, 1] * np.array([-1, 1])  # about y: a left elbow bends to the negative side

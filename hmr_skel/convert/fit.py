@@ -21,7 +21,6 @@ from hmr_skel.convert.clips import SkelClip, SmplClip
 from hmr_skel.convert.continuity import shared_betas, without_jumps
 from hmr_skel.convert.mesh_rows import MeshRows, RootedMeshes
 from hmr_skel.convert.resample import left_unsmoothed, smoothed
-from hmr_skel.convert.smplx import lacking, no_map
 from hmr_skel.convert.upright import level
 from hmr_skel.convert.vertices import rest_pelvis, with_parameters
 from hmr_skel.data.annotations import MAX_ABS_BETA, MAX_ANGLE, MAX_DISTANCE
@@ -75,8 +74,7 @@ class Bodies:
     def other(self, model: str, gender: str, source: str) -> OtherBody:
         """SMPL-X or STAR, which `source` holds."""
         if (model, gender) not in self._others:
-            if (path := find_other(self.folder, model, gender)) is None:
-                raise lacking(model, source, self.folder, gender)
+            path = find_other(self.folder, model, gender, source)
             self._others[model, gender] = OtherBody.load(path, model, self.device)
         return self._others[model, gender]
 
@@ -86,10 +84,7 @@ class Bodies:
         if count == 6890:
             return vertices
         if count not in self._maps:
-            found, looked = find_map(self.folder, count)
-            if found is None:
-                raise no_map(count, source, self.folder, looked)
-            self._maps[count] = found.to(self.device)
+            self._maps[count] = find_map(self.folder, count, source).to(self.device)
         flat = vertices.to(self.device).transpose(0, 1).flatten(1)
         return (self._maps[count] @ flat).unflatten(1, (-1, 3)).transpose(0, 1)
 

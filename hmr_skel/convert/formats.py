@@ -85,14 +85,13 @@ def read_files(paths: Sequence[Path], options: ReadOptions, person: str | None =
     per_frame = all(clip.per_file for clips in read for clip in clips)
     if len(files) - len(passed) > 1 and (options.rows == "files" or (options.rows is None and per_frame)):
         read = _joined([file for file in files if file not in passed], read)
-    clips = with_unique_names(read)
+    clips, notes = with_unique_names(read), []
     if len(read) > 1 and options.rows is None and all(len(clip) == 1 for clip in clips):
-        note = f"{len(read)} files of one row each: --rows files makes them the frames of one clip"
-        clips[0] = replace(clips[0], notes=(note, *clips[0].notes))
+        notes.append(f"{len(read)} files of one row each: --rows files makes them the frames of one clip")
     if passed:
         names = ", ".join(file.name for file in passed[:3]) + (" ..." if len(passed) > 3 else "")
-        note = f"{len(passed)} of {len(files)} files hold no motion and are passed over: {names}"
-        clips[0] = replace(clips[0], notes=(note, *clips[0].notes))
+        notes.append(f"{len(passed)} of {len(files)} files hold no motion and are passed over: {names}")
+    clips[0] = replace(clips[0], notes=(*notes, *clips[0].notes))
     if person is not None:
         chosen = [clip for clip in clips if clip.name == clip.file + f"_{person}"]
         if not chosen:
@@ -145,7 +144,8 @@ def _joined(files: Sequence[Path], read: Sequence[list[SmplClip]]) -> list[list[
                 people.setdefault((others, who), []).append((number, one))
     if not people:
         raise UserError(f"{files[0].parent}: no row of {len(files)} files is annotated.")
-    kinds = [_kinds(one) for rows in people.values() for _, one in rows]
+    ones = [one for rows in people.values() for _, one in rows]
+    kinds = [{*_columns(one), *(() if one.mesh is None else ("meshes",))} for one in ones]
     if mixed := sorted(set.union(*kinds) - set.intersection(*kinds)):
         raise UserError(f"{files[0].parent}: only some files have {', '.join(mixed)}. Expected all files of one kind.")
     name = ends[0][place - 1] if place > 0 else files[0].stem
@@ -160,16 +160,12 @@ def _joined(files: Sequence[Path], read: Sequence[list[SmplClip]]) -> list[list[
         if first.mesh is not None:
             told["mesh"] = MeshRows.joined([clip.mesh for _, clip in rows if clip.mesh is not None])
         clip = replace(first, **columns, **told, name=f"{name}{label}", file=name, moving=len(rows) > 1)
-        joined.append([in_order(clip, str(files[0].parent))])
-    return [[clip for members in joined for clip in members]]
+        joined.append(in_order(clip, str(files[0].parent)))
+    return [joined]
 
 
 def _columns(clip: SmplClip) -> list[str]:
     return [key for key, value in vars(clip).items() if isinstance(value, np.ndarray)]
-
-
-def _kinds(clip: SmplClip) -> set[str]:
-    return {*_columns(clip), *(() if clip.mesh is None else ("meshes",))}
 
 
 def _as_said(clip: SmplClip, options: ReadOptions) -> SmplClip:

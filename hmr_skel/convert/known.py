@@ -192,8 +192,7 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         name="ROMP, BEV", file="see above", marks=("results", "sequence_results"), inside=("results",),
-        layout="pictures",
-        keys=_ROMP, **_REGRESSED,
+        layout="pictures", keys=_ROMP, **_REGRESSED,
     ),
     Format(
         name="NLF", file="detect_smpl_batched's output", marks=("pose", "betas", "trans", "vertices3d|joints3d"),
@@ -253,8 +252,7 @@ FORMATS: tuple[Format, ...] = (
     Format(
         name="HSMR", file="its output, SKEL: written on without a fit",
         marks=("poses", "patch_cam_t|full_cam_t"), model="skel", gender="male", frame="camera", rows="people",
-        keys={"transl": ("full_cam_t", "patch_cam_t")},
-        far=True,
+        keys={"transl": ("full_cam_t", "patch_cam_t")}, far=True,
     ),
     Format(
         name="hmr-skel convert", file="its .npz", marks=("skel_q", "smpl_pose"),

@@ -82,6 +82,13 @@ def pose_key(found: Mapping, format: Format) -> str | None:
     return next((key for key in keys if key in found), None)
 
 
+def pose_rows(found: Mapping, format: Format) -> int:
+    """The rows of pose in a mapping; 0 where it has none, or lists that vary in length."""
+    key = pose_key(found, format)
+    shape = () if key is None else shape_of(found, key)
+    return int(np.prod(shape[: batch_shape(shape, "body" if key in ANY_KEYS["body"] else "pose")])) if shape else 0
+
+
 def _arrays(found: Mapping, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
     """A row per frame; or, told by the shapes, one of the layouts that many tools share."""
     key = pose_key(found, format)
@@ -280,7 +287,7 @@ def _tracks(found: Mapping, format: Format, where: str, rows: str | None) -> Ite
 
 
 _CODEC_MODELS = ("SMPL", "SMPL-H", "SMPL-X", "SUPR", "SMPL++", "SKEL", "SMIL", "SMPL-XS")
-_CODEC_GENDERS = ("neutral", "male", "female")
+_CODEC_GENDERS = {0: "neutral", 1: "male", 2: "female"}
 
 
 def _codec(found: Mapping, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
@@ -311,13 +318,8 @@ def _codec(found: Mapping, format: Format, where: str, rows: str | None) -> Iter
     notes += [] if "shapeParameters" in found else ["no shapeParameters in the file: the average body is taken"]
     inner = (46,) if model == "SKEL" else (24, 3)
     arrays.setdefault("pose", np.zeros((max(number("frameCount", 1), 1), *inner)))
-    if "gender" in arrays:
-        gender = number("gender", 0)
-        if gender not in range(len(_CODEC_GENDERS)):
-            raise UserError(
-                f"{where}: gender is {gender}. Expected 0 (neutral), 1 (male) or 2 (female): say --smpl-gender."
-            )
-        arrays["gender"] = _CODEC_GENDERS[gender]
+    if "gender" in arrays:  # another number is refused as the gender that it is not
+        arrays["gender"] = _CODEC_GENDERS.get(number("gender", 0), str(found["gender"]))
     yield Subject("", arrays, format, notes=tuple(notes))
 
 

@@ -77,23 +77,10 @@ def read_parameters(fields: Fields, where: str, units: Units) -> Parameters:
 def _pose(fields: Fields, where: str, units: Units) -> tuple[np.ndarray, int, list[str]]:
     """Axis-angles [T 24 3], the number of joints in the file, and notes."""
     notes: list[str] = []
-    if "orient" in fields and "body" in fields:
-        (root_key, root), (body_key, body) = fields["orient"], fields["body"]
-        rest, rest_turned = rotvecs(body, f"{where}: {body_key!r}", (23, 21, 51), units)
-        first, root_turned = rotvecs(root_rows(root, len(rest)), f"{where}: {root_key!r}", (1,), units)
-        if len(first) != len(rest):
-            raise UserError(
-                f"{where}: {root_key!r} has {len(first)} rows but {body_key!r} has {len(rest)}. Expected the same "
-                "number."
-            )
-        pose = np.concatenate((first, rest), 1)
-        matrices = root_turned and rest_turned
-    else:
-        key, whole = fields["pose"]
-        joints = (*_WHOLE, *((23,) if "turn" in fields else ()))
-        pose, matrices = rotvecs(whole, f"{where}: {key!r}", joints, units)
-        if pose.shape[1] == 23:  # EasyMocap's, whose root is in `turn`
-            pose = np.concatenate((np.zeros_like(pose[:, :1]), pose), 1)
+    joints = (*_WHOLE, *((23,) if "turn" in fields else ()))
+    pose, matrices = whole_pose(fields, where, joints, units)
+    if pose.shape[1] == 23:  # EasyMocap's, whose root is in `turn`
+        pose = np.concatenate((np.zeros_like(pose[:, :1]), pose), 1)
     joints = pose.shape[1]
     body_joints = _WHOLE[joints]
     if joints == 52:
@@ -103,7 +90,7 @@ def _pose(fields: Fields, where: str, units: Units) -> tuple[np.ndarray, int, li
         notes.append("poses have 22 joints: SMPL's two hand joints are zero")
     pose = np.concatenate((pose[:, :body_joints], np.zeros((len(pose), 24 - body_joints, 3), np.float32)), 1)
     if not matrices and units.angles is None:
-        refuse_degrees(pose, where)
+        _refuse_degrees(pose, where)
         if _are_positions(pose[:, :22]):
             raise NoMotion(
                 f"{where}: these are positions, not angles: the distances from joint to joint are those of a body's "
@@ -113,11 +100,22 @@ def _pose(fields: Fields, where: str, units: Units) -> tuple[np.ndarray, int, li
     return pose, joints, notes
 
 
-def root_rows(value: Any, rows: int) -> Any:
-    """Three rows of axis-angles look like one matrix: the body's rows tell."""
-    array = np.asarray(plain(value))
-    vectors = array.dtype.kind in "fiu" and array.shape[-1:] == (3,) and array.size == 3 * rows
-    return array.reshape(rows, 3) if vectors else value
+def whole_pose(fields: Fields, where: str, joints: tuple[int, ...], units: Units) -> tuple[np.ndarray, bool]:
+    """Axis-angles [T J 3], J one of `joints`, of the whole pose or of root and body apart; and whether all came as
+    matrices."""
+    if not {"orient", "body"} <= fields.keys():
+        key, whole = fields["pose"]
+        return rotvecs(whole, f"{where}: {key!r}", joints, units)
+    (root_key, root), (body_key, body) = fields["orient"], fields["body"]
+    rest, rest_turned = rotvecs(body, f"{where}: {body_key!r}", tuple(count - 1 for count in joints), units)
+    array = np.asarray(plain(root))
+    if array.dtype.kind in "fiu" and array.shape[-1:] == (3,) and array.size == 3 * len(rest):
+        root = array.reshape(-1, 3)  # three rows of axis-angles look like one matrix
+    first, root_turned = rotvecs(root, f"{where}: {root_key!r}", (1,), units)
+    if len(first) != len(rest):
+        found = f"{root_key!r} has {len(first)} rows but {body_key!r} has {len(rest)}"
+        raise UserError(f"{where}: {found}. Expected the same number.")
+    return np.concatenate((first, rest), 1), root_turned and rest_turned
 
 
 def _are_positions(pose: np.ndarray) -> bool:
@@ -179,8 +177,14 @@ def _are_rotations(array: np.ndarray) -> bool:
     return len(array) > 0 and bool(np.abs(apart).max() < _NOT_ROTATIONS) and bool((np.linalg.det(array) > 0).all())
 
 
-def refuse_degrees(pose: np.ndarray, where: str) -> None:
-    """Raise `UserError` where axis-angles [T J 3] are larger than turns."""
+def radians(angles: np.ndarray, where: str, units: Units) -> np.ndarray:
+    """Axis-angles [T J 3] in radians. Raises `UserError` where they are larger than turns, and no unit is said."""
+    if units.angles is None:
+        _refuse_degrees(angles, where)
+    return (angles * ANGLES[units.angles or "rad"]).astype(np.float32)
+
+
+def _refuse_degrees(pose: np.ndarray, where: str) -> None:
     angle = np.linalg.norm(pose, axis=-1).max(1)
     angle = angle[np.isfinite(angle)]
     # A turn is 6.3 rad. One row of many may be wound up; it is looked at on its own later.

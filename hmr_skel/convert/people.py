@@ -8,21 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from hmr_skel.convert.known import ANY, ANY_KEYS, FORMATS, MARKS, MESHES, PEOPLE, Format
-from hmr_skel.convert.layouts import (
-    LAYOUTS,
-    Subject,
-    at,
-    batch_shape,
-    has_pose,
-    mesh_key,
-    opened,
-    pose_key,
-    shape_of,
-    stacked,
-)
+from hmr_skel.convert.layouts import LAYOUTS, Subject, at, has_pose, mesh_key, opened, pose_rows, shape_of, stacked
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 
@@ -76,7 +63,7 @@ def _walk(contents: Any, where: str, rows: str | None, said: Mapping, depth: int
             parts = {key: list(_walk(value, where, rows, said, depth + 1)) for key, value in held}
             parts = {key: people for key, people in parts.items() if people}
             alone = [people[0] for people in parts.values() if len(people) == 1 and people[0].format is ANY]
-            if len(parts) > 1 and len(alone) == len(parts) and all(_pose_rows(one.found, ANY) == 1 for one in alone):
+            if len(parts) > 1 and len(alone) == len(parts) and all(pose_rows(one.found, ANY) == 1 for one in alone):
                 yield _people_of_one_row([one.found for one in alone], where, rows, replace(ANY, rows="people"))
                 return
             marks = [key for key in map(str, contents) if MARKS.search(key) and len(shape_of(contents, key) or ()) == 1]
@@ -92,7 +79,7 @@ def _walk(contents: Any, where: str, rows: str | None, said: Mapping, depth: int
 def _items(items: Sequence[Mapping], where: str, rows: str | None, said: Mapping, depth: int) -> Iterator[Subject]:
     """A list of mappings: of one row each, which become rows of one clip; or with the frames of a person each."""
     formats = [recognise(item) for item in items]
-    counts = [_pose_rows(item, format or ANY) for item, format in zip(items, formats, strict=True)]
+    counts = [pose_rows(item, format or ANY) for item, format in zip(items, formats, strict=True)]
     if all(has_pose(item) for item in items) and max(counts) == 1:
         common = set(items[0]).intersection(*items)
         format = recognise(dict.fromkeys(common)) or ANY
@@ -116,13 +103,6 @@ def _people_of_one_row(people: Sequence[Mapping], where: str, rows: str | None, 
         taken = f"{where}: {len(people)} entries of one row are taken for people (frames: say --rows frames)"
         notes = (taken, *notes)
     return Subject("", found, format, notes=notes)
-
-
-def _pose_rows(found: Mapping, format: Format) -> int:
-    """The rows of pose in a mapping; 0 where it has none, or lists that vary in length."""
-    key = pose_key(found, format)
-    shape = () if key is None else shape_of(found, key)
-    return int(np.prod(shape[: batch_shape(shape, "body" if key in ANY_KEYS["body"] else "pose")])) if shape else 0
 
 
 def _may_hold(found: Mapping, key: Any) -> bool:

@@ -9,26 +9,25 @@ import numpy as np
 import torch
 
 from hmr_skel.body.rotations import rotvec_to_rotmat
-from hmr_skel.convert.clips import SmplClip, bends_backwards, by_person, looks_like
+from hmr_skel.convert.clips import SmplClip, agreed_frame, bends_backwards, by_person
 from hmr_skel.convert.continuity import out_of_order
 from hmr_skel.convert.files import NoMotion
 from hmr_skel.convert.known import ANY, ANY_KEYS, Format, View
 from hmr_skel.convert.layouts import Subject, at, opened
 from hmr_skel.convert.mesh_rows import MeshRows
 from hmr_skel.convert.parameters import (
-    ANGLES,
     Fields,
     Parameters,
     Units,
     check_metres,
     numbers,
     plain,
+    radians,
     read_parameters,
-    refuse_degrees,
     vectors,
 )
 from hmr_skel.convert.smplx import NAMES, PosedMeshes, other_model, read_other
-from hmr_skel.convert.unread import near_key, unread_note
+from hmr_skel.convert.unread import near_keys, unread_note
 from hmr_skel.convert.upright import in_world
 from hmr_skel.convert.vertices import read_meshes
 from hmr_skel.data.annotations import GENDER_OF, to_genders, to_texts
@@ -123,20 +122,9 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     notes = [*person.notes, *parameters.notes, *([format.note] if format.note else [])]
     if options.units.lengths is None:
         notes += check_metres(parameters.transl, where, said_frame, rate, moving, format.far)
-    seems = looks_like(parameters.pose) if count >= _ENOUGH and "turn" not in fields else None
-    if options.frame is None and None not in (frame, seems) and seems != frame:
-        notes.append(
-            f"{where}: files of this kind are {frame}, but these people stand as in a {seems} frame: give "
-            f"--frame {frame} or --frame {seems} to settle it"
-        )
-        said_frame = None
-    elif options.frame not in (None, frame) and frame is not None and seems == frame:
-        raise UserError(
-            f"{where}: files of this kind are {frame}, and these people stand so, but --frame says {options.frame}. "
-            "Leave --frame out; --up says what is up where a camera was tilted."
-        )
-    elif options.frame is not None and frame is None and seems not in (None, options.frame):
-        notes.append(f"{where}: --frame {options.frame} is taken, but these people stand as in a {seems} frame")
+    if count >= _ENOUGH and "turn" not in fields:
+        said_frame, doubts = agreed_frame(parameters.pose, frame, options.frame, where)
+        notes += doubts
     empty = ~parameters.pose.any((1, 2)) & ~parameters.betas.any(1)
     if 0 < empty.sum() < count:
         notes.append(
@@ -161,9 +149,7 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     notes += [*more, *unread_note(found, used, others, count, where)]
     turn = None
     if "turn" in fields:
-        turn = (vectors(fields["turn"], where, count) * ANGLES[options.units.angles or "rad"]).astype(np.float32)
-        if options.units.angles is None:
-            refuse_degrees(turn[:, None], where)
+        turn = radians(vectors(fields["turn"], where, count)[:, None], where, options.units)[:, 0]
         turn = turn * -_MIRROR if options.left_handed else turn
     clip = SmplClip(
         name=stem + person.name,
@@ -242,12 +228,10 @@ def _parameters(
     fields: dict[str, tuple[str, Any]], found: Mapping, format: Format, where: str, options: ReadOptions
 ) -> tuple[Parameters, set[str]]:
     """The parameters, and the keys under which the file says the same once more."""
-    whole = "orient" not in fields or "body" not in fields
-    if whole and "pose" not in fields:
-        raise UserError(
-            f"{where} has no SMPL pose. Expected {', '.join(map(repr, ANY_KEYS['pose']))}, or 'global_orient' and "
-            f"'body_pose'.{near_key(found, 'pose')} It has: {', '.join(sorted(map(str, found))) or 'nothing'}."
-        )
+    has = f"It has: {', '.join(sorted(map(str, found))) or 'nothing'}."
+    if not {"orient", "body"} <= fields.keys() and "pose" not in fields:
+        names = f"{', '.join(map(repr, ANY_KEYS['pose']))}, or 'global_orient' and 'body_pose'"
+        raise UserError(f"{where} has no SMPL pose. Expected {names}. {near_keys(found, ANY_KEYS['pose'])}{has}")
     scaled = dict(fields)
     if "moved" in fields:
         if "transl" in fields:
@@ -259,10 +243,8 @@ def _parameters(
         scaled["transl"] = (key, numbers(value, f"{where}: {key!r}") / scale)
     parameters = read_parameters(scaled, where, options.units)
     if "betas" not in fields and not (options.zero_betas or format.betas):
-        raise UserError(
-            f"{where} has no betas. Expected {', '.join(map(repr, ANY_KEYS['betas']))}.{near_key(found, 'betas')} It "
-            f"has: {', '.join(sorted(map(str, found)))}. Say --betas zero to take the average body."
-        )
+        expected = f"Expected {', '.join(map(repr, ANY_KEYS['betas']))}. {near_keys(found, ANY_KEYS['betas'])}{has}"
+        raise UserError(f"{where} has no betas. {expected} Say --betas zero to take the average body.")
     said = format.model or options.model or "smplh" in str(plain(found.get("surface_model_type"))).lower()
     neutral = options.smpl_gender == "neutral" or "gender" not in fields or "neutral" in str(fields["gender"][1])
     if parameters.joints == 22 and neutral and not said:
@@ -325,7 +307,7 @@ def _skel(fields: Fields, where: str, options: ReadOptions) -> tuple[Parameters,
     q = numbers(value, f"{where}: {key!r}")
     if q.shape[-1] != _SKEL_DOFS:
         raise UserError(f"{where}: {key!r} has shape {q.shape}. Expected SKEL's (T, {_SKEL_DOFS}).")
-    q = (q.reshape(-1, _SKEL_DOFS) * ANGLES[options.units.angles or "rad"]).astype(np.float32)
+    q = radians(q.reshape(-1, _SKEL_DOFS, 1), f"{where}: {key!r}", options.units)[..., 0]
     nothing = np.full((len(q), 24, 3), np.nan, np.float32)
     others = {meaning: field for meaning, field in fields.items() if meaning in ("betas", "transl")}
     read = read_parameters({"pose": ("", np.zeros((len(q), 24, 3))), **others}, where, options.units)
@@ -357,10 +339,7 @@ def _gender(
             "--smpl-gender."
         )
     persons = "imgname" in fields and format.rows == "people" and set(genders.tolist()) != {"neutral"}
-    note = (
-        f"{where}: 'gender' is read as the SMPL model's. In labels made with the neutral model, as BEDLAM's, it is the "
-        "person's: say --smpl-gender neutral"
-    )
+    note = f"{where}: 'gender' is read as the model's. Where it is the person's, as in BEDLAM: --smpl-gender neutral"
     return np.repeat(genders, count if len(genders) == 1 else 1), [note] if persons else []
 
 

@@ -75,9 +75,8 @@ def _refuse_meshes(clip: SmplClip, option: str) -> None:
         )
 
 
+SHORTEST_RUN = 3  # frames
 SLOWEST_HZ = 1.0
-SHORTEST_RUN = 3
-"""Frames."""
 """No lower cut-off: people move faster. Of versions whose option was a weight, 0.1 was usual."""
 
 

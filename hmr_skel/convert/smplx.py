@@ -12,24 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmr_skel.body.other import MAP_FILE, MAP_FROM, MHR_FILES, OTHER_FILES, WHERE
-from hmr_skel.convert.parameters import (
-    ANGLES,
-    Fields,
-    Parameters,
-    Units,
-    numbers,
-    read_parameters,
-    refuse_degrees,
-    root_rows,
-    rotvecs,
-)
+from hmr_skel.body.other import NAMES
+from hmr_skel.convert.parameters import Fields, Parameters, Units, numbers, radians, read_parameters, whole_pose
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
     from hmr_skel.convert.fit import Bodies
 
-NAMES = {"smplx": "SMPL-X", "star": "STAR"}
 FACE_KEYS = ("jaw_pose", "pose_jaw", "expression", "leye_pose")
 _PARTS = {
     "jaw": ("jaw_pose", "pose_jaw"), "eyes": ("pose_eye",), "left eye": ("leye_pose",), "right eye": ("reye_pose",),
@@ -37,6 +26,7 @@ _PARTS = {
     "expression": ("expression",),
 }  # fmt: skip
 _HANDS, _HAND = ("left hand", "right hand"), 45  # numbers of a hand's axis-angles; fewer are components
+_FACE = {"jaw": [22], "left eye": [23], "right eye": [24], "eyes": [23, 24]}  # and their joints
 _MATTERS = 0.1  # of a beta
 _BODY, _JOINTS = 22, {"smplx": 55, "star": 24}
 
@@ -101,20 +91,12 @@ def read_other(
         UserError: something is missing or has a shape that is not read.
     """
     joints = _JOINTS[model]
-    if "orient" in fields and "body" in fields:
-        names = [fields["orient"][0], fields["body"][0]]
-        rest, _ = rotvecs(fields["body"][1], f"{where}: {names[1]!r}", (21, 23, 54), units)
-        first, _ = rotvecs(root_rows(fields["orient"][1], len(rest)), f"{where}: {names[0]!r}", (1,), units)
-        if len(first) != len(rest):
-            raise UserError(f"{where}: {names[0]!r} has {len(first)} rows but {names[1]!r} has {len(rest)}.")
-        pose = np.concatenate((first, rest), 1)
-    elif "pose" in fields:
-        names = [fields["pose"][0]]
-        pose, _ = rotvecs(fields["pose"][1], f"{where}: {names[0]!r}", (55, 22, 24, 52), units)
-    else:
+    pair = {"orient", "body"} <= fields.keys()
+    if not pair and "pose" not in fields:
         raise UserError(f"{where} has no pose of {NAMES[model]}. Expected 'poses', or 'global_orient' and 'body_pose'.")
+    pose, _ = whole_pose(fields, where, (55, 22, 24, 52), units)
     count, given = len(pose), pose.shape[1]
-    used = set(names)
+    used = {fields[meaning][0] for meaning in (("orient", "body") if pair else ("pose",))}
 
     def part(name: str, widths: Collection[int] = ()) -> np.ndarray | None:
         key = next((key for key in _PARTS[name] if key in found), None)
@@ -129,30 +111,21 @@ def read_other(
         array = array.reshape(count, width)
         if name == "expression" or width % 3 or (name in _HANDS and width < _HAND):  # these are no angles
             return array
-        if units.angles is None:
-            refuse_degrees(array.reshape(count, -1, 3), f"{where}: {key!r}")
-        return array * np.float32(ANGLES[units.angles or "rad"])
+        return radians(array.reshape(count, -1, 3), f"{where}: {key!r}", units).reshape(count, width)
 
     hands: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
     whole = np.zeros((count, joints, 3), np.float32)
-    if model == "star":
-        whole[:, : min(given, joints)] = pose[:, :joints]
-    else:
-        whole[:, :_BODY] = pose[:, :_BODY]
+    own = min(given, joints if model == "star" else _BODY)
+    whole[:, :own] = pose[:, :own]
+    if model == "smplx":
         if given == 55:
-            whole[:, 22:25] = pose[:, 22:25]
-            hands = pose[:, 25:40].reshape(count, 45), pose[:, 40:].reshape(count, 45)
-        elif given == 52:
-            hands = pose[:, 22:37].reshape(count, 45), pose[:, 37:].reshape(count, 45)
-        for name, place in (("jaw", 22), ("left eye", 23), ("right eye", 24)):
-            if given != 55 and (value := part(name, (3,))) is not None:
-                whole[:, place] = value
-        if given != 55 and (value := part("eyes", (6,))) is not None:
-            whole[:, 23:25] = value.reshape(count, 2, 3)
-        if given not in (52, 55):
-            both = part("hands", (90,))
-            left, right = (part(name, range(1, _HAND + 1)) for name in _HANDS)
-            hands = (left, right) if both is None else (both[:, :_HAND], both[:, _HAND:])
+            whole[:, _BODY:25] = pose[:, _BODY:25]
+        for name, places in _FACE.items() if given != 55 else ():
+            if (value := part(name, (3 * len(places),))) is not None:
+                whole[:, places] = value.reshape(count, len(places), 3)
+        both = pose[:, -30:].reshape(count, 2 * _HAND) if given > 24 else part("hands", (2 * _HAND,))
+        left, right = (part(name, range(1, _HAND + 1)) if both is None else None for name in _HANDS)
+        hands = (left, right) if both is None else (both[:, :_HAND], both[:, _HAND:])
     expression = part("expression")
     if "turn" in fields:
         raise UserError(f"{where}: {fields['turn'][0]!r} is not read of {NAMES[model]}. Expected the root in the pose.")
@@ -182,26 +155,3 @@ def read_other(
         "expression": np.zeros((count, 0), np.float32) if expression is None else expression,
     }
     return read, values, used
-
-
-def lacking(model: str, source: str, folder: object, gender: str) -> UserError:
-    """The error for a body whose model file is not there."""
-    name = f"{OTHER_FILES[model]}_{gender.upper()}.npz"
-    needed = f"{name} (or .pkl), from {WHERE[model]}"
-    if model == "smplx":
-        needed += f", and {MAP_FILE}, from {MAP_FROM}"
-    return UserError(
-        f"{source} holds {NAMES[model]}, another body than SMPL, whose own files are needed: {needed}. Put them into "
-        f"the folder of body models, {folder}, which has no {name}."
-    )
-
-
-def no_map(count: int, source: str, folder: object, looked: list[str]) -> UserError:
-    """The error for vertices that no map takes to SMPL's topology."""
-    found = f"has only {', '.join(looked)}, of other numbers of vertices" if looked else "has none"
-    known = {10475: f"For SMPL-X it is {MAP_FILE}, from {MAP_FROM}", 18439: f"For MHR it is {MHR_FILES}"}
-    example = known.get(count, "It is a matrix [6890 V]")
-    return UserError(
-        f"{source}: meshes of {count:,} vertices need a map to SMPL's 6,890, a file *2smpl*.pkl, .npz, .npy or .pt in "
-        f"the folder of body models, {folder}, which {found}. {example}."
-    )

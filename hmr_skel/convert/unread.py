@@ -1,7 +1,7 @@
 """What to say of keys that are not read, and of files in which nothing is recognised."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -74,15 +74,9 @@ def describe(contents: Any) -> str:
             lines.append(f"{path} ({kind})" if shape is None else f"{path} {tuple(shape)}{_looks_like(tuple(shape))}")
 
     enter(contents, "", 0)
-    known = [key for keys in ANY_KEYS.values() for key in keys]
-    near = [
-        f"{name!r}: did you mean {match[0]}?"
-        for name in names
-        if name not in known and (match := get_close_matches(name, known, 1, 0.8))
-    ]
     held = ", ".join(lines[:_MOST]) + (f" and {len(lines) - _MOST} more" if len(lines) > _MOST else "")
-    tool = _nearest_format(set(names))
-    return f"{tool}It has {held or 'nothing'}. {' '.join(near) + ' ' if near else ''}{ALWAYS}."
+    near = near_keys(names, [key for keys in ANY_KEYS.values() for key in keys])
+    return f"{_nearest_format(set(names))}It has {held or 'nothing'}. {near}{ALWAYS}."
 
 
 def _nearest_format(names: set[str]) -> str:
@@ -106,9 +100,7 @@ def _looks_like(shape: tuple[int, ...]) -> str:
     return {10: " (like betas)", 16: " (like betas)", 300: " (like betas)", 3: " (like a translation)"}.get(last, "")
 
 
-def near_key(found: Mapping, meaning: str) -> str:
-    """`'beta': did you mean betas?`, or nothing."""
-    for key in map(str, found):
-        if key not in ANY_KEYS[meaning] and (match := get_close_matches(key, ANY_KEYS[meaning], 1, 0.75)):
-            return f" {key!r}: did you mean {match[0]}?"
-    return ""
+def near_keys(names: Iterable[str], known: Collection[str]) -> str:
+    """`'beta': did you mean betas?` for every name that is nearly a known one."""
+    near = {name: get_close_matches(name, known, 1, 0.8) for name in map(str, names) if name not in known}
+    return "".join(f"{name!r}: did you mean {match[0]}? " for name, match in near.items() if match)

@@ -114,25 +114,17 @@ def read_meshes(fields: Fields, where: str, units: Units, left_handed: bool) -> 
 
 def read_mesh_file(path: Path) -> np.ndarray:
     """The vertices [V 3] of an .obj or a .ply, in the file's order. Raises `UserError` where there are none."""
+    import trimesh
+
     try:
         content = path.read_bytes()
-        vertices = _ply(content) if content.startswith(b"ply") else _obj(content)
+        if content.startswith(b"ply"):
+            vertices = trimesh.load(io.BytesIO(content), file_type="ply", process=False).vertices  # ty: ignore[missing-attribute]
+        else:  # trimesh would split vertices at the seams of a texture, and so change their order
+            vertices = np.array(re.findall(rb"^v[ \t]+(\S+)[ \t]+(\S+)[ \t]+(\S+)", content, re.MULTILINE), np.bytes_)
+        vertices = vertices.astype(np.float32).reshape(-1, 3)
     except (ValueError, IndexError, KeyError, OSError, StopIteration) as error:
         raise UserError(f"{path}: cannot be read as a mesh: {error}. Expected an .obj or .ply with vertices.") from None
     if len(vertices) < FEWEST_VERTICES:
         raise UserError(f"{path}: has {len(vertices)} vertices. Expected a body's mesh.")
     return vertices
-
-
-def _obj(content: bytes) -> np.ndarray:
-    # trimesh would split vertices at the seams of a texture, and so change their order.
-    lines = re.findall(rb"^v[ \t]+(\S+)[ \t]+(\S+)[ \t]+(\S+)", content, re.MULTILINE)
-    return np.array(lines, np.bytes_).astype(np.float32).reshape(-1, 3)
-
-
-def _ply(content: bytes) -> np.ndarray:
-    """Vertices of a .ply, text or binary, in its order."""
-    import trimesh
-
-    loaded = trimesh.load(io.BytesIO(content), file_type="ply", process=False)
-    return np.asarray(loaded.vertices, np.float32)  # ty: ignore[missing-attribute]

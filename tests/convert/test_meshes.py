@@ -192,25 +192,22 @@ def test_maps_in_every_form(tmp_path: Path):
     }
     for name, make in write.items():
         make(tmp_path / name)
-        found, looked = find_map(tmp_path, 5)
-        assert found is not None
-        assert looked == [name]
-        np.testing.assert_allclose(found.to_dense().numpy(), dense)
-        assert find_map(tmp_path, 7) == (None, [name])
+        np.testing.assert_allclose(find_map(tmp_path, 5, "x").to_dense().numpy(), dense)
+        with pytest.raises(UserError, match=rf"x: meshes of 7 vertices.* has only {name}, for other numbers"):
+            find_map(tmp_path, 7, "x")
         (tmp_path / name).unlink()
     corners, weights = dense.argsort(1)[:, :3], np.tile(np.array([0.5, 0.3, 0.2], np.float32), (6890, 1))  # as MHR's
     faces, triangle = np.unique(corners, axis=0, return_inverse=True)
     np.savez(tmp_path / "mhr2smpl_mapping.npz", triangle_ids=triangle, baryc_coords=weights)
     with pytest.raises(UserError, match=r"Put mhr_face_mask\.ply"):
-        find_map(tmp_path, 5)
+        find_map(tmp_path, 5, "x")
     trimesh.Trimesh(np.eye(5, 3), faces, process=False).export(tmp_path / "mhr_face_mask.ply")
-    found, points = find_map(tmp_path, 5)[0], torch.rand(5, 3)
-    assert found is not None
+    found, points = find_map(tmp_path, 5, "x"), torch.rand(5, 3)
     expected = (points.numpy()[corners] * weights[..., None]).sum(1)
     np.testing.assert_allclose((found @ points).numpy(), expected, rtol=1e-5)
     np.save(tmp_path / "f2smpl.npy", dense * 2)
     with pytest.raises(UserError, match=r"sum to 2\.00"):
-        find_map(tmp_path, 5)
+        find_map(tmp_path, 5, "x")
 
 
 def test_stars_correctives_are_linear_in_quaternions_and_the_second_beta(tmp_path: Path):
