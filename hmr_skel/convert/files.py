@@ -56,8 +56,10 @@ def read_contents(path: Path) -> Any:
         if start.startswith(b"\x93NUMPY"):
             with path.open("rb") as file:
                 array = read_npy(file)
+            if array.shape == () or (array.dtype == object and isinstance(array.flat[0], dict)):
+                return array.tolist()
             mesh = array.ndim in (2, 3) and array.shape[-1] == 3 and array.shape[-2] >= FEWEST_VERTICES
-            return array.item() if array.shape == () else {"vertices" if mesh else "pose": array}
+            return {"vertices" if mesh else "pose": array}
         if start.lstrip()[:1] in (b"{", b"["):  # no pickle starts so
             return json.loads(path.read_text())
     except UserError:

@@ -118,9 +118,7 @@ def _joined(files: Sequence[Path], read: Sequence[list[SmplClip]]) -> list[list[
     changing = [i for i in range(depth) if len({end[i] for end in ends}) > 1]
     numbered = [i for i in changing if all(re.search(r"\d", end[i]) for end in ends)]
     if not numbered:
-        raise UserError(
-            f"{files[0]}: neither folders nor files have a frame's number that changes. Expected 000123.pkl."
-        )
+        raise UserError(f"{files[0]}: no folder or file has a frame's number that changes. Expected 000123.pkl.")
     place = next((i for i in numbered if all(_FRAME.search(end[i]) for end in ends)), None)
     if place is None:  # a recording has more frames than people
         values = {i: len({end[i] for end in ends}) for i in numbered}

@@ -96,8 +96,7 @@ ANY = Format(name="any tool", file="arrays of poses, betas, trans or the like")
 """Of a file that nothing else recognises."""
 MESHES = Format(
     name="meshes", file=".npz, .npy with vertices [T 6890 3]; .obj, .ply, a file per frame", layout="meshes",
-    gender="neutral",
-    keys={
+    gender="neutral", keys={
         **dict.fromkeys(("pose", "orient", "body", "betas", "transl"), ()),
         "vertices": ("vertices", "verts", "smpl_vertices", "pred_vertices", "v"),
     },

@@ -338,9 +338,9 @@ def _gender(
             f"{where}: 'gender' is {genders.tolist()[:3]}. Expected neutral, male or female, once or per row: say "
             "--smpl-gender."
         )
-    persons = "imgname" in fields and format.rows == "people" and set(genders.tolist()) != {"neutral"}
     note = f"{where}: 'gender' is read as the model's. Where it is the person's, as in BEDLAM: --smpl-gender neutral"
-    return np.repeat(genders, count if len(genders) == 1 else 1), [note] if persons else []
+    doubt = "imgname" in fields and format.rows == "people" and set(genders.tolist()) != {"neutral"}
+    return np.repeat(genders, count if len(genders) == 1 else 1), [note] if doubt else []
 
 
 def _rate(key: str, value: Any, where: str) -> float:

@@ -96,13 +96,7 @@ def columns(truth: Truth) -> dict[str, np.ndarray]:
 def wham(incam: Truth, world: Truth) -> dict[int, dict]:
     """demo.py: a dict per person; the second was not seen in frames 6 to 9."""
     c, w = columns(incam), columns(world)
-    one = {
-        "pose": c["pose"],
-        "trans": c["trans"],
-        "pose_world": w["pose"],
-        "trans_world": w["trans"],
-        "betas": c["betas"],
-    }
+    one = {key: c[key] for key in ("pose", "trans", "betas")} | {"pose_world": w["pose"], "trans_world": w["trans"]}
     ids = np.arange(FRAMES)
     return {
         0: one | {"verts": np.zeros((FRAMES, 6890, 3), "f4"), "frame_ids": ids},

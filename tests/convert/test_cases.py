@@ -7,12 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from hmr_skel import load_shards
-from hmr_skel.body.smpl import Smpl
 from hmr_skel.cli import main
-from hmr_skel.convert import Bodies, ReadOptions, fit_clips
+from hmr_skel.convert import ReadOptions
 from hmr_skel.convert.formats import read_clips, read_files
 from hmr_skel.errors import UserError
 
@@ -68,84 +66,62 @@ def test_asked_or_refused(cases: Path, file: str, message: str):
         read_clips(cases / file, NONE)
 
 
-def test_positions_as_poses(cases: Path, tmp_path: Path):
-    joints = np.load(cases / "c18/new_joints_012314.npy")
-    np.savez(tmp_path / "a.npz", poses=joints.reshape(12, 66), betas=np.zeros(10), gender="male")
-    with pytest.raises(UserError, match="positions, not angles"):
-        read_clips(tmp_path / "a.npz", NONE)
+GAP = [0, 1, 2, 3, 4, 5, 8, 9, 10, 11]
+HAS = [1, 2, 4, 5, 7, 8, 10, 11]
+STILL = ([0] * 4, "camera")
 
 
-def test_frames_keep_their_numbers(cases: Path, maker):
-    """WHAM and VIBE."""
-    for which, frame in (("incam", "camera"), ("global", "y-up")):
-        first, second = read_clips(cases / "c03/wham_output.pkl", ReadOptions(which=which, frame_rate=30))
-        same(first, maker.person(12, frame))
-        assert (first.frame, first.name, second.name, len(second)) == (frame, "wham_output_0", "wham_output_3", 4)
-        assert first.number.tolist() == [*range(6), *range(11, 17)]
-        assert np.flatnonzero(first.starts()).tolist() == [0, 6]
+@pytest.mark.parametrize(
+    ("file", "options", "frames", "people"),
+    [
+        ("c03/wham_output.pkl", {"which": "incam"}, [[*range(6), *range(11, 17)], [*range(4)]],
+         [(range(12), "camera"), (range(4), "camera")]),
+        ("c03/wham_output.pkl", {"which": "global"}, [[*range(6), *range(11, 17)], [*range(4)]],
+         [(range(12), "y-up"), (range(4), "y-up")]),
+        ("c11/nlf_with_an_empty_image.pkl", {}, [[0, 0, 1, 2, 2, 4, 4, 4]], []),
+        ("c11/nlf.pkl", {}, [[0, 0, 1, 2, 2, 3, 3, 3]], []),
+        ("c12/world_results_1x12.npz", {}, [GAP], [(GAP, "camera")]),
+        ("c12/world_results_2x12.npz", {}, [GAP, GAP], [(GAP, "camera"), (GAP, "camera", 1)]),
+        ("c12/two_people_side_by_side.npz", {}, [[*range(12)]] * 2, [(range(12), "camera"), (range(12), "camera", 1)]),
+        ("c14/spin_style.npz", {}, [HAS], []),
+        ("c14/hmr2_style.npz", {}, [HAS], []),
+        ("c17/unsplash_0.npz", {}, [[0]], [([0], "camera")]),
+        ("c21", {}, [[9, 10, 11, 12]], [STILL]),  # but for VPoser's code, which is told
+        ("c25/half.npz", {}, [[*range(12)]], [(range(12), "y-up")]),
+        ("c25/bf16.pt", {}, [[*range(12)]], [(range(12), "y-up")]),
+        ("c25/left_handed.npz", {"left_handed": True}, [[*range(12)]], [(range(12), "y-up")]),
+    ],
+)  # fmt: skip
+def test_read_as_it_is(cases: Path, maker, file: str, options: dict, frames: list, people: list):
+    """Frames' numbers; and of which rows of a person (frame of reference, seed) the clip is."""
+    clips = read_files([cases / file], ReadOptions(smpl_gender="neutral", **options))
+    assert [clip.number.tolist() for clip in clips] == frames
+    for clip, (rows, *person) in zip(clips, people, strict=bool(people)):
+        same(clip, maker.person(1 if rows is STILL[0] else 3 if "1x3" in file else 12, *person), list(rows))
+
+
+def test_what_is_told_of_them(cases: Path):
     (clip,) = read_clips(cases / "c04/vibe_output.pkl", NONE)
-    assert clip.number.tolist() == [*range(6), *range(40, 46)]
-    assert np.flatnonzero(clip.starts()).tolist() == [0, 6]
+    assert clip.number[clip.starts()].tolist() == [0, 40]
+    (clip,) = read_clips(cases / "c13/bedlam_smpl.npz", NONE)
+    assert any("'gender' is the person's" in note for note in clip.notes)
+    assert set(clip.gender) == {"neutral"}
+    (clip,) = read_clips(cases / "c12/world_results_1x3.npz", NONE)
+    assert clip.number.tolist() == [0]
+    (clip,) = read_clips(cases / "c25/no_betas.npz", ReadOptions(smpl_gender="male", zero_betas=True))
+    assert not clip.betas.any()
+    clips = read_files([cases / "c25"], ReadOptions(smpl_gender="male", zero_betas=True))
+    assert {clip.name for clip in clips} == {"bf16", "half", "left_handed", "nan", "no_betas"}
+    assert "2 of 7 files hold no motion and are passed over: LICENSE.txt, shape.npz" in clips[0].notes[0]
 
 
-def test_easymocap_turns_the_mesh_about_the_origin(cases: Path, maker, bodies: Bodies):
-    pose, betas, transl = maker.person(12)
-    pose[:, 0] = 0
-    smpl = bodies.smpl("neutral")
-    straight = smpl(*map(torch.tensor, (pose[:, 0], pose[:, 1:], np.tile(betas, (12, 1)), 0 * transl)))
-    turn = maker.rotmat(np.full(3, 1.2))
-    expected = straight.vertices.numpy() @ turn.T + transl[:, None]
+def test_easymocap_turns_the_mesh_about_the_origin(cases: Path):
+    """The turn is about (1.2, 1.2, 1.2), of bodies as `tests/convert/test_layouts.py` poses them."""
     for files in (["flag3d.npz"], [f"{i:06d}.json" for i in range(3)], ["poses69.json"]):
         (clip,) = read_files([cases / "c07" / file for file in files], NONE)
-        (fitted,) = fit_clips([clip], bodies)
-        ours = posed(fitted.smpl, smpl)
-        assert np.abs(ours - expected[: len(clip)]).max() < 1e-5
-        assert len(clip) == {1: len(clip), 3: 3}[len(files)]
         assert clip.number.tolist() == list(range(len(clip)))
-        assert fitted.v2v_mm.max() < 20
-
-
-def posed(clip, smpl: Smpl) -> np.ndarray:
-    columns = (clip.pose[:, 0], clip.pose[:, 1:], clip.betas, clip.transl)
-    return smpl(*map(torch.from_numpy, columns)).vertices.numpy()
-
-
-def test_people_of_images_are_rows(cases: Path, maker):
-    (clip,) = read_clips(cases / "c11/nlf_with_an_empty_image.pkl", NEUTRAL)
-    assert not clip.moving
-    assert clip.number.tolist() == [0, 0, 1, 2, 2, 4, 4, 4]
-    same(clip.take(np.arange(2)), maker.person(2, "camera", 0))
-    assert any("nobody was found in 1 of 5 images" in note for note in clip.notes)
-    (clip,) = read_clips(cases / "c11/nlf.pkl", NEUTRAL)
-    assert clip.number.tolist() == [0, 0, 1, 2, 2, 3, 3, 3]
-
-
-def test_people_first(cases: Path, maker):
-    seen = [0, 1, 2, 3, 4, 5, 8, 9, 10, 11]
-    for name, people, frames in (("1x12", 1, seen), ("2x12", 2, seen), ("1x3", 1, [0])):
-        clips = read_clips(cases / f"c12/world_results_{name}.npz", NONE)
-        assert len(clips) == people
-        for i, clip in enumerate(clips):
-            assert clip.number.tolist() == frames
-            same(clip, maker.person(3 if name == "1x3" else 12, "camera", i), frames)
-    clips = read_clips(cases / "c12/two_people_side_by_side.npz", NONE)
-    for i, clip in enumerate(clips):
-        same(clip, maker.person(12, "camera", i))
-    assert len(clips) == 2
-
-
-def test_a_gender_that_is_the_persons(cases: Path, maker):
-    (clip,) = read_clips(cases / "c13/bedlam_smpl.npz", NONE)
-    assert set(clip.gender) == {"neutral"}
-    assert any("'gender' is the person's" in note for note in clip.notes)
-    same(clip.take(np.arange(3)), maker.person(12, "camera"), slice(3))
-
-
-def test_rows_without_an_annotation(cases: Path):
-    for name in ("spin_style", "hmr2_style"):
-        (clip,) = read_clips(cases / f"c14/{name}.npz", NONE)
-        assert clip.number.tolist() == [1, 2, 4, 5, 7, 8, 10, 11]
-        assert clip.left_out == tuple((i, "not annotated") for i in (0, 3, 6, 9))
+        np.testing.assert_allclose(clip.turn, 1.2, rtol=1e-6)
+        assert not clip.pose[:, 0].any()
 
 
 @pytest.mark.parametrize("name", ["c16/01_01_skel.pkl", "c16/hsmr.npz"])
@@ -163,32 +139,3 @@ def test_skel_is_written_on(cases: Path, open_body_dir: Path, tmp_path: Path, ca
         frames = ["--frames", "0"] if out == "a.glb" or "hsmr" in name else []
         assert main([*start, "-o", str(tmp_path / out), "-q", *frames]) == 0
         assert (tmp_path / out).stat().st_size > 500
-
-
-def test_skels_own_example(cases: Path, maker):
-    (clip,) = read_clips(cases / "c17/unsplash_0.npz", NONE)
-    same(clip, maker.person(1, "camera"))
-
-
-def test_a_file_per_frame(cases: Path, maker):
-    (clip,) = read_files([cases / "c21"], NONE)  # but for VPoser's code, which is told
-    assert "1 of 5 files hold no motion and are passed over: vposer_code.pkl" in clip.notes[0]
-    assert (clip.number.tolist(), clip.moving) == ([9, 10, 11, 12], True)
-    same(clip, [np.tile(a, (4, *[1] * (a.ndim - 1))) if a.ndim > 1 else a for a in maker.person(1, "camera")])
-
-
-def test_kinds_of_numbers_and_what_options_say(cases: Path, maker):
-    folder, truth = cases / "c25", maker.person(12)
-    for file in ("half.npz", "bf16.pt"):
-        same(read_clips(folder / file, NEUTRAL)[0], truth)
-    (mirrored,) = read_clips(folder / "left_handed.npz", ReadOptions(left_handed=True))
-    same(mirrored, truth)
-    assert (mirrored.from_input == np.diag([-1, 1, 1, 1])).all()
-    (clip,) = read_clips(folder / "no_betas.npz", ReadOptions(smpl_gender="male", zero_betas=True))
-    assert not clip.betas.any()
-
-
-def test_a_folder_passes_over_what_is_no_motion(cases: Path):
-    clips = read_files([cases / "c25"], ReadOptions(smpl_gender="male", zero_betas=True))
-    assert {clip.name for clip in clips} == {"bf16", "half", "left_handed", "nan", "no_betas"}
-    assert "2 of 7 files hold no motion and are passed over: LICENSE.txt, shape.npz" in clips[0].notes[0]

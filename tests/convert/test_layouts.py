@@ -23,13 +23,8 @@ from hmr_skel.errors import UserError
 from tests.convert import layouts
 from tests.convert.conftest import FRAMES, walk
 
-INCAM, SECOND, UPRIGHT, ROOM, SIDE = (
-    walk(up="camera"),
-    walk(up="camera", seed=1),
-    walk(up="y-up"),
-    walk(seed=2),
-    walk(seed=3),
-)
+INCAM, SECOND = (walk(up="camera", seed=seed) for seed in (0, 1))
+UPRIGHT, ROOM, SIDE = walk(up="y-up"), walk(seed=2), walk(seed=3)
 ALL = np.arange(FRAMES)
 SEEN = np.delete(ALL, [3, 4])
 
@@ -141,6 +136,11 @@ CASES = {
     ),
     "4D-Humans": Case(
         layouts.phalp(INCAM), [(INCAM, ALL), (INCAM, np.delete(ALL, [0, 1, 2, 3, 9]))], "camera", "neutral"
+    ),
+    "a list of people": Case(
+        [{"global_orient": pose[:1], "body_pose": pose[1:], "betas": INCAM["betas"][:10], "camera": place, "id": i}
+         for i, (pose, place) in enumerate(zip(INCAM["pose"], INCAM["transl"], strict=True))],
+        [(INCAM, ALL)], "camera", "neutral", moving=False,
     ),
     "HMR2": Case(layouts.regressed(INCAM), [(INCAM, ALL)], "camera", "neutral", moving=False),
     "HybrIK": Case(layouts.hybrik(INCAM), [(without(INCAM, "transl"), ALL)], "camera", "neutral"),
@@ -278,12 +278,14 @@ def posed(clip: SmplClip, bodies: Bodies) -> np.ndarray:
 
 
 ONE_FILE = [name for name, case in CASES.items() if not case.files]
-NAMED = [name for name in ONE_FILE if all(str(key).isidentifier() for key in CASES[name].content)]
+NAMED = [name for name in ONE_FILE if isinstance(CASES[name].content, dict)]
+NAMED = [name for name in NAMED if all(str(key).isidentifier() for key in CASES[name].content)]
 NAMED = [name for name in NAMED if name not in ("a list of WHAM's tracks", "NLF")]  # in an .npz, a list is an array
 TEXTS = ("3DPW", "ROMP", "4D", "BEDLAM", "Camera", "SPIN", "SKEL-CF", "AMASS")  # torch reads no arrays of texts
 KINDS = [
     *((name, suffix) for name in CASES for suffix in ((".pkl",) if CASES[name].files else (".pkl", ".npy"))),
     *((name, ".npz") for name in NAMED),  # whose keys can be names of arrays
+    *((name, ".json") for name in ("HMR2", "EMDB", "NLF", "EasyMocap", "ROMP", "AMASS, SMPL-X")),
     *((name, ".pt") for name in ONE_FILE if not name.startswith(TEXTS)),
 ]
 
@@ -300,6 +302,12 @@ def test_the_body_stands_where_the_tool_puts_it(tmp_path: Path, bodies: Bodies, 
         assert max(far.max() for far in far_from(clip, truth, rows).values()) < 1e-4
         if clip.mesh is None and clip.skel_q is None:
             assert np.abs(posed(clip, bodies)[::4] - meshes(bodies.smpl(case.gender), truth, rows[::4])).max() < 1e-4
+
+
+def test_tracks_are_cut_at_shots_and_where_nobody_was_seen(tmp_path: Path):
+    first, second = read(CASES["4D-Humans"], tmp_path)
+    assert (first.name, second.name) == ("x_1", "x_2")
+    assert [clip.number[clip.starts()].tolist() for clip in (first, second)] == [[0, 6], [4, 6, 10]]
 
 
 def test_trams_camera_leads_to_the_world_or_says_why_not(tmp_path: Path):

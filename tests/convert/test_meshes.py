@@ -79,13 +79,8 @@ def with_smplx(smpl: Smpl, open_body_dir: Path, tmp_path_factory: pytest.TempPat
 
 
 def smpl_file(truth: dict) -> dict:
-    return {
-        "poses": truth["pose"].reshape(FRAMES, 72),
-        "trans": truth["transl"],
-        "betas": truth["betas"],
-        "gender": "neutral",
-        "fps": 30.0,
-    }
+    poses = truth["pose"].reshape(FRAMES, 72)
+    return {"poses": poses, "trans": truth["transl"], "betas": truth["betas"], "gender": "neutral", "fps": 30.0}
 
 
 def obj(vertices: np.ndarray) -> str:
@@ -161,19 +156,8 @@ def test_what_a_mesh_cannot_be(truth, open_body_dir: Path, tmp_path: Path, capsy
         assert main([*command, "--body-models", str(open_body_dir)]) == 2
         assert text in capsys.readouterr().err
     np.savez(tmp_path / "x.npz", **layouts.amass_smplx(truth))
-    assert (
-        main(
-            [
-                "convert",
-                str(tmp_path / "x.npz"),
-                "-o",
-                str(tmp_path / "out.parquet"),
-                "--body-models",
-                str(open_body_dir),
-            ]
-        )
-        == 2
-    )
+    command = ["convert", str(tmp_path / "x.npz"), "-o", str(tmp_path / "out.parquet")]
+    assert main([*command, "--body-models", str(open_body_dir)]) == 2
     error = capsys.readouterr().err
     assert all(word in error for word in ("SMPLX_NEUTRAL.npz", "smplx2smpl_deftrafo_setup.pkl", "smpl-x.is.tue.mpg.de"))
     assert not (tmp_path / "out.parquet").exists()
@@ -242,22 +226,11 @@ def test_smplx_is_posed_as_smplx_does_it(with_smplx: Path):
     )
     from smplx.lbs import lbs
 
-    transl = torch.ones(2, 3)
-    tensors = {
-        key: torch.tensor(np.asarray(raw[key]), dtype=torch.float32) for key in ("v_template", "J_regressor", "weights")
-    }
-    directions = torch.tensor(raw["shapedirs"], dtype=torch.float32)
-    posedirs = torch.tensor(raw["posedirs"]).reshape(V * 3, -1).T
-    parents = torch.tensor(raw["kintree_table"][0])
-    expected, _ = lbs(
-        torch.cat((betas, face), 1),
-        pose.reshape(2, -1),
-        tensors["v_template"],
-        directions,
-        posedirs,
-        tensors["J_regressor"],
-        parents,
-        tensors["weights"],
+    template, regressor, weights, directions, posedirs = (
+        torch.tensor(raw[key], dtype=torch.float32)
+        for key in ("v_template", "J_regressor", "weights", "shapedirs", "posedirs")
     )
-    torch.testing.assert_close(body(pose, betas, face, transl), expected + 1, rtol=0, atol=1e-5)
+    body_of = template, directions, posedirs.reshape(V * 3, -1).T, regressor, torch.tensor(raw["kintree_table"][0])
+    expected, _ = lbs(torch.cat((betas, face), 1), pose.reshape(2, -1), *body_of, weights)
+    torch.testing.assert_close(body(pose, betas, face, torch.ones(2, 3)), expected + 1, rtol=0, atol=1e-5)
     np.testing.assert_allclose(body.hand_pose(None, 1, 2)[1], raw["hands_meanr"], rtol=1e-6)

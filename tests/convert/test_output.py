@@ -77,14 +77,8 @@ def test_joints_and_nothing_else(clips, bodies, tmp_path: Path, name: str):
     write(clips, tmp_path / name, bodies, joints=True)
     found = read_table(tmp_path / name)
     assert set(found) - {"joint_names"} == {
-        "clip",
-        "source",
-        "frame",
-        "time_s",
-        "coordinates",
-        "from_input",
-        "skel_joints",
-    }
+        "clip", "source", "frame", "time_s", "coordinates", "from_input", "skel_joints",
+    }  # fmt: skip
     expected = np.concatenate([joints_of(clip, bodies) for clip in clips])
     np.testing.assert_allclose(found["skel_joints"].reshape(9, 24, 3), expected, atol=1e-5)
 

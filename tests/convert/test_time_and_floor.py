@@ -254,14 +254,8 @@ def test_what_cannot_be_put_upright(bodies: Bodies, clip: SmplClip, up: str, mes
 def test_a_frame_rate_beside_the_files_own_resamples_and_never_changes_the_speed(tmp_path, open_body_dir, capsys):
     arrays = walk(41, up="y-up")
     poses = arrays["pose"].reshape(41, 72)
-    np.savez(
-        tmp_path / "a.npz",
-        mocap_framerate=120.0,
-        gender="male",
-        poses=poses,
-        betas=arrays["betas"],
-        trans=arrays["transl"],
-    )
+    said = {"mocap_framerate": 120.0, "gender": "male"}
+    np.savez(tmp_path / "a.npz", poses=poses, betas=arrays["betas"], trans=arrays["transl"], **said)
     command = ["convert", str(tmp_path / "a.npz"), "-o", str(tmp_path / "a.parquet"), "--frame-rate", "30"]
     assert main([*command, "--frame", "y-up", "--body-models", str(open_body_dir)]) == 0
     assert "resampled from 120 to 30" in "".join(capsys.readouterr())
