@@ -1,7 +1,7 @@
 """Meshes of a clip's rows, which are read or posed when they are asked for: a recording of them is gigabytes."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hmr_skel.convert.fit import Bodies
 
 
+@runtime_checkable  # for the checks of shapes
 class MeshSource(Protocol):
     """Where meshes come from."""
 
