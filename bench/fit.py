@@ -159,8 +159,6 @@ def _floor(compared: SmplParams, inputs: FitInputs, model: FitModel, starts: int
         "v2v_gap_mm": round(float(apart.abs().mean()), 4),
         "rows_over_1mm": len(far),
         "rows_over_1mm_status": [Status(int(ours.status[sound][row])).name for row in far],
-        "at_the_floor": int((gap < 0.01).sum()),
-        "found_from": {name: floor.start.count(name) for name in sorted(set(floor.start))},
     }
 
 

@@ -44,7 +44,6 @@ class Floor:
     own_energy: Float[Tensor, "N"]
     own_v2v_mm: Float[Tensor, "N"]
     decrement: Float[Tensor, "N"]  # the share of E that a full step at the end would still gain
-    start: list[str]  # the start that led to it; `fit` is the fit that was judged
 
     @property
     def energy_gap_percent(self) -> Float[Tensor, "N"]:
@@ -79,7 +78,7 @@ def floor_fit(
     objective = Objective.of(params, fitted.betas, smpl, model)
     low, high = objective.low, objective.high
     own = fitted.q[:, 3:].cpu().double()
-    names, starts = _starts(own, low, high, random_starts)
+    starts = _starts(own, low, high, random_starts)
     count, total, done = len(own), coarse_iterations + iterations, 0
 
     def step_done() -> None:
@@ -90,7 +89,7 @@ def floor_fit(
 
     bone = model.skel.weights.argmax(1).cpu()
     coarse = objective.coarse(spread(bone, COARSE_VERTICES))
-    every = torch.arange(count).repeat_interleave(len(names))
+    every = torch.arange(count).repeat_interleave(starts.shape[1])
     ends, energies, _ = descend(coarse[every], starts.flatten(0, 1), coarse_iterations, 1e-4, step_done)
     done = coarse_iterations
     ends, energies = ends.unflatten(0, (count, -1)), energies.unflatten(0, (count, -1))
@@ -98,7 +97,6 @@ def floor_fit(
     # The judged fit goes on as it is, so that the floor is never above it.
     candidates = torch.cat((own, ends[rows, picked]))
     rows = torch.cat((torch.arange(count), rows))
-    labels = torch.cat((torch.zeros(count, dtype=torch.long), picked))
     q, energy, decrement = descend(objective[rows], candidates, iterations, STILL, step_done)
     best = torch.stack([torch.where(rows == row, energy, torch.inf).argmin() for row in range(count)])
     return Floor(
@@ -108,11 +106,10 @@ def floor_fit(
         own_energy=objective.energy(own),
         own_v2v_mm=objective.v2v_mm(own),
         decrement=decrement[best],
-        start=[names[i] for i in labels[best].tolist()],
     )
 
 
-def _starts(own: Tensor, low: Tensor, high: Tensor, random_starts: int) -> tuple[list[str], Tensor]:
+def _starts(own: Tensor, low: Tensor, high: Tensor, random_starts: int) -> Tensor:
     """Where the search starts from [N S 43]: one rule for every row, so that none depends on its neighbours."""
     middle = torch.where((high - low).isfinite(), (low + high) / 2, 0.0)
     half = torch.where((high - low).isfinite(), (high - low) / 2, torch.pi)
@@ -151,7 +148,7 @@ def _starts(own: Tensor, low: Tensor, high: Tensor, random_starts: int) -> tuple
         noise = torch.randn(len(low), generator=generator, dtype=own.dtype)
         found[f"random {index}"] = own + (0.25 + 0.25 * (index % 2)) * half * noise
     starts = torch.stack(list(found.values()), 1)
-    return list(found), torch.minimum(torch.maximum(starts, low), high)
+    return torch.minimum(torch.maximum(starts, low), high)
 
 
 def _pick(ends: Tensor, energies: Tensor) -> tuple[Tensor, Tensor]:

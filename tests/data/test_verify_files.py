@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,13 @@ ELSEWHERE = {"data/../../etc/passwd": {"bytes": 1, "sha256": ""}}
         (lambda out, s: flip(s.data_file(out), 200), "train-00001-of-00002.parquet: not the bytes that were written"),
         (lambda out, s: s.meta_file(out).unlink(), "shard-00001-of-00002.json: missing; the shard is unfinished"),
         (lambda out, s: flip(s.meta_file(out), 99), "not a meta file of a shard (it does not have a checksum"),
+        (lambda out, s: s.rejects_file(out).unlink(), "rejects-00001-of-00002.parquet: missing"),
+        (lambda out, s: copy_of_the_other(s.rejects_file(out)), "rejects-00001-of-00002.parquet: not the bytes"),
+        (lambda out, s: flip(s.rejects_file(out), 100), "rejects-00001-of-00002.parquet: not the bytes"),
+        (lambda out, s: s.data_file(out).unlink(), "train-00001-of-00002.parquet: missing"),
+        (lambda out, s: copy_of_the_other(s.data_file(out)), "train-00001-of-00002.parquet: not the bytes"),
+        (lambda out, s: os.truncate(s.data_file(out), 3000), "train-00001-of-00002.parquet: not the bytes"),
+        (lambda out, s: os.truncate(s.data_file(out), 10**6), "train-00001-of-00002.parquet: not the bytes"),
         (lambda out, s: change_meta(out, s, fingerprint="g"), "it has another fingerprint than its meta file"),
         (lambda out, s: change_meta(out, s, files=ELSEWHERE), "it speaks of other files ('data/../../etc/passwd')"),
         (lambda out, s: copy_of_the_other(s.meta_file(out)), "it is the meta file of shard 0 of 2"),
@@ -120,6 +128,8 @@ def test_what_is_not_built_yet_is_told_and_no_problem(built):
     ("name", "words"),
     [
         ("data/train-00002-of-00002.parquet", "of no shard of this dataset, which has 2, 0 to 1"),
+        ("data/train-000001-of-00002.parquet", "no file of a dataset has such a name"),
+        ("meta/shard-00001-of-00003.json", "of no shard of this dataset"),
         ("meta/shard-00001-of-000002.json", "no file of a dataset has such a name"),
         ("rejects/rejects-00001-of-00002 (copy).parquet", "no file of a dataset has such a name"),
     ],

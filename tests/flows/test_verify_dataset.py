@@ -18,7 +18,6 @@ from hmr_skel.data.shards import Shard
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
 from tests.flows.conftest import build_all
-from tools.drill.corruption import KINDS, damage_and_repair
 from tools.drill.damage import equal_datasets
 from tools.drill.small import make_small, small_manifest
 
@@ -38,13 +37,6 @@ def copied(elsewhere: tuple[Builder, Path]) -> Builder:
     builder, finished = elsewhere
     shutil.copytree(finished, builder.out)
     return builder
-
-
-@pytest.mark.slow
-def test_every_corruption_is_found_and_repaired(finished: Builder, other: Builder, tmp_path: Path):
-    results = list(damage_and_repair(finished, other.local, tmp_path, times=len(KINDS), seed=5))
-    assert len(results) == len(KINDS)
-    assert [result for result in results if not result.passed] == []
 
 
 def rewrite(builder: Builder, index: int, change) -> None:

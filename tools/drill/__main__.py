@@ -19,7 +19,6 @@ from hmr_skel.body.open_body.export import models_folder
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import HelpFormatter, add_number
 from hmr_skel.progress import progress_bar
-from tools.drill.corruption import KINDS, damage_and_repair
 from tools.drill.faults import FAULTS, Setting, faults_table, time_flow
 from tools.drill.fuzz import fuzz_apart, fuzz_table
 from tools.drill.readers import READERS
@@ -34,7 +33,6 @@ undisturbed one:
   two       two independent builds of the same dataset at once
   disk      a full disk, by a limit of file size or by the system's error
   source    a label file that is cut short while it is read, and mended later
-  damage    a finished dataset with flipped bits and files cut, swapped, removed or copied: verify --repair
 The table: cases, rows that are neither kept nor rejected, rows that are there twice, files that are half there, and
 datasets equal to the undisturbed one in every column. Half an hour on two quiet cores.
 Exit status: 0 where nothing went wrong, else 1."""
@@ -53,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m tools.drill", description=__doc__)
     kinds = parser.add_subparsers(title="drills", metavar="DRILL", required=True)
     faults = kinds.add_parser("faults", description=ABOUT_FAULTS, formatter_class=HelpFormatter)
-    faults.add_argument("--only", nargs="+", choices=(*FAULTS, "damage"), metavar="NAME", help="as named above")
-    add_number(faults, "--cases", int, 1, help="of each (default: 20 kills, 3 to 22 of the others)")
+    faults.add_argument("--only", nargs="+", choices=FAULTS, metavar="NAME", help="as named above")
+    add_number(faults, "--cases", int, 1, help="of each (default: 20 kills, 3 to 10 of the others)")
     faults.set_defaults(run=run_faults)
     fuzz = kinds.add_parser("fuzz", description=ABOUT_FUZZ, formatter_class=HelpFormatter)
     add_number(fuzz, "--executions", int, 1, default=5000, help="inputs a reader")
@@ -74,8 +72,8 @@ def run_faults(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:6.0f} s  {text}", file=sys.stderr, flush=True)
 
-    def built(kind: str, **size: int) -> tuple[Builder, Setting]:
-        """A builder whose dataset is there, and its setting."""
+    def built(kind: str, **size: int) -> Setting:
+        """A dataset that is there, undisturbed."""
         say(f"the undisturbed dataset {kind!r}")
         builder = Builder(small_manifest(folder / kind, models, **size), folder / kind / "out", "cpu", quiet=True)
         builder.fitter.load()
@@ -83,38 +81,29 @@ def run_faults(args: argparse.Namespace) -> int:
         for index in range(len(builder.shards)):
             builder.build(index, progress=False)
         seconds = time.monotonic() - start
-        return builder, Setting(folder / kind / "drill.toml", builder.local, len(builder.shards), seconds)
+        return Setting(folder / kind / "drill.toml", builder.local, len(builder.shards), seconds)
 
-    chosen = [name for name in (*FAULTS, "damage") if not args.only or name in args.only]
+    chosen = [name for name in FAULTS if not args.only or name in args.only]
     results = []
     folder = Path(tempfile.mkdtemp(prefix="hmr-skel-drill-"))
     models = models_folder("open", quiet=False).absolute()
     say(f"in {folder}, which is removed where nothing goes wrong")
     with ExitStack() as stack:
-        few, small = built("few")
+        small = built("few")
         if on_dask := {"workers", "flows", "crash"} & set(chosen):
-            _, large = built("many", shards=30)
             os.environ["PREFECT_HOME"] = str(folder / "prefect")
             password = new_password()
-            say("Prefect's server, and an undisturbed flow on it")
             _, url = stack.enter_context(running_server(password, ui=False))
-            large = time_flow(large, client_settings(url, password), folder / "undisturbed")
+            say("Prefect's server runs")
+            large = time_flow(built("many", shards=30), client_settings(url, password), folder / "undisturbed")
         for name in chosen:
-            place = folder / name
-            place.mkdir()
-            if name == "damage":
-                cases, other = args.cases or 2 * len(KINDS), built("other", seed=1)[0].local
-                found = damage_and_repair(few, other, place, times=cases, seed=args.seed)
-            else:
-                fault, usual = FAULTS[name]
-                cases = args.cases or usual
-                found = fault(large if name in on_dask else small, place, Random(args.seed), cases)
-            own = []
-            for result in found:
-                own.append(result)
-                done = sum(each.cases for each in own)
+            fault, usual = FAULTS[name]
+            cases, done = args.cases or usual, 0
+            (folder / name).mkdir()
+            for result in fault(large if name in on_dask else small, folder / name, Random(args.seed), cases):
+                results.append(result)
+                done += result.cases
                 say(f"{name}: {done} of {cases}" + ("" if result.passed else f", failed: {result}"))
-            results += own
     bad = [result for result in results if not result.passed]
     if not bad:
         shutil.rmtree(folder)

@@ -93,6 +93,10 @@ def torch_saved(content: object, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def pickles(content: object) -> list[bytes]:
+    return [pickle.dumps(content, protocol) for protocol in (0, 2, 4)]
+
+
 def npz_files(arrays: dict[str, Any]) -> list[bytes]:
     return [saved(np.savez, **arrays), saved(np.savez_compressed, **arrays)]
 
@@ -261,14 +265,6 @@ def read_model(path: Path) -> object:
     return load_smpl_arrays(path), load_skel_arrays(path)
 
 
-def model_files() -> list[bytes]:
-    return [pickle.dumps(MODEL, protocol) for protocol in (0, 2, 4)]
-
-
-def regressors() -> list[bytes]:
-    return [saved(np.save, np.zeros((2, 10), np.float32))]
-
-
 def label_files() -> list[bytes]:
     return [*npz_files(LABELS), saved(np.savez, **LABELS | {"imgname": LABELS["imgname"].astype(object)})]
 
@@ -276,7 +272,7 @@ def label_files() -> list[bytes]:
 READERS = (
     Reader("label files", ".npz", partial(read_labels, allow_pickle=False), label_files),
     Reader("label files with objects", ".npz", partial(read_labels, allow_pickle=True), label_files),
-    Reader("model files", ".pkl", read_model, model_files),
+    Reader("model files", ".pkl", read_model, partial(pickles, MODEL)),
     Reader("manifests", ".toml", read_plan, partial(list, [MANIFEST])),
     Reader("Parquet shards", ".parquet", read_parquet, parquet_files),
     Reader("shards to verify", ".parquet", read_dataset, parquet_files),
@@ -286,7 +282,7 @@ READERS = (
     Reader("training states", ".pt", load_state, training_states),
     Reader("training logs", ".jsonl", read_training_log, partial(list, [TRAINING_LOG])),
     Reader("mean poses", ".npz", load_mean, partial(npz_files, MEAN)),
-    Reader("regressors", ".npy", partial(load_regressor, rows=2), regressors),
+    Reader("regressors", ".npy", partial(load_regressor, rows=2), partial(list, [saved(np.save, np.zeros((2, 10)))])),
     Reader("benchmarks of CameraHMR", ".npz", partial(read_benchmark, name="emdb"), partial(npz_files, LABELS)),
     Reader("benchmarks of 4D-Humans", ".npz", partial(read_benchmark, name="coco"), partial(benchmark_files, "coco")),
     Reader("benchmarks of HSMR", ".npz", partial(read_benchmark, name="moyo"), partial(benchmark_files, "moyo")),
