@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hmr_skel.body.smpl import Smpl
 from hmr_skel.open_data.labels import make_labels
 
 
@@ -17,16 +18,15 @@ class LabelSet:
 
 
 @pytest.fixture(scope="session")
-def body_models(open_body_dir) -> Path:
-    """The exported open body."""
-    return open_body_dir
+def smpl(open_body_dir: Path) -> Smpl:
+    return Smpl.load(open_body_dir / "SMPL_NEUTRAL.pkl")
 
 
 @pytest.fixture(scope="session")
-def label_set(tmp_path_factory, body_models) -> LabelSet:
+def label_set(tmp_path_factory, open_body_dir) -> LabelSet:
     """A chunk of labels and a bit of another."""
     path = tmp_path_factory.mktemp("labels") / "labels.npz"
     rows, seed, progress = 240, 11, []
-    make_labels(path, rows, seed, body_models, progress.append)
+    make_labels(path, rows, seed, open_body_dir, progress.append)
     with np.load(path, allow_pickle=False) as file:
         return LabelSet(path, rows, seed, dict(file), progress)

@@ -5,17 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from hmr_skel.body.smpl import Smpl
 from hmr_skel.errors import UserError
 from hmr_skel.open_data.appearance import Wardrobe
 from hmr_skel.open_data.images import make_images, read_labels, render_rows
 
 ROWS = [0, 1, 60, 130]
-
-
-@pytest.fixture(scope="module")
-def smpl(body_models) -> Smpl:
-    return Smpl.load(body_models / "SMPL_NEUTRAL.pkl")
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +57,17 @@ def four(label_set, tmp_path) -> Path:
     return tmp_path / "labels.npz"
 
 
-def test_files_are_made_once_and_only_where_missing(label_set, four, body_models, tmp_path_factory):
+def test_files_are_made_once_and_only_where_missing(label_set, four, open_body_dir, tmp_path_factory):
     names, tmp_path = label_set.columns["imgname"], tmp_path_factory.mktemp("images")
     seen: list[int] = []
-    assert make_images(four, tmp_path, body_models, workers=1, progress=seen.append) == 4
+    assert make_images(four, tmp_path, open_body_dir, workers=1, progress=seen.append) == 4
     assert seen[-1] == 4
     files = {name: (tmp_path / name).read_bytes() for name in names[:4]}
     assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == set(files)
 
     (tmp_path / names[3]).unlink()
     (tmp_path / names[2]).write_bytes(b"somebody's own picture")
-    assert make_images(four, tmp_path, body_models, workers=1) == 1
+    assert make_images(four, tmp_path, open_body_dir, workers=1) == 1
     again, before = (cv2.imdecode(np.frombuffer(data, np.uint8), 1).astype(int) for data in (
         (tmp_path / names[3]).read_bytes(), files[names[3]]
     ))  # fmt: skip
@@ -82,19 +76,19 @@ def test_files_are_made_once_and_only_where_missing(label_set, four, body_models
 
 
 @pytest.mark.slow
-def test_workers_make_the_same_pictures(label_set, four, pictures, body_models, forks, tmp_path, monkeypatch):
+def test_workers_make_the_same_pictures(label_set, four, pictures, open_body_dir, forks, tmp_path, monkeypatch):
     monkeypatch.setattr("multiprocessing.get_context", lambda method: forks)
     monkeypatch.setattr("hmr_skel.open_data.images._ROWS_PER_TASK", 2)
-    assert make_images(four, tmp_path, body_models, workers=2) == 4
+    assert make_images(four, tmp_path, open_body_dir, workers=2) == 4
     for name, picture in zip(label_set.columns["imgname"], pictures[:2], strict=False):
         written = cv2.imread(str(tmp_path / name))[..., ::-1].astype(int)
         assert np.abs(written - picture).mean() < 4  # a JPEG of it
 
 
-def test_a_broken_label_file_is_the_users_to_mend(body_models, tmp_path):
+def test_a_broken_label_file_is_the_users_to_mend(open_body_dir, tmp_path):
     path = tmp_path / "labels.npz"
     with pytest.raises(UserError, match="no such label file"):
-        make_images(path, tmp_path, body_models)
+        make_images(path, tmp_path, open_body_dir)
     np.savez(path, imgname=np.array(["a.jpg"]))
     with pytest.raises(UserError, match="pose_cam"):
-        make_images(path, tmp_path, body_models)
+        make_images(path, tmp_path, open_body_dir)

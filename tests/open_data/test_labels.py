@@ -10,14 +10,14 @@ from hmr_skel.open_data.motion import FRAMES_PER_CLIP
 
 
 @pytest.fixture(scope="module")
-def smplx_model(body_models):
+def smplx_model(open_body_dir):
     """smplx's own forward pass on our file: nothing of ours between the labels and the mesh."""
     from smplx import SMPL
     from smplx.utils import Struct
 
     from hmr_skel.body.assets import load_smpl_arrays
 
-    path = body_models / "SMPL_NEUTRAL.pkl"
+    path = open_body_dir / "SMPL_NEUTRAL.pkl"
     return SMPL(str(path), data_struct=Struct(**load_smpl_arrays(path)), num_betas=10, batch_size=1)
 
 
@@ -54,15 +54,15 @@ def test_columns_are_camerahmrs(label_set):
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
 
 
-def test_same_seed_same_bytes_and_longer_sets_begin_with_shorter_ones(label_set, body_models, tmp_path):
+def test_same_seed_same_bytes_and_longer_sets_begin_with_shorter_ones(label_set, open_body_dir, tmp_path):
     assert label_set.progress == [ROWS_PER_CHUNK, label_set.rows]
     shorter, other = tmp_path / "shorter" / "labels.npz", tmp_path / "other" / "labels.npz"
-    make_labels(shorter, ROWS_PER_CHUNK - 7, label_set.seed, body_models)
-    make_labels(other, ROWS_PER_CHUNK - 7, label_set.seed, body_models)
+    make_labels(shorter, ROWS_PER_CHUNK - 7, label_set.seed, open_body_dir)
+    make_labels(other, ROWS_PER_CHUNK - 7, label_set.seed, open_body_dir)
     assert other.read_bytes() == shorter.read_bytes()
     for name, column in read(shorter).items():
         np.testing.assert_array_equal(column, label_set.columns[name][: ROWS_PER_CHUNK - 7], err_msg=name)
-    make_labels(other, 10, label_set.seed + 1, body_models)
+    make_labels(other, 10, label_set.seed + 1, open_body_dir)
     assert not np.allclose(read(other)["pose_cam"], label_set.columns["pose_cam"][:10])
 
 
@@ -83,13 +83,13 @@ def test_boxes_hold_the_projected_body(label_set, smplx_model):
     assert 0.85 < (columns["gtkps"][..., 2] == 1).all(1).mean() < 1  # most bodies are inside the picture
 
 
-def test_keypoints_by_smplx(label_set, smplx_model, body_models):
+def test_keypoints_by_smplx(label_set, smplx_model, open_body_dir):
     rows = slice(3, None, 40)
     columns = label_set.columns
     output = smplx_output(smplx_model, columns, rows)
     vertices = output.vertices.numpy()
     j45 = np.concatenate((output.joints.numpy()[:, :24], vertices[:, list(SMPL_VERTEX_IDS)]), 1)
-    regressor = np.load(body_models / "SMPL_to_J19.pkl", allow_pickle=True)
+    regressor = np.load(open_body_dir / "SMPL_to_J19.pkl", allow_pickle=True)
     points = np.concatenate((j45[:, list(OPENPOSE_25_FROM_SMPL_45)], np.asarray(regressor) @ vertices), 1)
     pixels = project(points, columns["cam_int"][rows])
     keypoints = columns["gtkps"][rows]

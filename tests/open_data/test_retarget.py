@@ -6,7 +6,6 @@ from hmr_skel.body.joints import SKEL_JOINTS, SKEL_TO_SMPL, SMPL_JOINTS, SMPL_PA
 from hmr_skel.body.lbs import chain
 from hmr_skel.body.rotations import geodesic_angle, rotmat_to_rotvec, rotvec_to_rotmat
 from hmr_skel.body.skel import Skel
-from hmr_skel.body.smpl import Smpl
 from hmr_skel.open_data import retarget
 from hmr_skel.open_data.motion import FRAMES_PER_SECOND, clip_motion, clip_rng
 
@@ -17,13 +16,8 @@ ONE_TO_ONE = [
 
 
 @pytest.fixture(scope="module")
-def smpl(body_models) -> Smpl:
-    return Smpl.load(body_models / "SMPL_NEUTRAL.pkl")
-
-
-@pytest.fixture(scope="module")
-def skel(body_models) -> Skel:
-    return Skel.load(body_models / "skel_male.pkl")
+def skel(open_body_dir) -> Skel:
+    return Skel.load(open_body_dir / "skel_male.pkl")
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hmr_skel.body.dofs import limits
 from hmr_skel.convert import Bodies, SkelClip, SmplClip
+from hmr_skel.convert.clips import UPRIGHT
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
+RECORDING = SHARED / "cmu_mocap" / "01_01-120hz.npz"
+MM, DEG = 0.1, 0.01
+"""How far a bone may be off in another program."""
+
+
+def in_skel(clip: SkelClip, bodies: Bodies, world: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Where SKEL puts its joint frames: rotations [N 24 3 3] and places [N 24 3], m, in OpenSim's ground, or in a
+    `world` [3 3] of other axes."""
+    skel = bodies.skel(clip.gender[0])
+    posed = skel(*(torch.from_numpy(value) for value in (clip.q, clip.betas, clip.transl)))
+    axes = skel.prepare_shape(torch.from_numpy(clip.betas[0])).dof_frame[0].double().numpy()
+    turn = axes.T @ UPRIGHT[clip.smpl.frame]
+    turn = turn if world is None else world @ turn
+    return turn @ posed.joint_frames.double().numpy(), posed.joints.double().numpy() @ turn.T
 
 
 @pytest.fixture(scope="session")

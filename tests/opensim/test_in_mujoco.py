@@ -6,38 +6,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import trimesh
 
 from hmr_skel.body.dofs import DOF_NAMES, PELVIS, limits
 from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.convert import Bodies, ReadOptions, SkelClip, fit_clips, read_clips
-from hmr_skel.convert.clips import UPRIGHT
 from hmr_skel.convert.opensim import OpenSimOptions, write_opensim
 from hmr_skel.opensim.joints import PELVIS_TRANSLATION
 from hmr_skel.opensim.mjcf import WORLD, slides_of
 from hmr_skel.opensim.person import RestBody
 from hmr_skel.opensim.segments import segments
-from tests.opensim.conftest import SHARED
+from tests.opensim.conftest import DEG, MM, RECORDING, in_skel
 
 pytestmark = pytest.mark.extra
-
-RECORDING = SHARED / "cmu_mocap" / "01_01-120hz.npz"
-MM, DEG = 0.1, 0.01
 
 
 @pytest.fixture(scope="module")
 def mujoco() -> Any:
     return pytest.importorskip("mujoco", reason="MuJoCo is not installed")
-
-
-def in_skel(clip: SkelClip, bodies: Bodies) -> tuple[np.ndarray, np.ndarray]:
-    """Where SKEL puts its joint frames, in MuJoCo's world: rotations [N 24 3 3] and places [N 24 3], m."""
-    skel = bodies.skel(clip.gender[0])
-    posed = skel(*(torch.from_numpy(value) for value in (clip.q, clip.betas, clip.transl)))
-    axes = skel.prepare_shape(torch.from_numpy(clip.betas[0])).dof_frame[0].double().numpy()
-    turn = WORLD @ axes.T @ UPRIGHT[clip.smpl.frame]
-    return turn @ posed.joint_frames.double().numpy(), posed.joints.double().numpy() @ turn.T
 
 
 def apart(mujoco: Any, model: Any, qpos: Path, clip: SkelClip, bodies: Bodies) -> tuple[float, float]:
@@ -47,7 +33,7 @@ def apart(mujoco: Any, model: Any, qpos: Path, clip: SkelClip, bodies: Bodies) -
     assert data["qpos"].shape == (len(clip), model.nq)
     np.testing.assert_allclose(data["time"], np.zeros(len(clip)) if clip.time is None else clip.time)
     numbers = [model.body(name).id for name in SKEL_JOINTS]
-    rotations, places = in_skel(clip, bodies)
+    rotations, places = in_skel(clip, bodies, WORLD)
     mm, deg = 0.0, 0.0
     for n, row in enumerate(data["qpos"]):
         state.qpos[:] = row

@@ -11,17 +11,14 @@ import torch
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.joints import SKEL_JOINTS
 from hmr_skel.convert import Bodies, ReadOptions, SkelClip, fit_clips, read_clips
-from hmr_skel.convert.clips import UPRIGHT
 from hmr_skel.convert.opensim import OpenSimOptions, write_opensim
 from hmr_skel.opensim.bsm import VERIFIED
-from tests.opensim.conftest import SHARED
+from tests.opensim.conftest import DEG, MM, RECORDING, SHARED, in_skel
 from tests.opensim.in_opensim import InOpenSim, warnings_of
 
 pytestmark = pytest.mark.extra
 
-RECORDING = SHARED / "cmu_mocap" / "01_01-120hz.npz"
 PUBLIC = SHARED / "bsm" / "CompleteHumanModel.osim"
-MM, DEG = 0.1, 0.01
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +29,6 @@ def opensim(tmp_path_factory: pytest.TempPathFactory) -> Any:
         package = pytest.importorskip("opensim", reason="OpenSim is not installed")
         package.Logger.removeFileSink()
     return package
-
-
-def in_skel(clip: SkelClip, bodies: Bodies) -> tuple[np.ndarray, np.ndarray]:
-    """Where SKEL puts its joint frames, in OpenSim's ground: rotations [N 24 3 3] and places [N 24 3], m."""
-    skel = bodies.skel(clip.gender[0])
-    posed = skel(*(torch.from_numpy(value) for value in (clip.q, clip.betas, clip.transl)))
-    axes = skel.prepare_shape(torch.from_numpy(clip.betas[0])).dof_frame[0].double().numpy()
-    turn = axes.T @ UPRIGHT[clip.smpl.frame]
-    return turn @ posed.joint_frames.double().numpy(), posed.joints.double().numpy() @ turn.T
 
 
 def apart(clip: SkelClip, bodies: Bodies, model: InOpenSim, mot: Path) -> tuple[float, float]:

@@ -18,6 +18,8 @@ from hmr_skel.predict.table import npz_from_parquet, writing_table
 from tests.data.sample_set import write_sample_set
 
 MARGIN = 1.2
+CAM_INT = 50 * np.eye(3, dtype=np.float32)
+PERSON = Person(0, PersonBox(np.array([15.0, 40]), 30.0), CAM_INT, np.zeros((256, 256, 3), np.uint8))
 
 
 def frame(name: str, number: int | None = None) -> Frame:
@@ -175,12 +177,9 @@ def test_what_predict_wrote_belongs_to_images_as_they_are_shown(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path, exif=exif)
-    person = Person(
-        0, PersonBox(np.array([15.0, 40]), 30.0), np.eye(3, dtype=np.float32) * 50, np.zeros((256, 256, 3), np.uint8)
-    )
     values = (np.zeros((1, n), np.float32) for n in (46, 10, 3, 3))
     with writing_table(tmp_path / "p.parquet", 1, "male") as table:
-        table.add(next(read_frames([path], pytest.fail)), person, Body(*values))
+        table.add(next(read_frames([path], pytest.fail)), PERSON, Body(*values))
     npz_from_parquet(tmp_path / "p.parquet", tmp_path / "p.npz")
     for name in ("p.parquet", "p.npz"):
         boxes = load_boxes(tmp_path / name, MARGIN)
@@ -193,14 +192,11 @@ def test_the_npz_is_written_group_by_group(tmp_path, monkeypatch):
     """A whole column of a long video does not fit into memory."""
     monkeypatch.setattr("hmr_skel.predict.table.ROWS_PER_GROUP", 2)
     monkeypatch.setattr(pq.ParquetFile, "read", lambda *_: pytest.fail("a whole column is read"))
-    person = Person(
-        0, PersonBox(np.array([15.0, 40]), 30.0), np.eye(3, dtype=np.float32), np.zeros((256, 256, 3), np.uint8)
-    )
     names = ["a.mp4", "longer.mp4", "b.mp4", "c.mp4", "the longest of all.mp4"]
     with writing_table(tmp_path / "p.parquet", 2, "male") as table:
         for i, name in enumerate(names):
             body = Body(*(np.full((2, n), i, np.float32) for n in (46, 10, 3, 3)))
-            table.add(frame(name, i), person, body)
+            table.add(frame(name, i), PERSON, body)
     npz_from_parquet(tmp_path / "p.parquet", tmp_path / "p.npz")
     arrays = np.load(tmp_path / "p.npz")
     assert arrays["imgname"].tolist() == names

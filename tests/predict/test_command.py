@@ -4,6 +4,7 @@ import json
 import re
 import resource
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,7 @@ from hmr_skel.model.checkpoint import NetworkInfo, save_network
 from hmr_skel.model.config import NetworkConfig, VitConfig
 from hmr_skel.model.network import Network
 from hmr_skel.predict.box_files import load_boxes
+from hmr_skel.predict.boxes import WholeImage
 from hmr_skel.predict.frames import Frame
 from hmr_skel.predict.output import PredictionWriter, _Videos
 from tests.model.conftest import SMALL_DECODER
@@ -211,23 +213,30 @@ def test_humanfov_sees_rgb_and_crops_are_smoothed_unless_legacy(photos, typed, c
     assert "--legacy moyo-box: there is no such switch" in capsys.readouterr().err
 
 
-def test_an_interrupt_keeps_what_is_done(video, typed, monkeypatch, capsys):
-    from hmr_skel.predict import run as module
+@pytest.mark.parametrize(
+    ("error", "status", "done"), [(KeyboardInterrupt(), 130, 8), (UserError("the detector failed (at 9)."), 2, 9)]
+)
+def test_what_is_done_before_a_stop_is_kept(video, typed, monkeypatch, capsys, error, status, done):
+    """An error at a picture comes after those before it; an interrupt takes what the network has not seen."""
+    original = WholeImage.of
 
-    original = module.predict
+    def stops(self, frame):
+        if frame.number == 9:
+            raise error
+        return original(self, frame)
 
-    def stops(predictor, people, **options):
-        if stops.calls == 2:
-            raise KeyboardInterrupt
-        stops.calls += 1
-        return original(predictor, people, **options)
-
-    stops.calls = 0
-    monkeypatch.setattr(module, "predict", stops)
-    assert typed(video, "--whole-image", "--vfov", "50", "--batch-size", "4") == 130
-    assert capsys.readouterr().out.startswith("stopped early; 8 images, 8 people;")
-    assert len(load_shards("out/predictions.parquet")) == len(np.load("out/predictions.npz")["skel_q"]) == 8
-    assert cv2.VideoCapture("out/overlays/walk.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 8
+    monkeypatch.setattr(WholeImage, "of", stops)
+    words = [video, "--whole-image", "--vfov", "50", "--batch-size", "4"]
+    assert typed(*words) == status
+    out, err = capsys.readouterr()
+    assert out.startswith(f"stopped early; {done} images, {done} people;")
+    assert status == 130 or err.strip().splitlines()[-1] == "error: the detector failed (at 9)."
+    assert len(load_shards("out/predictions.parquet")) == len(np.load("out/predictions.npz")["skel_q"]) == done
+    assert cv2.VideoCapture("out/overlays/walk.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == done
+    # At the first picture, there is nothing to keep: predictions of before stay as they are.
+    monkeypatch.setattr(WholeImage, "of", lambda self, frame: stops(self, replace(frame, number=9)))
+    assert typed(*words) == status
+    assert len(load_shards("out/predictions.parquet")) == done
 
 
 def test_a_video_that_breaks_off_does_not_get_its_name(video, typed, monkeypatch):
@@ -271,28 +280,6 @@ def test_a_video_whose_frames_change_their_size(tmp_path, photos):
             frame = Frame(Path("a.mp4"), number, 20.0, np.zeros(shape, np.uint8))
             videos.write(tmp_path / "a.mp4", frame, frame.rgb, every=1)
     assert cv2.VideoCapture(str(tmp_path / "a.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
-
-
-def test_an_error_keeps_what_is_done(photos, typed, monkeypatch, capsys):
-    from hmr_skel.predict.boxes import WholeImage
-
-    original = WholeImage.of
-
-    def fails(self, frame):
-        if frame.file == photos[2].file:
-            raise UserError("the detector failed (at the third).")
-        return original(self, frame)
-
-    monkeypatch.setattr(WholeImage, "of", fails)
-    assert typed(*(photo.file for photo in photos), "--whole-image", "--vfov", "50") == 2
-    out, err = capsys.readouterr()
-    assert out.startswith("stopped early; 2 images, 2 people;")
-    assert err.strip().splitlines()[-1] == "error: the detector failed (at the third)."
-    assert len(load_shards("out/predictions.parquet")) == len(np.load("out/predictions.npz")["skel_q"]) == 2
-    assert len(list(Path("out/overlays").iterdir())) == 2
-    # At the first picture, there is nothing to keep: predictions of before stay as they are.
-    assert typed(photos[2].file, "--whole-image", "--vfov", "50") == 2
-    assert len(load_shards("out/predictions.parquet")) == 2
 
 
 def test_nothing_is_written_outside_the_folder(photos, typed, monkeypatch):

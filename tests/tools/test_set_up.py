@@ -81,23 +81,17 @@ def test_uv_gets_what_pip_is_configured_with(monkeypatch: pytest.MonkeyPatch):
     }
 
 
-def test_uv_installs(clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
+@pytest.mark.parametrize(("extra", "what"), [(None, "."), ("test", ".[test]")])
+def test_uv_installs(clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, extra, what: str):
     uv(clone, monkeypatch)
     (clone / "configuration").write_text("global.extra-index-url='https://a.example'\n")
-    assert set_up.main(["--torch-index", "https://b.example"]) == 0
+    assert set_up.main(["--torch-index", "https://b.example", *([extra] if extra else [])]) == 0
     (call,) = installs(clone)
     assert call.startswith("uv pip install --python .venv/bin/python ")
-    assert call.endswith("-c .venv/constraints.txt -e . https://a.example https://b.example")
-    assert capfd.readouterr().out.splitlines() == ["packages for running: 0 s", "kernels for this CPU: 0 s"]
-    assert "python -m fitting.lanes" in (clone / "calls").read_text()
-
-
-def test_an_extra_is_only_packages(clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
-    uv(clone, monkeypatch)
-    assert set_up.main(["test"]) == 0
-    assert "-e .[test]" in installs(clone)[0]
-    assert capfd.readouterr().out == "packages for test: 0 s\n"
-    assert "fitting.lanes" not in (clone / "calls").read_text()
+    assert call.endswith(f"-c .venv/constraints.txt -e {what} https://a.example https://b.example")
+    kernels = [] if extra else ["kernels for this CPU: 0 s"]  # an extra is only packages
+    assert capfd.readouterr().out.splitlines() == [f"packages for {extra or 'running'}: 0 s", *kernels]
+    assert ("python -m fitting.lanes" in (clone / "calls").read_text()) == (extra is None)
 
 
 @pytest.mark.parametrize(
