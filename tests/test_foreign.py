@@ -26,6 +26,7 @@ from hmr_skel.convert.files import read_contents
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 from hmr_skel.foreign import Inert, load_pickle, load_torch
+from tests.body.stand_in import write as written
 
 CONTENT = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -56,11 +57,6 @@ def assert_equal(found, expected) -> None:
         np.testing.assert_array_equal(found, expected)
     else:
         assert str(found) == str(expected) if isinstance(expected, Path) else found == expected
-
-
-def written(path: Path, content: object, protocol: int = 2) -> Path:
-    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol))
-    return path
 
 
 # --- what is read ---

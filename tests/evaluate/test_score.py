@@ -17,16 +17,6 @@ def skin_of(truth, regressor) -> ScoredBody:
     return ScoredBody(truth.vertices, regressor(truth.vertices))
 
 
-@pytest.mark.parametrize("name", ["3dpw", "emdb", "spec-syn"])
-def test_the_truth_has_no_error_wherever_it_stands(opened, name):
-    benchmark, rows, maker = opened(name)
-    truth = maker(rows)
-    pred = ScoredBody(*(p + torch.tensor([0.5, -1.0, 4.0]) for p in vars(skin_of(truth, maker.regressor)).values()))
-    for metric, values in score(pred, truth, benchmark.joints).items():
-        assert values.shape == (len(rows),), metric
-        assert values.max() < 2e-3, metric
-
-
 def test_the_wrong_gender_is_an_error_of_its_shape_alone(opened, open_body_dir):
     """The same numbers in the other gender's model: what their rest bodies differ by, posed."""
     benchmark, rows, maker = opened("3dpw")

@@ -186,6 +186,8 @@ def test_what_predict_wrote_belongs_to_images_as_they_are_shown(tmp_path):
         (picture,) = read_frames([path], pytest.fail, as_stored=boxes.as_stored)
         assert picture.rgb.shape == (60, 40, 3)
         assert boxes.of(picture)[0].center.tolist() == [15, 40]
+    (stored,) = read_frames([path], pytest.fail, as_stored=True)  # as labels of datasets have them
+    assert stored.rgb.shape == (40, 60, 3)
 
 
 def test_the_npz_is_written_group_by_group(tmp_path, monkeypatch):

@@ -48,17 +48,6 @@ def test_a_broken_image_a_text_and_an_empty_file_are_named_and_passed_over(photo
     }
 
 
-def test_photographs_are_turned_as_their_tag_says_unless_labels_lie_on_the_stored_pixels(tmp_path):
-    from PIL import Image
-
-    path = tmp_path / "phone.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees for viewing
-    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path, exif=exif)
-    shapes = [next(read_frames([path], print, as_stored=stored)).rgb.shape for stored in (False, True)]
-    assert shapes == [(60, 40, 3), (40, 60, 3)]
-
-
 def test_a_video_is_streamed(video, photos):
     frames = list(read_frames([video], pytest.fail))
     assert [frame.number for frame in frames] == list(range(12))

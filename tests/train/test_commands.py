@@ -73,20 +73,6 @@ def test_help_explains_every_field(capsys):
         assert len(item.text) > 10, item.name
 
 
-def test_evaluate_prints_a_table_and_json(samples, run, capsys):
-    assert main(evaluate(samples, run, "--json", str(run), str(run / "network.safetensors"))) == 0
-    *text, last = capsys.readouterr().out.strip().splitlines()
-    report = json.loads(last)
-    for name in ("mean_pose", "coarse", "final"):
-        assert set(report[name]) >= {"mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "joint_set", "pa_pve_mm"}
-        assert report[name]["mpjpe_mm"] > 0
-    assert (report["rows"], report["left_out"], len(report["networks"])) == (8, 0, 2)
-    assert report["networks"][0]["final"] == report["networks"][1]["final"]
-    assert report["final"]["pve_mm"] == pytest.approx(report["networks"][0]["final"]["pve_mm"])  # their mean
-    for word in ("mean pose", "PA-MPJPE", "mean of 2 networks", "8 held-out rows"):
-        assert word in "\n".join(text)
-
-
 def no_images(samples, bodies, out, run):
     line = command(samples, bodies, out)
     manifest = out.with_suffix(".toml")
