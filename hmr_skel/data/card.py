@@ -5,9 +5,10 @@ held-out shards), and `load_dataset(folder, "rejects")` the rows left out. A bui
 done, and at its end, from the files that are complete.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,18 +18,38 @@ from hmr_skel.data.schema import SCHEMA, column_shape
 from hmr_skel.data.shards import Shard, shard_state
 from hmr_skel.data.storage import Place, each, put_bytes
 
-_TEXT = """\
-# {name}
+_KINDS = {"float": "float32", "double": "float64"}
+"""Arrow's names -> everybody's."""
 
-{description}
+
+def write_card(out: Place, manifest: Manifest, shards: Sequence[Shard]) -> Place:
+    """Write `OUT/README.md` for the complete shards of the manifest, unless it says so already."""
+    states = each(partial(shard_state, out), shards)
+    found = zip(shards, states, strict=True)
+    built = {shard: state.meta for shard, state in found if state.kind == "complete" and state.meta is not None}
+    content = "\n".join([*_head(manifest, list(built)), "", _text(manifest, shards, list(built.values()))]).encode()
+    path = out / "README.md"
+    if not (path.is_file() and path.read_bytes() == content):
+        put_bytes(path, content)
+    return path
+
+
+def _text(manifest: Manifest, shards: Sequence[Shard], metas: Sequence[Mapping[str, Any]]) -> str:
+    kept, rejected, doubtful = (sum(meta.get(name, 0) for meta in metas) for name in ("kept", "rejected", "doubtful"))
+    sources = "\n".join(f"| {one.name} | {one.format} | {_cell(one.description)} |" for one in manifest.sources)
+    columns, statuses = "\n".join(column_table(SCHEMA)), " or ".join(f"`{name}`" for name in DOUBTFUL)
+    return f"""\
+# {manifest.name}
+
+{manifest.description}
 
 SMPL annotations of people in images, and SKEL fitted to them: the body model with an anatomical skeleton and 46 degrees
 of freedom. Made by hmr-skel.
 
-- {built} of {count} shards, {kept:,} rows; {rejected:,} rows left out, each with its reason, in `rejects/`
+- {len(metas)} of {len(shards)} shards, {kept:,} rows; {rejected:,} rows left out, each with its reason, in `rejects/`
 - {doubtful:,} of the rows are no good labels: their `status` is {statuses}; filter by it
-- SKEL gender: {gender}; fit recipe: {recipe}
-- shards held out for evaluation (split `test`): {held_out}
+- SKEL gender: {manifest.skel_gender}; fit recipe: {manifest.recipe}
+- shards held out for evaluation (split `test`): {", ".join(str(one.index) for one in shards if one.held_out) or "none"}
 
 | source | format | about |
 |---|---|---|
@@ -43,35 +64,6 @@ forward. Read with pandas, Polars, DuckDB, Hugging Face `datasets`, or `hmr_skel
 
 {columns}
 """
-_KINDS = {"float": "float32", "double": "float64"}
-"""Arrow's names -> everybody's."""
-
-
-def write_card(out: Place, manifest: Manifest, shards: Sequence[Shard]) -> Place:
-    """Write `OUT/README.md` for the complete shards of the manifest, unless it says so already."""
-    states = each(partial(shard_state, out), shards)
-    found = zip(shards, states, strict=True)
-    built = {shard: state.meta for shard, state in found if state.kind == "complete" and state.meta is not None}
-    text = _TEXT.format(
-        name=manifest.name,
-        description=manifest.description,
-        built=len(built),
-        count=len(shards),
-        doubtful=sum(meta.get("doubtful", 0) for meta in built.values()),
-        statuses=" or ".join(f"`{name}`" for name in DOUBTFUL),
-        kept=sum(meta["kept"] for meta in built.values()),
-        rejected=sum(meta["rejected"] for meta in built.values()),
-        gender=manifest.skel_gender,
-        recipe=manifest.recipe,
-        held_out=", ".join(str(shard.index) for shard in shards if shard.held_out) or "none",
-        sources="\n".join(f"| {one.name} | {one.format} | {_cell(one.description)} |" for one in manifest.sources),
-        columns="\n".join(column_table(SCHEMA)),
-    )
-    content = "\n".join([*_head(manifest, list(built)), "", text]).encode()
-    path = out / "README.md"
-    if not (path.is_file() and path.read_bytes() == content):
-        put_bytes(path, content)
-    return path
 
 
 def _head(manifest: Manifest, built: Sequence[Shard]) -> list[str]:
