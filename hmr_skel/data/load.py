@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,9 @@ from hmr_skel.data.storage import Place, each, local_folder, locate, open_parque
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
 from hmr_skel.progress import progress_bar
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
 
 
 class Shards:
@@ -92,6 +95,15 @@ class Shards:
     def files(self) -> Iterator["Shards"]:
         """One file at a time, as `Shards` of its own."""
         return (Shards([path], self.columns, [footer]) for path, footer in zip(self.paths, self._footers, strict=True))
+
+    @property
+    def arrow(self) -> "Dataset":
+        """The same files as a pyarrow dataset: filters, projections, `.to_table().to_pandas()`."""
+        from pyarrow.dataset import dataset  # imports pandas where that is installed
+
+        names = [str(path) if isinstance(path, Path) else path.key for path in self.paths]
+        store = None if isinstance(self.paths[0], Path) else self.paths[0].store
+        return dataset(names, format="parquet", filesystem=store)
 
     def _read(self, column: str) -> pa.ChunkedArray:
         """A column of all files. Raises `UserError` where there is none of that name."""

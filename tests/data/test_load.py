@@ -148,6 +148,7 @@ def test_in_a_store(dataset, object_store):
         np.testing.assert_array_equal(there[name], here[name])
     there = pickle.loads(pickle.dumps(there))
     np.testing.assert_array_equal(there[[5, 2047, 5000]]["skel_betas"], here[[5, 2047, 5000]]["skel_betas"])
+    assert there.arrow.to_table(columns=["row_id"]).equals(here.arrow.to_table(columns=["row_id"]))
     assert load_shards(str(there.paths[1]))["row_id"].tolist() == load_shards(here.paths[1])["row_id"].tolist()
     assert len(load_shards(list(there.paths), split="test")) == 1999
     with pytest.raises(UserError, match=r"no shards in s3://bucket/nothing.*Expected s3://bucket/nothing/data/train"):
