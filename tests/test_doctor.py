@@ -1,7 +1,10 @@
 """`hmr-skel doctor`: what is there, what is missing, and what each broken file is told to be."""
 
+import os
 import pickle
 import re
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,8 @@ import pytest
 import torch
 
 from hmr_skel.cli import main
+from hmr_skel.commands.deep import source_findings
+from hmr_skel.data.manifest import load_manifest
 from tests.test_cli import _models_once, _one_thread, small
 
 __all__ = ["_models_once", "_one_thread", "small"]  # fixtures
@@ -66,6 +71,20 @@ def test_doctor_looks_into_files(small: Path, tmp_path: Path, monkeypatch, capsy
     }.items():  # fmt: skip
         assert re.search(rf"broken +{name} +{name}: .*{message}", out), name
     assert "11 can be used, 1 rejected for non_finite; 11 fitted" in out
+
+
+def test_doctor_tells_labels_that_were_not_corrected_yet_by_their_date(small: Path):
+    manifest = load_manifest(small)
+    file = manifest.sources[0].file.rename(small.parent / "coco-release.npz")
+    manifest = replace(manifest, sources=(replace(manifest.sources[0], file=file),))
+    found = []
+    for date in (datetime(2025, 5, 16, tzinfo=UTC), datetime(2025, 6, 4, tzinfo=UTC)):
+        os.utime(file, (date.timestamp(), date.timestamp()))
+        found += source_findings(manifest)
+    (old, what, told), (new, _, untold) = found
+    assert (old, what, new) == ("broken", "labels walk", "ok")
+    assert re.match(r"coco-release\.npz: last changed on 2025-05-16, expected .*Fetch it again", told)
+    assert "12 can be used; nothing in the file tells whether it is the corrected one of June 2025; 12 fitted" in untold
 
 
 def test_doctors_report_outlives_what_nobody_thought_of(small: Path, tmp_path: Path, monkeypatch, capsys):

@@ -5,15 +5,17 @@ The findings say sizes, versions, hashes and errors of fits. Nothing of a body m
 
 import hashlib
 import os
+import re
 import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from hmr_skel.data.manifest import HSMR, Manifest, Source
+from hmr_skel.data.manifest import CAMERAHMR, HSMR, Manifest, Source
 from hmr_skel.errors import UserError
 
 Finding = tuple[str, str, str]
@@ -25,6 +27,8 @@ _REGRESSORS = {"J_regressor_h36m.npy": 17, "J_regressor_SKEL_mix_MALE.pkl": 24, 
 """Names of files, and how many joints they regress."""
 _SMPLX = 10475  # vertices
 _SMPL_VERSIONS = {10: "as SMPL 1.0", 300: "as SMPL 1.1"}
+_FAULTS_REPORTED = datetime(2025, 5, 17, tzinfo=UTC)
+"""When faults in CameraHMR's labels of MPII and COCO were reported (its issue 12). It corrected them on 4 June."""
 
 
 def body_findings(folder: Path) -> Iterator[Finding]:
@@ -128,6 +132,13 @@ def _source(manifest: Manifest, source: Source) -> str:
     from flows.sources import ModelFiles
     from hmr_skel.data.annotations import check_rows, plan_source
 
+    changed = datetime.fromtimestamp(source.file.stat().st_mtime, UTC)
+    corrected = source.format == CAMERAHMR and re.search("mpii|coco", source.file.name, re.IGNORECASE)
+    if corrected and changed < _FAULTS_REPORTED:
+        raise UserError(
+            f"{source.file}: last changed on {changed:%Y-%m-%d}, expected one of June 2025 or later: CameraHMR has "
+            "corrected its labels of MPII and COCO. Fetch it again."
+        )
     with tempfile.TemporaryDirectory(prefix="hmr-skel-doctor-") as cache:
         reader = plan_source(source, Path(cache)).open()
         total = reader.num_rows
@@ -137,6 +148,8 @@ def _source(manifest: Manifest, source: Source) -> str:
     reasons = Counter(reject.reason for _, rejects in checked for reject in rejects)
     text = f"{total:,} rows; first and last {_ROWS}: {sum(map(len, kept))} can be used"
     text += "".join(f", {count} rejected for {reason}" for reason, count in reasons.items())
+    if corrected:
+        text += "; nothing in the file tells whether it is the corrected one of June 2025"
     if source.format == HSMR or not any(map(len, kept)):
         return text
     fitter = Fitter(ModelFiles.of(manifest), fitting.recipe(manifest.recipe), torch.device("cpu"))

@@ -1,11 +1,14 @@
 """A run of seconds: a few pictures of noise, a recipe that is tiny's with everything small, and a manifest for both."""
 
 import os
+import signal
 import sys
+from itertools import count
 from pathlib import Path
 
 from hmr_skel.cli import main
 from hmr_skel.model.checkpoint import load_network
+from hmr_skel.train import state
 from hmr_skel.train.loop import Run
 from hmr_skel.train.recipes import Recipe, load_recipe
 from tests.data.sample_set import SampleSet
@@ -64,6 +67,20 @@ def run_printing_into(file: Path, line: list[str], environment: dict[str, str]) 
         os.dup2(printed.fileno(), 2)
     os.environ.update(environment)
     sys.exit(main(line))
+
+
+def killed_as_it_writes_its_state(number: int, *arguments) -> None:
+    """`run_printing_into`, whose process is killed with that writing (from 0) half done."""
+    real, numbers = state.torch.save, count()
+
+    def save(content: dict, file: Path) -> None:
+        if next(numbers) == number:
+            file.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(content, file)
+
+    state.torch.save = save  # the process has no other use
+    run_printing_into(*arguments)
 
 
 def weights(out: Path) -> dict:
