@@ -45,7 +45,7 @@ def _benchmarks_text() -> str:
         lines += [f"  {one.name:<10}{one.title}: {one.joints.name}", *(f"{'':<12}{fact}" for fact in facts)]
     lines += ["", "body models:"] + [f"  {name:<31}{source}" for name, source in MODELS_FROM.items()]
     lines += ["", "published mistakes that --legacy switches on, for comparison with published figures:"]
-    return "\n".join(lines + [f"  {name:<14}{text}" for name, text in LEGACY.items()])
+    return "\n".join(lines + [f"  {name:<16}{text}" for name, text in LEGACY.items()])
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
