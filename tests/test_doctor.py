@@ -82,7 +82,7 @@ def test_doctor_tells_labels_that_were_not_corrected_yet_by_their_date(small: Pa
         os.utime(file, (date.timestamp(), date.timestamp()))
         found += source_findings(manifest)
     (old, what, told), (new, _, untold) = found
-    assert (old, what, new) == ("broken", "labels walk", "ok")
+    assert (old, what, new) == ("broken", "labels small", "ok")
     assert re.match(r"coco-release\.npz: last changed on 2025-05-16, expected .*Fetch it again", told)
     assert "12 can be used; nothing in the file tells whether it is the corrected one of June 2025; 12 fitted" in untold
 

@@ -1,6 +1,7 @@
 """Runs end alike whatever happens to them on the way, and however many processes share the work."""
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -185,6 +186,21 @@ def test_a_run_that_has_diverged_ends(samples, open_body_dir, tmp_path, spoil, m
     spoil(range(1000))
     with pytest.raises(UserError, match=r"no finite gradient in 2 steps .* learning_rate"):
         train(small_recipe(), small_run(samples, open_body_dir, tmp_path / "diverged"))
+
+
+@pytest.mark.parametrize(
+    ("coarse", "final", "said"),
+    [
+        ({"coarse/keypoints_3d": 10.0}, 9.8, r"coarse 10, final 9.8 \(-2.0%\); .* next to nothing .*docs/network.md"),
+        ({"coarse/keypoints_3d": 10.0}, 10.5, r"coarse 10, final 10.5 \(\+5.0%\); .* next to nothing"),
+        ({"coarse/keypoints_3d": 10.0}, 9.6, r"coarse 10, final 9.6 \(-4.0%\)\n"),
+        ({}, 9.6, r"unreadable images\nnetwork: "),
+    ],
+)
+def test_a_run_ends_with_what_the_decoder_adds(coarse, final, said):
+    losses = {"loss": 1.0, "final/keypoints_3d": final, **coarse}
+    text = loop.Outcome(Path("n.safetensors"), 1, 0, 0, 1.0, 1.0, 0.1, losses).text()
+    assert re.search(said, text), text
 
 
 def test_the_state_of_another_recipe_or_dataset_is_refused(samples, open_body_dir, undisturbed):
