@@ -26,7 +26,7 @@ from hmr_skel.bench.measures import Judge
 from hmr_skel.cli import run
 from hmr_skel.commands.arguments import add_number
 from hmr_skel.commands.bench import add_fit_arguments, fit_text
-from hmr_skel.commands.output import show
+from hmr_skel.commands.output import show, table
 from hmr_skel.data.meta import statistics
 from hmr_skel.errors import UserError
 from hmr_skel.progress import measuring
@@ -38,11 +38,16 @@ Time the fit on --rows rows, and judge it on --compare-rows of them, spread even
   the published aligner's protocol (autograd, L-BFGS, four steps; our own implementation), and
   the floor: a long float64 search from many starts for the least of the same objective.
 Everything is measured in one run on one machine. Units: rows per second, millimetres of mean vertex distance per row
-(v2v), radians. On two CPU cores the whole takes under 12 minutes; --no-baseline and --no-floor are the slow parts."""
+(v2v), radians. On two CPU cores the whole takes under 12 minutes; --no-baseline and --no-floor are the slow parts.
+On a GPU it leaves out both and times 1,024 to 65,536 rows instead, with memory and the share of the device's limits."""
 
 FAR_ABOVE_FLOOR_MM = 1.0
 SWEEP_BATCHES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 SWEEP_ROWS = (32, 128, 512, 2048)
+GPU_ROWS = (1024, 4096, 16384, 32768, 65536)
+_BYTES_PER_FLOP = 20 / (2 * (182 + 171))
+"""Of a visit's products: five accesses to a float32 (rest, target, pull) for a column each of the basis and, but for
+template and shape, of its transpose. Steps between visits come on top."""
 FLOOR_STEPS = (12, 40)
 """On a twentieth of the vertices, and on all."""
 
@@ -75,6 +80,9 @@ def run_fit(args: argparse.Namespace) -> None:
         )  # fmt: skip
         compared, _ = inputs.spread(args.compare_rows)
         report |= _arithmetic(inputs, model, report["fits_per_s"])
+        if inputs.device.type == "cuda":
+            args.no_sweep = args.no_baseline = args.no_floor = True
+            report["on_gpu"] = _on_gpu(inputs.params, model, report["mflop_per_row"], bars)
         if not args.no_sweep:
             report["sweep"] = _sweep(inputs.params[torch.arange(args.rows) % len(inputs.params.betas)], model, bars)
         if not args.no_baseline:
@@ -82,20 +90,22 @@ def run_fit(args: argparse.Namespace) -> None:
             report["speedup"] = round(report["fits_per_s"] / report["baseline"]["fits_per_s"], 1)
         if not args.no_floor:
             report["floor"] = _floor(compared, inputs, model, args.floor_starts, bars)
+    shown = table(report["on_gpu"]["by_rows"]) if "on_gpu" in report else ""
     drawn = "" if args.plot is None or args.no_sweep else f"\n{_draw(report, args.plot)}"
-    show(args, fit_text(report) + drawn, report)
+    show(args, "\n".join(filter(None, (fit_text(report), shown, drawn.strip()))), report)
 
 
 def _arithmetic(inputs: FitInputs, model: FitModel, fits_per_s: float) -> dict[str, Any]:
-    """The matrix products of a row, two operations a multiply-add, counted by torch on a tile of rows.
+    """The matrix products of a row, two operations a multiply-add, counted by torch on some rows.
 
     Torch sees its own operations only, not those of the compiled kernels.
     """
     count = len(inputs.params.betas)
-    rows = inputs.params[torch.arange(TILE) * count // TILE]
+    number = TILE if inputs.device.type == "cpu" else 128 * TILE  # a GPU takes the products of many tiles at once
+    rows = inputs.params[torch.arange(number) * count // number]
     with FlopCounterMode(display=False) as counter:
         fit_batch(rows, model)
-    a_row = counter.get_total_flops() / TILE
+    a_row = counter.get_total_flops() / number
     peak, source = peak_flops_per_s(inputs.device, bf16=False)
     return {
         "mflop_per_row": round(a_row / 1e6, 2),
@@ -103,6 +113,41 @@ def _arithmetic(inputs: FitInputs, model: FitModel, fits_per_s: float) -> dict[s
         "peak_source": source,
         "share_of_peak": round(a_row * fits_per_s / peak, 5),
     }
+
+
+def _on_gpu(params: SmplParams, model: FitModel, mflop_per_row: float, progress: Progress) -> dict[str, Any]:
+    """By number of rows: rows/s of the first and of a second pass, and the memory that they took."""
+    device, block = model.device, torch.empty(2**28, device=model.device)
+    copies = []
+    for _ in range(5):
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        block.copy_(block.roll(0))
+        torch.cuda.synchronize(device)
+        copies.append(4 * block.nbytes / (time.perf_counter() - start))
+    del block
+    found = []
+    for index, rows in enumerate(GPU_ROWS):
+        progress("rows", index, len(GPU_ROWS))
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        timed, rates = params[torch.arange(rows) % len(params.betas)], []
+        for _ in range(2):
+            start = time.perf_counter()
+            used = fit_many(timed, model).batch
+            rates.append(rows / (time.perf_counter() - start))
+        found.append(
+            {
+                "rows": rows,
+                "batch": used,
+                "fits_per_s_cold": round(rates[0], 1),
+                "fits_per_s": round(rates[1], 1),
+                "memory_mb": round(torch.cuda.max_memory_allocated(device) / 1e6),
+                "share_of_bandwidth": round(rates[1] * 1e6 * mflop_per_row * _BYTES_PER_FLOP / max(copies), 4),
+            }
+        )
+    progress("rows", len(GPU_ROWS), len(GPU_ROWS))
+    return {"bandwidth_gb_per_s": round(max(copies) / 1e9, 1), "by_rows": found}
 
 
 def _sweep(params: SmplParams, model: FitModel, progress: Progress) -> dict[str, list]:

@@ -67,10 +67,11 @@ class FitInputs:
             source = Source(name="bench", format=CAMERAHMR, file=labels, fields=fields)
         if source is None:
             raise UserError(f"{manifest} has no rows of SMPL to fit. Expected a source of format {CAMERAHMR!r}.")
+        config = fitting.recipe(loaded.recipe)
         gender = "male" if loaded.skel_gender == "best" else loaded.skel_gender
         loaded = replace(
-            loaded, name="bench", sources=(source,), rows_per_shard=min(rows, 2048), held_out_shards=0,
-            skel_gender=gender,
+            loaded, name="bench", sources=(source,), held_out_shards=0, skel_gender=gender,
+            rows_per_shard=min(rows, config.batch_on(found.type)),
         )  # fmt: skip
         make_missing(loaded, quiet=quiet)
         reader = plan_source(source, work / "cache").open()
@@ -82,7 +83,7 @@ class FitInputs:
         kept = kept.take(kept.smpl_gender == smpl_gender)
         return cls(
             manifest=loaded,
-            config=fitting.recipe(loaded.recipe),
+            config=config,
             device=found,
             labels=source.file.stem,
             params=kept.smpl_params(),
