@@ -27,7 +27,7 @@ def resolve_device(name: str) -> "torch.device":
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(name.partition(":")[2] or 0) >= count:
         found = f"torch {torch.__version__} finds {count} CUDA devices"
-        raise UserError(f"no device {name!r}: {found}. Use --device cpu, or install a CUDA build: make setup TORCH=...")
+        raise UserError(f"no device {name!r}: {found}. Use --device cpu, or set up for GPUs: make setup CUDA=1")
     return torch.device(name)
 
 

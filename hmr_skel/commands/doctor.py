@@ -140,7 +140,7 @@ def _devices() -> Iterator[Finding]:
 
     yield "ok", "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
     if not torch.cuda.is_available():
-        yield "--", "cuda", f"torch {torch.__version__} finds no device: fits run on the CPU (make setup TORCH=...)"
+        yield "--", "cuda", f"torch {torch.__version__} finds no device: fits run on the CPU (make setup CUDA=1)"
     for i in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(i)
         yield "ok", f"cuda:{i}", f"{device.name}, {device.total_memory / 2**30:.0f} GiB"
