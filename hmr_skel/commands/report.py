@@ -30,7 +30,7 @@ Draw a row of a dataset, or of a .parquet that `convert` or `predict` wrote, on 
   --show both      bones under a translucent skin; or skin, skeleton
   --show heat      the fitted skin, coloured by its distance from the annotated mesh (the colours end at 30 mm);
                    annotation: that mesh itself
-  --view front     from the camera's direction; or side, back, top; image: over the row's own image
+  --view front     the body's front; or its side, back, top; image: over the row's own image
 A .glb has skin and skeleton as separate meshes, metres, y up, whatever --show says.
 Examples: hmr-skel render data/open 3584 -o x.png --show heat
           hmr-skel render walk.parquet 0 -o x.glb"""
