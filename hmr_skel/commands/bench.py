@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hmr_skel.commands.arguments import add, add_number, new_command
+from hmr_skel.commands.inputs import manifest_body_models
+from hmr_skel.commands.output import show, table
+from hmr_skel.device import resolve_device
 
 FIT = """\
 Time the fit on --rows rows, and measure its accuracy on --compare-rows of them, spread evenly over the file; then build
@@ -61,7 +64,6 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
 def run_fit(args: argparse.Namespace) -> None:
     """Measure and print."""
     from hmr_skel.bench.fit import FitInputs, bench_fit
-    from hmr_skel.commands.output import show
     from hmr_skel.progress import measuring
 
     with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, measuring(args.quiet) as progress:
@@ -76,10 +78,7 @@ def run_fit(args: argparse.Namespace) -> None:
 def run_network(args: argparse.Namespace, training: bool) -> None:
     """Measure training or prediction, and print."""
     from hmr_skel.bench.network import bench_predict, bench_training
-    from hmr_skel.commands.inputs import manifest_body_models
-    from hmr_skel.commands.output import show
     from hmr_skel.data.manifest import load_manifest
-    from hmr_skel.device import resolve_device
     from hmr_skel.model.keypoints import SkelKeypoints
     from hmr_skel.progress import measuring
     from hmr_skel.train.recipes import load_recipe
@@ -102,7 +101,6 @@ def run_network(args: argparse.Namespace, training: bool) -> None:
 
 def fit_text(report: Mapping[str, Any]) -> str:
     """What `hmr-skel bench fit` and `make bench` print."""
-    from hmr_skel.commands.output import table
     from hmr_skel.data.meta import WHOSE_LIMITS
 
     machine, floor, files = report["machine"], report["floor"], report["end_to_end_rows_per_s"]

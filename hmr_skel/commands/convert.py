@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hmr_skel.commands.arguments import add, add_number, new_command
+from hmr_skel.commands.inputs import named_body_models
+from hmr_skel.commands.output import progress, show
+from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,9 +84,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     made = parser.add_argument_group("OpenSim's and MuJoCo's files")
     text = "names and places of the markers in an .osim or a .trc (default: rajagopal)"
     made.add_argument("--markers", choices=("rajagopal", "plug-in-gait"), help=text)
-    add_number(
-        made, "--mass", float, 1, 500, unit="kg", metavar="KG", help="of an .osim or .xml (default: volume x density)"
-    )
+    text = "of an .osim or .xml (default: volume x density)"
+    add_number(made, "--mass", float, 1, 500, unit="kg", metavar="KG", help=text)
     text = (
         "what a .mot is for: the person's own .osim, or models of others with BSM's names, then only by the "
         "coordinates that were verified, pelvis and legs (default: skel)"
@@ -91,16 +93,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     made.add_argument("--coordinates", choices=("skel", "bsm"), help=text)
     told = parser.add_argument_group("what the files do not say")
     add(told, "smpl-gender")
-    told.add_argument(
-        "--up", metavar="X,Y,Z|feet",
-        help="what is up in the file's frame, where a camera was tilted; feet: an estimate from feet that stand still. "
-        "The output is y-up",
-    )  # fmt: skip
-    told.add_argument(
-        "--floor",
-        action="store_true",
-        help="move the floor to height 0; it is estimated from the feet. The output is y-up",
-    )
+    text = "what is up in the file's frame, if a camera was tilted; feet: estimated from standing feet. Makes it y-up"
+    told.add_argument("--up", metavar="X,Y,Z|feet", help=text)
+    text = "move the floor to height 0; it is estimated from the feet. The output is y-up"
+    told.add_argument("--floor", action="store_true", help=text)
     told.add_argument("--frame", choices=("camera", "y-up", "z-up"), help="camera: x right, y down, z forward")
     text = "frames a second; a motion that says another rate of its own is resampled, on the sphere of rotations"
     add_number(told, "--frame-rate", float, 0.1, 10_000, unit="frames a second", metavar="FPS", help=text)
@@ -134,13 +130,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run_convert(args: argparse.Namespace) -> None:
     """Read, fit, write, and say how it went in one line."""
-    from hmr_skel.commands.inputs import named_body_models
-    from hmr_skel.commands.output import progress, show
     from hmr_skel.convert.fit import Bodies, count_fits, fit_clips
     from hmr_skel.convert.output import Destination, conversion_report, report_line
     from hmr_skel.convert.upright import upright
     from hmr_skel.convert.vertices import with_parameters
-    from hmr_skel.device import resolve_device
     from hmr_skel.progress import telling
 
     start = time.perf_counter()
@@ -228,11 +221,8 @@ def _read(args: argparse.Namespace) -> "list[SmplClip]":
 
 def run_export(args: argparse.Namespace) -> None:
     """Write, and say what was written."""
-    from hmr_skel.commands.inputs import named_body_models
-    from hmr_skel.commands.output import progress, show
     from hmr_skel.convert.export import HSMR, export_dataset
     from hmr_skel.convert.fit import Bodies
-    from hmr_skel.device import resolve_device
 
     bodies = None  # where they are needed, the export says so
     if args.format == HSMR and (args.body_models or os.environ.get("HMR_SKEL_BODY_MODELS")):

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hmr_skel.commands.arguments import NETWORK_HELP, add, add_number, new_command
+from hmr_skel.commands.inputs import network_file, open_dataset
+from hmr_skel.commands.output import show
+from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
 from hmr_skel.places import DATA_VARIABLE
 
@@ -97,7 +100,6 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """Predict, compare, print, write."""
-    from hmr_skel.commands.inputs import network_file, open_dataset
 
     predictions = _predictions(args.predictions)
     files = [network_file(path) for path in args.networks]
@@ -106,9 +108,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
     from hmr_skel.commands.evaluate_text import report_text
     from hmr_skel.commands.evaluations import OpenBenchmarks, evaluate_on_held_out, paper_tables
-    from hmr_skel.commands.output import show
     from hmr_skel.data.images import image_rules
-    from hmr_skel.device import resolve_device
     from hmr_skel.evaluate.tables import write_rows
     from hmr_skel.model.checkpoint import load_any_network
 

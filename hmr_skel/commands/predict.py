@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hmr_skel.commands.arguments import DEFAULT_MANIFEST, add, add_number, new_command
+from hmr_skel.commands.inputs import manifest_body_models, named_body_models, network_file
+from hmr_skel.commands.output import progress, show
+from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
 
@@ -111,8 +114,6 @@ def run_predict(args: argparse.Namespace) -> int:
     network, files = _check_inputs(args)  # before torch, whose import takes seconds
     from hmr_skel.body.open_body.export import body_note
     from hmr_skel.body.skel import Skel
-    from hmr_skel.commands.output import progress, show
-    from hmr_skel.device import resolve_device
     from hmr_skel.predict import output, people, run
     from hmr_skel.predict.boxes import GivenBoxes
     from hmr_skel.predict.cameras import EstimatedFov
@@ -172,7 +173,6 @@ def run_predict(args: argparse.Namespace) -> int:
 
 def _check_inputs(args: argparse.Namespace) -> tuple[Path, list[Path]]:
     """The network's file, and the pictures. Raises one `UserError` that names all that is missing."""
-    from hmr_skel.commands.inputs import network_file
     from hmr_skel.predict.frames import find_files
 
     def given() -> None:
@@ -250,7 +250,6 @@ def _cameras(
 
 def _body_models(args: argparse.Namespace, published: bool) -> Path:
     """The folder of the SKEL that the network belongs to: of published weights, the licensed one."""
-    from hmr_skel.commands.inputs import manifest_body_models, named_body_models
     from hmr_skel.data.manifest import load_manifest
 
     if args.body_models is not None or (published and args.manifest == DEFAULT_MANIFEST):

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hmr_skel.commands.arguments import DATA_HELP, DEFAULT_MANIFEST, MODELS, add, add_number, new_command
+from hmr_skel.commands.inputs import Picture, build_missing, has_all_shards, manifest_of_shards, models_and_images
+from hmr_skel.commands.output import progress, show
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
 
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from hmr_skel.body.skel import Skel
-    from hmr_skel.commands.inputs import Picture
     from hmr_skel.data.load import Shards
     from hmr_skel.report.bodies import PosedRow
 
@@ -79,8 +80,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     """Gather, draw, write, and say what was written."""
-    from hmr_skel.commands.inputs import build_missing, has_all_shards, manifest_of_shards
-    from hmr_skel.commands.output import progress, show
     from hmr_skel.data.manifest import load_manifest
     from hmr_skel.data.meta import error_text
     from hmr_skel.report.bodies import choose_sample
@@ -111,7 +110,6 @@ def run_report(args: argparse.Namespace) -> None:
 
 def run_render(args: argparse.Namespace) -> None:
     """Draw and write."""
-    from hmr_skel.commands.inputs import models_and_images
     from hmr_skel.convert.fit import Bodies
     from hmr_skel.convert.meshes import write_parts
     from hmr_skel.data.atomic import replacing

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hmr_skel.commands.arguments import add, add_number, new_command
+from hmr_skel.commands.inputs import open_dataset
+from hmr_skel.commands.output import show
 from hmr_skel.places import runs_folder
 
 if TYPE_CHECKING:
@@ -56,7 +58,6 @@ def run_train(args: argparse.Namespace) -> None:
         print(recipe_text(recipe))
         return
 
-    from hmr_skel.commands.output import show
     from hmr_skel.train.log import plot_log
     from hmr_skel.train.loop import STATE, encoder_file, train
 
@@ -75,7 +76,6 @@ def run_train(args: argparse.Namespace) -> None:
 
 def new_run(args: argparse.Namespace, out: Path) -> "Run":
     """The run of the arguments; its dataset is built first where --build says so. It goes to `out`."""
-    from hmr_skel.commands.inputs import open_dataset
     from hmr_skel.data.images import image_rules
     from hmr_skel.train.loop import Run
 

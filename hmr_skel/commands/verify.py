@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hmr_skel.commands.arguments import add, add_number, new_command, place
+from hmr_skel.commands.inputs import manifest_of_shards
+from hmr_skel.commands.output import show
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
 
@@ -52,7 +54,6 @@ def run_verify(args: argparse.Namespace) -> int:
     """One line for each thing that is wrong."""
     from flows.shard import Builder
     from flows.verify import repair_dataset, verify_dataset
-    from hmr_skel.commands.output import show
     from hmr_skel.data.verify import Verification
 
     if args.files_only and (args.repair or args.manifest):
@@ -88,7 +89,6 @@ def _manifest(args: argparse.Namespace) -> "Manifest":
 
     Raises `UserError` where there is none, and where most shards say another: --repair would build good shards again.
     """
-    from hmr_skel.commands.inputs import manifest_of_shards
     from hmr_skel.data.manifest import load_manifest
     from hmr_skel.data.shards import Shard, find_files
     from hmr_skel.report.gather import manifest_name

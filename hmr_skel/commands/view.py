@@ -3,6 +3,7 @@
 import argparse
 
 from hmr_skel.commands.arguments import MODELS, add, add_number, folder, new_command
+from hmr_skel.commands.inputs import models_and_images
 from hmr_skel.errors import UserError
 
 VIEW = """\
@@ -37,7 +38,6 @@ def run_view(args: argparse.Namespace) -> None:
 
     if find_spec("viser") is None:
         raise UserError("`hmr-skel view` needs viser: make setup EXTRAS=viewer; without make, pip install viser")
-    from hmr_skel.commands.inputs import models_and_images
     from hmr_skel.convert.fit import Bodies
     from hmr_skel.report.bodies import NEEDED
     from hmr_skel.view.page import Viewer
