@@ -154,9 +154,8 @@ def looks_like(pose: np.ndarray) -> str | None:
 
 
 def agreed_frame(pose: np.ndarray, usual: str | None, said: str | None, where: str) -> tuple[str | None, list[str]]:
-    """The frame of poses [T 24 3], as the user says or as is usual for the format, and notes where people stand in
-    another; None where nothing is said and they stand in another than the usual. Raises `UserError` where they stand in
-    the usual one, and another is said."""
+    """The frame of poses [T 24 3], as said, else the usual one; None where nothing is said and people stand in another.
+    Notes tell of doubts. Raises `UserError` where people stand in the usual one, and another is said."""
     seems, people = looks_like(pose), f"{where}: files of this kind are {usual}"
     if said is None and None not in (usual, seems) and seems != usual:
         text = f"but these people stand as in a {seems} frame: give --frame {usual} or --frame {seems} to settle it"

@@ -85,15 +85,18 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     if format.world_file and options.which == "global":
         if options.left_handed:
             raise UserError(f"{where}: --which global takes {format.world_file} as it is: leave --left-handed out.")
-        if not any(key in person.found for key in ANY_KEYS["number"]):
+        if not set(ANY_KEYS["number"]) & set(person.found):
             raise UserError(f"{where} has no 'frame', the rows' numbers, which --which global needs.")
         inner = replace(options, which=None, frame=None)
         return [in_world(clip, Path(where), format.world_file) for clip in make_clips(person, where, stem, inner)]
     found, view = _viewed(person, where, options)
     fields = _fields(found, format, view)
     frame = view.frame if view else format.frame
-    if "transl" in found and "camera_translation" in found and np.any(plain(found["camera_translation"])):
+    if "transl" in found and np.any(plain(found.get("camera_translation", 0))):
         raise UserError(f"{where} has 'transl' and 'camera_translation' other than zero. Expected one: leave one out.")
+    turned = np.asarray(plain(found.get("camera_rotation", np.eye(3)))) - np.eye(3)
+    if fields.get("transl", ("",))[0] == "camera_translation" and np.abs(turned).max() > _SAME:
+        raise UserError(f"{where}: 'camera_rotation' turns the body, which is not read. Expected the identity.")
     flags = {key: found[key] for key in ANY_KEYS["annotated"] if key in found}
     pair = "orient" in fields and "body" in fields
     skel = format.model == "skel" or np.shape(plain(fields.get("pose", ("", None))[1]))[-1:] == (_SKEL_DOFS,)
@@ -125,11 +128,6 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     if count >= _ENOUGH and "turn" not in fields:
         said_frame, doubts = agreed_frame(parameters.pose, frame, options.frame, where)
         notes += doubts
-    empty = ~parameters.pose.any((1, 2)) & ~parameters.betas.any(1)
-    if 0 < empty.sum() < count:
-        notes.append(
-            f"{where}: {empty.sum()} of {count} rows are zero, the T-pose of the average body: are they annotated?"
-        )
     if bends_backwards(parameters.pose):
         why = "rotations that are transposed, or --left-handed that is wrong or missing"
         notes.append(f"{where}: ELBOWS BEND BACKWARDS in most rows: {why}?")
@@ -179,8 +177,11 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
         clip = replace(clip, notes=(*clip.notes, note))
     if source is not None:
         clip = replace(clip, mesh=MeshRows.of(source, count))
-    clips = by_person(_marked(clip, fields.get("seen", ("",))[0], seen, flags, where), where, options.rows)
-    return [replace(one, notes=(*one.notes, *out_of_order(one))) for one in clips]
+    clip = _marked(clip, fields.get("seen", ("",))[0], seen, flags, where)
+    if 0 < (empty := (~clip.pose.any((1, 2)) & ~clip.betas.any(1)).sum()) < len(clip):
+        note = f"{where}: {empty} of {len(clip)} rows are zero, the T-pose of the average body: are they annotated?"
+        clip = replace(clip, notes=(*clip.notes, note))
+    return [replace(one, notes=(*one.notes, *out_of_order(one))) for one in by_person(clip, where, options.rows)]
 
 
 def _viewed(person: Subject, where: str, options: ReadOptions) -> tuple[Mapping, View | None]:

@@ -328,6 +328,13 @@ def test_trams_camera_leads_to_the_world_or_says_why_not(tmp_path: Path):
         read_clips(path, which("global"))
 
 
+def test_a_camera_that_turns_the_body_is_refused(tmp_path: Path):
+    (one, *_) = layouts.frame_files(INCAM, "SMPLify-X").values()
+    path = write(one | {"camera_rotation": layouts.matrices(np.ones((1, 3)))}, tmp_path / "000.pkl")
+    with pytest.raises(UserError, match="'camera_rotation' turns the body"):
+        read_clips(path, ReadOptions(smpl_gender="male"))
+
+
 @pytest.mark.parametrize("make", [layouts.gvhmr, layouts.prompthmr])
 def test_smplx_is_named_with_its_frames(tmp_path: Path, make, bodies):
     path = write(make(INCAM, UPRIGHT), tmp_path / "x.pkl")
