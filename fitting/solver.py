@@ -3,36 +3,10 @@
 import torch
 from torch import Tensor
 
-from hmr_skel.body.dofs import BODY
-
 # A row has arrived where its step lowered the reduced energy by no more than this share.
 LITTLE = 1e-4
 
 DAMPING_START, DAMPING_DOWN, DAMPING_UP, DAMPING_MIN, DAMPING_MAX = 1e-4, 0.2, 8.0, 1e-9, 1e6
-
-
-def ahead(step: Tensor, gradient: Tensor, energy: Tensor, step_tolerance: float, energy_tolerance: float) -> Tensor:
-    """What a step [B D] brings, over what is tolerated, [B]: in its largest dof or as a share of E, whichever is less.
-
-    A Newton step lowers E by what half the gradient of E, times the step, says. In a flat valley, such as that of a
-    shoulder near gimbal lock, a dof may go far and E nowhere: such a row has arrived as well.
-    """
-    fall = -(gradient * step).sum(1)
-    return torch.minimum(step.abs().amax(1) / step_tolerance, fall / (energy_tolerance * energy))
-
-
-def largest_push(q: Tensor, gradient: Tensor, box: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The largest slope of E [B] that a limit holds back, m^2/rad, and the number in q [B] of its dof; 0, -1: none.
-
-    Args:
-        q: [B 46] rad.
-        gradient: [B 43] of E / 2 by the dofs below the pelvis.
-        box: the lower and the upper limits [46].
-    """
-    low, high = box
-    held = torch.where(gradient > 0, q[:, BODY] <= low[BODY], q[:, BODY] >= high[BODY])
-    push, place = torch.where(held, 2 * gradient.abs(), 0.0).max(1)
-    return push, torch.where(push > 0, place + BODY.start, -1)
 
 
 def damped_step(

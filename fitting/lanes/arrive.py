@@ -123,3 +123,35 @@ def learn(
         for n in range(i + 1):
             for lane in range(LANES):
                 desk.curvature[i * (i + 1) // 2 + n, lane] += scale[lane] * vector[i, lane] * vector[n, lane]
+
+
+@kernel
+def judge(
+    part: Record, q: np.ndarray, low: np.ndarray, high: np.ndarray, step_tolerance: float, energy_tolerance: float,
+    desk: Record,
+) -> None:  # fmt: skip
+    """How far a row is from its minimum, and the limit within `low` and `high` [46] that holds it back the hardest.
+
+    `ahead` [L] is what the desk's step would bring, over what is tolerated: in its largest dof or as a share of E,
+    whichever is less. A Newton step lowers E by what half the gradient of E, times the step, says. In a flat valley,
+    such as that of a shoulder near gimbal lock, a dof may go far and E nowhere: such a row has arrived as well.
+    `push` [L] is the largest slope of E that a limit holds back, m^2/rad, and `pushed` the number in q of its dof;
+    0, -1: none.
+    """
+    part, desk = part[0], desk[0]
+    longest, fall = desk.longest, desk.along
+    for lane in range(LANES):
+        longest[lane] = fall[lane] = desk.push[lane] = 0.0
+        desk.pushed[lane] = -1.0
+    for i in range(part.num_dofs):
+        k = part.dofs[i]
+        for lane in range(LANES):
+            slope, step = desk.gradient[i, lane], desk.step[i, lane]
+            longest[lane] = max(longest[lane], abs(step))
+            fall[lane] -= slope * step
+            held = q[k, lane] <= low[k] if slope > 0 else q[k, lane] >= high[k]
+            harder = held and 2.0 * abs(slope) > desk.push[lane]
+            desk.push[lane] = 2.0 * abs(slope) if harder else desk.push[lane]
+            desk.pushed[lane] = k if harder else desk.pushed[lane]
+    for lane in range(LANES):
+        desk.ahead[lane] = min(longest[lane] / step_tolerance, fall[lane] / (energy_tolerance * desk.energy[lane]))

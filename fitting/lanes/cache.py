@@ -21,9 +21,9 @@ import numba
 import numpy as np
 from numba.core.caching import _CacheLocator
 
-from fitting.lanes.arrive import corrective_tilt, learn, pose_coefficients, pull_joints
+from fitting.lanes.arrive import corrective_tilt, judge, learn, pose_coefficients, pull_joints
 from fitting.lanes.newton import _accept, _aim, _bound, _correct, _move, _solve
-from fitting.lanes.quadratic import _curvature, _energy, _gauss_newton, _gradient, _sum_moments, _wrenches
+from fitting.lanes.quadratic import _curvature, _energy, _gauss_newton, _gradient, _sum_moments, _wrenches, anchor
 from fitting.lanes.skeleton import _rotate, _shift, glide_curvatures, twists
 from fitting.lanes.state import BONES, LANES, PART, POSED, SEEN, TREE, new_desk, records
 from fitting.lanes.surface import add_up, collapse, regress, skin
@@ -58,6 +58,8 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
         (_gradient, (tree, part, bend, scale, q, desk)),
         (learn, (part, q, q, bend[0], bend[0], wide, desk)),
         (_bound, (part, q, desk)),
+        (anchor, (part, q, desk)),
+        (judge, (part, q, values, values, 1.0, 1.0, desk)),
         (pose_coefficients, (tree, desk)),
         (pull_joints, (part, bones, _lanes(24, 3, dtype=np.float32), desk)),
         (_accept, (part, 1.0, q, wide, np.zeros(LANES, np.int32), np.zeros(LANES, bool), desk)),

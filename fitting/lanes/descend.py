@@ -12,14 +12,13 @@ from torch import Tensor
 from fitting.batch import Fitted, inner_box
 from fitting.config import FitConfig
 from fitting.kinematics import Kinematics
-from fitting.lanes.arrive import corrective_tilt, learn, pose_coefficients, pull_joints
+from fitting.lanes.arrive import corrective_tilt, judge, learn, pose_coefficients, pull_joints
 from fitting.lanes.chunk import Chunk, Descent, LaneTables, chunks, closed_up, tree_of
 from fitting.lanes.newton import minimise, next_step
 from fitting.lanes.quadratic import linearise
 from fitting.lanes.skeleton import pose
 from fitting.lanes.state import LANES, POSED, new_desk
 from fitting.lanes.surface import Room, add_up, visit
-from fitting.solver import ahead, largest_push
 from fitting.stages import StageTables
 from fitting.target import FitRows
 from hmr_skel.body.skel import Skel
@@ -49,8 +48,7 @@ class LaneSolver:
         self.config = config
         self.stages = [LaneTables(tables, skel) for tables in stages]
         self.tree = tree_of(kinematics)
-        self.box = inner_box(*limits)
-        self.low, self.high = (bound.numpy()[:, None] for bound in self.box)  # [46 1] float32
+        self.low, self.high = (bound.numpy() for bound in inner_box(*limits))  # [46] float32
 
     def __call__(self, rows: FitRows, q: Tensor) -> Fitted:
         """All stages from a start q [B 46]."""
@@ -116,7 +114,7 @@ class LaneSolver:
         """Visit number `number` of the last stage, at q as it will be stored."""
         here = []
         for chunk in stack:
-            q = np.minimum(np.maximum(chunk.q.astype(np.float32), self.low), self.high).astype(np.float64)
+            q = np.clip(chunk.q.astype(np.float32), self.low[:, None], self.high[:, None]).astype(np.float64)
             here.append(replace(chunk, q=q, bend=chunk.bend.copy(), scale=chunk.scale.copy()))
         self.look(tables, here, bench, correctives=True)
         return [self._judge(tables, chunk, c, bench, number, best) for c, chunk in enumerate(here)]
@@ -134,16 +132,13 @@ class LaneSolver:
         rows = chunk.row[lanes]
         better = at["energy"][lanes] <= best.energy.numpy()[rows]
         put, of = rows[better], lanes[better]
-        step, gradient = (torch.from_numpy(at[name][:size, of].T) for name in ("step", "gradient"))
-        here = torch.from_numpy(at["energy"][of])
-        further = ahead(step, gradient, here, config.step_tolerance, config.energy_tolerance)
-        push, pushed = largest_push(torch.from_numpy(q[:, of].T), gradient, self.box)
+        judge(part, q, self.low, self.high, config.step_tolerance, config.energy_tolerance, desk)
         for column, values in (
-            (best.q, q[:, of].T), (best.energy, here), (best.v2v, at["total"][of] / tables.surface.count * 1000),
-            (best.v2v_max, at["largest"][of] * 1000), (best.push, push), (best.pushed, pushed),
-            (best.ahead, further),
+            (best.q, q.T), (best.energy, at["energy"]), (best.v2v, at["total"] / tables.surface.count * 1000),
+            (best.v2v_max, at["largest"] * 1000), (best.push, at["push"]), (best.pushed, at["pushed"]),
+            (best.ahead, at["ahead"]),
         ):  # fmt: skip
-            column.numpy()[put] = values
+            column.numpy()[put] = values[of]
         best.iterations.numpy()[rows] = chunk.iterations[lanes]
         # Moments are exact only where they were taken: a row whose E rose goes back to where it was.
         going = chunk.live.copy()

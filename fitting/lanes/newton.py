@@ -10,7 +10,7 @@ from math import sqrt
 
 import numpy as np
 
-from fitting.lanes.quadratic import Quadratic, energy_at, linearise
+from fitting.lanes.quadratic import Quadratic, anchor, derive, energy_at, linearise
 from fitting.lanes.skeleton import pose
 from fitting.lanes.state import LANES, Record, kernel, part_of_kernels
 
@@ -22,15 +22,20 @@ def minimise(
     """Up to `iterations` steps from q [46 L], in place, with `damping` [L] and the count `tried` [L].
 
     Rows that are `done` [L] stay where they are, and so do those that took a step of at most `tolerance` in every dof.
-    `ready` says that the desk holds the first step from q and the energy there.
+    `ready` says that the desk holds the first step from q and the energy there. Otherwise it is an early stage: E
+    counts what the tilt brings from where the rows are.
     """
+    posed = False  # whether the desk has the pose and the energy at the q of all rows that are not done
     for index in range(iterations):
-        if not ready:  # an early stage: E counts what the tilt brings from where the rows are
-            desk["anchor"][0][:] = q
         if index or not ready:
-            linearise(tree, part, bones, problem, q, desk)
+            if not ready:
+                anchor(part, q, desk)
+            if posed:
+                derive(tree, part, bones, problem, q, desk)
+            else:
+                linearise(tree, part, bones, problem, q, desk)
             next_step(part, q, damping, desk)
-        try_step(tree, part, bones, problem, tolerance, q, damping, tried, done, desk)
+        posed = try_step(tree, part, bones, problem, tolerance, q, damping, tried, done, desk)
         if done.all():
             break
 
@@ -38,13 +43,13 @@ def minimise(
 def try_step(
     tree: Record, part: Record, bones: Record, problem: Quadratic, tolerance: float, q: np.ndarray, damping: np.ndarray,
     tried: np.ndarray, done: np.ndarray, desk: Record,
-) -> None:  # fmt: skip
-    """Rows that are not `done` go to q + step where E is no higher there."""
+) -> bool:  # fmt: skip
+    """Rows that are not `done` go to q + step where E is no higher there. Whether all that are not done then have."""
     trial = desk[0]["trial"]
     _move(part, q, desk)
     pose(tree, bones, trial, desk)
     energy_at(part, problem, trial, desk, desk[0]["trial_energy"])
-    _accept(part, tolerance, q, damping, tried, done, desk)
+    return _accept(part, tolerance, q, damping, tried, done, desk)
 
 
 def next_step(part: Record, q: np.ndarray, damping: np.ndarray, desk: Record) -> None:
@@ -73,9 +78,12 @@ def _move(part: Record, q: np.ndarray, desk: Record) -> None:
 def _accept(
     part: Record, tolerance: float, q: np.ndarray, damping: np.ndarray, tried: np.ndarray, done: np.ndarray,
     desk: Record,
-) -> None:  # fmt: skip
-    """Take the trial where E is no higher, adapt the damping, and note which rows have arrived."""
-    part, desk = part[0], desk[0]
+) -> bool:  # fmt: skip
+    """Take the trial where E is no higher, adapt the damping, and note which rows have arrived.
+
+    Whether no row has to go on from where it was before.
+    """
+    part, desk, moved_all = part[0], desk[0], True
     for lane in range(LANES):
         if done[lane]:
             continue
@@ -92,6 +100,8 @@ def _accept(
         damping[lane] *= part.damping_down if better else part.damping_up
         damping[lane] = min(max(damping[lane], part.damping_min), part.damping_max)
         done[lane] = (better and (little or moved <= tolerance)) or moved <= 1e-3 * tolerance
+        moved_all &= better or done[lane]
+    return moved_all
 
 
 @kernel
@@ -100,7 +110,7 @@ def _aim(part: Record, q: np.ndarray, desk: Record) -> None:
     part, desk = part[0], desk[0]
     for place in range(part.num_dofs * (part.num_dofs + 1) // 2):
         for lane in range(LANES):
-            desk.matrix[place, lane] = desk.gauss_newton[place, lane] + desk.curvature[place, lane]
+            desk.matrix[place, lane] = desk.gauss_newton[place, lane] + np.float32(desk.curvature[place, lane])
     for i in range(part.num_dofs):
         k = part.dofs[i]
         for lane in range(LANES):
@@ -153,10 +163,13 @@ def _bound(part: Record, q: np.ndarray, desk: Record) -> None:
 
 @kernel
 def _solve(part: Record, damping: np.ndarray, desk: Record) -> None:
-    """Minimise the damped quadratic over the free dofs; the others take their `edge`. Notes what was not definite."""
+    """Minimise the damped quadratic over the free dofs; the others take their `edge`. Notes what was not definite.
+
+    In float32: a step need not be exact, only the energies and gradients that judge it.
+    """
     part, desk = part[0], desk[0]
     size, matrix, factor, free, x = part.num_dofs, desk.matrix, desk.factor, desk.free, desk.solution
-    largest = desk.longest
+    largest = desk.block[0, 0]
     for lane in range(LANES):
         largest[lane] = 0.0
     for i in range(size):
@@ -175,8 +188,9 @@ def _solve(part: Record, damping: np.ndarray, desk: Record) -> None:
                 factor[row + k, lane] = matrix[row + k, lane] * free[i, lane] * free[k, lane]
         for lane in range(LANES):
             # The floor keeps a dof that moves nothing (no weight in this stage) from dividing by zero.
-            added = damping[lane] * matrix[row + i, lane] + 1e-9 * largest[lane] + 1e-30
-            factor[row + i, lane] = matrix[row + i, lane] + added if free[i, lane] == 1.0 else 1.0
+            added = np.float32(damping[lane]) * matrix[row + i, lane] + np.float32(1e-9) * largest[lane]
+            whole = matrix[row + i, lane] + added + np.float32(1e-30)
+            factor[row + i, lane] = whole if free[i, lane] == 1 else np.float32(1)
             x[i, lane] *= free[i, lane]
     _cholesky(size, factor, desk.inverse, desk.definite)
     for i in range(size):
@@ -224,6 +238,6 @@ def _cholesky(size: int, a: np.ndarray, inverse: np.ndarray, definite: np.ndarra
                     a[row + j, lane] *= inverse[j, lane]
         for lane in range(LANES):
             pivot = a[row + i, lane]
-            good = pivot > 0.0
-            definite[lane] = definite[lane] if good else 0.0
-            inverse[i, lane] = 1.0 / sqrt(pivot if good else 1.0)
+            good = pivot > 0
+            definite[lane] = definite[lane] if good else np.float32(0)
+            inverse[i, lane] = np.float32(1) / sqrt(pivot if good else np.float32(1))

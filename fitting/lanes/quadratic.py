@@ -27,9 +27,14 @@ class Quadratic(NamedTuple):
 
 def linearise(tree: Record, part: Record, bones: Record, problem: Quadratic, q: np.ndarray, desk: Record) -> None:
     """The problem at q [46 L]."""
-    # Kernels are called from here one by one: within one another they would take minutes to compile.
     pose(tree, bones, q, desk)
     energy_at(part, problem, q, desk, desk[0]["energy"])
+    derive(tree, part, bones, problem, q, desk)
+
+
+def derive(tree: Record, part: Record, bones: Record, problem: Quadratic, q: np.ndarray, desk: Record) -> None:
+    """Its derivatives, where the desk has the pose and `energy_at` was."""
+    # Kernels are called from here one by one: within one another they would take minutes to compile.
     twists(tree, bones, q, desk)
     _wrenches(tree, part, desk)
     _gradient(tree, part, problem.bend, problem.scale, q, desk)
@@ -92,6 +97,19 @@ def _energy(
         _along(part, bend[b], q, desk)
         for lane in range(LANES):
             out[lane] += scale[b, lane] * desk.along[lane] * desk.along[lane]
+
+
+@kernel
+def anchor(part: Record, q: np.ndarray, desk: Record) -> None:
+    """From here on E counts what the tilt brings from q."""
+    part, desk = part[0], desk[0]
+    for i in range(part.num_dofs):
+        k = part.dofs[i]
+        for lane in range(LANES):
+            desk.energy[lane] -= 2.0 * desk.tilt[i, lane] * (q[k, lane] - desk.anchor[k, lane])
+    for k in range(46):
+        for lane in range(LANES):
+            desk.anchor[k, lane] = q[k, lane]
 
 
 @part_of_kernels

@@ -3,7 +3,7 @@
 The root is left out: everything is in the frame in which the pelvis does not turn. Metres, radians, float64.
 """
 
-from math import cos, pi, sin, sqrt
+from math import pi, sqrt
 
 import numpy as np
 
@@ -14,34 +14,66 @@ _SPINE = np.array([[11, 17, 18], [12, 20, 21], [13, 23, 24]])
 _SCAPULAE = np.array([[14, 26, 27], [19, 36, 37]])
 _REST = sqrt(0.5)  # cos(-pi/4): the scapula at rest
 _SMALL_ARC = 0.02  # below this angle an arc comes from its series, as in `moving_joints`
+_TURN, _TURN_REST = 6.283185307179586, 2.4492935982947064e-16  # a turn in rad, and what float64 leaves of it
+
+
+@part_of_kernels
+def _sine_versine(angle: float) -> tuple[float, float]:
+    """sin and 1 - cos, to the last bits of float64, in vector registers: a library goes lane by lane."""
+    # Whole turns are taken off: adding and subtracting 1.5 * 2^52 rounds. The rest is halved twice, for short series.
+    turns = (angle * (0.5 / pi) + 6755399441055744.0) - 6755399441055744.0
+    x = 0.25 * ((angle - turns * _TURN) - turns * _TURN_REST)
+    z = x * x
+    sine = x * (
+        1 + z * (-1 / 6 + z * (1 / 120 + z * (-1 / 5040 + z * (1 / 362880 + z * (-1 / 39916800 + z * (
+            1 / 6227020800 - z / 1307674368000
+        ))))))
+    )  # fmt: skip
+    cosine = 1 + z * (
+        -1 / 2 + z * (1 / 24 + z * (-1 / 720 + z * (1 / 40320 + z * (-1 / 3628800 + z * (1 / 479001600 + z * (
+            -1 / 87178291200 + z / 20922789888000
+        ))))))
+    )  # fmt: skip
+    half = 2.0 * sine * cosine
+    return 2.0 * half * (1.0 - 2.0 * sine * sine), 2.0 * half * half
 
 
 @part_of_kernels
 def _arc(t: float) -> tuple[float, float]:
-    if abs(t) < _SMALL_ARC:
-        t2 = t * t
-        return t * (0.5 - t2 / 24 + t2 * t2 / 720), -t2 / 6 + t2 * t2 / 120 - t2 * t2 * t2 / 5040
-    s = sin(t / 2)
-    return 2.0 * s * s / t, sin(t) / t - 1.0
+    sine, versine = _sine_versine(t)
+    t2, near = t * t, abs(t) < _SMALL_ARC
+    return (
+        t * (0.5 - t2 / 24 + t2 * t2 / 720) if near else versine / t,
+        -t2 / 6 + t2 * t2 / 120 - t2 * t2 * t2 / 5040 if near else sine / t - 1.0,
+    )
 
 
 @part_of_kernels
 def _arc_rate(t: float) -> tuple[float, float]:
-    if abs(t) < _SMALL_ARC:
-        t2 = t * t
-        return 0.5 - t2 / 8 + t2 * t2 / 144, t * (-1 / 3 + t2 / 30 - t2 * t2 / 840)
-    s = sin(t / 2)
-    return sin(t) / t - 2.0 * s * s / (t * t), cos(t) / t - sin(t) / (t * t)
+    sine, versine = _sine_versine(t)
+    t2, near = t * t, abs(t) < _SMALL_ARC
+    return (
+        0.5 - t2 / 8 + t2 * t2 / 144 if near else sine / t - versine / t2,
+        t * (-1 / 3 + t2 / 30 - t2 * t2 / 840) if near else (1.0 - versine) / t - sine / t2,
+    )
 
 
 @part_of_kernels
 def _arc_curvature(t: float) -> tuple[float, float]:
-    if abs(t) < _SMALL_ARC:
-        t2 = t * t
-        return t * (-0.25 + t2 / 36), -1 / 3 + t2 / 10 - t2 * t2 / 168
-    s, half = sin(t), 2.0 * sin(t / 2) ** 2
-    t2 = t * t
-    return cos(t) / t - 2.0 * s / t2 + 2.0 * half / (t2 * t), -s / t - 2.0 * cos(t) / t2 + 2.0 * s / (t2 * t)
+    sine, versine = _sine_versine(t)
+    t2, near = t * t, abs(t) < _SMALL_ARC
+    return (
+        t * (-0.25 + t2 / 36) if near else (1.0 - versine) / t - 2.0 * sine / t2 + 2.0 * versine / (t2 * t),
+        -1 / 3 + t2 / 10 - t2 * t2 / 168 if near else -sine / t - 2.0 * (1.0 - versine) / t2 + 2.0 * sine / (t2 * t),
+    )
+
+
+@part_of_kernels
+def _glide(q: np.ndarray, n: int, side: float, lane: int) -> tuple[float, float, float, float]:
+    """Sine and cosine of a scapula's abduction, and of its elevation from where the scapula rests."""
+    sin_a, vers_a = _sine_versine(side * q[_SCAPULAE[n, 1], lane])
+    sin_e, vers_e = _sine_versine(side * q[_SCAPULAE[n, 2], lane] - pi / 4)
+    return sin_a, 1.0 - vers_a, sin_e, 1.0 - vers_e
 
 
 @part_of_kernels
@@ -93,10 +125,10 @@ def _shift(bones: Record, q: np.ndarray, desk: Record) -> None:
     for n in range(2):
         j, side = _SCAPULAE[n, 0], 1.0 - 2.0 * n
         for lane in range(LANES):
-            a, e = side * q[_SCAPULAE[n, 1], lane], side * q[_SCAPULAE[n, 2], lane] - pi / 4
-            out[j, 0, lane] -= side * bones.width[lane] / 4 * (cos(e) * cos(a) - _REST)
-            out[j, 1, lane] -= bones.height[lane] / 2 * (sin(e) + _REST)
-            out[j, 2, lane] += bones.width[lane] / 4 * sin(a)
+            sin_a, cos_a, sin_e, cos_e = _glide(q, n, side, lane)
+            out[j, 0, lane] -= side * bones.width[lane] / 4 * (cos_e * cos_a - _REST)
+            out[j, 1, lane] -= bones.height[lane] / 2 * (sin_e + _REST)
+            out[j, 2, lane] += bones.width[lane] / 4 * sin_a
 
 
 @kernel
@@ -105,10 +137,7 @@ def _rotate(tree: Record, bones: Record, q: np.ndarray, desk: Record) -> None:
     tree, bones, out = tree[0], bones[0], desk[0]
     for k in range(3, 46):
         for lane in range(LANES):
-            half = 0.5 * q[k, lane] * tree.length[k]
-            s = sin(half)
-            out.sine[k, lane] = 2.0 * s * cos(half)
-            out.versine[k, lane] = 2.0 * s * s
+            out.sine[k, lane], out.versine[k, lane] = _sine_versine(q[k, lane] * tree.length[k])
     for i in range(3):
         for lane in range(LANES):
             for j in range(3):
@@ -169,11 +198,11 @@ def twists(tree: Record, bones: Record, q: np.ndarray, desk: Record) -> None:
         parent, side = out.rotmat[tree.parents[_SCAPULAE[n, 0]]], 1.0 - 2.0 * n
         for which in range(2):
             for lane in range(LANES):
-                a, e = side * q[_SCAPULAE[n, 1], lane], side * q[_SCAPULAE[n, 2], lane] - pi / 4
+                sin_a, cos_a, sin_e, cos_e = _glide(q, n, side, lane)
                 wide, high = bones.width[lane] / 4, bones.height[lane] / 2
-                glide[0, lane] = wide * (sin(e) * cos(a) if which else cos(e) * sin(a))
-                glide[1, lane] = -side * high * cos(e) if which else 0.0
-                glide[2, lane] = 0.0 if which else side * wide * cos(a)
+                glide[0, lane] = wide * (sin_e * cos_a if which else cos_e * sin_a)
+                glide[1, lane] = -side * high * cos_e if which else 0.0
+                glide[2, lane] = 0.0 if which else side * wide * cos_a
             _turned(parent, glide, out.velocity[_SCAPULAE[n, 1 + which]], out.three)
     for k in range(3, 46):
         j = tree.joint[k]
@@ -202,11 +231,11 @@ def glide_curvatures(bones: Record, q: np.ndarray, desk: Record) -> None:
     for n in range(2):
         side = 1.0 - 2.0 * n
         for lane in range(LANES):
-            a, e = side * q[_SCAPULAE[n, 1], lane], side * q[_SCAPULAE[n, 2], lane] - pi / 4
+            sin_a, cos_a, sin_e, cos_e = _glide(q, n, side, lane)
             wide, high = bones.width[lane] / 4, bones.height[lane] / 2
-            forth = side * wide * cos(e) * cos(a)
+            forth = side * wide * cos_e * cos_a
             out[3 + n, 0, 0, lane] = forth
-            out[3 + n, 0, 2, lane] = -wide * sin(a)
-            out[3 + n, 1, 0, lane] = -side * wide * sin(e) * sin(a)
+            out[3 + n, 0, 2, lane] = -wide * sin_a
+            out[3 + n, 1, 0, lane] = -side * wide * sin_e * sin_a
             out[3 + n, 2, 0, lane] = forth
-            out[3 + n, 2, 1, lane] = high * sin(e)
+            out[3 + n, 2, 1, lane] = high * sin_e

@@ -147,16 +147,20 @@ DESK: np.dtype = np.dtype(
         ("along", _WIDE, LANES),
         # A step.
         ("step", _WIDE, (DOFS, LANES)),
-        ("matrix", _WIDE, (PACKED, LANES)),
-        ("factor", _WIDE, (PACKED, LANES)),
-        ("inverse", _WIDE, (DOFS, LANES)),  # of the factor's diagonal
-        ("free", _WIDE, (DOFS, LANES)),  # 1 where a dof may move, else 0
-        ("edge", _WIDE, (DOFS, LANES)),  # where those that may not move go
-        ("solution", _WIDE, (DOFS, LANES)),
-        ("definite", _WIDE, LANES),  # 1 or 0
+        ("matrix", _SHORT, (PACKED, LANES)),
+        ("factor", _SHORT, (PACKED, LANES)),
+        ("inverse", _SHORT, (DOFS, LANES)),  # of the factor's diagonal
+        ("free", _SHORT, (DOFS, LANES)),  # 1 where a dof may move, else 0
+        ("edge", _SHORT, (DOFS, LANES)),  # where those that may not move go
+        ("solution", _SHORT, (DOFS, LANES)),
+        ("definite", _SHORT, LANES),  # 1 or 0
         ("longest", _WIDE, LANES),
         ("trial", _WIDE, (46, LANES)),
         ("trial_energy", _WIDE, LANES),
+        # What `judge` finds.
+        ("ahead", _WIDE, LANES),
+        ("push", _WIDE, LANES),
+        ("pushed", _WIDE, LANES),
         # Last, because the most of it is never touched.
         ("sums", _SHORT, (SLOTS, 4, 4, LANES)),  # moments by slot
     ],
