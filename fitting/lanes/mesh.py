@@ -115,10 +115,10 @@ class LaneMesher:
         size = len(coefficients)
         mesh = np.empty((size, self.surface.count, 3, LANES), np.float32)
         room, turn = Room(0), np.zeros((3, 4, LANES), np.float32)
-        for c in range(size):
-            for block in self.surface.blocks:
+        for block in self.surface.blocks:  # as in a visit: a block's basis stays in the cache
+            weights = block.weights
+            for c in range(size):
                 rest = rest_positions(block, coefficients[c], room)
-                weights = block.weights
                 skin(
                     rest, block.numbers, bones[c], weights.starts, weights.columns, weights.values, shift[c], turn,
                     mesh[c],

@@ -19,7 +19,7 @@ from fitting.lanes.state import LANES, POSED, SEEN, Record, kernel, part_of_kern
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
-_BLOCK = 576  # vertices: a block's basis, rest positions and pulls stay in a core's cache
+_BLOCK = 192  # vertices: a block's basis, rest positions and pulls stay in a core's cache
 _BLOCK_COST = 2000  # what one more block takes beside its products, in columns of a vertex
 _SHAPED = 11  # columns of a basis before those of the pose: template and shape directions
 
