@@ -17,7 +17,7 @@ from fitting.gpu.device import DeviceMesh, DeviceSurface, Records, filled_up, pr
 from fitting.kinematics import Kinematics
 from fitting.lanes.chunk import bone_columns, part_of, tree_of
 from fitting.lanes.state import BONES, DESK, LANES, SEEN
-from fitting.solver import DAMPING_START, ahead, largest_push
+from fitting.solver import DAMPING_START
 from fitting.stages import StageTables, monomials
 from fitting.target import FitRows
 from hmr_skel.body.skel import Skel
@@ -194,7 +194,8 @@ class DeviceSolver:
             self._visit(tables, stack, desk, correctives=True)
             device.launch(
                 "aim", len(stack.q), self.tree, tables.part, stack.skeletons(), stack.moments, stack.bend, stack.scale,
-                visit, stack.q, stack.last_q, stack.last_gradient, stack.damping, desk,
+                visit, stack.q, stack.last_q, stack.last_gradient, stack.damping, *self.box, self.config.step_tolerance,
+                self.config.energy_tolerance, desk,
             )  # fmt: skip
             going = self._note(tables, stack, desk, best)
             going_rows = going.flatten().nonzero().squeeze(1)
@@ -214,21 +215,18 @@ class DeviceSolver:
 
     def _note(self, tables: DeviceTables, stack: Stack, desk: Records, best: Fitted) -> Tensor:
         """Write into `best` what is better than before, and say which rows [C L] go on."""
-        row, config = stack.row.flatten(), self.config
-        energy, total, largest = (desk.field(name).flatten() for name in ("energy", "total", "largest"))
-        step, gradient = (unstacked(desk.field(name)[:, : tables.num_dofs], len(row)) for name in ("step", "gradient"))
-        q = unstacked(stack.q, len(row))
-        further = ahead(step, gradient, energy, config.step_tolerance, config.energy_tolerance)
+        row, names = stack.row.flatten(), ("energy", "total", "largest", "push", "pushed", "ahead")
+        energy, total, largest, push, pushed, ahead = (desk.field(name).flatten() for name in names)
         # Moments are exact only where they were taken: a row whose E rose goes back to where it was.
         better = energy <= best.energy[row]
         found = Fitted(
-            q, energy, (total / tables.surface.count * 1000).float(), largest * 1000,
-            *largest_push(q, gradient, self.box), further, stack.iterations.flatten(), best.starts[row],
+            unstacked(stack.q, len(row)), energy, (total / tables.surface.count * 1000).float(), largest * 1000, push,
+            pushed.long(), ahead, stack.iterations.flatten(), best.starts[row],
         )  # fmt: skip
         kept = replace(choose(better, found, best[row]), iterations=found.iterations)
         for name in (f.name for f in fields(Fitted)):
             getattr(best, name)[row] = getattr(kept, name)
-        return (better & (further > 1) & (row < len(best.q) - 1)).view_as(stack.row)
+        return (better & (ahead > 1) & (row < len(best.q) - 1)).view_as(stack.row)
 
 
 def _put_back(stack: Stack, place: Tensor, moving: dict[str, Tensor]) -> None:

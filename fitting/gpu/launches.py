@@ -7,7 +7,7 @@ all chunks share, `TREE` and `PART` among them.
 
 import numpy as np
 
-from fitting.lanes.arrive import corrective_tilt, learn, pose_coefficients, pull_joints
+from fitting.lanes.arrive import corrective_tilt, judge, learn, pose_coefficients, pull_joints
 from fitting.lanes.newton import next_step, try_step
 from fitting.lanes.quadratic import Quadratic, linearise
 from fitting.lanes.skeleton import pose
@@ -61,14 +61,17 @@ def leave(
 
 def aim(
     b: int, tree: Record, part: Record, bones: Record, moments: np.ndarray, bend: np.ndarray, scale: np.ndarray,
-    visit: int, q: np.ndarray, last_q: np.ndarray, last_gradient: np.ndarray, damping: np.ndarray, desk: Record,
+    visit: int, q: np.ndarray, last_q: np.ndarray, last_gradient: np.ndarray, damping: np.ndarray, low: np.ndarray,
+    high: np.ndarray, step_tolerance: float, energy_tolerance: float, desk: Record,
 ) -> None:  # fmt: skip
-    """The problem at q and the step from there, once a visit before this one, number `visit`, has taught the bend."""
+    """The problem at q, the step from there, once a visit before this one, number `visit`, has taught the bend, and
+    what `judge` says of both."""
     here = desk[b : b + 1]
     linearise(tree, part, bones[b : b + 1], Quadratic(moments[b], bend[b, :visit], scale[b, :visit]), q[b], here)
     if visit:
         learn(part, q[b], last_q[b], last_gradient[b], bend[b, visit - 1], scale[b, visit - 1], here)
     next_step(part, q[b], damping[b], here)
+    judge(part, q[b], low, high, step_tolerance, energy_tolerance, here)
 
 
 def descend(
