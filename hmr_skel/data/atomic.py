@@ -29,13 +29,13 @@ _OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9]+)-(?P<pid>[0-9]+)-[0-9a-f]+\.tmp$")
 def replacing(path: Path) -> Generator[Path, None, None]:
     """Yield a temporary path in the folder of `path`; rename it to `path` at the end, remove it on any exception.
 
-    Makes the folder, and removes what killed processes left in it. Raises `UserError` where the folder cannot be
+    Makes the folder, and removes what killed processes left of the file. Raises `UserError` where the folder cannot be
     written or the disk is full. Other errors inside the `with` block pass as they are: the block may read files too.
     """
     temporary, is_ours = temporary_name(path), True
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(path.parent)
+        remove_abandoned(path.parent, path.name)
         is_ours = False
         yield temporary
         is_ours = True
@@ -71,11 +71,11 @@ def is_temporary(path: "Place") -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes left in a folder (not below it)."""
-    for old in folder.glob(".*.tmp"):
+def remove_abandoned(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left in a folder (not below it), of one file or of all, as far as it can be."""
+    for old in folder.glob(f".{name}.*.tmp"):
         if owner := _OWNER.search(old.name):
-            with contextlib.suppress(FileNotFoundError):  # its owner renamed or removed it in this moment
+            with contextlib.suppress(OSError):  # its owner may rename or remove it in this moment
                 if owner["host"] == host():
                     is_abandoned = not is_running(int(owner["pid"]))
                 else:

@@ -260,18 +260,18 @@ def open_rows(shards: Shards, quiet: bool = False) -> RowCache:
     """
     dataset = shards.paths[0].parent
     folder = local_folder(dataset.parent if dataset.name == "data" else dataset) / ".cache" / "samples"
-    states = each(lambda path: path.stat(), shards.paths)
+    names = [path.name.removesuffix(".parquet") for path in shards.paths]
     files = [  # another name when the shard has changed
-        folder / f"{path.name}-{UNPACKED_FORMAT}-{state.st_size}-{int(1e6 * state.st_mtime)}.npy"
-        for path, state in zip(shards.paths, states, strict=True)
+        folder / f"{name}-{UNPACKED_FORMAT}-{state.st_size}-{int(1e6 * state.st_mtime)}.npy"
+        for name, state in zip(names, each(lambda path: path.stat(), shards.paths), strict=True)
     ]
     parts = list(shards.files())
-    missing = [(part, file) for part, file in zip(parts, files, strict=True) if not _is_there(file, len(part))]
+    missing = [one for one in zip(names, parts, files, strict=True) if not _is_there(one[2], len(one[1]))]
     bar = progress_bar(quiet or not missing, "shard", len(missing), "unpacking rows", iterable=missing)
-    for part, file in bar:
+    for name, part, file in bar:
         if not _is_there(file, len(part)):  # another process may have unpacked it meanwhile
             _unpack(part, file)
-        for old in folder.glob(f"{part.paths[0].name}-*.npy"):
+        for old in folder.glob(f"{name}-*.npy"):
             if old != file:  # of the shard as it was before
                 old.unlink(missing_ok=True)
     return RowCache(tuple(files), tuple(np.cumsum([0, *map(len, parts)]).tolist()))

@@ -75,6 +75,8 @@ def _path(value: Any) -> Any:
     """A path in which variables are replaced; what is no text stays for pydantic to judge."""
     if not isinstance(value, str):
         return value
+    if not value.strip():
+        raise ValueError("is empty. Expected a path.")
     if "://" in value:  # not repeated: it may hold a password
         raise ValueError(
             "is a URI. What a manifest names is read on this machine: copy it to a folder here (aws s3 cp), and "

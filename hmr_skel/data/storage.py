@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from hmr_skel.data.atomic import cannot_write, replacing, temporary_name
+from hmr_skel.data.atomic import cannot_write, remove_abandoned, replacing, temporary_name
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
 
@@ -203,10 +203,13 @@ def put_new(place: Place, content: bytes) -> bool:
 def clock(folder: Place) -> float:
     """The time, in seconds since 1970, by the clock that dates the folder's files. It may be another machine's.
 
-    Writes a small file there and removes it. Raises `UserError` where that is not possible.
+    Writes a small file there and removes it, with those that killed processes left in a folder of this machine. Raises
+    `UserError` where that is not possible.
     """
     probe = folder / temporary_name(Path("clock")).name
     put_bytes(probe, b"?")
+    if isinstance(folder, Path):
+        remove_abandoned(folder)
     try:
         return probe.stat().st_mtime
     finally:

@@ -65,6 +65,7 @@ def test_image_rules_of_the_paper(monkeypatch):
         ({"name": None}, ["test.toml: name is missing"]),
         ({"source__name": "a..b"}, ["sources[0] (a..b).name is 'a..b'"]),
         ({"skel_gender": "neutral"}, ["skel_gender is 'neutral'. Expected 'male', 'female' or 'best'."]),
+        ({"source__file": " "}, ["sources[0] (aic).file is empty. Expected a path."]),
         ({"rows_per_shard": 0}, ["rows_per_shard is 0. Expected greater than or equal to 1."]),
         ({"rows_per_shard": "256"}, ["rows_per_shard is '256'. Expected a valid integer."]),
         (
