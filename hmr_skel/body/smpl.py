@@ -47,8 +47,8 @@ class Smpl(BodyModel):
         """Read `SMPL_{NEUTRAL,MALE,FEMALE}.pkl` (or `basicModel_*.pkl`).
 
         Args:
-            path: the file; or its folder, or `open` (the openly licensed body), of which `gender` is read.
-            device, dtype: of the tensors.
+            path: the file; with `gender` its folder, or `open` for the open body.
+            device, dtype: for the tensors.
             gender: neutral, male or female, where `path` is no file.
 
         Raises:

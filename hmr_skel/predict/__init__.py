@@ -1,4 +1,4 @@
-"""Predicts SKEL from photographs and videos: finds people, takes the camera, runs the network, writes files.
+"""Predict SKEL from photographs and videos: find people and cameras, run the network, write files.
 
 from hmr_skel.predict import image_to_skel
 
@@ -15,7 +15,7 @@ __all__ = ["image_to_skel"]
 
 
 def __getattr__(name: str):
-    if name != "image_to_skel":  # lazy, as it needs torch
+    if name != "image_to_skel":  # imported when used, since it needs torch
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from hmr_skel.predict.people import image_to_skel
 

@@ -1,14 +1,14 @@
-"""Files of boxes: JSON, CSV, .npz, and whatever holds a dataset's rows.
+"""Read files of boxes: JSON, CSV, .npz, and Parquet of hmr-skel.
 
-JSON    {"a.jpg": [[x1, y1, x2, y2], ...], ...}, or a list of {"image": ..., "box": [x1, y1, x2, y2]} with, where
-        wanted, "frame" (of a video), "score" and "focal" (px)
-CSV     a header and the columns image, x1, y1, x2, y2, and frame, score, focal where wanted
-.npz    imgname [N] and boxes [N 4] (x1, y1, x2, y2); or imgname, center [N 2] and scale [N] or [N 2], as label files
-        have them: the box's side is 200 * max(scale). Where wanted: frame [N], score [N], cam_int [N 3 3]
-Parquet a dataset's folder or file, or what `predict` has written: imgname, center, scale, cam_int, and frame
+JSON    {"a.jpg": [[x1, y1, x2, y2], ...], ...}, or a list of {"image": ..., "box": [x1, y1, x2, y2]}, optionally with
+        "frame" (of a video), "score" and "focal" (px)
+CSV     a header and the columns image, x1, y1, x2, y2, optionally frame, score, focal
+.npz    imgname [N] and boxes [N 4] (x1, y1, x2, y2); or imgname, center [N 2] and scale [N] or [N 2], as in label
+        files, with a side of 200 * max(scale); optionally frame [N], score [N], cam_int [N 3 3]
+Parquet the folder or a file of a dataset, or a file of `predict`: imgname, center, scale, cam_int, and frame
 
-Corners are pixels of the image as viewers show it and tight around the person: a margin is added. Centre and scale are
-taken as they are, and belong to the image as it is stored, like everything in a label file.
+Corners are pixels of the image as viewers show it. They are tight around the person, and a margin is added. Centre and
+scale get no margin, and belong to the image as it is stored, as in label files.
 """
 
 import csv
@@ -31,21 +31,22 @@ _SHAPES = {
     "imgname": [()], "boxes": [(4,)], "center": [(2,)], "scale": [(), (2,)], "frame": [()], "score": [()],
     "cam_int": [(3, 3)], "person": [()],
 }  # fmt: skip
-"""Shapes of a row's values in an .npz."""
+"""The shapes of a row's values in an .npz."""
 
 Record = tuple[Any, str, Mapping[str, Any]]
-"""A file, where in it, and there: image, box or center and scale, and where known frame, score, focal, cam_int."""
+"""A file, the place in it, and the values there: image, box or center and scale, and any of frame, score, focal,
+cam_int."""
 
 
 def load_boxes(path: Path, margin: float) -> GivenBoxes:
-    """Read a file of boxes; which kind is told by its name.
+    """Read a file of boxes, whose name decides its format.
 
     Args:
-        path: .json, .csv, .npz, .parquet, or a dataset's folder.
-        margin: side of the square over the longer side of boxes that are given by corners.
+        path: .json, .csv, .npz, .parquet, or the folder of a dataset.
+        margin: side of the square over the longer side of boxes with corners.
 
     Raises:
-        UserError: no such file, or something in it is not as described above; the text says where.
+        UserError: the file is missing, or something in it is not as described above; the text says where.
     """
     if not path.exists():
         raise UserError(
@@ -53,8 +54,7 @@ def load_boxes(path: Path, margin: float) -> GivenBoxes:
         )
     kind = "parquet" if path.is_dir() else path.suffix.lower().removeprefix(".")
     as_stored = False
-    # What `predict` has written (it has `person`) belongs to images as they are shown, labels to images as they are
-    # stored.
+    # Boxes of `predict` (with `person`) belong to images as they are shown, labels to images as they are stored.
     if kind == "parquet":
         shards = load_shards(path)
         as_stored, records = "person" not in shards.columns, _shard_records(path, shards)
@@ -64,13 +64,13 @@ def load_boxes(path: Path, margin: float) -> GivenBoxes:
     elif kind in ("json", "csv"):
         records = _json_records(path) if kind == "json" else _csv_records(path)
     else:
-        raise UserError(f"{path}: boxes come as .json, .csv, .npz or .parquet, or as a dataset's folder.")
+        raise UserError(f"{path}: expected boxes as .json, .csv, .npz or .parquet, or a dataset's folder.")
     grouped: dict[Key, list[PersonBox]] = {}
     for source, where, record in records:
         key, box = _box(f"{source}: {where}", record, margin)
         grouped.setdefault(key, []).append(box)
     if not grouped:
-        raise UserError(f"{path}: holds no box. Expected at least one.")
+        raise UserError(f"{path}: contains no box. Expected at least one.")
     return GivenBoxes(path, grouped, as_stored)
 
 
@@ -104,7 +104,7 @@ def _csv_records(path: Path) -> Iterator[Record]:
             if missing:
                 raise UserError(
                     f"{path}: no column {', '.join(sorted(missing))}. Expected a header with image, x1, y1, x2, y2 "
-                    "and, where wanted, frame, score, focal."
+                    "and optionally frame, score, focal."
                 )
             for row in reader:
                 given = {name: row[name] for name in ("image", "frame", "score", "focal") if row.get(name)}
@@ -118,7 +118,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     arrays = {name: file.array(name) for name in _SHAPES if name in file}
     if "imgname" not in arrays or not ("boxes" in arrays or {"center", "scale"} <= set(arrays)):
         raise UserError(
-            f"{path}: holds {', '.join(sorted(arrays)) or 'none of the arrays looked for'}. Expected imgname and boxes "
+            f"{path}: contains {', '.join(sorted(arrays)) or 'none of the needed arrays'}. Expected imgname and boxes "
             "[N 4] (x1, y1, x2, y2), or imgname, center [N 2] and scale."
         )
     count = arrays["imgname"].size
@@ -127,7 +127,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             expected = " or ".join(str([count, *shape]) for shape in _SHAPES[name])
             raise UserError(f"{path}: {name} is {list(array.shape)}, expected {expected}.")
         if name != "imgname" and array.dtype.kind not in "fiu":
-            raise UserError(f"{path}: {name} holds {array.dtype}, expected numbers.")
+            raise UserError(f"{path}: {name} is {array.dtype}, expected numbers.")
     return arrays
 
 
@@ -142,14 +142,14 @@ def _array_records(path: Any, arrays: Mapping[str, np.ndarray]) -> Iterator[Reco
 def _shard_records(path: Path, shards: Shards) -> Iterable[Record]:
     needed = ("imgname", "center", "scale", "cam_int")
     if missing := [name for name in needed if name not in shards.columns]:
-        raise UserError(f"{path}: has no column {', '.join(missing)}, which boxes are read from.")
+        raise UserError(f"{path}: has no column {', '.join(missing)}, which boxes need.")
     columns = (*needed, "frame") if "frame" in shards.columns else needed
     for shard in shards.files():
         yield from _array_records(shard.paths[0], {name: shard[name] for name in columns})
 
 
 def _box(where: str, record: Mapping[str, Any], margin: float) -> tuple[Key, PersonBox]:
-    """A record's image and box. A score, frame or whole camera of NaN is not known; a frame of -1 is a photograph's."""
+    """The image and box of a record. A NaN score, frame or camera means unknown; frame -1 means a photograph."""
     try:
         image, number, score, focal = (record.get(name) for name in ("image", "frame", "score", "focal"))
         score = None if score is None or np.isnan(float(score)) else float(score)
@@ -168,7 +168,7 @@ def _box(where: str, record: Mapping[str, Any], margin: float) -> tuple[Key, Per
         raise UserError(f"{where} has no {error}. Expected image and box [x1, y1, x2, y2].") from error
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"{where}: {error}. Expected image, box [x1, y1, x2, y2] in px, and of a video the frame's number from 0 "
+            f"{where}: {error}. Expected image, box [x1, y1, x2, y2] in px, and for a video the frame number from 0 "
             "(-1 or none for a photograph)."
         ) from error
     if focal is not None and not 0 < focal < np.inf:
@@ -177,7 +177,7 @@ def _box(where: str, record: Mapping[str, Any], margin: float) -> tuple[Key, Per
     if cam_int is not None:
         cam_int = None if np.isnan(cam_int).all() else np.asarray(cam_int, float)
     if cam_int is not None and not (np.isfinite(cam_int).all() and cam_int[0, 0] > 0 and cam_int[1, 1] > 0):
-        raise UserError(f"{where} has no intrinsics that can be used: {cam_int.tolist()}.")
+        raise UserError(f"{where} has unusable intrinsics: {cam_int.tolist()}.")
     name = image.decode(errors="replace") if isinstance(image, bytes) else str(image)
     return (name, number), replace(box, score=score, cam_int=cam_int, focal=focal)
 
@@ -186,7 +186,7 @@ def _frame(number: float) -> int | None:
     if np.isnan(number) or number == -1:
         return None
     if not 0 <= number < 2**53 or number != int(number):
-        raise ValueError(f"frame {number:g} is no number of a frame")
+        raise ValueError(f"{number:g} is not a frame number")
     return int(number)
 
 

@@ -1,4 +1,4 @@
-"""The camera that took a picture: known with the box, given for all pictures, or estimated by HumanFoV."""
+"""The camera of a picture: it came with the box, was given for all pictures, or HumanFoV estimates it."""
 
 from dataclasses import dataclass, field
 from math import radians
@@ -26,7 +26,7 @@ class Cameras(Protocol):
 
 @dataclass(frozen=True)
 class FocalLength:
-    """One focal length (px) for all pictures: square pixels, the principal point in the image's middle."""
+    """The same focal length (px) for all pictures, with square pixels and the principal point in the middle."""
 
     focal: float
 
@@ -37,7 +37,7 @@ class FocalLength:
 
 @dataclass(frozen=True)
 class VerticalFov:
-    """One vertical field of view for all pictures."""
+    """The same vertical field of view for all pictures."""
 
     degrees: float
 
@@ -48,16 +48,16 @@ class VerticalFov:
 
 @dataclass
 class EstimatedFov:
-    """HumanFoV's estimate of every photograph, and of a video's first frame: all its frames have one camera."""
+    """HumanFoV's estimate for each photograph, and for the first frame of a video, whose frames share one camera."""
 
     model: HumanFov
     exchanged: bool = False
-    """It gets blue and red exchanged, as in the published demo."""
+    """Give HumanFoV images with blue and red exchanged, as in the published demo."""
     _video: tuple[Path, CameraMatrix] | None = field(default=None, init=False)
 
     @classmethod
     def load(cls, path: Path, device: torch.device, exchanged: bool = False) -> "EstimatedFov":
-        """Raises `UserError` where the file is not HumanFoV's."""
+        """Read the weights. Raises `UserError` if the file is not HumanFoV's."""
         return cls(HumanFov.load(path, device), exchanged)
 
     def of(self, frame: Frame) -> CameraMatrix:
@@ -72,7 +72,7 @@ class EstimatedFov:
 
 
 def camera_of(frame: Frame, box: PersonBox) -> CameraMatrix | None:
-    """The camera that came with the box; None where there is none."""
+    """The camera that came with the box, or None."""
     if box.cam_int is not None:
         return box.cam_int
     return None if box.focal is None else FocalLength(box.focal).of(frame)

@@ -1,15 +1,15 @@
-"""Reads the outputs of detectors, in the layouts common in ONNX files, as boxes in pixels of the detector's input.
+"""Read the outputs of detectors, in common layouts of ONNX files, as boxes in pixels of the detector's input.
 
 end-to-end    one output [1 N 6]: x1, y1, x2, y2 (px), score, class (YOLOv10, YOLO26, exports with built-in NMS)
 yolo          one output [1 4+C N] or [1 N 4+C]: centre x, y, width, height (px), a score per class (YOLOv8, v9, 11)
-yolov5        one output [1 N 5+C]: the same with an objectness in front of the classes (YOLOv5, v7, YOLOX decoded)
-detr          two outputs, logits [1 N C+1] and boxes [1 N 4]: centre and size as shares of the input (DETR); the last
-              class is nobody, a softmax over classes
-detr-sigmoid  the same with a score of its own for every class (Deformable DETR, RT-DETR as Hugging Face exports it); to
-              be named, since shapes do not tell
-boxes         three outputs, boxes [N 4] (x1, y1, x2, y2, px), scores [N], labels [N], with a batch axis or without, in
-              any order (torchvision's detectors, RT-DETR with its post-processing); or two, dets [N 5] (x1, y1, x2, y2,
-              score) and labels (MMDeploy)
+yolov5        one output [1 N 5+C]: the same with an objectness before the classes (YOLOv5, v7, YOLOX decoded)
+detr          two outputs, logits [1 N C+1] and boxes [1 N 4]: centre and size as shares of the input (DETR); softmax
+              over classes, of which the last means nobody
+detr-sigmoid  the same with an independent score per class (Deformable DETR, RT-DETR as Hugging Face exports it); its
+              shapes are those of detr, so it must be named
+boxes         three outputs, boxes [N 4] (x1, y1, x2, y2, px), scores [N], labels [N], with or without a batch axis, in
+              any order (torchvision, RT-DETR with its post-processing); or two, dets [N 5] (x1, y1, x2, y2, score) and
+              labels (MMDeploy)
 """
 
 from collections.abc import Mapping
@@ -25,25 +25,24 @@ Outputs = Mapping[str, np.ndarray]
 Detections = tuple[Float[np.ndarray, "N 4"], Float[np.ndarray, "N"]]
 """Corners x1, y1, x2, y2, px of the detector's input, and scores."""
 MOST_KEPT = 1000
-"""Boxes that are left where a detector has chosen among its candidates itself; grids have more of them (at 640 px
-8,400 or 25,200)."""
+"""The most boxes of a detector that has chosen among its candidates itself; grids give more (8,400 or 25,200 at 640
+px)."""
 _PER_VALUE = 5
-"""A grid has at least so many candidates per value of one: YOLOv8 at 160 px has 525 of 84."""
+"""The least ratio of candidates to values per candidate in a grid: YOLOv8 at 160 px has 525 and 84."""
 _UNIT = 1.5
-"""Persons' corners that all lie below this, px, are shares of the input in truth."""
+"""If all corners are below this, px, they are shares of the input instead."""
 _HIGHEST_SCORE = 2.0
-"""Scores above are no shares: those of a sigmoid that is missing, or something else."""
+"""Scores above this are not shares: a sigmoid is missing, or they are something else."""
 OVERLAP = 0.6
-"""Intersection over union from which two boxes are one person's, in layouts that leave this to the reader."""
+"""The intersection over union above which two boxes count as one person, in layouts without NMS."""
 
 
 def guess_layout(shapes: Mapping[str, tuple[int, ...]], classes: int | None) -> str | None:
-    """The layout of outputs of these shapes; None where none fits.
+    """The layout of outputs with these shapes; None if none fits, or if several detectors have such shapes.
 
     Args:
-        shapes: of all outputs, by name; as computed, so that every axis is a number. What several detectors may have
-            fits none.
-        classes: how many there are, where the file says so.
+        shapes: the shapes of all computed outputs, by name.
+        classes: the number of classes, if the file says it.
     """
     names = {name.lower(): shape for name, shape in shapes.items()}
     if len(names) == 1:
@@ -58,7 +57,7 @@ def guess_layout(shapes: Mapping[str, tuple[int, ...]], classes: int | None) -> 
         if candidates < values:
             candidates, values = values, candidates
         elif candidates <= MOST_KEPT or (classes is None and values in (6, 7)):
-            return None  # RT-DETR of Ultralytics; one class of YOLOv5 or two of others; YOLOv7 with its NMS inside
+            return None  # RT-DETR of Ultralytics; YOLOv5 with one class or another with two; YOLOv7 with NMS inside
         if values == 5 + (classes if classes is not None else 80):
             return "yolov5"
         return "yolo" if values >= 5 and candidates >= _PER_VALUE * values else None
@@ -73,16 +72,16 @@ def guess_layout(shapes: Mapping[str, tuple[int, ...]], classes: int | None) -> 
 def read_detections(
     outputs: Outputs, layout: str, person: int, threshold: float, width: int, height: int
 ) -> Detections:
-    """The persons (class number `person`, scores from `threshold`) among a detector's answers, best first.
+    """The persons (class number `person`, scores from `threshold`) in a detector's outputs, best first.
 
-    `width` and `height` are those of the detector's input, px. Raises `UserError` where the outputs do not have this
+    `width` and `height` are those of the detector's input, px. Raises `UserError` if the outputs do not have this
     layout (one of `LAYOUTS`).
     """
     try:
         corners, scores = _READERS[layout](outputs, person, width, height)
     except (ValueError, IndexError, KeyError) as error:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
-        raise UserError(f"the detector's outputs ({shapes}) are not of the layout {layout!r}: {error}.") from error
+        raise UserError(f"the detector's outputs ({shapes}) do not have the layout {layout!r}: {error}.") from error
     sound = np.isfinite(corners).all(1) & (corners[:, 2:] > corners[:, :2]).all(1)
     kept = np.flatnonzero((scores >= threshold) & sound)
     kept = kept[np.argsort(-scores[kept], kind="stable")]
@@ -92,23 +91,23 @@ def read_detections(
 
 
 def doubt_layout(outputs: Outputs, layout: str, found: Detections) -> str | None:
-    """What speaks against a layout that was told by names and shapes alone, given the persons that it gave; or None."""
+    """A reason to doubt a layout that was guessed from names and shapes, given the persons that it found; or None."""
     corners, scores = found
     if layout == "end-to-end":
         classes = _only(outputs)[:, 5]
-        if not (np.equal(classes, np.round(classes)) & (classes >= -1)).all():  # -1 fills up
-            return "the last of six values is no number of a class"
+        if not (np.equal(classes, np.round(classes)) & (classes >= -1)).all():  # -1 is padding
+            return "the last of six values is not a class number"
     if len(scores) and scores[0] > _HIGHEST_SCORE:
         return f"the best score is {scores[0]:.1f}, expected 1 at most"
     if len(scores) and corners.max() <= _UNIT:
-        return "all persons lie within a pixel or two of its corner, as if their boxes were shares of the input"
+        return "all persons are within a pixel or two of its corner, as if their boxes were shares of the input"
     return None
 
 
 def _end_to_end(outputs: Outputs, person: int, width: int, height: int) -> Detections:
     table = _only(outputs)
     if table.shape[1] != 6:
-        raise ValueError(f"{table.shape[1]} values a box, expected 6")
+        raise ValueError(f"{table.shape[1]} values per box, expected 6")
     own = table[np.round(table[:, 5]) == person]
     return own[:, :4], own[:, 4]
 
@@ -118,7 +117,7 @@ def _yolo(outputs: Outputs, person: int, width: int, height: int, first_class: i
     if table.shape[0] < table.shape[1]:
         table = table.T
     if not 0 <= person < table.shape[1] - first_class:
-        raise IndexError(f"it has {table.shape[1] - first_class} classes, and persons are to be class {person}")
+        raise IndexError(f"it has {table.shape[1] - first_class} classes, and the class of persons is {person}")
     scores = table[:, first_class + person]
     return _from_center(table[:, :4]), scores * table[:, 4] if first_class == 5 else scores
 
@@ -173,7 +172,7 @@ def _batchless(array: np.ndarray, axes: int) -> np.ndarray:
 
 
 def _of_shares(outputs: Outputs, width: int, height: int) -> Float[np.ndarray, "N 4"]:
-    """Corners of boxes that are given as shares of the input."""
+    """The corners, px, of boxes given as shares of the input."""
     return _from_center(_batchless(_named(outputs, "boxes"), 2)) * np.array([width, height, width, height])
 
 
@@ -183,7 +182,7 @@ def _from_center(boxes: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
 
 
 def _distinct(corners: Float[np.ndarray, "N 4"]) -> list[int]:
-    """Indices of the boxes (best first) that do not overlap a better one much: non-maximum suppression."""
+    """Non-maximum suppression: indices of the boxes (best first) that do not overlap a better one much."""
     kept: list[int] = []
     area = (corners[:, 2:] - corners[:, :2]).prod(1)
     for i in range(len(corners)):

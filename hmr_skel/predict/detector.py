@@ -1,4 +1,4 @@
-"""People found by a detector that the user brings as an ONNX file, run by onnxruntime (the extra `predict`)."""
+"""Find people with the user's detector, an ONNX file, by onnxruntime (the extra `predict`)."""
 
 import ast
 from collections.abc import Sequence
@@ -17,36 +17,36 @@ from hmr_skel.predict.detections import LAYOUTS, doubt_layout, guess_layout, rea
 from hmr_skel.predict.frames import Frame
 
 PERSON = {"end-to-end": 0, "yolo": 0, "yolov5": 0, "detr": 1, "detr-sigmoid": 0, "boxes": 1}
-"""The class of persons by layout, where the file does not name its classes: COCO counted from 0, or from 1. That of
-`boxes` is torchvision's; MMDeploy (two outputs) and RT-DETR (an input for sizes) count from 0."""
+"""The class of persons by layout, if the file does not name its classes: COCO counted from 0 or 1. For `boxes` it is
+torchvision's; MMDeploy (two outputs) and RT-DETR (an input for sizes) count from 0."""
 DYNAMIC_SIDE = 640
-"""The longer side of the input, px, of detectors that take any size."""
-_STRIDE = 32  # such inputs are a multiple of: what feature pyramids need
-_GREY = 114  # around the image, as YOLO's training has it
+"""The longer side of the input, px, for detectors that take any size."""
+_STRIDE = 32  # their sides are multiples of this, as feature pyramids need
+_GREY = 114  # around the image, as in YOLO's training
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorSettings:
-    """How a detector's outputs are read, and which persons are used."""
+    """How to read a detector's outputs, and which persons to use."""
 
     threshold: float = 0.5
     """Lowest score."""
     most: int = 10
-    """People a picture at most, those of the highest scores."""
+    """The most persons per picture, those with the highest scores."""
     layout: str | None = None
-    """Layout of its outputs; None: told by their names and shapes."""
+    """Layout of the outputs; None: guess it from their names and shapes."""
     person: int | None = None
-    """Number of the class; None: by the names in the file, or else by the layout."""
+    """The class of persons; None: by the names in the file, else by the layout."""
     pixels: str | None = None
-    """`unit` (RGB 0..1), `imagenet` (then less the mean, over the deviation), `bytes` (0..255); None: by the layout."""
+    """`unit` (RGB 0..1), `imagenet` (minus the mean, over the deviation), `bytes` (0..255); None: by the layout."""
 
 
 class Detector:
-    """Boxes of persons. The input is one picture, [1 3 H W] or [3 H W], RGB, letterboxed where its size is fixed."""
+    """Finds persons. Its input is one RGB picture, [1 3 H W] or [3 H W], letterboxed if the size is fixed."""
 
     def __init__(self, path: Path, margin: float, settings: DetectorSettings, device: str = "cpu") -> None:
-        """Read the file. Raises `UserError` where onnxruntime is not installed, or the file is no detector we know."""
+        """Read the file. Raises `UserError` if onnxruntime is missing, or the file is not a known kind of detector."""
         self.path, self.margin, self.settings = path, margin, settings
         self._session = _open(path, device)
         inputs = self._session.get_inputs()
@@ -63,8 +63,8 @@ class Detector:
         if unknown or self._input.shape[-3] != 3:
             raise UserError(
                 f"{path}: input {(unknown or [self._input.name])[0]!r} is not understood (the picture is "
-                f"{self._input.shape}). Expected one picture with its channels first, and beside it a size "
-                "(`...size...`) or a mask (`...mask...`) at most."
+                f"{self._input.shape}). Expected one picture with channels first, and besides only a size "
+                "(`...size...`) or a mask (`...mask...`)."
             )
         meta = self._session.get_modelmeta().custom_metadata_map
         self._classes = _class_names(meta.get("names", ""))
@@ -73,8 +73,8 @@ class Detector:
         self.layout = settings.layout
 
     def of(self, frame: Frame) -> Sequence[PersonBox]:
-        """The persons of a picture, best first, at most `most`. Raises `UserError` where the outputs are of no known
-        layout, or the detector fails."""
+        """The persons in a picture, best first, at most `most`. Raises `UserError` if the outputs have no known layout,
+        or the detector fails."""
         height, width = self._input_size(frame.rgb)
         picture, scale = letterboxed(frame.rgb, width, height)
         outputs = self._run(picture)
@@ -84,14 +84,14 @@ class Detector:
         if self.layout is None:
             found = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
             raise UserError(
-                f"{self.path}: outputs {found} are of no layout that is known. Say which with --detector-layout "
+                f"{self.path}: the layout of outputs {found} is not known. Name it with --detector-layout "
                 f"({', '.join(LAYOUTS)}; `hmr-skel predict --help` describes them)."
             )
         found = read_detections(outputs, self.layout, self.person, self.settings.threshold, width, height)
         if self.settings.layout is None and (doubt := doubt_layout(outputs, self.layout, found)) is not None:
             raise UserError(
-                f"{self.path}: its outputs look like layout {self.layout!r}, but {doubt}. Say which they have "
-                "with --detector-layout (`hmr-skel predict --help` describes them); others are not read."
+                f"{self.path}: its outputs look like layout {self.layout!r}, but {doubt}. Name their layout "
+                "with --detector-layout (`hmr-skel predict --help` describes them)."
             )
         # Pixel x of the picture covers the input from x * scale to (x + 1) * scale.
         corners = found[0][: self.settings.most] / scale - 0.5
@@ -99,7 +99,7 @@ class Detector:
 
     @property
     def person(self) -> int:
-        """The number of the class."""
+        """The class number of persons."""
         if self.settings.person is not None:
             return self.settings.person
         named = [number for number, name in self._classes.items() if name.lower() in ("person", "human", "pedestrian")]
@@ -128,18 +128,18 @@ class Detector:
         for one in self._sizes:
             if "mask" in one.name:
                 feed[one.name] = np.ones((1, height, width), np.int64 if "int64" in one.type else np.bool_)
-            else:  # RT-DETR has width, height
+            else:  # RT-DETR takes width, height
                 feed[one.name] = np.array([[width, height]], np.float32 if "float" in one.type else np.int64)
         try:
             results = self._session.run(None, feed)
-        except Exception as error:  # onnxruntime's own kinds of error have no common base but this
+        except Exception as error:  # onnxruntime's exceptions have no other common base
             raise UserError(f"{self.path}: the detector failed ({str(error).splitlines()[0]}).") from error
         names = [one.name for one in self._session.get_outputs()]
         return {name: np.asarray(value) for name, value in zip(names, results, strict=True)}
 
 
 def letterboxed(image: UInt8[np.ndarray, "H W 3"], width: int, height: int) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
-    """The picture in the upper left of a grey one of this size, and its scale there."""
+    """The picture, scaled into the upper left of a grey picture of this size, and the scale."""
     scale = min(width / image.shape[1], height / image.shape[0])
     inner = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     canvas = np.full((height, width, 3), _GREY, np.uint8)
@@ -175,7 +175,7 @@ def _open(path: Path, device: str) -> Any:
     cuda = ["CUDAExecutionProvider"] if device.startswith("cuda") and "CUDAExecutionProvider" in there else []
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=[*cuda, "CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own kinds of error have no common base but this
+    except Exception as error:  # onnxruntime's exceptions have no other common base
         raise UserError(f"{path}: onnxruntime cannot read it ({str(error).splitlines()[0]}).") from error
 
 

@@ -1,4 +1,4 @@
-"""Photographs and frames of videos, one after the other. What cannot be read is named and passed over."""
+"""Read photographs and frames of videos one by one. A file that cannot be read is named and skipped."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from hmr_skel.errors import UserError
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 
 Skipped = Callable[[str, str], None]
-"""Called with what is passed over, and why."""
+"""Called with a skipped file or person, and the reason."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Frame:
 
     file: Path  # the photograph, or the video
     number: int | None  # of the frame in its video, from 0; None for photographs
-    rate: float | None  # frames a second of the video
+    rate: float | None  # frames per second of the video
     rgb: UInt8[np.ndarray, "H W 3"]
 
     @property
     def time_s(self) -> float | None:
-        """Time in its video; None for photographs."""
+        """The time in the video, s; None for photographs."""
         return None if self.number is None or self.rate is None else self.number / self.rate
 
     @property
@@ -40,19 +40,19 @@ class Frame:
 
 
 def is_video(file: Path) -> bool:
-    """Whether the file is a video, by its ending."""
+    """Whether the file's ending is that of a video."""
     return file.suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_files(paths: Sequence[Path], but: Path | None = None) -> list[Path]:
-    """Files as they are, and all files in and below folders that are not hidden, in the order of numbers (2 before 10).
+    """The given files, and all files below given folders that are not hidden, in the order of numbers (2 before 10).
 
-    The folder `but` is left out: results go there. Raises `UserError` where a path is not there, or no file is left.
+    The folder `but`, where results go, is left out. Raises `UserError` if a path is missing, or there is no file.
     """
     if missing := [str(path) for path in paths if not path.exists()]:
         raise UserError(
             f"{', '.join(missing)}: no such file or folder. Expected images, folders of images, or a "
-            "video. Those of the default dataset are made by `hmr-skel images` (make images)."
+            "video. `hmr-skel images` (make images) makes those of the default dataset."
         )
     files: list[Path] = []
     for path in paths:
@@ -74,11 +74,10 @@ def read_frames(files: Sequence[Path], skipped: Skipped, *, every: int = 1, as_s
     """Photographs and frames, one in memory at a time.
 
     Args:
-        files: videos by their names, anything else is tried as a photograph.
-        skipped: told of every file that is none, or that ends before it should.
-        every: of a video, every so-manyth frame.
-        as_stored: leave photographs as they lie in the file. Otherwise they are turned as their orientation tag says,
-            which is how viewers and detectors show them.
+        files: files with the ending of a video; all others are read as photographs.
+        skipped: called for every file that cannot be read, or that ends too early.
+        every: read every n-th frame of a video.
+        as_stored: ignore the orientation tag of photographs. Otherwise they are turned as it says, as viewers do.
     """
     for file in files:
         if is_video(file):
@@ -103,7 +102,7 @@ def _video(file: Path, skipped: Skipped, every: int) -> Iterator[Frame]:
     try:
         if not capture.isOpened():
             empty = file.stat().st_size == 0
-            skipped(str(file), "the file is empty" if empty else "is no video that can be read, or damaged")
+            skipped(str(file), "the file is empty" if empty else "is not a video that can be read, or is damaged")
             return
         rate = _frame_rate(capture)
         number = 0
@@ -116,15 +115,15 @@ def _video(file: Path, skipped: Skipped, every: int) -> Iterator[Frame]:
             number += 1
         expected = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         if number == 0:
-            skipped(str(file), "holds no frame that can be read")
-        elif number < 0.9 * expected:  # containers count roughly
-            skipped(str(file), f"ends after {number} of {expected} frames, what came before is used")
+            skipped(str(file), "has no frame that can be read")
+        elif number < 0.9 * expected:  # the count in a container is approximate
+            skipped(str(file), f"ends after {number} of {expected} frames; these are used")
     finally:
         capture.release()
 
 
 def _frame_rate(capture) -> float:
-    """Frames a second of an opened video; 30 where it does not say."""
+    """Frames per second of an opened video; 30 if the file does not say."""
     rate = capture.get(cv2.CAP_PROP_FPS)
     return float(rate) if 0 < rate < 1000 else 30.0
 

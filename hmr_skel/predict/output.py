@@ -1,11 +1,11 @@
-"""The files that a run leaves in its folder, written as pictures come.
+"""Write the files of a run, picture by picture.
 
-predictions.parquet, predictions.npz   everybody, see `hmr_skel.predict.table`
-overlays/<image>.jpg                   the photograph, and beside it with everybody drawn in
-overlays/<video>.mp4                   likewise, a frame for every frame
+predictions.parquet, predictions.npz   all people, see `hmr_skel.predict.table`
+overlays/<image>.jpg                   the photograph, and beside it the same with everybody drawn in
+overlays/<video>.mp4                   likewise for every frame
 meshes/<image>-<person>.glb or .obj    skin and skeleton, metres, y up
 refinement/<image>-<person>.gif        from the coarse estimate to the final one
-attention/<image>-<person>.png         what the decoder's tokens look at
+attention/<image>-<person>.png         where the decoder's tokens attend
 """
 
 import os
@@ -40,7 +40,7 @@ ARRAYS = "predictions.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which files are written."""
+    """Which files to write."""
 
     overlays: bool = True
     meshes: str | None = None
@@ -51,11 +51,11 @@ class Wanted:
 
 @dataclass
 class PredictionWriter:
-    """Writes the files of one picture after the other."""
+    """Writes the files of a run, picture by picture."""
 
     folder: Path
     wanted: Wanted
-    names: dict[Path, str]  # of files -> of what is written of them, below the folders
+    names: dict[Path, str]  # for each file, the name of what is written about it
     skel: Skel
     network: Network
     table: TableWriter
@@ -63,7 +63,7 @@ class PredictionWriter:
     every: int
 
     def write(self, frame: Frame, people: Sequence[tuple[Person, Body]]) -> None:
-        """Everything of one picture."""
+        """Write everything about one picture."""
         name = self.names[frame.file]
         if self.wanted.overlays:
             picture = draw_overlay(frame, people, self.skel)
@@ -99,7 +99,7 @@ def writing(
     every: int,
     notes: Mapping[str, str],
 ) -> Generator[PredictionWriter]:
-    """A writer whose tables and videos are complete when the block ends, unless an error ends it.
+    """A writer whose tables and videos appear when the block ends, unless by an error.
 
     `notes` go into the table's metadata. Raises `UserError` where the folder cannot be written.
     """
@@ -110,8 +110,9 @@ def writing(
 
 
 def output_names(files: Sequence[Path]) -> dict[Path, str]:
-    """Below the folder that all share, without endings (`walk` of `a/walk.jpg`), or with them where two would meet."""
-    absolute = [Path(os.path.abspath(file)) for file in files]  # without `..`, which would lead out of the folder
+    """The files' paths below their common folder, without endings (`walk` for `a/walk.jpg`) unless two would be
+    equal."""
+    absolute = [Path(os.path.abspath(file)) for file in files]  # `..` would lead out of the folder
     shared = Path(os.path.commonpath([file.parent for file in absolute]))
     plain = [file.relative_to(shared).with_suffix("").as_posix() for file in absolute]
     return {
@@ -121,7 +122,7 @@ def output_names(files: Sequence[Path]) -> dict[Path, str]:
 
 
 class _Videos:
-    """The video being written: frames of one file come one after the other. One that an error breaks off is removed."""
+    """Writes one video at a time, as the frames of a file are consecutive. It removes a video after an error."""
 
     def __init__(self) -> None:
         self._path, self._writer = Path(), None
@@ -134,8 +135,8 @@ class _Videos:
         self._close(broken=kind is not None)
 
     def write(self, path: Path, frame: Frame, picture: np.ndarray, every: int) -> None:
-        """Add a frame. Raises `UserError` where no video can be written."""
-        picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # the codec wants even sides
+        """Add a frame. Raises `UserError` if the video cannot be written."""
+        picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # the codec needs even sides
         if self._writer is None or path != self._path:
             self._close()
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,20 +147,20 @@ class _Videos:
             if not writer.isOpened():
                 raise self._error()
             self._writer = writer
-        if picture.shape[1::-1] != self._size:  # OpenCV would leave the frame out and say nothing
+        if picture.shape[1::-1] != self._size:  # OpenCV would skip the frame without an error
             picture = cv2.resize(picture, self._size)
         self._writer.write(np.ascontiguousarray(picture[..., ::-1]))
         self._frames += 1
 
     @property
     def _partial(self) -> Path:
-        return self._path.with_name(f".{self._path.name}.partial{self._path.suffix}")  # the ending tells the codec
+        return self._path.with_name(f".{self._path.name}.partial{self._path.suffix}")  # the ending decides the codec
 
     def _error(self) -> UserError:
         return UserError(f"cannot write the video {self._path}. Choose an output folder that is writable and has room.")
 
     def _close(self, broken: bool = False) -> None:
-        """Give the video its name if all its frames are in the file: OpenCV does not report a full disk."""
+        """Rename the video if the file has all frames, since OpenCV does not report a full disk."""
         if self._writer is None:
             return
         self._writer.release()
@@ -173,7 +174,7 @@ class _Videos:
 
 
 def _count_frames(video: Path) -> int:
-    """Frames by the file's header, which is written last; 0 where there is none."""
+    """The number of frames in the file's header, which is written last; 0 without a header."""
     capture = cv2.VideoCapture(str(video))
     try:
         return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))

@@ -1,4 +1,5 @@
-"""Boxes in pictures to SKEL, a batch of people at a time, and what the decoder looks at (the paper's Fig. S5)."""
+"""Predict SKEL for boxes in pictures, a batch of people at a time, and the decoder's attention (the paper's Fig.
+S5)."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -25,22 +26,22 @@ from hmr_skel.predict.frames import Frame
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network in evaluation mode and the SKEL that its answers belong to."""
+    """A network in evaluation mode, and the SKEL body of its predictions."""
 
     network: Network
     skel_gender: str
-    title: str  # for people
+    title: str  # for messages
     published: bool
-    steps: int | None = None  # that it was trained for; None where its file does not say
+    steps: int | None = None  # of its training; None if its file does not say
 
     @property
     def num_stages(self) -> int:
-        """Estimates of a prediction: where the decoder starts, and one after each layer (or after the last only)."""
+        """The number of estimates in a prediction: the decoder's start, and one after each layer (or only the last)."""
         return 1 + (self.network.decoder.depth if self.network.config.refine else 1)
 
 
 def load_predictor(path: Path, device: torch.device) -> Predictor:
-    """Read the network of a run, or the published one. Raises `UserError` as `load_any_network`."""
+    """Read the network of a run, or the published network. Raises `UserError` as `load_any_network`."""
     network, info = load_any_network(path)
     published = info.recipe.startswith(PUBLISHED)
     steps = info.details.get("step")
@@ -49,28 +50,29 @@ def load_predictor(path: Path, device: torch.device) -> Predictor:
 
 
 TOKENS = ("pose", "shape", "camera")
-"""The decoder's, in its order."""
+"""The decoder's tokens, in its order."""
 
 AttentionMaps = Float[Tensor, "T 3 rows columns"]
-"""By layer T, token and patch: shares that sum to 1 over the patches, means over the heads. On the CPU."""
+"""Attention by layer T, token and patch, on the CPU: means over the heads, which sum to 1 over the patches."""
 
 
 def token_grid(config: VitConfig) -> tuple[int, int]:
-    """Rows and columns of the encoder's tokens. Raises `UserError` where they have no place in the image."""
+    """Rows and columns of the encoder's tokens. Raises `UserError` if these have no place in the image."""
     if config.stem_tokens:
         raise UserError(
-            f"no attention maps: the {config.num_tokens} image tokens of this network have no place in the image, each "
-            f"is made of all of it by a convolutional network (stem_tokens={config.stem_tokens}). Ask a network whose "
-            "tokens are patches, one of recipe vit_b or the published one for instance."
+            f"no attention maps: the {config.num_tokens} image tokens of this network have no place in the image, "
+            f"since a "
+            f"convolutional network makes each from the whole image (stem_tokens={config.stem_tokens}). Use a network "
+            "whose tokens are patches, for instance one of recipe vit_b or the published one."
         )
     return config.grid
 
 
 @contextmanager
 def recording(network: Network, on: bool) -> Generator[Callable[[], list[AttentionMaps]], None, None]:
-    """While it lasts, what the cross-attention of each layer does is kept; the yielded function gives it per sample.
+    """Keep the attention of each layer inside the block; the yielded function returns it per sample.
 
-    The weights are computed a second time: the network's own kernels do not give them.
+    The weights are computed a second time, since the network's own kernels do not return them.
     """
     layers: list[Tensor] = []
 
@@ -91,7 +93,7 @@ def recording(network: Network, on: bool) -> Generator[Callable[[], list[Attenti
 
 
 def weights(module: CrossAttention, tokens: Float[Tensor, "B T D"], image: Float[Tensor, "B N D"]) -> Tensor:
-    """How much each token takes of each image token: [B T N], mean over the heads."""
+    """The weight of each image token for each token: [B T N], mean over the heads."""
     query = module.query(module.norm(tokens)).unflatten(-1, (module.heads, -1))
     key = module.key_value(image).chunk(2, -1)[0].unflatten(-1, (module.heads, -1))
     scores = torch.einsum("bthd,bnhd->bhtn", query, key) * query.shape[-1] ** -0.5
@@ -100,7 +102,7 @@ def weights(module: CrossAttention, tokens: Float[Tensor, "B T D"], image: Float
 
 @dataclass(frozen=True)
 class Person:
-    """A box to be looked at."""
+    """A person to predict."""
 
     number: int  # in its picture, from 0
     box: PersonBox
@@ -110,37 +112,37 @@ class Person:
 
 @dataclass(frozen=True)
 class Body:
-    """The network's estimates of a person after every stage; the last is the answer.
+    """The network's estimates for a person after each of S stages; the last one is the final estimate.
 
-    The frame is the camera's (x right, y down, z forward). Stage 0 is what the decoder starts from.
+    The frame is the camera's (x right, y down, z forward). The decoder starts from stage 0.
     """
 
     q: Float[np.ndarray, "S 46"]  # rad
     betas: Float[np.ndarray, "S 10"]
     transl: Float[np.ndarray, "S 3"]  # m
-    crop_camera: Float[np.ndarray, "S 3"]  # s, tx, ty: weak perspective in the crop; its half width is 1 / s metres
+    crop_camera: Float[np.ndarray, "S 3"]  # s, tx, ty: weak perspective in the crop, whose half width is 1 / s m
     attention: AttentionMaps | None = None
 
 
 def cut_out(
     frame: Frame, number: int, box: PersonBox, cam_int: Float[np.ndarray, "3 3"], smooth: bool = True
 ) -> Person:
-    """The person's crop, `smooth` as in `crop_image`. Raises `UnreadableImage`: the box lies outside the picture."""
+    """Cut out a person, `smooth` as in `crop_image`. Raises `UnreadableImage` if the box is outside the picture."""
     crop = crop_image(frame.rgb, box_affine(box.center, box.side), smooth=smooth)
     return Person(number, box, np.asarray(cam_int, np.float32), crop)
 
 
 @torch.no_grad()
 def predict(predictor: Predictor, people: Sequence[Person], *, attention: bool = False) -> list[Body]:
-    """The bodies of a batch of people, in the order given.
+    """The bodies of a batch of people, in the same order.
 
-    Translations are in the frame of each person's own camera, of networks without a camera too (whose own belief is a
-    camera that they never see): the body's origin is projected to the same pixel either way.
+    Translations are in the frame of each person's camera. This holds also for networks without a camera, which assume
+    another one: the body's origin projects to the same pixel in both.
 
     Args:
         predictor: on any device.
         people: one batch.
-        attention: keep what the decoder's tokens look at; the network's tokens must have a place in the image.
+        attention: keep the decoder's attention; the network's tokens must have a place in the image.
     """
     device = next(predictor.network.parameters()).device
     crops = torch.from_numpy(np.stack([person.crop.transpose(2, 0, 1) for person in people])).to(device)
@@ -165,23 +167,23 @@ def image_to_skel(
     margin: float = 1.1,
     device: str = "auto",
 ) -> list[Body]:
-    """SKEL of the people in one picture.
+    """Predict SKEL for the people in one picture.
 
     Args:
         image: RGB.
         boxes: x1, y1, x2, y2 of each person, px.
-        network: `network.safetensors` of a run, SKEL-CF's `best.pth`, or, for many pictures, what `load_predictor`
-            made of one of them.
-        focal: focal length, px; the principal point is the picture's middle.
-        margin: side of the square that the network sees, over the longer side of the box.
+        network: `network.safetensors` of a run, or SKEL-CF's `best.pth`; for many pictures, use the result of
+            `load_predictor`.
+        focal: focal length, px; the principal point is the middle of the picture.
+        margin: side of the network's square over the longer side of the box.
         device: cpu, cuda, cuda:1; auto takes the first CUDA device, else the CPU.
 
     Returns:
         A `Body` for each box, in that order. `q` [S 46] rad, `betas` [S 10] and `transl` [S 3] m, in the camera's frame
-        (x right, y down, z forward), are the estimates after each of S stages; the last one, [-1], is the answer.
+        (x right, y down, z forward), are the estimates after each of S stages; [-1] is the final estimate.
 
     Raises:
-        UserError: the file is no network, there is no such device, or a box is empty or outside of the picture.
+        UserError: the file is not a network, there is no such device, or a box is empty or outside the picture.
     """
     if not isinstance(network, Predictor):
         network = load_predictor(Path(network), resolve_device(device))

@@ -1,4 +1,4 @@
-"""Pictures of predictions: overlays on the photograph, the refinement as an animation, and attention maps."""
+"""Draw predictions: overlays on the photograph, the refinement as an animation, and attention maps."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from hmr_skel.rows import SkelParams
 Picture = UInt8[np.ndarray, "_ _ 3"]
 
 COARSE, FINAL = (0.78, 0.93, 0.72), (0.10, 0.50, 0.22)
-"""Skin before and after refinement, as in the paper's Fig. 5: from light green to dark green."""
+"""The colours of the skin before and after refinement, from light to dark green as in the paper's Fig. 5."""
 STAGE_MS, LAST_STAGE_MS = 500, 1500
 _SIZE = 384  # px, of each picture of an animation
 _BAND = 26  # px, of text above pictures
@@ -26,15 +26,15 @@ _MAP_HEIGHT = 192  # px, of an attention map
 
 
 def skel_params(body: Body, stage: int = -1) -> SkelParams:
-    """A stage's parameters."""
+    """The parameters of a stage."""
     return SkelParams(*(torch.from_numpy(values[stage]) for values in (body.q, body.betas, body.transl)))
 
 
 def draw_overlay(frame: Frame, people: Sequence[tuple[Person, Body]], skel: Skel) -> Picture:
-    """The photograph, and beside it the same with everybody drawn in: bones under a translucent skin.
+    """Draw the photograph, and beside it the same with everybody drawn in: bones under a translucent skin.
 
-    People with one camera hide one another by depth; those of other cameras (boxes may come with their own) are drawn
-    over them.
+    People with the same camera hide one another by depth; people with other cameras, from their boxes, are drawn over
+    them.
     """
     cameras: dict[bytes, list[tuple[Person, Body]]] = {}
     for person, body in people:
@@ -47,7 +47,7 @@ def draw_overlay(frame: Frame, people: Sequence[tuple[Person, Body]], skel: Skel
 
 
 def draw_refinement(frame: Frame, person: Person, body: Body, skel: Skel, has_coarse: bool) -> list[Picture]:
-    """A picture per stage: the skin over the person's box, and from the side, always in the same framing."""
+    """Draw a picture per stage: the skin over the person's box, and from the side, all with the same framing."""
     zoom = np.diag((_SIZE / CROP_SIZE, _SIZE / CROP_SIZE, 1.0))
     affine = zoom @ np.vstack((box_affine(person.box.center, person.box.side), (0, 0, 1)))
     crop = cv2.resize(crop_image(frame.rgb, box_affine(person.box.center, person.box.side)), (_SIZE, _SIZE))
@@ -63,7 +63,7 @@ def draw_refinement(frame: Frame, person: Person, body: Body, skel: Skel, has_co
 
 
 def draw_attention(person: Person, attention: AttentionMaps) -> Picture:
-    """A row per decoder layer, a column per token: brighter where the token looks, each map to its own maximum."""
+    """Draw attention maps, a row per decoder layer, a column per token, each scaled to its own maximum."""
     margin = (CROP_SIZE - IMAGE_WIDTH) // 2
     seen = np.ascontiguousarray(person.crop[:, margin : margin + IMAGE_WIDTH])
     rows = []
@@ -96,7 +96,7 @@ def encode_picture(picture: Picture, kind: str) -> bytes:
 
 
 def _side(parts: Sequence[Part], final: Sequence[Part]) -> Picture:
-    """A view from the side. Every stage is moved to where the last one stands: only the shape is compared."""
+    """Draw a view from the side. Every stage is moved to the place of the last one, to compare only pose and shape."""
     target = final[0].vertices.mean(0)
     placed = [part.at(part.vertices - part.vertices.mean(0) + target) for part in parts]
     around = np.concatenate([part.vertices for part in final])
@@ -115,9 +115,9 @@ def _stage_name(stage: int, stages: int, has_coarse: bool) -> str:
 
 
 def _heated(seen: Picture, map: Float[np.ndarray, "rows columns"]) -> Picture:
-    """The map over the picture: a patch's share at its centre, smooth between."""
+    """Draw a map over the picture, with each patch's share at its centre, smooth between."""
     step_y, step_x = (side / patches for side, patches in zip(seen.shape, map.shape, strict=False))
-    # Pixel x of the picture lies at (x + 0.5) / step - 0.5 patches. (The 2 px that patches begin earlier are let go.)
+    # Pixel x of the picture is at (x + 0.5) / step - 0.5 patches. (This ignores the patches' margin of 2 px.)
     to_map = np.array([[1 / step_x, 0, 0.5 / step_x - 0.5], [0, 1 / step_y, 0.5 / step_y - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     share = (map / map.max()).astype(np.float32)
@@ -129,7 +129,7 @@ def _heated(seen: Picture, map: Float[np.ndarray, "rows columns"]) -> Picture:
 
 
 def _labelled(picture: Picture, text: str) -> Picture:
-    """At its final size, with a line of text above and a white margin."""
+    """The picture at its final size, with a line of text above and a white margin."""
     width = round(picture.shape[1] * _MAP_HEIGHT / picture.shape[0])
     small = cv2.resize(picture, (width, _MAP_HEIGHT), interpolation=cv2.INTER_AREA)
     return cv2.copyMakeBorder(_titled(small, text), 0, 6, 4, 4, cv2.BORDER_CONSTANT, value=(255, 255, 255))

@@ -1,4 +1,4 @@
-"""Prediction from files to files, a few pictures in memory at a time: read, find people, predict, write."""
+"""Predict from files to files with a few pictures in memory at a time: read, find people, predict, write."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,30 +16,30 @@ from hmr_skel.predict.people import Body, Person, Predictor, cut_out, predict
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is read, and how much at once."""
+    """What to read, and how much at once."""
 
     batch_size: int = 16
-    """People that go through the network at once, and pictures in memory at most."""
+    """The most people per batch, and the most pictures in memory."""
     every: int = 1
     """Read every n-th frame of a video."""
     box_cameras: bool = True
-    """Take the cameras that come with boxes, where any do."""
+    """Use the cameras that come with boxes."""
     smooth: bool = True
-    """Smooth what is made smaller; the published code does not."""
+    """Smooth crops before shrinking them; the published code does not."""
     as_stored: bool = False
-    """Leave photographs as they lie in their files, whatever their orientation tags say."""
+    """Ignore the orientation tags of photographs."""
 
 
 @dataclass
 class Counts:
-    """How many pictures and people a run had, and how long it took."""
+    """The numbers of pictures and people in a run, and its times."""
 
     images: int = 0
     people: int = 0
     skipped: int = 0
-    """Files that were skipped."""
+    """The number of skipped files."""
     skipped_boxes: int = 0
-    """Boxes that were skipped in pictures that could be read."""
+    """The number of skipped boxes in pictures that could be read."""
     without_people: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("look", "network", "write"), 0.0))
 
@@ -63,20 +63,19 @@ def run(
 
     Args:
         files: images and videos.
-        predictor, boxes: the network, and where people are.
-        cameras: for people whose box says nothing of the camera, or for all; None where all boxes do.
+        predictor, boxes: the network, and the source of boxes.
+        cameras: for all people, or those whose box has no camera; None if all boxes have one.
         output, settings: what is written, and how.
-        skipped: told of what is passed over, and why; the run goes on.
+        skipped: called for each skipped file or box; the run continues.
         progress: called with the number of pictures done.
-        counts: filled on the way, so that they are right after an interrupt too.
+        counts: updated during the run, so that they are right after an interrupt too.
 
-    Raises `UserError` where the detector or the camera fails (the pictures before that one are written), and where
-    nothing can be written.
+    Raises `UserError` if the detector or the camera fails (earlier pictures are written), or files cannot be written.
     """
     last = perf_counter()
 
     def lap(name: str) -> None:
-        """Count the time since the last lap for `name`."""
+        """Add the time since the last lap to `name`."""
         nonlocal last
         now = perf_counter()
         counts.seconds[name] += now - last
@@ -91,7 +90,7 @@ def run(
         for number, box in enumerate(boxes.of(frame)):
             cam_int = camera_of(frame, box) if settings.box_cameras else None
             if cam_int is None:
-                assert cameras is not None  # the caller has seen to it
+                assert cameras is not None  # the caller guarantees it
                 cam_int = shared = cameras.of(frame) if shared is None else shared
             try:
                 people.append(cut_out(frame, number, box, cam_int, settings.smooth))
@@ -101,7 +100,7 @@ def run(
         return people
 
     def finish() -> None:
-        """Predict and write the pictures that wait, and forget them."""
+        """Predict and write the waiting pictures, and forget them."""
         lap("look")
         everybody = [person for _, people in waiting for person in people]
         bodies: list[Body] = []
@@ -123,7 +122,7 @@ def run(
     for frame in read_frames(files, skip, every=settings.every, as_stored=settings.as_stored):
         try:
             waiting.append((frame, people_of(frame)))
-        except UserError:  # of the detector: the pictures before this one are not lost
+        except UserError:  # if the detector fails, keep the pictures before this one
             finish()
             raise
         if max(len(waiting), sum(len(people) for _, people in waiting)) >= settings.batch_size:

@@ -1,7 +1,7 @@
-"""The table of predictions: one Parquet file, a row per person and picture, and the same columns as an .npz.
+"""The table of predictions as a Parquet file with a row per person and picture, and with the same columns as an .npz.
 
-Rows are written as they come, so that a video of any length takes no memory. Where a column has the name of a
-dataset's, it is that column.
+Rows are written in groups, so that memory does not grow with the length of a video. Columns with the name of a
+dataset's column have its meaning.
 """
 
 import zipfile
@@ -20,13 +20,13 @@ from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.schema import SCHEMA, column_shape
 
-if TYPE_CHECKING:  # the last imports torch, which the columns do not need
+if TYPE_CHECKING:  # people imports torch, which the columns do not need
     from hmr_skel.predict.frames import Frame
     from hmr_skel.predict.people import Body, Person
 
 ROWS_PER_GROUP = 512
 _WEAK_PERSPECTIVE = "weak perspective in the box, whose half width is 1 / s metres"
-_STAGES = "after every stage: where the decoder starts, then each layer"
+_STAGES = "after every stage: the decoder's start, then each layer"
 
 
 def _column(name: str, kind: pa.DataType, meaning: str, unit: str = "", shape: tuple[int, ...] = ()) -> pa.Field:
@@ -37,16 +37,16 @@ def _column(name: str, kind: pa.DataType, meaning: str, unit: str = "", shape: t
 
 
 def schema(stages: int) -> pa.Schema:
-    """The columns for a network with so many stages."""
+    """The columns for a network with this number of stages."""
     f32 = pa.float32()
     return pa.schema(
         [
             _column("imgname", pa.string(), "the image or video, as it was given"),
-            _column("frame", pa.int64(), "number of the video's frame, from 0; null for images"),
-            _column("time_s", pa.float64(), "of the frame in its video; null for images", "s"),
+            _column("frame", pa.int64(), "number of the frame in the video, from 0; null for images"),
+            _column("time_s", pa.float64(), "time of the frame in the video; null for images", "s"),
             _column("person", pa.int64(), "number of the person in the picture, from 0: nobody is tracked"),
             *(SCHEMA.field(name) for name in ("center", "scale")),
-            _column("score", f32, "of the detector; null for given boxes without one"),
+            _column("score", f32, "score of the detector; null for given boxes without one"),
             SCHEMA.field("cam_int"),
             *(SCHEMA.field(name) for name in ("skel_q", "skel_betas", "skel_transl", "skel_gender")),
             _column("crop_camera", f32, f"s, tx, ty: {_WEAK_PERSPECTIVE}", "1/m, m, m", (3,)),
@@ -60,7 +60,7 @@ def schema(stages: int) -> pa.Schema:
 
 @dataclass
 class TableWriter:
-    """Gathers rows and writes them group by group."""
+    """Collects rows and writes them in groups."""
 
     schema: pa.Schema
     skel_gender: str
@@ -69,7 +69,7 @@ class TableWriter:
     _waiting: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, frame: "Frame", person: "Person", body: "Body") -> None:
-        """A row."""
+        """Add a row."""
         self.rows += 1
         self._waiting.append(
             {
@@ -96,7 +96,7 @@ class TableWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting."""
+        """Write the waiting rows."""
         columns = []
         for column in self.schema:
             values = [row[column.name] for row in self._waiting]
@@ -113,7 +113,7 @@ class TableWriter:
 def writing_table(
     path: Path, stages: int, skel_gender: str, notes: Mapping[str, str] | None = None
 ) -> Generator[TableWriter]:
-    """A Parquet file with these notes in its metadata, which appears when all rows are in. Raises `UserError` where it
+    """Write a Parquet file with these notes in its metadata, which appears when the block ends. Raises `UserError` if it
     cannot be written."""
     columns = schema(stages).with_metadata(notes)
     with replacing(path) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
@@ -124,7 +124,7 @@ def writing_table(
 
 
 def npz_from_parquet(parquet: Path, path: Path) -> None:
-    """The same columns as arrays [N ...], row group by row group; numbers that are null are NaN or -1. No pickles."""
+    """Write the same columns as arrays [N ...], one row group at a time; null numbers become NaN or -1. No pickles."""
     with (
         pq.ParquetFile(parquet) as file,
         replacing(path) as temporary,
@@ -143,7 +143,7 @@ def npz_from_parquet(parquet: Path, path: Path) -> None:
 
 
 def _dtype(column: pa.Field, arrays: Iterable[np.ndarray]) -> np.dtype:
-    if pa.types.is_string(column.type):  # as wide as the longest text
+    if pa.types.is_string(column.type):  # as wide as the longest string
         return max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize, default=np.dtype("U1"))
     kind = column.type.value_type if column_shape(column) else column.type
     return np.dtype(kind.to_pandas_dtype())

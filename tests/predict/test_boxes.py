@@ -112,11 +112,11 @@ def test_a_datasets_rows(tmp_path):
         ("b.json", {"a.jpg": [[1, 2, 3]]}, "box 0 of 'a.jpg': the box has 3 numbers"),
         ("b.json", [{"image": "a.jpg"}], "entry 0 has no 'box'"),
         ("b.json", {"a.jpg": [[50, 20, 40, 80]]}, "not width and height"),
-        ("b.json", {"a.jpg": []}, "holds no box"),
+        ("b.json", {"a.jpg": []}, "contains no box"),
         ("b.csv", "image,x1,y1,x2,y2,focal\na.jpg,1,2,3,4,nan\n", "focal is nan, expected pixels"),
         ("b.csv", "image,x,y,w,h\na.jpg,1,2,3,4\n", "no column x1, x2, y1, y2"),
         ("b.csv", "image,x1,y1,x2,y2\na.jpg,1,2,three,4\n", "line 2: could not convert string to float: 'three'"),
-        ("b.txt", "a.jpg 1 2 3 4", "boxes come as .json, .csv, .npz or .parquet"),
+        ("b.txt", "a.jpg 1 2 3 4", "expected boxes as .json, .csv, .npz or .parquet"),
     ],
 )
 def test_wrong_files_get_one_line(tmp_path, name, content, says):
@@ -129,7 +129,7 @@ def test_a_frame_that_is_no_number_gets_one_line(tmp_path):
     arrays = {"imgname": np.array(["a.mp4", "a.mp4", "b.jpg"]), "boxes": np.array([[0, 0, 9, 9.0]] * 3)}
     for frame in (np.inf, 1.5):
         np.savez(tmp_path / "b.npz", frame=[4.0, frame, -1], **arrays)
-        with pytest.raises(UserError, match=rf"b\.npz: row 1: frame {frame:g} is no number of a frame.*-1"):
+        with pytest.raises(UserError, match=rf"b\.npz: row 1: {frame:g} is not a frame number.*-1"):
             load_boxes(tmp_path / "b.npz", MARGIN)
     np.savez(tmp_path / "b.npz", frame=[4.0, 5.0, np.nan], **arrays)  # NaN is null, as everywhere
     assert load_boxes(tmp_path / "b.npz", MARGIN).by_image.keys() == {("a.mp4", 4), ("a.mp4", 5), ("b.jpg", None)}
@@ -139,11 +139,11 @@ def test_wrong_arrays_get_one_line(tmp_path):
     names, path = np.array(["a.jpg", "b.jpg"]), tmp_path / "b.npz"
     corners = np.tile([0, 0, 9, 9.0], (2, 1))
     for arrays, says in (
-        ({"boxes": np.zeros((2, 4))}, "holds boxes. Expected imgname and boxes"),
+        ({"boxes": np.zeros((2, 4))}, "contains boxes. Expected imgname and boxes"),
         ({"imgname": names, "boxes": np.zeros((2, 5))}, r"boxes is \[2, 5\], expected \[2, 4\]"),
         ({"imgname": names, "center": np.zeros((2, 2)), "scale": np.zeros(2)}, "row 0 has a box of centre"),
         ({"imgname": names, "boxes": corners, "cam_int": [np.full((3, 3), np.nan), np.diag([9, 9, np.nan])]},
-         "row 1 has no intrinsics"),
+         "row 1 has unusable intrinsics"),
     ):  # fmt: skip
         np.savez(path, **arrays)
         with pytest.raises(UserError, match=says):
@@ -153,9 +153,9 @@ def test_wrong_arrays_get_one_line(tmp_path):
 def test_boxes_must_be_of_the_images_given_and_of_one_each(tmp_path):
     boxes = load_boxes(written(tmp_path / "b.json", {"a.jpg": [[0, 0, 9, 9]]}), MARGIN)
     boxes.check([Path("x/a.jpg"), Path("x/b.jpg")])
-    with pytest.raises(UserError, match=r"boxes of 'a.jpg' could be of x/a.jpg or of y/a.jpg"):
+    with pytest.raises(UserError, match=r"boxes of 'a.jpg' may belong to x/a.jpg or y/a.jpg"):
         boxes.check([Path("x/a.jpg"), Path("y/a.jpg")])
-    with pytest.raises(UserError, match=r"it names 'a.jpg' and the like, the first one given is c.jpg"):
+    with pytest.raises(UserError, match=r"It names for example 'a.jpg', and the first given image is c.jpg"):
         boxes.check([Path("c.jpg")])
 
 
@@ -163,7 +163,7 @@ def test_boxes_that_never_match_a_frame_are_an_error(tmp_path):
     record = {"image": "a", "box": [0, 0, 9, 9]}
     for name, frame, says in (
         ("a.mp4", None, r"boxes of 'a.mp4' have no frame, and x/a.mp4 is a video"),
-        ("a.jpg", 3, r"boxes of 'a.jpg' are of frames of a video, and x/a.jpg is none"),
+        ("a.jpg", 3, r"boxes of 'a.jpg' have frame numbers, and x/a.jpg is not a video"),
     ):
         boxes = load_boxes(written(tmp_path / "b.json", [record | {"image": name, "frame": frame}]), MARGIN)
         with pytest.raises(UserError, match=says):

@@ -113,13 +113,13 @@ def test_meshes_refinement_and_attention(photos, typed, open_body_dir):
         ("none.jpg --whole-image --vfov 50 --network none.safetensors", "none.jpg: no such file or folder"),
         (
             "a.jpg --boxes none.csv --network none.safetensors",
-            "made by `hmr-skel images` (make images). Also: none.safetensors: no such file. Train a network first "
-            "(hmr-skel train), or name another's file. Also: --boxes none.csv: no such file.",
+            "`hmr-skel images` (make images) makes those of the default dataset. Also: none.safetensors: no such file. "
+            "Train a network first (hmr-skel train), or name another's file. Also: --boxes none.csv: no such file.",
         ),
         ("PHOTO --whole-image", "the camera is not known. Say --focal PX or --vfov DEG"),
         ("PHOTO --whole-image --vfov 500", "--vfov 500: expected degrees from 1 to 170"),
         ("PHOTO --boxes boxes.json --margin 20", "--margin 20: expected a factor from 0.5 to 3"),
-        ("boxes.json --boxes boxes.json", "none of its images is among those given"),
+        ("boxes.json --boxes boxes.json", "has no boxes for the given images"),
         ("PHOTO --detector none.onnx --focal 9", "none.onnx: no such file"),
         ("boxes.json --whole-image --vfov 50", "none of 1 files could be read"),
         ("PHOTO --whole-image --vfov 50 --network none.safetensors", "no such file. Train a network first"),

@@ -44,7 +44,7 @@ def test_a_broken_image_a_text_and_an_empty_file_are_named_and_passed_over(photo
         "b.txt": "is no image, or damaged",
         "d.jpg": "is no image, or damaged",
         "e.mp4": "the file is empty",
-        "f.mp4": "is no video that can be read, or damaged",
+        "f.mp4": "is not a video that can be read, or is damaged",
     }
 
 
