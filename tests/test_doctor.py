@@ -65,7 +65,7 @@ def test_doctor_looks_into_files(small: Path, tmp_path: Path, monkeypatch, capsy
     out = capsys.readouterr().out
     assert "6 missing or broken" in out
     for name, message in {
-        "SMPL_MALE.pkl": "cannot be read as a model file", "SMPL_FEMALE.pkl": "this is SMPL-X, SMPL is needed",
+        "SMPL_MALE.pkl": "cannot be read as a model file", "SMPL_FEMALE.pkl": "this is SMPL-X, expected SMPL",
         "skel_female.pkl": "a file from before 1.1", "cam_model_cleaned.ckpt": "cannot be read as a PyTorch file",
         "vitpose_backbone.pth": "does not hold ViTPose's encoder", "best.pth": "not a SKEL-CF checkpoint",
     }.items():  # fmt: skip

@@ -73,7 +73,7 @@ SCAPULA_R, SHOULDER_R, ARM_R = slice(26, 29), slice(29, 32), slice(26, 36)
 SCAPULA_L, SHOULDER_L, ARM_L = slice(36, 39), slice(39, 42), slice(36, 46)
 LOWER_BODY, UPPER_BODY, BODY = slice(3, 17), slice(17, 46), slice(3, 46)
 
-# A body mirrored in x has q'[k] = MIRROR_SIGN[k] * q[MIRROR[k]]. This is exact on posed meshes except at the ankles, #
+# A body mirrored in x has q'[k] = MIRROR_SIGN[k] * q[MIRROR[k]]. This is exact on posed meshes except at the ankles,
 # whose pins have the same axis on both sides.
 MIRROR = (0, 1, 2, *range(10, 17), *range(3, 10), *range(17, 26), *range(36, 46), *range(26, 36))
 _ARM_SIGN = (-1, -1, 1, -1, -1, 1, 1, 1, 1, 1)
@@ -88,8 +88,8 @@ HSMR_MEAN_Q = (
 )  # fmt: skip
 
 # The default limits of the right side and the trunk, in degrees, from range-of-motion references; the left side is the
-# # mirror image. AAOS = American Academy of Orthopaedic Surgeons, "Joint motion" (active ranges). Where passive motion
-# # goes further (squatting, climbing, yoga), the passive limit counts.
+# mirror image. AAOS = American Academy of Orthopaedic Surgeons, "Joint motion" (active ranges). Where passive motion
+# goes further (squatting, climbing, yoga), the passive limit counts.
 _ANATOMICAL_DEG = {
     "hip_flexion": (-40, 145),  # AAOS 120 flexion, 30 extension; passive 145 with the knee bent, 40 in a lunge
     "hip_adduction": (-75, 45),  # AAOS 45 abduction, 30 adduction; dancers' passive abduction 75 and more

@@ -21,7 +21,7 @@ SKEL_PARENTS = (-1, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9, 0, 11, 12, 12, 14, 15, 16, 17,
 # The SMPL joint whose world rotation each SKEL bone should have (talus and calcaneus share the ankle).
 SKEL_TO_SMPL = (0, 2, 5, 8, 8, 11, 1, 4, 7, 7, 10, 3, 9, 15, 14, 17, 19, 21, 21, 13, 16, 18, 20, 20)
 
-# The SMPL slot of the pose correctives that each SKEL joint's local rotation fills; slot 0 is none. If two joints #
+# The SMPL slot of the pose correctives that each SKEL joint's local rotation fills; slot 0 is none. If two joints
 # share a slot, the later one fills it.
 SKEL_TO_CORRECTIVE_SLOT = (0, 2, 5, 8, 8, 11, 1, 4, 7, 7, 10, 3, 6, 15, 14, 17, 19, 0, 21, 13, 16, 18, 0, 20)
 

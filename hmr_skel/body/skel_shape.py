@@ -16,7 +16,7 @@ _LUMBAR, _THORAX = 11, 12
 _ULNA_RADIUS = ((16, 17), (21, 22))  # the forearm bends at the ulna and ends at the end of the radius
 _UNALIGNED = (0, 5, 10, 13, 18, 23)  # pelvis, toes, head, hands: no bone vector to align
 
-# Some bones scale along one axis with a width of the skin: (joint, bone axis, skin coordinate, vertex, vertex), on #
+# Some bones scale along one axis with a width of the skin: (joint, bone axis, skin coordinate, vertex, vertex), on
 # SMPL's topology. These are head depth, height and width, and the palms.
 _SKIN_SCALES = (
     (13, 0, 2, 410, 384), (13, 1, 1, 414, 384), (13, 2, 0, 196, 3708),

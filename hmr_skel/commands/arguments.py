@@ -1,4 +1,4 @@
-"""Arguments of commands. What several commands have is declared here once; numbers are checked as they are read."""
+"""Arguments that several commands share, and parsers that check numbers when they read them."""
 
 import argparse
 import difflib
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from hmr_skel.data.storage import Place
 
 NETWORK_HELP = "(default: the newest in runs/ of the data folder)"
-MODELS = "folder of the body models, or 'open' (default: what the rows were made with, or $HMR_SKEL_BODY_MODELS)"
+MODELS = "folder of the body models, or 'open' (default: the models of the rows, or $HMR_SKEL_BODY_MODELS)"
 DATA_HELP = "(default: <manifest name> in the data folder, see `hmr-skel --help`)"
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Prints descriptions as they are, and every option's default unless its help says it."""
+    """Prints descriptions unchanged, and the default of every option whose help does not say it."""
 
-    def _get_help_string(self, action: argparse.Action) -> str:  # what argparse's own formatters for this override
+    def _get_help_string(self, action: argparse.Action) -> str:  # argparse's own formatters override this, too
         silent = action.nargs == 0 or str(action.default) in ("", "[]", "None", argparse.SUPPRESS)
         text = action.help or ""
         return text if silent or "default" in text else f"{text} (default: %(default)s)".strip()
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are `UserError`s that name what is near to a mistyped word.
+    """A parser whose errors are `UserError`s that name the nearest known word.
 
-    Its help may end with what `more` returns, which is called for --help only.
+    Its help ends with the text that `more` returns, which is called only for --help.
     """
 
     more: Callable[[], str] | None = None
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         args, known = list(sys.argv[1:] if args is None else args), self._option_string_actions
-        if self._subparsers is None:  # else options may be the command's
+        if self._subparsers is None:  # otherwise the options may belong to the command
             for text in takewhile(lambda text: text != "--", args):
                 option = text.partition("=")[0]
                 if option.startswith("--") and not any(name.startswith(option) for name in known):
@@ -71,8 +71,8 @@ def new_command(
 ) -> argparse.ArgumentParser:
     """Add a command and return its parser.
 
-    `summary` is its line in the list of commands, `text` its description, printed as it is, and `more` makes the text
-    below its options. `run` gets the parsed arguments and returns the exit status, or None for 0.
+    `summary` is its line in the list of commands, `text` its description, printed unchanged, and `more` returns the
+    text after its options. `run` gets the parsed arguments and returns the exit status, or None for 0.
     """
     parser = commands.add_parser(name, help=summary, description=text, formatter_class=HelpFormatter)
     parser.more = more
@@ -81,7 +81,7 @@ def new_command(
 
 
 def place(text: str) -> "Place":
-    """A folder, or the URI of a dataset in a store. Raises `UserError` for a URI that cannot be one."""
+    """A folder, or the URI of a dataset in a store. Raises `UserError` if the URI is not valid."""
     from hmr_skel.data.storage import locate
 
     return locate(text)
@@ -95,20 +95,21 @@ def folder(text: str) -> Path:
 
 
 _SHARED: dict[str, dict[str, Any]] = {
-    "manifest": {"default": DEFAULT_MANIFEST, "metavar": "FILE", "help": "names label files, images and body models"},
+    "manifest": {"default": DEFAULT_MANIFEST, "metavar": "FILE", "help": "file that names label files, images and "
+    "body models"},
     "dataset": {"type": folder, "metavar": "DATASET", "help": "the dataset's folder, for instance data/open"},
     "data": {"type": place, "metavar": "DIR", "help": f"the dataset's folder or URI {DATA_HELP}"},
-    "build": {"action": "store_true", "help": "build the dataset, and render its images, where they are missing"},
+    "build": {"action": "store_true", "help": "first build missing shards and render missing images"},
     "body-models": {
         "metavar": "DIR",
-        "help": "folder with SMPL_*.pkl and skel_*.pkl (default: $HMR_SKEL_BODY_MODELS); 'open' takes the openly "
-        "licensed body, which shows that all works but has another shape space than SMPL",
+        "help": "folder with SMPL_*.pkl and skel_*.pkl (default: $HMR_SKEL_BODY_MODELS); 'open' takes the open "
+        "body, which is good for trying out but has another shape space than SMPL",
     },
     "network": {
         "type": Path, "metavar": "FILE",
         "help": f"network.safetensors, a run's folder, or SKEL-CF's best.pth {NETWORK_HELP}",
     },
-    "smpl-gender": {"choices": ("neutral", "male", "female"), "help": "the SMPL model that the parameters are for"},
+    "smpl-gender": {"choices": ("neutral", "male", "female"), "help": "the SMPL model of the parameters"},
     "recipe": {"default": "tiny", "metavar": "NAME", "help": "tiny, vit_b or vit_h"},
     "set": {
         "action": "append", "default": [], "metavar": "FIELD=VALUE",
@@ -116,14 +117,14 @@ _SHARED: dict[str, dict[str, Any]] = {
     },
     "labels": {"type": Path, "metavar": "FILE", "help": "a CameraHMR-format .npz in place of the manifest's labels"},
     "device": {"default": "auto", "help": "cpu, cuda, cuda:1 ... (default: auto, a GPU if there is one)"},
-    "json": {"action": "store_true", "help": "print the result as one JSON object, the last line"},
-    "quiet": {"action": "store_true", "help": "no progress bar, no summary"},
+    "json": {"action": "store_true", "help": "print the result as one JSON object on the last line"},
+    "quiet": {"action": "store_true", "help": "show no progress and no summary"},
 }  # fmt: skip
 _FLAGS = {"dataset": ("dataset",), "quiet": ("-q", "--quiet")}
 
 
 def add(parser: argparse._ActionsContainer, *names: str, **changes: Any) -> None:
-    """Add arguments that several commands have. `changes` are keywords of `add_argument` that differ here."""
+    """Add shared arguments. `changes` are keywords of `add_argument` that differ for this command."""
     for name in names:
         parser.add_argument(*_FLAGS.get(name, (f"--{name}",)), **(_SHARED[name] | changes))
 
@@ -138,9 +139,9 @@ def add_number(
     unit: str = "",
     **keywords: Any,
 ) -> None:
-    """Add an option that is a number from `low` to `high`. `UserError` names it and the range where it is not.
+    """Add an option whose value is a number from `low` to `high`; for other values `UserError` names the range.
 
-    `keywords` are those of `add_argument`. The metavar is N where none is given.
+    `keywords` are those of `add_argument`. The default metavar is N.
     """
     what = unit or ("a whole number" if kind is int else "a number")
     expected = f"{what} from {low:,}" + (f" to {high:,}" if math.isfinite(high) else "")

@@ -1,4 +1,4 @@
-"""`hmr-skel bench`: how fast and how accurate the fit and the network are; measured here and now."""
+"""`hmr-skel bench`: measure speed and accuracy of the fit and the network."""
 
 import argparse
 import tempfile
@@ -13,25 +13,25 @@ from hmr_skel.device import resolve_device
 
 FIT = """\
 Time the fit on --rows rows, and measure its accuracy on --compare-rows of them, spread evenly over the file; then build
-shards from the label file to Parquet. Units: rows per second, millimetres of mean vertex distance per row (v2v),
-radians. In a checkout, `make bench` adds the published aligner's protocol, the least error that any pose reaches, and
-the rates by batch size; only there --json fills mflop_per_row, share_of_peak, baseline, speedup, floor and sweep.
+shards from the label file to Parquet. Units are rows per second, millimetres of mean vertex distance per row (v2v), and
+radians. In a checkout, `make bench` adds the published aligner's protocol, the lowest error that any pose reaches, and
+the speed by batch size; only there --json fills mflop_per_row, share_of_peak, baseline, speedup, floor and sweep.
 Example: hmr-skel bench fit --rows 512 --json"""
 
 TRAIN = """\
-Time training steps of a recipe on made-up samples: images per second, the share of the device's peak that the network's
-matrix products reach (MFU), and memory. No dataset is needed; weights start at random. The loader is not timed.
+Time training steps of a recipe on random samples: images per second, the share of the device's peak that the network's
+matrix products reach (MFU), and memory. This needs no dataset and no weights, and does not time the loader.
 Example: hmr-skel bench train --recipe tiny"""
 
 PREDICT = """\
-Time one image from file to body: decoding, the camera's field of view (HumanFoV), the crop, the network, and SKEL's
-skin and skeleton. Milliseconds, medians. The image (1280 x 960 px) is noise, and weights are random: no matter for the
-time.
+Time the prediction for one image from file to body: decoding, the camera's field of view (HumanFoV), the crop, the
+network, and SKEL's skin and skeleton. Prints medians in milliseconds. The image (1280 x 960 px) is noise and weights
+are random, which does not change the time.
 Example: hmr-skel bench predict --recipe vit_b"""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add all that `bench` measures."""
+    """Add `bench` and its commands."""
     parser = commands.add_parser("bench", help="measure speed and accuracy")
     actions = parser.add_subparsers(metavar="WHAT", required=True)
 
@@ -41,10 +41,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     summary = "images/s, MFU and memory of training"
     train = new_command(actions, "train", summary, TRAIN, lambda args: run_network(args, training=True))
-    add_number(train, "--steps", int, 1, default=10, help="timed, after three others")
+    add_number(train, "--steps", int, 1, default=10, help="timed steps, after three untimed ones")
     summary = "time of one image from file to body"
     predict = new_command(actions, "predict", summary, PREDICT, lambda args: run_network(args, training=False))
-    add_number(predict, "--repeats", int, 1, default=10, help="after one other")
+    add_number(predict, "--repeats", int, 1, default=10, help="timed repeats, after an untimed one")
     for action in (train, predict):
         add(action, "recipe", default="vit_h")
         add(action, "set", "manifest")
@@ -53,16 +53,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
-    """How much of the fit is measured."""
+    """Add the arguments for the size of the benchmark."""
     add_number(parser, "--rows", int, 1, default=4096, help="rows to time")
-    add_number(parser, "--compare-rows", int, 1, default=64, help="rows whose errors count")
+    add_number(parser, "--compare-rows", int, 1, default=64, help="rows whose errors are measured")
     add_number(parser, "--batch", int, 1, help="rows fitted together (default: the recipe's)")
-    add_number(parser, "--repeats", int, 1, default=3, help="warm passes, the median counts")
-    parser.add_argument("--no-files", action="store_true", help="without the end-to-end run through files")
+    add_number(parser, "--repeats", int, 1, default=3, help="timed passes, of which the median counts")
+    parser.add_argument("--no-files", action="store_true", help="leave out the run from label file to Parquet")
 
 
 def run_fit(args: argparse.Namespace) -> None:
-    """Measure and print."""
+    """Measure the fit, and print."""
     from hmr_skel.bench.fit import FitInputs, bench_fit
     from hmr_skel.progress import measuring
 
@@ -108,14 +108,14 @@ def fit_text(report: Mapping[str, Any]) -> str:
     lines = [
         f"fit: {report['rows']:,} rows of {report['labels']} ({report['distinct_rows']:,} distinct), {where}",
         f"  warm        {report['fits_per_s']:,.1f} rows/s, {report['dtype']}, batches of {report['batch']}",
-        f"  cold        {report['fits_per_s_cold']:,.1f} rows/s, tables made and code compiled on the way",
+        f"  cold        {report['fits_per_s_cold']:,.1f} rows/s, including the time to make tables and compile",
     ]
     if files is not None:
         lines.append(f"  end to end  {files:,.1f} rows/s, label file to Parquet")
     if report["mflop_per_row"] is not None:
         share = f"{100 * report['share_of_peak']:.1f} % of the {report['peak_gflop_per_s']:,.0f} GFLOP/s here"
         lines.append(
-            f"  arithmetic  {report['mflop_per_row']:.1f} MFLOP a row in matrix products; times rows/s {share}"
+            f"  arithmetic  {report['mflop_per_row']:.1f} MFLOP per row in matrix products; times rows/s {share}"
         )
     lines += [
         f"  memory      {report['peak_memory_mb']:,.0f} MB at most",

@@ -17,76 +17,78 @@ from hmr_skel.errors import UserError
 
 FIT = """\
 Fit one shard: read its rows, check them, fit SKEL to each SMPL mesh, and write
-  OUT/data/train-00007-of-00012.parquet   the rows, one schema, units in the field metadata
-  OUT/rejects/...                         the rows left out, each with its reason
-  OUT/meta/...json                        counts, timings, error statistics; written last
-A shard that is complete is not fitted again.
+  OUT/data/train-00007-of-00012.parquet   the kept rows, with units in the field metadata
+  OUT/rejects/...                         the rejected rows, each with its reason
+  OUT/meta/...json                        counts, times, error statistics; written last
+A complete shard is skipped.
 Example: hmr-skel fit --shard 7"""
 
 DATASET = """\
 Fit all shards of a manifest through the Prefect flow build-hmr-skel, on a temporary server. Complete shards are
-skipped, so the same command continues an interrupted run. A shard that fails does not stop the others; the command then
-names it and ends with exit status 2. So it does with shards that another build is working on.
+skipped, so the same command continues an interrupted run. If a shard fails, or another build is working on it, the
+command builds the others, then names the shard and exits with status 2.
 
---workers 8 fits with eight processes, on Dask. GPUs are dealt out in turn (those that CUDA_VISIBLE_DEVICES names, if it
-is set); where there are fewer than workers, they share. Without a GPU each has its share of the cores. When one
-dies, another process builds its shard. docs/machines.md says how to use several machines.
+--workers 8 fits with eight processes on Dask. Each gets one of the GPUs (those in CUDA_VISIBLE_DEVICES, if it is set)
+in turn, so workers share GPUs if there are fewer. Without a GPU, each gets a share of the cores. If a process dies,
+another builds its shard. docs/machines.md says how to use several machines.
 Example: hmr-skel dataset --manifest manifests/hmr-skel.toml --device cuda --workers 2"""
 
 SERVE = """\
-Start the Prefect server (user interface and API, this machine only) and serve the deployment build-hmr-skel, both until
-Ctrl-C. Examples, for another terminal in the same folder:
+Start the Prefect server (pages and API, for this machine only) and serve the deployment build-hmr-skel until Ctrl-C.
+To start builds, run for example in another terminal in the same folder:
   prefect deployment run build-hmr-skel
   prefect deployment run build-hmr-skel -p manifest=manifests/hmr-skel.toml
   prefect deployment run build-hmr-skel -p workers=8
-The server has a password, made anew at each start, which the commands above find by themselves; Prefect's page asks for
-it. PREFECT_SERVER_API_AUTH_STRING=name:password sets one of your own, docs/security.md."""
+The server has a new password at each start. The commands above find it; Prefect's page asks for it. To set your own,
+use PREFECT_SERVER_API_AUTH_STRING=name:password (docs/security.md)."""
 
 IMAGES = """\
-Render the pictures of a generated label set as JPEGs at the paths that its rows name, under the manifest's image_root.
-Images that are there are kept. Sources of photographs are left alone.
+Render the images of a generated label set as JPEGs, at the paths that its rows name below the manifest's image_root.
+Images that exist are kept. Sources with photographs are ignored.
 Example: hmr-skel images --manifest manifests/open.toml"""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `fit`, `dataset`, `serve` and `images`."""
     fit = new_command(commands, "fit", "fit one shard", FIT, run_fit)
-    add_number(fit, "--shard", int, 0, required=True, help="which shard, counted from 0; 07 is 7")
+    add_number(fit, "--shard", int, 0, required=True, help="number of the shard, from 0; 07 is 7")
     _add_choices(fit)
 
     dataset = new_command(commands, "dataset", "fit all shards", DATASET, run_dataset)
-    dataset.add_argument("--shards", metavar="LIST", help="only these, e.g. 0-3,7 (default: all)")
-    text = "build with N processes of this machine (default: 1, this one); more than 1 need hmr-skel[dask]"
+    dataset.add_argument("--shards", metavar="LIST", help="build only these, e.g. 0-3,7 (default: all)")
+    text = "build with N processes (default: 1, this process); more than 1 need hmr-skel[dask]"
     add_number(dataset, "--workers", int, 1, help=text)
-    text = "build with a Dask cluster that runs: its scheduler, tcp://head:8786; needs hmr-skel[dask]"
+    text = "build with a running Dask cluster, named by its scheduler, tcp://head:8786; needs hmr-skel[dask]"
     dataset.add_argument("--dask-address", metavar="URL", help=text)
-    text = "a Prefect server that runs, http://127.0.0.1:4200/api, in place of a temporary one"
+    text = "use a running Prefect server, http://127.0.0.1:4200/api, in place of a temporary one"
     dataset.add_argument("--server", metavar="URL", help=text)
     _add_choices(dataset)
 
-    serve = new_command(commands, "serve", "Prefect server and deployment", SERVE, run_serve)
-    add_number(serve, "--port", int, 1, 65535, default=4200, help="of the server")
+    serve = new_command(
+        commands, "serve", "start Prefect's server and pages, for starting builds there", SERVE, run_serve
+    )
+    add_number(serve, "--port", int, 1, 65535, default=4200, help="port of the server")
 
     images = new_command(
         commands, "images", "render the default dataset's images", IMAGES,
         lambda args: render_images(args.manifest, args.workers, quiet=args.quiet),
     )  # fmt: skip
     add(images, "manifest", "quiet")
-    add_number(images, "--workers", int, 1, default=os.cpu_count() or 1, help="processes that render")
+    add_number(images, "--workers", int, 1, default=os.cpu_count() or 1, help="number of processes")
 
 
 def _add_choices(parser: argparse.ArgumentParser) -> None:
     add(parser, "manifest")
-    text = f"where the dataset goes: a folder, or s3://bucket/prefix {DATA_HELP}"
+    text = f"place of the dataset: a folder, or s3://bucket/prefix {DATA_HELP}"
     parser.add_argument("--out", metavar="DIR", help=text)
-    parser.add_argument("--rebuild", action="store_true", help="fit again what is complete already")
+    parser.add_argument("--rebuild", action="store_true", help="also fit complete shards again")
     add(parser, "device", "json", "quiet")
 
 
 def _stop_on_signals() -> list[int]:
-    """Let SIGTERM, and SIGHUP (the terminal is gone) unless `nohup` has it ignored, unwind what is at work, as Ctrl-C.
+    """Make SIGTERM, and SIGHUP (a closed terminal) unless `nohup` ignores it, interrupt the command as Ctrl-C does.
 
-    Returns a list that signals are added to as they arrive.
+    Returns a list that received signals are added to.
     """
     received: list[int] = []
 
@@ -102,13 +104,13 @@ def _stop_on_signals() -> list[int]:
 
 @contextlib.contextmanager
 def _note_instead(complete: bool) -> Iterator[None]:
-    """A complete dataset may lie on a disk that cannot be written: then its card stays as it is, and a note says so."""
+    """For a complete dataset on a read-only disk, print a note instead of an error if its card cannot be written."""
     try:
         yield
     except UserError as error:
         if not complete:
             raise
-        print(f"note: README.md is out of date, and stays so: {error}", file=sys.stderr)
+        print(f"note: README.md is out of date and cannot be written: {error}", file=sys.stderr)
 
 
 def run_fit(args: argparse.Namespace) -> None:
@@ -126,7 +128,7 @@ def run_fit(args: argparse.Namespace) -> None:
 
 
 def run_dataset(args: argparse.Namespace) -> None:
-    """Run the flow in this process, on a Prefect server that ends with it unless one is named."""
+    """Run the flow in this process, on the named Prefect server or a temporary one."""
     from flows.address import client_settings, settings_for
     from flows.cluster import check_dask, is_cluster
     from flows.report import ShardsUnfinished, summary_text
@@ -134,17 +136,17 @@ def run_dataset(args: argparse.Namespace) -> None:
     from hmr_skel.data.storage import locate
 
     if args.out is not None:
-        locate(args.out)  # Prefect records a flow's parameters: none that holds a password may come so far
+        locate(args.out)  # Prefect records the parameters of a flow, so refuse a URI with a password here
     if args.dask_address is not None and args.workers is not None:
-        raise UserError("--dask-address goes without --workers: the cluster has its own.")
+        raise UserError("--dask-address does not go with --workers: the cluster has its own workers. Leave one out.")
     if is_cluster(args.workers, args.dask_address):
         check_dask()
     received = _stop_on_signals()
     if not args.rebuild and (summary := _complete_already(args)) is not None:
         show(args, summary_text(summary), summary)
         return
-    # Ended at exit, after Prefect's own exit handlers, which still send it what they have: the last one in is the first
-    # one out. For the same reason Prefect is imported only afterwards; that it finds its settings is another.
+    # Exit handlers run in reverse order. The server must end after Prefect's own handlers, which still send data to it,
+    # so its handler is registered before Prefect is imported. Prefect also reads its settings at import.
     server = contextlib.ExitStack()
     atexit.register(server.close)
     process = None
@@ -155,9 +157,9 @@ def run_dataset(args: argparse.Namespace) -> None:
             print("starting a temporary Prefect server ...", file=sys.stderr, flush=True)
         password = new_password()
         process, url = server.enter_context(running_server(password, ui=False))
-        os.environ |= client_settings(url, password)  # workers inherit it
+        os.environ |= client_settings(url, password)  # workers inherit them
     os.environ["DO_NOT_TRACK"] = "1"
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the report says what went wrong
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # our own report names the errors
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
 
     from flows.build import build_hmr_skel
@@ -170,25 +172,29 @@ def run_dataset(args: argparse.Namespace) -> None:
         show(args, summary_text(unfinished.summary), unfinished.summary)
         raise
     except Exception as error:
-        if received:  # a library has made another error of the interrupt
+        if received:  # a library has turned the interrupt into another error
             raise KeyboardInterrupt from error
         if is_refusal(error):
             raise UserError(
-                f"the Prefect server at {os.environ['PREFECT_API_URL']} wants another password. Expected "
-                "PREFECT_API_AUTH_STRING=name:password, as docs/security.md says."
+                f"the Prefect server at {os.environ['PREFECT_API_URL']} refuses the password. Expected "
+                "PREFECT_API_AUTH_STRING=name:password, see docs/security.md."
             ) from error
         if process is None or process.poll() is None:
             raise
         status = f"the Prefect server ended (exit status {process.returncode}) while the flow ran ({error})"
-        print(f"error: {status}. Finished shards are kept; start this again.", file=sys.stderr, flush=True)
-        os._exit(2)  # at a normal exit Prefect would try for a minute to send the server what it has
+        print(
+            f"error: {status}. Finished shards are kept. Start the same command again to continue.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)  # at a normal exit, Prefect would try for a minute to send data to the server
     show(args, summary_text(summary), summary)
 
 
 def _complete_already(args: argparse.Namespace) -> dict[str, Any] | None:
-    """The summary of shards that are all complete, without Prefect and its server; None where there is work.
+    """The summary, without Prefect, if all shards are complete; None if there is work.
 
-    Raises `UserError` where the manifest, a label file or a body model cannot be used: before a server is started.
+    Raises `UserError` if the manifest, a label file or a body model cannot be used, before a server is started.
     """
     from flows.report import summarise_run
     from flows.shard import Builder
@@ -204,14 +210,14 @@ def _complete_already(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether a server answered that it wants another password."""
+    """Whether a server has refused the password."""
     import httpx
 
     return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401
 
 
 def run_serve(args: argparse.Namespace) -> int:
-    """Serve until interrupted."""
+    """Run the server and serve the deployment until interrupted."""
     from flows.server import serve
 
     _stop_on_signals()
@@ -219,7 +225,7 @@ def run_serve(args: argparse.Namespace) -> int:
 
 
 def render_images(manifest_file: str, workers: int | None = None, *, quiet: bool) -> None:
-    """Render the images of a manifest's generated label sets that are not there. `UserError` where it has none."""
+    """Render the missing images of a manifest's generated label sets. Raises `UserError` if it has no such set."""
     from flows.sources import make_missing
     from hmr_skel.data.manifest import load_manifest
     from hmr_skel.open_data.images import make_images
@@ -227,7 +233,9 @@ def render_images(manifest_file: str, workers: int | None = None, *, quiet: bool
     manifest = load_manifest(manifest_file)
     generated = [source for source in manifest.sources if source.generate is not None]
     if not generated:
-        raise UserError(f"{manifest_file} generates no label set: its images are photographs that you bring.")
+        raise UserError(
+            f"{manifest_file} has no generated label set. Its images are photographs: put them where it says."
+        )
     make_missing(manifest, quiet=quiet)
     models, workers = manifest.body_models.path, workers or os.cpu_count() or 1
     for source in generated:
@@ -238,4 +246,4 @@ def render_images(manifest_file: str, workers: int | None = None, *, quiet: bool
             made = make_images(source.file, root, models, workers, lambda done, bar=bar: bar.update(done - bar.n))
         if not quiet:
             rate = made / (time.perf_counter() - start)
-            print(f"{source.name}: {made:,} images rendered, {rate:.1f} a second, in {root}")
+            print(f"{source.name}: {made:,} images rendered, {rate:.1f} per second, in {root}")

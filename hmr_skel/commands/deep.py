@@ -1,6 +1,6 @@
-"""`hmr-skel doctor --deep`: what the files hold. All are read, a hundred rows of each source are fitted, networks run.
+"""`hmr-skel doctor --deep`: read all files, fit a hundred rows of each source, and run the networks.
 
-The findings say sizes, versions, hashes and errors of fits. Nothing of a body model, a label or an image is in them.
+The findings contain sizes, versions, hashes and errors of fits, but no data of body models, labels or images.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from hmr_skel.data.manifest import CAMERAHMR, HSMR, Manifest, Source
 from hmr_skel.errors import UserError
 
 Finding = tuple[str, str, str]
-"""State (ok, broken), what, detail."""
+"""State (ok, broken), name, detail."""
 
 _ROWS = 50
-"""So many of a label file's first and of its last rows are read and fitted."""
+"""The number of first rows and of last rows of a label file to read and fit."""
 _REGRESSORS = {"J_regressor_h36m.npy": 17, "J_regressor_SKEL_mix_MALE.pkl": 24, "J_regressor_SMPL_MALE.pkl": 24}
-"""Names of files, and how many joints they regress."""
+"""The number of joints that each file regresses."""
 _SMPLX = 10475  # vertices
 _SMPL_VERSIONS = {10: "as SMPL 1.0", 300: "as SMPL 1.1"}
 _FAULTS_REPORTED = datetime(2025, 5, 17, tzinfo=UTC)
@@ -32,7 +32,7 @@ _FAULTS_REPORTED = datetime(2025, 5, 17, tzinfo=UTC)
 
 
 def body_findings(folder: Path) -> Iterator[Finding]:
-    """What the body models and regressors of a folder hold, as far as they are there."""
+    """Findings about the body models and regressors in a folder."""
     from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, load_regressor
     from hmr_skel.body.smpl import load_points_matrix
     from hmr_skel.model.checkpoint import load_mean
@@ -49,13 +49,13 @@ def body_findings(folder: Path) -> Iterator[Finding]:
 
 
 def source_findings(manifest: Manifest) -> Iterator[Finding]:
-    """What the first and the last rows of each label file hold, and how well they are fitted."""
+    """Findings about the first and last rows of each label file, and the errors of their fits."""
     for source in manifest.sources:
         yield from _opened(source.file, lambda _, source=source: _source(manifest, source), f"labels {source.name}")
 
 
 def weight_findings() -> Iterator[Finding]:
-    """What published weights in $HMR_SKEL_BODY_MODELS make of a grey picture."""
+    """Findings about published weights in $HMR_SKEL_BODY_MODELS, from a grey picture."""
     import torch
 
     from hmr_skel.model.config import VIT_SIZES
@@ -70,7 +70,7 @@ def weight_findings() -> Iterator[Finding]:
     def vitpose(path: Path) -> str:
         with torch.device("meta"):
             vit = Vit(VIT_SIZES["vit_h"])
-        with warnings.catch_warnings(action="ignore"):  # names and sizes are compared, the numbers have nowhere to go
+        with warnings.catch_warnings(action="ignore"):  # only names and sizes are compared
             load_vitpose(vit, path)
         return "the encoder of ViTPose-H"
 
@@ -81,12 +81,12 @@ def weight_findings() -> Iterator[Finding]:
 
 
 def _opened(path: Path, look: Callable[[Path], str], what: str = "") -> Iterator[Finding]:
-    """What `look` finds in a file, with the start of its sha256. Nothing where there is no file."""
+    """The result of `look` at a file, with the start of its sha256. Yields nothing if the file is missing."""
     if not path.is_file():
         return
     try:
         found = look(path)
-    except Exception as error:  # the report is for files that nobody has tried yet: any fault belongs in it
+    except Exception as error:  # the report is for files that nobody has tried yet, so it names any exception
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         yield "broken", what or path.name, kind + str(error).replace(str(path), path.name)
         return
@@ -99,7 +99,7 @@ def _smpl(path: Path) -> str:
 
     raw = load_model_file(path)
     if isinstance(raw, dict) and np.shape(dense(raw.get("v_template")))[:1] == (_SMPLX,):
-        raise UserError(f"{path}: this is SMPL-X, SMPL is needed ({_SMPLX:,} vertices, expected 6,890).")
+        raise UserError(f"{path}: this is SMPL-X, expected SMPL ({_SMPLX:,} vertices, expected 6,890).")
     arrays = load_smpl_arrays(path)
     shapes = arrays["shapedirs"].shape[2]
     return f"{shapes} shape components ({_SMPL_VERSIONS.get(shapes, 'of no known version')}), {_arrays(arrays)}"
@@ -110,7 +110,7 @@ def _skel(path: Path) -> str:
     from hmr_skel.body.skel import Skel
 
     arrays = load_skel_arrays(path)
-    Skel.load(path)  # compares the chain of joints with that of the dofs and their limits
+    Skel.load(path)  # checks the joint tree
     return f"SKEL 1.1.1, {len(arrays['skel_template_v']):,} bone vertices, {_arrays(arrays)}"
 
 
@@ -172,5 +172,5 @@ def _skel_cf(path: Path) -> str:
     with torch.no_grad():
         found = network(torch.full((1, 3, 256, 256), 128, dtype=torch.uint8), geometry).final.skel_params(geometry)
     if not all(bool(values.isfinite().all()) for values in vars(found).values()):
-        raise UserError(f"{path}: the network's answer to a grey picture is not finite. Fetch the file again.")
+        raise UserError(f"{path}: the network's prediction for a grey picture is not finite. Fetch the file again.")
     return f"{info.recipe}; a grey picture's body is {found.transl[0, 2]:.2f} m away"

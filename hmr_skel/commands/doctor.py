@@ -1,4 +1,4 @@
-"""`hmr-skel doctor`: what is there, what is missing, what to do."""
+"""`hmr-skel doctor`: say what is installed, what is missing, and what to do."""
 
 import argparse
 import importlib.metadata
@@ -13,16 +13,16 @@ from hmr_skel.errors import UserError
 from hmr_skel.places import DATA_VARIABLE, MANIFESTS, manifest_file
 
 DOCTOR = """\
-Look at the installation, the devices, the body models and label files of manifests, published weights and the
-benchmarks' files, and say what is missing. Changes nothing. Exit status 1 where something that is needed is missing.
+Check the installation, the devices, the body models and label files of manifests, published weights and the files of
+benchmarks, and say what is missing. It changes nothing. It exits with status 1 if something needed is missing.
 Example: hmr-skel doctor --manifest manifests/hmr-skel.toml
-With --deep it opens every file: model files and weights are read and checked, a hundred rows of each label file are
-read and fitted, networks look at a grey picture. All of it also goes into doctor.txt, with nothing of the licensed
-files but their names, sizes and hashes, so that it can be attached to a bug report."""
+With --deep it also opens every file: it reads and checks model files and weights, reads and fits a hundred rows of each
+label file, and runs the networks on a grey picture. It writes the result to doctor.txt as well, which you can attach to
+a bug report: it contains only names, sizes and hashes of licensed files."""
 
 BODY_FILES = {
     **dict.fromkeys(
-        ("SMPL_NEUTRAL.pkl", "SMPL_MALE.pkl", "SMPL_FEMALE.pkl"), "SMPL, of label rows of that gender; fit"
+        ("SMPL_NEUTRAL.pkl", "SMPL_MALE.pkl", "SMPL_FEMALE.pkl"), "SMPL, for label rows of that gender; fit"
     ),
     **dict.fromkeys(("skel_male.pkl", "skel_female.pkl"), "SKEL 1.1.1; fit, train, evaluate, predict"),
     "SMPL_to_J19.pkl": "keypoints; fit, train",
@@ -32,14 +32,14 @@ BODY_FILES = {
     "SKEL_mean.npz": "mean pose; train",
 }
 OTHER_BODIES = {
-    "SMPLX_NEUTRAL.npz": "SMPL-X; convert, of files with its numbers",
+    "SMPLX_NEUTRAL.npz": "SMPL-X; convert, for files of SMPL-X",
     "smplx2smpl_deftrafo_setup.pkl": "from SMPL-X's vertices to SMPL's; convert",
     "STAR_NEUTRAL.npz": "STAR; convert --model star",
 }
 WEIGHTS = {
-    "cam_model_cleaned.ckpt": "HumanFoV; predict, where the camera is not known",
-    "vitpose_backbone.pth": "ViTPose's encoder; train --vitpose, from wherever it is",
-    "best.pth": "SKEL-CF as published; predict --network, from wherever it is",
+    "cam_model_cleaned.ckpt": "HumanFoV; predict, if the camera is not known",
+    "vitpose_backbone.pth": "ViTPose's encoder; train --vitpose, from any folder",
+    "best.pth": "published SKEL-CF; predict --network, from any folder",
 }
 PACKAGES = {
     "onnxruntime": "predict --detector",
@@ -49,19 +49,19 @@ PACKAGES = {
     "tensorboard": "TensorBoard's files of train",
     "datasets": "reading shards with it",
 }
-"""Names of files and of packages that only some commands need, and what each is for."""
+"""The files and packages that only some commands need, and their purpose."""
 
 Finding = tuple[str, str, str]
-"""State (ok, --: not there and not needed, missing, broken), what, detail."""
+"""State (ok; --, which means missing but not needed; missing; broken), name, detail."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `doctor`."""
-    summary = "what is installed, which files are there, what is missing"
+    summary = "say what is installed, which files are there, and what is missing"
     doctor = new_command(commands, "doctor", summary, DOCTOR, run_doctor)
-    text = "check this one (default: every manifests/*.toml, and those that come with the package)"
+    text = "check this manifest (default: every manifests/*.toml, and those of the package)"
     add(doctor, "manifest", default=None, help=text)
-    doctor.add_argument("--deep", action="store_true", help="look into the files, see above; writes doctor.txt")
+    doctor.add_argument("--deep", action="store_true", help="open the files, see above; writes doctor.txt")
 
 
 def run_doctor(args: argparse.Namespace) -> int:
@@ -83,7 +83,7 @@ def run_doctor(args: argparse.Namespace) -> int:
                 unused |= {what} if state == "--" else set()
                 lines.append(f"  {state:<8} {what:<32} {detail}")
                 print(lines[-1], flush=True)
-    finally:  # what was found until then is a report too
+    finally:  # also after an interrupt
         if args.deep:
             from hmr_skel.body.assets import write_whole
 
@@ -102,7 +102,7 @@ def _contents(manifests: list[Path]) -> dict[str, Iterator[Finding]]:
     for path in manifests:
         try:
             manifest = load_manifest(path)
-        except UserError:  # is told without --deep
+        except UserError:  # reported without --deep
             continue
         found[f"contents of {path}: body models"] = body_findings(manifest.body_models.path)
         found[f"contents of {path}: labels"] = source_findings(manifest)
@@ -176,7 +176,7 @@ def _manifest(path: Path, required: bool) -> Iterator[Finding]:
     try:
         manifest = load_manifest(path)
     except UserError as error:
-        # The paper's manifest needs folders that nobody has on the first day: no fault of the installation.
+        # The paper's manifest needs folders that new users do not have, which is not an error of the installation.
         unset = re.search(r"environment variable (\w+) is not set", str(error))
         there = f"set {unset[1]} to use it" if unset else str(error)
         yield "--" if unset and not required else "missing", str(path), there

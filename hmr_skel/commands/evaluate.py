@@ -1,4 +1,4 @@
-"""`hmr-skel evaluate` and `moyo-hard`: how far predicted bodies are from the truth, and a label file for that."""
+"""`hmr-skel evaluate`: compare predicted bodies with the truth; `hmr-skel moyo-hard`: make a label file for that."""
 
 import argparse
 import json
@@ -13,34 +13,34 @@ from hmr_skel.errors import UserError
 from hmr_skel.places import DATA_VARIABLE
 
 EVALUATE = """\
-Errors of trained networks, or of SMPL predictions that are converted to SKEL first. Millimetres, means over rows, and
-intervals that hold the mean with 95 % (bootstrap over recordings, where rows are of recordings):
-  MPJPE            distance of the joints from the label's, both roots in one place
-  PVE              distance of the skin's vertices, both roots in one place
+Measure the errors of trained networks, or of SMPL predictions after conversion to SKEL. The command prints means over
+rows in millimetres with 95 % intervals (bootstrap over recordings, or over rows if there are none):
+  MPJPE            distance of joints from the label's joints, with both roots in one place
+  PVE              distance of the skin's vertices, with both roots in one place
   PA-MPJPE, PA-PVE the same after the best rotation, translation and scale
-  PCK@t            share of the 2D keypoints nearer than t crop sides, mean over keypoints
-and how often angles leave their ranges. Without --benchmark and --predictions: on a dataset's held-out shards, beside
-the constant prediction (the training rows' mean pose, pelvis and shape). Of several networks each
-is printed, then their mean.
+  PCK@t            share of 2D keypoints nearer than t crop sides, mean over keypoints
+and how often angles leave their ranges. Without --benchmark and --predictions it evaluates networks on a dataset's
+held-out shards, and also the constant prediction (the mean body of the training rows). For several networks, it prints
+each and their mean.
 Examples: hmr-skel evaluate --build
           hmr-skel evaluate best.pth --benchmark 3dpw,emdb --benchmark-data DIR --fov cam_model_cleaned.ckpt
           hmr-skel evaluate --predictions 3dpw=hmr2.npz --method HMR2.0b --benchmark-data DIR"""
 
 MOYO_HARD = """\
-Write the label file of MOYO-HARD for those who have MOYO's (HSMR's moyo_v2.npz) and not SKEL-CF's moyo_hard.npz: of
-the front camera (YOGI_Cam_01), every sequence without its first and last quarter. The paper counts 9,725 images and
-does not say how a quarter is rounded; the way that gives 9,725 is taken, and where none does, nothing is written.
+Make the label file of MOYO-HARD from that of MOYO (HSMR's moyo_v2.npz), if you do not have SKEL-CF's moyo_hard.npz. It
+has the images of the front camera (YOGI_Cam_01) without the first and last quarter of each sequence. The paper counts
+9,725 images and does not say how a quarter is rounded; the command takes the way that gives 9,725, or writes nothing.
 Example: hmr-skel moyo-hard moyo_v2.npz -o moyo_hard.npz"""
 
 
 def _benchmarks_text() -> str:
-    """What each benchmark is, and which files it needs."""
+    """The list of benchmarks and the files that each needs."""
     from hmr_skel.evaluate.benchmarks import BENCHMARKS, LEGACY, MODELS_FROM
 
     lines = [
-        f"benchmarks, and what each needs below --benchmark-data (default: ${DATA_VARIABLE}/evaluation),",
-        "and in the folder of body models (of skel_*.pkl the networks' gender, of SMPL_*.pkl the rows' genders,",
-        "neutral where the label file has no 'gender'; predictions need SMPL and SKEL of their genders too):",
+        f"benchmarks, and the files that each needs below --benchmark-data (default: ${DATA_VARIABLE}/evaluation)",
+        "and in the folder of body models (skel_*.pkl of the networks' gender, SMPL_*.pkl of the rows' genders, or",
+        "neutral if the label file has no 'gender'; predictions also need SMPL and SKEL of their genders):",
     ]
     for one in BENCHMARKS.values():
         facts = [f"labels/{one.labels}: {one.labels_from}", f"images/{one.images}: {one.images_from}"]
@@ -53,7 +53,7 @@ def _benchmarks_text() -> str:
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `evaluate` and `moyo-hard`."""
-    summary = "errors on held-out images and on benchmarks, the paper's tables beside ours"
+    summary = "measure errors on held-out images and on benchmarks, beside the paper's tables"
     evaluate = new_command(commands, "evaluate", summary, EVALUATE, run_evaluate, _benchmarks_text)
     text = f"network.safetensors, a run's folder, or SKEL-CF's best.pth {NETWORK_HELP}"
     evaluate.add_argument("networks", nargs="*", type=Path, metavar="NETWORK", help=text)
@@ -72,30 +72,30 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     two_stage.add_argument("--method", metavar="NAME", help="whose they are, for the tables (default: the file)")
     text = "the SMPL model that the predictions are for (default: what the file says, else neutral)"
     add(two_stage, "smpl-gender", help=text)
-    text = "SKEL's body (default: the prediction's gender, male for neutral ones)"
+    text = "gender of the SKEL body (default: that of the prediction, male for neutral)"
     two_stage.add_argument("--gender", choices=("male", "female", "best"), help=text)
 
-    summary = "make MOYO-HARD's label file out of MOYO's"
+    summary = "make the label file of MOYO-HARD from that of MOYO"
     moyo_hard = new_command(commands, "moyo-hard", summary, MOYO_HARD, run_moyo_hard)
     moyo_hard.add_argument("moyo", type=Path, metavar="MOYO", help="moyo_v2.npz")
     moyo_hard.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="moyo_hard.npz")
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where a benchmark's files are, and how it is run."""
+    """Add the arguments of benchmarks."""
     group = parser.add_argument_group("benchmarks")
-    text = "folder of labels/ and images/, see evaluate --help"
+    text = "folder with labels/ and images/, see evaluate --help"
     group.add_argument("--benchmark-data", type=Path, metavar="DIR", help=text)
     add(group, "body-models")
     group.add_argument(
         "--intrinsics", default="fov", metavar="HOW",
-        help="fov: HumanFoV's, as the protocol says; label: the label file's cam_int; diagonal: focal length = the "
-        "image's diagonal; or a focal length in px",
+        help="camera: fov (HumanFoV, as in the protocol); label (cam_int of the label file); diagonal (focal length = "
+        "the image's diagonal); or a focal length in px",
     )  # fmt: skip
     group.add_argument("--fov", type=Path, metavar="FILE", help="HumanFoV's weights, cam_model_cleaned.ckpt")
-    text = "published mistakes to repeat, see evaluate --help; or all"
+    text = "mistakes of published evaluators to repeat, see evaluate --help; or all"
     group.add_argument("--legacy", default="", metavar="NAMES", help=text)
-    add_number(group, "--batch", int, 1, default=64, help="images at once")
+    add_number(group, "--batch", int, 1, default=64, help="images per batch")
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -138,7 +138,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def write_tables(out: Path, page: list[str], report: dict[str, Any]) -> str:
-    """Write tables.md and report.json into a folder, by rename; returns their names."""
+    """Write tables.md and report.json into a folder, by rename, and return their names."""
     from hmr_skel.data.atomic import replacing
 
     contents = {"tables.md": "\n\n".join(page), "report.json": json.dumps(report, indent=2)}
@@ -149,7 +149,7 @@ def write_tables(out: Path, page: list[str], report: dict[str, Any]) -> str:
 
 
 def _predictions(texts: list[str]) -> dict[str, Path]:
-    """Files by benchmark. Raises `UserError` for a text of another form, and for a benchmark that takes none."""
+    """The files by benchmark. Raises `UserError` for another form, and for a benchmark that takes no predictions."""
     from hmr_skel.evaluate.benchmarks import BENCHMARKS
 
     known = [name for name, benchmark in BENCHMARKS.items() if benchmark.truth != "keypoints_2d"]
@@ -159,14 +159,15 @@ def _predictions(texts: list[str]) -> dict[str, Path]:
         if not equals or name not in known or name in found:
             raise UserError(
                 f"--predictions {text}: expected BENCHMARK=FILE, once per benchmark, BENCHMARK one of "
-                f"{', '.join(known)}. (COCO compares in the image, and predictions have no camera that all agree on.)"
+                f"{', '.join(known)}. (COCO compares in the image, which needs a camera, and predictions have none "
+                f"that all methods share.)"
             )
         found[name] = Path(file)
     return found
 
 
 def run_moyo_hard(args: argparse.Namespace) -> None:
-    """Choose, write, say how many."""
+    """Write the label file, and print its number of images."""
     from hmr_skel.evaluate.moyo_hard import write_moyo_hard
 
     count, rounding = write_moyo_hard(args.moyo, args.out)

@@ -1,4 +1,4 @@
-"""Reports of `hmr-skel evaluate` as text for people."""
+"""Print the reports of `hmr-skel evaluate`."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ Report = Mapping[str, Any]
 
 
 def report_text(report: Report) -> str:
-    """Networks on held-out shards, or networks and predictions on one benchmark."""
+    """A report as text: networks on held-out shards, or networks and predictions on one benchmark."""
     if "dataset" in report:
         lines = [f"{report['dataset']}: {report['rows']:,} held-out rows; mm", f"  joints: {report['joint_set']}"]
     else:
@@ -34,7 +34,7 @@ def report_text(report: Report) -> str:
         rows += [_row(stage, report[stage]) for stage in stages if report[stage] is not None]
     over = report["intervals"]
     resampled = f"[95 %]: {over['resamples']:,} resamples of {over['groups']:,} {over['of']}"
-    last = resampled if over["groups"] > 1 else "no intervals: all rows are of one recording"
+    last = resampled if over["groups"] > 1 else "no intervals: all rows are from one recording"
     return "\n".join([*lines, table(rows), f"  {last}"])
 
 
@@ -45,7 +45,7 @@ def _method(name: str, stages: Report, names: Sequence[str], left_out: int) -> l
 
 
 def _row(name: str, errors: Report, sign: str = "") -> dict[str, str]:
-    """Every metric with its interval, by the metric's name."""
+    """Each metric with its interval, by name."""
     cells = {"": f"  {name.replace('_', ' ')}"}
     for metric in (metric for metric in METRIC_NAMES if metric in errors):
         form = f"{sign}.3f" if metric.startswith("pck") else f"{sign}.1f"

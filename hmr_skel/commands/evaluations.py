@@ -1,6 +1,6 @@
-"""What `hmr-skel evaluate` and `make ablate` measure: networks on held-out shards and on benchmarks, and predictions.
+"""Evaluate networks on held-out shards and on benchmarks, and predictions, for `hmr-skel evaluate` and `make ablate`.
 
-Reports are JSON values; the rows behind them are tables for `rows.parquet`.
+Reports are JSON values; their rows become tables in `rows.parquet`.
 """
 
 import argparse
@@ -47,19 +47,19 @@ STAGES = ("mean_pose", "coarse", "final")
 
 @dataclass(frozen=True)
 class ComparedRows:
-    """Rows that methods are compared on."""
+    """The rows on which methods are compared."""
 
     benchmark: str
-    """Its name, or the dataset's folder."""
+    """The benchmark's name, or the dataset's folder."""
     joint_set: str
     numbers: np.ndarray
     """int64 [N] in the label file, or in the dataset."""
     names: list[str]
     """The image of each row."""
     sequences: list[str | None]
-    """The recording of each row; None: the row stands for itself."""
+    """The recording of each row; None: the row is independent."""
     tables: list[pa.Table]
-    """Gets a table of the rows for each stage of each method."""
+    """A list to which each stage of each method adds a table of the rows."""
 
     def method(self, name: str, stages: Mapping[str, Columns]) -> Report:
         """The summary of each stage."""
@@ -73,7 +73,7 @@ class ComparedRows:
     def networks(
         self, files: Sequence[Path], infos: Sequence[NetworkInfo], found: Sequence[Mapping[str, Columns]]
     ) -> Report:
-        """Each network's stages as `networks`, the means over networks as `mean_pose`, `coarse` and `final`."""
+        """The stages of each network as `networks`, and their means as `mean_pose`, `coarse` and `final`."""
         each: list[Report] = [
             {"file": str(file), "recipe": info.recipe, "step": info.details.get("step"), "coarse": None}
             | self.method(str(file), stages)
@@ -83,7 +83,7 @@ class ComparedRows:
 
 
 def mean_of(errors: Sequence[Mapping | None], joint_set: str) -> Mapping[str, Any] | None:
-    """Over networks; None where one of them has no such stage. Of a single network, all that is known of it."""
+    """The mean over networks; None if one has no such stage. For a single network, all its values."""
     there = [one for one in errors if one is not None]
     if len(there) < len(errors):
         return None
@@ -99,8 +99,8 @@ def evaluate_on_held_out(
 ) -> tuple[Report, list[Errors], list[str | None]]:  # fmt: skip
     """Evaluate the networks in these files on a dataset's held-out shards. `tables` gets the rows.
 
-    Returns the report, each network's errors row by row, and the recording of each row. Raises `UserError` for whatever
-    is missing.
+    Returns the report, the errors per row of each network, and the recording of each row. Raises `UserError` if
+    something is missing.
     """
     held_out = HeldOut.open(data, images, body_models, device, quiet)
     loaded = [load_any_network(file, held_out.dataset.gender) for file in files]
@@ -118,14 +118,14 @@ def evaluate_on_held_out(
 
 @dataclass(frozen=True)
 class OpenBenchmark:
-    """One benchmark whose files were found and read, images apart."""
+    """A benchmark whose files, except images, are found and read."""
 
     benchmark: Benchmark
     files: BenchmarkFiles
     rows: BenchmarkRows
     truth: GroundTruth
     crops: CropReader | None
-    """What reads the images; None where no network is to see them."""
+    """Reads the images; None if no network is evaluated."""
 
     def compared(self, numbers: np.ndarray, tables: list[pa.Table]) -> ComparedRows:
         """The rows with these numbers in the label file."""
@@ -135,10 +135,10 @@ class OpenBenchmark:
 
 
 class OpenBenchmarks:
-    """Benchmarks that are ready to be run, and what networks need on them. `tables` get the rows that are compared.
+    """Benchmarks that are ready to run. `tables` gets the compared rows.
 
-    `names` are as `chosen` takes them, `args` the command's, and `skel_gender` that of the networks that are to be
-    evaluated; None: none is. Raises `UserError` for whatever is missing, so that it shows before any work.
+    `names` are as for `chosen`, `args` are those of the command, and `skel_gender` is that of the networks; None if no
+    network is evaluated. Raises `UserError` if something is missing, before any work.
     """
 
     def __init__(self, names: str, args: argparse.Namespace, device: torch.device, skel_gender: str | None) -> None:
@@ -168,7 +168,7 @@ class OpenBenchmarks:
     def reports(
         self, files: Sequence[Path], networks: Sequence[Loaded], predictions: Mapping[str, Path]
     ) -> dict[str, Report]:
-        """A report for each benchmark: on networks, in these files, and on predictions, a file of SMPL by benchmark."""
+        """A report for each benchmark: on the networks in `files`, and on predictions, a file of SMPL per benchmark."""
         jobs, clips = self.jobs, {}
         for name, file in predictions.items():
             if name not in jobs:
@@ -209,7 +209,7 @@ class OpenBenchmarks:
         return {"rows": len(rows), "left_out": len(job.rows) - len(rows)} | report
 
     def _predictions(self, job: OpenBenchmark, method: str, clip: SmplClip) -> Report:
-        """SMPL of others before and after its conversion to SKEL, and what that costs."""
+        """Evaluate SMPL predictions before and after conversion to SKEL, and the cost of the conversion."""
         gender, bodies = self.args.gender, Bodies(self.models, self.device)
         with progress(self.args.quiet, "row", count_fits([clip], gender), f"{job.benchmark.title}: conversion") as bar:
             found = evaluate_predictions(clip, job.rows, job.truth, bodies, gender, bar.update)
@@ -229,12 +229,12 @@ class OpenBenchmarks:
 
 
 def paper_tables(reports: Mapping[str, Report]) -> list[SideBySide]:
-    """Tables 1 to 3 and S2, as far as the benchmarks that were run are in them, with our lines."""
+    """The paper's tables that contain the benchmarks, with our lines."""
     found: dict[tuple[str, str], Report] = {}
     swaps = []
     for name, report in reports.items():
         for one in report.get("networks", ()):
-            file = one["file"].removesuffix("/network.safetensors")  # a run's folder in place of the network in it
+            file = one["file"].removesuffix("/network.safetensors")  # name a run by its folder
             found.setdefault(("network", file), {})[name] = one["final"]
             swaps += swap_lines(file, one)
         if (one := report.get("predictions")) is not None:

@@ -1,4 +1,4 @@
-"""What commands start from: a dataset and its manifest, body models, a trained network."""
+"""Find what commands need: a dataset and its manifest, body models, a trained network."""
 
 import argparse
 import os
@@ -23,7 +23,7 @@ Picture = Callable[[Mapping[str, Any]], "np.ndarray | str"]
 
 
 def open_dataset(args: argparse.Namespace) -> tuple["Manifest", "Place"]:
-    """The manifest of --manifest, and its dataset: --data, or NAME in the data folder. --build builds it first."""
+    """The manifest and its dataset, from --manifest and --data, or the data folder. --build builds it first."""
     from hmr_skel.data.manifest import load_manifest
 
     manifest = load_manifest(args.manifest)
@@ -34,7 +34,7 @@ def open_dataset(args: argparse.Namespace) -> tuple["Manifest", "Place"]:
 
 
 def build_missing(manifest: str, data: "Place", *, quiet: bool) -> None:
-    """Fit the shards of a manifest unless all are there (whoever made them), and render images that it generates."""
+    """Fit the shards of a manifest unless all are complete (from any build), and render images that it generates."""
     from hmr_skel.commands.build import render_images
     from hmr_skel.data.manifest import load_manifest
 
@@ -49,7 +49,7 @@ def build_missing(manifest: str, data: "Place", *, quiet: bool) -> None:
 
 
 def has_all_shards(data: "Place") -> bool:
-    """Whether every shard of the dataset in this folder is complete, whoever made it."""
+    """Whether every shard of the dataset in this folder is complete, from any build."""
     from hmr_skel.data.shards import find_states
 
     states = find_states(data).values()
@@ -57,10 +57,10 @@ def has_all_shards(data: "Place") -> bool:
 
 
 def manifest_of_shards(path: str | None, name: str) -> "Manifest":
-    """The manifest that was given, or the one that the shards name. Raises `UserError` where there is none."""
+    """The given manifest, or the one that the shards name. Raises `UserError` if it is not there."""
     from hmr_skel.data.manifest import load_manifest
 
-    usual = manifest_file(f"manifests/{Path(name).name}.toml")  # a name out of a file leads nowhere else
+    usual = manifest_file(f"manifests/{Path(name).name}.toml")  # a name from a file must not lead to another folder
     if path is None and not usual.is_file():
         raise UserError(f"the shards were made by {name!r}, and {usual} is not there. Name it with --manifest FILE.")
     manifest = load_manifest(path or usual)
@@ -71,7 +71,7 @@ def manifest_of_shards(path: str | None, name: str) -> "Manifest":
 
 
 def manifest_body_models(manifest: "Manifest") -> Path:
-    """The folder of a manifest's body models. The openly licensed ones are made where they are missing."""
+    """The folder of a manifest's body models. Missing files of the open body are made."""
     from hmr_skel.body.open_body.export import make_open_body
 
     if manifest.body_models.kind == "open":
@@ -80,10 +80,10 @@ def manifest_body_models(manifest: "Manifest") -> Path:
 
 
 def models_and_images(args: argparse.Namespace, table: "Shards") -> tuple[Path, Picture]:
-    """The folder of the body models that rows are of, and what finds a row's image.
+    """The folder of the rows' body models, and a function that finds the image of a row.
 
-    A dataset's manifest says both (--manifest, or the one that its shards name). A table of `convert` or `predict` says
-    whether it is of the open body. --body-models comes first.
+    For a dataset, its manifest says both (--manifest, or the one that the shards name). A table of `convert` or
+    `predict` says whether it is of the open body. --body-models overrides both.
     """
     from hmr_skel.data.images import ImageRule, image_rules
     from hmr_skel.data.storage import open_parquet
@@ -95,24 +95,24 @@ def models_and_images(args: argparse.Namespace, table: "Shards") -> tuple[Path, 
         rules = image_rules(manifest)
         named = args.body_models and named_body_models(args.body_models, quiet=True)
         return named or manifest_body_models(manifest), lambda row: image_of(row, rules.get(row["source"]))
-    here = ImageRule(Path.cwd())  # a table from elsewhere must not open any picture of the disk
+    here = ImageRule(Path.cwd())  # a table from elsewhere must not open other pictures
     with open_parquet(table.paths[0]) as file:
         body = (file.schema_arrow.metadata or {}).get(b"hmr_skel.body")
     named = args.body_models
     if named is None and (body == b"open" or (body is None and not os.environ.get("HMR_SKEL_BODY_MODELS"))):
         named = "open"
         if body is None:
-            print(f"note: {table.paths[0]} does not say which body it is of; the open body is taken", file=sys.stderr)
+            print(f"note: {table.paths[0]} does not say which body it is of; using the open body", file=sys.stderr)
     return named_body_models(named, quiet=True), lambda row: image_of(row, here, as_stored=False)
 
 
 def named_body_models(named: str | None, *, quiet: bool) -> Path:
-    """The folder that --body-models or HMR_SKEL_BODY_MODELS names; see `models_folder`. `UserError` without."""
+    """The folder that --body-models or HMR_SKEL_BODY_MODELS names, see `models_folder`; else raises `UserError`."""
     named = named or os.environ.get("HMR_SKEL_BODY_MODELS")
     if not named:
         raise UserError(
-            "no body models: SMPL's and SKEL's licensed files are needed. Name their folder with --body-models DIR or "
-            "HMR_SKEL_BODY_MODELS; --body-models open takes the openly licensed body, to try."
+            "no body models. Name the folder of the licensed SMPL and SKEL files with --body-models DIR or "
+            "HMR_SKEL_BODY_MODELS, or try the open body with --body-models open."
         )
     from hmr_skel.body.open_body.export import models_folder
 
@@ -120,11 +120,11 @@ def named_body_models(named: str | None, *, quiet: bool) -> Path:
 
 
 def network_file(path: Path | None) -> Path:
-    """The network in a run's folder, or the file itself; for None the one trained last. `UserError` without one."""
+    """The network in a run's folder, or the file itself; None: the newest. Raises `UserError` if there is none."""
     if path is not None:
         file = path / "network.safetensors" if path.is_dir() else path
         if not file.is_file():
-            raise UserError(f"{file}: no such file. Train a network first (hmr-skel train), or name another's file.")
+            raise UserError(f"{file}: no such file. Train a network first (hmr-skel train), or name another file.")
         return file
     found = sorted(runs_folder().glob("*/network.safetensors"), key=lambda path: path.stat().st_mtime)
     if not found:

@@ -1,4 +1,4 @@
-"""What commands show: progress, tables, the result as text and as JSON."""
+"""Show progress, tables, and results as text and as JSON."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def show(args: argparse.Namespace, text: str, report: Mapping[str, Any]) -> None:
-    """Print the result: as text unless --quiet, and with --json as one JSON object, the last line."""
+    """Print the result as text, unless --quiet; with --json also as one JSON object on the last line."""
     if not args.quiet:
         print(text)
     if args.json:
@@ -25,7 +25,7 @@ def progress(quiet: bool, unit: str, total: int | None = None, what: str | None 
 
 
 def table(rows: Sequence[Mapping[str, Any] | str]) -> str:
-    """Values by column, aligned, the first column to the left, missing ones as a dash. A text stands as it is."""
+    """An aligned table of rows by column, missing values as a dash. A row that is a string is kept as it is."""
     columns = list(dict.fromkeys(column for row in rows if not isinstance(row, str) for column in row))
     cells = [row if isinstance(row, str) else [_cell(row.get(column)) for column in columns] for row in rows]
     lines = [columns, *(row for row in cells if not isinstance(row, str))]

@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from hmr_skel.predict.cameras import Cameras
 
 PREDICT = """\
-SKEL of the people in images and videos, by a trained network. Into the output folder go
-  predictions.parquet, .npz    a row per person: box, camera, q, betas, translation, and all of it after every stage
-  overlays/                    the picture, and beside it with everybody drawn in (videos: .mp4)
+Estimate SKEL for the people in images and videos with a trained network. The output folder gets
+  predictions.parquet, .npz    a row per person: box, camera, q, betas and translation, also after every stage
+  overlays/                    the picture, and beside it the same with everybody drawn in (videos: .mp4)
   meshes/, refinement/, attention/   with --meshes, --refinement, --attention: a file per person and picture
-What cannot be read is named and passed over. Nobody is tracked: a video's frames stand each for itself.
+Files that cannot be read are named and skipped. People are not tracked: each frame of a video is independent.
 
 Boxes (--boxes), in px of the image:
-  .json   {"a.jpg": [[x1, y1, x2, y2], ...]}, or a list of {"image": "a.jpg", "box": [x1, y1, x2, y2]}, each with
-          "frame" (of a video), "score" and "focal" (px) where wanted
-  .csv    columns image, x1, y1, x2, y2, and frame, score, focal where wanted
-  .npz    imgname [N] and boxes [N 4]; or a label file's imgname, center, scale; and cam_int [N 3 3] where wanted
-  a dataset's folder, or Parquet of ours (predictions too): its boxes and cameras
-An image's name there is the end of its path: b/c.jpg stands for a/b/c.jpg.
+  .json   {"a.jpg": [[x1, y1, x2, y2], ...]}, or a list of {"image": "a.jpg", "box": [x1, y1, x2, y2]}, optionally with
+          "frame" (of a video), "score" and "focal" (px)
+  .csv    columns image, x1, y1, x2, y2, optionally frame, score, focal
+  .npz    imgname [N] and boxes [N 4]; or imgname, center, scale of a label file; optionally cam_int [N 3 3]
+  the folder of a dataset, or Parquet of hmr-skel (also predictions): its boxes and cameras
+A name may be the end of an image's path: b/c.jpg stands for a/b/c.jpg.
 
-Detectors (--detector): an ONNX file that you bring; input one picture [1 3 H W] or [3 H W], RGB. Persons are class 0
-and pixels unit, unless said here. Outputs:
+Detectors (--detector) are ONNX files of your own. Their input is one RGB picture [1 3 H W] or [3 H W]. The class of
+persons is 0 and pixels are unit, unless the list says otherwise. Layouts of outputs:
   end-to-end   [1 N 6]: x1, y1, x2, y2, score, class (YOLO with its NMS inside)
   yolo         [1 4+C N]: centre x, y, width, height, a score per class (YOLOv8, 11); duplicates are removed here
   yolov5       [1 N 5+C]: the same with an objectness
   detr         two outputs ...logits... [1 N C+1] and ...boxes... [1 N 4], shares of the input (DETR); class 1, imagenet
-  detr-sigmoid the same with a sigmoid per class (Deformable DETR, RT-DETR of Hugging Face); to be named
+  detr-sigmoid the same with a sigmoid per class (Deformable DETR, RT-DETR of Hugging Face); must be named
   boxes        three outputs ...boxes... [N 4], ...scores... [N], ...labels... [N] in px (torchvision, RT-DETR),
                or two, dets [N 5] (x1, y1, x2, y2, score) and labels (MMDeploy); torchvision's persons are class 1
 
@@ -51,67 +51,67 @@ FEW_STEPS = 1000
 HUMAN_FOV = "cam_model_cleaned.ckpt"
 
 LEGACY = {
-    "aliased-crop": "crops that shrink are not smoothed, as in the training (changed angles by 0.03 rad on one person)",
-    "bgr-focal": "HumanFoV gets blue and red exchanged, as in the published demo (changed a depth by 10 mm)",
+    "aliased-crop": "do not smooth crops that shrink, as in its training (changed angles by 0.03 rad on one person)",
+    "bgr-focal": "exchange blue and red for HumanFoV, as in the published demo (changed a depth by 10 mm)",
 }
-"""What the published code does otherwise. Off unless asked for."""
+"""Differences of the published code. They are off by default."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `predict`."""
-    parser = new_command(commands, "predict", "SKEL of the people in images and videos", PREDICT, run_predict)
+    parser = new_command(commands, "predict", "estimate SKEL for the people in images and videos", PREDICT, run_predict)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images, folders of images, videos")
-    text = "the folder (default: predictions in the data folder)"
+    text = "output folder (default: predictions in the data folder)"
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help=text)
     add(parser, "network")
     where = parser.add_argument_group("where people are").add_mutually_exclusive_group(required=True)
     where.add_argument("--boxes", type=Path, metavar="FILE", help="boxes, see above")
-    where.add_argument("--detector", type=Path, metavar="FILE", help="a person detector (.onnx), see above")
+    where.add_argument("--detector", type=Path, metavar="FILE", help="person detector (.onnx), see above")
     where.add_argument("--whole-image", action="store_true", help="one person fills every picture")
-    text = "side of the square over the longer side of boxes by corners and detections (the published demo has 1.0)"
+    text = "side of the square over the longer side of corner boxes and detections (published demo: 1.0)"
     add_number(parser, "--margin", float, 0.5, 3, unit="a factor", default=1.1, metavar="FACTOR", help=text)
     text = (
-        f"default: that of the boxes, else HumanFoV by {HUMAN_FOV} beside the body models or in $HMR_SKEL_BODY_MODELS"
+        f"default: that of the boxes, else HumanFoV with {HUMAN_FOV} beside the body models or in $HMR_SKEL_BODY_MODELS"
     )
     camera = parser.add_argument_group("camera", text).add_mutually_exclusive_group()
-    text = "focal length; the principal point is the middle"
+    text = "focal length; the principal point is the image's middle"
     add_number(camera, "--focal", float, 1, 1_000_000, unit="pixels", metavar="PX", help=text)
     add_number(camera, "--vfov", float, 1, 170, unit="degrees", metavar="DEG", help="vertical field of view")
-    camera.add_argument("--humanfov", type=Path, metavar="FILE", help=f"estimate it (CameraHMR's {HUMAN_FOV})")
-    wanted = parser.add_argument_group("what is written")
-    wanted.add_argument("--no-overlays", action="store_true", help="no overlays, which take most of the time")
-    wanted.add_argument("--meshes", choices=("glb", "obj"), help="skin and skeleton, m, y up, the camera being level")
-    wanted.add_argument("--refinement", action="store_true", help="from the coarse estimate to the last layer's, .gif")
-    text = "what the decoder's pose, shape and camera tokens look at, .png"
+    camera.add_argument("--humanfov", type=Path, metavar="FILE", help=f"estimate the camera (CameraHMR's {HUMAN_FOV})")
+    wanted = parser.add_argument_group("output files")
+    wanted.add_argument("--no-overlays", action="store_true", help="write no overlays, which take most of the time")
+    wanted.add_argument("--meshes", choices=("glb", "obj"), help="skin and skeleton, m, y up for a level camera")
+    wanted.add_argument("--refinement", action="store_true", help=".gif from the coarse estimate to the last layer")
+    text = ".png of where the decoder's pose, shape and camera tokens attend"
     wanted.add_argument("--attention", action="store_true", help=text)
     detector = parser.add_argument_group("detector")
     add_number(detector, "--score", float, 0, 1, default=0.5, metavar="S", help="lowest score")
-    add_number(detector, "--max-people", int, 1, default=10, help="people in a picture")
+    add_number(detector, "--max-people", int, 1, default=10, help="most people per picture")
     text, layouts = "see above", ("end-to-end", "yolo", "yolov5", "detr", "detr-sigmoid", "boxes")
-    detector.add_argument("--detector-layout", choices=layouts, help=f"{text} (default: told by names and shapes)")
-    text = "number of the class of persons (default: by the names in the file, else as above)"
+    detector.add_argument("--detector-layout", choices=layouts, help=f"{text} (default: guessed from names and shapes)")
+    text = "class of persons (default: by the names in the file, else as above)"
     add_number(detector, "--detector-class", int, 0, help=text)
-    text = "0 to 1; less ImageNet's mean, over its deviation; 0 to 255 (default: as above, bytes for integer inputs)"
+    text = "0 to 1; minus ImageNet's mean, over its deviation; 0 to 255 (default: as above, bytes for integer inputs)"
     detector.add_argument("--detector-pixels", choices=("unit", "imagenet", "bytes"), help=text)
-    text = f"do as the published code, or all: {'; '.join(f'{name}: {what}' for name, what in LEGACY.items())}"
+    text = f"repeat (or all): {'; '.join(f'{name}: {what}' for name, what in LEGACY.items())}"
     parser.add_argument("--legacy", default="", metavar="NAMES", help=text)
-    add(parser, "manifest", help="whose body models the network belongs to")
+    add(parser, "manifest", help="manifest that names the network's body models")
     text = "folder with skel_*.pkl in place of the manifest's (default for published weights: $HMR_SKEL_BODY_MODELS)"
     add(parser, "body-models", help=text)
-    add_number(parser, "--every", int, 1, default=1, help="of videos every Nth frame")
-    add_number(parser, "--batch-size", int, 1, default=16, help="people at once")
+    add_number(parser, "--every", int, 1, default=1, help="read every Nth frame of videos")
+    add_number(parser, "--batch-size", int, 1, default=16, help="people per batch")
     add(parser, "device", "json", "quiet")
 
 
 def run_predict(args: argparse.Namespace) -> int:
-    """Find people, predict, write, and say how it went in one line."""
+    """Predict, and print a summary in one line."""
     from hmr_skel.evaluate.benchmarks import legacy_switches
 
     legacy = legacy_switches(args.legacy, LEGACY)
     args.out = args.out or data_folder() / "predictions"
     if args.out.is_file():
-        raise UserError(f"-o {args.out} is a file. Expected a folder, which is made if need be.")
-    network, files = _check_inputs(args)  # before torch, whose import takes seconds
+        raise UserError(f"-o {args.out} is a file. Expected a folder, which may be new.")
+    network, files = _check_inputs(args)  # before the import of torch, which takes seconds
     from hmr_skel.body.open_body.export import body_note
     from hmr_skel.body.skel import Skel
     from hmr_skel.predict import output, people, run
@@ -124,14 +124,14 @@ def run_predict(args: argparse.Namespace) -> int:
         people.token_grid(predictor.network.config.vit)
     if not args.quiet and predictor.steps is not None and predictor.steps < FEW_STEPS:
         short = f"this network was trained for {predictor.steps:,} steps, fewer than {FEW_STEPS:,}"
-        print(f"note: {short}. It shows that all works, not where limbs are.", file=sys.stderr)
+        print(f"note: {short}. Its results are not accurate.", file=sys.stderr)
     boxes = _boxes(args, device)
     if isinstance(boxes, GivenBoxes):
         boxes.check(files)
     body_models = _body_models(args, predictor.published)
     skel = Skel.load(body_models, predictor.skel_gender, device)
     cameras = _cameras(args, boxes, files, device, "bgr-focal" in legacy)
-    if not isinstance(cameras, EstimatedFov):  # the only one that looks at colours
+    if not isinstance(cameras, EstimatedFov):  # only HumanFoV depends on colours
         legacy = tuple(name for name in legacy if name != "bgr-focal")
     wanted = output.Wanted(
         overlays=not args.no_overlays, meshes=args.meshes, refinement=args.refinement, attention=args.attention
@@ -153,7 +153,7 @@ def run_predict(args: argparse.Namespace) -> int:
         try:
             run.run(files, predictor, boxes, cameras, writer, settings, skipped, bar.update, counts)
         except (KeyboardInterrupt, UserError) as error:
-            if not counts.images:  # there is nothing to keep, and files of an earlier run stay as they are
+            if not counts.images:  # nothing to keep: files of an earlier run stay as they are
                 raise
             stopped = error
     rate = counts.images / counts.total_s if counts.images else 0.0
@@ -167,7 +167,7 @@ def run_predict(args: argparse.Namespace) -> int:
     if stopped is not None:
         raise stopped
     if not counts.images:
-        raise UserError(f"none of {len(files)} files could be read, see above.")
+        raise UserError(f"none of {len(files)} files could be read. The messages above say why.")
     return 0
 
 
@@ -210,9 +210,9 @@ def _boxes(args: argparse.Namespace, device: "torch.device") -> "Boxes":
 
 
 def _human_fov(args: argparse.Namespace, lacking: str = "") -> Path:
-    """HumanFoV's weights: those that are named, or that lie beside the body models or in $HMR_SKEL_BODY_MODELS.
+    """HumanFoV's weights: named, or beside the body models, or in $HMR_SKEL_BODY_MODELS.
 
-    Without them the camera is not known, which the `UserError` says; `lacking` is why it has to be estimated.
+    Raises `UserError` without them, since the camera is not known; `lacking` says why it must be estimated.
     """
     from hmr_skel.data.manifest import load_manifest
 
@@ -223,7 +223,7 @@ def _human_fov(args: argparse.Namespace, lacking: str = "") -> Path:
         if folder and (Path(folder) / HUMAN_FOV).is_file():
             return Path(folder) / HUMAN_FOV
     raise UserError(
-        f"the camera is not known{lacking}. Say --focal PX or --vfov DEG, give boxes with cameras, or let HumanFoV "
+        f"the camera is not known{lacking}. Give --focal PX or --vfov DEG, give boxes with cameras, or let HumanFoV "
         f"estimate it: --humanfov {HUMAN_FOV} (CameraHMR's release)."
     )
 
@@ -231,7 +231,7 @@ def _human_fov(args: argparse.Namespace, lacking: str = "") -> Path:
 def _cameras(
     args: argparse.Namespace, boxes: "Boxes", files: list[Path], device: "torch.device", bgr: bool
 ) -> "Cameras | None":
-    """The camera told for all pictures; None where the boxes bring theirs. Raises `UserError` where neither is so."""
+    """The camera for all pictures; None if all boxes have their own. Raises `UserError` if some have none."""
     from hmr_skel.predict.boxes import GivenBoxes
     from hmr_skel.predict.cameras import EstimatedFov, FocalLength, VerticalFov
 

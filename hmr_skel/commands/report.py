@@ -1,4 +1,4 @@
-"""`hmr-skel report`, `render` and `schema`: a dataset as a web page, rows as pictures, columns with their meanings."""
+"""`hmr-skel report`, `render` and `schema`: write a web page about a dataset, draw rows, print columns."""
 
 import argparse
 import time
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 REPORT = """\
 Write one self-contained HTML page about a dataset: rows by source, kept and rejected with reasons, error histograms and
 percentiles by source and body part, joint angles over their allowed ranges, betas, speed, links to the shards; and the
-best, median and worst fits as pictures and in a 3D viewer. It opens offline, needs no server, and prints.
+best, median and worst fits as pictures and in a 3D viewer. The page works offline and without a server.
 
-Pictures need the body models that the manifest names; images are shown where they are there.
+Pictures need the body models that the manifest names. Images are shown if they are there.
 Example: hmr-skel report data/open -o open.html"""
 
 RENDER = """\
-Draw a row of a dataset, or of a .parquet that `convert` or `predict` wrote, on the CPU, with no display:
+Draw a row of a dataset, or of a .parquet file of `convert` or `predict`, on the CPU and without a display:
   --show both      bones under a translucent skin; or skin, skeleton
   --show heat      the fitted skin, coloured by its distance from the annotated mesh (the colours end at 30 mm);
                    annotation: that mesh itself
@@ -37,44 +37,46 @@ Examples: hmr-skel render data/open 3584 -o x.png --show heat
           hmr-skel render walk.parquet 0 -o x.glb"""
 
 COLUMNS = """\
-Print the columns of every table that is written, with types, units and meanings, as Markdown: docs/schema.md is this
-text. In the files themselves the same stands in each column's field metadata (meaning, unit, shape).
+Print the columns of all tables that hmr-skel writes, with types, units and meanings, as Markdown (docs/schema.md). The
+files have the same in the field metadata of each column (meaning, unit, shape).
 Example: hmr-skel schema > columns.md"""
 
 _COLUMNS_PAGE = """\
 # Columns of the tables
 
-Printed by `hmr-skel schema` from the schema objects; the same texts are in the field metadata of every file, as
-`meaning`, `unit` and `shape`. Arrays are fixed-size lists of float32, flattened row-major; `load_shards` folds them.
+`hmr-skel schema` prints this page. The field metadata of every file has the same texts, as `meaning`, `unit` and
+`shape`. Arrays are stored as fixed-size lists of float32, flattened row-major; `load_shards` restores their shapes.
 Null means not known or not annotated, never zero. Frames, units and the root: [conventions.md](conventions.md)."""
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".webp", ".glb")
-MANIFEST = "says where body models and images are (default: manifests/NAME.toml, by the name in the shards"
+MANIFEST = "file that names body models and images (default: manifests/NAME.toml, by the name in the shards"
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `report`, `render` and `schema`."""
-    report = new_command(commands, "report", "a web page of a dataset's quality, with pictures", REPORT, run_report)
+    report = new_command(commands, "report", "write a web page about a dataset, with pictures", REPORT, run_report)
     add(report, "dataset", nargs="?", help=f"the dataset's folder {DATA_HELP}")
-    text = "the page (default: report.html in the dataset's folder)"
+    text = "output file (default: report.html in the dataset's folder)"
     report.add_argument("-o", "--out", type=Path, metavar="FILE", help=text)
     add(report, "manifest", default=None, help=f"{MANIFEST}; without DATASET {DEFAULT_MANIFEST})")
-    report.add_argument("--no-pictures", action="store_true", help="tables and charts only; needs no body models")
+    report.add_argument("--no-pictures", action="store_true", help="write only tables and charts, without body models")
     add(report, "build", "json", "quiet")
 
-    render = new_command(commands, "render", "a row of a dataset as a picture or as meshes", RENDER, run_render)
+    render = new_command(commands, "render", "draw a row of a dataset, or write its meshes", RENDER, run_render)
     add(render, "dataset", help="the dataset's folder, for instance data/open, or a .parquet file")
-    render.add_argument("row", metavar="ROW", help="its number, from 0; or its row_id, for instance open/00003584")
+    render.add_argument(
+        "row", metavar="ROW", help="number of the row, from 0; or its row_id, for instance open/00003584"
+    )
     render.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help=" ".join(PICTURE_SUFFIXES))
     shown, views = ("both", "skin", "skeleton", "heat", "annotation"), ("front", "side", "back", "top", "image")
     render.add_argument("--show", choices=shown, default="both", help="what to draw")
-    render.add_argument("--view", choices=views, default="front", help="from where: sides of the body, or its image")
+    render.add_argument("--view", choices=views, default="front", help="view of the body, or its image")
     add_number(render, "--size", int, 16, 8192, unit="pixels", default=512, metavar="PX", help="width and height")
     add(render, "manifest", default=None, help=f"{MANIFEST})")
     add(render, "body-models", help=MODELS)
-    add(render, "quiet", help="do not name the file that was written")
+    add(render, "quiet", help="do not print the name of the file")
 
-    summary = "columns of the tables that are written, with units"
+    summary = "print the columns of all tables, with units"
     new_command(commands, "schema", summary, COLUMNS, lambda args: print(schema_page(), end=""))
 
 
@@ -90,7 +92,7 @@ def run_report(args: argparse.Namespace) -> None:
     data = args.dataset or data_folder() / load_manifest(args.manifest or DEFAULT_MANIFEST).name
     if args.build and not has_all_shards(data):
         if not args.quiet:
-            print(f"missing shards are built and their images rendered first; hmr-skel report {data} does without")
+            print(f"building missing shards and rendering images first; hmr-skel report {data} leaves this out")
         build_missing(args.manifest or DEFAULT_MANIFEST, data, quiet=args.quiet)
     out = args.out or data / "report.html"
     if out.is_dir():
@@ -139,7 +141,7 @@ def run_render(args: argparse.Namespace) -> None:
 
 
 def _number(shards: "Shards", row: str) -> int:
-    """The number of a row over all shards, given it or the row_id. Raises `UserError` where there is no such row."""
+    """The number of a row over all shards, from its number or row_id. Raises `UserError` if there is no such row."""
     if row.isdecimal() and int(row) < len(shards):
         return int(row)
     expected, before = f"a number from 0 to {len(shards) - 1:,}", 0
@@ -152,14 +154,14 @@ def _number(shards: "Shards", row: str) -> int:
 
 
 def _picture(posed: "PosedRow", skel: "Skel", picture_of: "Picture", args: argparse.Namespace) -> "np.ndarray":
-    """The row as --show and --view have it, RGB [H W 3]."""
+    """The picture of a row by --show and --view, RGB [H W 3]."""
     from hmr_skel.render import overlay, portrait
     from hmr_skel.render.scene import EVEN, STUDIO
     from hmr_skel.report.pictures import shown_parts
 
     row = posed.row
     if args.show in ("heat", "annotation") and posed.target is None:
-        raise UserError(f"row {args.row} came as SKEL and has no annotated mesh. Choose --show both.")
+        raise UserError(f"row {args.row} was annotated with SKEL and has no annotated mesh. Choose --show both.")
     shown = posed if args.view == "image" else posed.faced()
     parts = shown_parts(shown, skel, args.show, high_mm=30.0)
     if args.view != "image":
@@ -174,7 +176,7 @@ def _picture(posed: "PosedRow", skel: "Skel", picture_of: "Picture", args: argpa
 
 
 def schema_page() -> str:
-    """The columns of every table as Markdown."""
+    """The columns of all tables as Markdown."""
     from hmr_skel.convert.tables import FULL, JOINTS
     from hmr_skel.data.card import column_table
     from hmr_skel.data.schema import REJECTS_SCHEMA, SCHEMA
@@ -185,7 +187,7 @@ def schema_page() -> str:
     predicted = f"`hmr-skel predict`, .parquet and .npz; stages of a network with the paper's decoder ({stages})."
     tables = (
         ("Datasets", "`data/train-*.parquet`, written by `fit` and `dataset`.", SCHEMA),
-        ("Rows left out", "`rejects/*.parquet` beside them.", REJECTS_SCHEMA),
+        ("Rejected rows", "`rejects/*.parquet` of a dataset.", REJECTS_SCHEMA),
         ("Converted motion", "`hmr-skel convert`, .parquet and .npz.", FULL),
         ("Joints of converted motion", "`hmr-skel convert --joints`.", JOINTS),
         ("Predictions", predicted, schema(stages)),

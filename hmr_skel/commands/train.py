@@ -1,4 +1,4 @@
-"""`hmr-skel train`: a network from a dataset."""
+"""`hmr-skel train`: train a network on a dataset."""
 
 import argparse
 from dataclasses import asdict, replace
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from hmr_skel.train.loop import Run
 
 TRAIN = """\
-Train SKEL-CF on a dataset's shards (all but the held-out ones) and their images. The recipe says how, the manifest
-where images and body models are. Into the run's folder go
-  network.safetensors   the averaged weights, with the recipe in the header (network.json has it too)
-  state.pt              what a later run of the same command goes on from: after Ctrl-C, SIGTERM, or a crash
+Train SKEL-CF on a dataset's shards, except the held-out ones, and their images. The recipe holds all settings; the
+manifest names images and body models. The run's folder gets
+  network.safetensors   the averaged weights, with the recipe in the header (and in network.json)
+  state.pt              the state from which the same command resumes after Ctrl-C, SIGTERM or a crash
   log.jsonl, curves.png, tensorboard/
 Examples: hmr-skel train --build --set epochs=2
           torchrun --nproc-per-node 8 -m hmr_skel.cli train --recipe vit_h --vitpose vitpose_backbone.pth"""
@@ -26,8 +26,8 @@ Examples: hmr-skel train --build --set epochs=2
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `train`."""
     train = new_command(commands, "train", "train SKEL-CF on a dataset", TRAIN, run_train, _fields_text)
-    add_run_arguments(train, "the run's folder (default: runs/<recipe> in the data folder)")
-    train.add_argument("--show", action="store_true", help="print the recipe in full and stop")
+    add_run_arguments(train, "folder of the run (default: runs/<recipe> in the data folder)")
+    train.add_argument("--show", action="store_true", help="print the whole recipe and stop")
     add_number(train, "--checkpoint-every", int, 1, default=500, help="steps")
     add_number(train, "--log-every", int, 1, default=10, help="steps")
 
@@ -39,7 +39,7 @@ def _fields_text() -> str:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, out: str) -> None:
-    """Where a run reads and writes, and on what."""
+    """Add the arguments of a training run."""
     add(parser, "recipe", "set", "manifest", "data", "build")
     parser.add_argument("--out", type=Path, metavar="DIR", help=out)
     parser.add_argument("--fresh", action="store_true", help="start anew, whatever is in that folder")
@@ -50,7 +50,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: str) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    """Train, and draw the curves."""
+    """Train a network, and draw the curves."""
     from hmr_skel.train.recipes import load_recipe, recipe_text
 
     recipe = load_recipe(args.recipe, args.set)
@@ -63,10 +63,10 @@ def run_train(args: argparse.Namespace) -> None:
 
     out = args.out or runs_folder() / recipe.name
     if recipe.pretrained_encoder and (args.fresh or not (out / STATE).exists()):
-        encoder_file(recipe, args.vitpose)  # before a dataset is built or opened
+        encoder_file(recipe, args.vitpose)  # fail before a dataset is built or opened
     run = replace(new_run(args, out), checkpoint_every=args.checkpoint_every, log_every=args.log_every)
     outcome = train(recipe, run)
-    if outcome is None:  # another process reports
+    if outcome is None:  # another process prints the result
         return
     picture = run.out / "curves.png"
     missing = "no curves.png: it needs matplotlib (make setup EXTRAS=train; without make, pip install matplotlib)"

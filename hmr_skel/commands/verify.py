@@ -1,4 +1,4 @@
-"""`hmr-skel verify`: is a dataset on disk what its meta files and its manifest say it is?"""
+"""`hmr-skel verify`: compare a dataset on disk with its meta files and its manifest."""
 
 import argparse
 import contextlib
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from hmr_skel.data.manifest import Manifest
 
 VERIFY = """\
-Check a dataset folder. Every shard that was built must have its three files (data, rejects, meta) with the bytes that
-were written, under its own names; the schema's columns and finite values; and every row that it was to read, kept or
-rejected once. No file may be there that belongs to no shard, no row may be in two shards. Shards without any file count
-as not built yet: their number is printed, and is no problem.
+Check the folder of a dataset. Every built shard must have three files (data, rejects, meta) with the right names and
+the bytes that were written, the columns of the schema, finite values, and each row of the shard either kept or
+rejected, once. No file may be there without a shard, and no row may be in two shards. A shard without any file counts
+as not built yet: the command prints the number of these, and they are not a problem.
 
-Against its manifest: every shard must be what a build would make now (same label files, body models, recipe, and
-version of the fit), and a sample of rows is read from the label files and fitted again: what is passed through must be
-equal to the bit, angles to 1e-4 rad and distances to 0.001 mm (with a GPU, 1e-3 rad and 0.005 mm).
+With a manifest, every shard must also be what a build would make now (same label files, body models, recipe, and
+version of the fit). A sample of rows is read from the label files and fitted again: copied columns must be equal to the
+bit, angles within 1e-4 rad and distances within 0.001 mm (on a GPU 1e-3 rad and 0.005 mm).
 
-Not covered: the dataset's README.md, which every build writes anew, and the images.
+The command does not check images, nor the dataset's README.md, which every build writes again.
 
-Exit status: 0 all that was built is sound (with --repair: now); 1 problems, one line each on standard output; 2 it
-could not be checked (no dataset, no manifest, a label file or a body model that cannot be read); 130 interrupted.
+Exit status: 0 no problems (with --repair: after the repair); 1 problems, one line each on standard output; 2 the check
+was not possible (no dataset, no manifest, an unreadable label file or body model); 130 interrupted.
 Example: hmr-skel verify data/open"""
 
 
@@ -36,28 +36,28 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `verify`."""
     verify = new_command(commands, "verify", "check a dataset on disk, and repair it", VERIFY, run_verify)
     add(verify, "dataset", type=place, help="the dataset's folder, for instance data/open, or its URI")
-    text = "what it was made from (default: manifests/NAME.toml, by the name in the shards)"
+    text = "manifest of the dataset (default: manifests/NAME.toml, by the name in the shards)"
     add(verify, "manifest", default=None, help=text)
-    text = "compare the files with each other only; needs no manifest"
+    text = "only compare the files with each other, without a manifest"
     verify.add_argument("--files-only", action="store_true", help=text)
     add_number(verify, "--sample", int, 0, default=64, help="rows to fit again, over all shards")
     add_number(verify, "--seed", int, 0, default=0, help="which rows")
     verify.add_argument(
         "--repair", action="store_true",
-        help="build again the shards that something is wrong with, and no others; move files that belong to no shard "
-        "to DATASET/set-aside; then check once more. Refused where most shards were made from another manifest",
+        help="build only the shards with problems again, move files that belong to no shard to DATASET/set-aside, and "
+        "check once more. Refused if most shards were made from another manifest",
     )  # fmt: skip
     add(verify, "device", "json", "quiet")
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    """One line for each thing that is wrong."""
+    """Print one line for each problem."""
     from flows.shard import Builder
     from flows.verify import repair_dataset, verify_dataset
     from hmr_skel.data.verify import Verification
 
     if args.files_only and (args.repair or args.manifest):
-        raise UserError("--files-only uses no manifest: leave out --manifest and --repair.")
+        raise UserError("--files-only uses no manifest. Leave out --manifest and --repair.")
     if isinstance(args.dataset, Path) and not args.dataset.is_dir():
         raise UserError(f"no folder {args.dataset}. Expected a dataset's, such as {data_folder() / 'open'}.")
     builder = None if args.files_only else Builder(_manifest(args), args.dataset, args.device, quiet=args.quiet)
@@ -85,9 +85,9 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def _manifest(args: argparse.Namespace) -> "Manifest":
-    """The manifest that is named, or the one in manifests/ that most shards say they were made from.
+    """The named manifest, or the one in manifests/ that most shards name.
 
-    Raises `UserError` where there is none, and where most shards say another: --repair would build good shards again.
+    Raises `UserError` if there is none, or if most shards name another: --repair would build good shards again.
     """
     from hmr_skel.data.manifest import load_manifest
     from hmr_skel.data.shards import Shard, find_files
@@ -95,7 +95,7 @@ def _manifest(args: argparse.Namespace) -> "Manifest":
 
     names: Counter[str] = Counter()
     for index, count in find_files(args.dataset)[0]:
-        with contextlib.suppress(UserError, UnicodeDecodeError):  # of damage, which the check will report
+        with contextlib.suppress(UserError, UnicodeDecodeError):  # the check will report damage
             names[manifest_name(Shard(index, count, (), False).data_file(args.dataset), args.dataset)] += 1
     if args.manifest is not None and not names:
         return load_manifest(args.manifest)

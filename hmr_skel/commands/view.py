@@ -1,4 +1,4 @@
-"""`hmr-skel view`: bodies in a live page."""
+"""`hmr-skel view`: show bodies in a live page."""
 
 import argparse
 
@@ -7,12 +7,12 @@ from hmr_skel.commands.inputs import models_and_images
 from hmr_skel.errors import UserError
 
 VIEW = """\
-Show bodies in a page of your browser: the annotated SMPL mesh, SKEL's skin and its bones, side by side or over each
-other; a time line that plays; the skin coloured by its error; joint angles as curves, with the dofs that stand at a
-limit; the image of the row.
+Show bodies in your browser: the annotated SMPL mesh, SKEL's skin and its bones, side by side or over each other. The
+page plays frames, colours the skin by its error, and shows joint angles as curves, dofs at a limit, and the row's
+image.
 
-The page listens on this machine only, and has no password: other users of the machine, and web pages that your browser
-has open meanwhile, may read what it shows. Images of predictions are looked for below the folder that you are in.
+The page is open only to this machine, and has no password: other users of the machine, and other web pages in your
+browser, can read what it shows. Images of predictions are looked for below the current folder.
 
 Example: hmr-skel view data/open, or hmr-skel view walk.parquet"""
 
@@ -26,7 +26,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_number(view, "--port", int, 1, 65535, default=8080, metavar="PORT", help=text)
     add(view, "manifest", default=None, help="of a dataset: where body models and images are (default: by its name)")
     add(view, "body-models", help=MODELS)
-    view.add_argument("--no-browser", action="store_true", help="only print the address")
+    view.add_argument("--no-browser", action="store_true", help="print the address, and open no browser")
 
 
 def run_view(args: argparse.Namespace) -> None:

@@ -139,7 +139,7 @@ def _tables(device: torch.device, dtype: torch.dtype) -> _Tables:
             dofs[joint, order] = dof
     ball, wrist, hinge = (torch.tensor(joints) for joints in (BALL_JOINTS, WRIST_JOINTS, HINGE_JOINTS))
     hinge_dofs, wrist_dofs = dofs[hinge, 0], dofs[wrist, :2]
-    # Rows and columns in the order of the product's axes, the last dof's first. An odd order is a reflection, which #
+    # Rows and columns in the order of the product's axes, the last dof's first. An odd order is a reflection, which
     # changes the sign of every angle.
     order = axes[ball].abs().argmax(-1).flip(-1)
     parity = torch.eye(3, dtype=torch.float64)[order].det()

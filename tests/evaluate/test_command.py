@@ -63,7 +63,7 @@ def test_all_benchmarks(command, network, tmp_path, capsys):
     assert report["benchmarks"]["spec-syn"]["legacy"] == ["spec-root", "neutral-female", "aliased-crop"]
     assert [table["table"] for table in report["tables"]] == ["1", "2", "3", "S2"]
     assert all(f"**Table {table}: " in page and f"Table {table}: " in text for table in ("1", "2", "3", "S2"))
-    assert "(the open body: figures say nothing of the licensed models)" in text
+    assert "(the open body: the licensed models give other figures)" in text
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
     rows = pq.read_table(tmp_path / "out" / "rows.parquet").to_pandas()
     assert len(rows) == 7 * 3 * 6

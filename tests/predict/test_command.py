@@ -114,9 +114,9 @@ def test_meshes_refinement_and_attention(photos, typed, open_body_dir):
         (
             "a.jpg --boxes none.csv --network none.safetensors",
             "`hmr-skel images` (make images) makes those of the default dataset. Also: none.safetensors: no such file. "
-            "Train a network first (hmr-skel train), or name another's file. Also: --boxes none.csv: no such file.",
+            "Train a network first (hmr-skel train), or name another file. Also: --boxes none.csv: no such file.",
         ),
-        ("PHOTO --whole-image", "the camera is not known. Say --focal PX or --vfov DEG"),
+        ("PHOTO --whole-image", "the camera is not known. Give --focal PX or --vfov DEG"),
         ("PHOTO --whole-image --vfov 500", "--vfov 500: expected degrees from 1 to 170"),
         ("PHOTO --boxes boxes.json --margin 20", "--margin 20: expected a factor from 0.5 to 3"),
         ("boxes.json --boxes boxes.json", "has no boxes for the given images"),
@@ -304,7 +304,7 @@ def test_published_weights_need_the_licensed_body(photos, open_body_dir, small_c
     Path("best.pth").touch()
     words = ["predict", str(photos[0].file), "--whole-image", "--vfov", "50", "--network", "best.pth", "--no-overlays"]
     assert main([*words, "-o", "out"]) == 2
-    assert "no body models: SMPL's and SKEL's licensed files are needed" in capsys.readouterr().err
+    assert "no body models. Name the folder of the licensed" in capsys.readouterr().err
     monkeypatch.setenv("HMR_SKEL_BODY_MODELS", str(open_body_dir))
     assert main([*words, "-o", "out"]) == 0
     assert "published SKEL-CF; in out" in capsys.readouterr().out

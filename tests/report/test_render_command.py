@@ -72,7 +72,7 @@ def test_a_mesh_with_skin_and_skeleton_apart(small, tmp_path):
         ("street/00000001 -o x.bmp", "unknown format '.bmp'. Expected .png, .jpg, .webp, .glb."),
         ("street/00000001 -o x.png --size 0", "--size 0: expected pixels from 16 to 8,192"),
         ("street/00000001 -o x.png", "Name it with --manifest"),
-        ("given/00000001 -o x.png --show heat --manifest {toml}", "came as SKEL and has no"),
+        ("given/00000001 -o x.png --show heat --manifest {toml}", "was annotated with SKEL and has no"),
         ("street/00000003 -o x.png --view image --manifest {toml}", "no image: 3.jpg is not there"),
     ],
 )

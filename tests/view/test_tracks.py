@@ -52,7 +52,7 @@ def test_a_clip_has_its_frame_rate_and_its_up_and_is_drawn_on_its_body(tmp_path,
     assert "no body model nowhere" in capsys.readouterr().err
     monkeypatch.delenv("HMR_SKEL_BODY_MODELS")
     assert main(["render", "bare.parquet", "2", "-o", "x.glb"]) == 0
-    assert "does not say which body it is of; the open body is taken" in capsys.readouterr().err
+    assert "does not say which body it is of; using the open body" in capsys.readouterr().err
 
 
 def test_a_table_without_skel_is_a_clear_message(built_dataset: BuiltDataset):
