@@ -1,4 +1,4 @@
-"""Fitting SKEL to SMPL annotations. Arrays in, arrays out: torch and numpy are all it needs.
+"""Fit SKEL to SMPL annotations. This package works on arrays and needs only torch and numpy.
 
 smpl, skel = Smpl.load("SMPL_NEUTRAL.pkl"), Skel.load("skel_male.pkl")
 model = prepare(smpl, skel, recipe("default"))
@@ -21,7 +21,7 @@ __all__ = [
     "prepare", "recipe",
 ]  # fmt: skip
 
-# Lazy, so that recipes are there without torch.
+# Imported when used, so that recipes need no torch.
 _MODULES = {
     "FitResult": "fit", "fit_batch": "fit", "fit_best": "many", "fit_many": "many", "fit_meshes": "meshes",
     "FitModel": "model", "prepare": "model", "Status": "fit",

@@ -1,4 +1,4 @@
-"""How far SKEL's skin is from annotated meshes at any parameters, posed as the fit poses them and so as fast."""
+"""Distances of SKEL's skin from annotated meshes, for any parameters, with the fast posing of the fit."""
 
 import torch
 from torch import Tensor
@@ -10,18 +10,18 @@ from fitting.surface import CORRECTED
 from hmr_skel.body.lbs import picked
 from hmr_skel.rows import SkelParams, SmplParams
 
-_ROWS = 256  # whose meshes are in memory at once, on each core
+_ROWS = 256  # rows whose meshes are in memory at once, per core
 
 
 def mesh_distances_mm(
     params: SmplParams, fitted: SkelParams, model: FitModel, mesh: Meshes | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mean and largest distance [N], mm, between equal vertices of SKEL's skin and SMPL's mesh: one topology.
+    """Mean and largest distance [N], mm, between corresponding vertices of SKEL's skin and SMPL's mesh.
 
     Args:
         params: [N] annotations, on any device.
-        fitted: [N] rows of `model.skel`; of any pose, root and shape.
-        mesh: [N] as in `fitting.fit_many`, where the meshes are not SMPL posed by `params`.
+        fitted: [N] parameters of `model.skel`, any pose, root and shape.
+        mesh: [N] as in `fitting.fit_many`, if the meshes are not SMPL posed by `params`.
 
     Returns:
         float32, on the CPU.
@@ -44,7 +44,7 @@ def mesh_distances_mm(
 
 
 def _distances(params: SmplParams, fitted: SkelParams, model: FitModel, mesh: Tensor | None) -> Tensor:
-    """[B V], m. In the target's frame SMPL's root is at rest; what SKEL's turns and moves beyond that is left."""
+    """Distances [B V], m. In the target's frame SMPL's root is at rest, and SKEL's root has the remaining motion."""
     target = model.targets(params, fitted.betas, None, mesh)
     q, skeleton = fitted.q.double(), Skeleton.of(model.skel, fitted.betas)
     pose = model.kinematics.pose(q, skeleton)

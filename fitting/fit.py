@@ -1,4 +1,4 @@
-"""SMPL annotations to SKEL: one batch through the stages. Arrays in, arrays out; rows never interact."""
+"""Fit SKEL to a batch of SMPL annotations, stage by stage. Rows never interact."""
 
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
@@ -16,26 +16,26 @@ from fitting.target import FitRows
 from hmr_skel.body.skel import root_dofs, root_transl
 from hmr_skel.rows import SkelParams, SmplParams
 
-# Beyond these an annotation is no body: the row is rejected, not fitted.
+# Beyond these an annotation is not a body: the row is rejected and not fitted.
 MAX_BETA, MAX_ANGLE, MAX_TRANSL = 10.0, 20.0, 1e4
 
 
 class Status(IntEnum):
-    """How a row ended."""
+    """How the fit of a row ended."""
 
     converged = 0  # no dof would move by more than the tolerance; all are inside their limits
-    at_limit = 1  # likewise, with at least one dof held at its limit
-    max_iterations = 2  # the steps ran out first: usable, but not at its minimum
+    at_limit = 1  # likewise, with at least one dof at its limit
+    max_iterations = 2  # the steps ran out: usable, but not at the minimum
     rejected = 3  # not fitted: the input is not finite or not a body
-    # Ended as above, and beyond that:
+    # These replace the statuses above:
     far = 4  # far from the annotation: `v2v_mm` is above the recipe's `far_v2v_mm`
-    implausible = 5  # near, and yet no human pose: see `fitting.plausible`
-    unusual_shape = 6  # near, a human pose, and a shape that hardly anybody has (`ShapeMap.is_unusual`)
+    implausible = 5  # not far, but not a human pose: see `fitting.plausible`
+    unusual_shape = 6  # neither, but hardly anybody has such a shape (`ShapeMap.is_unusual`)
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """Per row. Metres, radians; `_mm` and `_deg` as named. A rejected row holds NaN."""
+    """The fits of [B] rows. Metres, radians; `_mm` and `_deg` as named. Rejected rows have NaN."""
 
     skel: SkelParams
     skel_gender: list[str]
@@ -43,15 +43,15 @@ class FitResult:
     v2v_max_mm: Tensor  # [B]
     joint_mm: Tensor  # [B] mean distance of the anatomical joints to those regressed from the annotated mesh
     max_limit_violation_deg: Tensor  # [B]
-    push: Tensor  # [B] mm^2/rad, how steeply E would fall if the limit that holds it back the hardest gave way; 0: none
-    push_dof: Tensor  # [B] number in q of that dof; -1: none
-    beyond_deg: Tensor  # [B] by how much the worst bone is turned beyond what ordinary motion needs; 0: none is
-    energy: Tensor  # [B] the last stage's objective, m^2, with what refined betas cost
-    iterations: Tensor  # [B] int32, steps tried in all stages of the start that was kept
-    starts: Tensor  # [B] int32, how many starts were tried
+    push: Tensor  # [B] mm^2/rad, the largest slope of E along a dof at its limit, towards the outside; 0: none
+    push_dof: Tensor  # [B] index in q of that dof; -1: none
+    beyond_deg: Tensor  # [B] how far the worst bone is turned beyond ordinary motion; 0: none is
+    energy: Tensor  # [B] the last stage's objective, m^2, including the cost of refined betas
+    iterations: Tensor  # [B] int32, steps in all stages of the kept start
+    starts: Tensor  # [B] int32, number of starts
     status: Tensor  # [B] int8, `Status`
     target_joints: Tensor  # [B 24 3] SMPL's joints of the annotation
-    target_points: Tensor | None  # [B K 3] points of the annotated mesh, where asked for
+    target_points: Tensor | None  # [B K 3] the requested points of the annotated mesh
     batch: int  # rows fitted together
 
 
@@ -61,10 +61,10 @@ def fit_batch(
     """Fit SKEL to a batch of SMPL annotations on the model's device.
 
     Args:
-        params: [B] rows, float32, in any frame. Rows that are not finite or beyond belief come back `rejected`.
+        params: [B] rows, float32, in any frame. Rows that are not finite, or too large for a body, are `rejected`.
         model: from `prepare`.
-        points: [K 6890] asks for points of the annotated mesh (keypoints, say) beside the fit.
-        mesh: [B 6890 3] from `fitting.meshes.rooted`: what is fitted, where it is not SMPL posed by `params`.
+        points: [K 6890] a regressor of points (such as keypoints) to return from the annotated mesh.
+        mesh: [B 6890 3] from `fitting.meshes.rooted`: the mesh to fit, if it is not SMPL posed by `params`.
     """
     count = len(params.betas)
     number = filled(torch.arange(count, device=model.device))
@@ -77,7 +77,7 @@ def fit_batch(
         smpl = model.targets.smpl
         if not bool(sound.all()):
             mesh = where(sound, mesh, smpl.template - smpl.joint_template[0])
-    # A rejected row is fitted as a T-pose: it costs little, and batches keep their shape.
+    # A rejected row is fitted as a T-pose, which costs little and keeps the shape of the batch.
     safe = SmplParams(*(where(sound, getattr(params, f.name), 0.0) for f in fields(params)))
     betas = model.shape(safe.betas)
     target = model.targets(safe, betas, points, mesh)
@@ -141,7 +141,6 @@ def limit_violation_deg(q: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _sound(params: SmplParams) -> Tensor:
-    """Rows that are a body: finite, and no value beyond belief."""
+    """Whether rows [B] are finite and of the size of a body."""
     limits = (("global_orient", MAX_ANGLE), ("body_pose", MAX_ANGLE), ("betas", MAX_BETA), ("transl", MAX_TRANSL))
-    # A comparison with NaN is false.
     return torch.stack([(getattr(params, name).abs().flatten(1) <= limit).all(1) for name, limit in limits]).all(0)

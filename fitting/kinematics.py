@@ -1,6 +1,6 @@
-"""SKEL's skeleton posed for the solver: transforms of the bones, and how every dof moves them, in closed form.
+"""Pose SKEL's skeleton for the solver: transforms of the bones, and their derivatives by every dof, in closed form.
 
-The root is left out: everything is in the frame in which the pelvis does not turn, which is the frame of the T-pose.
+The root is left out: the frame is that of the T-pose, in which the pelvis does not turn.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.skel_shape import bone_orientation
 
 _PARENT = [max(parent, 0) for parent in SKEL_PARENTS]
-_ORDER = [sum(d.joint == dof.joint for d in DOFS[:k]) for k, dof in enumerate(DOFS)]  # among its joint's
+_ORDER = [sum(d.joint == dof.joint for d in DOFS[:k]) for k, dof in enumerate(DOFS)]  # among the dofs of its joint
 
 
 @dataclass(frozen=True)
 class Skeleton(Rows):
-    """A body's rest skeleton, without its vertices: what a `Pose` is made of. Any float dtype."""
+    """A body's skeleton at rest, which `Kinematics.pose` poses. Any float dtype, m."""
 
     joints: Tensor  # [B 24 3] J
     offsets: Tensor  # [B 24 3] from the parent
@@ -31,7 +31,7 @@ class Skeleton(Rows):
 
     @classmethod
     def of(cls, skel: Skel, betas: Tensor) -> "Skeleton":
-        """Of betas [B 10], in float64: the reduced system's dtype."""
+        """The skeletons of betas [B 10], in float64, the dtype of the reduced system."""
         joints = skel.joint_template.double() + blend(skel.joint_shapedirs.double(), betas.double())
         offsets = relative(joints, SKEL_PARENTS)
         bones = bone_orientation(offsets, skel.learned_rotmat.double(), skel.apose_offset.double())
@@ -40,12 +40,12 @@ class Skeleton(Rows):
 
 @dataclass(frozen=True)
 class Pose(Rows):
-    """A posed skeleton, root at rest."""
+    """A posed skeleton, with the root at rest, m."""
 
     local: Tensor  # [B 24 3 3] L
     rotmat: Tensor  # [B 24 3 3] R
     position: Tensor  # [B 24 3] p
-    transforms: Tensor  # [B 24 4 4] G, takes a rest point of a bone to its place
+    transforms: Tensor  # [B 24 4 4] G, maps a rest point of a bone to its position
     parts: Tensor  # [B 24 3 3 3] axis rotations, first, second, third
     parent_frame: Tensor  # [B 24 3 3] R_parent N
 
@@ -55,15 +55,15 @@ class Twists:
     """The motion that each dof gives to the points p below its joint, p' = [w]x p + u with u = t - w x p_joint."""
 
     axis: Tensor  # [B 24 3 3] w, by joint and order
-    velocity: Tensor  # [B 24 3 3] t, the joint's own motion: spine and scapulae glide
+    velocity: Tensor  # [B 24 3 3] t, the motion of the joint itself, for spine and scapulae
     matrix: Tensor  # [B 24 3 3 4] [[w]x | u], to be applied to [p; 1]
 
 
 class Kinematics:
-    """Poses skeletons. Holds the constants of the dofs' axes on one device, in one dtype."""
+    """Poses skeletons, with constants on one device and in one dtype."""
 
     def __init__(self, axes: Tensor, dof_index: Tensor) -> None:
-        """`axes` [24 3 3] and `dof_index` [24 3] of `hmr_skel.body.Skel`: by joint and order."""
+        """`axes` [24 3 3] and `dof_index` [24 3] are those of `hmr_skel.body.Skel`, by joint and order."""
         length = axes.norm(dim=-1)
         unit = axes / torch.where(length > 0, length, torch.ones_like(length)).unsqueeze(-1)
         self.length = length
@@ -77,7 +77,7 @@ class Kinematics:
         self.moving_parents = torch.tensor([_PARENT[j] for j in MOVING_JOINTS], device=axes.device)
 
     def pose(self, q: Tensor, skeleton: Skeleton) -> Pose:
-        """q [B 46] (its first three are ignored) to a posed skeleton."""
+        """Pose a skeleton by q [B 46], whose first three entries are ignored."""
         padded = torch.cat((q, torch.zeros_like(q[:, :1])), 1)
         angle = padded[:, self.dof_index] * self.length  # [B 24 3]
         # Rodrigues with constant axes: I + sin [u]x + (1 - cos) [u]x^2.
@@ -96,7 +96,7 @@ class Kinematics:
         return Pose(local, rotmat, position, transforms, parts, picked(rotmat, _PARENT, 1) @ skeleton.dof_frame)
 
     def twists(self, q: Tensor, skeleton: Skeleton, pose: Pose) -> Twists:
-        """How each dof moves what hangs below it. Orders that a joint lacks are zero."""
+        """The motion that each dof gives to the points below its joint; zero for orders that a joint lacks."""
         third = self.unit[:, 2].expand(len(q), -1, -1)
         second = (pose.parts[:, :, 2] @ self.unit[:, 1].unsqueeze(-1)).squeeze(-1)
         first = (pose.parts[:, :, 2] @ (pose.parts[:, :, 1] @ self.unit[:, 0].unsqueeze(-1))).squeeze(-1)

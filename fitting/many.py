@@ -1,4 +1,4 @@
-"""Any number of rows through `fit_batch`: in batches that fit the device's memory, by the better gender if asked."""
+"""Fit any number of rows by `fit_batch`, in batches that fit into memory, and with the better gender if asked."""
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -24,7 +24,7 @@ _ROW_BYTES, _SCRATCH_BYTES = 300_000, 1_200_000_000  # what a batch takes on a G
 
 @runtime_checkable
 class Meshes(Protocol):
-    """Meshes [N 6890 3], a part of which is read or made when it is asked for. A tensor is one."""
+    """Meshes [N 6890 3] that can be read in parts, such as a tensor."""
 
     def __getitem__(self, rows: slice, /) -> Tensor: ...
 
@@ -32,23 +32,23 @@ class Meshes(Protocol):
 def fit(
     params: SmplParams, smpl: Smpl, skel: Skel, *, recipe_name: str = "default", device: str | torch.device = "cpu"
 ) -> FitResult:
-    """Fit SKEL to [N] rows of SMPL parameters, each row for itself.
+    """Fit SKEL to [N] rows of SMPL parameters, each row independently.
 
     Args:
         params: `hmr_skel.rows.SmplParams`: `global_orient` [N 3] and `body_pose` [N 23 3] axis-angles in rad, `betas`
             [N 10], `transl` [N 3] m.
-        smpl: the SMPL model that they are for, of `Smpl.load`.
-        skel: the male or the female SKEL, of `Skel.load`.
+        smpl: the SMPL model of the parameters, from `Smpl.load`.
+        skel: the male or female SKEL, from `Skel.load`.
         recipe_name: a name that `fitting.recipe` knows.
-        device: where the fit runs; both bodies are moved there for good.
+        device: the device of the fit; both bodies are moved there and stay there.
 
     Returns:
         A `FitResult` on the CPU: `skel.q` [N 46] rad, `skel.betas` [N 10], `skel.transl` [N 3] m, `v2v_mm` [N] (mean
         distance of the meshes), `status` [N] and more.
 
     Raises:
-        UserError: no recipe has that name, or not even one row fits into the device's memory.
-        ValueError: the SKEL model does not say its gender.
+        UserError: no recipe has that name, or the device's memory is too small for one row.
+        ValueError: the gender of the SKEL model is not known.
     """
     return fit_many(params, prepare(smpl, skel, recipe(recipe_name), device=device))
 
@@ -60,18 +60,18 @@ def fit_many(
     progress: Callable[[int], object] | None = None,
     mesh: Meshes | None = None,
 ) -> FitResult:
-    """Fit [N] rows in batches of the recipe's size, halved for good when the device runs out of memory.
+    """Fit [N] rows in batches of the recipe's size, which is halved each time the device runs out of memory.
 
-    The result is on the CPU; its `batch` is the size that memory allowed.
+    The result is on the CPU; its `batch` is the last size.
 
     Args:
         params: [N] rows on any device.
         points: [K 6890] as in `fit_batch`.
-        progress: called with the number of rows done so far (`fit_best` counts once per model).
-        mesh: [N] as in `fit_batch`; asked for a batch at a time.
+        progress: called with the number of rows done (`fit_best` counts each model).
+        mesh: [N] as in `fit_batch`, read batch by batch.
 
     Raises:
-        UserError: not even one row fits into the device's memory.
+        UserError: the device's memory is too small for one row.
     """
     points = None if points is None else points.to(model.device)
     way = _side_by_side if model.device.type == "cpu" else _in_turn
@@ -122,10 +122,10 @@ def _side_by_side(
     progress: Callable[[int], object] | None,
     mesh: Meshes | None,
 ) -> FitResult:
-    """Fit batches on as many threads as torch may use, one core each. They share nothing, so none waits for another."""
+    """Fit batches on as many threads as torch may use, with one core each; they share nothing."""
     count = len(params.betas)
     with one_thread_each() as (pool, threads):
-        # Smaller batches, in whole chunks of rows, where a core would be idle in the last round.
+        # Use smaller batches, in whole chunks of rows, if a core would otherwise be idle in the last round.
         size = max(min(model.config.batch, -(-count // (threads * TILE)) * TILE), TILE)
         starts = range(0, max(count, 1), size)
         results, done = [], 0
@@ -151,10 +151,10 @@ _STARTING = threading.Lock()
 
 @contextmanager
 def one_thread_each() -> Generator[tuple[ThreadPoolExecutor, int]]:
-    """As many threads as torch may use, and how many that are. In each torch keeps to it: the others have the cores.
+    """A pool of as many threads as torch may use, and their number. In each of them torch uses one core.
 
-    torch has a number for each thread and one for threads to come, and a thread that sets its own sets both. So all set
-    theirs at the start, and the caller, whose own stays as it is, then sets that of threads to come back.
+    torch has a number for each thread and one for new threads, and a thread that sets its own sets both. So all threads
+    set theirs at the start, and then the caller sets the number for new threads back.
     """
     with _STARTING:
         threads = torch.get_num_threads()
@@ -176,12 +176,12 @@ def fit_best(
     points: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> FitResult:
-    """Fit with every model (male and female) and keep, row by row, the one with the smaller mean distance."""
+    """Fit with each model (male and female), and keep for each row the one with the smaller mean distance."""
     return best_of([fit_many(params, model, points, progress) for model in models])
 
 
 def best_of(runs: Sequence[FitResult]) -> FitResult:
-    """Row by row, the fit with the smaller mean distance."""
+    """For each row, the fit with the smaller mean distance."""
     best = runs[0]
     for other in runs[1:]:
         better = (other.v2v_mm < best.v2v_mm) | (best.v2v_mm.isnan() & ~other.v2v_mm.isnan())
@@ -191,7 +191,7 @@ def best_of(runs: Sequence[FitResult]) -> FitResult:
 
 
 def _joined(results: Sequence[FitResult], batch: int) -> FitResult:
-    """Batches as one result."""
+    """Concatenate the results of batches."""
     gender = [name for result in results for name in result.skel_gender]
     return replace(_merge(lambda *parts: torch.cat(parts), results, gender), batch=batch)
 

@@ -1,8 +1,8 @@
-"""Meshes in SMPL's topology, from any body: SMPL's parameters in closed form, which the fit of a mesh starts from.
+"""Fit meshes in SMPL's topology: find SMPL's parameters in closed form, and start the fit of the mesh from them.
 
-Each bone is turned by the rotation that takes its part of SMPL's mesh best to that of the given one (Kabsch); with all
-rotations fixed the mesh is linear in betas, which follow by least squares; a few rounds of both. For a mesh that SMPL
-can pose, SMPL's own parameters are their fixed point. The root's rotation and place are those that SKEL's root keeps.
+Each bone gets the rotation that best maps its part of SMPL's mesh to the given one (Kabsch). With fixed rotations the
+mesh is linear in betas, which follow by least squares. Both repeat a few times. If SMPL can pose the mesh, its
+parameters are the fixed point. SKEL's root keeps the rotation and position of the root.
 """
 
 from collections.abc import Callable
@@ -25,15 +25,15 @@ from hmr_skel.rows import SmplParams
 
 ROUNDS = 4
 NO_BODY = 0.05
-"""Metres: a mesh that is further from SMPL's on average is no body, or its vertices are in another order."""
+"""The largest mean distance from SMPL's mesh, m. Beyond it a mesh is not a body, or has another order of vertices."""
 
-_VERTICES = 256  # that are looked at
-_FURTHER = 1.3  # with 1, five rounds reach what four do; 1.5 overshoots
-_RIDGE = 3e-8  # m^2 that a beta of 1 costs, beside the mean square over vertices
+_VERTICES = 256  # number of vertices used
+_FURTHER = 1.3  # overrelaxation: 1 takes five rounds instead of four, 1.5 overshoots
+_RIDGE = 3e-8  # m^2, the cost of a beta of 1 against the mean squared distance of vertices
 
 
 class Inverse:
-    """From meshes to SMPL's parameters. Tables of one SMPL."""
+    """Finds SMPL's parameters for meshes, with tables of one SMPL."""
 
     def __init__(self, smpl: Smpl) -> None:
         self.few = spread(smpl.weights.argmax(1), _VERTICES)
@@ -43,12 +43,12 @@ class Inverse:
         self.template = shape[0]
         self.correctives = correctives.mT.flatten(1)  # [207 3K]
         self.weights = weights.T.contiguous()
-        # Squared, vertices that several bones move tell less of each; not to look at them at all does not converge.
-        self.own = weights.square() / weights.square().sum(0).clamp_min(1e-9)  # [K 24] of a bone sum to 1
+        # Squares give vertices that several bones move less weight; leaving these out does not converge.
+        self.own = weights.square() / weights.square().sum(0).clamp_min(1e-9)  # [K 24] sum to 1 for each bone
         self.joints = torch.cat((smpl.joint_template[None], smpl.joint_shapedirs.unflatten(-1, (24, 3))))  # [11 24 3]
         offset = relative(self.joints, SMPL_PARENTS)
-        # A vertex is linear in the bones' rotations, and, those fixed, in (1, betas): each bone turns the vertex less
-        # its joint, and the offsets of the joints below it to which the vertex listens. The root's joint stays at 0.
+        # A vertex is linear in the bones' rotations and, for fixed rotations, in (1, betas): each bone turns the vertex
+        # minus its joint, and the offsets of the joints below it that move the vertex. The root's joint stays at 0.
         listens = weights
         table = torch.einsum("km,nkmy->mykn", weights, shape[:, :, None] - self.joints[:, None])
         for joint in range(23, 0, -1):
@@ -57,8 +57,8 @@ class Inverse:
         self.table = table.flatten(2).flatten(0, 1)  # [72 11K]
 
     def __call__(self, vertices: Tensor) -> tuple[SmplParams, Tensor]:
-        """Parameters [N] of meshes [N 6890 3], and the mean distance [N] to what they pose, m; infinite where a mesh is
-        not finite."""
+        """The parameters [N] of meshes [N 6890 3], and the mean distance [N] from the mesh that they pose, m; infinite
+        if a mesh is not finite."""
         parts = [self._of(part) for part in vertices.split(TILE)]
         rotmat, betas, transl, apart = (torch.cat(values) for values in zip(*parts, strict=True))
         rotvec = rotmat_to_rotvec(torch.cat((rotmat[:, :1], _local(rotmat)), 1))
@@ -66,7 +66,7 @@ class Inverse:
 
     def _of(self, vertices: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """World rotations [B 24 3 3], betas, translations and distances of meshes [B 6890 3]."""
-        # Always as many rows: a row's last bits, and with them its fit, do not depend on how many there are.
+        # A fixed number of rows, so that the last bits of a row, and its fit, do not depend on their number.
         rows = filled(torch.arange(len(vertices), device=vertices.device))
         mesh = vertices[:, self.few.to(vertices.device)][rows].to(self.template)
         sound = mesh.isfinite().flatten(1).all(1)
@@ -85,7 +85,7 @@ class Inverse:
         return rotmat[count], betas[count], transl[count], apart[count]
 
     def _basis(self, rotmat: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the mesh of bones turned by [B 24 3 3]: what is linear in (1, betas) [B 3 K 11]; correctives [B 3 K]."""
+        """The mesh of bones turned by [B 24 3 3]: factors of (1, betas) [B 3 K 11], and correctives [B 3 K]."""
         rows = rotmat.transpose(1, 2)  # [B 3 24 3]
         basis = (rows.flatten(2) @ self.table).unflatten(2, (-1, 11))
         eye = torch.eye(3, dtype=rotmat.dtype, device=rotmat.device)
@@ -93,14 +93,14 @@ class Inverse:
         return basis, (rows.mT @ self.weights * corrective).sum(2)
 
     def _betas(self, basis: Tensor, mesh: Tensor) -> Tensor:
-        """Betas [B 10] of least squares, a translation apart."""
+        """Betas [B 10] by least squares, up to a translation."""
         basis = (basis - basis.mean(2, keepdim=True)).flatten(1, 2)  # [B 3K 11]
         wanted = (mesh - mesh.mean(2, keepdim=True)).flatten(1) - basis[..., 0]
         free = basis[..., 1:]
         gram = free.mT @ free
         gram.diagonal(dim1=1, dim2=2).add_(_RIDGE * len(self.few))
         betas = torch.linalg.solve(gram, free.mT @ wanted.unsqueeze(-1)).squeeze(-1)
-        return betas.clamp(-MAX_BETA, MAX_BETA)  # of a mesh far from SMPL's: what it is fitted to is the mesh
+        return betas.clamp(-MAX_BETA, MAX_BETA)  # for meshes far from SMPL, whose fit uses the mesh itself
 
     def _moments(self, posed: Tensor, mesh: Tensor) -> Tensor:
         """Mean of y x^T over the vertices of each bone [B 24 3 3], both centred, x of `posed` and y of `mesh`."""
@@ -111,7 +111,7 @@ class Inverse:
 
 
 def _local(rotmat: Tensor) -> Tensor:
-    """Rotations of the joints [B 23 3 3] without the root's, from those of the bones [B 24 3 3]."""
+    """The local rotations [B 23 3 3] of the joints except the root, from those of the bones [B 24 3 3]."""
     return picked(rotmat, SMPL_PARENTS[1:], 1).mT @ rotmat[:, 1:]
 
 
@@ -122,7 +122,7 @@ def _nearest_turn(moments: Tensor) -> Tensor:
 
 
 def _small_turn(moments: Tensor) -> Tensor:
-    """The nearest turn to first order in its angle, and a bit further, as the bones beside it turn too."""
+    """The nearest rotation, to first order in its angle and somewhat enlarged, since neighbouring bones turn too."""
     odd = moments - moments.mT
     axis = torch.stack((odd[..., 2, 1], odd[..., 0, 2], odd[..., 1, 0]), -1)
     matrix = -(moments + moments.mT) / 2
@@ -132,13 +132,13 @@ def _small_turn(moments: Tensor) -> Tensor:
 
 
 def rooted(vertices: Tensor, params: SmplParams, smpl: Smpl) -> Tensor:
-    """Meshes [N 6890 3] in the frame of SMPL's root, its joint at the origin, the global orientation undone."""
+    """Meshes [N 6890 3], m, in the frame of SMPL's root: its joint at the origin, without the global orientation."""
     rotmat, place = root(params, smpl)
     return (vertices.to(place) @ rotmat).sub_(place[:, None] @ rotmat)
 
 
 def root(params: SmplParams, smpl: Smpl) -> tuple[Tensor, Tensor]:
-    """Rotation [N 3 3] and place [N 3] of SMPL's root joint."""
+    """The rotation [N 3 3] and position [N 3], m, of SMPL's root joint."""
     pelvis = smpl.joint_template[0] + params.betas.to(smpl.template) @ smpl.joint_shapedirs[:, :3]
     return rotvec_to_rotmat(params.global_orient.to(pelvis)), pelvis + params.transl.to(pelvis)
 
@@ -146,11 +146,11 @@ def root(params: SmplParams, smpl: Smpl) -> tuple[Tensor, Tensor]:
 def fit_meshes(
     vertices: Tensor, model: FitModel, progress: Callable[[int], object] | None = None
 ) -> tuple[SmplParams, FitResult]:
-    """Fit SKEL to meshes [N 6890 3] in SMPL's topology, m; `progress` as of `fit_many`.
+    """Fit SKEL to meshes [N 6890 3] in SMPL's topology, m; `progress` as in `fit_many`.
 
     Returns:
-        SMPL's parameters [N] that are nearest to the meshes, on the CPU, and the fit to the meshes themselves. Rows
-        that are not finite, or `NO_BODY` or more from SMPL, are `rejected` there.
+        SMPL's parameters [N] nearest to the meshes, on the CPU, and the fit to the meshes. Rows that are not finite, or
+        `NO_BODY` or more from SMPL, are `rejected`.
     """
     smpl = model.targets.smpl
     params, apart = Inverse(smpl)(vertices)

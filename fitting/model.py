@@ -1,4 +1,4 @@
-"""A pair of body models made ready for fitting: every table that does not depend on a row."""
+"""Prepare a pair of body models for fitting: all tables that do not depend on rows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Solver = Callable[[FitRows, Tensor], Fitted]
 
 @dataclass(frozen=True)
 class FitModel:
-    """What `fit_batch` needs to know of an SMPL and a SKEL body. Made once by `prepare`, shared by all rows."""
+    """An SMPL and a SKEL body with their tables, made once by `prepare` for `fit_batch`."""
 
     config: FitConfig
     skel: Skel
@@ -34,13 +34,13 @@ class FitModel:
     signs: Signs
     stages: tuple[StageTables, ...]
     solve: Solver  # from starts q [B 46] to the end of the last stage
-    polish: Solver | None  # the last stage alone, where the recipe refines shape or root
+    polish: Solver | None  # the last stage alone, if the recipe refines shape or root
     low: Tensor  # [46] float64
     high: Tensor  # [46] float64
 
     @cached_property
     def skin(self) -> Mesher:
-        """Poses SKEL's own mesh."""
+        """The mesher of SKEL's skin."""
         return type(self.targets.mesher)(self.skel, self.skel.joint_regressor)
 
     @property
@@ -55,14 +55,14 @@ def prepare(
     skel_gender: str | None = None,
     device: str | torch.device = "cpu",
 ) -> FitModel:
-    """Tables for fitting SKEL to annotations of one SMPL model.
+    """Prepare fits of SKEL to annotations of one SMPL model.
 
     Args:
-        smpl: the model that the annotations are for (its own gender).
-        skel: the male or the female SKEL.
+        smpl: the SMPL model of the annotations.
+        skel: the male or female SKEL.
         config: the recipe.
-        skel_gender: written into the result; the SKEL model's own if not given.
-        device: where fits run; both bodies are moved there for good.
+        skel_gender: the gender in the result; by default that of `skel`.
+        device: the device of fits; both bodies are moved there and stay there.
 
     The first time on a CPU takes some seconds: numba compiles the solver. On a GPU every process compiles it.
 
@@ -72,7 +72,7 @@ def prepare(
     """
     gender = skel_gender or skel.gender
     if gender not in ("male", "female"):
-        raise ValueError(f"the SKEL model's gender is {gender!r}, expected 'male' or 'female': give skel_gender")
+        raise ValueError(f"the gender of the SKEL model is {gender!r}, expected 'male' or 'female': give skel_gender")
     smpl, skel = smpl.to(device), skel.to(device)
     kinematics = Kinematics(skel.axes.double(), skel.dof_index)
     bounds = torch.from_numpy(dofs.limits(config.limits)).to(device)

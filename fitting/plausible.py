@@ -1,10 +1,10 @@
-"""Signs that an annotation is no pose of a human: bones turned as ordinary motion does not turn them.
+"""Find annotations that are not human poses, by bones that are turned further than in ordinary motion.
 
-SMPL's joints turn about any axis, SKEL's as a skeleton's do. How far the fit could not follow a joint of SMPL is the
-rotation between their two local rotations. Ordinary motion needs some of it (an annotated elbow carries part of the
-forearm's twist): the table below says how much, per joint and axis. Hands, forearms and scapulae are not in it.
-Forearms need one more sign: an elbow or wrist of SMPL is often twisted, but not beyond a right angle, and not both
-sides together. No rule knows a pose.
+SMPL's joints turn about any axis, SKEL's as in a skeleton. The rotation between the local rotations of the two shows
+how far the fit could not follow a joint of SMPL. Ordinary motion needs some of it (an annotated elbow has part of the
+forearm's twist); the table below says how much, per joint and axis. It has no hands, forearms and scapulae. Forearms
+have another rule: an elbow or wrist of SMPL is often twisted, but not beyond a right angle, and not on both sides
+together. The rules do not depend on any particular pose.
 """
 
 import torch
@@ -15,11 +15,12 @@ from hmr_skel.body.lbs import picked
 from hmr_skel.body.rotations import rotmat_to_rotvec
 
 PUSH = 2e-3
-"""m^2/rad. Of real motion (CMU, 4,759 frames) limits hold 1 row in 700 back harder, and of the default dataset none."""
+"""The bound of push, m^2/rad. In real motion (CMU, 4,759 frames) 1 row in 700 exceeds it, in the default dataset
+none."""
 
-# Degrees about x, y, z of the T-pose, lower and upper; of a left joint about x, -y, -z. The range in 4,759 frames of
-# CMU motion capture (two people) and in 2,048 rows of the default dataset, both sides together, widened about its
-# middle by a fifth, or by 5 degrees to each side where that is more.
+# Lower and upper bounds, degrees, about x, y, z of the T-pose, for left joints about x, -y, -z. They are the range in
+# 4,759 frames of CMU motion capture (two people) and in 2,048 rows of the default dataset, over both sides, widened
+# about its middle by a fifth, or by 5 degrees to each side if that is more.
 _ORDINARY = {
     "femur": ((-10, 11), (-22, 21), (-23, 14)),
     "tibia": ((-14, 9), (-20, 20), (-20, 21)),
@@ -32,8 +33,8 @@ _ORDINARY = {
     "ulna": ((-89, 105), (-14, 25), (-23, 22)),
 }
 _TWIST, _BOTH = 95.0, 110.0
-"""Degrees about x of an elbow or a wrist, in the same rows at most 78; of both sides together, in the same rows at most
-85 and 96."""
+"""Bounds, degrees, of the twist about x: of one elbow or wrist (at most 78 in the same rows), and of both sides
+together (at most 85 and 96 in the same rows)."""
 _PAIRS = [SMPL_JOINTS.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("elbow", "wrist")]
 
 _OWN = [j for j, name in enumerate(SKEL_JOINTS) if name.removesuffix("_r").removesuffix("_l") in _ORDINARY]
@@ -42,7 +43,7 @@ _ABOVE = [SKEL_TO_SMPL[SKEL_PARENTS[j]] for j in _OWN]
 
 
 class Signs:
-    """Tells how far bones are turned. Holds the table on one device."""
+    """Measures how far bones are turned, with the tables on one device."""
 
     def __init__(self, device: torch.device) -> None:
         ranges = [_ORDINARY[SKEL_JOINTS[j].removesuffix("_r").removesuffix("_l")] for j in _OWN]
@@ -51,7 +52,7 @@ class Signs:
         self.mirror = torch.tensor([(1.0, -1.0, -1.0) if is_left else (1.0,) * 3 for is_left in left]).to(self.low)
 
     def __call__(self, local: Tensor, rotmat: Tensor) -> Tensor:
-        """By how many degrees a row's worst bone [B] is turned beyond what ordinary motion needs; 0: none is.
+        """How far each row's worst bone [B] is turned beyond ordinary motion, deg; 0: none is.
 
         Args:
             local: [B 24 3 3] local rotations of SKEL's joints, float64.

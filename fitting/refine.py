@@ -1,10 +1,10 @@
-"""Betas and root fitted beside the pose, where a recipe asks for it: ten numbers, six numbers, or all of them.
+"""Fit betas (ten numbers), the root (six numbers) or both with the pose, if a recipe asks for it.
 
-For given betas and root the pose is the solver's. What is left is the least E over poses, a function of the few others,
-and a step that is to lower it must let the pose follow. So each round takes one damped Gauss-Newton step in all 59
-unknowns at once (root, betas, pose: `Slope`) and hands the pose that it predicts to the solver; a row keeps the end
-only where E fell. With refined betas E includes `betas_weight` |betas - converted|^2. Limits hold as ever: the solver
-has the last word on the pose. E is halved in derivatives.
+For given betas and root, the solver finds the pose. The lowest E over poses is then a function of betas and root, and a
+step in these must also move the pose. So each round takes one damped Gauss-Newton step in all 59 unknowns (root, betas,
+pose: `Slope`), and the solver starts from the predicted pose; a row keeps the result only if E fell. With refined
+betas, E includes `betas_weight` |betas - converted|^2. Limits hold exactly, since the solver decides the pose.
+Derivatives are those of E/2.
 """
 
 from dataclasses import dataclass, replace
@@ -23,36 +23,37 @@ from hmr_skel.body.lbs import picked
 from hmr_skel.body.rotations import rotvec_to_rotmat, skew
 
 ROUNDS = 6
-"""At most; three or four are usual."""
+"""The most rounds; three or four are usual."""
 ROOT, BETAS, POSE = slice(0, 6), slice(6, 16), slice(16, 59)
-"""The root turns (rotation vector) about the pelvis joint and glides, both in the pelvis's frame; betas; q[3:46]."""
+"""The unknowns: the root's rotation vector about the pelvis joint and its shift, both in the pelvis frame; betas;
+q[3:46]."""
 
 _DAMPING_START = 1e-3
-_VERTICES = 345  # of the matrix: with 150 or 1000, rows end alike
-_DIFFERENCE = 1e-3  # of a beta, to either side: bones turn with betas by shortest arcs, whose derivative is long
+_VERTICES = 345  # for the matrix: 150 or 1000 give the same results
+_DIFFERENCE = 1e-3  # of a beta, for central differences: the closed form of a shortest arc's derivative is long
 _ABOVE = [SKEL_PARENTS[j] for j in CORRECTED]
 
 
 @dataclass(frozen=True)
 class Others(Rows):
-    """What is fitted beside the pose, of rows [B]. The solver fits a skin v; the true skin is R v + s."""
+    """The unknowns beside the pose for rows [B]. The solver fits a skin v; the true skin is R v + s."""
 
     betas: Tensor  # [B 10] float32
     rotmat: Tensor  # [B 3 3] R, float64
-    shift: Tensor  # [B 3] s, float64; it keeps the means of the T-poses together as betas change
+    shift: Tensor  # [B 3] s, float64; it keeps the means of the T-poses equal as betas change
 
 
 def refined(model: FitModel, rows: FitRows, best: Fitted) -> tuple[FitRows, Fitted]:
-    """Refine betas and roots, each with its best pose. E rises in no row.
+    """Refine betas and roots, each with its best pose. E does not rise in any row.
 
     Args:
         rows: whole tiles.
-        best: the poses at their minima for the betas and the root that the rows have.
+        best: the poses at the minima for the present betas and roots.
 
     Returns:
-        The rows with their new betas and roots, and the best points for these.
+        The rows with new betas and roots, and their best points.
     """
-    assert model.polish is not None  # else there is nothing to refine
+    assert model.polish is not None  # the recipe refines something
     refiner = Refiner(model)
     others = Others(
         rows.betas,
@@ -84,13 +85,13 @@ def refined(model: FitModel, rows: FitRows, best: Fitted) -> tuple[FitRows, Fitt
 
 
 def placed(model: FitModel, rows: FitRows, others: Others) -> FitRows:
-    """Rows as the solver wants them: with the betas of `others`, its root taken out of the target."""
+    """Rows for the solver, with the betas of `others` and a target from which its root is removed."""
     target = rows.target.moved(others.rotmat.float(), others.shift.float())
     return FitRows(target, others.betas, Skeleton.of(model.skel, others.betas))
 
 
 class Refiner:
-    """Steps in all unknowns that the recipe frees."""
+    """Computes steps in all unknowns of the recipe."""
 
     def __init__(self, model: FitModel) -> None:
         self.model, self.slope, self.weight = model, Slope(model), model.config.betas_weight
@@ -101,11 +102,11 @@ class Refiner:
         self.low, self.high = (bound[self.dofs] for bound in inner_box(model.low, model.high))
 
     def cost(self, rows: FitRows, others: Others) -> Tensor:
-        """What the betas of `others` cost [B]; those of the rows cost nothing."""
+        """The cost [B] of the betas of `others`, which is 0 for the betas of the rows."""
         return self.weight * (others.betas - rows.betas).double().square().sum(1)
 
     def step(self, rows: FitRows, others: Others, q: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
-        """The step [B 59] from `others` and q [B 46], and by how much E should fall [B]."""
+        """The step [B 59] from `others` and q [B 46], and the predicted decrease of E [B]."""
         at = placed(self.model, rows, others)
         parts = [slice(first, first + TILE) for first in range(0, len(q), TILE)]
         found = [self.slope(at[part], q[part]) for part in parts]
@@ -120,7 +121,7 @@ class Refiner:
         return step, -(gradient * step).sum(1)
 
     def moved(self, others: Others, q: Tensor, step: Tensor) -> tuple[Others, Tensor]:
-        """Where a step [B 59] leads, the pose within its limits."""
+        """The unknowns after a step [B 59], with the pose inside its limits."""
         turn, glide, change, bend = step.split((3, 3, 10, 43), 1)
         betas = (others.betas.double() + change).float()
         turned = rotvec_to_rotmat(turn)
@@ -134,12 +135,11 @@ class Refiner:
 
 
 class Slope:
-    """Gradient and matrix of E over root, betas and pose, 59 unknowns in that order. Tables of one model.
+    """Gradient and matrix of E over root, betas and pose, 59 unknowns in that order, with tables of one model.
 
-    The pose's solver asks moments; here the mesh is visited. The gradient is that of E itself, from all vertices of the
-    last stage. The matrix is Gauss-Newton's over some of them, the pose correctives left out: it decides the way to the
-    minimum, not where that is. T-poses keep one mean whatever the betas are, as they do where the root is not fitted
-    (`fitting.target`'s d).
+    Unlike the solver, this visits the mesh. The gradient is that of E, from all vertices of the last stage. The matrix
+    is Gauss-Newton's over some vertices, without pose correctives: it affects the path to the minimum, not the minimum.
+    The mean of the T-pose does not depend on betas, as in fits without the root (d in `fitting.target`).
     """
 
     def __init__(self, model: FitModel) -> None:
@@ -150,7 +150,7 @@ class Slope:
         self.blend = Blend(skel, self.few)
         self.weights = skel.weights[self.few]
         self.directions = skel.shapedirs.unflatten(-1, (-1, 3))[:, self.few]  # [10 K 3]
-        self.mean = model.targets.skel_mean[1:].double()  # [10 3] how the mean of the T-pose moves with the betas
+        self.mean = model.targets.skel_mean[1:].double()  # [10 3] derivative of the T-pose's mean by the betas
 
     def __call__(self, rows: FitRows, q: Tensor) -> tuple[Tensor, Tensor]:
         """dE/2 [B 59] and d2E/2 [B 59 59], float64, of rows [B] at q [B 46]."""
@@ -179,7 +179,7 @@ class Slope:
         return gradient, matrix
 
     def _motions(self, rows: FitRows, q: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
-        """How bones [B 59 24 3 4] and joints [B 59 24 3] move with each unknown."""
+        """The derivatives of bones [B 59 24 3 4] and joints [B 59 24 3] by each unknown."""
         part = self.tables.part
         twists = self.model.kinematics.twists(q, rows.skeleton, pose).matrix
         dofs = twists[:, part.joints].flatten(1, 2)[:, part.slots]  # [B 43 3 4]
@@ -197,7 +197,7 @@ class Slope:
         return transforms, torch.cat((moved[:, :6], shaped_joints, moved[:, 6:]), 1)
 
     def _by_betas(self, rows: FitRows, q: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for the betas [B 10 ...], by central differences of the skeleton; with what d takes off."""
+        """The same for the betas [B 10 ...], by central differences of the skeleton, minus the motion of d."""
         offset = _DIFFERENCE * torch.eye(10, dtype=q.dtype, device=q.device)
         betas = rows.betas.double()[:, None, None] + torch.stack((offset, -offset), 1)  # [B 10 2 10]
         skeleton = Skeleton.of(self.model.skel, betas.flatten(0, 2))

@@ -1,6 +1,6 @@
-"""SMPL betas to SKEL betas. Two shape spaces over one topology: the best map between them is affine, made once.
+"""Convert SMPL betas to SKEL betas. Both shape spaces have one topology, so the best map is affine and made once.
 
-`copy` is what the published converters do: the numbers are kept and read on another basis, which changes the body.
+`copied` does what published converters do: it keeps the numbers, which mean another body in the other basis.
 """
 
 from dataclasses import dataclass
@@ -13,34 +13,34 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
 RARE = 5.44
-"""One person in a thousand has betas of a larger norm: the 99.9 % point of a chi distribution of ten degrees of
-freedom, as betas of people are standard normal."""
+"""One person in a thousand has betas of a larger norm. It is the 99.9 % point of a chi distribution with ten degrees of
+freedom, since betas of people are standard normal."""
 FAR = 2.0
-"""How many times the usual norm converted betas may have; on the open body 99 % of people are below."""
+"""The largest norm of converted betas, in usual norms; on the open body 99 % of people are below."""
 
 
 @dataclass(frozen=True)
 class ShapeMap:
-    """skel_betas = offset + smpl_betas @ matrix, bounded by how far the annotated shape is from SMPL's mean person."""
+    """The map skel_betas = offset + smpl_betas @ matrix, with a bound that depends on the norm of the SMPL betas."""
 
     offset: Tensor  # [10] float64
     matrix: Tensor  # [10 10] float64
-    gram: Tensor  # [10 10] float64, m^2: what betas b change, squared and summed over vertices, is b @ gram @ b
+    gram: Tensor  # [10 10] float64, m^2: b @ gram @ b is the sum of squared displacements by betas b
     is_bounded: bool = True
 
     @property
     def usual(self) -> Tensor:
-        """Root mean square norm of the SKEL betas that people have, whose SMPL betas are standard normal."""
+        """The root mean square norm of SKEL betas for standard normal SMPL betas, as people have."""
         return (self.offset.square().sum() + self.matrix.square().sum()).sqrt()
 
     def __call__(self, betas: Tensor) -> Tensor:
-        """SKEL betas [*b 10] of SMPL betas [*b 10], in their dtype.
+        """SKEL betas [*b 10] for SMPL betas [*b 10], in their dtype.
 
-        Their norm is at most `FAR` times the usual one, or that of the SMPL betas where that is larger. Where the map
-        leads further, they are the ones within this bound that change the body least.
+        Their norm is at most `FAR` times the usual norm or the norm of the SMPL betas, whichever is larger. If the map
+        gives more, the result is the nearest body within this bound.
 
-        In float64, rounded once: in float32 a row's last bits would depend on how many others are mapped with it, and
-        the fit would carry that on.
+        Computed in float64 and rounded once: in float32 the last bits of a row, and so its fit, would depend on the
+        number of rows.
         """
         mapped = self._mapped(betas)
         if self.is_bounded:
@@ -48,8 +48,8 @@ class ShapeMap:
         return mapped.to(betas.dtype)
 
     def is_unusual(self, betas: Tensor) -> Tensor:
-        """[*b] whether SMPL betas [*b 10] are a shape that fewer than one person in a thousand has, or one that the map
-        would lead beyond its bound."""
+        """[*b] whether fewer than one person in a thousand has SMPL betas [*b 10] of this norm, or the map exceeds its
+        bound."""
         return (betas.double().norm(dim=-1) > RARE) | (self._mapped(betas).norm(dim=-1) > self._bound(betas))
 
     def _mapped(self, betas: Tensor) -> Tensor:
@@ -65,8 +65,8 @@ class ShapeMap:
         return torch.maximum(betas.double().norm(dim=-1), FAR * self.usual)
 
     def _bounded(self, mapped: Tensor, bound: Tensor) -> Tensor:
-        """The nearest betas of that norm: a ridge, by Newton's method on 1 / norm, which ends in a few steps (Moré and
-        Sorensen 1983)."""
+        """The nearest betas of norm `bound`, by a ridge from Newton's method on 1 / norm, which takes few steps (Moré
+        and Sorensen 1983)."""
         stiffness, directions = self._modes
         load = stiffness * (mapped @ directions)
         ridge = torch.zeros_like(bound)
@@ -80,16 +80,16 @@ class ShapeMap:
 
 
 def copied(device: torch.device) -> ShapeMap:
-    """The map that changes nothing."""
+    """The map that keeps the numbers."""
     identity = torch.eye(10, dtype=torch.float64, device=device)
     return ShapeMap(torch.zeros_like(identity[0]), identity, identity, is_bounded=False)
 
 
 def converted(smpl: Smpl, skel: Skel, betas_rms: float) -> ShapeMap:
-    """The map of least squares over T-pose vertices, a free translation apart, with a ridge towards small betas.
+    """The least-squares map over T-pose vertices, up to a translation, with a ridge towards small betas.
 
-    The plain solution's offset is several standard deviations long. The ridge is raised until SMPL betas that are
-    standard normal give SKEL betas of `betas_rms`; where the plain solution is shorter already, it stays.
+    The offset of the plain solution is several standard deviations long. The ridge is raised until standard normal SMPL
+    betas give SKEL betas of `betas_rms`; it stays 0 if the plain solution gives less.
     """
     basis = _centred(skel.shapedirs).double()  # [10 3V]
     constant = (_centred(smpl.template.flatten()) - _centred(skel.template.flatten())).double()

@@ -1,4 +1,4 @@
-"""What a stage needs to know that no row decides: its dofs, vertices, weights, moments and limits."""
+"""The tables of a stage that do not depend on rows: its dofs, vertices, weights, moments and limits."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ _MONOMIALS = [(a, b) for a in range(11) for b in range(a, 11)]
 
 
 class MovingPart:
-    """The dofs that a stage moves, their joints, and which bones hang below which joint. On one device."""
+    """The dofs that a stage moves, their joints, and the bones below each joint, on one device."""
 
     def __init__(self, dofs: list[int], kinematics: Kinematics) -> None:
         device = kinematics.unit.device
@@ -53,9 +53,8 @@ class MomentTable:
     """Second moments of the skin, M_mn = sum_v c_v w_vm w_vn [x; 1][x; 1]^T, as a table over betas.
 
     The rest skin is linear in betas, so M is quadratic in them: 66 monomials times one 4x4 block per pair of bones that
-    share vertices. Pose correctives are left out: they move M by a few per cent, which costs a step now and then but
-    moves no minimum, because gradients come from the vertices themselves. The table holds a model's data: it lives in
-    memory only.
+    share vertices. Pose correctives are left out. They change M by a few per cent, which sometimes costs a step but
+    moves no minimum, because gradients come from the vertices. The table contains licensed data, so it is never stored.
 
     Attributes: `first`, `second` [P]: the pairs of bones m <= n that share vertices, diagonal pairs included.
     """
@@ -63,7 +62,8 @@ class MomentTable:
     def __init__(
         self, skel: Skel, vertices: Tensor, importance: Tensor, joint_importance: Tensor, bones: list[int]
     ) -> None:
-        """`importance` [V] and `joint_importance` [24]: an anatomical joint counts as one more point of its bone."""
+        """`importance` [V] and `joint_importance` [24] are weights: an anatomical joint is one more point of its
+        bone."""
         weights = skel.weights[vertices].double()
         moving = torch.tensor(bones, device=weights.device)
         overlap = (weights[:, moving].T @ weights[:, moving]) > 0
@@ -90,14 +90,14 @@ def _homogeneous(template: Tensor, directions: Tensor) -> Tensor:
 
 
 def _outer(rows: Tensor, a: int, b: int) -> Tensor:
-    """What the monomial of betas a and b is multiplied with, by point [N 16]: betas_a betas_b meets twice."""
+    """The factor of the monomial of betas a and b for each point [N 16]; betas_a betas_b occurs twice."""
     outer = rows[a][:, :, None] * rows[b][:, None, :]
     return (outer if a == b else outer + outer.mT).flatten(1)
 
 
 @dataclass(frozen=True)
 class PartLimits:
-    """Limits [D] of a part's dofs, and how far one step may go, rad."""
+    """The limits [D] of a part's dofs, and the largest step, rad."""
 
     low: Tensor
     high: Tensor
@@ -106,19 +106,20 @@ class PartLimits:
 
 @dataclass(frozen=True)
 class StageTables:
-    """One stage on one device."""
+    """The tables of one stage on one device."""
 
     stage: Stage
     part: MovingPart
     surface: Surface
     moments: MomentTable
-    joint_importance: Tensor  # [24], of squared distances in m^2 beside the vertices' 1
+    joint_importance: Tensor  # [24] weights of squared distances, m^2; those of the vertices sum to 1
     prior: Tensor  # [D] weight over squared half range, per dof
     limits: PartLimits
 
     @property
     def correctives(self) -> bool:
-        """Whether a visit's gradient is that of E itself: early parts of the body are moved roughly only."""
+        """Whether visits include the correctives, for the exact gradient of E; early stages only move the body
+        roughly."""
         return self.stage.part == "full"
 
 
@@ -136,7 +137,7 @@ def stage_tables(stage: Stage, skel: Skel, kinematics: Kinematics, bounds: Tenso
     share = stage.joint_weight / max(len(counted), 1)
     joint_importance = torch.tensor([share if j in counted else 0.0 for j in range(24)]).to(skel.template)
     low, high = bounds[part.dofs, 0], bounds[part.dofs, 1]
-    # A dof that a published table leaves unbounded counts as if it could turn half way round.
+    # A dof without limits in a published table gets the range of half a turn.
     half_range = torch.where(torch.isfinite(high - low), (high - low) / 2, torch.pi)
     moments = MomentTable(skel, vertices, importance, joint_importance, part.bones)
     return StageTables(

@@ -1,10 +1,9 @@
-"""Where the fit of a row starts: from SMPL's pose, and, for rows that ended far from their target, elsewhere.
+"""The starts of a fit: from SMPL's pose, and from other poses for rows that ended far from their target.
 
-The first start walks down SKEL's tree and lets each joint's dofs reproduce the SMPL bone's rotation. Both bodies have
-identity bone rotations in the T-pose, so world rotations can be compared as they are. A joint with three dofs gets
-Euler angles, in the branch that violates the limits least; a joint with one the best angle about its axis; what a joint
-cannot take its child sees. Angles are clamped into the limits on the way down, so that children make up for what their
-parent could not reach.
+The first start goes down SKEL's tree and gives each joint the angles that best reproduce the rotation of SMPL's bone.
+Both bodies have identity bone rotations in the T-pose, so world rotations can be compared directly. A joint with three
+dofs gets Euler angles, on the branch that violates the limits least; a joint with one dof gets the best angle about its
+axis. Angles are clamped to the limits on the way down, so that children compensate what their parent cannot reach.
 """
 
 from dataclasses import replace
@@ -21,15 +20,15 @@ from hmr_skel.body import dofs
 from hmr_skel.body.dofs import DOF_JOINTS, DOF_NAMES, DOFS
 from hmr_skel.body.joints import SKEL_PARENTS, SKEL_TO_SMPL
 
-# The hand has two dofs; a third, imagined axis completes the Euler angles and is dropped.
+# The hand has two dofs; a third axis completes the Euler angles, and its angle is dropped.
 _HAND_THIRD_AXIS = (0.0, 1.0, 0.0)
 _SHOULDERS = [[DOF_NAMES.index(f"shoulder_{side}_{axis}") for axis in "xyz"] for side in "rl"]
 _TURN = 0.75  # rad
 _HIPS = [DOF_NAMES.index(f"hip_{motion}_{side}") for side in "rl" for motion in ("flexion", "adduction", "rotation")]
 _TURNED_OUT = (1.0, -0.5, -1.0)  # rad: a hip flexed, abducted and turned outwards
 
-# A limit that pushes (m^2/rad) can mean a wrong basin at this share of `FitConfig.retry_v2v_mm` too: any that pushes
-# hard, and one of the trunk, whose joints may bend and twist to either side where they cannot fold any further.
+# Rows from this share of `FitConfig.retry_v2v_mm` may be in a wrong basin if a limit pushes (m^2/rad): any limit that
+# pushes hard, or one of the trunk, whose joints can bend and twist to either side when they cannot fold further.
 _NEAR, _HARD, _TRUNK, _TRUNK_DOFS = 0.75, 1e-3, 1.5e-4, slice(dofs.LUMBAR.start, dofs.THORAX.stop)
 
 
@@ -72,12 +71,12 @@ def initial_q(model: FitModel, smpl_rotmat: Tensor, skeleton: Skeleton) -> Tenso
 
 
 def tried_again(model: FitModel, rows: FitRows, best: Fitted) -> Fitted:
-    """The better, row by row, of `best` and what other starts lead to; its `starts` counts them.
+    """For each row, the better of `best` and the results of other starts; `starts` counts them.
 
-    Only rows that ended far from their target start again, and those at some distance that a limit holds back. The
-    starts are half way between the first start and the rest pose; where they ended, with both shoulders turned
-    about the axis that their first and last dof share when the arm points sideways; and the first start with the hips
-    flexed and turned out, as thighs far out to the sides can also be reached by hips extended and turned in.
+    Rows start again if they ended far from their target, or less far while a limit holds them back. The starts are:
+    half way between the first start and the rest pose; the first result with both shoulders turned about the axis that
+    their first and last dof share when the arm points sideways; and the first start with the hips flexed and turned
+    out, since hips can reach thighs far out to the sides in two ways.
     """
     trunk = (best.pushed >= _TRUNK_DOFS.start) & (best.pushed < _TRUNK_DOFS.stop)
     pushed = best.push > torch.where(trunk, _TRUNK, _HARD)
@@ -91,7 +90,7 @@ def tried_again(model: FitModel, rows: FitRows, best: Fitted) -> Fitted:
     for dof, angle in zip(_HIPS, _TURNED_OUT * 2, strict=True):
         hips[:, dof] = angle
     starts = [_inside(model, q) for q in (warm / 2, _turned(kept.q), hips)]
-    # All starts of all rows go side by side.
+    # All starts of all rows are fitted together.
     number = filled(torch.arange(len(starts) * len(far), device=far.device))
     tried = model.solve(rows[far[number % len(far)]], torch.cat(starts)[number])
     for index in range(len(starts)):
@@ -109,7 +108,8 @@ def _angle_about(axis: Tensor, rotmat: Tensor) -> Tensor:
 
 
 def _euler(axes: list[tuple[float, float, float]], rotmat: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Angles [B 3], first applied first, of Rot(axis_3) Rot(axis_2) Rot(axis_1) = rotmat. Axes are signed units."""
+    """The angles [B 3], the first applied first, of Rot(axis_3) Rot(axis_2) Rot(axis_1) = rotmat. Axes are signed
+    units."""
     index = [max(range(3), key=lambda i, a=axis: abs(a[i])) for axis in axes]
     sign = [axis[i] for axis, i in zip(axes, index, strict=True)]
     i2, i1, i0 = index
@@ -117,7 +117,7 @@ def _euler(axes: list[tuple[float, float, float]], rotmat: Tensor, low: Tensor, 
     middle = torch.asin((even * rotmat[:, i0, i2]).clamp(-1, 1))
     last = torch.atan2(-even * rotmat[:, i1, i2], rotmat[:, i2, i2])
     first = torch.atan2(-even * rotmat[:, i0, i1], rotmat[:, i0, i0])
-    # The same rotation once more: both outer angles turned by pi, the middle one reflected.
+    # The second solution: both outer angles plus pi, the middle one reflected.
     near, far = (
         _nearest_turn(torch.stack([s * angle for s, angle in zip(sign, angles, strict=True)], -1), low, high)
         for angles in ((first, middle, last), (first + pi, pi - middle, last + pi))
@@ -127,9 +127,9 @@ def _euler(axes: list[tuple[float, float, float]], rotmat: Tensor, low: Tensor, 
 
 
 def _nearest_turn(angles: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Shift angles by full turns to where they are nearest to the middle of their range."""
+    """Shift angles by whole turns to the nearest to the middle of their range."""
     count = low.shape[-1]
-    # Where a table leaves a dof unbounded, the turn nearest to rest is taken.
+    # Without limits, take the turn nearest to rest.
     middle = torch.where((high - low).isfinite(), (low + high) / 2, 0.0)
     shifted = angles.clone()
     shifted[:, :count] -= 2 * pi * torch.round((angles[:, :count] - middle) / (2 * pi))
@@ -137,7 +137,7 @@ def _nearest_turn(angles: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _violation(angles: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """How far out of their limits the angles are, summed squares [B]."""
+    """The sum of squares [B] of how far the angles are outside their limits."""
     bounded = angles[:, : low.shape[-1]]
     return ((low - bounded).clamp_min(0) + (bounded - high).clamp_min(0)).square().sum(-1)
 
@@ -152,7 +152,7 @@ def _turned(q: Tensor) -> Tensor:
 
 
 def _inside(model: FitModel, q: Tensor) -> Tensor:
-    """Within the limits, the root at rest."""
+    """q inside the limits, with the root at rest."""
     inside = torch.minimum(torch.maximum(q, model.low), model.high)
     inside[:, :3] = 0
     return inside

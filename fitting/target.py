@@ -1,8 +1,9 @@
-"""What a row is fitted to: the annotated SMPL mesh, brought into the frame in which SKEL's pelvis rests.
+"""The target of a fit: the annotated SMPL mesh in the frame in which SKEL's pelvis is at rest.
 
-Both bodies' roots are tied in closed form, so the fit never sees the global orientation or the translation: with
-p_skel = R (v - J_0) + J_0 + transl_skel and the translation of `root_transl`, the world distance of two vertices is
-that of v and y - d, with y the SMPL mesh unturned and d the mean offset of the two T-poses.
+The roots of both bodies are tied in closed form, so the fit does not depend on global orientation and translation. With
+p_skel = R (v - J_0) + J_0 + transl_skel and the translation of `root_transl`, the distance of two vertices in the world
+is that of v and y - d, where y is the SMPL mesh without its global orientation and d the mean offset of the two
+T-poses.
 """
 
 from dataclasses import dataclass, replace
@@ -38,26 +39,26 @@ class Mesher(Protocol):
 
 @dataclass(frozen=True)
 class Target(Rows):
-    """Targets of a batch, float32, metres, in SKEL's pelvis frame but for what is marked world."""
+    """The targets of a batch, float32, m. The frame is SKEL's pelvis, or the world for names with `world`."""
 
-    vertices: Any  # [B V 3], a `fitting.lanes.mesh.LaneMesh`; None once nobody looks at them any more
+    vertices: Any  # [B V 3], a `fitting.lanes.mesh.LaneMesh`; None when no longer needed
     anatomical_joints: Tensor  # [B 24 3] SKEL's joint regressor on the target mesh
-    rotmat: Tensor  # [B 24 3 3] world rotations of SMPL's bones, root unturned
+    rotmat: Tensor  # [B 24 3 3] world rotations of SMPL's bones, without the global orientation
     global_rotmat: Tensor  # [B 3 3] SMPL's root, as annotated
     pelvis: Tensor  # [B 3] SMPL's root joint at rest
     offset: Tensor  # [B 3] d
     joints_world: Tensor  # [B 24 3] SMPL's joints as annotated
-    points_world: Tensor | None  # [B K 3] points asked for on the annotated mesh
+    points_world: Tensor | None  # [B K 3] the requested points of the annotated mesh
 
     def distance(self, vertices: Any) -> Tensor:
-        """From other vertices, as a `Mesher` gives them, [B V]."""
+        """The distances [B V], m, from vertices of a `Mesher`."""
         return vertices.distance(self.vertices)
 
     def moved(self, rotmat: Tensor, shift: Tensor) -> "Target":
         """The same annotation for a SKEL whose pelvis is turned by R `rotmat` [B 3 3] and moved by s `shift` [B 3].
 
-        A body R v + s is fitted to y where v is fitted to R^T (y - s). In the world SKEL's root then is that of an
-        annotation with the global orientation times R, its offset d + s seen from there.
+        Fitting the body R v + s to y means fitting v to R^T (y - s). In the world, SKEL's root is then that of an
+        annotation with the global orientation times R and the offset R^T (d + s).
         """
         apart = self.offset + shift - self.pelvis
         return replace(
@@ -72,7 +73,7 @@ class Target(Rows):
 
 @dataclass(frozen=True)
 class FitRows(Rows):
-    """What is known of [B] rows that are fitted together."""
+    """The data of [B] rows that are fitted together."""
 
     target: Target
     betas: Tensor  # [B 10] of SKEL
@@ -80,7 +81,7 @@ class FitRows(Rows):
 
 
 class TargetMaker:
-    """Poses SMPL for the fit. Tables of one pair of models."""
+    """Makes the targets of rows, with tables of one pair of models."""
 
     def __init__(self, smpl: Smpl, skel: Skel, mesher: Mesher) -> None:
         self.smpl = smpl
@@ -92,10 +93,10 @@ class TargetMaker:
     def __call__(
         self, params: SmplParams, skel_betas: Tensor, points: Tensor | None = None, mesh: Tensor | None = None
     ) -> Target:
-        """Targets of [B] rows.
+        """The targets of [B] rows.
 
-        `skel_betas` [B 10] fix d; `points` [K V] asks for points of the annotated mesh. `mesh` [B V 3] is that mesh
-        itself, as `fitting.meshes.rooted` gives it; without it, SMPL is posed.
+        `skel_betas` [B 10] decide d; `points` [K V] is a regressor of points to return from the annotated mesh. `mesh`
+        [B V 3] is that mesh, from `fitting.meshes.rooted`; without it, SMPL is posed.
         """
         smpl = self.smpl
         local = rotvec_to_rotmat(params.body_pose)
