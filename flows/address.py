@@ -1,7 +1,7 @@
-"""The address and the password of a Prefect server that we started: as files for other terminals, and as settings.
+"""The address and password of a Prefect server that hmr-skel started, as files for other terminals and as settings.
 
-`make serve` leaves the files and flows/plugin.py reads them. Prefect loads this module with the plugin, so it imports
-nothing of ours but where the data are.
+`make serve` writes the files, and flows/plugin.py reads them. Prefect loads this module with the plugin, so it imports
+only `hmr_skel.places`.
 """
 
 import os
@@ -13,20 +13,20 @@ from hmr_skel.places import data_folder
 
 
 def address_file() -> Path:
-    """The file with the API address; there while `make serve` runs."""
+    """The file with the API address, which exists while `make serve` runs."""
     return data_folder() / ".prefect-api-url"
 
 
 def password_file() -> Path:
-    """The file with the generated password, beside the address; only its owner may read it."""
+    """The file with the generated password, beside the address. Only its owner may read it."""
     return address_file().with_name(".prefect-password")
 
 
 def leave_files(url: str, password: str | None) -> None:
-    """Write the files anew, the password's with mode 600; none of a password that is the user's own."""
+    """Write the files, that of the password with mode 600. A password of the user's own is None and not written."""
     path = password_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # of a server that was killed
+    path.unlink(missing_ok=True)  # may be left of a killed server
     if password is not None:
         with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(password)
@@ -34,12 +34,12 @@ def leave_files(url: str, password: str | None) -> None:
 
 
 def client_settings(url: str, password: str | None) -> dict[str, str]:
-    """Environment variables that let Prefect's clients in."""
+    """The environment variables that Prefect's clients need."""
     return {"PREFECT_API_URL": url} | ({} if password is None else {"PREFECT_API_AUTH_STRING": password})
 
 
 def served_url() -> str | None:
-    """The API address of the running `make serve`; None where none runs (a killed one leaves its files)."""
+    """The API address of the running `make serve`; None if none runs, even if a killed one left its files."""
     url = _read(address_file())
     try:
         parts = urlsplit(url or "")
@@ -50,7 +50,8 @@ def served_url() -> str | None:
 
 
 def settings_for(url: str) -> dict[str, str]:
-    """Those for a server at an address: with the environment's password; else, for `make serve`'s address, its own."""
+    """The environment variables for a server at `url`: the password is that of the environment, else of `make
+    serve`."""
     ours = _place(_read(address_file()) or "") == _place(url)
     return client_settings(url, os.environ.get("PREFECT_API_AUTH_STRING") or (_read(password_file()) if ours else None))
 

@@ -1,7 +1,7 @@
 """The Prefect flow `build-hmr-skel`: a task for each shard that is not complete. `flows/shard.py` builds the shard.
 
-A shard is done when its files say so (the meta file's fingerprint), never because a run's state says so. A killed run,
-another machine and a deleted Prefect database make no difference.
+Only its files (the fingerprint in the meta file) say whether a shard is complete, not the state of a run. So a killed
+run, another machine or a deleted Prefect database make no difference.
 """
 
 import asyncio
@@ -36,17 +36,17 @@ from hmr_skel.places import DEFAULT_MANIFEST
 
 NAME = "build-hmr-skel"
 NO_WORKER_S = 120.0
-"""A build that has had no worker for so long ends. On a busy machine a new one takes its time to start."""
+"""A build ends after this time without a worker, s. On a busy machine a new worker starts slowly."""
 
 
 def may_heal(task, task_run, state) -> bool:
-    """Whether trying again is worth it: yes for trouble with storage that may pass, no for all else."""
+    """Whether Prefect should try a task again: only after storage errors that may pass."""
     return may_pass(state.result(raise_on_failure=False))
 
 
 @lru_cache(maxsize=1)
 def _builder(run: str, manifest: str, out: str | None, device: str) -> Builder:
-    """Models and label files, opened once for each flow run and process. A later run replaces them."""
+    """The builder with its models and label files, made once per flow run and process."""
     builder = Builder.open(manifest, out, device, quiet=True)
     builder.run = run
     return builder
@@ -64,8 +64,8 @@ def _builder(run: str, manifest: str, out: str | None, device: str) -> Builder:
 def build_shard_task(
     manifest: str, index: int, out: str | None, device: str, rebuild: bool, on_worker: bool
 ) -> dict[str, Any]:
-    """Build one shard, or skip it where it is complete. Returns a `ShardReport` as a dict."""
-    if on_worker:  # tqdm's own lock is one of the machine, which a killed worker would leave behind
+    """Build one shard, or skip it if it is complete. Returns a `ShardReport` as a dict."""
+    if on_worker:  # tqdm's own lock is shared by all processes, and a killed worker would leave it locked
         tqdm.set_lock(threading.RLock())
     builder = _builder(str(flow_run.id), manifest, out, device)
     try:
@@ -90,27 +90,27 @@ def build_hmr_skel(
     workers: int | None = None,
     dask_address: str | None = None,
 ) -> dict[str, Any]:
-    """Build the shards of a manifest that are not complete yet. Returns what `summarise_run` gives.
+    """Build the shards of a manifest that are not complete yet. Returns the result of `summarise_run`.
 
     Args:
-        manifest: what to build, a .toml file; relative to the folder that `make serve` runs in.
-        out: where the dataset goes; default `data_folder()`/<manifest name>.
+        manifest: a .toml file, relative to the folder of `make serve`.
+        out: the place of the dataset; default `data_folder()`/<manifest name>.
         device: cpu, cuda, cuda:1 ...; auto takes the first CUDA device, else the CPU.
         shards: only these, counted from 0, e.g. 0-3,7; default all.
         rebuild: build complete shards again.
-        progress: show progress bars, where the output is a terminal.
-        workers: processes of this machine, each with a GPU or its share of the cores; default this process alone.
-        dask_address: scheduler of a Dask cluster that runs, e.g. tcp://head:8786, instead.
+        progress: show progress.
+        workers: number of processes, each with a GPU or a share of the cores; default this process alone.
+        dask_address: use the running Dask cluster of this scheduler instead, e.g. tcp://head:8786.
 
-    Raises `UserError` before any shard where something cannot be used, `ShardsUnfinished` at the end where shards
-    failed or another build has them in hand, and `DeviceLost` after a CUDA error in this process.
+    Raises `UserError`, before any shard, if an input cannot be used; `ShardsUnfinished`, at the end, if shards failed
+    or another build is working on them; and `DeviceLost` after a CUDA error in this process.
     """
     start = time.monotonic()
     builder = _builder(str(flow_run.id), manifest, out, device)
     wanted = builder.choose(shards)
     todo = builder.unfinished(wanted, rebuild=rebuild)
     on_worker = is_cluster(workers, dask_address)
-    place = str(builder.out) if out is None else out  # workers on other machines may have other data folders
+    place = str(builder.out) if out is None else out  # other machines may have other data folders
     parameters = {"manifest": manifest, "out": place, "device": device, "rebuild": rebuild, "on_worker": on_worker}
     done = len(wanted) - len(todo)
     built: set[int] = set()
@@ -120,9 +120,9 @@ def build_hmr_skel(
         if todo:
             builder.prepare(models=not on_worker)
             runner = task_runner(workers, dask_address, device)
-            stack.callback(builder.write_card)  # after an interrupt, too
+            stack.callback(builder.write_card)  # also after an interrupt
             stack.enter_context(runner)
-        # At an interrupt, Prefect's cancelling or a lost device, shards are still at work in threads.
+        # After an interrupt, a cancelled run or a lost device, threads are still working on shards.
         stack.callback(builder.stopped.set)
         rows = sum(builder.shards[index].num_rows for index in todo)
         bar = tqdm(total=rows, unit="row", desc=builder.manifest.name, disable=None if progress else True)
@@ -137,14 +137,16 @@ def build_hmr_skel(
             done += 1
             bar.update(report.rows)
             artifacts.update_progress_artifact(artifact, 100 * done / len(wanted))  # ty: ignore
-            if progress and bar.disable:  # no terminal, perhaps a log file
+            if progress and bar.disable:  # not a terminal
                 print(f"{report.line()}; {done} of {len(wanted)} shards", file=sys.stderr, flush=True)
             if not report.skipped:
                 built.add(index)
-                if len(built) == 1:  # without a card, Hugging Face's `train` would have the held-out shards too
+                if len(built) == 1:  # without a card, Hugging Face's `train` would include held-out shards
                     builder.write_card()
     reports = builder.reports(wanted, built)
-    replaced = UserError(f"another build in {builder.out} has replaced it. Let that one end, then start this again.")
+    replaced = UserError(
+        f"another build in {builder.out} has replaced it. Wait until that build has ended, then run this again."
+    )
     missing = sorted(set(wanted) - {report.shard for report in reports})
     failures = {index: failures.get(index, replaced) for index in missing}
     summary = summarise_run(builder, reports, failures, time.monotonic() - start)
@@ -158,12 +160,12 @@ def build_hmr_skel(
 
 
 def _results(runner: Any, todo: Sequence[int], parameters: dict[str, Any]) -> Iterator[tuple[int, Any]]:
-    """Each shard, as it ends: its report as a dict, or the error.
+    """Yield each shard when it ends, with its report as a dict or its error.
 
-    A worker has one shard in hand, so that one that dies loses only that. A future is dropped with its result: Dask
-    builds again what a dead worker has built while somebody holds it.
+    A worker has only one shard, so that a dead worker loses no other. Each future is dropped with its result: otherwise
+    Dask would build a dead worker's finished shards again.
 
-    Raises `UserError` where Dask's scheduler does not answer, or all its workers are gone.
+    Raises `UserError` if Dask's scheduler does not answer, or no worker is left.
     """
     waiting, at_work = list(reversed(todo)), {}
     ended: queue.SimpleQueue[PrefectFuture] = queue.SimpleQueue()
@@ -174,8 +176,9 @@ def _results(runner: Any, todo: Sequence[int], parameters: dict[str, Any]) -> It
             seen = time.monotonic() if count else seen
             if time.monotonic() - seen >= NO_WORKER_S:
                 raise UserError(
-                    f"Dask has had no worker for {NO_WORKER_S:.0f} s, with {name_shards(at_work.values())} in hand: "
-                    "all crashed, or were killed for want of memory. Take fewer, and run this again."
+                    f"Dask has had no worker for {NO_WORKER_S:.0f} s, with {name_shards(at_work.values())} not "
+                    f"finished. "
+                    "All workers crashed or ran out of memory. Use fewer workers, and run this again."
                 )
             while waiting and len(at_work) < max(count, 1):
                 index = waiting.pop()
@@ -190,7 +193,7 @@ def _results(runner: Any, todo: Sequence[int], parameters: dict[str, Any]) -> It
                 except Exception as error:
                     if type(error).__name__ != "KilledWorker":  # Dask's
                         raise
-                    result = UserError(f"{error} Was it killed for want of memory?")
+                    result = UserError(f"{error} Perhaps it ran out of memory.")
                 yield index, result
     except (OSError, asyncio.CancelledError, concurrent.futures.CancelledError) as error:
         if not parameters["on_worker"]:

@@ -1,7 +1,7 @@
-"""What runs the flow's tasks: threads of this process, or workers on Dask.
+"""Run the flow's tasks on threads of this process, or on Dask workers.
 
-Dask's scheduler has no password and runs what it is sent. So here it listens on this machine only, without its web
-page, and takes only who has the key of this build. docs/machines.md says how several machines share one.
+Dask's scheduler has no password and runs any code that it is sent. So this one listens only on this machine, serves no
+web page, and accepts only processes with the key of this build. docs/machines.md explains clusters of several machines.
 """
 
 import importlib.util
@@ -12,14 +12,14 @@ from typing import Any
 from hmr_skel.errors import UserError
 
 THREADS = 2
-"""Of one process: one shard's fit keeps a GPU, or every core, busy, while another is read or written."""
+"""Shards at once in one process: one fit keeps a GPU or all cores busy while another shard is read or written."""
 DEATHS = 3
-"""A shard that was in hand when so many workers died is not tried again."""
+"""A shard is not tried again after more than this number of its workers have died."""
 
 
 def check_dask() -> None:
-    """Raise `UserError` where the extra `dask` is not installed."""
-    # Not by importing it: it imports Prefect, which reads its settings then.
+    """Raise `UserError` if the extra `dask` is not installed."""
+    # Importing it would import Prefect, which reads its settings at import.
     if missing := [name for name in ("distributed", "prefect_dask") if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"{missing[0]} is not installed. It is in the extra dask: make setup EXTRAS=dask, or pip install "
@@ -28,17 +28,17 @@ def check_dask() -> None:
 
 
 def is_cluster(workers: int | None, address: str | None) -> bool:
-    """Whether the shards are for workers, which are other processes. Raises `UserError` for fewer than one."""
+    """Whether worker processes build the shards. Raises `UserError` for fewer than one worker."""
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}. Expected a whole number from 1.")
     return address is not None or workers not in (None, 1)
 
 
 def task_runner(workers: int | None, address: str | None, device: str) -> Any:
-    """Prefect's task runner, not started yet: on a Dask cluster that runs where `address` names its scheduler, else on
-    so many processes of this machine, each with a GPU of its own or its share of the cores.
+    """Prefect's task runner, not started yet: the running Dask cluster whose scheduler `address` names, or `workers`
+    processes of this machine, each with a GPU or a share of the cores.
 
-    Raises `UserError` where Dask is not installed.
+    Raises `UserError` if Dask is not installed.
     """
     if not is_cluster(workers, address):
         from prefect.task_runners import ThreadPoolTaskRunner
@@ -47,7 +47,7 @@ def task_runner(workers: int | None, address: str | None, device: str) -> Any:
     check_dask()
     from prefect_dask import DaskTaskRunner
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # Prefect shows all that the level lets through
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # Prefect would show its messages
     if address is not None:
         return DaskTaskRunner(address=address)
     assert workers is not None
@@ -56,14 +56,15 @@ def task_runner(workers: int | None, address: str | None, device: str) -> Any:
 
 
 def num_workers(runner: Any) -> int:
-    """How many shards can be built at once now. 0 where all workers of a cluster are gone."""
+    """The number of shards that can be built at once now; 0 if all workers of a cluster are gone."""
     return sum(runner.client.nthreads().values()) if hasattr(type(runner), "client") else THREADS
 
 
 def environments(workers: int, device: str) -> list[dict[str, str]]:
-    """The environment variables of each worker: a GPU of those that are visible, in turn, and its share of the cores.
+    """The environment variables of each worker, which give it one of the visible GPUs, in turn, or a share of the
+    cores.
 
-    Raises `UserError` for a numbered GPU, cuda:1: each worker sees a single one, as cuda:0.
+    Raises `UserError` for a numbered GPU such as cuda:1, since each worker sees only its own GPU, as cuda:0.
     """
     import torch
 
@@ -87,17 +88,17 @@ def environments(workers: int, device: str) -> list[dict[str, str]]:
 
 
 def local_cluster(places: list[dict[str, str]]) -> Any:
-    """A Dask cluster on this machine, with a process of one thread for each environment. It starts dead ones again."""
+    """A Dask cluster on this machine, with a process of one thread per environment. It replaces dead processes."""
     import dask
     from distributed import Nanny, Scheduler, Security, SpecCluster
 
-    # A worker whose connecting takes longer is given up for good. On a busy machine the 30 s of Dask are too few.
+    # Dask gives up a worker that takes longer to connect; its default of 30 s is too short on a busy machine.
     dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1, "distributed.comm.timeouts.connect": "300s"})
-    security = Security.temporary()  # a key that only these processes have: others on this machine are refused
+    security = Security.temporary()  # a key for these processes only, so that others are refused
     local: dict[str, Any] = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
-    local["dashboard_address"] = "127.0.0.1:0"  # what answers there without the dashboard: is it alive, its counters
+    local["dashboard_address"] = "127.0.0.1:0"  # without the dashboard, this serves only health and counters
     options = local | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
-    # A worker imports Prefect in its event loop, where Prefect's plugins (flows/plugin.py) cannot start.
+    # A worker imports Prefect in its event loop, in which Prefect's plugins (flows/plugin.py) cannot start.
     env = {"PREFECT_PLUGINS_ENABLED": "0"}
     workers = {i: {"cls": Nanny, "options": options | {"env": env | place}} for i, place in enumerate(places)}
     return SpecCluster(workers, {"cls": Scheduler, "options": local | {"port": 0}}, security=security)

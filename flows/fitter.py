@@ -1,4 +1,4 @@
-"""Annotation rows in, rows of a shard's table out: loads the body models, and calls the fit."""
+"""Load the body models, and turn annotation rows into fitted rows of a shard's table."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -17,13 +17,13 @@ from hmr_skel.data.schema import FIT_COLUMNS, SCHEMA, shard_table
 from hmr_skel.rows import AnnotationRows, Reject, SmplParams
 
 Columns = dict[str, np.ndarray]
-"""By column name, as `hmr_skel.data.schema.shard_table` takes them."""
+"""Columns by name, for `hmr_skel.data.schema.shard_table`."""
 Progress = Callable[[int], None]
-"""Called as by `fitting.fit_many`, for each SMPL gender of the rows."""
+"""Called as by `fitting.fit_many`, separately for each SMPL gender of the rows."""
 
 
 class Fitter:
-    """Fits rows to the SKEL body that a manifest asks for. Models are loaded when a row first needs them."""
+    """Fits the SKEL body of a manifest to rows. It loads a model when a row first needs it."""
 
     def __init__(self, models: ModelFiles, config: fitting.FitConfig, device: torch.device) -> None:
         self.models = models
@@ -32,17 +32,18 @@ class Fitter:
         self._prepared: dict[tuple[str, str], fitting.FitModel] = {}
 
     def load(self) -> None:
-        """Load the models that are needed for sure. Raises `UserError` where one is damaged or of another version."""
+        """Load the models that the manifest always needs. Raises `UserError` if one is damaged or of another
+        version."""
         for smpl_gender in self.models.smpl_genders:
             for skel_gender in self.models.skel_genders:
                 self._model(smpl_gender, skel_gender)
             _ = self._points
 
     def fit(self, rows: AnnotationRows, progress: Progress | None = None) -> tuple[pa.Table, list[Reject], int]:
-        """Fit SKEL to rows of one source that hold SMPL; rows that hold SKEL already pass through.
+        """Fit SKEL to the rows of one source; rows that are annotated with SKEL stay as they are.
 
-        Returns the rows as a table of `SCHEMA`, but for those that no fit was found for; those, as rejects with reason
-        `fit`; and the smallest batch that was used.
+        Returns the fitted rows as a table of `SCHEMA`; the rows without a fit, as rejects with reason `fit`; and the
+        smallest batch.
         """
         batch = self.config.batch_on(self.device.type)
         if not len(rows):
@@ -91,7 +92,7 @@ class Fitter:
 
 
 def _columns(result: fitting.FitResult) -> Columns:
-    assert result.target_points is not None  # asked for
+    assert result.target_points is not None  # requested above
     points = keypoints_44(result.target_joints, result.target_points).float()
     columns = {
         "skel_q": result.skel.q,

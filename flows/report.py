@@ -1,4 +1,4 @@
-"""The figures of a build: of one shard and of a whole run, for the terminal, for Prefect's pages, and as JSON."""
+"""The figures of a shard and of a whole run, for the terminal, for Prefect's pages, and as JSON."""
 
 import traceback
 from collections import Counter
@@ -27,35 +27,35 @@ class ShardReport:
     rows: int
     kept: int
     rejected: int
-    reasons: dict[str, int]  # why rows were rejected, and how many
+    reasons: dict[str, int]  # number of rejected rows by reason
     rows_per_s: float
-    v2v_mm: dict[str, float] | None  # mean, median, p95, p99, max of the fitted rows' means; None where none was fitted
-    v2v_max_mm: dict[str, float] | None  # the same of the rows' worst vertices
+    v2v_mm: dict[str, float] | None  # mean, median, p95, p99, max over fitted rows; None if none was fitted
+    v2v_max_mm: dict[str, float] | None  # the same for the worst vertex of each row
     limit_violations: int  # fitted rows with a dof outside its range
-    doubtful: int  # fitted rows far from their annotation, or in no human pose
+    doubtful: int  # fitted rows with status far or implausible
     file: str
-    skipped: bool  # it was complete already: the figures are those of the build
+    skipped: bool  # whether it was complete before; the figures are then those of the earlier build
 
     def line(self) -> str:
-        """One line."""
+        """The report as one line."""
         state = "complete already" if self.skipped else f"{self.rows_per_s:.1f} rows/s"
         fit = f", v2v mean {self.v2v_mm['mean']:.2f} mm" if self.v2v_mm is not None else ""
         return f"shard {self.shard} of {self.shards}: {self.kept:,} kept, {self.rejected:,} rejected, {state}{fit}"
 
     def text(self) -> str:
-        """What `hmr-skel fit` prints."""
+        """The text that `hmr-skel fit` prints."""
         head = f"shard {self.shard} of {self.shards} (0 to {self.shards - 1})"
         if self.skipped:
-            head += ": complete and up to date, not fitted again (--rebuild would)"
+            head += ": complete and up to date, not fitted again (use --rebuild to fit it again)"
         return _lines(head, asdict(self), speed=f"{self.rows_per_s:.1f} rows/s", file=self.file)
 
 
 def summarise_run(
     builder: "Builder", reports: Sequence[ShardReport], failures: Mapping[int, BaseException], seconds: float
 ) -> dict[str, Any]:
-    """The complete shards of one run added up, why others are not complete (by number), and seconds; as JSON values.
+    """The sums over the complete shards of a run, the errors of other shards by number, and seconds, as JSON values.
 
-    The fit error is over all fitted rows, read from the files.
+    Errors of fits are over all fitted rows, read from the files.
     """
     fitted = [report.file for report in reports if report.v2v_mm is not None]
     columns = ("v2v_mm", "v2v_max_mm")
@@ -69,7 +69,6 @@ def summarise_run(
         "skipped": [report.shard for report in reports if report.skipped],
         "failed": {str(index): _reason(error) for index, error in failures.items()},
         "reasons": dict(sum((Counter(report.reasons) for report in reports), Counter())),
-        # Rows that were not fitted have none.
         **{name: statistics(errors[name][~np.isnan(errors[name])]) for name in columns},
         "seconds": seconds,
         "reports": [asdict(report) for report in reports],
@@ -78,7 +77,7 @@ def summarise_run(
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:
-    """What `hmr-skel dataset` prints at its end, of what `summarise_run` gives."""
+    """The text that `hmr-skel dataset` prints at its end, from the result of `summarise_run`."""
     built, skipped, failed = (len(summary[name]) for name in ("built", "skipped", "failed"))
     done = f"{built} built in {summary['seconds']:.0f} s"
     done += f", {skipped} were complete already and skipped" if skipped else ""
@@ -96,14 +95,13 @@ def unfinished_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 class ShardsUnfinished(UserError):
-    """Shards that were asked for are not complete. The text names each one and says why; `traceback` is of a bug."""
+    """Some requested shards are not complete. The text names each and says why; a bug also has a `traceback`."""
 
     def __init__(self, summary: Mapping[str, Any], failures: Mapping[int, BaseException]) -> None:
         total = len(failures) + len(summary["reports"])
         lines = "".join(f"\n  {line}" for line in unfinished_lines(summary))
         super().__init__(
-            f"{len(failures)} of {total} shards are not complete; the others are. The same command tries these again:"
-            + lines
+            f"{len(failures)} of {total} shards are not complete. Run the same command again to build them:" + lines
         )
         self.summary = summary
         bugs = [error for error in failures.values() if not isinstance(error, UserError)]

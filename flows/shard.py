@@ -1,7 +1,7 @@
-"""Builds one shard: its rows are read, checked, fitted and written. No Prefect here.
+"""Build one shard: read its rows, check them, fit them and write them, without Prefect.
 
-`Builder` holds what the shards of a manifest share (label files, body models). It may build several at once, each in a
-thread of its own.
+`Builder` holds the label files and body models that the shards of a manifest share. It may build several shards at
+once, each in a thread of its own.
 """
 
 import errno
@@ -53,17 +53,18 @@ if TYPE_CHECKING:
 
 
 class Builder:
-    """The shards of one manifest in one folder: which are complete, and those that are not, built.
+    """Builds the shards of one manifest in one folder, and says which are complete.
 
-    Torch and body models are loaded only when a shard is to be built.
+    It loads torch and body models only to build a shard.
     """
 
     def __init__(
         self, manifest: Manifest, out: str | Place | None = None, device: str = "auto", *, quiet: bool = False
     ) -> None:
-        """Writes nothing but what is made on first use. `out` is a folder or a URI; default `data_folder()`/NAME.
+        """Open a manifest, and make its missing label files and open body. `out` is a folder or a URI; default
+        `data_folder()`/NAME.
 
-        Raises `UserError` where the recipe, a label file, a body model or the device cannot be used.
+        Raises `UserError` if the recipe, a label file, a body model or the device cannot be used.
         """
         check_device_name(device)
         self.manifest = manifest
@@ -77,29 +78,29 @@ class Builder:
         self._body_models = self.models.sha256(cache / "body_models")
         self._device, self._fitting = device, threading.Lock()
         self.run = uuid4().hex
-        """Names the run that this works for, see `Lease`. Workers of one run share the name."""
+        """The name of the run, which its workers share, see `Lease`."""
         self.stopped = threading.Event()
-        """When set, the shards at work in other threads end before their next batch of rows."""
+        """When set, builds in other threads end before their next batch of rows."""
 
     @classmethod
     def open(cls, manifest: str | Path, *args, **kwargs) -> Self:
-        """From a manifest file."""
+        """The builder of a manifest file."""
         return cls(load_manifest(manifest), *args, **kwargs)
 
     @property
     def local(self) -> Path:
-        """The folder of this machine that goes with `out`: for labels unpacked."""
+        """The local folder that belongs to `out`, for unpacked labels."""
         return local_folder(self.out)
 
     def choose(self, shards: str | None) -> list[int]:
-        """Numbers of the shards that a text such as `0-3,7` names; all for None."""
+        """The numbers of the shards in a list such as `0-3,7`; all for None."""
         indices = range(len(self.shards)) if shards is None else parse_shards(shards)
         return [pick(self.shards, index).index for index in indices]
 
     def unfinished(self, indices: Sequence[int], *, rebuild: bool = False) -> list[int]:
-        """Those of the shards that are not complete; all with `rebuild`.
+        """The numbers of the shards that are not complete; all with `rebuild`.
 
-        Raises `UserError` where building them would leave shards of two manifests in one folder.
+        Raises `UserError` if building them would leave shards of two manifests in one folder.
         """
         check_no_other_plan(self.out, len(self.shards))
         shards = [pick(self.shards, index) for index in indices]
@@ -111,11 +112,11 @@ class Builder:
         return [shard.index for shard in todo]
 
     def fingerprint(self, shard: Shard) -> str:
-        """One hash of what the shard's rows depend on."""
+        """A hash of everything that the shard's rows depend on."""
         return fingerprint_of(self.ingredients(shard))
 
     def ingredients(self, shard: Shard) -> dict[str, Any]:
-        """What the shard's rows depend on."""
+        """Everything that the shard's rows depend on."""
         return shard_ingredients(
             self.manifest,
             shard,
@@ -127,12 +128,12 @@ class Builder:
         )
 
     def reports(self, indices: Sequence[int], built: Collection[int] = ()) -> list[ShardReport]:
-        """Reports of those of the shards that are complete; as skipped ones unless they are in `built`."""
+        """The reports of the complete shards; those not in `built` are marked as skipped."""
         found = each(lambda index: self._report(self.shards[index], skipped=index not in built), indices)
         return [report for report in found if report is not None]
 
     def _report(self, shard: Shard, *, skipped: bool = True, read: bool = False) -> ShardReport | None:
-        """None where the shard is not complete; with `read`, where its files are not what was written, too."""
+        """The report of a shard; None if it is not complete, or with `read` if its files are not those written."""
         state = shard_state(self.out, shard, self.fingerprint(shard), read=read)
         if state.kind != "complete" or state.meta is None:
             return None
@@ -140,22 +141,22 @@ class Builder:
         return ShardReport(**figures, file=str(shard.data_file(self.out)), skipped=skipped)
 
     def write_card(self) -> None:
-        """Write the dataset's README.md unless it says already what it should. Raises `UserError` where it cannot."""
+        """Write the dataset's README.md if it changes. Raises `UserError` if it cannot be written."""
         write_card(self.out, self.manifest, self.shards)
 
     @cached_property
     def fitter(self) -> "Fitter":
-        """What fits, on its device. Raises `UserError` where there is no such device."""
+        """The fitter on its device. Raises `UserError` if there is no such device."""
         from flows.fitter import Fitter  # it imports torch
 
         return Fitter(self.models, self.config, resolve_device(self._device))
 
     def prepare(self, *, models: bool = True) -> None:
-        """Say on standard error which shards are outdated, and check all that a build needs, before any work.
+        """Print on standard error which shards are outdated, and check what a build needs, before any work.
 
-        That is the output and, with `models`, label files and body models. Raises `UserError` where one cannot be used.
+        It checks the output and, with `models`, label files and body models. Raises `UserError` if one cannot be used.
         """
-        clock(self.out / ".leases")  # writes there
+        clock(self.out / ".leases")  # fails if the place is not writable
         for text in outdated_texts(find_outdated(self.out, self.shards, self.ingredients), self.ingredients):
             print(f"outdated: {text}; those that this build does not replace stay", file=sys.stderr, flush=True)
         if models:
@@ -164,16 +165,16 @@ class Builder:
             self.fitter.load()
 
     def build(self, index: int, *, rebuild: bool = False, progress: bool = True) -> ShardReport:
-        """Build one shard, or skip it where it is complete and `rebuild` is not set.
+        """Build one shard, or skip it if it is complete and `rebuild` is not set.
 
-        Raises `InHand` where another build has it, `DeviceLost` where no shard can be built in this process any more,
-        `KeyboardInterrupt` where `stopped` was set, and `UserError` where an input or the output cannot be used.
+        Raises `InHand` if another build is working on it, `DeviceLost` if this process can build no more shards,
+        `KeyboardInterrupt` if `stopped` was set, and `UserError` if an input or the output cannot be used.
         """
         shard = pick(self.shards, index)
         if not rebuild and (report := self._report(shard)):
             return report
         with Lease(self.out, shard, self.run) as lease:
-            # Another build may have completed it between the look and the lease.
+            # Another build may have completed it before this one got the lease.
             if not rebuild and (report := self._report(shard)):
                 return report
             return self._build(shard, lease, progress)
@@ -182,7 +183,7 @@ class Builder:
         def show(done: int) -> None:
             if self.stopped.is_set():
                 raise KeyboardInterrupt
-            # It is counted anew for each piece, and twice where two genders are tried.
+            # The fit counts each piece from 0, and twice if it tries two genders.
             bar.update(max(min(done, total) - bar.n, 0))
 
         pieces, rejects, seconds = [], [], {}
@@ -191,14 +192,14 @@ class Builder:
             try:
                 rows = self.readers[piece.source].read(piece.start, piece.stop)
             except OSError as error:
-                what = f"cannot read rows of {piece.source!r}: {error}. What is finished is kept; start again."
+                what = f"cannot read rows of {piece.source!r}: {error}. Finished shards are kept; run this again."
                 raise UserError(what) from error
             kept, out = check_rows(rows, self.manifest.source(piece.source).exclude)
             pieces.append(kept)
             rejects += out
         seconds["read"] = time.perf_counter() - start
         total = sum(map(len, pieces))
-        # One fit at a time keeps the device busy. Meanwhile another thread may read or write its shard.
+        # One fit at a time keeps the device busy, while another thread may read or write its shard.
         with (
             self._fitting,
             progress_bar(not progress, "row", total, f"shard {shard.index}") as bar,
@@ -216,10 +217,10 @@ class Builder:
     def write(
         self, shard: Shard, table: pa.Table, rejects: list[Reject], seconds: Mapping[str, float], batch: int
     ) -> ShardReport:
-        """Write the shard's three files, of which the last completes it: kept rows (of `SCHEMA`), rejects, and figures.
+        """Write the shard's three files: kept rows (of `SCHEMA`), rejects, and last the meta file, which completes it.
 
-        `seconds` is what each stage took, `batch` the smallest number of rows that were fitted together. Raises
-        `UserError` where a file cannot be written, or another process has written it meanwhile.
+        `seconds` are the times of the stages, `batch` is the smallest number of rows fitted together. Raises
+        `UserError` if a file cannot be written, or another process has written it meanwhile.
         """
         name, made_from, start = self.manifest.name, self.ingredients(shard), time.perf_counter()
         about = {"fingerprint": fingerprint_of(made_from), "manifest_name": name, "fit_version": FIT_VERSION}
@@ -232,13 +233,13 @@ class Builder:
             "rows_per_s": shard.num_rows / total,
             "seconds": seconds | {"total": total},
             "device": str(self.fitter.device),
-            "batch": batch,  # less than the recipe's where memory was short: the result is not equal in every bit
+            "batch": batch,  # smaller than the recipe's if memory ran out, which may change the last bits of rows
         }
         write_meta(self.out, shard, written, made_from, info)
         report = self._report(shard, skipped=False, read=True)
         if report is None:
-            shard.meta_file(self.out).unlink(missing_ok=True)  # nobody may take it for complete
+            shard.meta_file(self.out).unlink(missing_ok=True)  # so that nobody takes the shard for complete
             raise UserError(
-                f"shard {shard.index}: another process wrote its files in the same moment. Start again."
-            ) from OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # worth another try
+                f"shard {shard.index}: another process wrote its files at the same time. Run this again."
+            ) from OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # Prefect then tries again
         return report

@@ -1,7 +1,7 @@
-"""What a manifest needs on disk: found, or, where the manifest says how, made on first use.
+"""Find the files that a manifest needs, or make them on first use if the manifest says how.
 
-The open body is exported and the default labels are generated without locks: files appear by rename and are
-the same whoever makes them. Two processes that start at once do the work twice and agree.
+No lock is needed: files appear by rename and are the same from any process. Two processes that start at once do the
+work twice.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ J19_FILE = "SMPL_to_J19.pkl"
 
 
 def make_missing(manifest: Manifest, *, quiet: bool = False) -> None:
-    """Export the open body and generate label files, as far as the manifest asks for it and they are not there.
+    """Export the open body and generate label files, if the manifest needs them and they are missing.
 
-    Raises `UserError` where they cannot be written.
+    Raises `UserError` if they cannot be written.
     """
     if manifest.body_models.kind == "open":
         make_open_body(manifest.body_models.path, quiet=quiet)
@@ -40,14 +40,14 @@ class ModelFiles:
 
     folder: Path
     smpl_genders: tuple[str, ...]
-    """Of the SMPL models that are needed for sure; rows may name others. Empty where nothing is to be fitted."""
+    """The genders of the SMPL models that are always needed; rows may name others. Empty if nothing is fitted."""
     skel_genders: tuple[str, ...]
     open: bool
-    """Whether they are the open body's."""
+    """Whether they are files of the open body."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
-        """Raises `UserError` where a model that is needed for sure is not there. Opens none."""
+        """Find the files, without opening them. Raises `UserError` if one that is always needed is missing."""
         best = manifest.skel_gender == "best"
         smpl = sorted({s.smpl_gender or "neutral" for s in manifest.sources if s.format == "camerahmr"})
         genders = tuple(SKEL_FILES) if best else (manifest.skel_gender,)
@@ -58,8 +58,8 @@ class ModelFiles:
         return files
 
     def sha256(self, notes: Path) -> str:
-        """Of all files that a fit may read, by name and content; of the open body without its bones, which are only
-        drawn. `notes` is a folder to remember it in, see `file_sha256`."""
+        """The hash of all files that a fit may read, by name and content, without the open body's bones, which are only
+        drawn. The folder `notes` keeps the hashes of files, see `file_sha256`."""
         names = (*SMPL_FILES.values(), *(SKEL_FILES[gender] for gender in self.skel_genders), J19_FILE)
         files = (self.folder / name for name in names if (self.folder / name).is_file())
         how = (notes / "without_bones", without_bones) if self.open else (notes,)
@@ -68,7 +68,7 @@ class ModelFiles:
 
 
 def without_bones(path: Path) -> str:
-    """sha256 hex of a model file; of a SKEL file's arrays but for the bone meshes, so that these may be mended."""
+    """The sha256 of a model file; for a SKEL file, of its arrays without the bone meshes, which may then change."""
     if path.name not in SKEL_FILES.values():
         return file_sha256(path)
     found = hashlib.sha256()
@@ -84,7 +84,9 @@ def _generate_labels(source: Source, models: BodyModels, quiet: bool) -> None:
     body = open_body_version() if models.kind == "open" else None
     wanted = {"version": LABELS_VERSION, "body": body, "kind": kind, "rows": rows, "seed": seed}
     stamp = source.file.with_name(source.file.name + ".made-by.json")
-    if source.file.is_file() and (is_stamp(stamp, wanted) or not stamp.exists()):  # without a stamp not of our making
+    if source.file.is_file() and (
+        is_stamp(stamp, wanted) or not stamp.exists()
+    ):  # without a stamp, the file is the user's
         return
     from hmr_skel.open_data.labels import make_labels
 

@@ -1,4 +1,4 @@
-"""A dataset against its manifest: fingerprints, and a sample of rows read and fitted again; and its repair."""
+"""Compare a dataset with its manifest, by fingerprints and by fitting a sample of rows again, and repair it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,20 +21,20 @@ SAME |= {"skel_q": (1e-4, 1e-3), "skel_betas": (1e-3, 5e-3), "skel_transl": (1e-
 SAME |= dict.fromkeys(("max_limit_violation_deg", "beyond_deg"), (6e-3, 6e-2))  # degrees
 SAME |= {"push": (5.0, 50.0)}  # mm^2/rad
 SAME |= dict.fromkeys(("iterations", "starts"), (np.inf, np.inf))  # a fit may end in the same place by another way
-"""How far a row that is fitted again may be off, on a CPU and where a GPU took part. Other columns: in no bit."""
+"""How far a column of a row that is fitted again may differ, on a CPU and with a GPU. Other columns must be equal."""
 
 Key = tuple[str, int]
-"""A row: its source, and its number there."""
+"""The key of a row: its source, and its number there."""
 Rows = dict[Key, Mapping[str, Any]]
-"""Columns of kept rows; of rejected ones `reason` alone."""
+"""The columns of kept rows; rejected rows have only `reason`."""
 
 
 def verify_dataset(out: Place, builder: Builder | None = None, *, sample: int = 64, seed: int = 0) -> Verification:
-    """What is wrong with the dataset in the folder `out`. Shards that nobody has built yet are no problem.
+    """Check the dataset in the folder `out`. Shards that are not built yet are not a problem.
 
-    Without a builder of its manifest its files are compared with each other only. `sample` is how many rows to read
-    from their sources, check and fit again, spread over all sound shards; `seed` says which ones. Raises `UserError`
-    where there is no dataset, or a source or body model cannot be read.
+    Without `builder`, it only compares the files with each other. Otherwise it also reads, checks and fits `sample`
+    rows again, spread over all sound shards and chosen by `seed`. Raises `UserError` if there is no dataset, or a
+    source or body model cannot be read.
     """
     report = verify_files(out, None if builder is None else len(builder.shards))
     if builder is None:
@@ -54,7 +54,7 @@ def verify_dataset(out: Place, builder: Builder | None = None, *, sample: int = 
 
 
 def _choose(shards: Sequence[Shard], sample: int, seed: int) -> dict[Shard, list[Key]]:
-    """So many rows of all, by shard."""
+    """Choose `sample` rows of all, by shard."""
     places = [(shard, piece) for shard in shards for piece in shard.pieces]
     ends = np.cumsum([len(piece) for _, piece in places], dtype=int)
     total = int(ends[-1]) if places else 0
@@ -67,7 +67,7 @@ def _choose(shards: Sequence[Shard], sample: int, seed: int) -> dict[Shard, list
 
 
 def _refit(builder: Builder, chosen: Mapping[Shard, list[Key]]) -> dict[Shard, Rows]:
-    """The chosen rows of each shard, read and fitted again."""
+    """Read and fit the chosen rows of each shard again."""
     now: Rows = {}
     kept: dict[str, list[AnnotationRows]] = {}
     for source, row in (key for keys in chosen.values() for key in keys):
@@ -82,7 +82,7 @@ def _refit(builder: Builder, chosen: Mapping[Shard, list[Key]]) -> dict[Shard, R
 
 
 def _compare(builder: Builder, shard: Shard, now: Rows) -> Problem | None:
-    """The problem of a shard that holds other rows than `now`."""
+    """The problem of a shard whose rows differ from `now`; None if they are equal."""
     file, meta = shard.data_file(builder.out), shard_state(builder.out, shard).meta or {}
     with open_parquet(shard.rejects_file(builder.out)) as parquet:
         rejects = parquet.read(["source", "source_row", "reason"]).to_pylist()
@@ -103,20 +103,20 @@ def _compare(builder: Builder, shard: Shard, now: Rows) -> Problem | None:
 
 
 def _joined(pieces: list[AnnotationRows]) -> AnnotationRows:
-    """Rows of one source as one."""
+    """Concatenate rows of one source."""
     columns = {f.name: [getattr(rows, f.name) for rows in pieces] for f in fields(AnnotationRows) if f.name != "source"}
     return replace(pieces[0], **{name: None if v[0] is None else np.concatenate(v) for name, v in columns.items()})
 
 
 def first_difference(was: Mapping[str, Any], now: Mapping[str, Any], loose: bool) -> str | None:
-    """The first column in which two rows differ: fitted ones by more than rounding, all others in any bit."""
+    """The first column in which two rows differ: fitted columns by more than rounding, other columns in any bit."""
     reasons = was.get("reason", "kept"), now.get("reason", "kept")
     if reasons != ("kept", "kept"):
         return None if reasons[0] == reasons[1] else f"{reasons[0]}, not {reasons[1]}"
     for name in SCHEMA.names:
         a, b = was[name], now[name]
         if a is None or b is None or isinstance(a, str):
-            if a != b and name not in ("status", "push_dof"):  # as iterations
+            if a != b and name not in ("status", "push_dof"):  # these may differ, like iterations
                 return name
             continue
         same = SAME.get(name, (0.0, 0.0))[loose]
@@ -125,22 +125,22 @@ def first_difference(was: Mapping[str, Any], now: Mapping[str, Any], loose: bool
         first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
         equal = (first == second) | (np.isnan(first) & np.isnan(second))
         apart = np.where(equal, 0.0, np.abs(first - second)).max()
-        if not apart <= same:  # not a number on one side only, too
+        if not apart <= same:  # also if only one is NaN
             return f"{name} by {apart:.2g}"
     return None
 
 
 def repair_dataset(builder: Builder, problems: list[Problem], *, progress: bool = True) -> tuple[int, int]:
-    """Move files that belong to no shard to the dataset's folder `set-aside`, and build again the shards of problems.
+    """Move files that belong to no shard to the dataset's folder `set-aside`, and build shards with problems again.
 
-    Returns how many files were moved and how many shards built. Raises `UserError` as a build does.
+    Returns the numbers of moved files and built shards. Raises `UserError` as a build does.
     """
     counts = Counter(count for _, count in find_files(builder.out)[0])
     if counts and counts.most_common(1)[0][0] != len(builder.shards):
         found = f"{counts.most_common(1)[0][0]} shards, and the manifest makes {len(builder.shards)}"
         raise UserError(
-            f"{builder.out} was made in {found}: to repair it would be to fit all rows again. Set rows_per_shard as it "
-            "was, or build into another folder."
+            f"{builder.out} was made in {found}: a repair would fit all rows again. Set rows_per_shard to its "
+            "old value, or build into another folder."
         )
     strays = [problem.stray for problem in problems if problem.stray is not None]
     for path in strays:

@@ -70,9 +70,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     where.add_argument("--whole-image", action="store_true", help="one person fills every picture")
     text = "side of the square over the longer side of corner boxes and detections (published demo: 1.0)"
     add_number(parser, "--margin", float, 0.5, 3, unit="a factor", default=1.1, metavar="FACTOR", help=text)
-    text = (
-        f"default: that of the boxes, else HumanFoV with {HUMAN_FOV} beside the body models or in $HMR_SKEL_BODY_MODELS"
-    )
+    text = f"default: that of the boxes, else HumanFoV ({HUMAN_FOV}) beside the body models or in $HMR_SKEL_BODY_MODELS"
     camera = parser.add_argument_group("camera", text).add_mutually_exclusive_group()
     text = "focal length; the principal point is the image's middle"
     add_number(camera, "--focal", float, 1, 1_000_000, unit="pixels", metavar="PX", help=text)

@@ -26,7 +26,7 @@ def test_what_is_not_complete_is_named_by_its_reason():
     assert "20 read, 19 kept, 1 rejected (1 box)" in text
     error = ShardsUnfinished(summary, failures)
     assert str(error).splitlines() == [
-        "5 of 7 shards are not complete; the others are. The same command tries these again:",
+        "5 of 7 shards are not complete. Run the same command again to build them:",
         *(f"  {line}" for line in lines),
     ]
     assert "ValueError: bug" in error.traceback

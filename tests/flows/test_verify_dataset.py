@@ -82,7 +82,7 @@ def reject_what_is_good(rows, rejects):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (turn_a_knee, "1 of 6 rows made again are others, the first drill/00000003 (skel_q by 0.01)"),
+        (turn_a_knee, "1 of 6 rows differ when fitted again, first drill/00000003 (skel_q by 0.01)"),
         (change_the_label, "drill/00000001 (smpl_betas by"),
         (another_image, "(imgname)"),
         (another_reason, "drill/00000000 (box, not non_finite)"),
@@ -106,7 +106,7 @@ def test_a_shard_of_another_source(copied: Builder):
     rows, rejects = ([row | {"source": "other"} for row in table] for table in tables)
     write(copied, renamed, rows, rejects, made_from={})
     (problem,) = verify_dataset(out, copied).problems
-    assert (problem.shard, "6 of 6 rows made again are others" in problem.text) == (1, True)
+    assert (problem.shard, "6 of 6 rows differ when fitted again" in problem.text) == (1, True)
 
 
 def test_sound_shards_of_another_version_are_left(copied: Builder, monkeypatch: pytest.MonkeyPatch):
