@@ -1,1 +1,1 @@
-"""Training SKEL-CF on shards."""
+"""Train SKEL-CF on shards."""

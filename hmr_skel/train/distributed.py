@@ -1,4 +1,4 @@
-"""One process or several, one GPU each: what `torchrun` has set in the environment decides.
+"""Run one process, or several with one GPU each, as `torchrun` has set in the environment.
 
 hmr-skel train --recipe vit_h                                  # one process
 torchrun --nproc-per-node 8 -m hmr_skel.cli train --recipe vit_h   # eight
@@ -18,12 +18,12 @@ from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
 
 TIMEOUT = timedelta(minutes=30)
-"""A run ends where another process does not answer for so long; reading 3 million rows takes longest."""
+"""A run ends if another process does not answer for this time; reading 3 million rows takes longest."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those of the run."""
+    """This process and its place among those of the run."""
 
     rank: int
     size: int
@@ -31,7 +31,7 @@ class Group:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes and prints."""
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def any(self, value: bool) -> bool:
@@ -51,17 +51,17 @@ class Group:
         return values
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
         if self.size > 1:
             dist.barrier()
 
 
 @contextmanager
 def process_group(device: str) -> Generator[Group, None, None]:
-    """Join the processes that torchrun has started; alone without it.
+    """Join the processes that torchrun has started; without torchrun, this process is alone.
 
-    With several processes the device `auto` or `cuda` is one GPU each. Raises `UserError` where there is no such
-    device, or fewer GPUs than processes, and where another process is lost.
+    With several processes, the device `auto` or `cuda` gives each one GPU. Raises `UserError` if there is no such
+    device, if there are fewer GPUs than processes, or if another process is lost.
     """
     environment = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"} | os.environ
     size, rank, local = (int(environment[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
@@ -86,8 +86,8 @@ def process_group(device: str) -> Generator[Group, None, None]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise UserError(
-            f"process {rank} of {size} has lost another of the run, which ended or does not answer: {error}. See "
-            "what that one printed. The same command goes on from the last checkpoint."
+            f"process {rank} of {size}: another process of the run has ended or does not answer: {error}. See "
+            "its messages. Run the same command again to resume from the last checkpoint."
         ) from error
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The fields of a recipe explained, from the docstrings under them, without importing what they configure."""
+"""Explain the fields of a recipe by the docstrings under them, without importing torch."""
 
 import ast
 import textwrap
@@ -11,22 +11,22 @@ _PACKAGE = Path(__file__).parents[1]
 _MODULES = (
     "train/recipes.py", "model/config.py", "data/samples.py", "data/augment.py", "data/selection.py", "train/losses.py",
 )  # fmt: skip
-"""The files with the classes that a recipe is made of."""
+"""The files that define the classes of a recipe."""
 
 
 @dataclass(frozen=True)
 class FieldHelp:
-    """One field."""
+    """A field of a recipe."""
 
     name: str
     """Its path in the recipe: network.vit.depth."""
     default: str
-    """As it is written in the source."""
+    """Its default, as written in the source."""
     text: str
 
 
 def recipe_fields() -> list[FieldHelp]:
-    """All fields of `Recipe` and of what is in it, in their order."""
+    """All fields of `Recipe` and of the classes in it, in their order."""
     return list(_fields("Recipe", ""))
 
 

@@ -1,7 +1,7 @@
-"""The arithmetic of a training step, and what the device could do in its time: model FLOPs utilisation (MFU).
+"""The operations of a training step, and the device's peak, for model FLOPs utilisation (MFU).
 
-Counted are the network's matrix products, two a multiply-add, forward once and backward twice; what activation
-checkpointing computes again does not count, nor do body model and losses.
+The count has the network's matrix products, with two operations per multiply-add, once forward and twice backward. It
+does not include repeated work of activation checkpointing, the body model and the losses.
 """
 
 import time
@@ -17,7 +17,7 @@ from hmr_skel.model.network import Network
 from hmr_skel.model.stem import KeypointStem
 from hmr_skel.model.vit import Attention
 
-# Dense bfloat16 with float32 sums, FLOP/s, from the makers' data sheets; the longest name that fits counts.
+# Dense bfloat16 with float32 sums, FLOP/s, from data sheets; the longest matching name counts.
 _BF16_PEAK = {
     "A100": 312e12, "H100": 989e12, "H100 PCIe": 756e12, "H200": 989e12, "B200": 2250e12, "L40S": 362e12, "A40": 150e12,
     "RTX 3090": 71e12, "RTX 4090": 165e12, "RTX 5090": 210e12, "RTX A6000": 155e12, "A10": 125e12,
@@ -25,7 +25,7 @@ _BF16_PEAK = {
 
 
 def training_flops(network: Network) -> int:
-    """Operations for one training sample. Passes a crop through the network, which must not be compiled yet."""
+    """The operations for one training sample. This runs the network, which must not be compiled yet."""
     total = 0
 
     def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -51,9 +51,9 @@ def training_flops(network: Network) -> int:
 
 
 def peak_flops_per_s(device: torch.device, bf16: bool) -> tuple[float, str]:
-    """The most that the device could do, and where that number is from.
+    """The peak of the device, and the source of that number.
 
-    A known GPU in bfloat16: its data sheet. Anything else: the fastest large matrix product seen here and now.
+    It is from the data sheet for a known GPU in bfloat16, else from the fastest large matrix product measured now.
     """
     if device.type == "cuda" and bf16:
         name = torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""What a run reports: a progress bar, a line of JSON every few steps, TensorBoard's files of the same, and curves."""
+"""Report a run: a progress bar, a line of JSON every few steps, the same for TensorBoard, and curves."""
 
 import json
 import time
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 LOG = "log.jsonl"
 PLAIN_LINES = 20
-"""Lines that are printed over a run where no terminal shows the bar."""
+"""The number of progress lines that a run prints without a terminal."""
 
 
 class RunLog:
     """The log of one run, in its folder; only the first process writes. Use it in a `with`.
 
     Attributes:
-        last: the losses of the last line, means over its steps and over processes, unweighted.
-        images_per_s: since this process began, its first steps (up to the first line) left out where there are others.
+        last: the unweighted losses of the last line, means over its steps and over processes.
+        images_per_s: the speed of this process, without its first steps (up to the first line) if there are others.
     """
 
     def __init__(self, out: Path, start: int, steps: int, batch_size: int, writes: bool, quiet: bool) -> None:
-        """Go on with the log of `out` after step `start`; later lines of an earlier attempt are taken out."""
+        """Continue the log in `out` after step `start`, and remove later lines of an earlier attempt."""
         self.last: dict[str, float] = {}
         self.images_per_s = 0.0
         self._steps, self._batch_size, self._quiet = steps, batch_size, quiet
@@ -65,23 +65,26 @@ class RunLog:
             self._tensorboard.close()
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add a step's losses; nothing is read from the device yet."""
+        """Add the losses of a step, without reading them from the device."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
         self._count += 1
 
     def advance(self) -> None:
-        """A step is over."""
+        """Count a finished step."""
         self._bar.update(self._batch_size)
 
     def write(self, step: int, group: Group, mfu_per_image_rate: float, more: Mapping[str, float | int]) -> None:
-        """A line after `step` steps: means since the last one. All processes must call it, after the same steps."""
+        """Write a line after `step` steps, with means since the last line. All processes must call it at the same
+        steps."""
         names = list(self._sums)
         means = torch.stack([self._sums[name].float() for name in names]) / self._count if names else torch.empty(0)
         values = dict(zip(names, group.mean(means).tolist(), strict=True))  # waits for the device
         now = time.perf_counter()
         speed = (step - self._from) * self._batch_size / (now - self._clock)
-        if self._from == self._start:  # the first steps start workers and compile: they count only where alone
+        if (
+            self._from == self._start
+        ):  # the first steps start workers and compile, so they count only if there are no others
             self._settled, self._settled_clock, self.images_per_s = step, now, speed
         else:
             self.images_per_s = (step - self._settled) * self._batch_size / (now - self._settled_clock)
@@ -109,7 +112,7 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, float | int]]:
-    """The lines of a log; a last one that a crash has cut short is left out."""
+    """The lines of a log, without a last line that a crash has cut."""
     lines = []
     for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
@@ -123,14 +126,14 @@ def read_log(path: Path) -> list[dict[str, float | int]]:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Take the lines after that step out of a log: a run that was killed gets there again."""
+    """Remove the lines after that step from a log, since a resumed run writes them again."""
     kept = [line for line in read_log(path) if line["step"] <= step]
     with replacing(path) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
 
 def _summary_writer(out: Path, start: int) -> "SummaryWriter | None":
-    """The writer of TensorBoard's files; None where TensorBoard is not installed."""
+    """The writer for TensorBoard; None if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -149,7 +152,7 @@ _PANELS = (
 
 
 def plot_log(log: Path, picture: Path) -> bool:
-    """Draw a run's log. False, and nothing is drawn, where matplotlib is not installed or the log is empty."""
+    """Draw the log of a run. Returns False, without a picture, if matplotlib is missing or the log is empty."""
     lines = read_log(log)
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,7 +1,7 @@
 """The training run, top to bottom.
 
-A run is a recipe and a folder. The same call goes on from the folder's last state, to the same weights that the
-undisturbed run ends with: to the bit on a CPU (with as many threads).
+A run is a recipe and a folder. The same call resumes from the last state in the folder and ends with the weights of an
+uninterrupted run: on a CPU with the same bits (for the same number of threads).
 """
 
 import os
@@ -38,7 +38,7 @@ from hmr_skel.train.state import State, last_state, save_state
 from hmr_skel.train.step import accumulate_gradient, side_by_side
 
 STATE, NETWORK = "state.pt", "network.safetensors"
-"""Files in a run's folder: the state that a run is resumed from, and the averaged weights."""
+"""The files in a run's folder: the state for resuming, and the averaged weights."""
 MOST_SKIPPED_IN_A_ROW = 50
 """Steps without a finite gradient, after which a run gives up."""
 LITTLE_GAIN = 0.03
@@ -47,27 +47,27 @@ LITTLE_GAIN = 0.03
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a run reads and writes, and on which device. Its result does not depend on these, but for rounding."""
+    """The places and the device of a run. Except for rounding, the result does not depend on these."""
 
     dataset: Place
     """The folder with `data/` in it, or its URI."""
     body_models: Path
     """The folder with the SKEL files."""
     images: Mapping[str, ImageRule]
-    """Where each source's images are."""
+    """The places of each source's images."""
     out: Path
     """The run's folder."""
     vitpose: Path | None = None
-    """ViTPose's published encoder, for recipes that start from it."""
+    """The file of ViTPose's encoder, for recipes that start from it."""
     device: str = "auto"
     workers: int | None = None
-    """Processes that make samples for each training process; 0: it makes them itself; None: by the number of cores."""
+    """Processes that make samples for each training process; 0: none; None: by the number of cores."""
     checkpoint_every: int = 500
     """Steps."""
     log_every: int = 10
     """Steps."""
     fresh: bool = False
-    """Start from the beginning, whatever is in the folder."""
+    """Start from the beginning, even if the folder has a state."""
     quiet: bool = False
 
 
@@ -83,7 +83,7 @@ class Outcome:
     images_per_s: float
     mfu: float
     losses: dict[str, float]
-    """Losses of the last logged steps, unweighted."""
+    """The unweighted losses of the last logged steps."""
 
     def text(self) -> str:
         """Lines for the terminal."""
@@ -109,8 +109,8 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
     """Train until the recipe's last step. Of several processes only the first returns an outcome.
 
     Raises:
-        UserError: a file is missing or does not fit, or nearly every step's gradient is no finite number.
-        KeyboardInterrupt, SystemExit: stopped by Ctrl-C or SIGTERM; the state is saved.
+        UserError: a file is missing or does not fit, or nearly no step has a finite gradient.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM stopped the run; the state is saved.
     """
     with ExitStack() as stack:
         group = stack.enter_context(process_group(run.device))
@@ -121,7 +121,7 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
             if group.first and not run.quiet:
                 print(text, flush=True)
 
-        # What is read, and what is learnt. The first process goes ahead: it may have to unpack the dataset's rows.
+        # The first process goes first, since it may have to unpack the dataset's rows.
         if not group.first:
             group.wait()
         dataset = SampleDataset(run.dataset, run.images, recipe.samples, split="train", quiet=run.quiet)
@@ -164,10 +164,10 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
         say(
             f"{dataset}: {steps:,} steps of {recipe.batch_size} samples ({group.size} x {accumulate} x "
             f"{recipe.micro_batch}) on {device}; {parameters / 1e6:.1f} M parameters, "
-            f"{flops_per_image / 1e9:.1f} GFLOP an image; MFU is of {peak / 1e12:.3g} TFLOP/s ({peak_source})"
+            f"{flops_per_image / 1e9:.1f} GFLOP per image; MFU is relative to {peak / 1e12:.3g} TFLOP/s ({peak_source})"
         )
         if start:
-            say(f"going on after step {start:,} of {steps:,}")
+            say(f"resuming after step {start:,} of {steps:,}")
 
         stream = stack.enter_context(
             batches(
@@ -195,14 +195,14 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
             save_state(run.out / STATE, State(*counts, network.state_dict(), ema.weights, optimizer.state_dict()))
 
         for step in range(start, steps):
-            # Stochastic depth is the only thing here that draws random numbers: this is all of its state.
+            # Only stochastic depth draws random numbers here, so this seed is all the random state.
             torch.manual_seed(random_seed(recipe.seed, step, group.rank))
             rate = recipe.learning_rate * learning_rate_factor(step, steps, warmup, recipe.schedule)
             for parameters in optimizer.param_groups:
                 parameters["lr"] = rate
 
             losses = accumulate_gradient(forward, body, stream, accumulate, recipe, device, threads)
-            # The gradient is the same in all processes, and so is the decision.
+            # All processes have the same gradient, and so take the same decision.
             norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
             if torch.isfinite(norm):
                 skipped_in_a_row = 0
@@ -229,7 +229,7 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
             if done % run.checkpoint_every == 0 or done == steps or stopped:
                 save(done)
             if stopped and done < steps:
-                say(f"stopped after step {done:,} of {steps:,}; the same command goes on from there")
+                say(f"stopped after step {done:,} of {steps:,}; run the same command again to resume")
                 stop.leave()
         if not group.first:
             return None
@@ -246,7 +246,7 @@ def train(recipe: Recipe, run: Run) -> Outcome | None:
 
 
 def new_network(recipe: Recipe, run: Run, pretrained: bool) -> Network:
-    """The network at step 0: a function of the recipe's seed, and of the files that it starts from."""
+    """The network at step 0, which depends only on the recipe's seed and the files that it starts from."""
     torch.manual_seed(recipe.seed)
     network = Network(recipe.network, **_mean(recipe, run), activation_checkpointing=recipe.activation_checkpointing)
     if pretrained:
@@ -255,7 +255,7 @@ def new_network(recipe: Recipe, run: Run, pretrained: bool) -> Network:
 
 
 def encoder_file(recipe: Recipe, vitpose: Path | None) -> Path:
-    """The file that a recipe starts from. Raises `UserError` where none is named, or it is not there."""
+    """The file of the encoder that a recipe starts from. Raises `UserError` if it is not named or missing."""
     if vitpose is None or not vitpose.is_file():
         found = "Give its file with" if vitpose is None else f"There is no {vitpose}. Give another file with"
         raise UserError(
@@ -266,18 +266,18 @@ def encoder_file(recipe: Recipe, vitpose: Path | None) -> Path:
 
 
 def random_seed(seed: int, step: int, rank: int) -> int:
-    """A seed of its own for every step of every process."""
+    """A different seed for every step of every process."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
 
 
 def default_workers(group: Group) -> int:
-    """Loader processes of one training process: on a GPU its share of the cores, on a CPU one beside the network."""
+    """The number of loader processes per training process: on a GPU its share of the cores, on a CPU one."""
     cores = (os.cpu_count() or 1) // group.size
     return min(8, max(1, cores - 1)) if group.device.type == "cuda" else int(cores > 1)
 
 
 def _mean(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """The mean that the estimate starts from, as arguments of `Network`; empty: HSMR's numbers."""
+    """The mean body of the recipe, as arguments of `Network`; empty for HSMR's numbers."""
     if recipe.mean == "dataset":
         mean = mean_body(run.dataset)
         return {"mean_q": mean.q.tolist(), "mean_betas": mean.betas.tolist()}
@@ -286,7 +286,7 @@ def _mean(recipe: Recipe, run: Run) -> dict[str, Any]:
 
 
 class StopSignal:
-    """While in a `with` block, the first signal is only noted; a second Ctrl-C ends the process at once."""
+    """Inside the `with` block, the first signal only sets a flag; a second Ctrl-C ends the process at once."""
 
     def __init__(self) -> None:
         self.signalled = False
@@ -304,7 +304,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def leave(self) -> None:
-        """End as the signal wants it: KeyboardInterrupt for Ctrl-C, else exit status 143."""
+        """End the process as the signal requires: KeyboardInterrupt for Ctrl-C, else exit status 143."""
         if self._number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + signal.SIGTERM)

@@ -1,12 +1,12 @@
-"""The paper's losses, Eq. 1-6: one pure function per term, the weights in `LossConfig`.
+"""The paper's losses, Eq. 1-6: one pure function per term, with the weights in `LossConfig`.
 
-To add a term: a field in `LossConfig`, a function, and a line in `stage_terms` under the field's name. A new field ends
-the resuming of older runs, as their recipe has not got it.
+To add a term, write a field in `LossConfig`, a function, and a line in `stage_terms` under the field's name. Runs from
+before a new field cannot be resumed, since their recipe does not have it.
 
-Every term is a sum over what one sample has, and a mean over the batch. A sample without a label adds 0 but still
-counts in the mean, so that batches can be split over processes and steps. For the same reason a batch has all terms,
-whatever labels it holds. Labels that are missing are masked before
-they meet a prediction, so they may be NaN. All of it is float32 (or float64) and reads keypoints, not meshes.
+Each term is a sum over a sample's labels and a mean over the batch. A sample without a label adds 0 but counts in the
+mean, so that batches can be split over processes and steps. For the same reason every batch has all terms. Missing
+labels are masked before they are compared, so they may be NaN. Losses are float32 (or float64) and use keypoints, not
+meshes.
 """
 
 from collections.abc import Sequence
@@ -32,29 +32,30 @@ ROOT_KEYPOINT = 39  # Pelvis (MPII)
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The weights of all terms, and which form of Eq. 5 is meant. The defaults are the paper's."""
+    """The weights of all terms, and the form of Eq. 5. The defaults are the paper's."""
 
     keypoints_2d: float = 0.05
-    """Eq. 2, projected keypoints in crop units."""
+    """Eq. 2, weight of projected keypoints, in crop units."""
     keypoints_3d: float = 0.05
-    """Eq. 2, keypoints against the pelvis, metres."""
+    """Eq. 2, weight of keypoints relative to the pelvis, m."""
     betas: float = 0.0005
-    """Eq. 3, shape."""
+    """Eq. 3, weight of the shape."""
     pelvis: float = 0.001
-    """Eq. 3, the pelvis' rotation matrix. The published code has 0.002."""
+    """Eq. 3, weight of the pelvis' rotation matrix. The published code has 0.002."""
     body: float = 0.001
-    """Eq. 3, the rotation matrices of the other 23 joints."""
+    """Eq. 3, weight of the rotation matrices of the other 23 joints."""
     coarse: float = 1.0
-    """Eq. 6, L_enc."""
+    """Eq. 6, weight of L_enc."""
     final: float = 1.0
-    """Eq. 6, L_dec."""
+    """Eq. 6, weight of L_dec."""
     refine: float = 0.1
-    """Eq. 6, lambda_ref, on `refine_form`."""
+    """Eq. 6, lambda_ref, the weight of `refine_form`."""
     refine_form: Literal["mean", "sum", "published"] = "mean"
-    """Eq. 5. `mean`: layers 1 to T-1, rotations made of each joint's real dofs, mean over their entries. `sum`: the
-    same as the formula has it, a sum. `published`: all T layers, Gram-Schmidt of all 24 joints' six numbers, mean."""
+    """The form of Eq. 5. `mean`: layers 1 to T-1, rotations from each joint's real dofs, mean over their entries.
+    `sum`: the same as a sum, as in the formula. `published`: all T layers, Gram-Schmidt of all 24 joints' six numbers,
+    mean."""
     keypoint_maps: float = 0.0
-    """Of `keypoint_maps_loss`, which is not the paper's. Only for encoders with a stem that finds keypoints."""
+    """Weight of `keypoint_maps_loss`, which is not in the paper. Only for encoders with a stem that finds keypoints."""
     full_supervision: bool = False
     """Give layers 1 to T-1 all of Eq. 1 with weight 1 in place of Eq. 5 ("Full super.")."""
 
@@ -69,14 +70,14 @@ class LossConfig:
 
 
 def published_losses() -> LossConfig:
-    """The losses as the published code computes them, which differ from the paper's equations."""
+    """The losses of the published code, which differ from the paper's equations."""
     return LossConfig(pelvis=0.002, refine_form="published")
 
 
 def total_loss(
     prediction: Prediction, body: SkelKeypoints, targets: Batch, config: LossConfig
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """Eq. 6, and its terms by name ("final/keypoints_2d"), detached and without their weights."""
+    """Eq. 6, and its terms by name ("final/keypoints_2d"), detached and without weights."""
     stages = {"coarse": (config.coarse, prediction.coarse), "final": (config.final, prediction.final)}
     if config.full_supervision:
         stages |= {f"layer{i}": (1.0, layer) for i, layer in enumerate(prediction.intermediate, 1)}
@@ -101,7 +102,7 @@ def total_loss(
 def keypoints_of(
     estimates: Sequence[Estimate], geometry: CropGeometry, body: SkelKeypoints
 ) -> Float[Tensor, "S B 44 3"]:
-    """The keypoints of several stages in the camera's frame: the body is posed once for all of them."""
+    """The keypoints of several stages in the camera's frame, m; the body is posed once for all stages."""
     params = [estimate.skel_params(geometry) for estimate in estimates]
     return body.keypoints(SkelParams(*(torch.stack([getattr(p, f.name) for p in params]) for f in fields(SkelParams))))
 
@@ -127,9 +128,9 @@ def keypoints_2d_loss(pred: Float[Tensor, "B 44 2"], gt: Float[Tensor, "B 44 3"]
 
 
 def keypoints_3d_loss(pred: Float[Tensor, "B 44 3"], gt: Float[Tensor, "B 44 4"]) -> Float[Tensor, ""]:
-    """Eq. 2, first term: L1 of positions against the pelvis, metres, weighted by confidence.
+    """Eq. 2, first term: L1 of positions relative to the pelvis, m, weighted by confidence.
 
-    Without a pelvis in the label there is nothing to compare against; such a sample adds nothing.
+    A sample whose label has no pelvis adds nothing.
     """
     confidence = gt[..., 3] * (gt[..., ROOT_KEYPOINT, None, 3] > 0)
     position = _given(gt[..., :3], confidence > 0)
@@ -150,7 +151,7 @@ def rotation_loss(
 
 
 def refine_loss(prediction: Prediction, targets: Batch, form: Literal["mean", "sum", "published"]) -> Float[Tensor, ""]:
-    """Eq. 5: the poses of the layers against the target's, summed over layers."""
+    """Eq. 5: the difference between the layers' poses and the target's, summed over layers."""
     q = _given(targets.q, targets.has_skel)
     if form == "published":
         layers, to_rotmat, target = prediction.stages[1:], rows_to_rotmat, rows_to_rotmat(q_to_rep(q))
@@ -169,27 +170,26 @@ def _weighted_l1(
 
 
 def _given(values: Float[Tensor, "..."], there: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Zero where there is no label: NaN times zero would be NaN, in gradients too."""
+    """Set values without a label to zero: NaN times zero would be NaN, also in gradients."""
     there = there.reshape(*there.shape, *[1] * (values.ndim - there.ndim))
     return torch.where(there, values, torch.zeros_like(values))
 
 
 def keypoint_maps_loss(maps: Float[Tensor, "B 44 H W"], keypoints_2d: Float[Tensor, "B 44 3"]) -> Float[Tensor, ""]:
-    """Kullback-Leibler divergence of each keypoint's map from its place, summed over keypoints, mean over the batch.
+    """Kullback-Leibler divergence of each keypoint's map from its position, summed over keypoints, mean over the batch.
 
-    A place between the centres of four cells belongs to each of them by its nearness (bilinear); a map that says just
-    that costs nothing.
+    The target gives a position to the four nearest cell centres by bilinear weights.
 
     Args:
-        maps: log of the chance of each cell; the cells are squares in the middle of the crop, over all of its height.
-        keypoints_2d: x, y in crop coordinates [-0.5, 0.5], confidence. Keypoints without a place (confidence 0) or
-            outside the maps count nothing, and neither do pairs of which one has none.
+        maps: log probability of each cell; the cells are squares in the middle of the crop, over its whole height.
+        keypoints_2d: x, y in crop coordinates [-0.5, 0.5], confidence. Keypoints with confidence 0 or outside the maps
+            do not count, nor do pairs with one such keypoint.
     """
     rows, columns = maps.shape[-2:]
     keypoints = ordered_pairs(keypoints_2d)
-    across, down = rows * keypoints[..., 0], rows * keypoints[..., 1]  # from the middle, in cells
+    across, down = rows * keypoints[..., 0], rows * keypoints[..., 1]  # cells from the middle
     there = (keypoints[..., 2] > 0) & (across.abs() < columns / 2) & (down.abs() < rows / 2)
-    # Missing ones may be NaN, which must not reach a gradient. Beyond the outermost centres the nearest cells count.
+    # Missing keypoints may be NaN, which must not reach a gradient. Beyond the outer centres, the nearest cells count.
     x = torch.where(there, across + (columns - 1) / 2, 0).clamp(0, columns - 1)
     y = torch.where(there, down + (rows - 1) / 2, 0).clamp(0, rows - 1)
     left, top = x.floor().clamp_max(columns - 2), y.floor().clamp_max(rows - 2)
@@ -207,9 +207,9 @@ def keypoint_maps_loss(maps: Float[Tensor, "B 44 H W"], keypoints_2d: Float[Tens
 
 
 def ordered_pairs(keypoints_2d: Float[Tensor, "B 44 3"]) -> Float[Tensor, "B 44 3"]:
-    """The two of every pair in the order of the picture: the first of them (by number) has the place further left.
+    """Order the two keypoints of each pair by the picture: the first (by number) gets the position further left.
 
-    Pairs of which one has no place lose the other one's as well: on which side it would be cannot be told.
+    If one of a pair is missing, the other is removed too, since its side cannot be told.
     """
     mirrored, own = _pairs(keypoints_2d.device)
     alone, first = mirrored == own, own < mirrored
@@ -221,8 +221,8 @@ def ordered_pairs(keypoints_2d: Float[Tensor, "B 44 3"]) -> Float[Tensor, "B 44 
     return torch.cat((chosen[..., :2], confidence.unsqueeze(-1)), -1)
 
 
-# Made anew in every step, each would be a copy to the device that the host waits for.
+# Cached: a new tensor in each step would be a copy to the device that the host waits for.
 @lru_cache(maxsize=16)
 def _pairs(device: torch.device) -> tuple[Int[Tensor, "44"], Int[Tensor, "44"]]:
-    """Numbers of the mirrored keypoints, and of the keypoints themselves."""
+    """The numbers of the mirrored keypoints, and of the keypoints themselves."""
     return torch.tensor(FLIP_44, device=device), torch.arange(len(FLIP_44), device=device)

@@ -1,4 +1,4 @@
-"""AdamW, its learning rate over the steps, and the exponential mean of the weights, which is evaluated and kept."""
+"""AdamW, its learning rate over the steps, and the exponential mean of the weights, which is the result of a run."""
 
 from collections.abc import Mapping
 from math import cos, exp, pi
@@ -11,7 +11,7 @@ from hmr_skel.train.recipes import Recipe
 
 
 def new_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.AdamW:
-    """AdamW that decays matrices and convolutions, and nothing else."""
+    """AdamW with weight decay only on matrices and convolutions."""
     decayed = [p for p in network.parameters() if p.ndim in (2, 4)]
     others = [p for p in network.parameters() if p.ndim not in (2, 4)]
     return torch.optim.AdamW(
@@ -23,9 +23,9 @@ def new_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.AdamW:
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int, schedule: Literal["constant", "cosine"]) -> float:
-    """The factor of the highest learning rate at `step` (from 0) of `steps`.
+    """The learning rate at `step` (from 0) of `steps`, as a factor of the highest one.
 
-    Rises linearly to 1 over the first `warmup` steps, then stays there or falls to 0 along half a cosine.
+    It rises linearly to 1 over the first `warmup` steps, then stays there or falls to 0 along half a cosine.
     """
     rise = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
     if schedule == "constant" or step < warmup:
@@ -34,7 +34,7 @@ def learning_rate_factor(step: int, steps: int, warmup: int, schedule: Literal["
 
 
 def ema_decay(updates: int, decay: float, tau: float) -> float:
-    """The share of the old mean that the `updates`-th update (from 1) keeps: rises from about 0 to `decay`.
+    """The share of the old mean that update number `updates` (from 1) keeps, which rises from about 0 to `decay`.
 
     Source: SKEL-CF's published code.
     """
@@ -42,7 +42,7 @@ def ema_decay(updates: int, decay: float, tau: float) -> float:
 
 
 class Ema:
-    """A running mean of everything in a module's state dict; starts as a copy of it."""
+    """The running mean of a module's state dict, which starts as a copy."""
 
     def __init__(self, module: nn.Module) -> None:
         self.weights = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
@@ -54,6 +54,6 @@ class Ema:
         torch._foreach_lerp_(list(self.weights.values()), [now[name] for name in self.weights], 1 - decay)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over another's mean. Raises `KeyError` where a name is missing."""
+        """Copy another mean. Raises `KeyError` if a name is missing."""
         for name, tensor in self.weights.items():
             tensor.copy_(weights[name])

@@ -1,4 +1,4 @@
-"""Recipes: everything that a training run is made of."""
+"""Recipes, which hold all settings of a training run."""
 
 import ast
 import difflib
@@ -18,56 +18,56 @@ _Config = TypeVar("_Config")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that a trained network depends on, the dataset apart. The defaults are the paper's."""
+    """All settings that a trained network depends on, without the dataset. The defaults are the paper's."""
 
     name: str
-    """The recipe's name; the network's file holds it."""
+    """The recipe's name, which the network's file stores."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    """Sizes of the network, and its variant."""
+    """The sizes and the variant of the network."""
     samples: SampleConfig = field(default_factory=SampleConfig)
-    """Which rows are used, and how samples are made and changed."""
+    """The choice of rows, and the augmentation of samples."""
     losses: LossConfig = field(default_factory=LossConfig)
-    """The weights of all terms."""
+    """The weights of the losses."""
     skel_gender: Literal["male", "female"] = "male"
-    """Gender of the dataset's SKEL bodies; a dataset of the other is refused."""
+    """Gender of the dataset's SKEL bodies; a dataset of the other gender is refused."""
     pretrained_encoder: bool = True
-    """Start from ViTPose's encoder (the file that --vitpose names); false: from random weights."""
+    """Start from ViTPose's encoder (the file of --vitpose), or from random weights."""
     mean: Literal["published", "dataset"] = "published"
-    """The body that the estimate starts from. `published`: SKEL_mean.npz beside the body models, or, where there is
-    none, the same numbers from here. `dataset`: the mean of the rows that are trained on."""
+    """The mean body that the estimate starts from. `published`: SKEL_mean.npz beside the body models, or the same
+    numbers from this package. `dataset`: the mean of the training rows."""
     epochs: float = 30.0
-    """Passes over the dataset."""
+    """Number of passes over the dataset."""
     batch_size: int = 512
-    """Samples of a step, over all processes: the same run on one device and on eight."""
+    """Samples per step, over all processes, so that a run is the same on one device and on eight."""
     micro_batch: int = 64
-    """Samples that go through the network at once, which decides the memory; a step takes several. One process on a
-    CPU takes as many side by side as it has cores, unless the encoder has stochastic depth or is compiled."""
+    """Samples that go through the network at once, which decides the memory; a step has several micro batches. A single
+    process on a CPU computes one per core in parallel, unless the encoder has stochastic depth or is compiled."""
     learning_rate: float = 1e-5
-    """AdamW's, at its highest."""
+    """The highest learning rate of AdamW."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """How the learning rate goes on after its rise. `cosine`: it falls to zero at the end."""
+    """The learning rate after its rise: `constant`, or `cosine`, which falls to zero at the end."""
     warmup_epochs: float = 1.0
-    """The learning rate rises linearly over so many epochs."""
+    """Number of epochs over which the learning rate rises linearly."""
     beta1: float = 0.9
     """AdamW's decay of the mean gradient."""
     beta2: float = 0.999
     """AdamW's decay of the mean squared gradient."""
     weight_decay: float = 1e-4
-    """AdamW's, on matrices only: not on biases, norms and positions. (The published code decays all of them.)"""
+    """AdamW's weight decay, only on matrices, not on biases, norms and positions. (The published code decays all.)"""
     clip: float = 1.0
-    """Largest L2 norm of the gradient of all parameters. The published code's; the paper does not mention it."""
+    """Largest L2 norm of the gradient of all parameters, as in the published code; the paper does not mention it."""
     ema_decay: float = 0.9995
-    """The weights that are kept are an exponential mean over steps with this decay. The published code's."""
+    """The result is an exponential mean of the weights over steps, with this decay, as in the published code."""
     ema_tau: float = 6000.0
-    """Steps over which that decay rises from nothing: decay * (1 - exp(-step / tau))."""
+    """Number of steps over which that decay rises from 0: decay * (1 - exp(-step / tau))."""
     bf16: bool = True
-    """The encoder in bfloat16; all else is float32 whatever this says."""
+    """Run the encoder in bfloat16; everything else is always float32."""
     activation_checkpointing: bool = False
-    """Compute the encoder's blocks twice to keep a fraction of the memory."""
+    """Compute the encoder's blocks twice, which needs a fraction of the memory."""
     compile: bool = False
     """Compile the encoder (torch.compile)."""
     seed: int = 0
-    """Seed of the first weights, the order of samples, their augmentation and the encoder's stochastic depth."""
+    """Seed of the initial weights, the order of samples, their augmentation and the encoder's stochastic depth."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "micro_batch", "learning_rate", "clip", "ema_tau"):
@@ -84,18 +84,19 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, must be {' or '.join(known)}")
 
     def steps(self, rows: int) -> int:
-        """Optimiser steps on a dataset of so many rows."""
+        """The number of optimiser steps on a dataset with this number of rows."""
         return max(1, round(self.epochs * rows / self.batch_size))
 
     def warmup_steps(self, rows: int) -> int:
         return round(self.warmup_epochs * rows / self.batch_size)
 
     def accumulate(self, processes: int) -> int:
-        """Micro batches of a step in each process. Raises `UserError` where they do not add up to the batch."""
+        """The number of micro batches per step in each process. Raises `UserError` if they do not add up to the
+        batch."""
         together = self.micro_batch * processes
         if self.batch_size % together:
             raise UserError(
-                f"a batch of {self.batch_size} cannot be made of micro batches of {self.micro_batch} in "
+                f"a batch of {self.batch_size} does not divide into micro batches of {self.micro_batch} in "
                 f"{processes} {'processes' if processes > 1 else 'process'}: it must be a multiple of {together}. "
                 "Change it with --set batch_size=... or --set micro_batch=... ."
             )
@@ -106,18 +107,18 @@ _WORDS = {"skel_gender": ("male", "female"), "mean": ("published", "dataset"), "
 
 
 def vit_h() -> Recipe:
-    """The paper: ViTPose-H encoder, 8 GPUs with 64 samples each, 30 epochs."""
+    """The paper's recipe: ViTPose-H encoder, 8 GPUs with 64 samples each, 30 epochs."""
     return Recipe(name="vit_h", activation_checkpointing=True, compile=True)
 
 
 def vit_b() -> Recipe:
-    """The paper with a smaller encoder, for one GPU."""
+    """The paper's recipe with a smaller encoder, for one GPU."""
     network = NetworkConfig(vit=VIT_SIZES["vit_b"])
     return Recipe(name="vit_b", network=network, compile=True, batch_size=256, learning_rate=5e-5)
 
 
 def tiny() -> Recipe:
-    """Minutes on a laptop's CPU with the default dataset: shows that all of it works, not how well."""
+    """Takes minutes on a laptop's CPU with the default dataset, for trying out; it is not accurate."""
     return Recipe(
         name="tiny",
         network=NetworkConfig(
@@ -129,8 +130,8 @@ def tiny() -> Recipe:
                 translation=0.03, flip_probability=0.5, extreme_crop_probability=0.0, degrade_probability=0.0
             )
         ),
-        # With the paper's weights, keypoints alone decide: a network that does not know yet which way a person faces
-        # then makes the body small and crumpled, which is nearest to all of them.
+        # With the paper's weights only keypoints matter: a network that does not know yet which way a person faces then
+        # makes the body small and crumpled, which is nearest to all keypoints.
         losses=LossConfig(
             keypoints_2d=0.1, betas=0.01, pelvis=0.2, body=0.04, coarse=0.3, refine=1.0, keypoint_maps=0.05
         ),
@@ -153,12 +154,12 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType({"tiny": tiny, "v
 
 
 def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe of that name with some fields changed, by texts such as `network.vit.depth=4`, values as in Python.
+    """The recipe of that name, with changes such as `network.vit.depth=4`, whose values are written as in Python.
 
-    Raises `UserError` for an unknown recipe or field, and for a value that the field cannot have.
+    Raises `UserError` for an unknown recipe or field, or a value that the field cannot have.
     """
     if name not in RECIPES:
-        raise UserError(f"no recipe {name!r}. There are {', '.join(RECIPES)}.")
+        raise UserError(f"no recipe {name!r}. Expected one of {', '.join(RECIPES)}.")
     recipe = RECIPES[name]()
     for change in changes:
         key, equals, text = change.partition("=")
@@ -168,29 +169,29 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
             recipe = _changed(recipe, key.strip().split("."), text.strip())
         except (ValueError, TypeError) as error:
             raise UserError(f"--set {change}: {error}.") from error
-    # After all changes: each alone may be half of a sound one.
+    # Check after all changes, since two changes may only be valid together.
     maps, weight = bool(recipe.network.vit.stem_tokens), recipe.losses.keypoint_maps
     if maps != bool(weight):
         raise UserError(
             f"losses.keypoint_maps is {weight:g}, and network.vit.stem_tokens is {recipe.network.vit.stem_tokens}: "
-            "a stem learns its maps by that loss alone, and an encoder without one has none. Set both or neither to 0."
+            "only a stem has keypoint maps, and it learns them only by that loss. Set both or neither to 0."
         )
     return recipe
 
 
 def recipe_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values that JSON can hold."""
+    """The recipe as plain values for JSON."""
     return _plain(asdict(recipe))
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """Every field and its value, one a line."""
+    """Each field and its value, one per line."""
     lines = [f"  {key:<36} {value}" for key, value in flat(recipe_dict(recipe)).items()]
     return "\n".join([f"recipe {recipe.name}", *lines])
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dots in its keys."""
+    """Flatten nested mappings into one, with dots in its keys."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -223,7 +224,7 @@ def _changed(config: _Config, path: Sequence[str], text: str) -> _Config:
 
 
 def _parsed(text: str, now: Any, kind: Any) -> Any:
-    """The value that a text stands for: of the field's kind, or at least of the kind of its value now."""
+    """Parse a value of the field's type, or of the type of its present value."""
     words = {"true": True, "false": False, "none": None}
     if isinstance(now, str):
         return text.strip("'\"")

@@ -1,7 +1,7 @@
-"""The state of a run on disk, from which it goes on as if it had never stopped.
+"""The state of a run on disk, from which it resumes as if it had never stopped.
 
-Nothing random has a state: the order of samples, their augmentation and each step's random numbers are functions of
-the seed and the step. So what has to be kept is the weights, their mean, the optimiser's moments, and counters.
+There is no random state: the order of samples, their augmentation and the random numbers of a step depend only on the
+seed and the step. So the state consists of the weights, their mean, the optimiser's moments, and counters.
 """
 
 from collections.abc import Mapping
@@ -22,16 +22,16 @@ FORMAT = "hmr-skel training state, version 1"
 
 @dataclass(frozen=True)
 class State:
-    """Everything that a run is resumed from."""
+    """Everything that a run needs to resume."""
 
     step: int
-    """Steps taken, skipped ones too."""
+    """Number of steps, including skipped ones."""
     skipped_steps: int
-    """Those steps that changed nothing, because their gradient was not finite."""
+    """Number of steps without a change, because their gradient was not finite."""
     skipped_samples: int
-    """Unreadable images so far, each replaced by another sample."""
+    """Number of unreadable images, each replaced by another sample."""
     seconds: float
-    """Spent in training so far."""
+    """Time of training so far."""
     recipe: dict[str, Any]
     """The recipe, by `recipe_dict`."""
     rows: int
@@ -48,13 +48,13 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
 
 
 def save_state(path: Path, state: State) -> None:
-    """Write it by rename. Raises `UserError` where the folder cannot be written."""
+    """Write a state by rename. Raises `UserError` if the folder cannot be written."""
     with replacing(path) as temporary:
         torch.save({"format": FORMAT, **vars(state)}, temporary)
 
 
 def load_state(path: Path) -> State:
-    """Read it, onto the CPU. Raises `UserError` where the file is damaged or foreign."""
+    """Read a state onto the CPU. Raises `UserError` if the file is damaged or of another kind."""
     content = load_torch(path)
     found = content.pop("format", None) if isinstance(content, dict) else None
     try:
@@ -67,15 +67,15 @@ def load_state(path: Path) -> State:
         return state
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"{path}: no training state of this version of hmr-skel ({error}). Start afresh with --fresh, or choose "
+            f"{path}: not a training state of this version of hmr-skel ({error}). Start afresh with --fresh, or choose "
             "another folder with --out."
         ) from error
 
 
 def last_state(path: Path, recipe: Recipe, rows: int) -> State | None:
-    """The state that a run is resumed from; None where there is none.
+    """The state from which a run resumes; None if there is none.
 
-    Raises `UserError` where it is the state of another recipe or dataset.
+    Raises `UserError` if it is the state of another recipe or dataset.
     """
     if not path.exists():
         return None

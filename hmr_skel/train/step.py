@@ -1,4 +1,4 @@
-"""One optimiser step's gradient: a batch in micro batches through network, body and losses, and back."""
+"""Compute the gradient of an optimiser step, from micro batches through network, body and losses."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,16 +30,15 @@ def accumulate_gradient(
 ) -> Losses:
     """Add the gradient of the next batch to the parameters' `grad`.
 
-    Returns the losses of this process, without their weights, and "loss", the weighted sum. They are still on the
-    device: nothing here waits for it. With several processes, `grad` is the mean over them. `threads` are those of
-    `side_by_side`.
+    Returns the losses of this process, without weights, and "loss", the weighted sum. They stay on the device, so that
+    nothing waits for it. With several processes, `grad` is the mean over them. `threads` come from `side_by_side`.
     """
     if threads is not None:
         assert isinstance(forward, Network)
         return _side_by_side(forward, body, stream, micro_batches, recipe, threads)
     losses: Losses = {}
     for number in range(micro_batches):
-        # Processes exchange gradients once a step, with the last micro batch.
+        # Processes exchange gradients once per step, with the last micro batch.
         waits = isinstance(forward, DistributedDataParallel) and number < micro_batches - 1
         with forward.no_sync() if waits else nullcontext():
             loss, terms = _losses(forward, body, next(stream).to(device, non_blocking=True), recipe)
@@ -52,11 +51,11 @@ def accumulate_gradient(
 def side_by_side(
     forward: Network | DistributedDataParallel, micro_batches: int, recipe: Recipe, device: torch.device
 ) -> Iterator[ThreadPoolExecutor | None]:
-    """Threads that take the micro batches of a step at the same time, where that can be; else None.
+    """Threads that compute the micro batches of a step in parallel, if that is possible; else None.
 
-    Operations on small tensors gain little from a second core, whole micro batches nearly all of it: on two cores tiny
-    makes a third more images a second (LOG.md). Not on GPUs, which are busy with one; not with several processes, which
-    are several already; and not with stochastic depth, whose random numbers would depend on which thread comes first.
+    A second core helps operations on small tensors little, but whole micro batches much: on two cores, `tiny` trains on
+    a third more images per second (LOG.md). It is not possible with stochastic depth, whose random numbers would depend
+    on the order of threads, and not useful on GPUs or with several processes.
     """
     cores = torch.get_num_threads()
     at_once = min(micro_batches, cores)
@@ -70,7 +69,7 @@ def side_by_side(
         with ThreadPoolExecutor(at_once, "micro-batch", initializer=torch.set_num_threads, initargs=each) as threads:
             yield threads
     finally:
-        torch.set_num_threads(cores)  # MKL's part of it is the process', not the thread's
+        torch.set_num_threads(cores)  # MKL has one number for the whole process
 
 
 def _side_by_side(
@@ -81,12 +80,12 @@ def _side_by_side(
     recipe: Recipe,
     threads: ThreadPoolExecutor,
 ) -> Losses:
-    """`accumulate_gradient` on threads of a CPU. Gradients are added in the micro batches' order: bits do not vary."""
+    """`accumulate_gradient` on threads of a CPU, which adds gradients in the order of micro batches for equal bits."""
     parameters = list(network.parameters())
 
     def gradient(batch: Batch) -> tuple[Tensor, Losses, Gradient]:
         loss, terms = _losses(network, body, batch, recipe)
-        # Not backward(): threads that add to the same `grad` take turns by chance.
+        # Not backward(), since threads would add to the same `grad` in random order.
         return loss, terms, torch.autograd.grad(loss / micro_batches, parameters, allow_unused=True)
 
     losses: Losses = {}
@@ -96,7 +95,7 @@ def _side_by_side(
         for parameter, part in zip(parameters, gradients, strict=True):
             if part is None:
                 continue
-            # In memory like the parameter, which the fused optimiser relies on and autograd.grad does not promise.
+            # The fused optimiser needs the parameter's memory layout, which autograd.grad does not guarantee.
             if parameter.grad is None:
                 parameter.grad = torch.empty_like(parameter).copy_(part)
             else:

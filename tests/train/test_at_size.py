@@ -76,7 +76,7 @@ def test_vit_b_trains_in_two_processes_is_killed_goes_on_and_serves(samples, ope
         _, printed = processes[0].communicate(timeout=TIMEOUT)
         processes[1].communicate(timeout=TIMEOUT)
         assert [process.returncode for process in processes] == [2, -signal.SIGKILL]
-        assert "process 0 of 2 has lost another of the run" in printed
+        assert "process 0 of 2: another process of the run" in printed
 
         processes = both(line)
         ends = [process.communicate(timeout=TIMEOUT)[1] for process in processes]

@@ -92,8 +92,8 @@ def test_killed_and_stopped_in_the_middle_it_ends_with_the_same_weights(
         with pytest.raises(SystemExit, match="143"):
             train(small_recipe(), small_run(samples, open_body_dir, out, quiet=False))
     text = capsys.readouterr().out
-    assert f"going on after step {at} of 12" in text
-    assert "the same command goes on from there" in text
+    assert f"resuming after step {at} of 12" in text
+    assert "run the same command again to resume" in text
     assert load_state(out / "state.pt").step == at + 1
 
     with torch_threads(1):
