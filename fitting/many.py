@@ -85,7 +85,7 @@ def _in_turn(
     progress: Callable[[int], object] | None,
     mesh: Meshes | None,
 ) -> FitResult:
-    """Fit batches one after another, halved for good when the device runs out of memory."""
+    """Fit batches one after another, and halve them when the device runs out of memory."""
     count, size = len(params.betas), min(model.config.batch_on(model.device.type), _room_on(model.device))
     results, first = [], 0
     while first < count or not results:

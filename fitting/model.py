@@ -79,7 +79,7 @@ def prepare(
     shape = copied(skel.template.device) if config.shape == "copy" else converted(smpl, skel, config.betas_rms)
     stages = tuple(stage_tables(stage, skel, kinematics, bounds, config) for stage in config.stages)
     low, high = bounds.unbind(1)
-    # Imported here: numba takes a second to load, and who only reads a recipe need not wait for it.
+    # Imported here, because numba takes a second to load, which recipes do not need.
     if skel.template.device.type == "cpu":
         from fitting.lanes.cache import ready
         from fitting.lanes.mesh import LaneMesher as BodyMesher
@@ -114,7 +114,7 @@ def solvers(
     stages: tuple[StageTables, ...],
     limits: tuple[Tensor, Tensor],
 ) -> tuple[Solver, Solver | None]:
-    """`FitModel.solve` and `FitModel.polish`."""
+    """The solvers `FitModel.solve` and `FitModel.polish`."""
     if skel.template.device.type == "cpu":
         from fitting.lanes.descend import LaneSolver as BodySolver
     else:

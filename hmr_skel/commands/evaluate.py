@@ -63,14 +63,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add(evaluate, "device", "json", "quiet")
     add(evaluate.add_argument_group("held-out shards"), "manifest", "data", "build")
     add_benchmark_arguments(evaluate)
-    two_stage = evaluate.add_argument_group("SMPL predictions of others, before and after conversion to SKEL")
+    two_stage = evaluate.add_argument_group("SMPL predictions of other methods, before and after conversion to SKEL")
     text = (
         "of any kind that `hmr-skel convert` reads, rows as the label file's or named like its images; once per "
         "benchmark (no network is evaluated then unless one is named)"
     )
     two_stage.add_argument("--predictions", action="append", default=[], metavar="BENCHMARK=FILE", help=text)
-    two_stage.add_argument("--method", metavar="NAME", help="whose they are, for the tables (default: the file)")
-    text = "the SMPL model that the predictions are for (default: what the file says, else neutral)"
+    two_stage.add_argument("--method", metavar="NAME", help="name of the method for the tables (default: the file)")
+    text = "the SMPL model of the predictions (default: what the file says, else neutral)"
     add(two_stage, "smpl-gender", help=text)
     text = "gender of the SKEL body (default: that of the prediction, male for neutral)"
     two_stage.add_argument("--gender", choices=("male", "female", "best"), help=text)

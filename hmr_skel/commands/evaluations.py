@@ -177,7 +177,7 @@ class OpenBenchmarks:
             clips[name] = read_predictions(file, rows, rows.imgname, self.args.smpl_gender)
         models, reports = str(self.models), {}
         if is_open_body(self.models):
-            models += " (the open body: figures say nothing of the licensed models)"
+            models += " (the open body: the licensed models give other figures)"
         for name, job in jobs.items():
             report = reports[name] = {
                 "title": job.benchmark.title,

@@ -40,9 +40,9 @@ def build_missing(manifest: str, data: "Place", *, quiet: bool) -> None:
 
     if not has_all_shards(data):
         command = [sys.executable, "-m", "hmr_skel.cli", "dataset", "--manifest", manifest, "--out", str(data)]
-        # A process of its own: Prefect and its temporary server stay out of the training's.
+        # Prefect and its temporary server run in a process of their own, not in the training's.
         if subprocess.run(command + ["-q"] * quiet, check=False).returncode:
-            raise UserError(f"the dataset {data} could not be built, see above.")
+            raise UserError(f"the dataset {data} could not be built. The messages above say why.")
     sources = load_manifest(manifest).sources
     if any(source.generate is not None and source.image_root is not None for source in sources):
         render_images(manifest, quiet=quiet)

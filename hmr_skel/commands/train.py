@@ -42,10 +42,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """Add the arguments of a training run."""
     add(parser, "recipe", "set", "manifest", "data", "build")
     parser.add_argument("--out", type=Path, metavar="DIR", help=out)
-    parser.add_argument("--fresh", action="store_true", help="start anew, whatever is in that folder")
+    parser.add_argument("--fresh", action="store_true", help="start from the beginning, even if the folder has a run")
     text = "vitpose_backbone.pth, from which vit_h starts; or a checkpoint of 4D-Humans, HSMR, CameraHMR"
     parser.add_argument("--vitpose", type=Path, metavar="FILE", help=text)
-    add_number(parser, "--workers", int, 0, help="processes that load images for a device (default: by the cores)")
+    add_number(parser, "--workers", int, 0, help="processes per device that load images (default: by the cores)")
     add(parser, "device", "json", "quiet")
 
 

@@ -19,12 +19,12 @@ Example: hmr-skel view data/open, or hmr-skel view walk.parquet"""
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `view`."""
-    view = new_command(commands, "view", "bodies in a live page of the browser", VIEW, run_view)
+    view = new_command(commands, "view", "show bodies in a live page of the browser", VIEW, run_view)
     text = "a dataset's folder, a .parquet of `hmr-skel convert`, or the predictions.parquet of `hmr-skel predict`"
     view.add_argument("dataset", metavar="TABLE", type=folder, help=text)
-    text = "of the page, on this machine only (the next one that is free, where it is taken)"
+    text = "port of the page; if it is taken, the next free one"
     add_number(view, "--port", int, 1, 65535, default=8080, metavar="PORT", help=text)
-    add(view, "manifest", default=None, help="of a dataset: where body models and images are (default: by its name)")
+    add(view, "manifest", default=None, help="names the body models and images of a dataset (default: by its name)")
     add(view, "body-models", help=MODELS)
     view.add_argument("--no-browser", action="store_true", help="print the address, and open no browser")
 
