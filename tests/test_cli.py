@@ -87,7 +87,7 @@ def without(name: str) -> Change:
 
 
 SPOILED: dict[str, tuple[Change, str]] = {
-    "unknown recipe": (edited("rows_per_shard", 'recipe = "best"\nrows_per_shard'), r"recipe 'best'; known: default"),
+    "unknown recipe": (edited("rows_per_shard", 'recipe = "best"\nrows_per_shard'), r"recipe 'best'\. Expected one"),
     "no labels": (without("labels.npz"), r"no label file .*labels\.npz"),
     "no SKEL": (without("bodies/skel_male.pkl"), r"no body model .*skel_male\.pkl.*Expected the official file"),
     "no regressor": (without("bodies/SMPL_to_J19.pkl"), r"no body model .*SMPL_to_J19\.pkl"),
