@@ -1,1 +1,1 @@
-"""What `hmr-skel bench` measures: the fit, training, and the prediction of one image."""
+"""The measurements of `hmr-skel bench`: the fit, training, and the prediction for one image."""

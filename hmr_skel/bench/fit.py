@@ -1,4 +1,4 @@
-"""The benchmark of the fit: rows/s, accuracy, and the whole way from a label file to Parquet."""
+"""Measure the fit: rows/s, accuracy, and the speed from label file to Parquet."""
 
 import copy
 import statistics
@@ -36,16 +36,16 @@ LIMIT_TOLERANCE_RAD = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class FitInputs:
-    """Rows and bodies that a benchmark of the fit starts from, on the CPU."""
+    """The rows and bodies for a benchmark of the fit, on the CPU."""
 
     manifest: Manifest
-    """With the one source that the rows are of."""
+    """The manifest, with only the source of the rows."""
     config: fitting.FitConfig
     device: torch.device
     labels: str
-    """The label file's name."""
+    """The name of the label file."""
     params: SmplParams
-    """All rows that the checks let pass, of the SMPL gender that most of them have."""
+    """All rows that pass the checks and have the most frequent SMPL gender."""
     imgname: list[str]
     smpl_gender: str
     smpl: Smpl
@@ -55,10 +55,10 @@ class FitInputs:
     def open(
         cls, manifest: str, labels: Path | None, rows: int, device: str, work: Path, *, quiet: bool = False
     ) -> "FitInputs":
-        """Read the first label file of SMPL that a manifest names, or `labels`, of CameraHMR's format, in its place.
+        """Read the first SMPL label file of a manifest, or instead `labels`, in CameraHMR's format.
 
-        `rows` is how many will be fitted: shards are at most this large. `work` is a folder for what is unpacked.
-        Raises `UserError` where a file is missing or broken, there is no row to fit, or no such device.
+        `rows` is the number of rows to fit, and the size of shards is at most this. `work` is a folder for unpacked
+        labels. Raises `UserError` if a file is missing or broken, or there is no row to fit or no such device.
         """
         found, loaded = resolve_device(device), load_manifest(manifest)
         source = next((source for source in loaded.sources if source.format == CAMERAHMR), None)
@@ -94,13 +94,13 @@ class FitInputs:
         )
 
     def spread(self, count: int) -> tuple[SmplParams, str]:
-        """So many rows spread evenly over the file, always the same, and which they are."""
+        """`count` rows, evenly spread over the file and always the same, and a description of them."""
         total = len(self.params.betas)
         rows = torch.arange(min(count, total)) * total // min(count, total)
         return self.params[rows], f"{self.labels}: row i*{total}//{len(rows)} for i in 0..{len(rows) - 1}"
 
     def copies(self) -> tuple[Smpl, Skel]:
-        """Bodies for a model of the fit. They move to its device in place, so each model takes its own."""
+        """New bodies for a fit model, which moves them to its device in place."""
         return copy.deepcopy(self.smpl), copy.deepcopy(self.skel)
 
 
@@ -118,13 +118,13 @@ def bench_fit(
 
     Args:
         inputs: rows and bodies.
-        rows: how many to time; rows of the file are taken again where it has fewer.
-        compare_rows: how many to measure the accuracy of, spread evenly over the file.
+        rows: number of rows to time; rows repeat if the file has fewer.
+        compare_rows: number of rows for the accuracy, evenly spread over the file.
         batch: rows fitted together; None: the recipe's.
-        repeats: warm passes over the rows; the median counts.
-        files: a folder for shards, which are built from label file to Parquet; None: without.
+        repeats: timed passes over the rows, of which the median counts.
+        files: a folder for shards, built from label file to Parquet; None: build none.
 
-    What only `make bench` measures is None in the report: arithmetic, the published protocol, the floor, the sweep.
+    Values that only `make bench` measures are None: arithmetic, the published protocol, the floor, the sweep.
     """
     config = inputs.config if batch is None else replace(inputs.config, batch=batch, gpu_batch=batch)
     count = len(inputs.params.betas)
@@ -136,7 +136,7 @@ def bench_fit(
         start = time.perf_counter()
         fitted = fit_many(timed, model, progress=lambda done, n=number: progress("fit", n * rows + done, total))
         passes.append(time.perf_counter() - start)
-    peak_mb = round(peak_memory_mb(inputs.device), 1)  # of the timed passes: what follows is not the fit alone
+    peak_mb = round(peak_memory_mb(inputs.device), 1)  # only of the timed passes
     compared, subset = inputs.spread(compare_rows)
     judged = fit_many(compared, model)
     report = {
@@ -162,19 +162,19 @@ def bench_fit(
 
 
 def rows_outside(skel: SkelParams, table: str) -> int:
-    """How many rows have a dof outside of a table of limits, the root's aside."""
+    """The number of rows with a dof, except the root's, outside a table of limits."""
     low, high = (torch.from_numpy(bound) for bound in limits(table).T)
     q = skel.q.double()
     return int((torch.maximum(low - q, q - high)[:, 3:] > LIMIT_TOLERANCE_RAD).any(1).sum())
 
 
 def _end_to_end(inputs: FitInputs, rows: int, out: Path, progress: Progress) -> float:
-    """Rows/s from the label file to Parquet, in this process, of shards with so many rows or all."""
+    """Rows/s from label file to Parquet, in this process, for shards of at most this number of rows."""
     builder = Builder(inputs.manifest, out, str(inputs.device), quiet=True)
     shards = builder.shards[: -(-rows // inputs.manifest.rows_per_shard)]
     total, done = sum(shard.num_rows for shard in shards), 0
     start = time.perf_counter()
-    with ThreadPoolExecutor(2) as pool:  # as the flow has it: one shard is fitted while another is read or written
+    with ThreadPoolExecutor(2) as pool:  # as in the flow, one shard is fitted while another is read or written
         for report in pool.map(lambda shard: builder.build(shard.index, rebuild=True, progress=False), shards):
             done += report.rows
             progress("files", done, total)

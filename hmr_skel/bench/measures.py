@@ -1,4 +1,4 @@
-"""What benchmarks measure with: the machine, its memory, and how far fitted bodies are from annotated meshes."""
+"""Measures for benchmarks: the machine, its memory, and distances of fitted bodies from annotated meshes."""
 
 import copy
 import os
@@ -20,7 +20,7 @@ from hmr_skel.shapes import Float
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most so far (1 MB = 1e6 bytes): of the device's allocator; on a CPU of the process, libraries included."""
+    """The peak so far (1 MB = 1e6 bytes) of the device's allocator, or on a CPU of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -28,7 +28,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What it ran on, as JSON values."""
+    """The machine, as JSON values."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -38,10 +38,10 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 class Judge:
-    """Distances of SKEL bodies to the annotated meshes, the same for all solvers.
+    """Measures distances of SKEL bodies from annotated meshes in the same way for all solvers.
 
-    Both bodies are posed anew in float64, in the world's frame, from the parameters as they are stored: a wrong root or
-    translation would show.
+    It poses both bodies again in float64, in the world, from the stored parameters, so that a wrong root or translation
+    shows.
     """
 
     def __init__(self, params: SmplParams, smpl: Smpl, skel: Skel) -> None:
@@ -50,7 +50,7 @@ class Judge:
 
     @torch.no_grad()
     def distances_mm(self, skel_params: SkelParams) -> Float[Tensor, "N V"]:
-        """For each vertex."""
+        """The distance of each vertex, mm."""
         fitted, found = skel_params.to("cpu", torch.float64), []
         for first in range(0, len(fitted.q), 64):
             p, s = self.params[first : first + 64], fitted[first : first + 64]

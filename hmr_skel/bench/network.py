@@ -1,4 +1,4 @@
-"""The benchmarks of the network: training steps on made-up samples, and one image from file to body."""
+"""Measure the network: training steps on random samples, and the prediction for one image from file to body."""
 
 import itertools
 import statistics
@@ -24,7 +24,7 @@ from hmr_skel.train.optimizer import Ema, ema_decay, new_optimizer
 from hmr_skel.train.recipes import Recipe
 from hmr_skel.train.step import accumulate_gradient, side_by_side
 
-_WARM_UP = 3  # steps that compile and fill caches, before those that are timed
+_WARM_UP = 3  # untimed steps, which compile and fill caches
 
 
 def bench_training(
@@ -32,8 +32,8 @@ def bench_training(
 ) -> dict[str, Any]:
     """Time optimiser steps from random weights: network, body, losses, backward, clipping, AdamW, mean.
 
-    The batch is one micro batch, or, where training takes the micro batches of a step side by side, all of them. `body`
-    is on the device. Of the steps the median counts. `progress` gets `steps`, how many are done, and of how many.
+    The batch is one micro batch, or all micro batches of a step if training computes them in parallel. `body` is on the
+    device. The median over steps counts. `progress` gets `steps`, the number done, and the total.
     """
     network = Network(recipe.network, activation_checkpointing=recipe.activation_checkpointing).to(device).train()
     optimizer, ema = new_optimizer(recipe, network), Ema(network)
@@ -78,7 +78,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def made_up_batch(size: int, seed: int = 0) -> Batch:
-    """Noise in the form of samples, all of them with labels."""
+    """Samples of noise, with all labels."""
     g = torch.Generator().manual_seed(seed)
     intrinsics = torch.tensor([[600.0, 0, 256], [0, 600, 256], [0, 0, 1]]).expand(size, 3, 3)
     where = CropGeometry.from_box(torch.full((size, 2), 256.0), torch.full((size,), 400.0), intrinsics)
@@ -100,10 +100,9 @@ def made_up_batch(size: int, seed: int = 0) -> Batch:
 
 
 def bench_predict(recipe: Recipe, skel: Skel, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Medians of milliseconds for an image of noise: `image_ms` as a whole and `parts_ms`, after one that warms up.
+    """Median times for an image of noise: `image_ms` in total and `parts_ms`, after an untimed one.
 
-    The network is the recipe's, with random weights; on a GPU it computes in the recipe's precision. `skel` is moved to
-    the device.
+    The network is the recipe's with random weights, on a GPU in the recipe's precision. `skel` is moved to the device.
     """
     network, skel, fov = Network(recipe.network).to(device).eval(), skel.to(device), HumanFov().to(device)
     noise = np.random.default_rng(0).integers(0, 256, (960, 1280, 3), np.uint8)

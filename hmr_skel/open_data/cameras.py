@@ -1,7 +1,7 @@
-"""Pinhole cameras around a posed body: intrinsics, viewing directions, where the body stands in the picture, the box.
+"""Draw pinhole cameras around a posed body: intrinsics, directions, the place of the body in the picture, the box.
 
-Camera frame: x right, y down, z forward, metres. Pixel (0, 0) is the centre of the image's first pixel, as in OpenCV.
-The principal point is the middle of the image (W/2, H/2), as in CameraHMR's labels: `cam_int` tells the image size.
+Camera frame: x right, y down, z forward, m. Pixel (0, 0) is the centre of the image's first pixel, as in OpenCV. The
+principal point is the middle of the image (W/2, H/2), as in CameraHMR's labels, so `cam_int` gives the image size.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 FOV_DEG = (35.0, 75.0)  # along the image's longer side
-IMAGE_SIZES = ((512, 512), (512, 512), (640, 480), (480, 640))  # width, height; drawn alike
+IMAGE_SIZES = ((512, 512), (512, 512), (640, 480), (480, 640))  # width, height; equally likely
 MARGIN = (1.1, 1.2)  # side of the box over the larger extent of the projected body
-MIN_DEPTH = 0.8  # m, of the body's nearest point: nearer, a wide lens makes caricatures
+MIN_DEPTH = 0.8  # m, of the body's nearest point: nearer bodies look distorted
 
-_FILL = (0.58, 0.92)  # the body's extent over the image's, in the direction where that is larger
+_FILL = (0.58, 0.92)  # the body's extent over the image's, in the direction in which it is larger
 _BORDER = 0.02  # of the image's sides, kept free around a body that is fully inside
 _CUT_SHARE = 0.08  # of the rows have a body that leaves the picture
 _CUT = (0.08, 0.3)  # by this share of its extent, at the left, the right or the bottom
@@ -27,7 +27,7 @@ _PLACING_STEPS, _DAMPING = 6, 0.7
 
 @dataclass(frozen=True)
 class Views:
-    """One camera a row, and what the picture shall look like."""
+    """One camera per row, and the place of the body in the picture."""
 
     rotation_cam_world: Float[Tensor, "N 3 3"]  # world y up
     cam_int: Float[Tensor, "N 3 3"]  # px
@@ -64,7 +64,8 @@ def draw_views(rng: np.random.Generator, num: int) -> Views:
 
 
 def place(points: Float[Tensor, "N P 3"], views: Views) -> Float[Tensor, "N 3"]:
-    """The translation that puts each body where its view wants it. `points` are in camera orientation, origin free."""
+    """The translations [N 3], m, that put each body at the place of its view. `points` have the camera's
+    orientation."""
     size, fill = views.image_size.to(points), views.fill.to(points)
     anchor, cut, cam_int = views.anchor.to(points), views.cut.to(points), views.cam_int.to(points)
     focal = cam_int[:, 0, 0]
@@ -82,14 +83,14 @@ def place(points: Float[Tensor, "N P 3"], views: Views) -> Float[Tensor, "N 3"]:
         wanted = torch.where(cut == 0, inside, across)
         depth = transl[:, 2] + points[..., 2].mean(1)
         transl[:, :2] += _DAMPING * (wanted - centre) / focal[:, None] * depth[:, None]
-        # Damped, and not beyond 30 % a step: near bodies answer more than in proportion.
+        # Damped to 30 % per step, since near bodies respond more than proportionally.
         transl[:, 2] += _DAMPING * depth * ((extent / size).amax(1) / fill - 1).clamp(-0.3, 0.3)
     transl[:, 2] = torch.maximum(transl[:, 2], MIN_DEPTH - low[:, 2])
     return transl
 
 
 def project(points_cam: Float[Tensor, "N P 3"], cam_int: Float[Tensor, "N 3 3"]) -> Float[Tensor, "N P 2"]:
-    """Points in front of the camera, to pixels. The intrinsics have no skew."""
+    """Project points in front of the camera to pixels. The intrinsics have no skew."""
     focal = torch.stack((cam_int[:, 0, 0], cam_int[:, 1, 1]), -1)
     return points_cam[..., :2] / points_cam[..., 2:] * focal[:, None] + cam_int[:, None, :2, 2]
 

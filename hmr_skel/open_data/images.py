@@ -1,7 +1,7 @@
-"""Pictures of the default set's people: every row's SMPL mesh, dressed, lit and in front of something, as a JPEG.
+"""Render images of the default dataset: each row's SMPL mesh with clothes, light and a background, as a JPEG.
 
-A picture depends on its row alone (looks on the betas, so that a clip's person keeps theirs), so a set can be rendered
-in parts, by any number of processes, and finished later: only files that are missing are made.
+An image depends only on its row (looks depend on the betas, so that a person looks the same in a clip). So a dataset
+can be rendered in parts, by any number of processes: only missing files are made.
 """
 
 import multiprocessing
@@ -37,11 +37,11 @@ def make_images(
     workers: int = 2,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> int:
-    """Render the pictures that are not there yet, and return how many were made.
+    """Render the missing images, and return their number.
 
     Args:
-        labels_path: a label file by `make_labels`; its `cam_int` gives each picture's size (principal point = middle).
-        image_root: the folder that `imgname` is relative to; pictures appear by rename.
+        labels_path: a label file of `make_labels`; its `cam_int` gives each image's size (principal point = middle).
+        image_root: the folder that `imgname` is relative to; images appear by rename.
         body_models: folder with SMPL_NEUTRAL.pkl.
         workers: processes; 1 renders in this one.
         progress: called with the number of rows done (rendered or found).
@@ -62,7 +62,7 @@ def make_images(
 
 
 def render_rows(labels: dict[str, np.ndarray], smpl: Smpl, wardrobe: Wardrobe) -> list[UInt8[np.ndarray, "H W 3"]]:
-    """The RGB pictures of a few rows, in memory."""
+    """The RGB images of a few rows, in memory."""
     pose = torch.from_numpy(np.ascontiguousarray(labels["pose_cam"], np.float32)).reshape(-1, 24, 3)
     betas, transl = (torch.from_numpy(np.ascontiguousarray(labels[k], np.float32)) for k in ("shape", "trans_cam"))
     with torch.no_grad():
@@ -75,9 +75,9 @@ def render_rows(labels: dict[str, np.ndarray], smpl: Smpl, wardrobe: Wardrobe) -
 
 
 def read_labels(path: str | Path) -> dict[str, np.ndarray]:
-    """The columns of a label file that pictures need."""
+    """The columns of a label file that images need."""
     if not Path(path).is_file():
-        raise UserError(f"{path}: there is no such label file; the default one is made by the first fit.")
+        raise UserError(f"{path}: no such label file; the first fit makes the default one.")
     file = LabelFile(Path(path))
     if missing := [key for key in _KEYS if key not in file]:
         raise UserError(f"{path}: not a label file with {', '.join(_KEYS)}: it has no {missing[0]}.")
@@ -93,19 +93,19 @@ def _picture(
     colors = person_colors(np.random.default_rng(person), wardrobe)
     body = render_mesh(vertices, faces, cam_int, width, height, colors, random_light(rng))
     picture = body.over(random_background(rng, width, height))
-    picture = cv2.GaussianBlur(picture, (3, 3), rng.uniform(0.4, 0.8))  # a lens; smooths the silhouette's steps as well
+    picture = cv2.GaussianBlur(picture, (3, 3), rng.uniform(0.4, 0.8))  # as by a lens; it also smooths the silhouette
     grain = rng.standard_normal((height, width), np.float32)[..., None]
     picture = picture + np.float32(rng.uniform(0.004, 0.02)) * grain
     return (picture * 255 + 0.5).clip(0, 255).astype(np.uint8)
 
 
 def _number(values: np.ndarray) -> int:
-    """A seed from the bytes of a row's own numbers."""
+    """A seed from the bytes of a row's values."""
     return zlib.crc32(np.ascontiguousarray(values).tobytes())
 
 
 def _run(tasks: list[np.ndarray], labels: dict[str, np.ndarray], root: Path, smpl_path: Path, workers: int):
-    """Yield how many rows each finished task had."""
+    """Yield the number of rows of each finished task."""
     parts = ({key: labels[key][rows] for key in _KEYS} for rows in tasks)
     if workers <= 1 or len(tasks) <= 1:
         for part in parts:
@@ -113,7 +113,7 @@ def _run(tasks: list[np.ndarray], labels: dict[str, np.ndarray], root: Path, smp
         return
     context = multiprocessing.get_context("spawn")  # a forked torch may hang
     with ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker) as pool:
-        yield from pool.map(_render_files, parts, repeat(root), repeat(smpl_path))  # closed early, it cancels the rest
+        yield from pool.map(_render_files, parts, repeat(root), repeat(smpl_path))  # closing it early cancels the rest
 
 
 def _start_worker() -> None:

@@ -1,7 +1,7 @@
-"""The default set's label file: CameraHMR's columns for synthetic people.
+"""Make the label file of the default dataset: CameraHMR's columns for synthetic people.
 
-`make_labels` draws motion (`motion`), carries it over to SMPL (`retarget`), puts a camera in front (`cameras`), and
-writes what CameraHMR's releases hold.
+`make_labels` draws motion (`motion`), converts it to SMPL (`retarget`), draws a camera (`cameras`), and writes the
+columns of CameraHMR's releases.
 """
 
 import os
@@ -22,10 +22,10 @@ from hmr_skel.open_data.cameras import MARGIN, Views, draw_views, place, project
 from hmr_skel.open_data.motion import FRAMES_PER_CLIP, ClipMotion, clip_motion, clip_rng
 from hmr_skel.open_data.retarget import NUM_PERTURBED_AXES, converted_betas, perturb, skel_to_smpl
 
-# Always computed so many at a time, so that a row's bytes do not depend on how many rows are asked for.
+# Always computed in chunks of this size, so that a row's bytes do not depend on the number of rows.
 CLIPS_PER_CHUNK = 48
 ROWS_PER_CHUNK = CLIPS_PER_CHUNK * FRAMES_PER_CLIP
-_PLACING_STRIDE = 7  # every so many vertices are enough to place a body in the picture
+_PLACING_STRIDE = 7  # every 7th vertex is enough to place a body in the picture
 
 _COLUMNS = {
     "imgname": ((), "<U16"),
@@ -57,17 +57,16 @@ def make_labels(
 ) -> None:
     """Write a synthetic label file in CameraHMR's format.
 
-    Same arguments, same bytes (on one machine), and the first rows of a longer set are the shorter set. Rows of a clip
-    follow each other in time; `imgname` is clip/frame. Cost is linear in `rows`; memory is one chunk of 192 rows, the
-    columns grow on disk.
+    The same arguments give the same bytes (on one machine), and a longer set begins with the shorter one. Rows of a
+    clip are consecutive in time; `imgname` is clip/frame. Time is linear in `rows`; memory holds one chunk of 192 rows.
 
     Args:
-        path: of the .npz to write; uncompressed, so that it can be memory-mapped.
-        rows: at least 1; every dof is swept through once 43 clips of 48 rows are reached.
+        path: the .npz to write; uncompressed, so that it can be memory-mapped.
+        rows: at least 1; from 43 clips of 48 rows on, every dof is swept through.
         seed: non-negative.
         body_models: folder with SMPL_NEUTRAL.pkl, skel_<gender>.pkl and SMPL_to_J19.pkl.
         progress: called with the number of rows done.
-        skel_gender: of the SKEL body whose motion is drawn.
+        skel_gender: gender of the SKEL body whose motion is drawn.
 
     Raises:
         UserError: a model file is missing or damaged.
@@ -111,7 +110,7 @@ def _make_chunk(first_clip: int, seed: int, models: _Models) -> dict[str, np.nda
     margin = torch.from_numpy(np.concatenate([rng.uniform(*MARGIN, FRAMES_PER_CLIP) for rng in rngs])).float()
     views = Views(**{name: torch.cat([getattr(v, name) for v in views]) for name in vars(views[0])})
 
-    # One shape a clip: [clips 1 10] against [clips frames ...].
+    # One shape per clip: [clips 1 10] against [clips frames ...].
     betas = _stack(motions, "betas").unsqueeze(1)
     local = skel_to_smpl(
         _stack(motions, "q"), converted_betas(betas, models.smpl, models.skel), betas, models.skel, models.smpl

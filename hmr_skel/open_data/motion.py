@@ -1,13 +1,12 @@
-"""Smooth random human motion in SKEL's degrees of freedom, clip by clip.
+"""Draw smooth random human motion in SKEL's degrees of freedom, clip by clip.
 
 A clip is one person moving for `FRAMES_PER_CLIP` frames. Every dof follows a band-limited random process around its
-habitual angle, squashed smoothly into its range, so that limits hold and extremes are rare. What makes it look like
-a person rather than noise: each body part has one liveliness per clip (a few clips are wild, most are calm), left and
-right arms and legs move together or against each other, and knees and ankles follow the hips. One dof per clip is also
-led through a part of its range, from end to end over the clips, while no frame is extreme everywhere.
+habitual angle, mapped smoothly into its range, so that limits hold and extremes are rare. To look like a person, each
+body part has one liveliness per clip (few clips are wild, most are calm), left and right arms and legs move together or
+against each other, and knees and ankles follow the hips. One dof per clip also passes through a part of its range; over
+the clips these parts cover the range, and no frame is extreme everywhere.
 
-Everything of clip `c` is drawn from a generator of its own, seeded with (seed, c): a longer set begins with the
-shorter one.
+Clip `c` has a generator of its own, seeded with (seed, c), so that a longer set begins with the shorter one.
 """
 
 from dataclasses import dataclass
@@ -17,16 +16,16 @@ from jaxtyping import Float
 
 from hmr_skel.body import dofs
 
-# Many short clips: a network learns more from 1,536 persons, wardrobes and views than from long looks at a few.
+# Many short clips, since a network learns more from many persons, clothes and views than from long clips of a few.
 FRAMES_PER_CLIP = 4
 FRAMES_PER_SECOND = 5.0
 
 _BAND_HZ = (0.05, 0.6)  # slow sway to a brisk swing
 _NUM_WAVES = 6  # per process; enough for a nearly normal distribution
-_SPREAD = 0.55  # what one unit of the process moves a dof, in logits of its range: 14 % of the range from its middle
+_SPREAD = 0.55  # one unit of the process in logits of a dof's range: 14 % of the range from its middle
 _HABIT = (0.08, 0.92)  # the habitual angle as a share of the range stays within this, away from the asymptotes
 _FEATURE_REACH = (0.05, 0.95)  # of the range, in a dof's featured clip
-_FEATURE_PERIOD_S = 3.2  # of its way through all of that
+_FEATURE_PERIOD_S = 3.2  # s, for the whole way
 _STATIC_SHARE = 0.6  # of a dof's variance that is a posture held for the clip; the rest moves
 _PARTS = {
     "legs": (dofs.LEG_R, dofs.LEG_L),
@@ -39,16 +38,16 @@ _HIP_FLEXION_R, _KNEE_R, _ANKLE_R = 3, 6, 7
 
 @dataclass(frozen=True)
 class ClipMotion:
-    """One clip in the person's own frame (y up, facing +z before `root_rotvec`), frames T."""
+    """A clip of T frames in the person's own frame (y up, facing +z before `root_rotvec`)."""
 
     q: Float[np.ndarray, "T 46"]  # rad; the three pelvis dofs are zero: the root is `root_rotvec`
     root_rotvec: Float[np.ndarray, "T 3"]  # rotation of the pelvis in the world, rad
     betas: Float[np.ndarray, "10"]  # SMPL's, of the clip's person
-    noise: Float[np.ndarray, "T channels"]  # smooth, standard normal: what the SMPL labels are perturbed with
+    noise: Float[np.ndarray, "T channels"]  # smooth, standard normal, for the perturbation of SMPL labels
 
 
 def clip_rng(seed: int, clip: int) -> np.random.Generator:
-    """The generator of everything that is drawn for one clip."""
+    """The generator for all random numbers of a clip."""
     return np.random.default_rng((seed, clip))
 
 
@@ -88,7 +87,7 @@ def _coordinated(rng: np.random.Generator) -> Float[np.ndarray, "T 43"]:
     for side in (0, dofs.LEG_L.start - dofs.LEG_R.start):
         _follow(wave, _KNEE_R + side, _HIP_FLEXION_R + side, 0.8)
         _follow(wave, _ANKLE_R + side, _KNEE_R + side, 0.5)
-    # Left follows the mirrored right, in step (positive) or against it (negative), by as much as the clip says.
+    # The left side follows the mirrored right side, in step (positive) or against it (negative), to a degree per clip.
     for right, left in ((dofs.LEG_R, dofs.LEG_L), (dofs.ARM_R, dofs.ARM_L)):
         sign = np.asarray(dofs.MIRROR_SIGN)[left]
         bond = rng.uniform(-0.8, 0.9)
@@ -105,7 +104,7 @@ def _follow(wave: np.ndarray, follower: int, leader: int, correlation: float) ->
 
 
 def _sweep(rng: np.random.Generator, habit: float) -> Float[np.ndarray, "T"]:
-    """A stretch of the way from the habitual angle to both ends and back; the cube keeps the time at the ends short."""
+    """A part of the way from the habitual angle to both ends and back; a cube shortens the time at the ends."""
     time = np.arange(FRAMES_PER_CLIP) / FRAMES_PER_SECOND
     swing = np.sin(rng.uniform(0, 2 * np.pi) + 2 * np.pi * time / _FEATURE_PERIOD_S) ** 3
     low, high = _FEATURE_REACH
@@ -113,7 +112,7 @@ def _sweep(rng: np.random.Generator, habit: float) -> Float[np.ndarray, "T"]:
 
 
 def _root(rng: np.random.Generator) -> Float[np.ndarray, "T 3"]:
-    """Turned anywhere, upright with some sway; one clip in eight lies, crouches or tumbles."""
+    """A root rotation: any heading, upright with some sway; in one clip of eight lying, crouching or tumbling."""
     sway = np.radians(8) * smooth_noise(rng, 3) * (1, 0.6, 1)
     lean = np.zeros(3)
     if rng.random() < 1 / 8:

@@ -1,8 +1,8 @@
-"""A SKEL motion carried over to SMPL, with the rotations that SMPL fits have and anatomy does not.
+"""Convert a SKEL motion to SMPL, with added rotations that SMPL fits have and anatomy does not.
 
-Both models' bones have identity world rotations in SMPL's T-pose, so an SMPL joint takes the world rotation of the
-SKEL bone that it stands for. Three regions have no one-to-one bone: spine and neck share their turns, the forearm's
-twist is split between elbow and wrist, and a collar points to where SKEL's scapula has carried the shoulder.
+The bones of both models have identity world rotations in SMPL's T-pose, so an SMPL joint gets the world rotation of the
+corresponding SKEL bone. Three regions have no such bone: spine and neck share their rotations, the forearm's twist is
+divided between elbow and wrist, and a collar points to the shoulder that SKEL's scapula has moved.
 """
 
 import torch
@@ -18,8 +18,8 @@ from hmr_skel.body.smpl import Smpl
 
 PERTURBATION_DEG = 5.0  # standard deviation of each perturbed axis
 _ALL_AXES = (0, 1, 2)
-# Joint -> axes of its own rest frame about which SMPL fits rotate although anatomy does not. Knees of the T-pose hinge
-# about x, elbows about y: the other two axes are off-axis.
+# For each joint, the axes of its rest frame about which SMPL fits rotate and anatomy does not. In the T-pose knees bend
+# about x and elbows about y, so these are the other two axes.
 PERTURBED = {
     "left_knee": (1, 2), "right_knee": (1, 2), "left_elbow": (0, 2), "right_elbow": (0, 2),
     "left_collar": _ALL_AXES, "right_collar": _ALL_AXES, "left_ankle": _ALL_AXES, "right_ankle": _ALL_AXES,
@@ -34,7 +34,7 @@ _BONE = {
     "right_shoulder": "humerus_r", "left_wrist": "hand_l", "right_wrist": "hand_r", "left_hand": "hand_l",
     "right_hand": "hand_r",
 }  # fmt: skip
-# SMPL joint -> two SKEL bones between which it stands half-way.
+# For each SMPL joint, the two SKEL bones between which it is half way.
 _BETWEEN = {
     "spine2": ("lumbar_body", "thorax"), "neck": ("thorax", "head"),
     "left_elbow": ("ulna_l", "radius_l"), "right_elbow": ("ulna_r", "radius_r"),
@@ -44,9 +44,8 @@ _SHAPE_RIDGE = 10.0  # mm^2 of mean squared vertex distance per unit of mean squ
 
 
 def converted_betas(smpl_betas: Float[Tensor, "*batch 10"], smpl: Smpl, skel: Skel) -> Float[Tensor, "*batch 10"]:
-    """The betas of a SKEL body of the same T-pose, as nearly as a ridge towards small betas allows.
-
-    Ridge regression over the T-pose vertices, each body about its own centre.
+    """The betas of the SKEL body nearest to the same T-pose, by ridge regression over the vertices, each body about its
+    own centre.
     """
     basis, target = (_centred(m.shapedirs.double().unflatten(-1, (-1, 3))) for m in (skel, smpl))
     gap = _centred((smpl.template - skel.template).double()).flatten()
@@ -64,7 +63,7 @@ def skel_to_smpl(
     skel: Skel,
     smpl: Smpl,
 ) -> Float[Tensor, "*batch 23 3 3"]:
-    """SMPL's local rotations for the body dofs of `q`; the pelvis dofs are ignored."""
+    """SMPL's local rotations for the body dofs of `q`, without the pelvis."""
     q = torch.cat((torch.zeros_like(q[..., :3]), q[..., 3:]), -1)
     shape = skel.prepare_shape(skel_betas)
     bones, positions = chain(skel.local_rotmat(q, shape), shape.offsets + moving_offsets(q, shape.joints), SKEL_PARENTS)

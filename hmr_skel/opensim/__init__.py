@@ -1,1 +1,1 @@
-"""Files of one person for OpenSim (model `.osim`, motion `.mot`, markers `.trc`) and MuJoCo (model `.xml`, qpos)."""
+"""Write one person for OpenSim (model `.osim`, motion `.mot`, markers `.trc`) and MuJoCo (model `.xml`, qpos)."""

@@ -1,9 +1,9 @@
-"""A motion for full-body models with BSM's coordinate names, by those coordinates that were verified.
+"""Write a motion for full-body models with BSM's coordinate names, with only the verified coordinates.
 
-Compared in OpenSim with the public `CompleteHumanModel.osim` (`tests/opensim` does it again; docs/opensim.md has the
-table): pelvis, hips, knees and feet have SKEL's signs. The order is another: these models turn about z, x, y, and SKEL
-about y, x, z of the same axes. So the angles are found anew, such that the model's bones turn as SKEL's. Spine and arms
-are left out: their zeros and axes are other ones.
+They are compared in OpenSim with the public `CompleteHumanModel.osim` (by `tests/opensim`; docs/opensim.md has the
+table): pelvis, hips, knees and feet have SKEL's signs, but these models turn about z, x, y, and SKEL about y, x, z of
+the same axes. So this module computes new angles with which the model's bones turn as SKEL's. It leaves out spine and
+arms, whose zeros and axes differ.
 """
 
 from pathlib import Path
@@ -18,12 +18,13 @@ from hmr_skel.opensim.person import Motion, RestBody
 from hmr_skel.opensim.tables import write_mot_table
 
 VERIFIED = (*DOF_NAMES[PELVIS], *PELVIS_TRANSLATION, *DOF_NAMES[LEG_R], *DOF_NAMES[LEG_L])
-"""The coordinates that are written."""
+"""The coordinates in the file."""
 _MODEL = (
     "For models like CompleteHumanModel.osim, with BSM's coordinates: pelvis, hips, knees and feet, whose signs and "
-    "zeros were\ncompared with it. Spine and arms are left out: for these take markers (.trc) and inverse kinematics."
+    "zeros were\ncompared with it. For spine and arms, use markers (.trc) and inverse kinematics."
 )
-# Joint -> its axis in the bone above, as in CompleteHumanModel.osim. The left ankle's is mirrored there, not in SKEL.
+# The axis of each joint in its parent bone, as in CompleteHumanModel.osim. There the left ankle is mirrored, unlike
+# SKEL's.
 _HINGES = {
     "tibia_r": (0.0, 0.0, -1.0), "talus_r": (-0.10501355, -0.17402245, 0.97912632),
     "calcn_r": (0.78717961, 0.60474746, -0.12094949), "toes_r": (0.58095440, 0.0, -0.81393611),
@@ -43,12 +44,12 @@ def write_mot_for_bsm(person: RestBody, motion: Motion, path: Path) -> None:
 
 @torch.no_grad()
 def bsm_angles(person: RestBody, q: np.ndarray) -> np.ndarray:
-    """The pelvis' and the legs' angles [N 17], rad, in the order of `VERIFIED`, from SKEL's q [N 46] in the ground."""
+    """The angles of pelvis and legs [N 17], rad, in the order of `VERIFIED`, from SKEL's q [N 46] in the ground."""
     like = person.skel.template
     shape = person.skel.prepare_shape(torch.from_numpy(person.betas).to(like))
     local = person.skel.local_rotmat(torch.from_numpy(q).to(like), shape).double().cpu().numpy()
     above = np.stack([person.bone_rotmat[p] if p >= 0 else person.dof_frame[0] for p in SKEL_PARENTS])
-    turned = above.transpose(0, 2, 1) @ local @ person.bone_rotmat  # [N 24 3 3] each bone in the one above
+    turned = above.transpose(0, 2, 1) @ local @ person.bone_rotmat  # [N 24 3 3] each bone in its parent
 
     columns = list(_zxy(turned[:, 0]))
     for side, sign in (("r", 1.0), ("l", -1.0)):
@@ -61,14 +62,14 @@ def bsm_angles(person: RestBody, q: np.ndarray) -> np.ndarray:
 
 
 def _zxy(rotmat: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """a, b, c of Rz(a) Rx(b) Ry(c)."""
+    """The angles a, b, c of Rz(a) Rx(b) Ry(c), rad."""
     m = rotmat
     second = np.arctan2(m[:, 2, 1], np.hypot(m[:, 2, 0], m[:, 2, 2]))
     return np.arctan2(-m[:, 0, 1], m[:, 1, 1]), second, np.arctan2(-m[:, 2, 0], m[:, 2, 2])
 
 
 def _about(rotmat: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """The angle about a unit axis of the rotation that comes nearest to each of these."""
+    """The angle, rad, of the rotation about a unit axis that is nearest to each rotation."""
     x, y, z = rotmat[:, 2, 1] - rotmat[:, 1, 2], rotmat[:, 0, 2] - rotmat[:, 2, 0], rotmat[:, 1, 0] - rotmat[:, 0, 1]
     along = np.einsum("i,nij,j->n", axis, rotmat, axis)
     return np.arctan2(np.stack((x, y, z), 1) @ axis, np.trace(rotmat, axis1=1, axis2=2) - along)

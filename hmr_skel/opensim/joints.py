@@ -1,8 +1,8 @@
-"""SKEL's joints as OpenSim's: offset frames, axes in OpenSim's order, and translations as functions of coordinates.
+"""SKEL's joints in OpenSim's form: offset frames, axes in OpenSim's order, translations as functions of coordinates.
 
-OpenSim composes a joint as X_PF X_FM X_BM^-1: parent offset frame, motion, child offset frame. SKEL's bone frames
-F_j = R_j K_j follow F_j = F_p (K_p^T N_j) P_j A_j, with N_j = K_j A_j^T (see `hmr_skel.body.skel`). So the parent
-offset is turned by K_p^T N_j and lies at K_p^T o_j, the motion is P_j, and the child offset is turned by A_j^T.
+OpenSim composes a joint as X_PF X_FM X_BM^-1: parent offset frame, motion, child offset frame. SKEL's bone frames F_j =
+R_j K_j follow F_j = F_p (K_p^T N_j) P_j A_j, with N_j = K_j A_j^T (see `hmr_skel.body.skel`). So the parent offset has
+rotation K_p^T N_j and position K_p^T o_j, the motion is P_j, and the child offset has rotation A_j^T.
 
 OpenSim turns about moving axes, R1 R2 R3, and SKEL applies its first dof first, P = R3 R2 R1: the last dof of SKEL is
 OpenSim's first axis.
@@ -23,27 +23,27 @@ JOINT_NAMES = (
     "subtalar_l", "mtp_l", "lumbar", "thoracic_spine", "neck", "scapulothoracic_r", "GlenoHumeral_r", "elbow_r",
     "radioulnar_r", "wrist_r", "scapulothoracic_l", "GlenoHumeral_l", "elbow_l", "radioulnar_l", "wrist_l",
 )  # fmt: skip
-"""The joint above each of SKEL's bones, by the names in full-body OpenSim models."""
+"""The joint above each SKEL bone, with its name in full-body OpenSim models."""
 PELVIS_TRANSLATION = ("pelvis_tx", "pelvis_ty", "pelvis_tz")
 
 ARC_ORDER = 13
-"""The highest power in the spine's polynomials: 0.02 mm is not reached within half a turn."""
+"""The highest power in the spine's polynomials, whose error is below 0.02 mm within half a turn."""
 GLIDE_ORDER = 10
-"""The highest power in the scapula's polynomial: 0.02 mm is not reached within 75 degrees of abduction or elevation."""
-_NEAR = 1e-6  # rad. Rounding of float32 at the end of a range
+"""The highest power in the scapula's polynomial, whose error is below 0.02 mm within 75 degrees of both angles."""
+_NEAR = 1e-6  # rad, for rounding of float32 at the end of a range
 
 
 Function = tuple[str, dict[str, int | float | np.ndarray]]
-"""The name of one of OpenSim's classes of functions, and its properties."""
+"""The name of a function class in OpenSim, and its properties."""
 
 SAME: Function = ("LinearFunction", {"coefficients": np.array([1.0, 0.0])})
-"""The coordinate itself. With any other slope, even 1 + 1e-9, OpenSim would not take it for an angle."""
+"""The coordinate itself. OpenSim treats it as an angle only if the slope is exactly 1."""
 NONE: Function = ("Constant", {"value": 0.0})
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A rotation about, or a translation along, a unit vector [3] of the parent offset frame."""
+    """A rotation about a unit vector [3] of the parent offset frame, or a translation along it."""
 
     direction: np.ndarray
     coordinates: tuple[str, ...] = ()
@@ -55,17 +55,17 @@ class Joint:
     """The joint above a bone; metres, radians."""
 
     name: str
-    parent: str | None  # the bone above; None is the ground
+    parent: str | None  # the parent bone; None is the ground
     child: str
     parent_rotmat: np.ndarray  # [3 3] the parent offset frame in the parent bone
     parent_place: np.ndarray  # [3]
-    child_rotmat: np.ndarray  # [3 3] the child offset frame in the child bone; it lies at the bone's origin
+    child_rotmat: np.ndarray  # [3 3] the child offset frame in the child bone, at the bone's origin
     rotations: tuple[Axis, Axis, Axis]
     translations: tuple[Axis, Axis, Axis]
 
     @property
     def coordinates(self) -> tuple[str, ...]:
-        """The names, in SKEL's order; the ground joint's translations last."""
+        """The names of the coordinates in SKEL's order, with the translations of the ground joint last."""
         turning = [name for axis in reversed(self.rotations) for name in axis.coordinates]
         return (*turning, *(PELVIS_TRANSLATION if self.parent is None else ()))
 
@@ -91,7 +91,7 @@ def joints_of(person: RestBody) -> list[Joint]:
 
 
 def coordinate_ranges(motion: Motion | None) -> dict[str, tuple[float, float]]:
-    """Coordinate -> its range, rad, of those that have one: our table's, widened where the motion leaves it."""
+    """The range, rad, of each coordinate with limits in our table, widened if the motion leaves it."""
     bounds = limits("anatomical")
     if motion is not None and len(motion.q):
         low, high = motion.q.min(0).astype(np.float64), motion.q.max(0).astype(np.float64)
@@ -106,14 +106,14 @@ def _rotations(joint: int) -> tuple[Axis, Axis, Axis]:
     axes = []
     for dof in reversed([dof for dof in DOFS if dof.joint == joint]):
         axes.append(Axis(np.array(dof.axis), (dof.name,), SAME))
-    while len(axes) < 3:  # OpenSim wants three independent axes, used or not
+    while len(axes) < 3:  # OpenSim needs three independent axes, even unused ones
         free = np.linalg.svd(np.stack([axis.direction for axis in axes]))[2][-1]
         axes.append(Axis(free))
     return axes[0], axes[1], axes[2]
 
 
 def _translations(joint: int, person: RestBody) -> tuple[Axis, Axis, Axis]:
-    """Along the axes x, y, z of SKEL's T-pose; the ground's joint along its own."""
+    """The translations along x, y, z of SKEL's T-pose; for the ground joint, along its own axes."""
     if joint == 0:
         along = [Axis(np.eye(3)[i], (name,), SAME) for i, name in enumerate(PELVIS_TRANSLATION)]
         return along[0], along[1], along[2]
@@ -152,7 +152,7 @@ def _sine(amplitude: float, omega: float, phase: float, offset: float) -> Functi
 
 
 def _of_two(powers: np.ndarray) -> Function:
-    """Sum of powers[i, j] x^i y^j up to an order: OpenSim lists, for each i, the j that keep to it."""
+    """The sum of powers[i, j] x^i y^j up to an order. OpenSim lists, for each i, the j within the order."""
     order = len(powers) - 1
     in_order = np.array([powers[i, j] for i in range(order + 1) for j in range(order + 1 - i)])
     return "MultivariatePolynomialFunction", {"coefficients": in_order, "dimension": 2, "order": order}

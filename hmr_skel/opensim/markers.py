@@ -1,8 +1,8 @@
 """Named sets of virtual markers on the skin.
 
-A marker is the skin's vertex nearest to a place in the T-pose of the mean body, so that it is one vertex in all shapes
-and poses. Places are given from SKEL's joints and not by vertex numbers: bodies with a topology of their own have them
-too.
+A marker is the skin vertex nearest to a position in the T-pose of the mean body, so it is the same vertex in all shapes
+and poses. Positions are relative to SKEL's joints and do not depend on vertex numbers, so bodies of any topology have
+them.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.opensim.person import Motion, RestBody
 
 SETS = ("rajagopal", "plug-in-gait")
-"""The names of the sets: those of Rajagopal's full-body OpenSim model (2016), and the field's usual ones."""
+"""The sets: the markers of Rajagopal's full-body OpenSim model (2016), and the usual Plug-in-Gait markers."""
 
 
 @dataclass(frozen=True)
 class Marker:
-    """A vertex of the skin under a marker's name, and the bone that it is fixed to in a model."""
+    """A marker: its name, its skin vertex, and the bone that it is fixed to in a model."""
 
     name: str
     vertex: int
@@ -29,9 +29,9 @@ class Marker:
 
 
 class _Spot(NamedTuple):
-    """Where markers are in the T-pose of the mean body."""
+    """The position of markers in the T-pose of the mean body."""
 
-    names: tuple[str | None, str | None]  # in each of `SETS`, without the side; None where the set lacks it
+    names: tuple[str | None, str | None]  # in each of `SETS`, without the side; None if the set lacks it
     bone: str  # likewise; the marker is fixed to it in a model
     start: str  # the joint from which the place is measured,
     towards: str  # ... towards which other one,
@@ -104,7 +104,7 @@ def marker_set(name: str, skel: Skel) -> list[Marker]:
 
 @torch.no_grad()
 def marker_places(person: RestBody, motion: Motion, markers: list[Marker]) -> np.ndarray:
-    """Where the markers are in each frame [N M 3], m, in the ground frame: on the skin, which bends with the pose."""
+    """The positions of markers on the posed skin in each frame [N M 3], m, in the ground frame."""
     like = person.skel.template
     few = person.skel.at_vertices(torch.tensor([marker.vertex for marker in markers], device=like.device))
     shape = few.prepare_shape(torch.from_numpy(person.betas).to(like))

@@ -1,13 +1,14 @@
-"""MuJoCo's files of one person: the model (MJCF, `.xml`) and its motion (qpos over time).
+"""Write MuJoCo files of one person: the model (MJCF, `.xml`) and its motion (qpos over time).
 
 MuJoCo composes a body's frame as F_p B R1 R2 R3, with the body's own pose B in its parent and the joints in the order
 of the file. SKEL's frames are F_j = F_p (K_p^T N_j) P_j A_j with P = R3 R2 R1 (see `hmr_skel.opensim.joints`), so B is
 K_p^T N_j A_j, the axes are turned by A_j^T, and SKEL's last dof comes first. Slides come before all hinges: they go
 along the axes of B.
 
-The spine's arcs and the scapula's glide are slide joints. Each follows one angle, or the sum or difference of two, so
-that an `equality` of MuJoCo, a polynomial of order 4, can tie it: to a joint, or to a tendon that is the sum. MuJoCo
-allows a body six joints, and four slides with three hinges are seven: slides have a body of their own above the bone.
+The spine's arcs and the scapula's glide are slide joints. Each depends on one angle, or on the sum or difference of
+two, so an `equality` of MuJoCo, a polynomial of order 4, can tie it to a joint or to a tendon that is the sum. MuJoCo
+allows six joints per body, and four slides with three hinges are seven, so slides have a body of their own above the
+bone.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -32,12 +33,12 @@ WORLD = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 """OpenSim's ground (x forward, y up, z right) in MuJoCo's world (x forward, y left, z up)."""
 
 _ARMATURE = {"armature": [0.01]}
-"""kg or kg m^2, of each joint but the pelvis' translation, as in MuJoCo's own humanoid. Without it the mass matrix is
-singular, as two slides of a bone are parallel, and MuJoCo ties slides only softly to the angles of light bones."""
+"""The armature, kg or kg m^2, of each joint except the pelvis' translation, as in MuJoCo's own humanoid. Without it the
+mass matrix is singular, since two slides of a bone are parallel, and MuJoCo ties slides too softly to light bones."""
 _LOOK = {"contype": "0", "conaffinity": "0", "rgba": "0.9 0.87 0.8 1"}  # bones do not collide
-_NOTHING = {"mass": "1e-9", "pos": "0 0 0", "diaginertia": "1e-12 1e-12 1e-12"}  # MuJoCo wants more than zero
+_NOTHING = {"mass": "1e-9", "pos": "0 0 0", "diaginertia": "1e-12 1e-12 1e-12"}  # MuJoCo does not allow zero
 _TIE = {"solref": "0.004 1", "solimp": "0.9999 0.9999 0.001"}
-"""The equalities are as stiff as a time step of 0.002 s allows, and as hard as MuJoCo makes them."""
+"""Equalities are as stiff as a time step of 0.002 s allows, and as hard as MuJoCo allows."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Slide:
 
     name: str
     axis: int  # 0, 1, 2: along x, y, z of SKEL's T-pose
-    weights: Mapping[str, float]  # dof -> its weight in the sum, 1 or -1
+    weights: Mapping[str, float]  # weight of each dof in the sum, 1 or -1
     scale: float
     function: Callable[[np.ndarray], np.ndarray]
 
@@ -56,9 +57,11 @@ class Slide:
         return self.scale * self.function(np.asarray(angle, np.float64))
 
     def polynomial(self, ranges: Mapping[str, tuple[float, float]]) -> np.ndarray:
-        """The five coefficients, the constant first, of the polynomial of the sum that comes near over its range."""
+        """The five coefficients, constant first, of the polynomial of the sum that fits the function over its range."""
         ends = np.array([np.sort(weight * np.array(ranges[name])) for name, weight in self.weights.items()]).sum(0)
-        angle = ends.mean() + np.ptp(ends) / 2 * np.cos(np.linspace(0, pi, 101))  # dense at the ends, where fits err
+        angle = ends.mean() + np.ptp(ends) / 2 * np.cos(
+            np.linspace(0, pi, 101)
+        )  # dense at the ends, where errors are largest
         return polyfit(angle, self.scale * self.function(angle), 4)
 
 
@@ -67,10 +70,10 @@ def write_mjcf(person: RestBody, motion: Motion, path: Path, qpos: Path, mass: f
 
     Args:
         person: the body.
-        motion: its first frame is the model's keyframe; ranges that it leaves are widened to hold it.
+        motion: the motion, whose first frame becomes the model's keyframe; ranges that it leaves are widened.
         path: the model; it appears by rename, after the meshes and the motion.
         qpos: the motion, an .npz: `qpos` [N nq], m and rad; `time` [N], s; `joint_names` [nq], in MuJoCo's order.
-        mass: kg in all; without it the densities decide.
+        mass: total mass, kg; by default the densities decide.
 
     Raises:
         UserError: a file cannot be written.
@@ -88,14 +91,14 @@ def write_mjcf(person: RestBody, motion: Motion, path: Path, qpos: Path, mass: f
         bodies[joint.child] = body
     for number, file in write_bone_meshes(person, path).items():
         name = SKEL_JOINTS[number]
-        SubElement(assets, "mesh", name=name, file=file, inertia="shell")  # not all are closed
+        SubElement(assets, "mesh", name=name, file=file, inertia="shell")  # not all meshes are closed
         SubElement(bodies[name], "geom", {"type": "mesh", "mesh": name} | _LOOK)
     _tie(model, [slide for each in slides.values() for slide in each], ranges)
 
     columns = dict(zip(DOF_NAMES, motion.q.T.astype(np.float64), strict=True))
     columns |= dict(zip(PELVIS_TRANSLATION, motion.pelvis.T, strict=True))
     columns |= {slide.name: slide.values(motion.q) for each in slides.values() for slide in each}
-    names = [str(joint.get("name")) for joint in world.iter("joint")]  # MuJoCo numbers them in the file's order
+    names = [str(joint.get("name")) for joint in world.iter("joint")]  # MuJoCo numbers joints in the order of the file
     rows = np.stack([columns[name] for name in names], 1)
     with replacing(qpos) as temporary, temporary.open("wb") as file:
         np.savez(file, qpos=rows, time=motion.time, joint_names=np.array(names))
@@ -106,7 +109,7 @@ def write_mjcf(person: RestBody, motion: Motion, path: Path, qpos: Path, mass: f
 
 
 def slides_of(person: RestBody) -> dict[int, list[Slide]]:
-    """Joint -> its slides: `hmr_skel.body.moving_joints` as sums of functions of one angle each."""
+    """The slides of each joint: `hmr_skel.body.moving_joints` as sums of functions of one angle each."""
     found = {}
     for bone, below, bend, extend in SPINE:
         name, bending, extending = SKEL_JOINTS[bone], {DOF_NAMES[bend]: 1.0}, {DOF_NAMES[extend]: 1.0}
@@ -148,7 +151,7 @@ def _sine(angle: np.ndarray) -> np.ndarray:
 
 
 def _body(parent: Element, joint: Joint, slides: list[Slide], ranges: Mapping[str, tuple[float, float]]) -> Element:
-    """Add the body of a bone with its joints, but without weight and mesh."""
+    """Add the body of a bone with its joints, without mass and mesh."""
     rotmat, place = joint.parent_rotmat @ joint.child_rotmat.T, joint.parent_place
     if joint.parent is None:
         rotmat, place = WORLD @ rotmat, WORLD @ place
@@ -174,7 +177,7 @@ def _body(parent: Element, joint: Joint, slides: list[Slide], ranges: Mapping[st
 
 
 def _tie(model: Element, slides: Iterable[Slide], ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Equalities that hold the slides where their angles say, for simulation."""
+    """Add equalities that tie the slides to their angles, for simulation."""
     tendons, equalities = SubElement(model, "tendon"), SubElement(model, "equality")
     for slide in slides:
         factors = slide.polynomial(ranges)
@@ -192,5 +195,5 @@ def _tie(model: Element, slides: Iterable[Slide], ranges: Mapping[str, tuple[flo
 
 
 def _texts(numbers: Mapping[str, Iterable[float]]) -> dict[str, str]:
-    """Attributes, with all the digits of their numbers."""
+    """Numbers as attributes, with all digits."""
     return {name: " ".join(f"{number:.12g}" for number in values) for name, values in numbers.items()}

@@ -1,6 +1,6 @@
-"""OpenSim model files (`.osim`) of one person: bodies, joints, coordinates, bone meshes, markers, masses.
+"""Write OpenSim model files (`.osim`) of one person: bodies, joints, coordinates, bone meshes, markers, masses.
 
-Format: what OpenSim 4.6 writes. The bone meshes are binary STL files in `Geometry/` beside the model, where OpenSim
+The format is that of OpenSim 4.6. The bone meshes are binary STL files in `Geometry/` beside the model, where OpenSim
 looks for them.
 """
 
@@ -21,7 +21,7 @@ from hmr_skel.opensim.segments import segments, write_bone_meshes
 _VERSION = "40600"
 _CREDITS = (
     "Made by hmr-skel from SKEL (Keller et al. 2023) in the shape of one person. Bodies are SKEL's bones; at zero the "
-    "body stands in SMPL's T-pose. Masses are the skin's volumes times the densities of Winter's table 4.1{scaled}."
+    "body is in SMPL's T-pose. Masses are the skin's volumes times the densities of Winter's table 4.1{scaled}."
 )
 
 
@@ -32,11 +32,11 @@ def write_osim(
 
     Args:
         person: the body.
-        markers: fixed to bones, at their places in the T-pose.
-        path: ends in .osim; it appears by rename, after the meshes.
-        motion: a motion that the model has to follow: where it leaves the table of ranges (an arm may get an angle
-            that is a full turn off), the coordinate's range is widened to hold it.
-        mass: kg in all; without it the densities decide.
+        markers: markers, which are fixed to bones at their positions in the T-pose.
+        path: the model, .osim; it appears by rename, after the meshes.
+        motion: a motion for the model: if it leaves the range of a coordinate (for instance by a full turn of an arm),
+            the range is widened.
+        mass: total mass, kg; by default the densities decide.
 
     Raises:
         UserError: a file cannot be written.
@@ -56,7 +56,7 @@ def write_osim(
         _add(body, mass=segment.mass, mass_center=segment.center, inertia=segment.inertia_entries)
     joints = _set(model, "JointSet")
     ranges = coordinate_ranges(motion)
-    standing = float(person.joints[0, 1] - person.rest[:, 1].min())  # on its feet at height zero
+    standing = float(person.joints[0, 1] - person.rest[:, 1].min())  # with its feet at height zero
     for joint in joints_of(person):
         _joint(joints, joint, ranges, {"pelvis_ty": standing})
     placed = _set(model, "MarkerSet")
@@ -104,7 +104,7 @@ def _axis(parent: Element, name: str, axis: Axis) -> None:
 
 
 def _xyz_angles(rotmat: np.ndarray) -> tuple[float, float, float]:
-    """x, y, z, rad, of the rotation Rx(x) Ry(y) Rz(z) about moving axes."""
+    """The angles x, y, z, rad, of the rotation Rx(x) Ry(y) Rz(z) about moving axes."""
     return (
         float(np.arctan2(-rotmat[1, 2], rotmat[2, 2])),
         float(np.arctan2(rotmat[0, 2], np.hypot(rotmat[0, 0], rotmat[0, 1]))),
@@ -117,7 +117,7 @@ def _set(model: Element, kind: str) -> Element:
 
 
 def _add(element: Element, **properties: str | int | float | Iterable[float]) -> None:
-    """Child elements with these texts; numbers with all their digits."""
+    """Add child elements with these values, numbers with all digits."""
     for name, value in properties.items():
         if not isinstance(value, str):
             numbers = value if isinstance(value, Iterable) else [value]

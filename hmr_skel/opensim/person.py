@@ -1,4 +1,4 @@
-"""One person's body at rest and in motion, as the writers of OpenSim's files take them: numpy, float64."""
+"""One person's body at rest and in motion, for the writers of OpenSim files: numpy, float64."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from hmr_skel.body.skel import Skel
 
 @dataclass(frozen=True)
 class RestBody:
-    """One SKEL body in the T-pose; metres."""
+    """A SKEL body in the T-pose, m."""
 
     skel: Skel
     betas: np.ndarray  # float32 [10]
@@ -24,13 +24,13 @@ class RestBody:
     @classmethod
     @torch.no_grad()
     def of(cls, skel: Skel, betas: np.ndarray) -> "RestBody":
-        """From betas [10]."""
+        """The body with betas [10]."""
         shape = skel.prepare_shape(torch.from_numpy(betas).to(skel.template))
         arrays = (shape.rest, shape.joints, shape.offsets, shape.bone_rotmat, shape.dof_frame, skel.bone_rest(shape))
         return cls(skel, betas, *(values.double().cpu().numpy() for values in arrays))
 
     def in_bone(self, points: np.ndarray, joint: int) -> np.ndarray:
-        """Points [N 3] of the T-pose in the frame of a bone."""
+        """Points [N 3] of the T-pose, m, in the frame of a bone."""
         return (points - self.joints[joint]) @ self.bone_rotmat[joint]
 
 
@@ -43,6 +43,6 @@ class Motion:
     time: np.ndarray  # [N]
     q: np.ndarray  # [N 46], the pelvis' three angles from the ground
     pelvis: np.ndarray  # [N 3] SKEL's pelvis joint
-    frame_rate: float  # frames a second
-    from_input: np.ndarray  # [3 4] takes points (x, y, z, 1) of the source's frame to the ground
+    frame_rate: float  # frames per second
+    from_input: np.ndarray  # [3 4] maps points (x, y, z, 1) of the source's frame to the ground
     gaps: str = ""  # where frames are missing, in words

@@ -1,4 +1,4 @@
-"""Pictures of meshes on the CPU, with no display."""
+"""Draw meshes on the CPU, without a display."""
 
 from hmr_skel.render.body import ANNOTATION, BONE, SKIN, body_parts, heat_colors, mesh_part
 from hmr_skel.render.camera import Camera, View, frame

@@ -1,4 +1,5 @@
-"""SKEL bodies as parts of a picture (skin, skeleton, bones under a translucent skin), and distances as colours."""
+"""Make parts of a picture from SKEL bodies (skin, skeleton, bones under a translucent skin), and colours from
+distances."""
 
 from typing import Literal
 
@@ -15,10 +16,10 @@ Show = Literal["skin", "skeleton", "both"]
 SKIN = (0.45, 0.67, 0.84)
 BONE = (0.96, 0.91, 0.80)
 ANNOTATION = (0.70, 0.71, 0.74)
-"""RGB of the fitted skin, of bones, and of a mesh that was annotated."""
+"""RGB of the fitted skin, of bones, and of an annotated mesh."""
 VEIL = 0.17
 """Opacity of a skin that bones show through."""
-# Darker is more, so that it reads in grey and by the colour-blind; pale at 0, so that shading shows on what is well.
+# Darker means more, which also works in grey and for colour-blind readers; 0 is pale, so that shading stays visible.
 _STOPS = ("#dde5ec", "#f2e2ae", "#f8bd62", "#ec7d38", "#c93a2c", "#7f0f2b")
 
 
@@ -36,9 +37,9 @@ def body_parts(
 
     Args:
         skel: the model.
-        params: of one body, without a batch shape: q [46], betas [10], transl [3]; camera frame.
+        params: of one body, without batch shape: q [46], betas [10], transl [3]; camera frame.
         show: the skin, the bones, or `both`: bones under a translucent skin.
-        color: of the skin, RGB 0..1.
+        color: colour of the skin, RGB 0..1.
     """
     with torch.no_grad():
         at = params.to(skel.template.device, skel.template.dtype)
@@ -51,7 +52,7 @@ def body_parts(
 
 
 def heat_colors(values: Float[np.ndarray, "*shape"], high: float) -> Float[np.ndarray, "*shape 3"]:
-    """RGB 0..1 of values between 0 and `high` (in whatever unit both are); what lies beyond takes the end's colour."""
+    """RGB 0..1 for values from 0 to `high`, in the same unit; values beyond get the colour of the end."""
     if not high > 0:
         raise ValueError(f"high is {high}, must be above 0")
     place = np.asarray(values, np.float64) / high
@@ -61,6 +62,6 @@ def heat_colors(values: Float[np.ndarray, "*shape"], high: float) -> Float[np.nd
 
 
 def heat_stops(count: int = 9) -> list[str]:
-    """Colours at even steps from 0 to `high`, as #rrggbb, for a legend's gradient."""
+    """Colours at even steps from 0 to `high`, as #rrggbb, for the gradient of a legend."""
     colors = np.round(heat_colors(np.linspace(0, 1, count), 1.0).astype(np.float64) * 255).astype(np.uint8)
     return [f"#{color.tobytes().hex()}" for color in colors]

@@ -1,4 +1,4 @@
-"""The pinhole camera of a picture, and where it looks from."""
+"""The pinhole camera of a picture, and its direction."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -8,14 +8,14 @@ from jaxtyping import Float
 
 View = Literal["front", "side", "back", "top"]
 
-# The camera's axes (x right, y down, z forward) after the body has been turned in front of it.
+# For each view, the camera's axes (x right, y down, z forward) after the body is turned.
 _TURNS = {
     "front": np.eye(3, dtype=np.float32),
     "side": np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]], np.float32),
     "back": np.diag(np.array([-1, 1, -1], np.float32)),
     "top": np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32),
 }
-_MARGIN = 0.06  # free border around what is framed, as a share of the picture
+_MARGIN = 0.06  # free border, as a share of the picture
 _FRAMING_FOCAL = 3.0  # focal length / picture's larger side: a long lens, so that proportions are undistorted
 
 
@@ -28,7 +28,7 @@ class Camera:
     height: int
 
     def window(self, left: int, top: int, width: int, height: int) -> "Camera":
-        """The same camera, of which only these pixels are seen."""
+        """The same camera, cropped to these pixels."""
         cam_int = np.array(self.cam_int, np.float64)
         cam_int[:2, 2] -= left, top
         return replace(self, cam_int=cam_int, width=width, height=height)
@@ -41,17 +41,17 @@ class Camera:
         return Camera(cam_int, self.width * factor, self.height * factor)
 
     def project(self, points_cam: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 2"]:
-        """Pixels of points. The caller makes sure that these are in front of the camera."""
+        """The pixels of points, which must be in front of the camera."""
         homogeneous = points_cam.astype(np.float64) @ np.asarray(self.cam_int, np.float64).T
         return homogeneous[:, :2] / homogeneous[:, 2:]
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How a body is moved in front of a camera so that it fills the picture, seen from one side."""
+    """The camera, and the motion of a body in front of it, with which the body fills the picture from one side."""
 
     rotation: Float[np.ndarray, "3 3"]
-    centre: Float[np.ndarray, "3"]  # m, of what is framed
+    centre: Float[np.ndarray, "3"]  # m, of the vertices
     distance: float  # m, from the camera to the centre
     camera: Camera
 
@@ -65,7 +65,7 @@ def frame(vertices: Float[np.ndarray, "V 3"], view: View = "front", width: int =
 
     Args:
         vertices: m, any frame with y down and, for `front`, z away from the viewer (a camera's).
-        view: `front` as the vertices stand; `side` from the left of that picture, `back` from behind, `top` from above.
+        view: `front` as the vertices are; `side` from the left of that picture, `back` from behind, `top` from above.
         width, height: of the picture, px.
     """
     rotation = _TURNS[view]

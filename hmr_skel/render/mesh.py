@@ -1,4 +1,4 @@
-"""A shaded picture of a mesh: smooth normals, one sun, light from the sky and the ground."""
+"""Draw a shaded mesh: smooth normals, one sun, light from the sky and the ground."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from hmr_skel.render.raster import rasterize
 
 @dataclass(frozen=True)
 class Light:
-    """Where light comes from; strengths of 1 in sum expose a white surface fully."""
+    """The lights. Strengths that sum to 1 expose a white surface fully."""
 
     direction: tuple[float, float, float] = (-0.4, -0.7, -0.6)  # towards the sun, camera frame (y down)
     sun: float = 0.65
@@ -21,12 +21,12 @@ class Light:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A picture of the mesh alone; where `mask` is false, `rgb` and `facing` are 0 and `depth` infinite."""
+    """A picture of only the mesh. Where `mask` is false, `rgb` and `facing` are 0 and `depth` is infinite."""
 
     rgb: Float[np.ndarray, "H W 3"]  # 0..1
     depth: Float[np.ndarray, "H W"]  # z, m
     mask: Bool[np.ndarray, "H W"]
-    facing: Float[np.ndarray, "H W"]  # cosine of the angle between the surface's normal and the way to the camera
+    facing: Float[np.ndarray, "H W"]  # cosine of the angle between the surface normal and the direction to the camera
 
     def over(self, background: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
         """The mesh in front of a picture of the same size, 0..1."""
@@ -41,11 +41,11 @@ def render_mesh(
 
     Args:
         vertices_cam: metres, camera frame (x right, y down, z forward).
-        faces: counter-clockwise seen from outside; those that are seen from behind are left out.
+        faces: counter-clockwise seen from outside; faces seen from behind are left out.
         cam_int: pinhole intrinsics, px; pixel (0, 0) is the centre of the first pixel.
         width, height: of the picture, px.
         colors: RGB 0..1 per vertex, or one row for all.
-        light: the default comes over the viewer's left shoulder.
+        light: by default over the viewer's left shoulder.
     """
     light = light or Light()
     seen = rasterize(vertices_cam, faces, cam_int, width, height)
@@ -83,7 +83,7 @@ def _rays(pixel: Int[np.ndarray, "P"], cam_int: Float[np.ndarray, "3 3"], width:
 
 
 def _mixed(values: Float[np.ndarray, "P 3 C"], weights: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, "P C"]:
-    """Of the values at each face's corners, the one inside; `.sum(1)` over so few takes five times as long."""
+    """Interpolate the values at the corners of faces; `.sum(1)` over so few takes five times as long."""
     return np.einsum("pkc,pk->pc", values, weights)
 
 

@@ -1,8 +1,8 @@
-"""A triangle mesh through a pinhole camera onto a pixel grid: which face each pixel sees, where in it, how deep.
+"""Rasterise a triangle mesh through a pinhole camera: the face, the point in it, and the depth of each pixel.
 
-Vectorised over all (face, pixel) pairs of the faces' pixel boxes; a body of 14k faces at 512x512 takes some 30 ms on
-one core. Pixel (column, row) is sampled at exactly (column, row), as OpenCV counts. Vertices are metres in the camera
-frame (x right, y down, z forward).
+The code is vectorised over all (face, pixel) pairs of the faces' pixel boxes; a body of 14k faces at 512x512 takes some
+30 ms on one core. Pixel (column, row) is sampled at exactly (column, row), as in OpenCV. Vertices are in m in the
+camera frame (x right, y down, z forward).
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def rasterize(
     vertices_cam: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], cam_int: Float[np.ndarray, "3 3"],
     width: int, height: int,
 ) -> Fragments:  # fmt: skip
-    """What the camera sees of a closed mesh: faces that are seen from behind are dropped."""
+    """The visible fragments of a closed mesh, without faces seen from behind."""
     z = vertices_cam[:, 2]
     in_front = z > NEAR
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -35,7 +35,7 @@ def rasterize(
     faces_index = np.flatnonzero(in_front[faces[:, 0]] & in_front[faces[:, 1]] & in_front[faces[:, 2]])
     corners = pixels[faces[faces_index]].astype(np.float64)  # [F 3 2]
     edge1, edge2 = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    area = edge1[:, 0] * edge2[:, 1] - edge1[:, 1] * edge2[:, 0]  # negative where the face looks at the camera
+    area = edge1[:, 0] * edge2[:, 1] - edge1[:, 1] * edge2[:, 0]  # negative if the face looks at the camera
 
     a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]  # `.min(1)` over so few takes many times as long
     first = np.maximum(np.ceil(np.minimum(np.minimum(a, b), c)), 0)
@@ -61,7 +61,7 @@ def rasterize(
     affine = table[:, owner]
     weight1 = affine[0] * x + affine[1] * y + affine[2]
     weight2 = affine[3] * x + affine[4] * y + affine[5]
-    tolerance = np.float32(-1e-5)  # neighbours both claim their common edge, so that no pixel falls between them
+    tolerance = np.float32(-1e-5)  # neighbours share their common edge, so that no pixel falls between them
     inside = np.flatnonzero((weight1 >= tolerance) & (weight2 >= tolerance) & (weight1 + weight2 <= 1 - tolerance))
     owner, weight1, weight2 = owner[inside], weight1[inside], weight2[inside]
     corner_pixel = first[:, 1] * width + first[:, 0]
@@ -75,7 +75,7 @@ def rasterize(
     assert nearness.dtype == buffer.dtype  # the comparison below is exact
     np.maximum.at(buffer, pixel, nearness)
     visible = np.flatnonzero(nearness == buffer[pixel])
-    pixel, unique = np.unique(pixel[visible], return_index=True)  # a shared edge leaves two winners of equal depth
+    pixel, unique = np.unique(pixel[visible], return_index=True)  # a shared edge gives two fragments of equal depth
     visible = visible[unique]
     return Fragments(
         pixel=pixel,

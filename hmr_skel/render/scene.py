@@ -1,8 +1,8 @@
-"""Opaque and translucent meshes together in one antialiased picture: alone, or over a photograph.
+"""Draw opaque and translucent meshes in one antialiased picture, alone or over a photograph.
 
-The rasteriser beside this (`raster.py`) is numpy, needs no display, OpenGL or ray-tracing library, and draws a skin and
-a skeleton (45,000 faces) several times a second on one core. What is drawn is rendered finer than the picture and
-averaged, in the pixels that the meshes cover only, so that a photograph's size does not matter.
+The rasteriser (`raster.py`) uses numpy and needs no display, OpenGL or ray-tracing library. It draws a skin and a
+skeleton (45,000 faces) several times per second on one core. Meshes are rendered finer than the picture and averaged,
+only in the pixels that they cover, so that the size of a photograph does not matter.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from hmr_skel.render.raster import NEAR
 PAPER = (0.965, 0.965, 0.96)
 """The default background, RGB."""
 STUDIO = Light(direction=(-0.45, -0.65, -0.75), sun=0.7, sky=0.5, ground=0.34, color=(1.0, 0.98, 0.95))
-"""The light of pictures for people: soft, so that no part of a body is lost in shadow."""
+"""A soft light, with which no part of a body is lost in shadow."""
 EVEN = Light(direction=STUDIO.direction, sun=0.44, sky=0.6, ground=0.46)
-"""The light of pictures whose colours are numbers: no white glare, little shadow."""
-_MOST_SAMPLES = 3_000_000  # drawn at once, so that a large photograph does not fill memory
-_MOST_GRAZING = 0.12  # cosine to the viewer below which a shell gets no denser
+"""A light for colours that mean numbers, without glare and with little shadow."""
+_MOST_SAMPLES = 3_000_000  # samples drawn at once, so that a large photograph does not fill memory
+_MOST_GRAZING = 0.12  # cosine to the viewer below which a shell does not get denser
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Part:
     faces: Int[np.ndarray, "F 3"]  # counter-clockwise seen from outside
     colors: Float[np.ndarray, "#V 3"]  # RGB 0..1 per vertex, or one row for all
     opacity: float = 1.0
-    """1 hides what is behind. Below 1 the mesh is a thin shell of which only the nearest wall is seen: so opaque where
-    it faces the viewer, denser towards its outline."""
+    """1 hides everything behind. Below 1 the mesh is a thin shell, of which only the nearest wall shows: it has this
+    opacity where it faces the viewer, and is denser towards its outline."""
 
     def at(self, vertices: Float[np.ndarray, "V 3"]) -> "Part":
-        """The same part with its vertices elsewhere."""
+        """The same part with other vertices."""
         return replace(self, vertices=vertices)
 
 
