@@ -218,7 +218,7 @@ def _barycentric(raw: dict[str, Any], path: Path) -> Any:
         rows = np.repeat(np.arange(len(corners)), 3)
         weights = np.asarray(raw["baryc_coords"], np.float32).ravel()
         return scipy.sparse.csr_matrix((weights, (rows, corners.ravel())), shape=(len(corners), len(loaded.vertices)))
-    except Exception as error:  # damage can raise anything
+    except Exception as error:  # a damaged file can raise any exception
         raise UserError(f"{path} does not fit {mesh.name} ({error}). Fetch both files again.") from None
 
 
