@@ -49,7 +49,7 @@ class Records:
 
 
 def launch(function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
-    """Runs a function of `fitting.gpu.launches` on the current stream of torch's current device.
+    """Runs a function of `fitting.gpu.launches` on the device of its arguments, in torch's current stream there.
 
     Args:
         grid: how many blocks: one for each chunk, or of chunks, and each one's parts.
@@ -66,11 +66,14 @@ def launch(function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
 
     if 0 in np.atleast_1d(grid):
         return
-    stream = cuda.external_stream(torch.cuda.current_stream().cuda_stream)
-    try:
-        getattr(on_threads(), function)[grid, LANES, stream](*map(seen, arguments))
-    except cuda.cudadrv.driver.CudaAPIError as error:
-        raise RuntimeError(f"CUDA error: {error}") from error  # as torch says it, and callers know it
+    memory = [getattr(argument, "memory", argument) for argument in arguments]
+    device = next(tensor.device for tensor in memory if isinstance(tensor, Tensor))
+    with torch.cuda.device(device):  # numba takes the context that is current
+        try:
+            stream = cuda.external_stream(torch.cuda.current_stream().cuda_stream)
+            getattr(on_threads(), function)[grid, LANES, stream](*map(seen, arguments))
+        except cuda.cudadrv.driver.CudaAPIError as error:
+            raise RuntimeError(f"CUDA error: {error}") from error  # as torch says it, and callers know it
 
 
 def check(device: torch.device) -> None:
@@ -85,8 +88,7 @@ def check(device: torch.device) -> None:
         )
     try:
         rows = torch.arange(LANES, device=device).flip(0).unsqueeze(0)
-        with torch.cuda.device(device):
-            found = regrouped(torch.arange(2.0 * LANES, device=device).view(1, 2, LANES), rows)
+        found = regrouped(torch.arange(2.0 * LANES, device=device).view(1, 2, LANES), rows)
         right = found[0, 0].tolist() == rows[0].tolist()
     except Exception as error:  # of torch, numba-cuda, or the libraries that it looks for
         raise UserError(f"{device}: no kernel runs there: {str(error).splitlines()[0]}. {advice}.") from error

@@ -13,6 +13,7 @@ What a kernel returns is a thread's own answer. With NUMBA_ENABLE_CUDASIM=1 all 
 
 import ast
 import functools
+import importlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +62,8 @@ class _OnThreads(ast.NodeTransformer):
 @functools.cache
 def on_threads() -> SimpleNamespace:
     """The functions of `fitting.gpu.launches`, each a kernel of numba-cuda that is compiled on first use."""
+    # A small batch is no mistake, of which users should be warned.
+    setattr(importlib.import_module("numba.cuda.core.config"), "CUDA_LOW_OCCUPANCY_WARNINGS", 0)  # noqa: B010
     rewritten = {state.__name__: vars(state)}
     for module in (skeleton, quadratic, newton, arrive, surface, launches):
         path = Path(str(module.__file__))
