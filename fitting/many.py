@@ -19,7 +19,7 @@ from hmr_skel.body.smpl import Smpl
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
 
-_ROW_BYTES, _SCRATCH_BYTES = 300_000, 1_200_000_000  # what a batch takes on a GPU
+_ROW_BYTES, _SCRATCH_BYTES = 280_000, 1_200_000_000  # what a batch takes on a GPU
 
 
 @runtime_checkable

@@ -16,15 +16,14 @@ from fitting.gpu import device
 from fitting.gpu.device import DeviceMesh, DeviceSurface, Records, filled_up, products, regrouped, stacked, unstacked
 from fitting.kinematics import Kinematics
 from fitting.lanes.chunk import bone_columns, part_of, tree_of
-from fitting.lanes.state import BONES, DESK, LANES, SEEN
+from fitting.lanes.state import BONES, DESK, LANES, REDUCED, SEEN
 from fitting.solver import DAMPING_START
 from fitting.stages import StageTables, monomials
 from fitting.target import FitRows
 from hmr_skel.body.skel import Skel
 
 _STEPS = 4  # after so many, rows that are not done move together
-_WORTH = 0.75  # of the chunks: regrouping into more of them than that costs more than it saves
-_QUADRATIC = ("start", "cross", "start_energy", "tilt")  # what the desk has of it
+_WORTH = 0.6  # of the chunks: regrouping into more of them takes memory, and more time than it saves
 
 
 class DeviceTables:
@@ -167,7 +166,7 @@ class DeviceSolver:
                     _put_back(stack, place, moving)
                     place = place[rows]
                     moving = {name: regrouped(values, numbers) for name, values in moving.items()}
-                    quadratic = {name: regrouped(at.field(name), numbers) for name in _QUADRATIC}
+                    quadratic = {name: regrouped(at.field(name), numbers) for name in REDUCED.names or ()}
                     at = desk[: len(numbers)]
                     for name, values in quadratic.items():
                         at.field(name).copy_(values)

@@ -156,7 +156,8 @@ class DeviceSurface:
 
         `coefficients` [C R L] are those of the basis.
         """
-        room = coefficients.new_empty(_SCRATCH, self.count, 3, LANES)
+        chunks = min(-(-len(coefficients) // _PRODUCTS) * _PRODUCTS, _SCRATCH)
+        room = coefficients.new_empty(chunks, self.count, 3, LANES)
         for first in range(0, len(coefficients), _SCRATCH):
             part = slice(first, min(first + _SCRATCH, len(coefficients)))
             products(self.basis, coefficients[part], room.flatten(1, 2))

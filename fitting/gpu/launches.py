@@ -9,7 +9,7 @@ import numpy as np
 
 from fitting.lanes.arrive import corrective_tilt, judge, learn, pose_coefficients, pull_joints
 from fitting.lanes.newton import next_step, try_step
-from fitting.lanes.quadratic import Quadratic, linearise
+from fitting.lanes.quadratic import Quadratic, anchor, derive, energy_at, linearise
 from fitting.lanes.skeleton import pose
 from fitting.lanes.state import LANES, Record
 from fitting.lanes.surface import add_up, collapse, regress, skin
@@ -80,21 +80,23 @@ def descend(
     done: np.ndarray, desk: Record,
 ) -> None:  # fmt: skip
     """Up to so many steps, as in `fitting.lanes.newton.minimise`."""
-    here, problem = desk[b : b + 1], Quadratic(moments[b], bend[b, :visit], scale[b, :visit])
+    here, skeleton = desk[b : b + 1], bones[b : b + 1]
+    problem, posed = Quadratic(moments[b], bend[b, :visit], scale[b, :visit]), False
     for index in range(steps):
         going = 0
         for lane in range(LANES):
             going += not done[b, lane]
         if going == 0:
             break
-        if not ready:
-            for k in range(46):
-                for lane in range(LANES):
-                    desk[b]["anchor"][k, lane] = q[b, k, lane]
         if index or not ready:
-            linearise(tree, part, bones[b : b + 1], problem, q[b], here)
+            if not ready:
+                anchor(part, q[b], here)
+            if not posed:  # threads of a warp meet again before what takes longest
+                pose(tree, skeleton, q[b], here)
+                energy_at(part, problem, q[b], here, desk[b]["energy"])
+            derive(tree, part, skeleton, problem, q[b], here)
             next_step(part, q[b], damping[b], here)
-        try_step(tree, part, bones[b : b + 1], problem, tolerance, q[b], damping[b], tried[b], done[b], here)
+        posed = try_step(tree, part, skeleton, problem, tolerance, q[b], damping[b], tried[b], done[b], here)
 
 
 def pose_mesh(

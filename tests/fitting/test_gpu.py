@@ -46,3 +46,17 @@ def test_rows_leave_each_other_alone_there(crowd, on_gpu):
     shuffled = fit_many(crowd[order], on_gpu)
     torch.testing.assert_close(shuffled.skel.q, together.skel.q[order], rtol=0, atol=1e-3)
     torch.testing.assert_close(shuffled.v2v_mm, together.v2v_mm[order], rtol=0, atol=0.005)
+
+
+def test_memory_that_runs_out_halves_the_batch(crowd, on_gpu, monkeypatch):
+    rows, copies = 8192, torch.arange(8192) % ROWS
+    monkeypatch.setattr("fitting.many._room_on", lambda device: rows)
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 1.5e9) / total)
+    try:
+        found = fit_many(crowd[copies], on_gpu)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert found.batch < rows
+    torch.testing.assert_close(found.skel.q, found.skel.q[copies], rtol=0, atol=1e-3)
