@@ -3,9 +3,6 @@
 import argparse
 import contextlib
 import io
-import json
-import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +15,6 @@ from hmr_skel.commands.evaluate import add_benchmark_arguments, write_tables
 from hmr_skel.commands.evaluations import OpenBenchmarks, evaluate_on_held_out
 from hmr_skel.commands.output import show
 from hmr_skel.commands.train import add_run_arguments, new_run
-from hmr_skel.data.atomic import replacing
 from hmr_skel.data.samples import SampleDataset
 from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
@@ -28,7 +24,7 @@ from hmr_skel.evaluate.tables import OurLine, SideBySide
 from hmr_skel.model.checkpoint import load_any_network
 from hmr_skel.places import runs_folder
 from hmr_skel.train.loop import Outcome, Run, train
-from hmr_skel.train.recipes import Recipe, load_recipe, recipe_dict
+from hmr_skel.train.recipes import Recipe, load_recipe
 
 ABLATE = """\
 Train the variants of the paper's Tables 4 and 5 with one recipe, evaluate them on the dataset's held-out shards (and on
@@ -40,14 +36,11 @@ benchmarks), and print both tables with our lines below the paper's:
   no-refine   only the last decoder layer corrects the estimate
   full-super  every decoder layer has all losses in place of the refinement's
   looped      one decoder layer used over and over
-Steps are timed first, on the variant that takes longest, and the recipe's epochs are cut so that all runs end within
---minutes (the warm-up in proportion); --set epochs=N asks for N instead, however long it takes. The same command goes
-on where it was stopped, with the same epochs. The dataset's images have to be there: make images, or --build."""
+The recipe's epochs are cut to --epochs, the warm-up in proportion: with seven, the seven runs of `tiny` end within an
+hour on two cores. The same command goes on where it was stopped. The dataset's images have to be there: make images, or
+--build."""
 
 HELD_OUT = "held-out"
-_TRIAL_STEPS, _TRIAL_LOG = 40, 10
-SHARE_OF_TIME = 0.8
-"""Of the minutes allowed that training is planned to take: the rest is for start-up, evaluation, and a slower hour."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +68,6 @@ VARIANTS = (
     Variant("full-super", {"5": "full super."}, ("losses.full_supervision=true",)),
     Variant("looped", {"5": "looped"}, ("network.looped=true",)),
 )
-DEAREST = "full-super"
-"""The variant whose steps take longest."""
 
 
 def chosen_variants(text: str) -> tuple[Variant, ...]:
@@ -97,21 +88,6 @@ def variant_recipe(variant: Variant, name: str, changes: Sequence[str]) -> Recip
     return load_recipe(name, [*changes, *variant.changes])
 
 
-def affordable_epochs(recipe: Recipe, rows: int, runs: int, images_per_s: float, minutes: float) -> float:
-    """Passes over the data that so many runs can make in so many minutes, at most the recipe's own.
-
-    Raises `UserError` where that is less than one step.
-    """
-    epochs = SHARE_OF_TIME * 60 * minutes * images_per_s / (runs * rows)
-    epochs = math.floor(100 * epochs) / 100
-    if epochs * rows < recipe.batch_size:
-        raise UserError(
-            f"at {images_per_s:.1f} images/s, {runs} runs in {minutes:g} minutes are less than one step each. Allow "
-            "more with --minutes, name fewer --variants, or a smaller recipe."
-        )
-    return min(recipe.epochs, epochs)
-
-
 def shortened(recipe: Recipe, epochs: float) -> Recipe:
     """The recipe with fewer passes, and as much shorter a rise of its learning rate."""
     if epochs >= recipe.epochs:
@@ -124,10 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = new_parser("ablate", ABLATE)
     add_run_arguments(parser, "folder of the runs and tables (default: data/runs/ablation-<recipe>)")
     parser.add_argument("--variants", default="all", metavar="NAMES", help="with commas between (default: all)")
-    add_number(
-        parser, "--minutes", float, 0.001, default=60.0, metavar="M",
-        help="that all of it may take (default: %(default)g)",
-    )  # fmt: skip
+    add_number(parser, "--epochs", float, 0.01, default=7.0, help="of each run, at most (default: 7)")
     parser.add_argument(
         "--benchmark", metavar="NAMES", help="evaluate on these too; `hmr-skel evaluate --help` lists them"
     )
@@ -137,27 +110,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_ablate(args: argparse.Namespace) -> None:
-    """Plan, train, evaluate, print, write."""
+    """Train, evaluate, print, write."""
     variants = chosen_variants(args.variants)
-    recipes = {variant.name: variant_recipe(variant, args.recipe, args.set) for variant in variants}
+    recipes = {v.name: shortened(variant_recipe(v, args.recipe, args.set), args.epochs) for v in variants}
     run = new_run(args, args.out or runs_folder() / f"ablation-{args.recipe}")
     rows = SampleDataset(run.dataset, run.images, recipes["full"].samples, split="train", quiet=True)
     opened = None
     if args.benchmark:  # hours before they are needed: what is missing is to show now
         opened = OpenBenchmarks(args.benchmark, args, resolve_device(args.device), rows.gender)
-    plan = _plan(args, run, recipes["full"], len(rows), len(variants))
+    epochs = recipes["full"].epochs
     if not args.quiet:
-        speed = "" if plan["images_per_s"] is None else f" ({plan['images_per_s']:.1f} images/s measured)"
-        print(f"{len(variants)} runs of {plan['epochs']:g} epochs, {plan['rows']:,} rows each{speed}, in {run.out}")
+        print(f"{len(variants)} runs of {epochs:g} epochs, {len(rows):,} rows each, in {run.out}")
     outcomes = {}
     for number, variant in enumerate(variants, 1):
         if not args.quiet:
             print(f"{number} of {len(variants)}: {variant.name}", flush=True)
-        recipe = shortened(recipes[variant.name], plan["epochs"])
-        outcomes[variant.name] = _trained(recipe, replace(run, out=run.out / variant.name))
+        outcomes[variant.name] = _trained(recipes[variant.name], replace(run, out=run.out / variant.name))
     networks = {name: outcome.network for name, outcome in outcomes.items()}
     seconds = {name: outcome.seconds for name, outcome in outcomes.items()}
-    report: dict[str, Any] = {**_held_out(run, networks), "plan": plan, "seconds": seconds}
+    report: dict[str, Any] = {**_held_out(run, networks), "epochs": epochs, "seconds": seconds}
 
     def write() -> tuple[list[SideBySide], str]:
         tables = _tables(args.recipe, recipes["full"], run, variants, report)
@@ -173,30 +144,6 @@ def run_ablate(args: argparse.Namespace) -> None:
         tables, files = write()
     texts = "\n\n".join(table.text() for table in tables)
     show(args, f"\n{texts}\n\nwritten: {files}\ntraining took {sum(seconds.values()):.0f} s", report)
-
-
-def _plan(args: argparse.Namespace, run: Run, recipe: Recipe, rows: int, runs: int) -> dict[str, Any]:
-    """How many epochs each run has: what was planned before in this folder, or what the minutes allow."""
-    asked = {"recipe": recipe_dict(recipe), "rows": rows, "runs": runs, "minutes": args.minutes}
-    if any(change.partition("=")[0].strip() == "epochs" for change in args.set):
-        return asked | {"epochs": recipe.epochs, "images_per_s": None}
-    file = run.out / "plan.json"
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-        before = json.loads(file.read_text())
-        if not args.fresh and {name: before[name] for name in asked} == asked and before["epochs"] > 0:
-            return before
-    dearest = next(variant for variant in VARIANTS if variant.name == DEAREST)
-    trial = variant_recipe(dearest, args.recipe, args.set)
-    trial = replace(trial, epochs=_TRIAL_STEPS * trial.batch_size / rows, warmup_epochs=0.0)
-    if not args.quiet:
-        print(f"timing {_TRIAL_STEPS} steps of {DEAREST}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="hmr-skel-ablate-") as folder:
-        images_per_s = _trained(trial, replace(run, out=Path(folder), log_every=_TRIAL_LOG)).images_per_s
-    epochs = affordable_epochs(recipe, rows, runs, images_per_s, args.minutes)
-    plan = asked | {"epochs": epochs, "images_per_s": images_per_s}
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(plan, indent=2) + "\n")
-    return plan
 
 
 def _trained(recipe: Recipe, run: Run) -> Outcome:
@@ -255,7 +202,7 @@ def _tables(
         mean = "/".join(f"{results['full'][HELD_OUT]['mean_pose'][metric]:.1f}" for metric in MPJPE_PA_PVE)
         notes.append(
             f"{HELD_OUT}: {report['rows']:,} rows of {report['recordings']:,} recordings of {run.dataset}, another "
-            f"data set than the paper's columns; the mean pose has {mean}; recipe {name}, {report['plan']['epochs']:g} "
+            f"data set than the paper's columns; the mean pose has {mean}; recipe {name}, {report['epochs']:g} "
             f"epochs, seed {recipe.seed} alone: intervals are over recordings, not over seeds"
         )
         more = (Column(HELD_OUT, MPJPE_PA_PVE), Column(HELD_OUT, PCK))

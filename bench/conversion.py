@@ -181,8 +181,8 @@ def _batch(
         found[name] = {
             **{f"before/{metric}": values for metric, values in first.items()},
             **{f"after/{metric}": values for metric, values in second.items()},
-            "joint_before": _each(smpl_joints, gt, rule),
-            "joint_after": _each(skel_joints, gt, rule),
+            "before": _each(smpl_joints, gt, rule),
+            "after": _each(skel_joints, gt, rule),
             "moved": 1000 * (skel_joints - smpl_joints).norm(dim=-1).cpu(),
             "moved_against_root": 1000 * against.cpu(),
         }
@@ -230,6 +230,7 @@ def _summary(rule: JointRule, columns: Columns, sequences: Sequence[str | None])
     costs = {metric: columns[f"after/{metric}"] - columns[f"before/{metric}"] for metric in metrics}
     ends = intervals(costs, groups_of(sequences))
     by_joint = {name: columns[name].double().mean(0) for name in columns if columns[name].ndim == 2}
+    by_joint["cost"] = by_joint["after"] - by_joint["before"]
     scored = list(rule.scored)
     names = joint_names(rule)
 
@@ -248,16 +249,7 @@ def _summary(rule: JointRule, columns: Columns, sequences: Sequence[str | None])
             for metric in metrics
         },
         "moved_mm": by_joint["moved"][scored].mean().item(),
-        "joints": {
-            names[i]: {
-                "before_mm": by_joint["joint_before"][i].item(),
-                "after_mm": by_joint["joint_after"][i].item(),
-                "cost_mm": (by_joint["joint_after"][i] - by_joint["joint_before"][i]).item(),
-                "moved_mm": by_joint["moved"][i].item(),
-                "moved_against_root_mm": by_joint["moved_against_root"][i].item(),
-            }
-            for i in scored
-        },
+        "joints": {names[i]: {f"{name}_mm": values[i].item() for name, values in by_joint.items()} for i in scored},
     }
 
 
@@ -284,19 +276,9 @@ def conversion_text(report: Mapping[str, Any]) -> str:
             )
         lines.append(table(rows))
         lines += ["", f"{kind}, by joint (EMDB's joints): error before and after, cost, how far the fit moves it"]
-        lines.append(
-            table(
-                [
-                    {
-                        "joint": joint.replace("_", " "),
-                        "before": one["before_mm"],
-                        "after": one["after_mm"],
-                        "cost": f"{one['cost_mm']:+.2f}",
-                        "moved": one["moved_mm"],
-                        "moved against the root": one["moved_against_root_mm"],
-                    }
-                    for joint, one in found["joint_sets"]["EMDB"]["joints"].items()
-                ]
-            )
-        )
+        joints = found["joint_sets"]["EMDB"]["joints"].items()
+        by_joint = [
+            {"joint": joint, **{key.removesuffix("_mm"): value for key, value in one.items()}} for joint, one in joints
+        ]
+        lines.append(table(by_joint).replace("_", " "))
     return "\n".join(lines)

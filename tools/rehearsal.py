@@ -156,7 +156,8 @@ def load(scene: Scene) -> str:
 
 def open_training(scene: Scene) -> str:
     """The start of a training: rows are unpacked the first time, then chosen and put in order."""
-    return repr(_samples(scene))
+    dataset = _samples(scene)
+    return f"{len(dataset):,} {dataset.gender} rows"
 
 
 def train_samples(scene: Scene) -> str:

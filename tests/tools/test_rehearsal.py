@@ -25,7 +25,7 @@ def test_copies_stand_in_for_shards(tmp_path: Path, open_body_dir: Path, monkeyp
     assert STEPS["plan"](scene) == "12 shards, 0 to build"
     assert verify_dataset(scene.out, Builder.open(scene.manifest, scene.out), sample=0).problems == []
     assert STEPS["load"](scene).startswith("96 rows; source1/00000016; v2v mean ")
-    assert STEPS["open_training"](scene) == "SampleDataset(80 male rows)"
+    assert STEPS["open_training"](scene) == "80 male rows"
     assert "; 50 samples, " in STEPS["train_samples"](scene)
 
 

@@ -7,7 +7,6 @@ import multiprocessing
 import sys
 import threading
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -30,18 +29,13 @@ def start_worker(
         injection: what is to go wrong.
         log: the file for what it prints, such as errors of single shards.
     """
-    context = _context()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     opened, end = context.Pipe(duplex=False)
     worker = context.Process(target=_build_all, args=(manifest, out, injection or Injection(), end, log))
     worker.start()
     end.close()  # the worker's alone: it closes with it, if only by its death
     return worker, opened
-
-
-def _context() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def _build_all(manifest: Path, out: Path, injection: Injection, opened: Connection, log: Path | None) -> None:
