@@ -112,19 +112,20 @@ def run_report(args: argparse.Namespace) -> None:
 
 def run_render(args: argparse.Namespace) -> None:
     """Draw and write."""
-    from hmr_skel.convert.fit import Bodies
-    from hmr_skel.convert.meshes import write_parts
-    from hmr_skel.data.atomic import replacing
     from hmr_skel.data.load import load_shards
-    from hmr_skel.predict.pictures import encode_picture
-    from hmr_skel.report.bodies import check_skel, pose_row
 
     kind = args.out.suffix.lower()
     if kind not in PICTURE_SUFFIXES:
         raise UserError(f"-o {args.out}: unknown format {kind!r}. Expected {', '.join(PICTURE_SUFFIXES)}.")
     shards = load_shards(args.dataset)
-    check_skel(shards)
     number = _number(shards, args.row)
+    from hmr_skel.convert.fit import Bodies  # torch, whose import takes seconds
+    from hmr_skel.convert.meshes import write_parts
+    from hmr_skel.data.atomic import replacing
+    from hmr_skel.predict.pictures import encode_picture
+    from hmr_skel.report.bodies import check_skel, pose_row
+
+    check_skel(shards)
     models, picture_of = models_and_images(args, shards)
     bodies = Bodies(models)
     posed = pose_row(shards, number, bodies).in_camera()

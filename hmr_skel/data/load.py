@@ -180,8 +180,8 @@ def _find(path: str | Place | Sequence[str | Place], shards: Sequence[int] | Non
             by_index[index] = Shard(index, len(states), (), False).data_file(path)
     if not by_index:
         raise UserError(
-            f"no shards in {path}. Expected {path / 'data' / 'train-00000-of-00012.parquet'} or the like; "
-            "`hmr-skel fit` and `make dataset` make them."
+            f"no shards in {path}. Expected {path / 'data' / 'train-00000-of-00012.parquet'} or the like, which "
+            "`hmr-skel fit` and `make dataset` make, or the name of a .parquet file that is there."
         )
     for index in shards or ():
         if index not in by_index:

@@ -31,7 +31,7 @@ for words in leaves(build_parser()):
     except SystemExit as stopped:
         assert stopped.code == 0
 """
-MAIN = "from hmr_skel.cli import main; assert main({!r}) == 0"
+MAIN = "from hmr_skel.cli import main; assert main({!r}) == {}"
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,13 @@ COMMANDS = [
     "verify {out} {manifest} --sample 0",
     "schema",
 ]
+WRONG = ["render {out} 999 -o x.png", "predict nowhere.jpg --whole-image"]
 
 
 def test_what_needs_no_torch_loads_none(complete: Path):
-    code = "\n".join(MAIN.format(arguments(command, complete)) for command in COMMANDS)
+    code = "\n".join(
+        MAIN.format(arguments(command, complete), 2 * (command in WRONG)) for command in (*COMMANDS, *WRONG)
+    )
     read = f"from hmr_skel import load_shards; assert load_shards({str(complete.parent / 'out')!r})['skel_q'].any()"
     assert loaded_by(f"{code}\n{read}") == []
 
