@@ -56,4 +56,4 @@ def _distances(params: SmplParams, fitted: SkelParams, model: FitModel, mesh: Te
     transforms = (back @ root).unsqueeze(1) @ pose.transforms[:, :, :3]
     transforms[..., 3] += ((back @ apart.unsqueeze(-1)).squeeze(-1) + pelvis).unsqueeze(1)
     local = picked(pose.local, CORRECTED, 1).float()
-    return target.distance(model.skin(fitted.betas, local, transforms.float(), target.offset, None)[0])
+    return model.skin(fitted.betas, local, transforms.float(), target.offset, None)[0].distance(target.vertices)

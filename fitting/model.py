@@ -10,10 +10,11 @@ from torch import Tensor
 from fitting.batch import Fitted
 from fitting.config import FitConfig
 from fitting.kinematics import Kinematics
+from fitting.mesh import Mesher
 from fitting.plausible import Signs
 from fitting.shape import ShapeMap, converted, copied
 from fitting.stages import StageTables, stage_tables
-from fitting.target import FitRows, Mesher, TargetMaker
+from fitting.target import FitRows, TargetMaker
 from hmr_skel.body import dofs
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
@@ -41,7 +42,7 @@ class FitModel:
     @cached_property
     def skin(self) -> Mesher:
         """The mesher of SKEL's skin."""
-        return type(self.targets.mesher)(self.skel, self.skel.joint_regressor)
+        return Mesher(type(self.targets.mesher.surface)(self.skel), self.skel.joint_regressor)
 
     @property
     def device(self) -> torch.device:
@@ -82,11 +83,11 @@ def prepare(
     # Imported here, because numba takes a second to load, which recipes do not need.
     if skel.template.device.type == "cpu":
         from fitting.lanes.cache import ready
-        from fitting.lanes.mesh import LaneMesher as BodyMesher
+        from fitting.lanes.surface import LaneSurface as SurfaceThere
 
         ready()
     else:
-        from fitting.gpu.device import DeviceMesher as BodyMesher
+        from fitting.gpu.device import DeviceSurface as SurfaceThere
         from fitting.gpu.device import check
 
         check(skel.template.device)
@@ -96,7 +97,7 @@ def prepare(
         skel=skel,
         skel_gender=gender,
         shape=shape,
-        targets=TargetMaker(smpl, skel, BodyMesher(smpl, skel.joint_regressor)),
+        targets=TargetMaker(smpl, skel, Mesher(SurfaceThere(smpl), skel.joint_regressor)),
         kinematics=kinematics,
         signs=Signs(skel.template.device),
         stages=stages,

@@ -7,13 +7,14 @@ T-poses.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fitting.batch import Rows
 from fitting.kinematics import Skeleton
+from fitting.mesh import Mesher
 from hmr_skel.body.joints import SMPL_PARENTS
 from hmr_skel.body.lbs import blend, bone_transforms, chain, relative
 from hmr_skel.body.rotations import rotvec_to_rotmat
@@ -21,27 +22,12 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.rows import SmplParams
 
-Posed = tuple[Any, Tensor, Tensor | None]
-
-
-@runtime_checkable
-class Mesher(Protocol):
-    """See `fitting.lanes.mesh.LaneMesher`."""
-
-    def __init__(self, body: Smpl | Skel, regressor: Tensor, /) -> None: ...
-
-    def __call__(
-        self, betas: Tensor, local: Tensor, transforms: Tensor, offset: Tensor, points: Tensor | None, /
-    ) -> Posed: ...
-
-    def given(self, mesh: Tensor, place: Tensor, offset: Tensor, points: Tensor | None, /) -> Posed: ...
-
 
 @dataclass(frozen=True)
 class Target(Rows):
     """The targets of a batch, float32, m. The frame is SKEL's pelvis, or the world for names with `world`."""
 
-    vertices: Any  # [B V 3], a `fitting.lanes.mesh.LaneMesh`; None when no longer needed
+    vertices: Any  # a `Mesh`; None when no longer needed
     anatomical_joints: Tensor  # [B 24 3] SKEL's joint regressor on the target mesh
     rotmat: Tensor  # [B 24 3 3] world rotations of SMPL's bones, without the global orientation
     global_rotmat: Tensor  # [B 3 3] SMPL's root, as annotated
@@ -49,10 +35,6 @@ class Target(Rows):
     offset: Tensor  # [B 3] d
     joints_world: Tensor  # [B 24 3] SMPL's joints as annotated
     points_world: Tensor | None  # [B K 3] the requested points of the annotated mesh
-
-    def distance(self, vertices: Any) -> Tensor:
-        """The distances [B V], m, from vertices of a `Mesher`."""
-        return vertices.distance(self.vertices)
 
     def moved(self, rotmat: Tensor, shift: Tensor) -> "Target":
         """The same annotation for a SKEL whose pelvis is turned by R `rotmat` [B 3 3] and moved by s `shift` [B 3].

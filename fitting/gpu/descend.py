@@ -13,10 +13,11 @@ from torch import Tensor
 from fitting.batch import Fitted, choose, inner_box
 from fitting.config import FitConfig
 from fitting.gpu import device
-from fitting.gpu.device import DeviceMesh, DeviceSurface, Records, filled_up, products, regrouped, stacked, unstacked
+from fitting.gpu.device import DeviceSurface, Records, products, regrouped
 from fitting.kinematics import Kinematics
 from fitting.lanes.chunk import bone_columns, part_of, tree_of
 from fitting.lanes.state import BONES, DESK, LANES, REDUCED, SEEN
+from fitting.mesh import filled_up, stacked, unstacked
 from fitting.solver import DAMPING_START
 from fitting.stages import StageTables, monomials
 from fitting.target import FitRows
@@ -61,7 +62,6 @@ class Stack:
     @classmethod
     def of(cls, rows: FitRows, q: Tensor) -> "Stack":
         count, target = len(q), rows.target
-        assert isinstance(target.vertices, DeviceMesh)
         number = filled_up(count, q.device)
         bones = Records.zeros(BONES, len(number), q.device)
         for name, values in bone_columns(rows.skeleton).items():

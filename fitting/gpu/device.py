@@ -1,6 +1,5 @@
 """What a GPU holds: torch's tensors, which kernels see as stacks of chunks, [C ... L], and launches on them."""
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from fitting.lanes.state import LANES
 from fitting.lanes.surface import Sparse
+from fitting.mesh import filled_up
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.errors import UserError
@@ -96,22 +96,6 @@ def check(device: torch.device) -> None:
         raise UserError(f"{device}: a kernel that was run there to try gave wrong numbers. {advice}.")
 
 
-def filled_up(count: int, device: torch.device) -> Tensor:
-    """Row numbers in whole chunks [C L]; the first row fills up the last one."""
-    numbers = torch.arange(-(-count // LANES) * LANES, device=device)
-    return numbers.where(numbers < count, 0).view(-1, LANES)
-
-
-def stacked(values: Tensor) -> Tensor:
-    """[B ...] to [C ... L]."""
-    return values[filled_up(len(values), values.device)].movedim(1, -1).contiguous()
-
-
-def unstacked(stack: Tensor, count: int) -> Tensor:
-    """[C ... L] back to [B ...]."""
-    return stack.movedim(-1, 1).flatten(0, 1)[:count].contiguous()
-
-
 def regrouped(stack: Tensor, rows: Tensor) -> Tensor:
     """The rows [C' L], by their numbers in a stack [C ... L], as a stack [C' ... L] of their own."""
     if stack.ndim == 2:
@@ -163,86 +147,36 @@ class DeviceSurface:
             products(self.basis, coefficients[part], room.flatten(1, 2))
             see(part, room[: part.stop - first])
 
+    def posed(self, coefficients: Tensor, transforms: Tensor, shift: Tensor) -> Tensor:
+        """See `fitting.mesh.BodySurface`."""
+        mesh = coefficients.new_empty(len(coefficients), self.count, 3, LANES)
+
+        def skin(part: slice, rest: Tensor) -> None:
+            turn = rest.new_empty(len(rest), self.parts, 3, 4, LANES)
+            launch(
+                "pose_mesh", (len(rest), self.parts), rest, self.numbers, transforms[part], *self.weights, shift[part],
+                BLOCK, turn, mesh[part],
+            )  # fmt: skip
+
+        self.in_groups(coefficients, skin)
+        return mesh
+
+    def sparse(self, matrix: Tensor) -> tuple[Tensor, ...]:
+        """See `fitting.mesh.BodySurface`."""
+        return device_sparse(matrix)
+
+    def points(self, matrix: tuple[Tensor, ...], mesh: Tensor) -> Tensor:
+        """See `fitting.mesh.BodySurface`."""
+        out = mesh.new_empty(len(mesh), len(matrix[0]) - 1, 3, LANES)
+        launch("points", (len(out), out.shape[1]), *matrix, mesh, out)
+        return out
+
+    def regrouped(self, mesh: Tensor, rows: Tensor) -> Tensor:
+        """See `fitting.mesh.BodySurface`."""
+        return regrouped(mesh, rows[filled_up(len(rows), rows.device)])
+
 
 def device_sparse(matrix: Tensor) -> tuple[Tensor, ...]:
     """Starts, columns and values of `fitting.lanes.surface.Sparse`, on the device of the matrix."""
     sparse = Sparse.of(matrix)
     return tuple(torch.from_numpy(array).to(matrix.device) for array in (sparse.starts, sparse.columns, sparse.values))
-
-
-@dataclass(frozen=True)
-class DeviceMesh:
-    """Vertices of [B] rows."""
-
-    chunks: Tensor  # [C V 3 L] float32
-    count: int
-
-    def tensor(self) -> Tensor:
-        """As [B 3 V]."""
-        return unstacked(self.chunks, self.count).mT
-
-    def distance(self, other: "DeviceMesh") -> Tensor:
-        """Between equal vertices, [B V]."""
-        return unstacked((self.chunks - other.chunks).norm(dim=2), self.count)
-
-    def moved(self, rotmat: Tensor, shift: Tensor) -> "DeviceMesh":
-        """R^T (y - s) of `rotmat` [B 3 3] and `shift` [B 3]."""
-        turn, apart = stacked(rotmat.float()).unsqueeze(1), self.chunks - stacked(shift.float()).unsqueeze(1)
-        out = torch.zeros_like(apart)
-        for i, j in itertools.product(range(3), range(3)):
-            out[:, :, i] += turn[:, :, j, i] * apart[:, :, j]
-        return DeviceMesh(out, self.count)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, rows: Tensor | slice) -> "DeviceMesh":
-        numbers = torch.arange(self.count, device=self.chunks.device)[rows]
-        return DeviceMesh(regrouped(self.chunks, numbers[filled_up(len(numbers), numbers.device)]), len(numbers))
-
-
-class DeviceMesher:
-    """Poses a body's mesh, as `fitting.lanes.mesh.LaneMesher` does on a CPU."""
-
-    def __init__(self, body: Smpl | Skel, regressor: Tensor) -> None:
-        """`regressor` [24 V] gives SKEL's anatomical joints."""
-        self.surface = DeviceSurface(body)
-        self.regressor = (*device_sparse(regressor), regressor.sum(1))
-
-    def __call__(
-        self, betas: Tensor, local: Tensor, transforms: Tensor, offset: Tensor, points: Tensor | None
-    ) -> tuple[DeviceMesh, Tensor, Tensor | None]:
-        """See `LaneMesher.__call__`."""
-        eye = torch.eye(3, dtype=local.dtype, device=local.device)
-        coefficients = stacked(torch.cat((torch.ones_like(betas[:, :1]), betas, (local - eye).flatten(1)), 1))
-        bones, shift, surface = stacked(transforms), stacked(-offset), self.surface
-        mesh = coefficients.new_empty(len(coefficients), surface.count, 3, LANES)
-
-        def skin(part: slice, rest: Tensor) -> None:
-            turn = rest.new_empty(len(rest), surface.parts, 3, 4, LANES)
-            grid = (len(rest), surface.parts)
-            launch(
-                "pose_mesh", grid, rest, surface.numbers, bones[part], *surface.weights, shift[part], BLOCK, turn,
-                mesh[part],
-            )  # fmt: skip
-
-        surface.in_groups(coefficients, skin)
-        return self._with_points(DeviceMesh(mesh, len(betas)), offset, points)
-
-    def given(
-        self, mesh: Tensor, place: Tensor, offset: Tensor, points: Tensor | None
-    ) -> tuple[DeviceMesh, Tensor, Tensor | None]:
-        """See `LaneMesher.given`."""
-        return self._with_points(DeviceMesh(stacked(mesh + (place - offset)[:, None]), len(mesh)), offset, points)
-
-    def _with_points(
-        self, mesh: DeviceMesh, offset: Tensor, points: Tensor | None
-    ) -> tuple[DeviceMesh, Tensor, Tensor | None]:
-        wanted = [self.regressor] if points is None else [self.regressor, (*device_sparse(points), points.sum(1))]
-        found = []
-        for *sparse, sums in wanted:
-            out = mesh.chunks.new_empty(len(mesh.chunks), len(sums), 3, LANES)
-            launch("points", (len(out), len(sums)), *sparse, mesh.chunks, out)
-            # The mesh was moved before the points were taken: a regressor whose rows do not sum to 1 sees that.
-            found.append(unstacked(out, mesh.count) + sums[:, None] * offset[:, None])
-        return mesh, found[0] - offset[:, None], found[1] if len(found) > 1 else None

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from fitting.kinematics import Kinematics, Skeleton
-from fitting.lanes.mesh import LaneMesh, chunks_of, gathered
 from fitting.lanes.quadratic import Quadratic
 from fitting.lanes.state import BONES, LANES, PART, REDUCED, TREE, Record, records
 from fitting.lanes.surface import LaneSurface
+from fitting.mesh import gathered, stacked
 from fitting.solver import DAMPING_DOWN, DAMPING_MAX, DAMPING_MIN, DAMPING_START, DAMPING_UP, LITTLE
 from fitting.stages import StageTables, monomials
 from fitting.surface import CORRECTED
@@ -183,31 +183,31 @@ class Descent:
 Rows = TypeVar("Rows", Chunk, Descent)
 
 
-def chunks(target: Target, skeleton: Skeleton, betas: np.ndarray, q: np.ndarray) -> list[Chunk]:
+def chunks(target: Target, skeleton: Skeleton, betas: torch.Tensor, q: torch.Tensor) -> list[Chunk]:
     """A batch [B] as chunks at their start."""
-    assert isinstance(target.vertices, LaneMesh)
     count = len(q)
     columns = {
-        "row": np.arange(count),
-        "live": np.ones(count, bool),
-        "anatomical": target.anatomical_joints.numpy(),
-        "shape": np.concatenate((np.ones_like(betas[:, :1]), betas), 1),
-        "products": monomials(torch.from_numpy(betas)).numpy(),
+        "row": torch.arange(count),
+        "live": torch.ones(count, dtype=torch.bool),
+        "anatomical": target.anatomical_joints,
+        "shape": torch.cat((torch.ones_like(betas[:, :1]), betas), 1),
+        "products": monomials(betas),
         "q": q,
-        "damping": np.full(count, DAMPING_START),
-        "iterations": np.zeros(count, np.int32),
-        "last_q": np.zeros((count, 46)),
+        "damping": torch.full((count,), DAMPING_START, dtype=q.dtype),
+        "iterations": torch.zeros(count, dtype=torch.int32),
+        "last_q": torch.zeros_like(q),
     }
-    laned = {name: chunks_of(values) for name, values in columns.items()}
+    laned = {name: stacked(values).numpy() for name, values in columns.items()}
     # Rows that only fill up the last chunk are not live.
     laned["live"].reshape(-1)[count:] = False
-    bones = records(BONES, len(target.vertices.chunks))
+    mesh = target.vertices.chunks.numpy()
+    bones = records(BONES, len(mesh))
     for name, values in bone_columns(skeleton).items():
-        bones[name] = chunks_of(values)
+        bones[name] = stacked(values).numpy()
     nothing = np.zeros((0, LANES))
     return [
         Chunk(
-            mesh=target.vertices.chunks[c], bones=bones[c : c + 1], moments=nothing, last_gradient=nothing,
+            mesh=mesh[c], bones=bones[c : c + 1], moments=nothing, last_gradient=nothing,
             bend=nothing, scale=nothing, **{name: values[c] for name, values in laned.items()},
         )
         for c in range(len(bones))

@@ -52,7 +52,7 @@ class LaneSolver:
 
     def __call__(self, rows: FitRows, q: Tensor) -> Fitted:
         """All stages from a start q [B 46]."""
-        many, bench = chunks(rows.target, rows.skeleton, rows.betas.numpy(), q.numpy()), Bench()
+        many, bench = chunks(rows.target, rows.skeleton, rows.betas, q), Bench()
         for tables in self.stages[:-1]:
             many = [chunk for stack in _stacks(many) for chunk in self._advance(tables, stack, bench)]
         return self._finish([chunk.at_stage(self.stages[-1]) for chunk in many], len(q), bench)

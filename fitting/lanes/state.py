@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numba
 import numpy as np
 
-LANES = 64
+LANES = 64  # `fitting.batch.TILE`
 
 
 def kernel(function: Callable) -> Callable:

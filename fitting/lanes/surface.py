@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fitting.lanes.state import LANES, POSED, SEEN, Record, kernel, part_of_kernels, records
+from fitting.mesh import gathered
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
@@ -194,6 +195,35 @@ class LaneSurface:
                     weights=Sparse.of(model.weights[vertices[part]]),
                 )
             )
+
+    def posed(self, coefficients: torch.Tensor, transforms: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        """See `fitting.mesh.BodySurface`."""
+        mesh = torch.empty(len(coefficients), self.count, 3, LANES)
+        room, turn = Room(0), np.zeros((3, 4, LANES), np.float32)
+        for block in self.blocks:  # as in a visit: a block's basis stays in the cache
+            weights = block.weights
+            for c in range(len(mesh)):
+                rest = rest_positions(block, coefficients[c].numpy(), room)
+                skin(
+                    rest, block.numbers, transforms[c].numpy(), weights.starts, weights.columns, weights.values,
+                    shift[c].numpy(), turn, mesh[c].numpy(),
+                )  # fmt: skip
+        return mesh
+
+    def sparse(self, matrix: torch.Tensor) -> Sparse:
+        """See `fitting.mesh.BodySurface`."""
+        return Sparse.of(matrix)
+
+    def points(self, matrix: Sparse, mesh: torch.Tensor) -> torch.Tensor:
+        """See `fitting.mesh.BodySurface`."""
+        found = torch.empty(len(mesh), len(matrix.starts) - 1, 3, LANES)
+        for chunk, out in zip(mesh, found, strict=True):
+            regress(matrix.starts, matrix.columns, matrix.values, chunk.numpy(), out.numpy())
+        return found
+
+    def regrouped(self, mesh: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """See `fitting.mesh.BodySurface`."""
+        return torch.from_numpy(gathered(mesh.numpy(), rows.numpy())) if len(rows) else mesh[:0]
 
 
 def _alike(joints: np.ndarray) -> list[np.ndarray]:

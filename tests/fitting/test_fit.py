@@ -12,7 +12,7 @@ import fitting
 from fitting import FitModel, FitResult, Status, fit_batch, fit_many
 from fitting.fit import limit_violation_deg
 from fitting.kinematics import Skeleton
-from fitting.lanes.mesh import LaneMesh, chunks_of
+from fitting.mesh import Mesh, stacked
 from fitting.target import Target, TargetMaker
 from hmr_skel.body.joints import SKEL_TO_SMPL
 from hmr_skel.open_data.labels import make_labels
@@ -161,7 +161,7 @@ class _SkelTargets(TargetMaker):
         posed = self.model.skel(self.q.float(), skel_betas, nothing)
         rotmat = torch.eye(3).repeat(count, 24, 1, 1)
         rotmat[:, list(SKEL_TO_SMPL)] = self.model.kinematics.pose(self.q, skeleton).rotmat.float()
-        mesh, root = LaneMesh(chunks_of(posed.vertices), count), torch.eye(3).repeat(count, 1, 1)
+        mesh, root = Mesh(stacked(posed.vertices), count, self.model.skin.surface), torch.eye(3).repeat(count, 1, 1)
         pelvis = skeleton.joints[:, 0].float()
         return Target(mesh, posed.joints, rotmat, root, pelvis, nothing, posed.joints, None)
 

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 import fitting
 from fitting import Stage, Status, fit_batch
 from fitting.kinematics import Skeleton
-from fitting.lanes.mesh import LaneMesh, chunks_of
+from fitting.mesh import Mesh, stacked
 from fitting.refine import BETAS, Others, Refiner, Slope, placed, refined
 from fitting.starts import initial_q
 from fitting.target import FitRows
@@ -57,7 +57,7 @@ def test_body_and_root_put_in_come_out(prepared, skel):
     rest = SmplParams(torch.zeros(64, 3), torch.zeros(64, 23, 3), torch.zeros(64, 10), torch.zeros(64, 3))
     target = replace(
         model.targets(rest, betas),
-        vertices=LaneMesh(chunks_of(posed.vertices @ rotmat.mT + shift[:, None]), 64),
+        vertices=Mesh(stacked(posed.vertices @ rotmat.mT + shift[:, None]), 64, model.skin.surface),
         anatomical_joints=posed.joints @ rotmat.mT + shift[:, None],
     )
     rows = FitRows(target, betas, Skeleton.of(model.skel, betas))

@@ -80,7 +80,7 @@ def visited(model, rows, q):
     def visited(number: int, correctives: bool) -> SimpleNamespace:
         solver = model.solve
         tables = solver.stages[number]
-        chunk = chunks(rows.target, rows.skeleton, rows.betas.numpy(), q.numpy())[0].at_stage(tables)
+        chunk = chunks(rows.target, rows.skeleton, rows.betas, q)[0].at_stage(tables)
         bench = Bench()
         solver.look(tables, [chunk], bench, correctives)
         solver.settle(tables, chunk, 0, bench)

@@ -1,0 +1,154 @@
+"""Target meshes in the layout of the solver, chunks of 64 rows: arrays [C ... L], on any device."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fitting.batch import TILE
+from hmr_skel.body.skel import Skel
+from hmr_skel.body.smpl import Smpl
+
+
+def filled_up(count: int, device: torch.device) -> Tensor:
+    """Row numbers in whole chunks [C L]; the first row fills up the last one."""
+    numbers = torch.arange(-(-count // TILE) * TILE, device=device)
+    return numbers.where(numbers < count, 0).view(-1, TILE)
+
+
+def stacked(values: Tensor) -> Tensor:
+    """[B ...] to [C ... L]."""
+    rows = values if len(values) % TILE == 0 else values[filled_up(len(values), values.device).flatten()]
+    return rows.unflatten(0, (-1, TILE)).movedim(1, -1).contiguous()
+
+
+def unstacked(stack: Tensor, count: int) -> Tensor:
+    """[C ... L] back to [B ...]."""
+    return stack.movedim(-1, 1).flatten(0, 1)[:count].contiguous()
+
+
+def gathered(chunks: np.ndarray | Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Rows [B'] (numbers in chunk order) of chunks [... L], in chunks of their own, filled up with the first row.
+
+    A chunk may be a record of float64.
+    """
+    count, first = -(-len(rows) // TILE), chunks[0]
+    out = np.empty((count, *first.shape), first.dtype)
+    filled = np.concatenate((rows, np.repeat(rows[:1], count * TILE - len(rows)))).reshape(count, TILE)
+    for target, wanted in zip(out, filled, strict=True):
+        source = wanted // TILE
+        cuts = [0, *(np.flatnonzero(np.diff(source)) + 1), TILE]
+        parts = [
+            np.take(_flat(chunks[source[start]]), wanted[start:stop] % TILE, axis=1)
+            for start, stop in itertools.pairwise(cuts)
+        ]
+        np.concatenate(parts, axis=1, out=_flat(target))
+    return out
+
+
+def _flat(chunk: np.ndarray) -> np.ndarray:
+    """A view [N L]."""
+    return (chunk.view(np.float64) if chunk.dtype.names else chunk).reshape(-1, TILE)
+
+
+class BodySurface(Protocol):
+    """A body's vertices on a device: `fitting.lanes.surface.LaneSurface`, `fitting.gpu.device.DeviceSurface`."""
+
+    def __init__(self, body: Smpl | Skel, /) -> None: ...
+
+    def posed(self, coefficients: Tensor, transforms: Tensor, shift: Tensor) -> Tensor:
+        """Skinned vertices [C V 3 L], moved by `shift` [C 3 L].
+
+        Args:
+            coefficients: [C 1 + 10 + P, L] 1, betas, and local rotations less the identity.
+            transforms: [C 24 3 4 L] of the bones.
+        """
+        ...
+
+    def sparse(self, matrix: Tensor) -> Any:
+        """A matrix [K V], as `points` wants it."""
+        ...
+
+    def points(self, matrix: Any, mesh: Tensor) -> Tensor:
+        """The matrix times a mesh [C V 3 L]: points [C K 3 L]."""
+        ...
+
+    def regrouped(self, mesh: Tensor, rows: Tensor) -> Tensor:
+        """The rows [B'], by their numbers in a mesh [C V 3 L], as chunks of their own."""
+        ...
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Vertices of [B] rows."""
+
+    chunks: Tensor  # [C V 3 L] float32; what is beyond `count` is filled up
+    count: int
+    surface: BodySurface
+
+    def tensor(self) -> Tensor:
+        """As [B 3 V]."""
+        return unstacked(self.chunks, self.count).mT
+
+    def distance(self, other: "Mesh") -> Tensor:
+        """Between equal vertices, [B V]."""
+        return unstacked((self.chunks - other.chunks).square_().sum(2).sqrt_(), self.count)
+
+    def moved(self, rotmat: Tensor, shift: Tensor) -> "Mesh":
+        """R^T (y - s) of `rotmat` [B 3 3] and `shift` [B 3]."""
+        turn, apart = stacked(rotmat.float()).unsqueeze(1), self.chunks - stacked(shift.float()).unsqueeze(1)
+        out = torch.zeros_like(apart)
+        for i, j in itertools.product(range(3), range(3)):
+            out[:, :, i] += turn[:, :, j, i] * apart[:, :, j]
+        return Mesh(out, self.count, self.surface)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, rows: Tensor | slice) -> "Mesh":
+        numbers = torch.arange(self.count, device=self.chunks.device)[rows]
+        return Mesh(self.surface.regrouped(self.chunks, numbers), len(numbers), self.surface)
+
+
+class Mesher:
+    """Poses a body's mesh."""
+
+    def __init__(self, surface: BodySurface, regressor: Tensor) -> None:
+        """`regressor` [24 V] gives SKEL's anatomical joints."""
+        self.surface = surface
+        self.regressor = surface.sparse(regressor), regressor.sum(1)
+
+    def __call__(
+        self, betas: Tensor, local: Tensor, transforms: Tensor, offset: Tensor, points: Tensor | None
+    ) -> tuple[Mesh, Tensor, Tensor | None]:
+        """The mesh less `offset` [B 3], anatomical joints [B 24 3] less it too, and points [B K 3] with it.
+
+        Args:
+            betas: [B 10].
+            local: [B 23 3 3] local rotations.
+            transforms: [B 24 3 4].
+            points: [K V] or None.
+        """
+        eye = torch.eye(3, dtype=local.dtype, device=local.device)
+        coefficients = torch.cat((torch.ones_like(betas[:, :1]), betas, (local - eye).flatten(1)), 1)
+        mesh = self.surface.posed(stacked(coefficients), stacked(transforms), stacked(-offset))
+        return self._with_points(mesh, offset, points)
+
+    def given(
+        self, mesh: Tensor, place: Tensor, offset: Tensor, points: Tensor | None
+    ) -> tuple[Mesh, Tensor, Tensor | None]:
+        """The same of meshes [B V 3] that are posed already, moved by `place` [B 3]."""
+        return self._with_points(stacked(mesh + (place - offset)[:, None]), offset, points)
+
+    def _with_points(self, mesh: Tensor, offset: Tensor, points: Tensor | None) -> tuple[Mesh, Tensor, Tensor | None]:
+        wanted = [self.regressor] if points is None else [self.regressor, (self.surface.sparse(points), points.sum(1))]
+        # The mesh was moved before the points are taken: a regressor whose rows do not sum to 1 sees that.
+        joints, *rest = (
+            unstacked(self.surface.points(matrix, mesh), len(offset)) + sums[:, None] * offset[:, None]
+            for matrix, sums in wanted
+        )
+        return Mesh(mesh, len(offset), self.surface), joints - offset[:, None], rest[0] if rest else None
