@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ def _flat(chunk: np.ndarray) -> np.ndarray:
     return (chunk.view(np.float64) if chunk.dtype.names else chunk).reshape(-1, TILE)
 
 
+@runtime_checkable
 class BodySurface(Protocol):
     """A body's vertices on a device: `fitting.lanes.surface.LaneSurface`, `fitting.gpu.device.DeviceSurface`."""
 
