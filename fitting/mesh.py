@@ -121,7 +121,7 @@ class Mesher:
     def __init__(self, surface: BodySurface, regressor: Tensor) -> None:
         """`regressor` [24 V] gives SKEL's anatomical joints."""
         self.surface = surface
-        self.regressor = surface.sparse(regressor), regressor.sum(1)
+        self.regressor = surface.sparse(regressor), _row_sums(regressor)
 
     def __call__(
         self, betas: Tensor, local: Tensor, transforms: Tensor, offset: Tensor, points: Tensor | None
@@ -146,10 +146,16 @@ class Mesher:
         return self._with_points(stacked(mesh + (place - offset)[:, None]), offset, points)
 
     def _with_points(self, mesh: Tensor, offset: Tensor, points: Tensor | None) -> tuple[Mesh, Tensor, Tensor | None]:
-        wanted = [self.regressor] if points is None else [self.regressor, (self.surface.sparse(points), points.sum(1))]
+        wanted = (
+            [self.regressor] if points is None else [self.regressor, (self.surface.sparse(points), _row_sums(points))]
+        )
         # The mesh was moved before the points are taken: a regressor whose rows do not sum to 1 sees that.
         joints, *rest = (
             unstacked(self.surface.points(matrix, mesh), len(offset)) + sums[:, None] * offset[:, None]
             for matrix, sums in wanted
         )
         return Mesh(mesh, len(offset), self.surface), joints - offset[:, None], rest[0] if rest else None
+
+
+def _row_sums(matrix: Tensor) -> Tensor:
+    return matrix.double().sum(1).to(matrix.dtype)
