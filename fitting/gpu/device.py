@@ -73,7 +73,9 @@ def launch(function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
             stream = cuda.external_stream(torch.cuda.current_stream().cuda_stream)
             getattr(on_threads(), function)[grid, LANES, stream](*map(seen, arguments))
         except cuda.cudadrv.driver.CudaAPIError as error:
-            raise RuntimeError(f"CUDA error: {error}") from error  # as torch says it, and callers know it
+            # As torch says it, and callers know it.
+            kind = torch.OutOfMemoryError if "OUT_OF_MEMORY" in str(error) else RuntimeError
+            raise kind(f"CUDA error: {error}") from error
 
 
 def check(device: torch.device) -> None:
@@ -91,7 +93,8 @@ def check(device: torch.device) -> None:
         found = regrouped(torch.arange(2.0 * LANES, device=device).view(1, 2, LANES), rows)
         right = found[0, 0].tolist() == rows[0].tolist()
     except Exception as error:  # of torch, numba-cuda, or the libraries that it looks for
-        raise UserError(f"{device}: no kernel runs there: {str(error).splitlines()[0]}. {advice}.") from error
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{device}: no kernel runs there: {said}. {advice}.") from error
     if not right:
         raise UserError(f"{device}: a kernel that was run there to try gave wrong numbers. {advice}.")
 

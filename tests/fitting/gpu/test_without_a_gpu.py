@@ -21,6 +21,7 @@ import fitting
 from fitting.gpu import device, launches
 from fitting.gpu.device import Records
 from fitting.lanes.state import LANES
+from hmr_skel.errors import UserError
 from hmr_skel.rows import SmplParams
 from tests.fitting.gpu.pretended import GPU, pretended
 from tests.fitting.gpu.simulated import THREADS
@@ -117,6 +118,25 @@ def test_the_host_seldom_waits(run):
     waits = {spot: count for spot, count in run.counted.items() if spot.startswith("wait")}
     assert sum(waits.values()) <= 60, waits
     assert run.counted["launch"] <= 7000
+
+
+@pytest.mark.parametrize(
+    ("package", "precision", "said"),
+    [
+        (None, "highest", "meta: fits there need numba-cuda, which is not installed. `make setup CUDA=1`"),
+        ("there", "high", "meta: matrix products are set to TF32"),
+        ("there", "highest", "meta: no kernel runs there: no such driver. `make setup CUDA=1`"),
+    ],
+)
+def test_what_is_missing_is_one_clear_error(monkeypatch, package: str | None, precision: str, said: str):
+    def launch(*arguments):
+        raise OSError("no such driver\nand much more")
+
+    monkeypatch.setattr(device, "find_spec", lambda name: package)
+    monkeypatch.setattr(device, "launch", launch)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    with pytest.raises(UserError, match=re.escape(said)):
+        device.check(GPU)
 
 
 @with_numba_cuda
