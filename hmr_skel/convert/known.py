@@ -1,7 +1,7 @@
 """The formats that are read, as data: how each is recognised, what its keys mean, which model and frame it is for.
 
-To add one, add a row to `FORMATS` and a file in its layout to tests/convert/layouts.py. The list in `hmr-skel convert
---help` and the table in docs/convert.md are made of these rows. Layouts are those that the tools' own writers have.
+To add one, add a row to `FORMATS` and a case to tests/convert/test_layouts.py. The list in `hmr-skel convert --help`
+and the table in docs/convert.md are made of these rows. Layouts are those that the tools' own writers have.
 """
 
 import re

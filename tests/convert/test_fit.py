@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hmr_skel.body import dofs
-from hmr_skel.convert import ReadOptions, SkelClip, SmplClip, Units, fit_clips, smpl_to_skel
+from hmr_skel.convert import ReadOptions, SkelClip, SmplClip, fit_clips, smpl_to_skel
 from hmr_skel.convert.clips import UPRIGHT
 from hmr_skel.convert.fit import distances_mm, wanted_genders
 from hmr_skel.convert.reading import clip_from_arrays
@@ -249,7 +249,3 @@ def test_wrong_options(open_body_dir, changes: dict, message: str):
     arguments = {"smpl_gender": "male", "body_models": open_body_dir} | changes
     with pytest.raises(UserError, match=message):
         smpl_to_skel(truth["pose"], truth["betas"], **arguments)
-
-
-def test_units_are_those_given():
-    assert clip_from_arrays(walk(), "a", ReadOptions(smpl_gender="male", units=Units("m", "rad"))).transl[0, 2] == 0.9

@@ -26,7 +26,6 @@ from tests.convert.conftest import FRAMES, walk
 INCAM, SECOND = (walk(up="camera", seed=seed) for seed in (0, 1))
 UPRIGHT, ROOM, SIDE = walk(up="y-up"), walk(seed=2), walk(seed=3)
 ALL = np.arange(FRAMES)
-SEEN = np.delete(ALL, [3, 4])
 
 
 class Case(NamedTuple):
@@ -109,7 +108,7 @@ CASES = {
         {"results": layouts.romp(INCAM, SECOND)["00000000.png"]}, [(INCAM, ALL[:1])], "camera", "neutral", moving=False
     ),
     "NLF": Case(layouts.nlf(INCAM, SECOND), images(INCAM, SECOND), "camera", "neutral", moving=False),
-    "EMDB": Case(layouts.emdb(UPRIGHT), [(UPRIGHT, SEEN)], "y-up", "female"),
+    "EMDB": Case(layouts.emdb(UPRIGHT), [(UPRIGHT, np.delete(ALL, [3, 4]))], "y-up", "female"),
     "3DPW": Case(layouts.threedpw(INCAM), [(INCAM, ALL)], None, "male"),
     "EasyMocap": Case(layouts.easymocap(UPRIGHT), [(STRAIGHT, ALL)], None, "neutral"),
     "EasyMocap, files": Case(layouts.easymocap_files(UPRIGHT), [(STRAIGHT, ALL)], None, "neutral", files=True),
@@ -278,9 +277,8 @@ def posed(clip: SmplClip, bodies: Bodies) -> np.ndarray:
 
 
 ONE_FILE = [name for name, case in CASES.items() if not case.files]
-NAMED = [name for name in ONE_FILE if isinstance(CASES[name].content, dict)]
-NAMED = [name for name in NAMED if all(str(key).isidentifier() for key in CASES[name].content)]
-NAMED = [name for name in NAMED if name not in ("a list of WHAM's tracks", "NLF")]  # in an .npz, a list is an array
+LISTS = ("a list of WHAM's tracks", "a list of people", "NLF")  # in an .npz, a list is an array
+NAMED = [name for name in ONE_FILE if name not in LISTS and all(str(key).isidentifier() for key in CASES[name].content)]
 TEXTS = ("3DPW", "ROMP", "4D", "BEDLAM", "Camera", "SPIN", "SKEL-CF", "AMASS")  # torch reads no arrays of texts
 KINDS = [
     *((name, suffix) for name in CASES for suffix in ((".pkl",) if CASES[name].files else (".pkl", ".npy"))),

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from hmr_skel.convert import SmplClip
-from hmr_skel.convert.known import ANY_KEYS
+from hmr_skel.convert.known import ANY_KEYS, FORMATS, MESHES
+from hmr_skel.convert.people import people_of
 from hmr_skel.data.annotations import MAX_ABS_BETA, MAX_ANGLE
 from hmr_skel.errors import UserError
 from tests.convert.conftest import FRAMES
 from tests.convert.test_layouts import ALL, CASES, HANDS, Case, far_from, read, rows_of, said
 
-SEED = 18
 NAMES = (
     *("poses", "pose", "body_pose", "global_orient", "trans", "transl", "betas", "shape", "theta", "x", "Rh", "Th"),
     *("id", "frame_ids", "valid", "has_smpl", "smpl_pose", "gender", "pred_cam", "imgname", "mask", "offset"),
@@ -185,8 +185,7 @@ def wrong(clip: SmplClip, truth: dict, numbers: np.ndarray, done: Change) -> set
 
 def silent(clips: list[SmplClip], case: Case, done: Change, gender: str | None) -> tuple[bool, set[str]]:
     """Whether all clips are true, and what is wrong without a word."""
-    right, untold, masked = True, set(), []
-    people = case.people
+    right, untold, masked, people = True, set(), [], case.people
     lost = not all(clip.moving for clip in clips) and (case.moving or len(clips) != len(people))
     if lost:  # rows that were frames are people of a photograph each
         clips = [replace(clip.take(np.array([i])), number=np.zeros(1, int)) for clip in clips for i in range(len(clip))]
@@ -211,7 +210,7 @@ def silent(clips: list[SmplClip], case: Case, done: Change, gender: str | None) 
 
 @pytest.mark.parametrize("count", [170, pytest.param(500, marks=pytest.mark.extra)])
 def test_nothing_wrong_without_a_word(tmp_path: Path, count: int):
-    rng, names, untold, right = np.random.default_rng(SEED), list(CASES), [], 0
+    rng, names, untold, right = np.random.default_rng(18), list(CASES), [], 0
     for i in range(count):
         name = names[i % len(names)]
         case, done = changed(CASES[name], rng)
@@ -226,3 +225,11 @@ def test_nothing_wrong_without_a_word(tmp_path: Path, count: int):
             untold.append(f"{i} {name}: {done.kind} {done.keys}: {', '.join(sorted(faults))}")
     assert not untold, "\n".join(untold)
     assert right > 0.4 * count
+
+
+def test_every_format_of_the_table_is_a_case():
+    contents = [
+        content for case in CASES.values() for content in (case.content.values() if case.files else [case.content])
+    ]
+    found = {one.format.name for content in contents for one in people_of(content, "x", None)}
+    assert {format.name for format in (MESHES, *FORMATS) if not format.refuse} <= found
