@@ -4,16 +4,7 @@ import pytest
 import torch
 
 from hmr_skel.body.skel import Skel
-from hmr_skel.data.augment import (
-    OPERATIONS,
-    PARTS,
-    WHOLE_BODY,
-    AugmentConfig,
-    draw,
-    mirror,
-    operate,
-    part_box,
-)
+from hmr_skel.data.augment import OPERATIONS, PARTS, WHOLE_BODY, AugmentConfig, draw, mirror, operate, part_box
 
 SKEL_MIRROR = [0, 6, 7, 8, 9, 10, 1, 2, 3, 4, 5, 11, 12, 13, 19, 20, 21, 22, 23, 14, 15, 16, 17, 18]
 WILD = AugmentConfig(scale=0.3, translation=0.1, flip_probability=0.5, extreme_crop_probability=0.5)

@@ -68,10 +68,7 @@ def test_image_rules_of_the_paper(monkeypatch):
         ({"source__file": " "}, ["sources[0] (aic).file is empty. Expected a path."]),
         ({"rows_per_shard": 0}, ["rows_per_shard is 0. Expected greater than or equal to 1."]),
         ({"rows_per_shard": "256"}, ["rows_per_shard is '256'. Expected a valid integer."]),
-        (
-            {"row_per_shard": 5},
-            ["row_per_shard: unknown key. Is it rows_per_shard? Known keys here: body_m"],
-        ),
+        ({"row_per_shard": 5}, ["row_per_shard: unknown key. Is it rows_per_shard? Known keys here: body_m"]),
         ({"sources": []}, ["names sources []", "[[sources]]"]),
         ({"sources": GOOD["sources"] * 2}, ["each with its own name"]),
         ({"body_models": {"kind": "files"}}, ["body_models.path is missing"]),

@@ -10,15 +10,7 @@ from pathlib import Path
 import pytest
 
 from hmr_skel.data.atomic import host
-from hmr_skel.data.storage import (
-    Place,
-    RemotePath,
-    clock,
-    locate,
-    put_bytes,
-    put_new,
-    sha256_of,
-)
+from hmr_skel.data.storage import Place, RemotePath, clock, locate, put_bytes, put_new, sha256_of
 from hmr_skel.errors import UserError
 from tests.object_store import SECRET, ObjectStore, serving
 
