@@ -1,1 +1,1 @@
-"""A dataset's quality as one web page."""
+"""Write a web page about the quality of a dataset."""

@@ -1,6 +1,6 @@
-"""The rows of a dataset that the report shows and measures, as bodies: posed anew from the stored parameters.
+"""Choose the rows that the report shows and measures, and pose their bodies again from the stored parameters.
 
-Which rows these are depends on the dataset alone: the same every time.
+The choice depends only on the dataset.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,16 +24,16 @@ NEEDED = ("skel_q", "skel_betas", "skel_transl", "skel_gender")
 MOST_PICKS = 8
 MOST_MEASURED = 1024
 _LEAST_OF_A_SOURCE = 32
-_CHUNK = 64  # bodies posed at once
-_LEVEL = 0.3  # of a unit vector, its part along the ground: below, it points up or down
-_BONE_ROWS, _EVERY_BONE_VERTEX = 12, 16  # of the sample, for the share of bones outside: a second of work
+_CHUNK = 64  # bodies posed together
+_LEVEL = 0.3  # if a unit vector's part along the ground is below this, it points up or down
+_BONE_ROWS, _EVERY_BONE_VERTEX = 12, 16  # of the sample, for the share of bones outside, which takes a second
 
 
 def choose_picks(dataset: Dataset) -> dict[str, int]:
-    """Titles and numbers of the rows that are shown.
+    """The titles and numbers of the rows to show.
 
-    The worst, the median and the best fit by v2v; with several sources, the worst of each other one as well. Of a
-    dataset in which nothing was fitted, its first, middle and last row.
+    They are the worst, median and best fit by v2v, and the worst fit of each other source. If nothing was fitted, they
+    are the first, middle and last row.
     """
     fitted = dataset.fitted()
     if not len(fitted):
@@ -42,7 +42,7 @@ def choose_picks(dataset: Dataset) -> dict[str, int]:
     by_error = fitted[np.argsort(dataset.errors["v2v_mm"][fitted], kind="stable")]
     named = {"Best fit": by_error[0], "Median fit": by_error[(len(by_error) - 1) // 2], "Worst fit": by_error[-1]}
     picks = {}
-    for title, row in named.items():  # of one or two rows, some are the same
+    for title, row in named.items():  # with one or two rows, some are the same
         picks.setdefault(int(row), title)
     for name in dataset.sources:
         own = by_error[dataset.source[by_error] == dataset.sources.index(name)]
@@ -52,8 +52,8 @@ def choose_picks(dataset: Dataset) -> dict[str, int]:
 
 
 def choose_sample(dataset: Dataset) -> np.ndarray:
-    """Numbers of up to `MOST_MEASURED` fitted rows, ascending: evenly spaced within each source, which get rooms of
-    equal size, and no fewer than 32 rows each."""
+    """The numbers of up to `MOST_MEASURED` fitted rows, ascending and evenly spaced within each source. Sources get
+    equal shares of at least 32 rows."""
     own = [rows for name in dataset.sources if len(rows := dataset.fitted(name))]
     room = max(MOST_MEASURED // max(len(own), 1), _LEAST_OF_A_SOURCE)
     chosen = [rows[np.linspace(0, len(rows) - 1, min(room, len(rows))).round().astype(int)] for rows in own]
@@ -65,18 +65,18 @@ class PosedRow:
     """One row as meshes, m, in the annotation's frame."""
 
     row: dict[str, Any]
-    """All its columns."""
+    """All columns of the row."""
     skin: Float[np.ndarray, "V 3"]
     bones: Float[np.ndarray, "Vb 3"]
     target: Float[np.ndarray, "V 3"] | None
-    """The annotated SMPL mesh; None for rows that came as SKEL."""
+    """The annotated SMPL mesh; None for rows annotated with SKEL."""
     forward: Float[np.ndarray, "3"]
-    """Where the pelvis' front points."""
+    """The direction of the pelvis' front."""
 
     def faced(self) -> "PosedRow":
-        """The row turned about the vertical, so that it looks at the viewer of a `front` view.
+        """The row, turned about the vertical so that it faces the viewer of a `front` view.
 
-        A pelvis that looks up or down, as of somebody who lies, has no such direction: the row stays as it is.
+        A pelvis that faces up or down, as when lying, has no heading: the row stays as it is.
         """
         x, _, z = self.forward / np.linalg.norm(self.forward)
         if (level := np.hypot(x, z)) < _LEVEL:
@@ -85,7 +85,7 @@ class PosedRow:
         return self._turned(np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]], np.float32))
 
     def in_camera(self) -> "PosedRow":
-        """The row with a camera's axes (y down, z forward), where it is of a clip that has others."""
+        """The row with a camera's axes (y down, z forward), also if its clip has other axes."""
         frame = self.row.get("coordinates") or "camera"
         return self if frame == "camera" else self._turned(UPRIGHT["camera"].T @ UPRIGHT[frame])
 
@@ -96,7 +96,7 @@ class PosedRow:
 
     @property
     def distances_mm(self) -> Float[np.ndarray, "V"] | None:
-        """Of every vertex of the skin from its place on the annotated mesh."""
+        """The distance of each skin vertex from the annotated mesh; None without one."""
         return None if self.target is None else np.linalg.norm(self.skin - self.target, axis=1) * 1000
 
 
@@ -108,12 +108,12 @@ class Measured:
     by_part_mm: dict[str, Float[np.ndarray, "S"]]  # mean over each body part that has vertices
     by_vertex_mm: Float[np.ndarray, "V"]  # mean over the rows
     high_mm: float  # 99 % of all vertices of all rows are nearer than this
-    v2v_mm: Float[np.ndarray, "S"]  # to be compared with what the dataset says
-    bones_outside: float  # share of bone vertices that are over 2 mm outside the skin, of a few rows
+    v2v_mm: Float[np.ndarray, "S"]  # for comparison with the dataset
+    bones_outside: float  # share of bone vertices more than 2 mm outside the skin, over a few rows
 
 
 def check_skel(table: Shards) -> None:
-    """Raise `UserError` where a table has not the columns that a row is posed from."""
+    """Raise `UserError` if a table lacks columns for posing a row."""
     if missing := [name for name in NEEDED if name not in table.columns]:
         raise UserError(
             f"{table.paths[0]} has no columns {', '.join(missing)}. Expected a dataset, a .parquet that `hmr-skel "
@@ -122,7 +122,7 @@ def check_skel(table: Shards) -> None:
 
 
 def pose_row(rows: Shards, number: int, bodies: Bodies) -> PosedRow:
-    """One row of a dataset, with its bones.
+    """Pose a row of a dataset, with its bones.
 
     Raises:
         UserError: a model file is missing or damaged.
@@ -135,20 +135,20 @@ def pose_row(rows: Shards, number: int, bodies: Bodies) -> PosedRow:
 def measure(
     rows: Shards, sample: Sequence[int] | np.ndarray, bodies: Bodies, progress: Callable[[int], object] = lambda n: None
 ) -> Measured:
-    """Distances of fitted rows to their annotated meshes.
+    """Measure the distances of fitted rows from their annotated meshes.
 
     Args:
         rows: of the dataset.
-        sample: numbers of rows that were fitted, ascending, at least one.
-        bodies: the models that the dataset was made with.
-        progress: called with the number of rows just measured.
+        sample: the numbers of fitted rows, ascending, at least one.
+        bodies: the body models of the dataset.
+        progress: called with the number of new rows.
 
     Raises:
         UserError: a model file is missing or damaged.
     """
     sample = np.asarray(sample)
     by_part, v2v, total = np.full((len(sample), len(SKEL_PARTS)), np.nan), np.empty(len(sample)), 0.0
-    spread = np.zeros(2000, np.int64)  # of single vertices, in bins of 1 mm
+    spread = np.zeros(2000, np.int64)  # histogram over vertices, in bins of 1 mm
     for first in range(0, len(sample), _CHUNK):
         columns = rows[sample[first : first + _CHUNK]]
         genders = list(zip(columns["smpl_gender"].tolist(), columns["skel_gender"].tolist(), strict=True))
@@ -172,7 +172,7 @@ def measure(
 
 
 def _bones_outside(rows: Shards, sample: np.ndarray, bodies: Bodies) -> float:
-    """Share of bone vertices over 2 mm outside the skin, of rows that are evenly spaced in the sample."""
+    """The share of bone vertices more than 2 mm outside the skin, over rows evenly spaced in the sample."""
     few = sample[np.linspace(0, len(sample) - 1, min(_BONE_ROWS, len(sample))).round().astype(int)]
     posed = [pose_row(rows, int(number), bodies) for number in few]
     faces = [bodies.skel(one.row["skel_gender"]).faces for one in posed]
@@ -184,13 +184,13 @@ def _bones_outside(rows: Shards, sample: np.ndarray, bodies: Bodies) -> float:
 def _pose(
     columns: dict[str, np.ndarray], members: np.ndarray, bodies: Bodies, skeleton: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Skin, bones (empty unless asked for), target, and the pelvis' forward axis, of rows that share both genders."""
+    """Skin, bones (empty without `skeleton`), target, and the pelvis' forward axis of rows with the same genders."""
 
     def values(name: str) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(columns[name][members])).float()
 
     skel = bodies.skel(columns["skel_gender"][members[0]])
-    transl = values("skel_transl").nan_to_num()  # HSMR's records have none: they stand at the origin
+    transl = values("skel_transl").nan_to_num()  # HSMR's records have none and are posed at the origin
     params = SkelParams(values("skel_q"), values("skel_betas"), transl)
     posed = skel(params.q, params.betas, params.transl, skeleton=skeleton)
     bones = np.empty((len(members), 0, 3)) if posed.skeleton_vertices is None else posed.skeleton_vertices.numpy()

@@ -1,5 +1,5 @@
-"""The report's charts as SVG. Colours, fonts and line widths are classes of the page's style sheet, so that one place
-decides how they look on a screen, in the dark and on paper."""
+"""Draw the report's charts as SVG. Their colours, fonts and line widths are classes of the page's style sheet, so that
+it decides how they look on a screen, in dark mode and on paper."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from hmr_skel.body.dofs import DOF_NAMES, MIRROR, MIRROR_SIGN
 from hmr_skel.report.gather import Bins
 
 Scale = Callable[[Any], Any]
-"""From a value, or an array of them, to its place in the chart."""
+"""Maps a value, or an array of values, to a position in the chart."""
 Number = float | int
 
 
 @dataclass(frozen=True)
 class Series:
-    """Values of one source; `color` is the number of a colour of the style sheet."""
+    """The values of a source; `color` is the number of a colour in the style sheet."""
 
     name: str
     color: int
@@ -27,18 +27,18 @@ class Series:
 
 
 def nice_step(span: float, most: int) -> float:
-    """The smallest of 1, 2, 5 x 10^n that divides `span` into at most so many steps."""
+    """The smallest of 1, 2, 5 x 10^n that divides `span` into at most `most` steps."""
     raw = span / most
     power = 10.0 ** np.floor(np.log10(raw))
     return float(next(power * m for m in (1, 2, 5, 10) if power * m >= raw * (1 - 1e-9)))
 
 
 def histogram(series: Sequence[Series], unit: str, about: str) -> str:
-    """Share of each source's rows by value, as outlines over one another. The last bin holds what lies beyond."""
+    """Overlaid histograms of the sources, in shares of their rows. The last bin has all larger values."""
     width, height, left, bottom = 1220.0, 300.0, 52.0, 46.0
     every = np.concatenate([one.values for one in series])
     most, usual = float(every.max()), float(np.quantile(every, 0.998))
-    beyond = most > 1.6 * usual  # a few far away would squeeze all others
+    beyond = most > 1.6 * usual  # a few large values would squeeze all others
     step = nice_step(max(usual if beyond else most, 1e-6), 100)
     edges = np.arange(int((usual if beyond else most) / step) + 2) * step
     shares = [
@@ -57,8 +57,8 @@ def histogram(series: Sequence[Series], unit: str, about: str) -> str:
 
 
 def spans(rows: Sequence[tuple[str, Sequence[Series]]], unit: str, about: str) -> str:
-    """For each named row the histograms of all sources, and for each source the middle 90 % as a bar, the median as a
-    dot and 99 % as a tick; numbers show under the pointer."""
+    """For each name, the histograms of all sources, and for each source a bar of the middle 90 %, a dot at the median
+    and a tick at 99 %; numbers show under the pointer."""
     left, width, ridge, line, gap = 104.0, 620.0, 27.0, 13.0, 6.0
     height = 4 + sum(ridge + len(members) * line + gap for _, members in rows) + 40
     high = max(float(np.quantile(one.values, 0.99)) for _, members in rows for one in members) * 1.04
@@ -91,12 +91,12 @@ def spans(rows: Sequence[tuple[str, Sequence[Series]]], unit: str, about: str) -
 
 
 DOF_GROUPS = {"Trunk and head": range(17, 26), "Legs": range(3, 10), "Arms": range(26, 36)}
-"""Dofs that are drawn together: those of the right side or the trunk; the left side is their mirror image."""
+"""The dofs of the right side or the trunk that share a chart; the left side is their mirror image."""
 
 
 def dof_ranges(title: str, angles: Sequence[Bins], limits_deg: Float[np.ndarray, "46 2"]) -> str:
-    """How often each angle of one of `DOF_GROUPS` occurs, over its allowed range: the right side upwards, the mirrored
-    left side downwards."""
+    """Histograms of the angles of one of `DOF_GROUPS` over their ranges: the right side upwards, the mirrored left side
+    downwards."""
     dofs = DOF_GROUPS[title]
     left, width, line, bottom = 160.0, 610.0, 42.0, 26.0
     both = any(MIRROR[k] != k for k in dofs)
@@ -128,14 +128,14 @@ _WORDS = {"pro sup": "pro-/supination", "scapula upward rot": "scapula upward ro
 
 
 def dof_title(k: int) -> str:
-    """A dof's name for people, without its side: `shoulder_r_x` is `shoulder x`."""
+    """The readable name of a dof without its side: `shoulder x` for `shoulder_r_x`."""
     name = DOF_NAMES[k].replace("_angle", "")
     words = [word for word in name.split("_") if word not in ("r", "l")]
     return _WORDS.get(" ".join(words), " ".join(words))
 
 
 def small_histogram(bins: Bins, low: float, high: float, about: str, marks: Sequence[float] = ()) -> str:
-    """A histogram without a scale of its own, between two values that its neighbours share."""
+    """A histogram without a scale, between two values that its neighbours share."""
     width, height = 150.0, 64.0
     place = _scale(low, high, 0, width)
     scale = lambda value: place(min(max(value, low), high))  # noqa: E731
@@ -149,7 +149,7 @@ def small_histogram(bins: Bins, low: float, high: float, about: str, marks: Sequ
 
 
 def columns(values: Sequence[float], numbers: Sequence[int], unit: str, about: str, most: int = 96) -> str:
-    """A bar per value, with the numbers below; where there are more than `most`, each bar is a mean of neighbours."""
+    """A bar per value, with the numbers below; for more than `most` values, each bar is the mean of neighbours."""
     width, height, left, bottom = 1220.0, 190.0, 62.0, 30.0
     grouped = [float(np.mean(part)) for part in np.array_split(np.asarray(values, float), min(len(values), most))]
     top = max(*grouped, 1e-9) * 1.1
@@ -169,7 +169,7 @@ def columns(values: Sequence[float], numbers: Sequence[int], unit: str, about: s
 
 
 def _outline(bins: Bins, sign: int, base: Number, tall: Number, scale: Scale, color: int) -> str:
-    """A filled histogram that stands on `base` and is `tall` high (negative: upwards)."""
+    """A filled histogram on `base` with height `tall` (negative: upwards)."""
     if not bins.counts.any():
         return ""
     used = np.flatnonzero(bins.counts)
@@ -179,7 +179,7 @@ def _outline(bins: Bins, sign: int, base: Number, tall: Number, scale: Scale, co
 
 
 def _steps(edges: Sequence[float] | np.ndarray, heights: np.ndarray, base: float, color: int) -> str:
-    """The filled outline of bars that stand on `base`, between edges, all in the chart's own units."""
+    """The filled outline of bars on `base`, between edges, in the chart's units."""
     corners = [f"M{edges[0]:.1f} {base:.1f}"]
     corners += [f"V{y:.1f}H{right:.1f}" for y, right in zip(heights, edges[1:], strict=True)]
     return f'<path class="area c{color}" d="{"".join(corners)}V{base:.1f}Z"/>'
@@ -195,18 +195,19 @@ def _extent(dofs: Sequence[int], angles: Sequence[Bins], limits_deg: Float[np.nd
 
 
 def _scale(low: Number, high: Number, start: Number, end: Number) -> Scale:
-    """Takes `low` to `start` and `high` to `end`."""
+    """The linear scale that maps `low` to `start` and `high` to `end`."""
     return lambda value: start + (end - start) * (value - low) / (high - low)
 
 
 def _grid_x(x: Scale, high: Number, top: Number, bottom: Number, unit: str, beyond: bool = False) -> list[str]:
-    """Vertical lines from 0 to `high` with their numbers, and the unit below. `beyond`: the end stands for more."""
+    """Vertical lines from 0 to `high` with their numbers, and the unit below. `beyond`: the last bin has all larger
+    values."""
     step = nice_step(high, 10)
     parts = []
     for tick in np.arange(0, high + step * 1e-6, step):
         parts.append(_line("grid", x(tick), x(tick), top, bottom))
         parts.append(_text("tick", x(tick), bottom + 16, f"{tick:g}"))
-    text = f"{unit}; the last bin holds all rows beyond" if beyond else unit
+    text = f"{unit}; the last bin has all larger values" if beyond else unit
     return [*parts, _text("tick", x(high / 2), bottom + 35, text)]
 
 

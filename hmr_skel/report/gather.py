@@ -1,6 +1,6 @@
-"""What the report says of a dataset's rows, in one pass over its shards.
+"""Gather the figures of a report in one pass over the shards of a dataset.
 
-Memory: 16 bytes a row (errors, to be sorted exactly), whatever the rows hold; angles and betas are counted in bins.
+It needs 16 bytes per row, for errors that are sorted exactly; angles and betas are counted in bins.
 """
 
 from collections import Counter
@@ -22,13 +22,13 @@ from hmr_skel.errors import UserError
 
 ERRORS = ("v2v_mm", "v2v_max_mm", "joint_mm")
 AT_LIMIT_DEG = 0.1
-"""An angle this near to a bound of its range counts as held by it."""
+"""An angle this near to a limit counts as held by it, deg."""
 _COLUMNS = ("source", "status", "skel_gender", "skel_q", "skel_betas", "max_limit_violation_deg", *ERRORS)
 _REJECT_COLUMNS = ["source", "reason", "detail"]
 
 
 class Bins:
-    """A histogram that grows. Values beyond its ends are counted in the outermost bins; NaN is not counted."""
+    """A growing histogram. Values beyond its ends count in the outer bins; NaN does not count."""
 
     def __init__(self, low: float, high: float, count: int) -> None:
         self.edges = np.linspace(low, high, count + 1)
@@ -52,11 +52,11 @@ class Bins:
 
     @property
     def rms(self) -> float:
-        """Root of the mean square; NaN where nothing was counted."""
+        """The root mean square; NaN without values."""
         return float(np.sqrt(self.squares / len(self))) if len(self) else float("nan")
 
     def quantile(self, share: float) -> float:
-        """The value below which this share lies, to a bin's width, between `least` and `most`; NaN of no values."""
+        """The quantile, to the width of a bin, between `least` and `most`; NaN without values."""
         if not len(self):
             return float("nan")
         below = np.concatenate(([0], np.cumsum(self.counts)))
@@ -66,25 +66,26 @@ class Bins:
 
 @dataclass
 class Dataset:
-    """A dataset, gathered. N rows that were kept, in the order of the shards."""
+    """The figures of a dataset with N kept rows, in the order of the shards."""
 
     folder: Path
     name: str  # the manifest's
-    metas: list[dict[str, Any]]  # of every finished shard, by number
-    rows: Shards  # the kept rows, to be looked at one by one
+    metas: list[dict[str, Any]]  # of every complete shard, by number
+    rows: Shards  # the kept rows, for access one by one
     limits: str  # name of the limit table that the rows were fitted with
     source: Int[np.ndarray, "N"] = field(default_factory=lambda: np.zeros(0, np.int32))  # index into `sources`
     errors: dict[str, Float[np.ndarray, "N"]] = field(default_factory=dict)
-    """By name in `ERRORS`, mm; NaN where the row was not fitted."""
+    """Errors by name in `ERRORS`, mm; NaN for rows that were not fitted."""
     sources: list[str] = field(default_factory=list)
-    """In the order in which they appear; those with rejects only come last."""
+    """The sources in order of appearance; those with only rejects come last."""
     status: dict[str, Counter[str]] = field(default_factory=dict)  # by source
     genders: Counter[str] = field(default_factory=Counter)
     violations: int = 0
-    """Rows with a dof outside its range by more than float32 can tell, those that came as SKEL too."""
+    """The number of rows with a dof outside its limits by more than float32 rounding, including rows annotated with
+    SKEL."""
     angles: list[Bins] = field(default_factory=lambda: [Bins(-360.0, 360.0, 720) for _ in range(NUM_DOFS)])  # deg
     held: Int[np.ndarray, "46 2"] = field(default_factory=lambda: np.zeros((NUM_DOFS, 2), np.int64))
-    """How many rows each dof's lower and upper bound holds."""
+    """The number of rows that each dof's lower and upper limit holds."""
     betas: list[Bins] = field(default_factory=lambda: [Bins(-8.0, 8.0, 160) for _ in range(10)])
     rejects: Counter[tuple[str, str]] = field(default_factory=Counter)  # (source, reason) -> rows
     examples: dict[str, str] = field(default_factory=dict)  # reason -> what was found in the first such row
@@ -93,14 +94,14 @@ class Dataset:
         return len(self.source)
 
     def fitted(self, source: str | None = None) -> Int[np.ndarray, "F"]:
-        """Numbers of the rows that were fitted, of a source or of all."""
+        """The numbers of fitted rows, of a source or of all."""
         there = np.isfinite(self.errors["v2v_mm"])
         if source is not None:
             there &= self.source == self.sources.index(source)
         return np.flatnonzero(there)
 
     def add(self, shard: Shards) -> dict[str, np.ndarray]:
-        """Count a shard's rows. Returns its part of `source` and `errors`, which are put together at the end."""
+        """Count a shard's rows, and return its part of `source` and `errors`, which are joined at the end."""
         source, status = shard["source"], shard["status"]
         for name in dict.fromkeys(source.tolist()):
             if name not in self.sources:
@@ -119,7 +120,7 @@ class Dataset:
         return {"source": numbers} | {name: shard[name].astype(np.float32) + given for name in ERRORS}
 
     def add_rejects(self, path: Path) -> None:
-        """Count a shard's rejects. Raises `UserError` where the file is broken."""
+        """Count a shard's rejects. Raises `UserError` if the file is broken."""
         try:
             with open_parquet(path) as file:
                 table = file.read(_REJECT_COLUMNS)
@@ -137,11 +138,11 @@ def gather(folder: Path, progress: Callable[[int], object] = lambda rows: None) 
     """Read a dataset's folder.
 
     Args:
-        folder: the one with `data/` and `meta/` in it.
-        progress: called with the number of rows just read.
+        folder: the folder with `data/` and `meta/`.
+        progress: called with the number of new rows.
 
     Raises:
-        UserError: it is no dataset, has no row, or a file is missing or broken.
+        UserError: the folder is not a dataset or has no row, or a file is missing or broken.
     """
     metas = read_metas(folder)
     shards = load_shards([_shard(meta).data_file(folder) for meta in metas], _COLUMNS)
@@ -163,11 +164,11 @@ def gather(folder: Path, progress: Callable[[int], object] = lambda rows: None) 
 
 
 def read_metas(folder: Path) -> list[dict[str, Any]]:
-    """The meta files of all complete shards, by number. Raises `UserError` where there are none, or one is broken."""
+    """The meta files of all complete shards, by number. Raises `UserError` if there is none, or one is broken."""
     metas = []
     for state in find_states(folder).values():
         if state.kind == "unfinished":
-            raise UserError(f"{state.why}. Build the shard again; `hmr-skel verify {folder}` lists all that is wrong.")
+            raise UserError(f"{state.why}. Build the shard again; `hmr-skel verify {folder}` lists all problems.")
         if state.meta is not None:
             metas.append(state.meta)
     if not metas:
@@ -179,14 +180,14 @@ def read_metas(folder: Path) -> list[dict[str, Any]]:
         recipe = meta["made_from"].get("recipe", {})
         if not isinstance(recipe, dict) or recipe.get("limits") not in LIMIT_TABLES:
             raise UserError(
-                f"{folder}: shard {meta['shard']} was fitted with limits that are unknown here; known are "
+                f"{folder}: shard {meta['shard']} was fitted with unknown limits. Expected one of "
                 f"{', '.join(LIMIT_TABLES)}. Build the shard again."
             )
     return metas
 
 
 def manifest_name(shard: Place, folder: Place) -> str:
-    """The name of the manifest that a shard was made by; the folder's where the shard does not say."""
+    """The name of a shard's manifest; the folder's name if the shard does not say it."""
     with open_parquet(shard) as file:
         metadata = file.schema_arrow.metadata or {}
     return metadata.get(b"hmr_skel.manifest", folder.name.encode()).decode()

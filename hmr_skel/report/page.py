@@ -1,4 +1,4 @@
-"""From a gathered dataset to a page: measures, draws, lays out by the template beside this, and writes one file."""
+"""Make a page from a gathered dataset: measure, draw, fill the template, and write one file."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,12 +22,12 @@ from hmr_skel.report.gather import Dataset
 from hmr_skel.report.pictures import Pictures, draw_pictures
 
 AGREES_MM = 0.01
-"""Errors measured here and errors in the dataset may differ by this much: float32 on another machine."""
+"""Errors measured here may differ from those in the dataset by this, for float32 on another machine."""
 
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """What was written."""
+    """The result of `write_report`."""
 
     file: str
     bytes: int
@@ -35,14 +35,14 @@ class ReportSummary:
     rejected: int
     v2v_mm: dict[str, float] | None
     v2v_max_mm: dict[str, float] | None
-    doubtful: int | None  # rows far from their annotation, or in no human pose; None: an old dataset, which cannot tell
-    pictured: list[str]  # row_id of the rows that are shown
-    measured: int  # rows whose errors were measured anew
+    doubtful: int | None  # rows with status far or implausible; None for old datasets without these
+    pictured: list[str]  # row_id of the shown rows
+    measured: int  # rows whose errors were measured again
     disagreement_mm: float | None  # the largest difference between these and the dataset's
     warnings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """For --json."""
+        """The summary for --json."""
         return asdict(self)
 
 
@@ -52,10 +52,10 @@ def write_report(
     """Write the page of a gathered dataset.
 
     Args:
-        dataset: by `gather`.
-        manifest: names the body models and where images are; None for a page without pictures.
+        dataset: from `gather`.
+        manifest: names the body models and images; None for a page without pictures.
         out: the file; it appears by rename.
-        progress: called with the number of rows just measured, of `len(choose_sample(dataset))` in all.
+        progress: called with the number of new rows, of `len(choose_sample(dataset))` in all.
 
     Raises:
         UserError: a body model is missing or damaged, or the file cannot be written.
@@ -66,18 +66,18 @@ def write_report(
         if (apart := _disagreement(dataset, pictures)) is not None and apart > AGREES_MM:
             warnings.append(
                 f"Errors measured with the body models in {manifest.body_models.path} differ from the dataset's by up "
-                f"to {apart:.2f} mm: it was made with other models, and the pictures show something else than its rows."
+                f"to {apart:.2f} mm: it was made with other models, so the pictures do not show its rows."
             )
         if pictures.three_js is None:
             warnings.append(
-                "The page has no 3D viewer: the installed trimesh does not hold three.js where this hmr-skel looks for "
-                "it. Install the release of trimesh that its constraints.txt names."
+                "The page has no 3D viewer: the installed trimesh does not have three.js in the expected place. "
+                "Install the version of trimesh that constraints.txt names."
             )
     built = len(dataset.metas)
     if built < dataset.metas[0]["shards"]:
-        warnings.append(f"Not finished: {built} of {dataset.metas[0]['shards']} shards are there.")
+        warnings.append(f"The dataset is not finished: {built} of {dataset.metas[0]['shards']} shards are there.")
     if "push" not in dataset.rows.columns:
-        warnings.append("Made before rows told whether they are far or implausible: build it again to know.")
+        warnings.append("The dataset is older than the statuses far and implausible: build it again to get them.")
     page = _render(dataset, pictures, out, manifest.description if manifest else "", warnings)
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -98,7 +98,7 @@ def write_report(
 
 
 def _render(dataset: Dataset, pictures: Pictures | None, out: Path, description: str, warnings: Sequence[str]) -> str:
-    """The whole page as HTML; `out` is where it will be, for the links to the shards."""
+    """The whole page as HTML; `out` is its path, for links to the shards."""
     total, sources = tables.totals(dataset), tables.by_source(dataset)
     made = [meta["made_from"] for meta in dataset.metas]
     recipe = made[0]["recipe"]
@@ -164,7 +164,7 @@ def _charts(dataset: Dataset, series: Sequence[Series]) -> dict[str, Any]:
             }
             for i, bins in enumerate(dataset.betas)
         ],
-        "speed": charts.columns(list(speeds.values()), list(speeds), "shard", "Rows a second by shard")
+        "speed": charts.columns(list(speeds.values()), list(speeds), "shard", "Rows per second by shard")
         if speeds
         else None,
         "parts": None,
@@ -181,7 +181,7 @@ def _parts_chart(dataset: Dataset, measured: Measured, series: Sequence[Series])
 
 
 def _statuses(sources: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Those that occur, with their words; `rejected` always."""
+    """The statuses that occur, with their meaning, and always `rejected`."""
     found = {key for one in sources for key in one["status"]}
     unknown = sorted(found - set(tables.STATUSES))
     known = [key for key in tables.STATUSES if key in found]

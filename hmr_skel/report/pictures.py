@@ -1,4 +1,4 @@
-"""The report's pictures: single rows from several sides and in the viewer, and the mean error on the surface."""
+"""Draw the report's pictures: single rows from several sides and for the viewer, and the mean error on the surface."""
 
 import base64
 import json
@@ -28,13 +28,13 @@ from hmr_skel.report.viewer import pack_faces, pack_scene, thin_bones, three_js
 
 Show = Literal["both", "skin", "skeleton", "heat", "annotation"]
 WIDTH, HEIGHT = 400, 500
-"""Of a picture, px."""
+"""The side of a picture, px."""
 _WEBP_QUALITY = 88
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption; `uri` is None where there is none, and `alt` then says why."""
+    """A picture with its caption. Without a picture, `uri` is None and `alt` says why."""
 
     caption: str
     alt: str
@@ -43,22 +43,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class ShownFit:
-    """A row that is shown in pictures."""
+    """A row with its pictures."""
 
     title: str
-    line: str  # its name and errors
+    line: str  # its name, and its errors
     figures: list[Figure]
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What needs body models."""
+    """All parts of the page that need body models."""
 
     fits: list[ShownFit]
     high_mm: float  # end of the colour scale of single fits
     surface: list[Figure]  # the mean error on a body, and the end of its colour scale
     surface_high_mm: float
-    measured: Measured | None  # None where nothing was fitted
+    measured: Measured | None  # None if nothing was fitted
     scenes: str  # JSON: the rows as meshes, for the viewer
     three_js: str | None  # the viewer's library; None for a page without a viewer
 
@@ -66,7 +66,7 @@ class Pictures:
 def draw_pictures(
     dataset: Dataset, manifest: Manifest, progress: Callable[[int], object] = lambda rows: None
 ) -> Pictures:
-    """Everything that needs body models. Raises `UserError` where one is missing or damaged."""
+    """Draw everything that needs body models. Raises `UserError` if one is missing or damaged."""
     bodies, rules = Bodies(manifest.body_models.path), image_rules(manifest)
     posed = {title: pose_row(dataset.rows, row, bodies) for title, row in choose_picks(dataset).items()}
     sample = choose_sample(dataset)
@@ -88,18 +88,18 @@ def draw_pictures(
         surface = surface_figures(_standing(skel), skel.faces, measured.by_vertex_mm, surface_high)
     faces = {gender: pack_faces(models[gender], faces) for gender, (_, faces) in bones.items()}
     scenes = json.dumps({"rows": meshes, "faces": faces, "heat": heat_stops(33), "high_mm": high})
-    scenes = scenes.replace("<", "\\u003c")  # a name may hold </script>
+    scenes = scenes.replace("<", "\\u003c")  # a name may contain </script>
     return Pictures(fits, high, surface, surface_high, measured, scenes, three_js())
 
 
 def _scale_end(value: float) -> float:
-    """A round number a little above a value, for the end of a scale."""
+    """A round number slightly above a value, for the end of a scale."""
     step = nice_step(value, 10)
     return float(np.ceil(value / step) * step)
 
 
 def _facts(posed: PosedRow) -> list[tuple[str, str]]:
-    """What is said of a row: its name, errors, status."""
+    """The facts about a row: its name, errors, status."""
     row, words = posed.row, dict(zip(ERRORS, ("v2v", "worst vertex", "joints"), strict=True))
     errors = [(words[name], f"{row[name]:.2f} mm") for name in ERRORS if row[name] is not None]
     return [("row", row["row_id"]), *errors, ("status", STATUSES.get(row["status"], row["status"]))]
@@ -107,7 +107,7 @@ def _facts(posed: PosedRow) -> list[tuple[str, str]]:
 
 @torch.no_grad()
 def _standing(skel: Skel) -> np.ndarray:
-    """The mean body, arms lowered from the T-pose, y up, facing +z."""
+    """The vertices of the mean body with lowered arms, y up, facing +z."""
     q, betas, transl = (torch.zeros(n).to(skel.template) for n in (NUM_DOFS, 10, 3))
     for side, lowered in (("r", 0.9), ("l", -0.9)):
         q[DOF_NAMES.index(f"shoulder_{side}_x")] = lowered
@@ -115,14 +115,14 @@ def _standing(skel: Skel) -> np.ndarray:
 
 
 def fit_figures(posed: PosedRow, skel: Skel, rules: Mapping[str, ImageRule], high_mm: float) -> list[Figure]:
-    """One row over its image, then alone: annotated mesh, fitted skin, skeleton, and error on the surface.
+    """Draw a row over its image, then alone: annotated mesh, fitted skin, skeleton, and error on the surface.
 
-    Views are sides of the body: `front` shows its front, wherever it looks in the image.
+    `front` shows the front of the body, in any direction that it faces in the image.
 
     Args:
         posed: the row.
-        skel: its model, for the faces.
-        rules: where the images of each source are.
+        skel: its body model, for the faces.
+        rules: the places of each source's images.
         high_mm: end of the colour scale of errors.
     """
     shown: list[tuple[str, str, Show, View]] = [
@@ -150,7 +150,7 @@ def fit_figures(posed: PosedRow, skel: Skel, rules: Mapping[str, ImageRule], hig
 
 
 def shown_parts(posed: PosedRow, skel: Skel, show: Show, high_mm: float) -> list[Part]:
-    """A row as the parts of a picture. `annotation` and `heat` (up to `high_mm`) are of rows that were fitted."""
+    """A row as the parts of a picture. `annotation` and `heat` (up to `high_mm`) need a fitted row."""
     bones = mesh_part(posed.bones, skel.skeleton_faces, BONE)
     if show == "skeleton":
         return [bones]
@@ -168,7 +168,7 @@ def shown_parts(posed: PosedRow, skel: Skel, show: Show, high_mm: float) -> list
 def surface_figures(
     vertices: Float[np.ndarray, "V 3"], faces: np.ndarray, by_vertex_mm: Float[np.ndarray, "V"], high_mm: float
 ) -> list[Figure]:
-    """The mean distance of each vertex on a body at rest (y up), from the front, the side and behind."""
+    """Draw the mean distance of each vertex on a body at rest (y up), from the front, the side and behind."""
     warm = Part(vertices * np.array([1, -1, -1], np.float32), faces, heat_colors(by_vertex_mm, high_mm))
     views: dict[View, str] = {"front": "from the front", "side": "from the side", "back": "from behind"}
     pictures = {caption: portrait([warm], view, 340, 460, light=EVEN) for view, caption in views.items()}
@@ -203,7 +203,7 @@ def image_of(
 
 
 def _over_the_image(posed: PosedRow, parts: list[Part], rules: Mapping[str, ImageRule]) -> Figure:
-    """The fitted body over its image, cut to the person's box; without intrinsics, the box of the image alone."""
+    """Draw the body over its image, cut to the person's box; without intrinsics, only the image."""
     row = posed.row
     alt = f"{row['row_id']}: the skeleton over the image, cut to the person's box"
     picture, caption = image_of(row, rules.get(row["source"])), "Image"
@@ -217,10 +217,10 @@ def _over_the_image(posed: PosedRow, parts: list[Part], rules: Mapping[str, Imag
 def _cut(
     picture: UInt8[np.ndarray, "H W 3"], center: Float[np.ndarray, "2"], side: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The square box of a picture, px, as wide as the other pictures are, and what is above and below it; grey where
-    the picture ends."""
+    """Cut a square box (px) with the parts above and below it from a picture, at the width of the other pictures; grey
+    where the picture ends."""
     scale = WIDTH / side
-    if scale < 1:  # averaged first, since a warp takes single pixels
+    if scale < 1:  # average first, since a warp samples single pixels
         height, width = (max(round(length * scale), 1) for length in picture.shape[:2])
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         center, scale = center * scale, 1.0

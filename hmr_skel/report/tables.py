@@ -1,4 +1,4 @@
-"""The report's tables: rows of plain values, which the page's template lays out."""
+"""The report's tables, as rows of plain values for the page's template."""
 
 import os
 from collections import Counter
@@ -13,23 +13,23 @@ from hmr_skel.data.meta import DOUBTFUL, statistics
 from hmr_skel.report.gather import ERRORS, Dataset
 
 NUM_COLORS = 8
-"""Of the style sheet; the sources after them share the last."""
+"""Number of colours in the style sheet; further sources share the last."""
 STATUSES = {
     "converged": "converged",
     "at_limit": "converged at a limit",
     "max_iterations": "steps ran out",
     "unusual_shape": "unusual shape",
     "far": "far from the annotation",
-    "implausible": "no human pose",
+    "implausible": "not a human pose",
     "given": "given as SKEL",
     "rejected": "rejected",
 }
-"""Status of a row, and its meaning in a few words. Rows that were left out are `rejected`."""
+"""The statuses of rows, with their meaning. Rejected rows have the status `rejected`."""
 Row = dict[str, Any]
 
 
 def totals(dataset: Dataset) -> Row:
-    """Counts, speed and errors of the whole dataset."""
+    """The counts, speed and errors of the whole dataset."""
     metas = dataset.metas
     seconds: Counter[str] = Counter()
     for meta in metas:
@@ -58,7 +58,7 @@ def totals(dataset: Dataset) -> Row:
 
 
 def by_source(dataset: Dataset) -> list[Row]:
-    """Rows read, kept and rejected of each source, how their fits ended, and their errors."""
+    """For each source, the numbers of rows read, kept and rejected, the statuses, and the errors."""
     rejected: Counter[str] = Counter()
     for (source, _), count in dataset.rejects.items():
         rejected[source] += count
@@ -82,7 +82,7 @@ def by_source(dataset: Dataset) -> list[Row]:
 
 
 def by_reason(dataset: Dataset) -> list[Row]:
-    """Rejected rows by reason, most first: how many of each source, and what was found in one of them."""
+    """Rejected rows by reason, most frequent first, with their numbers by source and one example."""
     reasons: dict[str, Counter[str]] = {}
     for (source, reason), count in dataset.rejects.items():
         reasons.setdefault(reason, Counter())[source] += count
@@ -99,7 +99,7 @@ def by_reason(dataset: Dataset) -> list[Row]:
 
 
 def by_shard(dataset: Dataset, page: Path) -> list[Row]:
-    """Each shard with its files, as links from where the page is."""
+    """Each shard with its files, as links from the page."""
     start = page.resolve().parent
 
     def link(name: str) -> str:
@@ -124,7 +124,7 @@ def by_shard(dataset: Dataset, page: Path) -> list[Row]:
 
 
 def held_dofs(dataset: Dataset, most: int = 6) -> list[Row]:
-    """The dofs that their limits hold most often: share of all rows, and which bound."""
+    """The dofs that their limits hold most often: the limit, and the share of all rows."""
     bounds = np.rad2deg(limits(dataset.limits))
     shares = dataset.held / max(len(dataset), 1)
     order = np.argsort(-shares.ravel(), kind="stable")[:most]
@@ -136,7 +136,7 @@ def held_dofs(dataset: Dataset, most: int = 6) -> list[Row]:
 
 
 def all_dofs(dataset: Dataset) -> list[Row]:
-    """Every bounded dof: its range, what was seen, and how often a bound holds it. Degrees."""
+    """Every limited dof: its range, the range of its angles, and how often a limit holds it, deg."""
     bounds = np.rad2deg(limits(dataset.limits))
     return [
         {

@@ -1,7 +1,7 @@
-"""What the page's 3D viewer shows: rows as packed meshes, and the library that draws them.
+"""The content of the page's 3D viewer: rows as packed meshes, and the library that draws them.
 
-The library is three.js (MIT) with its trackball, as trimesh ships it inside the wheel that we depend on anyway: nothing
-is vendored here and nothing is fetched when the page opens.
+The library is three.js (MIT) with its trackball, from the wheel of trimesh, which hmr-skel depends on. So this project
+has no copy of it, and the page fetches nothing.
 """
 
 import base64
@@ -18,16 +18,16 @@ from hmr_skel.body.skel import Skel
 from hmr_skel.report.bodies import PosedRow
 
 MOST_VERTICES = 40_000
-"""Of the bones in the viewer: eight rows and two genders stay under 6 MB, and the page under 10 with its pictures.
-SKEL's skeleton has about 247,000, 2 MB a row."""
+"""The most bone vertices in the viewer, with which eight rows and two genders stay under 6 MB, and the page under 10
+MB. SKEL's skeleton has about 247,000, which take 2 MB per row."""
 _FINEST_M, _COARSER = 0.001, 1.25
 _TEMPLATE = "templates/viewer.zip"
 _LIBRARY = re.compile(r"<script>(.*?THREE\.TrackballControls=TrackballControls;\}\)\(\);)", re.DOTALL)
 
 
 def three_js() -> str | None:
-    """The source of three.js and its TrackballControls, as globals; its licence line is at its head. None where the
-    installed trimesh has it no more, or in another form."""
+    """The source of three.js and its TrackballControls, as globals, with the licence at its beginning. None if the
+    installed trimesh does not have it in the known form."""
     from trimesh import resources
 
     try:
@@ -43,20 +43,20 @@ def three_js() -> str | None:
 def pack_scene(
     title: str, posed: PosedRow, bones: Int[np.ndarray, "K"], facts: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
-    """One row for the viewer: vertices y up, centred, in 16 bits each (0.05 mm), and what is said beside them.
+    """Pack a row for the viewer: vertices y up, centred, in 16 bits each (0.05 mm), and the text beside them.
 
     Args:
-        title: of the row.
+        title: the title of the row.
         posed: its meshes.
-        bones: the vertices of the bones that are shown, `thin_bones`.
-        facts: terms, and what is said of them.
+        bones: the shown vertices of the bones, from `thin_bones`.
+        facts: terms and their values.
     """
     meshes = {"skin": posed.skin, "bones": posed.bones[bones]}
     if posed.target is not None:
         meshes["target"] = posed.target
     every = np.concatenate(list(meshes.values()))
     low, high = every.min(0), every.max(0)
-    centre, step = (low + high) / 2, float((high - low).max()) / 65534  # so that the ends fit as well
+    centre, step = (low + high) / 2, float((high - low).max()) / 65534  # so that the ends fit
     return {
         "title": title,
         "facts": list(facts),
@@ -69,7 +69,7 @@ def pack_scene(
 
 
 def pack_faces(skel: Skel, bones: Int[np.ndarray, "F 3"]) -> dict[str, Any]:
-    """The faces that all rows of a gender share, as whole numbers of `bits`; those of the bones by `thin_bones`."""
+    """The faces that all rows of a gender share, as integers of `bits`; those of the bones come from `thin_bones`."""
     packed = {}
     for name, faces in (("skin", skel.faces), ("bones", bones)):
         bits = 32 if faces.max() > 65535 else 16
@@ -82,14 +82,14 @@ def _base64(array: np.ndarray) -> str:
 
 
 def thin_bones(skel: Skel, most: int = MOST_VERTICES) -> tuple[Int[np.ndarray, "K"], Int[np.ndarray, "F 3"]]:
-    """The vertices to keep of the bone meshes, and the faces between them.
+    """The bone vertices to keep, and the faces between them.
 
-    Those of one bone that share a cell of a grid become one of them; the grid is as fine as the number allows, and
-    meshes that are small enough stay as they are.
+    The vertices of a bone in one cell of a grid become one vertex. The grid is as fine as `most` allows; meshes that
+    are small enough stay as they are.
 
     Args:
         skel: the model.
-        most: vertices at most.
+        most: the most vertices to keep.
     """
     points = skel.bone_template.double().cpu().numpy()
     if len(points) <= most:

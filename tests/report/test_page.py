@@ -234,4 +234,4 @@ def test_an_unfinished_dataset_says_so(small, tmp_path):
     for file in (tmp_path / "set").rglob("*-00001-*"):
         file.unlink()
     assert main(["report", str(tmp_path / "set"), "--no-pictures", "-q"]) == 0
-    assert "Not finished: 1 of 2 shards are there." in words(tmp_path / "set" / "report.html")
+    assert "The dataset is not finished: 1 of 2 shards are there." in words(tmp_path / "set" / "report.html")
