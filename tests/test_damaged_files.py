@@ -138,7 +138,7 @@ def test_a_meta_file_names_no_other_files(tmp_path: Path):
     for name in ("data/../../secret.parquet", "data//etc/passwd"):
         text = meta_text(content | {"files": {name: {"bytes": 4, "sha256": "0"}}})
         (tmp_path / "set" / "meta" / "shard-00000-of-00001.json").write_text(text)
-        with pytest.raises(UserError, match="speaks of other files"):
+        with pytest.raises(UserError, match="names other files"):
             gather(tmp_path / "set")
 
 

@@ -1,11 +1,11 @@
-"""Label files -> `AnnotationRows`, and which of these can be used. From here on all arrays have our names and units.
+"""Read label files into `AnnotationRows` with our names and units, and check which rows can be used.
 
-The keys of each format are in `manifest.FIELDS`. Builds read through `SourceReader`. The benchmarks' label files, which
-have other columns, share its parts: `find_keys`, `check_column`, `make_rows`; the converter shares `to_texts` and
-`to_genders`. Floats are passed on bit for bit where the file holds float32; float64 and integers are rounded once.
+The keys of each format are in `manifest.FIELDS`. Builds use `SourceReader`. The label files of benchmarks have other
+columns and share `find_keys`, `check_column` and `make_rows`; the converter shares `to_texts` and `to_genders`. float32
+values stay the same bit for bit; float64 and integers are rounded once.
 
-A bad row is left out by `check_rows` with a reason, and harms no other. The limits only tell annotations from
-accidents, so they are wide. A row that is possible but fits badly is kept: the fit's status and errors tell.
+`check_rows` leaves out a bad row with a reason; it does not affect other rows. The limits only separate annotations
+from accidents, so they are wide. A possible row that fits badly is kept: status and errors of the fit show it.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from hmr_skel.rows import AnnotationRows, Reject
 NUM_BETAS = 10
 NUM_KEYPOINTS = 44
 PX_PER_SCALE = 200.0
-"""A box of `scale` 1 is 200 px wide, in all files that descend from HMR's."""
+"""Width of a box with `scale` 1, px, in all formats that descend from HMR's."""
 
 GENDER_OF = {name[:length]: name for name in ("neutral", "male", "female") for length in (1, None)}
-"""Spelling -> gender: n, neutral, m, male, f, female."""
+"""The gender of each spelling: n, neutral, m, male, f, female."""
 
 _SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "imgname": ((),),
@@ -45,23 +45,23 @@ _SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "skel_transl": ((3,),),
     "annotated": ((), (1,)),
 }
-"""The shapes that a column may have in a file, after the leading N."""
+"""The allowed shapes of a column in a file, after the leading N."""
 HAS_SMPL = ("has_smpl", "has_body_pose", "has_betas", "has_smpl_params")
 ANNOTATED = (*HAS_SMPL, "orig_has_poses", "orig_has_betas")
-"""Keys of label files that say of every row whether it is annotated. Each that is there is read; 0: it is not."""
+"""Keys of flags that say whether a row is annotated. All that a file has are read; 0 means not annotated."""
 _READ_OF = {"keypoints_2d": NUM_KEYPOINTS, "smpl_betas": NUM_BETAS, "skel_betas": NUM_BETAS}
-"""How many of a row's are read, where a file may have more."""
+"""The number of values per row that are read, if a file may have more."""
 _TEXTS = ("imgname", "smpl_gender")
 
 
 @dataclass(frozen=True)
 class SourceReader:
-    """The rows of one label file. Reading touches only the rows asked for."""
+    """Reads the rows of a label file, and only the requested ones."""
 
     source: Source
     num_rows: int
     content_id: str
-    """sha256 hex of what the file holds in the keys that are read (not of where or how it is stored)."""
+    """The sha256 of the content of the read keys, independent of the file's place and compression."""
     _file: LabelFile
     _keys: Mapping[str, str]  # column -> key in the file
     _cache_dir: Path
@@ -70,7 +70,7 @@ class SourceReader:
     def open(self) -> "SourceReader":
         """Check the file's bytes, unpack its arrays into the cache and map them, once.
 
-        Raises `UserError` where the file is damaged, or another one than the manifest says.
+        Raises `UserError` if the file is damaged, or not the one that the manifest names.
         """
         source = self.source
         if self._arrays:
@@ -79,7 +79,7 @@ class SourceReader:
         if found != source.sha256:
             raise UserError(
                 f"{source.file} has sha256 {found}, but the manifest expects {source.sha256}. It is another release or "
-                "was damaged: fetch it again, or change `sha256` in the manifest."
+                "is damaged: fetch it again, or change `sha256` in the manifest."
             )
         self._arrays.update({column: self._file.array(key) for column, key in self._keys.items()})
         return self
@@ -97,14 +97,14 @@ class SourceReader:
 
 
 def plan_source(source: Source, cache_dir: Path) -> SourceReader:
-    """Read the headers of a source's label file, and check that every key is there with a width that can be read.
+    """Read the headers of a source's label file, and check that every key is there with a readable width.
 
-    Its bytes are checked, and unpacked into `cache_dir`, by `SourceReader.open`, or when rows are first read.
+    `SourceReader.open`, or the first read, checks the bytes and unpacks them into `cache_dir`.
 
     Raises `UserError` for a missing or broken file or key.
     """
     file = LabelFile(source.file, cache_dir, source.allow_pickle)
-    # The manifest has the last word on gender.
+    # The manifest's gender overrides the file's.
     fields = {c: keys for c, keys in source.fields.items() if c != "smpl_gender" or source.smpl_gender is None}
     hint = 'If it is there under another name, say so in the manifest: [sources.fields] {column} = "that name".'
     keys = find_keys(file, fields, REQUIRED[source.format], hint) | {flag: flag for flag in ANNOTATED if flag in file}
@@ -129,9 +129,9 @@ def plan_source(source: Source, cache_dir: Path) -> SourceReader:
 def find_keys(
     file: LabelFile, fields: Mapping[str, tuple[str, ...]], required: Collection[str], hint: str
 ) -> dict[str, str]:
-    """Our columns -> the keys that the file has for them, of those in `fields` the first.
+    """For each of our columns, the first key in `fields` that the file has.
 
-    Raises `UserError` where a required column is not there; it ends in `hint`, in which `{column}` is that column.
+    Raises `UserError` if a required column is missing; the message ends in `hint`, in which `{column}` is that column.
     """
     keys = {}
     for column, names in fields.items():
@@ -147,7 +147,7 @@ def find_keys(
 
 
 def check_column(column: str, shape: tuple[int, ...], dtype: np.dtype, what: str, num_betas: int = NUM_BETAS) -> None:
-    """Raise `UserError` where an array of that shape [N ..] and type cannot be the column; `what` names it."""
+    """Raise `UserError` if an array of that shape [N ..] and type cannot be the column; `what` names it."""
     inner, is_betas = shape[1:], column.endswith("betas")
     if column in _READ_OF and inner and inner[0] > _READ_OF[column] and not (is_betas and inner[0] > num_betas):
         inner = (_READ_OF[column], *inner[1:])
@@ -161,21 +161,21 @@ def check_column(column: str, shape: tuple[int, ...], dtype: np.dtype, what: str
 
 
 def make_rows(columns: Mapping[str, np.ndarray], source: str, first: int = 0, per_scale: float = 1.0) -> AnnotationRows:
-    """Rows of columns as files have them, checked by `check_column`; the arrays are new.
+    """Make rows of new arrays from the columns of a file, which `check_column` has checked.
 
     Args:
         columns: by our names, at least imgname, center and scale; a `cam_ext` is added to `smpl_transl`; flags have
             their keys in the file (`ANNOTATED`).
         source: its name.
-        first: the first row's number in the file.
-        per_scale: what `scale` is divided by: 1, or 200 for a box in pixels.
+        first: number of the first row in the file.
+        per_scale: divisor of `scale`: 1, or 200 for a box in pixels.
     """
     columns = dict(columns)
     count = len(columns["imgname"])
     texts = {name: to_texts(columns.pop(name)) for name in (*_TEXTS, "skel_gender") if name in columns}
     if "smpl_gender" in texts:
         texts["smpl_gender"] = to_genders(texts["smpl_gender"])
-    if "cam_ext" in columns:  # rounded once, after the sum
+    if "cam_ext" in columns:  # round once, after the sum
         columns["smpl_transl"] = columns["smpl_transl"] + np.asarray(columns.pop("cam_ext")[:, :3, 3], np.float64)
     flags = [columns.pop(name).reshape(count) > 0 for name in ANNOTATED if name in columns]
     floats = {name: _float32(column) for name, column in columns.items()}
@@ -186,7 +186,7 @@ def make_rows(columns: Mapping[str, np.ndarray], source: str, first: int = 0, pe
         floats[name] = np.ascontiguousarray(floats[name][:, : _READ_OF[name]])
     if "smpl_pose" in floats:
         floats["smpl_pose"] = floats["smpl_pose"].reshape(count, 72)
-    if "keypoints_3d" in floats and floats["keypoints_3d"].shape[-1] == 3:  # confidence 0 where the point is not there
+    if "keypoints_3d" in floats and floats["keypoints_3d"].shape[-1] == 3:  # confidence 0 for missing points
         there = np.isfinite(floats["keypoints_3d"]).all(-1, keepdims=True)
         floats["keypoints_3d"] = np.concatenate([floats["keypoints_3d"], there.astype(np.float32)], axis=-1)
     annotated = np.all(flags, axis=0) if flags else None
@@ -195,7 +195,7 @@ def make_rows(columns: Mapping[str, np.ndarray], source: str, first: int = 0, pe
 
 
 def to_texts(column: np.ndarray) -> np.ndarray:
-    """[N] of str, as objects. What is no text stays as it is, for the row check to reject."""
+    """Strings [N], as objects. Other values stay as they are, and the row check rejects them."""
     texts = np.empty(len(column), object)
     texts[:] = column.tolist()
     for i, value in enumerate(texts):
@@ -206,50 +206,50 @@ def to_texts(column: np.ndarray) -> np.ndarray:
 
 
 def to_genders(texts: np.ndarray) -> np.ndarray:
-    """[N] neutral, male or female of all their spellings; other texts stay as they are, for the row check to reject."""
+    """Genders [N]: neutral, male or female from all spellings. Other strings stay, and the row check rejects them."""
     genders = np.empty(len(texts), object)
     genders[:] = [GENDER_OF.get(text.strip().lower(), text) if isinstance(text, str) else text for text in texts]
     return genders
 
 
 def _float32(column: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes infinite, and the row is rejected
+    with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinite, and the row is rejected
         return np.array(column, np.float32, order="C")
 
 
-MAX_ABS_BETA = 10.0  # standard deviations; people are within 3, bad fits reach 5, and nothing of a body is left at 10
-MAX_ANGLE = 4 * np.pi  # two full turns: rotations that optimisers wind up stay below, overflows and degrees do not
-MAX_DISTANCE = 1000.0  # m; someone 1 km away is smaller than a pixel
+MAX_ABS_BETA = 10.0  # standard deviations; people are within 3, bad fits reach 5, and 10 does not look like a body
+MAX_ANGLE = 4 * np.pi  # two full turns: optimisers stay below, overflows and degrees do not
+MAX_DISTANCE = 1000.0  # m; a person at 1 km is smaller than a pixel
 MIN_BOX_SIDE = 1.0  # px
-MAX_PIXEL = 1e6  # px; of box sides, box centres and focal lengths
+MAX_PIXEL = 1e6  # px, for box sides, box centres and focal lengths
 GENDERS = {"smpl_gender": ("neutral", "male", "female"), "skel_gender": ("male", "female")}
 
-# Columns of which every value must be finite.
+# Columns whose values must all be finite.
 _FINITE = (
     *("center", "scale", "cam_int", "smpl_pose", "smpl_betas", "smpl_transl"),
     *("skel_q", "skel_betas", "skel_transl"),
 )
 
 Complaint = tuple[str, int, str]
-"""A reason, a row that it holds for, and what was found there."""
+"""A reason, the row that it applies to, and what was found there."""
 
 
 def check_rows(rows: AnnotationRows, exclude: Collection[str] = ()) -> tuple[AnnotationRows, list[Reject]]:
-    """Split rows into those that can be used and those that cannot: kept + rejected == read.
+    """Split rows into usable and unusable ones: kept + rejected == read.
 
     Args:
-        rows: as read.
-        exclude: image names, without folder and extension, whose rows are to be left out (`Source.exclude`).
+        rows: the rows of a file.
+        exclude: image names, without folder and extension, whose rows are left out (`Source.exclude`).
 
     Returns:
-        The kept rows in their order, and the rejects in theirs, each with the first reason that holds: `imgname`,
-        `excluded`, `not annotated`, `gender`, `non_finite`, `box`, `camera`, `betas`, `pose`, `transl`.
+        The kept rows, and the rejects with the first reason that applies: `imgname`, `excluded`, `not annotated`,
+        `gender`, `non_finite`, `box`, `camera`, `betas`, `pose`, `transl`. Both keep their order.
 
-    A keypoint that is not there (coordinates not finite, confidence 0 or NaN) is a gap in the annotation and no reason
-    to reject; one that claims confidence without coordinates is.
+    A missing keypoint (coordinates not finite, confidence 0 or NaN) is not a reason to reject a row; a keypoint with
+    confidence and without coordinates is.
     """
     rejects: dict[int, Reject] = {}
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is too large; NaN is reported first
+    with np.errstate(over="ignore", invalid="ignore"):  # overflows are too large; NaN is reported first
         for reason, i, detail in _complaints(rows, frozenset(exclude)):
             if i not in rejects:
                 name = rows.imgname[i]
@@ -263,19 +263,19 @@ def check_rows(rows: AnnotationRows, exclude: Collection[str] = ()) -> tuple[Ann
 
 
 def _complaints(rows: AnnotationRows, exclude: frozenset[str]) -> Iterator[Complaint]:
-    """Of every row all that is wrong with it, in the order in which reasons are given."""
+    """Yield everything that is wrong with rows, in the order of reasons."""
 
     def there(*columns: str) -> Iterator[tuple[str, np.ndarray]]:
         return ((column, values) for column in columns if (values := getattr(rows, column)) is not None)
 
     for i, name in enumerate(rows.imgname):
         if not (isinstance(name, str) and name.strip()):
-            yield "imgname", i, f"imgname is {name!r}; expected a text that is not empty"
+            yield "imgname", i, f"imgname is {name!r}; expected a non-empty string"
         elif (stem := name.rsplit("/", 1)[-1].rsplit(".", 1)[0]) in exclude:
             yield "excluded", i, f"{stem} is on the manifest's exclude list"
     for _, annotated in there("annotated"):
         for i in _where(~annotated):
-            yield "not annotated", i, "the file's has_* flags say that the row holds no annotation"
+            yield "not annotated", i, "the file's has_* flags say that the row is not annotated"
     for column, genders in there(*GENDERS):
         for i, gender in enumerate(genders):
             if gender not in GENDERS[column]:
@@ -305,7 +305,7 @@ def _complaints(rows: AnnotationRows, exclude: frozenset[str]) -> Iterator[Compl
 def _claimed_but_missing(column: str, points: np.ndarray) -> Iterator[Complaint]:
     confidence = points[..., -1]
     there = np.isfinite(points[..., :-1]).all(axis=-1)
-    # NaN confidence is "not there" beside missing coordinates only
+    # NaN confidence means missing only together with missing coordinates
     bad = np.where(there, ~np.isfinite(confidence), ~((confidence == 0) | np.isnan(confidence)))
     for i in _where(bad.any(axis=1)):
         k = int(np.argmax(bad[i]))

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under a temporary name beside their place, then renamed."""
+"""Write files that appear whole or not at all: under a temporary name in the same folder, then by rename."""
 
 import contextlib
 import errno
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from hmr_skel.data.storage import Place
 
 ABANDONED_AFTER_S = 3600.0
-"""A temporary file of another machine that was not touched for so long was left by a killed process."""
+"""A temporary file of another machine that is older than this, s, was left by a killed process."""
 
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
-"""Errors that no reading ends in."""
+"""Errors that only writing raises."""
 _OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9]+)-(?P<pid>[0-9]+)-[0-9a-f]+\.tmp$")
 
 
@@ -40,21 +40,21 @@ def replacing(path: Path) -> Generator[Path, None, None]:
         yield temporary
         is_ours = True
         with open(temporary, "rb") as file:
-            os.fsync(file.fileno())  # a rename must not overtake the bytes when the machine goes down
+            os.fsync(file.fileno())  # the bytes must be on the disk before the rename, if the machine crashes
         os.replace(temporary, path)
     except BaseException as error:  # Ctrl-C too
-        with contextlib.suppress(OSError):  # what went wrong first is what to tell
+        with contextlib.suppress(OSError):  # report the first error
             temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        # Of an error inside the block, the text names the file that it is about.
+        # An error inside the block names its own file.
         if is_ours or error.errno in _OF_WRITING or temporary.name in str(error):
             raise cannot_write(path, error) from error
         raise
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    """What to raise where the disk refuses a file."""
+    """The error for a file that cannot be written."""
     return UserError(
         f"cannot write {path}: {error.strerror or error}. "
         "Choose an output folder that is writable and has room (--out, or OUT=)."
@@ -62,12 +62,12 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that says which process uses it, and that no other process takes."""
+    """A name beside `path` that contains the process and that no other process uses."""
     return path.with_name(f".{path.name}.{host()}-{os.getpid()}-{uuid4().hex[:16]}.tmp")
 
 
 def is_temporary(path: "Place") -> bool:
-    """Whether a file has a name such as `replacing` gives while it writes."""
+    """Whether a file has a temporary name of `replacing`."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
@@ -85,13 +85,13 @@ def remove_abandoned(folder: Path, name: str = "*") -> None:
 
 
 def host() -> str:
-    """This machine's name, of letters and digits."""
+    """The name of this machine, only letters and digits."""
     return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32] or "host"
 
 
 def is_running(pid: int) -> bool:
-    """Whether this machine has a process of that number."""
-    with contextlib.suppress(PermissionError):  # somebody else's
+    """Whether this machine has a process with that number."""
+    with contextlib.suppress(PermissionError):  # a process of another user
         try:
             os.kill(pid, 0)
         except ProcessLookupError:

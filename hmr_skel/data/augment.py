@@ -1,8 +1,7 @@
-"""Augmentation: random changes of a training sample, and what they do to its labels and its picture.
+"""Augmentation: random changes of a training sample, applied to its labels and its image.
 
-A flip is a change of the camera: it is mirrored at its optical axis. The picture that it then takes is the old one
-under an affine map, exactly and for any intrinsics, and the intrinsics stay what they were. So image, keypoints, box,
-pose and camera agree after any change.
+A flip mirrors the camera at its optical axis. The new image is then exactly an affine map of the old one, for any
+intrinsics, and the intrinsics do not change. So image, keypoints, box, pose and camera agree after any change.
 """
 
 from dataclasses import dataclass, fields
@@ -17,20 +16,20 @@ from hmr_skel.body.joints import FLIP_44
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How far samples are changed. The defaults are the paper's (SKEL-CF's published settings)."""
+    """The strength of changes. The defaults are the paper's (SKEL-CF's published settings)."""
 
     scale: float = 0.1
-    """The box's side is multiplied by 1 + this * N(0, 1), the normal number cut at +-1."""
+    """The box's side is multiplied by 1 + this * N(0, 1), with the normal number clipped to +-1."""
     translation: float = 0.0
-    """The box's centre is moved by this * its side * N(0, 1) in x and y, cut at +-1 (HSMR: 0.02)."""
+    """The box's centre is moved by this * its side * N(0, 1) in x and y, clipped likewise (HSMR: 0.02)."""
     flip_probability: float = 0.0
     """The share of samples that are mirrored (HSMR: 0.5)."""
     color: float = 0.2
     """Red, green and blue are multiplied by one factor each, from [1 - this, 1 + this]."""
     extreme_crop_probability: float = 0.1
-    """The share of samples whose box is drawn around a part of the body instead, see `part_box`."""
+    """The share of samples whose box is around a part of the body, see `part_box`."""
     degrade_probability: float = 0.3
-    """The share of samples that are blurred or the like, and of those with other colours, see `degrade`."""
+    """The share of samples with blur or the like, and the share with changed colours, see `degrade`."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -39,27 +38,27 @@ class AugmentConfig:
             if not 0 <= value <= most:
                 raise ValueError(f"{item.name} is {value!r}, must be from 0 to {most:g}")
         if self.scale == 1:
-            raise ValueError("scale is 1, which makes boxes of no size; must be less")
+            raise ValueError("scale is 1, must be less, since boxes would have no size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Everything that is changed in one sample. The defaults change nothing."""
+    """All changes of one sample. The defaults change nothing."""
 
     part: float | None = None
-    """From [0, 1): which part of the body the box is drawn around; None: the whole, as annotated."""
+    """A number from [0, 1) that chooses the part of the body for the box; None: the annotated box."""
     scale: float = 1.0
     shift: tuple[float, float] = (0.0, 0.0)
-    """Of the box, in its sides."""
+    """Shift of the box, in its sides."""
     flip: bool = False
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Of red, green and blue."""
+    """Factors of red, green and blue."""
     degrade: tuple[int | None, int | None] = (None, None)
-    """Seeds of `degrade`, one per group; None: nothing."""
+    """Seeds of `degrade`, one per group; None: no change."""
 
 
 def draw(config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
-    """Draw a change. It always takes the same number of random numbers."""
+    """Draw a change. It always uses the same number of random numbers."""
     uniform, normal, seeds = rng.random(9), rng.standard_normal(4), rng.integers(2**32, size=2)
     cut = np.clip(normal, -1, 1)
     red, green, blue = (1 + config.color * (2 * uniform[4:7] - 1)).tolist()
@@ -77,7 +76,7 @@ def draw(config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
 
 
 def image_change(flip: bool, intrinsics: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "2 3"]:
-    """The map of image px that goes with a flip, or with none. The principal point stays where it is."""
+    """The map of image px for a flip, or without one. The principal point does not move."""
     return (intrinsics @ np.diag((-1.0 if flip else 1.0, 1.0, 1.0)) @ np.linalg.inv(intrinsics))[:2]
 
 
@@ -117,16 +116,16 @@ PARTS = {
     "leg_r": ((*_HIP_R, *_LOWER_LEG_R), 1.1),
     "leg_l": ((*_HIP_L, *_LOWER_LEG_L), 1.1),
 }
-"""The keypoints that a box is drawn around, and its margin, times the widened box."""
-# A part by a number from [0, 1): parts that stand twice are chosen twice as often.
+"""For each part, the keypoints inside its box, and the margin, as a factor of the widened box."""
+# Parts by a number from [0, 1): a part that is listed twice is chosen twice as often.
 WHOLE_BODY = ("hips", "hips", "shoulders", "head", "torso", "arm_r", "arm_l", "legs", "leg_r", "leg_l")
 UPPER_BODY = ("shoulders", "head", "torso", "arm_r", "arm_l")
 
 
 def part_box(keypoints_2d: Float[np.ndarray, "44 3"], choice: float) -> tuple[Float[np.ndarray, "2"], float] | None:
-    """Centre (px) and side (px) of the box around the part that `choice`, from [0, 1), means for this person.
+    """Centre (px) and side (px) of the box around the part that `choice`, from [0, 1), selects for this person.
 
-    None where too little of the person is annotated for any part, or of the part that was chosen.
+    None if too few keypoints are annotated, of all parts or of the chosen one.
     """
     confidence = np.where(np.isfinite(keypoints_2d).all(-1), keypoints_2d[:, 2], 0)
     seen = confidence > 0
@@ -149,7 +148,7 @@ Image = UInt8[np.ndarray, "H W 3"]
 
 
 def degrade(image: Image, group: int, seed: int) -> Image:
-    """One operation of a group: 0, sharpness and weather; 1, contrast and colour. A function of its arguments."""
+    """Apply a random operation of a group (0: sharpness and weather; 1: contrast and colour), decided by `seed`."""
     rng = np.random.default_rng(seed)
     operations = OPERATIONS[group]
     weights = np.array(list(operations.values()))
@@ -158,7 +157,7 @@ def degrade(image: Image, group: int, seed: int) -> Image:
 
 
 def colored(crop: Image, augmentation: Augmentation) -> UInt8[np.ndarray, "3 H W"]:
-    """BGR to RGB planes, with all that changes colours and sharpness."""
+    """Convert BGR to RGB planes, and apply all changes of colour and sharpness."""
     for group, seed in enumerate(augmentation.degrade):
         if seed is not None:
             crop = degrade(crop, group, seed)
@@ -183,11 +182,11 @@ OPERATIONS: tuple[dict[str, float], dict[str, float]] = (
         "equalize": 0.1,
     },
 )
-"""How often each is chosen, against the others of its group."""
+"""The weight of each operation in its group."""
 
 
 def operate(name: str, image: Image, rng: np.random.Generator) -> Image:
-    """One of `OPERATIONS`, as strong as the generator says."""
+    """Apply one of `OPERATIONS` with a random strength."""
     height, width = image.shape[:2]
     match name:
         case "downscale":

@@ -1,8 +1,8 @@
-"""The dataset card: a README.md beside the shards that people read and Hugging Face `datasets` obeys.
+"""The dataset card: a README.md beside the shards, for people and for Hugging Face `datasets`.
 
-Its YAML head says which files belong to which split, so that `load_dataset(folder)` gives `train` and `test` (the
-held-out shards), and `load_dataset(folder, "rejects")` the rows left out. A build writes it when its first shard is
-done, and at its end, from the files that are complete.
+Its YAML head assigns files to splits, so that `load_dataset(folder)` gives `train` and `test` (the held-out shards),
+and `load_dataset(folder, "rejects")` the rejected rows. A build writes it after its first shard and at its end, from
+the complete shards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ from hmr_skel.data.shards import Shard, shard_state
 from hmr_skel.data.storage import Place, each, put_bytes
 
 _KINDS = {"float": "float32", "double": "float64"}
-"""Arrow's names -> everybody's."""
+"""Common names for Arrow's types."""
 
 
 def write_card(out: Place, manifest: Manifest, shards: Sequence[Shard]) -> Place:
-    """Write `OUT/README.md` for the complete shards of the manifest, unless it says so already."""
+    """Write `OUT/README.md` for the complete shards of the manifest, if it changes."""
     states = each(partial(shard_state, out), shards)
     found = zip(shards, states, strict=True)
     built = {shard: state.meta for shard, state in found if state.kind == "complete" and state.meta is not None}
@@ -55,7 +55,7 @@ of freedom. Made by hmr-skel.
 |---|---|---|
 {sources}
 
-The terms of use are those of the sources' labels and images and of the body models.
+The terms of the labels, of the images and of the body models apply.
 
 ## Columns
 

@@ -1,12 +1,11 @@
-"""Which build has a shard in hand: a lease, a small file for each shard at work, in `.leases/` beside the dataset.
+"""Leases: small files in `.leases/` beside the dataset that say which build is working on a shard.
 
 A build makes the file before it reads the shard's rows, touches it every 15 seconds and removes it at the end. Another
-build that finds it leaves the shard alone. A lease is broken when its process on this machine has ended, or when it was
-not touched for 120 seconds. The folder's clock decides, so clocks of machines are never compared.
+build that finds it skips the shard. It takes over the lease if the lease's process on this machine has ended, or if the
+file was not touched for 120 seconds by the clock of the folder, so that clocks of machines are not compared.
 
-In a store two builds that begin the same shard within the same second may both get it, and so may two that break the
-same lease at once. This costs time and nothing else: before a build writes it looks whether the lease is still its own,
-and at the end it reads what it wrote.
+In a store, two builds that begin the same shard, or take over the same lease, within the same second may both get it.
+This costs only time: a build checks that the lease is still its own before it writes, and reads its files at the end.
 """
 
 import contextlib
@@ -23,17 +22,17 @@ from hmr_skel.errors import UserError
 
 BEAT_S = 15.0
 SILENT_S = 120.0
-"""A lease that was not touched for so long is broken."""
+"""A lease that was not touched for this time, s, is broken."""
 
 
 class InHand(UserError):
-    """Another build has the shard in hand."""
+    """Another build is working on the shard."""
 
     def __init__(self, shard: int, holder: str) -> None:
         super().__init__(f"shard {shard} is in the hands of {holder}. Run this again when it is done.")
         self.shard, self.holder = shard, holder
 
-    def __reduce__(self) -> tuple:  # by its text alone, pickle could not make it again
+    def __reduce__(self) -> tuple:  # pickle could not make it again from its text alone
         return type(self), (self.shard, self.holder)
 
 
@@ -68,12 +67,12 @@ class Lease(contextlib.AbstractContextManager):
     def __exit__(self, *raised: object) -> None:
         self._done.set()
         self._beat.join()
-        with contextlib.suppress(OSError, UserError):  # it will count as broken
+        with contextlib.suppress(OSError, UserError):  # it will be broken later
             if self._read() == self._content:
                 self.place.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raise `InHand` where another build has taken the shard over, as when this machine was asleep."""
+        """Raise `InHand` if another build has taken over the shard, for instance while this machine was asleep."""
         if (content := self._read()) != self._content:
             raise InHand(self.shard.index, self._living(content) or "another build, as this one was silent")
 
@@ -84,7 +83,7 @@ class Lease(contextlib.AbstractContextManager):
                 if self._read() != self._content:
                     return
                 if isinstance(self.place, Path):
-                    os.utime(self.place)  # needs no room on the disk
+                    os.utime(self.place)  # needs no disk space
                 else:
                     put_bytes(self.place, self._content)
 

@@ -1,7 +1,7 @@
-"""Arrays out of an .npz, each when it is asked for: a label file of two million rows never needs its size in memory.
+"""Read the arrays of an .npz one by one, so that a label file of two million rows need not fit into memory.
 
-An .npz is a zip of .npy files. Without a cache folder an array is read into memory. With one it is unpacked into it
-once, which compares it with the zip's checksum, and memory-mapped. What happens to the .npz afterwards does no harm.
+An .npz is a zip of .npy files. Without a cache folder, an array is read into memory. With one, it is unpacked into the
+folder once, compared with the zip's checksum, and memory-mapped; later changes of the .npz then do no harm.
 """
 
 import contextlib
@@ -25,15 +25,21 @@ from hmr_skel.errors import UserError
 from hmr_skel.foreign import Unpickler
 
 _PIECE = 2 * 2**20
-# What zipfile and zlib raise on damaged files, depending on where the damage is.
+# The exceptions of zipfile and zlib for damaged files, depending on the place of the damage.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError),
-    *(tokenize.TokenError, SyntaxError, TypeError, OverflowError, MemoryError),  # headers are Python literals to numpy
+    *(
+        tokenize.TokenError,
+        SyntaxError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+    ),  # numpy parses headers as Python literals
 )
 
 
 class _Member(NamedTuple):
-    """One array of the file: what its headers say."""
+    """The headers of one array."""
 
     info: zipfile.ZipInfo
     shape: tuple[int, ...]
@@ -41,9 +47,9 @@ class _Member(NamedTuple):
 
 
 class LabelFile(Mapping[str, Any]):
-    """The arrays of an .npz, by key. Opening reads headers only.
+    """The arrays of an .npz by key. Opening reads only headers.
 
-    Raises `UserError` where the file is missing, cut short or not an .npz, and on access where a member is corrupt.
+    Raises `UserError` if the file is missing, cut short or not an .npz, and on access if an array is corrupt.
     """
 
     def __init__(self, path: Path, cache_dir: Path | None = None, allow_pickle: bool = False):
@@ -79,7 +85,7 @@ class LabelFile(Mapping[str, Any]):
         return key in self._members
 
     def __getitem__(self, key: str) -> Any:
-        """The array; where numpy has wrapped another object in one (a dict, say), that object."""
+        """The array, or the object (such as a dict) that numpy has wrapped in an array."""
         array = self.array(key)
         return array.item() if array.dtype == object and array.shape == () else array
 
@@ -90,37 +96,37 @@ class LabelFile(Mapping[str, Any]):
         return self._members[key].dtype
 
     def content_id(self, keys: list[str]) -> str:
-        """What the members hold, as sha256 hex of their names, sizes and checksums as the zip records them.
+        """The sha256 of the names, sizes and checksums of the arrays in the zip, without reading the data.
 
-        The data is not read. The id stays the same when the file is compressed, copied or renamed.
+        It stays the same when the file is compressed, copied or renamed.
         """
         members = [(k, self._members[k].info.file_size, self._members[k].info.CRC) for k in sorted(keys)]
         return hashlib.sha256(json.dumps(members).encode()).hexdigest()
 
     def array(self, key: str) -> np.ndarray:
-        """The array, compared with the zip's checksum.
+        """The array, checked by the zip's checksum.
 
         With a cache folder it is memory-mapped and read-only, unless it holds Python objects.
         """
         member = self._members[key]
         if member.dtype.hasobject and not self.allow_pickle:
             raise UserError(
-                f"{self.path}: {key!r} holds Python objects (dtype object), which are read only where the manifest "
-                "says so. If the file is from a source that you trust, add allow_pickle = true to the source; only "
-                "plain types are then unpickled."
+                f"{self.path}: {key!r} has Python objects (dtype object), which are read only if the manifest "
+                "says so. If you trust the source of the file, add allow_pickle = true to the source; only plain "
+                "types are then unpickled."
             )
         try:
             if self._cache_dir is not None and not member.dtype.hasobject:
                 return np.load(self._unpacked(key, self._cache_dir), mmap_mode="r")
             with zipfile.ZipFile(self.path) as archive, archive.open(member.info) as file:
                 return read_npy(file)
-        except UserError:  # of the cache, which cannot be written
+        except UserError:  # the cache cannot be written
             raise
-        except Exception as error:  # a damaged pickle can raise anything
+        except Exception as error:  # a damaged pickle can raise any exception
             raise UserError(f"{self.path}: {key!r} is corrupt: {error}. Fetch the file again.") from error
 
     def _unpacked(self, key: str, cache_dir: Path) -> Path:
-        """The member as a file of its own, named by its content."""
+        """The array as a file of its own, named by its content."""
         info = self._members[key].info
         path = cache_dir / self.content_id([key])[:16] / "array.npy"
         if not (path.exists() and path.stat().st_size == info.file_size):
@@ -130,12 +136,12 @@ class LabelFile(Mapping[str, Any]):
                 zipfile.ZipFile(self.path) as archive,
                 archive.open(info) as packed,
             ):
-                shutil.copyfileobj(packed, file, _PIECE)  # zipfile stops at file_size and checks the checksum
+                shutil.copyfileobj(packed, file, _PIECE)  # zipfile stops at file_size and compares the checksum
         return path
 
 
 def read_npy(file: Any) -> np.ndarray:
-    """The array of an .npy stream; Python objects in it as `Unpickler` reads them. Raises any `Exception`."""
+    """The array in an .npy stream; `Unpickler` reads Python objects in it. Raises any `Exception`."""
     shape, dtype = _read_header(file)
     if not dtype.hasobject:
         file.seek(0)
@@ -158,7 +164,7 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
-    with archive.open(info) as file:  # RuntimeError where it is encrypted
+    with archive.open(info) as file:  # RuntimeError if it is encrypted
         member = _Member(info, *_read_header(file))
         claimed = file.tell() + math.prod(member.shape) * member.dtype.itemsize
     if not member.dtype.hasobject and claimed != info.file_size:
@@ -177,11 +183,14 @@ def file_sha256(path: Path, notes: Path | None = None, of: Callable[[Path], str]
     note, state = notes / f"{path.name}.json", path.stat()
     # ctime too: a copy that keeps the original's mtime has a ctime of its own.
     known = [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # no note, or a damaged one
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # there is no note, or it is damaged
         noted = json.loads(note.read_bytes())
         if noted["file"] == known and isinstance(noted["sha256"], str):
             return noted["sha256"]
     digest = of(path)
-    with contextlib.suppress(UserError), replacing(note) as temporary:  # on a read-only disk it is read each time
+    with (
+        contextlib.suppress(UserError),
+        replacing(note) as temporary,
+    ):  # on a read-only disk, the file is read each time
         temporary.write_text(json.dumps({"file": known, "sha256": digest}))
     return digest

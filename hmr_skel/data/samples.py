@@ -1,7 +1,7 @@
-"""A dataset's rows and images as training samples, and batches of them, from any position on.
+"""Make training samples from a dataset's rows and images, and batches of them from any position on.
 
-The main process decides what is in a batch, and worker processes make it: they know no order and keep no position, so
-that the stream is the same for any number of them.
+The main process decides the content of a batch, and worker processes make it. Workers know neither order nor position,
+so the stream is the same for any number of them.
 """
 
 import atexit
@@ -33,27 +33,27 @@ from hmr_skel.data.storage import Place
 from hmr_skel.errors import UserError
 
 CHECKED_PER_SOURCE = 64
-"""Files looked for when a dataset is opened, spread evenly over a source's rows."""
+"""Number of image files to look for when a dataset is opened, evenly spread over a source's rows."""
 NOT_THERE = "not there"
-"""How the text ends that names a missing image."""
+"""The end of the text for a missing image."""
 SUBSTITUTES = 8
-"""So many of the rows that follow may stand in for one whose image is unreadable."""
+"""The number of following rows that may replace one with an unreadable image."""
 REPORTED_FILES = 20
-"""Unreadable images that are named; the others are only counted."""
+"""The number of unreadable images that are named; others are only counted."""
 
 Request = tuple[np.ndarray, np.ndarray, int, int]
-"""What is in a batch: indices [B] into the dataset, epochs [B], seed, and how many rows may stand in for one."""
+"""The content of a batch: indices [B] into the dataset, epochs [B], seed, and the number of substitutes per row."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """People in images, ready for the network, with what its losses compare against; also one of them (no batch axis).
+    """Crops of people with their labels, for the network and its losses; or one sample, without batch axis.
 
     The camera's frame is x right, y down, z forward, m. A flip mirrors the camera at its optical axis: "the full image"
-    is then what this camera would have taken. `center`, `affine`, keypoints and q belong to it, and the intrinsics stay
-    what they were. The crop is always upright in it.
+    is then the image of this camera. `center`, `affine`, keypoints and q belong to it, and the intrinsics do not
+    change. The crop is never rotated in it.
     """
 
     image: UInt8[Tensor, "*batch 3 256 256"]  # RGB, the crop
@@ -66,31 +66,31 @@ class Batch:
     q: Float[Tensor, "*batch 46"]  # rad; NaN where has_skel is False
     betas: Float[Tensor, "*batch 10"]  # NaN where has_skel is False
     has_skel: Bool[Tensor, "*batch"]
-    transl: Float[Tensor, "*batch 3"]  # m; NaN where unknown, and after a flip (it would take a body model)
+    transl: Float[Tensor, "*batch 3"]  # m; NaN if unknown, and after a flip (which would need a body model)
     row: Int64[Tensor, "*batch"]  # in the dataset's rows, before any filter
 
     def __len__(self) -> int:
         return len(self.row)
 
     def each(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch with every field changed."""
+        """Apply a function to every field."""
         return Batch(*(function(getattr(self, f.name)) for f in fields(self)))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         return self.each(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
-        """The loader calls it."""
+        """Pin the memory; torch's loader calls this."""
         return self.each(Tensor.pin_memory)
 
 
 def stack(samples: Sequence[Batch]) -> Batch:
-    """One batch of several samples, at least one."""
+    """Make one batch of at least one sample."""
     return Batch(*(torch.stack([getattr(s, f.name) for s in samples]) for f in fields(Batch)))
 
 
 class SampleDataset(Dataset):
-    """The rows of a dataset that a recipe trains on (or that are evaluated), as samples. Cheap to send to a process."""
+    """The rows of a dataset that are used for training or evaluation, as samples. It is cheap to send to a process."""
 
     def __init__(
         self,
@@ -106,28 +106,28 @@ class SampleDataset(Dataset):
         Args:
             path: the dataset's folder (the one with `data/` in it), or its URI.
             images: a rule per source, see `image_rules`.
-            config: what is left out, and how samples are changed; the default is `SampleConfig()`.
+            config: the choice of rows and the changes of samples; default `SampleConfig()`.
             split: `train`, or `test` for the held-out shards.
-            augment: change samples at random, as training does.
-            quiet: no progress bar where rows have to be unpacked first.
+            augment: change samples at random, as in training.
+            quiet: show no progress while rows are unpacked.
 
-        Raises `UserError` for a folder without such shards, sources without images, image files that are nowhere,
-        bodies of both genders, an unknown source in the mixture, and where no row is left.
+        Raises `UserError` if the folder has no such shards, a source has no images or none of its image files is found,
+        bodies have both genders, the mixture has an unknown source, or no row is left.
         """
         self.images, self.augment = dict(images), augment
         self.config = config = SampleConfig() if config is None else config
         shards = load_shards(path, split=split)
-        self.labels = open_rows(shards, quiet)  # all of the dataset's rows
+        self.labels = open_rows(shards, quiet)  # all rows of the dataset
         chosen = choose_rows(shards, config)
         self.gender: Literal["male", "female"] = one_gender(shards, chosen, path)
-        self.strata = make_strata(chosen, config.mixture, path)  # what the stream of training samples draws from
+        self.strata = make_strata(chosen, config.mixture, path)  # the stream of training samples draws from these
         self.rows, self.mask_skel, self.dropped = chosen.rows, chosen.mask_skel, chosen.dropped
         check_images(self.labels, chosen, images)
 
     def __getitem__(self, index: Request) -> tuple[Batch | None, list[str]]:
-        """The batch of a request, and "file: reason" of every sample skipped. This is what runs in a worker.
+        """The batch of a request, and "file: reason" of every skipped sample. This runs in a worker.
 
-        None for the batch where a sample has no substitute that can be read, or, in order, none of its images can.
+        The batch is None if a sample has no readable substitute, or, in ordered batches, if no image is readable.
         """
         samples: list[Batch] = []
         unreadable: list[str] = []
@@ -154,12 +154,13 @@ class SampleDataset(Dataset):
         return ", ".join([f"{len(self):,} {self.gender} rows", *left_out])
 
     def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Batch:
-        """A pure function of its arguments. Raises `UnreadableImage` where the image is missing or corrupt."""
+        """A sample, which depends only on the arguments. Raises `UnreadableImage` if the image is missing or
+        corrupt."""
         rng = np.random.default_rng((seed, epoch, self.rows[index]))
         return self.augmented(index, augment.draw(self.config.augment, rng) if self.augment else Augmentation())
 
     def augmented(self, index: int, augmentation: Augmentation) -> Batch:
-        """The sample under a given change. Raises `UnreadableImage`, whose text begins with the file."""
+        """The sample with a given change. Raises `UnreadableImage`, whose text begins with the file."""
         label = self.labels[int(self.rows[index])]
         file = self.images[label.source].file(label.imgname)
         try:
@@ -216,16 +217,16 @@ class SampleDataset(Dataset):
 
 
 def check_images(rows: RowCache, chosen: ChosenRows, rules: Mapping[str, ImageRule]) -> None:
-    """Look for some image files of every source that is used.
+    """Look for some image files of every used source.
 
-    Raises `UserError` where a source has no rule, or none of its files is there. Where only some are
-    missing, their samples will be skipped; one line says how many of those looked for.
+    Raises `UserError` if a source has no rule, or none of these files is there. If only some are missing, it prints a
+    line with their number; such samples will be skipped.
     """
     for code in np.unique(chosen.source).tolist():
         name = chosen.sources[code]
         if name not in rules:
             raise UserError(
-                f"source {name!r} has no images: image_root is named for {', '.join(rules) or 'no source'} only. "
+                f"source {name!r} has no images: image_root is set only for {', '.join(rules) or 'no source'}. "
                 "Choose the dataset's own manifest, add image_root to the source there, or leave the source out."
             )
         own = chosen.rows[chosen.source == code]
@@ -244,13 +245,13 @@ def check_images(rows: RowCache, chosen: ChosenRows, rules: Mapping[str, ImageRu
 
 
 def diagonal_intrinsics(width: int, height: int) -> Float[np.ndarray, "3 3"]:
-    """A guess: a focal length of the image's diagonal (53 degrees along it), principal point in the middle."""
+    """Guessed intrinsics, px: the focal length is the image's diagonal (53 degrees along it)."""
     focal = np.hypot(width, height)
     return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
 
 
 def _annotated(points: np.ndarray, min_confidence: float) -> np.ndarray:
-    """float64, with confidence 0 and coordinates NaN wherever a keypoint is not annotated."""
+    """Keypoints as float64, with confidence 0 and NaN coordinates if not annotated."""
     points = points.astype(float)
     there = np.isfinite(points).all(-1) & (points[:, -1] > 0) & (points[:, -1] >= min_confidence)
     points[~there, :-1], points[~there, -1] = np.nan, 0
@@ -261,7 +262,7 @@ class Batches(AbstractContextManager, Iterator[Batch]):
     """An iterator of batches that owns worker processes: `close()` it, or use it in a `with`.
 
     Attributes:
-        skipped: how many samples were replaced (or, in order, left out) so far, their images being unreadable.
+        skipped: number of samples replaced so far (in ordered batches: left out) because of unreadable images.
     """
 
     def __init__(
@@ -286,22 +287,22 @@ class Batches(AbstractContextManager, Iterator[Batch]):
             timeout=timeout if workers else 0,
             worker_init_fn=_start_worker,
             multiprocessing_context="spawn" if workers else None,  # a forked torch may hang
-            generator=torch.Generator(),  # else one number of the global generator would be used up
+            generator=torch.Generator(),  # otherwise torch would use a number of the global generator
         )
         self._made: Iterator | None = iter(loader)
 
     def __next__(self) -> Batch:
-        """Raises `UserError` where no batch comes in time, a worker was killed, or images are unreadable in a row."""
+        """The next batch. Raises `UserError` if it is late, a worker was killed, or images in a row are unreadable."""
         while self._made is not None:
             try:
                 batch, unreadable = next(self._made)
             except BaseException as error:  # Ctrl-C too
-                traceback.clear_frames(error.__traceback__)  # they would keep the workers
+                traceback.clear_frames(error.__traceback__)  # frames would keep the workers alive
                 self.close()
                 if re.search(r"DataLoader.*(timed out|exited unexpectedly|killed by signal)", str(error)):
                     raise UserError(
                         f"no batch of images came from the loader's processes: {error}. Is the disk with the images "
-                        "reachable? Where memory was short, use fewer workers."
+                        "reachable? If memory ran out, use fewer workers."
                     ) from error
                 raise
             self.skipped += len(unreadable)
@@ -323,7 +324,7 @@ class Batches(AbstractContextManager, Iterator[Batch]):
         raise StopIteration
 
     def close(self) -> None:
-        """End the worker processes, in bounded time: torch does so when the iterator goes. Again, it does nothing."""
+        """End the worker processes in bounded time, as torch does with the iterator. Further calls do nothing."""
         self._made = None
 
     def __exit__(self, *raised: object) -> None:
@@ -346,17 +347,17 @@ def batches(
 ) -> Batches:
     """The endless, shuffled stream of training batches, from batch number `start` to `stop` (excluded).
 
-    A sample whose image is unreadable is replaced by one of the rows that follow it, the same in every run.
+    If the image of a sample is unreadable, one of the following rows replaces it, the same in every run.
 
     Args:
         batch_size: samples per batch of this rank.
-        seed: of the order and of the augmentation.
-        start: number of the first batch: where to resume.
+        seed: decides order and augmentation.
+        start: number of the first batch, for resuming.
         rank, world_size: batch k of rank r holds samples (k * world_size + r) * batch_size onwards of one stream, so
             that the batches number k of all ranks are one batch of one process with `world_size * batch_size`.
-        workers: processes; 0 makes the batches in this one.
-        timeout: seconds to wait for a batch of the workers.
-        ahead: batches that the workers make before they are asked for; at least two each.
+        workers: number of processes; 0 makes the batches in this process.
+        timeout: seconds to wait for a batch from the workers.
+        ahead: batches that the workers make in advance; at least two each.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} of {world_size}")
@@ -370,7 +371,7 @@ def batches(
 
 
 def ordered_batches(dataset: SampleDataset, batch_size: int, *, workers: int = 0) -> Batches:
-    """Every row once, in order, for evaluation; the last batch may be smaller. Unreadable images are left out, and
+    """Batches of every row once, in order, for evaluation; the last may be smaller. Unreadable images are left out and
     counted in `skipped`."""
 
     starts = range(0, len(dataset), batch_size)
@@ -380,11 +381,10 @@ def ordered_batches(dataset: SampleDataset, batch_size: int, *, workers: int = 0
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(1)
-    # When all Python has ended: the native libraries' own clean-up aborts the process now and then, which would look
-    # like a worker that was killed.
+    # Skip the clean-up of native libraries, which sometimes aborts the process and would look like a killed worker.
     atexit.register(os._exit, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: it is the main process that ends its workers
-    # It may also be killed: PyTorch's workers look every five seconds, but not while they start or wait for a disk.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main process ends its workers
+    # The main process may be killed: PyTorch's workers check every five seconds, but not while they start or read.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

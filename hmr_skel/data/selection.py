@@ -1,9 +1,9 @@
-"""Which rows of a dataset a recipe trains on, which of their labels, and in which order the samples come.
+"""Choose the rows and labels that a recipe trains on, and the order of samples.
 
-The order is an endless stream in which any position is found at once. It draws from strata (one of all rows, or one per
-source) and is cut into blocks of a thousand positions: each stratum has exactly its share of each block, in shuffled
-places. A stratum gives all its rows, in a new random order, before it gives one again. What a position holds depends on
-(seed, position) alone: not on batch size, number of processes, or where the reading began.
+The order is an endless stream with direct access to any position. It draws from strata (one of all rows, or one per
+source) in blocks of a thousand positions: each stratum has exactly its share of each block, in shuffled places. A
+stratum gives all its rows, in a new random order, before it repeats one. The sample at a position depends only on
+(seed, position), not on batch size, number of processes, or the first position that was read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,26 +23,26 @@ from hmr_skel.errors import UserError
 
 GOOD = ("converged", "at_limit", "max_iterations", "unusual_shape", GIVEN)
 STATUSES = (*GOOD, *DOUBTFUL)
-"""How the fit of a row may have ended; `given`: its label held SKEL."""
+"""The statuses of fits; `given`: the label was SKEL."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig:
-    """The rules that a row must meet to be used; None: no such rule. By default every row is used, as in the paper, but
-    for the SKEL labels of fits that are far from the annotation or of no human pose."""
+    """The rules for rows; None: no such rule. By default every row is used, as in the paper, except for SKEL labels of
+    fits with status `far` or `implausible`."""
 
     max_v2v_mm: float | None = None
-    """Largest mean distance of the fitted SKEL skin from the annotated SMPL mesh. Rows that were not fitted pass."""
+    """Largest mean distance of SKEL's skin from the annotated SMPL mesh, mm. Rows that were not fitted pass."""
     statuses: tuple[str, ...] | None = GOOD
-    """How a fit may have ended: some of `STATUSES`; `far` and `implausible` have to be asked for."""
+    """The allowed statuses, some of `STATUSES`; by default all except `far` and `implausible`."""
     max_abs_beta: float | None = None
-    """Largest SKEL shape parameter in absolute value (HSMR: 3)."""
+    """Largest absolute value of a SKEL shape parameter (HSMR: 3)."""
     poor_skel: Literal["mask", "drop"] = "mask"
-    """A row that fails one of the above loses its SKEL labels and is trained on its keypoints, or is left out."""
+    """If a row fails one of the above, `mask` its SKEL labels and train on its keypoints, or `drop` it."""
     min_confidence: float = 0.0
-    """Keypoints of less confidence than this count as not annotated (HSMR: 0.3)."""
+    """Keypoints with less confidence count as not annotated (HSMR: 0.3)."""
     min_keypoints_2d: int = 0
-    """Rows with fewer 2D keypoints (of any confidence above 0) than this are left out (HSMR: 5)."""
+    """Rows with fewer 2D keypoints (with any confidence above 0) are left out (HSMR: 5)."""
 
     def __post_init__(self) -> None:
         if self.poor_skel not in ("mask", "drop"):
@@ -57,15 +57,15 @@ class QualityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """What samples are made of and how; part of a training recipe."""
+    """The choice of rows and the augmentation, as part of a training recipe."""
 
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     mixture: Mapping[str, float] | None = None
-    """Weight of every source in the stream of training samples, to a thousandth of their sum; a source that is not
-    named or has weight 0 is left out. None: all rows alike, so that large sources dominate, as in the paper."""
+    """Weights of the sources in the stream of training samples, rounded to a thousandth of their sum. Sources without
+    weight are left out. None: all rows have equal weight, so that large sources dominate, as in the paper."""
     missing_intrinsics: Literal["drop", "diagonal"] = "drop"
-    """Rows whose camera is unknown are left out, or get a focal length of the image's diagonal (CLIFF's guess)."""
+    """For rows without a camera: `drop` them, or use the image's `diagonal` as focal length (CLIFF's guess)."""
 
     def __post_init__(self) -> None:
         if self.missing_intrinsics not in ("drop", "diagonal"):
@@ -83,13 +83,13 @@ class ChosenRows:
     mask_skel: Bool[np.ndarray, "N"]  # True: trained on keypoints only
     source: Int[np.ndarray, "N"]  # index into `sources`
     sources: list[str]
-    dropped: dict[str, int]  # reason -> rows left out for it, the first that holds
+    dropped: dict[str, int]  # rows left out by reason, the first that applies
 
 
 def choose_rows(shards: Shards, config: SampleConfig) -> ChosenRows:
-    """Apply the rules to all rows of a dataset. A missing value passes: a row that was not fitted has no fitting error.
+    """Apply the rules to all rows of a dataset. Missing values pass, as the errors of rows that were not fitted.
 
-    Raises `UserError` where no row is left.
+    Raises `UserError` if no row is left.
     """
     source, sources = shards.codes("source")
     keep, poor, dropped = np.ones(len(shards), bool), np.zeros(len(shards), bool), {}
@@ -116,13 +116,13 @@ def choose_rows(shards: Shards, config: SampleConfig) -> ChosenRows:
         why = ", ".join(f"{count:,} for {reason}" for reason, count in dropped.items())
         raise UserError(
             f"the recipe's rules leave none of {len(shards):,} rows ({why}) of sources {', '.join(sources)}. Relax "
-            "them, or choose missing_intrinsics = 'diagonal' where it is the camera that is missing."
+            "them, or choose missing_intrinsics = 'diagonal' if the camera is missing."
         )
     return ChosenRows(chosen, poor[chosen], source[chosen], sources, dropped)
 
 
 def _poor_skel(shards: Shards, config: QualityConfig) -> Iterator[tuple[str, Bool[np.ndarray, "N"]]]:
-    """Each reason why SKEL labels are poor, and the rows for which it holds."""
+    """Each reason why SKEL labels are poor, and its rows."""
     if config.max_v2v_mm is not None:
         yield f"v2v above {config.max_v2v_mm:g} mm", shards["v2v_mm"] > config.max_v2v_mm  # NaN is not
     if config.max_abs_beta is not None:
@@ -134,7 +134,7 @@ def _poor_skel(shards: Shards, config: QualityConfig) -> Iterator[tuple[str, Boo
 
 
 def one_gender(shards: Shards, chosen: ChosenRows, where: str | Place) -> Literal["male", "female"]:
-    """The gender of the SKEL bodies of all chosen rows. Raises `UserError` where there are two, or none."""
+    """The gender of the SKEL bodies of all chosen rows. Raises `UserError` if there are two, or none."""
     codes, names = shards.codes("skel_gender")
     counts = {name: int((codes[chosen.rows] == code).sum()) for code, name in enumerate(names)}
     match [name for name, count in counts.items() if count]:
@@ -148,12 +148,12 @@ def one_gender(shards: Shards, chosen: ChosenRows, where: str | Place) -> Litera
 
 
 BLOCK = 1000
-_ORDER, _PLACES = 1, 2  # what a generator is for, so that no two share their numbers
+_ORDER, _PLACES = 1, 2  # the purpose of a generator, so that no two share their numbers
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """Rows that are drawn from alike."""
+    """Rows with equal weight."""
 
     name: str
     share: int  # of every BLOCK samples
@@ -161,29 +161,31 @@ class Stratum:
 
 
 def make_strata(chosen: ChosenRows, mixture: Mapping[str, float] | None, where: str | Place) -> tuple[Stratum, ...]:
-    """One stratum of all rows, or one per source with a weight, shares rounded to a thousandth (but never to none).
+    """One stratum of all rows, or one per source with a weight. Shares are rounded to a thousandth, but not to 0.
 
-    Raises `UserError` for a source that has no rows here, and for no finite weight.
+    Raises `UserError` for a source without rows, or if no weight is finite and positive.
     """
     if mixture is None:
         return (Stratum("all", BLOCK, np.arange(len(chosen.rows))),)
     weights = {name: weight for name, weight in mixture.items() if weight > 0}
     if not 1 <= len(weights) <= BLOCK or not np.isfinite(list(weights.values())).all():
-        raise UserError(f"the mixture has {len(weights)} sources of weight. Expected 1 to {BLOCK}, of finite weight.")
+        raise UserError(
+            f"the mixture has {len(weights)} sources with a weight. Expected 1 to {BLOCK}, with finite weights."
+        )
     indices = {name: np.flatnonzero(chosen.source == code) for code, name in enumerate(chosen.sources)}
     there = sorted(name for name, rows in indices.items() if len(rows))
     for name in weights:
         if name not in there:
             raise UserError(
-                f"the mixture has source {name!r}, of which {where} has no rows to use. It has: {', '.join(there)}. "
-                "Name these, or no mixture at all."
+                f"the mixture has source {name!r}, but {where} has no usable rows of it. It has: {', '.join(there)}. "
+                "Name these, or use no mixture."
             )
     shares = _round_shares(np.array(list(weights.values())))
     return tuple(Stratum(name, share, indices[name]) for name, share in zip(weights, shares, strict=True))
 
 
 def _round_shares(weights: np.ndarray) -> list[int]:
-    """Whole numbers of sum BLOCK nearest to the weights' proportions, none below 1."""
+    """Integers of sum BLOCK nearest to the proportions of the weights, at least 1 each."""
     exact = BLOCK * weights / weights.sum()
     shares = np.maximum(np.floor(exact).astype(int), 1)
     while shares.sum() < BLOCK:
@@ -194,7 +196,7 @@ def _round_shares(weights: np.ndarray) -> list[int]:
 
 
 class Order:
-    """Which row stands where in the stream."""
+    """The row at each position of the stream."""
 
     def __init__(self, strata: Sequence[Stratum], seed: int) -> None:
         self.strata, self.seed = tuple(strata), seed
@@ -202,8 +204,8 @@ class Order:
         self._pass_order = lru_cache(maxsize=2 * len(strata))(self._shuffle)
 
     def at(self, start: int, count: int) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
-        """Positions start to start + count (excluded): index into the chosen rows, and number of the pass over its
-        stratum (the sample's epoch)."""
+        """For positions start to start + count (excluded): the index into the chosen rows, and the number of the pass
+        over its stratum (the sample's epoch)."""
         indices, epochs = np.empty(count, np.int64), np.empty(count, np.int64)
         for block in range(start // BLOCK, (start + count - 1) // BLOCK + 1):
             places = np.random.default_rng((self.seed, _PLACES, block)).permutation(self._labels)
@@ -211,7 +213,9 @@ class Order:
             within = slice(first - block * BLOCK, last - block * BLOCK)
             for i, stratum in enumerate(self.strata):
                 here = places == i
-                nth = (block * stratum.share + np.cumsum(here) - 1)[within]  # among the stratum's samples, from 0
+                nth = (block * stratum.share + np.cumsum(here) - 1)[
+                    within
+                ]  # number among the stratum's samples, from 0
                 chosen = here[within]
                 epoch, place = np.divmod(nth[chosen], len(stratum.indices))
                 target = np.flatnonzero(chosen) + first - start

@@ -1,6 +1,7 @@
-"""Rows -> numbered shards (a pure function of the manifest and the row counts), their files, and which are complete.
+"""Divide rows into numbered shards (by the manifest and the row counts only), and say which shards are complete.
 
-What a shard depends on is one hash, its fingerprint: as long as it is equal, the shard need not be built again.
+A shard's fingerprint is the hash of everything that it depends on: as long as it is equal, the shard is not built
+again.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ P = TypeVar("P", Path, RemotePath, Place)
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of rows of one source."""
+    """Consecutive rows of one source."""
 
     source: str
     start: int
@@ -34,7 +35,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Shard:
-    """One unit of work: rows [index * rows_per_shard, ...) of all sources laid end to end in the manifest's order."""
+    """A unit of work: rows [index * rows_per_shard, ...) of all sources, concatenated in the manifest's order."""
 
     index: int
     count: int  # of shards in the dataset
@@ -51,8 +52,8 @@ class Shard:
         return f"{self.index:05d}-of-{self.count:05d}"
 
     def data_file(self, out: P) -> P:
-        # Held-out shards are called train- too: which they are is the manifest's choice, and names must not change
-        # with it. The dataset card tells Hugging Face `datasets` which split a file belongs to.
+        # Held-out shards are also called train-, since names must not change with the manifest's choice. The dataset
+        # card tells Hugging Face `datasets` which split a file belongs to.
         return out / "data" / f"train-{self.number}.parquet"
 
     def rejects_file(self, out: P) -> P:
@@ -63,7 +64,7 @@ class Shard:
 
 
 def plan(manifest: Manifest, num_rows: Mapping[str, int]) -> list[Shard]:
-    """All shards of a manifest whose sources have so many rows (by name)."""
+    """All shards of a manifest whose sources have these numbers of rows (by name)."""
     total, size = sum(num_rows[source.name] for source in manifest.sources), manifest.rows_per_shard
     count = -(-total // size)
     if not manifest.held_out_shards < count <= MAX_SHARDS:
@@ -83,7 +84,7 @@ def plan(manifest: Manifest, num_rows: Mapping[str, int]) -> list[Shard]:
 
 
 def _pieces(manifest: Manifest, num_rows: Mapping[str, int], start: int, stop: int):
-    offset = 0  # of the source's first row among all rows
+    offset = 0  # number of the source's first row among all rows
     for source in manifest.sources:
         first, last = max(start - offset, 0), min(stop - offset, num_rows[source.name])
         if first < last:
@@ -92,14 +93,14 @@ def _pieces(manifest: Manifest, num_rows: Mapping[str, int], start: int, stop: i
 
 
 def pick(shards: list[Shard], index: int) -> Shard:
-    """The shard of that number. Raises `UserError` where there is none."""
+    """The shard with that number. Raises `UserError` if there is none."""
     if not 0 <= index < len(shards):
         raise UserError(f"no shard {index}: this manifest makes {len(shards)} shards, 0 to {len(shards) - 1}.")
     return shards[index]
 
 
 def parse_shards(text: str, what: str = "shards") -> list[int]:
-    """`0-3,7` to [0, 1, 2, 3, 7]. Numbers are decimal: 07 and 08 are 7 and 8. Raises `UserError`."""
+    """Parse `0-3,7` to [0, 1, 2, 3, 7]. Numbers are decimal: 07 and 08 are 7 and 8. Raises `UserError`."""
     numbers: list[int] = []
     for part in text.split(","):
         if not (match := re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", part, re.ASCII)):
@@ -113,7 +114,7 @@ def parse_shards(text: str, what: str = "shards") -> list[int]:
 
 
 def name_shards(indices: Iterable[int]) -> str:
-    """`shards 0-3, 7` of [0, 1, 2, 3, 7]; `shard 7` of [7]."""
+    """`shards 0-3, 7` for [0, 1, 2, 3, 7]; `shard 7` for [7]."""
     runs: list[list[int]] = []
     for index in sorted(indices):
         if runs and runs[-1][-1] == index - 1:
@@ -125,22 +126,21 @@ def name_shards(indices: Iterable[int]) -> str:
 
 
 class ShardState(NamedTuple):
-    """Whether a shard is there. This is the one answer for builds, readers, `verify` and the report."""
+    """The state of a shard, the same for builds, readers, `verify` and the report."""
 
     kind: Literal["missing", "unfinished", "outdated", "complete"]
     why: str = ""
-    """Which file is wrong and how; empty for a complete shard."""
+    """The wrong file, and what is wrong with it; empty for a complete shard."""
     meta: dict[str, Any] | None = None
-    """What its meta file says; None where there is none, or it is damaged."""
+    """The content of the meta file; None if it is missing or damaged."""
 
 
 def shard_state(out: Place, shard: Shard, fingerprint: str | None = None, *, read: bool = False) -> ShardState:
     """The state of a shard by its files.
 
-    `missing`: it has no file. `unfinished`: its meta file, which is written last, is not there or damaged, or its data
-    or rejects file has not the size in it. `outdated`: its files are sound, but made from other things than
-    `fingerprint` stands for; nobody asks where that is None. Else `complete`. With `read`, the files' checksums are
-    compared too.
+    `missing`: it has no file. `unfinished`: its meta file, which is written last, is missing or damaged, or its data or
+    rejects file does not have the size that the meta file names. `outdated`: its fingerprint is not `fingerprint` (not
+    checked for None). Else `complete`. With `read`, checksums of the files are also compared.
     """
     path = shard.meta_file(out)
     try:
@@ -155,7 +155,7 @@ def shard_state(out: Place, shard: Shard, fingerprint: str | None = None, *, rea
         return ShardState("unfinished", f"{path}: it is the meta file of shard {meta['shard']} of {meta['shards']}")
     files = {file(Path()).as_posix(): file(out) for file in (shard.data_file, shard.rejects_file)}
     if sorted(meta["files"]) != sorted(files):
-        return ShardState("unfinished", f"{path}: it speaks of other files ({', '.join(map(repr, meta['files']))})")
+        return ShardState("unfinished", f"{path}: it names other files ({', '.join(map(repr, meta['files']))})")
     for name, file in files.items():
         recorded = meta["files"][name]
         try:
@@ -185,9 +185,9 @@ def find_files(out: Place) -> tuple[dict[tuple[int, int], list[Place]], list[Pla
 
 
 def find_states(out: Place) -> dict[int, ShardState]:
-    """The states of all shards of a dataset, by number, without its manifest; empty where there is no dataset.
+    """The states of all shards of a dataset by number, without its manifest; empty if there is no dataset.
 
-    Raises `UserError` where its files are of two numbers of shards.
+    Raises `UserError` if its files belong to two different numbers of shards.
     """
     there, _ = find_files(out)
     count = max((count for _, count in there), default=0)
@@ -198,17 +198,17 @@ def find_states(out: Place) -> dict[int, ShardState]:
 
 
 def check_no_other_plan(out: Place, count: int) -> None:
-    """Raise `UserError` where `out` holds shards of another number of shards: readers would mix the two."""
+    """Raise `UserError` if `out` has files of another number of shards, since readers would mix the two."""
     for (_, of), paths in find_files(out)[0].items():
         if of != count:
             raise UserError(
-                f"{paths[0]} belongs to a dataset of another number of shards than {count}. Choose another output "
-                "folder (--out, or OUT=), or delete the old one's files in data, rejects and meta."
+                f"{paths[0]} belongs to a dataset with another number of shards than {count}. Choose another output "
+                "folder (--out, or OUT=), or delete the old files in data, rejects and meta."
             )
 
 
 Ingredients = Callable[[Shard], Mapping[str, Any]]
-"""`shard_ingredients` of a shard, as it would be built now."""
+"""Gives the `shard_ingredients` that a build would use now."""
 
 
 def shard_ingredients(
@@ -221,10 +221,10 @@ def shard_ingredients(
     fit_version: int,
     schema_version: int,
 ) -> dict[str, Any]:
-    """All that determines a shard's rows, as JSON values; `fingerprint_of` makes one hash of it.
+    """Everything that determines a shard's rows, as JSON values, for `fingerprint_of`.
 
     Args:
-        manifest: what `Manifest.sha256` hashes of it, which is not where its files are.
+        manifest: counts by `Manifest.sha256`, which does not depend on the places of files.
         shard: its number and its rows.
         content: `SourceReader.content_id` by source name; only the shard's own sources count.
         body_models: `ModelFiles.sha256` of the model files in use.
@@ -241,25 +241,25 @@ def shard_ingredients(
         "fit_version": fit_version,
         "schema_version": schema_version,
     }
-    return json.loads(json.dumps(parts, default=str))  # as a meta file gives it back: tuples are lists there
+    return json.loads(json.dumps(parts, default=str))  # as read from a meta file, with lists instead of tuples
 
 
 def fingerprint_of(ingredients: Mapping[str, Any]) -> str:
-    """sha256 hex of `shard_ingredients`."""
+    """The sha256 of `shard_ingredients`."""
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
 
 
 def find_outdated(out: Place, shards: Sequence[Shard], ingredients: Ingredients) -> dict[Shard, dict[str, Any]]:
-    """The outdated ones of the shards, with what their meta files say."""
+    """The outdated shards, with the content of their meta files."""
     states = each(lambda shard: shard_state(out, shard, fingerprint_of(ingredients(shard))), shards)
     found = zip(shards, states, strict=True)
     return {shard: state.meta for shard, state in found if state.kind == "outdated" and state.meta is not None}
 
 
 def refuse_other_manifest(out: Place, manifest: Manifest, outdated: Mapping[Shard, Mapping[str, Any]]) -> None:
-    """Raise `UserError` where outdated shards were made from another manifest: another name, or another file.
+    """Raise `UserError` if outdated shards were made from another manifest, with another name or file.
 
-    Those that an older state of the same file made may be built again.
+    Shards from an older version of the same file may be built again.
     """
     for shard, meta in outdated.items():
         name, file = meta.get("manifest_name"), meta.get("manifest_file")

@@ -86,7 +86,7 @@ def test_names_as_bytes_or_objects(read):
     assert read(arrays).imgname.tolist() == expected
     arrays["imgname"] = np.array([*expected[:2], b"\xff\xfe", 7], object)
     assert read(arrays, allow_pickle=True).imgname.tolist() == [*expected[:2], b"\xff\xfe", 7]
-    with pytest.raises(UserError, match="'imgname' holds Python objects"):
+    with pytest.raises(UserError, match="'imgname' has Python objects"):
         read(arrays)
 
 

@@ -114,7 +114,7 @@ def test_quality_rules_reach_the_samples(sample_set):
 
 def test_sources_without_weight_need_no_images(sample_set):
     only_near = replace(sample_set, images={"near": sample_set.images["near"]})
-    with pytest.raises(UserError, match="source 'far' has no images: image_root is named for near only"):
+    with pytest.raises(UserError, match="source 'far' has no images: image_root is set only for near"):
         open_set(only_near, missing_intrinsics="diagonal")
     dataset = open_set(only_near, missing_intrinsics="diagonal", mixture={"near": 1.0, "far": 0.0})
     assert str(dataset) == "20 male rows, 4 left out for not being in the mixture"

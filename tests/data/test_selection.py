@@ -157,5 +157,5 @@ def test_weights_become_shares(mixture, shares):
 
 @pytest.mark.parametrize("name", ["d", "c"])
 def test_a_source_without_rows_is_named(name):
-    with pytest.raises(UserError, match=rf"source '{name}', of which x has no rows to use. It has: a, b"):
+    with pytest.raises(UserError, match=rf"source '{name}', but x has no usable rows of it. It has: a, b"):
         make_strata(rows_of(40, 30, 0), {"a": 1.0, name: 0.1}, Path("x"))

@@ -134,7 +134,7 @@ def test_shards_of_another_plan_are_refused(built):
     out, _, _, _ = built
     check_no_other_plan(out, 1)
     check_no_other_plan(out / "new", 5)
-    with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet belongs to a dataset of another number"):
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet belongs to a dataset with another number"):
         check_no_other_plan(out, 2)
 
 

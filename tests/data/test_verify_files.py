@@ -100,7 +100,7 @@ ELSEWHERE = {"data/../../etc/passwd": {"bytes": 1, "sha256": ""}}
         (lambda out, s: os.truncate(s.data_file(out), 3000), "train-00001-of-00002.parquet: not the bytes"),
         (lambda out, s: os.truncate(s.data_file(out), 10**6), "train-00001-of-00002.parquet: not the bytes"),
         (lambda out, s: change_meta(out, s, fingerprint="g"), "it has another fingerprint than its meta file"),
-        (lambda out, s: change_meta(out, s, files=ELSEWHERE), "it speaks of other files ('data/../../etc/passwd')"),
+        (lambda out, s: change_meta(out, s, files=ELSEWHERE), "it names other files ('data/../../etc/passwd')"),
         (lambda out, s: copy_of_the_other(s.meta_file(out)), "it is the meta file of shard 0 of 2"),
         (no_parquet, "train-00001-of-00002.parquet is not a Parquet file"),
         (lambda out, s: change_meta(out, s, pieces=MORE_ROWS), "of 10 rows to read, 2 are neither kept nor"),

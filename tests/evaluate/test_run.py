@@ -208,7 +208,7 @@ def test_other_intrinsics(opened):
 def test_missing_and_broken_images(opened, stand_in, tmp_path):
     benchmark, rows, _ = opened("coco")
     sound = CropReader(benchmark, stand_in.folder / "images" / benchmark.images, False)
-    with pytest.raises(UserError, match=r"\(row 0\): the box lies outside of the image's \d+ x \d+ px .* of COCO"):
+    with pytest.raises(UserError, match=r"\(row 0\): the box is outside of the image's \d+ x \d+ px .* of COCO"):
         sound.read(replace(rows, center=rows.center + np.float32(1e5)), 0)
     reader = CropReader(benchmark, tmp_path, False)
     with pytest.raises(UserError, match=r"6 of 6 images of COCO are missing.*val2017/00\.jpg.*cocodataset\.org"):
@@ -216,5 +216,5 @@ def test_missing_and_broken_images(opened, stand_in, tmp_path):
     file = tmp_path / rows.imgname[0]
     file.parent.mkdir()
     file.write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"00\.jpg \(row 0\): is no image, or damaged"):
+    with pytest.raises(UserError, match=r"00\.jpg \(row 0\): is not an image, or is damaged"):
         reader.read(rows, 0)

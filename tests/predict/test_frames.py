@@ -41,8 +41,8 @@ def test_a_broken_image_a_text_and_an_empty_file_are_named_and_passed_over(photo
     assert [frame.file.name for frame in frames] == ["c.jpg"]
     assert said == {
         "a.png": "the file is empty",
-        "b.txt": "is no image, or damaged",
-        "d.jpg": "is no image, or damaged",
+        "b.txt": "is not an image, or is damaged",
+        "d.jpg": "is not an image, or is damaged",
         "e.mp4": "the file is empty",
         "f.mp4": "is not a video that can be read, or is damaged",
     }
