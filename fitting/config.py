@@ -65,8 +65,7 @@ class FitConfig:
     converters do. `refine`: betas fitted to each row with the pose, from the converted ones."""
 
     betas_rms: float = 2.2
-    """For `convert` and `refine`: the map is regularised until SMPL betas of rms 1 give SKEL betas of this expected
-    rms."""
+    """For `convert`, `refine`: the map is regularised until SMPL betas of rms 1 give SKEL betas of this rms."""
 
     betas_weight: float = 1e-6
     """For `refine`: the weight, m^2, of the sum of squared differences from the converted betas."""

@@ -15,8 +15,7 @@ from hmr_skel.body.lbs import picked
 from hmr_skel.body.rotations import rotmat_to_rotvec
 
 PUSH = 2e-3
-"""The bound of push, m^2/rad. In real motion (CMU, 4,759 frames) 1 row in 700 exceeds it, in the default dataset
-none."""
+"""The bound of push, m^2/rad. In real motion (CMU, 4,759 frames) 1 row in 700 exceeds it, in the default set none."""
 
 # Lower and upper bounds, degrees, about x, y, z of the T-pose, for left joints about x, -y, -z. They are the range in
 # 4,759 frames of CMU motion capture (two people) and in 2,048 rows of the default dataset, over both sides, widened

@@ -25,8 +25,7 @@ from hmr_skel.body.rotations import rotvec_to_rotmat, skew
 ROUNDS = 6
 """The most rounds; three or four are usual."""
 ROOT, BETAS, POSE = slice(0, 6), slice(6, 16), slice(16, 59)
-"""The unknowns: the root's rotation vector about the pelvis joint and its shift, both in the pelvis frame; betas;
-q[3:46]."""
+"""The unknowns: the root's rotation vector about the pelvis and its shift, in the pelvis frame; betas; q[3:46]."""
 
 _DAMPING_START = 1e-3
 _VERTICES = 345  # for the matrix: 150 or 1000 give the same results

@@ -39,8 +39,8 @@ class ShapeMap:
         Their norm is at most `FAR` times the usual norm or the norm of the SMPL betas, whichever is larger. If the map
         gives more, the result is the nearest body within this bound.
 
-        Computed in float64 and rounded once: in float32 the last bits of a row, and so its fit, would depend on the
-        number of rows.
+        Computed in float64 and rounded once: in float32 the last bits, and so the fit, would depend on the number of
+        rows.
         """
         mapped = self._mapped(betas)
         if self.is_bounded:
@@ -48,8 +48,7 @@ class ShapeMap:
         return mapped.to(betas.dtype)
 
     def is_unusual(self, betas: Tensor) -> Tensor:
-        """[*b] whether fewer than one person in a thousand has SMPL betas [*b 10] of this norm, or the map exceeds its
-        bound."""
+        """[*b] whether less than one person in a thousand has such SMPL betas [*b 10], or the map exceeds its bound."""
         return (betas.double().norm(dim=-1) > RARE) | (self._mapped(betas).norm(dim=-1) > self._bound(betas))
 
     def _mapped(self, betas: Tensor) -> Tensor:
@@ -65,8 +64,7 @@ class ShapeMap:
         return torch.maximum(betas.double().norm(dim=-1), FAR * self.usual)
 
     def _bounded(self, mapped: Tensor, bound: Tensor) -> Tensor:
-        """The nearest betas of norm `bound`, by a ridge from Newton's method on 1 / norm, which takes few steps (Moré
-        and Sorensen 1983)."""
+        """The nearest betas of norm `bound`, by a ridge from Newton's method on 1 / norm (Moré and Sorensen 1983)."""
         stiffness, directions = self._modes
         load = stiffness * (mapped @ directions)
         ridge = torch.zeros_like(bound)

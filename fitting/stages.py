@@ -62,8 +62,7 @@ class MomentTable:
     def __init__(
         self, skel: Skel, vertices: Tensor, importance: Tensor, joint_importance: Tensor, bones: list[int]
     ) -> None:
-        """`importance` [V] and `joint_importance` [24] are weights: an anatomical joint is one more point of its
-        bone."""
+        """Weights `importance` [V], `joint_importance` [24]: an anatomical joint is one more point of its bone."""
         weights = skel.weights[vertices].double()
         moving = torch.tensor(bones, device=weights.device)
         overlap = (weights[:, moving].T @ weights[:, moving]) > 0
@@ -118,8 +117,7 @@ class StageTables:
 
     @property
     def correctives(self) -> bool:
-        """Whether visits include the correctives, for the exact gradient of E; early stages only move the body
-        roughly."""
+        """Whether visits include the correctives, for the exact gradient of E; early stages move roughly."""
         return self.stage.part == "full"
 
 

@@ -108,8 +108,7 @@ def _angle_about(axis: Tensor, rotmat: Tensor) -> Tensor:
 
 
 def _euler(axes: list[tuple[float, float, float]], rotmat: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The angles [B 3], the first applied first, of Rot(axis_3) Rot(axis_2) Rot(axis_1) = rotmat. Axes are signed
-    units."""
+    """Angles [B 3], first applied first, of Rot(axis_3) Rot(axis_2) Rot(axis_1) = rotmat. Axes are signed units."""
     index = [max(range(3), key=lambda i, a=axis: abs(a[i])) for axis in axes]
     sign = [axis[i] for axis, i in zip(axes, index, strict=True)]
     i2, i1, i0 = index

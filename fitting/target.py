@@ -2,8 +2,7 @@
 
 The roots of both bodies are tied in closed form, so the fit does not depend on global orientation and translation. With
 p_skel = R (v - J_0) + J_0 + transl_skel and the translation of `root_transl`, the distance of two vertices in the world
-is that of v and y - d, where y is the SMPL mesh without its global orientation and d the mean offset of the two
-T-poses.
+is that of v and y - d, with y the SMPL mesh without global orientation and d the mean offset of the T-poses.
 """
 
 from dataclasses import dataclass, replace

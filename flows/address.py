@@ -1,7 +1,7 @@
 """The address and password of a Prefect server that hmr-skel started, as files for other terminals and as settings.
 
-`make serve` writes the files, and flows/plugin.py reads them. Prefect loads this module with the plugin, so it imports
-only `hmr_skel.places`.
+`make serve` writes the files, and flows/plugin.py reads them. Prefect loads this module, so it imports only
+`hmr_skel.places`.
 """
 
 import os
@@ -50,8 +50,7 @@ def served_url() -> str | None:
 
 
 def settings_for(url: str) -> dict[str, str]:
-    """The environment variables for a server at `url`: the password is that of the environment, else of `make
-    serve`."""
+    """The variables for a server at `url`: the password is that of the environment, else of `make serve`."""
     ours = _place(_read(address_file()) or "") == _place(url)
     return client_settings(url, os.environ.get("PREFECT_API_AUTH_STRING") or (_read(password_file()) if ours else None))
 

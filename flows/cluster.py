@@ -61,8 +61,7 @@ def num_workers(runner: Any) -> int:
 
 
 def environments(workers: int, device: str) -> list[dict[str, str]]:
-    """The environment variables of each worker, which give it one of the visible GPUs, in turn, or a share of the
-    cores.
+    """The environment of each worker, which gives it one of the visible GPUs, in turn, or a share of the cores.
 
     Raises `UserError` for a numbered GPU such as cuda:1, since each worker sees only its own GPU, as cuda:0.
     """

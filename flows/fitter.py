@@ -32,8 +32,7 @@ class Fitter:
         self._prepared: dict[tuple[str, str], fitting.FitModel] = {}
 
     def load(self) -> None:
-        """Load the models that the manifest always needs. Raises `UserError` if one is damaged or of another
-        version."""
+        """Load the models that are always needed. Raises `UserError` if one is damaged or of another version."""
         for smpl_gender in self.models.smpl_genders:
             for skel_gender in self.models.skel_genders:
                 self._model(smpl_gender, skel_gender)
@@ -42,8 +41,8 @@ class Fitter:
     def fit(self, rows: AnnotationRows, progress: Progress | None = None) -> tuple[pa.Table, list[Reject], int]:
         """Fit SKEL to the rows of one source; rows that are annotated with SKEL stay as they are.
 
-        Returns the fitted rows as a table of `SCHEMA`; the rows without a fit, as rejects with reason `fit`; and the
-        smallest batch.
+        Returns the fitted rows as a table of `SCHEMA`; rows without a fit, as rejects (reason `fit`); the smallest
+        batch.
         """
         batch = self.config.batch_on(self.device.type)
         if not len(rows):

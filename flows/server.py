@@ -26,8 +26,7 @@ HOST = "127.0.0.1"
 
 @contextlib.contextmanager
 def running_server(password: str, port: int = 0, *, ui: bool = True) -> Iterator[tuple[subprocess.Popen, str]]:
-    """Start a Prefect server for this machine only, yield it and its API address when it answers, and end it at the
-    end.
+    """Start a Prefect server for this machine only, yield it and its API address when it answers, then end it.
 
     It requires the password (name:password), and listens on `port`, or on a free port for 0. With `ui` it also serves
     Prefect's pages and prints its warnings. Raises `UserError` if the port is taken or the server does not start.

@@ -61,8 +61,7 @@ class Builder:
     def __init__(
         self, manifest: Manifest, out: str | Place | None = None, device: str = "auto", *, quiet: bool = False
     ) -> None:
-        """Open a manifest, and make its missing label files and open body. `out` is a folder or a URI; default
-        `data_folder()`/NAME.
+        """Open a manifest, and make missing files. `out` is a folder or a URI; default `data_folder()`/NAME.
 
         Raises `UserError` if the recipe, a label file, a body model or the device cannot be used.
         """

@@ -1,7 +1,6 @@
 """Find the files that a manifest needs, or make them on first use if the manifest says how.
 
-No lock is needed: files appear by rename and are the same from any process. Two processes that start at once do the
-work twice.
+No lock is needed: files appear by rename and are the same from any process.
 """
 
 import hashlib

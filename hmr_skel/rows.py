@@ -48,8 +48,8 @@ class SkelParams(_Tensors):
 class AnnotationRows:
     """Consecutive rows of one source as columns. A column that the source does not annotate is None.
 
-    Float columns are float32. All rows of a source are annotated either with SMPL (`smpl_*`, to be fitted) or with SKEL
-    (`skel_*`, passed through).
+    Float columns are float32. All rows of a source have either SMPL (`smpl_*`, to be fitted) or SKEL (`skel_*`,
+    copied).
     """
 
     source: str  # the source's name in the manifest

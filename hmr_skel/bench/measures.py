@@ -40,8 +40,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 class Judge:
     """Measures distances of SKEL bodies from annotated meshes in the same way for all solvers.
 
-    It poses both bodies again in float64, in the world, from the stored parameters, so that a wrong root or translation
-    shows.
+    It poses both again in float64, in the world, from the stored parameters, so that a wrong root shows.
     """
 
     def __init__(self, params: SmplParams, smpl: Smpl, skel: Skel) -> None:

@@ -1,8 +1,7 @@
 """The 46 degrees of freedom of SKEL as data: names, joints, axes, mirror images and limits.
 
 The rotation of a joint is a product of axis rotations that applies the first dof first: P = Rot(axis_n, q_n) ...
-Rot(axis_1, q_1). Axes are in the joint's OpenSim frame and not normalised: their length scales the angle. Angles are in
-radians.
+Rot(axis_1, q_1). Axes are in the joint's OpenSim frame and not normalised: their length scales the angle, rad.
 """
 
 from dataclasses import dataclass

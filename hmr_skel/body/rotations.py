@@ -1,5 +1,4 @@
-"""Rotations of any leading batch shape: matrices act on column vectors, `rotvec` is the axis times the angle in
-radians.
+"""Rotations of any batch shape: matrices act on column vectors, `rotvec` is the axis times the angle, rad.
 
 Where a function is finite, its gradient is finite too, also at the zero rotation.
 """

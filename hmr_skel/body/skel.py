@@ -22,8 +22,7 @@ from hmr_skel.body.skel_shape import SkelShape, bone_orientation, bone_scales
 from hmr_skel.errors import UserError
 from hmr_skel.shapes import Float
 
-# The joint whose rotation fills each of SMPL's corrective slots 1..23, or -1. If two joints share a slot, the later one
-# fills it.
+# The joint whose rotation fills each of SMPL's corrective slots 1..23 (the later one if two share it), or -1.
 CORRECTIVE_JOINTS = tuple(
     max((j for j, slot in enumerate(SKEL_TO_CORRECTIVE_SLOT) if slot == wanted), default=-1) for wanted in range(1, 24)
 )

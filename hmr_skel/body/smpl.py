@@ -115,8 +115,7 @@ def load_points_matrix(j19_path: str | Path, dtype: torch.dtype = torch.float32)
 def keypoints_44(
     joints: Float[Tensor, "*batch 24 3"], points: Float[Tensor, "*batch 40 3"]
 ) -> Float[Tensor, "*batch 44 3"]:
-    """The 44 keypoints of label files from SMPL's joints and the points of `load_points_matrix`, in their frame and
-    unit.
+    """The 44 keypoints of label files from SMPL's joints and the points of `load_points_matrix`, in their frame.
 
     The first 25 (OpenPose's) are joints and vertices, the last 19 are regressed.
     """

@@ -99,8 +99,7 @@ def evaluate_on_held_out(
 ) -> tuple[Report, list[Errors], list[str | None]]:  # fmt: skip
     """Evaluate the networks in these files on a dataset's held-out shards. `tables` gets the rows.
 
-    Returns the report, the errors per row of each network, and the recording of each row. Raises `UserError` if
-    something is missing.
+    Returns the report, the errors per row of each network, and the recording of each row. Raises `UserError`.
     """
     held_out = HeldOut.open(data, images, body_models, device, quiet)
     loaded = [load_any_network(file, held_out.dataset.gender) for file in files]

@@ -8,8 +8,7 @@ from hmr_skel.errors import UserError
 
 VIEW = """\
 Show bodies in your browser: the annotated SMPL mesh, SKEL's skin and its bones, side by side or over each other. The
-page plays frames, colours the skin by its error, and shows joint angles as curves, dofs at a limit, and the row's
-image.
+page plays frames, colours the skin by its error, and shows joint angles as curves, dofs at a limit, and the image.
 
 The page is open only to this machine, and has no password: other users of the machine, and other web pages in your
 browser, can read what it shows. Images of predictions are looked for below the current folder.

@@ -1,8 +1,7 @@
 """The dataset card: a README.md beside the shards, for people and for Hugging Face `datasets`.
 
 Its YAML head assigns files to splits, so that `load_dataset(folder)` gives `train` and `test` (the held-out shards),
-and `load_dataset(folder, "rejects")` the rejected rows. A build writes it after its first shard and at its end, from
-the complete shards.
+and `load_dataset(folder, "rejects")` the rejected rows. A build writes it after its first shard and at its end.
 """
 
 from collections.abc import Mapping, Sequence

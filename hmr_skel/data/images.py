@@ -82,8 +82,7 @@ def after(second: Float[np.ndarray, "2 3"], first: Float[np.ndarray, "2 3"]) -> 
 
 
 def decode(data: bytes, shrink: float, as_stored: bool = True) -> tuple[UInt8[np.ndarray, "H W 3"], int]:
-    """Decode an image as BGR, reduced by 1, 2, 4 or 8, at most by `shrink` (image px per crop px); also returns the
-    factor.
+    """An image as BGR, reduced by 1, 2, 4 or 8, at most by `shrink` (image px per crop px), and that factor.
 
     Only JPEGs are reduced, since their decoder averages and others would skip pixels. `as_stored` ignores orientation
     tags, since labels refer to the stored pixels. Raises `UnreadableImage`.

@@ -154,8 +154,7 @@ class SampleDataset(Dataset):
         return ", ".join([f"{len(self):,} {self.gender} rows", *left_out])
 
     def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Batch:
-        """A sample, which depends only on the arguments. Raises `UnreadableImage` if the image is missing or
-        corrupt."""
+        """A sample, a pure function of the arguments. Raises `UnreadableImage` for a missing or corrupt image."""
         rng = np.random.default_rng((seed, epoch, self.rows[index]))
         return self.augmented(index, augment.draw(self.config.augment, rng) if self.augment else Augmentation())
 
@@ -371,8 +370,7 @@ def batches(
 
 
 def ordered_batches(dataset: SampleDataset, batch_size: int, *, workers: int = 0) -> Batches:
-    """Batches of every row once, in order, for evaluation; the last may be smaller. Unreadable images are left out and
-    counted in `skipped`."""
+    """Batches of every row once, in order; the last may be smaller. `skipped` counts unreadable images."""
 
     starts = range(0, len(dataset), batch_size)
     indices = (np.arange(start, min(start + batch_size, len(dataset))) for start in starts)

@@ -1,7 +1,6 @@
 """Divide rows into numbered shards (by the manifest and the row counts only), and say which shards are complete.
 
-A shard's fingerprint is the hash of everything that it depends on: as long as it is equal, the shard is not built
-again.
+A shard's fingerprint is the hash of everything that it depends on: while it is equal, the shard is not built again.
 """
 
 import hashlib

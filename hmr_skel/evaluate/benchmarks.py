@@ -1,5 +1,4 @@
-"""The benchmarks as a table: what they compare, which files they need, and what the published evaluators do
-differently.
+"""The benchmarks as a table: what they compare, which files they need, how published evaluators differ.
 
 Protocols: CameraHMR (3DPW, EMDB, SPEC-SYN), HSMR (MOYO), 4D-Humans (Human3.6M, COCO), SKEL-CF (MOYO-HARD). This module
 imports nothing heavy, so that `--help` can list the benchmarks.

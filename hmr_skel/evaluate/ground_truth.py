@@ -72,8 +72,7 @@ MIN_CONFIDENCE_2D = 0.5
 
 @dataclass(frozen=True)
 class Truth:
-    """The ground truth of a batch, None where the benchmark has none. 3D values are in m, along the camera's axes, at
-    any position."""
+    """The ground truth of a batch, or None. 3D values are in m, along the camera's axes, at any position."""
 
     complete: Bool[Tensor, "B"]
     """Whether a row has the whole ground truth; other rows are left out."""

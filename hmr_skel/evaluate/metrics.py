@@ -35,8 +35,8 @@ def from_root(points: Float[Tensor, "*batch K 3"], root: int | Sequence[int]) ->
 def similarity_align(pred: Float[Tensor, "*batch K 3"], gt: Float[Tensor, "*batch K 3"]) -> Float[Tensor, "*batch K 3"]:
     """`pred`, moved, turned and scaled to the least sum of squared distances from `gt` (Umeyama 1991), not mirrored.
 
-    The similarity is computed in float64 and applied in the dtype of the points. If all points coincide, the result is
-    the mean of `gt`.
+    The similarity is computed in float64 and applied in the dtype of the points. If all points coincide, it is the mean
+    of `gt`.
     """
     a, b = pred.double(), gt.double()
     mean_a, mean_b = a.mean(-2, keepdim=True), b.mean(-2, keepdim=True)
@@ -90,8 +90,7 @@ THRESHOLDS: Mapping[str, float] = {"pck_05": 0.05, "pck_10": 0.1}
 def found_keypoints(
     pred: Float[Tensor, "*batch K 2"], gt: Float[Tensor, "*batch K 2"], valid: Bool[Tensor, "*batch K"]
 ) -> Bool[Tensor, "*batch 2 K"]:
-    """Whether each keypoint is valid and nearer than each threshold, in crop coordinates. Keypoints that are not valid
-    may be NaN."""
+    """Whether each keypoint is valid and nearer than each threshold, in crop coordinates. Others may be NaN."""
     distance = (pred - gt).norm(dim=-1).nan_to_num(torch.inf)
     return torch.stack([distance < threshold for threshold in THRESHOLDS.values()], -2) & valid.unsqueeze(-2)
 

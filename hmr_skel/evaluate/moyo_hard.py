@@ -33,8 +33,7 @@ ROUNDINGS: dict[str, Callable[[int], tuple[int, int]]] = {
 def middle_rows(img_paths: np.ndarray, where: str) -> tuple[np.ndarray, str]:
     """The rows of MOYO-HARD among MOYO's images (`<sequence>/<camera>/<frame>.jpg`), and the way of rounding.
 
-    Raises `UserError` if paths have another form, the front camera has no image, or no way gives 9,725 rows; `where`
-    names the file.
+    Raises `UserError`, with the file `where`, if paths have another form, or no way gives 9,725 rows.
     """
     frames: dict[str, list[tuple[int, str, int]]] = defaultdict(list)
     cameras: set[str] = set()

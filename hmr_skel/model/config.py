@@ -21,8 +21,7 @@ class VitConfig:
     patch: int = 16
     """Side of a patch, px. The published weights have 16; 32 gives a quarter of the tokens."""
     stem_tokens: int = 0
-    """If not 0, a small convolutional network that finds keypoints (`hmr_skel.model.stem`) makes so many tokens in
-    place of patches."""
+    """If not 0, a small network that finds keypoints (`hmr_skel.model.stem`) makes so many tokens."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

@@ -51,8 +51,7 @@ def rep_to_q(rep: Float[Tensor, "*batch 24 6"]) -> Float[Tensor, "*batch 46"]:
     """The pose of any rep, on the principal branch, rad.
 
     In a joint with three dofs, the middle one is in [-pi/2, pi/2]; the others, and hinges, are in (-pi, pi]; wrists are
-    unbounded. At gimbal lock only the sum or the difference of the outer two is determined; the pose still gives the
-    same rotation.
+    unbounded. At gimbal lock only the sum or difference of the outer two is determined; the rotation stays right.
     """
     t = _tables(rep.device, rep.dtype)
     return _assemble_q(_rotmat_to_ball_q(rows_to_rotmat(rep[..., t.ball, :])), rep)

@@ -3,8 +3,7 @@
 The paper's encoder has learnt 2D keypoints before it sees SKEL (ViTPose). This stem learns them in the same training:
 it predicts the cell of the crop in which each of the 44 keypoints is, and a loss compares that with the label
 (`hmr_skel.train.losses`). The features at a keypoint and its position become the encoder's tokens. Linear patch
-embeddings would first have to learn that neighbouring pixels belong together, which takes more steps than the recipe
-`tiny` has (LOG.md).
+embeddings first have to learn which pixels are neighbours, which takes more steps than `tiny` has (LOG.md).
 """
 
 from typing import NamedTuple
@@ -35,8 +34,7 @@ class Tokens(NamedTuple):
 
     tokens: Float[Tensor, "B N D"]
     maps: Float[Tensor, "B 44 H W"] | None
-    """Log of the probability that a keypoint is in a cell (`CELL` px, in the network's 192 columns). None if the
-    encoder has patches."""
+    """Log of the probability that a keypoint is in a cell (`CELL` px, in the network's 192 columns), or None."""
 
 
 class KeypointStem(nn.Module):

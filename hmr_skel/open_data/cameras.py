@@ -64,8 +64,7 @@ def draw_views(rng: np.random.Generator, num: int) -> Views:
 
 
 def place(points: Float[Tensor, "N P 3"], views: Views) -> Float[Tensor, "N 3"]:
-    """The translations [N 3], m, that put each body at the place of its view. `points` have the camera's
-    orientation."""
+    """The translations [N 3], m, that put bodies at the places of their views. `points` are camera-oriented."""
     size, fill = views.image_size.to(points), views.fill.to(points)
     anchor, cut, cam_int = views.anchor.to(points), views.cut.to(points), views.cam_int.to(points)
     focal = cam_int[:, 0, 0]

@@ -44,9 +44,7 @@ _SHAPE_RIDGE = 10.0  # mm^2 of mean squared vertex distance per unit of mean squ
 
 
 def converted_betas(smpl_betas: Float[Tensor, "*batch 10"], smpl: Smpl, skel: Skel) -> Float[Tensor, "*batch 10"]:
-    """The betas of the SKEL body nearest to the same T-pose, by ridge regression over the vertices, each body about its
-    own centre.
-    """
+    """The betas of the SKEL body nearest to the same T-pose, by ridge regression over the centred vertices."""
     basis, target = (_centred(m.shapedirs.double().unflatten(-1, (-1, 3))) for m in (skel, smpl))
     gap = _centred((smpl.template - skel.template).double()).flatten()
     ridge = _SHAPE_RIDGE * 1e-6 * len(skel.template) / 10 * torch.eye(10, dtype=torch.float64)

@@ -23,8 +23,7 @@ _MODEL = (
     "For models like CompleteHumanModel.osim, with BSM's coordinates: pelvis, hips, knees and feet, whose signs and "
     "zeros were\ncompared with it. For spine and arms, use markers (.trc) and inverse kinematics."
 )
-# The axis of each joint in its parent bone, as in CompleteHumanModel.osim. There the left ankle is mirrored, unlike
-# SKEL's.
+# The axis of each joint in its parent bone, as in CompleteHumanModel.osim, whose left ankle is mirrored.
 _HINGES = {
     "tibia_r": (0.0, 0.0, -1.0), "talus_r": (-0.10501355, -0.17402245, 0.97912632),
     "calcn_r": (0.78717961, 0.60474746, -0.12094949), "toes_r": (0.58095440, 0.0, -0.81393611),

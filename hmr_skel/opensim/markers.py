@@ -1,8 +1,7 @@
 """Named sets of virtual markers on the skin.
 
 A marker is the skin vertex nearest to a position in the T-pose of the mean body, so it is the same vertex in all shapes
-and poses. Positions are relative to SKEL's joints and do not depend on vertex numbers, so bodies of any topology have
-them.
+and poses. Positions are relative to SKEL's joints, so bodies of any topology have them.
 """
 
 from dataclasses import dataclass

@@ -7,8 +7,7 @@ along the axes of B.
 
 The spine's arcs and the scapula's glide are slide joints. Each depends on one angle, or on the sum or difference of
 two, so an `equality` of MuJoCo, a polynomial of order 4, can tie it to a joint or to a tendon that is the sum. MuJoCo
-allows six joints per body, and four slides with three hinges are seven, so slides have a body of their own above the
-bone.
+allows six joints per body, and four slides with three hinges are seven, so slides have a body of their own.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -25,8 +25,7 @@ Outputs = Mapping[str, np.ndarray]
 Detections = tuple[Float[np.ndarray, "N 4"], Float[np.ndarray, "N"]]
 """Corners x1, y1, x2, y2, px of the detector's input, and scores."""
 MOST_KEPT = 1000
-"""The most boxes of a detector that has chosen among its candidates itself; grids give more (8,400 or 25,200 at 640
-px)."""
+"""The most boxes of a detector that chooses among its candidates; grids give more (8,400 or 25,200 at 640 px)."""
 _PER_VALUE = 5
 """The least ratio of candidates to values per candidate in a grid: YOLOv8 at 160 px has 525 and 84."""
 _UNIT = 1.5
@@ -75,7 +74,7 @@ def read_detections(
     """The persons (class number `person`, scores from `threshold`) in a detector's outputs, best first.
 
     `width` and `height` are those of the detector's input, px. Raises `UserError` if the outputs do not have this
-    layout (one of `LAYOUTS`).
+    layout.
     """
     try:
         corners, scores = _READERS[layout](outputs, person, width, height)

@@ -110,8 +110,7 @@ def writing(
 
 
 def output_names(files: Sequence[Path]) -> dict[Path, str]:
-    """The files' paths below their common folder, without endings (`walk` for `a/walk.jpg`) unless two would be
-    equal."""
+    """Paths below the common folder, without endings (`walk` for `a/walk.jpg`) unless two would be equal."""
     absolute = [Path(os.path.abspath(file)) for file in files]  # `..` would lead out of the folder
     shared = Path(os.path.commonpath([file.parent for file in absolute]))
     plain = [file.relative_to(shared).with_suffix("").as_posix() for file in absolute]

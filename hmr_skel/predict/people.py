@@ -1,5 +1,4 @@
-"""Predict SKEL for boxes in pictures, a batch of people at a time, and the decoder's attention (the paper's Fig.
-S5)."""
+"""Predict SKEL for boxes in pictures, a batch of people at a time, and the decoder's attention (Fig. S5)."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -172,8 +171,7 @@ def image_to_skel(
     Args:
         image: RGB.
         boxes: x1, y1, x2, y2 of each person, px.
-        network: `network.safetensors` of a run, or SKEL-CF's `best.pth`; for many pictures, use the result of
-            `load_predictor`.
+        network: `network.safetensors` of a run, or SKEL-CF's `best.pth`; or the result of `load_predictor`.
         focal: focal length, px; the principal point is the middle of the picture.
         margin: side of the network's square over the longer side of the box.
         device: cpu, cuda, cuda:1; auto takes the first CUDA device, else the CPU.

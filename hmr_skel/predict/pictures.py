@@ -33,8 +33,7 @@ def skel_params(body: Body, stage: int = -1) -> SkelParams:
 def draw_overlay(frame: Frame, people: Sequence[tuple[Person, Body]], skel: Skel) -> Picture:
     """Draw the photograph, and beside it the same with everybody drawn in: bones under a translucent skin.
 
-    People with the same camera hide one another by depth; people with other cameras, from their boxes, are drawn over
-    them.
+    People with the same camera hide one another by depth; people with other cameras are drawn over them.
     """
     cameras: dict[bytes, list[tuple[Person, Body]]] = {}
     for person, body in people:

@@ -113,8 +113,7 @@ class TableWriter:
 def writing_table(
     path: Path, stages: int, skel_gender: str, notes: Mapping[str, str] | None = None
 ) -> Generator[TableWriter]:
-    """Write a Parquet file, with `notes` in its metadata, which appears when the block ends. Raises `UserError` if it
-    cannot be written."""
+    """Write a Parquet file with `notes` in its metadata, which appears when the block ends. Raises `UserError`."""
     columns = schema(stages).with_metadata(notes)
     with replacing(path) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
         table = TableWriter(columns, skel_gender, writer)

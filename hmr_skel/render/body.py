@@ -1,5 +1,4 @@
-"""Make parts of a picture from SKEL bodies (skin, skeleton, bones under a translucent skin), and colours from
-distances."""
+"""Make parts of a picture from SKEL bodies (skin, skeleton, bones under a skin), and colours from distances."""
 
 from typing import Literal
 

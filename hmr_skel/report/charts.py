@@ -95,8 +95,7 @@ DOF_GROUPS = {"Trunk and head": range(17, 26), "Legs": range(3, 10), "Arms": ran
 
 
 def dof_ranges(title: str, angles: Sequence[Bins], limits_deg: Float[np.ndarray, "46 2"]) -> str:
-    """Histograms of the angles of one of `DOF_GROUPS` over their ranges: the right side upwards, the mirrored left side
-    downwards."""
+    """Histograms of the angles of one of `DOF_GROUPS` over their ranges: right side up, mirrored left side down."""
     dofs = DOF_GROUPS[title]
     left, width, line, bottom = 160.0, 610.0, 42.0, 26.0
     both = any(MIRROR[k] != k for k in dofs)
@@ -200,8 +199,7 @@ def _scale(low: Number, high: Number, start: Number, end: Number) -> Scale:
 
 
 def _grid_x(x: Scale, high: Number, top: Number, bottom: Number, unit: str, beyond: bool = False) -> list[str]:
-    """Vertical lines from 0 to `high` with their numbers, and the unit below. `beyond`: the last bin has all larger
-    values."""
+    """Vertical lines from 0 to `high` with numbers, and the unit below. `beyond`: the last bin has larger values."""
     step = nice_step(high, 10)
     parts = []
     for tick in np.arange(0, high + step * 1e-6, step):

@@ -81,8 +81,7 @@ class Dataset:
     status: dict[str, Counter[str]] = field(default_factory=dict)  # by source
     genders: Counter[str] = field(default_factory=Counter)
     violations: int = 0
-    """The number of rows with a dof outside its limits by more than float32 rounding, including rows annotated with
-    SKEL."""
+    """The number of rows, including rows annotated with SKEL, with a dof outside its limits by more than rounding."""
     angles: list[Bins] = field(default_factory=lambda: [Bins(-360.0, 360.0, 720) for _ in range(NUM_DOFS)])  # deg
     held: Int[np.ndarray, "46 2"] = field(default_factory=lambda: np.zeros((NUM_DOFS, 2), np.int64))
     """The number of rows that each dof's lower and upper limit holds."""

@@ -217,8 +217,7 @@ def _over_the_image(posed: PosedRow, parts: list[Part], rules: Mapping[str, Imag
 def _cut(
     picture: UInt8[np.ndarray, "H W 3"], center: Float[np.ndarray, "2"], side: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Cut a square box (px) with the parts above and below it from a picture, at the width of the other pictures; grey
-    where the picture ends."""
+    """Cut a square box (px), with what is above and below it, from a picture; grey where the picture ends."""
     scale = WIDTH / side
     if scale < 1:  # average first, since a warp samples single pixels
         height, width = (max(round(length * scale), 1) for length in picture.shape[:2])

@@ -75,8 +75,7 @@ class RunLog:
         self._bar.update(self._batch_size)
 
     def write(self, step: int, group: Group, mfu_per_image_rate: float, more: Mapping[str, float | int]) -> None:
-        """Write a line after `step` steps, with means since the last line. All processes must call it at the same
-        steps."""
+        """Write a line after `step` steps, with means since the last one. All processes must call it together."""
         names = list(self._sums)
         means = torch.stack([self._sums[name].float() for name in names]) / self._count if names else torch.empty(0)
         values = dict(zip(names, group.mean(means).tolist(), strict=True))  # waits for the device

@@ -5,8 +5,7 @@ before a new field cannot be resumed, since their recipe does not have it.
 
 Each term is a sum over a sample's labels and a mean over the batch. A sample without a label adds 0 but counts in the
 mean, so that batches can be split over processes and steps. For the same reason every batch has all terms. Missing
-labels are masked before they are compared, so they may be NaN. Losses are float32 (or float64) and use keypoints, not
-meshes.
+labels are masked before they are compared, so they may be NaN. Losses are float32 (or float64).
 """
 
 from collections.abc import Sequence

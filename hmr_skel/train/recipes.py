@@ -91,8 +91,7 @@ class Recipe:
         return round(self.warmup_epochs * rows / self.batch_size)
 
     def accumulate(self, processes: int) -> int:
-        """The number of micro batches per step in each process. Raises `UserError` if they do not add up to the
-        batch."""
+        """The number of micro batches per step in each process. Raises `UserError` if the batch does not divide."""
         together = self.micro_batch * processes
         if self.batch_size % together:
             raise UserError(
