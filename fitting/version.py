@@ -1,6 +1,6 @@
 """The version of the fit. This module imports nothing."""
 
 FIT_VERSION = 3
-"""Raise it by one whenever rows come out otherwise (tests/golden.py has the tolerances), then write the golden rows
-anew with `python -m tests.golden` and say in the commit what moved. It is part of each shard's fingerprint: shards of
-another version are fitted again by the next build."""
+"""Raise it by one whenever fits give other rows (tests/golden.py has the tolerances), then write the golden rows again
+with `python -m tests.golden`, and say in the commit what changed. It is part of each shard's fingerprint: the next
+build fits shards of another version again."""

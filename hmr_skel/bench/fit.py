@@ -66,7 +66,7 @@ class FitInputs:
             fields = {column: tuple(keys) for column, keys in FIELDS[CAMERAHMR].items()}
             source = Source(name="bench", format=CAMERAHMR, file=labels, fields=fields)
         if source is None:
-            raise UserError(f"{manifest} has no rows of SMPL to fit. Expected a source of format {CAMERAHMR!r}.")
+            raise UserError(f"{manifest} has no SMPL rows to fit. Expected a source of format {CAMERAHMR!r}.")
         config = fitting.recipe(loaded.recipe)
         gender = "male" if loaded.skel_gender == "best" else loaded.skel_gender
         loaded = replace(

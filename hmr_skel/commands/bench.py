@@ -31,7 +31,6 @@ Example: hmr-skel bench predict --recipe vit_b"""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `bench` and its commands."""
     parser = commands.add_parser("bench", help="measure speed and accuracy")
     actions = parser.add_subparsers(metavar="WHAT", required=True)
 

@@ -49,7 +49,6 @@ Example: hmr-skel images --manifest manifests/open.toml"""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `fit`, `dataset`, `serve` and `images`."""
     fit = new_command(commands, "fit", "fit one shard", FIT, run_fit)
     add_number(fit, "--shard", int, 0, required=True, help="number of the shard, from 0; 07 is 7")
     _add_choices(fit)

@@ -64,7 +64,6 @@ Example: hmr-skel body export bodies"""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `convert`, `export` and `body`."""
     from hmr_skel.convert.known import describe_formats
 
     formats = "\n".join(f"  {name:<32} {known}" for name, _, known in describe_formats())

@@ -56,7 +56,6 @@ Finding = tuple[str, str, str]
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `doctor`."""
     summary = "say what is installed, which files are there, and what is missing"
     doctor = new_command(commands, "doctor", summary, DOCTOR, run_doctor)
     text = "check this manifest (default: every manifests/*.toml, and those of the package)"

@@ -52,7 +52,6 @@ def _benchmarks_text() -> str:
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `evaluate` and `moyo-hard`."""
     summary = "measure errors on held-out images and on benchmarks, beside the paper's tables"
     evaluate = new_command(commands, "evaluate", summary, EVALUATE, run_evaluate, _benchmarks_text)
     text = f"network.safetensors, a run's folder, or SKEL-CF's best.pth {NETWORK_HELP}"
@@ -99,7 +98,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    """Predict, compare, print, write."""
+    """Evaluate, print, and write the results."""
 
     predictions = _predictions(args.predictions)
     files = [network_file(path) for path in args.networks]

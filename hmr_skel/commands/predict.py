@@ -58,7 +58,6 @@ LEGACY = {
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `predict`."""
     parser = new_command(commands, "predict", "estimate SKEL for the people in images and videos", PREDICT, run_predict)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images, folders of images, videos")
     text = "output folder (default: predictions in the data folder)"
@@ -170,7 +169,7 @@ def run_predict(args: argparse.Namespace) -> int:
 
 
 def _check_inputs(args: argparse.Namespace) -> tuple[Path, list[Path]]:
-    """The network's file, and the pictures. Raises one `UserError` that names all that is missing."""
+    """The network's file and the pictures. Raises one `UserError` that names everything that is missing."""
     from hmr_skel.predict.frames import find_files
 
     def given() -> None:
@@ -247,7 +246,7 @@ def _cameras(
 
 
 def _body_models(args: argparse.Namespace, published: bool) -> Path:
-    """The folder of the SKEL that the network belongs to: of published weights, the licensed one."""
+    """The folder of the network's SKEL body, which is the licensed one for published weights."""
     from hmr_skel.data.manifest import load_manifest
 
     if args.body_models is not None or (published and args.manifest == DEFAULT_MANIFEST):

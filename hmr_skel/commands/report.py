@@ -32,7 +32,7 @@ Draw a row of a dataset, or of a .parquet file of `convert` or `predict`, on the
   --show heat      the fitted skin, coloured by its distance from the annotated mesh (the colours end at 30 mm);
                    annotation: that mesh itself
   --view front     the body's front; or its side, back, top; image: over the row's own image
-A .glb has skin and skeleton as separate meshes, metres, y up, whatever --show says.
+A .glb always has skin and skeleton as separate meshes, metres, y up.
 Examples: hmr-skel render data/open 3584 -o x.png --show heat
           hmr-skel render walk.parquet 0 -o x.glb"""
 
@@ -53,7 +53,6 @@ MANIFEST = "file that names body models and images (default: manifests/NAME.toml
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `report`, `render` and `schema`."""
     report = new_command(commands, "report", "write a web page about a dataset, with pictures", REPORT, run_report)
     add(report, "dataset", nargs="?", help=f"the dataset's folder {DATA_HELP}")
     text = "output file (default: report.html in the dataset's folder)"
@@ -81,7 +80,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def run_report(args: argparse.Namespace) -> None:
-    """Gather, draw, write, and say what was written."""
+    """Write the report, and print a summary."""
     from hmr_skel.data.manifest import load_manifest
     from hmr_skel.data.meta import error_text
     from hmr_skel.report.bodies import choose_sample

@@ -24,7 +24,6 @@ Examples: hmr-skel train --build --set epochs=2
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `train`."""
     train = new_command(commands, "train", "train SKEL-CF on a dataset", TRAIN, run_train, _fields_text)
     add_run_arguments(train, "folder of the run (default: runs/<recipe> in the data folder)")
     train.add_argument("--show", action="store_true", help="print the whole recipe and stop")
@@ -75,7 +74,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def new_run(args: argparse.Namespace, out: Path) -> "Run":
-    """The run of the arguments; its dataset is built first where --build says so. It goes to `out`."""
+    """The run that the arguments describe, in the folder `out`. With --build, its dataset is built first."""
     from hmr_skel.data.images import image_rules
     from hmr_skel.train.loop import Run
 

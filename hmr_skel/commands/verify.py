@@ -33,7 +33,6 @@ Example: hmr-skel verify data/open"""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `verify`."""
     verify = new_command(commands, "verify", "check a dataset on disk, and repair it", VERIFY, run_verify)
     add(verify, "dataset", type=place, help="the dataset's folder, for instance data/open, or its URI")
     text = "manifest of the dataset (default: manifests/NAME.toml, by the name in the shards)"

@@ -17,7 +17,6 @@ Example: hmr-skel view data/open, or hmr-skel view walk.parquet"""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `view`."""
     view = new_command(commands, "view", "show bodies in a live page of the browser", VIEW, run_view)
     text = "a dataset's folder, a .parquet of `hmr-skel convert`, or the predictions.parquet of `hmr-skel predict`"
     view.add_argument("dataset", metavar="TABLE", type=folder, help=text)

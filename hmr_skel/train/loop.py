@@ -40,7 +40,7 @@ from hmr_skel.train.step import accumulate_gradient, side_by_side
 STATE, NETWORK = "state.pt", "network.safetensors"
 """The files in a run's folder: the state for resuming, and the averaged weights."""
 MOST_SKIPPED_IN_A_ROW = 50
-"""Steps without a finite gradient, after which a run gives up."""
+"""A run fails after this number of steps without a finite gradient."""
 LITTLE_GAIN = 0.03
 """A decoder that lowers the error of the 3D keypoints by a smaller share is said to add next to nothing."""
 
