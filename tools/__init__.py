@@ -1,1 +1,1 @@
-"""Tools for maintainers, run from the checkout: the open body's builder, drills, fuzzing."""
+"""Tools for maintainers, which run from the checkout: the open body's builder, drills, fuzzing."""

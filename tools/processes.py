@@ -1,11 +1,11 @@
-"""Processes that others start, and their memory. Linux only (`/proc`)."""
+"""Find child processes and their memory. Linux only (`/proc`)."""
 
 import contextlib
 from pathlib import Path
 
 
 def children(pid: int) -> list[int]:
-    """Process numbers of a process's children; none where it is gone."""
+    """The process numbers of a process's children; empty if it has ended."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for path in Path(f"/proc/{pid}/task").glob("*/children"):  # each thread has its own
@@ -19,7 +19,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def memory_mb(pid: int) -> tuple[float, float]:
-    """Resident memory of a process: its own (no file is behind it), and all. Zero where the process is gone."""
+    """Resident memory of a process, MB: anonymous pages, and all. Zero if the process has ended."""
     try:
         lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         status = {words[0]: float(words[1]) / 1024 for words in lines if words and words[0] in ("RssAnon:", "VmRSS:")}

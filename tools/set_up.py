@@ -1,8 +1,8 @@
 """`python tools/set_up.py [EXTRA]`: make .venv and install the project in it, with the packages of an extra or without.
 
-The Makefile calls it; it needs the standard library only. uv installs, because it takes a tenth of pip's time. It gets
-what pip is configured with: indexes, folders of wheels, constraints, certificates, a proxy. Where uv cannot be had, or
-fails with that configuration, pip installs. Each step prints a line with its seconds.
+The Makefile calls it; it needs only the standard library. uv installs, because it takes a tenth of pip's time. It gets
+pip's configuration: indexes, folders of wheels, constraints, certificates, a proxy. If uv is not available, or fails
+with that configuration, pip installs. Each step prints a line with its seconds.
 """
 
 import argparse
@@ -37,7 +37,7 @@ VARIABLES = {
     "default-timeout": ("UV_HTTP_TIMEOUT",),
     "retries": ("UV_HTTP_RETRIES",),
 }
-"""Option of pip -> uv's environment variables. Arguments, and passwords in them, could be read by every user."""
+"""uv's environment variable for each option of pip. All users could read passwords in arguments."""
 
 FLAGS = {"no-index": "--no-index", "no-cache-dir": "--no-cache"}
 """Option of pip that is on or off -> uv's."""
@@ -69,11 +69,11 @@ ADVICE = (
     ),
     ("", "pip could not install, its last lines above say why"),
 )
-"""What pip says when it fails (the first pattern that is found counts), and what helps."""
+"""Patterns in pip's output when it fails (the first match counts), and the advice for each."""
 
 
 class SetUpError(Exception):
-    """What failed, and what to do."""
+    """A failed step of the set-up. The text says what failed, and what to do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -230,7 +230,7 @@ def for_uv(configured: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
 
 
 def must(title: str, command: Sequence[str]) -> None:
-    """Run a command without which set-up cannot go on."""
+    """Run a command that the set-up needs."""
     if run(title, command)[0] != 0:
         raise SetUpError(f"`{' '.join(command)}` failed, see above")
 

@@ -270,12 +270,12 @@ def _complaints(rows: AnnotationRows, exclude: frozenset[str]) -> Iterator[Compl
 
     for i, name in enumerate(rows.imgname):
         if not (isinstance(name, str) and name.strip()):
-            yield "imgname", i, f"imgname is {name!r}; expected a non-empty string"
+            yield "imgname", i, f"imgname is {name!r}; expected a text that is not empty"
         elif (stem := name.rsplit("/", 1)[-1].rsplit(".", 1)[0]) in exclude:
             yield "excluded", i, f"{stem} is on the manifest's exclude list"
     for _, annotated in there("annotated"):
         for i in _where(~annotated):
-            yield "not annotated", i, "the file's has_* flags say that the row is not annotated"
+            yield "not annotated", i, "the file's has_* flags say that the row holds no annotation"
     for column, genders in there(*GENDERS):
         for i, gender in enumerate(genders):
             if gender not in GENDERS[column]:

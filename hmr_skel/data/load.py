@@ -1,4 +1,4 @@
-"""Shards back as arrays with named columns, lazily; and single rows of them, quickly.
+"""Read shards lazily as arrays with named columns, and single rows quickly.
 
     shards = load_shards("data/open")
     shards["v2v_mm"].mean()                # one column of all rows
@@ -6,10 +6,10 @@
     for shard in shards.files(): ...       # shard by shard
     load_shards("s3://bucket/open")        # see hmr_skel.data.storage
 
-What is null in the file comes as NaN in float arrays, None in texts and -1 in whole numbers; `valid(column)` tells.
+Null becomes NaN in float arrays, None in strings and -1 in integers; `valid(column)` tells which values are null.
 
-Parquet is decoded a row group at a time, two thousand rows to get one. So `open_rows` unpacks each shard once, beside
-the dataset, into an array of a structured type. There one row costs one read of 1.7 kB.
+Parquet is decoded by row groups of two thousand rows. So `open_rows` unpacks each shard once, beside the dataset, into
+a structured array, from which one row is one read of 1.7 kB.
 """
 
 from bisect import bisect_right
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 
 class Shards:
-    """Rows of one or more Parquet shards. Nothing is read until it is asked for, and only the columns asked for."""
+    """Rows of one or more Parquet shards. Only requested columns are read, when they are requested."""
 
     def __init__(
         self, paths: Sequence[Place], columns: Sequence[str], footers: Sequence[pq.FileMetaData] | None = None
     ):
-        """`footers` are those of the files, where they have been read already."""
+        """`footers` are the footers of the files, if they have been read."""
         self.paths = tuple(paths)
         self.columns = tuple(columns)
         self._footers = each(_read_footer, self.paths) if footers is None else footers
@@ -55,7 +55,7 @@ class Shards:
         self._row_group = lru_cache(maxsize=2)(partial(_read, columns=list(self.columns)))
 
     def __reduce__(self):
-        return Shards, (self.paths, self.columns)  # to worker processes without the cache
+        return Shards, (self.paths, self.columns)  # worker processes do not get the cache
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -64,8 +64,8 @@ class Shards:
         return f"Shards({len(self):,} rows in {len(self.paths)} files; {', '.join(self.columns)})"
 
     def __getitem__(self, key: str | int | np.integer | slice | Sequence[int] | np.ndarray) -> Any:
-        """A column name: its array over all rows, [N], [N 46], [N 44 3]... A row number: that row as a dict of values
-        (null is None). A slice or an array of row numbers: a dict of arrays."""
+        """For a column name, its array over all rows, [N], [N 46], [N 44 3]...; for a row number, a dict of values
+        (null is None); for a slice or an array of row numbers, a dict of arrays."""
         if isinstance(key, str):
             return _to_numpy(self._read(key), self._schema.field(key))
         if isinstance(key, int | np.integer):
@@ -76,11 +76,11 @@ class Shards:
         return self._arrays(self._rows(np.arange(len(self))[key if isinstance(key, slice) or len(key) else slice(0)]))
 
     def valid(self, column: str) -> np.ndarray:
-        """[N] whether the row has a value there (is annotated, was fitted)."""
+        """Whether each row [N] has a value in the column (is annotated, was fitted)."""
         return self._read(column).is_valid().to_numpy()
 
     def codes(self, column: str) -> tuple[np.ndarray, list[str]]:
-        """A column of few different texts: an index [N] into the sorted texts, -1 where null; and the texts."""
+        """A column of few different strings, as an index [N] into the sorted strings (-1: null), and the strings."""
         encoded = self._read(column).combine_chunks().dictionary_encode()
         found = encoded.dictionary.to_pylist()
         names = sorted(found)
@@ -88,30 +88,30 @@ class Shards:
         return places[encoded.indices.fill_null(len(found)).to_numpy()], names
 
     def select(self, columns: Sequence[str]) -> "Shards":
-        """The same rows with these columns only. Raises `UserError` where there is none of that name."""
+        """The same rows with only these columns. Raises `UserError` for an unknown name."""
         _check_columns(columns, self.columns, self.paths[0])
         return Shards(self.paths, columns, self._footers)
 
     def files(self) -> Iterator["Shards"]:
-        """One file at a time, as `Shards` of its own."""
+        """Yield each file as `Shards`."""
         return (Shards([path], self.columns, [footer]) for path, footer in zip(self.paths, self._footers, strict=True))
 
     @property
     def arrow(self) -> "Dataset":
         """The same files as a pyarrow dataset: filters, projections, `.to_table().to_pandas()`."""
-        from pyarrow.dataset import dataset  # imports pandas where that is installed
+        from pyarrow.dataset import dataset  # imports pandas if that is installed
 
         names = [str(path) if isinstance(path, Path) else path.key for path in self.paths]
         store = None if isinstance(self.paths[0], Path) else self.paths[0].store
         return dataset(names, format="parquet", filesystem=store)
 
     def _read(self, column: str) -> pa.ChunkedArray:
-        """A column of all files. Raises `UserError` where there is none of that name."""
+        """A column of all files. Raises `UserError` for an unknown name."""
         _check_columns([column], self.columns, self.paths[0])
         return pa.concat_tables(each(partial(_read, group=None, columns=[column]), self.paths))[column]
 
     def _rows(self, rows: np.ndarray) -> pa.Table:
-        """Rows in the given order: each row group in question is decoded once."""
+        """The given rows in their order; each row group is decoded once."""
         groups = np.searchsorted(self._starts, rows, side="right") - 1
         order = np.argsort(groups, kind="stable")
         pieces = [
@@ -134,13 +134,13 @@ def load_shards(
     """Open a dataset, lazily.
 
     Args:
-        path: a dataset's folder (the one with `data/` in it), one Parquet file, or several; URIs as well. Not given:
-            the default dataset, where `hmr-skel fit` puts it.
-        columns: which; all if not given.
-        shards: numbers of shards of a folder, from 0; all complete ones if not given.
-        split: `train`, or `test` for the held-out shards; both if not given.
+        path: the folder of a dataset (with `data/`), one Parquet file, or several; also URIs. By default the default
+            dataset, where `hmr-skel fit` puts it.
+        columns: names of columns; by default all.
+        shards: numbers of shards in a folder, from 0; by default all complete shards.
+        split: `train`, or `test` for the held-out shards; by default both.
 
-    Raises `UserError` where there is no shard, one is unfinished, a file is broken, or a column is unknown.
+    Raises `UserError` if there is no shard, one is unfinished, a file is broken, or a column is unknown.
     """
     path = data_folder() / "open" if path is None else path
     if split not in (None, "train", "test"):
@@ -152,7 +152,7 @@ def load_shards(
         if split in (None, (footer.metadata or {}).get(b"hmr_skel.split", b"train").decode(errors="replace"))
     ]
     if not files:
-        raise UserError(f"{path} holds no shard of split {split!r} (of {len(paths)} shards). Build it first.")
+        raise UserError(f"{path} has no shard of split {split!r} (of {len(paths)} shards). Build it first.")
     schemas = {file: footer.schema.to_arrow_schema() for file, footer in files}
     first, schema = next(iter(schemas.items()))
     for file, other in schemas.items():
@@ -171,11 +171,11 @@ def _find(path: str | Place | Sequence[str | Place], shards: Sequence[int] | Non
     if path.is_file():
         return [path]
     by_index, states = {}, find_states(path)
-    # A folder of nothing but data files is a copy of these, and they stand alone; elsewhere each needs its meta file.
+    # A folder with only data files is a copy of these, without meta files; elsewhere each file needs its meta file.
     is_built_here = any((path / name).is_dir() for name in ("meta", "rejects", ".leases"))
     for index, state in states.items():
         if is_built_here and state.kind == "unfinished":
-            raise UserError(f"{state.why}. Build the shard again, or wait for the build that is at work.")
+            raise UserError(f"{state.why}. Build the shard again, or wait until the running build has finished it.")
         if state.kind != "missing":
             by_index[index] = Shard(index, len(states), (), False).data_file(path)
     if not by_index:
@@ -196,10 +196,10 @@ def _read_footer(path: Place) -> pq.FileMetaData:
 
 
 def _read(path: Place, group: int | None, columns: Sequence[str]) -> pa.Table:
-    """Columns of a file's row group; of all its rows for None."""
+    """Read columns of a file's row group, or of all rows for None."""
     with open_parquet(path) as file:
         table = file.read(columns) if group is None else file.read_row_group(group, columns=columns)
-        table.validate(full=True)  # texts that are none, which pyarrow would find only later
+        table.validate(full=True)  # finds invalid strings, which pyarrow would find only later
         return table.select(columns)
 
 
@@ -224,19 +224,19 @@ def _to_numpy(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
 
 
 UNPACKED_FORMAT = "3"
-"""Changes whenever the layout or the meaning of unpacked files does."""
+"""It changes with the layout or the meaning of unpacked files."""
 
 _NUMBERS = ("center", "cam_int", "keypoints_2d", "keypoints_3d", "skel_q", "skel_betas", "skel_transl")
-"""What an unpacked row has, under the shard's names and in its units, float32; what is null in the shard is NaN."""
+"""The float32 columns of unpacked rows, with names and units of the shard; null is NaN."""
 
 
 @dataclass(frozen=True)
 class RowCache:
-    """Unpacked rows of several files, end to end. It holds none of them, so that it is cheap to send to a process."""
+    """Unpacked rows of several files. It keeps none in memory, so it is cheap to send to a process."""
 
     files: tuple[Path, ...]
     starts: tuple[int, ...]
-    """Number of each file's first row, and the number of all rows."""
+    """The number of each file's first row, and the number of all rows."""
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -253,15 +253,15 @@ class RowCache:
 def open_rows(shards: Shards, quiet: bool = False) -> RowCache:
     """The rows of some shards of a dataset, in their order.
 
-    Shards that are not unpacked yet, or have changed since, are unpacked into `.cache/samples` in the dataset's folder,
-    or in `local_folder` of one in a store; with a progress bar, unless `quiet`.
+    Shards that are new or have changed are unpacked into `.cache/samples` in the dataset's folder, or for a store in
+    its `local_folder`. Progress is shown unless `quiet`.
 
-    Raises `UserError` for a broken shard, or where the folder cannot be written.
+    Raises `UserError` for a broken shard, or if the folder cannot be written.
     """
     dataset = shards.paths[0].parent
     folder = local_folder(dataset.parent if dataset.name == "data" else dataset) / ".cache" / "samples"
     names = [path.name.removesuffix(".parquet") for path in shards.paths]
-    files = [  # another name when the shard has changed
+    files = [  # the name changes with the shard
         folder / f"{name}-{UNPACKED_FORMAT}-{state.st_size}-{int(1e6 * state.st_mtime)}.npy"
         for name, state in zip(names, each(lambda path: path.stat(), shards.paths), strict=True)
     ]
@@ -269,23 +269,23 @@ def open_rows(shards: Shards, quiet: bool = False) -> RowCache:
     missing = [one for one in zip(names, parts, files, strict=True) if not _is_there(one[2], len(one[1]))]
     bar = progress_bar(quiet or not missing, "shard", len(missing), "unpacking rows", iterable=missing)
     for name, part, file in bar:
-        if not _is_there(file, len(part)):  # another process may have unpacked it meanwhile
+        if not _is_there(file, len(part)):  # another process may have unpacked it
             _unpack(part, file)
         for old in folder.glob(f"{name}-*.npy"):
-            if old != file:  # of the shard as it was before
+            if old != file:  # unpacked from an older version of the shard
                 old.unlink(missing_ok=True)
     return RowCache(tuple(files), tuple(np.cumsum([0, *map(len, parts)]).tolist()))
 
 
 @lru_cache(maxsize=4096)
 def _layout(file: Path) -> tuple[np.dtype, int]:
-    """The type of a file's rows, and where the first of them begins, in bytes."""
+    """The type of a file's rows, and the offset of the first row, bytes."""
     rows = np.load(file, mmap_mode="r")
     return np.dtype((np.record, rows.dtype)), rows.offset
 
 
 def _is_there(file: Path, count: int) -> bool:
-    """Whether a file of so many rows is whole: a disk that was full or went down may cut it."""
+    """Whether a file with this number of rows is whole, since a full disk or a crash may cut it."""
     try:
         return len(np.load(file, mmap_mode="r")) == count
     except (OSError, ValueError, EOFError):
@@ -304,6 +304,6 @@ def _unpack(shard: Shards, file: Path) -> None:
             np.save(stream, rows)
     except (OSError, UserError) as error:
         raise UserError(
-            f"rows have to be unpacked once into {file.parent}, which cannot be written: {error} Make it writable, or "
-            "a link to a folder that is and has room (1.7 kB a row)."
+            f"rows must be unpacked into {file.parent}, which cannot be written: {error} Make it writable, or "
+            "make it a link to a writable folder with room (1.7 kB per row)."
         ) from error

@@ -1,9 +1,9 @@
-"""A manifest says what a dataset is made of: sources, body models, recipe, rows per shard. Read and validated here.
+"""Read and check a manifest, which names the sources, body models, recipe and rows per shard of a dataset.
 
 Each field of the classes says which values it takes. Every error names the file and the key and says what was expected.
-Relative paths are relative to the working directory, as on a command line; in paths `${NAME}` and `${NAME:-default}`
-are replaced by environment variables. HMR_SKEL_DATA always has a value: `hmr_skel.places.data_folder`.
-`manifests/NAME.toml` that is not there is the one of that name that comes with the package.
+Relative paths are relative to the working directory. In paths, `${NAME}` and `${NAME:-default}` are replaced by
+environment variables; HMR_SKEL_DATA always has a value (`hmr_skel.places.data_folder`). If `manifests/NAME.toml` is
+missing, it means the manifest of that name in the package.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ HSMR = "hsmr"
 
 _BOX = {"center": ("center",), "scale": ("scale",), "cam_int": ("cam_int",)}
 FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    # CameraHMR's label files: SMPL, to be fitted.
+    # CameraHMR's label files, with SMPL to be fitted.
     CAMERAHMR: _BOX
     | {
         "imgname": ("imgname",),
@@ -40,7 +40,7 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "smpl_transl": ("trans_cam",),
         "smpl_gender": ("gender",),
     },
-    # HSMR's records as arrays, and SKEL-CF's `*-release-skel.npz`: SKEL, passed through.
+    # HSMR's records as arrays, and SKEL-CF's `*-release-skel.npz`, with SKEL, which stays as it is.
     HSMR: _BOX
     | {
         "imgname": ("imgname", "__key__"),
@@ -51,7 +51,7 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "skel_transl": ("skel_trans",),
     },
 }
-"""Our column -> the keys it may have in a label file of the format, the first present one wins."""
+"""For each format, our columns and their keys in a label file, of which the first present one counts."""
 
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     CAMERAHMR: ("imgname", "center", "scale", "cam_int", "smpl_pose", "smpl_betas", "smpl_transl"),
@@ -72,19 +72,19 @@ def _name(value: str) -> str:
 
 
 def _path(value: Any) -> Any:
-    """A path in which variables are replaced; what is no text stays for pydantic to judge."""
+    """A path with its variables replaced; pydantic checks values that are not strings."""
     if not isinstance(value, str):
         return value
     if not value.strip():
         raise ValueError("is empty. Expected a path.")
-    if "://" in value:  # not repeated: it may hold a password
+    if "://" in value:  # not repeated, since it may contain a password
         raise ValueError(
-            "is a URI. What a manifest names is read on this machine: copy it to a folder here (aws s3 cp), and "
+            "is a URI. Files in a manifest must be on this machine: copy it to a folder here (aws s3 cp), and "
             "give its path. Only a dataset itself may be in a store (--out)."
         )
 
     def replaced(match: re.Match) -> str:
-        found = os.environ.get(match[1]) or match[2]  # as in a shell, `:-` also stands for a variable set to nothing
+        found = os.environ.get(match[1]) or match[2]  # as in a shell, `:-` also replaces an empty variable
         if found is None and match[1] == DATA_VARIABLE:
             return str(data_folder())
         if found is None:
@@ -98,7 +98,7 @@ def _path(value: Any) -> Any:
 
 
 def _replacement(pair: tuple[str, str]) -> tuple[str, str]:
-    try:  # compiles both, so that a bad rule shows here and not at row two million
+    try:  # compile both, so that a bad rule fails here and not at row two million
         re.sub(*pair, "")
     except (re.error, LookupError) as error:
         raise ValueError(f"is {pair}. Expected a regular expression and its replacement: {error}.") from None
@@ -116,16 +116,16 @@ _CONFIG = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class BodyModels:
-    """Where the model files are."""
+    """The place of the model files."""
 
     kind: Literal["open", "files"]
-    """`open`: the openly licensed body, exported to `path` on first use. `files`: the user's own, already there."""
+    """`open`: the open body, exported to `path` on first use. `files`: the user's own files."""
     path: _Path
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Generate:
-    """How to make a source's label file when it is not there."""
+    """How to make a source's label file if it is missing."""
 
     kind: Literal["open"]
     """`open`: the synthetic default set."""
@@ -148,54 +148,54 @@ class Source:
     image_path: tuple[_Replacement, ...] = ()
     """Pairs (regular expression, replacement), applied to imgname in order: the path below `image_root`."""
     smpl_gender: Literal["neutral", "male", "female"] | None = None
-    """Of all rows. Not given: the file's own per-row gender where it has one, else neutral."""
+    """The gender of all rows. By default the file's gender per row if it has one, else neutral."""
     skel_gender: _Gender = "male"
-    """Of rows that hold SKEL already. HSMR and SKEL-CF know no other than male."""
+    """The gender of rows annotated with SKEL. HSMR and SKEL-CF have only male."""
     frame: Literal["camera"] = "camera"
-    """Of poses and translations: x right, y down, z forward. No other is supported."""
+    """The frame of poses and translations: x right, y down, z forward. No other is supported."""
     scale_unit: Literal["200px", "px"] = "200px"
     """`200px`: scale * 200 is the box in pixels. `px`: scale is the box in pixels already."""
     num_betas: Annotated[int, Field(strict=True, ge=10, le=MAX_NUM_BETAS)] = 10
     """The most betas that a row of the file may have. Only the first ten are used."""
     allow_pickle: StrictBool = False
-    """Read arrays of Python objects (names), by an allow-list of plain types. Needed for some releases only."""
+    """Read arrays of Python objects (names) by an allow-list of plain types, which some releases need."""
     rows: Annotated[int | None, Field(strict=True, ge=1, le=10**10)] = None
     """Expected number of rows."""
     sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$")] = None
     """Expected hash of the file."""
     exclude: tuple[str, ...] = ()
-    """File names without folder and extension: images known to be corrupt. Their rows are rejected."""
+    """Names, without folder and extension, of images known to be corrupt. Their rows are rejected."""
     fields: Mapping[str, _Keys] = field(default_factory=dict)
-    """Our column -> keys in the file, for every column of the format; empty means that it is not read."""
+    """The keys in the file for every column of the format; without keys, the column is not read."""
     generate: Generate | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Manifest:
-    """What a dataset is made of. Same manifest, same shards, on any machine."""
+    """The settings of a dataset. The same manifest makes the same shards on any machine."""
 
     name: _Name
     skel_gender: Literal["male", "female", "best"]
-    """`male`, `female`, or `best`: row by row the one that fits better."""
+    """`male`, `female`, or `best`: for each row the gender that fits better."""
     rows_per_shard: Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
     """A shard is read, fitted and written in one piece: a million rows take 2 GB of memory."""
     sources: tuple[Source, ...]
     body_models: BodyModels
     description: str = ""
     held_out_shards: Annotated[int, Field(strict=True, ge=0, le=MAX_SHARDS)] = 0
-    """The last so many shards are for evaluation, not for training."""
+    """The number of last shards, which are for evaluation and not for training."""
     recipe: str = "default"
-    """Name of the fit recipe; in a file also `published`, see `parse_manifest`."""
+    """The name of the fit recipe; in a file also `published`, see `parse_manifest`."""
     file: str = ""
-    """Name of the manifest's own file, without its folder: it tells two manifests of one name apart."""
+    """The name of the manifest's file, without folder, which distinguishes manifests of the same name."""
 
     @property
     def sha256(self) -> str:
-        """Hash of everything here that determines the rows of the shards.
+        """The hash of everything here that determines the rows of the shards.
 
-        Left out are places, since moving data must not fit it again (the fingerprint has files and models by their
-        content), descriptions, and expected rows and hashes. A new field of `Source`, or another spelling in `FIELDS`,
-        changes it, and then every shard is fitted again.
+        It does not include places, since moved data must not be fitted again (the fingerprint has the content of files
+        and models), descriptions, and expected rows and hashes. A new field of `Source`, or another spelling in
+        `FIELDS`, changes it, and then every shard is fitted again.
         """
         content = asdict(self)
         del content["description"], content["body_models"], content["file"]
@@ -205,17 +205,19 @@ class Manifest:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def source(self, name: str) -> Source:
-        """The source of that name."""
+        """The source with that name."""
         return next(source for source in self.sources if source.name == name)
 
 
 def load_manifest(path: str | Path) -> Manifest:
-    """Read a manifest file. Raises `UserError` for anything wrong with it."""
+    """Read a manifest file. Raises `UserError` for any mistake in it."""
     path = manifest_file(path)
     try:
         return parse_manifest(tomllib.loads(path.read_bytes().decode()), str(path))
     except FileNotFoundError:
-        raise UserError(f"no manifest {path}. Expected a .toml file; these are always there: {packaged()}.") from None
+        raise UserError(
+            f"no manifest {path}. Expected a .toml file; these are always available: {packaged()}."
+        ) from None
     except OSError as error:
         raise UserError(f"cannot read the manifest {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
@@ -223,10 +225,10 @@ def load_manifest(path: str | Path) -> Manifest:
 
 
 def parse_manifest(content: Mapping[str, Any], where: str) -> Manifest:
-    """A manifest from parsed TOML (or a dict like it). `where` names it in errors, which are `UserError`s.
+    """A manifest from parsed TOML (or such a dict). `where` names it in errors, which are `UserError`s.
 
-    The recipe `published` means labels as SKEL-CF has published them: `published_shape`, which copies the betas, and
-    the meshes of the male SMPL, whatever a source says of its gender.
+    The recipe `published` makes labels as SKEL-CF's: with `published_shape`, which copies the betas, and always with
+    the meshes of the male SMPL.
     """
     try:
         manifest = TypeAdapter(Manifest).validate_python({**content, "file": Path(where).name})
@@ -247,7 +249,7 @@ def parse_manifest(content: Mapping[str, Any], where: str) -> Manifest:
 
 
 def _what_is_wrong(found: ValidationError, content: Mapping[str, Any]) -> str:
-    """The first mistake, in words: the key, what it is and what was expected. Unknown keys come first."""
+    """Describe the first mistake: the key, its value and what was expected. Unknown keys come first."""
     error = min(found.errors(), key=lambda one: one["type"] != "unexpected_keyword_argument")
     at, kind = "", Manifest
     for part in error["loc"]:
@@ -263,24 +265,24 @@ def _what_is_wrong(found: ValidationError, content: Mapping[str, Any]) -> str:
             near = "".join(f" Is it {name}?" for name in get_close_matches(str(part), known, 1))
             return f"{at}: unknown key.{near} Known keys here: {', '.join(known)}."
         case "missing":
-            return f"{at} is missing. Expected this key."
+            return f"{at} is missing. Add this key."
         case "value_error":
             return f"{at} {error['ctx']['error']}"
     return f"{at} is {error['input']!r}. {error['msg'].replace('Input should be', 'Expected')}."
 
 
 def _completed(source: Source, manifest: Manifest, where: str) -> Source:
-    """The source with keys for all columns. Raises `UserError` where its fields contradict one another."""
+    """The source with keys for all columns. Raises `UserError` if its fields contradict one another."""
     if source.format == HSMR and manifest.skel_gender not in ("best", source.skel_gender):
         raise UserError(
-            f"{where} holds SKEL rows of gender {source.skel_gender!r}, which pass through as they are, but the "
+            f"{where} has SKEL rows of gender {source.skel_gender!r}, which stay as they are, but the "
             f"manifest's skel_gender is {manifest.skel_gender!r}: one dataset has one gender. Leave the source out, or "
             "change skel_gender."
         )
     known, made = FIELDS[source.format], source.generate
     for column, keys in source.fields.items():
         if column not in known:
-            raise UserError(f"{where}: fields.{column} is no column. Expected {', '.join(known)}.")
+            raise UserError(f"{where}: fields.{column} is not a column. Expected {', '.join(known)}.")
         if not keys and column in REQUIRED[source.format]:
             raise UserError(f"{where}: fields.{column} is empty, but format {source.format!r} needs the column.")
     if made is not None and source.rows not in (None, made.rows):

@@ -1,4 +1,4 @@
-"""A shard's meta file: JSON that carries its own checksum, so that one flipped bit in it shows; and its numbers."""
+"""A shard's meta file: JSON with its own checksum, which shows a flipped bit, and the figures of the shard."""
 
 import hashlib
 import json
@@ -13,27 +13,26 @@ from hmr_skel.data.storage import Place
 from hmr_skel.rows import Reject
 
 _KEYS = ("shard", "shards", "split", "rows", "kept", "rejected", "pieces", "made_from", "fingerprint", "files")
-"""What every meta file says. Statistics may be there beside it: readers must do without them."""
+"""The keys of every meta file. Statistics are optional: readers must work without them."""
 
 _CHECKSUM, _END = ',\n  "sha256": "', "\n}"
-"""What stands before a meta file's checksum, and how an object ends."""
+"""The text before a meta file's checksum, and the end of the file."""
 
 
 def meta_text(meta: Mapping[str, Any]) -> str:
-    """The file's text: `meta` (JSON values) and, last, `sha256` of all that is before it."""
+    """The text of a meta file: `meta` (JSON values), and last the `sha256` of everything before."""
     return _with_checksum(json.dumps(meta, indent=2, allow_nan=False).removesuffix(_END))
 
 
 def load_meta(path: Place) -> dict[str, Any]:
     """The content of a meta file without its checksum. Every key of `_KEYS` is there.
 
-    Raises `OSError` where it cannot be read, and `ValueError` where it is not, to the byte, what `meta_text` gives of a
-    shard's numbers.
+    Raises `OSError` if it cannot be read, and `ValueError` if it is not exactly a text of `meta_text`.
     """
     text = path.read_bytes().decode("ascii")  # UnicodeDecodeError is a ValueError
-    # Of the text as it is: to write thousands of them anew in order to compare takes seconds.
+    # Check the text itself: writing thousands of files again for a comparison takes seconds.
     if text != _with_checksum(text.rpartition(_CHECKSUM)[0]):
-        raise ValueError("it does not have a checksum of its own that is right: it is damaged, or no meta file")
+        raise ValueError("its checksum is missing or wrong: it is damaged, or not a meta file")
     meta = json.loads(text)
     del meta["sha256"]
     if missing := [key for key in _KEYS if key not in meta]:
@@ -42,23 +41,22 @@ def load_meta(path: Place) -> dict[str, Any]:
 
 
 def _with_checksum(members: str) -> str:
-    """The whole file, given its text as far as the checksum. That is of the object without it."""
+    """The whole text, from the text before the checksum, which is that of the object without it."""
     return f'{members}{_CHECKSUM}{hashlib.sha256(f"{members}{_END}".encode()).hexdigest()}"{_END}\n'
 
 
 DOUBTFUL = ("far", "implausible")
-"""`status` of fits that are no good labels: far from the annotation, or of a pose that no human takes."""
+"""The statuses of fits that are not good labels."""
 LIMIT_TOLERANCE_DEG = 1e-3
-"""A dof counts as outside its range from here on: float32 cannot hold a bound exactly."""
+"""A dof counts as outside its limits beyond this, since float32 cannot hold a limit exactly."""
 WHOSE_LIMITS = "outside the anatomical limits of hmr-skel"
-"""The table that all recipes keep; by the published ones of SKEL and HSMR other rows are outside."""
+"""The limits that all recipes keep; by the published tables of SKEL and HSMR, other rows are outside."""
 
 
 def summarise(table: pa.Table, rejects: Sequence[Reject]) -> dict[str, Any]:
     """Counts and error statistics of a shard's kept rows (a table of `SCHEMA`) and rejects, as JSON values.
 
-    Errors, and means of iterations and starts, are null where no row was fitted; rows of status "given" never count as
-    fitted.
+    Errors, and means of iterations and starts, are null if no row was fitted; rows with status "given" are not fitted.
     """
 
     def fitted(column: str) -> np.ndarray:
@@ -84,7 +82,7 @@ def summarise(table: pa.Table, rejects: Sequence[Reject]) -> dict[str, Any]:
 
 
 def statistics(values: np.ndarray) -> dict[str, float] | None:
-    """Mean, median, p95, p99 and max over rows; None of no values."""
+    """Mean, median, p95, p99 and max over rows; None without values."""
     if not len(values):
         return None
     median, p95, p99 = np.percentile(values.astype(np.float64), [50, 95, 99], overwrite_input=True)
@@ -93,7 +91,7 @@ def statistics(values: np.ndarray) -> dict[str, float] | None:
 
 
 def error_text(figures: Mapping[str, Any]) -> str:
-    """In words: `v2v_mm` and `v2v_max_mm`, `statistics` of rows' mean and largest distances, and `doubtful` rows."""
+    """Describe `v2v_mm` and `v2v_max_mm` (`statistics` of mean and largest distances), and `doubtful` rows."""
     if figures["v2v_mm"] is None:
         return "no row was fitted"
     means = "v2v mean {mean:.2f} mm, p99 {p99:.2f} mm, worst row {max:.2f} mm".format(**figures["v2v_mm"])

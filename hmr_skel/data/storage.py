@@ -1,13 +1,13 @@
-"""The one interface to a dataset's files, in a folder of this machine or in an object store.
+"""The interface to a dataset's files, in a folder of this machine or in an object store.
 
-A place of this machine is a `Path`, one of a store a `RemotePath`, which has the methods of `Path` that datasets need.
-Only this module knows the difference. A file appears whole (`put_bytes`): in a folder by rename, in a store when its
-object is closed.
+A place on this machine is a `Path`. A place in a store is a `RemotePath`, which has the methods of `Path` that datasets
+need. Only this module distinguishes them. A file appears whole (`put_bytes`): in a folder by rename, in a store when
+its object is closed.
 
     s3://bucket/prefix?endpoint_override=127.0.0.1:9000&scheme=http&region=us-east-1
 
-The options are for stores other than Amazon's; AWS_ENDPOINT_URL says the same. Credentials come from where all clients
-of S3 look for them, never from the URI, which goes into reports, process lists and Prefect's database.
+The options, or AWS_ENDPOINT_URL, are for stores other than Amazon's. Credentials come from the usual places of S3
+clients, not from the URI, which reports, process lists and Prefect's database show.
 """
 
 import contextlib
@@ -33,10 +33,10 @@ from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
 
 OPTIONS = ("endpoint_override", "region", "scheme")
-"""What a URI may say beside the place."""
+"""The options of a URI."""
 
 AT_ONCE = 16
-"""Questions to a store at a time."""
+"""The number of requests to a store at a time."""
 
 _STAYS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 _NOT_ALLOWED = re.compile(
@@ -49,15 +49,15 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, order=True)
 class RemotePath:
-    """A place in an object store, with as much of `pathlib.Path` as a dataset's readers use.
+    """A place in an object store, with the part of `pathlib.Path` that a dataset's readers use.
 
-    What the store answers but "no such file" is raised as `UserError`.
+    Errors of the store, except "no such file", are raised as `UserError`.
     """
 
     key: str
     """`bucket/prefix/data/train-00007-of-00012.parquet`"""
     options: str = ""
-    """As in the URI after the question mark."""
+    """The options after the question mark of the URI."""
 
     def __str__(self) -> str:
         return f"s3://{self.key}" + (f"?{self.options}" if self.options else "")
@@ -75,10 +75,10 @@ class RemotePath:
 
     @property
     def store(self) -> pyarrow.fs.FileSystem:
-        """In which `key` is the object's path."""
+        """The store, in which `key` is the object's path."""
         try:
             return _store(self.key.partition("/")[0], self.options)
-        except (OSError, ValueError) as error:  # the latter is of an option
+        except (OSError, ValueError) as error:  # a wrong option raises ValueError
             _raise(self, "open", error)
 
     def exists(self) -> bool:
@@ -88,7 +88,7 @@ class RemotePath:
         return self._info().is_file
 
     def is_dir(self) -> bool:
-        """Whether there is anything below it."""
+        """Whether there is an object below it."""
         return self._info().type == pyarrow.fs.FileType.Directory
 
     def stat(self) -> SimpleNamespace:
@@ -102,7 +102,7 @@ class RemotePath:
         return SimpleNamespace(st_size=info.size, st_mtime=info.mtime_ns / 1e9)
 
     def open(self, mode: Literal["rb"] = "rb") -> pa.NativeFile:
-        """Open for reading, at random. Raises `FileNotFoundError` where there is no such object."""
+        """Open for random reading. Raises `FileNotFoundError` if there is no such object."""
         with from_store(self):
             return self.store.open_input_file(self.key)
 
@@ -111,7 +111,7 @@ class RemotePath:
             return file.read()
 
     def iterdir(self) -> Iterator["RemotePath"]:
-        """What is in this folder, by name; nothing where there is none."""
+        """The content of this folder, by name; empty if there is none."""
         with from_store(self, "list"):
             found = self.store.get_file_info(pyarrow.fs.FileSelector(self.key, allow_not_found=True))
         return iter(sorted(self / info.base_name for info in found))
@@ -129,14 +129,13 @@ Place: TypeAlias = Path | RemotePath
 
 
 def locate(text: str | Place) -> Place:
-    """The place that a command line or a caller names.
+    """The place that a text names: a folder or a URI.
 
-    Raises `UserError` for another scheme than `s3`, an unknown option, and credentials, which its text does not repeat.
+    Raises `UserError` for another scheme than `s3`, an unknown option, and credentials, which the message does not
+    show.
     """
     if isinstance(text, Path) and text.parts[:1] == ("s3:",):
-        raise UserError(
-            "a URI is a text, and pathlib.Path takes its second slash away. Give s3://bucket/prefix as str."
-        )
+        raise UserError("pathlib.Path removes the second slash of a URI. Give s3://bucket/prefix as str.")
     if not isinstance(text, str):
         return text
     scheme, is_uri, rest = text.partition("://")
@@ -144,7 +143,7 @@ def locate(text: str | Place) -> Place:
         return Path(text)
     if "@" in rest:
         raise UserError(
-            "a URI must hold no credentials, as it goes into reports and process lists. Set "
+            "a URI must not contain credentials, since reports and process lists show it. Set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials, and give the URI without."
         )
     where, _, query = rest.partition("?")
@@ -158,7 +157,7 @@ def locate(text: str | Place) -> Place:
 
 
 def put_bytes(place: Place, content: bytes | pa.Buffer) -> None:
-    """Write a file, whole or not at all. Raises `UserError` where that fails."""
+    """Write a file, whole or not at all. Raises `UserError` if that fails."""
     if isinstance(place, Path):
         with replacing(place) as temporary:
             temporary.write_bytes(content)
@@ -167,19 +166,19 @@ def put_bytes(place: Place, content: bytes | pa.Buffer) -> None:
     def write() -> None:
         stream = place.store.open_output_stream(place.key)
         stream.write(content)
-        stream.close()  # not in a `with`: where the store refuses a part, closing tells, and stores nothing
+        stream.close()  # not in a `with`: if the store refuses a part, closing raises and stores nothing
 
-    # In a thread of its own, so that no Ctrl-C gets between these lines: a stream that is dropped stores what it has.
-    # (pyarrow.fs.copy_files, one call, says nothing when the store refuses the last part.)
+    # In a thread of its own, so that Ctrl-C cannot interrupt these lines: a dropped stream stores what it has.
+    # (pyarrow.fs.copy_files does not report that the store refuses the last part.)
     with from_store(place, "write"), ThreadPoolExecutor(1, "put") as thread:
         thread.submit(write).result()
 
 
 def put_new(place: Place, content: bytes) -> bool:
-    """Write a small file unless there is one. Returns whether it was written.
+    """Write a small file unless it exists. Returns whether it was written.
 
-    In a folder this is one step, and of two processes one succeeds. A store has no such step: it is asked, then written
-    to, and two processes that do so within the same second may both succeed.
+    In a folder this is one step, so only one of two processes succeeds. In a store it is a check, then a write, and two
+    processes that do so within the same second may both succeed.
     """
     if not isinstance(place, Path):
         is_new = not place.exists()
@@ -194,7 +193,7 @@ def put_new(place: Place, content: bytes) -> bool:
             is_new = True
             place.write_bytes(content)
     except OSError as error:
-        if is_new:  # an empty file would be taken for somebody else's
+        if is_new:  # an empty file would look like another build's
             place.unlink(missing_ok=True)
         raise cannot_write(place, error) from error
     return is_new
@@ -217,7 +216,7 @@ def clock(folder: Place) -> float:
 
 
 def may_pass(error: object) -> bool:
-    """Whether an error is trouble with storage, and of a kind that may be over at another try."""
+    """Whether an error comes from storage and may not occur at another try."""
     if isinstance(error, UserError):
         error = error.__cause__
     return isinstance(error, OSError) and error.errno not in _STAYS
@@ -225,9 +224,9 @@ def may_pass(error: object) -> bool:
 
 @contextlib.contextmanager
 def open_parquet(place: Place) -> Generator[pq.ParquetFile]:
-    """A Parquet file; of an object, only the parts that are read are fetched.
+    """Open a Parquet file; from a store, only the parts that are read are fetched.
 
-    Raises `UserError` where there is no such file, or where pyarrow finds it damaged, now or while it is read.
+    Raises `UserError` if there is no such file, or if pyarrow finds it damaged, now or while it is read.
     """
     try:
         with from_store(place), pq.ParquetFile(place if isinstance(place, Path) else place.open()) as parquet:
@@ -236,27 +235,27 @@ def open_parquet(place: Place) -> Generator[pq.ParquetFile]:
         raise UserError(f"no file {place}. Expected a Parquet shard.") from None
     except (pa.ArrowException, OSError) as error:
         text = " ".join(str(error).split()).rstrip(".")
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk, and not of what is in the file
-            raise UserError(f"cannot read {place}: {text}. Expected a file that may be read; try again.") from error
+        if isinstance(error, OSError) and error.errno is not None:  # an error of the disk, not of the content
+            raise UserError(f"cannot read {place}: {text}. Make it readable, and try again.") from error
         raise UserError(f"{place} is not a Parquet file that can be read: {text}. Build the shard again.") from error
 
 
 def each(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`function` of every item, of several at once: each answer of a store takes its time."""
+    """Apply `function` to every item, to several at once, since a store answers slowly."""
     with ThreadPoolExecutor(AT_ONCE, "store") as threads:
         return list(threads.map(function, items))
 
 
 def sha256_of(place: Place) -> str:
-    """sha256 of a file's bytes, hex; of an object as it streams by."""
+    """The sha256 of a file's bytes, hex; an object is streamed."""
     with from_store(place), place.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def local_folder(out: Place) -> Path:
-    """The folder of this machine that goes with a dataset: its own, or for one in a store one of the local cache.
+    """The local folder for a dataset's unpacked labels: its own, or for a store one in the local cache.
 
-    Unpacked labels are in it. May be deleted between builds.
+    It may be deleted between builds.
     """
     if isinstance(out, Path):
         return out
@@ -271,8 +270,8 @@ def _store(bucket: str, options: str) -> pyarrow.fs.FileSystem:
 
 @contextlib.contextmanager
 def from_store(place: Place, doing: str = "read") -> Generator[None]:
-    """What a store answers becomes one `UserError`. "No such file", damage inside a file, and errors of this machine's
-    own folders pass as they are."""
+    """Turn errors of a store into one `UserError`. "No such file", damage inside a file, and errors of local folders
+    pass unchanged."""
     try:
         yield
     except OSError as error:
@@ -282,12 +281,12 @@ def from_store(place: Place, doing: str = "read") -> Generator[None]:
 
 
 def _raise(place: Place, doing: str, error: Exception) -> NoReturn:
-    """Its cause is an `OSError` whose errno tells what another try cannot mend: credentials, and a missing bucket."""
+    """Raise a `UserError` whose cause is an `OSError`; its errno marks credentials and a missing bucket as lasting."""
     text = " ".join(str(error).split())
     if _NOT_ALLOWED.search(text):
-        number, todo = errno.EACCES, "Are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY those of someone who may?"
+        number, todo = errno.EACCES, "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
     elif "NO_SUCH_BUCKET" in text or "not found" in text:
-        number, todo = errno.ENOENT, f"Make the bucket {str(place).split('/')[2]!r} first, or name another."
+        number, todo = errno.ENOENT, f"Make the bucket {str(place).split('/')[2]!r} first, or name another one."
     else:
-        number, todo = errno.EIO, "Is the store there, and its endpoint right (AWS_ENDPOINT_URL)?"
-    raise UserError(f"cannot {doing} {place}: {text} {todo} What is finished is kept.") from OSError(number, text)
+        number, todo = errno.EIO, "Check the store and its endpoint (AWS_ENDPOINT_URL)."
+    raise UserError(f"cannot {doing} {place}: {text} {todo} Finished shards are kept.") from OSError(number, text)

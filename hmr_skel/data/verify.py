@@ -1,6 +1,6 @@
-"""Checks a dataset on disk by its files alone, against what its meta files say.
+"""Check a dataset on disk against its own meta files.
 
-`flows/verify.py` compares it with the manifest too, fits a sample of rows again, and repairs.
+`flows/verify.py` also compares it with the manifest, fits a sample of rows again, and repairs it.
 """
 
 from collections import Counter
@@ -19,47 +19,47 @@ from hmr_skel.errors import UserError
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a dataset."""
+    """A problem of a dataset."""
 
     text: str
     """A sentence that names the file."""
     shard: int | None = None
-    """The shard that has to be built again to mend it."""
+    """The shard to build again."""
     stray: Place | None = None
-    """The file that does not belong there: taking it away mends it."""
+    """The file to move away."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What is wrong with a dataset, and how much of it was looked at."""
+    """The problems of a dataset, and how much of it was checked."""
 
     shards: int
-    """How many the dataset is to have."""
+    """The number of shards that the dataset should have."""
     sound: list[int]
-    """Shards that nothing is wrong with."""
+    """The numbers of shards without problems."""
     not_built: list[int]
-    """Shards that have no file at all."""
+    """The numbers of shards without files."""
     problems: list[Problem]
     refitted: int = 0
-    """Rows that were read from their sources and fitted again."""
+    """The number of rows that were read and fitted again."""
 
 
 def verify_files(out: Place, count: int | None = None) -> Verification:
-    """Look at every file of a dataset.
+    """Check every file of a dataset.
 
-    Each shard that has a file must be complete (`shard_state`) with the checksums that were written, with the columns
-    of the schema, finite SKEL values, and exactly the rows that it was to read, kept or rejected once. No row may be in
-    two shards, and no file may be there that belongs to none (temporary ones aside, which builds remove).
+    Each shard with a file must be complete (`shard_state`), with the checksums that were written, the columns of the
+    schema, finite SKEL values, and each of its rows either kept or rejected, once. No row may be in two shards, and no
+    file may be there without a shard, except temporary files, which builds remove.
 
-    `count` is how many shards the dataset is to have; what most of its files' names say, if not given. Raises
-    `UserError` where there is no dataset.
+    `count` is the number of shards; by default the number in most of the files' names. Raises `UserError` if there is
+    no dataset.
     """
     there, others = find_files(out)
     if count is None:
         if not there:
             raise UserError(f"no dataset in {out}. Expected {out / 'meta' / 'shard-00000-of-00012.json'} or the like.")
         count = Counter(number for _, number in there).most_common(1)[0][0]
-    text = "no file of a dataset has such a name."
+    text = "not a name of a dataset's file."
     problems = [Problem(f"{path}: {text}", stray=path) for path in others if not is_temporary(path)]
     problems += [
         Problem(f"{path}: of no shard of this dataset, which has {count}, 0 to {count - 1}.", stray=path)
@@ -74,13 +74,13 @@ def verify_files(out: Place, count: int | None = None) -> Verification:
             sound[index] = _verified_pieces(out, Shard(index, count, (), False))
         except UserError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
-                raise  # of the disk or the store: no damage, and nothing is to be built again
+                raise  # an error of the disk or the store is not damage: build nothing again
             problems.append(Problem(str(error), index))
     return Verification(count, list(sound), not_built, problems + _in_two_shards(out, sound))
 
 
 def _verified_pieces(out: Place, shard: Shard) -> list[Piece]:
-    """What the shard was made of. Raises `UserError` for the first thing that is wrong with it."""
+    """The pieces of the shard. Raises `UserError` for the first problem."""
     state = shard_state(out, shard, read=True)
     if state.meta is None or state.kind != "complete":
         raise UserError(f"{state.why}. Build the shard again.")
@@ -91,7 +91,7 @@ def _verified_pieces(out: Place, shard: Shard) -> list[Piece]:
     ):
         with open_parquet(path) as file:
             if not file.schema_arrow.equals(schema):
-                raise _wrong(path, "other columns than this version writes.")
+                raise _wrong(path, "it has other columns than this version writes.")
             if file.metadata.num_rows != count:
                 raise _wrong(path, f"it has {file.metadata.num_rows:,} rows, but its meta file says {count:,}.")
             made_from = (file.schema_arrow.metadata or {}).get(b"hmr_skel.fingerprint", b"")

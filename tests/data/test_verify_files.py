@@ -91,7 +91,7 @@ ELSEWHERE = {"data/../../etc/passwd": {"bytes": 1, "sha256": ""}}
     [
         (lambda out, s: flip(s.data_file(out), 200), "train-00001-of-00002.parquet: not the bytes that were written"),
         (lambda out, s: s.meta_file(out).unlink(), "shard-00001-of-00002.json: missing; the shard is unfinished"),
-        (lambda out, s: flip(s.meta_file(out), 99), "not a meta file of a shard (it does not have a checksum"),
+        (lambda out, s: flip(s.meta_file(out), 99), "not a meta file of a shard (its checksum is missing or wrong"),
         (lambda out, s: s.rejects_file(out).unlink(), "rejects-00001-of-00002.parquet: missing"),
         (lambda out, s: copy_of_the_other(s.rejects_file(out)), "rejects-00001-of-00002.parquet: not the bytes"),
         (lambda out, s: flip(s.rejects_file(out), 100), "rejects-00001-of-00002.parquet: not the bytes"),
@@ -128,10 +128,10 @@ def test_what_is_not_built_yet_is_told_and_no_problem(built):
     ("name", "words"),
     [
         ("data/train-00002-of-00002.parquet", "of no shard of this dataset, which has 2, 0 to 1"),
-        ("data/train-000001-of-00002.parquet", "no file of a dataset has such a name"),
+        ("data/train-000001-of-00002.parquet", "not a name of a dataset's file"),
         ("meta/shard-00001-of-00003.json", "of no shard of this dataset"),
-        ("meta/shard-00001-of-000002.json", "no file of a dataset has such a name"),
-        ("rejects/rejects-00001-of-00002 (copy).parquet", "no file of a dataset has such a name"),
+        ("meta/shard-00001-of-000002.json", "not a name of a dataset's file"),
+        ("rejects/rejects-00001-of-00002 (copy).parquet", "not a name of a dataset's file"),
     ],
 )
 def test_what_does_not_belong_there(built, name, words):

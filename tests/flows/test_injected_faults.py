@@ -32,7 +32,7 @@ def errors_of(builder: Builder) -> list[str]:
         (Injection(full_at_write=4), "No space left on device"),
         (Injection(full_at_flush=3), "No space left on device"),
         (Injection(largest_file=9000), "File too large"),
-        (Injection(unreadable_at=2), "Input/output error. What is finished is kept"),
+        (Injection(unreadable_at=2), "Input/output error. Finished shards are kept"),
     ],
 )
 def test_one_error_and_nothing_lost(elsewhere: tuple[Builder, Path], injection: Injection, words: str):

@@ -1,1 +1,1 @@
-"""Drills: what a dataset build must survive, done to it on purpose, with a seed."""
+"""Drills: seeded faults that a dataset build must survive."""

@@ -1,4 +1,4 @@
-"""`python -m tools.drill`: break builds on purpose, and count the cost; `python -m tools.drill fuzz`: mutated files."""
+"""`python -m tools.drill` breaks builds on purpose and counts the cost; `python -m tools.drill fuzz` mutates files."""
 
 import argparse
 import hashlib
@@ -33,9 +33,9 @@ undisturbed one:
   two       two independent builds of the same dataset at once
   disk      a full disk, by a limit of file size or by the system's error
   source    a label file that is cut short while it is read, and mended later
-The table: cases, rows that are neither kept nor rejected, rows that are there twice, files that are half there, and
-datasets equal to the undisturbed one in every column. Half an hour on two quiet cores.
-Exit status: 0 where nothing went wrong, else 1."""
+The table counts cases, rows neither kept nor rejected, rows that occur twice, incomplete files, and datasets equal to
+the undisturbed one in every column. This takes half an hour on two quiet cores.
+Exit status: 0 if nothing went wrong, else 1."""
 
 ABOUT_FUZZ = """\
 Give mutated files to everything that reads other people's files, and see that each ends in a result or in one clear
