@@ -91,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         driver = cuda_driver() if options.cuda else None
         make_venv()
+        if driver is not None and built_for() == "None":  # else it would do, by its version
+            run("without torch's CPU build", [str(PIP), "uninstall", "--yes", "torch"])
         install(options.extra, torch, options.torch_index)
         TORCH.write_text(f"{torch}\n")
         if driver is not None:
@@ -162,8 +164,7 @@ def cuda_driver() -> tuple[int, int]:
 
 def extra_for(driver: tuple[int, int]) -> str:
     """The extra with numba-cuda for the CUDA of the torch that is installed, which the driver must know."""
-    built = subprocess.run([PYTHON, "-c", "import torch; print(torch.version.cuda)"], capture_output=True, text=True)
-    cuda, found = built.stdout.strip(), f"the driver runs CUDA {driver[0]}.{driver[1]}"
+    cuda, found = built_for(), f"the driver runs CUDA {driver[0]}.{driver[1]}"
     name = "make setup CUDA=1 TORCH=... TORCH_INDEX=... (https://pytorch.org/get-started names builds)"
     if not re.fullmatch(r"1[23]\.\d+", cuda):
         raise SetUpError(
@@ -176,6 +177,12 @@ def extra_for(driver: tuple[int, int]) -> str:
     extra = "cuda" if cuda.startswith("13") else "cuda12"
     print(f"{found}; chosen: torch for CUDA {cuda}, the extra {extra}")
     return extra
+
+
+def built_for() -> str:
+    """The CUDA that the installed torch is built for; `None` is torch's word for its CPU build."""
+    command = [PYTHON, "-c", "import torch; print(torch.version.cuda)"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def find_uv() -> str | None:

@@ -164,6 +164,8 @@ def test_cuda_is_what_the_driver_runs(clone: Path, monkeypatch, capfd, driver, c
         monkeypatch.setattr(set_up, "cuda_driver", lambda: driver)
     assert set_up.main(["--cuda"]) == (0 if extra else 2)
     assert said in "".join(capfd.readouterr())
+    calls = (clone / "calls").read_text() if driver else ""
+    assert ("pip uninstall --yes torch" in calls) == (cuda == "None")
     if extra:
         assert [call.split(" -e ")[1].strip() for call in installs(clone)] == [
             ". torch==2.13.0", f".[{extra}] torch==2.13.0"
