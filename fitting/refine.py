@@ -3,8 +3,8 @@
 For given betas and root, the solver finds the pose. The lowest E over poses is then a function of betas and root, and a
 step in these must also move the pose. So each round takes one damped Gauss-Newton step in all 59 unknowns (root, betas,
 pose: `Slope`), and the solver starts from the predicted pose; a row keeps the result only if E fell. With refined
-betas, E includes `betas_weight` |betas - converted|^2. Limits hold exactly, since the solver decides the pose.
-Derivatives are those of E/2.
+betas, E includes `betas_weight` |betas - converted|^2. Limits hold exactly, by the solver. Derivatives are those of
+E/2.
 """
 
 from dataclasses import dataclass, replace

@@ -39,8 +39,7 @@ class ShapeMap:
         Their norm is at most `FAR` times the usual norm or the norm of the SMPL betas, whichever is larger. If the map
         gives more, the result is the nearest body within this bound.
 
-        Computed in float64 and rounded once: in float32 the last bits, and so the fit, would depend on the number of
-        rows.
+        Computed in float64 and rounded once: in float32 the last bits, and so fits, would depend on the number of rows.
         """
         mapped = self._mapped(betas)
         if self.is_bounded:

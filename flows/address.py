@@ -1,6 +1,6 @@
 """The address and password of a Prefect server that hmr-skel started, as files for other terminals and as settings.
 
-`make serve` writes the files, and flows/plugin.py reads them. Prefect loads this module, so it imports only
+`make serve` writes the files, flows/plugin.py reads them. Prefect loads this module, so it imports only
 `hmr_skel.places`.
 """
 

@@ -41,8 +41,7 @@ class Fitter:
     def fit(self, rows: AnnotationRows, progress: Progress | None = None) -> tuple[pa.Table, list[Reject], int]:
         """Fit SKEL to the rows of one source; rows that are annotated with SKEL stay as they are.
 
-        Returns the fitted rows as a table of `SCHEMA`; rows without a fit, as rejects (reason `fit`); the smallest
-        batch.
+        Returns fitted rows as a table of `SCHEMA`; rows without a fit, as rejects (reason `fit`); the smallest batch.
         """
         batch = self.config.batch_on(self.device.type)
         if not len(rows):

@@ -1,8 +1,7 @@
 """The interface to a dataset's files, in a folder of this machine or in an object store.
 
 A place on this machine is a `Path`. A place in a store is a `RemotePath`, which has the methods of `Path` that datasets
-need. Only this module distinguishes them. A file appears whole (`put_bytes`): in a folder by rename, in a store when
-its object is closed.
+need. Only this module distinguishes them. A file appears whole (`put_bytes`): by rename, or when its object is closed.
 
     s3://bucket/prefix?endpoint_override=127.0.0.1:9000&scheme=http&region=us-east-1
 
@@ -131,8 +130,7 @@ Place: TypeAlias = Path | RemotePath
 def locate(text: str | Place) -> Place:
     """The place that a text names: a folder or a URI.
 
-    Raises `UserError` for another scheme than `s3`, an unknown option, and credentials, which the message does not
-    show.
+    Raises `UserError` for another scheme than `s3`, an unknown option, and credentials, which it does not show.
     """
     if isinstance(text, Path) and text.parts[:1] == ("s3:",):
         raise UserError("pathlib.Path removes the second slash of a URI. Give s3://bucket/prefix as str.")

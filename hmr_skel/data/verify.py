@@ -51,8 +51,7 @@ def verify_files(out: Place, count: int | None = None) -> Verification:
     schema, finite SKEL values, and each of its rows either kept or rejected, once. No row may be in two shards, and no
     file may be there without a shard, except temporary files, which builds remove.
 
-    `count` is the number of shards; by default the number in most of the files' names. Raises `UserError` if there is
-    no dataset.
+    `count` is the number of shards; by default that in most files' names. Raises `UserError` if there is no dataset.
     """
     there, others = find_files(out)
     if count is None:

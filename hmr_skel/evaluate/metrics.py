@@ -35,8 +35,8 @@ def from_root(points: Float[Tensor, "*batch K 3"], root: int | Sequence[int]) ->
 def similarity_align(pred: Float[Tensor, "*batch K 3"], gt: Float[Tensor, "*batch K 3"]) -> Float[Tensor, "*batch K 3"]:
     """`pred`, moved, turned and scaled to the least sum of squared distances from `gt` (Umeyama 1991), not mirrored.
 
-    The similarity is computed in float64 and applied in the dtype of the points. If all points coincide, it is the mean
-    of `gt`.
+    The similarity is computed in float64 and applied in the dtype of the points. Points that all coincide become the
+    mean of `gt`.
     """
     a, b = pred.double(), gt.double()
     mean_a, mean_b = a.mean(-2, keepdim=True), b.mean(-2, keepdim=True)

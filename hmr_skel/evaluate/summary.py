@@ -1,8 +1,7 @@
 """Summarise the columns of rows: means, PCK, their intervals, and limit violations.
 
 Intervals come from the bootstrap: percentiles of a metric over resampled data sets. Frames of one recording resemble
-each other, so whole recordings are resampled if there are any: single frames would give intervals several times too
-narrow.
+each other, so whole recordings are resampled: single frames would give intervals several times too narrow.
 
 Limit violations are counted in two ways: every limited dof against our table (`anatomical`), without whole turns; and
 HSMR's metric, which compares knees and elbows (one and two dofs each) with its own table and tolerates some degrees.

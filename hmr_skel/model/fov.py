@@ -1,8 +1,8 @@
 """HumanFoV (CameraHMR, Patel and Black 2024), which estimates a photo's vertical field of view from the whole image.
 
 Its trunk is HRNet-W48 (Sun et al. 2019): four branches at 1/4 to 1/32 of the image, which exchange features. Modules
-have the names of the published weights. Images are RGB, as in their training; parts of the published evaluation give it
-BGR by mistake.
+have the names of the published weights. Images are RGB, as in training; parts of the published evaluation give BGR by
+mistake.
 """
 
 from math import tan

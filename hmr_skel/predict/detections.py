@@ -73,8 +73,7 @@ def read_detections(
 ) -> Detections:
     """The persons (class number `person`, scores from `threshold`) in a detector's outputs, best first.
 
-    `width` and `height` are those of the detector's input, px. Raises `UserError` if the outputs do not have this
-    layout.
+    `width` and `height` are those of the detector's input, px. Raises `UserError` if the outputs do not fit.
     """
     try:
         corners, scores = _READERS[layout](outputs, person, width, height)
