@@ -84,7 +84,8 @@ class Skel(BodyModel):
         Args:
             path: the file; with `gender` its folder, or `open` for the open body.
             gender: male or female; by default the file's name decides.
-            device, dtype: for the tensors.
+            device: of the tensors.
+            dtype: of the tensors.
 
         Raises:
             UserError: the file is missing, damaged, of another version, or its joint tree is not SKEL's.

@@ -48,7 +48,8 @@ class Smpl(BodyModel):
 
         Args:
             path: the file; with `gender` its folder, or `open` for the open body.
-            device, dtype: for the tensors.
+            device: of the tensors.
+            dtype: of the tensors.
             gender: neutral, male or female, where `path` is no file.
 
         Raises:
