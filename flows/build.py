@@ -144,9 +144,7 @@ def build_hmr_skel(
                 if len(built) == 1:  # without a card, Hugging Face's `train` would include held-out shards
                     builder.write_card()
     reports = builder.reports(wanted, built)
-    replaced = UserError(
-        f"another build in {builder.out} has replaced it. Wait until that build has ended, then run this again."
-    )
+    replaced = UserError(f"another build in {builder.out} has replaced it. Wait for its end, then run this again.")
     missing = sorted(set(wanted) - {report.shard for report in reports})
     failures = {index: failures.get(index, replaced) for index in missing}
     summary = summarise_run(builder, reports, failures, time.monotonic() - start)
@@ -177,8 +175,7 @@ def _results(runner: Any, todo: Sequence[int], parameters: dict[str, Any]) -> It
             if time.monotonic() - seen >= NO_WORKER_S:
                 raise UserError(
                     f"Dask has had no worker for {NO_WORKER_S:.0f} s, with {name_shards(at_work.values())} not "
-                    f"finished. "
-                    "All workers crashed or ran out of memory. Use fewer workers, and run this again."
+                    "finished. All workers crashed or ran out of memory. Use fewer workers, and run this again."
                 )
             while waiting and len(at_work) < max(count, 1):
                 index = waiting.pop()
