@@ -98,7 +98,7 @@ def _compare(builder: Builder, shard: Shard, now: Rows) -> Problem | None:
     wrong = [f"{source}/{row:08d} ({text})" for (source, row), text in differences.items() if text]
     if not wrong:
         return None
-    found = f"{len(wrong)} of {len(now)} rows made again are others, the first {wrong[0]}"
+    found = f"{len(wrong)} of {len(now)} rows differ when fitted again, first {wrong[0]}"
     return Problem(f"{file}: {found}. Build the shard again.", shard.index)
 
 

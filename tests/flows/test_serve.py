@@ -120,7 +120,7 @@ def test_a_second_one_in_the_same_folder_is_refused(elsewhere: Path):
         url = f"http://127.0.0.1:{first.getsockname()[1]}/api"
         address_file().parent.mkdir(parents=True, exist_ok=True)
         address_file().write_text(url)
-        with pytest.raises(UserError, match="runs already"):
+        with pytest.raises(UserError, match="already running"):
             server.serve(4321)
         assert address_file().read_text() == url
 
