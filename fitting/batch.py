@@ -1,7 +1,9 @@
 """Tables of rows that are fitted together: choose rows, put them back, and fill up whole tiles."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from itertools import accumulate, pairwise
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,10 +24,27 @@ class Rows:
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: column[rows] for name, column in columns.items() if column is not None})
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The rows of several tables in one."""
+        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
+        return cls(**{name: _in_one(values) for name, values in columns.items()})
+
+    def split(self: Columns, counts: Sequence[int]) -> list[Columns]:
+        """So many rows each, in order."""
+        ends = list(accumulate(counts, initial=0))
+        return [self[slice(first, last)] for first, last in pairwise(ends)]
+
     def put(self: Columns, rows: Tensor, values: Columns) -> Columns:
         """A copy in which `values` replace the rows with the numbers `rows`."""
         names = [f.name for f in fields(self)]
         return replace(self, **{n: getattr(self, n).index_copy(0, rows, getattr(values, n)) for n in names})
+
+
+def _in_one(values: Sequence[Any]) -> Any:
+    if values[0] is None or isinstance(values[0], Tensor):
+        return None if values[0] is None else torch.cat(list(values))
+    return values[0].joined(values)
 
 
 @dataclass(frozen=True)

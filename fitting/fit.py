@@ -1,7 +1,9 @@
 """Fit SKEL to a batch of SMPL annotations, stage by stage. Rows never interact."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,10 +13,13 @@ from fitting.kinematics import Skeleton
 from fitting.model import FitModel
 from fitting.plausible import PUSH
 from fitting.refine import refined
-from fitting.starts import initial_q, tried_again
+from fitting.starts import initial_q, starts_again, tried_again
 from fitting.target import FitRows
 from hmr_skel.body.skel import root_dofs, root_transl
 from hmr_skel.rows import SkelParams, SmplParams
+
+if TYPE_CHECKING:
+    from fitting.lanes.descend import LaneSolver, Left
 
 # Beyond these an annotation is not a body: the row is rejected and not fitted.
 MAX_BETA, MAX_ANGLE, MAX_TRANSL = 10.0, 20.0, 1e4
@@ -66,6 +71,67 @@ def fit_batch(
         points: [K 6890] a regressor of points (such as keypoints) to return from the annotated mesh.
         mesh: [B 6890 3] from `fitting.meshes.rooted`: the mesh to fit, if it is not SMPL posed by `params`.
     """
+    rows, params, sound, count = _posed(params, model, points, mesh)
+    best = model.solve(rows, initial_q(model, rows.target.rotmat, rows.skeleton))
+    best = tried_again(model, rows, best)
+    if model.config.refines and count:
+        rows, best = refined(model, rows, best)
+    real = slice(count)
+    rows = replace(rows, target=replace(rows.target, vertices=None))[real]
+    return _result(model, rows, params[real], best[real], sound[real])
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A batch on its way: most rows have their result, a few need more visits or other starts."""
+
+    rows: FitRows  # [B] without meshes
+    params: SmplParams  # [B]
+    sound: Tensor  # [B]
+    solved: tuple[Fitted, "Left"]  # what the solver said of [B] and more rows, and what it left over
+    few: Tensor  # [n] numbers of those rows
+    with_meshes: FitRows  # [n]
+
+
+def begin(params: SmplParams, model: FitModel, points: Tensor | None = None, mesh: Tensor | None = None) -> Begun:
+    """The most of `fit_batch`; `finish` does the rest, for several batches together."""
+    rows, params, sound, count = _posed(params, model, points, mesh)
+    best, left = _lanes(model).begin(rows, initial_q(model, rows.target.rotmat, rows.skeleton))
+    few = torch.cat((starts_again(model, best), left.number)).unique()
+    few = few[few < count]  # what only fills the batch up is nobody's
+    without, real = replace(rows, target=replace(rows.target, vertices=None)), slice(count)
+    return Begun(without[real], params[real], sound[real], (best, left), few, rows[few])
+
+
+def finish(model: FitModel, begun: Sequence[Begun]) -> list[FitResult]:
+    """Results of batches. Rows that need more than others go on side by side, whatever batch they are of."""
+    bests = _lanes(model).go_on([batch.solved for batch in begun])
+    some = [(batch, best[batch.few]) for batch, best in zip(begun, bests, strict=True)]
+    if any(len(batch.few) for batch in begun):
+        tried = tried_again(
+            model,
+            FitRows.joined([batch.with_meshes for batch, _ in some]),
+            Fitted.joined([kept for _, kept in some]),
+        )
+        parts = tried.split([len(batch.few) for batch in begun])
+        bests = [best.put(batch.few, part) for best, batch, part in zip(bests, begun, parts, strict=True)]
+    return [
+        _result(model, batch.rows, batch.params, best[slice(len(batch.sound))], batch.sound)
+        for batch, best in zip(begun, bests, strict=True)
+    ]
+
+
+def _lanes(model: FitModel) -> "LaneSolver":
+    from fitting.lanes.descend import LaneSolver  # numba is slow to load
+
+    assert isinstance(model.solve, LaneSolver)  # a GPU takes batches so large that they need not wait for each other
+    return model.solve
+
+
+def _posed(
+    params: SmplParams, model: FitModel, points: Tensor | None, mesh: Tensor | None
+) -> tuple[FitRows, SmplParams, Tensor, int]:
+    """Rows in whole tiles, with their targets; which of them are sound [B]; and how many are no filling."""
     count = len(params.betas)
     number = filled(torch.arange(count, device=model.device))
     params = params.to(model.device, torch.float32)[number]
@@ -77,19 +143,11 @@ def fit_batch(
         smpl = model.targets.smpl
         if not bool(sound.all()):
             mesh = where(sound, mesh, smpl.template - smpl.joint_template[0])
-    # A rejected row is fitted as a T-pose, which costs little and keeps the shape of the batch.
+    # A rejected row is fitted as a T-pose: it costs little, and batches keep their shape.
     safe = SmplParams(*(where(sound, getattr(params, f.name), 0.0) for f in fields(params)))
     betas = model.shape(safe.betas)
     target = model.targets(safe, betas, points, mesh)
-    skeleton = Skeleton.of(model.skel, betas)
-    rows = FitRows(target, betas, skeleton)
-    best = model.solve(rows, initial_q(model, target.rotmat, skeleton))
-    best = tried_again(model, rows, best)
-    if model.config.refines and count:
-        rows, best = refined(model, rows, best)
-    real = slice(count)
-    rows = replace(rows, target=replace(rows.target, vertices=None))[real]
-    return _result(model, rows, safe[real], best[real], sound[real])
+    return FitRows(target, betas, Skeleton.of(model.skel, betas)), safe, sound, count
 
 
 def _result(model: FitModel, rows: FitRows, params: SmplParams, best: Fitted, sound: Tensor) -> FitResult:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, Protocol, runtime_checkable
@@ -12,13 +12,14 @@ from torch import Tensor
 
 from fitting.batch import TILE, where
 from fitting.config import recipe
-from fitting.fit import FitResult, fit_batch
+from fitting.fit import Begun, FitResult, begin, finish, fit_batch
 from fitting.model import FitModel, prepare
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
 
+_ENOUGH = 128  # rows that need more than others, and so their meshes, wait for each other on a CPU
 _ROW_BYTES, _SCRATCH_BYTES = 280_000, 1_200_000_000  # what a batch takes on a GPU
 
 
@@ -128,22 +129,32 @@ def _side_by_side(
         # Use smaller batches, in whole chunks of rows, if a core would otherwise be idle in the last round.
         size = max(min(model.config.batch, -(-count // (threads * TILE)) * TILE), TILE)
         starts = range(0, max(count, 1), size)
-        results, done = [], 0
+        results: list[Future[list[FitResult]]] = []
+        waiting: list[Begun] = []
 
-        def fit_part(first: int) -> FitResult:
-            part = slice(first, min(first + size, count))
-            return fit_batch(params[part], model, points, None if mesh is None else mesh[part])
+        def part(first: int) -> tuple[SmplParams, FitModel, Tensor | None, Tensor | None]:
+            rows = slice(first, min(first + size, count))
+            return params[rows], model, points, None if mesh is None else mesh[rows]
+
+        def fit_part(first: int) -> Begun | FitResult:
+            return fit_batch(*part(first)) if model.config.refines else begin(*part(first))
 
         try:
-            for result in pool.map(fit_part, starts):
-                results.append(result)
-                done += len(result.v2v_mm)
+            for first, found in zip(starts, pool.map(fit_part, starts), strict=True):
+                if isinstance(found, FitResult):
+                    results.append(pool.submit(lambda found=found: [found]))
+                else:
+                    waiting.append(found)
+                if sum(len(batch.few) for batch in waiting) >= _ENOUGH or (waiting and first == starts[-1]):
+                    results.append(pool.submit(finish, model, waiting))
+                    waiting = []
                 if progress is not None:
-                    progress(done)
+                    progress(min(first + size, count))
+            finished = [result for batches in results for result in batches.result()]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return _joined(results, size)
+    return _joined(finished, size)
 
 
 _STARTING = threading.Lock()

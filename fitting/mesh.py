@@ -107,6 +107,15 @@ class Mesh:
             out[:, :, i] += turn[:, :, j, i] * apart[:, :, j]
         return Mesh(out, self.count, self.surface)
 
+    @staticmethod
+    def joined(parts: Sequence["Mesh"]) -> "Mesh":
+        """The rows of several meshes of one surface."""
+        chunks, surface = torch.cat([part.chunks for part in parts]), parts[0].surface
+        firsts = itertools.accumulate((TILE * len(part.chunks) for part in parts), initial=0)
+        rows = [torch.arange(first, first + part.count) for first, part in zip(firsts, parts, strict=False)]
+        number = torch.cat(rows).to(chunks.device)
+        return Mesh(surface.regrouped(chunks, number), len(number), surface)
+
     def __len__(self) -> int:
         return self.count
 

@@ -78,10 +78,7 @@ def tried_again(model: FitModel, rows: FitRows, best: Fitted) -> Fitted:
     their first and last dof share when the arm points sideways; and the first start with the hips flexed and turned
     out, since hips can reach thighs far out to the sides in two ways.
     """
-    trunk = (best.pushed >= _TRUNK_DOFS.start) & (best.pushed < _TRUNK_DOFS.stop)
-    pushed = best.push > torch.where(trunk, _TRUNK, _HARD)
-    bound = torch.where(pushed, _NEAR, 1.0) * model.config.retry_v2v_mm
-    far = (best.v2v > bound).nonzero().squeeze(1)
+    far = starts_again(model, best)
     if len(far) == 0:
         return best
     few, kept = filled(far), best[far]
@@ -97,6 +94,14 @@ def tried_again(model: FitModel, rows: FitRows, best: Fitted) -> Fitted:
         found = tried[slice(index * len(far), (index + 1) * len(far))]
         kept = replace(choose(found.energy < kept.energy, found, kept), starts=kept.starts + 1)
     return best.put(far, kept)
+
+
+def starts_again(model: FitModel, best: Fitted) -> Tensor:
+    """Numbers of the rows that ended far from their target, or at some distance where a limit pushes hard."""
+    trunk = (best.pushed >= _TRUNK_DOFS.start) & (best.pushed < _TRUNK_DOFS.stop)
+    pushed = best.push > torch.where(trunk, _TRUNK, _HARD)
+    bound = torch.where(pushed, _NEAR, 1.0) * model.config.retry_v2v_mm
+    return (best.v2v > bound).nonzero().squeeze(1)
 
 
 def _angle_about(axis: Tensor, rotmat: Tensor) -> Tensor:

@@ -3,7 +3,7 @@ rows that need more steps than others close up to chunks of their own.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from hmr_skel.body.skel import Skel
 
 _STACK = 8  # chunks: their poses, sums and reduced problems stay in the cache that cores share
 _TOGETHER = 5  # steps, before rows that are not done close up
+_FIRST_VISITS = 2  # of the last stage: one row in a hundred needs more
 
 
 class Bench:
@@ -32,6 +33,14 @@ class Bench:
 
     def __init__(self) -> None:
         self.desk, self.room = new_desk(), Room(_STACK)
+
+
+@dataclass(frozen=True)
+class Left:
+    """Rows of a batch that need more visits than others."""
+
+    number: Tensor  # [n] in the batch
+    chunks: Sequence[Chunk]  # of them, in that order
 
 
 class LaneSolver:
@@ -52,10 +61,39 @@ class LaneSolver:
 
     def __call__(self, rows: FitRows, q: Tensor) -> Fitted:
         """All stages from a start q [B 46]."""
+        return self.go_on([self.begin(rows, q)])[0]
+
+    def begin(self, rows: FitRows, q: Tensor) -> tuple[Fitted, Left]:
+        """All stages from a start q [B 46], and the rows that are not done after the first visits of the last."""
         many, bench = chunks(rows.target, rows.skeleton, rows.betas, q), Bench()
         for tables in self.stages[:-1]:
             many = [chunk for stack in _stacks(many) for chunk in self._advance(tables, stack, bench)]
-        return self._finish([chunk.at_stage(self.stages[-1]) for chunk in many], len(q), bench)
+        best = Fitted(
+            q=torch.zeros(len(q), 46, dtype=torch.float64),
+            energy=torch.full((len(q),), torch.inf, dtype=torch.float64),
+            v2v=torch.zeros(len(q)),
+            v2v_max=torch.zeros(len(q)),
+            push=torch.zeros(len(q), dtype=torch.float64),
+            pushed=torch.full((len(q),), -1),
+            ahead=torch.full((len(q),), torch.inf, dtype=torch.float64),
+            iterations=torch.zeros(len(q), dtype=torch.int32),
+            starts=torch.ones(len(q), dtype=torch.int32),
+        )
+        many = [chunk.at_stage(self.stages[-1]) for chunk in many]
+        many = self._finish(many, best, range(_FIRST_VISITS), bench)
+        number = np.concatenate([np.zeros(0, np.int64), *(chunk.row[chunk.live] for chunk in many)])
+        return best, Left(torch.from_numpy(number), many)
+
+    def go_on(self, begun: Sequence[tuple[Fitted, Left]]) -> list[Fitted]:
+        """The rest of the last stage, for rows of several batches together: few are left, and chunks cost the same."""
+        best = Fitted.joined([found[left.number] for found, left in begun])
+        many = closed_up([chunk for _, left in begun for chunk in left.chunks])
+        ends = np.cumsum([0, *(chunk.live.sum() for chunk in many)])
+        for chunk, first, last in zip(many, ends, ends[1:], strict=False):
+            chunk.row[chunk.live] = np.arange(first, last)
+        self._finish(many, best, range(_FIRST_VISITS, self.stages[-1].stage.refreshes + 1), Bench())
+        parts = best.split([len(left.number) for _, left in begun])
+        return [found.put(left.number, part) for (found, left), part in zip(begun, parts, strict=True)]
 
     def _advance(self, tables: LaneTables, stack: Sequence[Chunk], bench: Bench) -> list[Chunk]:
         """An early stage: steps on a few vertices."""
@@ -86,27 +124,15 @@ class LaneSolver:
         )  # fmt: skip
         descent.live[:] = ~done
 
-    def _finish(self, many: Sequence[Chunk], count: int, bench: Bench) -> Fitted:
-        """The last stage. Every row is measured at the q that will be stored; rows that are done leave."""
-        tables = self.stages[-1]
-        best = Fitted(
-            q=torch.zeros(count, 46, dtype=torch.float64),
-            energy=torch.full((count,), torch.inf, dtype=torch.float64),
-            v2v=torch.zeros(count),
-            v2v_max=torch.zeros(count),
-            push=torch.zeros(count, dtype=torch.float64),
-            pushed=torch.full((count,), -1),
-            ahead=torch.full((count,), torch.inf, dtype=torch.float64),
-            iterations=torch.zeros(count, dtype=torch.int32),
-            starts=torch.ones(count, dtype=torch.int32),
-        )
-        for number in range(tables.stage.refreshes + 1):
-            many = closed_up([
-                chunk for stack in _stacks(many) for chunk in self._measure(tables, stack, bench, number, best)
-            ])  # fmt: skip
+    def _finish(self, many: Sequence[Chunk], best: Fitted, visits: range, bench: Bench) -> Sequence[Chunk]:
+        """Visits of the last stage. Rows are measured at the q that will be stored; those that are not done stay."""
+        for number in visits:
             if not many:
                 break
-        return best
+            many = closed_up([
+                chunk for stack in _stacks(many) for chunk in self._measure(self.stages[-1], stack, bench, number, best)
+            ])  # fmt: skip
+        return many
 
     def _measure(
         self, tables: LaneTables, stack: Sequence[Chunk], bench: Bench, number: int, best: Fitted

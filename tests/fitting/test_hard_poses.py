@@ -75,3 +75,15 @@ def test_push_is_the_slope_of_e_that_the_limit_holds_back(model, smpl):
     assert (result.push_dof[:2] - 3).tolist() == dof[:2].tolist()
     assert [DOF_NAMES[k][:-2] for k in result.push_dof[:2].tolist()] == ["knee_angle", "hip_flexion"]
     assert float(result.push[2]) < 1
+
+
+def test_rows_that_need_more_wait_for_those_of_other_batches(model, fitted):
+    """And come out the same as in one batch."""
+    small = fit_many(hard_rows(HARD), replace(model, config=replace(model.config, batch=64)))
+    assert small.batch == 64
+    again = (small.starts > 1).nonzero().flatten()
+    assert again.min() < 64
+    assert again.max() >= 128
+    for name in ("energy", "v2v_mm", "iterations", "starts", "status"):
+        torch.testing.assert_close(getattr(small, name), getattr(fitted, name), rtol=0, atol=1e-8)
+    torch.testing.assert_close(small.skel.q, fitted.skel.q, rtol=0, atol=1e-8)
