@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +17,6 @@ from fitting.starts import initial_q, starts_again, tried_again
 from fitting.target import FitRows
 from hmr_skel.body.skel import root_dofs, root_transl
 from hmr_skel.rows import SkelParams, SmplParams
-
-if TYPE_CHECKING:
-    from fitting.lanes.descend import LaneSolver, Left
 
 # Beyond these an annotation is not a body: the row is rejected and not fitted.
 MAX_BETA, MAX_ANGLE, MAX_TRANSL = 10.0, 20.0, 1e4
@@ -88,7 +85,7 @@ class Begun:
     rows: FitRows  # [B] without meshes
     params: SmplParams  # [B]
     sound: Tensor  # [B]
-    solved: tuple[Fitted, "Left"]  # what the solver said of [B] and more rows, and what it left over
+    solved: tuple[Fitted, Any]  # what the solver said of [B] and more rows, and what it left over
     few: Tensor  # [n] numbers of those rows
     with_meshes: FitRows  # [n]
 
@@ -121,7 +118,7 @@ def finish(model: FitModel, begun: Sequence[Begun]) -> list[FitResult]:
     ]
 
 
-def _lanes(model: FitModel) -> "LaneSolver":
+def _lanes(model: FitModel) -> Any:
     from fitting.lanes.descend import LaneSolver  # numba is slow to load
 
     assert isinstance(model.solve, LaneSolver)  # a GPU takes batches so large that they need not wait for each other
