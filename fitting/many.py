@@ -172,6 +172,7 @@ def one_thread_each() -> Generator[tuple[ThreadPoolExecutor, int]]:
         pool, all_have = ThreadPoolExecutor(threads), threading.Barrier(threads)
 
         def set_own(_: int) -> None:
+            torch.get_num_threads()  # the first time a thread asks, torch gives it the number of threads to come
             torch.set_num_threads(1)
             all_have.wait()
 

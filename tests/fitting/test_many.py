@@ -76,6 +76,19 @@ def test_threads_share_the_rows_and_join_them_in_order(people, quick):
     torch.testing.assert_close(result.skel.q, alone.skel.q.repeat(75, 1), rtol=0, atol=1e-6)
 
 
+def test_a_row_is_the_same_to_the_bit_with_any_number_of_threads(people, model):
+    """Products that are shared out among threads add up in another order."""
+    found = []
+    for count in (1, 2, 3):
+        with torch_threads(count):
+            with fitting.many.one_thread_each() as (pool, threads):
+                assert threads == count
+                assert set(pool.map(lambda _: torch.get_num_threads(), range(8))) == {1}
+            found.append(fit_many(people, model).skel.q)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 def test_two_calls_at_once_leave_torch_at_its_threads(people, quick):
     """The second begins while the first is at work, and ends after it."""
     second_works, first_is_done = threading.Event(), threading.Event()
