@@ -107,6 +107,7 @@ def fit_text(report: Mapping[str, Any]) -> str:
     lines = [
         f"fit: {report['rows']:,} rows of {report['labels']} ({report['distinct_rows']:,} distinct), {where}",
         f"  warm        {report['fits_per_s']:,.1f} rows/s, {report['dtype']}, batches of {report['batch']}",
+        f"  dense       {report['fits_per_s_dense']:,.1f} rows/s, warm, with pose correctives that are nowhere zero",
         f"  cold        {report['fits_per_s_cold']:,.1f} rows/s, including the time to make tables and compile",
     ]
     if files is not None:
