@@ -72,10 +72,13 @@ def launch(function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
         try:
             stream = cuda.external_stream(torch.cuda.current_stream().cuda_stream)
             getattr(on_threads(), function)[grid, LANES, stream](*map(seen, arguments))
-        except cuda.cudadrv.driver.CudaAPIError as error:
+        except Exception as error:  # numba-cuda's own, or that of the bindings below it: neither is torch's
+            said = f"{type(error).__name__}: {error}"
+            if "CUDA" not in said.upper():
+                raise
             # As torch says it, and callers know it.
-            kind = torch.OutOfMemoryError if "OUT_OF_MEMORY" in str(error) else RuntimeError
-            raise kind(f"CUDA error: {error}") from error
+            kind = torch.OutOfMemoryError if "OUT_OF_MEMORY" in said else RuntimeError
+            raise kind(f"CUDA error: {said}") from error
 
 
 def check(device: torch.device) -> None:
@@ -83,7 +86,11 @@ def check(device: torch.device) -> None:
     advice = "`make setup CUDA=1` installs what the driver needs; --device cpu fits without a GPU"
     if find_spec("numba_cuda") is None:
         raise UserError(f"{device}: fits there need numba-cuda, which is not installed. {advice}.")
-    if torch.get_float32_matmul_precision() != "highest" or torch.backends.cuda.matmul.allow_tf32:
+    try:
+        coarse = torch.get_float32_matmul_precision() != "highest" or torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:  # torch's older names may not be asked once its newer one was set
+        coarse = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    if coarse:
         raise UserError(
             f"{device}: matrix products are set to TF32, which is too coarse for the fit. Call "
             "torch.set_float32_matmul_precision('highest')."
