@@ -33,7 +33,7 @@ Draw a row of a dataset, or of a .parquet file of `convert` or `predict`, on the
                    annotation: that mesh itself
   --view front     the body's front; or its side, back, top; image: over the row's own image
 A .glb always has skin and skeleton as separate meshes, metres, y up.
-Examples: hmr-skel render data/open 3584 -o x.png --show heat
+Examples: hmr-skel render data/open open/00003584 -o x.png --show heat
           hmr-skel render walk.parquet 0 -o x.glb"""
 
 COLUMNS = """\

@@ -37,11 +37,14 @@ def run_view(args: argparse.Namespace) -> None:
     if find_spec("viser") is None:
         raise UserError("`hmr-skel view` needs viser: make setup EXTRAS=viewer; without make, pip install viser")
     table = load_shards(args.dataset)
-    from hmr_skel.convert.fit import Bodies  # torch, whose import takes seconds
+    import torch  # whose import takes seconds
+
+    from hmr_skel.convert.fit import Bodies
     from hmr_skel.report.bodies import NEEDED
     from hmr_skel.view.page import Viewer
     from hmr_skel.view.tracks import ALSO, Poser, find_tracks
 
+    torch.set_num_threads(1)  # a single body is posed no faster by more, which wait for each other on a busy machine
     tracks = find_tracks(table)
     table = table.select([name for name in (*NEEDED, *ALSO) if name in table.columns])
     models, picture = models_and_images(args, table)

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.data.atomic import replacing
 from hmr_skel.data.schema import column_shape
-from hmr_skel.data.shards import Shard, find_states
+from hmr_skel.data.shards import Shard, elsewhere, find_states
 from hmr_skel.data.storage import Place, each, local_folder, locate, open_parquet
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
@@ -181,7 +181,7 @@ def _find(path: str | Place | Sequence[str | Place], shards: Sequence[int] | Non
     if not by_index:
         raise UserError(
             f"no shards in {path}. Expected {path / 'data' / 'train-00000-of-00012.parquet'} or the like, which "
-            "`hmr-skel fit` and `make dataset` make, or the name of a .parquet file that is there."
+            f"`hmr-skel fit` and `make dataset` make, or the name of a .parquet file that is there.{elsewhere(path)}"
         )
     for index in shards or ():
         if index not in by_index:

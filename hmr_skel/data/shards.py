@@ -16,6 +16,7 @@ from hmr_skel.data.manifest import MAX_SHARDS, Manifest
 from hmr_skel.data.meta import load_meta
 from hmr_skel.data.storage import Place, RemotePath, each, sha256_of
 from hmr_skel.errors import UserError
+from hmr_skel.places import data_folder
 
 P = TypeVar("P", Path, RemotePath, Place)
 
@@ -291,3 +292,9 @@ def outdated_texts(outdated: Mapping[Shard, Mapping[str, Any]], ingredients: Ing
         texts = [text.format(was.get(key), now[key]) for key, text in _DIFFERENCES.items() if was.get(key) != now[key]]
         reasons.setdefault("; ".join(texts), []).append(shard.index)
     return [f"{reason}: {name_shards(indices)}" for reason, indices in reasons.items()]
+
+
+def elsewhere(folder: Place) -> str:
+    """Says where a dataset of the folder's name is, if it is in the data folder: for messages that it is not here."""
+    there = data_folder() / str(folder).rstrip("/").rpartition("/")[2]
+    return f" There is one in {there}." if there.is_dir() and str(there) != str(folder) else ""

@@ -16,7 +16,7 @@ from hmr_skel.body.dofs import LIMIT_TABLES, NUM_DOFS, limits
 from hmr_skel.data.load import Shards, load_shards
 from hmr_skel.data.meta import LIMIT_TOLERANCE_DEG
 from hmr_skel.data.schema import GIVEN
-from hmr_skel.data.shards import Shard, find_states
+from hmr_skel.data.shards import Shard, elsewhere, find_states
 from hmr_skel.data.storage import Place, open_parquet
 from hmr_skel.errors import UserError
 
@@ -173,7 +173,7 @@ def read_metas(folder: Path) -> list[dict[str, Any]]:
     if not metas:
         raise UserError(
             f"no dataset in {folder}. Expected {folder / 'meta' / 'shard-00000-of-00012.json'} or the like; "
-            "`make dataset` and `hmr-skel fit` make them."
+            f"`make dataset` and `hmr-skel fit` make them.{elsewhere(folder)}"
         )
     for meta in metas:
         recipe = meta["made_from"].get("recipe", {})

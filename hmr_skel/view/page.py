@@ -99,7 +99,8 @@ class Viewer:
         self.image_at = gui.add_folder("image")
         self.choice.on_update(lambda _: self._choose())
         for control in (
-            self.place, self.annotation, self.skin, self.bones, self.apart, self.stay, self.heat, self.group
+            self.place, self.playing, self.annotation, self.skin, self.bones, self.apart, self.stay, self.heat,
+            self.group,
         ):  # fmt: skip
             control.on_update(lambda _: self._draw())
 
@@ -152,7 +153,8 @@ class Viewer:
             centre = shown.skin.mean(0) if self.stay.value else self._start
             self._put(shown, centre)
             self.facts.content = facts(shown.row)
-            if time.monotonic() - self._drawn_curves > CURVES_EVERY_S or not self.playing.value:
+            flowing = self.playing.value and self.track.rate  # single rows have a picture each
+            if time.monotonic() - self._drawn_curves > CURVES_EVERY_S or not flowing:
                 self._drawn_curves = time.monotonic()
                 self._draw_curves()
                 self._draw_image(shown.row)

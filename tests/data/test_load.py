@@ -160,6 +160,12 @@ def test_in_a_store(dataset, object_store):
         there["scale"]
 
 
+def test_a_dataset_that_is_in_the_data_folder_is_named(dataset, monkeypatch):
+    monkeypatch.setenv("HMR_SKEL_DATA", str(dataset.parent))
+    with pytest.raises(UserError, match=rf"no shards in data/{dataset.name}\..* There is one in {dataset}\."):
+        load_shards(f"data/{dataset.name}")
+
+
 def test_errors(dataset, tmp_path):
     file = dataset / "data" / "train-00001-of-00003.parquet"
     for call, words in [

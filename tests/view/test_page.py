@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +46,19 @@ def test_controls_change_what_is_shown(viewer: "Viewer"):
     shown = [mesh for mesh in viewer._bands if mesh.visible]
     assert not meshes["skin"].visible
     assert sum(len(mesh.faces) for mesh in shown) == len(meshes["skin"].faces)
+
+
+@pytest.mark.parametrize("rate", [None, 60.0])
+def test_the_picture_is_that_of_the_row_also_after_a_pause(viewer: "Viewer", rate: float | None):
+    seen = []
+    viewer.picture = lambda row: seen.append(row["row_id"]) or "none"
+    viewer.track = replace(viewer.track, rate=rate)
+    viewer.playing.value = True
+    for place in range(2, 8):
+        viewer.place.value = place
+    assert rate or len(seen) >= 6
+    viewer.playing.value = False
+    assert seen[-1] == viewer.poser.table[int(viewer.track.rows[7])]["row_id"]
 
 
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium here (apt-get install chromium)")
