@@ -129,5 +129,5 @@ def test_one_call_for_one_picture(photos, frames, oracle):
         np.testing.assert_array_equal(body.q, expected.q)
         np.testing.assert_array_equal(body.transl, expected.transl)
     assert image_to_skel(photos[0].rgb, [], network=oracle, focal=focal) == []
-    with pytest.raises(UserError, match=r"box 0.*lies outside.*Expected x1, y1, x2, y2"):
+    with pytest.raises(UserError, match=r"box 0.*the box is outside.*Expected x1, y1, x2, y2"):
         image_to_skel(photos[0].rgb, [[5000.0, 0.0, 5100.0, 90.0]], network=oracle, focal=focal)
