@@ -51,7 +51,7 @@ def test_manifests_of_the_package_are_found_from_any_folder(installed: Path):
     assert manifest_file("manifests/open.toml") == MANIFESTS / "open.toml"
     for missing in ("open.toml", "manifests/none.toml", "other/manifests/open.toml"):
         assert manifest_file(missing) == Path(missing)
-        with pytest.raises(UserError, match=r"no manifest .*always available: manifests/hmr-skel\.toml, manifests/open\."):
+        with pytest.raises(UserError, match=r"no manifest .*always available: manifests/hmr-skel\.toml, manifests/o"):
             load_manifest(missing)
     own = Path("manifests/open.toml")
     own.parent.mkdir()

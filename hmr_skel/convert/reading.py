@@ -386,11 +386,13 @@ def _marked(clip: SmplClip, key: str, seen: np.ndarray | None, flags: Mapping[st
         if values is None:
             raise UserError(f"{where}: {name!r} does not fit {count} rows. Expected 0 or 1 for every row.")
         annotated &= values.astype(bool)
-    there = np.ones(count, bool) if seen is None else seen.astype(bool)
+    there = np.ones(count, bool) if seen is None else np.nan_to_num(seen) != 0  # NaN: not seen
     if not there.all():
         note = f"{where}: {(~there).sum()} of {count} rows of {clip.name} are left out as gaps ({key})"
         clip = replace(clip, notes=(*clip.notes, note))
     if not there.any():
         raise UserError(f"{where}: {key!r} says that {clip.name} is seen in no frame.")
+    if count > 1 and not (there & annotated).any():  # a single row may be one of many files
+        raise NoMotion(f"{where}: none of {there.sum()} rows is annotated ({', '.join(flags)}).")
     out = tuple((int(clip.number[i]), "not annotated") for i in np.flatnonzero(there & ~annotated))
     return clip if (there & annotated).all() else replace(clip.take(there & annotated), left_out=out)

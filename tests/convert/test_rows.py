@@ -152,6 +152,14 @@ def test_flags_that_cannot_be_used_are_refused(tmp_path: Path, flags):
         read(ARRAYS | {"has_smpl": flags}, tmp_path)
 
 
+def test_masks_and_flags_that_leave_nothing_or_are_nan(tmp_path: Path):
+    with pytest.raises(UserError, match=r"none of 12 rows is annotated \(has_smpl\)"):
+        read(ARRAYS | {"has_smpl": [0] * FRAMES}, tmp_path)
+    (clip,) = read(ARRAYS | {"valid": np.where(ALL < 3, np.nan, 1.0)}, tmp_path)
+    same(clip, ALL[3:])
+    assert said([clip], "3 of 12 rows")
+
+
 @pytest.mark.parametrize("key", ["camera_valid", "image_mask", "conf_mask", "joints_visible", "scale_id", "img_seen"])
 def test_masks_that_are_not_read_are_told_loudly(tmp_path: Path, key: str):
     assert said(read(ARRAYS | {key: ALL % 2}, tmp_path), f"could move or hide the body: {key}")

@@ -1,18 +1,21 @@
 """The fit on a GPU, as far as a machine without one can tell: on a pretended GPU, in a simulator, and compiled."""
 
 import copy
+import functools
 import os
 import pickle
 import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,7 +24,8 @@ import torch
 import fitting
 from fitting.gpu import descend, device, launches
 from fitting.gpu.device import Records
-from fitting.lanes.state import LANES
+from fitting.lanes.state import LANES, kernel
+from fitting.lanes.surface import collapse
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SmplParams
 from tests.fitting.gpu.pretended import GPU, pretended
@@ -44,6 +48,11 @@ class Run:
     calls: list[tuple[str, tuple[int, ...], list[Any]]]  # one of each launch, with its arguments before it
 
 
+@functools.cache
+def own_collapse() -> Callable:
+    return kernel(collapse.py_func)
+
+
 def on_cpu(function: str, grid: tuple[int, ...], arguments: list[Any]) -> None:
     """A launch by the kernels that are compiled for the CPU."""
     if function == "regroup":  # has none: Python would take long
@@ -51,8 +60,10 @@ def on_cpu(function: str, grid: tuple[int, ...], arguments: list[Any]) -> None:
         for numbers, chunk in zip(rows, out, strict=True) if grid[1] == parts else ():
             chunk[:] = source[numbers // LANES, :, numbers % LANES].T
         return
-    for block in np.ndindex(*grid):
-        getattr(launches, function)(*block, *arguments)
+    # On a GPU a visit has the whole desk. Fits do not compile that, and tests/fitting/lanes/test_cache.py checks it.
+    with patch.object(launches, "collapse", own_collapse()):
+        for block in np.ndindex(*grid):
+            getattr(launches, function)(*block, *arguments)
 
 
 def seen(argument: Any) -> Any:

@@ -279,7 +279,7 @@ def test_two_visits_teach_what_the_matrix_misses(model):
     bend = missing[:, :, None] * missing[:, None, :]
     across = move[1::2]
     move[1::2] = across - ((across * missing[1::2]).sum(1) / missing[1::2].square().sum(1))[:, None] * missing[1::2]
-    before, last = np.zeros((46, LANES)), -bowls.b.T.numpy()
+    before, last = np.zeros((46, LANES)), np.ascontiguousarray(-bowls.b.T.numpy())
     bowls.q[3 : 3 + D] = move.T
     bowls.aim()
     bowls.desk["gradient"][0, :D] += (bend @ move.unsqueeze(2)).squeeze(2).T.numpy()
