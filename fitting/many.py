@@ -75,24 +75,26 @@ def fit_many(
         UserError: the device's memory is too small for one row.
     """
     points = None if points is None else points.to(model.device)
+
+    def part(rows: slice) -> tuple[SmplParams, FitModel, Tensor | None, Tensor | None]:
+        return params[rows], model, points, None if mesh is None else mesh[rows]
+
     way = _side_by_side if model.device.type == "cpu" else _in_turn
-    return way(params, model, points, progress, mesh)
+    return way(len(params.betas), model, part, progress)
 
 
-def _in_turn(
-    params: SmplParams,
-    model: FitModel,
-    points: Tensor | None,
-    progress: Callable[[int], object] | None,
-    mesh: Meshes | None,
-) -> FitResult:
+Part = Callable[[slice], tuple[SmplParams, FitModel, Tensor | None, Tensor | None]]
+"""Some of the rows, as `fit_batch` and `begin` take them."""
+
+
+def _in_turn(count: int, model: FitModel, part: Part, progress: Callable[[int], object] | None) -> FitResult:
     """Fit batches one after another, and halve them when the device runs out of memory."""
-    count, size = len(params.betas), min(model.config.batch_on(model.device.type), _room_on(model.device))
+    size = min(model.config.batch_on(model.device.type), _room_on(model.device))
     results, first = [], 0
     while first < count or not results:
         last = min(first + size, count)
         try:
-            result = fit_batch(params[first:last], model, points, None if mesh is None else mesh[first:last])
+            result = fit_batch(*part(slice(first, last)))
             results.append(_merge(lambda column: column.cpu(), [result], result.skel_gender))
         except torch.OutOfMemoryError:
             if size == 1:
@@ -116,15 +118,8 @@ def _room_on(device: torch.device) -> int:
     return max((free - _SCRATCH_BYTES) // _ROW_BYTES // TILE, 1) * TILE
 
 
-def _side_by_side(
-    params: SmplParams,
-    model: FitModel,
-    points: Tensor | None,
-    progress: Callable[[int], object] | None,
-    mesh: Meshes | None,
-) -> FitResult:
+def _side_by_side(count: int, model: FitModel, part: Part, progress: Callable[[int], object] | None) -> FitResult:
     """Fit batches on as many threads as torch may use, with one core each; they share nothing."""
-    count = len(params.betas)
     with one_thread_each() as (pool, threads):
         # Use smaller batches, in whole chunks of rows, if a core would otherwise be idle in the last round.
         size = max(min(model.config.batch, -(-count // (threads * TILE)) * TILE), TILE)
@@ -132,12 +127,9 @@ def _side_by_side(
         results: list[Future[list[FitResult]]] = []
         waiting: list[Begun] = []
 
-        def part(first: int) -> tuple[SmplParams, FitModel, Tensor | None, Tensor | None]:
-            rows = slice(first, min(first + size, count))
-            return params[rows], model, points, None if mesh is None else mesh[rows]
-
         def fit_part(first: int) -> Begun | FitResult:
-            return fit_batch(*part(first)) if model.config.refines else begin(*part(first))
+            rows = part(slice(first, min(first + size, count)))
+            return fit_batch(*rows) if model.config.refines else begin(*rows)
 
         try:
             for first, found in zip(starts, pool.map(fit_part, starts), strict=True):

@@ -9,20 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fitting.batch import TILE
+from fitting.batch import TILE, filled
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
 
-def filled_up(count: int, device: torch.device) -> Tensor:
-    """Row numbers in whole chunks [C L]; the first row fills up the last one."""
-    numbers = torch.arange(-(-count // TILE) * TILE, device=device)
-    return numbers.where(numbers < count, 0).view(-1, TILE)
+def mesh_basis(body: Smpl | Skel) -> Tensor:
+    """What a mesh at rest is linear in [1 + 10 + P, V, 3]: template, shape directions, pose correctives."""
+    return torch.cat((body.template.flatten()[None], body.shapedirs, body.posedirs)).unflatten(-1, (-1, 3))
+
+
+def mesh_coefficients(betas: Tensor, local: Tensor) -> Tensor:
+    """Those of `mesh_basis` [B 1 + 10 + P], of betas [B 10] and local rotations [B P/9 3 3]."""
+    eye = torch.eye(3, dtype=local.dtype, device=local.device)
+    return torch.cat((torch.ones_like(betas[:, :1]), betas, (local - eye).flatten(1)), 1)
 
 
 def stacked(values: Tensor) -> Tensor:
     """[B ...] to [C ... L]."""
-    rows = values if len(values) % TILE == 0 else values[filled_up(len(values), values.device).flatten()]
+    whole = len(values) % TILE == 0
+    rows = values if whole else values[filled(torch.arange(len(values), device=values.device))]
     return rows.unflatten(0, (-1, TILE)).movedim(1, -1).contiguous()
 
 
@@ -38,8 +44,8 @@ def gathered(chunks: np.ndarray | Sequence[np.ndarray], rows: np.ndarray) -> np.
     """
     count, first = -(-len(rows) // TILE), chunks[0]
     out = np.empty((count, *first.shape), first.dtype)
-    filled = np.concatenate((rows, np.repeat(rows[:1], count * TILE - len(rows)))).reshape(count, TILE)
-    for target, wanted in zip(out, filled, strict=True):
+    places = np.concatenate((rows, np.repeat(rows[:1], count * TILE - len(rows)))).reshape(count, TILE)
+    for target, wanted in zip(out, places, strict=True):
         source = wanted // TILE
         cuts = [0, *(np.flatnonzero(np.diff(source)) + 1), TILE]
         parts = [
@@ -65,7 +71,7 @@ class BodySurface(Protocol):
         """Skinned vertices [C V 3 L], moved by `shift` [C 3 L].
 
         Args:
-            coefficients: [C 1 + 10 + P, L] 1, betas, and local rotations less the identity.
+            coefficients: [C 1 + 10 + P, L], see `mesh_coefficients`.
             transforms: [C 24 3 4 L] of the bones.
         """
         ...
@@ -143,9 +149,8 @@ class Mesher:
             transforms: [B 24 3 4].
             points: [K V] or None.
         """
-        eye = torch.eye(3, dtype=local.dtype, device=local.device)
-        coefficients = torch.cat((torch.ones_like(betas[:, :1]), betas, (local - eye).flatten(1)), 1)
-        mesh = self.surface.posed(stacked(coefficients), stacked(transforms), stacked(-offset))
+        coefficients = stacked(mesh_coefficients(betas, local))
+        mesh = self.surface.posed(coefficients, stacked(transforms), stacked(-offset))
         return self._with_points(mesh, offset, points)
 
     def given(
@@ -155,9 +160,9 @@ class Mesher:
         return self._with_points(stacked(mesh + (place - offset)[:, None]), offset, points)
 
     def _with_points(self, mesh: Tensor, offset: Tensor, points: Tensor | None) -> tuple[Mesh, Tensor, Tensor | None]:
-        wanted = (
-            [self.regressor] if points is None else [self.regressor, (self.surface.sparse(points), _row_sums(points))]
-        )
+        wanted = [self.regressor]
+        if points is not None:
+            wanted.append((self.surface.sparse(points), _row_sums(points)))
         # The mesh was moved before the points are taken: a regressor whose rows do not sum to 1 sees that.
         joints, *rest = (
             unstacked(self.surface.points(matrix, mesh), len(offset)) + sums[:, None] * offset[:, None]

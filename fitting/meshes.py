@@ -15,6 +15,7 @@ from torch import Tensor
 from fitting.batch import TILE, filled
 from fitting.fit import MAX_BETA, FitResult
 from fitting.many import fit_many
+from fitting.mesh import mesh_basis
 from fitting.model import FitModel
 from fitting.surface import spread
 from hmr_skel.body.joints import SMPL_PARENTS
@@ -38,7 +39,7 @@ class Inverse:
     def __init__(self, smpl: Smpl) -> None:
         self.few = spread(smpl.weights.argmax(1), _VERTICES)
         weights = smpl.weights[self.few]  # [K 24]
-        rows = torch.cat((smpl.template.flatten()[None], smpl.shapedirs, smpl.posedirs)).unflatten(-1, (-1, 3))
+        rows = mesh_basis(smpl)
         shape, correctives = rows[:, self.few].split((11, len(rows) - 11))
         self.template = shape[0]
         self.correctives = correctives.mT.flatten(1)  # [207 3K]

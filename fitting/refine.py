@@ -15,7 +15,7 @@ from torch import Tensor
 from fitting.batch import TILE, Fitted, Rows, choose, filled, inner_box
 from fitting.kinematics import Pose, Skeleton
 from fitting.model import FitModel
-from fitting.solver import DAMPING_DOWN, DAMPING_MAX, DAMPING_MIN, DAMPING_UP, damped_step
+from fitting.stages import DAMPING_DOWN, DAMPING_MAX, DAMPING_MIN, DAMPING_UP
 from fitting.surface import CORRECTED, Blend, spread
 from fitting.target import FitRows
 from hmr_skel.body.joints import SKEL_PARENTS
@@ -116,7 +116,7 @@ class Refiner:
         held = ((body <= self.low) & (pull > 0)) | ((body >= self.high) & (pull < 0))
         fixed = self.fixed.repeat(len(q), 1)
         fixed[:, POSE] = held
-        step, _ = damped_step(matrix, gradient, damping, fixed, torch.zeros_like(gradient))
+        step = _damped_step(matrix, gradient, damping, fixed)
         return step, -(gradient * step).sum(1)
 
     def moved(self, others: Others, q: Tensor, step: Tensor) -> tuple[Others, Tensor]:
@@ -145,6 +145,9 @@ class Slope:
         self.model, self.tables = model, model.stages[-1]
         skel = model.skel
         bone = skel.weights.argmax(1)
+        surface = self.tables.surface
+        self.every = Blend(skel, surface.vertices)
+        self.weighted = (skel.weights[surface.vertices] * surface.importance[:, None]).contiguous()  # [V 24]
         self.few = spread(bone, min(_VERTICES, len(bone)))
         self.blend = Blend(skel, self.few)
         self.weights = skel.weights[self.few]
@@ -159,23 +162,42 @@ class Slope:
         mesh = target.vertices.tensor()
         if not tables.surface.whole:
             mesh = mesh[:, :, tables.surface.vertices]
-        seen = tables.surface.visit(mesh, rows.betas, pose, correctives=True, shape=True)
-        assert seen.corrective is not None
-        assert seen.shape is not None
+        cross, by_corrective, by_betas = self._residuals(mesh, rows.betas, pose)
         # Local rotations R_parent^T R drive the correctives.
         rotmat, turned = pose.rotmat.unsqueeze(1), by_transforms[..., :3]
         by_local = picked(rotmat, _ABOVE, 2).mT @ picked(turned, CORRECTED, 2)
         by_local = by_local + picked(turned, _ABOVE, 2).mT @ picked(rotmat, CORRECTED, 2)
         weight = tables.joint_importance.double()
         apart = (pose.position - target.anatomical_joints.double()) * weight[:, None]
-        gradient = _sum(by_joints * apart.unsqueeze(1)) - _sum(by_transforms * seen.cross.mT.unsqueeze(1))
-        gradient = gradient + _sum(by_local * seen.corrective.unsqueeze(1))
-        gradient[:, BETAS] += seen.shape
+        gradient = _sum(by_joints * apart.unsqueeze(1)) - _sum(by_transforms * cross.mT.unsqueeze(1))
+        gradient = gradient + _sum(by_local * by_corrective.unsqueeze(1))
+        gradient[:, BETAS] += by_betas
         gradient[:, POSE] += tables.prior * q[:, tables.part.dofs]
         joints = by_joints.flatten(2) * weight.sqrt().repeat_interleave(3)
         matrix = self._matrix(rows, pose, by_transforms.float()) + joints @ joints.mT
         matrix.diagonal(dim1=1, dim2=2)[:, POSE] += tables.prior
         return gradient, matrix
+
+    def _residuals(self, mesh: Tensor, betas: Tensor, pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
+        """Moments of the residuals at a pose: B'_m = sum_v c_v w_vm [x; 1] (y - v)^T [B 24 4 3]; and dE/2 by the local
+        rotations that drive the S pose correctives [B S 3 3], and, the bones held, by the betas [B 10].
+
+        `mesh` [B 3 V] and `betas` are float32, the pose any dtype.
+        """
+        cross, feature = [], []
+        local, transforms = picked(pose.local, CORRECTED, 1).float(), pose.transforms[..., :3, :].float()
+        for part in self.every.posed(betas, local, transforms):
+            numbers = part.vertices
+            residual = mesh[:, :, numbers] - part.posed
+            # One product over vertices: rows are the 12 entries of [x; 1] r^T.
+            lever = part.rest[:, :, None] * residual[:, None]
+            terms = torch.cat((lever.flatten(1, 2), residual), 1).flatten(0, 1)
+            cross.append(terms @ self.weighted[numbers])
+            pull = (part.rotations * residual[:, :, None]).sum(1) * self.tables.surface.importance[numbers]
+            feature.append(-pull.flatten(1) @ part.basis[1:].T)
+        moments = torch.stack(cross).sum(0).unflatten(0, (-1, 4, 3)).permute(0, 3, 1, 2).to(pose.rotmat.dtype)
+        by_shape, by_corrective = torch.stack(feature).sum(0).to(moments.dtype).tensor_split([10], 1)
+        return moments, by_corrective.unflatten(1, (-1, 3, 3)), by_shape
 
     def _motions(self, rows: FitRows, q: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
         """The derivatives of bones [B 59 24 3 4] and joints [B 59 24 3] by each unknown."""
@@ -227,3 +249,27 @@ class Slope:
 def _sum(products: Tensor) -> Tensor:
     """[B 59 ...] to [B 59]."""
     return products.flatten(2).sum(2)
+
+
+def _damped_step(hessian: Tensor, gradient: Tensor, damping: Tensor, fixed: Tensor) -> Tensor:
+    """The step [B D] that minimises the damped quadratic over the unknowns that are not `fixed`."""
+    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+    free = ~fixed
+    # The floor keeps an unknown that moves nothing from dividing by zero.
+    floor = 1e-9 * diagonal.amax(1, keepdim=True) + 1e-30
+    added = torch.where(free, damping[:, None] * diagonal + floor, torch.ones_like(diagonal))
+    # LAPACK's last bits depend on where in memory a matrix begins, which depends on the row's place in the batch. In
+    # matrices of whole cache lines every row begins alike.
+    count, unknowns = gradient.shape
+    size = -(-unknowns // 8) * 8
+    eye = torch.eye(size, dtype=gradient.dtype, device=gradient.device)
+    system = eye.repeat(count, 1, 1)
+    inner = system[:, :unknowns, :unknowns]
+    torch.mul(hessian, free[:, :, None] & free[:, None, :], out=inner)
+    inner.diagonal(dim1=-2, dim2=-1).add_(added)
+    factor, failed = torch.linalg.cholesky_ex(system)
+    factor = torch.where((failed == 0)[:, None, None], factor, eye)
+    padded = gradient.new_zeros(count, size, 1)
+    padded[:, :unknowns, 0] = -gradient * free
+    solution = torch.cholesky_solve(padded, factor)[:, :unknowns, 0]
+    return solution.masked_fill(fixed, 0.0)

@@ -10,16 +10,15 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from fitting.batch import Fitted, choose, inner_box
+from fitting.batch import Fitted, choose, filled, inner_box
 from fitting.config import FitConfig
 from fitting.gpu import device
 from fitting.gpu.device import DeviceSurface, Records, products, regrouped
 from fitting.kinematics import Kinematics
 from fitting.lanes.chunk import bone_columns, part_of, tree_of
 from fitting.lanes.state import BONES, DESK, LANES, REDUCED, SEEN
-from fitting.mesh import filled_up, stacked, unstacked
-from fitting.solver import DAMPING_START
-from fitting.stages import StageTables, monomials
+from fitting.mesh import stacked, unstacked
+from fitting.stages import DAMPING_START, StageTables, monomials
 from fitting.target import FitRows
 from hmr_skel.body.skel import Skel
 
@@ -62,7 +61,7 @@ class Stack:
     @classmethod
     def of(cls, rows: FitRows, q: Tensor) -> "Stack":
         count, target = len(q), rows.target
-        number = filled_up(count, q.device)
+        number = filled(torch.arange(count, device=q.device)).view(-1, LANES)
         bones = Records.zeros(BONES, len(number), q.device)
         for name, values in bone_columns(rows.skeleton).items():
             bones.field(name).copy_(stacked(values))
@@ -97,7 +96,7 @@ class Stack:
 
     def of_rows(self, rows: Tensor, nobody: int) -> "Stack":
         """The rows of these numbers [B'] in chunk order."""
-        numbers = rows[filled_up(len(rows), rows.device)]
+        numbers = filled(rows).view(-1, LANES)
         stack = Stack(**{f.name: regrouped(getattr(self, f.name), numbers) for f in fields(Stack)})
         stack.row.flatten()[len(rows) :] = nobody
         return stack
@@ -159,7 +158,7 @@ class DeviceSolver:
         for first in range(0, tables.stage.iterations, _STEPS):
             if first:
                 rows = (~done).flatten().nonzero().squeeze(1)
-                numbers = rows[filled_up(len(rows), rows.device)]
+                numbers = filled(rows).view(-1, LANES)
                 if len(rows) == 0:
                     break
                 if len(numbers) <= _WORTH * len(done):

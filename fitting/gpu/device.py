@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fitting.batch import filled
 from fitting.lanes.state import LANES
 from fitting.lanes.surface import Sparse
-from fitting.mesh import filled_up
+from fitting.mesh import mesh_basis
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.errors import UserError
@@ -137,7 +138,7 @@ class DeviceSurface:
     """Some vertices of a body, all if not said."""
 
     def __init__(self, model: Smpl | Skel, vertices: Tensor | None = None) -> None:
-        rows = torch.cat((model.template.flatten()[None], model.shapedirs, model.posedirs)).unflatten(-1, (-1, 3))
+        rows = mesh_basis(model)
         self.numbers = torch.arange(rows.shape[1], device=rows.device) if vertices is None else vertices
         self.count = len(self.numbers)
         self.basis = rows[:, self.numbers].flatten(1).T.contiguous()  # [3V R] template, shape directions, correctives
@@ -183,7 +184,7 @@ class DeviceSurface:
 
     def regrouped(self, mesh: Tensor, rows: Tensor) -> Tensor:
         """See `fitting.mesh.BodySurface`."""
-        return regrouped(mesh, rows[filled_up(len(rows), rows.device)])
+        return regrouped(mesh, filled(rows).view(-1, LANES))
 
 
 def device_sparse(matrix: Tensor) -> tuple[Tensor, ...]:

@@ -15,8 +15,16 @@ from fitting.lanes.quadratic import Quadratic
 from fitting.lanes.state import BONES, LANES, PART, REDUCED, TREE, Record, records
 from fitting.lanes.surface import LaneSurface
 from fitting.mesh import gathered, stacked
-from fitting.solver import DAMPING_DOWN, DAMPING_MAX, DAMPING_MIN, DAMPING_START, DAMPING_UP, LITTLE
-from fitting.stages import StageTables, monomials
+from fitting.stages import (
+    DAMPING_DOWN,
+    DAMPING_MAX,
+    DAMPING_MIN,
+    DAMPING_START,
+    DAMPING_UP,
+    LITTLE,
+    StageTables,
+    monomials,
+)
 from fitting.surface import CORRECTED
 from fitting.target import Target
 from hmr_skel.body.dofs import DOF_JOINTS

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fitting.lanes.state import LANES, POSED, SEEN, Record, kernel, part_of_kernels, records
-from fitting.mesh import gathered
+from fitting.mesh import gathered, mesh_basis
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
@@ -178,7 +178,7 @@ class LaneSurface:
     ) -> None:
         vertices = torch.arange(len(model.weights)) if vertices is None else vertices
         importance = torch.full((len(vertices),), 1 / len(vertices)) if importance is None else importance
-        rows = torch.cat((model.template.flatten()[None], model.shapedirs, model.posedirs)).unflatten(-1, (-1, 3))
+        rows = mesh_basis(model)
         rows = rows[:, vertices]
         self.count, self.width = len(vertices), len(rows)
         self.blocks = []

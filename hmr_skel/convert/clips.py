@@ -51,9 +51,8 @@ class SmplClip:
     per_file: bool = False  # whether files of this kind hold one frame each
     left_out: tuple[tuple[int, str], ...] = ()  # (number, reason) of rows of the file that hold no annotation
     notes: tuple[str, ...] = ()  # what was left out or assumed, in words
-    mesh: "MeshRows | None" = (
-        None  # what is fitted, where it is not SMPL posed by the parameters, which are NaN at first
-    )
+    mesh: "MeshRows | None" = None
+    """What is fitted, where it is not SMPL posed by the parameters, which are NaN at first."""
 
     def __len__(self) -> int:
         return len(self.pose)

@@ -16,7 +16,7 @@ from fitting.lanes.chunk import chunks, part_of
 from fitting.lanes.descend import Bench
 from fitting.lanes.quadratic import linearise
 from fitting.lanes.state import LANES, new_desk
-from fitting.solver import DAMPING_START
+from fitting.stages import DAMPING_START
 from fitting.starts import initial_q
 from fitting.target import FitRows
 from hmr_skel.body.dofs import DOF_JOINTS, DOF_NAMES
