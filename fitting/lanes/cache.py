@@ -26,7 +26,7 @@ from fitting.lanes.newton import _accept, _aim, _bound, _correct, _move, _solve
 from fitting.lanes.quadratic import _curvature, _energy, _gauss_newton, _gradient, _sum_moments, _wrenches, anchor
 from fitting.lanes.skeleton import _rotate, _shift, glide_curvatures, twists
 from fitting.lanes.state import BONES, LANES, PART, POSED, SEEN, TREE, new_desk, records
-from fitting.lanes.surface import add_up, collapse, regress, skin
+from fitting.lanes.surface import add_up, collapse, regress, skin, take_off
 
 _CONFIG: Any = numba.config  # its settings are made at run time, unseen by a type checker
 _SOURCES = Path(__file__).parent
@@ -67,6 +67,7 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
         (_aim, (part, q, desk)),
         (_move, (part, q, desk)),
         (add_up, (seen, desk)),
+        (take_off, (columns, turn[0, 0, None], wide[None])),
         (regress, (starts, columns, values, mesh, mesh)),
     ]
 

@@ -200,7 +200,7 @@ class LaneSolver:
         for name in ("start_energy", "total", "largest", "cross"):
             here[name][:] = 0
         add_up(bench.room.seen[c : c + 1], desk)
-        here["by_rotation"][:] = bench.room.by_rotation[c].numpy()
+        here["by_rotation"][:] = bench.room.by_rotation[c]
         pose(self.tree, chunk.bones, chunk.q, desk)
         pull_joints(tables.part, chunk.bones, chunk.anatomical, desk)
         corrective_tilt(self.tree, tables.part, desk)

@@ -20,8 +20,9 @@ from fitting.mesh import gathered, mesh_basis
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
-_BLOCK = 192  # vertices: a block's basis, rest positions and pulls stay in a core's cache
+_BLOCK = 384  # vertices: a block's basis, rest positions and pulls stay in a core's cache
 _BLOCK_COST = 2000  # what one more block takes beside its products, in columns of a vertex
+_LARGE = 20_000  # entries of a matrix for which oneDNN pays
 _SHAPED = 11  # columns of a basis before those of the pose: template and shape directions
 
 
@@ -109,6 +110,15 @@ def add_up(seen: Record, desk: Record) -> None:
 
 
 @kernel
+def take_off(rows: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
+    """Values [K L] from these rows of `out` [R L]."""
+    for n in range(len(rows)):
+        row = out[rows[n]]
+        for lane in range(LANES):
+            row[lane] -= values[n, lane]
+
+
+@kernel
 def skin(
     rest: np.ndarray, numbers: np.ndarray, transforms: np.ndarray, starts: np.ndarray, bones: np.ndarray,
     weights: np.ndarray, shift: np.ndarray, turn: np.ndarray, out: np.ndarray,
@@ -167,6 +177,7 @@ class LaneBlock:
     importance: np.ndarray  # [V] float32, c
     columns: torch.Tensor  # [K] of the body's basis
     basis: torch.Tensor  # [3V K] template, shape directions, pose correctives; rows by vertex, then xyz
+    correctives: torch.Tensor  # [K - 11, 3V] those of the pose, transposed
     weights: Sparse  # [V 24]
 
 
@@ -192,6 +203,7 @@ class LaneSurface:
                     importance=importance[part].numpy(),
                     columns=columns,
                     basis=rows[columns][:, part].flatten(1).T.contiguous(),
+                    correctives=rows[columns[_SHAPED:]][:, part].flatten(1),
                     weights=Sparse.of(model.weights[vertices[part]]),
                 )
             )
@@ -253,16 +265,26 @@ class Room:
         self.pull = np.zeros((_BLOCK, 3, LANES), np.float32)
         self.posed = records(POSED, chunks)
         self.seen = records(SEEN, chunks)
-        self.by_rotation = torch.zeros(chunks, 9 * 19, LANES, dtype=torch.float64)
+        self.by_rotation = np.zeros((chunks, 9 * 19, LANES))
+
+
+def product(matrix: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """A matrix [M K] times [K L], float32.
+
+    By oneDNN, if torch has it: there AMD's processors take half as long as by MKL, which does not use AVX-512 on them.
+    A call takes some 10 us more, so small products go the usual way.
+    """
+    if matrix.numel() < _LARGE or not torch.backends.mkldnn.is_available():
+        return matrix @ columns
+    return torch.ops.mkldnn._linear_pointwise(matrix, columns.T, None, "none", [], "")
 
 
 def rest_positions(block: LaneBlock, coefficients: np.ndarray, room: Room) -> np.ndarray:
     """[V 3 L] before posing; `coefficients` [1 + 10 + P, L]."""
-    out, needed = room.rest[: len(block.numbers)], torch.from_numpy(coefficients)
+    needed = torch.from_numpy(coefficients)
     if len(block.columns) < len(needed):
         needed = needed[block.columns]
-    torch.mm(block.basis, needed, out=torch.from_numpy(out).view(-1, LANES))
-    return out
+    return product(block.basis, needed).view(-1, 3, LANES).numpy()
 
 
 def visit(surface: LaneSurface, targets: Sequence[np.ndarray], correctives: bool, room: Room) -> None:
@@ -274,7 +296,7 @@ def visit(surface: LaneSurface, targets: Sequence[np.ndarray], correctives: bool
     room.seen.view(np.uint8)[:] = 0
     room.by_rotation[:] = 0
     for block in surface.blocks:
-        weights, moved = block.weights, block.columns[_SHAPED:] - _SHAPED
+        weights, moved = block.weights, block.columns[_SHAPED:].numpy() - _SHAPED
         for c, target in enumerate(targets):
             posed, seen = room.posed[c : c + 1], room.seen[c : c + 1]
             rest = rest_positions(block, posed["coefficients"][0], room)
@@ -284,5 +306,5 @@ def visit(surface: LaneSurface, targets: Sequence[np.ndarray], correctives: bool
                 correctives, pull, posed, seen,
             )  # fmt: skip
             if correctives and len(moved):
-                by_basis = block.basis[:, _SHAPED:].T @ torch.from_numpy(pull).view(-1, LANES)
-                room.by_rotation[c].index_add_(0, moved, by_basis.double(), alpha=-1)
+                by_basis = product(block.correctives, torch.from_numpy(pull).view(-1, LANES))
+                take_off(moved, by_basis.numpy(), room.by_rotation[c])
