@@ -45,20 +45,20 @@ def gathered(chunks: np.ndarray | Sequence[np.ndarray], rows: np.ndarray) -> np.
     count, first = -(-len(rows) // TILE), chunks[0]
     out = np.empty((count, *first.shape), first.dtype)
     places = np.concatenate((rows, np.repeat(rows[:1], count * TILE - len(rows)))).reshape(count, TILE)
-    for target, wanted in zip(out, places, strict=True):
+    for target, wanted in zip(out, torch.from_numpy(places), strict=True):
         source = wanted // TILE
-        cuts = [0, *(np.flatnonzero(np.diff(source)) + 1), TILE]
+        cuts = [0, *(source.diff().nonzero()[:, 0] + 1).tolist(), TILE]
         parts = [
-            np.take(_flat(chunks[source[start]]), wanted[start:stop] % TILE, axis=1)
+            _flat(chunks[source[start]]).index_select(1, wanted[start:stop] % TILE)
             for start, stop in itertools.pairwise(cuts)
         ]
-        np.concatenate(parts, axis=1, out=_flat(target))
+        torch.cat(parts, 1, out=_flat(target))
     return out
 
 
-def _flat(chunk: np.ndarray) -> np.ndarray:
+def _flat(chunk: np.ndarray) -> Tensor:
     """A view [N L]."""
-    return (chunk.view(np.float64) if chunk.dtype.names else chunk).reshape(-1, TILE)
+    return torch.from_numpy((chunk.view(np.float64) if chunk.dtype.names else chunk).reshape(-1, TILE))
 
 
 @runtime_checkable
