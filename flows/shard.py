@@ -82,9 +82,16 @@ class Builder:
         """When set, builds in other threads end before their next batch of rows."""
 
     @classmethod
-    def open(cls, manifest: str | Path, *args, **kwargs) -> Self:
-        """The builder of a manifest file."""
-        return cls(load_manifest(manifest), *args, **kwargs)
+    def open(cls, file: str | Path, *args, shards: str | None = None, **kwargs) -> Self:
+        """The builder of a manifest file.
+
+        If some of `shards`, a list such as `0-3,7`, will not be there, that is said before missing files are made.
+        """
+        manifest = load_manifest(file)
+        made = {s.name: s.generate.rows for s in manifest.sources if s.generate and not s.file.exists()}
+        if len(made) == len(manifest.sources):
+            _choose(plan(manifest, made), shards)
+        return cls(manifest, *args, **kwargs)
 
     @property
     def local(self) -> Path:
@@ -93,8 +100,7 @@ class Builder:
 
     def choose(self, shards: str | None) -> list[int]:
         """The numbers of the shards in a list such as `0-3,7`; all for None."""
-        indices = range(len(self.shards)) if shards is None else parse_shards(shards)
-        return [pick(self.shards, index).index for index in indices]
+        return _choose(self.shards, shards)
 
     def unfinished(self, indices: Sequence[int], *, rebuild: bool = False) -> list[int]:
         """The numbers of the shards that are not complete; all with `rebuild`.
@@ -242,3 +248,8 @@ class Builder:
                 f"shard {shard.index}: another process wrote its files at the same time. Run this again."
             ) from OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # Prefect then tries again
         return report
+
+
+def _choose(shards: list[Shard], numbers: str | None) -> list[int]:
+    indices = range(len(shards)) if numbers is None else parse_shards(numbers)
+    return [pick(shards, index).index for index in indices]

@@ -230,3 +230,10 @@ def test_started_as_a_program(tmp_path: Path):
     piped = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=True)
     assert piped.stdout.startswith("usage: hmr-skel")
     assert piped.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["fit", "--shard", "99"], ["dataset", "--shards", "0,99"]])
+def test_a_shard_that_will_not_be_there_is_refused_before_files_are_made(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HMR_SKEL_DATA", str(tmp_path))
+    check_message(arguments, "no shard 99: this manifest makes 12 shards, 0 to 11", capsys)
+    assert not list(tmp_path.iterdir())

@@ -117,7 +117,7 @@ def run_fit(args: argparse.Namespace) -> None:
     from flows.shard import Builder
 
     _stop_on_signals()
-    builder = Builder.open(args.manifest, args.out, args.device, quiet=args.quiet)
+    builder = Builder.open(args.manifest, args.out, args.device, shards=str(args.shard), quiet=args.quiet)
     if builder.unfinished([args.shard], rebuild=args.rebuild):
         builder.prepare()
     report = builder.build(args.shard, rebuild=args.rebuild, progress=not args.quiet)
@@ -199,7 +199,7 @@ def _complete_already(args: argparse.Namespace) -> dict[str, Any] | None:
     from flows.shard import Builder
 
     start = time.monotonic()
-    builder = Builder.open(args.manifest, args.out, args.device, quiet=args.quiet)
+    builder = Builder.open(args.manifest, args.out, args.device, shards=args.shards, quiet=args.quiet)
     wanted = builder.choose(args.shards)
     if builder.unfinished(wanted):
         return None
