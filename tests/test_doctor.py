@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("without_shape_checks")  # as users run the
 
 def test_doctor_names_what_is_missing(small: Path, capsys):
     assert main(["doctor", "--manifest", str(small)]) == 0
-    assert "nothing that is needed for" in capsys.readouterr().out
+    assert "what it needs is there, or is made on first use" in capsys.readouterr().out
     (small.parent / "bodies" / "skel_male.pkl").unlink()
     (small.parent / "labels.npz").unlink()
     assert main(["doctor", "--manifest", str(small)]) == 1
@@ -114,7 +114,9 @@ def test_doctor_of_an_unset_manifest(capsys, monkeypatch):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "set HMR_SKEL_BODY_MODELS to use it" in out
-    assert out.endswith("nothing that is needed for manifests/open.toml is missing\n")  # and not for the other
+    assert out.endswith(
+        "\nmanifests/open.toml: what it needs is there, or is made on first use\n"
+    )  # and not for the other
     assert main(["doctor", "--manifest", "manifests/hmr-skel.toml"]) == 1
 
 

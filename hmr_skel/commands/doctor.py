@@ -89,7 +89,7 @@ def run_doctor(args: argparse.Namespace) -> int:
             write_whole(Path("doctor.txt"), "\n".join([*lines, ""]).encode())
     lacking = "missing or broken" if args.deep else "missing"
     ready = ", ".join(str(path) for path in manifests if str(path) not in unused)
-    print(f"\n{missing} {lacking}" if missing else f"\nnothing that is needed for {ready} is missing")
+    print(f"\n{missing} {lacking}" if missing else f"\n{ready}: what it needs is there, or is made on first use")
     return 1 if missing else 0
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from hmr_skel.errors import UserError
+
 IMAGE_HEIGHT, IMAGE_WIDTH = 256, 192
 PATCH_MARGIN = 2  # px of zeros around the image, ViTPose's choice
 
@@ -42,6 +44,17 @@ class VitConfig:
     @property
     def num_tokens(self) -> int:
         return self.stem_tokens or self.grid[0] * self.grid[1]
+
+
+def token_grid(config: VitConfig) -> tuple[int, int]:
+    """Rows and columns of the encoder's tokens. Raises `UserError` if these have no place in the image."""
+    if config.stem_tokens:
+        raise UserError(
+            f"no attention maps: the {config.num_tokens} image tokens of this network have no place in the image, "
+            f"since a convolutional network makes each from the whole image (stem_tokens={config.stem_tokens}). Use a "
+            "network whose tokens are patches, for instance one of recipe vit_b or the published one."
+        )
+    return config.grid
 
 
 VIT_SIZES = {

@@ -15,7 +15,7 @@ from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.checkpoint import PUBLISHED, load_any_network
-from hmr_skel.model.config import VitConfig
+from hmr_skel.model.config import token_grid
 from hmr_skel.model.decoder import CrossAttention
 from hmr_skel.model.network import Network
 from hmr_skel.predict.boxes import PersonBox, square
@@ -53,18 +53,6 @@ TOKENS = ("pose", "shape", "camera")
 
 AttentionMaps = Float[Tensor, "T 3 rows columns"]
 """Attention by layer T, token and patch, on the CPU: means over the heads, which sum to 1 over the patches."""
-
-
-def token_grid(config: VitConfig) -> tuple[int, int]:
-    """Rows and columns of the encoder's tokens. Raises `UserError` if these have no place in the image."""
-    if config.stem_tokens:
-        raise UserError(
-            f"no attention maps: the {config.num_tokens} image tokens of this network have no place in the image, "
-            f"since a "
-            f"convolutional network makes each from the whole image (stem_tokens={config.stem_tokens}). Use a network "
-            "whose tokens are patches, for instance one of recipe vit_b or the published one."
-        )
-    return config.grid
 
 
 @contextmanager

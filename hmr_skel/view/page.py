@@ -20,7 +20,7 @@ from hmr_skel.errors import UserError
 from hmr_skel.render import ANNOTATION, BONE, SKIN, heat_colors
 from hmr_skel.report.bodies import PosedRow
 from hmr_skel.report.viewer import thin_bones
-from hmr_skel.view.tracks import Poser, Track, held_dofs
+from hmr_skel.view.tracks import Poser, Track, at_limit, held_dofs
 
 HOST = "127.0.0.1"
 APART_M, GAP_M = 1.1, 0.1
@@ -200,15 +200,19 @@ class Viewer:
         return np.array([across, 0.0, 0.0])
 
     def _draw_curves(self) -> None:
-        """Angles of the chosen part, degrees, around the row that is shown; the legend has the ranges of motion."""
+        """Angles of the chosen part, degrees, around the row that is shown. Dots are where a dof stands at a limit."""
         at = int(self.place.value)
         first, last = max(at - CURVE_ROWS, 0), min(at + CURVE_ROWS + 1, len(self.track.rows))
         dofs = range(46)[GROUPS[self.group.value]]
         q = np.degrees(self.poser.table[self.track.rows[first:last]]["skel_q"][:, dofs].astype(float))
-        ranges = np.degrees(limits("anatomical"))
-        names = [f"{DOF_NAMES[k]} ({ranges[k, 0]:.0f} to {ranges[k, 1]:.0f})" for k in dofs]
-        lines = [uplot.Series(label=name, stroke=color, width=2) for name, color in zip(names, _COLORS, strict=False)]
-        data = (np.arange(first, last, dtype=float) - at, *q.T)
+        ranges = np.degrees(limits("anatomical"))[dofs]
+        held = np.where(at_limit(np.radians(q), np.radians(ranges)), q, np.nan)
+        lines = []
+        for k, color, (low, high) in zip(dofs, _COLORS, ranges, strict=False):
+            lines.append(uplot.Series(label=DOF_NAMES[k], stroke=color, width=2))
+            points = uplot.Series_Points(show=True, size=9, fill=color)
+            lines.append(uplot.Series(label=f"at {low:.0f} or {high:.0f}", stroke=color, width=0, points=points))
+        data = (np.arange(first, last, dtype=float) - at, *np.stack((q, held), 2).reshape(len(q), -1).T)
         if self._curves is not None and self._curves_of == self.group.value:
             self._curves.data = data
             return
@@ -217,7 +221,10 @@ class Viewer:
         with self.curves_at:
             self._curves = self.server.gui.add_uplot(
                 data, (uplot.Series(label="rows from the one shown"), *lines), aspect=1.2,
-                scales={"x": uplot.Scale(time=False, auto=True)},
+                scales={
+                    "x": uplot.Scale(time=False, auto=True),
+                    "y": uplot.Scale(auto=False, range=(float(ranges.min()) - 5, float(ranges.max()) + 5)),
+                },
             )  # fmt: skip
         self._curves_of = self.group.value
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from hmr_skel.body.dofs import limits
 from hmr_skel.convert.fit import Bodies
@@ -87,9 +87,11 @@ class Poser:
 
 def held_dofs(q: Float[np.ndarray, "46"]) -> list[tuple[int, float]]:
     """The dofs that stand at a limit of the anatomical table, and that limit, rad."""
-    low, high = limits("anatomical").T
-    return [
-        (k, float(low[k] if q[k] <= low[k] + AT_LIMIT_RAD else high[k]))
-        for k in range(3, len(q))
-        if q[k] <= low[k] + AT_LIMIT_RAD or q[k] >= high[k] - AT_LIMIT_RAD
-    ]
+    ranges = limits("anatomical")
+    held = at_limit(q, ranges)
+    return [(k, float(ranges[k][np.abs(ranges[k] - q[k]).argmin()])) for k in range(3, len(q)) if held[k]]
+
+
+def at_limit(q: Float[np.ndarray, "*T D"], ranges: Float[np.ndarray, "D 2"]) -> Bool[np.ndarray, "*T D"]:
+    """Whether angles are at or beyond an end of their ranges, rad."""
+    return (q <= ranges[:, 0] + AT_LIMIT_RAD) | (q >= ranges[:, 1] - AT_LIMIT_RAD)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from hmr_skel.body.dofs import limits
 from hmr_skel.convert.fit import Bodies
 from hmr_skel.data.load import load_shards
-from hmr_skel.view.tracks import Poser, find_tracks
+from hmr_skel.view.tracks import Poser, find_tracks, held_dofs
 from tests.built_dataset import BuiltDataset
 from tests.report.browser import browse, find_chromium
 
@@ -46,6 +47,17 @@ def test_controls_change_what_is_shown(viewer: "Viewer"):
     shown = [mesh for mesh in viewer._bands if mesh.visible]
     assert not meshes["skin"].visible
     assert sum(len(mesh.faces) for mesh in shown) == len(meshes["skin"].faces)
+
+
+def test_dots_in_the_curves_are_where_a_dof_is_at_a_limit(viewer: "Viewer"):
+    q, rows = viewer.poser.table["skel_q"], viewer.track.rows
+    q[rows[2:4], 3:10] = limits("anatomical")[3:10].T
+    viewer.poser.table = np.array([(row,) for row in q], [("skel_q", np.float32, 46)])
+    viewer._draw_curves()
+    curves, dots = (np.stack(viewer._curves.data[first::2]) for first in (1, 2))
+    held = np.array([[k in dict(held_dofs(row)) for k in range(3, 10)] for row in q[rows]]).T
+    assert held[:, 2:4].all()
+    np.testing.assert_array_equal(dots, np.where(held, curves, np.nan))
 
 
 @pytest.mark.parametrize("rate", [None, 60.0])
