@@ -5,12 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
+import tomllib
 import venv
 import zipfile
+from collections.abc import Collection
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 TOPS = ("fitting", "flows", "hmr_skel")
@@ -38,20 +41,35 @@ def test_the_wheel_has_every_file_of_the_packages_and_no_other(source: Path, tmp
     assert packed == {path.relative_to(source).as_posix() for path in there}
 
 
+def lend(requirements: list[str], site: Path, extras: Collection[str] = ()) -> None:
+    """Link installed packages that meet some requirements, and what these require, into an environment."""
+    for requirement in map(Requirement, requirements):
+        if requirement.marker and not any(requirement.marker.evaluate({"extra": e}) for e in ("", *extras)):
+            continue
+        package = distribution(requirement.name)
+        tops = {path.parts[0] for path in package.files or []} - {"..", "__pycache__"}
+        new = [top for top in tops if not (site / top).exists()]
+        for top in new:
+            (site / top).symlink_to(package.locate_file(top))
+        if new or requirement.extras:
+            lend(package.requires or [], site, requirement.extras)
+
+
 @pytest.mark.extra
 def test_the_five_minute_path_by_the_dockerfiles_steps(source: Path, tmp_path: Path):
-    """Where packages are installed already, pip need only build and install ours."""
+    """In an environment that has what our package says that it needs, and no other package of this one."""
     venv.create(tmp_path / "env", with_pip=True)
     bin_folder = tmp_path / "env" / "bin"
     (site,) = (tmp_path / "env" / "lib").glob("python3*/site-packages")
     for own in site.glob("setuptools*"):  # of Python 3.11, too old
         shutil.rmtree(own)
-    (site / "others.pth").write_text(sysconfig.get_path("purelib"))  # without its .pth files, such as that of a clone
+    lend(["setuptools>=77"], site)
+    lend(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"], site)
     home, work = tmp_path / "home", tmp_path / "work"
     home.mkdir()
     work.mkdir()
     environment = {
-        "PATH": f"{bin_folder}:/usr/bin:/bin", "HOME": str(home), "PIP_CONFIG_FILE": os.devnull, "PIP_NO_DEPS": "1",
+        "PATH": f"{bin_folder}:/usr/bin:/bin", "HOME": str(home), "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "2",
         "NUMBA_CACHE_DIR": os.environ["NUMBA_CACHE_DIR"],
     }  # fmt: skip
