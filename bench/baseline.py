@@ -7,6 +7,7 @@ so here every batch starts by itself. What does not depend on the pose (shape, m
 which is faster than the original and changes no result.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def published_fit(
     rounds: int = 10,
     iterations: int = 20,
     batch: int = 32,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> BaselineResult:
     """Fit [N] rows as the published aligner does, float32, on the models' device.
 
@@ -80,17 +81,12 @@ def published_fit(
         params: annotations of `smpl`.
         rounds, iterations: calls of the optimiser per step, and its iterations per call; published: 10 and 20.
         batch: rows optimised together. They share one line search and one prior, so the result depends on it.
-        progress: called after every call of the optimiser with how many calls there were; `num_calls` says of how many.
+        progress: called after every call of the optimiser with how many calls there were, of how many.
     """
     device = skel.template.device
     start = time.perf_counter()
-    found, losses, calls = [], [], 0
-
-    def count_call() -> None:
-        nonlocal calls
-        calls += 1
-        if progress is not None:
-            progress(calls)
+    found, losses, calls = [], [], itertools.count(1)
+    total = -(-len(params.betas) // batch) * len(STEPS) * rounds
 
     for first in range(0, len(params.betas), batch):
         rows = params[first : first + batch].to(device, torch.float32)
@@ -100,15 +96,11 @@ def published_fit(
         q = torch.zeros(len(target), NUM_DOFS, device=device)
         q[:, :3] = rows.global_orient * torch.tensor([-1.0, 1.0, 1.0], device=device)
         transl = rows.transl.clone()
-        losses.append([problem.run(step, q, transl, rounds, iterations, count_call) for step in STEPS])
+        around = rounds, iterations, lambda: progress(next(calls), total)
+        losses.append([problem.run(step, q, transl, *around) for step in STEPS])
         found.append((q, rows.betas, transl))
     skel_params = SkelParams(*(torch.cat(parts).cpu() for parts in zip(*found, strict=True)))
     return BaselineResult(skel_params, losses, time.perf_counter() - start)
-
-
-def num_calls(rows: int, rounds: int = 10, batch: int = 32) -> int:
-    """How often `published_fit` calls its optimiser."""
-    return -(-rows // batch) * len(STEPS) * rounds
 
 
 class _Alignment:
@@ -132,7 +124,7 @@ class _Alignment:
         return loss
 
     def run(
-        self, step: AlignerStep, q: Tensor, transl: Tensor, rounds: int, iterations: int, called: Callable[[], None]
+        self, step: AlignerStep, q: Tensor, transl: Tensor, rounds: int, iterations: int, called: Callable[[], object]
     ) -> tuple[float, float]:
         """One step, in place. Returns the loss before and after."""
         vertices, joints, moving = self._masks(step, q)
@@ -150,15 +142,14 @@ class _Alignment:
             loss.backward()
             return loss
 
-        first = float("nan")
-        for index in range(rounds):
-            loss = optimiser.step(closure).item()  # the loss at the start of the call
-            first = loss if index == 0 else first
+        losses = []
+        for _ in range(rounds):
+            losses.append(optimiser.step(closure).item())  # the loss at the start of the call
             called()
         with torch.no_grad():
             q.copy_(free_q * moving + fixed_q * (1 - moving))
             transl.copy_(place)
-            return first, float(self.loss(step, q, transl, vertices, joints))
+            return losses[0], float(self.loss(step, q, transl, vertices, joints))
 
     def _masks(self, step: AlignerStep, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         vertices = torch.ones_like(self.weights[:, :1])

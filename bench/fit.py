@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import new_parser
-from bench.baseline import num_calls, published_fit
+from bench.baseline import published_fit
 from bench.floor import floor_fit
 from fitting.batch import TILE
 from fitting.fit import Status, fit_batch
@@ -173,11 +174,10 @@ def _sweep(params: SmplParams, model: FitModel, progress: Progress) -> dict[str,
 
 def _baseline(compared: SmplParams, inputs: FitInputs, args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     smpl, skel = inputs.copies()
-    count, batch, rounds = len(compared.betas), args.baseline_batch, args.baseline_rounds
-    calls = num_calls(count, rounds, batch)
+    count, batch = len(compared.betas), args.baseline_batch
     result = published_fit(
-        compared, smpl.to(inputs.device), skel.to(inputs.device), rounds=rounds, iterations=args.baseline_iterations,
-        batch=batch, progress=lambda done: progress("published protocol", done, calls),
+        compared, smpl.to(inputs.device), skel.to(inputs.device), rounds=args.baseline_rounds, batch=batch,
+        iterations=args.baseline_iterations, progress=partial(progress, "published protocol"),
     )  # fmt: skip
     return {
         "fits_per_s": round(count / result.seconds, 4),
@@ -194,7 +194,7 @@ def _floor(compared: SmplParams, inputs: FitInputs, model: FitModel, starts: int
     coarse, steps = FLOOR_STEPS
     floor = floor_fit(
         compared[sound], skel, inputs.smpl, model, random_starts=starts, coarse_iterations=coarse, iterations=steps,
-        progress=lambda done, total: progress("floor", done, total),
+        progress=partial(progress, "floor"),
     )  # fmt: skip
     gap, apart = floor.energy_gap_percent, floor.v2v_gap_mm
     far = (apart > FAR_ABOVE_FLOOR_MM).nonzero().squeeze(1).tolist()

@@ -121,33 +121,23 @@ def _starts(own: Tensor, low: Tensor, high: Tensor, random_starts: int) -> Tenso
         changed[:, part] = values.expand_as(own)[:, part]
         return changed
 
-    found = {
-        "fit": own,
-        "rest": rest,
-        "mean pose": mean,
-        "half way": own / 2,
-        "arms at rest": with_part(_ARMS, rest),
-        "trunk at rest": with_part(_TRUNK, rest),
-        "legs at rest": with_part(_LEGS, rest),
-        "scapulae in the middle": with_part(_SCAPULAE, middle),
-        "scapulae low": with_part(_SCAPULAE, middle - 0.9 * half),
-        "scapulae high": with_part(_SCAPULAE, middle + 0.9 * half),
-    }
+    found = [own, rest, mean, own / 2, *(with_part(part, rest) for part in (_ARMS, _TRUNK, _LEGS))]
+    found += [with_part(_SCAPULAE, middle + share * half) for share in (0.0, -0.9, 0.9)]
     # The other three angles of nearly the same rotation: a shoulder whose middle angle is near a right angle has two
     # neighbourhoods in the box, and no descent leads from one to the other.
-    for name, shoulders in (("right", [29]), ("left", [39]), ("both", [29, 39])):
+    for shoulders in ([29], [39], [29, 39]):  # right, left, both
         turned = own.clone()
         for first in (k - 3 for k in shoulders):
             x, y, z = own[:, first : first + 3].unbind(1)
             flipped = torch.stack((x + torch.pi, torch.pi - y, z + torch.pi), 1)
             turns = ((flipped - middle[first : first + 3]) / (2 * torch.pi)).round()
             turned[:, first : first + 3] = flipped - 2 * torch.pi * turns
-        found[f"{name} shoulder turned" if name != "both" else "shoulders turned"] = turned
+        found.append(turned)
     generator = torch.Generator().manual_seed(_SEED)
     for index in range(random_starts):
         noise = torch.randn(len(low), generator=generator, dtype=own.dtype)
-        found[f"random {index}"] = own + (0.25 + 0.25 * (index % 2)) * half * noise
-    starts = torch.stack(list(found.values()), 1)
+        found.append(own + (0.25 + 0.25 * (index % 2)) * half * noise)
+    starts = torch.stack(found, 1)
     return torch.minimum(torch.maximum(starts, low), high)
 
 

@@ -131,9 +131,8 @@ class Objective:
         by_transforms, by_feature, by_joints = by_dof.split(_SIZES, 1)
         rest = self.shape.rest + (feature @ self.skel.posedirs).unflatten(1, (-1, 3))
         rotmats = (weights @ transforms.unflatten(1, (24, 12))).unflatten(2, (3, 4))[..., :3]  # [N V 3 3]
-        levers = weights.unsqueeze(-1) * torch.cat((rest, torch.ones_like(rest[..., :1])), -1).unsqueeze(
-            2
-        )  # [N V 24 4]
+        points = torch.cat((rest, torch.ones_like(rest[..., :1])), -1)
+        levers = weights.unsqueeze(-1) * points.unsqueeze(2)  # [N V 24 4]
         moved = by_transforms.unflatten(1, (24, 3, 4)).transpose(2, 3).flatten(3).flatten(1, 2)  # [N (24 4) (3 43)]
         mesh = (levers.flatten(2) @ moved).unflatten(2, (3, count))  # [N V 3 43]
         for part, columns in _CORRECTED:  # a joint's rotation, and so its correctives, depends on its own dofs alone

@@ -4,18 +4,13 @@ import contextlib
 from pathlib import Path
 
 
-def children(pid: int) -> list[int]:
-    """The process numbers of a process's children; empty if it has ended."""
+def descendants(pid: int) -> list[int]:
+    """The process numbers of a process's children, their children, and so on; empty if it has ended."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for path in Path(f"/proc/{pid}/task").glob("*/children"):  # each thread has its own
             found += map(int, path.read_text().split())
-    return found
-
-
-def descendants(pid: int) -> list[int]:
-    """Children, their children, and so on."""
-    return [each for child in children(pid) for each in (child, *descendants(child))]
+    return [each for child in found for each in (child, *descendants(child))]
 
 
 def memory_mb(pid: int) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from flows.shard import Builder
 from hmr_skel.data.shards import shard_state
 from hmr_skel.errors import UserError
 from tests.flows.conftest import build_all
-from tools.drill.damage import Cost, cost
+from tools.drill.faults import Cost, cost
 from tools.drill.injection import Injection, injected
 from tools.drill.small import SHARDS, make_small
 

@@ -7,10 +7,9 @@ from random import Random
 import pytest
 
 from flows.shard import Builder
-from tools.drill.damage import Cost, cost
-from tools.drill.faults import Result, Setting, faults_table, finish
+from tools.drill.faults import Cost, Result, Setting, cost, faults_table, finish
+from tools.drill.injection import start_worker
 from tools.drill.small import SHARDS
-from tools.drill.worker import start_worker
 
 NOTHING_LOST = Cost(lost=0, duplicated=0, half_files=0, equal=True)
 

@@ -18,7 +18,7 @@ from hmr_skel.data.shards import Shard
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
 from tests.flows.conftest import build_all
-from tools.drill.damage import equal_datasets
+from tools.drill.faults import equal_datasets
 from tools.drill.small import make_small, small_manifest
 
 

@@ -1,7 +1,7 @@
 """Faults done to running builds at seeded moments. Then the build is finished, and compared with an undisturbed one.
 
 Kills are done to a whole `hmr-skel dataset --workers 2`: a flow, and two workers on Dask. All builds of a drill share a
-Prefect server. The other faults are done to processes that build without Prefect (`worker.py`). Linux only.
+Prefect server. The other faults are done to processes that build without Prefect (`injection.py`). Linux only.
 """
 
 import contextlib
@@ -19,15 +19,20 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flows.verify import first_difference
 from hmr_skel.commands.output import table
-from tools.drill.damage import Cost, cost
-from tools.drill.injection import CRASH_ROWS, Injection
-from tools.drill.worker import FAILED, start_worker
+from hmr_skel.data.atomic import is_temporary
+from hmr_skel.data.verify import verify_files
+from hmr_skel.errors import UserError
+from tools.drill.injection import CRASH_ROWS, FAILED, Injection, start_worker
 from tools.processes import descendants
 
 TIMEOUT_S = 300.0
 """For one build, which takes seconds to half a minute. One that takes longer is ended, and its dataset has failed."""
-NAMED = r"Was it killed for want of memory\?"
+NAMED = r"Perhaps it ran out of memory\."
 """What a flow says of a shard that its workers have died of."""
 RESTARTS = 3
 """So many times a build is started again; once is enough unless something is wrong."""
@@ -50,6 +55,20 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """All zero, and equal, where nothing was lost."""
+
+    lost: int
+    """Rows that are neither kept nor rejected."""
+    duplicated: int
+    """Rows that are there more than once."""
+    half_files: int
+    """Files that cannot be read, have other bytes than was recorded, or are temporary."""
+    equal: bool
+    """Whether every column of every shard equals the undisturbed dataset's."""
+
+
+@dataclass(frozen=True)
 class Result:
     """One dataset after its faults."""
 
@@ -67,6 +86,56 @@ class Result:
 
 Fault = Callable[[Setting, Path, Random, int], Iterator[Result]]
 """(setting, empty folder, generator, number of cases) -> a result for each dataset, as soon as it is there."""
+
+
+# --- the cost of a fault ---
+
+
+def cost(out: Path, undisturbed: Path, *, rounding: bool = False) -> Cost:
+    """Compare a finished dataset with the undisturbed one; with `rounding`, fitted columns as rows in other batches."""
+    wanted, found = _rows(undisturbed), _rows(out)
+    try:
+        report = verify_files(out)
+        count = len(report.problems) + len(report.not_built)
+    except UserError:  # there is nothing at all: every row is lost
+        count = 0
+    temporary = [path for path in out.rglob("*") if is_temporary(path)]
+    return Cost(
+        lost=(wanted - found).total(),
+        duplicated=sum(count - 1 for count in found.values() if count > 1),
+        half_files=count + len(temporary),
+        equal=equal_datasets(out, undisturbed, rounding=rounding),
+    )
+
+
+def _rows(out: Path) -> Counter:
+    """How often each row (source, number) is kept or rejected. Files that cannot be read have none."""
+    found: Counter = Counter()
+    for path in (*(out / "data").glob("[!.]*.parquet"), *(out / "rejects").glob("[!.]*.parquet")):
+        try:
+            table = pq.read_table(path, columns=["source", "source_row"])
+        except (pa.ArrowException, OSError):
+            continue
+        found.update(zip(table["source"].to_pylist(), table["source_row"].to_pylist(), strict=True))
+    return found
+
+
+def equal_datasets(one: Path, two: Path, *, rounding: bool = False) -> bool:
+    """Whether two datasets have the same shards with equal values in every column of data and rejects, to the bit; with
+    `rounding`, fitted columns as `verify` allows them."""
+    for folder in ("data", "rejects"):
+        names = [sorted(path.name for path in (out / folder).glob("[!.]*.parquet")) for out in (one, two)]
+        if names[0] != names[1]:
+            return False
+        for name in names[0]:
+            first, second = (pq.read_table(out / folder / name) for out in (one, two))
+            if first.schema != second.schema or len(first) != len(second):
+                return False
+            for a, b in zip(first.to_pylist(), second.to_pylist(), strict=True):
+                # As texts: not-a-number differs from itself.
+                if first_difference(a, b, loose=False) if rounding and folder == "data" else str(a) != str(b):
+                    return False
+    return True
 
 
 # --- a whole `hmr-skel dataset --workers 2` ---
@@ -91,36 +160,31 @@ def time_flow(setting: Setting, server: Mapping[str, str], out: Path) -> Setting
 
 def kill_workers(setting: Setting, folder: Path, rng: Random, cases: int) -> Iterator[Result]:
     """kill -9 of a worker, up to five times in each build. The flow goes on, and another worker builds the shard."""
-    killed, longest = 0, setting.flow_s / 4
-    for number in range(2 * cases):  # builds that end before a kill are few
-        if killed == cases:
-            break
-        out, kills = folder / f"out{number}", 0
-        flow = start_flow(setting, out)
+    longest = setting.flow_s / 4
+
+    def kill(out: Path, left: int) -> tuple[int, list[str]]:
+        nonlocal longest
+        kills, flow = 0, start_flow(setting, out)
         _wait(flow, TIMEOUT_S, until=(out / "data").is_dir)
-        while kills < min(5, cases - killed) and not _wait(flow, rng.uniform(0, longest)):
+        while kills < min(5, left) and not _wait(flow, rng.uniform(0, longest)):
             if workers := _dask_workers(flow.pid):
                 os.kill(rng.choice(workers), signal.SIGKILL)
                 kills += 1
         status, notes = _ended(flow), []
         if status != 0 and not re.search(NAMED, _log(out).read_text()):  # a shard that was hit three times is named
             notes.append(f"exit status {status}, see {_log(out)}")
-        yield finish("kill -9 of a Dask worker", setting, out, *notes, cases=kills, build=_run_flow)
-        killed += kills
         longest = longest if kills else longest / 2  # the build ended first
-    else:
-        if killed < cases:
-            raise RuntimeError(f"{killed} kills of {cases} in {2 * cases} builds: the others ended before one")
+        return kills, notes
+
+    yield from _after_kills("kill -9 of a Dask worker", setting, folder, cases, kill)
 
 
 def kill_flows(setting: Setting, folder: Path, rng: Random, cases: int) -> Iterator[Result]:
     """kill -9 of the flow, again and again until the dataset is complete; then of the next one's."""
-    killed = 0
-    for number in range(2 * cases):
-        if killed == cases:
-            break
-        out, kills, left = folder / f"out{number}", 0, []
-        while killed + kills < cases:
+
+    def kill(out: Path, most: int) -> tuple[int, list[str]]:
+        kills, left = 0, []
+        while kills < most:
             flow = start_flow(setting, out)
             if _wait(flow, rng.uniform(0, setting.flow_s)):
                 break
@@ -132,12 +196,23 @@ def kill_flows(setting: Setting, folder: Path, rng: Random, cases: int) -> Itera
         while (left := [pid for pid in left if _runs(pid)]) and time.monotonic() < deadline:
             time.sleep(0.2)
         _kill(*left)
-        notes = (f"{len(left)} processes were there a minute after their flow",) if left else ()
-        yield finish("kill -9 of the flow", setting, out, *notes, cases=kills, build=_run_flow)
-        killed += kills
-    else:
-        if killed < cases:
+        return kills, [f"{len(left)} processes were there a minute after their flow"] if left else []
+
+    yield from _after_kills("kill -9 of the flow", setting, folder, cases, kill)
+
+
+def _after_kills(
+    fault: str, setting: Setting, folder: Path, cases: int, kill: Callable[[Path, int], tuple[int, list[str]]]
+) -> Iterator[Result]:
+    """Builds until there were `cases` kills. `kill` makes a build, with so many at most: their number, and notes."""
+    killed = number = 0
+    while killed < cases:
+        if number == 2 * cases:  # builds that end before a kill are few
             raise RuntimeError(f"{killed} kills of {cases} in {2 * cases} builds: the others ended before one")
+        out = folder / f"out{number}"
+        kills, notes = kill(out, cases - killed)
+        yield finish(fault, setting, out, *notes, cases=kills, build=_run_flow)
+        killed, number = killed + kills, number + 1
 
 
 def crashing_shard(setting: Setting, folder: Path, rng: Random, cases: int) -> Iterator[Result]:

@@ -1,16 +1,22 @@
-"""Faults put into this process: a full disk, unreadable sources, a device without memory, a shard that kills it.
+"""Processes that build without Prefect, and faults put into them: a full disk, unreadable sources, too little memory.
 
-As a preload of Dask's workers (`dask_setup`) the module kills each worker that fits certain rows.
+Processes start from one that has done the imports (`multiprocessing`'s fork server), as a drill starts many. As a
+preload of Dask's workers (`dask_setup`) the module kills each worker that fits certain rows.
 """
 
 import contextlib
 import errno
+import itertools
+import multiprocessing
 import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest.mock import patch
 
@@ -18,9 +24,13 @@ import torch
 
 import fitting.many
 from flows.fitter import Fitter
+from flows.shard import Builder
 from hmr_skel.data import atomic
 from hmr_skel.data.annotations import SourceReader
+from hmr_skel.errors import UserError
 
+FAILED = 2
+"""Exit status of a worker that stopped with a `UserError`."""
 CRASH_ROWS = "HMR_SKEL_DRILL_CRASH_ROWS"
 """Environment variable of Dask's workers, such as `12 18`: fitting one of the rows 12 to 17 of a source kills."""
 
@@ -68,12 +78,10 @@ def injected(injection: Injection) -> Generator[None]:
 
 
 def _failing(function: Callable, at: int, number: int) -> Callable:
-    calls = 0
+    calls = itertools.count(1)
 
     def call(*args, **kwargs):
-        nonlocal calls
-        calls += 1
-        if calls == at:
+        if next(calls) == at:
             raise OSError(number, os.strerror(number))
         return function(*args, **kwargs)
 
@@ -81,13 +89,10 @@ def _failing(function: Callable, at: int, number: int) -> Callable:
 
 
 def _half_written(at: int) -> Callable:
-    write = Path.write_bytes
-    calls = 0
+    write, calls = Path.write_bytes, itertools.count(1)
 
     def call(where: Path, content: bytes) -> int:
-        nonlocal calls
-        calls += ".parquet." in where.name
-        if calls == at and ".parquet." in where.name:
+        if ".parquet." in where.name and next(calls) == at:
             write(where, bytes(content)[: len(content) // 2])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(where, content)
@@ -114,3 +119,47 @@ def dask_setup(worker: object) -> None:
         return fit(fitter, piece, *args, **kwargs)
 
     Fitter.fit = call
+
+
+def start_worker(
+    manifest: Path, out: Path, injection: Injection | None = None, log: Path | None = None
+) -> tuple[BaseProcess, Connection]:
+    """Start a worker. Returns it, and a connection that can be read from as soon as models and labels are loaded.
+
+    Args:
+        manifest: what to build.
+        out: the dataset's folder.
+        injection: what is to go wrong.
+        log: the file for what it prints, such as errors of single shards.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    opened, end = context.Pipe(duplex=False)
+    worker = context.Process(target=_build_all, args=(manifest, out, injection or Injection(), end, log))
+    worker.start()
+    end.close()  # the worker's alone: it closes with it, if only by its death
+    return worker, opened
+
+
+def _build_all(manifest: Path, out: Path, injection: Injection, opened: Connection, log: Path | None) -> None:
+    """A shard that fails does not stop the others; the exit status says so."""
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the machine, which a killed process would leave behind
+    torch.set_num_threads(1)  # a few rows are too few to share out
+    sys.stdout = sys.stderr = open(log or "/dev/null", "a", buffering=1)  # noqa: SIM115  for as long as it lives
+    builder = Builder.open(manifest, out, "cpu", quiet=True)
+    indices = range(len(builder.shards))
+    failed = []
+
+    builder.prepare()  # it writes notes of its own, which may be missing
+    opened.close()
+    with injected(injection):
+        for index in indices:
+            try:
+                print(builder.build(index, progress=False).line())
+            except UserError as error:
+                failed.append(index)
+                print(f"error: shard {index}: {error}")
+    builder.write_card()
+    sys.exit(FAILED if failed else 0)

@@ -88,9 +88,7 @@ def saved(save: Callable[..., object], *arguments: Any, **options: Any) -> bytes
 
 
 def torch_saved(content: object, **options: Any) -> bytes:
-    file = io.BytesIO()
-    torch.save(content, file, **options)
-    return file.getvalue()
+    return saved(lambda file: torch.save(content, file, **options))
 
 
 def pickles(content: object) -> list[bytes]:

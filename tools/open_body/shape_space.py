@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tools.open_body.anny_source import PHENOTYPES, AnnySource
-from tools.open_body.posing import skin_dual_quaternion, t_pose_rotations
+from tools.open_body.posing import blend_dual_quaternions, posed_heads, t_pose_rotations
 
 NUM_BETAS = 10
 MEAN_HEIGHT = {"male": 0.388, "female": 0.372, "neutral": 0.371}
@@ -68,9 +68,10 @@ def pose_people(source: AnnySource, phenotypes: np.ndarray) -> People:
     skin, heads = [], []
     for rest, rest_heads in zip(*source.rest(phenotypes), strict=True):
         rotations = t_pose_rotations(source, rest_heads)
-        posed, posed_heads = skin_dual_quaternion(rest, source.weights, source.parents, rest_heads, rotations)
+        moved, shift = posed_heads(source.parents, rest_heads, rotations)
+        posed = blend_dual_quaternions(rest, source.weights, source.parents, rotations, shift)
         skin.append((posed + posed[source.mirror] * [-1, 1, 1]) / 2)
-        heads.append(posed_heads)
+        heads.append(moved)
     return People(np.stack(skin), np.stack(heads))
 
 
