@@ -9,20 +9,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-import fitting
-from flows import fitter
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES
 from hmr_skel.cli import build_parser, main
 from tests.conftest import torch_threads
 from tests.data.conftest import label_arrays
-from tests.flows.conftest import MANIFEST
+from tests.flows.conftest import MANIFEST, models_once
 from tests.flows.processes import hmr_skel, run
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")  # as users run the commands
@@ -36,19 +32,7 @@ def _one_thread():
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _models_once() -> Iterator[None]:
-    """Models that a case has not spoiled, which are links, are loaded and prepared once."""
-
-    def load(model: type) -> SimpleNamespace:
-        once = cache(model.load)
-        return SimpleNamespace(load=lambda path: once(path.resolve()) if path.is_symlink() else model.load(path))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitter, "Smpl", load(fitter.Smpl))
-        patch.setattr(fitter, "Skel", load(fitter.Skel))
-        patch.setattr(fitting, "prepare", cache(fitting.prepare))
-        yield
+_models_once = pytest.fixture(models_once, scope="module", autouse=True, name="_models_once")
 
 
 @pytest.fixture

@@ -160,6 +160,3 @@ def implied_cost(line: Line, benchmark: str) -> float | None:
     if after is None or before is None or after[0] is None or before[0] is None:
         return None
     return after[0] - before[0]
-
-
-TABLES = (TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_S2)

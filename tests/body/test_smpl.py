@@ -37,16 +37,6 @@ def test_forward_is_smplxs(dtype, tolerance, smpl_file, smpl64):
     torch.testing.assert_close(found.joints, joints[:, :24], atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("batch", [(), (2, 3)])
-def test_any_batch_shape(batch, smpl64):
-    given = params(*batch)
-    out = smpl64(*given)
-    assert out.vertices.shape == (*batch, 6890, 3)
-    assert out.joints.shape == (*batch, 24, 3)
-    last = smpl64(*(x[(-1,) * len(batch)] for x in given))
-    torch.testing.assert_close(out.vertices[(-1,) * len(batch)], last.vertices, atol=1e-12, rtol=0)
-
-
 @pytest.mark.parametrize("scale", [1.0, 0.0], ids=["random", "zero pose"])
 def test_gradients_agree_with_finite_differences(scale, smpl64):
     orient, pose, betas, transl = params()

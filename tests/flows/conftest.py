@@ -28,19 +28,21 @@ def _one_thread():
         yield
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _models_once() -> Iterator[None]:
+def models_once() -> Iterator[None]:
     """Builders of many tests fit with the same models: a file that did not change is loaded and prepared once."""
 
     def load(model: type) -> SimpleNamespace:
         once = lru_cache(maxsize=None)(lambda path, state: model.load(path))
-        return SimpleNamespace(load=lambda path: once(path, (path.stat().st_size, path.stat().st_mtime_ns)))
+        return SimpleNamespace(load=lambda path: once(path.resolve(), (path.stat().st_size, path.stat().st_mtime_ns)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitter, "Smpl", load(fitter.Smpl))
         patch.setattr(fitter, "Skel", load(fitter.Skel))
         patch.setattr(fitting, "prepare", lru_cache(maxsize=None)(fitting.prepare))
         yield
+
+
+_models_once = pytest.fixture(models_once, scope="package", autouse=True, name="_models_once")
 
 
 @pytest.fixture(scope="session")

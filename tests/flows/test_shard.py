@@ -13,7 +13,6 @@ from flows.shard import Builder
 from hmr_skel import load_shards
 from hmr_skel.data.manifest import load_manifest
 from hmr_skel.data.shards import parse_shards
-from hmr_skel.device import resolve_device
 from hmr_skel.errors import UserError
 from tests.flows.conftest import BAD_ROW, ROWS, ROWS_PER_SHARD, write_small
 
@@ -131,12 +130,6 @@ def test_shard_numbers_are_decimal():
 def test_what_names_no_shard(text):
     with pytest.raises(UserError, match=r"shards|backwards"):
         parse_shards(text)
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])
-def test_a_device_that_is_not_there(name):
-    with pytest.raises(UserError, match="device"):
-        resolve_device(name)
 
 
 def test_a_bad_model_file_shows_before_any_work(open_body_dir: Path, small_labels, tmp_path: Path):

@@ -3,9 +3,6 @@ import pytest
 
 from hmr_skel.render import frame
 
-CAM_INT = np.array([[310.0, 0, 77.3], [0, 305.0, 41.8], [0, 0, 1]])
-POINTS = np.array([[0.1, -0.2, 2.0], [-0.4, 0.3, 3.5], [0.0, 0.0, 1.0]])
-
 
 @pytest.mark.parametrize(("view", "width", "height"), [("side", 200, 300), ("top", 300, 120)])
 def test_all_is_in_the_frame_and_fills_it(view, width, height):

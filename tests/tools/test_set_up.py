@@ -141,12 +141,7 @@ def test_cuda_packages_do_not_come_unasked(clone: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("driver", "cuda", "extra", "said"),
     [
-        (
-            None,
-            "13.0",
-            None,
-            "error: no NVIDIA driver was found (no such library). CUDA=1 is for machines that have one",
-        ),
+        (None, "13.0", None, "error: no NVIDIA driver was found (no such library). CUDA=1 is for machines that have"),
         ((12, 8), "13.0", None, "error: the driver runs CUDA 12.8, but the torch that was installed needs 13.0: "),
         ((13, 0), "None", None, "error: the driver runs CUDA 13.0, but the torch that was installed is for CUDA None"),
         ((13, 1), "13.0", "cuda", "the driver runs CUDA 13.1; chosen: torch for CUDA 13.0, the extra cuda"),
