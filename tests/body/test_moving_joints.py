@@ -4,13 +4,7 @@ import torch
 from scipy.integrate import quad
 
 from hmr_skel.body.dofs import DOF_NAMES
-from hmr_skel.body.moving_joints import (
-    MOVING_DOFS,
-    arc,
-    arc_rate,
-    moving_offsets,
-    moving_velocities,
-)
+from hmr_skel.body.moving_joints import MOVING_DOFS, arc, arc_rate, moving_offsets, moving_velocities
 
 # Both sides of the change from series to closed form.
 ANGLES = (0.0, 1e-300, 1e-6, -0.01, 0.019999, 0.020001, -0.7, 3.0)

@@ -10,13 +10,13 @@ import trimesh
 
 from hmr_skel.body.dofs import DOF_NAMES, PELVIS, limits
 from hmr_skel.body.joints import SKEL_JOINTS
-from hmr_skel.convert import Bodies, ReadOptions, SkelClip, fit_clips, read_clips
+from hmr_skel.convert import Bodies, SkelClip
 from hmr_skel.convert.opensim import OpenSimOptions, write_opensim
 from hmr_skel.opensim.joints import PELVIS_TRANSLATION
 from hmr_skel.opensim.mjcf import WORLD, slides_of
 from hmr_skel.opensim.person import RestBody
 from hmr_skel.opensim.segments import segments
-from tests.opensim.conftest import DEG, MM, RECORDING, in_skel
+from tests.opensim.conftest import DEG, MM, in_skel
 
 pytestmark = pytest.mark.extra
 
@@ -56,17 +56,6 @@ def test_random_poses(
     assert deg < DEG
     assert model.body_mass.sum() == pytest.approx(70.0)
     np.testing.assert_allclose(model.key("start").qpos, np.load(qpos)["qpos"][0], atol=1e-9)
-
-
-@pytest.mark.skipif(not RECORDING.exists(), reason=f"allowed: no {RECORDING.name}")
-def test_a_recording(bodies: Bodies, mujoco: Any, tmp_path: Path):
-    (clip,) = read_clips(RECORDING, ReadOptions())
-    (clip,) = fit_clips([clip.take(np.arange(0, len(clip), 50))], bodies)
-    xml, qpos = write_opensim(clip, bodies.skel("male"), tmp_path / "walk.xml", OpenSimOptions())
-    mm, deg = apart(mujoco, mujoco.MjModel.from_xml_path(str(xml)), qpos, clip, bodies)
-    assert len(clip) == 56
-    assert mm < MM
-    assert deg < DEG
 
 
 def test_the_person_is_the_same_as_for_opensim(

@@ -122,7 +122,6 @@ def test_meshes_refinement_and_attention(photos, typed, open_body_dir):
         ("boxes.json --boxes boxes.json", "has no boxes for the given images"),
         ("PHOTO --detector none.onnx --focal 9", "none.onnx: no such file"),
         ("boxes.json --whole-image --vfov 50", "none of 1 files could be read"),
-        ("PHOTO --whole-image --vfov 50 --network none.safetensors", "no such file. Train a network first"),
     ],
 )
 def test_wrong_inputs_get_one_line(photos, typed, capsys, words, says):
