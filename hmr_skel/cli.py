@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from hmr_skel import __version__
-from hmr_skel.commands import bench, build, convert, doctor, evaluate, predict, report, train, verify, view
+from hmr_skel.commands import bench, build, convert, doctor, evaluate, predict, report, train, verify
 from hmr_skel.commands.arguments import Parser
 from hmr_skel.errors import UserError
 
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hmr-skel {__version__}")
     parser.set_defaults(run=lambda args: print(FIRST))
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for family in (build, verify, report, view, convert, train, evaluate, predict, bench, doctor):
+    for family in (build, verify, report, convert, train, evaluate, predict, bench, doctor):
         family.add_commands(commands)
     return parser
 

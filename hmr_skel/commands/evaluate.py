@@ -105,8 +105,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     if not files and not predictions:
         files = [network_file(None)]
 
-    from hmr_skel.commands.evaluate_text import report_text
-    from hmr_skel.commands.evaluations import OpenBenchmarks, evaluate_on_held_out, paper_tables
+    from hmr_skel.commands.evaluations import OpenBenchmarks, evaluate_on_held_out, paper_tables, report_text
     from hmr_skel.data.images import image_rules
     from hmr_skel.evaluate.tables import write_rows
     from hmr_skel.model.checkpoint import load_any_network
