@@ -69,11 +69,3 @@ def shortest_arc(a: Float[Tensor, "*batch 3"], b: Float[Tensor, "*batch 3"]) -> 
     cosine = (a * b).sum(-1)
     eye = torch.eye(3, dtype=a.dtype, device=a.device)
     return eye + axis + axis @ axis / (1 + cosine).clamp_min(1e-7)[..., None, None]
-
-
-def geodesic_angle(a: Float[Tensor, "*batch 3 3"], b: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
-    """The angle between two rotations, rad in [0, pi]. It is accurate near both ends, where an arc cosine is not."""
-    r = a.mT @ b
-    trace = r.diagonal(dim1=-2, dim2=-1).sum(-1)
-    axis = torch.stack((r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]), -1)
-    return torch.atan2(axis.norm(dim=-1), trace - 1)  # both are doubled

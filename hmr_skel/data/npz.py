@@ -9,10 +9,7 @@ import hashlib
 import json
 import math
 import shutil
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,17 +22,6 @@ from hmr_skel.errors import UserError
 from hmr_skel.foreign import Unpickler
 
 _PIECE = 2 * 2**20
-# The exceptions of zipfile and zlib for damaged files, depending on the place of the damage.
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError),
-    *(
-        tokenize.TokenError,
-        SyntaxError,
-        TypeError,
-        OverflowError,
-        MemoryError,
-    ),  # numpy parses headers as Python literals
-)
 
 
 class _Member(NamedTuple):
@@ -67,13 +53,13 @@ class LabelFile(Mapping[str, Any]):
                         self._members[key] = _read_member(archive, info)
         except FileNotFoundError:
             raise UserError(f"no label file {path}. Put it there, or change `file` in the manifest.") from None
-        except _DAMAGE as error:
+        except OSError as error:
+            raise UserError(f"cannot read the label file {path}: {error.strerror or error}.") from error
+        except Exception as error:  # zipfile, zlib and numpy raise many, depending on the place of the damage
             raise UserError(
                 f"{path} is not a complete .npz: {what} cannot be read: {error}. It was cut off on the way, or is "
                 "another kind of file; fetch it again."
             ) from error
-        except OSError as error:
-            raise UserError(f"cannot read the label file {path}: {error.strerror or error}.") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
@@ -188,9 +174,6 @@ def file_sha256(path: Path, notes: Path | None = None, of: Callable[[Path], str]
         if noted["file"] == known and isinstance(noted["sha256"], str):
             return noted["sha256"]
     digest = of(path)
-    with (
-        contextlib.suppress(UserError),
-        replacing(note) as temporary,
-    ):  # on a read-only disk, the file is read each time
+    with contextlib.suppress(UserError), replacing(note) as temporary:  # a read-only disk: it is read each time
         temporary.write_text(json.dumps({"file": known, "sha256": digest}))
     return digest

@@ -213,11 +213,9 @@ class Order:
             within = slice(first - block * BLOCK, last - block * BLOCK)
             for i, stratum in enumerate(self.strata):
                 here = places == i
-                nth = (block * stratum.share + np.cumsum(here) - 1)[
-                    within
-                ]  # number among the stratum's samples, from 0
+                nth = block * stratum.share + np.cumsum(here) - 1  # number among the stratum's samples, from 0
                 chosen = here[within]
-                epoch, place = np.divmod(nth[chosen], len(stratum.indices))
+                epoch, place = np.divmod(nth[within][chosen], len(stratum.indices))
                 target = np.flatnonzero(chosen) + first - start
                 epochs[target] = epoch
                 for number in np.unique(epoch).tolist():
