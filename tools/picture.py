@@ -1,4 +1,4 @@
-"""The picture of the README: a step of a walk as annotated with SMPL, as fitted with SKEL, and the bones inside.
+"""Make the README's picture: a step of a walk as annotated with SMPL, as fitted with SKEL, and the bones inside.
 
 hmr-skel convert walk.npz -o walk.parquet --body-models open
 python -m tools.picture walk.parquet --rows 100 160 5 -o docs/walk.gif

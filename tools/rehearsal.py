@@ -113,7 +113,7 @@ def open_labels(scene: Scene) -> str:
 
 
 def fill(scene: Scene) -> str:
-    """Copies in place of the shards that were not really built: own rows, own fingerprint, own meta file."""
+    """Put copies in place of the shards that are not built; each has its own rows, fingerprint and meta file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -194,7 +194,7 @@ STEPS: dict[str, Callable[[Scene], str]] = {
 
 @dataclass
 class Measured:
-    """What one process took."""
+    """The time and memory that one process needed."""
 
     seconds: float
     own_mb: float
@@ -205,7 +205,7 @@ class Measured:
 
 
 def measured(scene: Scene, command: Sequence[str], kill_after_s: float = STEP_S) -> Measured:
-    """Run a command to its end, or kill it after so many seconds."""
+    """Run a command to its end, or kill it after a time, s."""
     before, start, own, everything = _disk_mb(scene.folder), time.monotonic(), 0.0, 0.0
     with (scene.folder / "log.txt").open("a+b") as log:
         begin = log.seek(0, 2)

@@ -22,7 +22,7 @@ from fitting.stages import DAMPING_START, StageTables, monomials
 from fitting.target import FitRows
 from hmr_skel.body.skel import Skel
 
-_STEPS = 4  # after so many, rows that are not done move together
+_STEPS = 4  # after this many steps, unfinished rows are collected into fewer chunks
 _WORTH = 0.6  # of the chunks: regrouping into more of them takes memory, and more time than it saves
 
 
@@ -42,9 +42,9 @@ class DeviceTables:
 
 @dataclass(frozen=True)
 class Stack:
-    """Rows on their way, in chunks [C ... L]; a last chunk that they do not fill is filled up."""
+    """The state of rows during the fit, in chunks [C ... L]. The last chunk is padded."""
 
-    row: Tensor  # [C L] number in the batch; of what only fills up, the batch's length
+    row: Tensor  # [C L] number in the batch; for padding, the length of the batch
     mesh: Tensor  # [C V 3 L] float32, the target
     anatomical: Tensor  # [C 24 3 L] float32
     bones: Tensor  # [C N L] `BONES`
@@ -52,8 +52,8 @@ class Stack:
     q: Tensor  # [C 46 L]
     damping: Tensor  # [C L]
     iterations: Tensor  # [C L] int32
-    moments: Tensor  # [C P 4 4 L] float32, of the stage at hand
-    last_q: Tensor  # [C 46 L] where the vertices were visited before
+    moments: Tensor  # [C P 4 4 L] float32, of the current stage
+    last_q: Tensor  # [C 46 L] q of the previous visit to the vertices
     last_gradient: Tensor  # [C D L]
     bend: Tensor  # [C K D L]
     scale: Tensor  # [C K L]
@@ -79,7 +79,7 @@ class Stack:
         )  # fmt: skip
 
     def at_stage(self, tables: DeviceTables) -> "Stack":
-        """With the moments of a stage, and no bend learned yet."""
+        """The same rows at the start of a stage: with its moments, and before any bend is learned."""
         count, visits, size = len(self.q), tables.stage.refreshes, tables.num_dofs
         betas = unstacked(self.shape[:, 1:], count * LANES)
         return replace(
@@ -131,7 +131,7 @@ class DeviceSolver:
         return self._finish(stack.at_stage(self.stages[-1]), desk, len(q))
 
     def _visit(self, tables: DeviceTables, stack: Stack, desk: Records, correctives: bool) -> None:
-        """Visit the vertices at `stack.q`: the desks then hold the reduced problem around it, and what was seen."""
+        """Visit the vertices at `stack.q`, and store the reduced problem around it and the errors in the desks."""
         surface, skeletons, by_rotation = tables.surface, stack.skeletons(), desk.field("by_rotation")
         device.launch("arrive", len(stack.q), self.tree, skeletons, stack.q, stack.shape, desk)
 
@@ -150,7 +150,7 @@ class DeviceSolver:
         surface.in_groups(desk.field("coefficients"), look)
 
     def _minimise(self, tables: DeviceTables, stack: Stack, desk: Records, nobody: int) -> None:
-        """An early stage's steps, from `stack.q` in place. Now and then, rows that are not done move together."""
+        """Take the steps of an early stage, in place. Now and then, collect unfinished rows into fewer chunks."""
         names = ("bones", "moments", "q", "damping", "iterations")
         place = torch.arange(stack.row.numel(), device=stack.row.device)
         moving = {name: getattr(stack, name) for name in names} | {"damping": stack.damping.clone()}
@@ -178,7 +178,7 @@ class DeviceSolver:
         _put_back(stack, place, moving)
 
     def _finish(self, stack: Stack, desk: Records, count: int) -> Fitted:
-        """The last stage. Every row is measured at the q that will be stored; rows that are done leave."""
+        """The last stage. It measures each row at the q that will be stored, and drops rows that are finished."""
         tables, q, rows = self.stages[-1], stack.q, count + 1  # the last of which is nobody's
         best = Fitted(
             q=q.new_zeros(rows, 46), energy=q.new_full((rows,), torch.inf), v2v=stack.mesh.new_zeros(rows),
@@ -212,7 +212,7 @@ class DeviceSolver:
         return best[:count]
 
     def _note(self, tables: DeviceTables, stack: Stack, desk: Records, best: Fitted) -> Tensor:
-        """Write into `best` what is better than before, and say which rows [C L] go on."""
+        """Store improved results in `best`. Returns which rows [C L] are unfinished."""
         row, names = stack.row.flatten(), ("energy", "total", "largest", "push", "pushed", "ahead")
         energy, total, largest, push, pushed, ahead = (desk.field(name).flatten() for name in names)
         # Moments are exact only where they were taken: a row whose E rose goes back to where it was.
@@ -228,7 +228,7 @@ class DeviceSolver:
 
 
 def _put_back(stack: Stack, place: Tensor, moving: dict[str, Tensor]) -> None:
-    """Write where rows are now into the stack that they are from; `place` [B'] says where in it."""
+    """Copy q and iterations of rows back into the stack that they came from, to the places `place` [B']."""
     for name in ("q", "iterations") if moving["q"] is not stack.q else ():  # else they never left it
         by_lane = getattr(stack, name).movedim(-1, 1)
         by_lane[place // LANES, place % LANES] = unstacked(moving[name], len(place))

@@ -1,4 +1,4 @@
-"""What a GPU holds: torch's tensors, which kernels see as stacks of chunks, [C ... L], and launches on them."""
+"""Data on a GPU, and kernel launches. The data are torch tensors; kernels see them as stacks of chunks, [C ... L]."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Records:
 
 
 def launch(function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
-    """Runs a function of `fitting.gpu.launches` on the device of its arguments, in torch's current stream there.
+    """Run a function of `fitting.gpu.launches` on the device of its arguments, in torch's current stream there.
 
     Args:
         grid: how many blocks: one for each chunk, or of chunks, and each one's parts.
@@ -83,7 +83,7 @@ def launch(function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
 
 
 def check(device: torch.device) -> None:
-    """Run a small kernel there. Raises `UserError` where that fails, with what was found and what to do."""
+    """Run a small kernel on the device. If that fails, raise a `UserError` that says what was found and what to do."""
     advice = "`make setup CUDA=1` installs what the driver needs; --device cpu fits without a GPU"
     if find_spec("numba_cuda") is None:
         raise UserError(f"{device}: fits there need numba-cuda, which is not installed. {advice}.")
@@ -135,7 +135,7 @@ def products(matrix: Tensor, stack: Tensor, out: Tensor | None = None) -> Tensor
 
 
 class DeviceSurface:
-    """Some vertices of a body, all if not said."""
+    """Some vertices of a body; by default all."""
 
     def __init__(self, model: Smpl | Skel, vertices: Tensor | None = None) -> None:
         rows = mesh_basis(model)
@@ -147,7 +147,7 @@ class DeviceSurface:
         self.parts = -(-self.count // BLOCK)
 
     def in_groups(self, coefficients: Tensor, see: Callable[[slice, Tensor], None]) -> None:
-        """Calls `see` with some chunks and their rest positions [C' V 3 L], for as many at a time as there is room for.
+        """Call `see` with some chunks and their rest positions [C' V 3 L], for as many at a time as there is room for.
 
         `coefficients` [C R L] are those of the basis.
         """

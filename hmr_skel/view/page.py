@@ -1,4 +1,4 @@
-"""The live page: a viser server on this machine alone, its controls, and what they change."""
+"""The live page: a viser server that only this machine can reach, the controls, and what they do."""
 
 import contextlib
 import io
@@ -24,16 +24,16 @@ from hmr_skel.view.tracks import Poser, Track, at_limit, held_dofs
 
 HOST = "127.0.0.1"
 APART_M, GAP_M = 1.1, 0.1
-"""Between bodies that stand side by side, at least; and between their hands where these reach further."""
+"""The least distance of the centres of neighbouring bodies, and the least gap between their hands, m."""
 STILL_RATE = 4.0
-"""Rows a second at which single rows are played."""
+"""Rows per second for rows that are no frames of a clip."""
 HEAT_MM, BANDS = 30.0, 8
-"""Where the colours of the error end, and how many there are."""
+"""The error that has the last colour, mm, and the number of colours."""
 CURVE_ROWS = 150
-"""Rows before and after the one that is shown, in the curves."""
+"""The curves show this many rows before the current row, and as many after it."""
 CURVES_EVERY_S = 0.2
 MOST_LATE_S = 0.2
-"""So much of a delay is made up for by frames that follow faster."""
+"""After a delay the next frames follow faster, to make up for at most this much of it, s."""
 MOST_BONES = 6000  # vertices
 GROUPS = {
     "right leg": slice(3, 10),
@@ -42,12 +42,12 @@ GROUPS = {
     "right arm": slice(26, 36),
     "left arm": slice(36, 46),
 }
-_CAMERA = {"+y": (0.0, 0.3, 2.4), "-y": (0.0, -0.3, -2.4), "+z": (0.0, -2.4, 0.3)}  # from where bodies are seen
-_ASIDE = np.array([0.8, 0.0, 0.0])  # what is looked at: the controls hide the right of the page
+_CAMERA = {"+y": (0.0, 0.3, 2.4), "-y": (0.0, -0.3, -2.4), "+z": (0.0, -2.4, 0.3)}  # camera position, m
+_ASIDE = np.array([0.8, 0.0, 0.0])  # the point that the camera looks at, m: the controls hide the right of the page
 _COLORS = ("#3266ad", "#c93a2c", "#3d8a57", "#b8860b", "#7a4fa3", "#14808a", "#d1477e", "#666666", "#a0522d", "#222222")
 
 Picture = Callable[[Mapping[str, Any]], UInt8[np.ndarray, "H W 3"] | str]
-"""The image of a row, RGB, or why there is none."""
+"""Returns the image of a row, RGB, or a text that says why there is none."""
 
 
 class Viewer:
@@ -144,7 +144,7 @@ class Viewer:
         self._draw()
 
     def _draw(self) -> None:
-        """Send the row that the slider stands at."""
+        """Send the row that the slider selects to the page."""
         with self._changed, self.server.atomic():
             if self._opening:
                 return
@@ -244,12 +244,12 @@ class Viewer:
 
 
 def escaped(text: object) -> str:
-    """A text out of a file as Markdown that shows it: the page would take it for HTML, links and pictures."""
+    """Escape a text from a file as Markdown. Otherwise the page would read HTML, links and pictures in it."""
     return re.sub(r"([^\w\s])", r"\\\1", " ".join(str(text).split()))
 
 
 def facts(row: Mapping[str, Any]) -> str:
-    """What is known of a row, as Markdown."""
+    """The facts about a row, as Markdown."""
     name = next((row[key] for key in ("row_id", "clip", "imgname") if row.get(key)), "row")
     lines = [f"**{escaped(name)}**"]
     if row.get("time_s") is not None:

@@ -17,9 +17,9 @@ ALSO = (
     "row_id", "clip", "frame", "time_s", "frame_rate", "coordinates", "source", "imgname", "smpl_pose", "smpl_betas",
     "smpl_transl", "smpl_gender", "v2v_mm", "status",
 )  # fmt: skip
-"""Columns that are shown where the table has them."""
+"""The columns that the page shows if the table has them."""
 AT_LIMIT_RAD = 1e-4
-"""A dof this near to its limit counts as held there."""
+"""A dof counts as held by its limit if it is at most this far from it."""
 
 Up = Literal["+y", "-y", "+z"]
 
@@ -31,7 +31,7 @@ class Track:
     name: str
     rows: Int[np.ndarray, "T"]  # numbers in the table
     rate: float | None
-    """Frames a second; None where the rows are no frames in time."""
+    """Frames per second; None if the rows are not consecutive in time."""
     up: Up
     """Direction that is up in the rows' frame; `-y` in a camera's."""
 
@@ -74,7 +74,7 @@ def _time_and_up(table: Shards, rows: np.ndarray) -> tuple[float | None, Up]:
 
 
 class Poser:
-    """Rows of a table as meshes. The latest are kept, as several of the page's controls draw one again."""
+    """Makes meshes of rows of a table. It keeps the latest, since several controls draw the same row again."""
 
     def __init__(self, table: Shards, bodies: Bodies) -> None:
         self.table, self.bodies = table, bodies

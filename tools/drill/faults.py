@@ -1,4 +1,4 @@
-"""Faults done to running builds at seeded moments. Then the build is finished, and compared with an undisturbed one.
+"""Disturb running builds at seeded moments, finish them, and compare each with an undisturbed build.
 
 Kills are done to a whole `hmr-skel dataset --workers 2`: a flow, and two workers on Dask. All builds of a drill share a
 Prefect server. The other faults are done to processes that build without Prefect (`injection.py`). Linux only.
@@ -33,14 +33,14 @@ from tools.processes import descendants
 TIMEOUT_S = 300.0
 """For one build, which takes seconds to half a minute. One that takes longer is ended, and its dataset has failed."""
 NAMED = r"Perhaps it ran out of memory\."
-"""What a flow says of a shard that its workers have died of."""
+"""The flow's message about a shard that has ended several workers."""
 RESTARTS = 3
-"""So many times a build is started again; once is enough unless something is wrong."""
+"""How often a build is started again, at most; once is enough unless something is wrong."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The small dataset that a drill is about."""
+    """The small dataset of a drill."""
 
     manifest: Path
     undisturbed: Path
@@ -56,7 +56,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Cost:
-    """All zero, and equal, where nothing was lost."""
+    """The damage that a fault left: all numbers are zero and `equal` is true if there is none."""
 
     lost: int
     """Rows that are neither kept nor rejected."""
@@ -77,7 +77,7 @@ class Result:
     """How many faults were done to it."""
     cost: Cost
     notes: tuple[str, ...] = ()
-    """What else went wrong."""
+    """Other things that went wrong."""
 
     @property
     def passed(self) -> bool:
@@ -204,7 +204,8 @@ def kill_flows(setting: Setting, folder: Path, rng: Random, cases: int) -> Itera
 def _after_kills(
     fault: str, setting: Setting, folder: Path, cases: int, kill: Callable[[Path, int], tuple[int, list[str]]]
 ) -> Iterator[Result]:
-    """Builds until there were `cases` kills. `kill` makes a build, with so many at most: their number, and notes."""
+    """Build until `cases` kills are done. `kill` makes one build with at most that many kills; it returns their number
+    and notes."""
     killed = number = 0
     while killed < cases:
         if number == 2 * cases:  # builds that end before a kill are few
