@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # with torch, which `hmr-skel schema` does without
     from hmr_skel.convert.mesh_rows import MeshRows
 
 _MOST_GAPS = 5  # that are named
+_ENOUGH = 10  # rows, to tell from how people stand that a frame is another than is said
 _UNSAFE = re.compile(r"[/\\\x00-\x1f]|^\.+")
 UPRIGHT = {
     "camera": np.diag([1.0, -1.0, -1.0]),
@@ -154,23 +155,28 @@ def looks_like(pose: np.ndarray) -> str | None:
 
 def agreed_frame(pose: np.ndarray, usual: str | None, said: str | None, where: str) -> tuple[str | None, list[str]]:
     """The frame of poses [T 24 3], as said, else the usual one; None where nothing is said and people stand in another.
-    Notes tell of doubts. Raises `UserError` where people stand in the usual one, and another is said."""
-    seems, people = looks_like(pose), f"{where}: files of this kind are {usual}"
+    Notes tell of doubts. Raises `UserError` where people stand in the usual one, and another is said.
+
+    In a few rows they may lie or stand on their hands: these change no frame, and only notes tell of them."""
+    seems, people, few = looks_like(pose), f"{where}: files of this kind are {usual}", len(pose) < _ENOUGH
     if said is None and None not in (usual, seems) and seems != usual:
         text = f"but these people stand as in a {seems} frame: give --frame {usual} or --frame {seems} to settle it"
-        return None, [f"{people}, {text}"]
-    if said not in (None, usual) and usual is not None and seems == usual:
+        return usual if few else None, [f"{people}, {text}"]
+    if said not in (None, usual) and usual is not None and seems == usual and not few:
         text = f"and these people stand so, but --frame says {said}. Leave --frame out; --up says what is up where a"
         raise UserError(f"{people}, {text} camera was tilted.")
     doubt = f"{where}: --frame {said} is taken, but these people stand as in a {seems} frame"
-    return said or usual, [doubt] if said and usual is None and seems not in (None, said) else []
+    return said or usual, [doubt] if said and (usual is None or (few and said != usual)) and seems not in (
+        None,
+        said,
+    ) else []
 
 
 def bends_backwards(pose: np.ndarray) -> bool:
-    """Whether both elbows bend the wrong way in most frames of poses [T 24 3] that bend them, as mirrored ones do."""
+    """Whether elbows of poses [T 24 3] bend the wrong way mostly, wherever one is bent, as mirrored ones do."""
     bend = pose[:, 18:20, 1] * np.array([-1, 1])  # about y: a left elbow bends to the negative side
-    bent = bend[(np.abs(bend) > 0.5).all(1)]
-    return len(bent) >= 5 and bool((bent < 0).all(1).mean() > 0.8)
+    bent = bend[np.abs(bend) > 0.5]
+    return len(bent) >= 5 and bool((bent < 0).mean() > 0.8)
 
 
 def require_frame(clip: SmplClip, what: str) -> str:

@@ -35,8 +35,8 @@ def read_clips(path: Path, options: ReadOptions) -> list[SmplClip]:
             was expected and what to do. `NoMotion` where no body is recognised in it.
     """
     if is_parquet(path):
-        if options.units != Units() or options.which or options.left_handed:
-            wrong = "Leave --lengths and --angles out, and --left-handed and --which"
+        if options.units != Units() or options.which or options.left_handed or options.model or options.zero_betas:
+            wrong = "Leave --lengths and --angles out, and --left-handed, --which, --model and --betas"
             raise UserError(f"{path} is Parquet of ours, in metres and radians. {wrong}.")
         clips = [_as_said(clip, options) for clip in read_parquet(path, options.rows)]
     else:

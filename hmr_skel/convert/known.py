@@ -129,17 +129,6 @@ FORMATS: tuple[Format, ...] = (
         frame="camera", rows="people", keys={"pose": ("pose_cam",), "extrinsics": ("cam_ext",)},
     ),
     Format(
-        name="BEDLAM", file=".npz with pose_cam, pose_world and gender",
-        marks=("pose_cam", "pose_world", "gender"), gender="neutral", neutral=True, rows="people",
-        views={
-            "incam": View(
-                frame="camera", keys={"pose": ("pose_cam",), "transl": ("trans_cam",), "extrinsics": ("cam_ext",)}
-            ),
-            "global": View(frame=None, keys={"pose": ("pose_world",), "transl": ("trans_world",)}),
-        },
-        usual_view="incam", far=True,
-    ),
-    Format(
         name="4D-Humans, TokenHMR, PHALP", file="track.py's demo_*.pkl", marks=("*/smpl", "*/tid"), layout="tracks",
         keys={"transl": ("camera",)}, **_REGRESSED,
     ),
@@ -154,6 +143,17 @@ FORMATS: tuple[Format, ...] = (
             "incam": View(frame="camera", keys={"pose": ("pose",), "transl": ("trans",)}),
             "global": View(frame="y-up", keys={"pose": ("pose_world",), "transl": ("trans_world",)}),
         },
+    ),
+    Format(
+        name="BEDLAM", file=".npz with pose_cam, pose_world and gender",
+        marks=("pose_cam", "pose_world", "gender"), gender="neutral", neutral=True, rows="people",
+        views={
+            "incam": View(
+                frame="camera", keys={"pose": ("pose_cam",), "transl": ("trans_cam",), "extrinsics": ("cam_ext",)}
+            ),
+            "global": View(frame=None, keys={"pose": ("pose_world",), "transl": ("trans_world",)}),
+        },
+        usual_view="incam", far=True,
     ),
     Format(
         name="VIBE", file="vibe_output.pkl", marks=("pose", "pred_cam", "orig_cam"), keys={"transl": ()}, **_REGRESSED

@@ -8,11 +8,12 @@ import numpy as np
 
 from hmr_skel.convert.clips import last_number
 from hmr_skel.convert.files import FEWEST_VERTICES
-from hmr_skel.convert.known import ANY, ANY_KEYS, MARKS, MESHES, Format
+from hmr_skel.convert.known import ANY_KEYS, MARKS, MESHES, Format
 from hmr_skel.convert.parameters import plain
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 
+_KINDS = "fiubUS"  # of numbers and texts
 _WIDTHS = {"pose": (72, 69, 66, 156, 165, 46), "body": (69, 63, 153, 162)}
 
 
@@ -43,15 +44,19 @@ def mesh_key(found: Mapping) -> str | None:
 
 
 def shape_of(found: Mapping, key: str) -> tuple[int, ...] | None:
-    """The shape of the numbers under a key; None of anything else."""
+    """The shape of the numbers or texts under a key; None of anything else."""
     if isinstance(found, LabelFile):
-        return found.shape(key) if key in found and found.dtype(key).kind in "fiub" else None
+        return found.shape(key) if key in found and found.dtype(key).kind in _KINDS else None
     value = opened(found[key]) if key in found else None
     if hasattr(value, "detach"):
         return tuple(value.shape)
     if isinstance(value, np.ndarray):
-        return value.shape if value.dtype.kind in "fiub" else None
-    if isinstance(value, list | tuple) and value and isinstance(value[0], int | float | list | tuple | np.generic):
+        return value.shape if value.dtype.kind in _KINDS else None
+    if (
+        isinstance(value, list | tuple)
+        and value
+        and isinstance(value[0], int | float | str | list | tuple | np.generic)
+    ):
         try:
             return np.shape(value)
         except ValueError:  # rows of different lengths
@@ -107,9 +112,18 @@ def _arrays(found: Mapping, format: Format, where: str, rows: str | None) -> Ite
         yield from (_people_lists if person else _images)(found, format, where, rows)
         return
     shape = np.shape(plain(value))
-    if batch_shape(shape, what) == 2 and min(shape[:2]) > 1:
+    axes = shape[: batch_shape(shape, what)]
+    if len(axes) == 2 and min(axes) > 1:
         yield from _people_first(found, format, where, rows)
         return
+    several = sum(size > 1 for size in axes)
+    if len(axes) > 2 and several > 1:
+        raise UserError(f"{where}: {key!r} has shape {shape}. Expected [frames, ...], or [people, frames, ...].")
+    if len(axes) > 1 and several and rows is None and format.rows == "frames":
+        raise UserError(
+            f"{where}: {key!r} has shape {shape}: frames of one person, or people in one frame. Say --rows frames or "
+            "--rows people."
+        )
     yield Subject("", found, format)
 
 
@@ -131,7 +145,8 @@ def _people_first(found: Mapping, format: Format, where: str, rows: str | None) 
     if pose.ndim < 3:
         raise UserError(f"{where}: {key!r} has shape {pose.shape}. Expected [people, frames, ...].")
     people, frames = pose.shape[:2]
-    if format is ANY and people > 1 and frames > 1:
+    guessed = format.layout != "people first"
+    if guessed and people > 1 and frames > 1:
         flat = pose.reshape(people, frames, -1)
         in_time, across = (np.nanmean(np.abs(np.diff(flat, axis=axis))) for axis in (1, 0))
         if people > frames or in_time > across:
@@ -139,7 +154,7 @@ def _people_first(found: Mapping, format: Format, where: str, rows: str | None) 
                 f"{where}: {key!r} has shape {pose.shape}, and its second axis does not look like one person's frames. "
                 "Expected [people, frames, ...]: swap the axes, or write a file per person."
             )
-    notes = (f"{where}: {people} people side by side, a clip each",) if people > 1 and format is ANY else ()
+    notes = (f"{where}: {people} people side by side, a clip each",) if people > 1 and guessed else ()
     for i in range(people):
         one = dict(arrays)
         for key, value in arrays.items():
@@ -223,8 +238,12 @@ def _pictures(found: Mapping, format: Format, where: str, rows: str | None) -> I
     held = {picture: one for picture, one in held.items() if isinstance(one, Mapping) and len(one)}
     if not held:
         return
-    counts = [len(one[format.keys["pose"][0]]) for one in held.values()]
-    rows_of, left = _rows_of_images(list(zip(counts, held.values(), strict=True)), where)
+    counts = [pose_rows(one, format) for one in held.values()]
+    one = next(iter(held.values()))
+    if has_pose(one) and set(counts) == {1}:  # perhaps without an axis of people
+        rows_of, left = stacked(list(held.values()), where)
+    else:
+        rows_of, left = _rows_of_images(list(zip(counts, held.values(), strict=True)), where)
     notes = (f"{where}: its images have no numbers of their own: frames are counted",) if counted else ()
     alone = replace(format, rows="frames" if "track_ids" in rows_of else "people")
     rows_of["imgname"] = np.repeat(list(held), counts)
@@ -309,6 +328,9 @@ def _codec(found: Mapping, format: Format, where: str, rows: str | None) -> Iter
         format = replace(format, model="skel")
     elif model not in ("SMPL", "SMPL-H"):
         raise UserError(f"{where} holds {model} (smplVersion {version}). Expected SMPL, SMPL-H, SMPL-X or SKEL.")
+    for key, name in ours.items():
+        if {key, name} <= found.keys() and not np.array_equal(plain(found[key]), plain(found[name])):
+            raise UserError(f"{where}: {key!r} and {name!r} say the same, and they differ. Leave the wrong one out.")
     known = ("codecVersion", "smplVersion", "frameCount")
     arrays = {"betas": np.zeros(10)} | {ours.get(key, key): found[key] for key in found if key not in known}
     if model == "SMPL-X" and "headPose" in arrays:

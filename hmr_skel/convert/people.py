@@ -60,13 +60,21 @@ def _walk(contents: Any, where: str, rows: str | None, said: Mapping, depth: int
         elif depth < _DEEPEST:
             said = {**said, **{key: contents[key] for key in _INHERITED if key in contents}}
             held = [(str(key), contents[key]) for key in contents if _may_hold(contents, key)]
+            kinds = [recognise(one) if isinstance(one, Mapping) else None for one in (opened(one) for _, one in held)]
+            kind = kinds[0] if len(held) > 1 and all(kind is kinds[0] for kind in kinds) else None
+            if rows in ("frames", "folders") and kind and kind.rows == "people":  # a mapping per image, of one tool
+                images = {key: {**said, **_entered(opened(one), kind, where)} for key, one in held}
+                with _read_as(kind, where):
+                    yield from LAYOUTS["pictures"](images, kind, where, rows)
+                return
             parts = {key: list(_walk(value, where, rows, said, depth + 1)) for key, value in held}
             parts = {key: people for key, people in parts.items() if people}
             alone = [people[0] for people in parts.values() if len(people) == 1 and people[0].format is ANY]
             if len(parts) > 1 and len(alone) == len(parts) and all(pose_rows(one.found, ANY) == 1 for one in alone):
                 yield _people_of_one_row([one.found for one in alone], where, rows, replace(ANY, rows="people"))
                 return
-            marks = [key for key in map(str, contents) if MARKS.search(key) and len(shape_of(contents, key) or ()) == 1]
+            names = [key for key in map(str, contents) if MARKS.search(key) or key in ANY_KEYS["annotated"]]
+            marks = [key for key in names if len(shape_of(contents, key) or ()) == 1]
             left = (f"{where}: NOT USED, beside the people: {', '.join(marks)}",) if marks else ()
             for key, people in parts.items():
                 people = [replace(one, notes=(*left, *one.notes)) for one in people]

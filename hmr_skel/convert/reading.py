@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from hmr_skel.body.rotations import rotvec_to_rotmat
-from hmr_skel.convert.clips import SmplClip, agreed_frame, bends_backwards, by_person
+from hmr_skel.convert.clips import SmplClip, agreed_frame, bends_backwards, by_person, last_number
 from hmr_skel.convert.continuity import out_of_order
+from hmr_skel.convert.contradictions import SAME, agreed_model, agreed_rate, agreeing_keys
 from hmr_skel.convert.files import NoMotion
 from hmr_skel.convert.known import ANY, ANY_KEYS, Format, View
 from hmr_skel.convert.layouts import Subject, at, opened
@@ -34,10 +33,9 @@ from hmr_skel.data.annotations import GENDER_OF, to_genders, to_texts
 from hmr_skel.errors import UserError
 
 ROWS = ("people", "frames", "folders", "files")
-_ENOUGH = 10  # rows, to tell from how people stand that a frame is another than is said
-_SAME = 5e-3  # of two spellings of one pose, as rotation matrices; of betas, and of metres
 _MIRROR = np.array([-1, 1, 1], np.float32)  # of places; of axis-angles its opposite
 _SKEL_DOFS = 46
+_BODY = ("pose", "orient", "body", "betas", "transl")
 
 
 class UnsaidGender(UserError):
@@ -94,15 +92,16 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     frame = view.frame if view else format.frame
     if "transl" in found and np.any(plain(found.get("camera_translation", 0))):
         raise UserError(f"{where} has 'transl' and 'camera_translation' other than zero. Expected one: leave one out.")
-    turned = np.asarray(plain(found.get("camera_rotation", np.eye(3)))) - np.eye(3)
-    if fields.get("transl", ("",))[0] == "camera_translation" and np.abs(turned).max() > _SAME:
+    turned = numbers(found.get("camera_rotation", np.eye(3)), f"{where}: 'camera_rotation'")
+    straight = turned.shape[-2:] == (3, 3) and np.abs(turned - np.eye(3)).max() <= SAME
+    if fields.get("transl", ("",))[0] == "camera_translation" and not straight:
         raise UserError(f"{where}: 'camera_rotation' turns the body, which is not read. Expected the identity.")
     flags = {key: found[key] for key in ANY_KEYS["annotated"] if key in found}
     pair = "orient" in fields and "body" in fields
     skel = format.model == "skel" or np.shape(plain(fields.get("pose", ("", None))[1]))[-1:] == (_SKEL_DOFS,)
-    said = next((model for model in (format.model, options.model) if model in ("smplx", "star")), None)
+    said, who, model_key = agreed_model(found, format, options.model, where)
     meshes = format.layout == "meshes"
-    other, source = None if skel or meshes else other_model(found, fields, said), None
+    other, source = None if skel or meshes else other_model(found, fields, said, who, where), None
     if meshes:
         (parameters, source), q, agreeing = read_meshes(fields, where, options.units, options.left_handed), None, set()
     elif skel:
@@ -112,12 +111,14 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
             raise UserError(f"{where} holds {NAMES[other[0]]}, which --left-handed cannot mirror. Leave it out.")
         given = other[0], fields, found, where, options.units, options.zero_betas
         (parameters, values, agreeing), q = read_other(*given), None
+        agreeing |= agreeing_keys(fields, found, format, where, options.units)
     else:
-        (parameters, agreeing), q = _parameters(fields, found, format, where, options), None
+        (parameters, agreeing), q = _parameters(fields, found, format, where, options, said), None
     if options.left_handed:  # x points the other way
         parameters = replace(parameters, pose=parameters.pose * -_MIRROR, transl=parameters.transl * _MIRROR)
     count = len(parameters.pose)
-    rate = (_rate(*fields["rate"], where) if "rate" in fields else format.rate) or options.frame_rate
+    own_rate, rates = agreed_rate(found, where)
+    rate = own_rate or format.rate or options.frame_rate
     per_file = format.rows == "files" and count == 1
     rows = options.rows or ("frames" if format.rows == "files" and count > 1 else format.rows)
     moving = count > 1 and rows in ("frames", "folders")
@@ -125,30 +126,38 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     notes = [*person.notes, *parameters.notes, *([format.note] if format.note else [])]
     if options.units.lengths is None:
         notes += check_metres(parameters.transl, where, said_frame, rate, moving, format.far)
-    if count >= _ENOUGH and "turn" not in fields:
+    if "turn" not in fields:
         said_frame, doubts = agreed_frame(parameters.pose, frame, options.frame, where)
         notes += doubts
     if bends_backwards(parameters.pose):
         why = "rotations that are transposed, or --left-handed that is wrong or missing"
         notes.append(f"{where}: ELBOWS BEND BACKWARDS in most rows: {why}?")
     genders, more = _gender(fields, where, count, options, format)
-    number, seen = (_column(fields.get(meaning, ("", None))[1], count) for meaning in ("number", "seen"))
-    if number is not None and (number % 1 != 0).any():
-        number = None
-    unusable = {meaning for meaning, values in (("number", number), ("seen", seen)) if values is None}
+    number, unread = _numbers(fields, count, where), {"pose"} if pair else {"orient", "body"}
+    unread |= {"number"} if number is None else set()
     number = person.number if number is None else number
-    fields = {meaning: field for meaning, field in fields.items() if meaning not in unusable}
-    unread = ("pose",) if pair else ("orient", "body")
     used = {key for meaning, (key, _) in fields.items() if meaning not in unread}
-    used = {view.inside if view else None, format.scaled_by, *used, *flags, *agreeing}
+    used = {view.inside if view else None, format.scaled_by, model_key, *used, *flags, *agreeing, *rates}
     others = {key for other in format.views.values() for key in (other.inside, *sum(other.keys.values(), ()))}
-    others |= {*format.inside, *sum((keys for meaning, keys in format.keys.items() if meaning not in unusable), ())}
-    others |= {*ANY_KEYS["orient"], *ANY_KEYS["body"]} if "orient" in format.keys else set()
-    notes += [*more, *unread_note(found, used, others, count, where)]
+    others |= {*format.inside, *sum((keys for meaning, keys in format.keys.items() if meaning not in unread), ())}
+    own = {key for meaning in _BODY if not {meaning, "pose"} & format.keys.keys() for key in ANY_KEYS[meaning]}
+    own -= {key for key in own if "cam" in key} if "cam" in fields.get("transl", ("",))[0] else set()  # a crop's
+    notes += [*more, *unread_note(found, used, others, set() if skel or meshes or format.views else own, count, where)]
+    idle = [("--model", options.model and (skel or meshes)), ("--angles", options.units.angles and meshes)]
+    idle += [("--betas zero", options.zero_betas and (meshes or "betas" in fields))]
+    if text := " and ".join(option for option, given in idle if given):
+        notes.append(f"{where}: {text} changes nothing here: {'it holds meshes' if meshes else 'it says this itself'}")
     turn = None
     if "turn" in fields:
         turn = radians(vectors(fields["turn"], where, count)[:, None], where, options.units)[:, 0]
         turn = turn * -_MIRROR if options.left_handed else turn
+        if np.abs(root := parameters.pose[:, 0]).max(initial=0) > SAME:
+            key = fields["turn"][0]
+            if np.abs(root - turn).max() < SAME:
+                raise UserError(f"{where}: {key!r} is the root of the pose once more. Expected one: set one to zero.")
+            notes.append(
+                f"{where}: the pose has a root of its own, and {key!r} turns it again, as EasyMocap's body does"
+            )
     clip = SmplClip(
         name=stem + person.name,
         source=Path(where).name,
@@ -177,7 +186,7 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
         clip = replace(clip, notes=(*clip.notes, note))
     if source is not None:
         clip = replace(clip, mesh=MeshRows.of(source, count))
-    clip = _marked(clip, fields.get("seen", ("",))[0], seen, flags, where)
+    clip = _marked(clip, fields.get("seen"), flags, where)
     if 0 < (empty := (~clip.pose.any((1, 2)) & ~clip.betas.any(1)).sum()) < len(clip):
         note = f"{where}: {empty} of {len(clip)} rows are zero, the T-pose of the average body: are they annotated?"
         clip = replace(clip, notes=(*clip.notes, note))
@@ -226,7 +235,7 @@ def _fields(found: Mapping, format: Format, view: View | None) -> dict[str, tupl
 
 
 def _parameters(
-    fields: dict[str, tuple[str, Any]], found: Mapping, format: Format, where: str, options: ReadOptions
+    fields: Fields, found: Mapping, format: Format, where: str, options: ReadOptions, model: str | None
 ) -> tuple[Parameters, set[str]]:
     """The parameters, and the keys under which the file says the same once more."""
     has = f"It has: {', '.join(sorted(map(str, found))) or 'nothing'}."
@@ -240,62 +249,18 @@ def _parameters(
         scaled["transl"] = fields["moved"]
     if format.scaled_by in found and "transl" in fields:
         key, value = fields["transl"]
-        scale = float(np.ravel(plain(found[format.scaled_by]))[0])
+        scale = float(np.ravel(numbers(found[format.scaled_by], f"{where}: {format.scaled_by!r}"))[0])
         scaled["transl"] = (key, numbers(value, f"{where}: {key!r}") / scale)
     parameters = read_parameters(scaled, where, options.units)
     if "betas" not in fields and not (options.zero_betas or format.betas):
         expected = f"Expected {', '.join(map(repr, ANY_KEYS['betas']))}. {near_keys(found, ANY_KEYS['betas'])}{has}"
         raise UserError(f"{where} has no betas. {expected} Say --betas zero to take the average body.")
-    said = format.model or options.model or "smplh" in str(plain(found.get("surface_model_type"))).lower()
-    neutral = options.smpl_gender == "neutral" or "gender" not in fields or "neutral" in str(fields["gender"][1])
-    if parameters.joints == 22 and neutral and not said:
+    if parameters.joints == 22 and model is None:
         raise UserError(
-            f"{where} has 21 body joints and a neutral body, or none that it names, as SMPL-H's and SMPL-X's files do, "
-            "and nothing says which. Say --model smplh or --model smplx: their betas mean different bodies."
+            f"{where} has 21 body joints, as SMPL-H's and SMPL-X's files do, and nothing says which. Say --model smplh "
+            "or --model smplx: their betas mean different bodies."
         )
-    return parameters, _refuse_contradictions(scaled, found, format, parameters, where, options)
-
-
-def _refuse_contradictions(
-    fields: Fields, found: Mapping, format: Format, read: Parameters, where: str, options: ReadOptions
-) -> set[str]:
-    """The second keys under which the file holds pose, betas or translation once more.
-
-    Raises `UserError` where they say otherwise.
-    """
-    agreeing = set()
-    pair = "orient" in fields and "body" in fields
-    for meaning in ("pose", "orient", "body", "betas", "transl"):
-        if meaning in format.keys or format.views:
-            continue
-        first = fields["body"][0] if pair and meaning == "pose" else fields.get(meaning, ("",))[0]
-        for key in ANY_KEYS[meaning]:
-            if key not in found or "cam" in key or key == first:
-                continue
-            whole = {"orient", "body"} if meaning == "pose" else set()
-            other = {name: field for name, field in fields.items() if name not in whole} | {meaning: (key, found[key])}
-            try:
-                again = read_parameters(other, where, options.units)
-            except UserError:  # something else has that name; it is named among what was not read
-                continue
-            if len(again.pose) != len(read.pose):
-                continue
-            if _apart(read, again) > _SAME:
-                raise UserError(
-                    f"{where}: {first!r} and {key!r} both say the {meaning}, and they differ. Expected one: leave the "
-                    "wrong one out."
-                )
-            agreeing.add(key)
-    return agreeing
-
-
-def _apart(one: Parameters, two: Parameters) -> float:
-    """The largest difference of two readings: of rotation matrices, betas and metres. Hands where both have any."""
-    joints = 24 if one.joints == two.joints == 24 else 22
-    poses = [torch.from_numpy(parameters.pose[:, :joints]).double() for parameters in (one, two)]
-    turned = [rotvec_to_rotmat(pose).numpy() for pose in poses]
-    pairs = (turned, (one.betas, two.betas), (one.transl, two.transl))
-    return max(float(np.nanmax(np.abs(first - second), initial=0)) for first, second in pairs)
+    return parameters, agreeing_keys(scaled, found, format, where, options.units)
 
 
 def _skel(fields: Fields, where: str, options: ReadOptions) -> tuple[Parameters, np.ndarray]:
@@ -344,25 +309,50 @@ def _gender(
     return np.repeat(genders, count if len(genders) == 1 else 1), [note] if doubt else []
 
 
-def _rate(key: str, value: Any, where: str) -> float:
-    try:
-        rate = float(np.unique(np.asarray(value)).reshape(()))
-    except (TypeError, ValueError):
-        rate = np.nan
-    if not 0.1 <= rate <= 10_000:
-        raise UserError(f"{where}: {key!r} is {value}. Expected frames a second: say --frame-rate.")
-    return rate
-
-
-def _column(value: Any, count: int) -> np.ndarray | None:
-    """A number for every row [T]; None where there is nothing of the kind."""
+def _flat(value: Any) -> np.ndarray | None:
+    """All numbers or texts under a key [n]; None of anything else."""
     try:
         values = np.ravel(np.asarray(plain(opened(value))))
         if values.dtype == object:  # a list that was saved as an array
             values = np.ravel(np.array([plain(item) for item in values.tolist()]))
     except ValueError:  # lists of unequal lengths
         return None
-    return values if len(values) == count and values.dtype.kind in "fiub" else None
+    return values if values.dtype.kind in "fiubUS" else None
+
+
+def _numbers(fields: Fields, count: int, where: str) -> np.ndarray | None:
+    """The number of every row's frame [T], as the file says; None where it says one for all, or times.
+
+    Of texts, such as images' names, it is the last number. Raises `UserError` where there is not one for every row.
+    """
+    key, value = fields.get("number", ("", None))
+    values = _flat(value) if key else None
+    if values is None or (values.size == 1 != count):
+        return None
+    texts = values
+    if values.dtype.kind in "US":
+        values = np.array([last_number(str(text)) for text in to_texts(values)])
+    if len(values) != count or (values is not texts and (values < 0).any()):
+        raise UserError(f"{where}: {key!r} {_unfit(texts, count)}. Expected the number of every row's frame, or none.")
+    return None if (values % 1 != 0).any() else values
+
+
+def _unfit(values: np.ndarray | None, count: int) -> str:
+    """Why values are no numbers of `count` rows, in words."""
+    if values is None or values.dtype.kind in "US":
+        return "holds no numbers"
+    return "has other values than 0 and 1" if len(values) in (1, count) else f"has {len(values)} for {count} rows"
+
+
+def _mask(key: str, value: Any, count: int, where: str) -> np.ndarray:
+    """bool [T] of 0 and 1; NaN is 0. Raises `UserError` for anything else."""
+    values = _flat(value)
+    values = values if values is None or values.dtype.kind in "US" else np.nan_to_num(values)
+    if values is None or len(values) not in (1, count) or not np.isin(values, (0, 1)).all():
+        raise UserError(
+            f"{where}: {key!r} {_unfit(values, count)}. Expected 0 or 1 for every row: mend it, or leave it out."
+        )
+    return np.broadcast_to(values != 0, (count,))
 
 
 def _names(fields: Fields, meaning: str, count: int, where: str) -> np.ndarray | None:
@@ -370,28 +360,29 @@ def _names(fields: Fields, meaning: str, count: int, where: str) -> np.ndarray |
     if meaning not in fields:
         return None
     key, value = fields[meaning]
-    texts = to_texts(np.ravel(np.asarray(plain(value))))
+    values = np.ravel(np.asarray(plain(value)))
+    if meaning == "person" and values.dtype.kind == "f" and (values % 1 != 0).any():
+        raise UserError(
+            f"{where}: {key!r} has fractions. Expected whole numbers or texts, the same for every row of one."
+        )
+    texts = to_texts(values)
     if len(texts) not in (1, count):
         raise UserError(f"{where}: {key!r} has {len(texts)} entries for {count} rows. Expected one for every row.")
     return texts.astype(str).astype(object) if len(texts) == count else None
 
 
-def _marked(clip: SmplClip, key: str, seen: np.ndarray | None, flags: Mapping[str, Any], where: str) -> SmplClip:
+def _marked(clip: SmplClip, seen: tuple[str, Any] | None, flags: Mapping[str, Any], where: str) -> SmplClip:
     """Without the rows that the file marks: as gaps, where a person was not seen; or as not annotated."""
     count = len(clip)
     annotated = np.ones(count, bool)
     for name, flag in flags.items():
-        values = _column(flag, 1)
-        values = _column(flag, count) if values is None else values
-        if values is None:
-            raise UserError(f"{where}: {name!r} does not fit {count} rows. Expected 0 or 1 for every row.")
-        annotated &= values.astype(bool)
-    there = np.ones(count, bool) if seen is None else np.nan_to_num(seen) != 0  # NaN: not seen
-    if not there.all():
-        note = f"{where}: {(~there).sum()} of {count} rows of {clip.name} are left out as gaps ({key})"
+        annotated &= _mask(name, flag, count, where)
+    there = np.ones(count, bool) if seen is None else _mask(*seen, count, where)
+    if seen is not None and not there.all():
+        note = f"{where}: {(~there).sum()} of {count} rows of {clip.name} are left out as gaps ({seen[0]})"
         clip = replace(clip, notes=(*clip.notes, note))
-    if not there.any():
-        raise UserError(f"{where}: {key!r} says that {clip.name} is seen in no frame.")
+    if seen is not None and not there.any():
+        raise UserError(f"{where}: {seen[0]!r} says that {clip.name} is seen in no frame.")
     if count > 1 and not (there & annotated).any():  # a single row may be one of many files
         raise NoMotion(f"{where}: none of {there.sum()} rows is annotated ({', '.join(flags)}).")
     out = tuple((int(clip.number[i]), "not annotated") for i in np.flatnonzero(there & ~annotated))

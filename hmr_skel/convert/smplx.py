@@ -63,19 +63,20 @@ class PosedMeshes:
         return body(*tensors)
 
 
-def other_model(found: Mapping, fields: Fields, said: str | None) -> tuple[str, str] | None:
-    """Which other body the numbers are of, and what says so; None for SMPL and SMPL-H."""
-    kind = str(found["surface_model_type"]).lower() if "surface_model_type" in found else ""
+def other_model(found: Mapping, fields: Fields, said: str | None, who: str, where: str) -> tuple[str, str] | None:
+    """Which other body the numbers are of, and what says so; None for SMPL and SMPL-H. Raises `UserError` where the
+    keys speak against what is `said`, by `who` in words."""
     face = next((key for key in FACE_KEYS if key in found), None)
     shape = np.shape(fields["pose"][1]) if "pose" in fields else ()
     wide = shape[-1:] in ((165,), (495,)) or shape[-2:] == (55, 3) or shape[-3:] == (55, 3, 3)
     if said in _JOINTS:
-        return said, f"{NAMES[said]} is said"
-    if kind.startswith(("smplx", "smpl-x")):
-        return "smplx", f"surface_model_type is {kind!r}"
-    if face is not None:
-        return "smplx", f"it has {face!r}"
-    return ("smplx", "its poses have 55 joints") if wide else None
+        return said, f"{who} {said}"
+    has = f"it has {face!r}" if face is not None else "its poses have 55 joints" if wide else None
+    if has and said is not None:
+        raise UserError(
+            f"{where}: {who} {said}, but {has}, as SMPL-X's files do. Expected one: leave the wrong one out."
+        )
+    return ("smplx", has) if has else None
 
 
 def read_other(

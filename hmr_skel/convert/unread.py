@@ -6,36 +6,44 @@ from difflib import get_close_matches
 from typing import Any
 
 from hmr_skel.convert.known import ANY_KEYS, FORMATS, MARKS
-from hmr_skel.convert.layouts import opened, shape_of
+from hmr_skel.convert.layouts import batch_shape, opened, shape_of
 from hmr_skel.data.npz import LabelFile
 
 ALWAYS = "poses [T 72], betas [10], trans [T 3] and gender in an .npz always work"
 _IDLE = re.compile(
     r"cam|verts|vertices|joints|j2d|j3d|kp|keypoint|gtkps|bbox|box|center|centre|scale$|conf|score|k_full|"
-    r"focal|intrin|img|image|feat|text|label|dmpl|marker|name|skin_v|floor|width|height|pj2d|proj|vitpose|sub$"
+    r"focal|intrin|img|image|feat|text|label|dmpl|marker|name|path|file|skin_v|floor|width|height|pj2d|proj|vitpose|"
+    r"sub$"
 )
 """Keys that move no body, whatever their shape."""
+_PLACES = re.compile(r"2world|world2|c2w|w2c")
+_SIZES = re.compile(r"^(smpl_|body_)?scal(e|es|ing)$")
+"""Keys that place or scale a body, whatever their shape; a scale beside a box is the box's."""
+_ONCE = ((3,), (1, 3), (3, 3), (4, 4), (3, 4), (1, 3, 3), (1, 4, 4))
+_PER_ROW = ((), (1,), (6,), (4,), *_ONCE)
 _MOST = 12  # keys named in one line
 
 
-def unread_note(found: Mapping, used: Collection, others: Collection, count: int, where: str) -> list[str]:
+def unread_note(
+    found: Mapping, used: Collection, others: Collection, body: Collection, count: int, where: str
+) -> list[str]:
     """One line on the keys that were not read, and a louder one on those that could move the body.
 
     Args:
         found: keys as in the file.
         used: those that were read.
         others: those of another frame of reference that the file holds, which `--which` reads.
+        body: names of the body's own parameters, which are loud whatever their shape.
         count: the rows of pose.
         where: the file.
     """
     left = [str(key) for key in found if key not in used and key not in others]
-    loud = [key for key in left if _could_move(key.lower(), shape_of(found, key), count)]
+    boxes = any("center" in str(key) or "bbox" in str(key) for key in found)
+    loud = [key for key in left if key in body or _could_move(key.lower(), shape_of(found, key), count, boxes)]
     notes = []
     if loud:
-        shapes = ", ".join(f"{key} {shape_of(found, key)}" for key in loud)
-        notes.append(
-            f"{where}: NOT USED, though there is one for every row, and it could move or hide the body: {shapes}"
-        )
+        shapes = ", ".join(f"{key} {shape_of(found, key) or ''}".strip() for key in loud)
+        notes.append(f"{where}: NOT USED, though it could move or hide the body: {shapes}")
     quiet = [key for key in left if key not in loud]
     if quiet:
         more = f" and {len(quiet) - _MOST} more" if len(quiet) > _MOST else ""
@@ -43,13 +51,19 @@ def unread_note(found: Mapping, used: Collection, others: Collection, count: int
     return notes
 
 
-def _could_move(key: str, shape: tuple[int, ...] | None, count: int) -> bool:
-    """One number, vector or rotation for every row: a mask, an id, a place, a turn."""
-    if not shape or shape[0] != count:
+def _could_move(key: str, shape: tuple[int, ...] | None, count: int, boxes: bool) -> bool:
+    """A mask, an id, a place, a turn, a scale or a pose: of every row, or once for all."""
+    if shape is None:
         return False
-    if MARKS.search(key) and shape[1:] in ((), (1,)):
+    if _PLACES.search(key) or (_SIZES.search(key) and not boxes):
         return True
-    return not _IDLE.search(key) and shape[1:] in ((), (1,), (3,), (1, 3), (3, 3), (4, 4), (6,), (4,))
+    per_row, rest = shape[:1] == (count,), shape[1:]
+    if MARKS.search(key) and len(shape) > 0 and rest in ((), (1,)):
+        return per_row or not key.endswith(("id", "ids"))
+    if _IDLE.search(key):
+        return False
+    poses = 1 in (batch_shape(shape, "pose"), batch_shape(shape, "body"))
+    return shape in _ONCE or (per_row and (rest in _PER_ROW or poses))
 
 
 def describe(contents: Any) -> str:

@@ -65,6 +65,7 @@ def in_world(clip: SmplClip, file: Path, name: str) -> SmplClip:
     camera: Any = read_contents(found)
     try:
         turn, place = (np.asarray(camera[key], np.float64)[clip.number] for key in ("world_cam_R", "world_cam_T"))
+        turn, place = turn.reshape(-1, 3, 3), place.reshape(len(clip), 3)
         turned = np.einsum("tij,tj->ti", turn, clip.transl) + place
     except (TypeError, KeyError, ValueError, IndexError):
         raise UserError(

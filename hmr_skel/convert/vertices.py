@@ -17,7 +17,7 @@ from fitting.meshes import NO_BODY, Inverse, root
 from hmr_skel.convert.clips import SmplClip
 from hmr_skel.convert.files import FEWEST_VERTICES
 from hmr_skel.convert.mesh_rows import MeshArray
-from hmr_skel.convert.parameters import LENGTHS, Fields, Parameters, Units, check_metres, plain, vectors
+from hmr_skel.convert.parameters import LENGTHS, Fields, Parameters, Units, check_metres, numbers, vectors
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def rest_pelvis(clip: SmplClip, bodies: "Bodies") -> np.ndarray:
 
 def read_meshes(fields: Fields, where: str, units: Units, left_handed: bool) -> tuple[Parameters, MeshArray]:
     """Vertices, and parameters that are not known yet. Raises `UserError` where they can hardly be in metres."""
-    array = np.asarray(plain(fields["vertices"][1]))
+    array = numbers(fields["vertices"][1], f"{where}: {fields['vertices'][0]!r}")
     array = array.reshape(-1, *array.shape[-2:])
     count = len(array)
     if not count:

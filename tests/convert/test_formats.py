@@ -250,6 +250,9 @@ def test_a_frame_that_contradicts_its_format_is_settled_by_the_user(tmp_path: Pa
     assert any("stand as in a camera frame" in note for note in clip.notes)
     (clip,) = read_clips(tmp_path / "walk.npz", ReadOptions(frame="camera"))
     assert clip.frame == "camera"
+    np.savez(tmp_path / "few.npz", **amass(walk(5, up="camera")))  # who may lie: said, and left
+    (clip,) = read_clips(tmp_path / "few.npz", NONE)
+    assert (clip.frame, any("stand as in a camera frame" in note for note in clip.notes)) == ("z-up", True)
 
 
 def test_names_are_unique_across_files(tmp_path: Path):

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.cli import main
-from hmr_skel.convert import Bodies, ReadOptions, SmplClip, fit_clips
+from hmr_skel.convert import Bodies, ReadOptions, SmplClip, Units, fit_clips
 from hmr_skel.convert.formats import read_clips, read_files
 from hmr_skel.convert.known import FORMATS, describe_formats
 from hmr_skel.convert.mesh_rows import MeshArray
@@ -338,7 +338,9 @@ def test_smplx_is_named_with_its_frames(tmp_path: Path, make, bodies):
     path = write(make(INCAM, UPRIGHT), tmp_path / "x.pkl")
     with pytest.raises(UserError, match=r"HMR, SMPL-X\).*incam \(camera\), global \(y-up\).*--which"):
         read_clips(path, ReadOptions())
-    (clip,) = read_clips(path, ReadOptions(which="incam", model="smpl"))  # the user's word does not make it SMPL
+    with pytest.raises(UserError, match=r"files are of smplx, but --model says smpl\."):
+        read_clips(path, ReadOptions(which="incam", model="smpl"))
+    (clip,) = read_clips(path, which("incam"))
     assert "SMPL-X" in clip.notes[-1]
     with pytest.raises(UserError, match=r"SMPLX_NEUTRAL\.npz.*smpl-x\.is\.tue\.mpg\.de.*smplx2smpl_deftrafo_setup"):
         fit_clips([clip], bodies)
@@ -356,9 +358,26 @@ def test_two_frames_are_asked_for_and_a_wrong_one_is_refused(tmp_path: Path):
     ("changes", "message"),
     [
         ({"pose": INCAM["pose"] + 0.1}, "'poses' and 'pose' both say the pose"),
+        ({"body_pose": INCAM["pose"][:, 1:] * 2}, "'poses' and 'body_pose' both say the body"),
+        ({"body_pose": INCAM["pose"].reshape(FRAMES, 72) * 2}, "'poses' and 'body_pose' both say the body"),
+        ({"root_orient": INCAM["pose"][:, 0] + 0.5}, "'poses' and 'root_orient' both say the root"),
         ({"shape": np.ones(10)}, "'betas' and 'shape' both say the betas"),
-        ({"transl": np.ones((FRAMES, 3))}, "'transl' and 'trans' both say the transl"),
+        ({"transl": np.ones((FRAMES, 3))}, "'transl' and 'trans' both say the translation"),
+        ({"fps": 30, "frame_rate": 120}, "'frame_rate' 120 and 'fps' 30 are different frame rates"),
+        ({"model_type": "smpl", "jaw_pose": np.zeros((FRAMES, 3))}, "'model_type' says smpl, but it has 'jaw_pose'"),
+        ({"model_type": "SUPR"}, "'model_type' is 'SUPR', which is not read"),
+        ({"poses": INCAM["pose"][:, :22]}, "--model smplh or --model smplx"),  # a man may be SMPL-X's too
+        ({"poses": INCAM["pose"][:, None]}, r"\(12, 1, 24, 3\): .*--rows frames or --rows people"),
+        ({"trans": None, "Rh": INCAM["pose"][:, 0], "Th": INCAM["transl"]}, "'Rh' is the root of the pose once more"),
         ({"frame_ids": np.zeros(FRAMES, int)}, "several rows of frame 0"),
+        ({"frame_ids": ALL[1:]}, "'frame_ids' has 11 for 12 rows"),
+        ({"frame_ids": ["a"] * FRAMES}, "'frame_ids' holds no numbers"),
+        ({"id": ALL // 2 + 0.5}, "'id' has fractions"),
+        ({"valid": np.ones(3)}, "'valid' has 3 for 12 rows"),
+        ({"valid": ["1"] * FRAMES}, "'valid' holds no numbers"),
+        ({"valid": np.full(FRAMES, 0.5)}, "'valid' has other values than 0 and 1"),
+        ({"has_smpl": np.ones(5)}, "'has_smpl' has 5 for 12 rows"),
+        ({"has_smpl": np.array([None] * FRAMES)}, "'has_smpl' holds no numbers"),
         ({"valid": np.zeros(FRAMES, int)}, "seen in no frame"),
         ({"img_name": np.array([f"{i // 2}.jpg" for i in range(FRAMES)])}, "several rows of x are of one image"),
         ({"Th": np.ones((FRAMES, 3)), "Rh": np.ones((FRAMES, 3))}, "beside 'Th'"),
@@ -371,7 +390,7 @@ def test_two_frames_are_asked_for_and_a_wrong_one_is_refused(tmp_path: Path):
 def test_contradictions_are_refused(tmp_path: Path, changes: dict, message: str):
     c = layouts.columns(INCAM)
     arrays = {"poses": c["pose"], "betas": c["betas"], "trans": c["trans"], "gender": "male"}
-    np.savez(tmp_path / "x.npz", **(arrays | changes))
+    np.savez(tmp_path / "x.npz", **{key: value for key, value in (arrays | changes).items() if value is not None})
     with pytest.raises(UserError, match=message):
         read_clips(tmp_path / "x.npz", ReadOptions())
 
@@ -384,10 +403,41 @@ def test_what_is_not_read_is_said_and_louder_where_it_could_move_the_body(tmp_pa
     (clip,) = read_clips(tmp_path / "x.npz", ReadOptions())
     assert any("NOT USED" in note and "offset (12, 3)" in note for note in clip.notes)
     assert any("not used: camera, verts, about" in note for note in clip.notes)
-    np.savez(tmp_path / "y.npz", **arrays, frames=np.linspace(0, 1, FRAMES), valid=np.ones(3))  # neither can be used
+    loud = {"frames": np.linspace(0, 1, FRAMES), "who": ["a"] * FRAMES, "visible": np.ones(3), "thetas": c["pose"]}
+    loud |= {"R": np.eye(3), "T": np.ones(3), "cam2world": np.eye(4), "smpl_scaling": 90.0, "scale": np.ones(FRAMES)}
+    np.savez(tmp_path / "y.npz", **arrays, **loud, body_pose=c["body"][1:])  # of other rows
     (clip,) = read_clips(tmp_path / "y.npz", ReadOptions())
-    assert any("NOT USED" in note and "frames (12,)" in note for note in clip.notes)
-    assert any("not used: valid" in note for note in clip.notes)
+    (note,) = (note for note in clip.notes if "used" in note.lower())
+    named = note.partition("it could move or hide the body: ")[2]
+    assert all(key in named.replace(",", "").split() for key in (*loud, "body_pose"))
+
+
+def test_what_changes_nothing_is_said(tmp_path: Path):
+    """An option that the file answers itself; a root beside EasyMocap's, whose body model turns by both."""
+    options = ReadOptions(smpl_gender="male", zero_betas=True, model="smplx", units=Units(angles="rad"))
+    (clip,) = read_clips(write({"vertices": VERTICES}, tmp_path / "x.pkl"), options)
+    assert "--model and --angles and --betas zero changes nothing here: it holds meshes" in clip.notes[-1]
+    mocap = layouts.easymocap(UPRIGHT)
+    mocap["poses"][:, 0] = 0.3
+    (clip,) = read_clips(write(mocap, tmp_path / "x.pkl"), ReadOptions(zero_betas=True))
+    assert any("--betas zero changes nothing" in note for note in clip.notes)
+    assert any("'Rh' turns it again" in note for note in clip.notes)
+    np.testing.assert_allclose(clip.pose[:, 0, 0], 0.3, rtol=1e-6)
+    np.testing.assert_allclose(clip.turn, UPRIGHT["pose"][:, 0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [
+    lambda i: layouts.romp(INCAM)[f"{i:08d}.png"],
+    lambda i: {"pred_smpl_params": {"global_orient": INCAM["pose"][i, :1], "body_pose": INCAM["pose"][i, 1:],
+                                    "betas": INCAM["betas"]}, "pred_cam_t": INCAM["transl"][i]},
+])  # fmt: skip
+def test_images_of_a_dict_are_frames_where_asked(tmp_path: Path, make):
+    """ROMP's and HMR2's, whose keys are the images."""
+    path = write({f"{2 * i:06d}.jpg": make(i) for i in ALL}, tmp_path / "x.pkl")
+    assert len(read_clips(path, ReadOptions())) == FRAMES
+    (clip,) = read_clips(path, ReadOptions(rows="frames"))
+    assert (clip.moving, clip.number.tolist()) == (True, [*range(0, 2 * FRAMES, 2)])
+    assert max(far.max() for far in far_from(clip, INCAM, ALL).values()) < 1e-4
 
 
 def test_a_childs_share_of_the_shape_is_told(tmp_path: Path):
