@@ -79,23 +79,25 @@ def agreeing_keys(fields: Fields, found: Mapping, format: Format, where: str, un
     """
     pair = ("orient", "body") if {"orient", "body"} <= fields.keys() else ("pose",)
     used = {meaning: fields[meaning][0] for meaning in (*pair, "betas", "transl") if meaning in fields}
+    seconds = {
+        meaning: [key for key in ANY_KEYS[meaning] if key in found and "cam" not in key and key not in used.values()]
+        for meaning in (*_JOINTS, *(name for name in ("betas", "transl") if name in used and name not in format.keys))
+        if not format.views or meaning == "betas"
+    }
+    if not any(seconds.values()):
+        return set()
     pose, _ = whole_pose(fields, where, (*_JOINTS["pose"], 23), units)
     if pose.shape[1] == 23:  # EasyMocap's, whose root is in `turn`
         pose = np.concatenate((np.zeros_like(pose[:, :1]), pose), 1)
     parts = {"pose": pose, "orient": pose[:, :1], "body": pose[:, 1:]}
     agreeing = set()
-    for meaning in (*parts, "betas", "transl"):
-        angles = meaning in parts
-        if (format.views and meaning != "betas") or (not angles and (meaning in format.keys or meaning not in used)):
-            continue
+    for meaning, keys in seconds.items():
         first = used.get(meaning, used[pair[-1]])
-        for key in ANY_KEYS[meaning]:
-            if key not in found or "cam" in key or key in used.values():
-                continue
+        for key in keys:
             what, whole = f"{where}: {key!r}", np.shape(plain(found[key]))[-1:] == (72,)
             kind = "pose" if meaning == "body" and whole else meaning  # as in 4D-Humans' labels: the root is inside
             try:
-                if angles:
+                if meaning in parts:
                     apart = _turned(parts[kind], rotvecs(found[key], what, _JOINTS[kind], units)[0], kind)
                 else:
                     apart = _apart(numbers(fields[meaning][1], where), numbers(found[key], what))

@@ -13,7 +13,7 @@ from hmr_skel.convert.parameters import plain
 from hmr_skel.data.npz import LabelFile
 from hmr_skel.errors import UserError
 
-_KINDS = "fiubUS"  # of numbers and texts
+_KINDS, _PLAIN = "fiubUS", int | float | str | list | tuple | np.generic  # numbers and texts
 _WIDTHS = {"pose": (72, 69, 66, 156, 165, 46), "body": (69, 63, 153, 162)}
 
 
@@ -52,11 +52,7 @@ def shape_of(found: Mapping, key: str) -> tuple[int, ...] | None:
         return tuple(value.shape)
     if isinstance(value, np.ndarray):
         return value.shape if value.dtype.kind in _KINDS else None
-    if (
-        isinstance(value, list | tuple)
-        and value
-        and isinstance(value[0], int | float | str | list | tuple | np.generic)
-    ):
+    if isinstance(value, list | tuple) and value and isinstance(value[0], _PLAIN):
         try:
             return np.shape(value)
         except ValueError:  # rows of different lengths

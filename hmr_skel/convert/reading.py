@@ -120,7 +120,8 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     own_rate, rates = agreed_rate(found, where)
     rate = own_rate or format.rate or options.frame_rate
     per_file = format.rows == "files" and count == 1
-    rows = options.rows or ("frames" if format.rows == "files" and count > 1 else format.rows)
+    alone = options.rows == "files" and count > 1  # its rows are no files
+    rows = (None if alone else options.rows) or ("frames" if format.rows == "files" and count > 1 else format.rows)
     moving = count > 1 and rows in ("frames", "folders")
     said_frame = options.frame or frame
     notes = [*person.notes, *parameters.notes, *([format.note] if format.note else [])]
@@ -144,9 +145,9 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     own -= {key for key in own if "cam" in key} if "cam" in fields.get("transl", ("",))[0] else set()  # a crop's
     notes += [*more, *unread_note(found, used, others, set() if skel or meshes or format.views else own, count, where)]
     idle = [("--model", options.model and (skel or meshes)), ("--angles", options.units.angles and meshes)]
-    idle += [("--betas zero", options.zero_betas and (meshes or "betas" in fields))]
+    idle += [("--betas zero", options.zero_betas and (meshes or "betas" in fields)), ("--rows files", alone)]
     if text := " and ".join(option for option, given in idle if given):
-        notes.append(f"{where}: {text} changes nothing here: {'it holds meshes' if meshes else 'it says this itself'}")
+        notes.append(f"{where}: {text} changes nothing here, by what the file holds")
     turn = None
     if "turn" in fields:
         turn = radians(vectors(fields["turn"], where, count)[:, None], where, options.units)[:, 0]

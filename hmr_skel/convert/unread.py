@@ -11,9 +11,8 @@ from hmr_skel.data.npz import LabelFile
 
 ALWAYS = "poses [T 72], betas [10], trans [T 3] and gender in an .npz always work"
 _IDLE = re.compile(
-    r"cam|verts|vertices|joints|j2d|j3d|kp|keypoint|gtkps|bbox|box|center|centre|scale$|conf|score|k_full|"
-    r"focal|intrin|img|image|feat|text|label|dmpl|marker|name|path|file|skin_v|floor|width|height|pj2d|proj|vitpose|"
-    r"sub$"
+    r"cam|vert|joints|j2d|j3d|kp|keypoint|box|center|centre|scale$|conf|score|k_full|focal|intrin|img|image|feat|"
+    r"text|label|dmpl|marker|name|path|file|skin_v|floor|width|height|pj2d|proj|vitpose|sub$"
 )
 """Keys that move no body, whatever their shape."""
 _PLACES = re.compile(r"2world|world2|c2w|w2c")

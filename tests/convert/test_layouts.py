@@ -405,6 +405,9 @@ def test_what_is_not_read_is_said_and_louder_where_it_could_move_the_body(tmp_pa
     assert any("not used: camera, verts, about" in note for note in clip.notes)
     loud = {"frames": np.linspace(0, 1, FRAMES), "who": ["a"] * FRAMES, "visible": np.ones(3), "thetas": c["pose"]}
     loud |= {"R": np.eye(3), "T": np.ones(3), "cam2world": np.eye(4), "smpl_scaling": 90.0, "scale": np.ones(FRAMES)}
+    loud |= dict.fromkeys(
+        ("camera_valid", "image_mask", "conf_mask", "joints_visible", "scale_id", "img_seen"), ALL % 2
+    )
     np.savez(tmp_path / "y.npz", **arrays, **loud, body_pose=c["body"][1:])  # of other rows
     (clip,) = read_clips(tmp_path / "y.npz", ReadOptions())
     (note,) = (note for note in clip.notes if "used" in note.lower())
@@ -416,7 +419,7 @@ def test_what_changes_nothing_is_said(tmp_path: Path):
     """An option that the file answers itself; a root beside EasyMocap's, whose body model turns by both."""
     options = ReadOptions(smpl_gender="male", zero_betas=True, model="smplx", units=Units(angles="rad"))
     (clip,) = read_clips(write({"vertices": VERTICES}, tmp_path / "x.pkl"), options)
-    assert "--model and --angles and --betas zero changes nothing here: it holds meshes" in clip.notes[-1]
+    assert "--model and --angles and --betas zero changes nothing here" in clip.notes[-1]
     mocap = layouts.easymocap(UPRIGHT)
     mocap["poses"][:, 0] = 0.3
     (clip,) = read_clips(write(mocap, tmp_path / "x.pkl"), ReadOptions(zero_betas=True))
