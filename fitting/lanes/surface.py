@@ -20,7 +20,7 @@ from fitting.mesh import gathered, mesh_basis
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
-_BLOCK = 384  # vertices: a block's basis, rest positions and pulls stay in a core's cache
+_BLOCK = 384  # vertices: fewer would make more calls, and their products are slower; more gain nothing
 _BLOCK_COST = 2000  # what one more block takes beside its products, in columns of a vertex
 _LARGE = 20_000  # entries of a matrix for which oneDNN pays
 _SHAPED = 11  # columns of a basis before those of the pose: template and shape directions
@@ -111,7 +111,7 @@ def add_up(seen: Record, desk: Record) -> None:
 
 @kernel
 def take_off(rows: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
-    """Values [K L] from these rows of `out` [R L]."""
+    """Subtract values [K L] from the rows of `out` [R L] with these numbers [K]."""
     for n in range(len(rows)):
         row = out[rows[n]]
         for lane in range(LANES):
@@ -211,11 +211,11 @@ class LaneSurface:
     def posed(self, coefficients: torch.Tensor, transforms: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         """See `fitting.mesh.BodySurface`."""
         mesh = torch.empty(len(coefficients), self.count, 3, LANES)
-        room, turn = Room(0), np.zeros((3, 4, LANES), np.float32)
+        turn = np.zeros((3, 4, LANES), np.float32)
         for block in self.blocks:  # as in a visit: a block's basis stays in the cache
             weights = block.weights
             for c in range(len(mesh)):
-                rest = rest_positions(block, coefficients[c].numpy(), room)
+                rest = rest_positions(block, coefficients[c].numpy())
                 skin(
                     rest, block.numbers, transforms[c].numpy(), weights.starts, weights.columns, weights.values,
                     shift[c].numpy(), turn, mesh[c].numpy(),
@@ -261,7 +261,6 @@ class Room:
     """Scratch memory of one thread, for chunks that are visited together."""
 
     def __init__(self, chunks: int) -> None:
-        self.rest = np.zeros((_BLOCK, 3, LANES), np.float32)
         self.pull = np.zeros((_BLOCK, 3, LANES), np.float32)
         self.posed = records(POSED, chunks)
         self.seen = records(SEEN, chunks)
@@ -279,7 +278,7 @@ def product(matrix: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(matrix, columns.T, None, "none", [], "")
 
 
-def rest_positions(block: LaneBlock, coefficients: np.ndarray, room: Room) -> np.ndarray:
+def rest_positions(block: LaneBlock, coefficients: np.ndarray) -> np.ndarray:
     """[V 3 L] before posing; `coefficients` [1 + 10 + P, L]."""
     needed = torch.from_numpy(coefficients)
     if len(block.columns) < len(needed):
@@ -299,7 +298,7 @@ def visit(surface: LaneSurface, targets: Sequence[np.ndarray], correctives: bool
         weights, moved = block.weights, block.columns[_SHAPED:].numpy() - _SHAPED
         for c, target in enumerate(targets):
             posed, seen = room.posed[c : c + 1], room.seen[c : c + 1]
-            rest = rest_positions(block, posed["coefficients"][0], room)
+            rest = rest_positions(block, posed["coefficients"][0])
             pull = room.pull[: len(rest)]
             collapse(
                 rest, target, block.numbers, block.importance, weights.starts, weights.columns, weights.values,
