@@ -165,11 +165,10 @@ def agreed_frame(pose: np.ndarray, usual: str | None, said: str | None, where: s
     if said not in (None, usual) and usual is not None and seems == usual and not few:
         text = f"and these people stand so, but --frame says {said}. Leave --frame out; --up says what is up where a"
         raise UserError(f"{people}, {text} camera was tilted.")
-    doubt = f"{where}: --frame {said} is taken, but these people stand as in a {seems} frame"
-    return said or usual, [doubt] if said and (usual is None or (few and said != usual)) and seems not in (
-        None,
-        said,
-    ) else []
+    unchecked = usual is None or (few and said != usual)
+    if said and unchecked and seems not in (None, said):
+        return said, [f"{where}: --frame {said} is taken, but these people stand as in a {seems} frame"]
+    return said or usual, []
 
 
 def bends_backwards(pose: np.ndarray) -> bool:

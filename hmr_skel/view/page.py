@@ -204,15 +204,15 @@ class Viewer:
         at = int(self.place.value)
         first, last = max(at - CURVE_ROWS, 0), min(at + CURVE_ROWS + 1, len(self.track.rows))
         dofs = range(46)[GROUPS[self.group.value]]
-        q = np.degrees(self.poser.table[self.track.rows[first:last]]["skel_q"][:, dofs].astype(float))
-        ranges = np.degrees(limits("anatomical"))[dofs]
-        held = np.where(at_limit(np.radians(q), np.radians(ranges)), q, np.nan)
-        lines = []
+        q, ranges = self.poser.table[self.track.rows[first:last]]["skel_q"][:, dofs], limits("anatomical")[dofs]
+        dots = np.where(at_limit(q, ranges), q, np.nan)
+        curves = np.degrees(np.stack((q, dots), 2).astype(float)).reshape(len(q), -1).T  # of each dof, and its dots
+        ranges, lines = np.degrees(ranges), []
         for k, color, (low, high) in zip(dofs, _COLORS, ranges, strict=False):
             lines.append(uplot.Series(label=DOF_NAMES[k], stroke=color, width=2))
             points = uplot.Series_Points(show=True, size=9, fill=color)
             lines.append(uplot.Series(label=f"at {low:.0f} or {high:.0f}", stroke=color, width=0, points=points))
-        data = (np.arange(first, last, dtype=float) - at, *np.stack((q, held), 2).reshape(len(q), -1).T)
+        data = (np.arange(first, last, dtype=float) - at, *curves)
         if self._curves is not None and self._curves_of == self.group.value:
             self._curves.data = data
             return
