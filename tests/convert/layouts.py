@@ -1,10 +1,14 @@
 """Files in the layouts of public tools, each made of people whose parameters are known.
 
 A maker takes people, as `walk` makes them, and returns what the tool would write: nested dicts, lists or arrays.
+`write` puts that into a file.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
@@ -12,6 +16,22 @@ from scipy.spatial.transform import Rotation
 from tests.convert.conftest import FRAMES
 
 Truth = dict[str, np.ndarray]
+
+
+def write(content: object, path: Path) -> Path:
+    """As .pkl, by joblib; dicts of arrays as .npz, where one is asked for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npz":
+        np.savez(path, **content)
+    elif path.suffix == ".npy":
+        np.save(path, content, allow_pickle=True)
+    elif path.suffix == ".pt":
+        torch.save(content, path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(content, default=lambda array: array.tolist()))
+    else:
+        joblib.dump(content, path)
+    return path
 
 
 def matrices(rotvec: np.ndarray) -> np.ndarray:
