@@ -6,6 +6,8 @@ import sys
 from itertools import count
 from pathlib import Path
 
+import torch
+
 from hmr_skel.cli import main
 from hmr_skel.model.checkpoint import load_network
 from hmr_skel.train import state
@@ -66,6 +68,7 @@ def run_printing_into(file: Path, line: list[str], environment: dict[str, str]) 
         os.dup2(printed.fileno(), 1)
         os.dup2(printed.fileno(), 2)
     os.environ.update(environment)
+    torch.set_num_threads(1)  # not as the server was set that forked this process: another test may have started it
     sys.exit(main(line))
 
 
