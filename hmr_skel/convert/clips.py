@@ -190,8 +190,8 @@ def require_frame(clip: SmplClip, what: str) -> str:
     )
 
 
-def by_person(clip: SmplClip, where: str, rows: str | None) -> list[SmplClip]:
-    """A clip for each person, with its frames in order.
+def by_person(clip: SmplClip, where: str, rows: str | None, *, numbered: bool) -> list[SmplClip]:
+    """A clip for each person, with its frames in order; if rows are not `numbered`, each person's are counted from 0.
 
     Raises `UserError` where every row has another id, unless the user says with `rows` that these are frames.
     """
@@ -209,6 +209,9 @@ def by_person(clip: SmplClip, where: str, rows: str | None) -> list[SmplClip]:
     elif len(people) > 1:
         rows_of = {one: np.flatnonzero(ids == one) for one in people}
         clips = [replace(clip.take(mine), name=f"{clip.name}_{one}") for one, mine in rows_of.items()]
+        if not numbered:
+            note = f"{where}: its rows have ids and no frame numbers: the frames of each person are counted from 0"
+            clips = [replace(one, number=np.arange(len(one)), notes=(*one.notes, note)) for one in clips]
         return [in_order(one, where) for one in clips]
     return [in_order(clip, where)]
 

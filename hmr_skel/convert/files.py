@@ -28,7 +28,11 @@ FEWEST_VERTICES = 1000  # of a body's mesh
 
 
 class NoMotion(UserError):
-    """A file holds no body, or none in angles. Among many files, such a one is passed over."""
+    """A file or a person holds no body, or none in angles, and no option changes that. Among many it is passed over."""
+
+
+class OtherKind(NoMotion):
+    """A file of a kind that is not read at all."""
 
 
 _PICKLED = (*PACKED, b"\x80", b"(", b"c", b"}", b"]")
@@ -49,7 +53,7 @@ def read_contents(path: Path) -> Any:
     """
     start = _start(path)
     if not start:
-        raise NoMotion(f"{path} is empty. Expected {READABLE}.")
+        raise OtherKind(f"{path} is empty. Expected {READABLE}.")
     try:
         if start.startswith(b"PK\x03\x04"):
             return load_torch(path) if _is_torch(path) else LabelFile(path, allow_pickle=True)
@@ -68,7 +72,7 @@ def read_contents(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error}. Fetch the file again.") from None
     if start.startswith(_PICKLED):
         return load_pickle(path)
-    raise NoMotion(f"{path} is of no kind that is read (it starts with {start!r}). Expected {READABLE}.")
+    raise OtherKind(f"{path} is of no kind that is read (it starts with {start!r}). Expected {READABLE}.")
 
 
 def _is_torch(path: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hmr_skel.convert.clips import SmplClip, in_order, last_number, split_folders, with_unique_names
-from hmr_skel.convert.files import READABLE, NoMotion, is_parquet, read_contents, read_parquet
+from hmr_skel.convert.files import READABLE, NoMotion, OtherKind, is_parquet, read_contents, read_parquet
 from hmr_skel.convert.known import MESHES
 from hmr_skel.convert.layouts import Subject
 from hmr_skel.convert.mesh_rows import MeshRows
@@ -47,10 +47,25 @@ def read_clips(path: Path, options: ReadOptions) -> list[SmplClip]:
             people = people_of(contents, str(path), options.rows)
             if not people:
                 raise NoMotion(f"{path} holds no SMPL parameters that are recognised. {describe(contents)}")
-        clips = [clip for person in people for clip in make_clips(person, str(path), path.stem, options)]
+        clips = _clips_of(people, path, options)
     if options.rows == "folders":
         return [part for clip in clips for part in split_folders(clip)]
     return clips
+
+
+def _clips_of(people: Sequence[Subject], path: Path, options: ReadOptions) -> list[SmplClip]:
+    """The clips of all people of a file. Who has no motion, such as somebody seen in no frame, is passed over with a
+    note. Raises `NoMotion` where that is everybody."""
+    clips: list[SmplClip] = []
+    passed: list[NoMotion] = []
+    for person in people:
+        try:
+            clips += make_clips(person, str(path), path.stem, options)
+        except NoMotion as error:
+            passed.append(error)
+    if not clips:
+        raise passed[0]
+    return [replace(clips[0], notes=(*clips[0].notes, *(f"PASSED OVER: {error}" for error in passed))), *clips[1:]]
 
 
 def read_files(paths: Sequence[Path], options: ReadOptions, person: str | None = None) -> list[SmplClip]:
@@ -69,18 +84,16 @@ def read_files(paths: Sequence[Path], options: ReadOptions, person: str | None =
     """
     files = [file for path in paths for file in _inside(path)]
     read: list[list[SmplClip]] = []
-    passed: list[Path] = []
-    first: NoMotion | None = None
+    passed: dict[Path, NoMotion] = {}
     for file in files:
         try:
             read.append(read_clips(file, options))
         except NoMotion as error:
-            first = first or error
             if len(files) == 1:
                 raise
-            passed.append(file)
+            passed[file] = error
     if not read:
-        text = f"The first: {first}" if first else f"Expected {READABLE}."
+        text = f"The first: {next(iter(passed.values()))}" if passed else f"Expected {READABLE}."
         raise UserError(f"{paths[0]}: none of {len(files)} files holds motion. {text}")
     per_frame = all(clip.per_file for clips in read for clip in clips)
     if len(files) - len(passed) > 1 and (options.rows == "files" or (options.rows is None and per_frame)):
@@ -89,8 +102,9 @@ def read_files(paths: Sequence[Path], options: ReadOptions, person: str | None =
     if len(read) > 1 and options.rows is None and all(len(clip) == 1 for clip in clips):
         notes.append(f"{len(read)} files of one row each: --rows files makes them the frames of one clip")
     if passed:
-        names = ", ".join(file.name for file in passed[:3]) + (" ..." if len(passed) > 3 else "")
+        names = ", ".join(file.name for file in list(passed)[:3]) + (" ..." if len(passed) > 3 else "")
         notes.append(f"{len(passed)} of {len(files)} files hold no motion and are passed over: {names}")
+        notes += [f"PASSED OVER: {error}" for error in passed.values() if not isinstance(error, OtherKind)][:5]
     clips[0] = replace(clips[0], notes=(*notes, *clips[0].notes))
     if person is not None:
         chosen = [clip for clip in clips if clip.name == clip.file + f"_{person}"]

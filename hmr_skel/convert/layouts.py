@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hmr_skel.convert.clips import last_number
-from hmr_skel.convert.files import FEWEST_VERTICES
+from hmr_skel.convert.files import FEWEST_VERTICES, NoMotion
 from hmr_skel.convert.known import ANY_KEYS, MARKS, MESHES, Format
 from hmr_skel.convert.parameters import plain
 from hmr_skel.data.npz import LabelFile
@@ -161,8 +161,12 @@ def _people_first(found: Mapping, format: Format, where: str, rows: str | None) 
 
 
 def _people_lists(found: Mapping, format: Format, where: str, rows: str | None) -> Iterator[Subject]:
-    """Lists with an entry per person, as 3DPW's sequences have them."""
-    count = len(found[pose_key(found, format)])
+    """Lists with an entry per person, as 3DPW's sequences have them; or these stacked to arrays."""
+    poses = found[pose_key(found, format)]
+    if _entries(poses) is None:
+        yield from _people_first(found, format, where, rows)
+        return
+    count = len(poses)
     for i in range(count):
         one = {key: found[key] for key in found}
         one |= {key: value[i] for key, value in one.items() if _entries(value) == count}
@@ -198,7 +202,7 @@ def _images(found: Mapping, format: Format, where: str, rows: str | None) -> Ite
         return
     counts = np.array([len(item) for item in poses])
     if not counts.sum():
-        return
+        raise NoMotion(f"{where}: nobody was found in any of its images ({len(counts)}).")
     lists = [key for key in found if _entries(found[key]) == len(counts)]
     images = [(int(count), {key: found[key][i] for key in lists}) for i, count in enumerate(counts) if count]
     rows_of, left = _rows_of_images(images, where)
@@ -233,7 +237,7 @@ def _pictures(found: Mapping, format: Format, where: str, rows: str | None) -> I
     number = dict(zip(held, range(len(held)) if counted else numbers, strict=True))
     held = {picture: one for picture, one in held.items() if isinstance(one, Mapping) and len(one)}
     if not held:
-        return
+        raise NoMotion(f"{where}: nobody was found in any of its images ({len(found)}).")
     counts = [pose_rows(one, format) for one in held.values()]
     one = next(iter(held.values()))
     if has_pose(one) and set(counts) == {1}:  # perhaps without an axis of people
@@ -293,6 +297,8 @@ def _tracks(found: Mapping, format: Format, where: str, rows: str | None) -> Ite
             if row < len(tracks) and isinstance(parameters, Mapping) and not (row < len(unseen) and unseen[row]):
                 camera = {"camera": np.ravel(cameras[row])[:3]} if row < len(cameras) else {}
                 seen.setdefault(tracks[row], []).append((number, {**parameters, **camera}))
+    if not seen:
+        raise NoMotion(f"{where}: nobody was tracked in any of its frames ({len(found)}).")
     for track, members in seen.items():
         members.sort(key=lambda row: row[0])
         number = np.array([row[0] for row in members], np.int64)

@@ -148,7 +148,7 @@ def rotvecs(value: Any, what: str, joints: tuple[int, ...], units: Units) -> tup
                 rotvec = rotmat_to_rotvec(torch.tensor(array, dtype=torch.float64)).float().numpy()
                 return rotvec.reshape(-1, count, 3), True
         elif not (single and array.ndim == 2):  # three rows of axis-angles
-            raise UserError(
+            raise NoMotion(
                 f"{what} has shape {array.shape}, but its 3x3 blocks are no rotation matrices. Expected matrices, or "
                 "axis-angles."
             )
@@ -161,9 +161,10 @@ def rotvecs(value: Any, what: str, joints: tuple[int, ...], units: Units) -> tup
     if array.ndim and array.shape[-1] == 32:
         raise NoMotion(f"{what} has shape {array.shape}: VPoser's code, no angles. Decode it with VPoser first.")
     widths = " or ".join(f"(T, {3 * count}) or (T, {count}, 3, 3)" for count in joints if count < 54)
-    raise UserError(
+    raise NoMotion(
         f"{what} has shape {array.shape}. Expected axis-angles or rotation matrices, {widths}, or one such row. "
-        "Quaternions and 6D rotations are not read."
+        "Quaternions and 6D rotations are not read, since tools order their numbers differently: turn them into "
+        "matrices with the tool that wrote them."
     )
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from hmr_skel.convert.known import ANY, ANY_KEYS, FORMATS, MARKS, MESHES, PEOPLE, Format
 from hmr_skel.convert.layouts import LAYOUTS, Subject, at, has_pose, mesh_key, opened, pose_rows, shape_of, stacked
 from hmr_skel.data.npz import LabelFile
@@ -81,7 +83,36 @@ def _walk(contents: Any, where: str, rows: str | None, said: Mapping, depth: int
                 wrapper = len(parts) == 1 and not key.lstrip("-").isdigit()
                 yield from people if wrapper else (replace(one, name=f"_{key}{one.name}") for one in people)
     elif isinstance(contents, Sequence) and contents and all(isinstance(item, Mapping) for item in contents):
-        yield from _items(contents, where, rows, said, depth)
+        key = _key_of_people(contents)
+        yield from _by_frame(contents, key, where) if key else _items(contents, where, rows, said, depth)
+
+
+def _key_of_people(frames: Sequence[Mapping]) -> str | None:
+    """The key under which every frame has a list of people with poses; None if there is none."""
+    for key in frames[0]:
+        lists = [frame.get(key) for frame in frames]
+        people = [one for people in lists if isinstance(people, list) for one in people]
+        listed = people and all(isinstance(people, list) for people in lists)
+        if listed and all(isinstance(one, Mapping) and has_pose(one) for one in people):
+            return key
+    return None
+
+
+def _by_frame(frames: Sequence[Mapping], key: str, where: str) -> Iterator[Subject]:
+    """A list of frames with their people: a clip for each id, or rows of people if they have none."""
+    seen: dict[str, list[tuple[int, Mapping]]] = {}
+    for i, frame in enumerate(frames):
+        number = next((frame[name] for name in ANY_KEYS["number"] if isinstance(frame.get(name), int)), i)
+        for one in frame[key]:
+            who = next((f"_{one[name]}" for name in ANY_KEYS["person"] if name in one), "")
+            seen.setdefault(who, []).append(
+                (number, {name: one[name] for name in one if name not in ANY_KEYS["person"]})
+            )
+    alone = all(len(frame[key]) < 2 for frame in frames)
+    for who, members in seen.items():
+        found, notes = stacked([one for _, one in members], where)
+        number = np.array([number for number, _ in members], np.int64)
+        yield Subject(who, found, ANY if who or alone else replace(ANY, rows="people"), number, notes=notes)
 
 
 def _items(items: Sequence[Mapping], where: str, rows: str | None, said: Mapping, depth: int) -> Iterator[Subject]:

@@ -191,7 +191,10 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     if 0 < (empty := (~clip.pose.any((1, 2)) & ~clip.betas.any(1)).sum()) < len(clip):
         note = f"{where}: {empty} of {len(clip)} rows are zero, the T-pose of the average body: are they annotated?"
         clip = replace(clip, notes=(*clip.notes, note))
-    return [replace(one, notes=(*one.notes, *out_of_order(one))) for one in by_person(clip, where, options.rows)]
+    return [
+        replace(one, notes=(*one.notes, *out_of_order(one)))
+        for one in by_person(clip, where, options.rows, numbered=number is not None)
+    ]
 
 
 def _viewed(person: Subject, where: str, options: ReadOptions) -> tuple[Mapping, View | None]:
@@ -242,7 +245,7 @@ def _parameters(
     has = f"It has: {', '.join(sorted(map(str, found))) or 'nothing'}."
     if not {"orient", "body"} <= fields.keys() and "pose" not in fields:
         names = f"{', '.join(map(repr, ANY_KEYS['pose']))}, or 'global_orient' and 'body_pose'"
-        raise UserError(f"{where} has no SMPL pose. Expected {names}. {near_keys(found, ANY_KEYS['pose'])}{has}")
+        raise NoMotion(f"{where} has no SMPL pose. Expected {names}. {near_keys(found, ANY_KEYS['pose'])}{has}")
     scaled = dict(fields)
     if "moved" in fields:
         if "transl" in fields:
@@ -383,7 +386,7 @@ def _marked(clip: SmplClip, seen: tuple[str, Any] | None, flags: Mapping[str, An
         note = f"{where}: {(~there).sum()} of {count} rows of {clip.name} are left out as gaps ({seen[0]})"
         clip = replace(clip, notes=(*clip.notes, note))
     if seen is not None and not there.any():
-        raise UserError(f"{where}: {seen[0]!r} says that {clip.name} is seen in no frame.")
+        raise NoMotion(f"{where}: {seen[0]!r} says that {clip.name} is seen in no frame.")
     if count > 1 and not (there & annotated).any():  # a single row may be one of many files
         raise NoMotion(f"{where}: none of {there.sum()} rows is annotated ({', '.join(flags)}).")
     out = tuple((int(clip.number[i]), "not annotated") for i in np.flatnonzero(there & ~annotated))

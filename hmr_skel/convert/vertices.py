@@ -62,7 +62,12 @@ def with_parameters(clip: SmplClip, bodies: "Bodies") -> SmplClip:
         f"distance {apart[good].mean() * 1000:.1f} mm)"
     )
     left = tuple(
-        (int(clip.number[i]), f"its mesh is no body in SMPL's topology ({apart[i] * 1000:.0f} mm off)")
+        (
+            int(clip.number[i]),
+            f"its mesh is no body in SMPL's topology ({apart[i] * 1000:.0f} mm off)"
+            if np.isfinite(apart[i])
+            else "its mesh is not finite",
+        )
         for i in np.flatnonzero(~good)
     )
     solved = replace(

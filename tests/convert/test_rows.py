@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hmr_skel.convert import Bodies, ReadOptions, SmplClip, Units, fit_clips
+from hmr_skel.convert.files import NoMotion
 from hmr_skel.convert.formats import read_clips, read_files
 from hmr_skel.errors import UserError
 from tests.convert import layouts
@@ -154,12 +155,47 @@ def test_masks_and_flags_that_leave_nothing_or_are_nan(tmp_path: Path):
     assert said([clip], "3 of 12 rows")
 
 
-def test_3dpws_mask(tmp_path: Path):
-    content = layouts.threedpw(TRUTH) | {"campose_valid": [ALL % 4 > 0]}
-    (clip,) = read(content, tmp_path, ReadOptions())
-    same(clip, ALL[ALL % 4 > 0])
-    with pytest.raises(UserError, match="seen in no frame"):
-        read(content | {"campose_valid": [np.zeros(FRAMES)]}, tmp_path, ReadOptions())
+@pytest.mark.parametrize("stack", [list, np.stack])
+def test_3dpws_masks_and_who_is_seen_in_no_frame(tmp_path: Path, stack):
+    content = layouts.threedpw(TRUTH, ROOM)
+    content = {key: stack(value) if key not in ("genders", "sequence") else value for key, value in content.items()}
+    masks = ALL % 4 > 0, ALL < 0
+    for seen, unseen in ((0, 1), (1, 0)):
+        clips = read(content | {"campose_valid": stack([masks[seen], masks[unseen]])}, tmp_path, ReadOptions())
+        assert [(clip.name, len(clip)) for clip in clips] == [(f"x_{seen}", 9)]
+        assert said(clips, f"PASSED OVER: {tmp_path}/x.pkl: 'campose_valid' says that x_{unseen} is seen in no frame")
+        np.testing.assert_allclose(clips[0].transl, (TRUTH, ROOM)[seen]["transl"][ALL % 4 > 0], atol=1e-5)
+    with pytest.raises(NoMotion, match="seen in no frame"):
+        read(content | {"campose_valid": stack([masks[1], masks[1]])}, tmp_path, ReadOptions())
+
+
+def test_lists_of_people_in_a_list_of_frames(tmp_path: Path):
+    people = [{"id": i, **one} for i, one in enumerate(FRAMES_OF)]
+    content = [{"frame": 3 * i, "people": [one | {"id": 7}] if i != 5 else []} for i, one in enumerate(FRAMES_OF)]
+    (clip,) = read({"frames": content}, tmp_path)
+    same(clip, ALL[ALL != 5])
+    assert (clip.name, clip.number.tolist()) == ("x_7", (3 * ALL[ALL != 5]).tolist())
+    del content[5]
+    content[2]["people"] = [people[0], people[2] | {"id": 7}]
+    assert [(clip.name, len(clip)) for clip in read(content, tmp_path)] == [("x_7", 11), ("x_0", 1)]
+    nobody = [{"people": [{key: one[key] for key in PAIR}] * 2} for one in FRAMES_OF]
+    (rows,) = read(nobody, tmp_path)
+    assert (len(rows), rows.moving) == (24, False)
+
+
+def test_ids_without_frame_numbers_are_counted_and_a_batch_passes_over_what_no_option_mends(tmp_path: Path):
+    two = {key: np.concatenate((value, value)) for key, value in ARRAYS.items() if key != "gender"}
+    clips = read(two | {"track_id": np.repeat([4, 9], FRAMES)}, tmp_path, name="two.pkl")
+    assert [(clip.name, clip.number.tolist()) for clip in clips] == [("two_4", ALL.tolist()), ("two_9", ALL.tolist())]
+    assert said(clips, "counted from 0")
+    for name, poses in (("six", np.ones((FRAMES, 144))), ("quaternions", np.ones((FRAMES, 24, 4)))):
+        with pytest.raises(NoMotion, match="turn them into matrices with the tool"):
+            read(ARRAYS | {"poses": poses}, tmp_path, name=f"{name}.pkl")
+    (tmp_path / "LICENSE").write_text("no motion")
+    clips = read_files([tmp_path], NEUTRAL)
+    assert [clip.name for clip in clips] == ["two_4", "two_9"]
+    assert clips[0].notes[0] == "3 of 4 files hold no motion and are passed over: LICENSE, quaternions.pkl, six.pkl"
+    assert [note.split(":")[0] for note in clips[0].notes[1:3]] == ["PASSED OVER"] * 2
 
 
 def test_ids_that_differ_in_every_row_are_asked_for(tmp_path: Path):
