@@ -114,7 +114,7 @@ class _Scorer:
 def swapped(prediction: Prediction) -> dict[str, Estimate]:
     """The final estimate with cameras of the decoder's layers, see `evaluate_methods`."""
     final, found = prediction.final, {}
-    for layer, estimate in enumerate(prediction.stages[1:]):
+    for layer, estimate in enumerate(prediction.layers):
         s, xy = estimate.camera[:, :1], estimate.camera[:, 1:]
         found[f"swap_xy_{layer}"] = replace(final, camera=torch.cat((final.camera[:, :1], xy), 1))
         found[f"swap_s_{layer}"] = replace(final, camera=torch.cat((s, final.camera[:, 1:]), 1))

@@ -95,5 +95,15 @@ class NetworkConfig:
     """Estimate from the encoder's tokens first. Off ("w/o C2F"): the decoder starts from the mean body."""
     refine: bool = True
     """Let every decoder layer correct the estimate. Off ("w/o Refine"): only the last layer does."""
+    correction: int = 0
+    """If not 0, a last correction (`hmr_skel.model.correction`) with so many hidden features; needs a stem."""
     looped: bool = False
     """Use the same decoder layer several times ("Looped Decoder")."""
+
+    @property
+    def stage_names(self) -> list[str]:
+        """What the estimates of a prediction are, in their order."""
+        depth = self.decoder.depth
+        layers = [f"decoder layer {i} of {depth}" for i in range(1, depth + 1)] if self.refine else ["decoder"]
+        start = "coarse estimate" if self.coarse else "mean body"
+        return [start, *layers, *(["correction by keypoints"] if self.correction else [])]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hmr_skel.model.camera import CropGeometry, camera_cue
 from hmr_skel.model.config import IMAGE_WIDTH, NetworkConfig
+from hmr_skel.model.correction import Correction
 from hmr_skel.model.decoder import HSMR_MEAN_BETAS, HSMR_MEAN_CAMERA, HSMR_MEAN_Q, Decoder, Estimate, Heads
 from hmr_skel.model.vit import Vit
 from hmr_skel.rows import SkelParams
@@ -28,7 +29,8 @@ class Prediction:
     """The network's estimates for a batch of crops.
 
     The decoder starts from `stages[0]` (the coarse estimate, or without it the mean body); `stages[1:]` come from its
-    layers, and `stages[-1]` is the final estimate. `geometry` is what the network assumes: that of the crop, or with
+    layers and then a correction if the network has one (`hmr_skel.model.correction`), with its `sketch` of the estimate
+    before it; `stages[-1]` is the final estimate. `geometry` is what the network assumes: that of the crop, or with
     `camera` off that of the unknown camera, in whose frame the translation then is. `keypoint_maps` come from an
     encoder that finds keypoints (`hmr_skel.model.stem`).
     """
@@ -37,6 +39,7 @@ class Prediction:
     geometry: CropGeometry
     has_coarse: bool
     keypoint_maps: Float[Tensor, "B 44 h w"] | None = None
+    sketch: Float[Tensor, "B 44 2"] | None = None
 
     @property
     def coarse(self) -> Estimate | None:
@@ -44,9 +47,9 @@ class Prediction:
         return self.stages[0] if self.has_coarse else None
 
     @property
-    def intermediate(self) -> tuple[Estimate, ...]:
-        """The estimates after layers 1 to T-1."""
-        return self.stages[1:-1]
+    def layers(self) -> tuple[Estimate, ...]:
+        """The estimates after each layer of the decoder (without refinement only the last)."""
+        return self.stages[1:] if self.sketch is None else self.stages[1:-1]
 
     @property
     def final(self) -> Estimate:
@@ -75,6 +78,8 @@ class Network(nn.Module):
         width = config.vit.width
         self.heads = Heads(width, config.head_hidden, mean_q, mean_betas, mean_camera)
         self.decoder = Decoder(width, config.decoder, camera=config.camera, refine=config.refine, looped=config.looped)
+        # Last, so that the rest starts from the same random numbers without it.
+        self.correction = Correction(config.correction, camera=config.camera) if config.correction else None
 
     def forward(
         self,
@@ -104,8 +109,12 @@ class Network(nn.Module):
                 pooled = image.mean(1)
                 estimate = estimate.corrected(self.heads(pooled, pooled, pooled))
             cue = camera_cue(geometry) if self.config.camera else None
-            refined = self.decoder(image, estimate, cue, self.heads)
-        return Prediction((estimate, *refined), geometry, self.config.coarse, maps)
+            stages, sketch = [estimate, *self.decoder(image, estimate, cue, self.heads)], None
+            if self.correction is not None:
+                assert maps is not None, "recipes check that a correction has a stem"
+                corrected, sketch = self.correction(stages[-1], self.heads.mean(len(image)), cue, maps)
+                stages.append(corrected)
+        return Prediction(tuple(stages), geometry, self.config.coarse, maps, sketch)
 
 
 def normalize(images: UInt8[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:

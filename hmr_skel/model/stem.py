@@ -6,14 +6,15 @@ it predicts the cell of the crop in which each of the 44 keypoints is, and a los
 embeddings first have to learn which pixels are neighbours, which takes more steps than `tiny` has (LOG.md).
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hmr_skel.body.joints import KEYPOINTS_44
+from hmr_skel.body.joints import FLIP_44, KEYPOINTS_44
 
 SHRINK = 4
 """Side of the squares, px, whose mean and standard deviation replace a crop's pixels."""
@@ -96,6 +97,13 @@ def cell_centers(rows: int, columns: int) -> Float[Tensor, "N 2"]:
     y = (torch.arange(rows) + 0.5) / rows - 0.5
     x = ((torch.arange(columns) + 0.5) - columns / 2) / rows
     return torch.stack((x.expand(rows, columns), y[:, None].expand(rows, columns)), -1).flatten(0, 1)
+
+
+# Cached: a new tensor in each step would be a copy to the device that the host waits for.
+@lru_cache(maxsize=16)
+def keypoint_pairs(device: torch.device) -> tuple[Int[Tensor, "44"], Int[Tensor, "44"]]:
+    """The numbers of the mirrored keypoints, and of the keypoints themselves."""
+    return torch.tensor(FLIP_44, device=device), torch.arange(len(FLIP_44), device=device)
 
 
 def shrunk(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 6 h w"]:

@@ -81,7 +81,7 @@ class PredictionWriter:
             path = self.folder / "meshes" / f"{name}.{self.wanted.meshes}"
             write_parts(body_meshes(self.skel, skel_params(body)), "camera", path)
         if self.wanted.refinement:
-            stages = draw_refinement(frame, person, body, self.skel, self.network.config.coarse)
+            stages = draw_refinement(frame, person, body, self.skel, self.network.config.stage_names)
             _write(self.folder / "refinement" / f"{name}.gif", encode_animation(stages))
         if self.wanted.attention:
             assert body.attention is not None

@@ -35,8 +35,8 @@ class Predictor:
 
     @property
     def num_stages(self) -> int:
-        """The number of estimates in a prediction: the decoder's start, and one after each layer (or only the last)."""
-        return 1 + (self.network.decoder.depth if self.network.config.refine else 1)
+        """The number of estimates in a prediction."""
+        return len(self.network.config.stage_names)
 
 
 def load_predictor(path: Path, device: torch.device) -> Predictor:

@@ -45,8 +45,8 @@ def draw_overlay(frame: Frame, people: Sequence[tuple[Person, Body]], skel: Skel
     return np.concatenate((frame.rgb, drawn), 1)
 
 
-def draw_refinement(frame: Frame, person: Person, body: Body, skel: Skel, has_coarse: bool) -> list[Picture]:
-    """Draw a picture per stage: the skin over the person's box, and from the side, all with the same framing."""
+def draw_refinement(frame: Frame, person: Person, body: Body, skel: Skel, names: Sequence[str]) -> list[Picture]:
+    """A picture per stage with its name: the skin over the person's box, and from the side, all framed alike."""
     zoom = np.diag((_SIZE / CROP_SIZE, _SIZE / CROP_SIZE, 1.0))
     affine = zoom @ np.vstack((box_affine(person.box.center, person.box.side), (0, 0, 1)))
     crop = cv2.resize(crop_image(frame.rgb, box_affine(person.box.center, person.box.side)), (_SIZE, _SIZE))
@@ -55,7 +55,7 @@ def draw_refinement(frame: Frame, person: Person, body: Body, skel: Skel, has_co
     return [
         _titled(
             np.concatenate((overlay(crop, parts[i], affine @ person.cam_int), _side(parts[i], parts[-1])), 1),
-            _stage_name(i, len(stages), has_coarse),
+            names[i],
         )
         for i in stages
     ]
@@ -105,12 +105,6 @@ def _side(parts: Sequence[Part], final: Sequence[Part]) -> Picture:
 def _mixed(share: float) -> tuple[float, float, float]:
     red, green, blue = ((1 - share) * a + share * b for a, b in zip(COARSE, FINAL, strict=True))
     return red, green, blue
-
-
-def _stage_name(stage: int, stages: int, has_coarse: bool) -> str:
-    if stage == 0:
-        return "coarse estimate" if has_coarse else "mean body"
-    return f"decoder layer {stage} of {stages - 1}" if stages > 2 else "decoder"
 
 
 def _heated(seen: Picture, map: Float[np.ndarray, "rows columns"]) -> Picture:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # people imports torch, which the columns do not need
 
 ROWS_PER_GROUP = 512
 _WEAK_PERSPECTIVE = "weak perspective in the box, whose half width is 1 / s metres"
-_STAGES = "after every stage: the decoder's start, then each layer"
+_STAGES = "after every stage: the decoder's start, each layer, and a correction if the network has one"
 
 
 def _column(name: str, kind: pa.DataType, meaning: str, unit: str = "", shape: tuple[int, ...] = ()) -> pa.Field:

@@ -97,12 +97,15 @@ class Outcome:
 
     def _refinement(self) -> str:
         """A line on what the decoder takes off the coarse estimate's error; nothing where there is no such estimate."""
-        coarse, final = (self.losses.get(f"{stage}/keypoints_3d") for stage in ("coarse", "final"))
+        stages = {"coarse": "coarse", "after the decoder": "decoded", "final": "final"}
+        found = {name: self.losses.get(f"{stage}/keypoints_3d") for name, stage in stages.items()}
+        coarse, final = found["coarse"], found["final"]
         if not coarse or final is None:
             return ""
+        said = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if value is not None)
         gain = 1 - final / coarse
         little = "; the decoder adds next to nothing here, see docs/network.md" if gain < LITTLE_GAIN else ""
-        return f"3D keypoints (m, sum) in the end: coarse {coarse:.4g}, final {final:.4g} ({-gain:+.1%}){little}\n"
+        return f"3D keypoints (m, sum) in the end: {said} ({-gain:+.1%}){little}\n"
 
 
 def train(recipe: Recipe, run: Run) -> Outcome | None:

@@ -10,20 +10,19 @@ labels are masked before they are compared, so they may be NaN. Losses are float
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hmr_skel.body.joints import FLIP_44
 from hmr_skel.data.samples import Batch
 from hmr_skel.model.camera import CropGeometry, image_to_crop, project
 from hmr_skel.model.decoder import Estimate
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat, rep_to_rotmat, rows_to_rotmat
+from hmr_skel.model.stem import keypoint_pairs
 from hmr_skel.rows import SkelParams
 
 ROOT_KEYPOINT = 39  # Pelvis (MPII)
@@ -78,8 +77,10 @@ def total_loss(
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Eq. 6, and its terms by name ("final/keypoints_2d"), detached and without weights."""
     stages = {"coarse": (config.coarse, prediction.coarse), "final": (config.final, prediction.final)}
+    if prediction.sketch is not None:
+        stages["decoded"] = (config.final, prediction.layers[-1])
     if config.full_supervision:
-        stages |= {f"layer{i}": (1.0, layer) for i, layer in enumerate(prediction.intermediate, 1)}
+        stages |= {f"layer{i}": (1.0, layer) for i, layer in enumerate(prediction.layers[:-1], 1)}
     given = {name: (weight, estimate) for name, (weight, estimate) in stages.items() if estimate is not None}
     keypoints = keypoints_of([estimate for _, estimate in given.values()], prediction.geometry, body)
     total, terms = torch.zeros((), device=targets.q.device), {}
@@ -87,7 +88,11 @@ def total_loss(
         for term, value in stage_terms(estimate, points, prediction.geometry, targets).items():
             total = total + weight * getattr(config, term) * value
             terms[f"{name}/{term}"] = value.detach()
-    if not config.full_supervision and len(prediction.stages) > 2:
+        if name == "decoded":
+            value = sketch_loss(prediction, points)
+            total = total + config.keypoints_2d * value
+            terms["sketch"] = value.detach()
+    if not config.full_supervision and len(prediction.layers) > 1:
         value = refine_loss(prediction, targets, config.refine_form)
         total = total + config.refine * value
         terms["refine"] = value.detach()
@@ -119,6 +124,13 @@ def stage_terms(
         "pelvis": rotation_loss(rotmat[:, :1], target_rotmat[:, :1], targets.has_skel),
         "body": rotation_loss(rotmat[:, 1:], target_rotmat[:, 1:], targets.has_skel),
     }
+
+
+def sketch_loss(prediction: Prediction, keypoints: Float[Tensor, "B 44 3"]) -> Float[Tensor, ""]:
+    """L1 of where a correction believes the estimate's keypoints to be, in crop units; it teaches only that belief."""
+    assert prediction.sketch is not None
+    in_crop = image_to_crop(project(keypoints.detach(), prediction.geometry.intrinsics), prediction.geometry)
+    return (prediction.sketch - in_crop).abs().sum((1, 2)).mean()
 
 
 def keypoints_2d_loss(pred: Float[Tensor, "B 44 2"], gt: Float[Tensor, "B 44 3"]) -> Float[Tensor, ""]:
@@ -153,9 +165,9 @@ def refine_loss(prediction: Prediction, targets: Batch, form: Literal["mean", "s
     """Eq. 5: the difference between the layers' poses and the target's, summed over layers."""
     q = _given(targets.q, targets.has_skel)
     if form == "published":
-        layers, to_rotmat, target = prediction.stages[1:], rows_to_rotmat, rows_to_rotmat(q_to_rep(q))
+        layers, to_rotmat, target = prediction.layers, rows_to_rotmat, rows_to_rotmat(q_to_rep(q))
     else:
-        layers, to_rotmat, target = prediction.intermediate, rep_to_rotmat, q_to_rotmat(q)
+        layers, to_rotmat, target = prediction.layers[:-1], rep_to_rotmat, q_to_rotmat(q)
     summed = torch.stack([rotation_loss(to_rotmat(layer.rep), target, targets.has_skel) for layer in layers]).sum()
     return summed if form == "sum" else summed / target[0].numel()
 
@@ -210,7 +222,7 @@ def ordered_pairs(keypoints_2d: Float[Tensor, "B 44 3"]) -> Float[Tensor, "B 44 
 
     If one of a pair is missing, the other is removed too, since its side cannot be told.
     """
-    mirrored, own = _pairs(keypoints_2d.device)
+    mirrored, own = keypoint_pairs(keypoints_2d.device)
     alone, first = mirrored == own, own < mirrored
     other = keypoints_2d[:, mirrored]
     both = (keypoints_2d[..., 2] > 0) & (other[..., 2] > 0)
@@ -218,10 +230,3 @@ def ordered_pairs(keypoints_2d: Float[Tensor, "B 44 3"]) -> Float[Tensor, "B 44 
     chosen = torch.where((in_order | alone).unsqueeze(-1), keypoints_2d, other)
     confidence = torch.where(both | alone, chosen[..., 2], 0)
     return torch.cat((chosen[..., :2], confidence.unsqueeze(-1)), -1)
-
-
-# Cached: a new tensor in each step would be a copy to the device that the host waits for.
-@lru_cache(maxsize=16)
-def _pairs(device: torch.device) -> tuple[Int[Tensor, "44"], Int[Tensor, "44"]]:
-    """The numbers of the mirrored keypoints, and of the keypoints themselves."""
-    return torch.tensor(FLIP_44, device=device), torch.arange(len(FLIP_44), device=device)

@@ -123,6 +123,7 @@ def tiny() -> Recipe:
         network=NetworkConfig(
             vit=VitConfig(width=128, depth=2, heads=4, stem_tokens=8),
             decoder=DecoderConfig(depth=3, heads=4, head_width=32, hidden=256),
+            correction=512,
         ),
         samples=SampleConfig(
             augment=AugmentConfig(
@@ -136,7 +137,7 @@ def tiny() -> Recipe:
         ),
         pretrained_encoder=False,
         mean="dataset",
-        epochs=13.0,
+        epochs=16.0,
         batch_size=32,
         micro_batch=16,
         learning_rate=3e-3,
@@ -174,6 +175,10 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
         raise UserError(
             f"losses.keypoint_maps is {weight:g}, and network.vit.stem_tokens is {recipe.network.vit.stem_tokens}: "
             "only a stem has keypoint maps, and it learns them only by that loss. Set both or neither to 0."
+        )
+    if recipe.network.correction and not maps:
+        raise UserError(
+            "network.correction needs a stem (network.vit.stem_tokens), whose keypoints it compares. Set it to 0."
         )
     return recipe
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hmr_skel.body.joints import FLIP_44
 from hmr_skel.model.camera import CropGeometry, camera_cue
-from hmr_skel.model.config import NetworkConfig
+from hmr_skel.model.config import NetworkConfig, VitConfig
 from hmr_skel.model.network import IMAGE_MEAN, IMAGE_STD, Network, normalize
 
 
@@ -58,11 +59,42 @@ def test_every_variant_has_its_stages_and_uses_every_parameter(
     assert not [name for name in unused if "qkv.bias" not in name]
     assert prediction.final.rep.shape == (2, 24, 6)
     assert prediction.skel_params().transl.shape == (2, 3)
-    assert (len(prediction.stages), len(prediction.intermediate)) == (stages, stages - 2)
+    assert len(prediction.stages) == len(network.config.stage_names) == stages
     assert len(network.decoder.layers) == layers
     assert (prediction.coarse is not None) == coarse
     if not coarse:
         torch.testing.assert_close(prediction.stages[0].rep[0], network.heads.mean_rep)
+
+
+@pytest.fixture
+def corrected(small_network) -> Network:
+    """A network with a correction that is not zero, as it is at first."""
+    vit = VitConfig(width=32, depth=1, heads=2, stem_tokens=4)
+    network, plain = small_network(vit=vit, correction=16), small_network(vit=vit)
+    torch.testing.assert_close(dict(plain.named_parameters())["heads.pose.0.weight"], network.heads.pose[0].weight)
+    torch.nn.init.normal_(network.correction.correct[-1].weight, std=0.1)
+    return network
+
+
+def test_a_correction_is_one_more_stage_and_teaches_nothing_but_itself(corrected, geometry):
+    prediction = corrected(torch.randn(2, 3, 256, 192), geometry(2))
+    assert len(prediction.stages) == 5
+    assert prediction.layers == prediction.stages[1:4]
+    assert not torch.equal(prediction.final.camera, prediction.layers[-1].camera)
+    final = prediction.final
+    (final.rep.sum() + final.betas.sum() + final.camera.sum() + prediction.sketch.sum()).backward()
+    taught = {name for name, parameter in corrected.named_parameters() if parameter.grad is not None}
+    assert taught == {f"correction.{name}" for name, _ in corrected.correction.named_parameters()}
+
+
+def test_a_correction_tells_the_sides_that_the_stem_does_not_know(corrected, geometry):
+    """Maps of a pair may be exchanged: the estimate says which of the two is meant, if both are."""
+    estimate, cue = corrected.heads.mean(3), camera_cue(geometry(3))
+    maps = torch.randn(3, 44, 192).mul(4).log_softmax(-1).unflatten(-1, (16, 12))
+    told, other = (corrected.correction(estimate, estimate, cue, one)[0] for one in (maps, maps[:, list(FLIP_44)]))
+    torch.testing.assert_close(vars(told), vars(other), rtol=0, atol=1e-6)
+    elsewhere = corrected.correction(estimate, estimate, cue, maps.roll(3, -1))[0]
+    assert (elsewhere.camera - told.camera).abs().max() > 1e-4
 
 
 def test_who_sees_the_camera(small_network, geometry):

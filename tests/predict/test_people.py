@@ -111,7 +111,7 @@ def test_attention_maps_mark_the_patch_that_is_looked_at(people):
 
 def test_refinement_goes_from_light_to_dark_stage_by_stage(frames, people, oracle, skel):
     body = predict(oracle, people)[0]
-    pictures = draw_refinement(frames[0], people[0], body, skel, has_coarse=True)
+    pictures = draw_refinement(frames[0], people[0], body, skel, ["coarse estimate", "decoder"])
     assert len(pictures) == 2
     assert pictures[0].shape == pictures[1].shape
     light, dark = (picture[40:, pictures[0].shape[1] // 2 :].min(-1).min() for picture in pictures)

@@ -18,7 +18,8 @@ from tests.data.sample_set import SampleSet
 CHANGES = (
     "network.vit.width=32", "network.vit.depth=1", "network.vit.heads=2", "network.vit.stem_tokens=2",
     "network.vit.drop_path=0.3", "network.decoder.depth=2", "network.decoder.heads=2", "network.decoder.head_width=8",
-    "network.decoder.hidden=32", "network.head_hidden=16", "epochs=4", "batch_size=4", "micro_batch=4", "ema_tau=5.0",
+    "network.decoder.hidden=32", "network.head_hidden=16", "network.correction=16",
+    "epochs=4", "batch_size=4", "micro_batch=4", "ema_tau=5.0",
 )  # fmt: skip
 """Of 12 rows: 12 steps of 4. Stochastic depth is on: it is what draws random numbers."""
 

@@ -8,7 +8,7 @@ import torch
 
 from hmr_skel.body.joints import FLIP_44, KEYPOINTS_44
 from hmr_skel.data.samples import Batch
-from hmr_skel.model.camera import CropGeometry
+from hmr_skel.model.camera import CropGeometry, image_to_crop, project
 from hmr_skel.model.decoder import Estimate
 from hmr_skel.model.network import Prediction
 from hmr_skel.model.pose_rep import q_to_rep, q_to_rotmat
@@ -19,6 +19,7 @@ from hmr_skel.train.losses import (
     keypoint_maps_loss,
     keypoints_2d_loss,
     keypoints_3d_loss,
+    keypoints_of,
     ordered_pairs,
     published_losses,
     refine_loss,
@@ -179,6 +180,26 @@ def test_maps_of_the_encoder_are_a_term_where_there_are_any(case, body):
     total, terms = total_loss(replace(found, keypoint_maps=maps), body, targets, LossConfig(keypoint_maps=0.3))
     torch.testing.assert_close(terms["keypoint_maps"], keypoint_maps_loss(maps, targets.keypoints_2d))
     torch.testing.assert_close(total, without + 0.3 * terms["keypoint_maps"])
+
+
+def test_a_correction_adds_its_sketch_and_the_decoders_last_layer_keeps_its_terms(case, body):
+    found, targets = case
+    config, stages = LossConfig(final=2.0), found.stages
+    without, plain = total_loss(found, body, targets, config)
+    with torch.no_grad():
+        points = keypoints_of([stages[-1]], found.geometry, body)[0]
+        drawn = image_to_crop(project(points, found.geometry.intrinsics), found.geometry)
+    again = replace(found, stages=(*stages, stages[-1]), sketch=(drawn + 0.25).requires_grad_())
+    total, terms = total_loss(again, body, targets, config)
+    assert set(terms) == set(plain) | {f"decoded/{term}" for term in TERMS} | {"sketch"}
+    for name, value in plain.items():  # "refine" too: layers are the decoder's
+        torch.testing.assert_close(terms[name], value)
+        if name.startswith("final/"):
+            torch.testing.assert_close(terms[name.replace("final", "decoded")], value)
+    assert terms["sketch"].item() == pytest.approx(0.25 * 88, rel=1e-4)
+    twice = sum(2 * getattr(config, term) * plain[f"final/{term}"] for term in TERMS)
+    torch.testing.assert_close(total, without + twice + config.keypoints_2d * terms["sketch"])
+    torch.testing.assert_close(refine_loss(again, targets, "published"), refine_loss(found, targets, "published"))
 
 
 def test_a_perfect_answer_costs_nothing(geometry, body):

@@ -72,7 +72,9 @@ def test_maps_and_their_loss_go_together():
     with pytest.raises(UserError, match=r"losses.keypoint_maps is .* Set both or neither to 0"):
         load_recipe("vit_b", ["losses.keypoint_maps=0.1"])
     both = ["losses.keypoint_maps=0", "network.vit.stem_tokens=0"]
-    assert load_recipe("tiny", both).network.vit.stem_tokens == 0
+    with pytest.raises(UserError, match=r"network.correction compares|network.correction needs"):
+        load_recipe("tiny", both)
+    assert load_recipe("tiny", [*both, "network.correction=0"]).network.vit.stem_tokens == 0
 
 
 def test_steps_and_micro_batches():
