@@ -43,7 +43,9 @@ def test_train_leaves_its_files_and_says_what_it_did(samples, open_body_dir, run
     assert report["network"] == str(run / "network.safetensors")
     assert {"loss", "final/keypoints_3d", "coarse/body", "refine"} <= set(report["losses"])
     assert re.search(r"step 3 of 3: loss .*MFU .* images/s, 00:00 left", "\n".join(text))
-    assert re.search(r"3D keypoints .*: coarse [\d.]+, after the decoder [\d.]+, final [\d.]+ \([+-][\d.]+%\)", "\n".join(text))
+    assert re.search(
+        r"3D keypoints .*: coarse [\d.]+, after the decoder [\d.]+, final [\d.]+ \([+-][\d.]+%\)", "\n".join(text)
+    )
     assert {"network.safetensors", "network.json", "state.pt", "log.jsonl", "curves.png", "tensorboard"} == {
         path.name for path in run.iterdir()
     }
