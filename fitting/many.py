@@ -1,6 +1,7 @@
 """Fit any number of rows by `fit_batch`, in batches that fit into memory, and with the better gender if asked."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -123,7 +124,8 @@ def _side_by_side(count: int, model: FitModel, part: Part, progress: Callable[[i
     with one_thread_each() as (pool, threads):
         # Use smaller batches, in whole chunks of rows, if a core would otherwise be idle in the last round.
         size = max(min(model.config.batch, -(-count // (threads * TILE)) * TILE), TILE)
-        starts = range(0, max(count, 1), size)
+        starts = deque(range(0, max(count, 1), size))
+        begun: deque[tuple[int, Future[Begun | FitResult]]] = deque()
         results: list[Future[list[FitResult]]] = []
         waiting: list[Begun] = []
 
@@ -132,12 +134,15 @@ def _side_by_side(count: int, model: FitModel, part: Part, progress: Callable[[i
             return fit_batch(*rows) if model.config.refines else begin(*rows)
 
         try:
-            for first, found in zip(starts, pool.map(fit_part, starts), strict=True):
+            while starts or begun:
+                while starts and len(begun) < 2 * threads:  # not all at once: what is begun takes memory until it ends
+                    begun.append((starts[0], pool.submit(fit_part, starts.popleft())))
+                first, found = begun[0][0], begun.popleft()[1].result()
                 if isinstance(found, FitResult):
                     results.append(pool.submit(lambda found=found: [found]))
                 else:
                     waiting.append(found)
-                if sum(len(batch.few) for batch in waiting) >= _ENOUGH or (waiting and first == starts[-1]):
+                if sum(len(batch.few) for batch in waiting) >= _ENOUGH or (waiting and not begun):
                     results.append(pool.submit(finish, model, waiting))
                     waiting = []
                 if progress is not None:

@@ -235,7 +235,8 @@ class LaneSurface:
 
     def regrouped(self, mesh: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """See `fitting.mesh.BodySurface`."""
-        return torch.from_numpy(gathered(mesh.numpy(), rows.numpy())) if len(rows) else mesh[:0]
+        # Of no rows: a slice of the mesh would keep all of it in memory.
+        return torch.from_numpy(gathered(mesh.numpy(), rows.numpy())) if len(rows) else mesh[:0].clone()
 
 
 def _alike(joints: np.ndarray) -> list[np.ndarray]:

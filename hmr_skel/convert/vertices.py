@@ -87,7 +87,8 @@ def rest_pelvis(clip: SmplClip, bodies: "Bodies") -> np.ndarray:
     for gender in set(clip.gender.tolist()):
         rows = np.flatnonzero(clip.gender == gender)
         smpl = bodies.smpl(gender)
-        pelvis[rows] = smpl.shaped(torch.from_numpy(clip.betas[rows]).to(smpl.template))[1][:, 0].cpu().double()
+        betas = torch.from_numpy(clip.betas[rows]).to(smpl.template)  # no meshes of so many rows
+        pelvis[rows] = (smpl.joint_template[0] + betas @ smpl.joint_shapedirs[:, :3]).cpu().double()
     return pelvis
 
 

@@ -76,6 +76,27 @@ def test_threads_share_the_rows_and_join_them_in_order(people, quick):
     torch.testing.assert_close(result.skel.q, alone.skel.q.repeat(75, 1), rtol=0, atol=1e-6)
 
 
+def test_memory_does_not_grow_with_the_rows(people, quick, monkeypatch):
+    """A few batches are begun at once; what is kept of one are the meshes of rows that go on, here none."""
+    begun, kept = [], []
+
+    def watched(*rows):
+        begun.append(len(begun))
+        kept.append(fitting.fit.begin(*rows))
+        return kept[-1]
+
+    ahead = []
+    monkeypatch.setattr(fitting.many, "begin", watched)
+    with torch_threads(2):
+        one_tile = replace(quick, config=replace(quick.config, batch=64))
+        fit_many(people[torch.arange(1280) % 4], one_tile, None, lambda done: ahead.append(len(begun) - done // 64))
+    assert len(begun) == 20
+    assert max(ahead) <= 3
+    meshes = [batch.with_meshes.target.vertices.chunks for batch in kept if not len(batch.few)]
+    assert meshes
+    assert not any(mesh.untyped_storage().nbytes() for mesh in meshes)
+
+
 def test_a_row_is_the_same_to_the_bit_with_any_number_of_threads(people, model):
     """Products that are shared out among threads add up in another order."""
     found = []
