@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from math import inf
 from typing import Any
 
 import torch
@@ -136,7 +137,7 @@ def _posed(
     if mesh is not None:
         mesh = mesh.to(model.device, torch.float32)
         mesh = mesh if len(number) == count else mesh[number]
-        sound &= mesh.sum((1, 2)).isfinite()
+        sound &= torch.linalg.vector_norm(mesh, inf, (1, 2)) <= MAX_TRANSL  # which NaN is not
         smpl = model.targets.smpl
         if not bool(sound.all()):
             mesh = where(sound, mesh, smpl.template - smpl.joint_template[0])

@@ -49,7 +49,7 @@ def fit(
         distance of the meshes), `status` [N] and more.
 
     Raises:
-        UserError: no recipe has that name, or the device's memory is too small for one row.
+        UserError: no recipe has that name, or the device's memory is too small for 64 rows.
         ValueError: the gender of the SKEL model is not known.
     """
     return fit_many(params, prepare(smpl, skel, recipe(recipe_name), device=device))
@@ -73,7 +73,7 @@ def fit_many(
         mesh: [N] as in `fit_batch`, read batch by batch.
 
     Raises:
-        UserError: the device's memory is too small for one row.
+        UserError: the device's memory is too small for 64 rows.
     """
     points = None if points is None else points.to(model.device)
 
@@ -91,20 +91,28 @@ Part = Callable[[slice], tuple[SmplParams, FitModel, Tensor | None, Tensor | Non
 def _in_turn(count: int, model: FitModel, part: Part, progress: Callable[[int], object] | None) -> FitResult:
     """Fit batches one after another, and halve them when the device runs out of memory."""
     size = min(model.config.batch_on(model.device.type), _room_on(model.device))
+
+    def fitted(rows: slice) -> FitResult | None:
+        try:
+            result = fit_batch(*part(rows))
+            return _merge(lambda column: column.cpu(), [result], result.skel_gender)
+        except torch.OutOfMemoryError:
+            return None  # only then nothing holds the batch: within this clause the traceback does
+
     results, first = [], 0
     while first < count or not results:
         last = min(first + size, count)
-        try:
-            result = fit_batch(*part(slice(first, last)))
-            results.append(_merge(lambda column: column.cpu(), [result], result.skel_gender))
-        except torch.OutOfMemoryError:
-            if size == 1:
+        result = fitted(slice(first, last))
+        if result is None:
+            if size <= TILE:
                 raise UserError(
-                    f"{model.device}: out of memory at a batch of one row. Free the device, or fit with --device cpu."
-                ) from None
-            size = max(size // 2, 1)
+                    f"{model.device}: out of memory at {TILE} rows, the least. Free the device, or fit "
+                    "with --device cpu."
+                )
+            size = max(size // 2 // TILE, 1) * TILE
             torch.cuda.empty_cache()
             continue
+        results.append(result)
         if progress is not None:
             progress(last)
         first = last

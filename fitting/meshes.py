@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fitting.batch import TILE, filled
-from fitting.fit import MAX_BETA, FitResult
+from fitting.fit import MAX_BETA, MAX_TRANSL, FitResult
 from fitting.many import fit_many
 from fitting.mesh import mesh_basis
 from fitting.model import FitModel
@@ -59,7 +59,7 @@ class Inverse:
 
     def __call__(self, vertices: Tensor) -> tuple[SmplParams, Tensor]:
         """The parameters [N] of meshes [N 6890 3], and the mean distance [N] from the mesh that they pose, m; infinite
-        if a mesh is not finite."""
+        if a mesh is not finite, or too far away for an annotation."""
         parts = [self._of(part) for part in vertices.split(TILE)]
         rotmat, betas, transl, apart = (torch.cat(values) for values in zip(*parts, strict=True))
         rotvec = rotmat_to_rotvec(torch.cat((rotmat[:, :1], _local(rotmat)), 1))
@@ -70,7 +70,7 @@ class Inverse:
         # A fixed number of rows, so that the last bits of a row, and its fit, do not depend on their number.
         rows = filled(torch.arange(len(vertices), device=vertices.device))
         mesh = vertices[:, self.few.to(vertices.device)][rows].to(self.template)
-        sound = mesh.isfinite().flatten(1).all(1)
+        sound = (mesh.abs() <= 2 * MAX_TRANSL).flatten(1).all(1)
         mesh = torch.where(sound[:, None, None], mesh, self.template).mT.contiguous()  # [B 3 K]
         rotmat = _nearest_turn(self._moments(self.template.T.expand_as(mesh), mesh))
         for number in range(ROUNDS):

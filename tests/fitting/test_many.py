@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import weakref
 from dataclasses import fields, replace
 
 import pytest
@@ -137,25 +138,36 @@ def test_two_calls_at_once_leave_torch_at_its_threads(people, quick):
 
 
 def test_out_of_memory_halves_the_batch_for_good(crowd, quick, monkeypatch):
-    tried, most = [], 2
+    """Down to the 64 rows that any batch is filled up to; before it tries again, the memory of the last is free."""
+    tried, most, held = [], 64, []
+
+    class Memory:
+        pass
 
     def cramped(params, model, points=None, mesh=None):
         tried.append(len(params.betas))
+        batch = Memory()
+        held.append(weakref.ref(batch))
         if tried[-1] > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return fit_batch(params, model, points)
 
+    def emptied():
+        assert held[-1]() is None
+
     monkeypatch.setattr(fitting.many, "fit_batch", cramped)
+    monkeypatch.setattr(torch.cuda, "empty_cache", emptied)
     monkeypatch.setattr(fitting.many, "_side_by_side", fitting.many._in_turn)  # as a GPU does,
-    monkeypatch.setattr(fitting.many, "_room_on", lambda device: 4)  # which has memory for so many
+    monkeypatch.setattr(fitting.many, "_room_on", lambda device: 192)  # which has memory for so many
     calls = []
-    result = fit_many(crowd[:7], quick, progress=calls.append)
-    assert tried == [4, 2, 2, 2, 1]
-    assert calls == [2, 4, 6, 7]
-    assert result.batch == 2
-    assert result.skel.q.shape == (7, 46)
+    many = crowd[torch.arange(140) % 4]
+    result = fit_many(many, replace(quick, config=replace(quick.config, batch=192)), progress=calls.append)
+    assert tried == [140, 64, 64, 12]
+    assert calls == [64, 128, 140]
+    assert result.batch == 64
+    assert result.skel.q.shape == (140, 46)
     most = 0
-    with pytest.raises(UserError, match="out of memory at a batch of one row"):
+    with pytest.raises(UserError, match="out of memory at 64 rows"):
         fit_many(crowd[:2], quick)
 
 

@@ -35,14 +35,16 @@ def test_the_mesh_itself_is_the_target(posed, skel, model):
     torch.testing.assert_close(again.target_points, points @ bulgy, rtol=0, atol=1e-5)
 
 
-def test_what_is_no_body_is_rejected_alone(posed, model):
-    """A hole in one mesh, another with its vertices in disorder; their neighbours do not notice."""
-    bad = posed.clone()
-    bad[0, 17, 2] = torch.nan
+def test_what_is_no_body_is_rejected_alone(people, posed, model):
+    """Holes in one mesh, another with its vertices in disorder; their neighbours do not notice."""
+    bad = posed[[0, 1, 2, 3, 3]]
+    bad[0, 17, 2], bad[4] = torch.nan, 1e20
     bad[2] = bad[2, torch.randperm(6890, generator=torch.Generator().manual_seed(0))]
     found = fit_meshes(bad, model)[1]
-    assert found.status.tolist()[::2] == [Status.rejected] * 2
+    assert found.status.tolist()[::2] == [Status.rejected] * 3
     assert found.skel.q[::2].isnan().all()
+    no_body = fit_batch(people[:1], model, mesh=bad[4:])  # 1e20 is finite, unlike its square
+    assert no_body.status.tolist() == [Status.rejected]
     alone = fit_meshes(posed[1:2], model)[1]
     torch.testing.assert_close(found.skel.q[1:2], alone.skel.q, rtol=0, atol=1e-4)
 

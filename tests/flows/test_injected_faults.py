@@ -49,13 +49,13 @@ def test_one_error_and_nothing_lost(elsewhere: tuple[Builder, Path], injection: 
 
 @pytest.mark.slow
 def test_a_batch_that_is_too_large_halves_and_the_meta_file_says_so(open_body_dir: Path, tmp_path: Path):
-    manifest = make_small(tmp_path, open_body_dir, shards=2, rows_per_shard=2)  # the plain solver is slow
+    manifest = make_small(tmp_path, open_body_dir, shards=2, rows_per_shard=70)
     outs = []
-    for rows in (10**6, 1):
+    for rows in (10**6, 64):
         builder = Builder.open(manifest, tmp_path / str(rows), "cpu", quiet=True)
         with injected(Injection(memory_rows=rows)):
             build_all(builder)
         outs.append(builder.out)
         meta = shard_state(builder.out, builder.shards[1]).meta or {}
-        assert meta["batch"] == (1 if rows == 1 else 2048)
+        assert meta["batch"] == (64 if rows == 64 else 2048)
     assert cost(outs[1], outs[0], rounding=True) == NOTHING_LOST
