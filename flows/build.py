@@ -28,11 +28,12 @@ from tqdm import tqdm
 from flows.cluster import is_cluster, num_workers, task_runner
 from flows.report import ShardReport, ShardsUnfinished, summarise_run, summary_text, unfinished_lines
 from flows.shard import Builder
+from hmr_skel.data.manifest import load_manifest
 from hmr_skel.data.shards import name_shards
 from hmr_skel.data.storage import may_pass
 from hmr_skel.device import DeviceLost
 from hmr_skel.errors import UserError
-from hmr_skel.places import DEFAULT_MANIFEST
+from hmr_skel.places import DEFAULT_MANIFEST, data_folder
 
 NAME = "build-hmr-skel"
 NO_WORKER_S = 120.0
@@ -45,9 +46,9 @@ def may_heal(task, task_run, state) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _builder(run: str, manifest: str, out: str | None, device: str) -> Builder:
+def _builder(run: str, manifest: str, out: str, device: str, shards: str | None) -> Builder:
     """The builder with its models and label files, made once per flow run and process."""
-    builder = Builder.open(manifest, out, device, quiet=True)
+    builder = Builder.open(manifest, out, device, shards=shards, quiet=True)
     builder.run = run
     return builder
 
@@ -62,12 +63,12 @@ def _builder(run: str, manifest: str, out: str | None, device: str) -> Builder:
     persist_result=False,
 )
 def build_shard_task(
-    manifest: str, index: int, out: str | None, device: str, rebuild: bool, on_worker: bool
+    manifest: str, index: int, out: str, device: str, shards: str | None, rebuild: bool, on_worker: bool
 ) -> dict[str, Any]:
     """Build one shard, or skip it if it is complete. Returns a `ShardReport` as a dict."""
     if on_worker:  # tqdm's own lock is shared by all processes, and a killed worker would leave it locked
         tqdm.set_lock(threading.RLock())
-    builder = _builder(str(flow_run.id), manifest, out, device)
+    builder = _builder(str(flow_run.id), manifest, out, device, shards)
     try:
         report = builder.build(index, rebuild=rebuild, progress=False)
     except DeviceLost as lost:
@@ -106,12 +107,14 @@ def build_hmr_skel(
     or another build is working on them; and `DeviceLost` after a CUDA error in this process.
     """
     start = time.monotonic()
-    builder = _builder(str(flow_run.id), manifest, out, device)
+    if out is None:  # name it, since other machines may have other data folders
+        out = str(data_folder() / load_manifest(manifest).name)
+    builder = _builder(str(flow_run.id), manifest, out, device, shards)
     wanted = builder.choose(shards)
     todo = builder.unfinished(wanted, rebuild=rebuild)
     on_worker = is_cluster(workers, dask_address)
-    place = str(builder.out) if out is None else out  # other machines may have other data folders
-    parameters = {"manifest": manifest, "out": place, "device": device, "rebuild": rebuild, "on_worker": on_worker}
+    parameters = {"manifest": manifest, "out": out, "device": device, "shards": shards, "rebuild": rebuild}
+    parameters["on_worker"] = on_worker
     done = len(wanted) - len(todo)
     built: set[int] = set()
     failures: dict[int, BaseException] = {}

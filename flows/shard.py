@@ -5,11 +5,12 @@ once, each in a thread of its own.
 """
 
 import errno
+import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +27,7 @@ from hmr_skel.data.annotations import SourceReader, check_rows, plan_source
 from hmr_skel.data.card import write_card
 from hmr_skel.data.lease import Lease
 from hmr_skel.data.manifest import Manifest, load_manifest
-from hmr_skel.data.meta import summarise
-from hmr_skel.data.schema import SCHEMA_VERSION, write_meta, write_rows
+from hmr_skel.data.schema import SCHEMA_VERSION, write_shard
 from hmr_skel.data.shards import (
     Shard,
     check_no_other_plan,
@@ -38,7 +38,6 @@ from hmr_skel.data.shards import (
     pick,
     plan,
     refuse_other_manifest,
-    shard_ingredients,
     shard_state,
 )
 from hmr_skel.data.storage import Place, clock, each, local_folder, locate
@@ -46,7 +45,6 @@ from hmr_skel.device import check_device_name, no_more_after_cuda_errors, resolv
 from hmr_skel.errors import UserError
 from hmr_skel.places import data_folder
 from hmr_skel.progress import progress_bar
-from hmr_skel.rows import Reject
 
 if TYPE_CHECKING:
     from flows.fitter import Fitter
@@ -116,21 +114,23 @@ class Builder:
             refuse_other_manifest(self.out, self.manifest, find_outdated(self.out, staying, self.ingredients))
         return [shard.index for shard in todo]
 
-    def fingerprint(self, shard: Shard) -> str:
-        """A hash of everything that the shard's rows depend on."""
-        return fingerprint_of(self.ingredients(shard))
-
     def ingredients(self, shard: Shard) -> dict[str, Any]:
-        """Everything that the shard's rows depend on."""
-        return shard_ingredients(
-            self.manifest,
-            shard,
-            content={name: reader.content_id for name, reader in self.readers.items()},
-            body_models=self._body_models,
-            recipe=self.config.as_dict(),
-            fit_version=FIT_VERSION,
-            schema_version=SCHEMA_VERSION,
-        )
+        """Everything that determines the shard's rows, as JSON values: the hash of these is its fingerprint.
+
+        `Manifest.sha256` does not depend on the places of files, and `SourceReader.content_id` stands for the content
+        of the shard's own sources. The two versions stand for the code, and are raised by hand.
+        """
+        content = {name: reader.content_id for name, reader in self.readers.items()}
+        parts = {
+            "manifest": self.manifest.sha256,
+            "shard": [shard.index, shard.count],
+            "pieces": [[piece.source, piece.start, piece.stop, content[piece.source]] for piece in shard.pieces],
+            "body_models": self._body_models,
+            "recipe": self.config.as_dict(),
+            "fit_version": FIT_VERSION,
+            "schema_version": SCHEMA_VERSION,
+        }
+        return json.loads(json.dumps(parts, default=str))  # as read from a meta file, with lists instead of tuples
 
     def reports(self, indices: Sequence[int], built: Collection[int] = ()) -> list[ShardReport]:
         """The reports of the complete shards; those not in `built` are marked as skipped."""
@@ -139,7 +139,7 @@ class Builder:
 
     def _report(self, shard: Shard, *, skipped: bool = True, read: bool = False) -> ShardReport | None:
         """The report of a shard; None if it is not complete, or with `read` if its files are not those written."""
-        state = shard_state(self.out, shard, self.fingerprint(shard), read=read)
+        state = shard_state(self.out, shard, fingerprint_of(self.ingredients(shard)), read=read)
         if state.kind != "complete" or state.meta is None:
             return None
         figures = {field.name: state.meta[field.name] for field in fields(ShardReport) if field.name in state.meta}
@@ -217,30 +217,13 @@ class Builder:
             rejects += failed
         lease.check()
         table, batch = pa.concat_tables([table for table, _, _ in fitted]), min(batch for _, _, batch in fitted)
-        return self.write(shard, table, rejects, seconds, batch)
-
-    def write(
-        self, shard: Shard, table: pa.Table, rejects: list[Reject], seconds: Mapping[str, float], batch: int
-    ) -> ShardReport:
-        """Write the shard's three files: kept rows (of `SCHEMA`), rejects, and last the meta file, which completes it.
-
-        `seconds` are the times of the stages, `batch` is the smallest number of rows fitted together. Raises
-        `UserError` if a file cannot be written, or another process has written it meanwhile.
-        """
-        name, made_from, start = self.manifest.name, self.ingredients(shard), time.perf_counter()
-        about = {"fingerprint": fingerprint_of(made_from), "manifest_name": name, "fit_version": FIT_VERSION}
-        written = write_rows(self.out, shard, table, rejects, **about)
-        seconds = {**seconds, "write": time.perf_counter() - start}
-        total = sum(seconds.values())
-        info = summarise(table, rejects) | {
-            "manifest_name": name,
+        info = {
+            "manifest_name": self.manifest.name,
             "manifest_file": self.manifest.file,
-            "rows_per_s": shard.num_rows / total,
-            "seconds": seconds | {"total": total},
             "device": str(self.fitter.device),
             "batch": batch,  # smaller than the recipe's if memory ran out, which may change the last bits of rows
         }
-        write_meta(self.out, shard, written, made_from, info)
+        write_shard(self.out, shard, table, rejects, self.ingredients(shard), seconds, info)
         report = self._report(shard, skipped=False, read=True)
         if report is None:
             shard.meta_file(self.out).unlink(missing_ok=True)  # so that nobody takes the shard for complete

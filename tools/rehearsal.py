@@ -117,8 +117,7 @@ def fill(scene: Scene) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from fitting.version import FIT_VERSION
-    from hmr_skel.data.schema import SCHEMA, write_meta, write_rows
+    from hmr_skel.data.schema import SCHEMA, write_shard
     from hmr_skel.data.shards import shard_state
     from hmr_skel.rows import Reject
 
@@ -138,10 +137,8 @@ def fill(scene: Scene) -> str:
             Reject(*rows[reject["source_row"] - first], reject["reason"], reject["detail"])
             for reject in pq.read_table(model.rejects_file(builder.out)).to_pylist()
         ]
-        fingerprint, made_from = builder.fingerprint(shard), builder.ingredients(shard)
-        about = {"fingerprint": fingerprint, "manifest_name": "rehearsal", "fit_version": FIT_VERSION}
-        written = write_rows(builder.out, shard, table, rejects, **about)
-        write_meta(builder.out, shard, written, made_from, shard_state(builder.out, model).meta or {})
+        info = (shard_state(builder.out, model).meta or {}) | {"manifest_name": "rehearsal"}
+        write_shard(builder.out, shard, table, rejects, builder.ingredients(shard), {}, info)
     return f"{len(builder.shards) - scene.really} shards copied"
 
 

@@ -5,6 +5,7 @@ is "not annotated", never zero. The meta file is written last: `shards.shard_sta
 """
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hmr_skel.data.meta import meta_text
-from hmr_skel.data.shards import Shard
+from hmr_skel.data.meta import meta_text, summarise
+from hmr_skel.data.shards import Shard, fingerprint_of
 from hmr_skel.data.storage import Place, put_bytes
 from hmr_skel.rows import AnnotationRows, Reject
 
@@ -198,34 +199,42 @@ ROW_GROUP_ROWS = 2048
 _WORDS = ["source", "keypoints_3d_source", "smpl_gender", "skel_gender", "status", "reason"]  # few distinct values
 
 
-def write_rows(
+def write_shard(
     out: Place,
     shard: Shard,
     table: pa.Table,
     rejects: Sequence[Reject],
-    *,
-    fingerprint: str,
-    manifest_name: str,
-    fit_version: int,
-) -> dict[str, Any]:
-    """Write the kept rows (of `SCHEMA`), and the rejects, also where there are none: a missing file must mean trouble.
+    made_from: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    info: Mapping[str, Any],
+) -> None:
+    """Write a shard's three files: the kept rows (of `SCHEMA`), the rejects, also where there are none, since a missing
+    file must mean trouble, and last the meta file, which completes the shard.
 
-    The old meta file, if any, goes first: from here on the shard is unfinished. Returns what `write_meta` says of the
-    files; another build may have written over them since. Raises `ValueError` where kept + rejected is not the number
-    of rows of the shard.
+    The old meta file, if any, goes first: from here on the shard is unfinished.
+
+    Args:
+        made_from: what the fingerprint is the hash of, with `fit_version` and `schema_version`.
+        seconds: the times of the stages before, by name, s.
+        info: the name of the manifest (`manifest_name`), and what else is kept in the meta file beside the figures of
+            `summarise` (JSON values).
+
+    Raises `ValueError` where kept + rejected is not the number of rows of the shard.
     """
+    start = time.perf_counter()
     if table.num_rows + len(rejects) != shard.num_rows:
         found = f"kept {table.num_rows} + rejected {len(rejects)}"
         raise ValueError(f"shard {shard.number}: {found} is not read {shard.num_rows}")
     if shard.meta_file(out).exists():
         shard.meta_file(out).unlink()
+    fingerprint, split = fingerprint_of(made_from), "test" if shard.held_out else "train"
     provenance = {
-        "hmr_skel.schema_version": str(SCHEMA_VERSION),
-        "hmr_skel.manifest": manifest_name,
+        "hmr_skel.schema_version": str(made_from["schema_version"]),
+        "hmr_skel.manifest": info["manifest_name"],
         "hmr_skel.fingerprint": fingerprint,
-        "hmr_skel.fit_version": str(fit_version),
+        "hmr_skel.fit_version": str(made_from["fit_version"]),
         "hmr_skel.shard": shard.number,
-        "hmr_skel.split": "test" if shard.held_out else "train",
+        "hmr_skel.split": split,
     }
     tables = {shard.data_file: table.replace_schema_metadata(provenance), shard.rejects_file: rejects_table(rejects)}
     files = {}
@@ -235,25 +244,22 @@ def write_rows(
         content = buffer.getvalue()
         put_bytes(file(out), content)
         files[str(file(Path()))] = {"bytes": content.size, "sha256": hashlib.sha256(content).hexdigest()}
-    return {"kept": table.num_rows, "rejected": len(rejects), "fingerprint": fingerprint, "files": files}
-
-
-def write_meta(
-    out: Place, shard: Shard, written: Mapping[str, Any], made_from: Mapping[str, Any], info: Mapping[str, Any]
-) -> None:
-    """Write the meta file, which completes the shard. To be called last.
-
-    `written` is what `write_rows` returned, `made_from` what the fingerprint is the hash of. `info` (counts, timings,
-    error statistics, ...; JSON values) is kept beside what `shard_state` asks for.
-    """
+    seconds = {**seconds, "write": time.perf_counter() - start}
+    total = sum(seconds.values())
     meta = {
+        "rows_per_s": shard.num_rows / total,
+        "seconds": seconds | {"total": total},
+        **summarise(table, rejects),
         **info,
         "shard": shard.index,
         "shards": shard.count,
-        "split": "test" if shard.held_out else "train",
+        "split": split,
         "rows": shard.num_rows,
+        "kept": table.num_rows,
+        "rejected": len(rejects),
         "pieces": [asdict(piece) for piece in shard.pieces],
         "made_from": dict(made_from),
-        **written,
+        "fingerprint": fingerprint,
+        "files": files,
     }
     put_bytes(shard.meta_file(out), meta_text(meta).encode())

@@ -208,44 +208,11 @@ def check_no_other_plan(out: Place, count: int) -> None:
 
 
 Ingredients = Callable[[Shard], Mapping[str, Any]]
-"""Gives the `shard_ingredients` that a build would use now."""
-
-
-def shard_ingredients(
-    manifest: Manifest,
-    shard: Shard,
-    *,
-    content: Mapping[str, str],
-    body_models: str,
-    recipe: Mapping[str, Any],
-    fit_version: int,
-    schema_version: int,
-) -> dict[str, Any]:
-    """Everything that determines a shard's rows, as JSON values, for `fingerprint_of`.
-
-    Args:
-        manifest: counts by `Manifest.sha256`, which does not depend on the places of files.
-        shard: its number and its rows.
-        content: `SourceReader.content_id` by source name; only the shard's own sources count.
-        body_models: `ModelFiles.sha256` of the model files in use.
-        recipe: the fit settings, batch size included: plain values (`dataclasses.asdict`).
-        fit_version, schema_version: `fitting.version.FIT_VERSION` and `hmr_skel.data.schema.SCHEMA_VERSION`, which
-            stand for the code, and are raised by hand.
-    """
-    parts = {
-        "manifest": manifest.sha256,
-        "shard": [shard.index, shard.count],
-        "pieces": [[piece.source, piece.start, piece.stop, content[piece.source]] for piece in shard.pieces],
-        "body_models": body_models,
-        "recipe": dict(recipe),
-        "fit_version": fit_version,
-        "schema_version": schema_version,
-    }
-    return json.loads(json.dumps(parts, default=str))  # as read from a meta file, with lists instead of tuples
+"""Gives everything that determines a shard's rows, as a build would use it now (`Builder.ingredients`)."""
 
 
 def fingerprint_of(ingredients: Mapping[str, Any]) -> str:
-    """The sha256 of `shard_ingredients`."""
+    """The sha256 of the `Ingredients` of a shard."""
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from hmr_skel.data.images import ImageRule
-from hmr_skel.data.schema import shard_table, write_meta, write_rows
+from hmr_skel.data.schema import SCHEMA_VERSION, shard_table, write_shard
 from hmr_skel.data.shards import Piece, Shard, fingerprint_of
 from hmr_skel.data.storage import Place
 from hmr_skel.rows import AnnotationRows, Reject
@@ -44,14 +44,17 @@ def fake_fit(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+MADE_FROM = {"fit_version": 1, "schema_version": SCHEMA_VERSION}
+"""The least that a shard is made from."""
+
+
 def write_files(
     out: Place, shard: Shard, table: pa.Table, rejects: Sequence[Reject] = (), made_from: Mapping | None = None, **info
 ) -> str:
     """A shard's three files; returns its fingerprint."""
-    fingerprint = "f" if made_from is None else fingerprint_of(made_from)
-    about = {"fingerprint": fingerprint, "manifest_name": info.get("manifest_name", "test"), "fit_version": 1}
-    write_meta(out, shard, write_rows(out, shard, table, rejects, **about), made_from or {}, info)
-    return fingerprint
+    made_from = MADE_FROM if made_from is None else made_from
+    write_shard(out, shard, table, rejects, made_from, {"read": 1.0}, {"manifest_name": "test"} | info)
+    return fingerprint_of(made_from)
 
 
 def write_sample_set(

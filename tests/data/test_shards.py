@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hmr_skel.data.annotations import plan_source
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.schema import shard_table, write_meta, write_rows
+from hmr_skel.data.schema import shard_table, write_shard
 from hmr_skel.data.shards import (
     Piece,
     check_no_other_plan,
@@ -16,15 +16,12 @@ from hmr_skel.data.shards import (
     fingerprint_of,
     pick,
     plan,
-    shard_ingredients,
     shard_state,
 )
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
 from tests.data.conftest import label_arrays, make_manifest
-from tests.data.sample_set import fake_fit
-
-ABOUT = {"fingerprint": "f", "manifest_name": "test", "fit_version": 1}
+from tests.data.sample_set import MADE_FROM, fake_fit, write_files
 
 
 def sources(*names: str) -> list[dict]:
@@ -61,16 +58,14 @@ def test_files_pieces_and_held_out(tmp_path):
 
 @pytest.fixture
 def built(tmp_path):
-    """A shard of 8 rows of which one is rejected, written with fingerprint "f"."""
+    """A shard of 8 rows of which one is rejected, written from `MADE_FROM`."""
     np.savez(tmp_path / "a.npz", **label_arrays(8))
     manifest = make_manifest([sources("a")[0] | {"file": str(tmp_path / "a.npz")}])
     (shard,) = plan(manifest, {"a": 8})
     rows = plan_source(manifest.sources[0], tmp_path / "cache").read(0, 8)
     table = shard_table(rows.take(np.arange(8) != 3), fake_fit(7))
     rejects = [Reject("a", 3, "x.jpg", "betas", "too large")]
-    written = write_rows(tmp_path, shard, table, rejects, **ABOUT)
-    assert shard_state(tmp_path, shard).kind == "unfinished"  # not before the meta file
-    write_meta(tmp_path, shard, written, {}, {"rows_per_s": 5.0})
+    write_files(tmp_path, shard, table, rejects)
     return tmp_path, shard, table, rejects
 
 
@@ -82,41 +77,43 @@ def test_the_state_of_a_shard(built):
     def state(fingerprint: str | None = None, **options) -> str:
         return shard_state(out, shard, fingerprint, **options).kind
 
-    assert (state(), state("f"), state("f", read=True), state("another")) == (*["complete"] * 3, "outdated")
+    own = fingerprint_of(MADE_FROM)
+    assert (state(), state(own), state(own, read=True), state("another")) == (*["complete"] * 3, "outdated")
     assert [found.kind for found in find_states(out).values()] == ["complete"]
     data.write_bytes(content[:-1])
-    assert (state("f"), state("another")) == ("unfinished", "unfinished")
+    assert (state(own), state("another")) == ("unfinished", "unfinished")
     data.write_bytes(content[:-1] + b"x")
-    assert (state("f"), state("f", read=True)) == ("complete", "unfinished")
+    assert (state(own), state(own, read=True)) == ("complete", "unfinished")
     data.unlink()
-    assert state("f") == "unfinished"
+    assert state(own) == "unfinished"
     data.write_bytes(content)
     for damaged in (b"", about[:-9]):
         meta.write_bytes(damaged)
-        assert state("f") == "unfinished"
+        assert state(own) == "unfinished"
         assert shard_state(out, shard).meta is None
     meta.write_bytes(about)
     # writing the shard again makes it unfinished until its meta file is there
-    write_rows(out, shard, table, rejects, **ABOUT)
-    assert state("f") == "unfinished"
+    with pytest.raises(KeyError):  # no name of a manifest: it stops after the old meta file is gone
+        write_shard(out, shard, table, rejects, MADE_FROM, {}, {})
+    assert state(own) == "unfinished"
     assert not meta.exists()
     data.unlink()
     shard.rejects_file(out).unlink()
-    assert state("f") == "missing"
+    assert state(own) == "missing"
     assert find_states(out) == {}
 
 
 def test_a_lost_row_is_noticed(built):
     out, shard, table, _ = built
     with pytest.raises(ValueError, match="kept 7 \\+ rejected 0 is not read 8"):
-        write_rows(out, shard, table, [], **ABOUT)
+        write_files(out, shard, table, [])
 
 
 def test_output_that_cannot_be_written(built, tmp_path):
     _, shard, table, rejects = built
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*file/data/train-00000.*Choose an output folder"):
-        write_rows(tmp_path / "file", shard, table, rejects, **ABOUT)
+        write_files(tmp_path / "file", shard, table, rejects)
 
 
 def test_what_cannot_be_read_while_writing_is_not_said_to_be_unwritable(tmp_path):
@@ -136,34 +133,3 @@ def test_shards_of_another_plan_are_refused(built):
     check_no_other_plan(out / "new", 5)
     with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet belongs to a dataset with another number"):
         check_no_other_plan(out, 2)
-
-
-def shard_fingerprint(*args, **kwargs) -> str:
-    return fingerprint_of(shard_ingredients(*args, **kwargs))
-
-
-def test_fingerprint_changes_with_everything_that_counts():
-    manifest = make_manifest(sources("a", "b"))
-    shards = plan(manifest, {"a": 8, "b": 8})
-    base = {
-        "content": {"a": "1", "b": "2"},
-        "body_models": "m",
-        "recipe": {"batch": 256},
-        "fit_version": 1,
-        "schema_version": 1,
-    }
-    changes = [
-        {"content": {"a": "3", "b": "2"}},
-        {"body_models": "n"},
-        {"recipe": {"batch": 128}},
-        {"fit_version": 2},
-        {"schema_version": 2},
-    ]
-    expected = shard_fingerprint(manifest, shards[0], **base)
-    assert shard_fingerprint(manifest, shards[0], **base) == expected
-    # a shard depends on its own sources only
-    assert shard_fingerprint(manifest, shards[0], **base | {"content": {"a": "1", "b": "9"}}) == expected
-    others = {shard_fingerprint(manifest, shards[0], **base | change) for change in changes}
-    others.add(shard_fingerprint(manifest, shards[1], **base))
-    others.add(shard_fingerprint(make_manifest(sources("a", "b"), recipe="x"), shards[0], **base))
-    assert len(others - {expected}) == len(changes) + 2

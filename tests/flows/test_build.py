@@ -9,6 +9,7 @@ import time
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -21,6 +22,7 @@ from flows.shard import Builder
 from hmr_skel import load_shards
 from hmr_skel.data.lease import InHand
 from hmr_skel.device import DeviceLost, no_more_after_cuda_errors
+from hmr_skel.errors import UserError
 from tests.flows.conftest import ROWS
 from tests.flows.foreign_page import ask, assert_closed
 from tests.flows.processes import TIMEOUT_S, hmr_skel, processes_with, run, running, wait_until
@@ -204,6 +206,22 @@ def test_what_is_complete_is_what_the_files_say_at_the_end(
     with pytest.raises(ShardsUnfinished, match=r"1 of 2 .*\n  shard 0: another build in .* has replaced it") as caught:
         build.build_hmr_skel(str(small), str(tmp_path / "out"), "cpu", shards="0-1", progress=False)
     assert caught.value.summary["skipped"] == [1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("client")
+def test_a_run_from_prefects_pages(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It names no folder. Its tasks share the flow's builder, and shards that are not there are refused at once."""
+    monkeypatch.setenv("HMR_SKEL_DATA", str(tmp_path))
+    opened = Mock(wraps=Builder.open)
+    monkeypatch.setattr(Builder, "open", opened)
+    assert build.build_hmr_skel(str(small), device="cpu", shards="1", progress=False)["out"] == str(tmp_path / "small")
+    assert opened.call_count == 1
+    (tmp_path / "labels.npz").unlink()
+    small.write_text(small.read_text() + f'[sources.generate]\nkind = "open"\nrows = {ROWS}\n')
+    with pytest.raises(UserError, match="no shard 99"):
+        build.build_hmr_skel(str(small), device="cpu", shards="99", progress=False)
+    assert not (tmp_path / "labels.npz").exists()
 
 
 def test_told_to_stop_a_shard_ends_at_its_next_batch(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

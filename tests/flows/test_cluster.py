@@ -13,8 +13,7 @@ from flows.cluster import environments, is_cluster
 from flows.shard import Builder
 from hmr_skel.cli import main
 from hmr_skel.data.lease import InHand
-from hmr_skel.data.schema import write_rows
-from hmr_skel.data.storage import may_pass
+from hmr_skel.data.storage import may_pass, put_bytes
 from hmr_skel.errors import UserError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="allowed: looks for processes in /proc")
@@ -83,14 +82,13 @@ def test_two_that_write_the_same_shard_at_once_are_told(small: Path, tmp_path: P
     shard = builder.shards[0]
     data = shard.data_file(builder.out)
 
-    def write_both(*args, **about) -> dict:
-        written = write_rows(*args, **about)
-        content = data.read_bytes()
-        data.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        return written
+    def put_both(place: Path, content: bytes) -> None:
+        put_bytes(place, content)
+        if place == shard.rejects_file(builder.out):
+            data.write_bytes((was := data.read_bytes())[:-1] + bytes([was[-1] ^ 1]))
 
     with monkeypatch.context() as patch:
-        patch.setattr("flows.shard.write_rows", write_both)
+        patch.setattr("hmr_skel.data.schema.put_bytes", put_both)
         with pytest.raises(UserError, match="another process wrote its files") as caught:
             builder.build(0, progress=False)
     assert may_pass(caught.value)  # the flow tries again

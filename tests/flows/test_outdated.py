@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 
 from fitting.version import FIT_VERSION
+from flows import shard
 from flows.shard import Builder
 from flows.sources import ModelFiles, make_missing
 from hmr_skel import load_shards
 from hmr_skel.body.assets import SKEL_FILES
 from hmr_skel.cli import main
 from hmr_skel.data.manifest import load_manifest
-from hmr_skel.data.shards import shard_ingredients, shard_state
+from hmr_skel.data.shards import fingerprint_of, shard_state
 from hmr_skel.errors import UserError
 from tools.drill.small import MANIFEST
 
@@ -64,15 +66,32 @@ def test_after_an_edit_what_is_outdated_is_said_even_by_a_quiet_build(small: Pat
     assert Builder.open(small, small.parent / "out", "cpu", quiet=True).unfinished(range(4)) == [1, 2, 3]
 
 
-def of_an_older_version(*args, **kwargs):
-    return shard_ingredients(*args, **kwargs) | {"fit_version": FIT_VERSION - 1}
+def test_a_shard_is_outdated_when_anything_that_counts_differs(small: Path, monkeypatch: pytest.MonkeyPatch):
+    builder = Builder.open(small, small.parent / "out", "cpu", quiet=True)
+    first, second, *_ = builder.shards
+    was, (reader,) = builder.ingredients(first), builder.readers.values()
+    assert builder.ingredients(first) == was
+    assert {key for key, value in builder.ingredients(second).items() if value != was[key]} == {"shard", "pieces"}
+    for key, owner, name, value in (
+        ("pieces", builder, "readers", {reader.source.name: replace(reader, content_id="other")}),
+        ("body_models", builder, "_body_models", "other"),
+        ("recipe", builder, "config", replace(builder.config, batch=7)),
+        ("fit_version", shard, "FIT_VERSION", -1),
+        ("schema_version", shard, "SCHEMA_VERSION", -1),
+        ("manifest", builder, "manifest", replace(builder.manifest, rows_per_shard=5)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, value)
+            now = builder.ingredients(first)
+        assert [one for one in was if was[one] != now[one]] == [key]
+        assert fingerprint_of(now) != fingerprint_of(was)
 
 
 def test_a_dataset_of_an_older_version(small: Path, tmp_path: Path, capsys):
     """It can be read, checked and reported on, and the build says that it fits its shards again."""
     out, where = str(tmp_path / "out"), ["--manifest", str(small), "--device", "cpu"]
     with pytest.MonkeyPatch.context() as old:
-        old.setattr("flows.shard.shard_ingredients", of_an_older_version)
+        old.setattr(shard, "FIT_VERSION", FIT_VERSION - 1)
         build(small, 0)
     before = load_shards(out)["skel_q"]
     assert main(["verify", out, "--files-only"]) == 0

@@ -13,7 +13,7 @@ from fitting.version import FIT_VERSION
 from flows.shard import Builder
 from flows.verify import repair_dataset, verify_dataset
 from hmr_skel.cli import main
-from hmr_skel.data.schema import SCHEMA, write_meta, write_rows
+from hmr_skel.data.schema import SCHEMA, write_shard
 from hmr_skel.data.shards import Shard
 from hmr_skel.errors import UserError
 from hmr_skel.rows import Reject
@@ -44,18 +44,15 @@ def rewrite(builder: Builder, index: int, change) -> None:
     shard, out = builder.shards[index], builder.out
     rows, rejects = (pq.read_table(file(out)).to_pylist() for file in (shard.data_file, shard.rejects_file))
     change(rows, rejects)
-    write(builder, shard, rows, rejects, builder.ingredients(shard))
+    write(builder, shard, rows, rejects)
 
 
-def write(builder: Builder, shard: Shard, rows: list[dict], rejects: list[dict], made_from: dict) -> None:
+def write(builder: Builder, shard: Shard, rows: list[dict], rejects: list[dict]) -> None:
+    """A shard written by the rules, as if it were the builder's of that number."""
+    made_from = builder.ingredients(builder.shards[shard.index])
     left_out = [Reject(**{field.name: row[field.name] for field in fields(Reject)}) for row in rejects]
-    about = {
-        "fingerprint": builder.fingerprint(builder.shards[shard.index]),
-        "manifest_name": "drill",
-        "fit_version": 1,
-    }
-    written = write_rows(builder.out, shard, pa.Table.from_pylist(rows, SCHEMA), left_out, **about)
-    write_meta(builder.out, shard, written, made_from, {})
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    write_shard(builder.out, shard, table, left_out, made_from, {"read": 1.0}, {"manifest_name": "drill"})
 
 
 def turn_a_knee(rows, rejects):
@@ -104,7 +101,7 @@ def test_a_shard_of_another_source(copied: Builder):
     renamed = replace(shard, pieces=(replace(shard.pieces[0], source="other"),))
     tables = [pq.read_table(file(out)).to_pylist() for file in (shard.data_file, shard.rejects_file)]
     rows, rejects = ([row | {"source": "other"} for row in table] for table in tables)
-    write(copied, renamed, rows, rejects, made_from={})
+    write(copied, renamed, rows, rejects)
     (problem,) = verify_dataset(out, copied).problems
     assert (problem.shard, "6 of 6 rows differ when fitted again" in problem.text) == (1, True)
 

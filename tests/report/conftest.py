@@ -14,7 +14,7 @@ from hmr_skel.bench.measures import Judge
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
-from hmr_skel.data.schema import shard_table
+from hmr_skel.data.schema import shard_table, write_shard
 from hmr_skel.data.shards import Piece, Shard
 from hmr_skel.rows import AnnotationRows, Reject, SkelParams
 from tests.data.conftest import label_arrays
@@ -111,7 +111,9 @@ def write_dataset(
         part, lost = table.slice(index * size, size), list(rejects) if index == 0 else []
         pieces = (Piece("street", index * 100, index * 100 + part.num_rows + len(lost)),)
         shard = Shard(index, count, pieces, held_out=index > 0)
-        builder.write(shard, part, lost, {"read": 0.5, "check": 0.1, "fit": 1.0, "load": 0.4}, batch=512)
+        seconds = {"read": 0.5, "check": 0.1, "fit": 1.0, "load": 0.4}
+        info = {"manifest_name": builder.manifest.name, "device": "cpu", "batch": 512}
+        write_shard(builder.out, shard, part, lost, builder.ingredients(shard), seconds, info)
 
 
 def source_table(name: str, count: int, smpl: Smpl, skel: Skel) -> tuple[pa.Table, np.ndarray]:
