@@ -21,6 +21,7 @@ from hmr_skel.errors import UserError
 from hmr_skel.rows import SkelParams, SmplParams
 
 _ENOUGH = 128  # rows that need more than others, and so their meshes, wait for each other on a CPU
+_LONG_ENOUGH = 8  # batches that wait for such rows: where all are easy, none may come
 _ROW_BYTES, _SCRATCH_BYTES = 280_000, 1_200_000_000  # what a batch takes on a GPU
 
 
@@ -150,7 +151,8 @@ def _side_by_side(count: int, model: FitModel, part: Part, progress: Callable[[i
                     results.append(pool.submit(lambda found=found: [found]))
                 else:
                     waiting.append(found)
-                if sum(len(batch.few) for batch in waiting) >= _ENOUGH or (waiting and not begun):
+                enough = sum(len(batch.few) for batch in waiting) >= _ENOUGH or len(waiting) == _LONG_ENOUGH
+                if enough or (waiting and not begun):
                     results.append(pool.submit(finish, model, waiting))
                     waiting = []
                 if progress is not None:

@@ -170,7 +170,7 @@ def _usable(clip: SmplClip) -> tuple[SmplClip, tuple[tuple[int, str], ...]]:
         reason[bad] = text
     good = np.flatnonzero([text is None for text in reason])
     rejected = (*clip.left_out, *((int(clip.number[i]), reason[i]) for i in np.flatnonzero([*map(bool, reason)])))
-    kept = clip.take(good)  # their numbers show the gaps, across which `SmplClip.starts` couples nothing
+    kept = clip if len(good) == len(clip) else clip.take(good)  # their numbers show the gaps, across which `SmplClip.starts` couples nothing
     if clip.moving and len(set(kept.gender.tolist())) > 1:
         raise UserError(
             f"{clip.source}: the frames of {clip.name} are of several SMPL genders. Expected one for one person: "
@@ -262,7 +262,8 @@ def _fit_rows(
                 progress(now - done)
             done = now
 
-        result = fitting.fit_many(params[torch.from_numpy(rows)], bodies.model(own, skel), None, step, given)
+        mine = params if len(rows) == count else params[torch.from_numpy(rows)]
+        result = fitting.fit_many(mine, bodies.model(own, skel), None, step, given)
         for name, values in fits[skel].items():
             values[rows] = getattr(result.skel if name in ("q", "betas", "transl") else result, name)
     return fits

@@ -86,7 +86,8 @@ def motion_of(clip: SkelClip, skel: Skel) -> Motion:
     turn = UPRIGHT[require_frame(clip.smpl, "OpenSim")]
     shape = skel.prepare_shape(torch.from_numpy(clip.betas[:1]).to(skel.template))
     axes = shape.dof_frame[0, 0].double().cpu()  # N, the same for every shape
-    turned = skel.local_rotmat(torch.from_numpy(clip.q).to(skel.template), shape)[:, 0].double().cpu()
+    parts = torch.from_numpy(clip.q).to(skel.template).split(4096)  # the rotations of all joints take room
+    turned = torch.cat([skel.local_rotmat(q, shape)[:, 0] for q in parts]).double().cpu()
     q = clip.q.copy()
     q[:, :3] = root_dofs(torch.from_numpy(turn) @ turned, axes)
     if clip.smpl.moving:

@@ -79,20 +79,26 @@ def test_threads_share_the_rows_and_join_them_in_order(people, quick):
 
 def test_memory_does_not_grow_with_the_rows(people, quick, monkeypatch):
     """A few batches are begun at once; what is kept of one are the meshes of rows that go on, here none."""
-    begun, kept = [], []
+    begun, kept, together = [], [], []
 
     def watched(*rows):
         begun.append(len(begun))
         kept.append(fitting.fit.begin(*rows))
         return kept[-1]
 
+    def counted(model, batches):
+        together.append(len(batches))
+        return fitting.fit.finish(model, batches)
+
     ahead = []
     monkeypatch.setattr(fitting.many, "begin", watched)
+    monkeypatch.setattr(fitting.many, "finish", counted)
     with torch_threads(2):
         one_tile = replace(quick, config=replace(quick.config, batch=64))
         fit_many(people[torch.arange(1280) % 4], one_tile, None, lambda done: ahead.append(len(begun) - done // 64))
     assert len(begun) == 20
     assert max(ahead) <= 3
+    assert together == [8, 8, 4]
     meshes = [batch.with_meshes.target.vertices.chunks for batch in kept if not len(batch.few)]
     assert meshes
     assert not any(mesh.untyped_storage().nbytes() for mesh in meshes)
