@@ -170,7 +170,8 @@ def _usable(clip: SmplClip) -> tuple[SmplClip, tuple[tuple[int, str], ...]]:
         reason[bad] = text
     good = np.flatnonzero([text is None for text in reason])
     rejected = (*clip.left_out, *((int(clip.number[i]), reason[i]) for i in np.flatnonzero([*map(bool, reason)])))
-    kept = clip if len(good) == len(clip) else clip.take(good)  # their numbers show the gaps, across which `SmplClip.starts` couples nothing
+    # The rows' numbers show the gaps, across which `SmplClip.starts` couples nothing.
+    kept = clip if len(good) == len(clip) else clip.take(good)
     if clip.moving and len(set(kept.gender.tolist())) > 1:
         raise UserError(
             f"{clip.source}: the frames of {clip.name} are of several SMPL genders. Expected one for one person: "
