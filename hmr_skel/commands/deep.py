@@ -15,11 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hmr_skel.commands.doctor import Finding
 from hmr_skel.data.manifest import CAMERAHMR, HSMR, Manifest, Source
 from hmr_skel.errors import UserError
-
-Finding = tuple[str, str, str]
-"""State (ok, broken), name, detail."""
 
 _ROWS = 50
 """The number of first rows and of last rows of a label file to read and fit."""

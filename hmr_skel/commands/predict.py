@@ -1,8 +1,6 @@
 """`hmr-skel predict`: SKEL of the people in photographs and videos."""
 
 import argparse
-import contextlib
-import json
 import os
 import sys
 from pathlib import Path
@@ -113,12 +111,15 @@ def run_predict(args: argparse.Namespace) -> int:
     network, files = _check_inputs(args)  # before the import of torch, which takes seconds
     from hmr_skel.body.open_body.export import body_note
     from hmr_skel.body.skel import Skel
+    from hmr_skel.model.config import token_grid
     from hmr_skel.predict import output, people, run
     from hmr_skel.predict.boxes import GivenBoxes
     from hmr_skel.predict.cameras import EstimatedFov
 
     device = resolve_device(args.device)
     predictor = people.load_predictor(network, device)
+    if args.attention:
+        token_grid(predictor.network.config.vit)  # raises a `UserError` if tokens have no place in the image
     if not args.quiet and predictor.steps is not None and predictor.steps < FEW_STEPS:
         short = f"this network was trained for {predictor.steps:,} steps, fewer than {FEW_STEPS:,}"
         print(f"note: {short}. Its results are not accurate.", file=sys.stderr)
@@ -187,21 +188,7 @@ def _check_inputs(args: argparse.Namespace) -> tuple[Path, list[Path]]:
             wrong.append(str(error))
     if wrong:
         raise UserError(" Also: ".join(wrong))
-    if args.attention:
-        _check_tokens(found[1])
     return found[1], found[0]
-
-
-def _check_tokens(network: Path) -> None:
-    """Raise `UserError` if there are no attention maps of this network. What cannot be read here is the loader's."""
-    from safetensors import SafetensorError, safe_open
-
-    from hmr_skel.model.config import VitConfig, token_grid
-
-    with contextlib.suppress(SafetensorError, OSError, ValueError, KeyError, TypeError):
-        with safe_open(network, framework="np") as file:
-            config = VitConfig(**json.loads(file.metadata()["about"])["network"]["vit"])
-        token_grid(config)
 
 
 def _boxes(args: argparse.Namespace, device: "torch.device") -> "Boxes":

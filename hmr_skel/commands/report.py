@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,7 +125,7 @@ def run_report(args: argparse.Namespace) -> None:
         f"{data}: {summary.rows:,} rows, {summary.rejected:,} rejected, {error_text(vars(summary))}",
         f"{out}: {summary.bytes / 1e6:.1f} MB in {time.perf_counter() - start:.0f} s, open it in a browser",
     ]
-    show(args, "\n".join(lines), summary.as_dict())
+    show(args, "\n".join(lines), asdict(summary))
 
 
 def run_render(args: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hmr_skel.data.annotations import PX_PER_SCALE
@@ -67,7 +68,7 @@ class Shards:
         """For a column name, its array over all rows, [N], [N 46], [N 44 3]...; for a row number, a dict of values
         (null is None); for a slice or an array of row numbers, a dict of arrays."""
         if isinstance(key, str):
-            return _to_numpy(self._read(key), self._schema.field(key))
+            return to_numpy(self._read(key), self._schema.field(key))
         if isinstance(key, int | np.integer):
             key = int(key)
             row = self._rows(np.array([range(len(self))[key]]))
@@ -121,7 +122,7 @@ class Shards:
         return pa.concat_tables([self._schema.empty_table().select(self.columns), *pieces]).take(np.argsort(order))
 
     def _arrays(self, table: pa.Table) -> dict[str, np.ndarray]:
-        return {name: _to_numpy(table[name], self._schema.field(name)) for name in self.columns}
+        return {name: to_numpy(table[name], self._schema.field(name)) for name in self.columns}
 
 
 def load_shards(
@@ -209,18 +210,15 @@ def _check_columns(names: Sequence[str], known: Sequence[str], path: Place) -> N
             raise UserError(f"no column {name!r} in {path}. It has: {', '.join(known)}.")
 
 
-def _to_numpy(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
+def to_numpy(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
+    """A column as an array [N ...] of the shape that the field names; nulls as the module says."""
     shape = column_shape(field)
     if not shape:
         return column.fill_null(-1).to_numpy() if pa.types.is_integer(field.type) else column.to_numpy()
-    width, parts = field.type.list_size, []
-    for chunk in column.chunks:
-        values = chunk.values.slice(chunk.offset * width, len(chunk) * width).to_numpy(zero_copy_only=False)
-        values = values.reshape(len(chunk), width)
-        if chunk.null_count:
-            values = np.where(chunk.is_valid().to_numpy(zero_copy_only=False)[:, None], values, np.float32(np.nan))
-        parts.append(values)
-    return np.concatenate([np.empty((0, width), np.float32), *parts]).reshape(-1, *shape)
+    values = np.full((len(column), *shape), np.nan, np.float32)
+    there = pc.list_flatten(column)  # ty: ignore[missing-attribute] (pyarrow makes it when it is imported)
+    values[column.is_valid().to_numpy()] = there.to_numpy().reshape(-1, *shape)
+    return values
 
 
 UNPACKED_FORMAT = "3"

@@ -31,10 +31,10 @@ FROM_LABEL, FROM_SMPL_MESH = "label", "smpl_mesh"
 """Values of `keypoints_3d_source`."""
 
 
-def _column(
+def declare(
     name: str, kind: pa.DataType | tuple[int, ...], meaning: str, unit: str = "", nullable: bool = True
 ) -> pa.Field:
-    """`kind` is an Arrow type, or the shape of an array of float32."""
+    """A column; `kind` is an Arrow type, or the shape of an array of float32."""
     metadata = {"meaning": meaning} | ({"unit": unit} if unit else {})
     if isinstance(kind, tuple):
         metadata["shape"] = " ".join(map(str, kind))
@@ -44,57 +44,57 @@ def _column(
 
 SCHEMA = pa.schema(
     [
-        _column("row_id", pa.string(), "stable key: source and row in its file", nullable=False),
-        _column("source", pa.string(), "name of the source in the manifest", nullable=False),
-        _column("source_row", pa.int64(), "row in the source's label file, from 0", nullable=False),
-        _column(
+        declare("row_id", pa.string(), "stable key: source and row in its file", nullable=False),
+        declare("source", pa.string(), "name of the source in the manifest", nullable=False),
+        declare("source_row", pa.int64(), "row in the source's label file, from 0", nullable=False),
+        declare(
             "imgname", pa.string(), "image as the label file names it; the manifest says which file", nullable=False
         ),
-        _column("center", (2,), "centre of the square box in the original image: x, y", "px", nullable=False),
-        _column("scale", (2,), "width and height of the box; its side is 200 * max(scale)", "200 px", nullable=False),
-        _column("cam_int", (3, 3), "camera intrinsics", "px"),
-        _column(
+        declare("center", (2,), "centre of the square box in the original image: x, y", "px", nullable=False),
+        declare("scale", (2,), "width and height of the box; its side is 200 * max(scale)", "200 px", nullable=False),
+        declare("cam_int", (3, 3), "camera intrinsics", "px"),
+        declare(
             "keypoints_2d",
             (44, 3),
             "x, y in the original image and confidence; 25 OpenPose-like, then 19 extra keypoints. Where the "
             "confidence is 0 or not a number the keypoint is not annotated and its x, y mean nothing: mask them",
             "px, px, 1",
         ),
-        _column(
+        declare(
             "keypoints_3d",
             (44, 4),
             "x, y, z in the camera frame and confidence; see keypoints_2d and keypoints_3d_source",
             "m, m, m, 1",
         ),
-        _column("keypoints_3d_source", pa.string(), "label: as annotated; smpl_mesh: of the annotated SMPL mesh"),
-        _column("smpl_pose", (72,), "axis-angle of 24 joints, global_orient first, camera frame; as annotated", "rad"),
-        _column("smpl_betas", (10,), "SMPL shape; as annotated", "1"),
-        _column("smpl_transl", (3,), "SMPL translation, camera frame; as annotated (cam_ext added where present)", "m"),
-        _column("smpl_gender", pa.string(), "SMPL model of the annotation: neutral, male or female"),
-        _column("skel_q", (46,), "SKEL degrees of freedom; 0-2 are pelvis tilt, list and rotation", "rad"),
-        _column("skel_betas", (10,), "SKEL shape, in the shape space of skel_gender", "1"),
-        _column("skel_transl", (3,), "SKEL translation, camera frame", "m"),
-        _column("skel_gender", pa.string(), "SKEL model: male or female"),
-        _column("v2v_mm", pa.float32(), "mean distance of SKEL skin vertices from the annotated SMPL mesh", "mm"),
-        _column("v2v_max_mm", pa.float32(), "largest such distance", "mm"),
-        _column("joint_mm", pa.float32(), "mean distance of SKEL joints from those that the SMPL mesh has", "mm"),
-        _column("max_limit_violation_deg", pa.float32(), "how far the worst dof is outside its range", "deg"),
-        _column(
+        declare("keypoints_3d_source", pa.string(), "label: as annotated; smpl_mesh: of the annotated SMPL mesh"),
+        declare("smpl_pose", (72,), "axis-angle of 24 joints, global_orient first, camera frame; as annotated", "rad"),
+        declare("smpl_betas", (10,), "SMPL shape; as annotated", "1"),
+        declare("smpl_transl", (3,), "SMPL translation, camera frame; as annotated (cam_ext added where present)", "m"),
+        declare("smpl_gender", pa.string(), "SMPL model of the annotation: neutral, male or female"),
+        declare("skel_q", (46,), "SKEL degrees of freedom; 0-2 are pelvis tilt, list and rotation", "rad"),
+        declare("skel_betas", (10,), "SKEL shape, in the shape space of skel_gender", "1"),
+        declare("skel_transl", (3,), "SKEL translation, camera frame", "m"),
+        declare("skel_gender", pa.string(), "SKEL model: male or female"),
+        declare("v2v_mm", pa.float32(), "mean distance of SKEL skin vertices from the annotated SMPL mesh", "mm"),
+        declare("v2v_max_mm", pa.float32(), "largest such distance", "mm"),
+        declare("joint_mm", pa.float32(), "mean distance of SKEL joints from those that the SMPL mesh has", "mm"),
+        declare("max_limit_violation_deg", pa.float32(), "how far the worst dof is outside its range", "deg"),
+        declare(
             "push",
             pa.float32(),
             "how steeply the mean squared distance would fall by the dof that its limit holds back most; 0: none",
             "mm^2/rad",
         ),
-        _column("push_dof", pa.string(), "that dof; null where no limit holds one back"),
-        _column(
+        declare("push_dof", pa.string(), "that dof; null where no limit holds one back"),
+        declare(
             "beyond_deg",
             pa.float32(),
             "by how much the worst bone is turned beyond what ordinary motion needs; 0: none is",
             "deg",
         ),
-        _column("iterations", pa.int32(), "solver iterations of the start that won"),
-        _column("starts", pa.int32(), "starting points tried"),
-        _column(
+        declare("iterations", pa.int32(), "solver iterations of the start that won"),
+        declare("starts", pa.int32(), "starting points tried"),
+        declare(
             "status",
             pa.string(),
             "given: the label held SKEL, nothing was fitted. converged, at_limit, max_iterations: how the fit ended; "
@@ -108,9 +108,9 @@ SCHEMA = pa.schema(
 REJECTS_SCHEMA = pa.schema(
     [
         *(SCHEMA.field(name) for name in ("row_id", "source", "source_row")),
-        _column("imgname", pa.string(), "image as the label file names it", nullable=False),
-        _column("reason", pa.string(), "one word, the same for all rows of a kind", nullable=False),
-        _column("detail", pa.string(), "what was found and expected", nullable=False),
+        declare("imgname", pa.string(), "image as the label file names it", nullable=False),
+        declare("reason", pa.string(), "one word, the same for all rows of a kind", nullable=False),
+        declare("detail", pa.string(), "what was found and expected", nullable=False),
     ]
 )
 

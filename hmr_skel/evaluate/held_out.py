@@ -6,7 +6,6 @@ The mean body is the mean of the training rows: a constant prediction that any n
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,7 +21,7 @@ from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import JointRule
 from hmr_skel.evaluate.ground_truth import MIN_CONFIDENCE_2D, Truth
 from hmr_skel.evaluate.score import Columns, ScoredBody, joined, score, stage_columns
-from hmr_skel.evaluate.summary import sequences_of, summarise
+from hmr_skel.evaluate.summary import sequences_of
 from hmr_skel.model.camera import CropGeometry
 from hmr_skel.model.keypoints import SkelKeypoints
 from hmr_skel.model.network import Prediction
@@ -176,9 +175,3 @@ def held_out_sequences(errors: Errors, held_out: HeldOut) -> tuple[list[str], li
     rows = held_out.dataset.labels
     names = [rows[row].imgname for row in errors["mean_pose"]["row"].tolist()]
     return names, sequences_of(names, _CLIP)
-
-
-def summaries(errors: Errors, held_out: HeldOut) -> dict[str, dict[str, Any]]:
-    """The summary of each stage, see `summarise`."""
-    _, sequences = held_out_sequences(errors, held_out)
-    return {stage: summarise(columns, sequences, JOINT_SET) for stage, columns in errors.items()}

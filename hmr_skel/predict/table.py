@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.data.annotations import PX_PER_SCALE
 from hmr_skel.data.atomic import replacing
-from hmr_skel.data.schema import SCHEMA, column_shape
+from hmr_skel.data.load import to_numpy
+from hmr_skel.data.schema import SCHEMA, column_shape, declare
 
 if TYPE_CHECKING:  # people imports torch, which the columns do not need
     from hmr_skel.predict.frames import Frame
@@ -29,31 +30,23 @@ _WEAK_PERSPECTIVE = "weak perspective in the box, whose half width is 1 / s metr
 _STAGES = "after every stage: the decoder's start, each layer, and a correction if the network has one"
 
 
-def _column(name: str, kind: pa.DataType, meaning: str, unit: str = "", shape: tuple[int, ...] = ()) -> pa.Field:
-    metadata = {"meaning": meaning} | ({"unit": unit} if unit else {})
-    if shape:
-        kind, metadata = pa.list_(kind, int(np.prod(shape))), metadata | {"shape": " ".join(map(str, shape))}
-    return pa.field(name, kind, metadata=metadata)
-
-
 def schema(stages: int) -> pa.Schema:
     """The columns for a network with this number of stages."""
-    f32 = pa.float32()
     return pa.schema(
         [
-            _column("imgname", pa.string(), "the image or video, as it was given"),
-            _column("frame", pa.int64(), "number of the frame in the video, from 0; null for images"),
-            _column("time_s", pa.float64(), "time of the frame in the video; null for images", "s"),
-            _column("person", pa.int64(), "number of the person in the picture, from 0: nobody is tracked"),
+            declare("imgname", pa.string(), "the image or video, as it was given"),
+            declare("frame", pa.int64(), "number of the frame in the video, from 0; null for images"),
+            declare("time_s", pa.float64(), "time of the frame in the video; null for images", "s"),
+            declare("person", pa.int64(), "number of the person in the picture, from 0: nobody is tracked"),
             *(SCHEMA.field(name) for name in ("center", "scale")),
-            _column("score", f32, "score of the detector; null for given boxes without one"),
+            declare("score", pa.float32(), "score of the detector; null for given boxes without one"),
             SCHEMA.field("cam_int"),
             *(SCHEMA.field(name) for name in ("skel_q", "skel_betas", "skel_transl", "skel_gender")),
-            _column("crop_camera", f32, f"s, tx, ty: {_WEAK_PERSPECTIVE}", "1/m, m, m", (3,)),
-            _column("stage_q", f32, f"skel_q {_STAGES}", "rad", (stages, 46)),
-            _column("stage_betas", f32, f"skel_betas {_STAGES}", "1", (stages, 10)),
-            _column("stage_transl", f32, f"skel_transl {_STAGES}", "m", (stages, 3)),
-            _column("stage_crop_camera", f32, f"crop_camera {_STAGES}", "1/m, m, m", (stages, 3)),
+            declare("crop_camera", (3,), f"s, tx, ty: {_WEAK_PERSPECTIVE}", "1/m, m, m"),
+            declare("stage_q", (stages, 46), f"skel_q {_STAGES}", "rad"),
+            declare("stage_betas", (stages, 10), f"skel_betas {_STAGES}", "1"),
+            declare("stage_transl", (stages, 3), f"skel_transl {_STAGES}", "m"),
+            declare("stage_crop_camera", (stages, 3), f"crop_camera {_STAGES}", "1/m, m, m"),
         ]
     )
 
@@ -150,12 +143,5 @@ def _dtype(column: pa.Field, arrays: Iterable[np.ndarray]) -> np.dtype:
 
 def _arrays(file: pq.ParquetFile, column: pa.Field) -> Iterable[np.ndarray]:
     groups = range(file.metadata.num_row_groups)
-    return (_array(column, file.read_row_group(group, [column.name]).column(0)) for group in groups)
-
-
-def _array(column: pa.Field, values: pa.ChunkedArray) -> np.ndarray:
-    if shape := column_shape(column):
-        return values.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, *shape)
-    if pa.types.is_string(column.type):
-        return np.array(values.to_pylist(), str)
-    return (values.fill_null(-1) if pa.types.is_integer(column.type) else values).to_numpy()
+    arrays = (to_numpy(file.read_row_group(group, [column.name]).column(0), column) for group in groups)
+    return (array.astype(str) for array in arrays) if pa.types.is_string(column.type) else arrays

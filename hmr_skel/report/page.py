@@ -1,7 +1,7 @@
 """Make a page from a gathered dataset: measure, draw, fill the template, and write one file."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,6 @@ class ReportSummary:
     measured: int  # rows whose errors were measured again
     disagreement_mm: float | None  # the largest difference between these and the dataset's
     warnings: list[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The summary for --json."""
-        return asdict(self)
 
 
 def write_report(

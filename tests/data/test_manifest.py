@@ -97,6 +97,8 @@ def test_variables_and_their_defaults(monkeypatch):
     monkeypatch.setenv("EMPTY", "")
     manifest = parse_manifest(changed(source__file="${LABELS}/${EMPTY:-x}/a.npz"), "test.toml")
     assert manifest.sources[0].file == Path("/labels/x/a.npz")
+    monkeypatch.setenv("LABELS", "${SECRET}")  # what a variable holds is not looked at again
+    assert parse_manifest(changed(source__file="${LABELS}/a.npz"), "x").sources[0].file == Path("${SECRET}/a.npz")
 
 
 def test_sha256_follows_rows_not_places_or_formatting(tmp_path):

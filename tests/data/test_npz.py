@@ -49,16 +49,8 @@ def test_unpacked_once(tmp_path):
 
 
 def test_files_that_are_no_npz(tmp_path):
-    with pytest.raises(UserError, match=r"no label file .*gone\.npz"):
-        LabelFile(tmp_path / "gone.npz", tmp_path)
-    np.savez(tmp_path / "a.npz", **label_arrays(50))
-    content = (tmp_path / "a.npz").read_bytes()
-    for end in (0, 10, len(content) // 2, len(content) - 1):
-        (tmp_path / "cut.npz").write_bytes(content[:end])
-        with pytest.raises(UserError, match=r"cut\.npz is not a complete \.npz.*fetch it again"):
-            LabelFile(tmp_path / "cut.npz", tmp_path)
     (tmp_path / "page.npz").write_text("<html>log in first</html>")
-    with pytest.raises(UserError, match="is not a complete"):
+    with pytest.raises(UserError, match=r"page\.npz is not a complete \.npz.*fetch it again"):
         LabelFile(tmp_path / "page.npz", tmp_path)
     with pytest.raises(UserError, match="cannot read the label file"):
         LabelFile(tmp_path, tmp_path)

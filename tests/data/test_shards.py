@@ -54,6 +54,8 @@ def test_files_pieces_and_held_out(tmp_path):
             pick(shards, index)
     with pytest.raises(UserError, match="holds out 3 shards; 20 rows make 3"):
         plan(make_manifest(sources("a", "b"), held_out_shards=3), {"a": 10, "b": 10})
+    with pytest.raises(UserError, match=r"rows make [\d,]+ of 8\. Expected .*change rows_per_shard"):
+        plan(make_manifest(sources("a")), {"a": 2**70})
 
 
 @pytest.fixture

@@ -2,40 +2,16 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.evaluate.benchmarks import COCO_44
 from hmr_skel.evaluate.ground_truth import Truth
-from hmr_skel.evaluate.metrics import found_keypoints, mpjpe_mm, pa_mpjpe_mm, pck, pve_mm, similarity_align
+from hmr_skel.evaluate.metrics import found_keypoints, pa_mpjpe_mm, pck, similarity_align
 from hmr_skel.evaluate.score import ScoredBody, score
 from hmr_skel.evaluate.summary import row_columns, summarise
 
 
 def points(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, 3, generator=torch.Generator().manual_seed(seed))
-
-
-def test_by_hand():
-    """Two joints; the second is 3, 4, 0 cm off once the first ones coincide: 5 cm and 0, 25 mm in the mean."""
-    gt = torch.tensor([[0.0, 0, 0], [1, 0, 0]])
-    pred = torch.tensor([[5.0, 5, 5], [6.03, 5.04, 5]])
-    assert mpjpe_mm(pred, gt, root=0).item() == pytest.approx(25, rel=1e-5)
-    assert mpjpe_mm(pred, gt, root=1).item() == pytest.approx(25, rel=1e-5)
-    assert pve_mm(pred, gt, pred[0], gt[1]).item() == pytest.approx(
-        1000 * (1 + (1.03**2 + 0.04**2) ** 0.5) / 2, rel=1e-4
-    )
-
-
-@settings(max_examples=10)
-@given(st.integers(0, 2**31), st.floats(0.1, 10), st.lists(st.floats(-3, 3), min_size=6, max_size=6))
-def test_the_best_similarity_is_found(seed, scale, motion):
-    gt = points(2, 14, seed=seed)
-    rotation = rotvec_to_rotmat(torch.tensor(motion[:3]))
-    pred = scale * gt @ rotation.mT + torch.tensor(motion[3:])
-    assert pa_mpjpe_mm(pred, gt).max() < 0.05
-    torch.testing.assert_close(similarity_align(pred, gt), gt, atol=5e-5, rtol=0)
 
 
 def test_a_mirrored_body_is_wrong():

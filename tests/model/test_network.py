@@ -23,14 +23,7 @@ def test_the_paper_size_has_the_published_counts_and_runs_forward_and_backward()
         where = CropGeometry(*(torch.empty(shape) for shape in ((2, 2), (2,), (2, 3, 3), (2, 2, 3))))
         images = torch.empty(2, 3, 256, 256, dtype=torch.uint8)
 
-    def millions(*modules: torch.nn.Module) -> float:
-        return sum(parameter.numel() for module in modules for parameter in module.parameters()) / 1e6
-
-    assert millions(network.backbone) == pytest.approx(630.91, abs=0.005)
-    assert millions(network.decoder, network.heads) == pytest.approx(48.50, abs=0.005)
-    assert [millions(layer) for layer in network.decoder.layers] == [7.876864] * 6
-    assert millions(network.heads) == pytest.approx(1.024, abs=0.0005)
-    assert millions(network) == pytest.approx(679.4, abs=0.05)
+    assert sum(parameter.numel() for parameter in network.parameters()) / 1e6 == pytest.approx(679.4, abs=0.05)
     prediction = network(images, where)
     assert len(prediction.stages) == 7
     outputs(prediction).backward()

@@ -134,7 +134,7 @@ def test_a_network_whose_tokens_have_no_place_has_no_attention_maps(photos, type
     network = Network(NetworkConfig(vit=vit, decoder=SMALL_DECODER, head_hidden=8))
     save_network(Path("stem.safetensors"), network, NetworkInfo(skel_gender="male", recipe="r"))
     words = [str(photos[0].file), "--whole-image", "--focal", "9", "--attention", "--network", "stem.safetensors"]
-    monkeypatch.setattr("hmr_skel.predict.people.load_predictor", None)  # it is said before torch is imported
+    monkeypatch.setattr("hmr_skel.predict.run.run", None)  # it is said before a picture is read
     assert main(["predict", *words]) == 2
     assert "2 image tokens of this network have no place in the image" in capsys.readouterr().err
 
