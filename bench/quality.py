@@ -187,7 +187,7 @@ def without_limits(model: FitModel) -> FitModel:
         for stage in model.stages
     )
     low, high = wide(model.low, -1), wide(model.high, 1)
-    solve, polish = solvers(model.config, model.skel, model.kinematics, stages, (low, high))
+    solve, polish = solvers(model.config, model.skel, model.kinematics, stages, (low, high), model.solve.engine)
     return replace(model, low=low, high=high, stages=stages, solve=solve, polish=polish)
 
 

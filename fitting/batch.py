@@ -42,6 +42,8 @@ class Rows:
 
 
 def _in_one(values: Sequence[Any]) -> Any:
+    if len(values) == 1:
+        return values[0]
     if values[0] is None or isinstance(values[0], Tensor):
         return None if values[0] is None else torch.cat(list(values))
     return values[0].joined(values)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from fitting.starts import initial_q, starts_again, tried_again
 from fitting.target import FitRows
 from hmr_skel.body.skel import root_dofs, root_transl
 from hmr_skel.rows import SkelParams, SmplParams
+
+if TYPE_CHECKING:
+    from fitting.descend import Halfway
 
 # Beyond these an annotation is not a body: the row is rejected and not fitted.
 MAX_BETA, MAX_ANGLE, MAX_TRANSL = 10.0, 20.0, 1e4
@@ -69,10 +72,11 @@ def fit_batch(
         points: [K 6890] a regressor of points (such as keypoints) to return from the annotated mesh.
         mesh: [B 6890 3] from `fitting.meshes.rooted`: the mesh to fit, if it is not SMPL posed by `params`.
     """
+    if not model.config.refines:
+        return finish(model, [begin(params, model, points, mesh)])[0]
     rows, params, sound, count = _posed(params, model, points, mesh)
-    best = model.solve(rows, initial_q(model, rows.target.rotmat, rows.skeleton))
-    best = tried_again(model, rows, best)
-    if model.config.refines and count:
+    best = tried_again(model, rows, model.solve(rows, initial_q(model, rows.target.rotmat, rows.skeleton)))
+    if count:
         rows, best = refined(model, rows, best)
     real = slice(count)
     rows = replace(rows, target=replace(rows.target, vertices=None))[real]
@@ -86,24 +90,24 @@ class Begun:
     rows: FitRows  # [B] without meshes
     params: SmplParams  # [B]
     sound: Tensor  # [B]
-    solved: tuple[Fitted, Any]  # what the solver said of [B] and more rows, and what it left over
+    solved: "Halfway"  # [B] and more rows
     few: Tensor  # [n] numbers of those rows
     with_meshes: FitRows  # [n]
 
 
 def begin(params: SmplParams, model: FitModel, points: Tensor | None = None, mesh: Tensor | None = None) -> Begun:
-    """The most of `fit_batch`; `finish` does the rest, for several batches together."""
+    """The most of `fit_batch`, if the recipe refines nothing; `finish` does the rest, for several batches together."""
     rows, params, sound, count = _posed(params, model, points, mesh)
-    best, left = _lanes(model).begin(rows, initial_q(model, rows.target.rotmat, rows.skeleton))
-    few = torch.cat((starts_again(model, best), left.number)).unique()
+    solved = model.solve.begin(rows, initial_q(model, rows.target.rotmat, rows.skeleton))
+    few = torch.cat((starts_again(model, solved.found), solved.number)).unique()
     few = few[few < count]  # what only fills the batch up is nobody's
     without, real = replace(rows, target=replace(rows.target, vertices=None)), slice(count)
-    return Begun(without[real], params[real], sound[real], (best, left), few, rows[few])
+    return Begun(without[real], params[real], sound[real], solved, few, rows[few])
 
 
 def finish(model: FitModel, begun: Sequence[Begun]) -> list[FitResult]:
     """Results of batches. Rows that need more than others go on side by side, whatever batch they are of."""
-    bests = _lanes(model).go_on([batch.solved for batch in begun])
+    bests = model.solve.go_on([batch.solved for batch in begun])
     some = [(batch, best[batch.few]) for batch, best in zip(begun, bests, strict=True)]
     if any(len(batch.few) for batch in begun):
         tried = tried_again(
@@ -117,13 +121,6 @@ def finish(model: FitModel, begun: Sequence[Begun]) -> list[FitResult]:
         _result(model, batch.rows, batch.params, best[slice(len(batch.sound))], batch.sound)
         for batch, best in zip(begun, bests, strict=True)
     ]
-
-
-def _lanes(model: FitModel) -> Any:
-    from fitting.lanes.descend import LaneSolver  # numba is slow to load
-
-    assert isinstance(model.solve, LaneSolver)  # a GPU takes batches so large that they need not wait for each other
-    return model.solve
 
 
 def _posed(

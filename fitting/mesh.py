@@ -1,11 +1,10 @@
 """Target meshes in the layout of the solver, chunks of 64 rows: arrays [C ... L], on any device."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,35 +36,15 @@ def unstacked(stack: Tensor, count: int) -> Tensor:
     return stack.movedim(-1, 1).flatten(0, 1)[:count].contiguous()
 
 
-def gathered(chunks: np.ndarray | Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Rows [B'] (numbers in chunk order) of chunks [... L], in chunks of their own, filled up with the first row.
-
-    A chunk may be a record of float64.
-    """
-    count, first = -(-len(rows) // TILE), chunks[0]
-    out = np.empty((count, *first.shape), first.dtype)
-    places = np.concatenate((rows, np.repeat(rows[:1], count * TILE - len(rows)))).reshape(count, TILE)
-    for target, wanted in zip(out, torch.from_numpy(places), strict=True):
-        source = wanted // TILE
-        cuts = [0, *(source.diff().nonzero()[:, 0] + 1).tolist(), TILE]
-        parts = [
-            _flat(chunks[source[start]]).index_select(1, wanted[start:stop] % TILE)
-            for start, stop in itertools.pairwise(cuts)
-        ]
-        torch.cat(parts, 1, out=_flat(target))
-    return out
+def sparse(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A matrix [N M] as the kernels want it: row n has `columns` and `values` from starts[n] to starts[n + 1]."""
+    rows, columns = matrix.nonzero(as_tuple=True)
+    starts = torch.cat((rows[:0].new_zeros(1), rows.bincount(minlength=len(matrix)).cumsum(0)))
+    return starts, columns, matrix[rows, columns].float()
 
 
-def _flat(chunk: np.ndarray) -> Tensor:
-    """A view [N L]."""
-    return torch.from_numpy((chunk.view(np.float64) if chunk.dtype.names else chunk).reshape(-1, TILE))
-
-
-@runtime_checkable
 class BodySurface(Protocol):
-    """A body's vertices on a device: `fitting.lanes.surface.LaneSurface`, `fitting.gpu.device.DeviceSurface`."""
-
-    def __init__(self, body: Smpl | Skel, /) -> None: ...
+    """Some vertices of a body on a device."""
 
     def posed(self, coefficients: Tensor, transforms: Tensor, shift: Tensor) -> Tensor:
         """Skinned vertices [C V 3 L], moved by `shift` [C 3 L].
@@ -76,16 +55,49 @@ class BodySurface(Protocol):
         """
         ...
 
-    def sparse(self, matrix: Tensor) -> Any:
-        """A matrix [K V], as `points` wants it."""
+    def visit(
+        self, targets: Tensor, posed: Any, correctives: bool, by_rotation: Tensor
+    ) -> Iterator[tuple[slice, int, Any]]:
+        """What vertices as `posed` (records [C] of `POSED`) say of their residuals to whole meshes `targets`
+        [C V' 3 L]: for some chunks after others, records `SEEN`, so many for each chunk.
+
+        `by_rotation` [C 9 * 19 L] becomes the derivative of E/2 by the local rotations that drive the correctives, if
+        `correctives` are asked for, else 0.
+        """
         ...
 
-    def points(self, matrix: Any, mesh: Tensor) -> Tensor:
-        """The matrix times a mesh [C V 3 L]: points [C K 3 L]."""
+
+class Engine(Protocol):
+    """What a fit runs on: `fitting.lanes.cpu.Cpu` or `fitting.gpu.device.Gpu`."""
+
+    together: int  # chunks that visit the vertices together
+    desks: int  # how many of them compute at the same time
+    shares: int  # blocks that share a chunk's points
+    steps: int  # after so many, rows that are not done move together
+
+    def is_worth(self, rows: int, chunks: int) -> bool:
+        """Whether to regroup when so many rows are left in so many chunks."""
         ...
 
-    def regrouped(self, mesh: Tensor, rows: Tensor) -> Tensor:
-        """The rows [B'], by their numbers in a mesh [C V 3 L], as chunks of their own."""
+    def surface(
+        self, body: Smpl | Skel, vertices: Tensor | None = None, importance: Tensor | None = None
+    ) -> BodySurface:
+        """Some vertices of a body (by default all), and the weights [V] of their squared distances."""
+        ...
+
+    def launch(self, function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
+        """Run a function of `fitting.lanes.launches` for all of the grid: chunks, or chunks and parts of each.
+
+        Arguments are numbers, tensors and `fitting.stack.Records`.
+        """
+        ...
+
+    def products(self, matrix: Tensor, stack: Tensor) -> Tensor:
+        """matrix [M K] times each of a stack [C K L]: [C M L]."""
+        ...
+
+    def regrouped(self, stack: Tensor, rows: Tensor) -> Tensor:
+        """The rows [C' L], by their numbers in a stack [C ... L], as a stack [C' ... L] of their own."""
         ...
 
 
@@ -95,7 +107,7 @@ class Mesh:
 
     chunks: Tensor  # [C V 3 L] float32; what is beyond `count` is filled up
     count: int
-    surface: BodySurface
+    engine: Engine
 
     def tensor(self) -> Tensor:
         """As [B 3 V]."""
@@ -111,32 +123,33 @@ class Mesh:
         out = torch.zeros_like(apart)
         for i, j in itertools.product(range(3), range(3)):
             out[:, :, i] += turn[:, :, j, i] * apart[:, :, j]
-        return Mesh(out, self.count, self.surface)
+        return Mesh(out, self.count, self.engine)
 
     @staticmethod
     def joined(parts: Sequence["Mesh"]) -> "Mesh":
-        """The rows of several meshes of one surface."""
-        chunks, surface = torch.cat([part.chunks for part in parts]), parts[0].surface
+        """The rows of several meshes."""
+        chunks = torch.cat([part.chunks for part in parts])
         firsts = itertools.accumulate((TILE * len(part.chunks) for part in parts), initial=0)
         rows = [torch.arange(first, first + part.count) for first, part in zip(firsts, parts, strict=False)]
         number = torch.cat(rows).to(chunks.device)
-        return Mesh(surface.regrouped(chunks, number), len(number), surface)
+        return Mesh(chunks, len(chunks) * TILE, parts[0].engine)[number]
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, rows: Tensor | slice) -> "Mesh":
         numbers = torch.arange(self.count, device=self.chunks.device)[rows]
-        return Mesh(self.surface.regrouped(self.chunks, numbers), len(numbers), self.surface)
+        stack = self.engine.regrouped(self.chunks, filled(numbers).view(-1, TILE))
+        return Mesh(stack, len(numbers), self.engine)
 
 
 class Mesher:
     """Poses a body's mesh."""
 
-    def __init__(self, surface: BodySurface, regressor: Tensor) -> None:
+    def __init__(self, body: Smpl | Skel, regressor: Tensor, engine: Engine) -> None:
         """`regressor` [24 V] gives SKEL's anatomical joints."""
-        self.surface = surface
-        self.regressor = surface.sparse(regressor), _row_sums(regressor)
+        self.engine, self.surface = engine, engine.surface(body)
+        self.regressor = sparse(regressor), _row_sums(regressor)
 
     def __call__(
         self, betas: Tensor, local: Tensor, transforms: Tensor, offset: Tensor, points: Tensor | None
@@ -162,13 +175,21 @@ class Mesher:
     def _with_points(self, mesh: Tensor, offset: Tensor, points: Tensor | None) -> tuple[Mesh, Tensor, Tensor | None]:
         wanted = [self.regressor]
         if points is not None:
-            wanted.append((self.surface.sparse(points), _row_sums(points)))
+            wanted.append((sparse(points), _row_sums(points)))
         # The mesh was moved before the points are taken: a regressor whose rows do not sum to 1 sees that.
         joints, *rest = (
-            unstacked(self.surface.points(matrix, mesh), len(offset)) + sums[:, None] * offset[:, None]
+            unstacked(self._points(matrix, mesh), len(offset)) + sums[:, None] * offset[:, None]
             for matrix, sums in wanted
         )
-        return Mesh(mesh, len(offset), self.surface), joints - offset[:, None], rest[0] if rest else None
+        return Mesh(mesh, len(offset), self.engine), joints - offset[:, None], rest[0] if rest else None
+
+    def _points(self, matrix: tuple[Tensor, Tensor, Tensor], mesh: Tensor) -> Tensor:
+        """The matrix [K V] times meshes [C V 3 L]: [C K 3 L]."""
+        count = len(matrix[0]) - 1
+        out = mesh.new_empty(len(mesh), count, 3, TILE)
+        size = max(-(-count // self.engine.shares), 1)
+        self.engine.launch("points", (len(mesh), -(-count // size)), *matrix, mesh, size, out)
+        return out
 
 
 def _row_sums(matrix: Tensor) -> Tensor:

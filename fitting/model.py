@@ -1,25 +1,25 @@
 """Prepare a pair of body models for fitting: all tables that do not depend on rows."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fitting.batch import Fitted
 from fitting.config import FitConfig
 from fitting.kinematics import Kinematics
-from fitting.mesh import Mesher
+from fitting.mesh import Engine, Mesher
 from fitting.plausible import Signs
 from fitting.shape import ShapeMap, converted, copied
 from fitting.stages import StageTables, stage_tables
-from fitting.target import FitRows, TargetMaker
+from fitting.target import TargetMaker
 from hmr_skel.body import dofs
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
-Solver = Callable[[FitRows, Tensor], Fitted]
+if TYPE_CHECKING:
+    from fitting.descend import Solver
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class FitModel:
     kinematics: Kinematics  # float64
     signs: Signs
     stages: tuple[StageTables, ...]
-    solve: Solver  # from starts q [B 46] to the end of the last stage
-    polish: Solver | None  # the last stage alone, if the recipe refines shape or root
+    solve: "Solver"  # from starts q [B 46] to the end of the last stage
+    polish: "Solver | None"  # the last stage alone, if the recipe refines shape or root
     low: Tensor  # [46] float64
     high: Tensor  # [46] float64
 
     @cached_property
     def skin(self) -> Mesher:
         """The mesher of SKEL's skin."""
-        return Mesher(type(self.targets.mesher.surface)(self.skel), self.skel.joint_regressor)
+        return Mesher(self.skel, self.skel.joint_regressor, self.solve.engine)
 
     @property
     def device(self) -> torch.device:
@@ -80,24 +80,14 @@ def prepare(
     shape = copied(skel.template.device) if config.shape == "copy" else converted(smpl, skel, config.betas_rms)
     stages = tuple(stage_tables(stage, skel, kinematics, bounds, config) for stage in config.stages)
     low, high = bounds.unbind(1)
-    # Imported here, because numba takes a second to load, which recipes do not need.
-    if skel.template.device.type == "cpu":
-        from fitting.lanes.cache import ready
-        from fitting.lanes.surface import LaneSurface as SurfaceThere
-
-        ready()
-    else:
-        from fitting.gpu.device import DeviceSurface as SurfaceThere
-        from fitting.gpu.device import check
-
-        check(skel.template.device)
-    solve, polish = solvers(config, skel, kinematics, stages, (low, high))
-    return FitModel(
+    engine = engine_on(skel.template.device)
+    solve, polish = solvers(config, skel, kinematics, stages, (low, high), engine)
+    model = FitModel(
         config=config,
         skel=skel,
         skel_gender=gender,
         shape=shape,
-        targets=TargetMaker(smpl, skel, Mesher(SurfaceThere(smpl), skel.joint_regressor)),
+        targets=TargetMaker(smpl, skel, Mesher(smpl, skel.joint_regressor, engine)),
         kinematics=kinematics,
         signs=Signs(skel.template.device),
         stages=stages,
@@ -106,6 +96,26 @@ def prepare(
         low=low,
         high=high,
     )
+    if model.device.type != "cpu":
+        from fitting.gpu.device import try_out
+
+        try_out(model)
+    return model
+
+
+def engine_on(device: torch.device) -> Engine:
+    """What runs kernels on that device. On a CPU they are then compiled."""
+    # Imported here, because numba takes a second to load, which recipes do not need.
+    if device.type == "cpu":
+        from fitting.lanes.cache import ready
+        from fitting.lanes.cpu import Cpu
+
+        ready()
+        return Cpu()
+    from fitting.gpu.device import Gpu, check
+
+    check(device)
+    return Gpu()
 
 
 def solvers(
@@ -114,12 +124,10 @@ def solvers(
     kinematics: Kinematics,
     stages: tuple[StageTables, ...],
     limits: tuple[Tensor, Tensor],
-) -> tuple[Solver, Solver | None]:
+    engine: Engine,
+) -> tuple["Solver", "Solver | None"]:
     """The solvers `FitModel.solve` and `FitModel.polish`."""
-    if skel.template.device.type == "cpu":
-        from fitting.lanes.descend import LaneSolver as BodySolver
-    else:
-        from fitting.gpu.descend import DeviceSolver as BodySolver
+    from fitting.descend import Solver
 
-    solve = BodySolver(config, skel, kinematics, stages, limits)
-    return solve, BodySolver(config, skel, kinematics, stages[-1:], limits) if config.refines else None
+    solve = Solver(config, skel, kinematics, stages, limits, engine)
+    return solve, Solver(config, skel, kinematics, stages[-1:], limits, engine) if config.refines else None

@@ -7,7 +7,7 @@ of kernels once more, and in their syntax trees
 - every function becomes a device function of numba-cuda, whatever decorates it;
 - the lengths `three` and `four`, which the CPU reads from memory, are written in, so that loops are unrolled.
 
-What the CPU calls kernel by kernel from Python, the GPU calls within one launch; `fitting.gpu.launches` says which.
+What the CPU calls kernel by kernel from Python, the GPU calls within one launch; `fitting.lanes.launches` says which.
 What a kernel returns is a thread's own answer. With NUMBA_ENABLE_CUDASIM=1 all of it runs in numba's simulator.
 """
 
@@ -20,8 +20,7 @@ from typing import Any
 
 from numba import cuda
 
-from fitting.gpu import launches
-from fitting.lanes import arrive, newton, quadratic, skeleton, state, surface
+from fitting.lanes import arrive, launches, newton, quadratic, skeleton, state, surface
 
 _LENGTHS = {"three": 3, "four": 4}
 _BLOCKS = {"b": "cuda.blockIdx.x", "k": "cuda.blockIdx.y"}
@@ -61,7 +60,7 @@ class _OnThreads(ast.NodeTransformer):
 
 @functools.cache
 def on_threads() -> SimpleNamespace:
-    """The functions of `fitting.gpu.launches`, each a kernel of numba-cuda that is compiled on first use."""
+    """The functions of `fitting.lanes.launches`, each a kernel of numba-cuda that is compiled on first use."""
     # A small batch is no mistake, of which users should be warned.
     setattr(importlib.import_module("numba.cuda.core.config"), "CUDA_LOW_OCCUPANCY_WARNINGS", 0)  # noqa: B010
     rewritten = {state.__name__: vars(state)}

@@ -20,10 +20,13 @@ def _local_rotation(above: np.ndarray, below: np.ndarray, out: np.ndarray, three
 
 
 @kernel
-def pose_coefficients(tree: Record, desk: Record) -> None:
-    """What the mesh is made of, float32: local rotations less the identity, and G."""
-    tree, desk = tree[0], desk[0]
-    local, out = desk.turned, desk.coefficients
+def pose_coefficients(tree: Record, shape: np.ndarray, desk: Record, posed: Record) -> None:
+    """What the mesh is made of, float32: `shape` [11 L] has 1 and betas; local rotations less the identity; and G."""
+    tree, desk, posed = tree[0], desk[0], posed[0]
+    local, out = desk.turned, posed.coefficients
+    for i in range(11):
+        for lane in range(LANES):
+            out[i, lane] = shape[i, lane]
     for s in range(len(tree.corrected)):
         joint = tree.corrected[s]
         _local_rotation(desk.rotmat[tree.parents[joint]], desk.rotmat[joint], local, desk.three)
@@ -36,29 +39,46 @@ def pose_coefficients(tree: Record, desk: Record) -> None:
         for i in range(desk.three):
             for j in range(desk.four):
                 for lane in range(LANES):
-                    desk.transforms_short[m, i, j, lane] = desk.transforms[m, i, j, lane]
+                    posed.transforms_short[m, i, j, lane] = desk.transforms[m, i, j, lane]
 
 
 @kernel
-def pull_joints(part: Record, bones: Record, target: np.ndarray, desk: Record) -> None:
+def stand(q: np.ndarray, desk: Record, reduced: Record) -> None:
+    """The quadratic starts at the desk's pose, of q [46 L], and has no sums yet."""
+    desk, out = desk[0], reduced[0]
+    for lane in range(LANES):
+        out.start_energy[lane] = out.total[lane] = out.largest[lane] = 0.0
+    for m in range(24):
+        for i in range(desk.three):
+            for j in range(desk.four):
+                for lane in range(LANES):
+                    out.cross[m, i, j, lane] = 0.0
+                    out.start[m, i, j, lane] = desk.transforms[m, i, j, lane]
+    for k in range(46):
+        for lane in range(LANES):
+            out.anchor[k, lane] = q[k, lane]
+
+
+@kernel
+def pull_joints(part: Record, bones: Record, target: np.ndarray, desk: Record, reduced: Record) -> None:
     """Adds the anatomical joints, each one more point rigid on its bone, of `target` [24 3 L]."""
-    part, bones, desk = part[0], bones[0], desk[0]
+    part, bones, desk, out = part[0], bones[0], desk[0], reduced[0]
     for j in range(24):
         for i in range(3):
             for lane in range(LANES):
                 apart = target[j, i, lane] - desk.position[j, i, lane]
-                desk.start_energy[lane] += part.joint_weight[j] * apart * apart
+                out.start_energy[lane] += part.joint_weight[j] * apart * apart
                 for e in range(3):
-                    desk.cross[j, i, e, lane] += part.joint_weight[j] * apart * bones.joints[j, e, lane]
+                    out.cross[j, i, e, lane] += part.joint_weight[j] * apart * bones.joints[j, e, lane]
             for lane in range(LANES):
-                desk.cross[j, i, 3, lane] += part.joint_weight[j] * (target[j, i, lane] - desk.position[j, i, lane])
+                out.cross[j, i, 3, lane] += part.joint_weight[j] * (target[j, i, lane] - desk.position[j, i, lane])
 
 
 @kernel
-def corrective_tilt(tree: Record, part: Record, desk: Record) -> None:
-    """The tilt: dE/2 over the part's dofs, from dE/2 over the local rotations of the corrected joints."""
+def corrective_tilt(tree: Record, part: Record, by_rotation: np.ndarray, desk: Record, reduced: Record) -> None:
+    """The tilt: dE/2 over the part's dofs, from dE/2 over the local rotations of the corrected joints [9 S, L]."""
     tree, part, desk = tree[0], part[0], desk[0]
-    local, turn, by_rotation, out = desk.turned, desk.vector, desk.by_rotation, desk.tilt
+    local, turn, out = desk.turned, desk.vector, reduced[0].tilt
     for n in range(part.num_dofs):
         for lane in range(LANES):
             out[n, lane] = 0.0
@@ -127,18 +147,20 @@ def learn(
 
 @kernel
 def judge(
-    part: Record, q: np.ndarray, low: np.ndarray, high: np.ndarray, step_tolerance: float, energy_tolerance: float,
-    desk: Record,
+    part: Record, q: np.ndarray, reduced: Record, low: np.ndarray, high: np.ndarray, step_tolerance: float,
+    energy_tolerance: float, count: int, last: bool, tried: np.ndarray, row: np.ndarray, live: np.ndarray,
+    done: np.ndarray, last_q: np.ndarray, last_gradient: np.ndarray, best: Record, desk: Record,
 ) -> None:  # fmt: skip
-    """How far a row is from its minimum, and the limit within `low` and `high` [46] that holds it back the hardest.
+    """Note in `best` [B] what is better there than before, of the rows [L] that are `live`; those whose minimum is not
+    reached stay live, unless this is the `last` visit, and the others are `done`.
 
-    `ahead` [L] is what the desk's step would bring, over what is tolerated: in its largest dof or as a share of E,
+    `ahead` is what the desk's step would bring, over what is tolerated: in its largest dof or as a share of E,
     whichever is less. A Newton step lowers E by what half the gradient of E, times the step, says. In a flat valley,
     such as that of a shoulder near gimbal lock, a dof may go far and E nowhere: such a row has arrived as well.
-    `push` [L] is the largest slope of E that a limit holds back, m^2/rad, and `pushed` the number in q of its dof;
-    0, -1: none.
+    `push` is the largest slope of E, m^2/rad, that a limit within `low` and `high` [46] holds back, and `pushed` the
+    number in q of its dof; 0, -1: none. `count` is the number of vertices.
     """
-    part, desk = part[0], desk[0]
+    part, desk, around = part[0], desk[0], reduced[0]
     longest, fall = desk.longest, desk.along
     for lane in range(LANES):
         longest[lane] = fall[lane] = desk.push[lane] = 0.0
@@ -153,5 +175,23 @@ def judge(
             harder = held and 2.0 * abs(slope) > desk.push[lane]
             desk.push[lane] = 2.0 * abs(slope) if harder else desk.push[lane]
             desk.pushed[lane] = k if harder else desk.pushed[lane]
+            last_gradient[i, lane] = slope
+    for k in range(46):
+        for lane in range(LANES):
+            last_q[k, lane] = q[k, lane]
     for lane in range(LANES):
-        desk.ahead[lane] = min(longest[lane] / step_tolerance, fall[lane] / (energy_tolerance * desk.energy[lane]))
+        if live[lane]:
+            found, energy = best[row[lane]], desk.energy[lane]
+            ahead = min(longest[lane] / step_tolerance, fall[lane] / (energy_tolerance * energy))
+            # Moments are exact only where they were taken: a row whose E rose goes back to where it was.
+            better = energy <= found.energy
+            if better:
+                for k in range(46):
+                    found.q[k] = q[k, lane]
+                found.energy, found.ahead, found.push = energy, ahead, desk.push[lane]
+                found.pushed = int(desk.pushed[lane])
+                found.v2v = around.total[lane] / count * 1000.0
+                found.v2v_max = around.largest[lane] * 1000.0
+            found.iterations = tried[lane]
+            live[lane] = better and ahead > 1.0 and not last
+        done[lane] = not live[lane]

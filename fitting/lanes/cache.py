@@ -21,11 +21,11 @@ import numba
 import numpy as np
 from numba.core.caching import _CacheLocator
 
-from fitting.lanes.arrive import corrective_tilt, judge, learn, pose_coefficients, pull_joints
-from fitting.lanes.newton import _accept, _aim, _bound, _correct, _move, _solve
+from fitting.lanes.arrive import corrective_tilt, judge, learn, pose_coefficients, pull_joints, stand
+from fitting.lanes.newton import _accept, _aim, _bound, _correct, _move, _solve, any_of
 from fitting.lanes.quadratic import _curvature, _energy, _gauss_newton, _gradient, _sum_moments, _wrenches, anchor
 from fitting.lanes.skeleton import _rotate, _shift, glide_curvatures, twists
-from fitting.lanes.state import BONES, LANES, PART, POSED, SEEN, TREE, new_desk, records
+from fitting.lanes.state import BEST, BONES, LANES, PART, POSED, REDUCED, SEEN, TREE, new_desk, records
 from fitting.lanes.surface import add_up, collapse, regress, skin, take_off
 
 _CONFIG: Any = numba.config  # its settings are made at run time, unseen by a type checker
@@ -37,36 +37,43 @@ _NEWS_EVERY = 5.0  # seconds
 def calls() -> list[tuple[Any, tuple[Any, ...]]]:
     """Every kernel, with arguments of the types that the fit calls it with; those that compile longest come first."""
     tree, part, bones, desk, seen = records(TREE), records(PART), records(BONES), new_desk(), records(SEEN)
+    posed, reduced, rows, bools = records(POSED), records(REDUCED), np.zeros(LANES, np.int64), np.zeros(LANES, bool)
+    tried = np.zeros(LANES, np.int32)
     wide, moments, mesh = _lanes(), _lanes(1, 4, 4, dtype=np.float32), _lanes(1, 3, dtype=np.float32)
     q, bend, scale = _lanes(46), _lanes(1, 1), _lanes(1)
     starts, columns, values = np.zeros(2, np.int64), np.zeros(1, np.int64), np.zeros(1, np.float32)
     transforms, turn = _lanes(24, 3, 4, dtype=np.float32), _lanes(3, 4, dtype=np.float32)
     return [
-        (collapse, (mesh, mesh, columns, values, starts, columns, values, True, mesh, records(POSED), seen)),
+        (collapse, (mesh, mesh, columns, values, starts, columns, values, True, mesh, posed, seen)),
         (_solve, (part, wide, desk)),
         (_rotate, (tree, bones, q, desk)),
         (_curvature, (tree, part, bend, scale, desk)),
         (_sum_moments, (part, moments, desk)),
         (twists, (tree, bones, q, desk)),
         (_gauss_newton, (tree, part, desk)),
-        (_energy, (part, moments, bend, scale, q, desk, wide)),
-        (corrective_tilt, (tree, part, desk)),
+        (_energy, (part, moments, bend, scale, q, reduced, desk, wide)),
+        (corrective_tilt, (tree, part, q, desk, reduced)),
         (skin, (mesh, columns, transforms, starts, columns, values, _lanes(3, dtype=np.float32), turn, mesh)),
         (glide_curvatures, (bones, q, desk)),
         (_shift, (bones, q, desk)),
         (_wrenches, (tree, part, desk)),
-        (_gradient, (tree, part, bend, scale, q, desk)),
+        (_gradient, (tree, part, bend, scale, q, reduced, desk)),
         (learn, (part, q, q, bend[0], bend[0], wide, desk)),
         (_bound, (part, q, desk)),
-        (anchor, (part, q, desk)),
-        (judge, (part, q, values, values, 1.0, 1.0, desk)),
-        (pose_coefficients, (tree, desk)),
-        (pull_joints, (part, bones, _lanes(24, 3, dtype=np.float32), desk)),
-        (_accept, (part, 1.0, q, wide, np.zeros(LANES, np.int32), np.zeros(LANES, bool), desk)),
+        (anchor, (part, q, reduced, desk)),
+        (
+            judge,
+            (part, q, reduced, values, values, 1.0, 1.0, 1, True, tried, rows, bools, bools, q, q, records(BEST), desk),
+        ),
+        (pose_coefficients, (tree, values[:, None] * mesh[0, 0], desk, posed)),
+        (pull_joints, (part, bones, _lanes(24, 3, dtype=np.float32), desk, reduced)),
+        (stand, (q, desk, reduced)),
+        (any_of, (bools, True)),
+        (_accept, (part, 1.0, q, wide, tried, bools, desk)),
         (_correct, (part, q, desk)),
         (_aim, (part, q, desk)),
         (_move, (part, q, desk)),
-        (add_up, (seen, desk)),
+        (add_up, (seen, desk, reduced)),
         (take_off, (columns, turn[0, 0, None], wide[None])),
         (regress, (starts, columns, values, mesh, mesh)),
     ]

@@ -10,7 +10,7 @@ from math import sqrt
 
 import numpy as np
 
-from fitting.lanes.quadratic import Quadratic, anchor, derive, energy_at, linearise
+from fitting.lanes.quadratic import Quadratic, anchor, derive, energy_at
 from fitting.lanes.skeleton import pose
 from fitting.lanes.state import LANES, Record, kernel, part_of_kernels
 
@@ -27,17 +27,17 @@ def minimise(
     """
     posed = False  # whether the desk has the pose and the energy at the q of all rows that are not done
     for index in range(iterations):
+        if not any_of(done, False):
+            break
         if index or not ready:
             if not ready:
-                anchor(part, q, desk)
-            if posed:
-                derive(tree, part, bones, problem, q, desk)
-            else:
-                linearise(tree, part, bones, problem, q, desk)
+                anchor(part, q, problem.reduced, desk)
+            if not posed:  # threads of a GPU's warp meet again before what takes longest
+                pose(tree, bones, q, desk)
+                energy_at(part, problem, q, desk, desk[0]["energy"])
+            derive(tree, part, bones, problem, q, desk)
             next_step(part, q, damping, desk)
         posed = try_step(tree, part, bones, problem, tolerance, q, damping, tried, done, desk)
-        if done.all():
-            break
 
 
 def try_step(
@@ -59,6 +59,15 @@ def next_step(part: Record, q: np.ndarray, damping: np.ndarray, desk: Record) ->
     if _correct(part, q, desk):  # for a row that need not be corrected, this solves the same system once more
         _solve(part, damping, desk)
     _bound(part, q, desk)
+
+
+@kernel
+def any_of(rows: np.ndarray, wanted: bool) -> bool:
+    """Whether any of the rows [L] is what is wanted."""
+    found = False
+    for lane in range(LANES):
+        found |= rows[lane] == wanted
+    return found
 
 
 @kernel

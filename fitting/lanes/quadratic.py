@@ -18,11 +18,12 @@ from fitting.lanes.state import LANES, Record, kernel, part_of_kernels
 
 
 class Quadratic(NamedTuple):
-    """A chunk's own share of the quadratic; `desk` has the rest."""
+    """A chunk's quadratic."""
 
     moments: np.ndarray  # [P 4 4 L] float32, M
     bend: np.ndarray  # [K D L] vectors v of the bend sum_i s_i v_i v_i^T
     scale: np.ndarray  # [K L] s
+    reduced: Record  # `REDUCED`: what the visit to the vertices left
 
 
 def linearise(tree: Record, part: Record, bones: Record, problem: Quadratic, q: np.ndarray, desk: Record) -> None:
@@ -37,7 +38,7 @@ def derive(tree: Record, part: Record, bones: Record, problem: Quadratic, q: np.
     # Kernels are called from here one by one: within one another they would take minutes to compile.
     twists(tree, bones, q, desk)
     _wrenches(tree, part, desk)
-    _gradient(tree, part, problem.bend, problem.scale, q, desk)
+    _gradient(tree, part, problem.bend, problem.scale, q, problem.reduced, desk)
     _sum_moments(part, problem.moments, desk)
     _gauss_newton(tree, part, desk)
     glide_curvatures(bones, q, desk)
@@ -46,23 +47,23 @@ def derive(tree: Record, part: Record, bones: Record, problem: Quadratic, q: np.
 
 def energy_at(part: Record, problem: Quadratic, q: np.ndarray, desk: Record, out: np.ndarray) -> None:
     """E [L] at a pose; leaves its derivative by the transforms, halved, in `force`."""
-    _energy(part, problem.moments, problem.bend, problem.scale, q, desk, out)
+    _energy(part, problem.moments, problem.bend, problem.scale, q, problem.reduced, desk, out)
 
 
 @kernel
 def _energy(
-    part: Record, moments: np.ndarray, bend: np.ndarray, scale: np.ndarray, q: np.ndarray, desk: Record,
-    out: np.ndarray,
+    part: Record, moments: np.ndarray, bend: np.ndarray, scale: np.ndarray, q: np.ndarray, reduced: Record,
+    desk: Record, out: np.ndarray,
 ) -> None:  # fmt: skip
-    part, desk = part[0], desk[0]
+    part, around, desk = part[0], reduced[0], desk[0]
     moved, force = desk.moved, desk.force
     for i in range(part.num_bones):
         m = part.bones[i]
         for c in range(desk.three):
             for e in range(desk.four):
                 for lane in range(LANES):
-                    moved[m, c, e, lane] = desk.transforms[m, c, e, lane] - desk.start[m, c, e, lane]
-                    force[m, c, e, lane] = -desk.cross[m, c, e, lane]
+                    moved[m, c, e, lane] = desk.transforms[m, c, e, lane] - around.start[m, c, e, lane]
+                    force[m, c, e, lane] = -around.cross[m, c, e, lane]
     for pair in range(part.num_pairs):
         m, n, matrix = part.first[pair], part.second[pair], moments[pair]
         for c in range(desk.three):
@@ -81,46 +82,46 @@ def _energy(
                             + matrix[2, e, lane] * moved[m, c, 2, lane] + matrix[3, e, lane] * moved[m, c, 3, lane]
                         )  # fmt: skip
     for lane in range(LANES):
-        out[lane] = desk.start_energy[lane]
+        out[lane] = around.start_energy[lane]
     for i in range(part.num_bones):
         m = part.bones[i]
         for c in range(desk.three):
             for e in range(desk.four):
                 for lane in range(LANES):
-                    out[lane] += moved[m, c, e, lane] * (force[m, c, e, lane] - desk.cross[m, c, e, lane])
+                    out[lane] += moved[m, c, e, lane] * (force[m, c, e, lane] - around.cross[m, c, e, lane])
     for i in range(part.num_dofs):
         k = part.dofs[i]
         for lane in range(LANES):
-            shift = q[k, lane] - desk.anchor[k, lane]
-            out[lane] += part.prior[i] * q[k, lane] * q[k, lane] + 2.0 * desk.tilt[i, lane] * shift
+            shift = q[k, lane] - around.anchor[k, lane]
+            out[lane] += part.prior[i] * q[k, lane] * q[k, lane] + 2.0 * around.tilt[i, lane] * shift
     for b in range(len(bend)):
-        _along(part, bend[b], q, desk)
+        _along(part, bend[b], q, around, desk)
         for lane in range(LANES):
             out[lane] += scale[b, lane] * desk.along[lane] * desk.along[lane]
 
 
 @kernel
-def anchor(part: Record, q: np.ndarray, desk: Record) -> None:
+def anchor(part: Record, q: np.ndarray, reduced: Record, desk: Record) -> None:
     """From here on E counts what the tilt brings from q."""
-    part, desk = part[0], desk[0]
+    part, around, desk = part[0], reduced[0], desk[0]
     for i in range(part.num_dofs):
         k = part.dofs[i]
         for lane in range(LANES):
-            desk.energy[lane] -= 2.0 * desk.tilt[i, lane] * (q[k, lane] - desk.anchor[k, lane])
+            desk.energy[lane] -= 2.0 * around.tilt[i, lane] * (q[k, lane] - around.anchor[k, lane])
     for k in range(46):
         for lane in range(LANES):
-            desk.anchor[k, lane] = q[k, lane]
+            around.anchor[k, lane] = q[k, lane]
 
 
 @part_of_kernels
-def _along(part, vector: np.ndarray, q: np.ndarray, desk) -> None:
+def _along(part, vector: np.ndarray, q: np.ndarray, around, desk) -> None:
     """How far q has moved along a vector of the bend."""
     for lane in range(LANES):
         desk.along[lane] = 0.0
     for i in range(part.num_dofs):
         k = part.dofs[i]
         for lane in range(LANES):
-            desk.along[lane] += vector[i, lane] * (q[k, lane] - desk.anchor[k, lane])
+            desk.along[lane] += vector[i, lane] * (q[k, lane] - around.anchor[k, lane])
 
 
 @kernel
@@ -154,8 +155,10 @@ def _wrenches(tree: Record, part: Record, desk: Record) -> None:
 
 
 @kernel
-def _gradient(tree: Record, part: Record, bend: np.ndarray, scale: np.ndarray, q: np.ndarray, desk: Record) -> None:
-    tree, part, desk = tree[0], part[0], desk[0]
+def _gradient(
+    tree: Record, part: Record, bend: np.ndarray, scale: np.ndarray, q: np.ndarray, reduced: Record, desk: Record
+) -> None:
+    tree, part, around, desk = tree[0], part[0], reduced[0], desk[0]
     w, u, out = desk.axis, desk.linear, desk.gradient
     for i in range(part.num_dofs):
         k = part.dofs[i]
@@ -167,9 +170,9 @@ def _gradient(tree: Record, part: Record, bend: np.ndarray, scale: np.ndarray, q
                 + w[k, 2, lane] * (f[1, 0, lane] - f[0, 1, lane])
             )
             push = u[k, 0, lane] * f[0, 3, lane] + u[k, 1, lane] * f[1, 3, lane] + u[k, 2, lane] * f[2, 3, lane]
-            out[i, lane] = turn + push + part.prior[i] * q[k, lane] + desk.tilt[i, lane]
+            out[i, lane] = turn + push + part.prior[i] * q[k, lane] + around.tilt[i, lane]
     for b in range(len(bend)):
-        _along(part, bend[b], q, desk)
+        _along(part, bend[b], q, around, desk)
         for i in range(part.num_dofs):
             for lane in range(LANES):
                 out[i, lane] += scale[b, lane] * desk.along[lane] * bend[b, i, lane]

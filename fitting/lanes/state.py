@@ -119,18 +119,6 @@ DESK: np.dtype = np.dtype(
         ("sine", _WIDE, (46, LANES)),
         ("versine", _WIDE, (46, LANES)),
         ("vector", _WIDE, (3, LANES)),
-        # A visit to the vertices.
-        ("coefficients", _SHORT, (1 + 10 + 9 * 19, LANES)),  # 1, betas, local rotations less the identity
-        ("transforms_short", _SHORT, _BY_BONE),
-        ("total", _WIDE, LANES),  # sum of the distances, m
-        ("largest", _SHORT, LANES),
-        ("by_rotation", _WIDE, (9 * 19, LANES)),  # dE/2 by the local rotations that drive the correctives
-        # The quadratic around the pose where the vertices were visited; its moments and its bend are the chunk's.
-        ("cross", _WIDE, _BY_BONE),  # B' transposed
-        ("start", _WIDE, _BY_BONE),  # G_0
-        ("start_energy", _WIDE, LANES),  # E_0
-        ("anchor", _WIDE, (46, LANES)),
-        ("tilt", _WIDE, (DOFS, LANES)),
         # The quadratic seen from a point.
         ("energy", _WIDE, LANES),
         ("gradient", _WIDE, (DOFS, LANES)),
@@ -158,7 +146,6 @@ DESK: np.dtype = np.dtype(
         ("trial", _WIDE, (46, LANES)),
         ("trial_energy", _WIDE, LANES),
         # What `judge` finds.
-        ("ahead", _WIDE, LANES),
         ("push", _WIDE, LANES),
         ("pushed", _WIDE, LANES),
         # Last, because the most of it is never touched.
@@ -168,20 +155,24 @@ DESK: np.dtype = np.dtype(
 )
 
 POSED: np.dtype = np.dtype(
-    [  # what a chunk's mesh is made of, of the desk's fields
-        ("coefficients", _SHORT, (1 + 10 + 9 * 19, LANES)),
+    [  # what a chunk's mesh is made of
+        ("coefficients", _SHORT, (1 + 10 + 9 * 19, LANES)),  # 1, betas, local rotations less the identity
         ("transforms_short", _SHORT, _BY_BONE),
     ],
     align=True,
 )
 
 REDUCED: np.dtype = np.dtype(
-    [  # what an early stage's steps need of the desk that was left there by a visit
-        ("start_energy", _WIDE, LANES),
-        ("cross", _WIDE, _BY_BONE),
-        ("start", _WIDE, _BY_BONE),
+    [  # the quadratic around the pose where the vertices were visited; its moments and its bend are the chunk's
+        ("start_energy", _WIDE, LANES),  # E_0
+        ("cross", _WIDE, _BY_BONE),  # B' transposed
+        ("start", _WIDE, _BY_BONE),  # G_0
+        ("anchor", _WIDE, (46, LANES)),  # q from where E counts what the tilt brings
         ("tilt", _WIDE, (DOFS, LANES)),
-    ]
+        ("total", _WIDE, LANES),  # sum of the distances, m
+        ("largest", _WIDE, LANES),
+    ],
+    align=True,
 )
 
 SEEN: np.dtype = np.dtype(
@@ -191,6 +182,21 @@ SEEN: np.dtype = np.dtype(
         ("largest", _SHORT, LANES),
         ("cross", _SHORT, _BY_BONE),
         ("vertex", _SHORT, (3, 3, 4, LANES)),  # room to work in
+    ],
+    align=True,
+)
+
+
+BEST: np.dtype = np.dtype(
+    [  # one row: the best point found, see `fitting.batch.Fitted`
+        ("q", _WIDE, 46),
+        ("energy", _WIDE),
+        ("push", _WIDE),
+        ("ahead", _WIDE),
+        ("pushed", _INT),
+        ("v2v", _SHORT),
+        ("v2v_max", _SHORT),
+        ("iterations", np.int32),
     ],
     align=True,
 )

@@ -8,15 +8,16 @@ joints correct, and only those columns of the basis in which it has anything. No
 is zero. A body without such zeros keeps all columns in all blocks.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import torch
 
-from fitting.lanes.state import LANES, POSED, SEEN, Record, kernel, part_of_kernels, records
-from fitting.mesh import gathered, mesh_basis
+from fitting.lanes.state import LANES, POSED, SEEN, Record, kernel, part_of_kernels
+from fitting.mesh import mesh_basis, sparse
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
 
@@ -46,10 +47,10 @@ def _blend(transforms: np.ndarray, bones: np.ndarray, weights: np.ndarray, first
 @kernel
 def collapse(
     rest: np.ndarray, target: np.ndarray, numbers: np.ndarray, importance: np.ndarray, starts: np.ndarray,
-    bones: np.ndarray, weights: np.ndarray, correctives: bool, pull: np.ndarray, desk: Record, seen: Record,
+    bones: np.ndarray, weights: np.ndarray, correctives: bool, pull: np.ndarray, posed: Record, seen: Record,
 ) -> None:  # fmt: skip
-    """A block's residuals at the desk's pose, added to what is `seen` already; `pull` [V 3 L] becomes c R^T r."""
-    transforms, seen = desk[0].transforms_short, seen[0]
+    """A block's residuals as `posed`, added to what is `seen` already; `pull` [V 3 L] becomes c R^T r."""
+    transforms, seen = posed[0].transforms_short, seen[0]
     energy, total, largest, cross = seen.energy, seen.total, seen.largest, seen.cross
     turn, lever, residual = seen.vertex[0], seen.vertex[1], seen.vertex[2, 0]
     for v in range(len(rest)):
@@ -95,18 +96,18 @@ def collapse(
 
 
 @kernel
-def add_up(seen: Record, desk: Record) -> None:
+def add_up(seen: Record, desk: Record, reduced: Record) -> None:
     """Adds the sums over some vertices to the visit's: a bone's are float32, what becomes of them is float64."""
-    seen, desk = seen[0], desk[0]
+    seen, desk, out = seen[0], desk[0], reduced[0]
     for lane in range(LANES):
-        desk.start_energy[lane] += seen.energy[lane]
-        desk.total[lane] += seen.total[lane]
-        desk.largest[lane] = max(desk.largest[lane], seen.largest[lane])
+        out.start_energy[lane] += seen.energy[lane]
+        out.total[lane] += seen.total[lane]
+        out.largest[lane] = max(out.largest[lane], np.float64(seen.largest[lane]))
     for m in range(24):
         for i in range(desk.three):
             for j in range(desk.four):
                 for lane in range(LANES):
-                    desk.cross[m, i, j, lane] += seen.cross[m, i, j, lane]
+                    out.cross[m, i, j, lane] += seen.cross[m, i, j, lane]
 
 
 @kernel
@@ -153,23 +154,6 @@ def regress(starts: np.ndarray, columns: np.ndarray, values: np.ndarray, mesh: n
 
 
 @dataclass(frozen=True)
-class Sparse:
-    """Rows of a sparse matrix: row v has `columns` and `values` from `starts[v]` to `starts[v + 1]`."""
-
-    starts: np.ndarray
-    columns: np.ndarray
-    values: np.ndarray  # float32
-
-    @classmethod
-    def of(cls, matrix: torch.Tensor) -> "Sparse":
-        matrix = matrix.cpu()
-        rows, columns = matrix.nonzero(as_tuple=True)
-        starts = np.zeros(len(matrix) + 1, np.int64)
-        np.cumsum(rows.bincount(minlength=len(matrix)).numpy(), out=starts[1:])
-        return cls(starts, columns.numpy(), matrix[rows, columns].float().numpy())
-
-
-@dataclass(frozen=True)
 class LaneBlock:
     """Some vertices of a body."""
 
@@ -178,18 +162,18 @@ class LaneBlock:
     columns: torch.Tensor  # [K] of the body's basis
     basis: torch.Tensor  # [3V K] template, shape directions, pose correctives; rows by vertex, then xyz
     correctives: torch.Tensor  # [K - 11, 3V] those of the pose, transposed
-    weights: Sparse  # [V 24]
+    weights: list[np.ndarray]  # [V 24], `fitting.mesh.sparse`
 
 
 class LaneSurface:
     """Some vertices of a body, all if not said, by blocks."""
 
     def __init__(
-        self, model: Smpl | Skel, vertices: torch.Tensor | None = None, importance: torch.Tensor | None = None
+        self, body: Smpl | Skel, vertices: torch.Tensor | None = None, importance: torch.Tensor | None = None
     ) -> None:
-        vertices = torch.arange(len(model.weights)) if vertices is None else vertices
+        vertices = torch.arange(len(body.weights)) if vertices is None else vertices
         importance = torch.full((len(vertices),), 1 / len(vertices)) if importance is None else importance
-        rows = mesh_basis(model)
+        rows = mesh_basis(body)
         rows = rows[:, vertices]
         self.count, self.width = len(vertices), len(rows)
         self.blocks = []
@@ -204,7 +188,7 @@ class LaneSurface:
                     columns=columns,
                     basis=rows[columns][:, part].flatten(1).T.contiguous(),
                     correctives=rows[columns[_SHAPED:]][:, part].flatten(1),
-                    weights=Sparse.of(model.weights[vertices[part]]),
+                    weights=[values.numpy() for values in sparse(body.weights[vertices[part]])],
                 )
             )
 
@@ -213,30 +197,34 @@ class LaneSurface:
         mesh = torch.empty(len(coefficients), self.count, 3, LANES)
         turn = np.zeros((3, 4, LANES), np.float32)
         for block in self.blocks:  # as in a visit: a block's basis stays in the cache
-            weights = block.weights
             for c in range(len(mesh)):
-                rest = rest_positions(block, coefficients[c].numpy())
+                rest = rest_positions(block, coefficients[c])
                 skin(
-                    rest, block.numbers, transforms[c].numpy(), weights.starts, weights.columns, weights.values,
-                    shift[c].numpy(), turn, mesh[c].numpy(),
+                    rest, block.numbers, transforms[c].numpy(), *block.weights, shift[c].numpy(), turn, mesh[c].numpy()
                 )  # fmt: skip
         return mesh
 
-    def sparse(self, matrix: torch.Tensor) -> Sparse:
-        """See `fitting.mesh.BodySurface`."""
-        return Sparse.of(matrix)
-
-    def points(self, matrix: Sparse, mesh: torch.Tensor) -> torch.Tensor:
-        """See `fitting.mesh.BodySurface`."""
-        found = torch.empty(len(mesh), len(matrix.starts) - 1, 3, LANES)
-        for chunk, out in zip(mesh, found, strict=True):
-            regress(matrix.starts, matrix.columns, matrix.values, chunk.numpy(), out.numpy())
-        return found
-
-    def regrouped(self, mesh: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """See `fitting.mesh.BodySurface`."""
-        # Of no rows: a slice of the mesh would keep all of it in memory.
-        return torch.from_numpy(gathered(mesh.numpy(), rows.numpy())) if len(rows) else mesh[:0].clone()
+    def visit(
+        self, targets: torch.Tensor, posed: Any, correctives: bool, by_rotation: torch.Tensor
+    ) -> Iterator[tuple[slice, int, Any]]:
+        """See `fitting.mesh.BodySurface`. All chunks are taken through a block before the next: its basis stays in a
+        core's cache."""
+        found = torch.zeros(len(targets), SEEN.itemsize, dtype=torch.uint8)
+        meshes, poses, seen = targets.numpy(), posed.memory.numpy().view(POSED)[:, 0], found.numpy().view(SEEN)[:, 0]
+        room, pulls = np.empty((_BLOCK, 3, LANES), np.float32), by_rotation.zero_().numpy()
+        for block in self.blocks:
+            moved, pull = block.columns[_SHAPED:].numpy() - _SHAPED, room[: len(block.numbers)]
+            for c in range(len(meshes)):
+                pose = poses[c : c + 1]
+                rest = rest_positions(block, torch.from_numpy(pose["coefficients"][0]))
+                collapse(
+                    rest, meshes[c], block.numbers, block.importance, *block.weights, correctives, pull, pose,
+                    seen[c : c + 1],
+                )  # fmt: skip
+                if correctives and len(moved):
+                    by_basis = product(block.correctives, torch.from_numpy(pull).view(-1, LANES))
+                    take_off(moved, by_basis.numpy(), pulls[c])
+        yield slice(0, len(meshes)), 1, replace(posed, layout=SEEN, memory=found)
 
 
 def _alike(joints: np.ndarray) -> list[np.ndarray]:
@@ -258,16 +246,6 @@ def _alike(joints: np.ndarray) -> list[np.ndarray]:
     return [np.sort(part) for group in groups for part in np.array_split(group, -(-len(group) // _BLOCK))]
 
 
-class Room:
-    """Scratch memory of one thread, for chunks that are visited together."""
-
-    def __init__(self, chunks: int) -> None:
-        self.pull = np.zeros((_BLOCK, 3, LANES), np.float32)
-        self.posed = records(POSED, chunks)
-        self.seen = records(SEEN, chunks)
-        self.by_rotation = np.zeros((chunks, 9 * 19, LANES))
-
-
 def product(matrix: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """A matrix [M K] times [K L], float32.
 
@@ -279,32 +257,8 @@ def product(matrix: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(matrix, columns.T, None, "none", [], "")
 
 
-def rest_positions(block: LaneBlock, coefficients: np.ndarray) -> np.ndarray:
+def rest_positions(block: LaneBlock, coefficients: torch.Tensor) -> np.ndarray:
     """[V 3 L] before posing; `coefficients` [1 + 10 + P, L]."""
-    needed = torch.from_numpy(coefficients)
-    if len(block.columns) < len(needed):
-        needed = needed[block.columns]
-    return product(block.basis, needed).view(-1, 3, LANES).numpy()
-
-
-def visit(surface: LaneSurface, targets: Sequence[np.ndarray], correctives: bool, room: Room) -> None:
-    """What some chunks' meshes `posed` in the room say of their residuals is `seen` there, and, if asked for, in
-    `by_rotation`. `targets` are whole meshes [V' 3 L] float32.
-
-    All chunks are taken through a block before the next: its basis stays in a core's cache.
-    """
-    room.seen.view(np.uint8)[:] = 0
-    room.by_rotation[:] = 0
-    for block in surface.blocks:
-        weights, moved = block.weights, block.columns[_SHAPED:].numpy() - _SHAPED
-        for c, target in enumerate(targets):
-            posed, seen = room.posed[c : c + 1], room.seen[c : c + 1]
-            rest = rest_positions(block, posed["coefficients"][0])
-            pull = room.pull[: len(rest)]
-            collapse(
-                rest, target, block.numbers, block.importance, weights.starts, weights.columns, weights.values,
-                correctives, pull, posed, seen,
-            )  # fmt: skip
-            if correctives and len(moved):
-                by_basis = product(block.correctives, torch.from_numpy(pull).view(-1, LANES))
-                take_off(moved, by_basis.numpy(), room.by_rotation[c])
+    if len(block.columns) < len(coefficients):
+        coefficients = coefficients[block.columns]
+    return product(block.basis, coefficients).view(-1, 3, LANES).numpy()

@@ -161,7 +161,7 @@ class _SkelTargets(TargetMaker):
         posed = self.model.skel(self.q.float(), skel_betas, nothing)
         rotmat = torch.eye(3).repeat(count, 24, 1, 1)
         rotmat[:, list(SKEL_TO_SMPL)] = self.model.kinematics.pose(self.q, skeleton).rotmat.float()
-        mesh, root = Mesh(stacked(posed.vertices), count, self.model.skin.surface), torch.eye(3).repeat(count, 1, 1)
+        mesh, root = Mesh(stacked(posed.vertices), count, self.model.skin.engine), torch.eye(3).repeat(count, 1, 1)
         pelvis = skeleton.joints[:, 0].float()
         return Target(mesh, posed.joints, rotmat, root, pelvis, nothing, posed.joints, None)
 

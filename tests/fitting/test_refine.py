@@ -57,7 +57,7 @@ def test_body_and_root_put_in_come_out(prepared, skel):
     rest = SmplParams(torch.zeros(64, 3), torch.zeros(64, 23, 3), torch.zeros(64, 10), torch.zeros(64, 3))
     target = replace(
         model.targets(rest, betas),
-        vertices=Mesh(stacked(posed.vertices @ rotmat.mT + shift[:, None]), 64, model.skin.surface),
+        vertices=Mesh(stacked(posed.vertices @ rotmat.mT + shift[:, None]), 64, model.skin.engine),
         anatomical_joints=posed.joints @ rotmat.mT + shift[:, None],
     )
     rows = FitRows(target, betas, Skeleton.of(model.skel, betas))

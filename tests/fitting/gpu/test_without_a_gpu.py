@@ -1,14 +1,13 @@
 """The fit on a GPU, as far as a machine without one can tell: on a pretended GPU, in a simulator, and compiled."""
 
 import copy
-import functools
 import os
 import pickle
 import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,10 +21,10 @@ import pytest
 import torch
 
 import fitting
-from fitting.gpu import descend, device, launches
-from fitting.gpu.device import Records
-from fitting.lanes.state import LANES, kernel
-from fitting.lanes.surface import collapse
+from fitting.gpu import device
+from fitting.lanes.cpu import Cpu
+from fitting.lanes.state import BEST, DESK, LANES
+from fitting.stack import Records
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SmplParams
 from tests.fitting.gpu.pretended import GPU, pretended
@@ -48,22 +47,14 @@ class Run:
     calls: list[tuple[str, tuple[int, ...], list[Any]]]  # one of each launch, with its arguments before it
 
 
-@functools.cache
-def own_collapse() -> Callable:
-    return kernel(collapse.py_func)
-
-
 def on_cpu(function: str, grid: tuple[int, ...], arguments: list[Any]) -> None:
     """A launch by the kernels that are compiled for the CPU."""
     if function == "regroup":  # has none: Python would take long
         source, rows, parts, out = arguments
         for numbers, chunk in zip(rows, out, strict=True) if grid[1] == parts else ():
             chunk[:] = source[numbers // LANES, :, numbers % LANES].T
-        return
-    # On a GPU a visit has the whole desk. Fits do not compile that, and tests/fitting/lanes/test_cache.py checks it.
-    with patch.object(launches, "collapse", own_collapse()):
-        for block in np.ndindex(*grid):
-            getattr(launches, function)(*block, *arguments)
+    else:
+        Cpu().launch(function, grid, *arguments)
 
 
 def seen(argument: Any) -> Any:
@@ -87,7 +78,16 @@ def crowd() -> SmplParams:
 
 
 @pytest.fixture(scope="module")
-def run(crowd, smpl, skel) -> Run:
+def on_gpu(smpl, skel) -> Generator[fitting.FitModel]:
+    small = {"_PRODUCTS": 2, "_SCRATCH": 2, "_WORTH": 1.0}  # rows regroup whenever some are done
+    with patch.multiple(device, **small):
+        with pretended(), patch.multiple(device, check=lambda _: None, try_out=lambda _: None):
+            model = fitting.prepare(*copy.deepcopy((smpl, skel)), fitting.recipe("default"), "male", GPU)
+        yield model
+
+
+@pytest.fixture(scope="module")
+def run(crowd, on_gpu) -> Run:
     from numba import typeof
 
     types: dict[str, set] = {}
@@ -96,19 +96,12 @@ def run(crowd, smpl, skel) -> Run:
     def launch(function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
         blocks, found = tuple(np.atleast_1d(grid).tolist()), [seen(argument) for argument in arguments]
         types.setdefault(function, set()).add(tuple(map(typeof, found)))
-        if function not in calls or (function == "aim" and not calls["aim"][2][6]):
+        if function not in calls or (function == "measure" and not calls["measure"][2][7]):
             calls[function] = (function, blocks if function == "regroup" else (1,) * len(blocks), copy.deepcopy(found))
         on_cpu(function, blocks, found)
 
-    with pytest.MonkeyPatch.context() as patch, pretended() as counted:
-        patch.setattr(device, "launch", launch)
-        patch.setattr(device, "check", lambda _: None)
-        patch.setattr(device, "_PRODUCTS", 2)
-        patch.setattr(device, "_SCRATCH", 2)
-        patch.setattr(descend, "_WORTH", 1.0)  # rows regroup whenever some are done
-        model = fitting.prepare(*copy.deepcopy((smpl, skel)), fitting.recipe("default"), "male", GPU)
-        counted.clear()
-        result = fitting.fit_batch(crowd, model)
+    with patch.object(device, "launch", launch), pretended() as counted:
+        result = fitting.fit_batch(crowd, on_gpu)
         counts = Counter(counted)
         columns = {name: getattr(result, name).cpu() for name in COLUMNS}
     return Run(columns, result.skel.q.held, counts, types, list(calls.values()))
@@ -138,18 +131,29 @@ def test_the_host_seldom_waits(run):
     [
         (None, "highest", "meta: fits there need numba-cuda, which is not installed. `make setup CUDA=1`"),
         ("there", "high", "meta: matrix products are set to TF32"),
-        ("there", "highest", "meta: no kernel runs there: no such driver. `make setup CUDA=1`"),
     ],
 )
 def test_what_is_missing_is_one_clear_error(monkeypatch, package: str | None, precision: str, said: str):
-    def launch(*arguments):
-        raise OSError("no such driver\nand much more")
-
     monkeypatch.setattr(device, "find_spec", lambda name: package)
-    monkeypatch.setattr(device, "launch", launch)
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
     with pytest.raises(UserError, match=re.escape(said)):
         device.check(GPU)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"), [("descend", "no kernel runs there: no such driver."), ("look", "gave wrong numbers")]
+)
+def test_a_kernel_that_fails_is_one_clear_error_before_the_first_fit(on_gpu, broken: str, said: str):
+    """Of each kernel: one that raises, and one that does nothing."""
+
+    def launch(function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
+        if function != broken:
+            on_cpu(function, tuple(np.atleast_1d(grid).tolist()), [seen(argument) for argument in arguments])
+        elif broken == "descend":
+            raise OSError("no such driver\nand much more")
+
+    with patch.object(device, "launch", launch), pretended(), pytest.raises(UserError, match=said):
+        device.try_out(on_gpu)
 
 
 def test_tf32_is_found_by_torchs_newer_name_too(monkeypatch):
@@ -174,21 +178,26 @@ def test_launches_in_the_simulator_do_what_the_cpu_does(run, tmp_path):
         [sys.executable, script, file], check=True, timeout=600, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
     )
     names = {function for function, *_ in run.calls}
-    assert names == {"pose_mesh", "points", "arrive", "look", "leave", "aim", "descend", "regroup"}
+    assert names == {"pose_mesh", "points", "arrive", "look", "settle", "measure", "descend", "regroup"}
     for (function, grid, before), (*_, found) in zip(run.calls, pickle.loads(file.read_bytes()), strict=True):
         expected = copy.deepcopy(before)
         on_cpu(function, grid, expected)
         changed = 0
         for arrays in zip(before, expected, found, strict=True):
-            if isinstance(arrays[0], np.ndarray):
+            # A thread whose row is done is gone; on a CPU the row goes on, on the desk only, with its chunk.
+            if isinstance(arrays[0], np.ndarray) and not (function == "measure" and arrays[0].dtype == DESK):
                 for name in arrays[0].dtype.names or (...,):
-                    old, ours, theirs = (array[name][..., :THREADS] for array in arrays)
+                    ran, others = np.s_[..., :THREADS], np.s_[..., THREADS:]
+                    if arrays[0].dtype == BEST:  # one for each row
+                        ran = before[18][0, :THREADS]
+                        others = np.setdiff1d(np.arange(len(arrays[0])), ran)
+                    old, ours, theirs = (array[name][ran] for array in arrays)
                     # Steps are as far apart as sums in float32, in another order, make them.
-                    share = 1e-2 if function in ("aim", "descend") else 1e-6
+                    share = 1e-2 if function in ("measure", "descend") else 1e-6
                     off = share * abs(np.nan_to_num(ours)).max(initial=1e-6)
                     np.testing.assert_allclose(theirs, ours, rtol=0, atol=off, err_msg=f"{function} {name}")
                     changed += not np.array_equal(old, theirs)
-                    np.testing.assert_array_equal(arrays[0][name][..., THREADS:], arrays[2][name][..., THREADS:])
+                    np.testing.assert_array_equal(arrays[0][name][others], arrays[2][name][others])
         assert changed, function
 
 

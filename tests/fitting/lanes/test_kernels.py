@@ -1,6 +1,7 @@
 """The compiled kernels: against the objective in float64, against finite differences, and on quadratics in a box."""
 
 import copy
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,13 +10,14 @@ import scipy.optimize
 import torch
 
 from bench.objective import Objective
+from fitting.descend import Room
 from fitting.kinematics import Skeleton
 from fitting.lanes import newton, skeleton
 from fitting.lanes.arrive import learn
-from fitting.lanes.chunk import chunks, part_of
-from fitting.lanes.descend import Bench
-from fitting.lanes.quadratic import linearise
-from fitting.lanes.state import LANES, new_desk
+from fitting.lanes.cpu import seen as numpy_of
+from fitting.lanes.quadratic import Quadratic, linearise
+from fitting.lanes.state import BONES, LANES, new_desk
+from fitting.stack import Records, Stack, part_of
 from fitting.stages import DAMPING_START
 from fitting.starts import initial_q
 from fitting.target import FitRows
@@ -80,14 +82,17 @@ def visited(model, rows, q):
     def visited(number: int, correctives: bool) -> SimpleNamespace:
         solver = model.solve
         tables = solver.stages[number]
-        chunk = chunks(rows.target, rows.skeleton, rows.betas, q)[0].at_stage(tables)
-        bench = Bench()
-        solver.look(tables, [chunk], bench, correctives)
-        solver.settle(tables, chunk, 0, bench)
-        desk = bench.desk
+        stack = Stack.of(rows, q).at_stage(tables, tables.stage.refreshes, solver.engine)
+        room = Room(1, 1, q.device)
+        solver.visit(tables, stack, room, correctives)
+        chunk = {f.name: numpy_of(getattr(stack, f.name))[0] for f in fields(stack)}
+        chunk["bones"] = numpy_of(Records.laid(BONES, stack.bones))
+        desk, reduced = numpy_of(room.desk), numpy_of(room.reduced)
         return SimpleNamespace(
-            tree=solver.tree, tables=tables, part=tables.part, size=tables.num_dofs, chunk=chunk, desk=desk, at=desk[0]
-        )
+            tree=numpy_of(solver.tree), tables=tables, part=numpy_of(tables.part), size=tables.num_dofs,
+            chunk=SimpleNamespace(**chunk), desk=desk, at=desk[0], reduced=reduced[0],
+            problem=lambda n: Quadratic(chunk["moments"], chunk["bend"][:n], chunk["scale"][:n], reduced),
+        )  # fmt: skip
 
     return visited
 
@@ -111,14 +116,14 @@ def test_a_visit_gives_the_true_objective_and_its_gradient(model, params, rows, 
     some = slice(8)
     objective = Objective.of(params[some], rows.betas[some], smpl, model)
     energy, gradient, _ = objective.derivatives(q[some, 3:])
-    linearise(seen.tree, seen.part, seen.chunk.bones, seen.chunk.problem(0), seen.chunk.q, seen.desk)
+    linearise(seen.tree, seen.part, seen.chunk.bones, seen.problem(0), seen.chunk.q, seen.desk)
     torch.testing.assert_close(torch.from_numpy(seen.at["energy"][some]), energy, rtol=1e-5, atol=0)
     _assert_lanes(seen.at["gradient"][:, some], gradient, 2e-7)
     # The correctives' share is what makes it so.
-    assert float(np.abs(seen.at["tilt"]).max()) > 1e-5
+    assert float(np.abs(seen.reduced["tilt"]).max()) > 1e-5
     distances = objective.distances_mm(q[some, 3:])
-    _assert_lanes(1000 * seen.at["total"][some] / distances.shape[1], distances.mean(1), 1e-3)
-    _assert_lanes(1000 * seen.at["largest"][some].astype(np.float64), distances.amax(1), 5e-3)
+    _assert_lanes(1000 * seen.reduced["total"][some] / distances.shape[1], distances.mean(1), 1e-3)
+    _assert_lanes(1000 * seen.reduced["largest"][some].astype(np.float64), distances.amax(1), 5e-3)
     # The open body's correctives are mostly zeros, which no product is made with.
     surface = seen.tables.surface
     entries = sum(len(block.numbers) * len(block.columns) for block in surface.blocks)
@@ -133,7 +138,7 @@ def test_gradient_and_newtons_matrix_are_half_the_derivatives_of_the_energy(q, v
     visits = len(chunk.scale)
     chunk.bend[:] = 0.05 * _normal(visits, size, LANES, seed=9).numpy()
     chunk.scale[:] = np.linspace(1, -0.3, visits)[:, None]
-    problem = chunk.problem(visits)
+    problem = seen.problem(visits)
     point = chunk.q + 0
     point[dofs] += 0.1 * _normal(size, LANES, seed=10).numpy()
 
@@ -178,7 +183,7 @@ def test_gauss_newton_is_that_of_the_mesh(model, rows, q, visited, number):
     jacobian = torch.stack(columns, -1)
     weight = torch.cat((stage.surface.importance, stage.joint_importance)).double().repeat_interleave(3)
     expected = jacobian.mT @ (weight[:, None] * jacobian) + torch.diag(stage.prior)
-    linearise(seen.tree, seen.part, seen.chunk.bones, seen.chunk.problem(0), seen.chunk.q, seen.desk)
+    linearise(seen.tree, seen.part, seen.chunk.bones, seen.problem(0), seen.chunk.q, seen.desk)
     torch.testing.assert_close(_unpacked(seen.at["gauss_newton"], seen.size)[some], expected, rtol=0, atol=1e-6)
 
 
