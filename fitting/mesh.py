@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ def sparse(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return starts, columns, matrix[rows, columns].float()
 
 
+@runtime_checkable
 class BodySurface(Protocol):
     """Some vertices of a body on a device."""
 
@@ -67,6 +68,7 @@ class BodySurface(Protocol):
         ...
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What a fit runs on: `fitting.lanes.cpu.Cpu` or `fitting.gpu.device.Gpu`."""
 
