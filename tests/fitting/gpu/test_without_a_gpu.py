@@ -47,14 +47,14 @@ class Run:
     calls: list[tuple[str, tuple[int, ...], list[Any]]]  # one of each launch, with its arguments before it
 
 
-def on_cpu(function: str, grid: tuple[int, ...], arguments: list[Any]) -> None:
+def on_cpu(function: str, grid: Any, arguments: list[Any]) -> None:
     """A launch by the kernels that are compiled for the CPU."""
     if function == "regroup":  # has none: Python would take long
         source, rows, parts, out = arguments
         for numbers, chunk in zip(rows, out, strict=True) if grid[1] == parts else ():
             chunk[:] = source[numbers // LANES, :, numbers % LANES].T
     else:
-        Cpu().launch(function, grid, *arguments)
+        Cpu().launch(function, grid if len(grid) == 2 else grid[0], *arguments)
 
 
 def seen(argument: Any) -> Any:
