@@ -32,7 +32,6 @@ from hmr_skel.convert.reading import ReadOptions, clip_from_arrays
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import H36M_14, LSP_14, MOYO_24, SMPL_24, JointRule
 from hmr_skel.evaluate.ground_truth import Regressor, Truth, joint_names
-from hmr_skel.evaluate.labels import evenly
 from hmr_skel.evaluate.metrics import from_root, mpjpe_mm
 from hmr_skel.evaluate.score import Columns, ScoredBody, joined, score
 from hmr_skel.evaluate.summary import groups_of, intervals, sequences_of
@@ -85,7 +84,8 @@ def run_conversion(args: argparse.Namespace) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, measuring(args.quiet) as bars:
         inputs = FitInputs.open(args.manifest, args.labels, 2048, args.device, Path(work), quiet=args.quiet)
-        chosen = evenly(len(inputs.params.betas), args.rows)
+        count = len(inputs.params.betas)
+        chosen = np.arange(min(args.rows, count)) * count // min(args.rows, count)  # spread evenly
         done = 0
 
         def step(fits: int) -> None:

@@ -85,7 +85,6 @@ SPOILED: dict[str, tuple[Change, str]] = {
 """Each reader's own messages are tested with it; here each kind of file is one line and no traceback."""
 ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "no such shard": (["fit", "--shard", "99"], r"no shard 99: .* 2 shards, 0 to 1"),
-    "no number of a shard": (["fit", "--shard", "0-1"], r"--shard 0-1: expected a whole number from 0"),
     "no such device": (["fit", "--shard", "0", "--device", "cuda:63"], r"no device 'cuda:63'.*--device cpu"),
     "unknown device": (["fit", "--shard", "0", "--device", "gpu"], r"unknown device 'gpu'.*cpu, cuda"),
     "body into a file": (["body", "export", "small.toml"], r"small\.toml"),
@@ -94,10 +93,7 @@ ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "no such folder of a manifest": (["verify", "nope", "--manifest", "small.toml"], "no folder nope"),
     "no such command": (["ft"], r"invalid choice: 'ft' .* \(did you mean fit\?\)\. `hmr-skel --help` says more"),
     "no such option": (["fit", "--shrad=7"], r"no option --shrad \(did you mean --shard\?\)\. `hmr-skel fit --help`"),
-    "no number of pixels": (
-        ["render", "x", "0", "-o", "x.png", "--size", "big"],
-        r"--size big: expected pixels from 16",
-    ),
+    "no number": (["fit", "--shard", "big"], r"--shard big: expected a whole number from 0"),
 }
 
 

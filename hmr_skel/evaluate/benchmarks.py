@@ -12,8 +12,6 @@ from typing import Literal
 from hmr_skel.errors import UserError
 from hmr_skel.places import DATA_VARIABLE
 
-"""The environment variable of the folder whose `evaluation/labels` and `evaluation/images` have the files."""
-
 _CAMERAHMR = "CameraHMR's test-labels.zip (camerahmr.is.tue.mpg.de, after registration)"
 _HMR2 = "4D-Humans' hmr2_evaluation_data.tar.gz (its README on GitHub has the link)"
 _HSMR = "HSMR's hsmr_evaluation_data.tar.gz (its README on GitHub has the link)"

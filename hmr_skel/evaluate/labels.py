@@ -112,13 +112,6 @@ def load_rows(benchmark: Benchmark, path: Path, legacy: Sequence[str] = (), cam_
     )
 
 
-def evenly(count: int, limit: int | None) -> np.ndarray:
-    """At most `limit` of `count` rows, spread evenly."""
-    if limit is None or limit >= count:
-        return np.arange(count)
-    return np.arange(limit) * count // limit
-
-
 def _columns(file: LabelFile, benchmark: Benchmark, needed: dict[str, str], more: dict[str, str]) -> LabelColumns:
     """Arrays by our column names, from the format's keys `needed` and `more`; those of `more` may be missing."""
     fields = {column: (key,) for column, key in (needed | more).items()}

@@ -53,7 +53,6 @@ def make_labels(
     seed: int,
     body_models: str | Path,
     progress: Callable[[int], object] = lambda rows: None,
-    skel_gender: str = "male",
 ) -> None:
     """Write a synthetic label file in CameraHMR's format.
 
@@ -64,9 +63,8 @@ def make_labels(
         path: the .npz to write; uncompressed, so that it can be memory-mapped.
         rows: at least 1; from 43 clips of 48 rows on, every dof is swept through.
         seed: non-negative.
-        body_models: folder with SMPL_NEUTRAL.pkl, skel_<gender>.pkl and SMPL_to_J19.pkl.
+        body_models: folder with SMPL_NEUTRAL.pkl, skel_male.pkl, whose motion is drawn, and SMPL_to_J19.pkl.
         progress: called with the number of rows done.
-        skel_gender: gender of the SKEL body whose motion is drawn.
 
     Raises:
         UserError: a model file is missing or damaged.
@@ -74,7 +72,7 @@ def make_labels(
     if rows < 1 or seed < 0:
         raise ValueError(f"rows must be positive and seed not negative, got {rows} and {seed}")
     path = Path(path)
-    models = _load_models(Path(body_models), skel_gender)
+    models = _load_models(Path(body_models))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
         columns = {
@@ -92,9 +90,9 @@ def make_labels(
         os.replace(Path(folder) / path.name, path)
 
 
-def _load_models(folder: Path, skel_gender: str) -> _Models:
+def _load_models(folder: Path) -> _Models:
     smpl = Smpl.load(folder / "SMPL_NEUTRAL.pkl")
-    skel = Skel.load(folder / f"skel_{skel_gender}.pkl")
+    skel = Skel.load(folder / "skel_male.pkl")
     points = load_points_matrix(folder / "SMPL_to_J19.pkl")
     support = points.any(0).nonzero().squeeze(1)
     return _Models(smpl, skel, points[:, support], support)
@@ -139,11 +137,8 @@ def _make_chunk(first_clip: int, seed: int, models: _Models) -> dict[str, np.nda
         "cam_int": cam_int,
         "gtkps": torch.cat((keypoints, visible.float()), -1),
     }
-    return {name: column.numpy() for name, column in columns.items()} | {"imgname": _image_names(clips)}
-
-
-def _image_names(clips: range) -> np.ndarray:
-    return np.asarray([f"{clip:06d}/{frame:03d}.jpg" for clip in clips for frame in range(FRAMES_PER_CLIP)])
+    names = np.asarray([f"{clip:06d}/{frame:03d}.jpg" for clip in clips for frame in range(FRAMES_PER_CLIP)])
+    return {name: column.numpy() for name, column in columns.items()} | {"imgname": names}
 
 
 def _stack(motions: list[ClipMotion], name: str) -> Tensor:

@@ -67,11 +67,6 @@ class LossConfig:
             raise ValueError(f"negative loss weights: {', '.join(negative)}")
 
 
-def published_losses() -> LossConfig:
-    """The losses of the published code, which differ from the paper's equations."""
-    return LossConfig(pelvis=0.002, refine_form="published")
-
-
 def total_loss(
     prediction: Prediction, body: SkelKeypoints, targets: Batch, config: LossConfig
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:

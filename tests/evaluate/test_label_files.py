@@ -7,7 +7,7 @@ import pytest
 
 from hmr_skel.errors import UserError
 from hmr_skel.evaluate.benchmarks import BENCHMARKS, REGRESSOR_FILES, BenchmarkFiles, chosen, legacy_switches
-from hmr_skel.evaluate.labels import evenly, load_rows
+from hmr_skel.evaluate.labels import load_rows
 from hmr_skel.evaluate.summary import sequences_of
 from tests.evaluate.conftest import changed_labels
 from tests.evaluate.stand_in import ROWS
@@ -173,9 +173,3 @@ def test_names_of_benchmarks_and_switches():
     )  # fmt: skip
     with pytest.raises(UserError, match=r"--legacy rgb: there is no such switch"):
         legacy_switches("rgb")
-
-
-def test_rows_spread_evenly():
-    np.testing.assert_array_equal(evenly(10, 4), [0, 2, 5, 7])
-    np.testing.assert_array_equal(evenly(3, 4), [0, 1, 2])
-    np.testing.assert_array_equal(evenly(3, None), [0, 1, 2])

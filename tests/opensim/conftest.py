@@ -1,4 +1,4 @@
-"""A person in random poses, and in a recording."""
+"""A person in random poses."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,6 @@ from hmr_skel.convert import Bodies, SkelClip, SmplClip
 from hmr_skel.convert.clips import UPRIGHT
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-RECORDING = SHARED / "cmu_mocap" / "01_01-120hz.npz"
 MM, DEG = 0.1, 0.01
 """How far a bone may be off in another program."""
 

@@ -10,10 +10,10 @@ import torch
 
 from hmr_skel.body.dofs import DOF_NAMES
 from hmr_skel.body.joints import SKEL_JOINTS
-from hmr_skel.convert import Bodies, ReadOptions, SkelClip, fit_clips, read_clips
+from hmr_skel.convert import Bodies, SkelClip
 from hmr_skel.convert.opensim import OpenSimOptions, write_opensim
 from hmr_skel.opensim.bsm import VERIFIED
-from tests.opensim.conftest import DEG, MM, RECORDING, SHARED, in_skel
+from tests.opensim.conftest import DEG, MM, SHARED, in_skel
 from tests.opensim.in_opensim import InOpenSim, warnings_of
 
 pytestmark = pytest.mark.extra
@@ -72,16 +72,6 @@ def test_random_poses(
     pelvis = model.transforms(["pelvis"])[1][0]
     for place in model.markers().values():
         assert np.linalg.norm(skin @ axes + pelvis - place, axis=1).min() < 1e-6
-
-
-@pytest.mark.skipif(not RECORDING.exists(), reason=f"allowed: no {RECORDING.name}")
-def test_every_frame_of_a_recording(bodies: Bodies, opensim: Any, tmp_path: Path):
-    (clip,) = fit_clips(read_clips(RECORDING, ReadOptions()), bodies)
-    osim, mot = write_opensim(clip, bodies.skel("male"), tmp_path / "walk.osim", OpenSimOptions())
-    mm, deg = apart(clip, bodies, InOpenSim(opensim, osim), mot)
-    assert len(clip) == 2751
-    assert mm < MM
-    assert deg < DEG
 
 
 def test_inverse_kinematics_finds_the_motion_again(

@@ -55,17 +55,6 @@ def test_overlays_lie_on_the_person_to_a_pixel(photos, frames, people, oracle, s
         assert changed.sum() / photo.mask.sum() < 1.2
 
 
-def test_a_batch_is_its_people(people, network_file):
-    from hmr_skel.predict.people import load_predictor
-
-    predictor = load_predictor(network_file, torch.device("cpu"))
-    together = predict(predictor, people)
-    for i, person in enumerate(people):
-        alone = predict(predictor, [person])[0]
-        np.testing.assert_allclose(alone.q, together[i].q, atol=1e-5)
-        assert alone.q.shape == (predictor.num_stages, 46) == (4, 46)
-
-
 @pytest.mark.parametrize("switches", [{"coarse": False}, {"looped": True}, {"camera": False}])
 def test_every_variant_of_the_network_predicts(people, small_config, switches):
     torch.manual_seed(1)

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from hmr_skel.body.skel import Skel
-from hmr_skel.render import body_parts, mesh_part, overlay, portrait, render_mesh
+from hmr_skel.render import body_parts, portrait
 from hmr_skel.render.body import VEIL
 from hmr_skel.rows import SkelParams
 
@@ -49,16 +49,3 @@ def test_bones_are_seen_through_the_skin_and_stay_inside_it(skel, params):
     # Under the skin a bone still looks like the bone, and unlike the skin.
     unlike_bone, unlike_skin = (np.abs(drawn["both"] - drawn[k])[bones].mean() for k in ("skeleton", "skin"))
     assert unlike_bone < 0.7 * unlike_skin
-
-
-def test_an_overlay_lies_on_the_body_in_the_image(skel, params):
-    """Image and overlay by different code, the same camera: outlines agree to a pixel."""
-    cam_int = np.array([[700.0, 0, 300.0], [0, 700.0, 190.0], [0, 0, 1]])
-    part = body_parts(skel, params, "skin")[0]
-    image = render_mesh(part.vertices, part.faces, cam_int, 640, 400, np.ones((1, 3), np.float32))
-    photograph = np.round(image.over(np.full((400, 640, 3), 0.2, np.float32)) * 255).astype(np.uint8)
-    drawn = overlay(photograph, [mesh_part(part.vertices, part.faces, (1.0, 0.0, 0.0))], cam_int)
-    changed = (drawn != photograph).any(-1)
-    assert image.mask.sum() > 5000
-    assert not (changed & ~binary_dilation(image.mask)).any()
-    assert not (~changed & binary_erosion(image.mask)).any()

@@ -41,15 +41,6 @@ def test_shells_are_blended_from_far_to_near(swap):
     np.testing.assert_allclose(found, (0.5, 0.25, 0.75), atol=0.01)  # 0.5 blue + 0.25 red + 0.25 white
 
 
-def test_edges_are_averaged():
-    """A wall whose edge cuts pixels in half: with two samples a pixel they come out half covered."""
-    edge = (30 - CAMERA.cam_int[0, 2]) / 100 * 2.0  # through the centre of column 30
-    part = wall(2.0, (0.0, 0.0, 0.0), half=0.2, x=edge + 0.2)
-    coarse, fine = (draw([part], CAMERA, (1.0, 1.0, 1.0), n, FLAT)[44, 28:33, 0] for n in (1, 2))
-    assert set(coarse.tolist()) == {0, 255}
-    np.testing.assert_array_equal(fine, [255, 255, 128, 0, 0])
-
-
 def test_a_photograph_is_left_alone_where_nothing_is_drawn():
     photograph = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     before = photograph.copy()
