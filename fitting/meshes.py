@@ -1,8 +1,11 @@
-"""Fit meshes in SMPL's topology: find SMPL's parameters in closed form, and start the fit of the mesh from them.
+"""Fit meshes in SMPL's topology: find SMPL's parameters, and start the fit of the mesh from them.
 
-Each bone gets the rotation that best maps its part of SMPL's mesh to the given one (Kabsch). With fixed rotations the
-mesh is linear in betas, which follow by least squares. Both repeat a few times. If SMPL can pose the mesh, its
-parameters are the fixed point. SKEL's root keeps the rotation and position of the root.
+Each bone first gets the rotation that best maps its part of SMPL's mesh to the given one (Kabsch). Then steps make what
+is left between the meshes smaller, by rotations and betas at once. A step looks at each bone's part in the bone's own
+frame and about its mean, as if bones were apart. There betas and a small turn move vertices, to first order, by what no
+pose changes. So all factors are computed once: turns are eliminated, and betas follow from 10 equations (variable
+projection). What a step leaves out, such as blending between bones, the next one sees. SMPL's parameters are the fixed
+point if it can pose the mesh. SKEL's root keeps the rotation and position of the root.
 """
 
 from collections.abc import Callable
@@ -19,18 +22,18 @@ from fitting.mesh import mesh_basis
 from fitting.model import FitModel
 from fitting.surface import spread
 from hmr_skel.body.joints import SMPL_PARENTS
-from hmr_skel.body.lbs import picked, relative
+from hmr_skel.body.lbs import relative
 from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.rows import SmplParams
 
-ROUNDS = 4
+STEPS = 2
 NO_BODY = 0.05
 """The largest mean distance from SMPL's mesh, m. Beyond it a mesh is not a body, or has another order of vertices."""
 
 _VERTICES = 256  # number of vertices used
-_FURTHER = 1.3  # overrelaxation: 1 takes five rounds instead of four, 1.5 overshoots
-_RIDGE = 3e-8  # m^2, the cost of a beta of 1 against the mean squared distance of vertices
+_FURTHER = 1.3  # overrelaxation of turns: neighbouring bones turn too
+_RIDGE = 3e-9  # m^2, the cost of a beta of 1 against the mean squared distance of vertices
 
 
 class Inverse:
@@ -42,27 +45,38 @@ class Inverse:
         rows = mesh_basis(smpl)
         shape, correctives = rows[:, self.few].split((11, len(rows) - 11))
         self.template = shape[0]
-        self.correctives = correctives.mT.flatten(1)  # [207 3K]
+        self.shape, self.correctives = shape.mT.flatten(1), correctives.mT.flatten(1)  # [11 3K], [207 3K]
         self.weights = weights.T.contiguous()
         # Squares give vertices that several bones move less weight; leaving these out does not converge.
-        self.own = weights.square() / weights.square().sum(0).clamp_min(1e-9)  # [K 24] sum to 1 for each bone
+        own = weights.square() / weights.square().sum(0).clamp_min(1e-9)  # [K 24] sum to 1 for each bone
         self.joints = torch.cat((smpl.joint_template[None], smpl.joint_shapedirs.unflatten(-1, (24, 3))))  # [11 24 3]
-        offset = relative(self.joints, SMPL_PARENTS)
-        # A vertex is linear in the bones' rotations and, for fixed rotations, in (1, betas): each bone turns the vertex
-        # minus its joint, and the offsets of the joints below it that move the vertex. The root's joint stays at 0.
-        listens = weights
-        table = torch.einsum("km,nkmy->mykn", weights, shape[:, :, None] - self.joints[:, None])
-        for joint in range(23, 0, -1):
-            table[SMPL_PARENTS[joint]] += torch.einsum("k,ny->ykn", listens[:, joint], offset[:, joint])
-            listens = listens.index_add(1, torch.tensor([SMPL_PARENTS[joint]]).to(self.few), listens[:, joint, None])
-        self.table = table.flatten(2).flatten(0, 1)  # [72 11K]
+        self.offsets = relative(self.joints, SMPL_PARENTS).index_fill(1, torch.tensor([0]).to(self.few), 0.0)
+        above = torch.eye(24)  # [24 24] 1 for a joint and those above it, whose offsets place it
+        for joint in range(1, 24):
+            above[joint] += above[SMPL_PARENTS[joint]]
+        self.above = above.to(shape)
+        self.parents = torch.tensor((0, *SMPL_PARENTS[1:])).to(self.few)
+        # For each bone, vertices about their mean, and how each beta moves them there.
+        about = shape[:, :, None] - torch.einsum("km,nky->nmy", own, shape)[:, None]  # [11 K 24 3]
+        lever, stretch = about[0], about[1:]
+        inertia = torch.einsum("km,kmi,kmj->mij", own, lever, lever)
+        eye = torch.eye(3).to(inertia)
+        inertia = inertia.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] * eye - inertia
+        self.loose = torch.linalg.inv(inertia + 1e-9 * eye)  # [24 3 3] the turn by a moment
+        self.twist = torch.einsum("km,nkmi->min", own, torch.linalg.cross(lever.expand_as(stretch), stretch))
+        self.share = weights.mean(0)  # [24]
+        gram = torch.einsum("m,km,nkmi,pkmi->np", self.share, own, stretch, stretch)
+        turned = torch.einsum("m,min,mij,mjp->np", self.share, self.twist, self.loose, self.twist)
+        self.by_pull = torch.linalg.inv(gram - turned + _RIDGE * torch.eye(10).to(gram))  # [10 10] betas
+        self.seen = (own[..., None, None] * about.permute(1, 2, 0, 3)).flatten(1)  # [K 24 * 11 * 3]
+        self.levers = (own[..., None] * lever).flatten(1)  # [K 24 * 3]
 
     def __call__(self, vertices: Tensor) -> tuple[SmplParams, Tensor]:
         """The parameters [N] of meshes [N 6890 3], and the mean distance [N] from the mesh that they pose, m; infinite
         if a mesh is not finite, or too far away for an annotation."""
         parts = [self._of(part) for part in vertices.split(TILE)]
         rotmat, betas, transl, apart = (torch.cat(values) for values in zip(*parts, strict=True))
-        rotvec = rotmat_to_rotvec(torch.cat((rotmat[:, :1], _local(rotmat)), 1))
+        rotvec = rotmat_to_rotvec(torch.cat((rotmat[:, :1], self._local(rotmat)), 1))
         return SmplParams(rotvec[:, 0], rotvec[:, 1:], betas, transl), apart
 
     def _of(self, vertices: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -72,48 +86,51 @@ class Inverse:
         mesh = vertices[:, self.few.to(vertices.device)][rows].to(self.template)
         sound = (mesh.abs() <= 2 * MAX_TRANSL).flatten(1).all(1)
         mesh = torch.where(sound[:, None, None], mesh, self.template).mT.contiguous()  # [B 3 K]
-        rotmat = _nearest_turn(self._moments(self.template.T.expand_as(mesh), mesh))
-        for number in range(ROUNDS):
-            basis, rest = self._basis(rotmat)
-            betas = self._betas(basis, mesh - rest)
-            posed = rest + basis[..., 0] + (basis[..., 1:] @ betas[:, None, :, None]).squeeze(-1)
-            if number < ROUNDS - 1:
-                rotmat = _small_turn(self._moments(posed, mesh)) @ rotmat
-        place = (mesh - posed).mean(2)
-        apart = torch.where(sound, (posed + place[:, :, None] - mesh).norm(dim=1).mean(1), inf)
+        rotmat = _nearest_turn(self._moments(mesh))
+        betas = mesh.new_zeros(len(mesh), 10)
+        for _ in range(STEPS):
+            rotmat, betas = self._step(rotmat, betas, mesh - self._posed(rotmat, betas))
+        apart = mesh - self._posed(rotmat, betas)
+        place = apart.mean(2)
+        distance = torch.where(sound, (apart - place[:, :, None]).norm(dim=1).mean(1), inf)
         transl = place - self.joints[0, 0] - betas @ self.joints[1:, 0]
         count = slice(len(vertices))
-        return rotmat[count], betas[count], transl[count], apart[count]
+        return rotmat[count], betas[count], transl[count], distance[count]
 
-    def _basis(self, rotmat: Tensor) -> tuple[Tensor, Tensor]:
-        """The mesh of bones turned by [B 24 3 3]: factors of (1, betas) [B 3 K 11], and correctives [B 3 K]."""
-        rows = rotmat.transpose(1, 2)  # [B 3 24 3]
-        basis = (rows.flatten(2) @ self.table).unflatten(2, (-1, 11))
+    def _posed(self, rotmat: Tensor, betas: Tensor) -> Tensor:
+        """The mesh [B 3 K] of bones turned by [B 24 3 3], with the root joint at 0."""
+        numbers = torch.cat((torch.ones_like(betas[:, :1]), betas), 1)
+        joints, offsets = (
+            (numbers @ table.flatten(1)).unflatten(1, (24, 3, 1)) for table in (self.joints, self.offsets)
+        )
+        place = self.above @ (rotmat[:, self.parents] @ offsets).squeeze(-1)  # [B 24 3]
+        bones = torch.cat((rotmat, place.unsqueeze(-1) - rotmat @ joints), -1)  # [B 24 3 4]
+        blended = (bones.flatten(2).mT @ self.weights).unflatten(1, (3, 4))  # [B 3 4 K]
         eye = torch.eye(3, dtype=rotmat.dtype, device=rotmat.device)
-        corrective = ((_local(rotmat) - eye).flatten(1) @ self.correctives).unflatten(1, (1, 3, -1))
-        return basis, (rows.mT @ self.weights * corrective).sum(2)
+        rest = numbers @ self.shape + (self._local(rotmat) - eye).flatten(1) @ self.correctives
+        return (blended[:, :, :3] * rest.unflatten(1, (1, 3, -1))).sum(2) + blended[:, :, 3]
 
-    def _betas(self, basis: Tensor, mesh: Tensor) -> Tensor:
-        """Betas [B 10] by least squares, up to a translation."""
-        basis = (basis - basis.mean(2, keepdim=True)).flatten(1, 2)  # [B 3K 11]
-        wanted = (mesh - mesh.mean(2, keepdim=True)).flatten(1) - basis[..., 0]
-        free = basis[..., 1:]
-        gram = free.mT @ free
-        gram.diagonal(dim1=1, dim2=2).add_(_RIDGE * len(self.few))
-        betas = torch.linalg.solve(gram, free.mT @ wanted.unsqueeze(-1)).squeeze(-1)
-        return betas.clamp(-MAX_BETA, MAX_BETA)  # for meshes far from SMPL, whose fit uses the mesh itself
+    def _step(self, rotmat: Tensor, betas: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:
+        """Better rotations and betas, from the distances `apart` [B 3 K] that are left."""
+        seen = rotmat.mT @ (apart @ self.seen).unflatten(2, (24, -1)).transpose(1, 2)  # [B 24 3 33], in bones' frames
+        seen = seen.unflatten(3, (11, 3))
+        lever = seen[..., 0, :]
+        moment = torch.stack([lever[..., j, i] - lever[..., i, j] for i, j in ((1, 2), (2, 0), (0, 1))], -1)
+        turn = (self.loose @ moment.unsqueeze(-1)).squeeze(-1)  # [B 24 3]
+        pull = seen.diagonal(dim1=2, dim2=4).sum(-1)[..., 1:] - (turn.unsqueeze(-2) @ self.twist).squeeze(-2)
+        more = (self.share @ pull - _RIDGE * betas) @ self.by_pull
+        turn = turn - (self.loose @ (self.twist @ more[:, None, :, None])).squeeze(-1)
+        # Clamped for meshes far from SMPL, whose fit uses the mesh itself.
+        betas = (betas + more).clamp(-MAX_BETA, MAX_BETA)
+        return rotmat @ rotvec_to_rotmat((_FURTHER * turn).clamp(-1, 1)), betas
 
-    def _moments(self, posed: Tensor, mesh: Tensor) -> Tensor:
-        """Mean of y x^T over the vertices of each bone [B 24 3 3], both centred, x of `posed` and y of `mesh`."""
-        outer = (mesh[:, :, None] * posed[:, None]).flatten(1, 2)  # [B 9 K]
-        means = (torch.cat((outer, posed, mesh), 1) @ self.own).mT  # [B 24 15]
-        x, y = means[..., 9:12], means[..., 12:]
-        return means[..., :9].unflatten(-1, (3, 3)) - y.unsqueeze(-1) * x.unsqueeze(-2)
+    def _local(self, rotmat: Tensor) -> Tensor:
+        """The local rotations [B 23 3 3] of the joints except the root, from those of the bones [B 24 3 3]."""
+        return rotmat[:, self.parents[1:]].mT @ rotmat[:, 1:]
 
-
-def _local(rotmat: Tensor) -> Tensor:
-    """The local rotations [B 23 3 3] of the joints except the root, from those of the bones [B 24 3 3]."""
-    return picked(rotmat, SMPL_PARENTS[1:], 1).mT @ rotmat[:, 1:]
+    def _moments(self, mesh: Tensor) -> Tensor:
+        """Mean of y x^T over the vertices of each bone [B 24 3 3], both centred, x of the template and y of `mesh`."""
+        return (mesh @ self.levers).unflatten(2, (24, 3)).transpose(1, 2)
 
 
 def _nearest_turn(moments: Tensor) -> Tensor:
@@ -122,20 +139,11 @@ def _nearest_turn(moments: Tensor) -> Tensor:
     return torch.cat((u[..., :2], last), -1) @ vt
 
 
-def _small_turn(moments: Tensor) -> Tensor:
-    """The nearest rotation, to first order in its angle and somewhat enlarged, since neighbouring bones turn too."""
-    odd = moments - moments.mT
-    axis = torch.stack((odd[..., 2, 1], odd[..., 0, 2], odd[..., 1, 0]), -1)
-    matrix = -(moments + moments.mT) / 2
-    matrix.diagonal(dim1=-2, dim2=-1).add_(moments.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) + 1e-9)
-    angle = _FURTHER * torch.linalg.solve(matrix, axis.unsqueeze(-1)).squeeze(-1)
-    return rotvec_to_rotmat(angle.clamp(-1, 1))
-
-
 def rooted(vertices: Tensor, params: SmplParams, smpl: Smpl) -> Tensor:
     """Meshes [N 6890 3], m, in the frame of SMPL's root: its joint at the origin, without the global orientation."""
     rotmat, place = root(params, smpl)
-    return (vertices.to(place) @ rotmat).sub_(place[:, None] @ rotmat)
+    shift, turn = (-place[:, None] @ rotmat).mT, rotmat.mT
+    return torch.baddbmm(shift, turn, vertices.to(place).mT).mT  # transposed, the product is faster
 
 
 def root(params: SmplParams, smpl: Smpl) -> tuple[Tensor, Tensor]:
