@@ -85,7 +85,8 @@ def run_conversion(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="hmr-skel-bench-") as work, measuring(args.quiet) as bars:
         inputs = FitInputs.open(args.manifest, args.labels, 2048, args.device, Path(work), quiet=args.quiet)
         count = len(inputs.params.betas)
-        chosen = np.arange(min(args.rows, count)) * count // min(args.rows, count)  # spread evenly
+        limit = min(args.rows or count, count)
+        chosen = np.arange(limit) * count // limit  # spread evenly
         done = 0
 
         def step(fits: int) -> None:

@@ -148,6 +148,8 @@ def test_the_bench(open_body_dir, stand_in, tmp_path, capsys):
     manifest, labels = tmp_path / "m.toml", stand_in.folder / "source" / "labels.npz"
     manifest.write_text(MANIFEST.format(name="m", rows_per_shard=6, body_models=open_body_dir, labels=labels))
     where = ["--manifest", str(manifest), "--device", "cpu", "--json"]
+    assert conversion.main(["-q", *where]) == 0  # of all rows
+    assert json.loads(capsys.readouterr().out)["rows"] == 6
     assert conversion.main(["--rows", "5", *where]) == 0
     out = capsys.readouterr().out
     report = json.loads(out.splitlines()[-1])
