@@ -47,8 +47,8 @@ SWEEP_BATCHES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 SWEEP_ROWS = (32, 128, 512, 2048)
 GPU_ROWS = (1024, 4096, 16384, 32768, 65536)
 _BYTES_PER_FLOP = 20 / (2 * (182 + 171))
-"""Of a visit's products: five accesses to a float32 (rest, target, pull) for a column each of the basis and, but for
-template and shape, of its transpose. Steps between visits come on top."""
+"""Of a visit's products and what reads them: five accesses to a float32 (rest, target, pull) for a column each of the
+basis and, but for template and shape, of its transpose. Steps between visits use the memory too; this leaves them out."""
 FLOOR_STEPS = (12, 40)
 """On a twentieth of the vertices, and on all."""
 
@@ -117,7 +117,10 @@ def _arithmetic(inputs: FitInputs, model: FitModel, fits_per_s: float) -> dict[s
 
 
 def _on_gpu(params: SmplParams, model: FitModel, mflop_per_row: float, progress: Progress) -> dict[str, Any]:
-    """By number of rows: rows/s of the first and of a second pass, and the memory that they took."""
+    """By number of rows: rows/s of the first and of a second pass, and the memory that they took.
+
+    Kernels are compiled before; a first pass finds no memory that torch kept from an earlier one.
+    """
     device, block = model.device, torch.empty(2**28, device=model.device)
     copies = []
     for _ in range(5):
@@ -141,10 +144,12 @@ def _on_gpu(params: SmplParams, model: FitModel, mflop_per_row: float, progress:
             {
                 "rows": rows,
                 "batch": used,
-                "fits_per_s_cold": round(rates[0], 1),
+                "fits_per_s_first": round(rates[0], 1),
                 "fits_per_s": round(rates[1], 1),
                 "memory_mb": round(torch.cuda.max_memory_allocated(device) / 1e6),
-                "share_of_bandwidth": round(rates[1] * 1e6 * mflop_per_row * _BYTES_PER_FLOP / max(copies), 4),
+                "share_of_bandwidth_by_products": round(
+                    rates[1] * 1e6 * mflop_per_row * _BYTES_PER_FLOP / max(copies), 4
+                ),
             }
         )
     progress("rows", len(GPU_ROWS), len(GPU_ROWS))

@@ -63,7 +63,7 @@ class _Dispatch(TorchDispatchMode):
         if crosses or masked or name in _WAITS:
             self.counted[f"wait {_where()} {name}"] += 1
         elif not function.is_view:
-            self.counted["launch"] += 1
+            self.counted[f"launch {name}{'_out' if 'out' in kwargs else ''}"] += 1
         held = tree_map(lambda x: x.held if isinstance(x, OnGpu) else x, (args, kwargs))
         found = function(*held[0], **held[1])
         if name in ("empty", "new_empty", "empty_like", "empty_strided") and found.is_floating_point():

@@ -22,9 +22,11 @@ import torch
 
 import fitting
 from fitting.gpu import device
+from fitting.kinematics import Skeleton
 from fitting.lanes.cpu import Cpu
 from fitting.lanes.state import BEST, DESK, LANES
 from fitting.stack import Records
+from fitting.starts import initial_q
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SmplParams
 from tests.fitting.gpu.pretended import GPU, pretended
@@ -67,6 +69,10 @@ def seen(argument: Any) -> Any:
     return argument.held.numpy() if isinstance(argument, torch.Tensor) else argument
 
 
+def launch_on_cpu(function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
+    on_cpu(function, tuple(np.atleast_1d(grid).tolist()), [seen(argument) for argument in arguments])
+
+
 @pytest.fixture(scope="module")
 def crowd() -> SmplParams:
     """The last row is the first one again."""
@@ -78,12 +84,13 @@ def crowd() -> SmplParams:
 
 
 @pytest.fixture(scope="module")
-def on_gpu(smpl, skel) -> Generator[fitting.FitModel]:
+def on_gpu(smpl, skel, model) -> Generator[fitting.FitModel]:
+    """`model` has the kernels compiled that are run in its stead."""
     small = {"_PRODUCTS": 2, "_SCRATCH": 2, "_WORTH": 1.0}  # rows regroup whenever some are done
     with patch.multiple(device, **small):
         with pretended(), patch.multiple(device, check=lambda _: None, try_out=lambda _: None):
-            model = fitting.prepare(*copy.deepcopy((smpl, skel)), fitting.recipe("default"), "male", GPU)
-        yield model
+            there = fitting.prepare(*copy.deepcopy((smpl, skel)), fitting.recipe("default"), "male", GPU)
+        yield there
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +105,7 @@ def run(crowd, on_gpu) -> Run:
         types.setdefault(function, set()).add(tuple(map(typeof, found)))
         if function not in calls or (function == "measure" and not calls["measure"][2][7]):
             calls[function] = (function, blocks if function == "regroup" else (1,) * len(blocks), copy.deepcopy(found))
+        counted[f"launch {function}"] += 1
         on_cpu(function, blocks, found)
 
     with patch.object(device, "launch", launch), pretended() as counted:
@@ -119,11 +127,31 @@ def test_a_row_comes_out_alike_in_another_chunk(run):
     assert float(apart[3:].max()) < 1e-8
 
 
-def test_the_host_seldom_waits(run):
-    """Budgets of a batch, whatever its size: most launches are small ones of torch, before the first stage."""
-    waits = {spot: count for spot, count in run.counted.items() if spot.startswith("wait")}
-    assert sum(waits.values()) <= 60, waits
-    assert run.counted["launch"] <= 7000
+def test_before_the_solver_rows_come_out_alike_in_any_batch(crowd, on_gpu):
+    """Targets, meshes, skeletons and starts of 64 rows, and of the same among others in another order."""
+
+    def made(rows: torch.Tensor) -> list[torch.Tensor]:
+        params = crowd[rows].to(GPU)
+        betas = on_gpu.shape(params.betas)
+        target, skeleton = on_gpu.targets(params, betas), Skeleton.of(on_gpu.skel, betas)
+        q = initial_q(on_gpu, target.rotmat, skeleton)
+        columns = [target.vertices.tensor(), target.anatomical_joints, target.joints_world, target.offset]
+        return [values.cpu() for values in (*columns, betas, *vars(skeleton).values(), q)]
+
+    order = torch.arange(ROWS - 1, -1, -1)
+    with patch.object(device, "launch", launch_on_cpu), pretended():
+        for alone, among in zip(made(order[:LANES]), made(torch.cat((order, order))), strict=True):
+            assert torch.equal(alone, among[:LANES])
+            assert torch.equal(alone, among[ROWS : ROWS + LANES])
+
+
+def test_the_host_seldom_waits_and_launches_are_few(run):
+    """Waits of a batch, whatever its size. Launches of a batch of 32,768 rows, which is 32 times as many products and 8
+    times as many groups of chunks whose vertices are in memory at once as here; most are small ones of torch."""
+    assert sum(count for spot, count in run.counted.items() if spot.startswith("wait")) <= 60, run.counted
+    launches = Counter({name: n for name, n in run.counted.items() if name.startswith("launch ")})
+    groups = launches["launch look"] + launches["launch pose_mesh"]
+    assert launches.total() + 31 * launches["launch bmm_out"] + 7 * 10 * groups <= 10_000, launches
 
 
 @pytest.mark.parametrize(
@@ -148,7 +176,7 @@ def test_a_kernel_that_fails_is_one_clear_error_before_the_first_fit(on_gpu, bro
 
     def launch(function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
         if function != broken:
-            on_cpu(function, tuple(np.atleast_1d(grid).tolist()), [seen(argument) for argument in arguments])
+            launch_on_cpu(function, grid, *arguments)
         elif broken == "descend":
             raise OSError("no such driver\nand much more")
 
