@@ -48,7 +48,7 @@ SWEEP_ROWS = (32, 128, 512, 2048)
 GPU_ROWS = (1024, 4096, 16384, 32768, 65536)
 _BYTES_PER_FLOP = 20 / (2 * (182 + 171))
 """Of a visit's products and what reads them: five accesses to a float32 (rest, target, pull) for a column each of the
-basis and, but for template and shape, of its transpose. Steps between visits use the memory too; this leaves them out."""
+basis and, but for template and shape, of its transpose. Steps between visits come on top and are left out."""
 FLOOR_STEPS = (12, 40)
 """On a twentieth of the vertices, and on all."""
 

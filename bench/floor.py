@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.objective import Objective
 from fitting.model import FitModel
-from fitting.surface import spread
+from fitting.stages import spread
 from hmr_skel.body import dofs
 from hmr_skel.body.smpl import Smpl
 from hmr_skel.rows import SkelParams, SmplParams

@@ -62,7 +62,7 @@ class Objective:
         target = smpl(zero, params.body_pose, params.betas, zero).vertices
         shape = skel.prepare_shape(skel_betas)
         weight = torch.zeros(len(skel.weights), dtype=torch.float64)
-        weight[stage.surface.vertices.cpu()] = stage.surface.importance.cpu().double()
+        weight[stage.vertices.cpu()] = stage.importance.cpu().double()
         return cls(
             skel=skel,
             shape=shape,

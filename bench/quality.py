@@ -20,9 +20,10 @@ from bench import new_parser
 from bench.hard import BODIES, hard_table
 from fitting.batch import TILE
 from fitting.config import ROOTS, SHAPES, FitConfig
+from fitting.descend import Solver
 from fitting.fit import FitResult, Status
 from fitting.many import best_of, fit_many
-from fitting.model import FitModel, prepare, solvers
+from fitting.model import FitModel, prepare
 from hmr_skel.bench.fit import FitInputs
 from hmr_skel.bench.measures import Judge
 from hmr_skel.body.assets import SKEL_FILES, SMPL_FILES, model_path
@@ -182,13 +183,10 @@ def without_limits(model: FitModel) -> FitModel:
     def wide(bound: torch.Tensor, sign: int) -> torch.Tensor:
         return torch.where(bound.isfinite(), torch.full_like(bound, sign * _FREE_RAD), bound)
 
-    stages = tuple(
-        replace(stage, limits=replace(stage.limits, low=wide(stage.limits.low, -1), high=wide(stage.limits.high, 1)))
-        for stage in model.stages
-    )
+    stages = tuple(replace(stage, low=wide(stage.low, -1), high=wide(stage.high, 1)) for stage in model.stages)
     low, high = wide(model.low, -1), wide(model.high, 1)
-    solve, polish = solvers(model.config, model.skel, model.kinematics, stages, (low, high), model.solve.engine)
-    return replace(model, low=low, high=high, stages=stages, solve=solve, polish=polish)
+    solve = Solver(model.config, model.skel, model.kinematics, stages, (low, high), model.solve.engine)
+    return replace(model, low=low, high=high, stages=stages, solve=solve)
 
 
 def quality_text(report: Mapping[str, Any]) -> str:

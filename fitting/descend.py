@@ -70,15 +70,15 @@ class Solver:
         self.tree = Records.of(tree_of(kinematics), limits[0].device)
         self.box = inner_box(*limits)  # [46] float32
 
-    def __call__(self, rows: FitRows, q: Tensor) -> Fitted:
-        """All stages from a start q [B 46]."""
-        return self.go_on([self.begin(rows, q)])[0]
+    def __call__(self, rows: FitRows, q: Tensor, early: bool = True) -> Fitted:
+        """All stages from a start q [B 46], or without the `early` ones only the last."""
+        return self.go_on([self.begin(rows, q, early)])[0]
 
-    def begin(self, rows: FitRows, q: Tensor) -> Halfway:
-        """All stages from a start q [B 46], but of the last only the visits that most rows need."""
+    def begin(self, rows: FitRows, q: Tensor, early: bool = True) -> Halfway:
+        """The same, but of the last stage only the visits that most rows need."""
         stack = Stack.of(rows, q)
         room = self._room(stack)
-        for tables in self.stages[:-1]:
+        for tables in self.stages[:-1] if early else ():
             for some in self._together(stack):
                 here = some.at_stage(tables, 0, self.engine)
                 for _ in range(tables.stage.refreshes):

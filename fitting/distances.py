@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from fitting.kinematics import Skeleton
+from fitting.kinematics import CORRECTED, Skeleton
 from fitting.many import Meshes, one_thread_each
 from fitting.model import FitModel
-from fitting.surface import CORRECTED
 from hmr_skel.body.lbs import picked
 from hmr_skel.rows import SkelParams, SmplParams
 

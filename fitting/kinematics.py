@@ -14,9 +14,10 @@ from hmr_skel.body.joints import SKEL_PARENTS
 from hmr_skel.body.lbs import blend, chain, picked, relative
 from hmr_skel.body.moving_joints import MOVING_JOINTS, moving_offsets, moving_velocities
 from hmr_skel.body.rotations import skew
-from hmr_skel.body.skel import Skel
+from hmr_skel.body.skel import CORRECTIVE_JOINTS, Skel
 from hmr_skel.body.skel_shape import bone_orientation
 
+CORRECTED = [j for j in CORRECTIVE_JOINTS if j >= 0]  # joints whose rotations drive the pose correctives
 _PARENT = [max(parent, 0) for parent in SKEL_PARENTS]
 _ORDER = [sum(d.joint == dof.joint for d in DOFS[:k]) for k, dof in enumerate(DOFS)]  # among the dofs of its joint
 

@@ -20,7 +20,7 @@ from fitting.fit import MAX_BETA, MAX_TRANSL, FitResult
 from fitting.many import fit_many
 from fitting.mesh import mesh_basis
 from fitting.model import FitModel
-from fitting.surface import spread
+from fitting.stages import spread
 from hmr_skel.body.joints import SMPL_PARENTS
 from hmr_skel.body.lbs import relative
 from hmr_skel.body.rotations import rotmat_to_rotvec, rotvec_to_rotmat

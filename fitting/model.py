@@ -34,8 +34,7 @@ class FitModel:
     kinematics: Kinematics  # float64
     signs: Signs
     stages: tuple[StageTables, ...]
-    solve: "Solver"  # from starts q [B 46] to the end of the last stage
-    polish: "Solver | None"  # the last stage alone, if the recipe refines shape or root
+    solve: "Solver"
     low: Tensor  # [46] float64
     high: Tensor  # [46] float64
 
@@ -78,10 +77,12 @@ def prepare(
     kinematics = Kinematics(skel.axes.double(), skel.dof_index)
     bounds = torch.from_numpy(dofs.limits(config.limits)).to(device)
     shape = copied(skel.template.device) if config.shape == "copy" else converted(smpl, skel, config.betas_rms)
-    stages = tuple(stage_tables(stage, skel, kinematics, bounds, config) for stage in config.stages)
+    stages = tuple(stage_tables(stage, skel, bounds, config) for stage in config.stages)
     low, high = bounds.unbind(1)
+    # Imported here, because numba takes a second to load, which recipes do not need.
+    from fitting.descend import Solver
+
     engine = engine_on(skel.template.device)
-    solve, polish = solvers(config, skel, kinematics, stages, (low, high), engine)
     model = FitModel(
         config=config,
         skel=skel,
@@ -91,8 +92,7 @@ def prepare(
         kinematics=kinematics,
         signs=Signs(skel.template.device),
         stages=stages,
-        solve=solve,
-        polish=polish,
+        solve=Solver(config, skel, kinematics, stages, (low, high), engine),
         low=low,
         high=high,
     )
@@ -105,7 +105,6 @@ def prepare(
 
 def engine_on(device: torch.device) -> Engine:
     """What runs kernels on that device. On a CPU they are then compiled."""
-    # Imported here, because numba takes a second to load, which recipes do not need.
     if device.type == "cpu":
         from fitting.lanes.cache import ready
         from fitting.lanes.cpu import Cpu
@@ -116,18 +115,3 @@ def engine_on(device: torch.device) -> Engine:
 
     check(device)
     return Gpu()
-
-
-def solvers(
-    config: FitConfig,
-    skel: Skel,
-    kinematics: Kinematics,
-    stages: tuple[StageTables, ...],
-    limits: tuple[Tensor, Tensor],
-    engine: Engine,
-) -> tuple["Solver", "Solver | None"]:
-    """The solvers `FitModel.solve` and `FitModel.polish`."""
-    from fitting.descend import Solver
-
-    solve = Solver(config, skel, kinematics, stages, limits, engine)
-    return solve, Solver(config, skel, kinematics, stages[-1:], limits, engine) if config.refines else None

@@ -7,20 +7,23 @@ betas, E includes `betas_weight` |betas - converted|^2. Limits hold exactly, by 
 E/2.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fitting.batch import TILE, Fitted, Rows, choose, filled, inner_box
-from fitting.kinematics import Pose, Skeleton
+from fitting.kinematics import CORRECTED, Pose, Skeleton
+from fitting.mesh import mesh_basis, mesh_coefficients
 from fitting.model import FitModel
-from fitting.stages import DAMPING_DOWN, DAMPING_MAX, DAMPING_MIN, DAMPING_UP
-from fitting.surface import CORRECTED, Blend, spread
+from fitting.stages import DAMPING_DOWN, DAMPING_MAX, DAMPING_MIN, DAMPING_UP, spread
 from fitting.target import FitRows
-from hmr_skel.body.joints import SKEL_PARENTS
+from hmr_skel.body.dofs import BODY, DOF_JOINTS
+from hmr_skel.body.joints import SKEL_PARENTS, subtree
 from hmr_skel.body.lbs import picked
 from hmr_skel.body.rotations import rotvec_to_rotmat, skew
+from hmr_skel.body.skel import Skel
 
 ROUNDS = 6
 """The most rounds; three or four are usual."""
@@ -31,6 +34,7 @@ _DAMPING_START = 1e-3
 _VERTICES = 345  # for the matrix: 150 or 1000 give the same results
 _DIFFERENCE = 1e-3  # of a beta, for central differences: the closed form of a shortest arc's derivative is long
 _ABOVE = [SKEL_PARENTS[j] for j in CORRECTED]
+_CPU_BLOCK = 576  # vertices posed together: what they produce stays in the cache
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,6 @@ def refined(model: FitModel, rows: FitRows, best: Fitted) -> tuple[FitRows, Fitt
     Returns:
         The rows with new betas and roots, and their best points.
     """
-    assert model.polish is not None  # the recipe refines something
     refiner = Refiner(model)
     others = Others(
         rows.betas,
@@ -72,7 +75,7 @@ def refined(model: FitModel, rows: FitRows, best: Fitted) -> tuple[FitRows, Fitt
         going = filled(going)
         active, start, here, was = active[going], start[going], here[going], was[going]
         there, q = refiner.moved(here, was.q, step[going])
-        found = model.polish(placed(model, start, there), q)
+        found = model.solve(placed(model, start, there), q, early=False)
         tried = was.iterations + found.iterations + 1
         found = replace(found, energy=found.energy + refiner.cost(start, there))
         better = found.energy < was.energy
@@ -97,7 +100,7 @@ class Refiner:
         self.fixed = torch.zeros(59, dtype=torch.bool, device=model.device)
         self.fixed[ROOT] = model.config.root != "refine"
         self.fixed[BETAS] = model.config.shape != "refine"
-        self.dofs = model.stages[-1].part.dofs
+        self.dofs = model.stages[-1].dofs
         self.low, self.high = (bound[self.dofs] for bound in inner_box(model.low, model.high))
 
     def cost(self, rows: FitRows, others: Others) -> Tensor:
@@ -133,6 +136,49 @@ class Refiner:
         return Others(betas, others.rotmat @ turned, shift), q
 
 
+@dataclass(frozen=True)
+class PosedBlock:
+    """Some vertices of a body in a pose: at rest, posed [B 3 V], and the rotations between the two [B 3 3 V]."""
+
+    vertices: slice
+    basis: Tensor  # [1 + 10 + P, 3V] template, shape directions, pose correctives; columns ordered xyz, then vertex
+    rest: Tensor
+    posed: Tensor
+    rotations: Tensor
+
+
+class Blend:
+    """Linear blend skinning of some vertices of a body, block by block."""
+
+    def __init__(self, skel: Skel, vertices: Tensor) -> None:
+        rows, weights = mesh_basis(skel)[:, vertices], skel.weights[vertices]
+        self.count = len(weights)
+        size = _CPU_BLOCK if weights.device.type == "cpu" else self.count
+        self.blocks = []  # of vertices, basis, weights [24 V]
+        for first in range(0, self.count, size):
+            part = slice(first, min(first + size, self.count))
+            basis = rows[:, part].transpose(1, 2).flatten(1).contiguous()
+            self.blocks.append((part, basis, weights[part].T.contiguous()))
+
+    def posed(self, betas: Tensor, local: Tensor, transforms: Tensor) -> Iterator[PosedBlock]:
+        """The blocks, posed.
+
+        Args:
+            betas: [B 10].
+            local: [B P/9 3 3] local rotations that drive the pose correctives.
+            transforms: [B 24 3 4] of the bones.
+        """
+        coefficients = mesh_coefficients(betas, local)
+        flat = transforms.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
+        for vertices, basis, weights in self.blocks:
+            rest = (coefficients @ basis).unflatten(-1, (3, -1))
+            blended = (flat @ weights).unflatten(0, (-1, 3, 4))
+            posed = blended[:, :, 3]
+            for k in range(3):
+                posed = torch.addcmul(posed, blended[:, :, k], rest[:, None, k])
+            yield PosedBlock(vertices, basis, rest, posed, blended[:, :, :3])
+
+
 class Slope:
     """Gradient and matrix of E over root, betas and pose, 59 unknowns in that order, with tables of one model.
 
@@ -145,13 +191,19 @@ class Slope:
         self.model, self.tables = model, model.stages[-1]
         skel = model.skel
         bone = skel.weights.argmax(1)
-        surface = self.tables.surface
-        self.every = Blend(skel, surface.vertices)
-        self.weighted = (skel.weights[surface.vertices] * surface.importance[:, None]).contiguous()  # [V 24]
+        vertices = self.tables.vertices
+        self.every = Blend(skel, vertices)
+        self.weighted = (skel.weights[vertices] * self.tables.importance[:, None]).contiguous()  # [V 24]
         self.few = spread(bone, min(_VERTICES, len(bone)))
         self.blend = Blend(skel, self.few)
         self.weights = skel.weights[self.few]
         self.directions = skel.shapedirs.unflatten(-1, (-1, 3))[:, self.few]  # [10 K 3]
+        joints = DOF_JOINTS[BODY]
+        self.joints = torch.tensor(joints, device=bone.device)
+        below = [[1.0] * 24] * 6 + [[float(bone in subtree(SKEL_PARENTS, j)) for bone in range(24)] for j in joints]
+        self.below = torch.tensor(
+            below, dtype=torch.float64, device=bone.device
+        )  # [49 24] bones that root and dofs move
         self.mean = model.targets.skel_mean[1:].double()  # [10 3] derivative of the T-pose's mean by the betas
 
     def __call__(self, rows: FitRows, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,8 +212,8 @@ class Slope:
         pose = self.model.kinematics.pose(q, rows.skeleton)
         by_transforms, by_joints = self._motions(rows, q, pose)
         mesh = target.vertices.tensor()
-        if not tables.surface.whole:
-            mesh = mesh[:, :, tables.surface.vertices]
+        if len(tables.vertices) < mesh.shape[2]:
+            mesh = mesh[:, :, tables.vertices]
         cross, by_corrective, by_betas = self._residuals(mesh, rows.betas, pose)
         # Local rotations R_parent^T R drive the correctives.
         rotmat, turned = pose.rotmat.unsqueeze(1), by_transforms[..., :3]
@@ -172,7 +224,7 @@ class Slope:
         gradient = _sum(by_joints * apart.unsqueeze(1)) - _sum(by_transforms * cross.mT.unsqueeze(1))
         gradient = gradient + _sum(by_local * by_corrective.unsqueeze(1))
         gradient[:, BETAS] += by_betas
-        gradient[:, POSE] += tables.prior * q[:, tables.part.dofs]
+        gradient[:, POSE] += tables.prior * q[:, tables.dofs]
         joints = by_joints.flatten(2) * weight.sqrt().repeat_interleave(3)
         matrix = self._matrix(rows, pose, by_transforms.float()) + joints @ joints.mT
         matrix.diagonal(dim1=1, dim2=2)[:, POSE] += tables.prior
@@ -193,7 +245,7 @@ class Slope:
             lever = part.rest[:, :, None] * residual[:, None]
             terms = torch.cat((lever.flatten(1, 2), residual), 1).flatten(0, 1)
             cross.append(terms @ self.weighted[numbers])
-            pull = (part.rotations * residual[:, :, None]).sum(1) * self.tables.surface.importance[numbers]
+            pull = (part.rotations * residual[:, :, None]).sum(1) * self.tables.importance[numbers]
             feature.append(-pull.flatten(1) @ part.basis[1:].T)
         moments = torch.stack(cross).sum(0).unflatten(0, (-1, 4, 3)).permute(0, 3, 1, 2).to(pose.rotmat.dtype)
         by_shape, by_corrective = torch.stack(feature).sum(0).to(moments.dtype).tensor_split([10], 1)
@@ -201,18 +253,16 @@ class Slope:
 
     def _motions(self, rows: FitRows, q: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
         """The derivatives of bones [B 59 24 3 4] and joints [B 59 24 3] by each unknown."""
-        part = self.tables.part
         twists = self.model.kinematics.twists(q, rows.skeleton, pose).matrix
-        dofs = twists[:, part.joints].flatten(1, 2)[:, part.slots]  # [B 43 3 4]
+        dofs = twists[:, self.joints, self.model.kinematics.dof_order[BODY]]  # [B 43 3 4]
         axes = torch.eye(3, dtype=q.dtype, device=q.device).expand(len(q), 3, 3)
         pivot = rows.skeleton.joints[:, :1].expand_as(axes)
         turns = torch.cat((skew(axes), torch.linalg.cross(pivot, axes).unsqueeze(-1)), -1)
         glides = torch.cat((torch.zeros_like(skew(axes)), axes.unsqueeze(-1)), -1)
         motion = torch.cat((turns, glides, dofs), 1)
-        below = torch.cat((torch.ones_like(part.below[:6]), part.below[part.slots // 3])).to(q)
-        turned = (motion.unsqueeze(2) @ pose.transforms.unsqueeze(1)) * below[:, :, None, None]
+        turned = (motion.unsqueeze(2) @ pose.transforms.unsqueeze(1)) * self.below[:, :, None, None]
         position = torch.cat((pose.position, torch.ones_like(pose.position[..., :1])), -1)
-        moved = (motion @ position.mT.unsqueeze(1)).mT * below[:, :, None]
+        moved = (motion @ position.mT.unsqueeze(1)).mT * self.below[:, :, None]
         shaped, shaped_joints = self._by_betas(rows, q)
         transforms = torch.cat((turned[:, :6], shaped, turned[:, 6:]), 1)
         return transforms, torch.cat((moved[:, :6], shaped_joints, moved[:, 6:]), 1)

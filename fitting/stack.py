@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fitting.batch import Rows, filled
-from fitting.kinematics import Kinematics, Skeleton
+from fitting.kinematics import CORRECTED, Kinematics, Skeleton
 from fitting.lanes.state import BONES, LANES, PART, TREE, Record, records
 from fitting.mesh import Engine, stacked
 from fitting.stages import (
@@ -21,7 +21,6 @@ from fitting.stages import (
     StageTables,
     monomials,
 )
-from fitting.surface import CORRECTED
 from fitting.target import FitRows
 from hmr_skel.body.dofs import DOF_JOINTS
 from hmr_skel.body.joints import SKEL_PARENTS
@@ -85,8 +84,7 @@ def tree_of(kinematics: Kinematics) -> Record:
 
 def part_of(tables: StageTables) -> Record:
     """`PART`."""
-    part, pairs = tables.part, tables.moments
-    first, second = pairs.first.tolist(), pairs.second.tolist()
+    first, second = tables.first.tolist(), tables.second.tolist()
     ordered = set(zip(first, second, strict=True)) | set(zip(second, first, strict=True))
     # Moments are first summed over the second bone's ancestors, then over the first one's.
     slots: dict[tuple[int, int], int] = {pair: i for i, pair in enumerate(sorted(ordered))}
@@ -102,8 +100,8 @@ def part_of(tables: StageTables) -> Record:
     for (m, n), slot in slots.items():
         record["slots"][0, m, n] = slot
     for count, columns in {
-        "dofs": {"dofs": part.dofs, "prior": tables.prior, "low": tables.limits.low, "high": tables.limits.high},
-        "bones": {"bones": part.bones},
+        "dofs": {name: getattr(tables, name) for name in ("dofs", "prior", "low", "high")},
+        "bones": {"bones": tables.bones},
         "pairs": {
             "first": first,
             "second": second,
@@ -111,13 +109,13 @@ def part_of(tables: StageTables) -> Record:
             "mirrored": [slots[pair] for pair in zip(second, first, strict=True)],
         },
         "sums": {"sums": sums},
-        "gliding": {"gliding": part.moving},
+        "gliding": {"gliding": [i for i, joint in enumerate(MOVING_JOINTS) if joint in tables.bones]},
     }.items():
         for name, values in columns.items():
             record[f"num_{count}"] = len(values)
             record[name][0, : len(values)] = torch.as_tensor(values).cpu().numpy().reshape(-1, *PART[name].shape[1:])
     record["num_slots"] = len(slots)
-    record["max_step"] = tables.limits.max_step
+    record["max_step"] = tables.max_step
     record["joint_weight"] = tables.joint_importance.double().cpu().numpy()
     for name, value in (
         ("little", LITTLE), ("damping_down", DAMPING_DOWN), ("damping_up", DAMPING_UP), ("damping_min", DAMPING_MIN),
@@ -147,13 +145,11 @@ class StepTables:
     """One stage."""
 
     def __init__(self, tables: StageTables, skel: Skel, engine: Engine) -> None:
-        surface = tables.surface
         self.stage, self.correctives = tables.stage, tables.correctives
-        self.part = Records.of(part_of(tables), surface.vertices.device)
-        self.num_dofs = len(tables.part.dofs)
-        self.surface = engine.surface(skel, surface.vertices, surface.importance)
-        self.count = len(surface.vertices)
-        self.moments = tables.moments.table.T.contiguous()  # [P * 16, 66]
+        self.part = Records.of(part_of(tables), tables.vertices.device)
+        self.num_dofs, self.count = len(tables.dofs), len(tables.vertices)
+        self.surface = engine.surface(skel, tables.vertices, tables.importance)
+        self.moments = tables.moments.T.contiguous()  # [P * 16, 66]
 
 
 @dataclass(frozen=True)

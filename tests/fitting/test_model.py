@@ -6,27 +6,27 @@ import pytest
 import torch
 
 import fitting
-from fitting.surface import spread
+from fitting.stages import spread
 from hmr_skel.body import dofs
 from hmr_skel.body.skel import Skel
 
 
 def test_stages_move_their_own_dofs_and_weigh_their_own_vertices(model):
     lower, upper, coarse, finer, full = model.stages
-    assert lower.part.dofs.tolist() == list(range(3, 17))
-    assert upper.part.dofs.tolist() == list(range(17, 46))
-    assert coarse.part.dofs.tolist() == finer.part.dofs.tolist() == full.part.dofs.tolist() == list(range(3, 46))
+    assert lower.dofs.tolist() == list(range(3, 17))
+    assert upper.dofs.tolist() == list(range(17, 46))
+    assert coarse.dofs.tolist() == finer.dofs.tolist() == full.dofs.tolist() == list(range(3, 46))
     bone = model.skel.weights.argmax(1)
     for stage in model.stages:
-        assert float(stage.surface.importance.sum()) == pytest.approx(1, abs=1e-5)
+        assert float(stage.importance.sum()) == pytest.approx(1, abs=1e-5)
         if stage.stage.vertices:
-            assert len(stage.surface.vertices) == stage.stage.vertices
+            assert len(stage.vertices) == stage.stage.vertices
         if stage.stage.part != "full":
-            assert set(bone[stage.surface.vertices].tolist()) <= set(stage.part.bones)
+            assert set(bone[stage.vertices].tolist()) <= set(stage.bones)
         weighted = stage.joint_importance.nonzero().flatten().tolist()
-        assert weighted == stage.part.bones
+        assert weighted == stage.bones
         assert float(stage.joint_importance.sum()) == pytest.approx(stage.stage.joint_weight)
-    assert [stage.surface.whole for stage in (coarse, finer, full)] == [False, False, True]
+    assert [len(stage.vertices) == len(bone) for stage in (coarse, finer, full)] == [False, False, True]
 
 
 def test_spread_takes_every_bone_its_share(skel):
@@ -46,7 +46,7 @@ def test_the_prior_is_finite_and_the_box_is_the_tables(prepared, table):
     for stage in model.stages:
         assert bool(stage.prior.isfinite().all())
         assert bool((stage.prior > 0).all())
-        assert torch.equal(torch.stack((stage.limits.low, stage.limits.high), 1), bounds[stage.part.dofs])
+        assert torch.equal(torch.stack((stage.low, stage.high), 1), bounds[stage.dofs])
 
 
 def test_gender_is_needed_and_kept(smpl, skel, model):

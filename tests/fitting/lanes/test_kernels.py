@@ -168,7 +168,7 @@ def test_gauss_newton_is_that_of_the_mesh(model, rows, q, visited, number):
     table of second moments is the sum over vertices."""
     seen, stage, some = visited(number, False), model.stages[number], slice(4)
     skel = copy.deepcopy(model.skel).double()
-    numbers = stage.surface.vertices
+    numbers = stage.vertices
     rest = skel.prepare_shape(rows.betas[some].double()).rest[:, numbers]
 
     def points(at):
@@ -176,12 +176,12 @@ def test_gauss_newton_is_that_of_the_mesh(model, rows, q, visited, number):
         return torch.cat((skin(skel.weights[numbers], pose.transforms[:, :, :3], rest), pose.position), 1).flatten(1)
 
     columns = []
-    for dof in stage.part.dofs.tolist():
+    for dof in stage.dofs.tolist():
         step = torch.zeros(46, dtype=q.dtype)
         step[dof] = 1e-5
         columns.append((points(q[some] + step) - points(q[some] - step)) / 2e-5)
     jacobian = torch.stack(columns, -1)
-    weight = torch.cat((stage.surface.importance, stage.joint_importance)).double().repeat_interleave(3)
+    weight = torch.cat((stage.importance, stage.joint_importance)).double().repeat_interleave(3)
     expected = jacobian.mT @ (weight[:, None] * jacobian) + torch.diag(stage.prior)
     linearise(seen.tree, seen.part, seen.chunk.bones, seen.problem(0), seen.chunk.q, seen.desk)
     torch.testing.assert_close(_unpacked(seen.at["gauss_newton"], seen.size)[some], expected, rtol=0, atol=1e-6)
