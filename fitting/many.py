@@ -81,12 +81,17 @@ def fit_many(
     def part(rows: slice) -> tuple[SmplParams, FitModel, Tensor | None, Tensor | None]:
         return params[rows], model, points, None if mesh is None else mesh[rows]
 
-    way = _side_by_side if model.device.type == "cpu" else _in_turn
-    return way(len(params.betas), model, part, progress)
+    return fit_parts(len(params.betas), model, part, progress)
 
 
 Part = Callable[[slice], tuple[SmplParams, FitModel, Tensor | None, Tensor | None]]
 """Some of the rows, as `fit_batch` and `begin` take them."""
+
+
+def fit_parts(count: int, model: FitModel, part: Part, progress: Callable[[int], object] | None = None) -> FitResult:
+    """`fit_many` of `count` rows that `part` makes when their batch begins, on the thread that fits it."""
+    way = _side_by_side if model.device.type == "cpu" else _in_turn
+    return way(count, model, part, progress)
 
 
 def _in_turn(count: int, model: FitModel, part: Part, progress: Callable[[int], object] | None) -> FitResult:

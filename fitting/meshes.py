@@ -9,7 +9,7 @@ point if it can pose the mesh. SKEL's root keeps the rotation and position of th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fitting.batch import TILE, filled
 from fitting.fit import MAX_BETA, MAX_TRANSL, FitResult
-from fitting.many import fit_many
+from fitting.many import fit_parts
 from fitting.mesh import mesh_basis
 from fitting.model import FitModel
 from fitting.stages import spread
@@ -161,18 +161,16 @@ def fit_meshes(
         SMPL's parameters [N] nearest to the meshes, on the CPU, and the fit to the meshes. Rows that are not finite, or
         `NO_BODY` or more from SMPL, are `rejected`.
     """
-    smpl = model.targets.smpl
-    params, apart = Inverse(smpl)(vertices)
-    there = (apart < NO_BODY)[:, None]
-    params = replace(params, transl=torch.where(there, params.transl, torch.nan)).to("cpu")
-    return params, fit_many(params, model, None, progress, _Rooted(vertices, params, smpl))
+    smpl, count = model.targets.smpl, len(vertices)
+    inverse = Inverse(smpl)
+    found = SmplParams(torch.empty(count, 3), torch.empty(count, 23, 3), torch.empty(count, 10), torch.empty(count, 3))
 
+    def part(rows: slice) -> tuple[SmplParams, FitModel, None, Tensor]:
+        params, apart = inverse(vertices[rows])
+        there = (apart < NO_BODY)[:, None]
+        params = replace(params, transl=torch.where(there, params.transl, torch.nan))
+        for name, column in vars(found).items():
+            column[rows] = getattr(params, name).cpu()
+        return params, model, None, rooted(vertices[rows], params, smpl)
 
-@dataclass(frozen=True)
-class _Rooted:
-    vertices: Tensor
-    params: SmplParams
-    smpl: Smpl
-
-    def __getitem__(self, rows: slice) -> Tensor:
-        return rooted(self.vertices[rows], self.params[rows], self.smpl)
+    return found, fit_parts(count, model, part, progress)
