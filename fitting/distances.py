@@ -5,6 +5,7 @@ from torch import Tensor
 
 from fitting.kinematics import CORRECTED, Skeleton
 from fitting.many import Meshes, one_thread_each
+from fitting.mesh import Placed
 from fitting.model import FitModel
 from hmr_skel.body.lbs import picked
 from hmr_skel.rows import SkelParams, SmplParams
@@ -42,7 +43,7 @@ def mesh_distances_mm(
     return mean, largest
 
 
-def _distances(params: SmplParams, fitted: SkelParams, model: FitModel, mesh: Tensor | None) -> Tensor:
+def _distances(params: SmplParams, fitted: SkelParams, model: FitModel, mesh: Placed | None) -> Tensor:
     """Distances [B V], m. In the target's frame SMPL's root is at rest, and SKEL's root has the remaining motion."""
     target = model.targets(params, fitted.betas, None, mesh)
     q, skeleton = fitted.q.double(), Skeleton.of(model.skel, fitted.betas)

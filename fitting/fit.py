@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fitting.batch import Fitted, filled, inner_box, where
 from fitting.kinematics import Skeleton
+from fitting.mesh import Placed
 from fitting.model import FitModel
 from fitting.plausible import PUSH
 from fitting.refine import refined
@@ -62,7 +63,7 @@ class FitResult:
 
 
 def fit_batch(
-    params: SmplParams, model: FitModel, points: Tensor | None = None, mesh: Tensor | None = None
+    params: SmplParams, model: FitModel, points: Tensor | None = None, mesh: Placed | None = None
 ) -> FitResult:
     """Fit SKEL to a batch of SMPL annotations on the model's device.
 
@@ -70,7 +71,7 @@ def fit_batch(
         params: [B] rows, float32, in any frame. Rows that are not finite, or too large for a body, are `rejected`.
         model: from `prepare`.
         points: [K 6890] a regressor of points (such as keypoints) to return from the annotated mesh.
-        mesh: [B 6890 3] from `fitting.meshes.rooted`: the mesh to fit, if it is not SMPL posed by `params`.
+        mesh: [B] the meshes to fit, if they are not SMPL posed by `params`.
     """
     if not model.config.refines:
         return finish(model, [begin(params, model, points, mesh)])[0]
@@ -95,7 +96,7 @@ class Begun:
     with_meshes: FitRows  # [n]
 
 
-def begin(params: SmplParams, model: FitModel, points: Tensor | None = None, mesh: Tensor | None = None) -> Begun:
+def begin(params: SmplParams, model: FitModel, points: Tensor | None = None, mesh: Placed | None = None) -> Begun:
     """The most of `fit_batch`, if the recipe refines nothing; `finish` does the rest, for several batches together."""
     rows, params, sound, count = _posed(params, model, points, mesh)
     solved = model.solve.begin(rows, initial_q(model, rows.target.rotmat, rows.skeleton))
@@ -124,7 +125,7 @@ def finish(model: FitModel, begun: Sequence[Begun]) -> list[FitResult]:
 
 
 def _posed(
-    params: SmplParams, model: FitModel, points: Tensor | None, mesh: Tensor | None
+    params: SmplParams, model: FitModel, points: Tensor | None, mesh: Placed | None
 ) -> tuple[FitRows, SmplParams, Tensor, int]:
     """Rows in whole tiles, with their targets; which of them are sound [B]; and how many are no filling."""
     count = len(params.betas)
@@ -132,12 +133,14 @@ def _posed(
     params = params.to(model.device, torch.float32)[number]
     sound = _sound(params)
     if mesh is not None:
-        mesh = mesh.to(model.device, torch.float32)
-        mesh = mesh if len(number) == count else mesh[number]
-        sound &= torch.linalg.vector_norm(mesh, inf, (1, 2)) <= MAX_TRANSL  # which NaN is not
-        smpl = model.targets.smpl
+        mesh = mesh.to(model.device)
+        if len(number) > count:
+            mesh = Placed(*(values[number] for values in vars(mesh).values()))
+        for values, least in ((mesh.vertices, 2 * MAX_TRANSL), (mesh.rotmat, 2.0), (mesh.place, 2 * MAX_TRANSL)):
+            sound &= torch.linalg.vector_norm(values.flatten(1), inf, 1) <= least  # which NaN is not
         if not bool(sound.all()):
-            mesh = where(sound, mesh, smpl.template - smpl.joint_template[0])
+            rest = model.targets.smpl.template, torch.eye(3).to(mesh.rotmat), model.targets.smpl.joint_template[0]
+            mesh = Placed(*(where(sound, *pair) for pair in zip(vars(mesh).values(), rest, strict=True)))
     # A rejected row is fitted as a T-pose: it costs little, and batches keep their shape.
     safe = SmplParams(*(where(sound, getattr(params, f.name), 0.0) for f in fields(params)))
     betas = model.shape(safe.betas)

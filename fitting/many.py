@@ -14,6 +14,7 @@ from torch import Tensor
 from fitting.batch import TILE, where
 from fitting.config import recipe
 from fitting.fit import Begun, FitResult, begin, finish, fit_batch
+from fitting.mesh import Placed
 from fitting.model import FitModel, prepare
 from hmr_skel.body.skel import Skel
 from hmr_skel.body.smpl import Smpl
@@ -27,9 +28,9 @@ _ROW_BYTES, _SCRATCH_BYTES = 280_000, 1_200_000_000  # what a batch takes on a G
 
 @runtime_checkable
 class Meshes(Protocol):
-    """Meshes [N 6890 3] that can be read in parts, such as a tensor."""
+    """Meshes [N 6890 3] that are read in parts."""
 
-    def __getitem__(self, rows: slice, /) -> Tensor: ...
+    def __getitem__(self, rows: slice, /) -> Placed: ...
 
 
 def fit(
@@ -78,13 +79,13 @@ def fit_many(
     """
     points = None if points is None else points.to(model.device)
 
-    def part(rows: slice) -> tuple[SmplParams, FitModel, Tensor | None, Tensor | None]:
+    def part(rows: slice) -> tuple[SmplParams, FitModel, Tensor | None, Placed | None]:
         return params[rows], model, points, None if mesh is None else mesh[rows]
 
     return fit_parts(len(params.betas), model, part, progress)
 
 
-Part = Callable[[slice], tuple[SmplParams, FitModel, Tensor | None, Tensor | None]]
+Part = Callable[[slice], tuple[SmplParams, FitModel, Tensor | None, Placed | None]]
 """Some of the rows, as `fit_batch` and `begin` take them."""
 
 

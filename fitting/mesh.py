@@ -104,6 +104,18 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
+class Placed:
+    """Meshes as they were given, and SMPL's root in them, m."""
+
+    vertices: Tensor  # [B V 3]
+    rotmat: Tensor  # [B 3 3] of the root
+    place: Tensor  # [B 3] of the root joint
+
+    def to(self, device: torch.device) -> "Placed":
+        return Placed(*(values.to(device, torch.float32) for values in vars(self).values()))
+
+
+@dataclass(frozen=True)
 class Mesh:
     """Vertices of [B] rows."""
 
@@ -169,10 +181,18 @@ class Mesher:
         return self._with_points(mesh, offset, points)
 
     def given(
-        self, mesh: Tensor, place: Tensor, offset: Tensor, points: Tensor | None
+        self, mesh: Placed, pelvis: Tensor, offset: Tensor, points: Tensor | None
     ) -> tuple[Mesh, Tensor, Tensor | None]:
-        """The same of meshes [B V 3] that are posed already, moved by `place` [B 3]."""
-        return self._with_points(stacked(mesh + (place - offset)[:, None]), offset, points)
+        """The same of meshes that are posed already: their root's rotation goes, and its joint to `pelvis` [B 3]."""
+        vertices = mesh.vertices
+        if len(vertices) % TILE:
+            vertices = vertices[filled(torch.arange(len(vertices), device=vertices.device))]
+        out = vertices.new_empty(len(vertices) // TILE, vertices.shape[1], 3, TILE)
+        size = max(-(-out.shape[1] // self.engine.shares), 1)
+        columns = (stacked(values) for values in (mesh.place, mesh.rotmat, pelvis - offset))
+        grid = len(out), -(-out.shape[1] // size)
+        self.engine.launch("see", grid, vertices.contiguous(), *columns, size, out)
+        return self._with_points(out, offset, points)
 
     def _with_points(self, mesh: Tensor, offset: Tensor, points: Tensor | None) -> tuple[Mesh, Tensor, Tensor | None]:
         wanted = [self.regressor]

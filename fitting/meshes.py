@@ -18,7 +18,7 @@ from torch import Tensor
 from fitting.batch import TILE, filled
 from fitting.fit import MAX_BETA, MAX_TRANSL, FitResult
 from fitting.many import fit_parts
-from fitting.mesh import mesh_basis
+from fitting.mesh import Placed, mesh_basis
 from fitting.model import FitModel
 from fitting.stages import spread
 from hmr_skel.body.joints import SMPL_PARENTS
@@ -139,13 +139,6 @@ def _nearest_turn(moments: Tensor) -> Tensor:
     return torch.cat((u[..., :2], last), -1) @ vt
 
 
-def rooted(vertices: Tensor, params: SmplParams, smpl: Smpl) -> Tensor:
-    """Meshes [N 6890 3], m, in the frame of SMPL's root: its joint at the origin, without the global orientation."""
-    rotmat, place = root(params, smpl)
-    shift, turn = (-place[:, None] @ rotmat).mT, rotmat.mT
-    return torch.baddbmm(shift, turn, vertices.to(place).mT).mT  # transposed, the product is faster
-
-
 def root(params: SmplParams, smpl: Smpl) -> tuple[Tensor, Tensor]:
     """The rotation [N 3 3] and position [N 3], m, of SMPL's root joint."""
     pelvis = smpl.joint_template[0] + params.betas.to(smpl.template) @ smpl.joint_shapedirs[:, :3]
@@ -165,12 +158,12 @@ def fit_meshes(
     inverse = Inverse(smpl)
     found = SmplParams(torch.empty(count, 3), torch.empty(count, 23, 3), torch.empty(count, 10), torch.empty(count, 3))
 
-    def part(rows: slice) -> tuple[SmplParams, FitModel, None, Tensor]:
+    def part(rows: slice) -> tuple[SmplParams, FitModel, None, Placed]:
         params, apart = inverse(vertices[rows])
         there = (apart < NO_BODY)[:, None]
         params = replace(params, transl=torch.where(there, params.transl, torch.nan))
         for name, column in vars(found).items():
             column[rows] = getattr(params, name).cpu()
-        return params, model, None, rooted(vertices[rows], params, smpl)
+        return params, model, None, Placed(vertices[rows], *root(params, smpl))
 
     return found, fit_parts(count, model, part, progress)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fitting.batch import Rows
 from fitting.kinematics import Skeleton
-from fitting.mesh import Mesher
+from fitting.mesh import Mesher, Placed
 from hmr_skel.body.joints import SMPL_PARENTS
 from hmr_skel.body.lbs import blend, bone_transforms, chain, relative
 from hmr_skel.body.rotations import rotvec_to_rotmat
@@ -72,12 +72,12 @@ class TargetMaker:
         self.smpl_mean, self.skel_mean = smpl_mean, skel_mean  # [11 3] centroids of the T-poses, affine in betas
 
     def __call__(
-        self, params: SmplParams, skel_betas: Tensor, points: Tensor | None = None, mesh: Tensor | None = None
+        self, params: SmplParams, skel_betas: Tensor, points: Tensor | None = None, mesh: Placed | None = None
     ) -> Target:
         """The targets of [B] rows.
 
         `skel_betas` [B 10] decide d; `points` [K V] is a regressor of points to return from the annotated mesh. `mesh`
-        [B V 3] is that mesh, from `fitting.meshes.rooted`; without it, SMPL is posed.
+        is that mesh, in the frame of `params`; without it, SMPL is posed.
         """
         smpl = self.smpl
         local = rotvec_to_rotmat(params.body_pose)

@@ -26,7 +26,7 @@ from fitting.lanes.newton import _accept, _aim, _bound, _correct, _move, _solve,
 from fitting.lanes.quadratic import _curvature, _energy, _gauss_newton, _gradient, _sum_moments, _wrenches, anchor
 from fitting.lanes.skeleton import _rotate, _shift, glide_curvatures, twists
 from fitting.lanes.state import BEST, BONES, LANES, PART, POSED, REDUCED, SEEN, TREE, new_desk, records
-from fitting.lanes.surface import add_up, collapse, regress, skin, take_off
+from fitting.lanes.surface import add_up, collapse, regress, skin, take_in, take_off
 
 _CONFIG: Any = numba.config  # its settings are made at run time, unseen by a type checker
 _SOURCES = Path(__file__).parent
@@ -76,6 +76,7 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
         (add_up, (seen, desk, reduced)),
         (take_off, (columns, turn[0, 0, None], wide[None])),
         (regress, (starts, columns, values, mesh, mesh)),
+        (take_in, (np.zeros((LANES, 1, 3), np.float32), turn[0, :3], turn[None, :, 0], turn[0, :3], mesh)),
     ]
 
 

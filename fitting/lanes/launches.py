@@ -15,7 +15,7 @@ from fitting.lanes.newton import minimise, next_step
 from fitting.lanes.quadratic import Quadratic, linearise
 from fitting.lanes.skeleton import pose
 from fitting.lanes.state import LANES, Record
-from fitting.lanes.surface import add_up, collapse, regress, skin
+from fitting.lanes.surface import add_up, collapse, regress, skin, take_in
 
 
 def arrive(b: int, tree: Record, bones: Record, q: np.ndarray, shape: np.ndarray, posed: Record, desk: Record) -> None:
@@ -98,6 +98,16 @@ def pose_mesh(
         rest[b, first:last], numbers[first:last], transforms[b], starts[first : last + 1], bones, weights, shift[b],
         turn[b, k], out[b],
     )  # fmt: skip
+
+
+def see(
+    b: int, k: int, mesh: np.ndarray, place: np.ndarray, turn: np.ndarray, shift: np.ndarray, size: int,
+    out: np.ndarray,
+) -> None:  # fmt: skip
+    """Meshes [C * L V 3] seen from roots (`take_in`) as [C V 3 L]; block (b, k) has `size` vertices."""
+    first, last = k * size, min((k + 1) * size, out.shape[1])
+    rows = mesh[b * LANES : (b + 1) * LANES, first:last]
+    take_in(rows, place[b], turn[b], shift[b], out[b, first:last])
 
 
 def points(

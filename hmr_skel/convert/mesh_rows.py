@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fitting.mesh import Placed
+
 if TYPE_CHECKING:
     from hmr_skel.convert.fit import Bodies
 
@@ -87,9 +89,8 @@ class RootedMeshes:
     rows: MeshRows
     bodies: "Bodies"
 
-    def __getitem__(self, part: slice) -> Tensor:
+    def __getitem__(self, part: slice) -> Placed:
         rows = self.rows.take(np.arange(len(self.rows))[part])
         assert rows.rotmat is not None
         assert rows.place is not None
-        place, rotmat = torch.from_numpy(rows.place), torch.from_numpy(rows.rotmat)
-        return (rows.read(self.bodies) - place[:, None]) @ rotmat
+        return Placed(rows.read(self.bodies), torch.from_numpy(rows.rotmat), torch.from_numpy(rows.place))

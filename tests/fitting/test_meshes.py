@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fitting import Status, fit_batch, fit_meshes
-from fitting.meshes import STEPS, Inverse, rooted
+from fitting.mesh import Placed
+from fitting.meshes import STEPS, Inverse, root
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_the_mesh_itself_is_the_target(posed, skel, model):
     assert (found.status != Status.rejected).all()
     skin = skel(found.skel.q, found.skel.betas, found.skel.transl).vertices
     torch.testing.assert_close((skin - bulgy).norm(dim=-1).mean(1) * 1000, found.v2v_mm, rtol=0, atol=5e-3)
-    again = fit_batch(params, model, points, rooted(bulgy, params, model.targets.smpl))
+    again = fit_batch(params, model, points, Placed(bulgy, *root(params, model.targets.smpl)))
     torch.testing.assert_close(again.target_points, points @ bulgy, rtol=0, atol=1e-5)
 
 
@@ -45,7 +46,8 @@ def test_what_is_no_body_is_rejected_alone(people, posed, model):
     found = fit_meshes(bad, model)[1]
     assert found.status.tolist()[::2] == [Status.rejected] * 3
     assert found.skel.q[::2].isnan().all()
-    no_body = fit_batch(people[:1], model, mesh=bad[4:])  # 1e20 is finite, unlike its square
+    at = root(people[:1], model.targets.smpl)
+    no_body = fit_batch(people[:1], model, mesh=Placed(bad[4:], *at))  # 1e20 is finite, unlike its square
     assert no_body.status.tolist() == [Status.rejected]
     alone = fit_meshes(posed[1:2], model)[1]
     torch.testing.assert_close(found.skel.q[1:2], alone.skel.q, rtol=0, atol=1e-4)

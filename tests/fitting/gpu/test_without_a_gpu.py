@@ -25,8 +25,10 @@ from fitting.gpu import device
 from fitting.kinematics import Skeleton
 from fitting.lanes.cpu import Cpu
 from fitting.lanes.state import BEST, DESK, LANES
+from fitting.mesh import Placed, unstacked
 from fitting.stack import Records
 from fitting.starts import initial_q
+from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.errors import UserError
 from hmr_skel.rows import SmplParams
 from tests.fitting.gpu.pretended import GPU, pretended
@@ -44,6 +46,7 @@ class Run:
 
     found: dict[str, torch.Tensor]
     q: torch.Tensor
+    placed: torch.Tensor  # [C V 3 L] meshes seen from their roots
     counted: Counter
     types: dict[str, set]  # of the arguments of each launch
     calls: list[tuple[str, tuple[int, ...], list[Any]]]  # one of each launch, with its arguments before it
@@ -94,7 +97,16 @@ def on_gpu(smpl, skel, model) -> Generator[fitting.FitModel]:
 
 
 @pytest.fixture(scope="module")
-def run(crowd, on_gpu) -> Run:
+def given() -> tuple[Placed, torch.Tensor, torch.Tensor]:
+    """What `Mesher.given` takes: meshes, pelvis and offset."""
+    generator = torch.Generator().manual_seed(3)
+    mesh, *columns = (torch.randn(70, *shape, generator=generator) for shape in ((6890, 3), *[(3,)] * 4))
+    turn, place, pelvis, offset = columns
+    return Placed(mesh, rotvec_to_rotmat(turn), place), pelvis, offset
+
+
+@pytest.fixture(scope="module")
+def run(crowd, given, on_gpu) -> Run:
     from numba import typeof
 
     types: dict[str, set] = {}
@@ -109,10 +121,12 @@ def run(crowd, on_gpu) -> Run:
         on_cpu(function, blocks, found)
 
     with patch.object(device, "launch", launch), pretended() as counted:
+        placed = on_gpu.targets.mesher.given(*(values.to(GPU) for values in given), None)[0].chunks.held
+        counted.clear()
         result = fitting.fit_batch(crowd, on_gpu)
         counts = Counter(counted)
         columns = {name: getattr(result, name).cpu() for name in COLUMNS}
-    return Run(columns, result.skel.q.held, counts, types, list(calls.values()))
+    return Run(columns, result.skel.q.held, placed, counts, types, list(calls.values()))
 
 
 def test_rows_come_out_as_on_the_cpu(run, crowd, model):
@@ -152,6 +166,14 @@ def test_the_host_seldom_waits_and_launches_are_few(run):
     launches = Counter({name: n for name, n in run.counted.items() if name.startswith("launch ")})
     groups = launches["launch look"] + launches["launch pose_mesh"]
     assert launches.total() + 31 * launches["launch bmm_out"] + 7 * 10 * groups <= 10_000, launches
+
+
+def test_given_meshes_are_seen_from_their_root_as_on_the_cpu(run, given, model):
+    (mesh, pelvis, offset), found = given, run.placed
+    here = model.targets.mesher.given(*given, None)[0].tensor()
+    torch.testing.assert_close(unstacked(found, len(offset)).mT, here, rtol=0, atol=1e-6)
+    expected = (mesh.vertices - mesh.place[:, None]) @ mesh.rotmat + (pelvis - offset)[:, None]
+    torch.testing.assert_close(here.mT, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +228,7 @@ def test_launches_in_the_simulator_do_what_the_cpu_does(run, tmp_path):
         [sys.executable, script, file], check=True, timeout=600, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
     )
     names = {function for function, *_ in run.calls}
-    assert names == {"pose_mesh", "points", "arrive", "look", "settle", "measure", "descend", "regroup"}
+    assert names == {"pose_mesh", "points", "arrive", "look", "settle", "measure", "descend", "regroup", "see"}
     for (function, grid, before), (*_, found) in zip(run.calls, pickle.loads(file.read_bytes()), strict=True):
         expected = copy.deepcopy(before)
         on_cpu(function, grid, expected)
