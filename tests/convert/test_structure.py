@@ -30,7 +30,7 @@ MOVED = ("JUMP", "T-pose", "no numbers of their own", "are counted")
 EXCUSES = {
     "pose": ("BACKWARDS", *MOVED), "root": MOVED, "betas": ("average body", "T-pose"), "hands": ("hands",),
     "transl": ("no translation", "from the origin", "cam_ext", *MOVED), "number": MOVED,
-    "gender": ("is read as",), "vertices": ("from the origin", "no translation"),
+    "gender": ("is read as",), "vertices": ("from the origin", "no translation", *MOVED),
 }  # fmt: skip
 """What may be wrong -> how notes begin to say so, unless they name what was changed."""
 MARKING = {
