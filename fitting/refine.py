@@ -15,9 +15,10 @@ from torch import Tensor
 
 from fitting.batch import TILE, Fitted, Rows, choose, filled, inner_box
 from fitting.kinematics import CORRECTED, Pose, Skeleton
+from fitting.lanes.newton import DAMPING_DOWN, DAMPING_MAX, DAMPING_MIN, DAMPING_UP
 from fitting.mesh import mesh_basis, mesh_coefficients
 from fitting.model import FitModel
-from fitting.stages import DAMPING_DOWN, DAMPING_MAX, DAMPING_MIN, DAMPING_UP, spread
+from fitting.stages import spread
 from fitting.target import FitRows
 from hmr_skel.body.dofs import BODY, DOF_JOINTS
 from hmr_skel.body.joints import SKEL_PARENTS, subtree

@@ -9,18 +9,10 @@ from torch import Tensor
 
 from fitting.batch import Rows, filled
 from fitting.kinematics import CORRECTED, Kinematics, Skeleton
+from fitting.lanes.newton import DAMPING_START
 from fitting.lanes.state import BONES, LANES, PART, TREE, Record, records
 from fitting.mesh import Engine, stacked
-from fitting.stages import (
-    DAMPING_DOWN,
-    DAMPING_MAX,
-    DAMPING_MIN,
-    DAMPING_START,
-    DAMPING_UP,
-    LITTLE,
-    StageTables,
-    monomials,
-)
+from fitting.stages import StageTables, monomials
 from fitting.target import FitRows
 from hmr_skel.body.dofs import DOF_JOINTS
 from hmr_skel.body.joints import SKEL_PARENTS
@@ -70,10 +62,9 @@ class Records:
 def tree_of(kinematics: Kinematics) -> Record:
     """`TREE`."""
     tree = records(TREE)
-    for k, joint in enumerate(DOF_JOINTS):
-        order = int(kinematics.dof_order[k])
-        tree["unit"][0, k] = kinematics.unit[joint, order].cpu().numpy()
-        tree["length"][0, k] = float(kinematics.length[joint, order])
+    joints = torch.tensor(DOF_JOINTS, device=kinematics.unit.device)
+    for name in ("unit", "length"):
+        tree[name][0] = getattr(kinematics, name)[joints, kinematics.dof_order].cpu().numpy()
     for name, values in (
         ("parents", SKEL_PARENTS), ("joint", DOF_JOINTS), ("corrected", CORRECTED), ("moving", MOVING_JOINTS),
         ("first", [DOF_JOINTS.index(j) for j in range(24)]), ("count", [DOF_JOINTS.count(j) for j in range(24)]),
@@ -117,11 +108,6 @@ def part_of(tables: StageTables) -> Record:
     record["num_slots"] = len(slots)
     record["max_step"] = tables.max_step
     record["joint_weight"] = tables.joint_importance.double().cpu().numpy()
-    for name, value in (
-        ("little", LITTLE), ("damping_down", DAMPING_DOWN), ("damping_up", DAMPING_UP), ("damping_min", DAMPING_MIN),
-        ("damping_max", DAMPING_MAX),
-    ):  # fmt: skip
-        record[name] = value
     return record
 
 

@@ -17,10 +17,6 @@ _DOFS_OF = {
     "upper": [*range(46)[dofs.UPPER_BODY]],
     "full": [*range(46)[dofs.BODY]],
 }
-# A row has arrived where its step lowered the reduced energy by no more than this share.
-LITTLE = 1e-4
-DAMPING_START, DAMPING_DOWN, DAMPING_UP, DAMPING_MIN, DAMPING_MAX = 1e-4, 0.2, 8.0, 1e-9, 1e6
-
 _SCAPULAE = [SKEL_JOINTS.index("scapula_r"), SKEL_JOINTS.index("scapula_l")]
 _MONOMIALS = [(a, b) for a in range(11) for b in range(a, 11)]
 

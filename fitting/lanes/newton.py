@@ -14,6 +14,9 @@ from fitting.lanes.quadratic import Quadratic, anchor, derive, energy_at
 from fitting.lanes.skeleton import pose
 from fitting.lanes.state import LANES, Record, kernel, part_of_kernels
 
+LITTLE = 1e-4  # a row has arrived where its step lowered the reduced energy by no more than this share
+DAMPING_START, DAMPING_DOWN, DAMPING_UP, DAMPING_MIN, DAMPING_MAX = 1e-4, 0.2, 8.0, 1e-9, 1e6
+
 
 def minimise(
     tree: Record, part: Record, bones: Record, problem: Quadratic, iterations: int, tolerance: float, q: np.ndarray,
@@ -101,13 +104,13 @@ def _accept(
         for i in range(part.num_dofs):
             moved = max(moved, abs(desk.step[i, lane]))
         here, there = desk.energy[lane], desk.trial_energy[lane]
-        better, little = there <= here, here - there <= part.little * here
+        better, little = there <= here, here - there <= LITTLE * here
         if better:
             desk.energy[lane] = there
             for k in range(46):
                 q[k, lane] = desk.trial[k, lane]
-        damping[lane] *= part.damping_down if better else part.damping_up
-        damping[lane] = min(max(damping[lane], part.damping_min), part.damping_max)
+        damping[lane] *= DAMPING_DOWN if better else DAMPING_UP
+        damping[lane] = min(max(damping[lane], DAMPING_MIN), DAMPING_MAX)
         done[lane] = (better and (little or moved <= tolerance)) or moved <= 1e-3 * tolerance
         moved_all &= better or done[lane]
     return moved_all

@@ -80,11 +80,6 @@ PART: np.dtype = np.dtype(
         ("high", _WIDE, DOFS),
         ("max_step", _WIDE),  # how far one step may go, rad
         ("joint_weight", _WIDE, 24),  # of the anatomical joints in E
-        ("little", _WIDE),  # numbers of `fitting.stages`
-        ("damping_down", _WIDE),
-        ("damping_up", _WIDE),
-        ("damping_min", _WIDE),
-        ("damping_max", _WIDE),
     ],
     align=True,
 )

@@ -15,10 +15,10 @@ from fitting.kinematics import Skeleton
 from fitting.lanes import newton, skeleton
 from fitting.lanes.arrive import learn
 from fitting.lanes.cpu import seen as numpy_of
+from fitting.lanes.newton import DAMPING_START
 from fitting.lanes.quadratic import Quadratic, linearise
 from fitting.lanes.state import BONES, LANES, new_desk
 from fitting.stack import Records, Stack, part_of
-from fitting.stages import DAMPING_START
 from fitting.starts import initial_q
 from fitting.target import FitRows
 from hmr_skel.body.dofs import DOF_JOINTS, DOF_NAMES
