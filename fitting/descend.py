@@ -31,7 +31,7 @@ class Room:
         self.desk = Records.of(new_desk(), device)
         self.desk = Records(self.desk.layout, self.desk.memory.repeat(min(chunks, desks), 1))
         self.posed, self.reduced = (Records.zeros(layout, chunks, device) for layout in (POSED, REDUCED))
-        self.by_rotation = torch.zeros(chunks, 9 * 19, LANES, dtype=torch.float64, device=device)
+        self.by_basis = torch.zeros(chunks, 10 + 9 * 19, LANES, dtype=torch.float64, device=device)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Solver:
         engine: Engine,
     ) -> None:
         self.config, self.engine = config, engine
-        self.stages = [StepTables(tables, skel, engine) for tables in stages]
+        self.stages = [StepTables(tables, skel, engine, config.refines) for tables in stages]
         self.tree = Records.of(tree_of(kinematics), limits[0].device)
         self.box = inner_box(*limits)  # [46] float32
 
@@ -77,7 +77,7 @@ class Solver:
     def begin(self, rows: FitRows, q: Tensor, early: bool = True) -> Halfway:
         """The same, but of the last stage only the visits that most rows need."""
         stack = Stack.of(rows, q)
-        room = self._room(stack)
+        room = self.room(stack)
         for tables in self.stages[:-1] if early else ():
             for some in self._together(stack):
                 here = some.at_stage(tables, 0, self.engine)
@@ -99,14 +99,15 @@ class Solver:
         stack = Stack.joined([batch.left for batch in begun])
         stack.row[stack.live] = torch.arange(len(best.memory), device=stack.row.device)
         stack = stack.closed_up(self.engine)
-        self._finish(stack, best, range(_FIRST_VISITS, self.stages[-1].stage.refreshes + 1), self._room(stack))
+        self._finish(stack, best, range(_FIRST_VISITS, self.stages[-1].stage.refreshes + 1), self.room(stack))
         parts = best.memory.split([len(number) for number in numbers])
         return [
             Halfway(Records(BEST, batch.best.memory.index_copy(0, number, part)), stack[:0]).found
             for batch, number, part in zip(begun, numbers, parts, strict=True)
         ]
 
-    def _room(self, stack: Stack) -> Room:
+    def room(self, stack: Stack) -> Room:
+        """For the chunks of this stack that go together."""
         return Room(min(len(stack.row), self.engine.together), self.engine.desks, stack.row.device)
 
     def _together(self, stack: Stack) -> Iterator[Stack]:
@@ -117,12 +118,12 @@ class Solver:
     def visit(self, tables: StepTables, stack: Stack, room: Room, correctives: bool) -> None:
         """Visit the vertices at the q of some chunks; the room then has the reduced problem around it."""
         count, launch, bones = len(stack.row), self.engine.launch, stack.bones
-        posed, by_rotation = room.posed[:count], room.by_rotation[:count]
+        posed, by_basis = room.posed[:count], room.by_basis[:count]
         launch("arrive", count, self.tree, Records.laid(BONES, bones), stack.q, stack.shape, posed, room.desk)
-        for some, parts, seen in tables.surface.visit(stack.mesh, posed, correctives, by_rotation):
+        for some, parts, seen in tables.surface.visit(stack.mesh, posed, correctives, by_basis):
             launch(
                 "settle", some.stop - some.start, self.tree, tables.part, Records.laid(BONES, bones[some]),
-                stack.anatomical[some], stack.q[some], parts, seen, by_rotation[some], room.desk[some],
+                stack.anatomical[some], stack.q[some], parts, seen, by_basis[some], room.desk[some],
                 room.reduced[some],
             )  # fmt: skip
 

@@ -14,7 +14,6 @@ from fitting.kinematics import Skeleton
 from fitting.mesh import Placed
 from fitting.model import FitModel
 from fitting.plausible import PUSH
-from fitting.refine import refined
 from fitting.starts import initial_q, starts_again, tried_again
 from fitting.target import FitRows
 from hmr_skel.body.skel import root_dofs, root_transl
@@ -75,6 +74,8 @@ def fit_batch(
     """
     if not model.config.refines:
         return finish(model, [begin(params, model, points, mesh)])[0]
+    from fitting.refine import refined  # loads numba, as a prepared model did
+
     rows, params, sound, count = _posed(params, model, points, mesh)
     best = tried_again(model, rows, model.solve(rows, initial_q(model, rows.target.rotmat, rows.skeleton)))
     if count:

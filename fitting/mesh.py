@@ -57,13 +57,13 @@ class BodySurface(Protocol):
         ...
 
     def visit(
-        self, targets: Tensor, posed: Any, correctives: bool, by_rotation: Tensor
+        self, targets: Tensor, posed: Any, correctives: bool, by_basis: Tensor
     ) -> Iterator[tuple[slice, int, Any]]:
         """What vertices as `posed` (records [C] of `POSED`) say of their residuals to whole meshes `targets`
         [C V' 3 L]: for some chunks after others, records `SEEN`, so many for each chunk.
 
-        `by_rotation` [C 9 * 19 L] becomes the derivative of E/2 by the local rotations that drive the correctives, if
-        `correctives` are asked for, else 0.
+        `by_basis` [C 10 + 9 * 19, L] becomes dE/2, the bones held, by betas (if the surface was made for that, else 0)
+        and by the local rotations that drive the correctives (if `correctives` are asked for, else all is 0).
         """
         ...
 
@@ -82,9 +82,11 @@ class Engine(Protocol):
         ...
 
     def surface(
-        self, body: Smpl | Skel, vertices: Tensor | None = None, importance: Tensor | None = None
-    ) -> BodySurface:
-        """Some vertices of a body (by default all), and the weights [V] of their squared distances."""
+        self, body: Smpl | Skel, vertices: Tensor | None = None, importance: Tensor | None = None,
+        by_betas: bool = False,
+    ) -> BodySurface:  # fmt: skip
+        """Some vertices of a body (by default all), and the weights [V] of their squared distances; `by_betas` if
+        visits are to give derivatives by betas."""
         ...
 
     def launch(self, function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
@@ -122,10 +124,6 @@ class Mesh:
     chunks: Tensor  # [C V 3 L] float32; what is beyond `count` is filled up
     count: int
     engine: Engine
-
-    def tensor(self) -> Tensor:
-        """As [B 3 V]."""
-        return unstacked(self.chunks, self.count).mT
 
     def distance(self, other: "Mesh") -> Tensor:
         """Between equal vertices, [B V]."""

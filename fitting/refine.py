@@ -7,7 +7,6 @@ betas, E includes `betas_weight` |betas - converted|^2. Limits hold exactly, by 
 E/2.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,15 +15,15 @@ from torch import Tensor
 from fitting.batch import TILE, Fitted, Rows, choose, filled, inner_box
 from fitting.kinematics import CORRECTED, Pose, Skeleton
 from fitting.lanes.newton import DAMPING_DOWN, DAMPING_MAX, DAMPING_MIN, DAMPING_UP
-from fitting.mesh import mesh_basis, mesh_coefficients
+from fitting.mesh import mesh_basis, mesh_coefficients, unstacked
 from fitting.model import FitModel
+from fitting.stack import Stack
 from fitting.stages import spread
 from fitting.target import FitRows
 from hmr_skel.body.dofs import BODY, DOF_JOINTS
 from hmr_skel.body.joints import SKEL_PARENTS, subtree
 from hmr_skel.body.lbs import picked
 from hmr_skel.body.rotations import rotvec_to_rotmat, skew
-from hmr_skel.body.skel import Skel
 
 ROUNDS = 6
 """The most rounds; three or four are usual."""
@@ -35,7 +34,6 @@ _DAMPING_START = 1e-3
 _VERTICES = 345  # for the matrix: 150 or 1000 give the same results
 _DIFFERENCE = 1e-3  # of a beta, for central differences: the closed form of a shortest arc's derivative is long
 _ABOVE = [SKEL_PARENTS[j] for j in CORRECTED]
-_CPU_BLOCK = 576  # vertices posed together: what they produce stays in the cache
 
 
 @dataclass(frozen=True)
@@ -137,54 +135,11 @@ class Refiner:
         return Others(betas, others.rotmat @ turned, shift), q
 
 
-@dataclass(frozen=True)
-class PosedBlock:
-    """Some vertices of a body in a pose: at rest, posed [B 3 V], and the rotations between the two [B 3 3 V]."""
-
-    vertices: slice
-    basis: Tensor  # [1 + 10 + P, 3V] template, shape directions, pose correctives; columns ordered xyz, then vertex
-    rest: Tensor
-    posed: Tensor
-    rotations: Tensor
-
-
-class Blend:
-    """Linear blend skinning of some vertices of a body, block by block."""
-
-    def __init__(self, skel: Skel, vertices: Tensor) -> None:
-        rows, weights = mesh_basis(skel)[:, vertices], skel.weights[vertices]
-        self.count = len(weights)
-        size = _CPU_BLOCK if weights.device.type == "cpu" else self.count
-        self.blocks = []  # of vertices, basis, weights [24 V]
-        for first in range(0, self.count, size):
-            part = slice(first, min(first + size, self.count))
-            basis = rows[:, part].transpose(1, 2).flatten(1).contiguous()
-            self.blocks.append((part, basis, weights[part].T.contiguous()))
-
-    def posed(self, betas: Tensor, local: Tensor, transforms: Tensor) -> Iterator[PosedBlock]:
-        """The blocks, posed.
-
-        Args:
-            betas: [B 10].
-            local: [B P/9 3 3] local rotations that drive the pose correctives.
-            transforms: [B 24 3 4] of the bones.
-        """
-        coefficients = mesh_coefficients(betas, local)
-        flat = transforms.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
-        for vertices, basis, weights in self.blocks:
-            rest = (coefficients @ basis).unflatten(-1, (3, -1))
-            blended = (flat @ weights).unflatten(0, (-1, 3, 4))
-            posed = blended[:, :, 3]
-            for k in range(3):
-                posed = torch.addcmul(posed, blended[:, :, k], rest[:, None, k])
-            yield PosedBlock(vertices, basis, rest, posed, blended[:, :, :3])
-
-
 class Slope:
     """Gradient and matrix of E over root, betas and pose, 59 unknowns in that order, with tables of one model.
 
-    Unlike the solver, this visits the mesh. The gradient is that of E, from all vertices of the last stage. The matrix
-    is Gauss-Newton's over some vertices, without pose correctives: it affects the path to the minimum, not the minimum.
+    The gradient is that of E, from all vertices of the last stage, by the solver's own visit to them. The matrix is
+    Gauss-Newton's over some vertices, without pose correctives: it affects the path to the minimum, not the minimum.
     The mean of the T-pose does not depend on betas, as in fits without the root (d in `fitting.target`).
     """
 
@@ -192,19 +147,13 @@ class Slope:
         self.model, self.tables = model, model.stages[-1]
         skel = model.skel
         bone = skel.weights.argmax(1)
-        vertices = self.tables.vertices
-        self.every = Blend(skel, vertices)
-        self.weighted = (skel.weights[vertices] * self.tables.importance[:, None]).contiguous()  # [V 24]
-        self.few = spread(bone, min(_VERTICES, len(bone)))
-        self.blend = Blend(skel, self.few)
-        self.weights = skel.weights[self.few]
-        self.directions = skel.shapedirs.unflatten(-1, (-1, 3))[:, self.few]  # [10 K 3]
-        joints = DOF_JOINTS[BODY]
+        few = spread(bone, min(_VERTICES, len(bone)))
+        self.weights = skel.weights[few]  # [K 24]
+        self.basis = mesh_basis(skel)[:, few].contiguous()  # [1 + 10 + P, K 3]
+        joints = DOF_JOINTS[BODY]  # the bones below each; the root moves all
         self.joints = torch.tensor(joints, device=bone.device)
         below = [[1.0] * 24] * 6 + [[float(bone in subtree(SKEL_PARENTS, j)) for bone in range(24)] for j in joints]
-        self.below = torch.tensor(
-            below, dtype=torch.float64, device=bone.device
-        )  # [49 24] bones that root and dofs move
+        self.below = torch.tensor(below, dtype=torch.float64, device=bone.device)  # [49 24]
         self.mean = model.targets.skel_mean[1:].double()  # [10 3] derivative of the T-pose's mean by the betas
 
     def __call__(self, rows: FitRows, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,17 +161,17 @@ class Slope:
         tables, target = self.tables, rows.target
         pose = self.model.kinematics.pose(q, rows.skeleton)
         by_transforms, by_joints = self._motions(rows, q, pose)
-        mesh = target.vertices.tensor()
-        if len(tables.vertices) < mesh.shape[2]:
-            mesh = mesh[:, :, tables.vertices]
-        cross, by_corrective, by_betas = self._residuals(mesh, rows.betas, pose)
+        weight = tables.joint_importance.double()
+        apart = (pose.position - target.anatomical_joints.double()) * weight[:, None]
+        cross, by_betas, by_corrective = self._visit(rows, q)
+        # The visit has the joints as points that are fixed to their bones. Betas also move them there.
+        points = torch.cat((rows.skeleton.joints, torch.ones_like(rows.skeleton.joints[..., :1])), -1)
+        cross = cross + apart.unsqueeze(-1) * points.unsqueeze(-2)
         # Local rotations R_parent^T R drive the correctives.
         rotmat, turned = pose.rotmat.unsqueeze(1), by_transforms[..., :3]
         by_local = picked(rotmat, _ABOVE, 2).mT @ picked(turned, CORRECTED, 2)
         by_local = by_local + picked(turned, _ABOVE, 2).mT @ picked(rotmat, CORRECTED, 2)
-        weight = tables.joint_importance.double()
-        apart = (pose.position - target.anatomical_joints.double()) * weight[:, None]
-        gradient = _sum(by_joints * apart.unsqueeze(1)) - _sum(by_transforms * cross.mT.unsqueeze(1))
+        gradient = _sum(by_joints * apart.unsqueeze(1)) - _sum(by_transforms * cross.unsqueeze(1))
         gradient = gradient + _sum(by_local * by_corrective.unsqueeze(1))
         gradient[:, BETAS] += by_betas
         gradient[:, POSE] += tables.prior * q[:, tables.dofs]
@@ -231,26 +180,14 @@ class Slope:
         matrix.diagonal(dim1=1, dim2=2)[:, POSE] += tables.prior
         return gradient, matrix
 
-    def _residuals(self, mesh: Tensor, betas: Tensor, pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
-        """Moments of the residuals at a pose: B'_m = sum_v c_v w_vm [x; 1] (y - v)^T [B 24 4 3]; and dE/2 by the local
-        rotations that drive the S pose correctives [B S 3 3], and, the bones held, by the betas [B 10].
-
-        `mesh` [B 3 V] and `betas` are float32, the pose any dtype.
-        """
-        cross, feature = [], []
-        local, transforms = picked(pose.local, CORRECTED, 1).float(), pose.transforms[..., :3, :].float()
-        for part in self.every.posed(betas, local, transforms):
-            numbers = part.vertices
-            residual = mesh[:, :, numbers] - part.posed
-            # One product over vertices: rows are the 12 entries of [x; 1] r^T.
-            lever = part.rest[:, :, None] * residual[:, None]
-            terms = torch.cat((lever.flatten(1, 2), residual), 1).flatten(0, 1)
-            cross.append(terms @ self.weighted[numbers])
-            pull = (part.rotations * residual[:, :, None]).sum(1) * self.tables.importance[numbers]
-            feature.append(-pull.flatten(1) @ part.basis[1:].T)
-        moments = torch.stack(cross).sum(0).unflatten(0, (-1, 4, 3)).permute(0, 3, 1, 2).to(pose.rotmat.dtype)
-        by_shape, by_corrective = torch.stack(feature).sum(0).to(moments.dtype).tensor_split([10], 1)
-        return moments, by_corrective.unflatten(1, (-1, 3, 3)), by_shape
+    def _visit(self, rows: FitRows, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Moments B'_m = sum_v c_v w_vm (y - v) [x; 1]^T of the residuals and joints [B 24 3 4]; and dE/2, the bones
+        held, by the betas [B 10] and by the local rotations that drive the S pose correctives [B S 3 3]."""
+        solve, stack = self.model.solve, Stack.of(rows, q)
+        room = solve.room(stack)
+        solve.visit(solve.stages[-1], stack, room, correctives=True)
+        cross, by_basis = (unstacked(v, len(q)) for v in (room.reduced.field("cross"), room.by_basis))
+        return cross, by_basis[:, :10], by_basis[:, 10:].unflatten(1, (-1, 3, 3))
 
     def _motions(self, rows: FitRows, q: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
         """The derivatives of bones [B 59 24 3 4] and joints [B 59 24 3] by each unknown."""
@@ -285,16 +222,15 @@ class Slope:
 
     def _matrix(self, rows: FitRows, pose: Pose, by_transforms: Tensor) -> Tensor:
         """J^T J [B 59 59] of the vertices' mean squared distance."""
-        local = picked(pose.local, CORRECTED, 1).float()
-        blocks = list(self.blend.posed(rows.betas, local, pose.transforms[:, :, :3].float()))
-        rest = torch.cat([block.rest for block in blocks], -1).mT  # [B K 3]
-        rotations = torch.cat([block.rotations for block in blocks], -1)  # [B 3 3 K]
+        coefficients = mesh_coefficients(rows.betas, picked(pose.local, CORRECTED, 1).float())
+        rest = (coefficients @ self.basis.flatten(1)).unflatten(1, (-1, 3))  # [B K 3]
+        rotations = (self.weights @ pose.rotmat.float().flatten(2)).unflatten(2, (3, 3))  # [B K 3 3]
         levers = torch.cat((rest, torch.ones_like(rest[..., :1])), -1).unsqueeze(2) * self.weights.unsqueeze(-1)
         by_lever = by_transforms.permute(0, 2, 4, 3, 1).flatten(3).flatten(1, 2)  # [B (24 4) (3 59)]
         jacobian = (levers.flatten(2) @ by_lever).unflatten(2, (3, 59))
-        jacobian[..., BETAS] += torch.einsum("bijv,kvj->bvik", rotations, self.directions)
+        jacobian[..., BETAS] += torch.einsum("bvij,kvj->bvik", rotations, self.basis[1:11])
         jacobian = jacobian.flatten(1, 2)
-        return (jacobian.mT @ jacobian).double() / len(self.few)
+        return (jacobian.mT @ jacobian).double() / len(self.weights)
 
 
 def _sum(products: Tensor) -> Tensor:

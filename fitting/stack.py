@@ -128,13 +128,13 @@ def bone_columns(skeleton: Skeleton) -> dict[str, torch.Tensor]:
 
 
 class StepTables:
-    """One stage."""
+    """One stage. `by_betas` asks its visits for derivatives by betas too."""
 
-    def __init__(self, tables: StageTables, skel: Skel, engine: Engine) -> None:
+    def __init__(self, tables: StageTables, skel: Skel, engine: Engine, by_betas: bool) -> None:
         self.stage, self.correctives = tables.stage, tables.correctives
         self.part = Records.of(part_of(tables), tables.vertices.device)
         self.num_dofs, self.count = len(tables.dofs), len(tables.vertices)
-        self.surface = engine.surface(skel, tables.vertices, tables.importance)
+        self.surface = engine.surface(skel, tables.vertices, tables.importance, by_betas)
         self.moments = tables.moments.T.contiguous()  # [P * 16, 66]
 
 

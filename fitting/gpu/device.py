@@ -109,9 +109,10 @@ class Gpu:
         return -(-rows // LANES) <= _WORTH * chunks
 
     def surface(
-        self, body: Smpl | Skel, vertices: Tensor | None = None, importance: Tensor | None = None
-    ) -> "DeviceSurface":
-        return DeviceSurface(self, body, vertices, importance)
+        self, body: Smpl | Skel, vertices: Tensor | None = None, importance: Tensor | None = None,
+        by_betas: bool = False,
+    ) -> "DeviceSurface":  # fmt: skip
+        return DeviceSurface(self, body, vertices, importance, by_betas)
 
     def launch(self, function: str, grid: int | tuple[int, int], *arguments: Any) -> None:
         launch(function, grid, *arguments)
@@ -145,13 +146,15 @@ class Gpu:
 class DeviceSurface:
     """See `fitting.mesh.BodySurface`."""
 
-    def __init__(self, gpu: Gpu, body: Smpl | Skel, vertices: Tensor | None, importance: Tensor | None) -> None:
+    def __init__(
+        self, gpu: Gpu, body: Smpl | Skel, vertices: Tensor | None, importance: Tensor | None, by_betas: bool
+    ) -> None:
         rows = mesh_basis(body)
         self.gpu, self.importance = gpu, importance
         self.numbers = torch.arange(rows.shape[1], device=rows.device) if vertices is None else vertices
         self.count = len(self.numbers)
         self.basis = rows[:, self.numbers].flatten(1).T.contiguous()  # [3V R] template, shape directions, correctives
-        self.by_pose = self.basis[:, 11:].T.contiguous()
+        self.by_basis = self.basis[:, 1 if by_betas else 11 :].T.contiguous()
         self.weights = sparse(body.weights[self.numbers])
         self.parts = -(-self.count // BLOCK)
 
@@ -179,7 +182,7 @@ class DeviceSurface:
         return mesh
 
     def visit(
-        self, targets: Tensor, posed: Records, correctives: bool, by_rotation: Tensor
+        self, targets: Tensor, posed: Records, correctives: bool, by_basis: Tensor
     ) -> Iterator[tuple[slice, int, Records]]:
         """See `fitting.mesh.BodySurface`."""
         for part, rest in self._rests(posed.field("coefficients")):
@@ -188,5 +191,7 @@ class DeviceSurface:
                 "look", (len(rest), self.parts), rest, targets[part], self.numbers, self.importance, *self.weights,
                 correctives, self.parts, BLOCK, pull, posed[part], seen,
             )  # fmt: skip
-            by_rotation[part] = -self.gpu.products(self.by_pose, pull.flatten(1, 2)) if correctives else 0.0
+            by_basis[part] = 0.0
+            if correctives:
+                by_basis[part, -len(self.by_basis) :] = -self.gpu.products(self.by_basis, pull.flatten(1, 2))
             yield part, self.parts, seen

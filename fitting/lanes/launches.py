@@ -40,7 +40,7 @@ def look(
 
 def settle(
     b: int, tree: Record, part: Record, bones: Record, anatomical: np.ndarray, q: np.ndarray, parts: int, seen: Record,
-    by_rotation: np.ndarray, desk: Record, reduced: Record,
+    by_basis: np.ndarray, desk: Record, reduced: Record,
 ) -> None:  # fmt: skip
     """After it: the reduced problem around q, from all that was seen in so many `parts`, in their order."""
     here, out = desk[b % len(desk) :], reduced[b : b + 1]
@@ -49,7 +49,7 @@ def settle(
     for k in range(b * parts, (b + 1) * parts):
         add_up(seen[k : k + 1], here, out)
     pull_joints(part, bones[b : b + 1], anatomical[b], here, out)
-    corrective_tilt(tree, part, by_rotation[b], here, out)
+    corrective_tilt(tree, part, by_basis[b, 10:], here, out)  # ten are of betas
 
 
 def descend(

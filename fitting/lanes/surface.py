@@ -177,7 +177,8 @@ class LaneBlock:
     importance: np.ndarray  # [V] float32, c
     columns: torch.Tensor  # [K] of the body's basis
     basis: torch.Tensor  # [3V K] template, shape directions, pose correctives; rows by vertex, then xyz
-    correctives: torch.Tensor  # [K - 11, 3V] those of the pose, transposed
+    moved: np.ndarray  # [M] those by which a visit takes derivatives, counted without the template
+    by_basis: torch.Tensor  # [M, 3V] their part of the basis, transposed
     weights: list[np.ndarray]  # [V 24], `fitting.mesh.sparse`
 
 
@@ -185,8 +186,9 @@ class LaneSurface:
     """Some vertices of a body, all if not said, by blocks."""
 
     def __init__(
-        self, body: Smpl | Skel, vertices: torch.Tensor | None = None, importance: torch.Tensor | None = None
-    ) -> None:
+        self, body: Smpl | Skel, vertices: torch.Tensor | None = None, importance: torch.Tensor | None = None,
+        by_betas: bool = False,
+    ) -> None:  # fmt: skip
         vertices = torch.arange(len(body.weights)) if vertices is None else vertices
         importance = torch.full((len(vertices),), 1 / len(vertices)) if importance is None else importance
         rows = mesh_basis(body)
@@ -197,13 +199,15 @@ class LaneSurface:
         for part in _alike(corrected.unflatten(1, (-1, 9)).any(2).numpy()):
             shaped = torch.ones(_SHAPED, dtype=torch.bool)
             columns = torch.cat((shaped, corrected[part].any(0))).nonzero().squeeze(1)
+            moved = columns[1 if by_betas else _SHAPED :]
             self.blocks.append(
                 LaneBlock(
                     numbers=vertices[part].numpy(),
                     importance=importance[part].numpy(),
                     columns=columns,
                     basis=rows[columns][:, part].flatten(1).T.contiguous(),
-                    correctives=rows[columns[_SHAPED:]][:, part].flatten(1),
+                    moved=(moved - 1).numpy(),
+                    by_basis=rows[moved][:, part].flatten(1),
                     weights=[values.numpy() for values in sparse(body.weights[vertices[part]])],
                 )
             )
@@ -221,15 +225,15 @@ class LaneSurface:
         return mesh
 
     def visit(
-        self, targets: torch.Tensor, posed: Any, correctives: bool, by_rotation: torch.Tensor
+        self, targets: torch.Tensor, posed: Any, correctives: bool, by_basis: torch.Tensor
     ) -> Iterator[tuple[slice, int, Any]]:
         """See `fitting.mesh.BodySurface`. All chunks are taken through a block before the next: its basis stays in a
         core's cache."""
         found = torch.zeros(len(targets), SEEN.itemsize, dtype=torch.uint8)
         meshes, poses, seen = targets.numpy(), posed.memory.numpy().view(POSED)[:, 0], found.numpy().view(SEEN)[:, 0]
-        room, pulls = np.empty((_BLOCK, 3, LANES), np.float32), by_rotation.zero_().numpy()
+        room, pulls = np.empty((_BLOCK, 3, LANES), np.float32), by_basis.zero_().numpy()
         for block in self.blocks:
-            moved, pull = block.columns[_SHAPED:].numpy() - _SHAPED, room[: len(block.numbers)]
+            pull = room[: len(block.numbers)]
             for c in range(len(meshes)):
                 pose = poses[c : c + 1]
                 rest = rest_positions(block, torch.from_numpy(pose["coefficients"][0]))
@@ -237,9 +241,9 @@ class LaneSurface:
                     rest, meshes[c], block.numbers, block.importance, *block.weights, correctives, pull, pose,
                     seen[c : c + 1],
                 )  # fmt: skip
-                if correctives and len(moved):
-                    by_basis = product(block.correctives, torch.from_numpy(pull).view(-1, LANES))
-                    take_off(moved, by_basis.numpy(), pulls[c])
+                if correctives and len(block.moved):
+                    pulled = product(block.by_basis, torch.from_numpy(pull).view(-1, LANES))
+                    take_off(block.moved, pulled.numpy(), pulls[c])
         yield slice(0, len(meshes)), 1, replace(posed, layout=SEEN, memory=found)
 
 

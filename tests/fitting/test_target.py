@@ -17,7 +17,7 @@ def case(model, people):
 
 def _vertices(target):
     """[B V 3]"""
-    return target.vertices.tensor().mT
+    return unstacked(target.vertices.chunks, len(target.vertices))
 
 
 def test_mesh_joints_and_points_are_those_of_the_annotated_body(case, people, smpl, skel, model):

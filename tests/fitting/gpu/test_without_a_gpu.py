@@ -149,7 +149,12 @@ def test_before_the_solver_rows_come_out_alike_in_any_batch(crowd, on_gpu):
         betas = on_gpu.shape(params.betas)
         target, skeleton = on_gpu.targets(params, betas), Skeleton.of(on_gpu.skel, betas)
         q = initial_q(on_gpu, target.rotmat, skeleton)
-        columns = [target.vertices.tensor(), target.anatomical_joints, target.joints_world, target.offset]
+        columns = [
+            unstacked(target.vertices.chunks, len(rows)),
+            target.anatomical_joints,
+            target.joints_world,
+            target.offset,
+        ]
         return [values.cpu() for values in (*columns, betas, *vars(skeleton).values(), q)]
 
     order = torch.arange(ROWS - 1, -1, -1)
