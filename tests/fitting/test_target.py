@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fitting.mesh import unstacked
 from hmr_skel.body.rotations import rotvec_to_rotmat
 from hmr_skel.body.skel import root_transl
 
