@@ -175,10 +175,10 @@ def test_the_host_seldom_waits_and_launches_are_few(run):
 
 def test_given_meshes_are_seen_from_their_root_as_on_the_cpu(run, given, model):
     (mesh, pelvis, offset), found = given, run.placed
-    here = model.targets.mesher.given(*given, None)[0].tensor()
-    torch.testing.assert_close(unstacked(found, len(offset)).mT, here, rtol=0, atol=1e-6)
+    here = unstacked(model.targets.mesher.given(*given, None)[0].chunks, len(offset))
+    torch.testing.assert_close(unstacked(found, len(offset)), here, rtol=0, atol=1e-6)
     expected = (mesh.vertices - mesh.place[:, None]) @ mesh.rotmat + (pelvis - offset)[:, None]
-    torch.testing.assert_close(here.mT, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(here, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
