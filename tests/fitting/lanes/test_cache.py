@@ -23,9 +23,10 @@ def test_the_list_of_kernels_is_whole():
     assert whole == {kernel for kernel, _ in calls()}
 
 
-def test_a_fit_calls_every_kernel_as_it_was_compiled(people, model):
-    """A call with other types would compile for seconds in the middle of a fit."""
+def test_a_fit_calls_every_kernel_as_it_was_compiled(people, smpl, model):
+    """A call with other types would compile for seconds in the middle of a fit: of parameters, or of meshes."""
     fitting.fit_batch(people, model)
+    fitting.fit_meshes(smpl(people.global_orient, people.body_pose, people.betas, people.transl).vertices, model)
     for kernel, arguments in calls():
         found = [tuple(signature) for signature in kernel.signatures]
         assert found == [tuple(numba.typeof(argument) for argument in arguments)], kernel
