@@ -76,7 +76,7 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
         (add_up, (seen, desk, reduced)),
         (take_off, (columns, turn[0, 0, None], wide[None])),
         (regress, (starts, columns, values, mesh, mesh)),
-        (take_in, (np.zeros((LANES, 1, 3), np.float32), mesh[0], turn[:, :3].copy(), mesh[0], mesh)),
+        (take_in, (np.zeros((LANES, 1, 3), np.float32), 1, mesh[0], turn[:, :3].copy(), mesh[0], mesh)),
     ]
 
 

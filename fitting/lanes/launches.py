@@ -106,8 +106,7 @@ def see(
 ) -> None:  # fmt: skip
     """Meshes [C * L V 3] seen from roots (`take_in`) as [C V 3 L]; block (b, k) has `size` vertices."""
     first, last = k * size, min((k + 1) * size, out.shape[1])
-    rows = mesh[b * LANES : (b + 1) * LANES, first:last]
-    take_in(rows, place[b], turn[b], shift[b], out[b, first:last])
+    take_in(mesh[b * LANES : (b + 1) * LANES], first, place[b], turn[b], shift[b], out[b, first:last])
 
 
 def points(

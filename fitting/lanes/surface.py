@@ -154,14 +154,16 @@ def regress(starts: np.ndarray, columns: np.ndarray, values: np.ndarray, mesh: n
 
 
 @kernel
-def take_in(mesh: np.ndarray, place: np.ndarray, turn: np.ndarray, shift: np.ndarray, out: np.ndarray) -> None:
-    """Meshes [L V 3] as `out` [V 3 L], turned about `place` [3 L] by the inverse of `turn` [3 3 L], which leaves that
-    point at `shift` [3 L]."""
+def take_in(
+    mesh: np.ndarray, first: int, place: np.ndarray, turn: np.ndarray, shift: np.ndarray, out: np.ndarray
+) -> None:
+    """Vertices of meshes [L V 3] from the `first` on as `out` [V' 3 L], turned about `place` [3 L] by the inverse of
+    `turn` [3 3 L], which leaves that point at `shift` [3 L]."""
     for v in range(len(out)):
         y = out[v]
         for lane in range(LANES):
             for i in range(3):
-                y[i, lane] = mesh[lane, v, i]
+                y[i, lane] = mesh[lane, first + v, i]
         for lane in range(LANES):
             a, b, c = y[0, lane] - place[0, lane], y[1, lane] - place[1, lane], y[2, lane] - place[2, lane]
             y[0, lane] = shift[0, lane] + turn[0, 0, lane] * a + turn[1, 0, lane] * b + turn[2, 0, lane] * c
