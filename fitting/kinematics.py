@@ -51,15 +51,6 @@ class Pose(Rows):
     parent_frame: Tensor  # [B 24 3 3] R_parent N
 
 
-@dataclass(frozen=True)
-class Twists:
-    """The motion that each dof gives to the points p below its joint, p' = [w]x p + u with u = t - w x p_joint."""
-
-    axis: Tensor  # [B 24 3 3] w, by joint and order
-    velocity: Tensor  # [B 24 3 3] t, the motion of the joint itself, for spine and scapulae
-    matrix: Tensor  # [B 24 3 3 4] [[w]x | u], to be applied to [p; 1]
-
-
 class Kinematics:
     """Poses skeletons, with constants on one device and in one dtype."""
 
@@ -96,8 +87,12 @@ class Kinematics:
         transforms[..., 3, 3] = 1
         return Pose(local, rotmat, position, transforms, parts, picked(rotmat, _PARENT, 1) @ skeleton.dof_frame)
 
-    def twists(self, q: Tensor, skeleton: Skeleton, pose: Pose) -> Twists:
-        """The motion that each dof gives to the points below its joint; zero for orders that a joint lacks."""
+    def twists(self, q: Tensor, skeleton: Skeleton, pose: Pose) -> Tensor:
+        """The motion that each dof gives to the points below its joint, p' = [w]x p + u with u = t - w x p_joint, as
+        [[w]x | u] [B 24 3 3 4] by joint and order; zero for orders that a joint lacks.
+
+        t is the motion of the joint itself, for spine and scapulae.
+        """
         third = self.unit[:, 2].expand(len(q), -1, -1)
         second = (pose.parts[:, :, 2] @ self.unit[:, 1].unsqueeze(-1)).squeeze(-1)
         first = (pose.parts[:, :, 2] @ (pose.parts[:, :, 1] @ self.unit[:, 0].unsqueeze(-1))).squeeze(-1)
@@ -108,4 +103,4 @@ class Kinematics:
         glide = moving_velocities(q, skeleton.joints).unflatten(1, (5, 2))
         velocity[:, self.moving_joints, :2] = glide @ parents.mT
         linear = velocity - torch.linalg.cross(axis, pose.position.unsqueeze(2).expand_as(axis), dim=-1)
-        return Twists(axis, velocity, torch.cat((skew(axis), linear.unsqueeze(-1)), -1))
+        return torch.cat((skew(axis), linear.unsqueeze(-1)), -1)

@@ -191,7 +191,7 @@ class Slope:
 
     def _motions(self, rows: FitRows, q: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
         """The derivatives of bones [B 59 24 3 4] and joints [B 59 24 3] by each unknown."""
-        twists = self.model.kinematics.twists(q, rows.skeleton, pose).matrix
+        twists = self.model.kinematics.twists(q, rows.skeleton, pose)
         dofs = twists[:, self.joints, self.model.kinematics.dof_order[BODY]]  # [B 43 3 4]
         axes = torch.eye(3, dtype=q.dtype, device=q.device).expand(len(q), 3, 3)
         pivot = rows.skeleton.joints[:, :1].expand_as(axes)

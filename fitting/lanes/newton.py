@@ -40,19 +40,11 @@ def minimise(
                 energy_at(part, problem, q, desk, desk[0]["energy"])
             derive(tree, part, bones, problem, q, desk)
             next_step(part, q, damping, desk)
-        posed = try_step(tree, part, bones, problem, tolerance, q, damping, tried, done, desk)
-
-
-def try_step(
-    tree: Record, part: Record, bones: Record, problem: Quadratic, tolerance: float, q: np.ndarray, damping: np.ndarray,
-    tried: np.ndarray, done: np.ndarray, desk: Record,
-) -> bool:  # fmt: skip
-    """Rows that are not `done` go to q + step where E is no higher there. Whether all that are not done then have."""
-    trial = desk[0]["trial"]
-    _move(part, q, desk)
-    pose(tree, bones, trial, desk)
-    energy_at(part, problem, trial, desk, desk[0]["trial_energy"])
-    return _accept(part, tolerance, q, damping, tried, done, desk)
+        trial = desk[0]["trial"]
+        _move(part, q, desk)
+        pose(tree, bones, trial, desk)
+        energy_at(part, problem, trial, desk, desk[0]["trial_energy"])
+        posed = _accept(part, tolerance, q, damping, tried, done, desk)
 
 
 def next_step(part: Record, q: np.ndarray, damping: np.ndarray, desk: Record) -> None:

@@ -47,7 +47,7 @@ def test_twists_are_derivatives_of_the_transforms(case):
     """dG/dq_k = twist_k G for the bones below the joint of k, and 0 for all others."""
     kinematics, q, _, skeleton = case
     pose = kinematics.pose(q, skeleton)
-    twists = kinematics.twists(q, skeleton, pose).matrix
+    twists = kinematics.twists(q, skeleton, pose)
     for dof in range(3, 46):
         step = torch.zeros(46, dtype=torch.float64)
         step[dof] = 1e-5
