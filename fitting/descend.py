@@ -49,8 +49,7 @@ class Halfway:
     @property
     def found(self) -> Fitted:
         """The best so far [B]."""
-        columns = {name: self.best.field(name) for name in BEST.names or ()}
-        return Fitted(**columns, starts=torch.ones_like(columns["iterations"]))
+        return _fitted(self.best)
 
 
 class Solver:
@@ -102,7 +101,7 @@ class Solver:
         self._finish(stack, best, range(_FIRST_VISITS, self.stages[-1].stage.refreshes + 1), self.room(stack))
         parts = best.memory.split([len(number) for number in numbers])
         return [
-            Halfway(Records(BEST, batch.best.memory.index_copy(0, number, part)), stack[:0]).found
+            _fitted(Records(BEST, batch.best.memory.index_copy(0, number, part)))
             for batch, number, part in zip(begun, numbers, parts, strict=True)
         ]
 
@@ -180,3 +179,8 @@ def _put_back(stack: Stack, place: Tensor, moving: dict[str, Tensor]) -> None:
     for name in ("q", "iterations") if moving["q"] is not stack.q else ():  # else they never left it
         by_lane = getattr(stack, name).movedim(-1, 1)
         by_lane[place // LANES, place % LANES] = unstacked(moving[name], len(place))
+
+
+def _fitted(best: Records) -> Fitted:
+    columns = {name: best.field(name) for name in BEST.names or ()}
+    return Fitted(**columns, starts=torch.ones_like(columns["iterations"]))
