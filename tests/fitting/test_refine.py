@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 import fitting
 from fitting import Stage, Status, fit_batch
@@ -152,21 +151,3 @@ def test_rows_come_out_in_any_company_and_beside_a_bad_one(fits, people, prepare
     torch.testing.assert_close(found.skel.transl[1:], better.skel.transl[rows], rtol=0, atol=1e-5)
     torch.testing.assert_close(found.v2v_mm[1:], better.v2v_mm[rows], rtol=0, atol=1e-3)
     assert torch.equal(found.status[1:], better.status[rows])
-
-
-class Copies(TorchFunctionMode):
-    """Notes calls that make a tensor or an index of Python numbers: on a GPU each is a copy that waits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        name = getattr(func, "__name__", "")
-        if name in ("__getitem__", "__setitem__"):
-            index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            if any(isinstance(part, (list, tuple)) for part in index):
-                self.found.append(f"index {args[1]}")
-        elif name in ("tensor", "as_tensor", "new_tensor", "from_numpy"):
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
