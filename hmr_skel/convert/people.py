@@ -102,12 +102,11 @@ def _by_frame(frames: Sequence[Mapping], key: str, where: str) -> Iterator[Subje
     """A list of frames with their people: a clip for each id, or rows of people if they have none."""
     seen: dict[str, list[tuple[int, Mapping]]] = {}
     for i, frame in enumerate(frames):
-        number = next((frame[name] for name in ANY_KEYS["number"] if isinstance(frame.get(name), int)), i)
+        number = {name: frame[name] for name in ANY_KEYS["number"] if name in frame}
         for one in frame[key]:
             who = next((f"_{one[name]}" for name in ANY_KEYS["person"] if name in one), "")
-            seen.setdefault(who, []).append(
-                (number, {name: one[name] for name in one if name not in ANY_KEYS["person"]})
-            )
+            own = {name: one[name] for name in one if name not in ANY_KEYS["person"]}
+            seen.setdefault(who, []).append((i, {**number, **own}))
     alone = all(len(frame[key]) < 2 for frame in frames)
     for who, members in seen.items():
         found, notes = stacked([one for _, one in members], where)

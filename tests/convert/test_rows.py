@@ -171,7 +171,10 @@ def test_3dpws_masks_and_who_is_seen_in_no_frame(tmp_path: Path, stack):
 
 def test_lists_of_people_in_a_list_of_frames(tmp_path: Path):
     people = [{"id": i, **one} for i, one in enumerate(FRAMES_OF)]
-    content = [{"frame": 3 * i, "people": [one | {"id": 7}] if i != 5 else []} for i, one in enumerate(FRAMES_OF)]
+    content = [
+        {"frame_id": f"{3 * i:06d}.jpg", "people": [one | {"id": 7}] if i != 5 else []}
+        for i, one in enumerate(FRAMES_OF)
+    ]
     (clip,) = read({"frames": content}, tmp_path)
     same(clip, ALL[ALL != 5])
     assert (clip.name, clip.number.tolist()) == ("x_7", (3 * ALL[ALL != 5]).tolist())
