@@ -199,7 +199,7 @@ def by_person(clip: SmplClip, where: str, rows: str | None, *, numbered: bool) -
         return [clip]
     ids = np.zeros(len(clip)) if clip.person is None else clip.person
     people = list(dict.fromkeys(ids.tolist()))
-    if 1 < len(people) == len(clip):
+    if 1 < len(people) == len(clip) == len(set(clip.number.tolist())):  # else some are of one frame
         if rows is None:
             raise UserError(
                 f"{where}: all {len(clip)} rows have different ids. Say --rows people if each is a person, or --rows "

@@ -63,6 +63,8 @@ class Format:
     """Keys that all have to be there; `a|b` is either of two, `a/b` is b inside of a."""
     keys: Keys = field(default_factory=dict)
     """Where it differs from `ANY_KEYS`. A meaning without keys is not in such files."""
+    idle: tuple[str, ...] = ()
+    """Keys that move no body here, though in other files they might."""
     views: Mapping[str, View] = field(default_factory=dict)
     usual_view: str | None = None  # None: the user is asked
     inside: tuple[str, ...] = ()  # the mapping under this key (the first that is there) holds the parameters
@@ -203,7 +205,7 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         name="3DPW", file="a sequence's .pkl", marks=("poses", "genders", "trans"), layout="people lists", rate=30.0,
-        keys={"gender": ("genders",), "seen": ("campose_valid",)}, far=True,
+        keys={"gender": ("genders",), "seen": ("campose_valid",)}, far=True, idle=("cam_poses", "img_frame_ids"),
     ),
     Format(
         name="EasyMocap, FLAG3D", file="smpl/*.json, .npz with Rh and Th", marks=("Rh", "Th"), gender="neutral",

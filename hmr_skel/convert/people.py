@@ -6,6 +6,7 @@ Which layout a mapping has says `known.FORMATS`, and `layouts` takes it apart in
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,8 @@ def _walk(contents: Any, where: str, rows: str | None, said: Mapping, depth: int
             with _read_as(format, where):
                 yield from LAYOUTS[format.layout](_entered(contents, format, where), format, where, rows)
         elif depth < _DEEPEST:
-            said = {**said, **{key: contents[key] for key in _INHERITED if key in contents}}
+            number = {key: contents[key] for key in ANY_KEYS["number"] if isinstance(contents.get(key), Integral)}
+            said = {**said, **{key: contents[key] for key in _INHERITED if key in contents}, **number}
             held = [(str(key), contents[key]) for key in contents if _may_hold(contents, key)]
             kinds = [recognise(one) if isinstance(one, Mapping) else None for one in (opened(one) for _, one in held)]
             kind = kinds[0] if len(held) > 1 and all(kind is kinds[0] for kind in kinds) else None
@@ -78,6 +80,8 @@ def _walk(contents: Any, where: str, rows: str | None, said: Mapping, depth: int
             names = [key for key in map(str, contents) if MARKS.search(key) or key in ANY_KEYS["annotated"]]
             marks = [key for key in names if len(shape_of(contents, key) or ()) == 1]
             left = (f"{where}: NOT USED, beside the people: {', '.join(marks)}",) if marks else ()
+            others = [key for key in map(str, contents) if key not in {*marks, *said, *dict(held)}]
+            left += (f"{where}: not used, beside the people: {', '.join(others[:12])}",) if others else ()
             for key, people in parts.items():
                 people = [replace(one, notes=(*left, *one.notes)) for one in people]
                 wrapper = len(parts) == 1 and not key.lstrip("-").isdigit()

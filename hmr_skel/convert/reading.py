@@ -122,6 +122,9 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     per_file = format.rows == "files" and count == 1
     alone = options.rows == "files" and count > 1  # its rows are no files
     rows = (None if alone else options.rows) or ("frames" if format.rows == "files" and count > 1 else format.rows)
+    who_ids = _names(fields, "person", count, where)
+    if rows == "frames" and format.rows == "files" and options.rows is None and who_ids is not None:
+        rows = "people" if len(set(who_ids)) == count else rows  # those of one frame
     moving = count > 1 and rows in ("frames", "folders")
     said_frame = options.frame or frame
     notes = [*person.notes, *parameters.notes, *([format.note] if format.note else [])]
@@ -142,8 +145,9 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
     others = {key for other in format.views.values() for key in (other.inside, *sum(other.keys.values(), ()))}
     others |= {*format.inside, *sum((keys for meaning, keys in format.keys.items() if meaning not in unread), ())}
     own = {key for meaning in _BODY if not {meaning, "pose"} & format.keys.keys() for key in ANY_KEYS[meaning]}
+    own = set() if skel or meshes or format.views else own
     own -= {key for key in own if "cam" in key} if "cam" in fields.get("transl", ("",))[0] else set()  # a crop's
-    notes += [*more, *unread_note(found, used, others, set() if skel or meshes or format.views else own, count, where)]
+    notes += [*more, *unread_note(found, used, others, format.idle, own, count, where)]
     idle = [("--model", options.model and (skel or meshes)), ("--angles", options.units.angles and meshes)]
     idle += [("--betas zero", options.zero_betas and (meshes or "betas" in fields)), ("--rows files", alone)]
     if text := " and ".join(option for option, given in idle if given):
@@ -174,7 +178,7 @@ def make_clips(person: Subject, where: str, stem: str, options: ReadOptions) -> 
         shot=person.shot,
         imgname=_names(fields, "imgname", count, where),
         notes=tuple(notes),
-        person=_names(fields, "person", count, where),
+        person=who_ids,
         turn=turn,
         from_input=np.tile(np.diag([*_MIRROR, 1.0]), (count, 1, 1)) if options.left_handed else None,
         skel_q=q,

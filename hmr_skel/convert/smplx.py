@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hmr_skel.body.other import NAMES
-from hmr_skel.convert.parameters import Fields, Parameters, Units, numbers, radians, read_parameters, whole_pose
+from hmr_skel.convert.parameters import Fields, Parameters, Units, numbers, plain, radians, read_parameters, whole_pose
 from hmr_skel.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,8 +66,10 @@ class PosedMeshes:
 def other_model(found: Mapping, fields: Fields, said: str | None, who: str, where: str) -> tuple[str, str] | None:
     """Which other body the numbers are of, and what says so; None for SMPL and SMPL-H. Raises `UserError` where the
     keys speak against what is `said`, by `who` in words."""
-    face = next((key for key in FACE_KEYS if key in found), None)
     shape = np.shape(fields["pose"][1]) if "pose" in fields else ()
+    bare = shape[-1:] == (72,) or shape[-2:] == (24, 3)  # SMPL's joints, beside which zeros of EasyMocap say nothing
+    still = bare and "expression" in found and not np.any(plain(found["expression"]))
+    face = next((key for key in FACE_KEYS if key in found and not (still and key == "expression")), None)
     wide = shape[-1:] in ((165,), (495,)) or shape[-2:] == (55, 3) or shape[-3:] == (55, 3, 3)
     if said in _JOINTS:
         return said, f"{who} {said}"
@@ -129,7 +131,10 @@ def read_other(
         hands = (left, right) if both is None else (both[:, :_HAND], both[:, _HAND:])
     expression = part("expression")
     if "turn" in fields:
-        raise UserError(f"{where}: {fields['turn'][0]!r} is not read of {NAMES[model]}. Expected the root in the pose.")
+        raise UserError(
+            f"{where}: {fields['turn'][0]!r} is not read of {NAMES[model]}, which this is by its keys or by --model. "
+            f"Expected the root in the pose; of SMPL, none of {', '.join(FACE_KEYS)}."
+        )
     if "betas" not in fields and not zero_betas:
         raise UserError(f"{where} has no betas of {NAMES[model]}. Expected 'betas': say --betas zero without them.")
     key, value = fields.get("betas", ("", np.zeros((1, 10))))

@@ -10,11 +10,14 @@ from hmr_skel.convert.layouts import batch_shape, opened, shape_of
 from hmr_skel.data.npz import LabelFile
 
 ALWAYS = "poses [T 72], betas [10], trans [T 3] and gender in an .npz always work"
-_IDLE = re.compile(
-    r"cam|vert|joints|j2d|j3d|kp|keypoint|box|center|centre|scale$|conf|score|k_full|focal|intrin|img|image|feat|"
-    r"text|label|dmpl|marker|name|path|file|skin_v|floor|width|height|pj2d|proj|vitpose|sub$"
-)
+_POINTS = re.compile(r"vert|joints|j2d|j3d|kp|keypoint|marker|pj2d|vitpose|feat|skin_v")
 """Keys that move no body, whatever their shape."""
+_IDLE = re.compile(
+    r"cam|box|center|centre|scale$|conf|score|k_full|focal|intrin|img|image|text|label|dmpl|name|path|file|floor|width|"
+    r"height|proj|sub$"
+)
+"""Keys that move no body, unless their shape is that of a pose, or they are a camera's way into the world."""
+_CAMERA = re.compile(r"cam.*(rot|trans|pose|ext|orient|world|_r$|_t$)|(rot|trans|pose|orient|world).*cam")
 _PLACES = re.compile(r"2world|world2|c2w|w2c")
 _SIZES = re.compile(r"^(smpl_|body_)?scal(e|es|ing)$")
 """Keys that place or scale a body, whatever their shape; a scale beside a box is the box's."""
@@ -24,7 +27,7 @@ _MOST = 12  # keys named in one line
 
 
 def unread_note(
-    found: Mapping, used: Collection, others: Collection, body: Collection, count: int, where: str
+    found: Mapping, used: Collection, others: Collection, idle: Collection, body: Collection, count: int, where: str
 ) -> list[str]:
     """One line on the keys that were not read, and a louder one on those that could move the body.
 
@@ -32,6 +35,7 @@ def unread_note(
         found: keys as in the file.
         used: those that were read.
         others: those of another frame of reference that the file holds, which `--which` reads.
+        idle: those that move no body in this format.
         body: names of the body's own parameters, which are loud whatever their shape.
         count: the rows of pose.
         where: the file.
@@ -39,6 +43,7 @@ def unread_note(
     left = [str(key) for key in found if key not in used and key not in others]
     boxes = any("center" in str(key) or "bbox" in str(key) for key in found)
     loud = [key for key in left if key in body or _could_move(key.lower(), shape_of(found, key), count, boxes)]
+    loud = [key for key in loud if key not in idle]
     notes = []
     if loud:
         shapes = ", ".join(f"{key} {shape_of(found, key) or ''}".strip() for key in loud)
@@ -57,12 +62,16 @@ def _could_move(key: str, shape: tuple[int, ...] | None, count: int, boxes: bool
     if _PLACES.search(key) or (_SIZES.search(key) and not boxes):
         return True
     per_row, rest = shape[:1] == (count,), shape[1:]
+    if "frame" in key and shape == (count,) and count > 1:
+        return True
     if MARKS.search(key) and len(shape) > 0 and rest in ((), (1,)):
         return per_row or not key.endswith(("id", "ids"))
-    if _IDLE.search(key):
+    if _POINTS.search(key):
         return False
-    poses = 1 in (batch_shape(shape, "pose"), batch_shape(shape, "body"))
-    return shape in _ONCE or (per_row and (rest in _PER_ROW or poses))
+    poses = per_row and 1 in (batch_shape(shape, "pose"), batch_shape(shape, "body"))
+    if poses or (_IDLE.search(key) and not _CAMERA.search(key)):
+        return poses
+    return shape in _ONCE or (per_row and rest in _PER_ROW)
 
 
 def describe(contents: Any) -> str:

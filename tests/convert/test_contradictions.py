@@ -78,8 +78,9 @@ def test_what_is_not_read_is_said_and_louder_where_it_could_move_the_body(tmp_pa
     loud = {"frames": np.linspace(0, 1, FRAMES), "who": ["a"] * FRAMES, "visible": np.ones(3), "thetas": c["pose"]}
     loud |= {"R": np.eye(3), "T": np.ones(3), "cam2world": np.eye(4), "smpl_scaling": 90.0, "scale": np.ones(FRAMES)}
     loud |= dict.fromkeys(
-        ("camera_valid", "image_mask", "conf_mask", "joints_visible", "scale_id", "img_seen"), ALL % 2
+        ("camera_valid", "image_mask", "conf_mask", "joints_visible", "scale_id", "img_seen", "img_frame_ids"), ALL % 2
     )
+    loud |= {"image_pose": c["pose"], "cam_trans": c["trans"], "cam_R": np.tile(np.eye(3), (FRAMES, 1, 1))}
     np.savez(tmp_path / "y.npz", **arrays, **loud, body_pose=c["body"][1:])  # of other rows
     (clip,) = read_clips(tmp_path / "y.npz", ReadOptions())
     (note,) = (note for note in clip.notes if "used" in note.lower())

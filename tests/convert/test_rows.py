@@ -212,6 +212,22 @@ def test_ids_that_differ_in_every_row_are_asked_for(tmp_path: Path):
     same(read(ARRAYS | {"track_id": 7}, tmp_path)[0])  # of the whole file
 
 
+def test_people_of_one_frame_are_not_asked_about_and_keys_beside_them_are_named(tmp_path: Path):
+    two = max(layouts.romp(TRUTH, ROOM).values(), key=lambda image: len(image["cam_trans"]))
+    two |= {"track_ids": [4, 9]}
+    clips = read({"results": {"007.png": two}, "sequence_results": {}}, tmp_path)
+    assert [(clip.name, clip.number.tolist()) for clip in clips] == [("x_4", [7]), ("x_9", [7])]
+    mocap = layouts.easymocap_files(TRUTH)
+    first = next(iter(mocap.values()))[0] | {"expression": [[0.0] * 10]}  # of SMPL's joints, this is no SMPL-X
+    (rows,) = read([first | {"id": i} for i in range(2)], tmp_path)
+    assert (len(rows), rows.moving) == (2, False)
+    (one,) = read({"frame": 3, "note": "x", "annots": [first]}, tmp_path)
+    assert one.number.tolist() == [3]
+    assert said([one], "not used, beside the people: note")
+    with pytest.raises(UserError, match=r"'Rh' is not read of SMPL-X, which this is by its keys.*none of jaw_pose"):
+        read([first | {"expression": [[0.5] * 10]}], tmp_path)
+
+
 # Units and frames of reference
 
 
