@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from math import inf
 from typing import TYPE_CHECKING
 
 import torch
@@ -137,8 +136,10 @@ def _posed(
         mesh = mesh.to(model.device)
         if len(number) > count:
             mesh = Placed(*(values[number] for values in vars(mesh).values()))
-        for values, least in ((mesh.vertices, 2 * MAX_TRANSL), (mesh.rotmat, 2.0), (mesh.place, 2 * MAX_TRANSL)):
-            sound &= torch.linalg.vector_norm(values.flatten(1), inf, 1) <= least  # which NaN is not
+        for values, most in ((mesh.vertices, 2 * MAX_TRANSL), (mesh.rotmat, 2.0), (mesh.place, 2 * MAX_TRANSL)):
+            # By the root mean square, for which torch takes a tenth of the time of the largest. NaN is never below.
+            flat = values.flatten(1)
+            sound &= torch.linalg.vector_norm(flat, 2, 1) <= most * flat.shape[1] ** 0.5
         if not bool(sound.all()):
             rest = model.targets.smpl.template, torch.eye(3).to(mesh.rotmat), model.targets.smpl.joint_template[0]
             mesh = Placed(*(where(sound, *pair) for pair in zip(vars(mesh).values(), rest, strict=True)))

@@ -83,7 +83,7 @@ class Inverse:
         """World rotations [B 24 3 3], betas, translations and distances of meshes [B 6890 3]."""
         # A fixed number of rows, so that the last bits of a row, and its fit, do not depend on their number.
         rows = filled(torch.arange(len(vertices), device=vertices.device))
-        mesh = vertices[:, self.few.to(vertices.device)][rows].to(self.template)
+        mesh = vertices.index_select(1, self.few.to(vertices.device))[rows].to(self.template)
         sound = (mesh.abs() <= 2 * MAX_TRANSL).flatten(1).all(1)
         mesh = torch.where(sound[:, None, None], mesh, self.template).mT.contiguous()  # [B 3 K]
         rotmat = _nearest_turn(self._moments(mesh))
